@@ -1,0 +1,162 @@
+"""The errors of ernie-triton, one tree for all processes.
+
+    ErnieError
+    ├── InvalidRequest               400  the request itself is wrong
+    │   ├── InvalidValue                  a field has a value outside its limits
+    │   ├── MissingParameter              a field that is needed is absent
+    │   └── ContextLengthExceeded         the prompt does not fit the context
+    ├── ModelNotFound                404  no such model is served
+    ├── QueueFull                    429  the server has all the work it accepts
+    ├── RequestTimeout               408  a deadline passed
+    ├── RequestCancelled             499  the client went away or cancelled
+    ├── ModelUnavailable             503  the model cannot answer now: unconfigured, starting, restarting
+    └── InternalError                500  our fault
+        └── EngineCrashed                 the engine process ended while it worked on the request
+
+An error crosses a process boundary as one line of text, ``code[param]: message``, because a Triton error
+is a line of text: a plain gRPC client can read it, and ``parse_error`` gives the same object back.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+_LINE = re.compile(r"^(?P<code>[a-z_]+)(?:\[(?P<param>[^\]]*)\])?: (?P<message>.*)$", re.DOTALL)
+
+
+class ErnieError(Exception):
+    """Base of all errors that may reach a user.
+
+    Attributes:
+        message: what is wrong, with the value and the limit, and the way out.
+        param: the request field at fault, or None.
+        code: the stable name of the error, the same in HTTP, gRPC, logs and docs.
+        status: HTTP status.
+        openai_type: the ``type`` of the OpenAI error object.
+        triton_code: the name of the ``TritonError`` code.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    openai_type: ClassVar[str] = "internal_error"
+    triton_code: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def to_line(self) -> str:
+        """Return the error as one line of text; ``parse_error`` reads it."""
+        param = f"[{self.param}]" if self.param is not None else ""
+        return f"{self.code}{param}: {self.message}"
+
+
+class InvalidRequest(ErnieError):
+    """The request is wrong; sending it again unchanged fails again."""
+
+    code = "invalid_request"
+    status = 400
+    openai_type = "invalid_request_error"
+    triton_code = "INVALID_ARG"
+
+
+class InvalidValue(InvalidRequest):
+    """A field has a value outside its limits."""
+
+    code = "invalid_value"
+
+
+class MissingParameter(InvalidRequest):
+    """A field that is needed is absent."""
+
+    code = "missing_required_parameter"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt, or the prompt and the requested answer, does not fit the context."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(ErnieError):
+    """No such model is served."""
+
+    code = "model_not_support"  # FastDeploy's spelling: its clients test for it
+    status = 404
+    openai_type = "invalid_request_error"
+    triton_code = "NOT_FOUND"
+
+
+class QueueFull(ErnieError):
+    """The server has all the work it accepts; try again later."""
+
+    code = "queue_full"
+    status = 429
+    openai_type = "server_error"
+    triton_code = "UNAVAILABLE"
+
+
+class RequestTimeout(ErnieError):
+    """A deadline passed before the answer was complete."""
+
+    code = "timeout"
+    status = 408
+    openai_type = "timeout_error"
+    triton_code = "UNAVAILABLE"
+
+
+class RequestCancelled(ErnieError):
+    """The client went away or cancelled the request."""
+
+    code = "cancelled"
+    status = 499
+    openai_type = "invalid_request_error"
+    triton_code = "CANCELLED"
+
+
+class ModelUnavailable(ErnieError):
+    """The model cannot answer now: it has no weights, or its engine is starting or restarting."""
+
+    code = "model_unavailable"
+    status = 503
+    openai_type = "server_error"
+    triton_code = "UNAVAILABLE"
+
+
+class InternalError(ErnieError):
+    """A fault of ours."""
+
+
+class EngineCrashed(InternalError):
+    """The engine process ended while it worked on the request; the answer is lost, a retry is safe."""
+
+    code = "engine_crashed"
+
+
+_BY_CODE: dict[str, type[ErnieError]] = {
+    leaf.code: leaf
+    for leaf in (
+        InvalidRequest,
+        InvalidValue,
+        MissingParameter,
+        ContextLengthExceeded,
+        ModelNotFound,
+        QueueFull,
+        RequestTimeout,
+        RequestCancelled,
+        ModelUnavailable,
+        InternalError,
+        EngineCrashed,
+    )
+}
+
+
+def parse_error(line: str) -> ErnieError:
+    """Return the error that ``ErnieError.to_line`` wrote; any other text becomes an ``InternalError``."""
+    match = _LINE.match(line)
+    leaf = _BY_CODE.get(match["code"]) if match else None
+    if match is None or leaf is None:
+        return InternalError(line)
+    return leaf(match["message"], match["param"])

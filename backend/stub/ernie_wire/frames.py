@@ -1,0 +1,72 @@
+"""Frames on a stream socket: one JSON header and any number of raw buffers.
+
+    +------------------+----------------+-----------------------+--------------------------+
+    | header bytes u32 | body bytes u64 | header (UTF-8 JSON)   | buffers, one by one      |
+    +------------------+----------------+-----------------------+--------------------------+
+
+The header's ``buffers`` lists the buffers' sizes in bytes. This module must not know what a header means
+(that is ``messages``), nor start threads: a caller serialises its own sends.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+_PREFIX = struct.Struct("<IQ")
+MAX_HEADER_BYTES = 256 << 20
+
+
+class FrameError(Exception):
+    """The peer sent something that is not a frame, or closed the socket inside one."""
+
+
+def send_frame(sock: socket.socket, header: dict[str, Any], buffers: Sequence[bytes] = ()) -> None:
+    """Send one frame; blocks until the kernel has taken it all.
+
+    Raises:
+        OSError: the peer has closed the socket.
+    """
+    text = json.dumps({**header, "buffers": [len(buffer) for buffer in buffers]}).encode()
+    body = sum(len(buffer) for buffer in buffers)
+    sock.sendall(b"".join((_PREFIX.pack(len(text), body), text, *buffers)))
+
+
+def receive_frame(sock: socket.socket) -> tuple[dict[str, Any], list[bytes]] | None:
+    """Receive one frame; None at the end of the stream.
+
+    Raises:
+        FrameError: the stream ended inside a frame, or what came is not a frame.
+    """
+    prefix = _receive_exactly(sock, _PREFIX.size, may_end=True)
+    if prefix is None:
+        return None
+    header_bytes, body_bytes = _PREFIX.unpack(prefix)
+    if header_bytes > MAX_HEADER_BYTES:
+        raise FrameError(f"a header of {header_bytes} bytes; at most {MAX_HEADER_BYTES} are allowed")
+    header = json.loads(_receive_exactly(sock, header_bytes) or b"")
+    body = memoryview(_receive_exactly(sock, body_bytes) or b"")
+    sizes = header.pop("buffers")
+    if sum(sizes) != body_bytes:
+        raise FrameError(f"buffers of {sum(sizes)} bytes announced, {body_bytes} sent")
+    buffers, start = [], 0
+    for size in sizes:
+        buffers.append(bytes(body[start : start + size]))
+        start += size
+    return header, buffers
+
+
+def _receive_exactly(sock: socket.socket, size: int, *, may_end: bool = False) -> bytes | None:
+    data = bytearray(size)
+    view, have = memoryview(data), 0
+    while have < size:
+        count = sock.recv_into(view[have:])
+        if count == 0:
+            if may_end and have == 0:
+                return None
+            raise FrameError(f"the stream ended after {have} of {size} bytes")
+        have += count
+    return bytes(data)

@@ -1,0 +1,215 @@
+"""The messages of the stub and the engine, as frozen dataclasses, and their form in a frame.
+
+    stub -> engine   Submit, Cancel, Shutdown
+    engine -> stub   Ready or StartFailed, then Outputs and Heartbeat until the socket ends
+
+The end of the socket is a message too: the engine ends when the stub is gone, the stub restarts an engine
+that is gone. This module must not know how a message is sent or what is done with it.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ernie_wire.errors import InvalidValue
+from ernie_wire.sampling import SamplingParameters
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One request for text. Exactly one of the three prompts is set.
+
+    Attributes:
+        request_id: unique among the requests in flight.
+        text_input: a raw prompt.
+        input_ids: a prompt as token ids.
+        messages: ``{"messages": [...], "tools": [...], "chat_template_kwargs": {...}}``.
+        stream: send text as it is made; otherwise once, at the end.
+        sampling: what is asked of the sampler.
+        return_prompt: ask for the prompt's token ids and its text in the first output.
+    """
+
+    request_id: str
+    text_input: str | None = None
+    input_ids: tuple[int, ...] | None = None
+    messages: dict[str, Any] | None = None
+    stream: bool = False
+    sampling: SamplingParameters = field(default_factory=SamplingParameters)
+    return_prompt: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that there is exactly one prompt."""
+        given = [
+            name
+            for name, value in (
+                ("text_input", self.text_input),
+                ("input_ids", self.input_ids),
+                ("messages", self.messages),
+            )
+            if value is not None
+        ]
+        if len(given) != 1:
+            what = f"got {' and '.join(given)}" if given else "got none of them"
+            raise InvalidValue(f"give exactly one of text_input, input_ids and messages; {what}", "text_input")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one step made for one request.
+
+    Attributes:
+        request_id: whose output it is.
+        text: new text; whole characters only.
+        token_ids: new token ids.
+        num_input_tokens: tokens of the prompt.
+        num_cached_tokens: of these, how many were found in the prefix cache.
+        finish_reason: ``stop`` or ``length`` in the request's last output, else None.
+        error: an error line (``errors.parse_error``) in the last output of a failed request, else None.
+        prompt_ids, prompt_text: in the first output, if ``return_prompt`` was asked for.
+    """
+
+    request_id: str
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    num_input_tokens: int = 0
+    num_cached_tokens: int = 0
+    finish_reason: str | None = None
+    error: str | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    prompt_text: str | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing follows for this request."""
+        return self.finish_reason is not None or self.error is not None
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Generate; the answer is a series of Outputs that ends with ``is_last``."""
+
+    request: GenerateRequest
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop working on a request; nothing more is sent for it. Unknown ids are ignored."""
+
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    """End the engine process after answering nothing more."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The engine serves; ``description`` is what ``control`` describe answers (JSON)."""
+
+    description: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StartFailed:
+    """The engine could not start; ``error`` is one clear sentence, and the process ends."""
+
+    error: str
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """All that one engine step made."""
+
+    outputs: tuple[Output, ...]
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The engine loop is alive; sent at least once a second, idle or not, between steps.
+
+    Attributes:
+        running, waiting: requests in the batch and in the queue.
+        free_blocks, total_blocks: KV cache blocks.
+        steps: steps run since the start.
+    """
+
+    running: int
+    waiting: int
+    free_blocks: int
+    total_blocks: int
+    steps: int
+
+
+Message = Submit | Cancel | Shutdown | Ready | StartFailed | Outputs | Heartbeat
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Submit, Cancel, Shutdown, Ready, StartFailed, Outputs, Heartbeat)
+}
+
+
+def to_frame(message: Message) -> tuple[dict[str, Any], list[bytes]]:
+    """Return a message as a frame's header and buffers (prompts as token ids travel as raw int32)."""
+    kind = type(message).__name__
+    if isinstance(message, Outputs):
+        return {"kind": kind, "outputs": [_sparse(output) for output in message.outputs]}, []
+    if not isinstance(message, Submit):
+        return {"kind": kind, **asdict(message)}, []
+    request = message.request
+    header = {"kind": kind, **_sparse(request), "sampling": request.sampling.to_json()}
+    if request.input_ids is None:
+        return header, []
+    del header["input_ids"]
+    return header, [array("i", request.input_ids).tobytes()]
+
+
+def from_frame(header: dict[str, Any], buffers: list[bytes]) -> Message:
+    """Return the message of a frame made by ``to_frame``."""
+    values = dict(header)
+    kind = _KINDS[values.pop("kind")]
+    if kind is Outputs:
+        return Outputs(tuple(_output(output) for output in values["outputs"]))
+    if kind is not Submit:
+        message: Message = kind(**values)
+        return message
+    values["sampling"] = SamplingParameters.from_json(values["sampling"])
+    if buffers:
+        ids = array("i")
+        ids.frombytes(buffers[0])
+        values["input_ids"] = tuple(ids)
+    return Submit(GenerateRequest(**values))
+
+
+def _sparse(record: GenerateRequest | Output) -> dict[str, Any]:
+    """Return the fields that differ from their defaults: most outputs carry three of nine."""
+    return {
+        entry.name: value for entry in fields(record) if (value := getattr(record, entry.name)) != entry.default
+    }
+
+
+def _output(values: dict[str, Any]) -> Output:
+    for name in ("token_ids", "prompt_ids"):
+        if name in values:
+            values[name] = tuple(values[name])
+    return Output(**values)
+
+
+def parse_control(text: str) -> dict[str, Any]:
+    """Return a decoded ``control``: ``{"op": "cancel", "request_id": ...}``, ``describe`` or ``health``.
+
+    Raises:
+        InvalidValue: not a JSON object, an unknown op, or a cancel without ``request_id``.
+    """
+    try:
+        control = json.loads(text)
+    except ValueError as error:
+        raise InvalidValue(f"control is not JSON: {error}", "control") from None
+    op = control.get("op") if isinstance(control, dict) else None
+    if op not in ("cancel", "describe", "health"):
+        raise InvalidValue(f"control has op {op!r}; known: cancel, describe, health", "control")
+    if op == "cancel" and not isinstance(control.get("request_id"), str):
+        raise InvalidValue("control cancel needs request_id, a string", "control")
+    checked: dict[str, Any] = control
+    return checked

@@ -1,0 +1,132 @@
+"""The tensors of a model entry: names, types and shapes, and the config.pbtxt made of them.
+
+The names are those of Triton's vLLM backend, so that ``generate_stream``, perf_analyzer and genai-perf work
+unchanged. This module must not know how a tensor is filled or read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model entry.
+
+    Attributes:
+        name: tensor name on the wire.
+        datatype: Triton configuration type, e.g. ``TYPE_STRING`` (``BYTES`` in KServe).
+        dims: shape; -1 is any length.
+        optional: inputs only: the request may leave it out.
+        meaning: one line for the documentation.
+    """
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    meaning: str
+    optional: bool = True
+
+
+TEXT_INPUT = TensorSpec("text_input", "TYPE_STRING", (1,), "a raw prompt, no chat template is applied")
+INPUT_IDS = TensorSpec("input_ids", "TYPE_INT32", (-1,), "a prompt as token ids")
+MESSAGES = TensorSpec(
+    "messages", "TYPE_STRING", (1,), "JSON: {messages, tools, chat_template_kwargs}; the engine renders it"
+)
+STREAM = TensorSpec(
+    "stream", "TYPE_BOOL", (1,), "true: one response per new text; false or absent: one response"
+)
+SAMPLING_PARAMETERS = TensorSpec("sampling_parameters", "TYPE_STRING", (1,), "JSON object, see sampling.py")
+EXCLUDE_INPUT = TensorSpec(
+    "exclude_input_in_output",
+    "TYPE_BOOL",
+    (1,),
+    "false: text_output begins with text_input; default false without stream, true with it",
+)
+RETURN_FINISH_REASON = TensorSpec("return_finish_reason", "TYPE_BOOL", (1,), "ask for finish_reason")
+RETURN_NUM_INPUT_TOKENS = TensorSpec("return_num_input_tokens", "TYPE_BOOL", (1,), "ask for num_input_tokens")
+RETURN_NUM_OUTPUT_TOKENS = TensorSpec(
+    "return_num_output_tokens", "TYPE_BOOL", (1,), "ask for num_output_tokens"
+)
+RETURN_TOKEN_IDS = TensorSpec(
+    "return_token_ids", "TYPE_BOOL", (1,), "ask for output_ids, prompt_ids and prompt_text"
+)
+REQUEST_ID = TensorSpec("request_id", "TYPE_STRING", (1,), "chosen by the client; what a cancel names")
+CONTROL = TensorSpec(
+    "control", "TYPE_STRING", (1,), "JSON: {op: cancel|describe|health, ...}, alone in its request"
+)
+
+INPUTS: tuple[TensorSpec, ...] = (
+    TEXT_INPUT,
+    INPUT_IDS,
+    MESSAGES,
+    STREAM,
+    SAMPLING_PARAMETERS,
+    EXCLUDE_INPUT,
+    RETURN_FINISH_REASON,
+    RETURN_NUM_INPUT_TOKENS,
+    RETURN_NUM_OUTPUT_TOKENS,
+    RETURN_TOKEN_IDS,
+    REQUEST_ID,
+    CONTROL,
+)
+
+TEXT_OUTPUT = TensorSpec("text_output", "TYPE_STRING", (1,), "the new text, or all of it without stream")
+FINISH_REASON = TensorSpec(
+    "finish_reason", "TYPE_STRING", (1,), "stop or length in the last response, else empty"
+)
+NUM_INPUT_TOKENS = TensorSpec("num_input_tokens", "TYPE_UINT32", (1,), "tokens of the prompt")
+NUM_OUTPUT_TOKENS = TensorSpec(
+    "num_output_tokens", "TYPE_UINT32", (1,), "tokens generated since the last response"
+)
+OUTPUT_IDS = TensorSpec("output_ids", "TYPE_INT32", (-1,), "token ids generated since the last response")
+PROMPT_IDS = TensorSpec("prompt_ids", "TYPE_INT32", (-1,), "token ids of the prompt, in the first response")
+PROMPT_TEXT = TensorSpec("prompt_text", "TYPE_STRING", (1,), "the rendered prompt, in the first response")
+CONTROL_OUTPUT = TensorSpec("control_output", "TYPE_STRING", (1,), "JSON answer to control")
+
+OUTPUTS: tuple[TensorSpec, ...] = (
+    TEXT_OUTPUT,
+    FINISH_REASON,
+    NUM_INPUT_TOKENS,
+    NUM_OUTPUT_TOKENS,
+    OUTPUT_IDS,
+    PROMPT_IDS,
+    PROMPT_TEXT,
+    CONTROL_OUTPUT,
+)
+
+
+def _pbtxt_tensor(kind: str, spec: TensorSpec) -> str:
+    dims = ", ".join(str(dim) for dim in spec.dims)
+    optional = ", optional: true" if kind == "input" else ""
+    return f'  {{ name: "{spec.name}", data_type: {spec.datatype}, dims: [ {dims} ]{optional} }}'
+
+
+def config_pbtxt(name: str, parameters: dict[str, str]) -> str:
+    """Return the text of a model entry's config.pbtxt.
+
+    Args:
+        name: the entry's name, equal to its directory's.
+        parameters: the entry's parameters, each a string: ``model``, ``engine_python`` and engine settings.
+    """
+    inputs = ",\n".join(_pbtxt_tensor("input", spec) for spec in INPUTS)
+    outputs = ",\n".join(_pbtxt_tensor("output", spec) for spec in OUTPUTS)
+    entries = "\n".join(
+        f'parameters {{ key: "{key}" value {{ string_value: "{_escape(value)}" }} }}'
+        for key, value in parameters.items()
+    )
+    return (
+        f"# Generated from ernie_wire.tensors; a test compares them.\n"
+        f'name: "{name}"\n'
+        f'backend: "python"\n'
+        f"max_batch_size: 0\n"
+        f"model_transaction_policy {{ decoupled: true }}\n"
+        f"instance_group [ {{ kind: KIND_MODEL, count: 1 }} ]\n"
+        f"input [\n{inputs}\n]\n"
+        f"output [\n{outputs}\n]\n"
+        f"{entries}\n"
+    )
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,149 @@
+"""The ops interface: all that a model file may call.
+
+Arrays are opaque to their callers: no operator, index or shape arithmetic. An op is as coarse as the coarsest
+that any backend fuses. Ops return new arrays, except that ``attention`` appends to the KV cache it is given;
+buffers and their lifetime belong to the backend. A row of a result does not depend on which other rows are in
+the batch, nor on how a prompt was cut into chunks: bit for bit on ``cpu``, within the tolerance of the goldens on
+``reference`` and ``xpu``, whose matrix products come from a library.
+
+This module must not know any backend, nor the model that calls it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_kernels.formats import ActivationType, LinearWeight
+
+Array = Any
+"""A float array ``[rows, width]`` on the backend's device."""
+Linear = Any
+"""A packed ``[N, K]`` matrix."""
+Vector = Any
+"""A packed ``[K]`` vector, e.g. the weight of a norm."""
+Rotary = Any
+"""A packed table of rotary embeddings."""
+LayerCache = Any
+"""The paged KV cache of one layer."""
+DeviceBatch = Any
+"""A ``Batch`` whose index arrays are on the device too."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one engine step computes: T tokens of S sequences, laid end to end.
+
+    Attributes:
+        token_ids: int32 ``[T]``.
+        positions: int32 ``[T]``, position of each token in its sequence.
+        query_starts: int32 ``[S + 1]``; rows ``query_starts[s]:query_starts[s + 1]`` belong to sequence s.
+        context_lengths: int32 ``[S]``, tokens of each sequence that were in the KV cache before this step.
+        block_tables: int32 ``[S, B]``, the cache block of every ``block_size`` tokens, padded with -1.
+        logit_rows: int32 ``[R]``, the rows whose logits are wanted.
+    """
+
+    token_ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    query_starts: NDArray[np.int32]
+    context_lengths: NDArray[np.int32]
+    block_tables: NDArray[np.int32]
+    logit_rows: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """The KV cache of one layer: ``num_blocks`` blocks of ``block_size`` tokens.
+
+    ``dtype`` is ``float32`` or ``bfloat16``: how keys (after rotation) and values are stored.
+    """
+
+    num_blocks: int
+    block_size: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: str
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Bytes of one block: keys and values of ``block_size`` tokens in one layer."""
+        item = {"float32": 4, "bfloat16": 2}[self.dtype]
+        return 2 * self.block_size * self.num_kv_heads * self.head_dim * item
+
+
+@dataclass(frozen=True)
+class RotarySpec:
+    """Rotary embedding of ``head_dim`` values for positions 0 to ``max_positions`` - 1.
+
+    ``interleaved``: pairs are (2i, 2i + 1), the ERNIE-4.5 way; otherwise (i, i + head_dim / 2). Frequencies are
+    theta ** (-2i / head_dim); angles are computed in float64 and stored as float32.
+    """
+
+    head_dim: int
+    max_positions: int
+    theta: float
+    interleaved: bool = True
+
+
+class Ops(Protocol):
+    """The operations of one backend. ``x`` arrays are ``[T, width]``; all arithmetic is at least float32."""
+
+    def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> Linear:
+        """Pack an ``[N, K]`` weight for ``linear``, ``mlp``, ``embed`` and ``lm_head``."""
+        ...
+
+    def pack_vector(self, values: NDArray[np.float32]) -> Vector:
+        """Pack a ``[K]`` vector."""
+        ...
+
+    def pack_rotary(self, spec: RotarySpec) -> Rotary:
+        """Make the table of a rotary embedding."""
+        ...
+
+    def allocate_cache(self, spec: CacheSpec) -> LayerCache:
+        """Allocate the KV cache of one layer."""
+        ...
+
+    def upload(self, batch: Batch) -> DeviceBatch:
+        """Bring a step's index arrays to the device; the host's lengths stay at hand."""
+        ...
+
+    def download(self, x: Array) -> NDArray[np.float32]:
+        """Return an array as float32 on the host, ``[rows, width]``."""
+        ...
+
+    def embed(self, table: Linear, batch: DeviceBatch) -> Array:
+        """Return the rows of ``table [V, H]`` that the batch's token ids name: ``[T, H]``."""
+        ...
+
+    def norm(self, x: Array, weight: Vector, epsilon: float) -> Array:
+        """RMSNorm: x / sqrt(mean(x^2) + epsilon) * weight."""
+        ...
+
+    def add_norm(self, x: Array, delta: Array, weight: Vector, epsilon: float) -> tuple[Array, Array]:
+        """Return x + delta (the residual stream) and its RMSNorm."""
+        ...
+
+    def linear(self, x: Array, weight: Linear) -> Array:
+        """Return x @ W.T: ``[T, K]`` to ``[T, N]``."""
+        ...
+
+    def mlp(self, x: Array, gate_up: Linear, down: Linear) -> Array:
+        """Return down(silu(gate(x)) * up(x)); ``gate_up`` is ``[2I, H]``, all gate rows first."""
+        ...
+
+    def attention(self, qkv: Array, rotary: Rotary, cache: LayerCache, batch: DeviceBatch) -> Array:
+        """Rotate queries and keys, append keys and values to the cache, attend causally.
+
+        ``qkv`` is ``[T, (heads + 2 * kv_heads) * head_dim]``: all queries, all keys, all values. Query head j
+        reads kv head j // (heads / kv_heads); scores are scaled by head_dim ** -0.5. Returns
+        ``[T, heads * head_dim]``.
+        """
+        ...
+
+    def lm_head(self, hidden: Array, head: Linear, batch: DeviceBatch) -> NDArray[np.float32]:
+        """Return the logits of the batch's ``logit_rows`` on the host: ``[R, V]`` float32."""
+        ...

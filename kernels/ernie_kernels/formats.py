@@ -1,0 +1,82 @@
+"""Weight formats: what the numbers of a Linear mean, as pure NumPy functions.
+
+A format fixes the weights; how activations are rounded is a separate choice (``ActivationType``). Matrices are
+``[N, K]``: N outputs, K inputs, y = x @ W.T. This module is the golden model of every packer; it must not know
+how a backend lays the numbers out in memory.
+
+Int8 (``wint8``): scale = float32 absmax / 127 per output, q = round half to even of w / scale, clipped to
++-127; an all-zero row has scale 0 and q 0.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ActivationType(enum.Enum):
+    """How a quantized Linear sees its input. Never depends on how many rows a step has.
+
+    FLOAT32: not rounded. INT16: 16 bits as two int8 halves. INT8: one scale per token and group of inputs.
+    """
+
+    FLOAT32 = "float32"
+    INT16 = "int16"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True)
+class Float32Weight:
+    """A matrix in float32: ``values`` float32 ``[N, K]``."""
+
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Bfloat16Weight:
+    """A matrix in bfloat16: ``bits`` uint16 ``[N, K]``, the upper halves of the float32 values."""
+
+    bits: NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Int8Weight:
+    """A matrix in int8 with one scale per output: ``codes`` int8 ``[N, K]``, ``scales`` float32 ``[N]``."""
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+
+
+LinearWeight = Float32Weight | Bfloat16Weight | Int8Weight
+
+
+def bfloat16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Return the float32 values of bfloat16 bits, exactly; any shape."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def float32_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Return bfloat16 bits, rounded half to even; NaN stays NaN; any shape."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)
+
+
+def quantize_int8(values: NDArray[np.float32]) -> Int8Weight:
+    """Return ``values`` float32 ``[N, K]`` in the int8 format."""
+    scales = (np.abs(values).max(axis=1, initial=0.0) / np.float32(127)).astype(np.float32)
+    divisors = np.where(scales > 0, scales, np.float32(1))[:, None]
+    codes = np.clip(np.rint(values / divisors), -127, 127).astype(np.int8)
+    return Int8Weight(codes, scales)
+
+
+def dequantize(weight: LinearWeight) -> NDArray[np.float32]:
+    """Return the float32 ``[N, K]`` matrix that a weight stands for."""
+    if isinstance(weight, Float32Weight):
+        return weight.values
+    if isinstance(weight, Bfloat16Weight):
+        return bfloat16_to_float32(weight.bits)
+    return weight.codes.astype(np.float32) * weight.scales[:, None]
