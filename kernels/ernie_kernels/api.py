@@ -31,6 +31,8 @@ LayerCache = Any
 """The paged KV cache of one layer."""
 DeviceBatch = Any
 """A ``Batch`` whose index arrays are on the device too."""
+Logits = NDArray[np.float32]
+"""Logits on the host, ``[R, V]``; named here so that model files need not import NumPy."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,6 @@ class Ops(Protocol):
         """
         ...
 
-    def lm_head(self, hidden: Array, head: Linear, batch: DeviceBatch) -> NDArray[np.float32]:
+    def lm_head(self, hidden: Array, head: Linear, batch: DeviceBatch) -> Logits:
         """Return the logits of the batch's ``logit_rows`` on the host: ``[R, V]`` float32."""
         ...

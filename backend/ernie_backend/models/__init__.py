@@ -1,0 +1,1 @@
+"""The model files: each reads like the paper and only calls ops."""

@@ -1,0 +1,53 @@
+"""What the engine needs of a model, and how it is to be loaded.
+
+This module must not know any architecture, any backend, or how weights are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ernie_backend.model_config import ModelConfig
+from ernie_kernels.api import DeviceBatch, LayerCache, Logits
+from ernie_kernels.formats import ActivationType
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """How a model is loaded.
+
+    Attributes:
+        dtype: ``float32`` or ``bfloat16``: unquantized weights, and keys and values in the cache.
+        quantization: None or ``wint8``.
+        activation: how quantized Linears see their inputs.
+        max_positions: length of the rotary table: the longest context that will be served, in tokens.
+    """
+
+    dtype: str
+    quantization: str | None
+    activation: ActivationType
+    max_positions: int
+
+
+class Model(Protocol):
+    """A decoder that computes logits for one engine step."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes and constants of the model."""
+        ...
+
+    @property
+    def cache_dtype(self) -> str:
+        """``CacheSpec.dtype`` of the caches that ``forward`` is given."""
+        ...
+
+    def forward(self, batch: DeviceBatch, caches: Sequence[LayerCache]) -> Logits:
+        """Compute one step: append to ``caches`` (one per layer), return the logits of the batch's logit rows.
+
+        Returns:
+            float32 ``[R, V]`` on the host.
+        """
+        ...

@@ -1,0 +1,152 @@
+"""The weights of one checkpoint, by role and in the format they are kept in.
+
+Everything is checked when the checkpoint is opened, before a weight is read; weights are then made one at a
+time, so that loading needs the memory of one weight beside what the model keeps.
+
+This module must not know any backend: it yields the plain formats of ``ernie_kernels.formats``.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_backend.errors import StartError
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.weights.checkpoint import Checkpoint
+from ernie_backend.weights.names import Recipe, Recipes, is_harmless, recipes_for
+from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
+from ernie_backend.weights.roles import Role
+from ernie_kernels.formats import (
+    Bfloat16Weight,
+    Float32Weight,
+    Int8Weight,
+    LinearWeight,
+    bfloat16_to_float32,
+    float32_to_bfloat16,
+    quantize_int8,
+)
+
+_LOG = logging.getLogger(__name__)
+_QUANTIZED_ROWS = 4096
+
+
+class CheckpointWeights:
+    """The weights of an open checkpoint; close it, or use it as a context manager."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, config: ModelConfig, dtype: str, quantization: str | None
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._recipes = recipes_for(checkpoint.names, config, str(checkpoint.directory))
+        self._dtype = dtype
+        self._quantization = quantization
+        self._is_tied = config.tie_word_embeddings
+        _check_tensors(checkpoint, self._recipes)
+
+    @classmethod
+    def open(
+        cls, directory: Path, config: ModelConfig, dtype: str, quantization: str | None
+    ) -> CheckpointWeights:
+        """Open the checkpoint in ``directory`` and check that it holds every weight of ``config``.
+
+        Args:
+            directory: a model directory, HF or Paddle layout, one file or shards.
+            config: the model's sizes.
+            dtype: ``float32`` or ``bfloat16``, for what is not quantized.
+            quantization: None or ``wint8``.
+
+        Raises:
+            StartError: a file or tensor is missing or damaged, a tensor has another shape than ``config`` says,
+                or a setting names no format.
+        """
+        check_format_settings(dtype, quantization)
+        checkpoint = Checkpoint.open(directory)
+        try:
+            return cls(checkpoint, config, dtype, quantization)
+        except StartError:
+            checkpoint.close()
+            raise
+
+    def __enter__(self) -> CheckpointWeights:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; weights that were returned stay valid."""
+        self._checkpoint.close()
+
+    def linear(self, role: Role, layer: int = 0) -> LinearWeight:
+        """Return the ``[N, K]`` matrix of ``role``, in memory of its own."""
+        values = self._read(self._recipes[role, layer])
+        kept = weight_format(role, self._dtype, self._quantization, is_tied=self._is_tied)
+        if kept is WeightFormat.BFLOAT16:
+            return Bfloat16Weight(_as_bfloat16(values))
+        if kept is WeightFormat.INT8:
+            return _quantize(values)
+        return Float32Weight(_as_float32(values))
+
+    def vector(self, role: Role, layer: int = 0) -> NDArray[np.float32]:
+        """Return the float32 ``[K]`` vector of ``role``, in memory of its own."""
+        return _as_float32(self._read(self._recipes[role, layer]))
+
+    def _read(self, recipe: Recipe) -> NDArray[np.generic]:
+        """Return a weight as stored, outputs first: float32, float16, or bfloat16 bits as uint16."""
+        parts = [self._checkpoint.tensor(tensor.name) for tensor in recipe.tensors]
+        if recipe.is_transposed:
+            parts = [part.T for part in parts]
+        # Parts of one weight may be stored in different types; only then is a common one needed.
+        if len({part.dtype for part in parts}) > 1:
+            parts = [_as_float32(part) for part in parts]
+        return np.concatenate(parts) if len(parts) > 1 else np.array(parts[0], order="C")
+
+
+def _as_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
+    if stored.dtype == np.uint16:
+        return bfloat16_to_float32(stored.view(np.uint16))
+    return stored.astype(np.float32, copy=False)
+
+
+def _as_bfloat16(stored: NDArray[np.generic]) -> NDArray[np.uint16]:
+    if stored.dtype == np.uint16:
+        return stored.view(np.uint16)
+    return float32_to_bfloat16(_as_float32(stored))
+
+
+def _quantize(stored: NDArray[np.generic]) -> Int8Weight:
+    """Quantize some rows at a time: a whole vocabulary in float32 would cost gigabytes."""
+    starts = range(0, len(stored), _QUANTIZED_ROWS)
+    blocks = [quantize_int8(_as_float32(stored[start : start + _QUANTIZED_ROWS])) for start in starts]
+    codes = np.concatenate([block.codes for block in blocks])
+    return Int8Weight(codes, np.concatenate([block.scales for block in blocks]))
+
+
+def _check_tensors(checkpoint: Checkpoint, recipes: Recipes) -> None:
+    wanted = {tensor.name: tensor.shape for recipe in recipes.values() for tensor in recipe.tensors}
+    missing = sorted(name for name in wanted if name not in checkpoint.names)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise StartError(f"{checkpoint.directory}: tensor {missing[0]}{more} is missing from the checkpoint")
+    for name, shape in wanted.items():
+        found = checkpoint.shape(name)
+        if found != shape:
+            raise StartError(
+                f"{checkpoint.file_of(name)}: tensor {name} has shape {list(found)}; "
+                f"config.json asks for {list(shape)}"
+            )
+    extra = sorted(name for name in checkpoint.names if name not in wanted and not is_harmless(name))
+    if extra:
+        _LOG.warning(
+            "%s: %d tensors that this model does not use are ignored, the first is %s",
+            checkpoint.directory,
+            len(extra),
+            extra[0],
+        )

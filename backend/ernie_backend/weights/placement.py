@@ -1,0 +1,45 @@
+"""In which format each weight of a model is kept.
+
+The one place for this rule: the loader follows it, and whatever plans memory must. ``dtype`` is the format of
+what is not quantized. Under ``wint8`` all Linears of the decoder and the output head are int8; a tied embedding is
+the head, so its one int8 copy serves lookup and head, while an untied lookup table stays bfloat16.
+
+This module must not know files, names or shapes.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from ernie_backend.errors import StartError
+from ernie_backend.weights.roles import Role
+
+DTYPES = ("float32", "bfloat16")
+QUANTIZATIONS = ("wint8",)
+
+
+class WeightFormat(enum.Enum):
+    """The formats of ``ernie_kernels.formats``."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
+def check_format_settings(dtype: str, quantization: str | None) -> None:
+    """Raise StartError unless ``dtype`` and ``quantization`` name formats that exist."""
+    if dtype not in DTYPES:
+        raise StartError(f"dtype {dtype!r} is not supported; choose from {', '.join(DTYPES)}")
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        raise StartError(
+            f"quantization {quantization!r} is not supported; choose from {', '.join(QUANTIZATIONS)}, or none"
+        )
+
+
+def weight_format(role: Role, dtype: str, quantization: str | None, *, is_tied: bool) -> WeightFormat:
+    """Return the format of the matrix that plays ``role``."""
+    if quantization is None:
+        return WeightFormat(dtype)
+    if role is Role.EMBEDDING and not is_tied:
+        return WeightFormat.BFLOAT16
+    return WeightFormat.INT8
