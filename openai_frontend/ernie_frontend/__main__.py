@@ -1,0 +1,116 @@
+"""The command ``ernie-triton-frontend``: flags in, a running HTTP server out.
+
+Checks its port before anything else; SIGTERM and Ctrl-C let the answers in flight end, then it exits with 0.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from ernie_frontend.app import create_app
+from ernie_frontend.settings import Settings
+
+logger = logging.getLogger("ernie_frontend")
+
+
+def run(
+    triton_url: Annotated[
+        str, typer.Option(help="gRPC address of Triton, HOST:PORT[,HOST:PORT...]")
+    ] = "127.0.0.1:8001",
+    host: Annotated[str, typer.Option(help="address to listen on")] = "0.0.0.0",  # noqa: S104  as FastDeploy
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 takes a free one")] = 8188,
+    served_model_name: Annotated[str | None, typer.Option(help="accept only this name and 'default'")] = None,
+    default_model: Annotated[str | None, typer.Option(help="Triton entry that unknown names go to")] = None,
+    api_key: Annotated[list[str] | None, typer.Option(help="key of /v1; repeatable; else $FD_API_KEY")] = None,
+    max_concurrency: Annotated[int, typer.Option(min=1, help="generations in flight; above it 429")] = 512,
+    timeout_graceful_shutdown: Annotated[int, typer.Option(min=0, help="seconds; 0 waits for ever")] = 0,
+) -> None:
+    """Serve the OpenAI API in front of one Triton or several."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    settings = Settings(
+        triton_urls=_triton_urls(triton_url),
+        served_model_name=served_model_name,
+        default_model=default_model,
+        api_keys=_api_keys(api_key),
+        max_concurrency=max_concurrency,
+    )
+    with _listen(host, port) as listener:
+        bound_port = listener.getsockname()[1]
+        logger.info("serving http://%s:%d/v1, Triton at %s", host, bound_port, ", ".join(settings.triton_urls))
+        if not settings.api_keys and host not in ("127.0.0.1", "::1", "localhost"):
+            logger.warning(
+                "no API key is set: everybody who reaches port %d may use it (--api-key)", bound_port
+            )
+        config = uvicorn.Config(
+            create_app(settings),
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=timeout_graceful_shutdown or None,
+        )
+        _serve(uvicorn.Server(config), listener)
+
+
+def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Run until a signal; uvicorn raises the signal again when it is done, and that must not kill us."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server.run(sockets=[listener])
+    if not server.started:
+        raise typer.Exit(1)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _usage_error(
+            f"cannot listen on {host}: {error.strerror or error}; choose another --host"
+        ) from None
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or error
+        raise _usage_error(f"cannot listen on {host}:{port}: {reason}; choose another --port") from None
+    return listener
+
+
+def _triton_urls(text: str) -> tuple[str, ...]:
+    urls = tuple(url.strip() for url in text.split(","))
+    for url in urls:
+        host, _, port = url.rpartition(":")
+        if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise _usage_error(f"--triton-url {url!r} is not HOST:PORT, for example 127.0.0.1:8001")
+    return urls
+
+
+def _api_keys(given: list[str] | None) -> tuple[str, ...]:
+    keys = given or os.environ.get("FD_API_KEY", "").split(",")
+    return tuple(key.strip() for key in keys if key.strip())
+
+
+def _usage_error(message: str) -> typer.Exit:
+    typer.echo(f"ernie-triton-frontend: {message}", err=True)
+    return typer.Exit(2)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    typer.run(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Puts the application together: routes, middleware and the lifetime of the connections. No logic."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from ernie_frontend.auth import ApiKeyAuth
+from ernie_frontend.errors import install_handlers
+from ernie_frontend.limits import BodyLimit, ConcurrencyLimit
+from ernie_frontend.model_directory import ModelDirectory
+from ernie_frontend.request_log import RequestLog
+from ernie_frontend.routes import chat, completions, health, models
+from ernie_frontend.services import Services
+from ernie_frontend.settings import Settings
+from ernie_frontend.triton_pool import TritonPool
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the ASGI application of one frontend process."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        pool = TritonPool(settings)
+        app.state.services = Services(settings, pool, ModelDirectory(pool, settings))
+        yield
+        await pool.close()
+
+    app = FastAPI(
+        title="ernie-triton",
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    install_handlers(app)
+    for route in (chat, completions, models, health):
+        app.include_router(route.router)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(ConcurrencyLimit, max_concurrency=settings.max_concurrency)
+    app.add_middleware(ApiKeyAuth, api_keys=settings.api_keys)
+    app.add_middleware(RequestLog)
+    return app

@@ -1,0 +1,43 @@
+"""API keys: an ASGI middleware that lets only known bearer keys into ``/v1``.
+
+Health checks stay open, and so does OPTIONS (a browser's preflight carries no key). Must not know what the
+routes do.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ernie_frontend.errors import Unauthorized, error_response
+
+
+class ApiKeyAuth:
+    """Answers 401 to requests under ``/v1`` without one of the keys; no keys, no check."""
+
+    def __init__(self, app: ASGIApp, api_keys: tuple[str, ...]) -> None:
+        self._app = app
+        self._keys = tuple(key.encode() for key in api_keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 401."""
+        if scope["type"] == "http" and self._keys and self._is_guarded(scope):
+            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not self._is_known(key.strip()):
+                reason = "the API key is wrong" if key else "the API key is missing"
+                error = Unauthorized(f"{reason}; send the header Authorization: Bearer KEY")
+                await error_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    @staticmethod
+    def _is_guarded(scope: Scope) -> bool:
+        path: str = scope["path"]
+        return scope["method"] != "OPTIONS" and (path == "/v1" or path.startswith("/v1/"))
+
+    def _is_known(self, key: str) -> bool:
+        given = key.encode()
+        # Every key is compared to its end, so the time tells nothing about which one is near.
+        return sum(hmac.compare_digest(given, known) for known in self._keys) > 0

@@ -1,0 +1,74 @@
+"""Noticing that a client has gone, while an answer is made and while it is sent.
+
+Work is always run beside a watch on the connection; when the client goes, the work is cancelled, and with it
+the generation. Must not know what the work is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from typing import TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ernie_frontend.request_log import record_of
+from ernie_wire.errors import RequestCancelled
+
+Result = TypeVar("Result")
+
+
+async def unless_disconnected(work: Awaitable[Result], scope: Scope, receive: Receive) -> Result:
+    """Return the result of some work, or cancel it when the client goes.
+
+    The request's body must have been read.
+
+    Raises:
+        RequestCancelled: the client went away first.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.create_task(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        record_of(scope).is_disconnected = True
+        raise RequestCancelled("the client closed the connection")
+    finally:
+        task.cancel()
+        watch.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """An answer of server-sent events; closes their source when all are sent or the client goes."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        self.status_code = 200
+        self.background = None
+        self._events = events
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        async with aclosing(self._events):
+            try:
+                await unless_disconnected(self._send(send), scope, receive)
+            except (RequestCancelled, OSError):
+                record_of(scope).is_disconnected = True
+
+    async def _send(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        await send(start)
+        async for event in self._events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

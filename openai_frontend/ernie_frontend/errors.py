@@ -1,0 +1,109 @@
+"""Every error as the OpenAI envelope ``{"error": {message, type, param, code}}`` with its HTTP status.
+
+The tree itself is in ``ernie_wire.errors``; here are only the leaves that HTTP alone can have, and the
+translation of what pydantic and Starlette raise. This module must not know any route.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from ernie_wire.errors import ErnieError, InvalidRequest, InvalidValue, MissingParameter
+
+_RETRY_AFTER_S = {429: "1", 503: "5"}
+
+
+class BodyTooLarge(InvalidRequest):
+    """The request body is larger than the server accepts."""
+
+    code = "request_too_large"
+    status = 413
+
+
+class Unauthorized(InvalidRequest):
+    """The API key is absent or wrong."""
+
+    code = "invalid_api_key"
+    status = 401
+
+
+class UnknownRoute(InvalidRequest):
+    """There is nothing at this path."""
+
+    code = "unknown_url"
+    status = 404
+
+
+class WrongMethod(InvalidRequest):
+    """The path exists, but not for this method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+def envelope(error: ErnieError) -> dict[str, Any]:
+    """Return the OpenAI error object of an error."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.openai_type,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def error_response(error: ErnieError) -> JSONResponse:
+    """Return the HTTP response of an error, with ``Retry-After`` where a retry can help."""
+    headers = {}
+    if error.status in _RETRY_AFTER_S:
+        headers["Retry-After"] = _RETRY_AFTER_S[error.status]
+    if error.status == Unauthorized.status:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(envelope(error), status_code=error.status, headers=headers)
+
+
+def from_validation(error: ValidationError) -> ErnieError:
+    """Return the first thing pydantic found: ``param`` is the name of the field where it was."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    kind, location, reason = first["type"], first["loc"], first["msg"]
+    if kind == "json_invalid":
+        return InvalidValue(f"the request body is not valid JSON: {reason.removeprefix('Invalid JSON: ')}")
+    if not location:
+        return InvalidValue("the request body must be a JSON object")
+    path = ".".join(str(part) for part in location)
+    param = next((part for part in reversed(location) if isinstance(part, str)), None)
+    if kind == "missing":
+        return MissingParameter(f"{path} is missing", param)
+    return InvalidValue(f"{path}: {reason.removeprefix('Value error, ')}", param)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Make an app answer its errors in the envelope."""
+    app.add_exception_handler(ErnieError, _answer_ernie_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+
+
+async def _answer_ernie_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, ErnieError):
+        raise error
+    return error_response(error)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == UnknownRoute.status:
+        return error_response(UnknownRoute(f"{where} does not exist; see /v1/models, /v1/chat/completions"))
+    if error.status_code == WrongMethod.status:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        response = error_response(WrongMethod(f"{where} is not allowed; use {allowed}"))
+        response.headers["Allow"] = allowed
+        return response
+    return error_response(InvalidRequest(f"{where}: {error.detail}"))

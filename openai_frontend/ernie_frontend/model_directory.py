@@ -1,0 +1,161 @@
+"""Which models are served, under which names, and what they can do.
+
+Asked of Triton (repository index, then ``control`` describe of each model) and kept for a few seconds; a
+description that cannot be had just now is kept from before. Must not know HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ernie_frontend.settings import Settings
+from ernie_wire.errors import ErnieError, ModelNotFound, ModelUnavailable
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT = "default"
+_PREFERENCE = {"ready": 0, "starting": 1, "failed": 2, "unconfigured": 3}
+
+
+class ControlClient(Protocol):
+    """The questions this module asks; ``TritonPool`` answers them."""
+
+    async def ready_models(self) -> list[str]:
+        """Return the names of the loaded models."""
+
+    async def control(self, model: str, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a model's answer to a control question."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One Triton entry of ours.
+
+    Attributes:
+        name: the entry's name in Triton.
+        state: ``ready``, ``starting``, ``unconfigured`` or ``failed``.
+        engine: what the engine says of its model (``Ready.description``), or None while there is none.
+    """
+
+    name: str
+    state: str
+    engine: Mapping[str, Any] | None
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the model has been seen to work: entries without weights are not offered."""
+        return self.engine is not None and self.state not in ("unconfigured", "failed")
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Number of token ids, or None while the engine does not tell."""
+        return None if self.engine is None else self.engine.get("vocab_size")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model and the name that answers carry."""
+
+    public_name: str
+    entry: ModelEntry
+
+
+class ModelDirectory:
+    """The served models, asked again when the last answer is older than ``Settings.directory_age_s``."""
+
+    def __init__(
+        self, control: ControlClient, settings: Settings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._control = control
+        self._settings = settings
+        self._clock = clock
+        self._entries: dict[str, ModelEntry] = {}
+        self._asked_at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def resolve(self, name: str | None) -> ServedModel:
+        """Return the model that a request's ``model`` means.
+
+        An exact name selects its model and any other goes to the default model; with ``served_model_name``
+        only that name and ``default`` are known.
+
+        Raises:
+            ModelNotFound: the name is not served.
+            ModelUnavailable: Triton cannot be reached or has no such model.
+        """
+        entries = await self._fresh()
+        only = self._settings.served_model_name
+        if only is not None:
+            if name not in (None, "", only, _DEFAULT):
+                raise ModelNotFound(f"Unsupported model: [{name}], support [{only}] or default", "model")
+            return ServedModel(only, self._default(entries))
+        if name is not None and name in entries:
+            return ServedModel(name, entries[name])
+        entry = self._default(entries)
+        return ServedModel(entry.name, entry)
+
+    async def listed(self) -> list[ServedModel]:
+        """Return the models that ``/v1/models`` offers.
+
+        Raises:
+            ModelUnavailable: Triton cannot be reached.
+        """
+        entries = await self._fresh()
+        only = self._settings.served_model_name
+        if only is None:
+            return [ServedModel(entry.name, entry) for entry in entries.values() if entry.is_served]
+        entry = self._default(entries)
+        return [ServedModel(only, entry)] if entry.is_served else []
+
+    async def health(self) -> dict[str, Any]:
+        """Return the answer of the default model to control health, never from before.
+
+        Raises:
+            ErnieError: the model or Triton does not answer.
+        """
+        entry = self._default(await self._fresh())
+        return await self._control.control(entry.name, {"op": "health"})
+
+    def _default(self, entries: Mapping[str, ModelEntry]) -> ModelEntry:
+        wanted = self._settings.default_model
+        if wanted is not None:
+            if wanted not in entries:
+                raise ModelUnavailable(f"the default model {wanted} is not loaded in Triton", "model")
+            return entries[wanted]
+        if not entries:
+            raise ModelUnavailable("Triton has no model of ernie-triton loaded", "model")
+        return min(entries.values(), key=lambda entry: _PREFERENCE.get(entry.state, len(_PREFERENCE)))
+
+    async def _fresh(self) -> Mapping[str, ModelEntry]:
+        async with self._lock:
+            if self._clock() - self._asked_at >= self._settings.directory_age_s:
+                await self._ask()
+            return self._entries
+
+    async def _ask(self) -> None:
+        try:
+            names = await self._control.ready_models()
+        except ModelUnavailable as error:
+            if not self._entries:
+                raise
+            # The request itself will find out whether Triton is only slow.
+            logger.warning("the list of models could not be asked again: %s", error.message)
+            return
+        entries = await asyncio.gather(*(self._describe(name) for name in names))
+        self._entries = {entry.name: entry for entry in entries if entry is not None}
+        self._asked_at = self._clock() if self._entries else float("-inf")
+
+    async def _describe(self, name: str) -> ModelEntry | None:
+        """Return what an entry says of itself; None for one that is not ours, and so knows no ``control``."""
+        try:
+            answer = await self._control.control(name, {"op": "describe"})
+        except ModelUnavailable:
+            return self._entries.get(name)
+        except ErnieError:
+            return None
+        return ModelEntry(name, answer["state"], answer.get("engine"))

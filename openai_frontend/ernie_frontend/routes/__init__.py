@@ -1,0 +1,1 @@
+"""One module for each endpoint: read, translate, ask Triton, translate back."""

@@ -1,0 +1,41 @@
+"""``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from ernie_frontend.disconnect import unless_disconnected
+from ernie_frontend.generation import collect, merge
+from ernie_frontend.request_log import record_of
+from ernie_frontend.routes.streaming import stream_answer
+from ernie_frontend.schema.chat import ChatRequest
+from ernie_frontend.schema.common import read_body
+from ernie_frontend.services import Services
+from ernie_frontend.translate import sse
+from ernie_frontend.translate.answer import AnswerHeader, UsageCount
+from ernie_frontend.translate.chat_request import chat_to_wire
+from ernie_frontend.translate.chat_response import chat_completion
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions", response_model=None)
+async def create_chat_completion(request: Request) -> Response:
+    """Continue a conversation."""
+    services, record = Services.of(request), record_of(request.scope)
+    body = await read_body(ChatRequest, request)
+    model = await services.models.resolve(body.model)
+    answer_id = record.wire_id("chatcmpl")
+    wire = chat_to_wire(body, answer_id)
+    header = AnswerHeader.of(body, answer_id, int(time.time()), model.public_name)
+    deltas = services.triton.generate(model.entry.name, wire)
+    if body.stream:
+        return await stream_answer(request, header, sse.CHAT, merge([deltas]))
+    answer = await unless_disconnected(collect(deltas), request.scope, request.receive)
+    count = UsageCount()
+    count.add(0, answer)
+    record.count(count.num_input_tokens, count.num_output_tokens)
+    return JSONResponse(chat_completion(header, answer, count.to_json()))

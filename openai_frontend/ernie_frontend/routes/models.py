@@ -1,0 +1,51 @@
+"""``GET /v1/models`` and ``GET /v1/models/{model}``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from ernie_frontend.model_directory import ServedModel
+from ernie_frontend.services import Services
+from ernie_wire.errors import ModelNotFound
+
+router = APIRouter()
+
+
+@router.get("/v1/models", response_model=None)
+async def list_models(request: Request) -> dict[str, Any]:
+    """List the models that can answer."""
+    services = Services.of(request)
+    models = await services.models.listed()
+    return {"object": "list", "data": [_card(model, services.started_at) for model in models]}
+
+
+@router.get("/v1/models/{name:path}", response_model=None)
+async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
+    """Return one of the listed models; unlike in a request, the name must be exact."""
+    services = Services.of(request)
+    models = await services.models.listed()
+    for model in models:
+        if model.public_name == name:
+            return _card(model, services.started_at)
+    known = ", ".join(model.public_name for model in models)
+    raise ModelNotFound(f"Unsupported model: [{name}], support [{known}]", "model")
+
+
+def _card(model: ServedModel, created: int) -> dict[str, Any]:
+    engine = model.entry.engine or {}
+    return {
+        "id": model.public_name,
+        "object": "model",
+        "created": created,
+        "owned_by": "ernie-triton",
+        "root": engine.get("root"),
+        "parent": None,
+        "max_model_len": engine.get("max_model_len"),
+        "permission": [],
+        "architecture": engine.get("architecture"),
+        "modalities": engine.get("modalities"),
+        "dtype": engine.get("dtype"),
+        "quantization": engine.get("quantization"),
+    }

@@ -1,0 +1,54 @@
+"""The streamed answer of either endpoint.
+
+Held back until the first delta is here, so that an error before it is a plain HTTP error with its status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from fastapi import Request
+
+from ernie_frontend.disconnect import EventStream, unless_disconnected
+from ernie_frontend.generation import Item, replay
+from ernie_frontend.request_log import record_of
+from ernie_frontend.translate.answer import AnswerHeader, UsageCount
+from ernie_frontend.translate.sse import ChunkShape, events
+from ernie_wire.errors import EngineCrashed
+
+
+async def stream_answer(
+    request: Request, header: AnswerHeader, shape: ChunkShape, deltas: AsyncGenerator[Item, None]
+) -> EventStream:
+    """Return the event stream of an answer, once its first delta is here.
+
+    Raises:
+        ErnieError: the generation failed before its first delta; it becomes a plain HTTP error.
+        RequestCancelled: the client went away before.
+    """
+    try:
+        first = await unless_disconnected(_first(deltas), request.scope, request.receive)
+    except BaseException:
+        await deltas.aclose()
+        raise
+    return EventStream(_counted(request, header, shape, replay(first, deltas)))
+
+
+async def _first(deltas: AsyncGenerator[Item, None]) -> Item:
+    async for item in deltas:
+        return item
+    raise EngineCrashed("the answer ended before it began; try again")
+
+
+async def _counted(
+    request: Request, header: AnswerHeader, shape: ChunkShape, deltas: AsyncGenerator[Item, None]
+) -> AsyncGenerator[bytes, None]:
+    """Yield the events, and note the tokens for the log line however the stream ends."""
+    count = UsageCount()
+    try:
+        async with aclosing(events(header, shape, deltas, count)) as sent:
+            async for event in sent:
+                yield event
+    finally:
+        record_of(request.scope).count(count.num_input_tokens, count.num_output_tokens)

@@ -1,0 +1,35 @@
+"""What the routes need, made once when the process starts and handed to them through the app's state."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+from ernie_frontend.model_directory import ModelDirectory
+from ernie_frontend.settings import Settings
+from ernie_frontend.triton_pool import TritonPool
+
+
+@dataclass(frozen=True)
+class Services:
+    """The long-lived objects of one frontend process.
+
+    Attributes:
+        settings: what the process was told.
+        triton: the Tritons.
+        models: the served models.
+        started_at: Unix time of the start in seconds; the ``created`` of every model.
+    """
+
+    settings: Settings
+    triton: TritonPool
+    models: ModelDirectory
+    started_at: int = field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def of(cls, request: Request) -> Services:
+        """Return the services of the app that a request came to."""
+        services: Services = request.app.state.services
+        return services

@@ -1,0 +1,39 @@
+"""The settings of one frontend process, fixed when it starts.
+
+Knows no command line (``__main__``) and no environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one frontend process was told.
+
+    Attributes:
+        triton_urls: gRPC addresses ``HOST:PORT`` of the Tritons behind this frontend, at least one.
+        served_model_name: the only public name besides ``default``; None accepts every name.
+        default_model: the Triton entry that any unknown name goes to; None takes the first that is ready.
+        api_keys: accepted bearer keys of ``/v1``; empty leaves it open.
+        max_concurrency: most generation requests in flight; above it 429.
+        max_body_bytes: largest request body; above it 413.
+        max_prompts: most prompts in one completions request.
+        control_deadline_s: how long describe, health and index questions may take.
+        directory_age_s: how old the list of models may be before it is asked again.
+        quiet_check_s: after this long without an answer, the model behind a stream is asked whether it lives.
+        heartbeat_limit_s: an engine whose last heartbeat is older is not healthy.
+    """
+
+    triton_urls: tuple[str, ...]
+    served_model_name: str | None = None
+    default_model: str | None = None
+    api_keys: tuple[str, ...] = ()
+    max_concurrency: int = 512
+    max_body_bytes: int = 32 << 20
+    max_prompts: int = 128
+    control_deadline_s: float = 3.0
+    directory_age_s: float = 5.0
+    quiet_check_s: float = 5.0
+    heartbeat_limit_s: float = 30.0

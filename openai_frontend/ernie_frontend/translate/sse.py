@@ -1,0 +1,118 @@
+"""A stream of deltas as server-sent events, in FastDeploy's order.
+
+    opening chunk, text chunks, finish chunk (for each choice), usage chunk if asked for, [DONE]
+
+An error after the first event is an event of its own, and ``[DONE]`` still follows. What a chunk looks like is
+decided by ``chat_response`` and ``completion_response``; this module must not know.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from ernie_frontend.errors import envelope
+from ernie_frontend.generation import Delta
+from ernie_frontend.translate import chat_response, completion_response
+from ernie_frontend.translate.answer import AnswerHeader, UsageCount
+from ernie_wire.errors import ErnieError, InternalError
+
+logger = logging.getLogger(__name__)
+
+DONE = b"data: [DONE]\n\n"
+Choice = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ChunkShape:
+    """How the chunks of one endpoint look.
+
+    Attributes:
+        kind: the ``object`` of a chunk.
+        opening: the choice before a choice's first text, or None for no such chunk.
+        text: the choice with new text.
+        finish: the choice with the finish reason.
+    """
+
+    kind: str
+    opening: Callable[[AnswerHeader, int, Delta], Choice | None]
+    text: Callable[[AnswerHeader, int, Delta], Choice]
+    finish: Callable[[int, str], Choice]
+
+
+CHAT = ChunkShape(
+    chat_response.CHUNK, chat_response.opening_choice, chat_response.text_choice, chat_response.finish_choice
+)
+COMPLETION = ChunkShape(
+    completion_response.OBJECT,
+    completion_response.opening_choice,
+    completion_response.text_choice,
+    completion_response.finish_choice,
+)
+
+
+def event(content: dict[str, Any]) -> bytes:
+    """Return one server-sent event."""
+    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def events(
+    header: AnswerHeader,
+    shape: ChunkShape,
+    deltas: AsyncGenerator[tuple[int, Delta], None],
+    count: UsageCount,
+) -> AsyncGenerator[bytes, None]:
+    """Yield the events of a streamed answer.
+
+    Args:
+        header: what every chunk carries.
+        shape: how the chunks of the endpoint look.
+        deltas: ``(index of the choice, delta)``; closed when this generator is.
+        count: counts the tokens; the caller may read it afterwards.
+    """
+    async with aclosing(deltas):
+        try:
+            async for chunk in _chunks(header, shape, deltas, count):
+                yield event(chunk)
+        except ErnieError as error:
+            yield event(envelope(error))
+        except Exception:
+            logger.exception("the stream of %s failed", header.answer_id)
+            yield event(envelope(InternalError("something went wrong on our side")))
+    yield DONE
+
+
+async def _chunks(
+    header: AnswerHeader, shape: ChunkShape, deltas: AsyncIterator[tuple[int, Delta]], count: UsageCount
+) -> AsyncIterator[dict[str, Any]]:
+    opened: set[int] = set()
+    async for index, delta in deltas:
+        count.add(index, delta)
+        for choice in _choices(header, shape, index, delta, is_first=index not in opened):
+            chunk = header.to_object(shape.kind, [choice])
+            if header.has_running_usage:
+                chunk["usage"] = count.to_json()
+            elif header.has_usage:
+                chunk["usage"] = None
+            yield chunk
+        opened.add(index)
+    if header.has_usage:
+        yield {**header.to_object(shape.kind, []), "usage": count.to_json()}
+
+
+def _choices(
+    header: AnswerHeader, shape: ChunkShape, index: int, delta: Delta, *, is_first: bool
+) -> list[Choice]:
+    choices = []
+    opening = shape.opening(header, index, delta) if is_first else None
+    if opening is not None:
+        choices.append(opening)
+    if delta.text or (header.has_token_ids and delta.token_ids):
+        choices.append(shape.text(header, index, delta))
+    if delta.finish_reason is not None:
+        choices.append(shape.finish(index, delta.finish_reason))
+    return choices

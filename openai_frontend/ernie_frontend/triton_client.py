@@ -1,0 +1,262 @@
+"""One Triton over gRPC: the only module that knows tritonclient and the tensors on the wire.
+
+One gRPC stream for each generation, so that cancelling the call cancels just it. Control questions use a
+stream too: a decoupled model answers nothing else. Must not know HTTP, nor that there may be several Tritons.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+import grpc
+import numpy as np
+import tritonclient.grpc.aio as triton
+from tritonclient.grpc import InferResult
+from tritonclient.utils import InferenceServerException
+
+from ernie_frontend.generation import Delta, Deltas
+from ernie_frontend.settings import Settings
+from ernie_wire import tensors
+from ernie_wire.errors import (
+    EngineCrashed,
+    ErnieError,
+    InternalError,
+    ModelUnavailable,
+    parse_error,
+)
+from ernie_wire.messages import GenerateRequest
+
+logger = logging.getLogger(__name__)
+
+_DATATYPES = {"TYPE_STRING": "BYTES", "TYPE_BOOL": "BOOL", "TYPE_INT32": "INT32"}
+_MAX_MESSAGE_BYTES = 2**31 - 1
+_CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's own 120 s would outlast a restart of Triton
+    ("grpc.enable_http_proxy", 0),
+]
+# What Triton itself says of a model that is not loaded, or whose stub is dead.
+_UNAVAILABLE_PHRASES = (
+    "unknown model",
+    "is not found",
+    "is not ready",
+    "is not healthy",
+    "no available versions",
+)
+
+
+class _Call(Protocol):
+    """A gRPC stream as tritonclient gives it out."""
+
+    def __aiter__(self) -> AsyncIterator[tuple[InferResult, InferenceServerException | None]]:
+        """Yield ``(result, None)`` or ``(None, error)``."""
+
+    def cancel(self) -> bool:
+        """Cancel the call; harmless when it is over."""
+
+
+class TritonUnreachable(ModelUnavailable):
+    """Nothing answers at a Triton's address, or not in time."""
+
+
+class TritonClient:
+    """The frontend's view of one Triton. Make and close it inside the event loop that uses it."""
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self.url = url
+        self._deadline_s = settings.control_deadline_s
+        self._quiet_check_s = settings.quiet_check_s
+        self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
+        self._cancellations: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Send what is left of the cancellations, then close the channel."""
+        await asyncio.gather(*self._cancellations)
+        await self._client.close()
+
+    async def generate(self, model: str, request: GenerateRequest) -> Deltas:
+        """Yield what a model answers; the last delta has a finish reason.
+
+        Closing the generator, or cancelling the task that waits for it, cancels the generation.
+
+        Raises:
+            ErnieError: what the backend answered, ``TritonUnreachable`` or ``EngineCrashed``.
+        """
+        call = self._client.stream_infer(_one(_inference(model, _generate_inputs(request))))
+        heard = asyncio.Event()
+        watch = asyncio.create_task(self._watch(model, call, heard))
+        is_over = False
+        try:
+            async for result in self._results(call, watch):
+                heard.set()
+                delta = _delta(result)
+                is_over = delta.finish_reason is not None
+                yield delta
+                if is_over:
+                    return
+            raise EngineCrashed("Triton ended the stream before the answer was complete; try again")
+        except ErnieError:
+            is_over = True
+            raise
+        finally:
+            watch.cancel()
+            call.cancel()
+            if not is_over:
+                self._cancel_later(model, request.request_id)
+
+    async def control(self, model: str, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a model's answer to a ``control`` question.
+
+        Raises:
+            ErnieError: what the backend answered; ``TritonUnreachable`` if nothing came in time.
+        """
+        inputs = [_input(tensors.CONTROL, json.dumps(dict(question)))]
+        call = self._client.stream_infer(_one(_inference(model, inputs)), stream_timeout=self._deadline_s)
+        try:
+            async for result in self._results(call):
+                answer = _text(result, tensors.CONTROL_OUTPUT)
+                if answer is not None:
+                    decoded: dict[str, Any] = json.loads(answer)
+                    return decoded
+        finally:
+            call.cancel()
+        raise InternalError(f"the model {model} answered nothing to control {question.get('op')}")
+
+    async def ready_models(self) -> list[str]:
+        """Return the names of the models that this Triton has loaded.
+
+        Raises:
+            TritonUnreachable: nothing came in time.
+        """
+        try:
+            index = await self._client.get_model_repository_index(client_timeout=self._deadline_s)
+        except InferenceServerException as error:
+            raise TritonUnreachable(f"Triton at {self.url} cannot be reached: {error.message()}") from None
+        return sorted({model.name for model in index.models if model.state == "READY"})
+
+    async def _results(
+        self, call: _Call, watch: asyncio.Task[ErnieError] | None = None
+    ) -> AsyncIterator[InferResult]:
+        """Yield the results of a call, with every way it can fail mapped to the error tree."""
+        try:
+            async for result, error in call:
+                if error is not None:
+                    raise self._triton_error(error.message())
+                yield result
+        except grpc.aio.AioRpcError as error:
+            raise self._call_error(error) from None
+        except asyncio.CancelledError:
+            # A call that the watch has cancelled looks like the cancellation of this task.
+            if watch is not None and watch.done() and not watch.cancelled():
+                raise watch.result() from None
+            raise
+
+    async def _watch(self, model: str, call: _Call, heard: asyncio.Event) -> ErnieError:
+        """End a quiet call when the model behind it no longer answers: Triton lets such a stream hang."""
+        while True:
+            heard.clear()
+            await asyncio.sleep(self._quiet_check_s)
+            if heard.is_set():
+                continue
+            try:
+                await self.control(model, {"op": "health"})
+            except TritonUnreachable:
+                continue  # slow or gone; a connection that is gone ends the call by itself
+            except ErnieError as error:
+                call.cancel()
+                return EngineCrashed(f"the model {model} died while it answered ({error.message}); try again")
+
+    def _triton_error(self, message: str) -> ErnieError:
+        error = parse_error(message)
+        if type(error) is InternalError and any(phrase in message for phrase in _UNAVAILABLE_PHRASES):
+            return ModelUnavailable(f"Triton at {self.url} cannot serve the model now: {message}")
+        return error
+
+    def _call_error(self, error: grpc.aio.AioRpcError) -> ErnieError:
+        details = error.details() or error.code().name
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return TritonUnreachable(f"Triton at {self.url} cannot be reached: {details}")
+        return self._triton_error(details)
+
+    def _cancel_later(self, model: str, request_id: str) -> None:
+        """Tell the engine at once: Triton passes a cancelled call on only when the backend asks for it."""
+        task = asyncio.get_running_loop().create_task(self._cancel(model, request_id))
+        self._cancellations.add(task)
+        task.add_done_callback(self._cancellations.discard)
+
+    async def _cancel(self, model: str, request_id: str) -> None:
+        try:
+            await self.control(model, {"op": "cancel", "request_id": request_id})
+        except ErnieError as error:
+            logger.warning("the cancellation of %s was not delivered: %s", request_id, error.message)
+
+
+async def _one(inference: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    yield inference
+
+
+def _inference(model: str, inputs: list[triton.InferInput]) -> dict[str, Any]:
+    return {"model_name": model, "inputs": inputs}
+
+
+def _generate_inputs(request: GenerateRequest) -> list[triton.InferInput]:
+    values: list[tuple[tensors.TensorSpec, object]] = [
+        (tensors.REQUEST_ID, request.request_id),
+        (tensors.STREAM, request.stream),
+        (tensors.EXCLUDE_INPUT, True),
+        (tensors.RETURN_FINISH_REASON, True),
+        (tensors.RETURN_NUM_INPUT_TOKENS, True),
+        (tensors.RETURN_NUM_OUTPUT_TOKENS, True),
+        (tensors.RETURN_TOKEN_IDS, request.return_prompt),
+        (tensors.SAMPLING_PARAMETERS, json.dumps(request.sampling.to_json())),
+    ]
+    if request.messages is not None:
+        values.append((tensors.MESSAGES, json.dumps(request.messages, ensure_ascii=False)))
+    elif request.text_input is not None:
+        values.append((tensors.TEXT_INPUT, request.text_input))
+    else:
+        values.append((tensors.INPUT_IDS, request.input_ids))
+    return [_input(spec, value) for spec, value in values]
+
+
+def _input(spec: tensors.TensorSpec, value: object) -> triton.InferInput:
+    if isinstance(value, str):
+        array = np.array([value.encode()], dtype=np.object_)
+    elif isinstance(value, bool):
+        array = np.array([value])
+    else:
+        array = np.array(value, dtype=np.int32)
+    tensor = triton.InferInput(spec.name, list(array.shape), _DATATYPES[spec.datatype])
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def _delta(result: InferResult) -> Delta:
+    return Delta(
+        text=_text(result, tensors.TEXT_OUTPUT) or "",
+        token_ids=_integers(result, tensors.OUTPUT_IDS) or (),
+        num_output_tokens=sum(_integers(result, tensors.NUM_OUTPUT_TOKENS) or ()),
+        num_input_tokens=sum(_integers(result, tensors.NUM_INPUT_TOKENS) or ()),
+        finish_reason=_text(result, tensors.FINISH_REASON) or None,
+        prompt_ids=_integers(result, tensors.PROMPT_IDS),
+        prompt_text=_text(result, tensors.PROMPT_TEXT),
+    )
+
+
+def _text(result: InferResult, spec: tensors.TensorSpec) -> str | None:
+    array = result.as_numpy(spec.name)
+    if array is None or array.size == 0:
+        return None
+    text: str = array.reshape(-1)[0].decode()
+    return text
+
+
+def _integers(result: InferResult, spec: tensors.TensorSpec) -> tuple[int, ...] | None:
+    array = result.as_numpy(spec.name)
+    return None if array is None else tuple(array.reshape(-1).tolist())
