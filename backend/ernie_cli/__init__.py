@@ -1,0 +1,1 @@
+"""The commands of ernie-triton: they start, watch and end the processes that do the work."""
