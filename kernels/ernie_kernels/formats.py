@@ -6,6 +6,11 @@ how a backend lays the numbers out in memory.
 
 Int8 (``wint8``): scale = float32 absmax / 127 per output, q = round half to even of w / scale, clipped to
 +-127; an all-zero row has scale 0 and q 0.
+
+Quantized activations have one scale per token and group of ``ACTIVATION_GROUP`` inputs (the last group may be
+shorter): scale = float32 absmax / levels, code = round half to even of x / scale, clipped to +-levels; a zero
+group has scale 0 and codes 0. int8 has 127 levels; int16 has 127 * 128, so that a code is high * 128 + low with
+both halves in int8.
 """
 
 from __future__ import annotations
@@ -15,6 +20,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+ACTIVATION_GROUP = 128
+"""Inputs that share one activation scale."""
+
+ACTIVATION_LEVELS = {"int8": 127, "int16": 127 * 128}
+"""Largest code of each quantized ``ActivationType``, by its value."""
 
 
 class ActivationType(enum.Enum):
@@ -50,6 +62,14 @@ class Int8Weight:
     scales: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class QuantizedActivations:
+    """Rounded inputs of a Linear: ``codes`` int32 ``[T, K]``, ``scales`` float32 ``[T, groups]``."""
+
+    codes: NDArray[np.int32]
+    scales: NDArray[np.float32]
+
+
 LinearWeight = Float32Weight | Bfloat16Weight | Int8Weight
 
 
@@ -80,3 +100,37 @@ def dequantize(weight: LinearWeight) -> NDArray[np.float32]:
     if isinstance(weight, Bfloat16Weight):
         return bfloat16_to_float32(weight.bits)
     return weight.codes.astype(np.float32) * weight.scales[:, None]
+
+
+def activation_groups(width: int, group: int = ACTIVATION_GROUP) -> list[slice]:
+    """Return the columns of each activation group of a row of ``width`` inputs, in order."""
+    return [slice(start, min(start + group, width)) for start in range(0, width, group)]
+
+
+def quantize_activations(
+    x: NDArray[np.float32], activation: ActivationType, group: int = ACTIVATION_GROUP
+) -> QuantizedActivations:
+    """Return ``x`` float32 ``[T, K]`` as int8 or int16 codes with one scale per token and group.
+
+    Raises:
+        ValueError: ``activation`` is float32, which is not rounded.
+    """
+    if activation is ActivationType.FLOAT32:
+        raise ValueError("activation float32 has no codes; use int8 or int16")
+    levels = np.float32(ACTIVATION_LEVELS[activation.value])
+    groups = activation_groups(x.shape[1], group)
+    codes = np.zeros(x.shape, np.int32)
+    scales = np.zeros((x.shape[0], len(groups)), np.float32)
+    for index, columns in enumerate(groups):
+        scale = (np.abs(x[:, columns]).max(axis=1) / levels).astype(np.float32)
+        divisor = np.where(scale > 0, scale, np.float32(1))[:, None]
+        codes[:, columns] = np.clip(np.rint(x[:, columns] / divisor), -levels, levels)
+        codes[scale == 0, columns] = 0
+        scales[:, index] = scale
+    return QuantizedActivations(codes, scales)
+
+
+def split_int16(codes: NDArray[np.int32]) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """Return int16 activation codes as int8 halves (high, low) with code = high * 128 + low, low in -64..63."""
+    high = (codes + 64) >> 7
+    return high.astype(np.int8), (codes - high * 128).astype(np.int8)

@@ -1,0 +1,92 @@
+"""``ReferenceOps``: the ops interface over the functions of this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_kernels.api import Batch, CacheSpec, RotarySpec
+from ernie_kernels.batch_checks import check_batch, check_indices
+from ernie_kernels.formats import ActivationType, LinearWeight, dequantize
+from ernie_kernels.reference.attention import ReferenceCache, paged_attention
+from ernie_kernels.reference.linear import linear
+from ernie_kernels.reference.mlp import swiglu
+from ernie_kernels.reference.norm import rms_norm
+from ernie_kernels.reference.rotary import RotaryTable, rotary_table, rotate
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ReferenceLinear:
+    """A weight ``[N, K]`` and how its inputs are rounded."""
+
+    weight: LinearWeight
+    activation: ActivationType
+
+
+class ReferenceOps:
+    """``ernie_kernels.api.Ops`` in NumPy float32."""
+
+    def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> ReferenceLinear:
+        """Keep the weight as it is."""
+        return ReferenceLinear(weight, activation)
+
+    def pack_vector(self, values: Floats) -> Floats:
+        """Keep the vector as float32."""
+        return np.asarray(values, np.float32)
+
+    def pack_rotary(self, spec: RotarySpec) -> RotaryTable:
+        """Make the table of cosines and sines."""
+        return rotary_table(spec)
+
+    def allocate_cache(self, spec: CacheSpec) -> ReferenceCache:
+        """Allocate zeroed keys and values."""
+        return ReferenceCache(spec)
+
+    def upload(self, batch: Batch) -> Batch:
+        """Check the batch; it is already where it is needed."""
+        check_batch(batch)
+        return batch
+
+    def download(self, x: Floats) -> Floats:
+        """Return ``x``."""
+        return x
+
+    def embed(self, table: ReferenceLinear, batch: Batch) -> Floats:
+        """Return the table's rows of the token ids."""
+        values = dequantize(table.weight)
+        check_indices("batch.token_ids", batch.token_ids, len(values))
+        return values[batch.token_ids]
+
+    def norm(self, x: Floats, weight: Floats, epsilon: float) -> Floats:
+        """RMSNorm."""
+        return rms_norm(x, weight, epsilon)
+
+    def add_norm(self, x: Floats, delta: Floats, weight: Floats, epsilon: float) -> tuple[Floats, Floats]:
+        """Return x + delta and its RMSNorm."""
+        residual = x + delta
+        return residual, rms_norm(residual, weight, epsilon)
+
+    def linear(self, x: Floats, weight: ReferenceLinear) -> Floats:
+        """Return x @ W.T."""
+        return linear(x, weight.weight, weight.activation)
+
+    def mlp(self, x: Floats, gate_up: ReferenceLinear, down: ReferenceLinear) -> Floats:
+        """Return down(silu(gate(x)) * up(x))."""
+        return self.linear(swiglu(self.linear(x, gate_up)), down)
+
+    def attention(self, qkv: Floats, rotary: RotaryTable, cache: ReferenceCache, batch: Batch) -> Floats:
+        """Rotate, append, attend."""
+        spec = cache.spec
+        check_indices("batch.positions", batch.positions, rotary.spec.max_positions)
+        heads = qkv.reshape(len(qkv), -1, spec.head_dim)
+        queries, keys, values = np.split(heads, [-2 * spec.num_kv_heads, -spec.num_kv_heads], axis=1)
+        queries, keys = (rotate(part, batch.positions, rotary) for part in (queries, keys))
+        return paged_attention(queries, keys, values, cache, batch).reshape(len(qkv), -1)
+
+    def lm_head(self, hidden: Floats, head: ReferenceLinear, batch: Batch) -> Floats:
+        """Return the logits of the batch's ``logit_rows``."""
+        return self.linear(hidden[batch.logit_rows], head)

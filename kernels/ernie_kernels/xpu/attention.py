@@ -1,0 +1,106 @@
+"""Rotary embedding, the paged KV cache and causal attention over it, as Paddle ops.
+
+The cache of a layer is one row per token slot, ``[num_blocks * block_size, kv_heads * head_dim]``, for keys and
+for values; scatter writes the new tokens in place, gather collects a context. Attention is float32.
+
+This module must not know models or how a step was planned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ernie_kernels.api import CacheSpec, RotarySpec
+from ernie_kernels.xpu.place import Place, Tensor, paddle
+from ernie_kernels.xpu.step import AttentionPlan, Group
+
+_HIDDEN = -1e9
+"""Added to the scores of keys that a query must not see: exp of it is exactly 0 in float32."""
+
+
+@dataclass(frozen=True)
+class RotaryTable:
+    """``cosines`` and ``sines`` float32 ``[positions, head_dim / 2]``."""
+
+    cosines: Tensor
+    sines: Tensor
+    is_interleaved: bool
+
+    @classmethod
+    def make(cls, spec: RotarySpec, place: Place) -> RotaryTable:
+        """Compute the table on the host, angles in float64."""
+        exponents = -np.arange(0, spec.head_dim, 2, dtype=np.float64) / spec.head_dim
+        angles = np.arange(spec.max_positions, dtype=np.float64)[:, None] * spec.theta**exponents
+        cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        return cls(place.upload(cosines), place.upload(sines), spec.interleaved)
+
+    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Rotate ``x`` ``[T, heads, head_dim]`` by the angles of ``positions`` ``[T]``."""
+        tokens, heads, width = x.shape
+        cosines = paddle.gather(self.cosines, positions).unsqueeze(1)
+        sines = paddle.gather(self.sines, positions).unsqueeze(1)
+        pairs = (tokens, heads, width // 2, 2) if self.is_interleaved else (tokens, heads, 2, width // 2)
+        axis = 3 if self.is_interleaved else 2
+        first, second = (half.squeeze(axis) for half in paddle.split(x.reshape(pairs), 2, axis=axis))
+        rotated = (first * cosines - second * sines, second * cosines + first * sines)
+        return paddle.stack(rotated, axis=axis).reshape((tokens, heads, width))
+
+
+@dataclass(frozen=True)
+class PagedCache:
+    """Keys (after rotation) and values of one layer, ``[slots, kv_heads * head_dim]`` each.
+
+    Where the place has no bfloat16, a bfloat16 cache holds rounded values in float32.
+    """
+
+    spec: CacheSpec
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def allocate(cls, spec: CacheSpec, place: Place) -> PagedCache:
+        """Allocate zeros: padding may read any slot, and 0 * NaN would be NaN."""
+        shape = (spec.num_blocks * spec.block_size, spec.num_kv_heads * spec.head_dim)
+        dtype = spec.dtype if place.has_bfloat16 else "float32"
+        return cls(spec, paddle.zeros(shape, dtype), paddle.zeros(shape, dtype))
+
+    def append(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write rows ``[T, kv_heads * head_dim]`` into ``slots`` ``[T]``, in place."""
+        for cache, rows in ((self.keys, keys), (self.values, values)):
+            paddle.scatter_(cache, slots, rows.astype(self.spec.dtype).astype(cache.dtype), overwrite=True)
+
+    def contexts(self, group: Group) -> tuple[Tensor, Tensor]:
+        """Return a group's keys and values, float32 ``[N, kv_heads, 1, L, head_dim]``."""
+        shape = (group.num_sequences, -1, self.spec.num_kv_heads, 1, self.spec.head_dim)
+        keys, values = (
+            paddle.gather(cache, group.context_slots)
+            .astype("float32")
+            .reshape(shape)
+            .transpose((0, 2, 3, 1, 4))
+            for cache in (self.keys, self.values)
+        )
+        return keys, values
+
+
+def attend(queries: Tensor, cache: PagedCache, plan: AttentionPlan) -> Tensor:
+    """Return causal attention of rotated ``queries`` ``[T, heads, head_dim]``: ``[T, heads * head_dim]``."""
+    results = [_attend_group(queries, cache, group) for group in plan.groups]
+    together = results[0] if len(results) == 1 else paddle.concat(results)
+    return paddle.gather(together, plan.order)
+
+
+def _attend_group(queries: Tensor, cache: PagedCache, group: Group) -> Tensor:
+    """N sequences with Q queries each; G query heads share a kv head: shapes are [N, kv_heads, G, Q, ...]."""
+    _, heads, head_dim = queries.shape
+    kv_heads = cache.spec.num_kv_heads
+    keys, values = cache.contexts(group)
+    grouped = paddle.gather(queries, group.rows)
+    grouped = grouped.reshape((group.num_sequences, group.num_queries, kv_heads, heads // kv_heads, head_dim))
+    grouped = grouped.transpose((0, 2, 3, 1, 4))
+    scores = paddle.matmul(grouped, keys, transpose_y=True) * head_dim**-0.5
+    is_after = paddle.greater_than(group.key_positions, group.query_positions)
+    weights = paddle.nn.functional.softmax(scores + is_after.astype("float32") * _HIDDEN)
+    attended = paddle.matmul(weights, values).transpose((0, 3, 1, 2, 4))
+    return attended.reshape((group.num_sequences * group.num_queries, heads * head_dim))

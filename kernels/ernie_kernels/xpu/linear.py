@@ -1,0 +1,61 @@
+"""Matrices on a Paddle place, and the product with one.
+
+Activations are float32 between ops. A matrix is held in float32, in bfloat16 (where the place multiplies it;
+otherwise its values in float32), or as int8 codes with a scale per output, which are cast to float32 for every
+product: correct, and slow until a weight-only kernel takes its place.
+
+Quantized activations are composed of the same float32 ops, on integers: see ``quantized``.
+This module must not know what the matrices are for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ernie_kernels.formats import (
+    ActivationType,
+    Bfloat16Weight,
+    Float32Weight,
+    LinearWeight,
+    bfloat16_to_float32,
+)
+from ernie_kernels.xpu.place import Place, Tensor, paddle
+
+
+@dataclass(frozen=True)
+class PackedLinear:
+    """A ``[N, K]`` matrix on a place.
+
+    Attributes:
+        values: float32 or bfloat16, or int8 codes.
+        scales: float32 ``[N]`` beside int8 codes, else None.
+        activation: how the input is rounded before it meets int8 codes.
+    """
+
+    values: Tensor
+    scales: Tensor | None
+    activation: ActivationType
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Return the dequantized rows ``indices``: float32 ``[len(indices), K]``."""
+        rows = paddle.gather(self.values, indices).astype("float32")
+        if self.scales is None:
+            return rows
+        return rows * paddle.gather(self.scales, indices).unsqueeze(-1)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return x @ W.T in float32: ``[T, K]`` to ``[T, N]``."""
+        if self.scales is None:
+            return paddle.matmul(x.astype(self.values.dtype), self.values, transpose_y=True).astype("float32")
+        return paddle.matmul(x, self.values.astype("float32"), transpose_y=True) * self.scales
+
+
+def pack(weight: LinearWeight, activation: ActivationType, place: Place) -> PackedLinear:
+    """Bring a weight to ``place``."""
+    if isinstance(weight, Float32Weight):
+        return PackedLinear(place.upload(weight.values), None, activation)
+    if isinstance(weight, Bfloat16Weight):
+        if place.has_bfloat16:
+            return PackedLinear(place.upload_bfloat16(weight.bits), None, activation)
+        return PackedLinear(place.upload(bfloat16_to_float32(weight.bits)), None, activation)
+    return PackedLinear(place.upload(weight.codes), place.upload(weight.scales), activation)

@@ -1,0 +1,97 @@
+"""``Ops`` on a Paddle place: an XPU, or Paddle's CPU place where the compositions are tested.
+
+Arrays are float32 Paddle tensors. This module must not know models.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_kernels.api import Batch, CacheSpec, Logits, RotarySpec
+from ernie_kernels.formats import ActivationType, LinearWeight
+from ernie_kernels.xpu import linear, step
+from ernie_kernels.xpu.attention import PagedCache, RotaryTable, attend
+from ernie_kernels.xpu.linear import PackedLinear
+from ernie_kernels.xpu.place import Place, Tensor, paddle
+from ernie_kernels.xpu.step import DeviceStep
+
+
+class PaddleOps:
+    """The operations of ``ernie_kernels.api.Ops``, composed of Paddle ops that the KL3 list has."""
+
+    def __init__(self, place: str) -> None:
+        """Select ``place`` (``cpu`` or ``xpu:0``), which becomes Paddle's current device.
+
+        Raises:
+            ValueError: the place is unknown.
+            RuntimeError: this Paddle cannot use it.
+        """
+        self._place = Place.select(place)
+
+    def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> PackedLinear:
+        """Bring a matrix to the place."""
+        return linear.pack(weight, activation, self._place)
+
+    def pack_vector(self, values: NDArray[np.float32]) -> Tensor:
+        """Bring a vector to the place."""
+        return self._place.upload(values)
+
+    def pack_rotary(self, spec: RotarySpec) -> RotaryTable:
+        """Make a rotary table."""
+        return RotaryTable.make(spec, self._place)
+
+    def allocate_cache(self, spec: CacheSpec) -> PagedCache:
+        """Allocate the KV cache of one layer."""
+        return PagedCache.allocate(spec, self._place)
+
+    def upload(self, batch: Batch) -> DeviceStep:
+        """Bring a step's index arrays to the place."""
+        return step.upload(batch, self._place)
+
+    def download(self, x: Tensor) -> NDArray[np.float32]:
+        """Return a tensor as a float32 array."""
+        return np.asarray(x.numpy(), np.float32)
+
+    def embed(self, table: PackedLinear, batch: DeviceStep) -> Tensor:
+        """Look the token ids up."""
+        return table.rows(batch.token_ids)
+
+    def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        """RMSNorm."""
+        mean_square = paddle.mean(x * x, axis=-1, keepdim=True)
+        return x * paddle.rsqrt(mean_square + epsilon) * weight
+
+    def add_norm(self, x: Tensor, delta: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        """Add, and RMSNorm of the sum."""
+        total = x + delta
+        return total, self.norm(total, weight, epsilon)
+
+    def linear(self, x: Tensor, weight: PackedLinear) -> Tensor:
+        """Return x @ W.T."""
+        return weight.multiply(x)
+
+    def mlp(self, x: Tensor, gate_up: PackedLinear, down: PackedLinear) -> Tensor:
+        """Return down(silu(gate(x)) * up(x))."""
+        gate, up = paddle.split(gate_up.multiply(x), 2, axis=-1)
+        return down.multiply(paddle.nn.functional.silu(gate) * up)
+
+    def attention(self, qkv: Tensor, rotary: RotaryTable, cache: PagedCache, batch: DeviceStep) -> Tensor:
+        """Rotate, append to the cache, attend."""
+        spec, tokens = cache.spec, qkv.shape[0]
+        kv_width = spec.num_kv_heads * spec.head_dim
+        widths = [qkv.shape[1] - 2 * kv_width, kv_width, kv_width]
+        queries, keys, values = paddle.split(qkv, widths, axis=-1)
+        queries, keys = (
+            rotary.rotate(part.reshape((tokens, -1, spec.head_dim)), batch.positions)
+            for part in (queries, keys)
+        )
+        plan = batch.plan(spec.block_size)
+        cache.append(plan.slots, keys.reshape((tokens, kv_width)), values)
+        return attend(queries, cache, plan)
+
+    def lm_head(self, hidden: Tensor, head: PackedLinear, batch: DeviceStep) -> Logits:
+        """Return the logits of the logit rows on the host."""
+        if batch.host.logit_rows.size == 0:
+            return np.zeros((0, head.values.shape[0]), np.float32)
+        return self.download(head.multiply(paddle.gather(hidden, batch.logit_rows)))

@@ -1,0 +1,136 @@
+"""A step's index arrays on the device, and the plan of its attention, made on the host.
+
+Shapes that depend on the data are settled here, so that no op waits for the device. Attention works on groups
+of sequences with equally many new tokens: all that decode (one token each) are one group, every other sequence is
+one by itself, so queries are never padded. Contexts are padded to the longest of their group.
+
+This module must not know heads, rotary embeddings or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_kernels.api import Batch
+from ernie_kernels.xpu.place import Place, Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sequences with Q new tokens each, attended together. N sequences, contexts of at most L tokens.
+
+    Attributes:
+        num_sequences: N.
+        num_queries: Q.
+        rows: int32 ``[N * Q]``, the rows of the step.
+        context_slots: int32 ``[N * L]``, the cache slots of the contexts, the new tokens included. Padding
+            repeats the sequence's own first slot, so that no other sequence's numbers are ever touched.
+        query_positions: int32 ``[N, 1, 1, Q, 1]``.
+        key_positions: int32 ``[1, 1, 1, 1, L]``; a query sees the keys that are not after it, hence no padding.
+    """
+
+    num_sequences: int
+    num_queries: int
+    rows: Tensor
+    context_slots: Tensor
+    query_positions: Tensor
+    key_positions: Tensor
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """How a step attends, for one block size.
+
+    Attributes:
+        slots: int32 ``[T]``, the cache slot of each new token.
+        groups: the groups; together they hold every row once.
+        order: int32 ``[T]``: row t of the step is row ``order[t]`` of the groups' results, laid end to end.
+    """
+
+    slots: Tensor
+    groups: tuple[Group, ...]
+    order: Tensor
+
+
+@dataclass(frozen=True)
+class DeviceStep:
+    """A ``Batch`` with its index arrays on the device.
+
+    Attributes:
+        host: the batch.
+        place: the device.
+        token_ids, positions, logit_rows: as in the batch.
+    """
+
+    host: Batch
+    place: Place
+    token_ids: Tensor
+    positions: Tensor
+    logit_rows: Tensor
+    _plans: dict[int, AttentionPlan] = field(default_factory=dict)
+
+    def plan(self, block_size: int) -> AttentionPlan:
+        """Return the attention plan; all layers of a step share it."""
+        if block_size not in self._plans:
+            self._plans[block_size] = plan_attention(self.host, block_size, self.place.upload)
+        return self._plans[block_size]
+
+
+def upload(batch: Batch, place: Place) -> DeviceStep:
+    """Bring ``batch`` to ``place``."""
+    return DeviceStep(
+        host=batch,
+        place=place,
+        token_ids=place.upload(batch.token_ids),
+        positions=place.upload(batch.positions),
+        logit_rows=place.upload(batch.logit_rows),
+    )
+
+
+def plan_attention(
+    batch: Batch, block_size: int, to_device: Callable[[NDArray[np.int32]], Tensor]
+) -> AttentionPlan:
+    """Return the plan of ``batch`` over a cache with blocks of ``block_size`` tokens."""
+    counts = np.diff(batch.query_starts)
+    lengths = batch.context_lengths + counts
+    longest = np.arange(lengths.max(), dtype=np.int32)
+    # [S, longest]: the slot of every position; those past a sequence's end are replaced group by group.
+    slots = batch.block_tables[:, longest // block_size] * block_size + longest % block_size
+    decoding = [int(index) for index in np.flatnonzero(counts == 1)]
+    others = [[int(index)] for index in np.flatnonzero(counts > 1)]
+    groups, rows = [], []
+    for members in ([decoding] if decoding else []) + others:
+        group_rows = np.concatenate([np.arange(*batch.query_starts[index : index + 2]) for index in members])
+        rows.append(group_rows)
+        groups.append(_group(batch, members, group_rows.astype(np.int32), slots, lengths, to_device))
+    order = np.argsort(np.concatenate(rows)).astype(np.int32)
+    sequences = np.repeat(np.arange(len(counts)), counts)
+    new_slots = slots[sequences, batch.positions].astype(np.int32)
+    return AttentionPlan(to_device(new_slots), tuple(groups), to_device(order))
+
+
+def _group(
+    batch: Batch,
+    members: list[int],
+    rows: NDArray[np.int32],
+    slots: NDArray[np.int32],
+    lengths: NDArray[np.int32],
+    to_device: Callable[[NDArray[np.int32]], Tensor],
+) -> Group:
+    length = int(lengths[members].max())
+    keys = np.arange(length, dtype=np.int32)
+    contexts = slots[members, :length]
+    contexts = np.where(keys < lengths[members][:, None], contexts, contexts[:, :1]).astype(np.int32)
+    positions = batch.positions[rows].reshape(len(members), 1, 1, -1, 1)
+    return Group(
+        num_sequences=len(members),
+        num_queries=len(rows) // len(members),
+        rows=to_device(rows),
+        context_slots=to_device(contexts.reshape(-1)),
+        query_positions=to_device(positions),
+        key_positions=to_device(keys.reshape(1, 1, 1, 1, -1)),
+    )
