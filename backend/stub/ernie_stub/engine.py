@@ -1,0 +1,251 @@
+r"""The engine as the stub sees it: started, restarted after a crash, and its state told.
+
+One thread supervises: it starts the process, reads its messages until the socket ends, tells the requests in
+flight, and starts again. Its states:
+
+    starting --Ready--> ready --end of the socket--> starting --> ...
+        \--StartFailed or death--> failed --after a pause--> starting
+
+The lock guards ``_status`` and ``_heartbeat_at``; nothing is called while it is held. This module must not
+know Triton, nor what a request asks for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ernie_stub.engine_link import EngineLink
+from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError
+from ernie_stub.in_flight import InFlight
+from ernie_wire.errors import EngineCrashed, ModelUnavailable
+from ernie_wire.frames import FrameError
+from ernie_wire.messages import Heartbeat, Message, Outputs, Ready, Shutdown, StartFailed
+
+TICK_S = 0.1  # how often a waiting supervisor looks around
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """How long the supervisor waits for what.
+
+    Attributes:
+        start_stall_s: a starting engine that uses no CPU and reads no page for so long is given up.
+        silence_s: a ready engine that sends nothing for so long hangs and is aborted; it must exceed the
+            longest step, since heartbeats come between steps.
+        exit_s: between the end of the socket, SIGTERM and SIGKILL.
+        settled_s: an engine that lived so long has not failed at once: the pause starts from nothing again.
+        longest_pause_s: longest pause between two starts; the first restart has none.
+    """
+
+    start_stall_s: float = 120.0
+    silence_s: float = 300.0
+    exit_s: float = 5.0
+    settled_s: float = 60.0
+    longest_pause_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """What is known of the engine.
+
+    Attributes:
+        state: ``starting``, ``ready``, ``failed`` or ``unconfigured``.
+        detail: why it is not ready; empty when it is.
+        generation: how many engines have become ready so far.
+        description: ``Ready.description`` of the one that is ready, else None.
+        heartbeat: its last heartbeat, or None before the first.
+        heartbeat_age_s: seconds since that, or since Ready; None when it is not ready.
+    """
+
+    state: str
+    detail: str = ""
+    generation: int = 0
+    description: dict[str, Any] | None = None
+    heartbeat: Heartbeat | None = None
+    heartbeat_age_s: float | None = None
+
+
+@dataclass
+class _FirstStart:
+    """The outcome of the first start, which ``Engine.start`` waits for."""
+
+    is_decided: threading.Event = field(default_factory=threading.Event)
+    error: str | None = None
+
+
+class Engine:
+    """Keeps one engine process running for the requests in flight."""
+
+    def __init__(self, command: EngineCommand, in_flight: InFlight, deadlines: Deadlines | None = None) -> None:
+        self._command = command
+        self._in_flight = in_flight
+        self._deadlines = deadlines or Deadlines()
+        self._first_start = _FirstStart()
+        self._stopping = threading.Event()
+        self._process: EngineProcess | None = None
+        self._link: EngineLink | None = None
+        self._lock = threading.Lock()
+        self._status = EngineStatus("starting", "the engine is starting")
+        self._heartbeat_at = 0.0
+        self._supervisor = threading.Thread(target=self._supervise, name="engine-supervisor", daemon=True)
+
+    def start(self) -> None:
+        """Start the engine and wait until it is ready.
+
+        Raises:
+            EngineStartError: it did not become ready; nothing is left running.
+        """
+        self._supervisor.start()
+        self._first_start.is_decided.wait()
+        if self._first_start.error is not None:
+            self._supervisor.join()
+            raise EngineStartError(self._first_start.error)
+
+    def status(self) -> EngineStatus:
+        """Return the state of the engine; never waits for it."""
+        with self._lock:
+            status, heartbeat_at = self._status, self._heartbeat_at
+        if status.state != "ready":
+            return status
+        return replace(status, heartbeat_age_s=time.monotonic() - heartbeat_at)
+
+    def stop(self) -> None:
+        """End every request with an error and the engine process; nothing is left running."""
+        self._stopping.set()
+        self._in_flight.close(ModelUnavailable("the server is shutting down"))
+        link, process = self._link, self._process
+        if link is not None and process is not None:
+            link.send(Shutdown())
+            link.finish_sending()
+            process.end(self._deadlines.exit_s)
+        self._supervisor.join()
+
+    def _supervise(self) -> None:
+        quick_failures = 0
+        while not self._stopping.is_set():
+            started_at = time.monotonic()
+            try:
+                self._run_engine()
+            except EngineStartError as error:
+                self._note_start_failure(str(error))
+            if not self._first_start.is_decided.is_set():
+                self._first_start.is_decided.set()
+                return
+            has_settled = time.monotonic() - started_at >= self._deadlines.settled_s
+            quick_failures = 0 if has_settled else quick_failures + 1
+            self._pause(quick_failures)
+
+    def _note_start_failure(self, cause: str) -> None:
+        logger.error("the engine did not start: %s", cause)
+        if not self._first_start.is_decided.is_set():
+            self._first_start.error = cause
+        elif not self._stopping.is_set():
+            detail = f"the engine did not start again: {cause}"
+            self._set_status("failed", detail)
+            self._in_flight.refuse(ModelUnavailable(detail))
+
+    def _pause(self, quick_failures: int) -> None:
+        """Wait before the next start: not after the first quick failure, then 1, 2, 4 ... seconds."""
+        pause_s = (
+            min(2.0 ** (quick_failures - 2), self._deadlines.longest_pause_s) if quick_failures > 1 else 0.0
+        )
+        until = time.monotonic() + pause_s
+        while time.monotonic() < until and not self._stopping.wait(TICK_S):
+            self._in_flight.expire()
+
+    def _run_engine(self) -> None:
+        """Start an engine, serve with it, and return when it has ended and is gone.
+
+        Raises:
+            EngineStartError: it did not become ready.
+        """
+        process = EngineProcess(self._command)
+        link = EngineLink(process.socket, self._deadlines.silence_s)
+        self._process, self._link = process, link
+        try:
+            self._await_ready(process, link)
+            self._serve(process, link)
+        finally:
+            link.close()
+            process.end(self._deadlines.exit_s)
+            self._process = self._link = None
+
+    def _await_ready(self, process: EngineProcess, link: EngineLink) -> None:
+        self._set_status("starting", "the engine is starting")
+        self._in_flight.hold()
+        progress, progress_at = process.progress(), time.monotonic()
+        while not self._stopping.is_set():
+            self._in_flight.expire()
+            if link.is_readable(TICK_S):
+                message = _receive(link)
+                if isinstance(message, Ready):
+                    self._become_ready(message, link)
+                    return
+                if isinstance(message, StartFailed):
+                    raise EngineStartError(message.error)
+                if message is None:
+                    cause = process.end(self._deadlines.exit_s)
+                    raise EngineStartError(f"the engine process ended before it was ready: {cause}")
+            if (now_progress := process.progress()) != progress:
+                progress, progress_at = now_progress, time.monotonic()
+            elif time.monotonic() - progress_at > self._deadlines.start_stall_s:
+                raise EngineStartError(
+                    f"the engine made no progress for {self._deadlines.start_stall_s:g} s while starting"
+                )
+        raise EngineStartError("the server is shutting down")
+
+    def _become_ready(self, ready: Ready, link: EngineLink) -> None:
+        with self._lock:
+            generation = self._status.generation + 1
+            self._status = EngineStatus("ready", "", generation, ready.description)
+            self._heartbeat_at = time.monotonic()
+        self._in_flight.connect(link)
+        self._first_start.is_decided.set()
+        logger.info("the engine is ready (generation %d)", generation)
+
+    def _serve(self, process: EngineProcess, link: EngineLink) -> None:
+        """Pass on what the engine sends until it ends, then end what it leaves unfinished."""
+        hang = self._read_until_end(link)
+        if hang is not None:
+            process.abort()
+        self._set_status("starting", "the engine ended and is being restarted")
+        lost = self._in_flight.hold()
+        cause = process.end(self._deadlines.exit_s)
+        if not self._stopping.is_set():
+            logger.error("the engine ended: %s; %d requests are lost", hang or cause, len(lost))
+        for answer in lost:
+            answer.fail(EngineCrashed(f"the engine process ended: {hang or cause}; retry the request"))
+
+    def _read_until_end(self, link: EngineLink) -> str | None:
+        """Return None at the end of the stream, or in words why the engine must be ended."""
+        try:
+            while (message := link.receive()) is not None:
+                if isinstance(message, Outputs):
+                    self._in_flight.deliver(message.outputs)
+                elif isinstance(message, Heartbeat):
+                    with self._lock:
+                        self._status = replace(self._status, heartbeat=message)
+                        self._heartbeat_at = time.monotonic()
+        except TimeoutError:
+            return f"it was silent for {self._deadlines.silence_s:g} s and was aborted"
+        except FrameError as error:
+            return f"it sent something unreadable ({error}) and was aborted"
+        return None
+
+    def _set_status(self, state: str, detail: str) -> None:
+        with self._lock:
+            self._status = EngineStatus(state, detail, self._status.generation)
+
+
+def _receive(link: EngineLink) -> Message | None:
+    """Receive while starting: an engine that sends nonsense or nothing more did not start."""
+    try:
+        return link.receive()
+    except (FrameError, TimeoutError) as error:
+        raise EngineStartError(f"the engine process sent something unreadable: {error}") from error

@@ -1,0 +1,133 @@
+"""The engine process: started, watched and ended as an operating-system process.
+
+It is started by subprocess, never forked: the stub has threads. The engine's end of a socketpair is the only
+descriptor it is given; when the stub is gone in whatever way, the socket ends and the engine ends itself.
+This module must not know what is said on the socket.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+class EngineStartError(Exception):
+    """The engine could not start; the message is one clear line."""
+
+
+@dataclass(frozen=True)
+class EngineCommand:
+    """How an engine process is started.
+
+    Attributes:
+        python: interpreter.
+        settings: the engine's settings, see the entry's parameters.
+        arguments: what the interpreter runs.
+    """
+
+    python: str
+    settings: Mapping[str, str]
+    arguments: tuple[str, ...] = ("-m", "ernie_backend")
+
+
+class EngineProcess:
+    """A running engine process and our end of its socket."""
+
+    def __init__(self, command: EngineCommand) -> None:
+        """Start the process.
+
+        Raises:
+            EngineStartError: the interpreter cannot be run.
+        """
+        self.socket, theirs = socket.socketpair()
+        line = [command.python, *command.arguments, "--socket-fd", str(theirs.fileno())]
+        line += ["--settings", json.dumps(dict(command.settings))]
+        try:
+            self._process = subprocess.Popen(
+                line, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), env=engine_environment(os.environ)
+            )
+        except OSError as error:
+            self.socket.close()
+            raise EngineStartError(
+                f"engine_python is {command.python!r}, which cannot be run: {error.strerror}"
+            ) from None
+        finally:
+            theirs.close()
+        logger.info("engine process %d started", self.pid)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def progress(self) -> tuple[int, ...]:
+        """Return figures that grow while the process works: CPU ticks and pages read; empty once it is gone."""
+        try:
+            after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return ()
+        return tuple(int(after_name[field]) for field in (9, 11, 12))  # majflt, utime, stime: proc(5)
+
+    def end(self, grace_s: float) -> str:
+        """End the process: wait for it, then SIGTERM, then SIGKILL, ``grace_s`` apart; return why it ended."""
+        for escalation in (signal.SIGTERM, signal.SIGKILL):
+            if self._has_ended_within(grace_s):
+                return describe_exit(self._process.wait())
+            logger.warning("engine process %d did not end in %g s: %s", self.pid, grace_s, escalation.name)
+            self._process.send_signal(escalation)
+        self._process.wait()
+        return f"it did not end by itself and was killed after {2 * grace_s:g} s"
+
+    def _has_ended_within(self, timeout_s: float) -> bool:
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def abort(self) -> None:
+        """Ask for a dump of all stacks and the end of a process that hangs (SIGABRT)."""
+        self._process.send_signal(signal.SIGABRT)
+
+
+def describe_exit(returncode: int) -> str:
+    """Return in words why a process ended."""
+    if returncode >= 0:
+        return f"it exited with status {returncode}; its log above says why"
+    if -returncode == signal.SIGKILL:
+        return "it was killed by SIGKILL, probably by the kernel because memory ran out (see dmesg)"
+    try:
+        return f"it was ended by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"it was ended by signal {-returncode}"
+
+
+def engine_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for the engine: Triton's libraries are not its own.
+
+    Triton's directories on LD_LIBRARY_PATH hold other versions of libraries that Paddle and others bring.
+    """
+    cleaned = dict(environment)
+    kept = [
+        entry
+        for entry in cleaned.pop("LD_LIBRARY_PATH", "").split(":")
+        if entry and not _is_triton_directory(Path(entry))
+    ]
+    return {**cleaned, "LD_LIBRARY_PATH": ":".join(kept)} if kept else cleaned
+
+
+def _is_triton_directory(path: Path) -> bool:
+    return (
+        path.name == "nvidia_pytriton.libs"
+        or path.is_relative_to("/opt/tritonserver")
+        or any(path.glob("libtritonserver.so*"))
+    )

@@ -1,0 +1,200 @@
+"""The requests in flight: which answer an output belongs to, and which requests wait for an engine.
+
+Three modes, set by the engine's supervisor:
+
+    connected    requests go to the engine at once
+    holding      no engine at the moment, one is starting: requests wait, at most so many and so long
+    refusing     no engine will come soon: requests get the reason at once
+
+The lock guards all fields below it. ``EngineLink.send`` only queues, so it may be called with the lock held,
+which keeps a Cancel behind its Submit. Answers are ended without the lock. This module must not know the
+engine process, nor Triton.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ernie_stub.answer import Answer
+from ernie_wire.errors import ErnieError, InvalidValue, ModelUnavailable, RequestCancelled
+from ernie_wire.messages import Cancel, GenerateRequest, Message, Output, Submit
+
+MAX_HELD = 256
+HOLD_TIMEOUT_S = 60.0
+
+
+class MessageSink(Protocol):
+    """What takes messages for the engine without blocking."""
+
+    def send(self, message: Message) -> None:
+        """Queue a message."""
+
+
+@dataclass
+class _Held:
+    request: GenerateRequest  # as the engine sees it
+    answer: Answer
+    expires_at: float | None  # None: submitted
+    polled_at: float
+
+
+class InFlight:
+    """All requests that were accepted and not yet answered to the end.
+
+    The engine sees a request under an id of its own, ``<request_id>#<number>``: a client may use an id again
+    right after a cancel, while outputs of the first request are still on their way.
+
+    Args:
+        max_held: most requests that wait for an engine.
+        hold_timeout_s: longest wait for an engine.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        max_held: int = MAX_HELD,
+        hold_timeout_s: float = HOLD_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_held = max_held
+        self._hold_timeout_s = hold_timeout_s
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._engine: MessageSink | None = None
+        self._refusal: ErnieError | None = None
+        self._is_closed = False
+        self._held: dict[str, _Held] = {}  # by the engine's id
+        self._engine_ids: dict[str, str] = {}  # by the client's id
+
+    def submit(self, request: GenerateRequest, answer: Answer) -> None:
+        """Accept a request: hand it to the engine, or hold it until there is one.
+
+        Raises:
+            InvalidValue: the id is in flight already.
+            ModelUnavailable: refusing, or too many requests wait.
+        """
+        with self._lock:
+            if self._refusal is not None:
+                raise type(self._refusal)(self._refusal.message)
+            if request.request_id in self._engine_ids:
+                raise InvalidValue(
+                    f"request_id {request.request_id!r} is in flight already; ids must be unique, or be left "
+                    "out",
+                    "request_id",
+                )
+            now = self._clock()
+            if self._engine is None and self._num_waiting() >= self._max_held:
+                raise ModelUnavailable(
+                    f"the engine is starting and {self._max_held} requests wait for it; retry"
+                )
+            engine_id = f"{request.request_id}#{next(self._numbers)}"
+            held = _Held(replace(request, request_id=engine_id), answer, now + self._hold_timeout_s, now)
+            self._held[engine_id] = held
+            self._engine_ids[request.request_id] = engine_id
+            if self._engine is not None:
+                self._hand_over(self._engine, held)
+
+    def connect(self, engine: MessageSink) -> None:
+        """An engine is ready: hand it what waits, and from now on everything."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._refusal = None
+            self._engine = engine
+            for held in self._held.values():
+                self._hand_over(engine, held)
+
+    def hold(self) -> list[Answer]:
+        """No engine for now: let requests wait. Return the answers that the last engine leaves unfinished."""
+        with self._lock:
+            self._engine = None
+            if not self._is_closed:
+                self._refusal = None
+            return self._take(held for held in self._held.values() if held.expires_at is None)
+
+    def refuse(self, reason: ErnieError) -> None:
+        """No engine will come soon: end every request, and refuse new ones, with the reason."""
+        with self._lock:
+            self._engine = None
+            self._refusal = reason
+            answers = self._take(self._held.values())
+        for answer in answers:
+            answer.fail(reason)
+
+    def close(self, reason: ErnieError) -> None:
+        """Refuse from now on, whatever becomes of the engine."""
+        with self._lock:
+            self._is_closed = True
+        self.refuse(reason)
+
+    def expire(self) -> None:
+        """End the requests that have waited for an engine too long."""
+        now = self._clock()
+        with self._lock:
+            answers = self._take(
+                held for held in self._held.values() if held.expires_at is not None and held.expires_at <= now
+            )
+        for answer in answers:
+            answer.fail(
+                ModelUnavailable(f"the engine was not ready within {self._hold_timeout_s:g} s; retry later")
+            )
+
+    def deliver(self, outputs: Iterable[Output]) -> None:
+        """Route the outputs of one engine step to their answers; outputs of ended requests are dropped."""
+        for output in outputs:
+            with self._lock:
+                held = self._held.get(output.request_id)
+                if held is not None and output.is_last:
+                    self._take((held,))
+            if held is not None:
+                held.answer.put(output)
+
+    def cancel(self, request_id: str) -> bool:
+        """Stop a request and end its answer; False if no such request is in flight."""
+        answer = self._drop(request_id)
+        if answer is not None:
+            answer.fail(RequestCancelled(f"request {request_id} was cancelled"))
+        return answer is not None
+
+    def next_to_poll(self, interval_s: float) -> Answer | None:
+        """Return the answer whose client was asked after the longest ago, if that is ``interval_s`` or more."""
+        now = self._clock()
+        with self._lock:
+            oldest = min(self._held.values(), key=lambda held: held.polled_at, default=None)
+            if oldest is None or now - oldest.polled_at < interval_s:
+                return None
+            oldest.polled_at = now
+            return oldest.answer
+
+    def _drop(self, request_id: str) -> Answer | None:
+        with self._lock:
+            held = self._held.get(self._engine_ids.get(request_id, ""))
+            if held is None:
+                return None
+            self._take((held,))
+            if self._engine is not None:
+                self._engine.send(Cancel(held.request.request_id))
+            return held.answer
+
+    def _num_waiting(self) -> int:
+        return sum(held.expires_at is not None for held in self._held.values())
+
+    @staticmethod
+    def _hand_over(engine: MessageSink, held: _Held) -> None:
+        held.expires_at = None
+        engine.send(Submit(held.request))
+
+    def _take(self, chosen: Iterable[_Held]) -> list[Answer]:
+        """Remove requests from the table and return their answers; the lock is held by the caller."""
+        answers = []
+        for held in list(chosen):
+            del self._held[held.request.request_id]
+            del self._engine_ids[held.answer.request_id]
+            answers.append(held.answer)
+        return answers

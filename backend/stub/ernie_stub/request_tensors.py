@@ -1,0 +1,197 @@
+"""The tensors of a Triton request, read into a GenerateRequest or a control.
+
+Triton has checked types and shapes against config.pbtxt before; what comes here is checked again, because
+a text may still be no UTF-8, no JSON or a value outside its limits. This module must not know how a request
+is answered.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_wire import tensors
+from ernie_wire.errors import InvalidValue
+from ernie_wire.messages import GenerateRequest, parse_control
+from ernie_wire.sampling import SamplingParameters
+
+MAX_REQUEST_ID_CHARACTERS = 256
+RESERVED_PARAMETERS = "triton_"  # Triton's own request parameters begin so
+
+
+@dataclass(frozen=True)
+class ResponseOptions:
+    """What the responses to one request look like.
+
+    Attributes:
+        stream: a response for each new text; otherwise exactly one.
+        echo: text that the first ``text_output`` begins with.
+        finish_reason, num_input_tokens, num_output_tokens, token_ids: the outputs asked for.
+    """
+
+    stream: bool = False
+    echo: str = ""
+    finish_reason: bool = False
+    num_input_tokens: bool = False
+    num_output_tokens: bool = False
+    token_ids: bool = False
+
+
+@dataclass(frozen=True)
+class GenerateCall:
+    """A request for text and the form of its answer."""
+
+    request: GenerateRequest
+    options: ResponseOptions
+
+
+@dataclass(frozen=True)
+class ControlCall:
+    """A decoded ``control``: a JSON object with an ``op`` that is known."""
+
+    control: dict[str, Any]
+
+
+def read_request(triton_request: Any) -> GenerateCall | ControlCall:  # noqa: ANN401 - Triton's own class
+    """Return what a Triton request asks for.
+
+    Raises:
+        InvalidValue: a tensor or a value in it is wrong; the error names it.
+    """
+    inputs = {tensor.name(): tensor.as_numpy() for tensor in triton_request.inputs()}
+    if tensors.CONTROL.name in inputs:
+        return _control(inputs)
+    text_input = _text(inputs, tensors.TEXT_INPUT)
+    options = _options(inputs, text_input)
+    request = GenerateRequest(
+        request_id=_request_id(inputs),
+        text_input=text_input,
+        input_ids=_token_ids(inputs, tensors.INPUT_IDS),
+        messages=_messages(inputs),
+        stream=options.stream,
+        sampling=_sampling(inputs, triton_request),
+        return_prompt=options.token_ids,
+    )
+    return GenerateCall(request, options)
+
+
+def _control(inputs: dict[str, NDArray[Any]]) -> ControlCall:
+    others = sorted(set(inputs) - {tensors.CONTROL.name})
+    if others:
+        raise InvalidValue(f"control must be alone in its request; it came with {', '.join(others)}", "control")
+    return ControlCall(parse_control(_text(inputs, tensors.CONTROL) or ""))
+
+
+def _options(inputs: dict[str, NDArray[Any]], text_input: str | None) -> ResponseOptions:
+    stream = _flag(inputs, tensors.STREAM)
+    exclude = _flag(inputs, tensors.EXCLUDE_INPUT, default=stream)
+    if stream and not exclude:
+        raise InvalidValue(
+            "exclude_input_in_output is false and stream is true; a stream never repeats its input: leave "
+            "exclude_input_in_output out, or set stream to false",
+            tensors.EXCLUDE_INPUT.name,
+        )
+    return ResponseOptions(
+        stream=stream,
+        echo="" if exclude else text_input or "",
+        finish_reason=_flag(inputs, tensors.RETURN_FINISH_REASON),
+        num_input_tokens=_flag(inputs, tensors.RETURN_NUM_INPUT_TOKENS),
+        num_output_tokens=_flag(inputs, tensors.RETURN_NUM_OUTPUT_TOKENS),
+        token_ids=_flag(inputs, tensors.RETURN_TOKEN_IDS),
+    )
+
+
+def _request_id(inputs: dict[str, NDArray[Any]]) -> str:
+    given = _text(inputs, tensors.REQUEST_ID)
+    if given is None:
+        return str(uuid.uuid4())
+    if not 0 < len(given) <= MAX_REQUEST_ID_CHARACTERS:
+        raise InvalidValue(
+            f"request_id has {len(given)} characters; it must have 1 to {MAX_REQUEST_ID_CHARACTERS}",
+            tensors.REQUEST_ID.name,
+        )
+    return given
+
+
+def _messages(inputs: dict[str, NDArray[Any]]) -> dict[str, Any] | None:
+    text = _text(inputs, tensors.MESSAGES)
+    if text is None:
+        return None
+    messages = _json_object(text, tensors.MESSAGES.name)
+    if not isinstance(messages.get("messages"), list):
+        raise InvalidValue(
+            "messages must be a JSON object with a list in its field messages", tensors.MESSAGES.name
+        )
+    return messages
+
+
+def _sampling(inputs: dict[str, NDArray[Any]], triton_request: Any) -> SamplingParameters:  # noqa: ANN401
+    """Read the tensor, else the request's parameters: Triton's generate endpoint puts unknown fields there."""
+    text = _text(inputs, tensors.SAMPLING_PARAMETERS)
+    if text is not None:
+        return SamplingParameters.from_json(_json_object(text, tensors.SAMPLING_PARAMETERS.name))
+    parameters = json.loads(triton_request.parameters() or "{}")
+    return SamplingParameters.from_json(
+        {name: value for name, value in parameters.items() if not name.startswith(RESERVED_PARAMETERS)}
+    )
+
+
+def _json_object(text: str, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidValue(f"{name} is not JSON: {error}", name) from None
+    if not isinstance(value, dict):
+        raise InvalidValue(f"{name} must be a JSON object, not {type(value).__name__}", name)
+    return value
+
+
+def _text(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> str | None:
+    value = _single(inputs, spec)
+    if value is None:
+        return None
+    if not isinstance(value, bytes):
+        raise InvalidValue(f"{spec.name} must be of type BYTES", spec.name)
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidValue(f"{spec.name} is not UTF-8: {error}", spec.name) from None
+
+
+def _flag(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec, *, default: bool = False) -> bool:
+    value = _single(inputs, spec)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise InvalidValue(f"{spec.name} must be of type BOOL", spec.name)
+    return value
+
+
+def _single(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> object:
+    """Return the one element of a tensor as a Python object; None if the tensor was left out."""
+    array = inputs.get(spec.name)
+    if array is None:
+        return None
+    if array.size != 1:
+        raise InvalidValue(f"{spec.name} has shape {list(array.shape)}; it must be [1]", spec.name)
+    value: object = array.reshape(()).item()
+    return value
+
+
+def _token_ids(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> tuple[int, ...] | None:
+    array = inputs.get(spec.name)
+    if array is None:
+        return None
+    if array.dtype != np.int32 or array.ndim != 1:
+        raise InvalidValue(
+            f"{spec.name} is {array.dtype} of shape {list(array.shape)}; it must be INT32 of one dimension",
+            spec.name,
+        )
+    if array.size == 0:
+        raise InvalidValue(f"{spec.name} is empty; give at least one token id", spec.name)
+    return tuple(array.tolist())

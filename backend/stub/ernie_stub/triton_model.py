@@ -1,0 +1,101 @@
+"""The class that Triton calls: it wires the parts of the stub together.
+
+Triton calls initialize, execute and finalize from one thread. ``execute`` reads requests and enqueues them; all
+answers, errors too, are sent by the sender threads, because an exception raised here would end all requests
+of a batch without saying why.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from ernie_stub.answer import Answer
+from ernie_stub.cancellation import CancellationPoll
+from ernie_stub.control import answer_control
+from ernie_stub.engine import Engine, EngineStatus
+from ernie_stub.engine_process import EngineCommand, EngineStartError
+from ernie_stub.entry import Entry, EntryError
+from ernie_stub.in_flight import InFlight
+from ernie_stub.request_tensors import ControlCall, GenerateCall, read_request
+from ernie_stub.response_tensors import control_response, error_response
+from ernie_stub.senders import Senders
+from ernie_wire.errors import ErnieError, InternalError, ModelUnavailable
+
+DRAIN_TIMEOUT_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class TritonPythonModel:
+    """One model entry in Triton."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Start the engine of the entry, or serve it as unconfigured if it has no weights.
+
+        Raises:
+            TritonModelException: the engine could not start; one clear line.
+        """
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        try:
+            entry = Entry.from_triton(args)
+            self._in_flight = InFlight()
+            self._engine = self._start_engine(entry)
+        except (EntryError, EngineStartError) as error:
+            raise pb_utils.TritonModelException(" ".join(str(error).split())) from None
+        self._senders = Senders()
+        self._cancellation_poll = CancellationPoll(self._in_flight)
+
+    def execute(self, requests: list[Any]) -> None:
+        """Read the requests and pass them on; never blocks on the engine or a client."""
+        for request in requests:
+            triton_sender = request.get_response_sender()
+            try:
+                call = read_request(request)
+                if isinstance(call, ControlCall):
+                    self._control(call, triton_sender)
+                else:
+                    self._generate(call, triton_sender)
+            except ErnieError as error:
+                self._reply(triton_sender, error_response(error))
+            except Exception as error:
+                logger.exception("a request could not be read")
+                self._reply(
+                    triton_sender, error_response(InternalError(f"the request could not be read: {error}"))
+                )
+
+    def finalize(self) -> None:
+        """End the requests in flight with an error, and the engine; leave no process."""
+        self._cancellation_poll.stop()
+        if self._engine is not None:
+            self._engine.stop()
+        self._senders.close(DRAIN_TIMEOUT_S)
+
+    def _start_engine(self, entry: Entry) -> Engine | None:
+        weights = entry.weights()
+        if weights is None:
+            missing = entry.missing_weights()
+            logger.warning("unconfigured: %s", missing)
+            self._in_flight.refuse(ModelUnavailable(missing))
+            self._unconfigured = EngineStatus("unconfigured", missing)
+            return None
+        engine = Engine(EngineCommand(entry.engine_python, entry.engine_settings(weights)), self._in_flight)
+        engine.start()
+        return engine
+
+    def _generate(self, call: GenerateCall, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
+        answer = Answer(
+            call.request.request_id, call.options, triton_sender, self._senders.bind(), self._in_flight.cancel
+        )
+        self._in_flight.submit(call.request, answer)
+
+    def _control(self, call: ControlCall, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
+        status = self._unconfigured if self._engine is None else self._engine.status()
+        self._reply(triton_sender, control_response(answer_control(call.control, status, self._in_flight)))
+
+    def _reply(self, triton_sender: Any, response: Any) -> None:  # noqa: ANN401 - Triton's classes
+        """Have a sender thread send the only response to a request."""
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        self._senders.bind()(lambda: triton_sender.send(response, flags=final))

@@ -1,0 +1,121 @@
+"""A scripted engine process: it speaks real frames and does what its settings and the prompts say.
+
+    settings  start: ready (default) | fail | die | stall | die-after-first (ready once, then never again)
+    prompts   "count N"   N outputs, "1 ", "2 ", ... with the token ids 1..N
+              "wait"      nothing, until it is cancelled
+              "die"       SIGKILL
+              "exit"      exit status 3
+              "hang"      neither reads nor sends any more
+              "garbage"   sends something that is no message
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from ernie_wire.frames import receive_frame, send_frame
+from ernie_wire.messages import (
+    Cancel,
+    GenerateRequest,
+    Heartbeat,
+    Message,
+    Output,
+    Outputs,
+    Ready,
+    Shutdown,
+    StartFailed,
+    Submit,
+    from_frame,
+    to_frame,
+)
+
+
+class FakeEngine:
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._lock = threading.Lock()
+        self._running: set[str] = set()
+
+    def send(self, message: Message) -> None:
+        with self._lock:
+            send_frame(self._socket, *to_frame(message))
+
+    def heartbeats(self) -> None:
+        step = 0
+        while True:
+            running = len(self._running)
+            self.send(Heartbeat(running, 0, 100 - running, 100, step))
+            step += 1
+            time.sleep(0.05)
+
+    def serve(self) -> None:
+        while (frame := receive_frame(self._socket)) is not None:
+            message = from_frame(*frame)
+            if isinstance(message, Shutdown):
+                return
+            if isinstance(message, Cancel):
+                self._running.discard(message.request_id)
+            if isinstance(message, Submit):
+                self._generate(message.request)
+
+    def _generate(self, request: GenerateRequest) -> None:
+        word, _, number = (request.text_input or "").partition(" ")
+        if word == "count":
+            self._count(request, int(number))
+        elif word == "wait":
+            self._running.add(request.request_id)
+            self.send(Outputs((Output(request.request_id, "waiting ", (7,), 1),)))
+        elif word == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif word == "exit":
+            os._exit(3)
+        elif word == "hang":
+            self._lock.acquire()
+            time.sleep(1000)
+        elif word == "garbage":
+            with self._lock:
+                send_frame(self._socket, {"kind": "Nonsense"})
+
+    def _count(self, request: GenerateRequest, last: int) -> None:
+        made = [Output(request.request_id, f"{number} ", (number,), 1) for number in range(1, last)]
+        made.append(Output(request.request_id, f"{last} ", (last,), 1, finish_reason="length"))
+        for output in made:
+            self.send(Outputs((output,)))
+
+
+def start(engine: FakeEngine, settings: dict[str, str]) -> None:
+    mode = settings.get("start", "ready")
+    marker = Path(settings.get("marker", "/nonexistent"))
+    if mode == "fail" or (mode == "die-after-first" and marker.exists()):
+        engine.send(StartFailed("tensor lm_head.weight is missing in model.safetensors"))
+        sys.exit(1)
+    if mode == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if mode == "stall":
+        time.sleep(1000)
+    if mode == "die-after-first":
+        marker.touch()
+    engine.send(Ready({"architecture": "Fake", "kv_blocks": 100, "pid": os.getpid()}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--socket-fd", type=int)
+    parser.add_argument("--settings", type=json.loads)
+    arguments = parser.parse_args()
+    engine = FakeEngine(socket.socket(fileno=arguments.socket_fd))
+    start(engine, arguments.settings)
+    threading.Thread(target=engine.heartbeats, daemon=True).start()
+    engine.serve()
+
+
+if __name__ == "__main__":
+    main()
