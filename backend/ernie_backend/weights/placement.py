@@ -1,8 +1,8 @@
 """In which format each weight of a model is kept.
 
 The one place for this rule: the loader follows it, and whatever plans memory must. ``dtype`` is the format of
-what is not quantized. Under ``wint8`` all Linears of the decoder and the output head are int8; a tied embedding is
-the head, so its one int8 copy serves lookup and head, while an untied lookup table stays bfloat16.
+what is not quantized. Under ``wint8`` all Linears of the decoder and the output head are int8; a tied embedding
+is the head, so its one int8 copy serves lookup and head, while an untied lookup table stays bfloat16.
 
 This module must not know files, names or shapes.
 """

@@ -1,0 +1,115 @@
+"""Drives a model the way the engine does, without the engine: ragged batches, chunks and block tables.
+
+Every sequence has its blocks scattered over the cache in an order of its own, so that a backend that ignores the
+block table cannot pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.models.registry import LoadSettings, Model, load_model
+from ernie_kernels.api import Batch, CacheSpec, Ops
+from ernie_kernels.formats import ActivationType
+from numpy.typing import NDArray
+
+MAX_POSITIONS = 128
+BLOCK_SIZE = 4
+
+
+def load(
+    directory: Path,
+    ops: Ops,
+    dtype: str = "float32",
+    quantization: str | None = None,
+    activation: ActivationType = ActivationType.FLOAT32,
+) -> Model:
+    config = ModelConfig.from_directory(directory)
+    return load_model(directory, config, ops, LoadSettings(dtype, quantization, activation, MAX_POSITIONS))
+
+
+class Driver:
+    """Some sequences of one model, each with ``MAX_POSITIONS`` tokens of cache."""
+
+    def __init__(self, model: Model, ops: Ops, num_sequences: int, block_size: int = BLOCK_SIZE) -> None:
+        config = model.config
+        blocks = MAX_POSITIONS // block_size
+        spec = CacheSpec(
+            blocks * num_sequences, block_size, config.num_kv_heads, config.head_dim, model.cache_dtype
+        )
+        scattered = np.random.default_rng(7).permutation(blocks * num_sequences)
+        self._model = model
+        self._ops = ops
+        self._block_size = block_size
+        self._caches = [ops.allocate_cache(spec) for _ in range(config.num_layers)]
+        self._blocks = scattered.reshape(num_sequences, blocks).astype(np.int32)
+        self._lengths = [0] * num_sequences
+
+    def step(self, pieces: dict[int, list[int]], *, all_rows: bool = False) -> NDArray[np.float32]:
+        """Append tokens to sequences; return logits after each one's last token (``all_rows``: every token)."""
+        batch = self._batch(pieces, all_rows)
+        logits = self._model.forward(self._ops.upload(batch), self._caches)
+        for sequence, tokens in pieces.items():
+            self._lengths[sequence] += len(tokens)
+        return logits
+
+    def _batch(self, pieces: dict[int, list[int]], all_rows: bool) -> Batch:
+        counts = [len(tokens) for tokens in pieces.values()]
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        contexts = np.array([self._lengths[sequence] for sequence in pieces], np.int32)
+        positions = [np.arange(begin, begin + count) for begin, count in zip(contexts, counts, strict=True)]
+        tables = np.full((len(pieces), self._blocks.shape[1]), -1, np.int32)
+        for row, (sequence, count) in enumerate(zip(pieces, counts, strict=True)):
+            used = -(-(self._lengths[sequence] + count) // self._block_size)
+            tables[row, :used] = self._blocks[sequence, :used]
+        return Batch(
+            token_ids=np.concatenate([*pieces.values()]).astype(np.int32),
+            positions=np.concatenate(positions).astype(np.int32),
+            query_starts=starts,
+            context_lengths=contexts,
+            block_tables=tables[:, : max(1, int((tables >= 0).sum(axis=1).max()))],
+            logit_rows=np.arange(starts[-1], dtype=np.int32) if all_rows else starts[1:] - 1,
+        )
+
+
+def generate(
+    model: Model, ops: Ops, prompts: Sequence[list[int]], num_tokens: int, chunk: int | None = None
+) -> tuple[list[list[int]], NDArray[np.float32]]:
+    """Continue all prompts greedily in one ragged batch.
+
+    With ``chunk``, prompts are prefilled in pieces of that many tokens; a sequence whose prompt is done decodes
+    while the others still prefill, as in the engine.
+
+    Returns:
+        The new tokens of each prompt, and the logits ``[S, V]`` after each prompt's last token.
+    """
+    driver = Driver(model, ops, len(prompts))
+    pending = [list(prompt) for prompt in prompts]
+    generated: list[list[int]] = [[] for _ in prompts]
+    first_logits = np.zeros((len(prompts), model.config.vocab_size), np.float32)
+    while any(len(tokens) < num_tokens for tokens in generated):
+        running = [index for index in range(len(prompts)) if len(generated[index]) < num_tokens]
+        pieces = {index: pending[index][:chunk] for index in running}
+        logits = driver.step(pieces)
+        for index, row in zip(running, logits, strict=True):
+            pending[index] = pending[index][len(pieces[index]) :]
+            if pending[index]:
+                continue
+            if not generated[index]:
+                first_logits[index] = row
+            generated[index].append(int(row.argmax()))
+            pending[index] = [generated[index][-1]]
+    return generated, first_logits
+
+
+def prompt_logits(
+    model: Model, ops: Ops, prompt: list[int], chunk: int | None = None
+) -> NDArray[np.float32]:
+    """Return the logits ``[T, V]`` of every prompt token, prefilled alone."""
+    driver = Driver(model, ops, 1)
+    size = chunk or len(prompt)
+    pieces = [prompt[begin : begin + size] for begin in range(0, len(prompt), size)]
+    return np.concatenate([driver.step({0: piece}, all_rows=True) for piece in pieces])
