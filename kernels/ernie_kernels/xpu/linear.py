@@ -4,7 +4,6 @@ Activations are float32 between ops. A matrix is held in float32, in bfloat16 (w
 otherwise its values in float32), or as int8 codes with a scale per output, which are cast to float32 for every
 product: correct, and slow until a weight-only kernel takes its place.
 
-Quantized activations are composed of the same float32 ops, on integers: see ``quantized``.
 This module must not know what the matrices are for.
 """
 
@@ -19,6 +18,7 @@ from ernie_kernels.formats import (
     LinearWeight,
     bfloat16_to_float32,
 )
+from ernie_kernels.xpu import activations
 from ernie_kernels.xpu.place import Place, Tensor, paddle
 
 
@@ -47,6 +47,8 @@ class PackedLinear:
         """Return x @ W.T in float32: ``[T, K]`` to ``[T, N]``."""
         if self.scales is None:
             return paddle.matmul(x.astype(self.values.dtype), self.values, transpose_y=True).astype("float32")
+        if self.activation is not ActivationType.FLOAT32:
+            return activations.multiply(x, self.values, self.scales, self.activation)
         return paddle.matmul(x, self.values.astype("float32"), transpose_y=True) * self.scales
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, CacheSpec, Logits, RotarySpec
+from ernie_kernels.batch_checks import check_indices
 from ernie_kernels.formats import ActivationType, LinearWeight
 from ernie_kernels.xpu import linear, step
 from ernie_kernels.xpu.attention import PagedCache, RotaryTable, attend
@@ -55,6 +56,7 @@ class PaddleOps:
 
     def embed(self, table: PackedLinear, batch: DeviceStep) -> Tensor:
         """Look the token ids up."""
+        check_indices("batch.token_ids", batch.host.token_ids, table.values.shape[0])
         return table.rows(batch.token_ids)
 
     def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -78,6 +80,7 @@ class PaddleOps:
 
     def attention(self, qkv: Tensor, rotary: RotaryTable, cache: PagedCache, batch: DeviceStep) -> Tensor:
         """Rotate, append to the cache, attend."""
+        check_indices("batch.positions", batch.host.positions, rotary.cosines.shape[0])
         spec, tokens = cache.spec, qkv.shape[0]
         kv_width = spec.num_kv_heads * spec.head_dim
         widths = [qkv.shape[1] - 2 * kv_width, kv_width, kv_width]
@@ -86,7 +89,7 @@ class PaddleOps:
             rotary.rotate(part.reshape((tokens, -1, spec.head_dim)), batch.positions)
             for part in (queries, keys)
         )
-        plan = batch.plan(spec.block_size)
+        plan = batch.plan(spec)
         cache.append(plan.slots, keys.reshape((tokens, kv_width)), values)
         return attend(queries, cache, plan)
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Batch
+from ernie_kernels.api import Batch, CacheSpec
+from ernie_kernels.batch_checks import check_batch, check_indices
 from ernie_kernels.xpu.place import Place, Tensor
 
 
@@ -43,7 +44,7 @@ class Group:
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """How a step attends, for one block size.
+    """How a step attends to one kind of cache.
 
     Attributes:
         slots: int32 ``[T]``, the cache slot of each new token.
@@ -71,17 +72,22 @@ class DeviceStep:
     token_ids: Tensor
     positions: Tensor
     logit_rows: Tensor
-    _plans: dict[int, AttentionPlan] = field(default_factory=dict)
+    _plans: dict[CacheSpec, AttentionPlan] = field(default_factory=dict)
 
-    def plan(self, block_size: int) -> AttentionPlan:
-        """Return the attention plan; all layers of a step share it."""
-        if block_size not in self._plans:
-            self._plans[block_size] = plan_attention(self.host, block_size, self.place.upload)
-        return self._plans[block_size]
+    def plan(self, spec: CacheSpec) -> AttentionPlan:
+        """Return the plan of attention over a cache; all layers of a step share it."""
+        if spec not in self._plans:
+            self._plans[spec] = plan_attention(self.host, spec, self.place.upload)
+        return self._plans[spec]
 
 
 def upload(batch: Batch, place: Place) -> DeviceStep:
-    """Bring ``batch`` to ``place``."""
+    """Bring ``batch`` to ``place``.
+
+    Raises:
+        ValueError: its fields do not fit each other.
+    """
+    check_batch(batch)
     return DeviceStep(
         host=batch,
         place=place,
@@ -92,14 +98,16 @@ def upload(batch: Batch, place: Place) -> DeviceStep:
 
 
 def plan_attention(
-    batch: Batch, block_size: int, to_device: Callable[[NDArray[np.int32]], Tensor]
+    batch: Batch, spec: CacheSpec, to_device: Callable[[NDArray[np.int32]], Tensor]
 ) -> AttentionPlan:
-    """Return the plan of ``batch`` over a cache with blocks of ``block_size`` tokens."""
+    """Return the plan of ``batch`` over a cache of ``spec``.
+
+    Raises:
+        ValueError: a block table is too short for its sequence, or names a block that does not exist.
+    """
     counts = np.diff(batch.query_starts)
     lengths = batch.context_lengths + counts
-    longest = np.arange(lengths.max(), dtype=np.int32)
-    # [S, longest]: the slot of every position; those past a sequence's end are replaced group by group.
-    slots = batch.block_tables[:, longest // block_size] * block_size + longest % block_size
+    slots = _slots(batch.block_tables, lengths, spec)
     decoding = [int(index) for index in np.flatnonzero(counts == 1)]
     others = [[int(index)] for index in np.flatnonzero(counts > 1)]
     groups, rows = [], []
@@ -111,6 +119,20 @@ def plan_attention(
     sequences = np.repeat(np.arange(len(counts)), counts)
     new_slots = slots[sequences, batch.positions].astype(np.int32)
     return AttentionPlan(to_device(new_slots), tuple(groups), to_device(order))
+
+
+def _slots(block_tables: NDArray[np.int32], lengths: NDArray[np.int32], spec: CacheSpec) -> NDArray[np.int32]:
+    """Return the slot of every position: ``[S, longest]``; those past a sequence's end mean nothing."""
+    size, blocks = spec.block_size, block_tables.shape[1]
+    longest = int(lengths.max())
+    if longest > blocks * size:
+        raise ValueError(
+            f"batch.block_tables has {blocks} blocks of {size} tokens, too short for {longest} tokens"
+        )
+    is_used = np.arange(blocks) * size < lengths[:, None]
+    check_indices("batch.block_tables", block_tables[is_used], spec.num_blocks)
+    positions = np.arange(longest)
+    return block_tables[:, positions // size] * size + positions % size
 
 
 def _group(
