@@ -4,4 +4,18 @@ from __future__ import annotations
 
 
 class CommandError(Exception):
-    """A command cannot go on; the message says what is wrong and the way out. It ends with exit status 1."""
+    """A command cannot go on and ends with exit status 1.
+
+    Attributes:
+        message: what is wrong and the way out; printed last.
+        last_lines: what the process at fault wrote last; printed before the message.
+    """
+
+    def __init__(self, message: str, last_lines: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.last_lines = last_lines
+
+    def to_text(self) -> str:
+        """Return the lines for the terminal, the message last."""
+        return "\n".join([*(f"  | {line}" for line in self.last_lines), f"ernie-triton: {self.message}"])

@@ -1,0 +1,91 @@
+"""One child process: its output is passed on and its last lines are kept; it is ended with its whole group.
+
+A child is the leader of a session of its own: Ctrl-C at the terminal reaches only us, so the order in which
+things end is ours, and whatever the child started can be ended with it. Must not know what a child does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+from ernie_cli.errors import CommandError
+from ernie_cli.tied import tied_command
+from ernie_stub.engine_process import describe_exit
+
+_TAIL_BYTES = 8192
+_LAST_LINES = 20
+_POLL_S = 0.05
+
+
+class Child:
+    """A running child process. Make it with ``start``."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self._process = process
+        self._tail = b""
+        self._pump = asyncio.create_task(self._pass_on())
+
+    @classmethod
+    async def start(cls, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Child:
+        """Start ``command``; it gets SIGTERM if this process dies."""
+        process = await asyncio.create_subprocess_exec(
+            *tied_command(command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=dict(environment),
+            start_new_session=True,
+        )
+        return cls(name, process)
+
+    @property
+    def pid(self) -> int:
+        """Process id, and the id of its group."""
+        return self._process.pid
+
+    async def ended(self) -> CommandError:
+        """Wait until the process ends by itself; return what to tell the user."""
+        status = await self._process.wait()
+        await asyncio.wait({self._pump}, timeout=1)  # a grandchild may hold the pipe open
+        lines = self._tail.decode(errors="replace").splitlines()[-_LAST_LINES:]
+        return CommandError(f"{self.name} ended: {describe_exit(status)}", tuple(lines))
+
+    async def stop(self, grace_s: float) -> None:
+        """End the process and its group: SIGTERM, and SIGKILL to what is left after ``grace_s``."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._group_is_empty(), grace_s)
+        self.kill()
+        await self._process.wait()
+        await asyncio.wait({self._pump}, timeout=1)
+        self._pump.cancel()
+
+    def kill(self) -> None:
+        """Kill whatever is left of the process's group, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    async def _group_is_empty(self) -> None:
+        """Wait for the process, then for what it started; these are not our children, so they are polled."""
+        await self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                os.killpg(self.pid, 0)
+                await asyncio.sleep(_POLL_S)
+
+    async def _pass_on(self) -> None:
+        """Copy the output to standard error, as it comes."""
+        output = self._process.stdout
+        while output is not None and (data := await output.read(65536)):
+            self._tail = (self._tail + data)[-_TAIL_BYTES:]
+            with contextlib.suppress(OSError):  # nobody reads our standard error any more
+                sys.stderr.buffer.write(data)
+                sys.stderr.buffer.flush()

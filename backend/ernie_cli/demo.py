@@ -1,0 +1,94 @@
+"""``demo``: serve the embedded model on the loopback interface, ask it one question, and go on serving.
+
+This module must not know how serving works; it is a client with a server of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ernie_cli.errors import CommandError
+from ernie_cli.ports import LOOPBACK
+from ernie_cli.serve import run_until_stopped
+from ernie_cli.serve_settings import ServeSettings
+
+QUESTION = "Where is the capital of China?"
+EMBEDDED_ENTRY = "ernie-tiny"
+_ANSWER_DEADLINE_S = 300.0
+
+
+def demo(
+    model: Annotated[str | None, typer.Option(help="a model directory instead of the embedded one")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port on the loopback interface")] = 8188,
+    once: Annotated[bool, typer.Option("--once", help="end after the answer")] = False,
+) -> None:
+    """Serve the embedded model and ask it a question through the openai client."""
+    directory = embedded_weights() if model is None else Path(model)
+    name = EMBEDDED_ENTRY if model is None else None
+    settings = ServeSettings(model=str(directory), host=LOOPBACK, port=port, name=name)
+    ask = functools.partial(_ask, is_noise=model is None, once=once)
+    run_until_stopped(settings, ask)
+
+
+def embedded_weights() -> Path:
+    """Return the directory of the embedded model's weights, in the checkout this package lies in.
+
+    Raises:
+        CommandError: there is none.
+    """
+    repository = Path(__file__).resolve().parents[2] / "model_repository"
+    weights = repository / EMBEDDED_ENTRY / "weights"
+    if not weights.is_dir():
+        raise CommandError(f"the embedded model is missing ({weights}); give --model DIRECTORY")
+    return weights
+
+
+async def _ask(url: str, *, is_noise: bool, once: bool) -> bool:
+    typer.echo(f"Asking {url}/v1 through the openai client: {QUESTION}")
+    await _stream_answer(url)
+    if is_noise:
+        typer.echo("(The embedded model has random weights: the text is noise. Every part on its way is real.)")
+    typer.echo("\nAsk it yourself:\n  " + _curl_line(url))
+    if not once:
+        typer.echo("Serving until Ctrl-C.")
+    return not once
+
+
+async def _stream_answer(url: str) -> None:
+    """Print the answer as it comes.
+
+    Raises:
+        CommandError: openai is missing, the request failed, or nothing was answered.
+    """
+    try:
+        import openai
+    except ImportError:
+        raise CommandError('the demo needs the openai client: run "make setup"') from None
+    num_chunks = 0
+    try:
+        async with openai.AsyncOpenAI(
+            base_url=f"{url}/v1", api_key="null", max_retries=0, timeout=_ANSWER_DEADLINE_S
+        ) as client:
+            stream = await client.chat.completions.create(
+                model="default", messages=[{"role": "user", "content": QUESTION}], stream=True
+            )
+            async for chunk in stream:
+                if chunk.choices and chunk.choices[0].delta.content:
+                    num_chunks += 1
+                    typer.echo(chunk.choices[0].delta.content, nl=False)
+    except openai.OpenAIError as error:
+        raise CommandError(f"the chat failed: {error}") from None
+    typer.echo()
+    if num_chunks == 0:
+        raise CommandError("the model answered nothing")
+
+
+def _curl_line(url: str) -> str:
+    body = f'{{"messages": [{{"role": "user", "content": "{QUESTION}"}}]}}'
+    header = shlex.quote("Content-Type: application/json")
+    return f"curl {url}/v1/chat/completions -H {header} -d {shlex.quote(body)}"

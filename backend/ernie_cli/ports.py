@@ -1,0 +1,87 @@
+"""Ports of this machine: whether one can be listened on, who holds it, and which are free.
+
+This module must not know what listens on a port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from ernie_cli.errors import CommandError
+
+LOOPBACK = "127.0.0.1"
+_LISTEN = "0A"  # the state in /proc/net/tcp
+
+
+def check_free(host: str, port: int, flag: str) -> None:
+    """Check that ``host:port`` can be listened on; port 0 always can.
+
+    Args:
+        host: address or name to listen on.
+        port: TCP port.
+        flag: the flag that names the port, for the message.
+
+    Raises:
+        CommandError: the port is taken, with the process that holds it if that can be seen, or not allowed.
+    """
+    try:
+        with _bound(host, port):
+            return
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise CommandError(f"port {port} is in use{_by_whom(port)}; choose another {flag}") from None
+        reason = error.strerror or error
+        raise CommandError(
+            f"cannot listen on {host}:{port}: {reason}; choose another --host or {flag}"
+        ) from None
+
+
+def free_ports(count: int, host: str = LOOPBACK) -> tuple[int, ...]:
+    """Return ``count`` different ports that were free a moment ago."""
+    with contextlib.ExitStack() as stack:
+        return tuple(stack.enter_context(_bound(host, 0)).getsockname()[1] for _ in range(count))
+
+
+@contextlib.contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1)  # two sockets may bind one port with SO_REUSEADDR; only one may listen
+        yield listener
+
+
+def _by_whom(port: int) -> str:
+    holder = holder_of(port)
+    return f" by process {holder[0]} ({holder[1]})" if holder else ""
+
+
+def holder_of(port: int) -> tuple[int, str] | None:
+    """Return id and command line of the process that listens on ``port``, or None if it cannot be seen."""
+    inodes = set(_listening_inodes(port))
+    if not inodes:
+        return None
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
+            for descriptor in (process / "fd").iterdir():
+                if str(descriptor.readlink()) in wanted:
+                    command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    return int(process.name), command.strip()[:80]
+    return None
+
+
+def _listening_inodes(port: int) -> Iterator[str]:
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    yield fields[9]

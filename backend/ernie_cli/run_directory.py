@@ -1,0 +1,78 @@
+"""The run directory of one ``serve``: a temporary model repository with the served entry.
+
+    <temporary>/model_repository/<entry>/config.pbtxt   generated from ernie_wire.tensors
+    <temporary>/model_repository/<entry>/1/model.py     imports ernie_stub
+    <temporary>/python/ernie_stub, ernie_wire           links, for a tritonserver that has its own Python
+
+It also owns the prefix of Triton's shared memory regions: what Triton leaves there is removed at the end.
+This module must not know how Triton is started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import ernie_stub
+import ernie_wire
+from ernie_wire.tensors import config_pbtxt
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
+MODEL_PY = '''"""The entry's model: Triton imports this file; the code is in the package ernie_stub."""
+
+from ernie_stub.triton_model import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+'''
+
+
+def entry_name(public_name: str) -> str:
+    """Return the Triton entry's name for a model's public name, which may be a hub id with a slash."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", public_name).strip(".-") or "model"
+
+
+class RunDirectory:
+    """A run directory, as a context manager: made on entering, removed on leaving."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="ernie-triton-"))
+        self.shared_memory_prefix = f"{self.path.name}-{os.getpid()}-"
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        for region in SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
+            with contextlib.suppress(FileNotFoundError):
+                region.unlink()
+
+    @property
+    def model_repository(self) -> Path:
+        """The model repository."""
+        return self.path / "model_repository"
+
+    def write_entry(self, name: str, parameters: Mapping[str, str]) -> Path:
+        """Write the entry ``name`` with its parameters; returns its directory."""
+        entry = self.model_repository / name
+        (entry / "1").mkdir(parents=True)
+        (entry / "config.pbtxt").write_text(config_pbtxt(name, dict(parameters)), encoding="utf-8")
+        (entry / "1" / "model.py").write_text(MODEL_PY, encoding="utf-8")
+        return entry
+
+    def write_python_path(self) -> Path:
+        """Link the stub's packages, and nothing else of this environment; returns what goes on PYTHONPATH."""
+        directory = self.path / "python"
+        directory.mkdir()
+        for package in (ernie_stub, ernie_wire):
+            source = Path(package.__path__[0])
+            (directory / source.name).symlink_to(source)
+        return directory

@@ -1,0 +1,83 @@
+"""Owns the children and the signals of one command: whatever ends the command, all children end with it.
+
+Children are stopped in the reverse order of their start. The first SIGTERM or SIGINT asks for an orderly end,
+the second one kills. This module must not know what the children are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ernie_cli.child import Child
+
+Result = TypeVar("Result")
+
+STOP_GRACE_S = 20.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_DEATH_NOTICE_S = 1.0  # how much later than its sockets a dead child is seen
+
+
+class StopRequested(Exception):
+    """A signal asked the command to end; that is no error."""
+
+
+class Supervisor:
+    """The children of a command, as an async context manager."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+        self._stop = asyncio.Event()
+
+    async def __aenter__(self) -> Supervisor:
+        for number in _SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in reversed(self._children):
+            await child.stop(STOP_GRACE_S)
+        for number in _SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    async def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Child:
+        """Start a child; ``name`` is what it is called in messages."""
+        child = await Child.start(name, command, environment)
+        self._children.append(child)
+        return child
+
+    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Return what ``work`` returns, unless something ends first.
+
+        Raises:
+            StopRequested: a signal came.
+            CommandError: a child ended; whatever ``work`` then raised is only a consequence.
+        """
+        task = asyncio.ensure_future(work)
+        stop = asyncio.create_task(self._stop.wait())
+        deaths = [asyncio.create_task(child.ended()) for child in self._children]
+        try:
+            await asyncio.wait({task, stop, *deaths}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done() and not task.cancelled() and task.exception() is not None and deaths:
+                await asyncio.wait(deaths, timeout=_DEATH_NOTICE_S, return_when=asyncio.FIRST_COMPLETED)
+            if stop.done():
+                raise StopRequested
+            for death in deaths:
+                if death.done():
+                    raise death.result()
+            return await task
+        finally:
+            for pending in (task, stop, *deaths):
+                pending.cancel()
+            await asyncio.gather(task, stop, *deaths, return_exceptions=True)
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            for child in self._children:
+                child.kill()
+        self._stop.set()

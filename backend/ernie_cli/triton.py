@@ -1,0 +1,171 @@
+"""The tritonserver of one ``serve``: how it is started, and its model loaded, watched and loaded again.
+
+Triton goes on answering "ready" when the stub of a model is dead, and never starts it again; explicit model
+control can: unload, then load. So the model is asked for its health (never for a generation), and when Triton
+cannot deliver even that question, the model is loaded again. An engine that is restarting answers through its
+stub, so it is left alone. This module must not know the frontend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import tritonclient.grpc.aio as grpc_client
+from tritonclient.utils import InferenceServerException
+
+from ernie_cli.errors import CommandError
+from ernie_cli.ports import LOOPBACK
+from ernie_cli.run_directory import RunDirectory
+from ernie_cli.tritonserver import bundled_command
+from ernie_frontend.settings import Settings
+from ernie_frontend.triton_client import TritonClient
+from ernie_wire.errors import ErnieError
+
+START_DEADLINE_S = 120.0
+HEALTH_INTERVAL_S = 2.0
+MISSES_BEFORE_RELOAD = 2
+MOST_RELOADS = 5
+RELOADS_WINDOW_S = 600.0
+_POLL_S = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TritonPorts:
+    """The loopback ports of one tritonserver."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+
+def triton_command(
+    run: RunDirectory, ports: TritonPorts, installed: Path | None
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command and environment of a tritonserver over the run directory's repository.
+
+    Args:
+        run: holds the repository and names the shared memory.
+        ports: where it listens, on the loopback interface only.
+        installed: a tritonserver of this machine; None takes the one in the wheel.
+
+    Raises:
+        CommandError: there is no tritonserver.
+    """
+    arguments = [
+        f"--model-repository={run.model_repository}",
+        "--model-control-mode=explicit",
+        *(f"--{service}-address={LOOPBACK}" for service in ("http", "grpc", "metrics")),
+        f"--http-port={ports.http}",
+        f"--grpc-port={ports.grpc}",
+        f"--metrics-port={ports.metrics}",
+        f"--backend-config=python,shm-region-prefix-name={run.shared_memory_prefix}",
+        "--allow-gpu-metrics=false",
+        "--log-info=false",
+        "--exit-timeout-secs=10",
+    ]
+    if installed is None:
+        return bundled_command(arguments)
+    python_path = [str(run.write_python_path()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return [str(installed), *arguments], {**os.environ, "PYTHONPATH": ":".join(python_path)}
+
+
+class TritonModel:
+    """One entry of a running tritonserver, through gRPC. Use inside one event loop; close it."""
+
+    def __init__(self, grpc_port: int, entry: str) -> None:
+        self._entry = entry
+        url = f"{LOOPBACK}:{grpc_port}"
+        self._server = grpc_client.InferenceServerClient(url)
+        self._asker = TritonClient(url, Settings(triton_urls=(url,)))
+        self._reloads: deque[float] = deque()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._asker.close()
+        await self._server.close()
+
+    async def wait_until_live(self) -> None:
+        """Wait until the server answers.
+
+        Raises:
+            CommandError: it does not within ``START_DEADLINE_S``.
+        """
+        deadline = time.monotonic() + START_DEADLINE_S
+        while time.monotonic() < deadline:
+            if await self._is_live():
+                return
+            await asyncio.sleep(_POLL_S)
+        raise CommandError(f"tritonserver does not answer after {START_DEADLINE_S:g} s; its log is above")
+
+    async def _is_live(self) -> bool:
+        try:
+            return bool(await self._server.is_server_live(client_timeout=1.0))
+        except InferenceServerException:
+            return False
+
+    async def load(self) -> None:
+        """Load the entry; takes as long as the weights take.
+
+        Raises:
+            CommandError: with the engine's own sentence.
+        """
+        try:
+            await self._server.load_model(self._entry)
+        except InferenceServerException as error:
+            raise CommandError(start_error(error.message() or str(error))) from None
+
+    async def keep_loaded(self) -> None:
+        """Load the entry again whenever its stub is dead; returns never.
+
+        Raises:
+            CommandError: that did not help, or happens too often.
+        """
+        misses = 0
+        while True:
+            await asyncio.sleep(HEALTH_INTERVAL_S)
+            misses = 0 if await self._answers() else misses + 1
+            if misses >= MISSES_BEFORE_RELOAD:
+                await self._reload()
+                misses = 0
+
+    async def _answers(self) -> bool:
+        try:
+            await self._asker.control(self._entry, {"op": "health"})
+        except ErnieError as error:
+            logger.warning("%s does not answer: %s", self._entry, error.message)
+            return False
+        return True
+
+    async def _reload(self) -> None:
+        now = time.monotonic()
+        while self._reloads and now - self._reloads[0] > RELOADS_WINDOW_S:
+            self._reloads.popleft()
+        if len(self._reloads) == MOST_RELOADS:
+            raise CommandError(
+                f"{self._entry} died {MOST_RELOADS + 1} times within {RELOADS_WINDOW_S / 60:g} minutes;"
+                " the log above says how"
+            )
+        self._reloads.append(now)
+        logger.warning("%s is dead inside Triton: loading it again", self._entry)
+        try:
+            await self._server.unload_model(self._entry)
+        except InferenceServerException as error:
+            logger.warning("unloading %s: %s", self._entry, error.message())
+        await self.load()
+        logger.warning("%s is loaded again", self._entry)
+
+
+def start_error(message: str) -> str:
+    """Return the engine's sentence out of what Triton says of a failed load."""
+    sentence = re.sub(r"(?s)^.*?TritonModelException: ", "", message)
+    sentence = re.sub(r"^load failed for model '[^']*': version \d+ is at UNAVAILABLE state: ", "", sentence)
+    return " ".join(sentence.strip().rstrip(";").split())
