@@ -1,0 +1,72 @@
+# make setup    everything into .venv; quick when up to date
+# make demo     serve the embedded model and ask it something   (ONCE=1, PORT=8188, MODEL=directory)
+# make test     all tests, those with the real tritonserver included
+# make check    linters and type checkers
+# make bench    load a running server                           (URL=http://127.0.0.1:8188)
+# make clean    remove .venv and everything built
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-full check bench clean
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= triton,paddle,dev,bench
+PORT ?= 8188
+MODEL ?=
+ONCE ?=
+URL ?= http://127.0.0.1:8188
+TEST ?= tests
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+# What pip needs to build the three distributions without a build environment of its own, which would make
+# every build a download and a build from nothing.
+BUILD_TOOLS := "scikit-build-core>=0.10,<2" "nanobind>=2.2,<4" "hatchling>=1.24,<2" "editables>=0.5,<1" \
+	"cmake>=3.26,<5" "ninja>=1.11,<2"
+SOURCES := Makefile pyproject.toml backend/stub/pyproject.toml openai_frontend/pyproject.toml CMakeLists.txt \
+	$(wildcard benchmarks/install_perf_analyzer.py) $(wildcard kernels/cpu/*)
+PYTHON_FILES := backend openai_frontend kernels tests benchmarks model_repository
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+help:
+	@sed -n '/^# make/s/^# //p' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP)
+
+$(STAMP): $(SOURCES)
+	@test -x $(BIN)/python || $(PYTHON) .ci/check_prerequisites.py
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python .ci/check_prerequisites.py
+	@echo "installing into $(VENV) ($$($(BIN)/python --version))"
+	@$(PIP) install $(BUILD_TOOLS)
+	@$(PIP) install --no-build-isolation -e backend/stub -e openai_frontend -e ".[$(EXTRAS)]"
+ifneq ($(findstring triton,$(EXTRAS)),)
+	@$(BIN)/python -c 'from pathlib import Path; from ernie_cli.tritonserver import write_launcher; write_launcher(Path("$(BIN)"))'
+endif
+ifneq ($(findstring bench,$(EXTRAS)),)
+	@$(BIN)/python benchmarks/install_perf_analyzer.py
+endif
+	@touch $@
+
+demo: setup
+	@exec $(BIN)/ernie-triton demo --port $(PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(ONCE)),--once)
+
+test: setup
+	@$(BIN)/pytest --durations=20 $(TEST)
+
+test-full: test
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PYTHON_FILES)
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror $(shell find kernels/cpu -name '*.[ch]pp')
+
+bench: setup
+	$(BIN)/python benchmarks/load.py --url $(URL)
+
+clean:
+	rm -rf .venv .venv-3.10 build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
