@@ -67,7 +67,7 @@ def _plain_message(message: ChatMessage) -> dict[str, Any]:
     return plain
 
 
-def _plain_text(content: object) -> str:
+def _plain_text(content: str | dict[str, Any] | list[dict[str, Any]] | None) -> str:
     """Return content as one string: a text model's template knows neither parts nor null."""
     if content is None:
         return ""

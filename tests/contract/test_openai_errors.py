@@ -1,0 +1,405 @@
+"""Everything a client can do wrong, and everything that can break behind us: status, envelope, and no 500."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from fakes.triton_grpc import EventLoopThread, FakeTriton, Inference, Response, hang_after_first, tell
+
+pytest_plugins = ("fakes.frontend_server",)
+
+RunFrontend = Callable[..., AbstractContextManager[str]]
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+def post(url: str, path: str, body: object, **headers: str) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx.post(
+        f"{url}{path}", content=content, headers=headers, trust_env=False, verify=False, timeout=20
+    )
+
+
+def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """Check the status and the envelope, and return the error object."""
+    assert answer.status_code == status, answer.text
+    envelope = answer.json()
+    assert set(envelope) == {"error"}
+    error: dict[str, Any] = envelope["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert answer.headers["x-request-id"]
+    return error
+
+
+BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
+    ({}, "messages", "missing_required_parameter"),
+    ({"messages": []}, "messages", "invalid_value"),
+    ({"messages": "Hi"}, "messages", "invalid_value"),
+    ({"messages": [1, 2, 3]}, "messages", "invalid_value"),
+    ({"messages": [{"content": "Hi"}]}, "role", "missing_required_parameter"),
+    ({"messages": [{"role": "wizard", "content": "Hi"}]}, "role", "invalid_value"),
+    ({"messages": [{"role": "user", "content": 7}]}, "content", "invalid_value"),
+    ({"messages": [{"role": "user", "content": [7]}]}, "content", "invalid_value"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "content", "invalid_value"),
+    ({"messages": MESSAGES, "temperature": "hot"}, "temperature", "invalid_value"),
+    ({"messages": MESSAGES, "temperature": -1}, "temperature", "invalid_value"),
+    ({"messages": MESSAGES, "temperature": float("nan")}, "temperature", "invalid_value"),
+    ({"messages": MESSAGES, "temperature": float("inf")}, "temperature", "invalid_value"),
+    ({"messages": MESSAGES, "top_p": 1.5}, "top_p", "invalid_value"),
+    ({"messages": MESSAGES, "top_k": -2}, "top_k", "invalid_value"),
+    ({"messages": MESSAGES, "seed": 2**63}, "seed", "invalid_value"),
+    ({"messages": MESSAGES, "max_tokens": 0}, "max_tokens", "invalid_value"),
+    ({"messages": MESSAGES, "max_tokens": "5"}, "max_tokens", "invalid_value"),
+    ({"messages": MESSAGES, "max_completion_tokens": -1}, "max_completion_tokens", "invalid_value"),
+    ({"messages": MESSAGES, "stop": [1]}, "stop", "invalid_value"),
+    ({"messages": MESSAGES, "stop": ""}, "stop", "invalid_value"),
+    ({"messages": MESSAGES, "stream": "yes"}, "stream", "invalid_value"),
+    ({"messages": MESSAGES, "stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+    ({"messages": MESSAGES, "model": 5}, "model", "invalid_value"),
+    ({"messages": MESSAGES, "tools": {}}, "tools", "invalid_value"),
+    ({"messages": MESSAGES, "tool_choice": "required"}, "tool_choice", "invalid_value"),
+    ({"messages": MESSAGES, "tool_choice": {"type": "function"}}, "tool_choice", "invalid_value"),
+    ({"messages": MESSAGES, "enable_thinking": "maybe"}, "enable_thinking", "invalid_value"),
+    ({"messages": MESSAGES, "metadata": {"enable_thinking": 3}}, "enable_thinking", "invalid_value"),
+    ({"messages": MESSAGES, "chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "invalid_value"),
+    ({"messages": MESSAGES, "n": 2}, "n", "invalid_value"),
+    ({"messages": MESSAGES, "response_format": {"type": "json_object"}}, "response_format", "invalid_value"),
+    ({"messages": MESSAGES, "guided_json": {}}, "guided_json", "invalid_value"),
+    ({"messages": MESSAGES, "logprobs": True}, "logprobs", "invalid_value"),
+    ({"messages": MESSAGES, "presence_penalty": 0.5}, "presence_penalty", "invalid_value"),
+    ({"messages": MESSAGES, "chat_template": "{{ 1 }}"}, "chat_template", "invalid_value"),
+]
+
+
+@pytest.mark.parametrize(("body", "param", "code"), BAD_CHATS, ids=lambda value: str(value)[:60])
+def test_bad_chat(frontend: str, triton: FakeTriton, body: dict[str, Any], param: str, code: str) -> None:
+    error = error_of(post(frontend, "/v1/chat/completions", body), 400)
+    assert (error["param"], error["code"], error["type"]) == (param, code, "invalid_request_error")
+    assert triton.inferences == []
+
+
+BAD_COMPLETIONS: list[tuple[dict[str, Any], str, str]] = [
+    ({}, "prompt", "missing_required_parameter"),
+    ({"prompt": []}, "prompt", "invalid_value"),
+    ({"prompt": [[]]}, "prompt", "invalid_value"),
+    ({"prompt": ["a", 1]}, "prompt", "invalid_value"),
+    ({"prompt": [True]}, "prompt", "invalid_value"),
+    ({"prompt": None}, "prompt", "invalid_value"),
+    ({"prompt": [1, -1]}, "prompt", "invalid_value"),
+    ({"prompt": [1000]}, "prompt", "invalid_value"),
+    ({"prompt": [2**40]}, "prompt", "invalid_value"),
+    ({"prompt": ["a"] * 129}, "prompt", "invalid_value"),
+    ({"prompt": "a", "echo": True}, "echo", "invalid_value"),
+    ({"prompt": "a", "suffix": "b"}, "suffix", "invalid_value"),
+    ({"prompt": "a", "logprobs": 0}, "logprobs", "invalid_value"),
+    ({"prompt": "a", "best_of": 2}, "best_of", "invalid_value"),
+]
+
+
+@pytest.mark.parametrize(("body", "param", "code"), BAD_COMPLETIONS, ids=lambda value: str(value)[:60])
+def test_bad_completion(frontend: str, triton: FakeTriton, body: dict[str, Any], param: str, code: str) -> None:
+    error = error_of(post(frontend, "/v1/completions", body), 400)
+    assert (error["param"], error["code"]) == (param, code)
+    assert triton.inferences == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b'"x"', b"null", b'{"messages": "\\ud800"}', b"\xff\xfe", b"[" * 100_000],
+)
+def test_a_body_that_is_no_json_object(frontend: str, triton: FakeTriton, body: bytes) -> None:
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        assert error_of(post(frontend, path, body), 400)["code"] == "invalid_value"
+
+
+def test_neutral_values_of_unsupported_fields_are_accepted(frontend: str, triton: FakeTriton) -> None:
+    neutral = {
+        "n": 1,
+        "logprobs": False,
+        "top_logprobs": 0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": None,
+        "repetition_penalty": 1.0,
+        "response_format": {"type": "text"},
+        "logit_bias": {},
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+    }
+    assert post(frontend, "/v1/chat/completions", {"messages": MESSAGES, **neutral}).status_code == 200
+
+
+def test_huge_bodies(frontend: str, triton: FakeTriton) -> None:
+    huge = {"messages": [{"role": "user", "content": "x" * (1 << 20)}]}
+    announced = post(frontend, "/v1/chat/completions", huge)
+    assert error_of(announced, 413)["code"] == "request_too_large"
+
+    def in_pieces() -> Any:
+        for _ in range(64):
+            yield b"x" * (64 << 10)
+
+    streamed = httpx.post(f"{frontend}/v1/chat/completions", content=in_pieces(), trust_env=False, verify=False)
+    assert error_of(streamed, 413)["code"] == "request_too_large"
+
+
+def test_unknown_paths_and_methods(frontend: str, triton: FakeTriton) -> None:
+    assert (
+        error_of(httpx.get(f"{frontend}/v1/nothing", trust_env=False, verify=False), 404)["code"]
+        == "unknown_url"
+    )
+    wrong = httpx.get(f"{frontend}/v1/chat/completions", trust_env=False, verify=False)
+    assert error_of(wrong, 405)["code"] == "method_not_allowed"
+    assert "POST" in wrong.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "code", "param"),
+    [
+        (
+            "context_length_exceeded[messages]: the prompt has 9 tokens",
+            400,
+            "context_length_exceeded",
+            "messages",
+        ),
+        ("invalid_value[stop]: bad", 400, "invalid_value", "stop"),
+        ("queue_full: too much work", 429, "queue_full", None),
+        ("model_unavailable: no weights in /models/x", 503, "model_unavailable", None),
+        ("engine_crashed: killed by signal 9", 500, "engine_crashed", None),
+        ("Stub process 'ernie-tiny_0_0' is not healthy.", 503, "model_unavailable", None),
+        ("something odd", 500, "internal_error", None),
+    ],
+)
+def test_errors_of_the_backend(
+    frontend: str, triton: FakeTriton, line: str, status: int, code: str, param: str | None
+) -> None:
+    async def refuse(_: Inference) -> AsyncIterator[Response]:
+        yield line
+
+    triton.answer = refuse
+    for stream in (False, True):  # before the first token a stream, too, has a plain HTTP status
+        body = {"messages": MESSAGES, "prompt": "Hi", "stream": stream}
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            answer = post(frontend, path, body)
+            error = error_of(answer, status)
+            assert (error["code"], error["param"]) == (code, param)
+            assert ("retry-after" in answer.headers) == (status in (429, 503))
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_an_error_after_the_first_token_is_an_event(frontend: str, triton: FakeTriton, path: str) -> None:
+    async def break_off(_: Inference) -> AsyncIterator[Response]:
+        yield {"text_output": "Bei", "finish_reason": "", "num_input_tokens": 7, "num_output_tokens": 1}
+        yield "engine_crashed: killed by signal 9"
+
+    triton.answer = break_off
+    answer = post(frontend, path, {"messages": MESSAGES, "prompt": "Hi", "stream": True})
+    assert answer.status_code == 200
+    *_, error, done = answer.text.strip().split("\n\n")
+    assert done == "data: [DONE]"
+    assert json.loads(error.removeprefix("data: ")) == {
+        "error": {
+            "message": "killed by signal 9",
+            "type": "internal_error",
+            "param": None,
+            "code": "engine_crashed",
+        }
+    }
+
+
+def test_a_stream_that_ends_without_a_finish_reason(frontend: str, triton: FakeTriton) -> None:
+    async def nothing(_: Inference) -> AsyncIterator[Response]:
+        for response in ():
+            yield response
+
+    triton.answer = nothing
+    for stream in (False, True):
+        answer = post(frontend, "/v1/chat/completions", {"messages": MESSAGES, "stream": stream})
+        assert error_of(answer, 500)["code"] == "engine_crashed"
+
+
+def test_one_failing_prompt_cancels_the_others(frontend: str, triton: FakeTriton) -> None:
+    async def fail_one(inference: Inference) -> AsyncIterator[Response]:
+        if inference.inputs["text_input"] == "bad":
+            yield "context_length_exceeded[prompt]: too long"
+        else:
+            await asyncio.Event().wait()
+
+    triton.answer = fail_one
+    for stream in (False, True):
+        answer = post(frontend, "/v1/completions", {"prompt": ["good", "bad"], "stream": stream})
+        assert error_of(answer, 400)["code"] == "context_length_exceeded"
+        assert triton.cancelled.get(timeout=10).endswith("-0")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_a_disconnect_cancels(frontend: str, triton: FakeTriton, path: str, stream: bool) -> None:
+    triton.answer = hang_after_first
+    body = json.dumps({"messages": MESSAGES, "prompt": "Hi", "stream": stream}).encode()
+    host, port = frontend.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Request-Id: gone\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        )
+        connection.sendall(body)
+        if stream:
+            assert b"200 OK" in connection.recv(65536)
+        else:
+            _wait_until_seen(triton)
+    cancelled = triton.cancelled.get(timeout=10)
+    assert cancelled == triton.inferences[0].inputs["request_id"]
+    assert triton.aborted.get(timeout=10) == cancelled
+
+
+def _wait_until_seen(triton: FakeTriton) -> None:
+    async def until_seen() -> None:
+        while not triton.inferences:
+            await asyncio.sleep(0.005)
+
+    asyncio.run(asyncio.wait_for(until_seen(), 10))
+
+
+def test_a_complete_answer_is_not_cancelled(frontend: str, triton: FakeTriton) -> None:
+    for stream in (False, True):
+        post(frontend, "/v1/chat/completions", {"messages": MESSAGES, "stream": stream})
+    triton.answer = hang_after_first
+    with httpx.stream(
+        "POST",
+        f"{frontend}/v1/chat/completions",
+        json={"messages": MESSAGES, "stream": True},
+        trust_env=False,
+        verify=False,
+    ) as answer:
+        next(answer.iter_bytes())
+    assert triton.cancelled.get(timeout=10) == triton.inferences[2].inputs["request_id"]
+    assert triton.cancelled.empty()
+
+
+def test_concurrency_limit(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+    triton.answer = hang_after_first
+    body = {"messages": MESSAGES, "stream": True}
+    with run_frontend(triton.url, max_concurrency=1) as url:
+        with httpx.stream(
+            "POST", f"{url}/v1/chat/completions", json=body, trust_env=False, verify=False
+        ) as first:
+            next(first.iter_bytes())
+            refused = post(url, "/v1/completions", {"prompt": "Hi"})
+            error = error_of(refused, 429)
+            assert (error["code"], refused.headers["retry-after"]) == ("queue_full", "1")
+            assert httpx.get(f"{url}/v1/models", trust_env=False, verify=False).status_code == 200
+        triton.cancelled.get(timeout=10)
+        triton.answer = tell
+        for _ in range(3):
+            assert post(url, "/v1/completions", {"prompt": "Hi"}).status_code == 200
+
+
+def test_api_keys(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+    with run_frontend(triton.url, api_keys=("one", "two")) as url:
+        for header in (
+            {},
+            {"Authorization": "Bearer three"},
+            {"Authorization": "one"},
+            {"Authorization": "Bearer"},
+        ):
+            answer = httpx.get(f"{url}/v1/models", headers=header, trust_env=False, verify=False)
+            assert error_of(answer, 401)["code"] == "invalid_api_key"
+        for key in ("one", "two"):
+            assert openai.OpenAI(base_url=f"{url}/v1", api_key=key).models.list().data
+        with pytest.raises(openai.AuthenticationError):
+            openai.OpenAI(base_url=f"{url}/v1", api_key="null", max_retries=0).models.list()
+        assert httpx.get(f"{url}/health", trust_env=False, verify=False).status_code == 200
+        assert httpx.options(f"{url}/v1/models", trust_env=False, verify=False).status_code == 405
+
+
+def test_served_model_name(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+    with run_frontend(triton.url, served_model_name="ernie") as url:
+        for name in ("ernie", "default", None):
+            answer = post(url, "/v1/completions", {"prompt": "Hi", "model": name})
+            assert answer.json()["model"] == "ernie"
+        for name in ("null", "ernie-tiny"):
+            error = error_of(post(url, "/v1/completions", {"prompt": "Hi", "model": name}), 404)
+            assert (error["code"], error["param"]) == ("model_not_support", "model")
+        listed = httpx.get(f"{url}/v1/models", trust_env=False, verify=False).json()["data"]
+        assert [model["id"] for model in listed] == ["ernie"]
+
+
+def test_no_triton(run_frontend: RunFrontend) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound and not listening: nobody answers, and nobody else takes it
+        nowhere = f"127.0.0.1:{unused.getsockname()[1]}"
+        with run_frontend(nowhere) as url:
+            for answer in (
+                post(url, "/v1/chat/completions", {"messages": MESSAGES}),
+                httpx.get(f"{url}/health", trust_env=False, verify=False),
+                httpx.get(f"{url}/v1/models", trust_env=False, verify=False),
+            ):
+                error = error_of(answer, 503)
+                assert error["code"] == "model_unavailable"
+                assert nowhere in error["message"]
+
+
+def test_a_second_triton_takes_over(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nowhere = f"127.0.0.1:{unused.getsockname()[1]}"
+        with run_frontend(nowhere, triton.url) as url:
+            for _ in range(3):
+                assert post(url, "/v1/completions", {"prompt": "Hi"}).status_code == 200
+
+
+def test_triton_dies_in_a_stream_and_comes_back(
+    triton_loop: EventLoopThread, run_frontend: RunFrontend
+) -> None:
+    fake = FakeTriton(answer=hang_after_first)
+    triton_loop.run(fake.start())
+    port = int(fake.url.split(":")[1])
+    with run_frontend(fake.url) as url:
+        body = {"messages": MESSAGES, "stream": True}
+        with httpx.stream(
+            "POST", f"{url}/v1/chat/completions", json=body, trust_env=False, verify=False, timeout=20
+        ) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            triton_loop.run(fake.stop())
+            rest = list(lines)
+        assert "model_unavailable" in rest[-4]
+        assert rest[-2] == "data: [DONE]"
+        again = FakeTriton()
+        triton_loop.run(again.start(port))
+        answers = [post(url, "/v1/completions", {"prompt": "Hi"}) for _ in range(1)]
+        while answers[-1].status_code == 503 and len(answers) < 500:
+            answers.append(post(url, "/v1/completions", {"prompt": "Hi"}))
+        assert answers[-1].status_code == 200
+        triton_loop.run(again.stop())
+
+
+def test_a_dead_stub_ends_the_stream(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+    """Triton leaves the streams of a dead stub hanging; the health question finds out."""
+    triton.answer = hang_after_first
+    with run_frontend(triton.url, quiet_check_s=0.05) as url:
+        triton.health = "Stub process 'ernie-tiny_0' is not healthy."
+        answer = post(url, "/v1/chat/completions", {"messages": MESSAGES, "stream": True})
+        assert "engine_crashed" in answer.text
+        whole = post(url, "/v1/chat/completions", {"messages": MESSAGES})
+        assert error_of(whole, 500)["code"] == "engine_crashed"
+
+
+def test_prompts_stay_out_of_the_log(
+    frontend: str, triton: FakeTriton, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG", logger="ernie_frontend"):
+        post(frontend, "/v1/completions", {"prompt": "a secret"}, **{"X-Request-Id": "log-1"})
+        post(frontend, "/v1/chat/completions", {"messages": [{"role": "user", "content": ["a secret"]}]})
+        post(frontend, "/v1/completions%0Aforged", b"")
+    assert "secret" not in caplog.text
+    assert "\nforged" not in caplog.text
+    assert "Beijing" not in caplog.text
+    [line] = [record.getMessage() for record in caplog.records if "log-1" in record.getMessage()]
+    assert line.startswith("log-1 POST /v1/completions status=200 input_tokens=7 output_tokens=3 ms=")

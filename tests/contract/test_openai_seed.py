@@ -1,0 +1,173 @@
+"""The text requests of the FastDeploy documentation, word for word: by the official client, and as curl sends them."""
+
+from __future__ import annotations
+
+import httpx
+import openai
+import pytest
+from fakes.triton_grpc import FakeTriton
+
+pytest_plugins = ("fakes.frontend_server",)
+
+WEATHER_TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Determine weather in my location",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "location": {
+                        "type": "string",
+                        "description": "The city and state e.g. San Francisco, CA",
+                    },
+                    "unit": {"type": "string", "enum": ["c", "f"]},
+                },
+                "additionalProperties": False,
+                "required": ["location", "unit"],
+            },
+            "strict": True,
+        },
+    }
+]
+
+
+@pytest.fixture
+def client(frontend: str, triton: FakeTriton) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{frontend}/v1", api_key="null", max_retries=0)
+
+
+def test_completions_stream(client: openai.OpenAI) -> None:
+    response = client.completions.create(
+        model="null",
+        prompt="Where is the capital of China?",
+        stream=True,
+    )
+    assert "".join(chunk.choices[0].text for chunk in response) == "Beijing."
+
+
+def test_chat_stream(client: openai.OpenAI) -> None:
+    response = client.chat.completions.create(
+        model="null",
+        messages=[
+            {"role": "user", "content": "Where is the capital of China?"},
+        ],
+        stream=True,
+    )
+    printed = []
+    for chunk in response:
+        if chunk.choices[0].delta:
+            printed.append(chunk.choices[0].delta.content)
+    assert "".join(str(text) for text in printed) == "Beijing."
+
+
+def test_the_thinking_clients_loop(client: openai.OpenAI) -> None:
+    """The loop of the vision examples, here with text: it reads reasoning_content of every chunk without a role."""
+    response = client.chat.completions.create(
+        model="default",
+        messages=[{"role": "user", "content": [{"type": "text", "text": "请描述图片内容"}]}],
+        temperature=0.0001,
+        max_tokens=10000,
+        stream=True,
+        top_p=0,
+        metadata={"enable_thinking": False},  # type: ignore[dict-item]
+    )
+
+    def get_str(content_raw: object) -> str:
+        return str(content_raw) if content_raw is not None else ""
+
+    printed = ""
+    for chunk in response:
+        if chunk.choices[0].delta is not None and chunk.choices[0].delta.role != "assistant":
+            reasoning_content = get_str(chunk.choices[0].delta.reasoning_content)  # type: ignore[attr-defined]
+            content = get_str(chunk.choices[0].delta.content)
+            printed += reasoning_content + content
+    assert printed == "Beijing."
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        """{
+  "messages": [
+    {"role": "user", "content": "Where is the capital of China?"}
+  ]
+}""",
+        """{
+  "messages": [
+    {"role": "user", "content": "把李白的静夜思改写为现代诗"}
+  ]
+}""",
+    ],
+)
+def test_curl(frontend: str, triton: FakeTriton, body: str) -> None:
+    answer = httpx.post(
+        f"{frontend}/v1/chat/completions",
+        headers={"Content-Type": "application/json"},
+        content=body.encode(),
+        trust_env=False,
+        verify=False,
+    )
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["message"]["content"] == "Beijing."
+
+
+def test_curl_with_tools_and_a_tool_result(frontend: str, triton: FakeTriton) -> None:
+    body = {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Get the current weather in Beijing"}]},
+            {
+                "role": "assistant",
+                "tool_calls": [
+                    {
+                        "id": "call_1",
+                        "type": "function",
+                        "function": {
+                            "name": "get_weather",
+                            "arguments": {"location": "Beijing", "unit": "c"},
+                        },
+                    }
+                ],
+                "content": "",
+            },
+            {
+                "role": "tool",
+                "content": [
+                    {"type": "text", "text": "location: Beijing，temperature: 23，weather: sunny，unit: c"}
+                ],
+            },
+        ],
+        "tools": WEATHER_TOOLS,
+        "stream": False,
+    }
+    answer = httpx.post(f"{frontend}/v1/chat/completions", json=body, trust_env=False, verify=False)
+    assert answer.status_code == 200
+    sent = triton.inferences[0].messages
+    assert sent["tools"] == WEATHER_TOOLS
+    assert [message["content"] for message in sent["messages"]] == [
+        "Get the current weather in Beijing",
+        "",
+        "location: Beijing，temperature: 23，weather: sunny，unit: c",
+    ]
+    assert sent["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"location": "Beijing", "unit": "c"}
+
+
+def test_curl_with_an_image_is_refused_with_a_reason(frontend: str, triton: FakeTriton) -> None:
+    body = {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": "https://example.invalid/example2.jpg"}},
+                    {"type": "text", "text": "图中的文物属于哪个年代?"},
+                ],
+            }
+        ]
+    }
+    answer = httpx.post(f"{frontend}/v1/chat/completions", json=body, trust_env=False, verify=False)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == ("content", "invalid_value")
+    assert "image_url" in error["message"]
+    assert "not supported yet" in error["message"]

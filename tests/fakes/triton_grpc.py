@@ -1,0 +1,212 @@
+"""A Triton that is all script: the gRPC service as tritonclient sees it, without a model behind it.
+
+Speaks the real protocol on a real loopback port. Answers ``control`` like the stub does, and everything else by
+``answer``, which a test may replace. Runs in the event loop of an ``EventLoopThread``, so that tests can be plain
+functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import struct
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+Result = TypeVar("Result")
+Response = dict[str, Any] | str
+"""Output tensors by name, or the text of a Triton error."""
+
+
+class EventLoopThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, Result], timeout_s: float = 30) -> Result:
+        """Run a coroutine in the loop and return its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout_s)
+
+    def stop(self) -> None:
+        """Stop the loop and end the thread."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+
+@dataclass(frozen=True)
+class Inference:
+    """One request as it came: scalars as str or bool, token ids as a list."""
+
+    model: str
+    inputs: dict[str, Any]
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        sampling: dict[str, Any] = json.loads(self.inputs["sampling_parameters"])
+        return sampling
+
+    @property
+    def messages(self) -> dict[str, Any]:
+        messages: dict[str, Any] = json.loads(self.inputs["messages"])
+        return messages
+
+
+async def tell(
+    inference: Inference, pieces: tuple[str, ...] = ("Bei", "jing", "."), reason: str = "stop"
+) -> AsyncIterator[Response]:
+    """Answer with pieces of text, one token each (id 100, 101, ...); the prompt counts 7 tokens."""
+    steps = [(piece,) for piece in pieces] if inference.inputs.get("stream") else [pieces]
+    token_id = 100
+    for index, step in enumerate(steps):
+        is_last = index == len(steps) - 1
+        response: dict[str, Any] = {
+            "text_output": "".join(step),
+            "finish_reason": reason if is_last else "",
+            "num_input_tokens": 7,
+            "num_output_tokens": len(step),
+        }
+        if inference.inputs.get("return_token_ids"):
+            response["output_ids"] = list(range(token_id, token_id + len(step)))
+            if index == 0:
+                response |= {"prompt_ids": [1, 2, 3, 4, 5, 6, 7], "prompt_text": "User: ..."}
+        token_id += len(step)
+        yield response
+
+
+async def hang_after_first(inference: Inference) -> AsyncIterator[Response]:
+    """Answer one piece (a stream) or nothing (no stream), then nothing more until cancelled."""
+    if inference.inputs.get("stream"):
+        yield {"text_output": "Bei", "finish_reason": "", "num_input_tokens": 7, "num_output_tokens": 1}
+    await asyncio.Event().wait()
+
+
+DESCRIPTION: dict[str, Any] = {
+    "architecture": "Ernie4_5ForCausalLM",
+    "max_model_len": 2048,
+    "vocab_size": 1000,
+    "dtype": "float32",
+    "quantization": "",
+    "modalities": ["text"],
+    "root": "/models/tiny",
+}
+
+
+def ready_model() -> dict[str, Any]:
+    """Return what ``describe`` of a ready model says."""
+    return {"state": "ready", "detail": "", "generation": 1, "engine": dict(DESCRIPTION)}
+
+
+@dataclass
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """The scripted server.
+
+    Attributes:
+        answer: makes the responses to an inference.
+        models: for each loaded model what ``describe`` answers; a str is an error instead.
+        health: what ``health`` answers; a str is an error instead.
+        inferences: what came in, controls excepted.
+        cancelled: request ids that a ``cancel`` control named.
+        aborted: request ids whose gRPC stream was cancelled.
+    """
+
+    answer: Callable[[Inference], AsyncIterator[Response]] = tell
+    models: dict[str, dict[str, Any] | str] = field(default_factory=lambda: {"ernie-tiny": ready_model()})
+    health: dict[str, Any] | str = field(
+        default_factory=lambda: {"state": "ready", "detail": "", "ready": True, "heartbeat_age_s": 0.1}
+    )
+    inferences: list[Inference] = field(default_factory=list)
+    cancelled: queue.Queue[str] = field(default_factory=queue.Queue)
+    aborted: queue.Queue[str] = field(default_factory=queue.Queue)
+    url: str = ""
+
+    def reset(self) -> None:
+        """Forget what came and what a test has scripted."""
+        fresh = FakeTriton()
+        self.answer, self.models, self.health = fresh.answer, fresh.models, fresh.health
+        self.inferences, self.cancelled, self.aborted = fresh.inferences, fresh.cancelled, fresh.aborted
+
+    async def start(self, port: int = 0) -> None:
+        """Listen on a loopback port; ``url`` tells which."""
+        self._server = grpc.aio.server()
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
+        bound = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        await self._server.start()
+        self.url = f"127.0.0.1:{bound}"
+
+    async def stop(self) -> None:
+        """End at once, whatever is in flight."""
+        await self._server.stop(None)
+
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802  the protocol's name
+        index = service_pb2.RepositoryIndexResponse()
+        for name in self.models:
+            index.models.add(name=name, version="1", state="READY")
+        index.models.add(name="not-loaded", version="1", state="UNAVAILABLE")
+        return index
+
+    async def ModelStreamInfer(  # noqa: N802  the protocol's name
+        self, requests: AsyncIterator[Any], context: Any
+    ) -> AsyncIterator[Any]:
+        async for request in requests:
+            inference = _decode(request)
+            if inference.model not in self.models:
+                yield _encode(f"Request for unknown model: '{inference.model}' is not found")
+            elif "control" in inference.inputs:
+                yield _encode(self._control(inference))
+            else:
+                self.inferences.append(inference)
+                try:
+                    async for response in self.answer(inference):
+                        yield _encode(response)
+                except asyncio.CancelledError:
+                    self.aborted.put(inference.inputs["request_id"])
+                    raise
+
+    def _control(self, inference: Inference) -> Response:
+        question = json.loads(inference.inputs["control"])
+        if question["op"] == "cancel":
+            self.cancelled.put(question["request_id"])
+            return {"control_output": json.dumps({"cancelled": True})}
+        answer = self.models[inference.model] if question["op"] == "describe" else self.health
+        return answer if isinstance(answer, str) else {"control_output": json.dumps(answer)}
+
+
+def _decode(request: Any) -> Inference:
+    inputs: dict[str, Any] = {}
+    for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
+        if tensor.datatype == "BYTES":
+            (size,) = struct.unpack_from("<I", raw)
+            inputs[tensor.name] = raw[4 : 4 + size].decode()
+        elif tensor.datatype == "BOOL":
+            inputs[tensor.name] = bool(raw[0])
+        else:
+            inputs[tensor.name] = np.frombuffer(raw, dtype=np.int32).tolist()
+    return Inference(request.model_name, inputs)
+
+
+def _encode(response: Response) -> Any:
+    if isinstance(response, str):
+        return service_pb2.ModelStreamInferResponse(error_message=response)
+    inner = service_pb2.ModelInferResponse()
+    for name, value in response.items():
+        if isinstance(value, str):
+            data = value.encode()
+            inner.outputs.add(name=name, datatype="BYTES", shape=[1])
+            inner.raw_output_contents.append(struct.pack("<I", len(data)) + data)
+            continue
+        is_count = isinstance(value, int)
+        array = np.array([value] if is_count else value, dtype=np.uint32 if is_count else np.int32)
+        inner.outputs.add(name=name, datatype="UINT32" if is_count else "INT32", shape=array.shape)
+        inner.raw_output_contents.append(array.tobytes())
+    return service_pb2.ModelStreamInferResponse(infer_response=inner)
