@@ -1,12 +1,12 @@
 """A scripted engine process: it speaks real frames and does what its settings and the prompts say.
 
-    settings  start: ready (default) | fail | die | stall | die-after-first (ready once, then never again)
-    prompts   "count N"   N outputs, "1 ", "2 ", ... with the token ids 1..N
-              "wait"      nothing, until it is cancelled
-              "die"       SIGKILL
-              "exit"      exit status 3
-              "hang"      neither reads nor sends any more
-              "garbage"   sends something that is no message
+settings  start: ready (default) | fail | die | stall | die-after-first (ready once, then never again)
+prompts   "count N"   N outputs, "1 ", "2 ", ... with the token ids 1..N
+          "wait"      nothing, until it is cancelled
+          "die"       SIGKILL
+          "exit"      exit status 3
+          "hang"      neither reads nor sends any more
+          "garbage"   sends something that is no message
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
 
 
-class TritonModelException(Exception):  # noqa: N818 - Triton's name
+class TritonModelException(Exception):
     pass
 
 

@@ -1,0 +1,272 @@
+"""The stub's side of the engine process, against a scripted process that speaks real frames."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_stub.answer import Answer
+from ernie_stub.control import answer_control
+from ernie_stub.engine import Deadlines, Engine
+from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError
+from ernie_stub.in_flight import InFlight
+from ernie_stub.request_tensors import ResponseOptions
+from ernie_stub.senders import Senders
+from ernie_wire.errors import InvalidValue, ModelUnavailable
+from ernie_wire.messages import GenerateRequest
+from fakes import triton_python_backend_utils as fake_utils
+
+FAKE_ENGINE = (str(Path(__file__).parents[2] / "fakes" / "fake_engine.py"),)
+WAIT_S = 60.0
+
+
+class Stub:
+    """An engine, its table of requests and senders, as triton_model wires them."""
+
+    def __init__(self, settings: dict[str, str], in_flight: InFlight, deadlines: Deadlines) -> None:
+        self.in_flight = in_flight
+        self.engine = Engine(EngineCommand(sys.executable, settings, FAKE_ENGINE), in_flight, deadlines)
+        self._senders = Senders(2)
+
+    def submit(self, request_id: str, prompt: str, *, stream: bool = False) -> fake_utils.ResponseSender:
+        sender = fake_utils.ResponseSender()
+        options = ResponseOptions(stream=stream)
+        answer = Answer(request_id, options, sender, self._senders.bind(), self.in_flight.cancel)
+        self.in_flight.submit(GenerateRequest(request_id, prompt, stream=stream), answer)
+        return sender
+
+    def control(self, op: str, **fields: str) -> dict[str, Any]:
+        return answer_control({"op": op, **fields}, self.engine.status(), self.in_flight)
+
+    def pid(self) -> int:
+        pid: int = self.control("describe")["engine"]["pid"]
+        return pid
+
+    def close(self) -> None:
+        self.engine.stop()
+        self._senders.close(WAIT_S)
+
+
+Start = Callable[..., Stub]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    stubs: list[Stub] = []
+
+    def started(
+        settings: dict[str, str] | None = None,
+        in_flight: InFlight | None = None,
+        deadlines: Deadlines | None = None,
+    ) -> Stub:
+        stub = Stub(settings or {}, in_flight or InFlight(), deadlines or Deadlines())
+        stub.engine.start()
+        stubs.append(stub)
+        return stub
+
+    yield started
+    for stub in stubs:
+        stub.close()
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.01)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_without_stream_there_is_exactly_one_response(start: Start) -> None:
+    sender = start().submit("a", "count 5")
+    assert sender.finished.wait(WAIT_S)
+    assert sender.texts() == ["1 2 3 4 5 "]
+
+
+def test_a_stream_gives_the_same_text_in_order(start: Start) -> None:
+    stub = start()
+    senders = [stub.submit(f"r{index}", "count 300", stream=True) for index in range(8)]
+    for sender in senders:
+        assert sender.finished.wait(WAIT_S)
+        assert "".join(sender.texts()) == "".join(f"{number} " for number in range(1, 301))
+
+
+def test_describe_and_health_tell_what_the_engine_said(start: Start) -> None:
+    stub = start()
+    eventually(lambda: stub.control("health")["steps"] > 1)
+    describe, health = stub.control("describe"), stub.control("health")
+    assert (describe["state"], describe["generation"]) == ("ready", 1)
+    assert describe["engine"]["architecture"] == "Fake"
+    assert (health["ready"], health["free_blocks"], health["total_blocks"]) == (True, 100, 100)
+
+
+def test_cancel_reaches_the_engine_and_ends_the_answer(start: Start) -> None:
+    stub = start()
+    sender = stub.submit("a", "wait", stream=True)
+    eventually(lambda: stub.control("health")["running"] == 1)
+    assert stub.control("cancel", request_id="a") == {"cancelled": True}
+    assert sender.error_line() == "cancelled: request a was cancelled"
+    eventually(lambda: stub.control("health")["running"] == 0)
+    assert stub.control("cancel", request_id="a") == {"cancelled": False}
+
+
+def test_an_id_is_free_again_after_a_cancel_but_not_before(start: Start) -> None:
+    stub = start()
+    stub.submit("a", "wait", stream=True)
+    with pytest.raises(InvalidValue, match="in flight already"):
+        stub.submit("a", "count 1")
+    stub.control("cancel", request_id="a")
+    sender = stub.submit("a", "count 2")
+    assert sender.finished.wait(WAIT_S)
+    assert sender.texts() == ["1 2 "]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "cause"),
+    [
+        ("die", "SIGKILL, probably by the kernel because memory ran out"),
+        ("exit", "exited with status 3"),
+        ("garbage", "sent something unreadable"),
+    ],
+)
+def test_a_crash_ends_what_is_in_flight_and_the_next_request_is_served(
+    start: Start, prompt: str, cause: str
+) -> None:
+    stub = start()
+    pid = stub.pid()
+    bystander = stub.submit("a", "wait", stream=True)
+    culprit = stub.submit("b", prompt)
+    for sender in (bystander, culprit):
+        assert sender.error_line().startswith("engine_crashed: ")
+        assert cause in sender.error_line()
+    after = stub.submit("c", "count 2")
+    assert after.finished.wait(WAIT_S)
+    assert after.texts() == ["1 2 "]
+    assert stub.control("describe")["generation"] == 2
+    assert is_gone(pid)
+
+
+def test_an_engine_that_hangs_is_aborted_and_replaced(start: Start) -> None:
+    stub = start(deadlines=Deadlines(silence_s=1.0))
+    sender = stub.submit("a", "hang")
+    assert "silent for 1 s" in sender.error_line()
+    after = stub.submit("b", "count 1")
+    assert after.finished.wait(WAIT_S)
+    assert after.texts() == ["1 "]
+
+
+def test_many_messages_to_an_engine_that_hangs_do_not_block(start: Start) -> None:
+    stub = start(deadlines=Deadlines(silence_s=2.0))
+    stub.submit("a", "hang")
+    begin = time.monotonic()
+    for index in range(20):
+        stub.submit(f"r{index}", "count 1" + "x" * 100_000)
+    assert time.monotonic() - begin < 1.0
+    assert stub.control("health")["state"] == "ready"
+
+
+def test_crash_after_crash_is_survived(start: Start) -> None:
+    stub = start()
+    for number in range(3):
+        assert "SIGKILL" in stub.submit(f"r{number}", "die").error_line()
+    assert stub.submit("last", "count 1").finished.wait(WAIT_S)
+    assert stub.control("describe")["generation"] == 4
+
+
+def test_an_engine_that_does_not_start_again_is_told(start: Start, tmp_path: Path) -> None:
+    stub = start({"start": "die-after-first", "marker": str(tmp_path / "started")})
+    stub.submit("a", "die").error_line()
+    eventually(lambda: stub.control("describe")["state"] == "failed")
+    assert "lm_head.weight is missing" in stub.control("health")["detail"]
+    assert not stub.control("health")["ready"]
+    (tmp_path / "started").unlink()
+    eventually(lambda: stub.control("describe")["state"] == "ready")
+    assert stub.submit("b", "count 1").finished.wait(WAIT_S)
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("fail", "tensor lm_head.weight is missing"),
+        ("die", "ended before it was ready: it was killed by SIGKILL"),
+        ("stall", "no progress for 1 s while starting"),
+    ],
+)
+def test_an_engine_that_cannot_start_says_why_and_leaves_nothing(mode: str, message: str) -> None:
+    deadlines = Deadlines(start_stall_s=1.0, exit_s=0.2)
+    engine = Engine(EngineCommand(sys.executable, {"start": mode}, FAKE_ENGINE), InFlight(), deadlines)
+    with pytest.raises(EngineStartError, match=message):
+        engine.start()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine-")]
+
+
+def test_an_interpreter_that_is_not_there_is_named() -> None:
+    with pytest.raises(EngineStartError, match="engine_python is '/no/python'"):
+        EngineProcess(EngineCommand("/no/python", {}))
+
+
+def test_requests_wait_for_a_restart_only_so_many_and_so_long(start: Start, tmp_path: Path) -> None:
+    in_flight = InFlight(max_held=1, hold_timeout_s=0.5)
+    stub = start(in_flight=in_flight)
+    in_flight.hold()
+    waiting = stub.submit("a", "count 1")
+    with pytest.raises(ModelUnavailable, match="1 requests wait"):
+        stub.submit("b", "count 1")
+    time.sleep(0.6)  # the time itself is what is tested
+    in_flight.expire()
+    assert "not ready within 0.5 s" in waiting.error_line()
+
+
+def test_stop_ends_requests_and_process(start: Start) -> None:
+    stub = start()
+    pid = stub.pid()
+    sender = stub.submit("a", "wait", stream=True)
+    stub.engine.stop()
+    assert sender.error_line() == "model_unavailable: the server is shutting down"
+    assert is_gone(pid)
+    with pytest.raises(ModelUnavailable, match="shutting down"):
+        stub.submit("b", "count 1")
+
+
+def test_stop_ends_an_engine_that_hangs(start: Start) -> None:
+    stub = start(deadlines=Deadlines(exit_s=0.2))
+    pid = stub.pid()
+    stub.submit("a", "hang")
+    stub.engine.stop()
+    assert is_gone(pid)
+
+
+def test_stop_during_a_restart_leaves_nothing(start: Start) -> None:
+    stub = start()
+    stub.submit("a", "die").error_line()
+    stub.engine.stop()
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert not [pid for pid in children if b"fake_engine" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_the_end_of_the_stub_ends_the_engine() -> None:
+    process = EngineProcess(EngineCommand(sys.executable, {}, FAKE_ENGINE))
+    process.socket.close()
+    assert process.end(WAIT_S) != ""
+    assert is_gone(process.pid)
+
+
+def test_the_exit_of_a_signalled_engine_is_named(start: Start) -> None:
+    stub = start()
+    sender = stub.submit("a", "wait", stream=True)
+    os.kill(stub.pid(), signal.SIGTERM)
+    assert "ended by SIGTERM" in sender.error_line()

@@ -1,0 +1,180 @@
+"""Outputs on their way to Triton: merged while a send blocks, ended once, given up when Triton refuses."""
+
+from __future__ import annotations
+
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ernie_stub.answer import Answer, merge
+from ernie_stub.request_tensors import ResponseOptions
+from ernie_stub.senders import Senders
+from ernie_wire.errors import InvalidValue
+from ernie_wire.messages import Output
+from fakes.triton_python_backend_utils import ResponseSender
+
+WAIT_S = 60.0
+ALL_OUTPUTS = ResponseOptions(
+    stream=True, finish_reason=True, num_input_tokens=True, num_output_tokens=True, token_ids=True
+)
+
+
+class Work:
+    """Collects scheduled work and runs it when told: the sender thread under the test's control."""
+
+    def __init__(self) -> None:
+        self.jobs: list[object] = []
+        self.abandoned: list[str] = []
+
+    def answer(self, options: ResponseOptions) -> tuple[Answer, ResponseSender]:
+        sender = ResponseSender()
+        return Answer("r", options, sender, self.jobs.append, self.abandoned.append), sender
+
+    def run(self) -> None:
+        while self.jobs:
+            job = self.jobs.pop(0)
+            assert callable(job)
+            job()
+
+
+def test_outputs_that_gather_during_a_send_become_one_response() -> None:
+    senders = Senders(1)
+    sender = ResponseSender()
+    answer = Answer("r", ALL_OUTPUTS, sender, senders.bind(), lambda _: None)
+    sender.gate.clear()
+    answer.put(Output("r", "a", (1,), 3, prompt_ids=(7, 8, 9), prompt_text="xyz"))
+    assert sender.sending.wait(WAIT_S)
+    answer.put(Output("r", "b", (2, 3), 3))
+    answer.put(Output("r", "", (4,), 3))
+    answer.put(Output("r", "c", (5,), 3, finish_reason="stop"))
+    sender.gate.set()
+    assert sender.finished.wait(WAIT_S)
+    senders.close(WAIT_S)
+    first, last = (response.values() for response in sender.responses)
+    assert first == {
+        "text_output": "a",
+        "finish_reason": "",
+        "num_input_tokens": [3],
+        "num_output_tokens": [1],
+        "output_ids": [1],
+        "prompt_ids": [7, 8, 9],
+        "prompt_text": "xyz",
+    }
+    assert last == {
+        "text_output": "bc",
+        "finish_reason": "stop",
+        "num_input_tokens": [3],
+        "num_output_tokens": [4],
+        "output_ids": [2, 3, 4, 5],
+    }
+
+
+outputs = st.lists(
+    st.builds(Output, st.just("r"), st.text(max_size=3), st.lists(st.integers(0, 99)).map(tuple), st.just(5)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(outputs, st.data())
+def test_however_outputs_are_merged_nothing_is_lost_or_doubled(made: list[Output], data: st.DataObject) -> None:
+    made = [*made, Output("r", "end", (1,), 5, finish_reason="length")]
+    work = Work()
+    answer, sender = work.answer(ALL_OUTPUTS)
+    for output in made:
+        answer.put(output)
+        if data.draw(st.booleans()):
+            work.run()
+    work.run()
+    sent = [response.values() for response in sender.responses]
+    assert "".join(values["text_output"] for values in sent) == "".join(output.text for output in made)
+    token_ids = [token for output in made for token in output.token_ids]
+    assert [token for values in sent for token in values["output_ids"]] == token_ids
+    assert sum(values["num_output_tokens"][0] for values in sent) == len(token_ids)
+    assert [values["finish_reason"] for values in sent] == [""] * (len(sent) - 1) + ["length"]
+    assert sender.finished.is_set()
+
+
+def test_without_stream_one_response_begins_with_the_echo() -> None:
+    work = Work()
+    answer, sender = work.answer(ResponseOptions(echo="Hi: "))
+    answer.put(Output("r", "a", (1,)))
+    work.run()
+    assert sender.responses == []
+    answer.put(Output("r", "b", (2,), finish_reason="stop"))
+    work.run()
+    assert sender.texts() == ["Hi: ab"]
+    assert sender.finished.is_set()
+
+
+def test_an_error_comes_after_the_text_before_it_and_ends_the_answer() -> None:
+    work = Work()
+    answer, sender = work.answer(ResponseOptions(stream=True))
+    answer.put(Output("r", "a"))
+    answer.fail(InvalidValue("too long", "text_input"))
+    answer.put(Output("r", "late"))
+    answer.fail(InvalidValue("again"))
+    work.run()
+    assert sender.responses[0].values() == {"text_output": "a"}
+    assert sender.error_line() == "invalid_value[text_input]: too long"
+    error = sender.responses[1].error()
+    assert error is not None
+    assert error.code() == "INVALID_ARG"
+    assert len(sender.responses) == 2
+
+
+def test_a_client_that_is_gone_is_reported_and_nothing_is_asked_after_the_end() -> None:
+    work = Work()
+    answer, sender = work.answer(ResponseOptions(stream=True))
+    answer.poll_cancellation()
+    work.run()
+    assert work.abandoned == []
+    sender.cancelled = True
+    answer.poll_cancellation()
+    work.run()
+    assert work.abandoned == ["r"]
+    answer.poll_cancellation()
+    answer.put(Output("r", "a", finish_reason="stop"))
+    work.run()  # the fake fails if it is asked after the final flag
+    answer.poll_cancellation()
+    work.run()
+    assert sender.texts() == ["a"]
+
+
+def test_when_triton_refuses_a_response_the_request_is_given_up() -> None:
+    work = Work()
+    answer, sender = work.answer(ResponseOptions(stream=True))
+    sender.sending_fails = True
+    answer.put(Output("r", "a"))
+    work.run()
+    answer.put(Output("r", "b", finish_reason="stop"))
+    work.run()
+    assert work.abandoned == ["r"]
+    assert sender.responses == []
+
+
+def test_no_lock_is_held_while_triton_is_called() -> None:
+    work = Work()
+    answer, sender = work.answer(ResponseOptions(stream=True))
+    is_free = threading.Event()
+
+    def put_from_another_thread() -> None:
+        thread = threading.Thread(target=answer.put, args=(Output("r", "b"),))
+        thread.start()
+        thread.join(WAIT_S)
+        if not thread.is_alive():
+            is_free.set()
+
+    sender.on_send = put_from_another_thread
+    answer.put(Output("r", "a"))
+    job = work.jobs.pop(0)
+    assert callable(job)
+    job()
+    assert is_free.is_set()
+
+
+def test_merge_keeps_the_prompt_of_the_first_and_the_end_of_the_last() -> None:
+    first = Output("r", "a", (1,), 2, 1, prompt_ids=(5,), prompt_text="p")
+    last = Output("r", "b", (2,), error="internal_error: x")
+    assert merge(first, last) == Output("r", "ab", (1, 2), 2, 1, None, "internal_error: x", (5,), "p")

@@ -1,0 +1,39 @@
+"""Answers to control requests."""
+
+from __future__ import annotations
+
+from ernie_stub.control import answer_control
+from ernie_stub.engine import EngineStatus
+from ernie_stub.in_flight import InFlight
+from ernie_wire.messages import Heartbeat
+
+
+def test_health_follows_the_heartbeat() -> None:
+    status = EngineStatus("ready", "", 2, {"kv_blocks": 9}, Heartbeat(1, 2, 3, 9, 5), 0.5)
+    assert answer_control({"op": "health"}, status, InFlight()) == {
+        "state": "ready",
+        "detail": "",
+        "ready": True,
+        "heartbeat_age_s": 0.5,
+        "running": 1,
+        "waiting": 2,
+        "free_blocks": 3,
+        "total_blocks": 9,
+        "steps": 5,
+        "generation": 2,
+    }
+
+
+def test_an_engine_without_heartbeat_is_not_ready() -> None:
+    status = EngineStatus("ready", "", 1, {"kv_blocks": 9}, None, 31.0)
+    health = answer_control({"op": "health"}, status, InFlight())
+    assert not health["ready"]
+    assert health["detail"] == "the engine has sent no heartbeat for 31 s"
+    assert (health["free_blocks"], health["total_blocks"]) == (9, 9)
+
+
+def test_an_entry_without_weights() -> None:
+    status = EngineStatus("unconfigured", "no weights")
+    describe = answer_control({"op": "describe"}, status, InFlight())
+    assert describe == {"state": "unconfigured", "detail": "no weights", "generation": 0, "engine": None}
+    assert not answer_control({"op": "health"}, status, InFlight())["ready"]

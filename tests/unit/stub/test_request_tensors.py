@@ -1,0 +1,133 @@
+"""Tensors of a request -> GenerateRequest or control, and the errors on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ernie_stub.request_tensors import ControlCall, GenerateCall, ResponseOptions, read_request
+from ernie_wire.errors import InvalidValue
+from ernie_wire.sampling import SamplingParameters
+from fakes.triton_python_backend_utils import InferenceRequest
+
+
+def text(value: str | bytes) -> NDArray[Any]:
+    return np.array([value.encode() if isinstance(value, str) else value], dtype=np.object_)
+
+
+def flag(value: bool) -> NDArray[Any]:
+    return np.array([value])
+
+
+def ids(*values: int) -> NDArray[Any]:
+    return np.array(values, dtype=np.int32)
+
+
+def read(parameters: str = "", **inputs: NDArray[Any]) -> GenerateCall:
+    call = read_request(InferenceRequest(inputs, parameters))
+    assert isinstance(call, GenerateCall)
+    return call
+
+
+def test_text_input_alone_is_enough() -> None:
+    call = read(text_input=text("Grüße"))
+    assert call.request.text_input == "Grüße"
+    assert call.request.sampling == SamplingParameters()
+    assert call.options == ResponseOptions(stream=False, echo="Grüße")
+    assert len(call.request.request_id) == 36
+    assert read(text_input=text("a")).request.request_id != read(text_input=text("a")).request.request_id
+
+
+def test_everything_that_can_be_asked_for() -> None:
+    call = read(
+        input_ids=ids(1, 2, 3),
+        stream=flag(True),
+        sampling_parameters=text('{"max_tokens": 3, "stop": "."}'),
+        return_finish_reason=flag(True),
+        return_num_input_tokens=flag(True),
+        return_num_output_tokens=flag(True),
+        return_token_ids=flag(True),
+        request_id=text("r1"),
+    )
+    assert call.request.input_ids == (1, 2, 3)
+    assert call.request.sampling == SamplingParameters(max_tokens=3, stop=(".",))
+    assert call.request.return_prompt
+    assert call.request.request_id == "r1"
+    assert call.options == ResponseOptions(True, "", True, True, True, True)
+
+
+def test_messages_are_a_json_object() -> None:
+    call = read(messages=text('{"messages": [{"role": "user", "content": "hi"}]}'))
+    assert call.request.messages == {"messages": [{"role": "user", "content": "hi"}]}
+    assert call.options.echo == ""
+
+
+@pytest.mark.parametrize(
+    ("inputs", "echo"),
+    [
+        ({}, "hi"),
+        ({"exclude_input_in_output": flag(True)}, ""),
+        ({"exclude_input_in_output": flag(False)}, "hi"),
+        ({"stream": flag(True)}, ""),
+        ({"stream": flag(True), "exclude_input_in_output": flag(True)}, ""),
+    ],
+)
+def test_the_input_is_repeated_by_default_without_stream_only(
+    inputs: dict[str, NDArray[Any]], echo: str
+) -> None:
+    call = read_request(InferenceRequest({"text_input": text("hi"), **inputs}))
+    assert isinstance(call, GenerateCall)
+    assert call.options.echo == echo
+
+
+def test_request_parameters_are_sampling_parameters_if_there_is_no_tensor() -> None:
+    parameters = '{"temperature": 0.5, "triton_enable_empty_final_response": true}'
+    assert read(parameters, text_input=text("a")).request.sampling == SamplingParameters(temperature=0.5)
+    call = read(parameters, text_input=text("a"), sampling_parameters=text('{"top_k": 2}'))
+    assert call.request.sampling == SamplingParameters(top_k=2)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "param", "message"),
+    [
+        ({}, "text_input", "give exactly one"),
+        ({"text_input": text("a"), "input_ids": ids(1)}, "text_input", "text_input and input_ids"),
+        ({"text_input": np.array([1, 2])}, "text_input", "shape [2]"),
+        ({"text_input": np.array([1])}, "text_input", "type BYTES"),
+        ({"text_input": text(b"\xff\xfe")}, "text_input", "not UTF-8"),
+        ({"input_ids": ids()}, "input_ids", "is empty"),
+        ({"input_ids": np.array([1.0])}, "input_ids", "INT32"),
+        ({"messages": text("{")}, "messages", "not JSON"),
+        ({"messages": text("[" * 100_000)}, "messages", "not JSON"),
+        ({"messages": text("[]")}, "messages", "JSON object, not list"),
+        ({"messages": text('{"messages": "hi"}')}, "messages", "list in its field messages"),
+        ({"text_input": text("a"), "stream": np.array([1])}, "stream", "type BOOL"),
+        ({"text_input": text("a"), "sampling_parameters": text("x")}, "sampling_parameters", "not JSON"),
+        ({"text_input": text("a"), "sampling_parameters": text('{"top_p": 2}')}, "top_p", "in [0, 1]"),
+        ({"text_input": text("a"), "sampling_parameters": text('{"tp": 2}')}, "tp", "no field"),
+        ({"text_input": text("a"), "request_id": text("")}, "request_id", "1 to 256"),
+        ({"text_input": text("a"), "request_id": text("x" * 257)}, "request_id", "1 to 256"),
+        (
+            {"text_input": text("a"), "stream": flag(True), "exclude_input_in_output": flag(False)},
+            "exclude_input_in_output",
+            "never repeats its input",
+        ),
+        ({"control": text('{"op": "health"}'), "text_input": text("a")}, "control", "alone in its request"),
+        ({"control": text("{")}, "control", "not JSON"),
+        ({"control": text('{"op": "dance"}')}, "control", "known: cancel, describe, health"),
+        ({"control": text('{"op": "cancel"}')}, "control", "needs request_id"),
+    ],
+)
+def test_what_is_wrong_is_named(inputs: dict[str, NDArray[Any]], param: str, message: str) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        read_request(InferenceRequest(inputs))
+    assert caught.value.param == param
+    assert message in caught.value.message
+
+
+def test_control() -> None:
+    call = read_request(InferenceRequest({"control": text('{"op": "cancel", "request_id": "r"}')}))
+    assert call == ControlCall({"op": "cancel", "request_id": "r"})
