@@ -1,0 +1,84 @@
+"""The messages of a chat request, checked and brought into the form that templates expect.
+
+Templates want ``content`` to be a string and tool arguments to be objects; clients send lists of parts, null
+and JSON strings. Roles that only other systems know are mapped: ``bot`` is an assistant, ``developer`` a
+system. This module must not know any template.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ernie_wire.errors import InvalidValue
+
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "bot": "assistant",
+    "tool": "tool",
+}
+
+
+def normalize_messages(messages: object) -> list[dict[str, Any]]:
+    """Return checked messages, each with a known role and a string as content.
+
+    Raises:
+        InvalidValue: not a list of messages, an unknown role, or content that is no text.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise InvalidValue("messages must be a list with at least one message", "messages")
+    return [_message(index, message) for index, message in enumerate(messages)]
+
+
+def _message(index: int, message: object) -> dict[str, Any]:
+    where = f"messages[{index}]"
+    if not isinstance(message, dict):
+        raise InvalidValue(f"{where} is {type(message).__name__}; it must be an object", "messages")
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise InvalidValue(f"{where}.role is {role!r}; known: {', '.join(_ROLES)}", "messages")
+    normal = {**message, "role": _ROLES[role], "content": _text(where, message.get("content"))}
+    if isinstance(message.get("tool_calls"), list):
+        normal["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
+    return normal
+
+
+def _text(where: str, content: object) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    return "".join(_part_text(where, part) for part in parts)
+
+
+def _part_text(where: str, part: object) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise InvalidValue(f"{where}.content holds {type(part).__name__}; it must be text", "messages")
+    if part.get("type") != "text":
+        raise InvalidValue(
+            f"{where}.content has a part of type {part.get('type')!r}; this model takes only text", "messages"
+        )
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise InvalidValue(f"{where}.content has a text part whose text is {text!r}", "messages")
+    return text
+
+
+def _tool_call(call: object) -> object:
+    """Return a tool call whose arguments are an object if they are JSON, else as they came."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict):
+        return call
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            return call
+    return {**call, "function": {**function, "arguments": arguments}}

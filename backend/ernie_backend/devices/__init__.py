@@ -1,0 +1,1 @@
+"""What computes, and what this machine has of it."""

@@ -1,0 +1,57 @@
+"""Chooses the ops backend, once at start; only the chosen one is imported.
+
+This module must not know models.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ernie_backend.errors import StartError
+from ernie_kernels.api import Ops
+
+DEVICES = ("auto", "cpu", "reference", "xpu")
+
+
+def resolve_device(
+    asked: str, environment: Mapping[str, str] = os.environ, device_nodes: Path = Path("/dev")
+) -> tuple[str, str | None]:
+    """Return the device to use for one of ``DEVICES``, and a notice for the user or None.
+
+    ``auto`` is ``xpu`` where there is a card, else ``cpu``.
+    """
+    if asked != "auto":
+        return asked, None
+    if any(device_nodes.glob("xpu[0-9]*")):
+        return "xpu", None
+    if environment.get("XPU_VISIBLE_DEVICES"):
+        return "cpu", "XPU_VISIBLE_DEVICES is set, but this machine has no XPU: using the CPU"
+    return "cpu", None
+
+
+def create_ops(device: str, threads: int) -> Ops:
+    """Return the ops of a device.
+
+    Raises:
+        StartError: the backend cannot be imported or finds no device.
+    """
+    try:
+        return _create(device, threads)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise StartError(f"device {device} cannot be used: {error}") from error
+
+
+def _create(device: str, threads: int) -> Ops:
+    if device == "cpu":
+        from ernie_kernels.cpu import CpuOps
+
+        return CpuOps(threads)
+    if device == "xpu":
+        from ernie_kernels.xpu import PaddleOps
+
+        return PaddleOps("xpu:0")
+    from ernie_kernels.reference import ReferenceOps
+
+    return ReferenceOps()

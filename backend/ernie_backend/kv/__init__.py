@@ -1,0 +1,1 @@
+"""The KV cache as blocks: who owns which block. No tensors here."""

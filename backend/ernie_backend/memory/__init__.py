@@ -1,0 +1,1 @@
+"""How much memory there is, and what of it the KV cache gets."""

@@ -1,0 +1,58 @@
+"""How many blocks the KV cache gets: a pure function of sizes.
+
+This module must not measure anything nor know devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ernie_backend.errors import StartError
+
+
+@dataclass(frozen=True)
+class KvDemand:
+    """What the KV cache should hold.
+
+    Attributes:
+        bytes_per_block: of all layers together.
+        block_size: tokens of a block.
+        max_model_len: tokens of the longest request.
+        max_num_seqs: requests in one step.
+    """
+
+    bytes_per_block: int
+    block_size: int
+    max_model_len: int
+    max_num_seqs: int
+
+    @property
+    def blocks_per_request(self) -> int:
+        """Blocks of one request of ``max_model_len`` tokens."""
+        return -(-self.max_model_len // self.block_size)
+
+
+def kv_blocks(demand: KvDemand, budget_bytes: int) -> int:
+    """Return how many blocks to allocate: what the budget allows, at most what all requests can use.
+
+    Args:
+        demand: what the cache should hold.
+        budget_bytes: memory that the cache may take.
+
+    Raises:
+        StartError: not even one request of ``max_model_len`` tokens fits.
+    """
+    affordable = max(0, budget_bytes) // demand.bytes_per_block
+    if affordable < demand.blocks_per_request:
+        need = demand.blocks_per_request * demand.bytes_per_block
+        raise StartError(
+            f"the KV cache of one request of max_model_len {demand.max_model_len} needs {in_mib(need)}, "
+            f"{in_mib(max(0, budget_bytes))} are left after the weights; lower max_model_len "
+            f"(at most {affordable * demand.block_size} fits) or raise gpu_memory_utilization"
+        )
+    return min(affordable, demand.max_num_seqs * demand.blocks_per_request)
+
+
+def in_mib(size_bytes: int) -> str:
+    """Return a size for people to read."""
+    return f"{size_bytes / 2**20:,.1f} MiB"

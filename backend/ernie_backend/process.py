@@ -1,0 +1,68 @@
+"""The engine process: arguments, signals, log, start, loop.
+
+Started by the stub as ``python -m ernie_backend --socket-fd N --settings JSON``. The first message is Ready or
+StartFailed. SIGINT is ignored, since Ctrl-C reaches the whole foreground group and the stub ends its engine
+itself; SIGTERM ends the process at once, as by default. This module must not know how anything is computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import logging
+import signal
+import socket
+import sys
+
+from ernie_backend.connection import Connection
+from ernie_backend.errors import StartError
+from ernie_backend.inbox import Inbox
+from ernie_backend.loop import EngineLoop
+from ernie_backend.preparation_thread import PreparationThread
+from ernie_backend.start import StartedEngine, start_engine
+from ernie_wire.messages import Cancel, Message, StartFailed, Submit
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the engine process; return its exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()  # the stub's SIGABRT makes a hanging engine write all its stacks
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s engine %(levelname)s %(name)s: %(message)s"
+    )
+    parser = argparse.ArgumentParser(prog="python -m ernie_backend")
+    parser.add_argument("--socket-fd", type=int, required=True, help="descriptor of the socket to the stub")
+    parser.add_argument("--settings", type=json.loads, required=True, help="the entry's parameters, JSON")
+    options = parser.parse_args(arguments)
+    connection = Connection(socket.socket(fileno=options.socket_fd))
+    try:
+        started = start_engine(options.settings)
+    except StartError as error:
+        logger.error("the engine cannot start: %s", error.message)  # noqa: TRY400  one line, no traceback
+        connection.send(StartFailed(error.message))
+        connection.flush()
+        return 1
+    return _serve(started, connection)
+
+
+def _serve(started: StartedEngine, connection: Connection) -> int:
+    inbox = Inbox()
+    preparation = PreparationThread(started.preparation.prepare, inbox)
+
+    def receive(message: Message) -> None:
+        if isinstance(message, Submit):
+            preparation.submit(message.request)
+        elif isinstance(message, Cancel):
+            preparation.cancel(message)
+
+    connection.send(started.ready)
+    connection.receive_with(receive)
+    logger.info("ready")
+    try:
+        EngineLoop(started.engine, inbox, connection.send).run()
+    except Exception:
+        logger.exception("the engine loop failed; requests in flight are lost")
+        return 1

@@ -1,0 +1,1 @@
+"""Computes a plan: plan to arrays, model, logits, sampled tokens. No policy here."""

@@ -1,0 +1,39 @@
+"""A plan as the arrays of ``ernie_kernels.api.Batch``.
+
+    chunk of A   chunk of B      C
+    a4 a5 a6   | b0 b1 b2 b3  |  c9       token_ids, positions [T]
+    0            3               7   8    query_starts [S + 1]
+    4            0               9        context_lengths [S]
+         (if A is sampled) 2,       7     logit_rows [R]
+
+This module must not know policy, models or devices.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+
+from ernie_backend.scheduler.plan import SchedulePlan
+from ernie_kernels.api import Batch
+
+
+def build_batch(plan: SchedulePlan) -> Batch:
+    """Return the arrays of a plan with at least one chunk."""
+    chunks = plan.chunks
+    lengths = np.array([len(chunk.token_ids) for chunk in chunks], np.int32)
+    starts = np.array([chunk.start for chunk in chunks], np.int32)
+    query_starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    tables = np.full((len(chunks), max(len(chunk.block_table) for chunk in chunks)), -1, np.int32)
+    for row, chunk in zip(tables, chunks, strict=True):
+        row[: len(chunk.block_table)] = chunk.block_table
+    sampled = np.array([chunk.is_sampled for chunk in chunks], np.bool_)
+    return Batch(
+        token_ids=np.fromiter(chain.from_iterable(chunk.token_ids for chunk in chunks), np.int32),
+        positions=np.arange(query_starts[-1], dtype=np.int32) + np.repeat(starts - query_starts[:-1], lengths),
+        query_starts=query_starts,
+        context_lengths=starts,
+        block_tables=tables,
+        logit_rows=query_starts[1:][sampled] - np.int32(1),
+    )

@@ -1,0 +1,1 @@
+"""What the next engine step computes: policy only, no tensors."""

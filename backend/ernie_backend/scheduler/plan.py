@@ -1,0 +1,40 @@
+"""The plan of one engine step: all that passes from the scheduler to the runner.
+
+This module must not know policy or tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ScheduledChunk:
+    """Consecutive tokens of one request that this step computes.
+
+    Attributes:
+        request_id: whose tokens.
+        token_ids: the tokens.
+        start: position of the first of them: so many tokens of the request are in the KV cache already.
+        block_table: cache blocks of the request, enough for all tokens up to the end of the chunk.
+        is_sampled: whether the chunk reaches the request's last token, so that a new one is sampled.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    start: int
+    block_table: tuple[int, ...]
+    is_sampled: bool
+
+
+@dataclass(frozen=True)
+class SchedulePlan:
+    """What one step computes; ``preempted`` requests gave up their blocks and wait again."""
+
+    chunks: tuple[ScheduledChunk, ...]
+    preempted: tuple[str, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens the step computes."""
+        return sum(len(chunk.token_ids) for chunk in self.chunks)

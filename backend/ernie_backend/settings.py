@@ -1,0 +1,171 @@
+"""The engine's settings, from the parameters of the model entry.
+
+All values arrive as strings; keys are FastDeploy's flag names with underscores. Everything is checked here,
+against its own limits and against the model's config. This module must not know how a setting is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ernie_backend.devices.backend import DEVICES
+from ernie_backend.devices.processors import usable_cores
+from ernie_backend.errors import StartError
+from ernie_backend.model_config import ModelConfig
+from ernie_kernels.formats import ActivationType
+
+DEFAULT_ACTIVATION = ActivationType.FLOAT32
+"""The fastest activation type that is held to 1e-3 against the float32 oracle."""
+DTYPES = ("float32", "bfloat16")
+QUANTIZATIONS = ("wint8", "wint4")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How the engine runs; every field has the name of its parameter.
+
+    Attributes:
+        model: directory of the checkpoint. Needed.
+        device: ``auto`` (default: an XPU if there is one, else the CPU), ``cpu``, ``reference`` or ``xpu``.
+        dtype: unquantized weights and the KV cache: ``bfloat16`` (default) or ``float32``.
+        quantization: None (default) or ``wint8``; ``wint4`` means ``wint8`` on a dense model.
+        activation_dtype: how quantized Linears see their inputs; default ``DEFAULT_ACTIVATION``.
+        max_model_len: tokens of prompt and answer together; default 2048, never above the model's
+            max_position_embeddings.
+        max_num_seqs: requests in one step; default 8.
+        max_num_batched_tokens: tokens in one step; default 2048. Longer prompts are computed in chunks.
+        max_num_waiting: requests in the queue, one more is refused; default 512.
+        gpu_memory_utilization: part of the available memory that weights and KV cache may take; default 0.9.
+        num_gpu_blocks_override: KV cache blocks; default None: as many as fit.
+        block_size: tokens of a KV cache block; default 64.
+        threads: threads that compute; default all cores this process may use.
+        served_model_name: for logs; default the name of the directory.
+        notices: what the user should know about how his settings were read.
+    """
+
+    model: Path
+    device: str = "auto"
+    dtype: str = "bfloat16"
+    quantization: str | None = None
+    activation_dtype: ActivationType = DEFAULT_ACTIVATION
+    max_model_len: int = 2048
+    max_num_seqs: int = 8
+    max_num_batched_tokens: int = 2048
+    max_num_waiting: int = 512
+    gpu_memory_utilization: float = 0.9
+    num_gpu_blocks_override: int | None = None
+    block_size: int = 64
+    threads: int = 1
+    served_model_name: str = ""
+    notices: tuple[str, ...] = ()
+
+
+def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineSettings:
+    """Return the settings in an entry's parameters; absent or empty ones take their defaults.
+
+    Parameters that are not the engine's are the stub's or the frontend's, and are left alone.
+
+    Raises:
+        StartError: a value is outside its limits; names the parameter, the value and the limit.
+    """
+    reader = _Reader(parameters)
+    directory = model_directory(parameters)
+    notices: list[str] = []
+    _check_parallelism(reader)
+    quantization = _quantization(reader, notices)
+    return EngineSettings(
+        model=directory,
+        device=reader.choice("device", DEVICES, "auto"),
+        dtype=reader.choice("dtype", DTYPES, "bfloat16"),
+        quantization=quantization,
+        activation_dtype=ActivationType(
+            reader.choice("activation_dtype", [each.value for each in ActivationType], DEFAULT_ACTIVATION.value)
+        ),
+        max_model_len=_max_model_len(reader, config, notices),
+        max_num_seqs=reader.integer("max_num_seqs", 8, (1, 4096)),
+        max_num_batched_tokens=reader.integer("max_num_batched_tokens", 2048, (1, 1 << 20)),
+        max_num_waiting=reader.integer("max_num_waiting", 512, (1, 1 << 20)),
+        gpu_memory_utilization=_utilization(reader),
+        num_gpu_blocks_override=reader.integer("num_gpu_blocks_override", 0, (1, 1 << 30)) or None,
+        block_size=reader.integer("block_size", 64, (1, 4096)),
+        threads=reader.integer("threads", usable_cores(), (1, 1024)),
+        served_model_name=reader.text("served_model_name") or directory.name,
+        notices=tuple(notices),
+    )
+
+
+def model_directory(parameters: Mapping[str, str]) -> Path:
+    """Return the directory of the checkpoint; raises StartError if it is not given."""
+    if not parameters.get("model"):
+        raise StartError("parameter model is missing; give the directory of a checkpoint")
+    return Path(parameters["model"])
+
+
+def _max_model_len(reader: _Reader, config: ModelConfig, notices: list[str]) -> int:
+    limit = config.max_position_embeddings
+    asked = reader.integer("max_model_len", min(2048, limit), (2, 1 << 30))
+    if asked > limit:
+        notices.append(f"max_model_len {asked} is lowered to the model's max_position_embeddings {limit}")
+    return min(asked, limit)
+
+
+def _quantization(reader: _Reader, notices: list[str]) -> str | None:
+    asked = reader.text("quantization").lower()
+    if asked in ("", "none", "bf16", "bfloat16"):
+        return None
+    if asked not in QUANTIZATIONS:
+        raise StartError(f"quantization is {asked!r}; known for this model: {', '.join(QUANTIZATIONS)}")
+    if asked == "wint4":
+        notices.append("quantization wint4 quantizes experts; this dense model has none and uses wint8")
+    return "wint8"
+
+
+def _utilization(reader: _Reader) -> float:
+    value = reader.number("gpu_memory_utilization", 0.9, float)
+    if not 0 < value <= 1:
+        raise StartError(f"gpu_memory_utilization is {value}; it must be above 0 and at most 1")
+    return value
+
+
+def _check_parallelism(reader: _Reader) -> None:
+    ranks = reader.integer("tensor_parallel_size", 1, (1, 1 << 10))
+    if ranks > 1:
+        raise StartError(f"tensor_parallel_size is {ranks}; tensor parallelism is not available yet, use 1")
+
+
+class _Reader:
+    """Typed values out of a dictionary of strings; an empty string counts as absent."""
+
+    def __init__(self, parameters: Mapping[str, str]) -> None:
+        self._parameters = parameters
+
+    def text(self, name: str) -> str:
+        return self._parameters.get(name, "").strip()
+
+    def choice(self, name: str, known: tuple[str, ...] | list[str], default: str) -> str:
+        value = self.text(name).lower() or default
+        if value not in known:
+            raise StartError(f"{name} is {value!r}; known: {', '.join(known)}")
+        return value
+
+    def integer(self, name: str, default: int, limits: tuple[int, int]) -> int:
+        """Return an integer in ``limits``; the default is not checked."""
+        value = self.number(name, default, int)
+        low, high = limits
+        if self.text(name) and not low <= value <= high:
+            raise StartError(f"{name} is {value}; it must be in [{low}, {high}]")
+        return value
+
+    def number(self, name: str, default: _T, kind: Callable[[str], _T]) -> _T:
+        value = self.text(name)
+        if not value:
+            return default
+        try:
+            return kind(value)
+        except ValueError:
+            expected = "an integer" if kind is int else "a number"
+            raise StartError(f"{name} is {value!r}; it must be {expected}") from None

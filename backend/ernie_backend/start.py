@@ -1,0 +1,157 @@
+"""Starts an engine: settings, tokenizer, weights, KV cache, one step to warm up.
+
+Every stage writes one log line with its seconds, weights and cache with their bytes too. What is cheap to
+check is checked first. This module must not know sockets or threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ernie_backend.chat.template import ChatTemplate
+from ernie_backend.chat.tokenizer import Tokenizer
+from ernie_backend.devices.backend import create_ops, resolve_device
+from ernie_backend.engine.engine import Engine
+from ernie_backend.engine.generation_config import GenerationConfig
+from ernie_backend.engine.preparation import Preparation
+from ernie_backend.errors import StartError
+from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.memory.host_memory import available_bytes, resident_bytes
+from ernie_backend.memory.kv_sizing import KvDemand, in_mib, kv_blocks
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.models.base import LoadSettings, Model
+from ernie_backend.models.registry import load_model
+from ernie_backend.runner.model_runner import ModelRunner
+from ernie_backend.scheduler.plan import ScheduledChunk, SchedulePlan
+from ernie_backend.scheduler.scheduler import SchedulerLimits
+from ernie_backend.settings import EngineSettings, model_directory, read_settings
+from ernie_kernels.api import CacheSpec, Ops
+from ernie_wire.messages import Ready
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StartedEngine:
+    """An engine that can serve, what prepares its requests, and its description."""
+
+    engine: Engine
+    preparation: Preparation
+    ready: Ready
+
+
+def start_engine(parameters: Mapping[str, str]) -> StartedEngine:
+    """Start the engine that an entry's parameters describe.
+
+    Raises:
+        StartError: anything that keeps it from serving.
+    """
+    available, resident = available_bytes(), resident_bytes()
+    with _stage("config and tokenizer"):
+        directory = model_directory(parameters)
+        config = ModelConfig.from_directory(directory)
+        settings = read_settings(parameters, config)
+        preparation = _preparation(settings, config)
+        device, notice = resolve_device(settings.device)
+    for line in (*settings.notices, *((notice,) if notice else ())):
+        logger.warning("notice: %s", line)
+    with _stage(f"weights on {device}, {settings.threads} threads"):
+        ops = create_ops(device, settings.threads)
+        model = _load(settings, config, ops)
+        used = max(0, resident_bytes() - resident)
+        logger.info("weights and program take %s", in_mib(used))
+    with _stage("KV cache"):
+        spec = _cache_spec(settings, model, int(available * settings.gpu_memory_utilization) - used)
+        caches = [ops.allocate_cache(spec) for _ in range(config.num_layers)]
+        logger.info(
+            "%d blocks, %s", spec.num_blocks, in_mib(spec.bytes_per_block * config.num_layers * spec.num_blocks)
+        )
+    runner = ModelRunner(model, ops, caches)
+    with _stage("warm-up step"):
+        runner.run(_warm_up_plan(config))
+    engine = Engine(
+        runner,
+        BlockManager(spec.num_blocks, spec.block_size),
+        SchedulerLimits(settings.max_num_seqs, settings.max_num_batched_tokens, settings.max_num_waiting),
+        preparation.tokenizer.vocab_size,
+    )
+    return StartedEngine(engine, preparation, Ready(_description(settings, config, preparation, device, spec)))
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    logger.info("start: %s: %.2f s", name, time.monotonic() - started)
+
+
+def _preparation(settings: EngineSettings, config: ModelConfig) -> Preparation:
+    tokenizer = Tokenizer.from_directory(settings.model)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise StartError(
+            f"{settings.model}: the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"config.json says vocab_size {config.vocab_size}; they are of different models"
+        )
+    return Preparation(
+        tokenizer=tokenizer,
+        template=ChatTemplate.from_directory(settings.model),
+        defaults=GenerationConfig.from_directory(settings.model, config.eos_token_ids),
+        max_model_len=settings.max_model_len,
+        vocab_size=config.vocab_size,
+    )
+
+
+def _load(settings: EngineSettings, config: ModelConfig, ops: Ops) -> Model:
+    how = LoadSettings(
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+        activation=settings.activation_dtype,
+        max_positions=settings.max_model_len,
+    )
+    return load_model(settings.model, config, ops, how)
+
+
+def _cache_spec(settings: EngineSettings, model: Model, budget_bytes: int) -> CacheSpec:
+    config = model.config
+    block = CacheSpec(1, settings.block_size, config.num_kv_heads, config.head_dim, model.cache_dtype)
+    demand = KvDemand(
+        bytes_per_block=block.bytes_per_block * config.num_layers,
+        block_size=settings.block_size,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+    )
+    count = settings.num_gpu_blocks_override or kv_blocks(demand, budget_bytes)
+    return CacheSpec(count, settings.block_size, config.num_kv_heads, config.head_dim, model.cache_dtype)
+
+
+def _warm_up_plan(config: ModelConfig) -> SchedulePlan:
+    """Return a step of one token; nothing reads what it leaves in the first block."""
+    return SchedulePlan((ScheduledChunk("warm-up", (config.bos_token_id,), 0, (0,), is_sampled=True),))
+
+
+def _description(
+    settings: EngineSettings, config: ModelConfig, preparation: Preparation, device: str, spec: CacheSpec
+) -> dict[str, Any]:
+    return {
+        "architecture": config.architecture,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "vocab_size": config.vocab_size,
+        "dtype": settings.dtype,
+        "quantization": settings.quantization,
+        "activation_dtype": settings.activation_dtype.value,
+        "device": device,
+        "modalities": ["text"],
+        "reasoning_parser": None,
+        "tool_call_parser": None,
+        "has_tokenizer": True,
+        "generation_config": preparation.defaults.to_json(),
+        "kv_blocks": spec.num_blocks,
+        "block_size": spec.block_size,
+        "root": str(settings.model),
+    }
