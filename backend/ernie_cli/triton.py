@@ -69,6 +69,7 @@ def triton_command(
         f"--metrics-port={ports.metrics}",
         f"--backend-config=python,shm-region-prefix-name={run.shared_memory_prefix}",
         "--allow-gpu-metrics=false",
+        "--pinned-memory-pool-byte-size=0",
         "--log-info=false",
         "--exit-timeout-secs=10",
     ]
@@ -167,5 +168,6 @@ class TritonModel:
 def start_error(message: str) -> str:
     """Return the engine's sentence out of what Triton says of a failed load."""
     sentence = re.sub(r"(?s)^.*?TritonModelException: ", "", message)
+    sentence = re.sub(r"(?s)\n+At:\n.*$", "", sentence)  # where in our code it was raised
     sentence = re.sub(r"^load failed for model '[^']*': version \d+ is at UNAVAILABLE state: ", "", sentence)
     return " ".join(sentence.strip().rstrip(";").split())

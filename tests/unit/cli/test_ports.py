@@ -1,0 +1,52 @@
+"""A taken port is named with its holder before anything starts."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from ernie_cli.errors import CommandError
+from ernie_cli.ports import LOOPBACK, check_free, free_ports, holder_of
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_a_taken_port_is_an_error_that_names_port_flag_and_process(taken_port: int) -> None:
+    with pytest.raises(CommandError) as raised:
+        check_free(LOOPBACK, taken_port, "--port")
+    assert f"port {taken_port} is in use by process {os.getpid()}" in raised.value.message
+    assert raised.value.message.endswith("choose another --port")
+
+
+def test_all_interfaces_count_as_taken_when_loopback_is(taken_port: int) -> None:
+    with pytest.raises(CommandError, match="in use"):
+        check_free("0.0.0.0", taken_port, "--port")
+
+
+def test_a_free_port_passes_and_stays_free() -> None:
+    (port,) = free_ports(1)
+    check_free(LOOPBACK, port, "--port")
+    check_free(LOOPBACK, port, "--port")
+
+
+def test_an_address_that_is_not_ours_is_an_error() -> None:
+    with pytest.raises(CommandError, match=r"cannot listen on 203\.0\.113\.1:80.*--host"):
+        check_free("203.0.113.1", 80, "--port")
+
+
+def test_free_ports_are_different() -> None:
+    assert len(set(free_ports(8))) == 8
+
+
+def test_nobody_holds_a_free_port() -> None:
+    (port,) = free_ports(1)
+    assert holder_of(port) is None

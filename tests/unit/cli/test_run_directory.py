@@ -1,0 +1,53 @@
+"""The run directory holds a whole model entry and disappears with everything that belongs to it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from ernie_cli.run_directory import SHARED_MEMORY, RunDirectory
+from ernie_wire.tensors import config_pbtxt
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def test_an_entry_is_what_the_wire_contract_says() -> None:
+    parameters = {"model": '/models/with "quotes"', "max_num_seqs": "8"}
+    with RunDirectory() as run:
+        entry = run.write_entry("ernie", parameters)
+        assert entry == run.model_repository / "ernie"
+        assert (entry / "config.pbtxt").read_text() == config_pbtxt("ernie", parameters)
+        checked_in = REPOSITORY / "model_repository" / "ernie-tiny" / "1" / "model.py"
+        assert (entry / "1" / "model.py").read_text() == checked_in.read_text()
+
+
+def test_a_foreign_python_finds_the_stub_and_nothing_else() -> None:
+    with RunDirectory() as run:
+        path = run.write_python_path()
+        code = "import ernie_stub, ernie_wire.tensors; print(ernie_wire.__file__)"
+        result = subprocess.run(
+            [sys.executable, "-S", "-c", code],
+            env={"PYTHONPATH": str(path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith(str(path))
+        assert sorted(entry.name for entry in path.iterdir()) == ["ernie_stub", "ernie_wire"]
+
+
+def test_leaving_removes_the_directory_and_the_shared_memory_regions() -> None:
+    with RunDirectory() as run:
+        run.write_entry("ernie", {})
+        region = SHARED_MEMORY / f"{run.shared_memory_prefix}some-region"
+        region.write_bytes(b"x")
+        other = SHARED_MEMORY / f"other-{run.path.name}"
+        other.write_bytes(b"x")
+    try:
+        assert not run.path.exists()
+        assert not region.exists()
+        assert other.exists()
+    finally:
+        other.unlink()

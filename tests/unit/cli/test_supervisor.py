@@ -1,0 +1,162 @@
+"""Whatever ends a command, its children end with it, and the cause is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ernie_cli.errors import CommandError
+from ernie_cli.supervisor import StopRequested, Supervisor
+from ernie_cli.tied import tied_command
+
+DEADLINE_S = 60.0
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+async def wait_for_file(path: Path) -> str:
+    """Return the text of a file that a child writes when it is up."""
+    while not (path.exists() and path.read_text().endswith("\n")):
+        await asyncio.sleep(0.01)
+    return path.read_text()
+
+
+async def test_work_that_ends_first_gives_its_result() -> None:
+    async def work() -> int:
+        return 7
+
+    async with Supervisor() as supervisor:
+        child = await supervisor.start("sleeper", python("import signal; signal.pause()"), os.environ)
+        assert await supervisor.run(work()) == 7
+    assert not psutil.pid_exists(child.pid)
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("print('the last line'); raise SystemExit(3)", "exited with status 3"),
+        (
+            "import os; print('the last line', flush=True); os.kill(os.getpid(), 9)",
+            "killed by SIGKILL, probably",
+        ),
+        ("import os; print('the last line', flush=True); os.kill(os.getpid(), 11)", "ended by SIGSEGV"),
+    ],
+)
+async def test_a_child_that_dies_tells_its_last_lines_and_the_cause(code: str, cause: str) -> None:
+    async with Supervisor() as supervisor:
+        await supervisor.start("the helper", python(code), os.environ)
+        with pytest.raises(CommandError) as raised:
+            await asyncio.wait_for(supervisor.run(asyncio.sleep(DEADLINE_S)), DEADLINE_S)
+    assert raised.value.message.startswith("the helper ended: ")
+    assert cause in raised.value.message
+    assert raised.value.last_lines == ("the last line",)
+    assert raised.value.to_text().splitlines()[-1] == f"ernie-triton: {raised.value.message}"
+
+
+async def test_a_failure_that_follows_from_a_death_is_told_as_the_death() -> None:
+    async def fail_at_once() -> None:
+        raise RuntimeError("connection refused")
+
+    async with Supervisor() as supervisor:
+        await supervisor.start("the server", python("raise SystemExit(3)"), os.environ)
+        with pytest.raises(CommandError, match="the server ended"):
+            await supervisor.run(fail_at_once())
+
+
+async def test_a_failure_while_all_children_live_is_told_as_it_is() -> None:
+    async def fail_at_once() -> None:
+        raise RuntimeError("mine")
+
+    async with Supervisor() as supervisor:
+        await supervisor.start("sleeper", python("import signal; signal.pause()"), os.environ)
+        with pytest.raises(RuntimeError, match="mine"):
+            await supervisor.run(fail_at_once())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_the_children_in_reverse_order(number: signal.Signals, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = (
+        "import pathlib, signal, sys\n"
+        "name, log = sys.argv[1:]\n"
+        "def end(*_):\n"
+        "    open(log, 'a').write(name + ' ends\\n'); raise SystemExit\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "open(log + name, 'w').write('up\\n')\n"
+        "signal.pause()\n"
+    )
+
+    async def signal_when_up() -> None:
+        for name in ("first", "second"):
+            await wait_for_file(Path(f"{log}{name}"))
+        os.kill(os.getpid(), number)
+        await asyncio.sleep(DEADLINE_S)
+
+    async with Supervisor() as supervisor:
+        for name in ("first", "second"):
+            await supervisor.start(name, [*python(code), name, str(log)], os.environ)
+        with pytest.raises(StopRequested):
+            await supervisor.run(signal_when_up())
+    assert log.read_text() == "second ends\nfirst ends\n"
+
+
+async def test_what_a_child_started_ends_with_it(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    grandchild = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
+    code = (
+        "import os, subprocess, sys\n"
+        f"process = subprocess.Popen([sys.executable, '-c', {grandchild!r}])\n"
+        f"open({str(pid_file)!r}, 'w').write(f'{{process.pid}}\\n')\n"
+        "os._exit(5)\n"
+    )
+    async with Supervisor() as supervisor:
+        child = await supervisor.start("parent", python(code), os.environ)
+        pid = int(await asyncio.wait_for(wait_for_file(pid_file), DEADLINE_S))
+        await child.stop(grace_s=0.2)
+    gone, _ = psutil.wait_procs([psutil.Process(pid)], DEADLINE_S) if psutil.pid_exists(pid) else ([1], [])
+    assert gone
+
+
+async def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    up = tmp_path / "up"
+    code = (
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"open({str(up)!r}, 'w').write('up\\n')\n"
+        "while True: signal.pause()\n"
+    )
+    async with Supervisor() as supervisor:
+        child = await supervisor.start("stubborn", python(code), os.environ)
+        await asyncio.wait_for(wait_for_file(up), DEADLINE_S)
+        await asyncio.wait_for(child.stop(grace_s=0.2), DEADLINE_S)
+    assert not psutil.pid_exists(child.pid)
+
+
+def test_a_tied_command_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    tied = f"import os, signal; open({str(pid_file)!r}, 'w').write(f'{{os.getpid()}}\\n'); signal.pause()"
+    code = (
+        "import subprocess, sys\n"
+        "from ernie_cli.tied import tied_command\n"
+        f"subprocess.run(tied_command([sys.executable, '-c', {tied!r}]))\n"
+    )
+    parent = subprocess.Popen(python(code))
+    child = psutil.Process(int(asyncio.run(asyncio.wait_for(wait_for_file(pid_file), DEADLINE_S))))
+    parent.kill()
+    parent.wait()
+    gone, _ = psutil.wait_procs([child], DEADLINE_S)
+    assert gone
+
+
+def test_a_tied_command_that_is_not_there_says_so() -> None:
+    result = subprocess.run(tied_command(["/nowhere/program"]), capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "/nowhere/program cannot be run: No such file or directory\n"
