@@ -1,0 +1,75 @@
+"""The documents say what the code says: tables, links and file names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ernie_wire.errors import ErnieError
+from ernie_wire.sampling import SamplingParameters
+from ernie_wire.tensors import INPUTS, OUTPUTS, TensorSpec
+
+ROOT = Path(__file__).parents[3]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def rows(document: str) -> set[str]:
+    return {line for line in (ROOT / "docs" / document).read_text().splitlines() if line.startswith("| ")}
+
+
+def tensor_row(spec: TensorSpec) -> str:
+    kind = spec.datatype.removeprefix("TYPE_").replace("STRING", "BYTES")
+    return f"| `{spec.name}` | {kind} | {list(spec.dims)} | {spec.meaning} |"
+
+
+@pytest.mark.parametrize("spec", [*INPUTS, *OUTPUTS], ids=lambda spec: spec.name)
+def test_every_tensor_is_in_the_wire_document(spec: TensorSpec) -> None:
+    assert tensor_row(spec) in rows("wire.md")
+
+
+def sampling_rows() -> Iterator[str]:
+    """Rows of the Attributes section of SamplingParameters' docstring."""
+    text = (SamplingParameters.__doc__ or "").split("Attributes:")[1]
+    for entry in re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", text, re.MULTILINE):
+        yield f"| `{entry[0]}` | {' '.join(entry[1].split())} |"
+
+
+def test_every_sampling_parameter_is_in_the_wire_document() -> None:
+    expected = set(sampling_rows())
+    assert len(expected) == len(SamplingParameters.__dataclass_fields__)
+    assert expected <= rows("wire.md")
+
+
+def leaves(error: type[ErnieError]) -> Iterator[type[ErnieError]]:
+    yield error
+    for child in error.__subclasses__():
+        if child.__module__ == "ernie_wire.errors":
+            yield from leaves(child)
+
+
+@pytest.mark.parametrize("error", [leaf for leaf in leaves(ErnieError) if leaf is not ErnieError])
+def test_every_error_is_in_the_error_document(error: type[ErnieError]) -> None:
+    meaning = (error.__doc__ or "").splitlines()[0].rstrip(".")
+    row = f"| `{error.code}` | {error.status} | {error.openai_type} | {error.triton_code} | {meaning} |"
+    assert row in rows("errors.md")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_files_named_in_the_architecture_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    sources = [
+        str(path)
+        for folder in ("backend", "openai_frontend", "kernels")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    assert named
+    assert not [name for name in named if not any(source.endswith("/" + name) for source in sources)]
