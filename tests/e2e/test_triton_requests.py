@@ -1,0 +1,158 @@
+"""Requests through the real tritonserver and the real engine: every way gives the same, exact tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from e2e.triton_server import EMBEDDED, ROOT, TritonServer, add_entry, eventually
+
+GOLDENS = np.load(ROOT / "tests" / "data" / "dense.npz")
+PROMPT = "The capital of France is"
+SAMPLING = json.dumps({"max_tokens": 24, "temperature": 0, "ignore_eos": True})
+ASK_ALL = {
+    "return_finish_reason": True,
+    "return_num_input_tokens": True,
+    "return_num_output_tokens": True,
+    "return_token_ids": True,
+}
+
+
+@pytest.fixture(scope="module")
+def server(
+    start_tritonserver: Callable[[Path], TritonServer], tmp_path_factory: pytest.TempPathFactory
+) -> TritonServer:
+    repository = tmp_path_factory.mktemp("repository")
+    add_entry(repository, "ernie-tiny", model=str(EMBEDDED / "weights"), dtype="float32")
+    add_entry(repository, "ernie-bare", model="")
+    return start_tritonserver(repository)
+
+
+def test_text_input_alone_gets_one_response_that_begins_with_it(server: TritonServer) -> None:
+    answer = server.generate({"text_input": PROMPT})
+    assert answer.status_code == 200
+    assert answer.json()["text_output"].startswith(PROMPT)
+    assert len(answer.json()["text_output"]) > len(PROMPT)
+
+
+def test_generate_and_generate_stream_and_grpc_give_the_same_tokens(server: TritonServer) -> None:
+    body = {"text_input": PROMPT, "sampling_parameters": SAMPLING, **ASK_ALL}
+    whole = server.generate({**body, "exclude_input_in_output": True}).json()
+    events = server.generate_stream(body)
+    stream = server.stream({**body, "stream": True})
+    responses = list(stream.rest())
+    stream.close()
+    for pieces in (events, responses):
+        assert "".join(piece["text_output"] for piece in pieces) == whole["text_output"]
+        assert pieces[-1]["finish_reason"] == "length"
+    assert len(whole["output_ids"]) == whole["num_output_tokens"] == 24
+    assert [token for piece in responses for token in piece["output_ids"]] == whole["output_ids"]
+    assert sum(piece["num_output_tokens"][0] for piece in responses) == 24
+    assert len(responses) > 1
+    assert responses[0]["prompt_ids"] == whole["prompt_ids"]
+    assert responses[0]["num_input_tokens"] == [whole["num_input_tokens"]] == [len(whole["prompt_ids"])]
+
+
+@pytest.mark.parametrize("row", range(4))
+def test_goldens(server: TritonServer, row: int) -> None:
+    stream = server.stream(
+        {
+            "input_ids": GOLDENS[f"row{row}.input_ids"].tolist(),
+            "sampling_parameters": json.dumps({"max_tokens": 32, "ignore_eos": True}),
+            "return_token_ids": True,
+        }
+    )
+    assert stream.next()["output_ids"] == GOLDENS[f"row{row}.greedy"].tolist()
+    stream.close()
+
+
+def test_requests_at_once_give_the_goldens_too(server: TritonServer) -> None:
+    streams = [
+        server.stream(
+            {
+                "input_ids": GOLDENS[f"row{number % 4}.input_ids"].tolist(),
+                "sampling_parameters": json.dumps({"max_tokens": 32, "ignore_eos": True}),
+                "stream": True,
+                "return_token_ids": True,
+                "return_finish_reason": True,
+            }
+        )
+        for number in range(16)
+    ]
+    for number, stream in enumerate(streams):
+        token_ids = [token for piece in stream.rest() for token in piece["output_ids"]]
+        assert token_ids == GOLDENS[f"row{number % 4}.greedy"].tolist()
+        stream.close()
+
+
+def long_request(request_id: str) -> dict[str, Any]:
+    sampling = json.dumps({"max_tokens": 2000, "ignore_eos": True})
+    return {"input_ids": [5], "stream": True, "sampling_parameters": sampling, "request_id": request_id}
+
+
+def is_idle(server: TritonServer) -> bool:
+    health = server.control("health")
+    return bool(health["running"] == 0 and health["free_blocks"] == health["total_blocks"] > 0)
+
+
+def test_a_client_that_goes_away_frees_its_blocks(server: TritonServer) -> None:
+    stream = server.stream(long_request("gone"))
+    stream.next()
+    eventually(lambda: server.control("health")["running"] == 1)
+    stream.close(cancel=True)
+    eventually(lambda: is_idle(server))
+    assert server.control("cancel", request_id="gone") == {"cancelled": False}
+
+
+def test_control_cancel_frees_the_blocks(server: TritonServer) -> None:
+    stream = server.stream(long_request("cancelled"))
+    stream.next()
+    assert server.control("cancel", request_id="cancelled") == {"cancelled": True}
+    assert "cancelled: request cancelled was cancelled" in stream.error()
+    stream.close()
+    eventually(lambda: is_idle(server))
+
+
+def test_an_id_may_not_be_in_flight_twice(server: TritonServer) -> None:
+    first = server.stream(long_request("twice"))
+    first.next()
+    second = server.stream(long_request("twice"))
+    assert "invalid_value[request_id]" in second.error()
+    second.close()
+    first.close(cancel=True)
+
+
+def test_describe(server: TritonServer) -> None:
+    describe = server.control("describe")
+    assert (describe["state"], describe["generation"]) == ("ready", 1)
+    assert describe["engine"]["architecture"] == "Ernie4_5ForCausalLM"
+    assert describe["engine"]["has_tokenizer"]
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"text_input": "a", "sampling_parameters": "{"}, "invalid_value[sampling_parameters]: "),
+        ({"text_input": "a", "sampling_parameters": '{"top_p": 7}'}, "invalid_value[top_p]: "),
+        ({"text_input": "a", "top_p": 7}, "invalid_value[top_p]: "),
+        ({"stream": False}, "invalid_value[text_input]: "),
+        ({"messages": "hi"}, "invalid_value[messages]: "),
+        ({"input_ids": [999_999_999]}, "invalid_value[input_ids]: "),
+        ({"input_ids": [5] * 3000}, "context_length_exceeded"),
+    ],
+)
+def test_bad_requests(server: TritonServer, body: dict[str, Any], error: str) -> None:
+    answer = server.generate(body)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(error)
+
+
+def test_an_entry_without_weights_says_what_it_lacks(server: TritonServer) -> None:
+    answer = server.generate({"text_input": PROMPT}, "ernie-bare")
+    assert answer.json()["error"].startswith("model_unavailable: ernie-bare has no weights")
+    assert server.control("describe", "ernie-bare")["state"] == "unconfigured"
