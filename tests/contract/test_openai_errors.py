@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+
 from fakes.triton_grpc import EventLoopThread, FakeTriton, Inference, Response, hang_after_first, tell
 
 pytest_plugins = ("fakes.frontend_server",)
@@ -215,8 +216,8 @@ def test_an_error_after_the_first_token_is_an_event(frontend: str, triton: FakeT
 
 def test_a_stream_that_ends_without_a_finish_reason(frontend: str, triton: FakeTriton) -> None:
     async def nothing(_: Inference) -> AsyncIterator[Response]:
-        for response in ():
-            yield response
+        return
+        yield "never"
 
     triton.answer = nothing
     for stream in (False, True):
@@ -246,9 +247,8 @@ def test_a_disconnect_cancels(frontend: str, triton: FakeTriton, path: str, stre
     host, port = frontend.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Request-Id: gone\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
         )
-        connection.sendall(body)
         if stream:
             assert b"200 OK" in connection.recv(65536)
         else:
@@ -289,7 +289,8 @@ def test_concurrency_limit(run_frontend: RunFrontend, triton: FakeTriton) -> Non
         with httpx.stream(
             "POST", f"{url}/v1/chat/completions", json=body, trust_env=False, verify=False
         ) as first:
-            next(first.iter_bytes())
+            pieces = first.iter_bytes()  # kept: dropping it would close the connection
+            next(pieces)
             refused = post(url, "/v1/completions", {"prompt": "Hi"})
             error = error_of(refused, 429)
             assert (error["code"], refused.headers["retry-after"]) == ("queue_full", "1")

@@ -1,14 +1,18 @@
-"""The text requests of the FastDeploy documentation, word for word: by the official client, and as curl sends them."""
+"""The text requests of the FastDeploy documentation, word for word: by the official client, and as by curl."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import httpx
 import openai
 import pytest
+
 from fakes.triton_grpc import FakeTriton
 
 pytest_plugins = ("fakes.frontend_server",)
 
+WEATHER = "location: Beijing，temperature: 23，weather: sunny，unit: c"  # noqa: RUF001  as in the document
 WEATHER_TOOLS = [
     {
         "type": "function",
@@ -55,16 +59,16 @@ def test_chat_stream(client: openai.OpenAI) -> None:
         ],
         stream=True,
     )
-    printed = []
+    printed = ""
     for chunk in response:
         if chunk.choices[0].delta:
-            printed.append(chunk.choices[0].delta.content)
-    assert "".join(str(text) for text in printed) == "Beijing."
+            printed += str(chunk.choices[0].delta.content)
+    assert printed == "Beijing."
 
 
 def test_the_thinking_clients_loop(client: openai.OpenAI) -> None:
-    """The loop of the vision examples, here with text: it reads reasoning_content of every chunk without a role."""
-    response = client.chat.completions.create(
+    """The loop of the vision examples, with text: it reads reasoning_content of each chunk without a role."""
+    response: Any = client.chat.completions.create(
         model="default",
         messages=[{"role": "user", "content": [{"type": "text", "text": "请描述图片内容"}]}],
         temperature=0.0001,
@@ -80,7 +84,7 @@ def test_the_thinking_clients_loop(client: openai.OpenAI) -> None:
     printed = ""
     for chunk in response:
         if chunk.choices[0].delta is not None and chunk.choices[0].delta.role != "assistant":
-            reasoning_content = get_str(chunk.choices[0].delta.reasoning_content)  # type: ignore[attr-defined]
+            reasoning_content = get_str(chunk.choices[0].delta.reasoning_content)
             content = get_str(chunk.choices[0].delta.content)
             printed += reasoning_content + content
     assert printed == "Beijing."
@@ -133,9 +137,7 @@ def test_curl_with_tools_and_a_tool_result(frontend: str, triton: FakeTriton) ->
             },
             {
                 "role": "tool",
-                "content": [
-                    {"type": "text", "text": "location: Beijing，temperature: 23，weather: sunny，unit: c"}
-                ],
+                "content": [{"type": "text", "text": WEATHER}],
             },
         ],
         "tools": WEATHER_TOOLS,
@@ -148,7 +150,7 @@ def test_curl_with_tools_and_a_tool_result(frontend: str, triton: FakeTriton) ->
     assert [message["content"] for message in sent["messages"]] == [
         "Get the current weather in Beijing",
         "",
-        "location: Beijing，temperature: 23，weather: sunny，unit: c",
+        WEATHER,
     ]
     assert sent["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"location": "Beijing", "unit": "c"}
 

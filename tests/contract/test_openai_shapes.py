@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+
 from fakes.triton_grpc import FakeTriton, Inference, tell
 
 pytest_plugins = ("fakes.frontend_server",)
@@ -41,7 +42,10 @@ def stream(url: str, path: str, body: dict[str, Any]) -> list[Any]:
 
 def test_chat_stream_bytes(frontend: str, triton: FakeTriton) -> None:
     answer = post(frontend, "/v1/chat/completions", {**CHAT, "stream": True}, **{"X-Request-Id": "me-1"})
-    head = '{"id":"ID","object":"chat.completion.chunk","created":0,"model":"ernie-tiny","choices":[{"index":0,"delta":'
+    head = (
+        '{"id":"ID","object":"chat.completion.chunk","created":0,"model":"ernie-tiny",'
+        '"choices":[{"index":0,"delta":'
+    )
     opening = (
         '{"role":"assistant","content":"","reasoning_content":"","tool_calls":null,'
         '"prompt_token_ids":null,"completion_token_ids":null}'
@@ -254,11 +258,11 @@ async def test_the_asynchronous_client(frontend: str, triton: FakeTriton) -> Non
     async with openai.AsyncOpenAI(base_url=f"{frontend}/v1", api_key="null", max_retries=0) as client:
         whole = await client.chat.completions.create(model="null", messages=[{"role": "user", "content": "Hi"}])
         assert whole.choices[0].message.content == "Beijing."
-        texts = []
+        text = ""
         async with await client.completions.create(model="null", prompt="Hi", stream=True) as chunks:
             async for chunk in chunks:
-                texts.append(chunk.choices[0].text)
-        assert "".join(texts) == "Beijing."
+                text += chunk.choices[0].text
+        assert text == "Beijing."
 
 
 def test_the_request_id_is_echoed_and_reaches_the_wire(frontend: str, triton: FakeTriton) -> None:

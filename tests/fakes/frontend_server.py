@@ -1,4 +1,4 @@
-"""The real frontend under the real uvicorn on a free loopback port, over a fake Triton; and the fixtures for it.
+"""The real frontend under the real uvicorn on a free loopback port, over a fake Triton; with fixtures.
 
 A test module gets the fixtures by ``pytest_plugins = ("fakes.frontend_server",)``.
 """
@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import uvicorn
+
 from ernie_frontend.app import create_app
 from ernie_frontend.settings import Settings
-
 from fakes.triton_grpc import EventLoopThread, FakeTriton
 
 

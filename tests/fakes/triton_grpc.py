@@ -1,8 +1,8 @@
 """A Triton that is all script: the gRPC service as tritonclient sees it, without a model behind it.
 
-Speaks the real protocol on a real loopback port. Answers ``control`` like the stub does, and everything else by
-``answer``, which a test may replace. Runs in the event loop of an ``EventLoopThread``, so that tests can be plain
-functions.
+Speaks the real protocol on a real loopback port. Answers ``control`` like the stub does, and everything else
+by ``answer``, which a test may replace. Runs in the event loop of an ``EventLoopThread``, so that tests can
+be plain functions.
 """
 
 from __future__ import annotations

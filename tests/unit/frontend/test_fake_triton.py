@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc.aio as triton
+
 from fakes.triton_grpc import FakeTriton, hang_after_first
 
 LOOPBACK = [("grpc.enable_http_proxy", 0)]

@@ -1,0 +1,72 @@
+"""The command: clear one-line errors before anything starts, and an orderly end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ernie_frontend.__main__ import run
+
+COMMAND = [sys.executable, "-m", "ernie_frontend"]
+
+
+def refuse(*arguments: str) -> str:
+    """Run a command that must fail at once, and return its only line."""
+    command = typer.Typer()
+    command.command()(run)
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2
+    [line] = result.stderr.splitlines()
+    assert line.startswith("ernie-triton-frontend: ")
+    return line
+
+
+def test_a_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = refuse("--host", "127.0.0.1", "--port", str(port))
+    assert f"127.0.0.1:{port}" in line
+    assert "choose another --port" in line
+
+
+@pytest.mark.parametrize("url", ["localhost", "http://localhost:8001", "localhost:0", ":8001", "a:1,,b:2"])
+def test_a_triton_url_that_is_none(url: str) -> None:
+    assert "--triton-url" in refuse("--triton-url", url, "--port", "0")
+
+
+def test_serves_until_sigterm_and_exits_with_0() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nowhere = f"127.0.0.1:{unused.getsockname()[1]}"
+        process = subprocess.Popen(
+            [*COMMAND, "--host", "127.0.0.1", "--port", "0", "--triton-url", nowhere],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "FD_API_KEY": "one,two"},
+        )
+        try:
+            assert process.stderr is not None
+            ready = re.search(r"http://127\.0\.0\.1:\d+", process.stderr.readline())
+            assert ready is not None
+            answer = httpx.get(f"{ready[0]}/v1/models", trust_env=False, verify=False, timeout=30)
+            assert answer.status_code == 401
+            authorized = {"Authorization": "Bearer two"}
+            answer = httpx.get(
+                f"{ready[0]}/v1/models", headers=authorized, trust_env=False, verify=False, timeout=30
+            )
+            assert answer.status_code == 503
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
+            process.communicate()

@@ -1,0 +1,129 @@
+"""The model directory: names, the default, and how old its knowledge may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from ernie_frontend.model_directory import ModelDirectory
+from ernie_frontend.settings import Settings
+from ernie_wire.errors import ErnieError, InternalError, ModelNotFound, ModelUnavailable
+
+
+def described(state: str = "ready") -> dict[str, Any]:
+    engine = {"vocab_size": 10} if state == "ready" else None
+    return {"state": state, "detail": "", "generation": 1, "engine": engine}
+
+
+class Control:
+    """Answers from a table; an error in it is raised."""
+
+    def __init__(self, **models: dict[str, Any] | ErnieError) -> None:
+        self.models = models
+        self.failure: ErnieError | None = None
+        self.num_questions = 0
+
+    async def ready_models(self) -> list[str]:
+        self.num_questions += 1
+        if self.failure is not None:
+            raise self.failure
+        return list(self.models)
+
+    async def control(self, model: str, question: Mapping[str, Any]) -> dict[str, Any]:
+        answer = self.models[model]
+        if isinstance(answer, ErnieError):
+            raise answer
+        return answer
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def directory(control: Control, **settings: Any) -> tuple[ModelDirectory, Clock]:
+    clock = Clock()
+    return ModelDirectory(control, Settings(triton_urls=("x:1",), **settings), clock), clock
+
+
+async def test_an_exact_name_wins_and_any_other_is_the_default() -> None:
+    models, _ = directory(Control(a=described("unconfigured"), b=described(), c=described()))
+    for name, expected in ((None, "b"), ("null", "b"), ("default", "b"), ("", "b"), ("a", "a"), ("c", "c")):
+        served = await models.resolve(name)
+        assert (served.public_name, served.entry.name) == (expected, expected)
+
+
+async def test_the_default_can_be_chosen() -> None:
+    models, _ = directory(Control(b=described(), c=described()), default_model="c")
+    assert (await models.resolve("null")).entry.name == "c"
+    models, _ = directory(Control(b=described()), default_model="gone")
+    with pytest.raises(ModelUnavailable, match="gone"):
+        await models.resolve("null")
+
+
+async def test_a_served_name_hides_the_others() -> None:
+    models, _ = directory(Control(b=described(), c=described()), served_model_name="ernie", default_model="c")
+    for name in ("ernie", "default", None):
+        served = await models.resolve(name)
+        assert (served.public_name, served.entry.name) == ("ernie", "c")
+    for name in ("b", "c", "null"):
+        with pytest.raises(
+            ModelNotFound, match=rf"Unsupported model: \[{name}\], support \[ernie\] or default"
+        ):
+            await models.resolve(name)
+    assert [model.public_name for model in await models.listed()] == ["ernie"]
+
+
+async def test_only_working_models_are_listed() -> None:
+    control = Control(
+        a=described(), b=described("unconfigured"), c=described("failed"), d=InternalError("foreign")
+    )
+    models, _ = directory(control)
+    assert [model.public_name for model in await models.listed()] == ["a"]
+    assert (await models.resolve("b")).entry.name == "b"  # it exists: its stub will say what is missing
+    assert (await models.resolve("d")).entry.name == "a"  # not one of ours
+
+
+async def test_no_model_at_all_is_asked_again_each_time() -> None:
+    control = Control()
+    models, _ = directory(control)
+    for count in (1, 2):
+        with pytest.raises(ModelUnavailable):
+            await models.resolve("null")
+        assert control.num_questions == count
+
+
+async def test_answers_are_kept_for_a_while() -> None:
+    control = Control(a=described())
+    models, clock = directory(control, directory_age_s=5.0)
+    for _ in range(3):
+        await models.resolve("null")
+    assert control.num_questions == 1
+    clock.now_s = 5.0
+    control.models = {"b": described()}
+    assert (await models.resolve("null")).entry.name == "b"
+
+
+async def test_old_answers_serve_while_triton_is_slow() -> None:
+    control = Control(a=described())
+    models, clock = directory(control)
+    await models.resolve("null")
+    clock.now_s = 100.0
+    control.failure = ModelUnavailable("slow")
+    assert (await models.resolve("null")).entry.vocab_size == 10
+    control.failure = None
+    control.models["a"] = ModelUnavailable("slow")
+    assert (await models.resolve("null")).entry.vocab_size == 10
+
+
+async def test_triton_never_reached() -> None:
+    control = Control()
+    control.failure = ModelUnavailable("Triton at x:1 cannot be reached")
+    models, _ = directory(control)
+    with pytest.raises(ModelUnavailable, match="x:1"):
+        await models.listed()
