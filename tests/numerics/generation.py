@@ -1,7 +1,7 @@
 """Drives a model the way the engine does, without the engine: ragged batches, chunks and block tables.
 
-Every sequence has its blocks scattered over the cache in an order of its own, so that a backend that ignores the
-block table cannot pass.
+Every sequence has its blocks scattered over the cache in an order of its own, so that a backend that ignores
+the block table cannot pass.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.registry import LoadSettings, Model, load_model
 from ernie_kernels.api import Batch, CacheSpec, Ops
 from ernie_kernels.formats import ActivationType
-from numpy.typing import NDArray
 
 MAX_POSITIONS = 128
 BLOCK_SIZE = 4
@@ -105,9 +106,7 @@ def generate(
     return generated, first_logits
 
 
-def prompt_logits(
-    model: Model, ops: Ops, prompt: list[int], chunk: int | None = None
-) -> NDArray[np.float32]:
+def prompt_logits(model: Model, ops: Ops, prompt: list[int], chunk: int | None = None) -> NDArray[np.float32]:
     """Return the logits ``[T, V]`` of every prompt token, prefilled alone."""
     driver = Driver(model, ops, 1)
     size = chunk or len(prompt)

@@ -32,7 +32,7 @@ class GoldenRow:
 
 @dataclass(frozen=True)
 class GoldenDetails:
-    """Row 2 at every token: ``hidden`` ``[layers + 1, 12, H]``, ``final_norm`` ``[12, H]``, ``logits`` ``[12, V]``."""
+    """Row 2 at every token: hidden ``[layers + 1, 12, H]``, final_norm ``[12, H]``, logits ``[12, V]``."""
 
     hidden: Floats
     final_norm: Floats

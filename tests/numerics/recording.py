@@ -1,12 +1,15 @@
-"""An ``Ops`` that passes every call on and keeps what the residual stream was: models need no hooks for tests."""
+"""An ``Ops`` that passes every call on and keeps what went through: models need no hooks for tests."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from ernie_kernels.api import Ops
 from numpy.typing import NDArray
+
+from ernie_kernels.api import Ops
+
+Floats = NDArray[np.float32]
 
 
 class RecordingOps:
@@ -15,28 +18,43 @@ class RecordingOps:
     Attributes:
         residuals: the embeddings, then the residual stream after each addition: 1 + 2 * layers per step.
         normed: the norm of each of them.
+        products: input and result of each ``linear`` and ``mlp``, in order: 3 * layers per step.
     """
 
     def __init__(self, ops: Ops) -> None:
         self._ops = ops
-        self.residuals: list[NDArray[np.float32]] = []
-        self.normed: list[NDArray[np.float32]] = []
+        self.residuals: list[Floats] = []
+        self.normed: list[Floats] = []
+        self.products: list[tuple[Floats, Floats]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ops, name)
 
     def embed(self, *arguments: Any) -> Any:
         embedded = self._ops.embed(*arguments)
-        self.residuals.append(self._ops.download(embedded).copy())
+        self.residuals.append(self._copy(embedded))
         return embedded
 
     def norm(self, *arguments: Any) -> Any:
         normed = self._ops.norm(*arguments)
-        self.normed.append(self._ops.download(normed).copy())
+        self.normed.append(self._copy(normed))
         return normed
 
     def add_norm(self, *arguments: Any) -> Any:
         total, normed = self._ops.add_norm(*arguments)
-        self.residuals.append(self._ops.download(total).copy())
-        self.normed.append(self._ops.download(normed).copy())
+        self.residuals.append(self._copy(total))
+        self.normed.append(self._copy(normed))
         return total, normed
+
+    def linear(self, x: Any, weight: Any) -> Any:
+        result = self._ops.linear(x, weight)
+        self.products.append((self._copy(x), self._copy(result)))
+        return result
+
+    def mlp(self, x: Any, gate_up: Any, down: Any) -> Any:
+        result = self._ops.mlp(x, gate_up, down)
+        self.products.append((self._copy(x), self._copy(result)))
+        return result
+
+    def _copy(self, x: Any) -> Floats:
+        return self._ops.download(x).copy()

@@ -2,8 +2,8 @@
 
 The numbers are those of ``formats.quantize_activations``. Every matrix product here is over integers of at most
 8 bits and 128 inputs, so its sums stay below 2**24: float32 (and TF32 operands) hold them exactly. Scaling and
-adding the groups are the same float32 operations as in the reference. What is left to the device is to divide and
-add as IEEE 754 says and to round halves to even, as Paddle's CPU place does.
+adding the groups are the same float32 operations as in the reference. What is left to the device is to divide
+and add as IEEE 754 says and to round halves to even, as Paddle's CPU place does.
 
 This module must not know how a matrix is stored.
 """
@@ -20,7 +20,7 @@ _SMALLEST_DIVISOR = float(np.finfo(np.float32).tiny)
 
 
 def multiply(x: Tensor, codes: Tensor, scales: Tensor, activation: ActivationType) -> Tensor:
-    """Return float32 ``[T, N]``: rounded x ``[T, K]`` times int8 ``codes`` ``[N, K]``, times ``scales`` ``[N]``."""
+    """Return float32 ``[T, N]``: rounded x ``[T, K]`` times int8 codes ``[N, K]``, times scales ``[N]``."""
     widths = [columns.stop - columns.start for columns in activation_groups(x.shape[1])]
     inputs = paddle.split(x, widths, axis=1)
     weights = paddle.split(codes.astype("float32"), widths, axis=1)

@@ -1,8 +1,8 @@
 """A step's index arrays on the device, and the plan of its attention, made on the host.
 
 Shapes that depend on the data are settled here, so that no op waits for the device. Attention works on groups
-of sequences with equally many new tokens: all that decode (one token each) are one group, every other sequence is
-one by itself, so queries are never padded. Contexts are padded to the longest of their group.
+of sequences with equally many new tokens: all that decode (one token each) are one group, every other sequence
+is one by itself, so queries are never padded. Contexts are padded to the longest of their group.
 
 This module must not know heads, rotary embeddings or models.
 """

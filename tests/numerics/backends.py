@@ -1,0 +1,22 @@
+"""Every implementation of the ops that this machine can run, by name."""
+
+from __future__ import annotations
+
+import functools
+
+from ernie_kernels.api import Ops
+from ernie_kernels.cpu import CpuOps, instruction_sets
+from ernie_kernels.reference import ReferenceOps
+from ernie_kernels.xpu import PaddleOps
+
+CPU_BACKENDS = tuple(f"cpu-{name}" for name in instruction_sets(include_lowered=True))
+BACKENDS = ("reference", *CPU_BACKENDS, "paddle")
+
+
+@functools.cache
+def make_ops(name: str) -> Ops:
+    if name == "reference":
+        return ReferenceOps()
+    if name == "paddle":
+        return PaddleOps("cpu")
+    return CpuOps(threads=2, instruction_set=name.removeprefix("cpu-"))

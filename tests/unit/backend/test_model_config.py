@@ -1,0 +1,131 @@
+"""config.json of both layouts, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_backend.errors import StartError
+from ernie_backend.model_config import ModelConfig
+
+DATA = Path(__file__).parents[2] / "data"
+FIELDS: dict[str, Any] = json.loads((DATA / "dense-Paddle" / "config.json").read_text())
+
+
+def read(directory: Path, **changes: Any) -> ModelConfig:
+    """Write a config.json with ``changes`` (None removes a field) and read it."""
+    fields = {name: value for name, value in (FIELDS | changes).items() if value is not None}
+    (directory / "config.json").write_text(json.dumps(fields))
+    return ModelConfig.from_directory(directory)
+
+
+def test_both_layouts_say_the_same() -> None:
+    config = ModelConfig.from_directory(DATA / "dense")
+    assert config == ModelConfig.from_directory(DATA / "dense-Paddle")
+    assert dataclasses.asdict(config) == {
+        "architecture": "Ernie4_5ForCausalLM",
+        "vocab_size": 640,
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_layers": 3,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 32,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+        "bos_token_id": 1,
+        "eos_token_ids": (2,),
+        "pad_token_id": 0,
+    }
+
+
+def test_defaults(tmp_path: Path) -> None:
+    config = read(tmp_path, rope_theta=None, head_dim=None, num_key_value_heads=None, eos_token_id=None)
+    assert config.rope_theta == 500000.0
+    assert config.head_dim == 64 // 4
+    assert config.num_kv_heads == 4
+    assert config.eos_token_ids == (2,)
+
+
+@pytest.mark.parametrize("architecture", ["Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"])
+def test_both_spellings_are_one_architecture(tmp_path: Path, architecture: str) -> None:
+    assert read(tmp_path, architectures=[architecture]).architecture == "Ernie4_5ForCausalLM"
+
+
+def test_rope_theta_of_either_place(tmp_path: Path) -> None:
+    assert read(tmp_path, rope_theta=10000).rope_theta == 10000.0
+    assert read(tmp_path, rope_parameters={"rope_theta": 20000.0}).rope_theta == 20000.0
+
+
+def test_several_eos_tokens(tmp_path: Path) -> None:
+    assert read(tmp_path, eos_token_id=[2, 5]).eos_token_ids == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            {"architectures": ["LlamaForCausalLM"]},
+            "unknown architecture 'LlamaForCausalLM'; known are Ernie4_5",
+        ),
+        ({"architectures": None}, "architectures must be a list of one name, found None"),
+        ({"architectures": "Ernie4_5ForCausalLM"}, "architectures must be a list of one name"),
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"vocab_size": "640"}, "vocab_size must be an integer of at least 1, found '640'"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be an integer of at least 1, found 0"),
+        ({"num_hidden_layers": True}, "num_hidden_layers must be an integer of at least 1, found True"),
+        ({"intermediate_size": 160.0}, "intermediate_size must be an integer of at least 1, found 160.0"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
+        (
+            {"num_attention_heads": 6, "head_dim": None},
+            "hidden_size 64 is no multiple of num_attention_heads 6",
+        ),
+        ({"head_dim": 31}, "head_dim 31 is odd"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps must be a number above 0, found 0"),
+        ({"rope_theta": "big"}, "rope_theta must be a number above 0, found 'big'"),
+        ({"rope_parameters": 5}, "rope_parameters must be an object, found 5"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters.rope_type is 'yarn'"),
+        ({"rope_scaling": {"factor": 2}}, "rope_scaling is set"),
+        ({"use_bias": True}, "use_bias is true"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings must be true or false, found 'yes'"),
+        ({"eos_token_id": []}, "eos_token_id must be a token id or a list of them, found []"),
+        ({"eos_token_id": [2, 640]}, "eos_token_id 640 is outside the vocabulary of 640 tokens"),
+        ({"bos_token_id": -1}, "bos_token_id must be a token id, found -1"),
+    ],
+)
+def test_wrong_fields(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(StartError) as caught:
+        read(tmp_path, **changes)
+    assert complaint in caught.value.message
+    assert str(tmp_path / "config.json") in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="nowhere does not exist; give the directory"):
+        ModelConfig.from_directory(tmp_path / "nowhere")
+
+
+def test_no_config(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"config\.json does not exist"):
+        ModelConfig.from_directory(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])
+def test_broken_json(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(StartError, match="cannot be read as JSON"):
+        ModelConfig.from_directory(tmp_path)
+
+
+def test_json_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(StartError, match="holds a JSON list; an object is expected"):
+        ModelConfig.from_directory(tmp_path)

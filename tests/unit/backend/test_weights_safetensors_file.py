@@ -1,0 +1,98 @@
+"""One safetensors file: what is read, and that nothing wrong in a file is believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ernie_backend.errors import StartError
+from ernie_backend.weights.safetensors_file import SafetensorsFile
+from unit.backend.safetensors_writer import write_raw, write_tensors
+
+
+def entry(begin: Any, end: Any, shape: Any = (2,), dtype: Any = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def test_tensors_come_back_as_written(tmp_path: Path) -> None:
+    written: dict[str, NDArray[Any]] = {
+        "bits": np.arange(6, dtype=np.uint16).reshape(2, 3),
+        "halves": np.linspace(-1, 1, 4, dtype=np.float16),
+        "floats": np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 2, 2),
+        "empty": np.zeros((0, 4), np.float32),
+    }
+    write_tensors(tmp_path / "a.safetensors", written)
+    file = SafetensorsFile(tmp_path / "a.safetensors")
+    assert set(file.entries) == set(written)
+    read = {name: file.tensor(name) for name in written}
+    file.close()
+    for name, values in written.items():
+        assert read[name].dtype == values.dtype
+        np.testing.assert_array_equal(read[name], values)
+        assert not read[name].flags.writeable
+
+
+def test_other_types_may_be_present_but_not_read(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "a.safetensors", {"steps": np.arange(3)})
+    file = SafetensorsFile(tmp_path / "a.safetensors")
+    with pytest.raises(
+        StartError, match=r"a.safetensors: tensor steps has type I64; weights are read from F32"
+    ):
+        file.tensor("steps")
+    file.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "is empty"),
+        (b"1234", "has 4 bytes, too few"),
+        ((1 << 62).to_bytes(8, "little") + b"{}", "is no safetensors file: its header would have"),
+        ((100).to_bytes(8, "little") + b"{}", "is truncated: its header ends at byte 108, the file has 10"),
+        ((2).to_bytes(8, "little") + b"{]", "its header is malformed"),
+        ((2).to_bytes(8, "little") + b"[]", "its header is malformed"),
+        ((2).to_bytes(8, "little") + b"\xff\xff", "its header is malformed"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(StartError) as caught:
+        SafetensorsFile(tmp_path / "a.safetensors")
+    assert complaint in caught.value.message
+    assert str(tmp_path / "a.safetensors") in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("header", "complaint"),
+    [
+        ({"a": entry(0, 8), "b": entry(4, 12)}, "tensor b at bytes 4 to 12 overlaps another one"),
+        ({"a": entry(8, 0)}, "tensor a at bytes 8 to 0 overlaps"),
+        (
+            {"a": entry(0, 8), "b": entry(12, 20)},
+            "is truncated: tensor b ends at byte 20 of the data, the file has 16",
+        ),
+        ({"a": entry(0, 12)}, "tensor a has 12 bytes; F32 [2] needs 8"),
+        ({"a": entry(0, 8, [4])}, "tensor a has 8 bytes; F32 [4] needs 16"),
+        ({"a": entry(-8, 0)}, "its header is malformed"),
+        ({"a": entry(0.0, 8)}, "its header is malformed"),
+        ({"a": entry(0, 8, [True, 2])}, "its header is malformed"),
+        ({"a": entry(0, 8, None)}, "its header is malformed"),
+        ({"a": {"dtype": "F32"}}, "its header is malformed"),
+        ({"a": 5}, "its header is malformed"),
+    ],
+)
+def test_wrong_headers(tmp_path: Path, header: dict[str, Any], complaint: str) -> None:
+    write_raw(tmp_path / "a.safetensors", header, bytes(16))
+    with pytest.raises(StartError) as caught:
+        SafetensorsFile(tmp_path / "a.safetensors")
+    assert complaint in caught.value.message
+    assert str(tmp_path / "a.safetensors") in caught.value.message
+
+
+def test_unreadable_file(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="cannot be read: Is a directory"):
+        SafetensorsFile(tmp_path)
