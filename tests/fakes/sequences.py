@@ -1,0 +1,39 @@
+"""Sequences for tests of the engine, without a tokenizer: token n is the character with that code."""
+
+from __future__ import annotations
+
+from ernie_backend.engine.answer_text import AnswerText
+from ernie_backend.engine.detokenizer import Detokenizer
+from ernie_backend.engine.sequence import ResolvedSampling, Sequence
+from ernie_backend.engine.stop import StopMatcher
+
+GREEDY = 0.0
+
+
+class CharacterTokens:
+    """Token n stands for the character with code n + 48, so that tokens 0 to 9 are digits."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the character's UTF-8."""
+        return chr(token_id + 48).encode()
+
+
+def make_sequence(
+    request_id: str,
+    prompt: tuple[int, ...],
+    max_tokens: int,
+    *,
+    stop: tuple[str, ...] = (),
+    eos: frozenset[int] = frozenset(),
+    stream: bool = True,
+    prompt_text: str | None = None,
+) -> Sequence:
+    """Return a greedy sequence."""
+    return Sequence(
+        request_id=request_id,
+        prompt_ids=prompt,
+        sampling=ResolvedSampling(GREEDY, 1.0, 0, 0, max_tokens, eos),
+        answer=AnswerText(Detokenizer(CharacterTokens()), StopMatcher(stop)),
+        stream=stream,
+        prompt_text=prompt_text,
+    )

@@ -1,0 +1,49 @@
+"""How many KV blocks there are, and how much memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ernie_backend.errors import StartError
+from ernie_backend.memory.host_memory import available_bytes, resident_bytes
+from ernie_backend.memory.kv_sizing import KvDemand, kv_blocks
+
+MIB = 1 << 20
+DEMAND = KvDemand(bytes_per_block=MIB, block_size=64, max_model_len=1000, max_num_seqs=4)
+
+
+@pytest.mark.parametrize(
+    ("budget_mib", "blocks"),
+    [(16, 16), (40, 40), (64, 64), (1000, 64)],  # 1000 tokens are 16 blocks, four requests 64
+)
+def test_as_many_blocks_as_fit_and_no_more_than_can_be_used(budget_mib: int, blocks: int) -> None:
+    assert kv_blocks(DEMAND, budget_mib * MIB) == blocks
+
+
+@pytest.mark.parametrize(("budget_mib", "left", "fits"), [(15, "15.0", 960), (-7, "0.0", 0)])
+def test_a_misfit_names_need_have_and_what_fits(budget_mib: int, left: str, fits: int) -> None:
+    with pytest.raises(StartError) as caught:
+        kv_blocks(DEMAND, budget_mib * MIB)
+    assert "max_model_len 1000 needs 16.0 MiB" in caught.value.message
+    assert f"{left} MiB are left" in caught.value.message
+    assert f"at most {fits} fits" in caught.value.message
+
+
+def _machine(root: Path, limit: str) -> Path:
+    (root / "proc").mkdir()
+    (root / "proc" / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
+    (root / "sys" / "fs" / "cgroup").mkdir(parents=True)
+    (root / "sys" / "fs" / "cgroup" / "memory.max").write_text(limit)
+    (root / "sys" / "fs" / "cgroup" / "memory.current").write_text("1000000\n")
+    return root
+
+
+@pytest.mark.parametrize(("limit", "available"), [("max\n", 8000 * 1024), ("3000000\n", 2000000), ("5\n", 0)])
+def test_available_memory_is_what_machine_and_cgroup_leave(tmp_path: Path, limit: str, available: int) -> None:
+    assert available_bytes(_machine(tmp_path, limit)) == available
+
+
+def test_this_process_holds_memory() -> None:
+    assert MIB < resident_bytes() < available_bytes() * 100

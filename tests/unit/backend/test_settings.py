@@ -1,0 +1,132 @@
+"""The engine's settings: defaults, limits, notices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ernie_backend.devices.backend import create_ops, resolve_device
+from ernie_backend.devices.processors import usable_cores
+from ernie_backend.errors import StartError
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.settings import DEFAULT_ACTIVATION, EngineSettings, read_settings
+from ernie_kernels.formats import ActivationType
+
+DENSE = Path(__file__).parents[2] / "data" / "dense"
+CONFIG = replace(ModelConfig.from_directory(DENSE), max_position_embeddings=131072)
+
+
+def _read(**parameters: str) -> EngineSettings:
+    return read_settings({"model": "/m/x", **parameters}, CONFIG)
+
+
+def test_defaults() -> None:
+    expected = EngineSettings(model=Path("/m/x"), threads=usable_cores(), served_model_name="x")
+    assert _read() == expected
+    assert _read(max_model_len="", quantization="", device="") == expected
+    assert (expected.max_num_seqs, expected.max_model_len, expected.block_size) == (8, 2048, 64)
+    assert expected.activation_dtype is DEFAULT_ACTIVATION
+
+
+def test_every_value_is_read() -> None:
+    settings = _read(
+        device="Reference",
+        dtype="float32",
+        quantization="WINT8",
+        activation_dtype="int16",
+        max_model_len="32768",
+        max_num_seqs="128",
+        max_num_batched_tokens="7",
+        max_num_waiting="9",
+        gpu_memory_utilization="0.7",
+        num_gpu_blocks_override="12",
+        block_size="16",
+        threads="3",
+        tensor_parallel_size="1",
+        served_model_name="ernie",
+        engine_python="/usr/bin/python3",
+    )
+    assert settings == EngineSettings(
+        model=Path("/m/x"),
+        device="reference",
+        dtype="float32",
+        quantization="wint8",
+        activation_dtype=ActivationType.INT16,
+        max_model_len=32768,
+        max_num_seqs=128,
+        max_num_batched_tokens=7,
+        max_num_waiting=9,
+        gpu_memory_utilization=0.7,
+        num_gpu_blocks_override=12,
+        block_size=16,
+        threads=3,
+        served_model_name="ernie",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("max_num_seqs", "0", r"max_num_seqs is 0; it must be in \[1, 4096\]"),
+        ("max_num_batched_tokens", "0", "must be in"),
+        ("max_model_len", "1", "must be in"),
+        ("max_model_len", "32K", "max_model_len is '32K'; it must be an integer"),
+        ("block_size", "1.5", "must be an integer"),
+        ("num_gpu_blocks_override", "0", "must be in"),
+        ("threads", "-1", "threads is -1"),
+        ("gpu_memory_utilization", "1.1", "gpu_memory_utilization is 1.1; it must be above 0 and at most 1"),
+        ("gpu_memory_utilization", "nan", "must be above 0"),
+        ("gpu_memory_utilization", "much", "must be a number"),
+        ("device", "cuda", "device is 'cuda'; known: auto, cpu, reference, xpu"),
+        ("dtype", "float16", "known: float32, bfloat16"),
+        ("activation_dtype", "int4", "known: float32, int16, int8"),
+        ("quantization", "w4a8", "quantization is 'w4a8'; known for this model: wint8, wint4"),
+        ("tensor_parallel_size", "4", "tensor parallelism is not available yet, use 1"),
+        ("model", "", "parameter model is missing"),
+    ],
+)
+def test_wrong_values_name_field_value_and_limit(name: str, value: str, complaint: str) -> None:
+    with pytest.raises(StartError, match=complaint):
+        _read(**{name: value})
+
+
+def test_a_context_beyond_the_model_s_is_lowered_with_a_notice() -> None:
+    settings = _read(max_model_len="200000")
+    assert settings.max_model_len == 131072
+    assert settings.notices == (
+        "max_model_len 200000 is lowered to the model's max_position_embeddings 131072",
+    )
+    short = read_settings({"model": "/m/x"}, replace(CONFIG, max_position_embeddings=512))
+    assert (short.max_model_len, short.notices) == (512, ())
+
+
+def test_wint4_on_a_dense_model_means_wint8_and_says_so() -> None:
+    settings = _read(quantization="WINT4")
+    assert settings.quantization == "wint8"
+    assert len(settings.notices) == 1
+    assert "uses wint8" in settings.notices[0]
+
+
+def test_the_device_is_the_card_that_is_there(tmp_path: Path) -> None:
+    assert resolve_device("auto", {}, tmp_path) == ("cpu", None)
+    device, notice = resolve_device("auto", {"XPU_VISIBLE_DEVICES": "0"}, tmp_path)
+    assert device == "cpu"
+    assert notice == "XPU_VISIBLE_DEVICES is set, but this machine has no XPU: using the CPU"
+    assert resolve_device("reference", {"XPU_VISIBLE_DEVICES": "0"}, tmp_path) == ("reference", None)
+    (tmp_path / "xpu0").touch()
+    assert resolve_device("auto", {"XPU_VISIBLE_DEVICES": "0"}, tmp_path) == ("xpu", None)
+
+
+def test_the_reference_device_needs_nothing_built() -> None:
+    assert type(create_ops("reference", 1)).__name__ == "ReferenceOps"
+
+
+@pytest.mark.parametrize(("limit", "cores"), [("max 100000", None), ("50000 100000", 1), ("100000 100000", 1)])
+def test_a_cgroup_quota_limits_the_cores(tmp_path: Path, limit: str, cores: int | None) -> None:
+    unlimited = usable_cores(tmp_path)
+    directory = tmp_path / "sys" / "fs" / "cgroup"
+    directory.mkdir(parents=True)
+    (directory / "cpu.max").write_text(limit + "\n")
+    assert usable_cores(tmp_path) == (cores or unlimited)

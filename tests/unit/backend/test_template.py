@@ -1,0 +1,145 @@
+"""Chat templates: the directory's own, the built-in one, and messages as clients send them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_backend.chat.template import BUILT_IN, ChatTemplate
+from ernie_backend.errors import StartError
+from ernie_wire.errors import InvalidValue
+
+DATA = Path(__file__).parents[2] / "data"
+USER = {"role": "user", "content": "Hi"}
+BEGIN = "<|begin_of_sentence|>"
+
+
+@pytest.fixture(params=["built-in", "dense"])
+def template(request: pytest.FixtureRequest) -> ChatTemplate:
+    if request.param == "built-in":
+        return ChatTemplate(BUILT_IN, {})
+    return ChatTemplate.from_directory(DATA / "dense")
+
+
+def _render(template: ChatTemplate, *messages: dict[str, Any], **more: Any) -> str:
+    return template.render({"messages": list(messages), **more})
+
+
+SYSTEM = {"role": "system", "content": "SYS"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "prompt"),
+    [
+        ([USER], "User: Hi\nAssistant: "),
+        ([SYSTEM, USER], "SYS\nUser: Hi\nAssistant: "),
+        (
+            [SYSTEM, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, USER],
+            "SYS\nUser: a\nAssistant: b<|end_of_sentence|>User: Hi\nAssistant: ",
+        ),
+        (
+            [USER, {"role": "assistant", "content": ""}, {"role": "tool", "content": "1"}],
+            "User: Hi\nAssistant: <|end_of_sentence|>Assistant: ",
+        ),
+        (
+            [{"role": "developer", "content": "D"}, {"role": "bot"}],
+            "D\nAssistant: <|end_of_sentence|>Assistant: ",
+        ),
+        ([{"role": "user", "content": None}], "User: \nAssistant: "),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "a"}, "b", {"type": "text", "text": "c"}]}],
+            "User: abc\nAssistant: ",
+        ),
+    ],
+)
+def test_the_text_model_s_prompts(template: ChatTemplate, messages: list[dict[str, Any]], prompt: str) -> None:
+    assert _render(template, *messages) == BEGIN + prompt
+
+
+def test_the_generation_prompt_can_be_left_out(template: ChatTemplate) -> None:
+    assert (
+        _render(template, USER, chat_template_kwargs={"add_generation_prompt": False}) == BEGIN + "User: Hi\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("messages", "complaint"),
+    [
+        (None, "at least one message"),
+        ([], "at least one message"),
+        (["Hi"], r"messages\[0\] is str"),
+        ([USER, {"role": "king"}], r"messages\[1\]\.role is 'king'; known: system"),
+        ([{"content": "x"}], "role is None"),
+        ([{"role": "user", "content": 5}], "must be text"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "'image_url'; this model takes only text"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "whose text is None"),
+    ],
+)
+def test_wrong_messages_are_refused(template: ChatTemplate, messages: object, complaint: str) -> None:
+    with pytest.raises(InvalidValue, match=complaint) as caught:
+        template.render({"messages": messages})
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ raise_exception('no') }}",
+        "{{ 1 / 0 }}",
+        "{{ messages[7].content.x }}",
+        "{{ messages + 1 }}",
+        "{{ missing.x }}",
+    ],
+)
+def test_a_template_that_refuses_is_the_messages_fault(source: str) -> None:
+    with pytest.raises(InvalidValue, match="the chat template refuses these messages"):
+        _render(ChatTemplate(source, {}), USER)
+
+
+def test_templates_run_in_a_sandbox() -> None:
+    for source in ("{{ messages.append(1) }}", "{{ ''.__class__.__mro__ }}{{ ''.__class__.__mro__[1].x }}"):
+        with pytest.raises(InvalidValue, match="refuses"):
+            _render(ChatTemplate(source, {}), USER)
+
+
+def test_what_a_template_can_see() -> None:
+    source = (
+        "{{ sep_token }}|{{ tools | tojson }}|{{ enable_thinking }}|{{ chat_template_kwargs.enable_thinking }}"
+    )
+    rendered = _render(
+        ChatTemplate(source, {"sep_token": "S"}),
+        USER,
+        tools=[{"name": "天气"}],
+        chat_template_kwargs={"enable_thinking": False, "messages": "not these"},
+    )
+    assert rendered == 'S|[{"name": "天气"}]|False|False'
+
+
+def test_tool_arguments_are_objects_in_the_template() -> None:
+    source = "{% for c in messages[0].tool_calls %}{{ c.function.arguments | tojson }};{% endfor %}"
+    calls = [{"function": {"name": "f", "arguments": value}} for value in ('{"a": 1}', {"b": 2}, "no json")]
+    message = {"role": "assistant", "content": "", "tool_calls": calls}
+    assert _render(ChatTemplate(source, {}), message) == '{"a": 1};{"b": 2};"no json";'
+
+
+def test_where_a_directory_s_template_is_found(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "sep_token": {"content": "S"},
+                "chat_template": [{"name": "default", "template": "C{{ sep_token }}"}],
+            }
+        )
+    )
+    assert _render(ChatTemplate.from_directory(tmp_path), USER) == "CS"
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "B"}))
+    assert _render(ChatTemplate.from_directory(tmp_path), USER) == "B"
+    (tmp_path / "chat_template.jinja").write_text("A")
+    assert _render(ChatTemplate.from_directory(tmp_path), USER) == "A"
+    (tmp_path / "chat_template.jinja").write_text("{% if %}")
+    with pytest.raises(StartError, match=r"chat_template\.jinja is not a valid Jinja template"):
+        ChatTemplate.from_directory(tmp_path)
+    assert _render(ChatTemplate.from_directory(DATA), USER).startswith(BEGIN), "no template: the built-in one"
