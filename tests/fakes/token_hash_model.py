@@ -1,7 +1,7 @@
 """A model for tests of the engine: the next token is a hash of all tokens before it.
 
-It keeps its tokens in a paged cache, through the block tables of the batch, as a real model keeps keys and values:
-a wrong table, position, chunk or a block owned twice changes the answer.
+It keeps its tokens in a paged cache, through the block tables of the batch, as a real model keeps keys and
+values: a wrong table, position, chunk or a block owned twice changes the answer.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
@@ -44,7 +44,7 @@ def test_every_way_of_cutting_gives_the_same_answer(stops: tuple[str, ...], text
     for count in range(min(4, len(text))):
         for cuts in combinations(range(1, len(text)), count):
             borders = (0, *cuts, len(text))
-            pieces = [text[begin:end] for begin, end in zip(borders, borders[1:], strict=False)]
+            pieces = [text[begin:end] for begin, end in pairwise(borders)]
             assert _answer(stops, pieces) == (answer, stopped), pieces
 
 

@@ -1,0 +1,317 @@
+"""The real engine process over a real socketpair, with the dense oracle checkpoint on the reference device."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ernie_wire.frames import receive_frame, send_frame
+from ernie_wire.messages import (
+    Cancel,
+    GenerateRequest,
+    Heartbeat,
+    Message,
+    Output,
+    Outputs,
+    Ready,
+    Shutdown,
+    StartFailed,
+    Submit,
+    from_frame,
+    to_frame,
+)
+from ernie_wire.sampling import SamplingParameters
+
+ROOT = Path(__file__).parents[2]
+DENSE = ROOT / "tests" / "data" / "dense"
+GOLDEN = np.load(ROOT / "tests" / "data" / "dense.npz")
+PROMPTS = [tuple(GOLDEN[f"row{row}.input_ids"].tolist()) for row in range(4)]
+GREEDY = [tuple(GOLDEN[f"row{row}.greedy"].tolist()) for row in range(4)]
+PATH = os.pathsep.join(str(ROOT / part) for part in ("backend", "backend/stub", "kernels"))
+TIMEOUT_S = 60.0
+
+
+class Engine:
+    """An engine process and our end of its socket."""
+
+    def __init__(self, **parameters: str) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(TIMEOUT_S)
+        settings = {
+            "model": str(DENSE),
+            "device": "reference",
+            "dtype": "float32",
+            "threads": "1",
+            **parameters,
+        }
+        command = [sys.executable, "-m", "ernie_backend", "--socket-fd", str(theirs.fileno())]
+        self.process = subprocess.Popen(
+            [*command, "--settings", json.dumps(settings)],
+            pass_fds=(theirs.fileno(),),
+            env={**os.environ, "PYTHONPATH": PATH},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        theirs.close()
+
+    def send(self, message: Message) -> None:
+        send_frame(self.socket, *to_frame(message))
+
+    def receive(self) -> Message:
+        frame = receive_frame(self.socket)
+        assert frame is not None, "the engine closed the socket"
+        return from_frame(*frame)
+
+    def ready(self) -> Ready:
+        message = self.receive()
+        assert isinstance(message, Ready), message
+        return message
+
+    def heartbeat(self) -> Heartbeat:
+        while not isinstance(message := self.receive(), Heartbeat):
+            pass
+        return message
+
+    def outputs_until(self, count: int) -> dict[str, list[Output]]:
+        """Return all outputs until ``count`` requests have ended."""
+        outputs: dict[str, list[Output]] = {}
+        while sum(each[-1].is_last for each in outputs.values()) < count:
+            message = self.receive()
+            for output in message.outputs if isinstance(message, Outputs) else ():
+                outputs.setdefault(output.request_id, []).append(output)
+        return outputs
+
+    def close(self) -> str:
+        """Close the socket, wait for the end, return the log."""
+        self.socket.close()
+        _, log = self.process.communicate(timeout=TIMEOUT_S)
+        return log
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    running = Engine()
+    running.ready()
+    yield running
+    running.close()
+
+
+def _submit(row: int, *, stream: bool = True, name: str = "row", **sampling: object) -> Submit:
+    asked = {"max_tokens": 32, "temperature": 0, "ignore_eos": True, **sampling}
+    return Submit(
+        GenerateRequest(
+            f"{name}{row}", input_ids=PROMPTS[row], stream=stream, sampling=SamplingParameters.from_json(asked)
+        )
+    )
+
+
+def _tokens(outputs: dict[str, list[Output]]) -> dict[str, tuple[int, ...]]:
+    return {name: sum((each.token_ids for each in made), ()) for name, made in sorted(outputs.items())}
+
+
+def _text(made: list[Output]) -> str:
+    return "".join(each.text for each in made)
+
+
+EXPECTED = {f"row{row}": GREEDY[row] for row in range(4)}
+
+
+def test_the_description(engine: Engine) -> None:
+    other = Engine(max_model_len="512", max_num_seqs="2", quantization="wint4", dtype="bfloat16")
+    described = other.ready().description
+    log = other.close()
+    assert described["architecture"] == "Ernie4_5ForCausalLM"
+    assert (described["max_model_len"], described["max_num_seqs"], described["vocab_size"]) == (512, 2, 640)
+    assert (described["quantization"], described["dtype"], described["device"]) == (
+        "wint8",
+        "bfloat16",
+        "reference",
+    )
+    assert (described["kv_blocks"], described["block_size"]) == (16, 64)
+    assert described["generation_config"]["temperature"] == 0.8
+    assert described["root"] == str(DENSE)
+    assert "uses wint8" in log
+    assert "weights and program take" in log
+
+
+def test_all_rows_at_once_are_the_goldens(engine: Engine) -> None:
+    for row in range(4):
+        engine.send(_submit(row, stream=row % 2 == 0))
+    outputs = engine.outputs_until(4)
+    assert _tokens(outputs) == EXPECTED
+    assert len(outputs["row0"]) == 32
+    assert len(outputs["row1"]) == 1
+    assert {made[-1].finish_reason for made in outputs.values()} == {"length"}
+
+
+def test_alone_is_the_same_as_in_the_batch(engine: Engine) -> None:
+    for row in range(4):
+        engine.send(_submit(row))
+        assert _tokens(engine.outputs_until(1)) == {f"row{row}": GREEDY[row]}
+
+
+def test_a_seed_repeats_alone_and_in_company(engine: Engine) -> None:
+    hot = {"temperature": 1.5, "top_p": 0.95, "seed": 42}
+    engine.send(_submit(2, name="alone", **hot))
+    alone = _tokens(engine.outputs_until(1))["alone2"]
+    for row in range(4):
+        engine.send(_submit(row, name="hot", **hot))
+        engine.send(_submit(row))
+    together = _tokens(engine.outputs_until(8))
+    assert together["hot2"] == alone
+    assert alone != GREEDY[2]
+    engine.send(_submit(2, name="other", **{**hot, "seed": 43}))
+    assert _tokens(engine.outputs_until(1))["other2"] != alone
+
+
+def test_stop_strings_and_text(engine: Engine) -> None:
+    engine.send(_submit(2, stream=False))
+    whole = _text(engine.outputs_until(1)["row2"])
+    stop = " three three"
+    engine.send(_submit(2, stop=stop))
+    outputs = engine.outputs_until(1)["row2"]
+    assert stop in whole
+    assert _text(outputs) == whole[: whole.index(stop)]
+    assert outputs[-1].finish_reason == "stop"
+
+
+def test_wrong_requests_fail_alone(engine: Engine) -> None:
+    engine.send(_submit(3))
+    engine.send(Submit(GenerateRequest("long", input_ids=(5,) * 2048)))
+    engine.send(Submit(GenerateRequest("role", messages={"messages": [{"role": "king"}]})))
+    outputs = engine.outputs_until(3)
+    assert _tokens({"row3": outputs["row3"]}) == {"row3": GREEDY[3]}
+    assert str(outputs["long"][0].error).startswith("context_length_exceeded: the prompt has 2048 tokens")
+    assert str(outputs["role"][0].error).startswith("invalid_value[messages]: messages[0].role is 'king'")
+
+
+def test_a_cancel_mid_stream_frees_the_blocks(engine: Engine) -> None:
+    engine.send(_submit(0, max_tokens=2000))
+    while not isinstance(engine.receive(), Outputs):
+        pass
+    engine.send(Cancel("row0"))
+    engine.send(Cancel("nobody"))
+    while (beat := engine.heartbeat()).running:
+        pass
+    assert (beat.waiting, beat.free_blocks) == (0, beat.total_blocks)
+    assert beat.steps < 2000
+    engine.send(_submit(1))
+    assert _tokens(engine.outputs_until(1)) == {"row1": GREEDY[1]}
+
+
+def test_an_idle_engine_gives_signs_of_life(engine: Engine) -> None:
+    first, second = engine.heartbeat(), engine.heartbeat()
+    assert first.steps == second.steps
+
+
+@pytest.mark.parametrize("chunk", ["1", "3", "7"])
+def test_prompt_chunks_do_not_change_the_answer(chunk: str) -> None:
+    engine = Engine(max_num_batched_tokens=chunk)
+    engine.ready()
+    for row in range(4):
+        engine.send(_submit(row))
+    assert _tokens(engine.outputs_until(4)) == EXPECTED
+    engine.close()
+
+
+def test_preemption_does_not_change_the_answer() -> None:
+    engine = Engine(block_size="4", num_gpu_blocks_override="16", max_model_len="64")
+    engine.ready()
+    for row in range(4):
+        engine.send(_submit(row))
+    assert _tokens(engine.outputs_until(4)) == EXPECTED
+    while (beat := engine.heartbeat()).running:
+        pass
+    assert beat.free_blocks == 16
+    assert "gives up its KV blocks" in engine.close()
+
+
+@pytest.mark.parametrize("how", ["end of file", "shutdown", "end of file while it starts"])
+def test_the_engine_ends_with_its_stub(how: str) -> None:
+    engine = Engine()
+    if how != "end of file while it starts":
+        engine.ready()
+        engine.send(_submit(0, max_tokens=2000))
+    if how == "shutdown":
+        engine.send(Shutdown())
+        assert engine.process.wait(TIMEOUT_S) == 0
+    log = engine.close()
+    assert engine.process.returncode == 0
+    assert "Traceback" not in log
+
+
+def test_signals() -> None:
+    engine = Engine()
+    engine.ready()
+    engine.process.send_signal(signal.SIGINT)
+    engine.send(_submit(1))
+    assert _tokens(engine.outputs_until(1)) == {"row1": GREEDY[1]}
+    engine.process.send_signal(signal.SIGTERM)
+    assert engine.process.wait(TIMEOUT_S) == -signal.SIGTERM
+    assert "Traceback" not in engine.close()
+
+
+def _without_tokenizer(directory: Path) -> None:
+    (directory / "tokenizer.model").unlink()
+
+
+def _truncated(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    path.chmod(0o644)
+    os.truncate(path, 1000)
+
+
+def _unknown_architecture(directory: Path) -> None:
+    (directory / "config.json").unlink()
+    config = json.loads((DENSE / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (_without_tokenizer, "has no tokenizer"),
+        (_truncated, "model.safetensors"),
+        (_unknown_architecture, "LlamaForCausalLM"),
+    ],
+)
+def test_a_wrong_directory_is_one_clear_line(tmp_path: Path, damage: object, complaint: str) -> None:
+    directory = tmp_path / "model"
+    shutil.copytree(DENSE, directory)
+    assert callable(damage)
+    damage(directory)
+    _assert_start_fails(Engine(model=str(directory)), complaint)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "complaint"),
+    [
+        ({"model": "/nowhere"}, "/nowhere does not exist"),
+        ({"max_num_seqs": "0"}, "max_num_seqs is 0"),
+        ({"tensor_parallel_size": "8"}, "not available yet"),
+        ({"gpu_memory_utilization": "0.0000001"}, "the KV cache of one request of max_model_len 2048 needs"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(parameters: dict[str, str], complaint: str) -> None:
+    _assert_start_fails(Engine(**parameters), complaint)
+
+
+def _assert_start_fails(engine: Engine, complaint: str) -> None:
+    message = engine.receive()
+    assert isinstance(message, StartFailed)
+    assert complaint in message.error
+    assert "\n" not in message.error
+    assert engine.process.wait(TIMEOUT_S) == 1
+    log = engine.close()
+    assert "Traceback" not in log
+    assert message.error in log

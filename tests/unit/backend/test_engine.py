@@ -1,0 +1,137 @@
+"""The engine: what its outputs hold, why answers end, and faults that stay with their request."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ernie_backend.engine.engine import Engine
+from ernie_backend.engine.sequence import Sequence
+from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.scheduler.plan import SchedulePlan
+from ernie_backend.scheduler.scheduler import SchedulerLimits
+from ernie_wire.messages import Output
+from fakes.sequences import make_sequence
+from fakes.token_hash_model import TokenHashRunner, continuation
+
+VOCAB = 10
+PROMPT = (1, 2, 3)
+ANSWER = continuation(PROMPT, 8, VOCAB)
+TEXT = "".join(str(token) for token in ANSWER)
+
+
+def _engine(num_blocks: int = 40, waiting: int = 10, max_num_seqs: int = 4) -> Engine:
+    limits = SchedulerLimits(max_num_seqs, 16, waiting)
+    return Engine(TokenHashRunner(num_blocks, 2, VOCAB), BlockManager(num_blocks, 2), limits, VOCAB)
+
+
+def _finish(engine: Engine, *sequences: Sequence) -> list[Output]:
+    outputs = [refusal for sequence in sequences if (refusal := engine.submit(sequence)) is not None]
+    while engine.has_work:
+        outputs += engine.step()
+    return outputs
+
+
+def test_a_stream_is_one_output_a_token() -> None:
+    outputs = _finish(_engine(), make_sequence("r", PROMPT, 8, prompt_text="123"))
+    assert [output.token_ids for output in outputs] == [(token,) for token in ANSWER]
+    assert "".join(output.text for output in outputs) == TEXT
+    assert [output.finish_reason for output in outputs] == [None] * 7 + ["length"]
+    assert {output.num_input_tokens for output in outputs} == {3}
+    assert [(output.prompt_ids, output.prompt_text) for output in outputs[:2]] == [
+        (PROMPT, "123"),
+        (None, None),
+    ]
+
+
+def test_without_stream_there_is_one_output() -> None:
+    outputs = _finish(_engine(), make_sequence("r", PROMPT, 8, stream=False, prompt_text="123"))
+    assert outputs == [
+        Output("r", TEXT, tuple(ANSWER), 3, finish_reason="length", prompt_ids=PROMPT, prompt_text="123")
+    ]
+
+
+def test_the_end_of_sequence_token_ends_without_text() -> None:
+    eos = ANSWER[4]
+    end = ANSWER.index(eos)
+    (output,) = _finish(_engine(), make_sequence("r", PROMPT, 8, eos=frozenset([eos]), stream=False))
+    assert (output.text, output.finish_reason) == (TEXT[:end], "stop")
+    assert output.token_ids == tuple(ANSWER[: end + 1])
+
+
+def test_the_end_of_sequence_token_at_max_tokens_is_a_stop() -> None:
+    count = ANSWER.index(ANSWER[4]) + 1
+    (output,) = _finish(_engine(), make_sequence("r", PROMPT, count, eos=frozenset([ANSWER[4]]), stream=False))
+    assert output.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stop_string_across_tokens_ends_the_answer(stream: bool) -> None:
+    stop = TEXT[3:6]
+    outputs = _finish(_engine(), make_sequence("r", PROMPT, 8, stop=(stop,), stream=stream))
+    assert "".join(output.text for output in outputs) == TEXT[: TEXT.index(stop)]
+    assert outputs[-1].finish_reason == "stop"
+    assert sum(len(output.token_ids) for output in outputs) == TEXT.index(stop) + 3
+
+
+def test_text_held_back_for_a_stop_string_is_flushed_at_the_end() -> None:
+    outputs = _finish(_engine(), make_sequence("r", PROMPT, 8, stop=(TEXT[-2:] + "x",)))
+    assert "".join(output.text for output in outputs) == TEXT
+    assert outputs[-1].finish_reason == "length"
+
+
+def test_cancelled_anywhere_its_blocks_are_free_at_once() -> None:
+    engine = _engine(max_num_seqs=1)
+    engine.submit(make_sequence("running", PROMPT, 8))
+    engine.submit(make_sequence("waiting", PROMPT, 8))
+    engine.step()
+    assert engine.heartbeat.free_blocks < engine.heartbeat.total_blocks
+    assert engine.cancel("running")
+    assert engine.heartbeat.free_blocks == engine.heartbeat.total_blocks
+    assert engine.cancel("waiting")
+    assert not engine.cancel("waiting")
+    assert not engine.has_work
+    assert engine.step() == ()
+
+
+def test_refusals_are_error_outputs_of_their_own_request() -> None:
+    engine = _engine(num_blocks=4, waiting=2)
+    outputs = _finish(
+        engine,
+        make_sequence("big", PROMPT, 100),
+        make_sequence("a", PROMPT, 2),
+        make_sequence("a", PROMPT, 2),
+        make_sequence("b", PROMPT, 2),
+        make_sequence("c", PROMPT, 2),
+    )
+    errors = {output.request_id: output.error.partition(":")[0] for output in outputs if output.error}
+    assert errors == {"big": "context_length_exceeded", "a": "invalid_value[request_id]", "c": "queue_full"}
+    assert [output.request_id for output in outputs if output.finish_reason] == ["a", "b"]
+
+
+class _PoisonedRunner(TokenHashRunner):
+    """Computes no numbers for the request named poisoned."""
+
+    def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
+        logits = super().run(plan)
+        rows = [chunk for chunk in plan.chunks if chunk.is_sampled]
+        for row, chunk in enumerate(rows):
+            if chunk.request_id == "poisoned":
+                logits[row] = np.nan
+        return logits
+
+
+def test_logits_that_are_no_numbers_fail_one_request() -> None:
+    engine = Engine(_PoisonedRunner(40, 2, VOCAB), BlockManager(40, 2), SchedulerLimits(4, 16, 9), VOCAB)
+    outputs = _finish(
+        engine,
+        make_sequence("good", PROMPT, 8, stream=False),
+        make_sequence("poisoned", PROMPT, 8),
+        make_sequence("fine", PROMPT, 8, stream=False),
+    )
+    assert outputs[0].request_id == "poisoned"
+    assert outputs[0].error is not None
+    assert outputs[0].error.startswith("internal_error: the model computed no valid")
+    assert [(output.request_id, output.text) for output in outputs[1:]] == [("good", TEXT), ("fine", TEXT)]
+    assert engine.heartbeat.free_blocks == 40

@@ -1,0 +1,182 @@
+"""Requests become sequences: prompts, limits, the model's defaults; and the thread that does it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from ernie_backend.chat.template import ChatTemplate
+from ernie_backend.chat.tokenizer import Tokenizer
+from ernie_backend.engine.generation_config import GenerationConfig
+from ernie_backend.engine.preparation import Preparation
+from ernie_backend.engine.sequence import ResolvedSampling, Sequence
+from ernie_backend.errors import StartError
+from ernie_backend.inbox import Inbox
+from ernie_backend.preparation_thread import PreparationThread
+from ernie_wire.errors import ContextLengthExceeded, InvalidValue
+from ernie_wire.messages import Cancel, GenerateRequest, Output
+from ernie_wire.sampling import SamplingParameters
+from fakes.sequences import make_sequence
+
+DENSE = Path(__file__).parents[2] / "data" / "dense"
+TOKENIZER, TEMPLATE = Tokenizer.from_directory(DENSE), ChatTemplate.from_directory(DENSE)
+DEFAULTS = GenerationConfig(0.8, 0.9, 5, None, (2,))
+
+
+def _prepare(
+    request: GenerateRequest, defaults: GenerationConfig = DEFAULTS, max_model_len: int = 32
+) -> Sequence:
+    return Preparation(TOKENIZER, TEMPLATE, defaults, max_model_len, 640).prepare(request)
+
+
+def _sampling(defaults: GenerationConfig = DEFAULTS, **asked: object) -> ResolvedSampling:
+    request = GenerateRequest("r", input_ids=(5, 6), sampling=SamplingParameters.from_json(asked))
+    return _prepare(request, defaults).sampling
+
+
+def test_the_three_kinds_of_prompt() -> None:
+    raw = _prepare(GenerateRequest("r", text_input="Hello, how", return_prompt=True))
+    assert (raw.prompt_ids, raw.prompt_text) == (TOKENIZER.encode("Hello, how"), "Hello, how")
+    ids = _prepare(GenerateRequest("r", input_ids=raw.prompt_ids, return_prompt=True))
+    assert (ids.prompt_ids, ids.prompt_text) == (raw.prompt_ids, "Hello, how")
+    chat = _prepare(GenerateRequest("r", messages={"messages": [{"role": "user", "content": "a"}]}))
+    assert chat.prompt_ids == TOKENIZER.encode("<|begin_of_sentence|>User: a\nAssistant: ")
+    assert chat.prompt_ids[0] == 13
+    assert chat.prompt_text is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "param", "complaint"),
+    [
+        (GenerateRequest("r", text_input=""), "text_input", "empty prompt"),
+        (GenerateRequest("r", input_ids=()), "input_ids", "input_ids is empty"),
+        (GenerateRequest("r", input_ids=(1, 640)), "input_ids", r"holds 640; token ids must be in \[0, 639\]"),
+        (GenerateRequest("r", input_ids=(-1, 3)), "input_ids", "holds -1"),
+        (GenerateRequest("r", text_input="\ud800"), "text_input", "half of a surrogate pair"),
+        (GenerateRequest("r", messages={"messages": []}), "messages", "at least one message"),
+    ],
+)
+def test_wrong_prompts(request_: GenerateRequest, param: str, complaint: str) -> None:
+    with pytest.raises(InvalidValue, match=complaint) as caught:
+        _prepare(request_)
+    assert caught.value.param == param
+
+
+def test_a_prompt_must_leave_room_for_one_token() -> None:
+    assert _prepare(GenerateRequest("r", input_ids=(3,) * 31)).sampling.max_tokens == 1
+    with pytest.raises(ContextLengthExceeded, match="the prompt has 32 tokens; the context of 32 tokens"):
+        _prepare(GenerateRequest("r", input_ids=(3,) * 32))
+
+
+def test_the_model_s_defaults_fill_what_is_not_asked() -> None:
+    sampling = _sampling()
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.8, 0.9, 5)
+    assert sampling.eos_token_ids == {2}
+    assert sampling.max_tokens == 30, "the rest of the context"
+    assert _sampling().seed != sampling.seed, "random without a seed"
+    asked = _sampling(temperature=0, top_p=0.0, top_k=0, seed=0, ignore_eos=True, max_tokens=10000)
+    assert asked == ResolvedSampling(0, 0.0, 0, 0, 30, frozenset())
+
+
+def test_max_new_tokens_of_the_model_holds_without_max_tokens() -> None:
+    defaults = GenerationConfig(max_new_tokens=7)
+    assert _sampling(defaults).max_tokens == 7
+    assert _sampling(defaults, max_tokens=9).max_tokens == 9
+    assert _sampling(GenerationConfig(max_new_tokens=700)).max_tokens == 30
+
+
+def _generation_config(tmp_path: Path, **values: object) -> GenerationConfig:
+    (tmp_path / "generation_config.json").write_text(json.dumps(values))
+    return GenerationConfig.from_directory(tmp_path, (2,))
+
+
+def test_generation_config_files(tmp_path: Path) -> None:
+    assert GenerationConfig.from_directory(tmp_path, (2,)) == GenerationConfig(1.0, 0.7, 0, None, (2,))
+    assert _generation_config(tmp_path) == GenerationConfig(1.0, 0.7, 0, None, (2,))
+    greedy = _generation_config(
+        tmp_path, do_sample=False, temperature=0.8, max_new_tokens=64, eos_token_id=[2, 5]
+    )
+    assert greedy == GenerationConfig(0.0, 0.7, 0, 64, (2, 5))
+    assert GenerationConfig.from_directory(DENSE, (2,)) == GenerationConfig(0.8, 0.8, 0, None, (2,))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("temperature", -1, "temperature is -1; it must be at least 0"),
+        ("top_p", 2, r"top_p is 2; it must be in \[0, 1\]"),
+        ("top_k", "5", "top_k must be a number"),
+        ("eos_token_id", "x", "eos_token_id must be a token id"),
+    ],
+)
+def test_wrong_generation_config_files(tmp_path: Path, name: str, value: object, complaint: str) -> None:
+    with pytest.raises(StartError, match=complaint):
+        _generation_config(tmp_path, **{name: value})
+
+
+class _Gate:
+    """Prepares a request when it is let through; raises what is asked."""
+
+    def __init__(self) -> None:
+        self.began, self.go_on = threading.Event(), threading.Event()
+        self.prepared: list[str] = []
+
+    def prepare(self, request: GenerateRequest) -> Sequence:
+        self.began.set()
+        assert self.go_on.wait(10)
+        self.prepared.append(request.request_id)
+        if request.text_input == "wrong":
+            raise InvalidValue("no", "text_input")
+        if request.text_input == "bug":
+            raise ZeroDivisionError
+        return make_sequence(request.request_id, (1,), 1)
+
+
+def test_a_cancel_overtakes_prompts_that_are_being_prepared() -> None:
+    gate, inbox = _Gate(), Inbox()
+    thread = PreparationThread(gate.prepare, inbox)
+    for request_id in ("slow", "queued", "last"):
+        thread.submit(GenerateRequest(request_id, text_input="x"))
+    assert gate.began.wait(10)
+    thread.cancel(Cancel("slow"))
+    thread.cancel(Cancel("queued"))
+    gate.go_on.set()
+    arrivals = inbox.take(10)
+    assert [sequence.request_id for sequence in arrivals.sequences] == ["last"]
+    assert arrivals.cancelled == ()
+    assert gate.prepared == ["slow", "last"]
+    thread.cancel(Cancel("last"))
+    assert inbox.take(10).cancelled == ("last",)
+
+
+def test_faults_become_outputs_and_the_thread_lives_on() -> None:
+    gate, inbox = _Gate(), Inbox()
+    gate.go_on.set()
+    thread = PreparationThread(gate.prepare, inbox)
+    refusals: list[Output] = []
+    for text in ("wrong", "bug"):
+        thread.submit(GenerateRequest(text, text_input=text))
+        refusals += inbox.take(10).refusals
+    assert [output.error and output.error.partition(":")[0] for output in refusals] == [
+        "invalid_value[text_input]",
+        "internal_error",
+    ]
+    thread.submit(GenerateRequest("good", text_input="good"))
+    assert inbox.take(10).sequences[0].request_id == "good"
+
+
+def test_a_submit_and_its_cancel_in_one_round_come_to_nothing() -> None:
+    inbox = Inbox()
+    inbox.put(make_sequence("a", (1,), 1))
+    inbox.put(make_sequence("b", (1,), 1))
+    inbox.put(Output("c", error="x: y"))
+    inbox.put(Cancel("a"))
+    inbox.put(Cancel("c"))
+    arrivals = inbox.take(0)
+    assert arrivals.cancelled == ("a", "c")
+    assert [sequence.request_id for sequence in arrivals.sequences] == ["b"]
+    assert arrivals.refusals == ()
+    assert inbox.take(0).cancelled == ()
