@@ -3,8 +3,8 @@
 Arrays are opaque to their callers: no operator, index or shape arithmetic. An op is as coarse as the coarsest
 that any backend fuses. Ops return new arrays, except that ``attention`` appends to the KV cache it is given;
 buffers and their lifetime belong to the backend. A row of a result does not depend on which other rows are in
-the batch, nor on how a prompt was cut into chunks: bit for bit on ``cpu``, within the tolerance of the goldens on
-``reference`` and ``xpu``, whose matrix products come from a library.
+the batch, nor on how a prompt was cut into chunks: bit for bit on ``cpu``, within the tolerance of the goldens
+on ``reference`` and ``xpu``, whose matrix products come from a library.
 
 This module must not know any backend, nor the model that calls it.
 """

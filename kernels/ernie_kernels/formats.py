@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-
 ACTIVATION_GROUP = 128
 """Inputs that share one activation scale."""
 

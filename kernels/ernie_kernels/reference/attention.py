@@ -11,7 +11,7 @@ from ernie_kernels.formats import bfloat16_to_float32, float32_to_bfloat16
 
 
 class ReferenceCache:
-    """The paged KV cache of one layer: keys and values float32 ``[num_blocks, block_size, kv_heads, head_dim]``.
+    """The paged KV cache of one layer: keys, values ``[num_blocks, block_size, kv_heads, head_dim]``.
 
     A bfloat16 cache holds values that were rounded to bfloat16.
     """
@@ -42,7 +42,7 @@ def cache_slots(
     tokens = np.arange(start, end)
     if end > len(block_table) * spec.block_size:
         raise ValueError(
-            f"block table of {len(block_table)} blocks of {spec.block_size} tokens is too short for {end} tokens"
+            f"block table of {len(block_table)} blocks of {spec.block_size} is too short for {end} tokens"
         )
     blocks = block_table[tokens // spec.block_size]
     check_indices("batch.block_tables", blocks, spec.num_blocks)
@@ -68,7 +68,8 @@ def attend(
     scores = np.where(visible, scores, np.float32(-np.inf))
     weights = np.exp(scores - scores.max(axis=2, keepdims=True))
     weights /= weights.sum(axis=2, keepdims=True)
-    return np.einsum("hqk,khd->qhd", weights, values)
+    attended: NDArray[np.float32] = np.einsum("hqk,khd->qhd", weights, values)
+    return attended
 
 
 def paged_attention(

@@ -14,7 +14,8 @@ from ernie_kernels.reference.attention import ReferenceCache, paged_attention
 from ernie_kernels.reference.linear import linear
 from ernie_kernels.reference.mlp import swiglu
 from ernie_kernels.reference.norm import rms_norm
-from ernie_kernels.reference.rotary import RotaryTable, rotary_table, rotate
+from ernie_kernels.reference.rotary import rotate
+from ernie_kernels.rotary import RotaryTable, rotary_table
 
 Floats = NDArray[np.float32]
 

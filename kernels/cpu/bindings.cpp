@@ -1,0 +1,196 @@
+// The Python module `_cpu`: borrows NumPy buffers, releases the GIL, calls Ops.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "buffer.hpp"
+#include "dispatch.hpp"
+#include "ops.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace ernie {
+namespace {
+
+Matrix matrix(const Buffer& buffer) { return {buffer.data<float>(), buffer.size(0), buffer.size(1)}; }
+
+int64_t positive(const char* name, int64_t value) {
+    if (value > 0) return value;
+    throw std::invalid_argument(std::string(name) + " " + std::to_string(value) + " must be positive");
+}
+
+// A step's index arrays, held for its duration: (T,), (T,), (S + 1,), (S,), (S, B), (R,).
+class Batch {
+  public:
+    Batch(nb::handle token_ids, nb::handle positions, nb::handle query_starts, nb::handle context_lengths,
+          nb::handle block_tables, nb::handle logit_rows)
+        : token_ids_("batch.token_ids", token_ids, 'i', 1),
+          positions_("batch.positions", positions, 'i', 1),
+          query_starts_("batch.query_starts", query_starts, 'i', 1),
+          context_lengths_("batch.context_lengths", context_lengths, 'i', 1),
+          block_tables_("batch.block_tables", block_tables, 'i', 2),
+          logit_rows_("batch.logit_rows", logit_rows, 'i', 1) {
+        const int64_t sequences = context_lengths_.size(0);
+        if (positions_.size(0) != token_ids_.size(0) || query_starts_.size(0) != sequences + 1 ||
+            block_tables_.size(0) != sequences)
+            throw std::invalid_argument("the lengths of the batch's arrays do not fit each other");
+    }
+
+    BatchView view() const {
+        return {token_ids_.data<int32_t>(),
+                positions_.data<int32_t>(),
+                query_starts_.data<int32_t>(),
+                context_lengths_.data<int32_t>(),
+                block_tables_.data<int32_t>(),
+                logit_rows_.data<int32_t>(),
+                token_ids_.size(0),
+                context_lengths_.size(0),
+                block_tables_.size(1),
+                logit_rows_.size(0)};
+    }
+
+  private:
+    Buffer token_ids_, positions_, query_starts_, context_lengths_, block_tables_, logit_rows_;
+};
+
+// Cosines and sines (max_positions, head_dim / 2), held as long as the table.
+class Rotary {
+  public:
+    Rotary(nb::handle cosines, nb::handle sines, bool interleaved)
+        : cosines_("cosines", cosines, 'f', 2), sines_("sines", sines, 'f', 2), interleaved_(interleaved) {
+        if (cosines_.size(0) != sines_.size(0) || cosines_.size(1) != sines_.size(1))
+            throw std::invalid_argument("cosines and sines must have the same shape");
+    }
+
+    RotaryView view() const {
+        return {cosines_.data<float>(), sines_.data<float>(), cosines_.size(0), 2 * cosines_.size(1),
+                interleaved_};
+    }
+
+  private:
+    Buffer cosines_, sines_;
+    bool interleaved_;
+};
+
+Activation activation_named(const std::string& name) {
+    if (name == "float32") return Activation::Float32;
+    if (name == "int16") return Activation::Int16;
+    if (name == "int8") return Activation::Int8;
+    throw std::invalid_argument("activation '" + name + "' must be float32, int16 or int8");
+}
+
+PackedLinear pack_float(Ops& ops, nb::handle values, bool is_bfloat16) {
+    const Buffer source("weight", values, is_bfloat16 ? 'H' : 'f', 2);
+    const auto kind = is_bfloat16 ? WeightKind::Bfloat16 : WeightKind::Float32;
+    const nb::gil_scoped_release release;
+    return ops.pack(kind, Activation::Float32, positive("weight rows", source.size(0)),
+                    positive("weight columns", source.size(1)), 4, source.data<void>(), nullptr);
+}
+
+PackedLinear pack_int8(Ops& ops, nb::handle codes, nb::handle scales, const std::string& activation,
+                       int64_t group) {
+    const Buffer source("codes", codes, 'b', 2), factors("scales", scales, 'f', 1);
+    if (factors.size(0) != source.size(0))
+        throw std::invalid_argument("scales has length " + std::to_string(factors.size(0)) + ", expected " +
+                                    std::to_string(source.size(0)));
+    const Activation kind = activation_named(activation);
+    const nb::gil_scoped_release release;
+    return ops.pack(kind == Activation::Float32 ? WeightKind::Int8 : WeightKind::Int8Dot, kind,
+                    positive("weight rows", source.size(0)), positive("weight columns", source.size(1)), group,
+                    source.data<void>(), factors.data<float>());
+}
+
+void embed(Ops& ops, const PackedLinear& table, const Batch& batch, nb::handle result) {
+    const Buffer y("result", result, 'f', 2, true);
+    const nb::gil_scoped_release release;
+    ops.embed(table, batch.view(), matrix(y));
+}
+
+void norm(Ops& ops, nb::handle x, nb::handle weight, float epsilon, nb::handle result) {
+    const Buffer input("x", x, 'f', 2), factors("weight", weight, 'f', 1), y("result", result, 'f', 2, true);
+    const nb::gil_scoped_release release;
+    ops.norm(matrix(input), nullptr, factors.data<float>(), factors.size(0), epsilon, nullptr, matrix(y));
+}
+
+void add_norm(Ops& ops, nb::handle x, nb::handle delta, nb::handle weight, float epsilon, nb::handle residual,
+              nb::handle result) {
+    const Buffer input("x", x, 'f', 2), addend("delta", delta, 'f', 2), factors("weight", weight, 'f', 1);
+    const Buffer sum("residual", residual, 'f', 2, true), y("result", result, 'f', 2, true);
+    const nb::gil_scoped_release release;
+    const Matrix added = matrix(addend);
+    Matrix total = matrix(sum);
+    ops.norm(matrix(input), &added, factors.data<float>(), factors.size(0), epsilon, &total, matrix(y));
+}
+
+void linear(Ops& ops, nb::handle x, const PackedLinear& weight, nb::handle result) {
+    const Buffer input("x", x, 'f', 2), y("result", result, 'f', 2, true);
+    const nb::gil_scoped_release release;
+    ops.linear(matrix(input), weight, matrix(y));
+}
+
+void mlp(Ops& ops, nb::handle x, const PackedLinear& gate_up, const PackedLinear& down, nb::handle result) {
+    const Buffer input("x", x, 'f', 2), y("result", result, 'f', 2, true);
+    const nb::gil_scoped_release release;
+    ops.mlp(matrix(input), gate_up, down, matrix(y));
+}
+
+void attention(Ops& ops, nb::handle qkv, const Rotary& rotary, LayerCache& cache, const Batch& batch,
+               nb::handle result) {
+    const Buffer input("qkv", qkv, 'f', 2), y("result", result, 'f', 2, true);
+    const nb::gil_scoped_release release;
+    ops.attention(matrix(input), rotary.view(), cache, batch.view(), matrix(y));
+}
+
+void lm_head(Ops& ops, nb::handle hidden, const PackedLinear& head, const Batch& batch, nb::handle result) {
+    const Buffer input("hidden", hidden, 'f', 2), y("logits", result, 'f', 2, true);
+    const nb::gil_scoped_release release;
+    ops.lm_head(matrix(input), head, batch.view(), matrix(y));
+}
+
+void bind_data(nb::module_& module) {
+    nb::class_<PackedLinear>(module, "PackedLinear", "A packed weight.")
+        .def_ro("outputs", &PackedLinear::outputs)
+        .def_ro("inputs", &PackedLinear::inputs);
+    nb::class_<LayerCache>(module, "LayerCache", "The paged KV cache of one layer.")
+        .def(
+            "__init__",
+            [](LayerCache* self, int64_t num_blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim,
+               bool is_bfloat16) {
+                new (self)
+                    LayerCache(positive("num_blocks", num_blocks), positive("block_size", block_size),
+                               positive("num_kv_heads", kv_heads), positive("head_dim", head_dim), is_bfloat16);
+            },
+            "num_blocks"_a, "block_size"_a, "num_kv_heads"_a, "head_dim"_a, "is_bfloat16"_a)
+        .def_ro("num_kv_heads", &LayerCache::kv_heads)
+        .def_ro("head_dim", &LayerCache::head_dim);
+    nb::class_<Batch>(module, "Batch", "A step's index arrays.")
+        .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), "token_ids"_a,
+             "positions"_a, "query_starts"_a, "context_lengths"_a, "block_tables"_a, "logit_rows"_a)
+        .def_prop_ro("tokens", [](const Batch& batch) { return batch.view().tokens; })
+        .def_prop_ro("num_logit_rows", [](const Batch& batch) { return batch.view().num_logit_rows; });
+    nb::class_<Rotary>(module, "Rotary", "A table of rotary embeddings.")
+        .def(nb::init<nb::handle, nb::handle, bool>(), "cosines"_a, "sines"_a, "interleaved"_a);
+}
+
+}  // namespace
+}  // namespace ernie
+
+NB_MODULE(_cpu, module) {
+    using namespace ernie;
+    module.doc() = "C++ kernels over borrowed NumPy buffers. Wrong sizes or indices raise ValueError.";
+    bind_data(module);
+    module.def("instruction_sets", &instruction_sets, "include_lowered"_a);
+    nb::class_<Ops>(module, "Ops", "The ops of one thread pool and instruction set.")
+        .def(nb::init<int, const std::string&>(), "threads"_a, "instruction_set"_a)
+        .def_prop_ro("instruction_set", &Ops::instruction_set)
+        .def("pack_float", &pack_float, "values"_a, "is_bfloat16"_a)
+        .def("pack_int8", &pack_int8, "codes"_a, "scales"_a, "activation"_a, "group"_a)
+        .def("embed", &embed, "table"_a, "batch"_a, "result"_a)
+        .def("norm", &norm, "x"_a, "weight"_a, "epsilon"_a, "result"_a)
+        .def("add_norm", &add_norm, "x"_a, "delta"_a, "weight"_a, "epsilon"_a, "residual"_a, "result"_a)
+        .def("linear", &linear, "x"_a, "weight"_a, "result"_a)
+        .def("mlp", &mlp, "x"_a, "gate_up"_a, "down"_a, "result"_a)
+        .def("attention", &attention, "qkv"_a, "rotary"_a, "cache"_a, "batch"_a, "result"_a)
+        .def("lm_head", &lm_head, "hidden"_a, "head"_a, "batch"_a, "logits"_a);
+}

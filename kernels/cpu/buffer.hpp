@@ -1,0 +1,44 @@
+// A C-contiguous array of another Python object (NumPy), borrowed for the time of one call.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace ernie {
+
+class Buffer {
+  public:
+    // `format` is the struct code of an item: f float32, i int32, H uint16, b int8.
+    Buffer(const char* name, nanobind::handle object, char format, int dimensions, bool is_writable = false) {
+        const int flags = PyBUF_ND | PyBUF_FORMAT | (is_writable ? PyBUF_WRITABLE : 0);
+        if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) {
+            PyErr_Clear();
+            throw std::invalid_argument(std::string(name) + " must be a C-contiguous array" +
+                                        (is_writable ? " that can be written" : ""));
+        }
+        const char code[2] = {format, 0};
+        if (view_.ndim == dimensions && std::strcmp(view_.format ? view_.format : "B", code) == 0) return;
+        const std::string message = std::string(name) + " has " + std::to_string(view_.ndim) +
+                                    " dimensions and items '" + (view_.format ? view_.format : "B") +
+                                    "', expected " + std::to_string(dimensions) + " and '" + code + "'";
+        PyBuffer_Release(&view_);
+        throw std::invalid_argument(message);
+    }
+    ~Buffer() { PyBuffer_Release(&view_); }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+
+    template <typename T>
+    T* data() const {
+        return static_cast<T*>(view_.buf);
+    }
+    int64_t size(int axis) const { return view_.shape[axis]; }
+
+  private:
+    Py_buffer view_;
+};
+
+}  // namespace ernie

@@ -1,0 +1,48 @@
+#include "dispatch.hpp"
+
+#include <stdexcept>
+
+namespace ernie {
+namespace {
+
+struct Variant {
+    const Kernels* kernels;
+    bool is_supported;
+    bool is_lowered;
+};
+
+std::vector<Variant> variants() {
+    std::vector<Variant> all = {{&kScalarKernels, true, false}};
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
+                            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                            __builtin_cpu_supports("avx512vl");
+    all.push_back({&kAvx512LoweredKernels, has_avx2, true});
+    all.push_back({&kAvx2Kernels, has_avx2, false});
+    all.push_back({&kAvx512Kernels, has_avx512, false});
+#endif
+    return all;
+}
+
+}  // namespace
+
+std::vector<std::string> instruction_sets(bool include_lowered) {
+    std::vector<std::string> names;
+    for (const Variant& variant : variants())
+        if (variant.is_supported && (include_lowered || !variant.is_lowered))
+            names.emplace_back(variant.kernels->name);
+    return names;
+}
+
+const Kernels& kernels_for(const std::string& name) {
+    const std::string wanted = name.empty() ? instruction_sets(false).back() : name;
+    for (const Variant& variant : variants())
+        if (variant.is_supported && wanted == variant.kernels->name) return *variant.kernels;
+    std::string message = "instruction set '" + wanted + "' is not available here; available:";
+    for (const std::string& known : instruction_sets(true)) message += " " + known;
+    throw std::invalid_argument(message);
+}
+
+}  // namespace ernie

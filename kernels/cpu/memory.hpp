@@ -1,0 +1,18 @@
+// Zeroed memory aligned for SIMD; large allocations ask for huge pages.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+namespace ernie {
+
+struct FreeDeleter {
+    void operator()(void* memory) const;
+};
+
+using Memory = std::unique_ptr<void, FreeDeleter>;
+
+// Throws std::bad_alloc.
+Memory allocate_zeroed(size_t bytes);
+
+}  // namespace ernie

@@ -1,0 +1,198 @@
+#include "ops.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "dispatch.hpp"
+
+namespace ernie {
+namespace {
+
+constexpr int kMostThreads = 1024;
+
+int checked_threads(int threads) {
+    if (threads >= 1 && threads <= kMostThreads) return threads;
+    throw std::invalid_argument("threads " + std::to_string(threads) + " must be 1 to " +
+                                std::to_string(kMostThreads));
+}
+
+void expect(const char* name, int64_t value, int64_t expected) {
+    if (value == expected) return;
+    throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) + ", expected " +
+                                std::to_string(expected));
+}
+
+void expect_below(const char* name, int64_t value, int64_t limit) {
+    if (value >= 0 && value < limit) return;
+    throw std::invalid_argument(std::string(name) + " has " + std::to_string(value) + ", expected 0 to " +
+                                std::to_string(limit - 1));
+}
+
+void expect_shape(const char* name, const Matrix& x, int64_t rows, int64_t columns) {
+    expect((std::string(name) + " rows").c_str(), x.rows, rows);
+    expect((std::string(name) + " columns").c_str(), x.columns, columns);
+}
+
+template <typename T>
+T* grow(std::vector<T>& scratch, int64_t items) {
+    if (int64_t(scratch.size()) < items) scratch.resize(size_t(items));
+    return scratch.data();
+}
+
+// The rows of the batch by sequence; every block that a sequence needs exists.
+void locate_rows(const BatchView& batch, const LayerCache& cache, int32_t* sequences, int32_t* slots) {
+    expect_below("batch.query_starts", batch.query_starts[batch.sequences], batch.tokens + 1);
+    expect("batch.query_starts first", batch.query_starts[0], 0);
+    expect("batch.query_starts last", batch.query_starts[batch.sequences], batch.tokens);
+    for (int64_t s = 0; s < batch.sequences; ++s) {
+        const int64_t start = batch.query_starts[s], end = batch.query_starts[s + 1];
+        if (end < start || end > batch.tokens) throw std::invalid_argument("batch.query_starts must rise");
+        if (end == start) continue;
+        const int64_t context = batch.context_lengths[s];
+        if (context < 0) throw std::invalid_argument("batch.context_lengths must not be negative");
+        const int64_t blocks = (context + end - start + cache.block_size - 1) / cache.block_size;
+        if (blocks > batch.table_width)
+            throw std::invalid_argument("block table of " + std::to_string(batch.table_width) +
+                                        " blocks is too short for " + std::to_string(blocks) + " blocks");
+        for (int64_t b = 0; b < blocks; ++b)
+            expect_below("batch.block_tables", batch.block_tables[s * batch.table_width + b], cache.num_blocks);
+        for (int64_t row = start; row < end; ++row) {
+            sequences[row] = int32_t(s);
+            slots[row] = int32_t(context + row - start);
+        }
+    }
+}
+
+}  // namespace
+
+Ops::Ops(int threads, const std::string& instruction_set)
+    : kernels_(kernels_for(instruction_set)), pool_(checked_threads(threads)) {}
+
+template <typename Task>
+void Ops::run(void (*kernel)(const Task&, int, int), const Task& task) {
+    pool_.run([&](int part, int parts) { kernel(task, part, parts); });
+}
+
+PackedLinear Ops::pack(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t group,
+                       const void* source, const float* scales) {
+    if (group < 4 || group % 4) throw std::invalid_argument("activation group must be a multiple of 4");
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return pack_linear(kind, activation, outputs, inputs, kernels_.panel, group, source, scales, pool_);
+}
+
+void Ops::embed(const PackedLinear& table, const BatchView& batch, Matrix y) {
+    expect("table panel width", table.panel, kernels_.panel);
+    expect_shape("embed result", y, batch.tokens, table.inputs);
+    for (int64_t row = 0; row < batch.tokens; ++row)
+        expect_below("batch.token_ids", batch.token_ids[row], table.outputs);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    run(kernels_.embed, EmbedTask{table.view(), batch.token_ids, y.data, batch.tokens});
+}
+
+void Ops::norm(Matrix x, const Matrix* delta, const float* weight, int64_t width, float epsilon,
+               Matrix* residual, Matrix y) {
+    expect("norm weight length", width, x.columns);
+    expect_shape("norm result", y, x.rows, x.columns);
+    if (delta) {
+        expect_shape("delta", *delta, x.rows, x.columns);
+        expect_shape("residual", *residual, x.rows, x.columns);
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    run(kernels_.norm, NormTask{x.data, delta ? delta->data : nullptr, weight,
+                                residual ? residual->data : nullptr, y.data, x.rows, x.columns, epsilon});
+}
+
+// x [rows][inputs] to y [rows][outputs]; the mutex is held.
+void Ops::multiply(const float* x, int64_t rows, const PackedLinear& weight, float* y) {
+    LinearTask task{weight.view(), x, {}, y, rows};
+    if (weight.kind == WeightKind::Int8Dot) {
+        QuantizedRows& q = task.quantized;
+        q.stride = (weight.inputs + 3) / 4 * 4;
+        q.group = weight.group;
+        q.groups = (weight.inputs + q.group - 1) / q.group;
+        q.high = grow(high_, rows * q.stride);
+        q.low = weight.activation == Activation::Int16 ? grow(low_, rows * q.stride) : nullptr;
+        q.scales = grow(scales_, rows * q.groups);
+        run(kernels_.quantize, QuantizeTask{x, rows, weight.inputs, q});
+    }
+    run(kernels_.linear, task);
+}
+
+void Ops::linear(Matrix x, const PackedLinear& weight, Matrix y) {
+    expect("weight panel width", weight.panel, kernels_.panel);
+    expect("linear input columns", x.columns, weight.inputs);
+    expect_shape("linear result", y, x.rows, weight.outputs);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    multiply(x.data, x.rows, weight, y.data);
+}
+
+void Ops::mlp(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y) {
+    expect("gate_up panel width", gate_up.panel, kernels_.panel);
+    expect("down panel width", down.panel, kernels_.panel);
+    expect("mlp input columns", x.columns, gate_up.inputs);
+    expect("gate_up outputs", gate_up.outputs, 2 * down.inputs);
+    expect_shape("mlp result", y, x.rows, down.outputs);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    float* both = grow(gate_up_, x.rows * gate_up.outputs);
+    float* hidden = grow(hidden_, x.rows * down.inputs);
+    multiply(x.data, x.rows, gate_up, both);
+    run(kernels_.swiglu, SwigluTask{both, hidden, x.rows, down.inputs});
+    multiply(hidden, x.rows, down, y.data);
+}
+
+void Ops::attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, const BatchView& batch, Matrix y) {
+    expect("qkv rows", qkv.rows, batch.tokens);
+    expect("rotary head_dim", rotary.head_dim, cache.head_dim);
+    const int64_t heads = qkv.columns / cache.head_dim - 2 * cache.kv_heads;
+    if (heads <= 0 || heads % cache.kv_heads || qkv.columns % cache.head_dim)
+        throw std::invalid_argument("qkv columns " + std::to_string(qkv.columns) + " do not fit " +
+                                    std::to_string(cache.kv_heads) + " kv heads of " +
+                                    std::to_string(cache.head_dim));
+    expect_shape("attention result", y, batch.tokens, heads * cache.head_dim);
+    for (int64_t row = 0; row < batch.tokens; ++row)
+        expect_below("batch.positions", batch.positions[row], rotary.max_positions);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    int32_t* sequences = grow(row_sequences_, batch.tokens);
+    int32_t* slots = grow(row_slots_, batch.tokens);
+    locate_rows(batch, cache, sequences, slots);
+    float* queries = grow(queries_, batch.tokens * heads * cache.stride);
+    float* scratch = grow(scratch_, pool_.size() * kHeadTile * cache.stride);
+    const AttentionTask task{qkv.data,
+                             rotary.cosines,
+                             rotary.sines,
+                             rotary.interleaved,
+                             cache.is_bfloat16,
+                             cache.keys.get(),
+                             cache.values.get(),
+                             queries,
+                             y.data,
+                             scratch,
+                             batch.positions,
+                             sequences,
+                             slots,
+                             batch.block_tables,
+                             batch.table_width,
+                             cache.block_size,
+                             batch.tokens,
+                             heads,
+                             cache.kv_heads,
+                             cache.head_dim,
+                             cache.stride};
+    run(kernels_.append, task);
+    run(kernels_.attend, task);
+}
+
+void Ops::lm_head(Matrix hidden, const PackedLinear& head, const BatchView& batch, Matrix y) {
+    expect("head panel width", head.panel, kernels_.panel);
+    expect("lm_head input columns", hidden.columns, head.inputs);
+    expect_shape("logits", y, batch.num_logit_rows, head.outputs);
+    for (int64_t row = 0; row < batch.num_logit_rows; ++row)
+        expect_below("batch.logit_rows", batch.logit_rows[row], hidden.rows);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    float* rows = grow(hidden_, batch.num_logit_rows * head.inputs);
+    for (int64_t row = 0; row < batch.num_logit_rows; ++row)
+        std::copy_n(hidden.data + batch.logit_rows[row] * head.inputs, head.inputs, rows + row * head.inputs);
+    multiply(rows, batch.num_logit_rows, head, y.data);
+}
+
+}  // namespace ernie

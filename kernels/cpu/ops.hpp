@@ -1,0 +1,75 @@
+// The ops over raw pointers: checks, scratch memory, and the order of the kernels of each op.
+// One call at a time (a mutex); results do not depend on the number of threads.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cache.hpp"
+#include "kernels.hpp"
+#include "thread_pool.hpp"
+#include "weights.hpp"
+
+namespace ernie {
+
+// A float matrix that somebody else owns.
+struct Matrix {
+    float* data;
+    int64_t rows;
+    int64_t columns;
+};
+
+struct RotaryView {
+    const float* cosines;
+    const float* sines;
+    int64_t max_positions;
+    int64_t head_dim;
+    bool interleaved;
+};
+
+struct BatchView {
+    const int32_t* token_ids;
+    const int32_t* positions;
+    const int32_t* query_starts;
+    const int32_t* context_lengths;
+    const int32_t* block_tables;
+    const int32_t* logit_rows;
+    int64_t tokens;
+    int64_t sequences;
+    int64_t table_width;
+    int64_t num_logit_rows;
+};
+
+// Sizes and indices that do not fit throw std::invalid_argument, before anything is written.
+class Ops {
+  public:
+    Ops(int threads, const std::string& instruction_set);
+
+    const char* instruction_set() const { return kernels_.name; }
+
+    PackedLinear pack(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t group,
+                      const void* source, const float* scales);
+    void embed(const PackedLinear& table, const BatchView& batch, Matrix y);
+    void norm(Matrix x, const Matrix* delta, const float* weight, int64_t width, float epsilon,
+              Matrix* residual, Matrix y);
+    void linear(Matrix x, const PackedLinear& weight, Matrix y);
+    void mlp(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y);
+    void attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, const BatchView& batch, Matrix y);
+    void lm_head(Matrix hidden, const PackedLinear& head, const BatchView& batch, Matrix y);
+
+  private:
+    template <typename Task>
+    void run(void (*kernel)(const Task&, int, int), const Task& task);
+    void multiply(const float* x, int64_t rows, const PackedLinear& weight, float* y);
+
+    const Kernels& kernels_;
+    ThreadPool pool_;
+    std::mutex mutex_;
+    std::vector<int8_t> high_, low_;
+    std::vector<float> scales_, hidden_, gate_up_, queries_, scratch_;
+    std::vector<int32_t> row_sequences_, row_slots_;
+};
+
+}  // namespace ernie

@@ -1,0 +1,24 @@
+// silu(gate) * up, silu(x) = x / (1 + exp(-x)).
+#pragma once
+
+#include "simd.hpp"
+
+namespace ernie::ERNIE_VARIANT {
+
+template <typename V>
+void swiglu(const SwigluTask& task, int part, int parts) {
+    const Range range = share(task.rows, part, parts);
+    for (int64_t row = range.begin; row < range.end; ++row) {
+        const float* gate = task.gate_up + row * 2 * task.width;
+        const float* up = gate + task.width;
+        float* y = task.y + row * task.width;
+        for (int64_t k = 0; k < task.width; k += V::kLanes) {
+            const int64_t left = task.width - k;
+            const V g = load_partial<V>(gate + k, left);
+            const V denominator = V::add(V::set(1.0f), exponential(V::mul(g, V::set(-1.0f))));
+            store_partial(V::mul(V::div(g, denominator), load_partial<V>(up + k, left)), y + k, left);
+        }
+    }
+}
+
+}  // namespace ernie::ERNIE_VARIANT

@@ -1,0 +1,10 @@
+// AVX-512 F, BW, DQ and VL.
+#define ERNIE_VARIANT avx512
+
+#include "variant.hpp"
+
+namespace ernie {
+
+const Kernels kAvx512Kernels = avx512::make_kernels<avx512::Avx512>("avx512");
+
+}  // namespace ernie

@@ -1,0 +1,10 @@
+// Plain C++ for the compiler's baseline: runs on every processor.
+#define ERNIE_VARIANT scalar
+
+#include "variant.hpp"
+
+namespace ernie {
+
+const Kernels kScalarKernels = scalar::make_kernels<scalar::Portable>("scalar");
+
+}  // namespace ernie

@@ -1,0 +1,32 @@
+// Packed weights (layouts: kernels.hpp, WeightView).
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.hpp"
+#include "memory.hpp"
+#include "thread_pool.hpp"
+
+namespace ernie {
+
+enum class Activation { Float32, Int16, Int8 };
+
+struct PackedLinear {
+    WeightKind kind;
+    Activation activation;
+    int64_t outputs;
+    int64_t inputs;
+    int64_t panel;
+    int64_t group;  // inputs per activation scale
+    Memory data;
+    Memory scales;
+
+    WeightView view() const;
+};
+
+// Packs `source` [outputs][inputs] (float, bfloat16 bits or int8 codes by `kind`); `scales` only for int8
+// kinds.
+PackedLinear pack_linear(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t panel,
+                         int64_t group, const void* source, const float* scales, ThreadPool& pool);
+
+}  // namespace ernie

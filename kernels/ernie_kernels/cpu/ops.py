@@ -1,0 +1,147 @@
+"""``CpuOps``: allocates results and calls the C++ module ``_cpu``, which checks every size and index."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_kernels.api import Batch, CacheSpec, RotarySpec
+from ernie_kernels.batch_checks import check_batch
+from ernie_kernels.cpu import _cpu
+from ernie_kernels.formats import (
+    ACTIVATION_GROUP,
+    ActivationType,
+    Bfloat16Weight,
+    Float32Weight,
+    LinearWeight,
+)
+from ernie_kernels.rotary import rotary_table
+
+ISA_VARIABLE = "ERNIE_CPU_ISA"
+
+Floats = NDArray[np.float32]
+
+
+def instruction_sets(include_lowered: bool = False) -> tuple[str, ...]:
+    """Return the instruction sets that this processor runs, best last.
+
+    Args:
+        include_lowered: also the variants that exist only for tests (``avx512-lowered``).
+    """
+    return tuple(_cpu.instruction_sets(include_lowered))
+
+
+class CpuOps:
+    """``ernie_kernels.api.Ops`` in C++. A row's result is the same bits in any batch, chunk and thread count.
+
+    Args:
+        threads: threads of the pool, the caller's included.
+        instruction_set: one of ``instruction_sets()``; default: ``$ERNIE_CPU_ISA``, else the best.
+
+    Raises:
+        ValueError: ``threads`` is not positive, or the processor does not run the instruction set.
+    """
+
+    def __init__(self, threads: int, instruction_set: str | None = None) -> None:
+        self._ops = _cpu.Ops(threads, instruction_set or os.environ.get(ISA_VARIABLE, ""))
+
+    @property
+    def instruction_set(self) -> str:
+        """The instruction set in use."""
+        return self._ops.instruction_set
+
+    def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> _cpu.PackedLinear:
+        """Copy an ``[N, K]`` weight into panels; ``activation`` matters for int8 weights only.
+
+        Raises:
+            ValueError: the arrays have the wrong type or shape, or an int8 code is -128.
+        """
+        if isinstance(weight, Float32Weight):
+            return self._ops.pack_float(np.ascontiguousarray(weight.values), False)
+        if isinstance(weight, Bfloat16Weight):
+            return self._ops.pack_float(np.ascontiguousarray(weight.bits), True)
+        if weight.codes.size and weight.codes.min() == -128:
+            raise ValueError("int8 weight has the code -128, expected -127 to 127")
+        codes, scales = np.ascontiguousarray(weight.codes), np.ascontiguousarray(weight.scales)
+        return self._ops.pack_int8(codes, scales, activation.value, ACTIVATION_GROUP)
+
+    def pack_vector(self, values: Floats) -> Floats:
+        """Return the vector as contiguous float32."""
+        return np.ascontiguousarray(values, np.float32)
+
+    def pack_rotary(self, spec: RotarySpec) -> _cpu.Rotary:
+        """Make the table of cosines and sines."""
+        table = rotary_table(spec)
+        return _cpu.Rotary(table.cosines, table.sines, spec.interleaved)
+
+    def allocate_cache(self, spec: CacheSpec) -> _cpu.LayerCache:
+        """Allocate zeroed keys and values.
+
+        Raises:
+            ValueError: unknown dtype, or a size is not positive.
+        """
+        if spec.dtype not in {"float32", "bfloat16"}:
+            raise ValueError(f"cache dtype {spec.dtype!r} must be float32 or bfloat16")
+        is_bfloat16 = spec.dtype == "bfloat16"
+        return _cpu.LayerCache(spec.num_blocks, spec.block_size, spec.num_kv_heads, spec.head_dim, is_bfloat16)
+
+    def upload(self, batch: Batch) -> _cpu.Batch:
+        """Check the batch and hold its arrays."""
+        check_batch(batch)
+        return _cpu.Batch(
+            batch.token_ids,
+            batch.positions,
+            batch.query_starts,
+            batch.context_lengths,
+            np.ascontiguousarray(batch.block_tables),
+            batch.logit_rows,
+        )
+
+    def download(self, x: Floats) -> Floats:
+        """Return ``x``: it is on the host."""
+        return x
+
+    def embed(self, table: _cpu.PackedLinear, batch: _cpu.Batch) -> Floats:
+        """Return the table's rows of the token ids."""
+        result = np.empty((batch.tokens, table.inputs), np.float32)
+        self._ops.embed(table, batch, result)
+        return result
+
+    def norm(self, x: Floats, weight: Floats, epsilon: float) -> Floats:
+        """RMSNorm."""
+        result = np.empty_like(x)
+        self._ops.norm(x, weight, epsilon, result)
+        return result
+
+    def add_norm(self, x: Floats, delta: Floats, weight: Floats, epsilon: float) -> tuple[Floats, Floats]:
+        """Return x + delta and its RMSNorm."""
+        residual, result = np.empty_like(x), np.empty_like(x)
+        self._ops.add_norm(x, delta, weight, epsilon, residual, result)
+        return residual, result
+
+    def linear(self, x: Floats, weight: _cpu.PackedLinear) -> Floats:
+        """Return x @ W.T."""
+        result = np.empty((len(x), weight.outputs), np.float32)
+        self._ops.linear(x, weight, result)
+        return result
+
+    def mlp(self, x: Floats, gate_up: _cpu.PackedLinear, down: _cpu.PackedLinear) -> Floats:
+        """Return down(silu(gate(x)) * up(x))."""
+        result = np.empty((len(x), down.outputs), np.float32)
+        self._ops.mlp(x, gate_up, down, result)
+        return result
+
+    def attention(self, qkv: Floats, rotary: _cpu.Rotary, cache: _cpu.LayerCache, batch: _cpu.Batch) -> Floats:
+        """Rotate, append, attend."""
+        width = max(0, qkv.shape[1] - 2 * cache.num_kv_heads * cache.head_dim)
+        result = np.empty((len(qkv), width), np.float32)
+        self._ops.attention(qkv, rotary, cache, batch, result)
+        return result
+
+    def lm_head(self, hidden: Floats, head: _cpu.PackedLinear, batch: _cpu.Batch) -> Floats:
+        """Return the logits of the batch's ``logit_rows``."""
+        logits = np.empty((batch.num_logit_rows, head.outputs), np.float32)
+        self._ops.lm_head(hidden, head, batch, logits)
+        return logits
