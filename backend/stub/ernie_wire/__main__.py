@@ -1,6 +1,6 @@
 """Write the config.pbtxt of each entry of a model repository anew, with the parameters that it has.
 
-    python -m ernie_wire model_repository
+python -m ernie_wire model_repository
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from pathlib import Path
 
 from ernie_wire.tensors import config_pbtxt
 
-_PARAMETER = re.compile(r'^parameters \{ key: "([^"]+)" value \{ string_value: "((?:[^"\\]|\\.)*)" \} \}$', re.M)
+_PARAMETER = re.compile(
+    r'^parameters \{ key: "([^"]+)" value \{ string_value: "((?:[^"\\]|\\.)*)" \} \}$', re.M
+)
 
 
 def parameters_of(text: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-_LINE = re.compile(r"^(?P<code>[a-z_]+)(?:\[(?P<param>[^\]]*)\])?: (?P<message>.*)$", re.DOTALL)
+_LINE = re.compile(r"^(?P<code>[a-z_]+)(?:\[(?P<param>.*?)\])?: (?P<message>.*)$", re.DOTALL)
 
 
 class ErnieError(Exception):

@@ -18,6 +18,7 @@ from typing import Any
 
 _PREFIX = struct.Struct("<IQ")
 MAX_HEADER_BYTES = 256 << 20
+MAX_BODY_BYTES = 4 << 30
 
 
 class FrameError(Exception):
@@ -45,11 +46,13 @@ def receive_frame(sock: socket.socket) -> tuple[dict[str, Any], list[bytes]] | N
     if prefix is None:
         return None
     header_bytes, body_bytes = _PREFIX.unpack(prefix)
-    if header_bytes > MAX_HEADER_BYTES:
-        raise FrameError(f"a header of {header_bytes} bytes; at most {MAX_HEADER_BYTES} are allowed")
-    header = json.loads(_receive_exactly(sock, header_bytes) or b"")
+    if header_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
+        raise FrameError(
+            f"a header of {header_bytes} and a body of {body_bytes} bytes; at most {MAX_HEADER_BYTES} and "
+            f"{MAX_BODY_BYTES} are allowed"
+        )
+    header, sizes = _parse_header(_receive_exactly(sock, header_bytes) or b"")
     body = memoryview(_receive_exactly(sock, body_bytes) or b"")
-    sizes = header.pop("buffers")
     if sum(sizes) != body_bytes:
         raise FrameError(f"buffers of {sum(sizes)} bytes announced, {body_bytes} sent")
     buffers, start = [], 0
@@ -57,6 +60,15 @@ def receive_frame(sock: socket.socket) -> tuple[dict[str, Any], list[bytes]] | N
         buffers.append(bytes(body[start : start + size]))
         start += size
     return header, buffers
+
+
+def _parse_header(text: bytes) -> tuple[dict[str, Any], list[int]]:
+    try:
+        header = json.loads(text)
+        sizes = header.pop("buffers")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FrameError(f"a header that is no JSON object with buffers: {error!r}") from error
+    return header, sizes
 
 
 def _receive_exactly(sock: socket.socket, size: int, *, may_end: bool = False) -> bytes | None:

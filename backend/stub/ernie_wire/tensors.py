@@ -53,7 +53,7 @@ RETURN_TOKEN_IDS = TensorSpec(
 )
 REQUEST_ID = TensorSpec("request_id", "TYPE_STRING", (1,), "chosen by the client; what a cancel names")
 CONTROL = TensorSpec(
-    "control", "TYPE_STRING", (1,), "JSON: {op: cancel|describe|health, ...}, alone in its request"
+    "control", "TYPE_STRING", (1,), "JSON with op cancel, describe or health; alone in its request"
 )
 
 INPUTS: tuple[TensorSpec, ...] = (

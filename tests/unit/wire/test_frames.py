@@ -1,0 +1,74 @@
+"""Framing on a socket: whole frames, pieces of frames and what is no frame."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ernie_wire.frames import FrameError, receive_frame, send_frame
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=3).filter(lambda name: name != "buffers"), st.integers() | st.text(max_size=5)
+    ),
+    st.lists(st.binary(max_size=20), max_size=4),
+)
+def test_what_is_sent_is_received(header: dict[str, object], buffers: list[bytes]) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        send_frame(ours, header, buffers)
+        send_frame(ours, {"next": 1})
+        assert receive_frame(theirs) == (header, buffers)
+        assert receive_frame(theirs) == ({"next": 1}, [])
+
+
+def test_a_frame_larger_than_the_sockets_buffer(pair: Pair) -> None:
+    ours, theirs = pair
+    large = bytes(5_000_000)
+    sender = threading.Thread(target=send_frame, args=(ours, {}, [large, b"x"]))
+    sender.start()
+    assert receive_frame(theirs) == ({}, [large, b"x"])
+    sender.join()
+
+
+def test_the_end_between_frames_is_none(pair: Pair) -> None:
+    ours, theirs = pair
+    ours.close()
+    assert receive_frame(theirs) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x05\x00", "ended after 2 of 12 bytes"),
+        (struct.pack("<IQ", 9, 0) + b"{", "ended after 1 of 9 bytes"),
+        (struct.pack("<IQ", 1 << 30, 0), "at most"),
+        (struct.pack("<IQ", 2, 1 << 60), "at most"),
+        (struct.pack("<IQ", 3, 0) + b"{x}", "no JSON object"),
+        (struct.pack("<IQ", 2, 0) + b"[]", "no JSON object"),
+        (struct.pack("<IQ", 2, 0) + b"{}", "no JSON object"),
+        (struct.pack("<IQ", 15, 0) + b'{"buffers":[3]}', "3 bytes announced, 0 sent"),
+    ],
+)
+def test_what_is_no_frame(pair: Pair, data: bytes, message: str) -> None:
+    ours, theirs = pair
+    ours.sendall(data)
+    ours.close()
+    with pytest.raises(FrameError, match=message):
+        receive_frame(theirs)

@@ -1,0 +1,77 @@
+"""Messages survive their frames; controls are checked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ernie_wire.errors import InvalidValue
+from ernie_wire.messages import (
+    Cancel,
+    GenerateRequest,
+    Heartbeat,
+    Message,
+    Output,
+    Outputs,
+    Ready,
+    Shutdown,
+    StartFailed,
+    Submit,
+    from_frame,
+    parse_control,
+    to_frame,
+)
+from ernie_wire.sampling import SamplingParameters
+
+MESSAGES: list[Message] = [
+    Submit(GenerateRequest("r", text_input="Grüße")),
+    Submit(GenerateRequest("r", messages={"messages": [{"role": "user", "content": "hi"}]}, stream=True)),
+    Submit(
+        GenerateRequest(
+            "r",
+            input_ids=(1, 2**31 - 1, 0),
+            sampling=SamplingParameters(max_tokens=3, temperature=0.5, stop=("a", "b"), ignore_eos=True),
+            return_prompt=True,
+        )
+    ),
+    Cancel("r"),
+    Shutdown(),
+    Ready({"architecture": "A", "modalities": ["text"], "generation_config": {"temperature": 0.0}}),
+    StartFailed("tensor x is missing"),
+    Outputs(()),
+    Outputs((Output("a"), Output("b", "text", (1, 2), 3, 1, "stop", None, (4, 5), "prompt"))),
+    Outputs((Output("a", error="timeout: too late"),)),
+    Heartbeat(1, 2, 3, 4, 5),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_survives_its_frame(message: Message) -> None:
+    header, buffers = to_frame(message)
+    assert from_frame(json.loads(json.dumps(header)), buffers) == message
+
+
+def test_an_output_carries_only_what_it_has() -> None:
+    header, _ = to_frame(Outputs((Output("a", "x", (1,)),)))
+    assert header["outputs"] == [{"request_id": "a", "text": "x", "token_ids": (1,)}]
+
+
+def test_the_end_of_a_request() -> None:
+    assert not Output("r", "x").is_last
+    assert Output("r", finish_reason="stop").is_last
+    assert Output("r", error="timeout: x").is_last
+
+
+@pytest.mark.parametrize("prompts", [{}, {"text_input": "a", "input_ids": (1,)}])
+def test_a_request_has_exactly_one_prompt(prompts: dict[str, object]) -> None:
+    with pytest.raises(InvalidValue, match="exactly one"):
+        GenerateRequest("r", **prompts)  # type: ignore[arg-type]
+
+
+def test_controls() -> None:
+    assert parse_control('{"op": "describe"}') == {"op": "describe"}
+    for text in ("{", "[]", "{}", '{"op": "x"}', '{"op": "cancel"}', '{"op": "cancel", "request_id": 1}'):
+        with pytest.raises(InvalidValue) as caught:
+            parse_control(text)
+        assert caught.value.param == "control"
