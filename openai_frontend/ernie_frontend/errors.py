@@ -15,6 +15,8 @@ from starlette.responses import JSONResponse, Response
 
 from ernie_wire.errors import ErnieError, InvalidRequest, InvalidValue, MissingParameter
 
+# The field of the HTTP request that became a tensor of the wire.
+_FIELDS = {"text_input": "prompt", "input_ids": "prompt"}
 _RETRY_AFTER_S = {429: "1", 503: "5"}
 
 
@@ -52,7 +54,7 @@ def envelope(error: ErnieError) -> dict[str, Any]:
         "error": {
             "message": error.message,
             "type": error.openai_type,
-            "param": error.param,
+            "param": _FIELDS.get(error.param or "", error.param),
             "code": error.code,
         }
     }

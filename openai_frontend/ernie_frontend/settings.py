@@ -35,5 +35,5 @@ class Settings:
     max_prompts: int = 128
     control_deadline_s: float = 3.0
     directory_age_s: float = 5.0
-    quiet_check_s: float = 5.0
+    quiet_check_s: float = 2.0
     heartbeat_limit_s: float = 30.0

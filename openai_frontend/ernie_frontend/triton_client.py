@@ -73,6 +73,7 @@ class TritonClient:
         self._deadline_s = settings.control_deadline_s
         self._quiet_check_s = settings.quiet_check_s
         self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
+        self._asked_at: dict[str, float] = {}
         self._cancellations: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -162,7 +163,7 @@ class TritonClient:
         while True:
             heard.clear()
             await asyncio.sleep(self._quiet_check_s)
-            if heard.is_set():
+            if heard.is_set() or self._was_just_asked(model):
                 continue
             try:
                 await self.control(model, {"op": "health"})
@@ -171,6 +172,14 @@ class TritonClient:
             except ErnieError as error:
                 call.cancel()
                 return EngineCrashed(f"the model {model} died while it answered ({error.message}); try again")
+
+    def _was_just_asked(self, model: str) -> bool:
+        """Whether another quiet stream has asked (hundreds may be quiet at once); else note that this one does."""
+        now = asyncio.get_running_loop().time()
+        if now - self._asked_at.get(model, float("-inf")) < self._quiet_check_s / 2:
+            return True
+        self._asked_at[model] = now
+        return False
 
     def _triton_error(self, message: str) -> ErnieError:
         error = parse_error(message)

@@ -170,6 +170,7 @@ def test_unknown_paths_and_methods(frontend: str, triton: FakeTriton) -> None:
             "messages",
         ),
         ("invalid_value[stop]: bad", 400, "invalid_value", "stop"),
+        ("invalid_value[text_input]: empty", 400, "invalid_value", "prompt"),
         ("queue_full: too much work", 429, "queue_full", None),
         ("model_unavailable: no weights in /models/x", 503, "model_unavailable", None),
         ("engine_crashed: killed by signal 9", 500, "engine_crashed", None),
