@@ -174,7 +174,7 @@ class TritonClient:
                 return EngineCrashed(f"the model {model} died while it answered ({error.message}); try again")
 
     def _was_just_asked(self, model: str) -> bool:
-        """Whether another quiet stream has asked (hundreds may be quiet at once); else note that this one does."""
+        """Whether another of perhaps hundreds of quiet streams has asked; else note that this one does."""
         now = asyncio.get_running_loop().time()
         if now - self._asked_at.get(model, float("-inf")) < self._quiet_check_s / 2:
             return True
