@@ -1,4 +1,4 @@
-"""The real engine process over a real socketpair, with the dense oracle checkpoint on the reference device."""
+"""The real engine process over a real socketpair, with the dense oracle checkpoint."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,6 @@ DENSE = ROOT / "tests" / "data" / "dense"
 GOLDEN = np.load(ROOT / "tests" / "data" / "dense.npz")
 PROMPTS = [tuple(GOLDEN[f"row{row}.input_ids"].tolist()) for row in range(4)]
 GREEDY = [tuple(GOLDEN[f"row{row}.greedy"].tolist()) for row in range(4)]
-PATH = os.pathsep.join(str(ROOT / part) for part in ("backend", "backend/stub", "kernels"))
 TIMEOUT_S = 60.0
 
 
@@ -49,7 +49,7 @@ class Engine:
         self.socket.settimeout(TIMEOUT_S)
         settings = {
             "model": str(DENSE),
-            "device": "reference",
+            "device": "cpu",
             "dtype": "float32",
             "threads": "1",
             **parameters,
@@ -58,7 +58,6 @@ class Engine:
         self.process = subprocess.Popen(
             [*command, "--settings", json.dumps(settings)],
             pass_fds=(theirs.fileno(),),
-            env={**os.environ, "PYTHONPATH": PATH},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -98,15 +97,15 @@ class Engine:
         return log
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    running = Engine()
+@pytest.fixture(scope="module", params=["cpu", "reference"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    running = Engine(device=str(request.param))
     running.ready()
     yield running
     running.close()
 
 
-def _submit(row: int, *, stream: bool = True, name: str = "row", **sampling: object) -> Submit:
+def _submit(row: int, *, stream: bool = True, name: str = "row", **sampling: Any) -> Submit:
     asked = {"max_tokens": 32, "temperature": 0, "ignore_eos": True, **sampling}
     return Submit(
         GenerateRequest(
@@ -126,7 +125,7 @@ def _text(made: list[Output]) -> str:
 EXPECTED = {f"row{row}": GREEDY[row] for row in range(4)}
 
 
-def test_the_description(engine: Engine) -> None:
+def test_the_description() -> None:
     other = Engine(max_model_len="512", max_num_seqs="2", quantization="wint4", dtype="bfloat16")
     described = other.ready().description
     log = other.close()
@@ -135,7 +134,7 @@ def test_the_description(engine: Engine) -> None:
     assert (described["quantization"], described["dtype"], described["device"]) == (
         "wint8",
         "bfloat16",
-        "reference",
+        "cpu",
     )
     assert (described["kv_blocks"], described["block_size"]) == (16, 64)
     assert described["generation_config"]["temperature"] == 0.8
@@ -161,7 +160,7 @@ def test_alone_is_the_same_as_in_the_batch(engine: Engine) -> None:
 
 
 def test_a_seed_repeats_alone_and_in_company(engine: Engine) -> None:
-    hot = {"temperature": 1.5, "top_p": 0.95, "seed": 42}
+    hot: dict[str, Any] = {"temperature": 1.5, "top_p": 0.95, "seed": 42}
     engine.send(_submit(2, name="alone", **hot))
     alone = _tokens(engine.outputs_until(1))["alone2"]
     for row in range(4):

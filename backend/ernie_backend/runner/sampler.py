@@ -11,7 +11,7 @@ This module must not know requests, text or the model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 GREEDY_BELOW = 1e-5
 NO_TOKEN = -1
-_FIRST_CANDIDATES = 256
+_FLOORS = (0.1, 1e-2, 1e-3, 1e-5, 0.0)
 
 
 @dataclass(frozen=True)
@@ -66,47 +66,40 @@ def uniform(seed: int, index: int) -> float:
 
 
 def _sample_row(logits: NDArray[np.float32], parameters: SamplingRow) -> int:
-    scaled = (logits.astype(np.float64) - float(logits.max())) / parameters.temperature
-    weights = np.exp(scaled)
-    if 0 < parameters.top_k < len(weights):
-        candidates = _most_likely(weights, parameters.top_k)
-        total = float(weights[candidates].sum())
-    else:
-        candidates = None
-        total = float(weights.sum())
-    if parameters.top_p < 1:
-        candidates = _nucleus(weights, candidates, parameters.top_p * total)
-    cumulative = np.cumsum(weights if candidates is None else weights[candidates])
+    with np.errstate(over="ignore"):  # a logit of -1e38 over a small temperature is a probability of zero
+        weights = np.exp((logits - logits.max()) / np.float32(parameters.temperature))
+    candidates = _candidates(weights, parameters)
+    cumulative = np.cumsum(weights if candidates is None else weights[candidates], dtype=np.float64)
     threshold = uniform(parameters.seed, parameters.index) * cumulative[-1]
-    # Rounding may lift the threshold onto the total; the last weight that counts is taken then.
-    choice = min(int(np.searchsorted(cumulative, threshold, side="right")), _last_positive(cumulative))
-    return choice if candidates is None else int(candidates[choice])
+    # Rounding may lift the threshold onto the total; the last token that has a probability is taken then.
+    last = np.searchsorted(cumulative, cumulative[-1], side="left")
+    choice = min(np.searchsorted(cumulative, threshold, side="right"), last)
+    return int(choice if candidates is None else candidates[choice])
 
 
-def _last_positive(cumulative: NDArray[np.float64]) -> int:
-    return int(np.searchsorted(cumulative, cumulative[-1], side="left"))
-
-
-def _most_likely(weights: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Return the ``count`` largest, largest first; of equals the lower index first."""
-    if count >= len(weights):
-        chosen = np.arange(len(weights))
+def _candidates(weights: NDArray[np.float32], parameters: SamplingRow) -> NDArray[np.intp] | None:
+    """Return what top_k and then top_p keep, the most likely first; None if they keep all."""
+    top_k, top_p = parameters.top_k, parameters.top_p
+    if 0 < top_k < len(weights):
+        kept = _largest(weights, lambda found: len(found) >= top_k)[:top_k]
+        mass = top_p * weights[kept].sum(dtype=np.float64)
+    elif top_p < 1:
+        mass = top_p * weights.sum(dtype=np.float64)
+        kept = _largest(weights, lambda found: bool(weights[found].sum(dtype=np.float64) >= mass))
     else:
-        chosen = np.sort(np.argpartition(weights, len(weights) - count)[-count:])
-    return chosen[np.argsort(-weights[chosen], kind="stable")]
+        return None
+    reached = np.cumsum(weights[kept], dtype=np.float64)
+    return kept[: int(np.searchsorted(reached, mass, side="left")) + 1]
 
 
-def _nucleus(
-    weights: NDArray[np.float64], candidates: NDArray[np.intp] | None, mass: float
-) -> NDArray[np.intp]:
-    """Return the smallest set of the largest weights that reaches ``mass``, the sorted ``candidates`` if given.
+def _largest(weights: NDArray[np.float32], is_enough: Callable[[NDArray[np.intp]], bool]) -> NDArray[np.intp]:
+    """Return the largest weights that are enough together, largest first; of equals the lower index first.
 
-    Sorting the whole vocabulary is rarely needed: ever more of the largest are looked at until they reach it.
+    The largest weight is 1. A few comparisons of the whole vocabulary leave little to sort: most is small.
     """
-    count = _FIRST_CANDIDATES
-    while True:
-        sorted_candidates = _most_likely(weights, count) if candidates is None else candidates
-        reached = np.cumsum(weights[sorted_candidates])
-        if reached[-1] >= mass or len(sorted_candidates) == len(weights) or candidates is not None:
-            return sorted_candidates[: int(np.searchsorted(reached, mass, side="left")) + 1]
-        count *= 8
+    found = np.arange(0)
+    for floor in _FLOORS:
+        found = np.flatnonzero(weights >= floor)
+        if is_enough(found):
+            break
+    return found[np.argsort(-weights[found], kind="stable")]
