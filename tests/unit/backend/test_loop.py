@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from numpy import float32
+from numpy.typing import NDArray
+
 from ernie_backend.engine.engine import Engine
 from ernie_backend.inbox import Inbox
 from ernie_backend.kv.block_manager import BlockManager
@@ -10,9 +13,6 @@ from ernie_backend.loop import EngineLoop
 from ernie_backend.scheduler.plan import SchedulePlan
 from ernie_backend.scheduler.scheduler import SchedulerLimits
 from ernie_wire.messages import Cancel, Heartbeat, Message, Output, Outputs
-from numpy import float32
-from numpy.typing import NDArray
-
 from fakes.sequences import make_sequence
 from fakes.token_hash_model import TokenHashRunner, continuation
 
