@@ -71,7 +71,7 @@ def triton_command(
         "--allow-gpu-metrics=false",
         "--pinned-memory-pool-byte-size=0",
         "--log-info=false",
-        "--exit-timeout-secs=10",
+        "--exit-timeout-secs=5",
     ]
     if installed is None:
         return bundled_command(arguments)

@@ -1,0 +1,83 @@
+"""``ernie-triton serve`` for real: it answers, it ends without a trace, and a dead part is told or mended."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import openai
+import psutil
+import pytest
+
+from e2e.serving import DATA, DENSE, STOP_DEADLINE_S, Serving
+
+FLAGS = ("--model", str(DENSE), "--port", "0", "--host", "127.0.0.1", "--dtype", "float32")
+
+
+@pytest.fixture
+def serving() -> Iterator[Serving]:
+    running = Serving("serve", *FLAGS)
+    yield running
+    running.close()
+
+
+def complete(url: str, row: int = 0, max_tokens: int = 32) -> list[int]:
+    """Return the greedy tokens after a golden prompt."""
+    with np.load(DATA / "dense.npz") as goldens:
+        prompt = goldens[f"row{row}.input_ids"].tolist()
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="null", max_retries=0) as client:
+        answer = client.completions.create(
+            model="null",
+            prompt=prompt,
+            max_tokens=max_tokens,
+            temperature=0,
+            extra_body={"ignore_eos": True, "return_token_ids": True},
+        )
+    ids: list[int] = answer.model_dump()["choices"][0]["completion_token_ids"]
+    return ids
+
+
+def test_it_answers_the_goldens_and_sigterm_leaves_nothing(serving: Serving) -> None:
+    url = serving.wait_until_ready()
+    with np.load(DATA / "dense.npz") as goldens:
+        assert complete(url) == goldens["row0.greedy"].tolist()
+    assert len(serving.descendants("ernie_backend")) == 1
+    serving.process.send_signal(signal.SIGTERM)
+    assert serving.wait() == 0, serving.output
+    assert serving.output[-1] == "Stopped."
+    assert serving.leftovers() == []
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", urlsplit(url).port or 0)) != 0
+
+
+def test_a_dead_stub_is_loaded_again_and_a_dead_triton_ends_everything(serving: Serving) -> None:
+    url = serving.wait_until_ready()
+    expected = complete(url, max_tokens=4)
+    (stub,) = [
+        process for process in serving.descendants("triton_python_backend_stub") if "stub" in process.name()
+    ]
+    stub.kill()
+    deadline = time.monotonic() + STOP_DEADLINE_S
+    while not any("is loaded again" in line for line in serving.output):
+        assert time.monotonic() < deadline, serving.output
+        time.sleep(0.1)
+    assert httpx.get(f"{url}/health", timeout=30).status_code == 200
+    assert complete(url, max_tokens=4) == expected
+    (triton,) = serving.process.children()[:1]
+    triton.kill()
+    assert serving.wait() == 1
+    assert "tritonserver ended: it was killed by SIGKILL" in serving.output[-1]
+    assert serving.leftovers() == []
+
+
+def test_nothing_stays_when_serve_itself_is_killed(serving: Serving) -> None:
+    serving.wait_until_ready()
+    started = serving.process.children(recursive=True)
+    serving.process.kill()
+    _, alive = psutil.wait_procs(started, STOP_DEADLINE_S)
+    assert alive == []
