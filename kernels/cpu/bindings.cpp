@@ -179,6 +179,7 @@ void bind_data(nb::module_& module) {
 NB_MODULE(_cpu, module) {
     using namespace ernie;
     module.doc() = "C++ kernels over borrowed NumPy buffers. Wrong sizes or indices raise ValueError.";
+    nb::set_leak_warnings(false);  // a Python global may hold an Ops until the interpreter exits
     bind_data(module);
     module.def("instruction_sets", &instruction_sets, "include_lowered"_a);
     nb::class_<Ops>(module, "Ops", "The ops of one thread pool and instruction set.")

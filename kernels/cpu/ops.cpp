@@ -9,6 +9,7 @@ namespace ernie {
 namespace {
 
 constexpr int kMostThreads = 1024;
+constexpr int64_t kSmallWork = 1 << 16;  // multiply-adds that cost less than waking the other threads
 
 int checked_threads(int threads) {
     if (threads >= 1 && threads <= kMostThreads) return threads;
@@ -63,13 +64,22 @@ void locate_rows(const BatchView& batch, const LayerCache& cache, int32_t* seque
     }
 }
 
+int64_t attended_keys(const int32_t* slots, int64_t rows) {
+    int64_t keys = 0;
+    for (int64_t row = 0; row < rows; ++row) keys += slots[row] + 1;
+    return keys;
+}
+
 }  // namespace
 
 Ops::Ops(int threads, const std::string& instruction_set)
     : kernels_(kernels_for(instruction_set)), pool_(checked_threads(threads)) {}
 
+// Runs all parts of a kernel; `work` is about its multiply-adds. Small ones stay on the calling thread: results
+// do not depend on the number of parts.
 template <typename Task>
-void Ops::run(void (*kernel)(const Task&, int, int), const Task& task) {
+void Ops::run(void (*kernel)(const Task&, int, int), const Task& task, int64_t work) {
+    if (work < kSmallWork) return kernel(task, 0, 1);
     pool_.run([&](int part, int parts) { kernel(task, part, parts); });
 }
 
@@ -86,7 +96,8 @@ void Ops::embed(const PackedLinear& table, const BatchView& batch, Matrix y) {
     for (int64_t row = 0; row < batch.tokens; ++row)
         expect_below("batch.token_ids", batch.token_ids[row], table.outputs);
     const std::lock_guard<std::mutex> lock(mutex_);
-    run(kernels_.embed, EmbedTask{table.view(), batch.token_ids, y.data, batch.tokens});
+    run(kernels_.embed, EmbedTask{table.view(), batch.token_ids, y.data, batch.tokens},
+        16 * batch.tokens * table.inputs);
 }
 
 void Ops::norm(Matrix x, const Matrix* delta, const float* weight, int64_t width, float epsilon,
@@ -98,8 +109,10 @@ void Ops::norm(Matrix x, const Matrix* delta, const float* weight, int64_t width
         expect_shape("residual", *residual, x.rows, x.columns);
     }
     const std::lock_guard<std::mutex> lock(mutex_);
-    run(kernels_.norm, NormTask{x.data, delta ? delta->data : nullptr, weight,
-                                residual ? residual->data : nullptr, y.data, x.rows, x.columns, epsilon});
+    run(kernels_.norm,
+        NormTask{x.data, delta ? delta->data : nullptr, weight, residual ? residual->data : nullptr, y.data,
+                 x.rows, x.columns, epsilon},
+        2 * x.rows * x.columns);
 }
 
 // x [rows][inputs] to y [rows][outputs]; the mutex is held.
@@ -113,9 +126,9 @@ void Ops::multiply(const float* x, int64_t rows, const PackedLinear& weight, flo
         q.high = grow(high_, rows * q.stride);
         q.low = weight.activation == Activation::Int16 ? grow(low_, rows * q.stride) : nullptr;
         q.scales = grow(scales_, rows * q.groups);
-        run(kernels_.quantize, QuantizeTask{x, rows, weight.inputs, q});
+        run(kernels_.quantize, QuantizeTask{x, rows, weight.inputs, q}, 4 * rows * weight.inputs);
     }
-    run(kernels_.linear, task);
+    run(kernels_.linear, task, rows * weight.inputs * weight.outputs);
 }
 
 void Ops::linear(Matrix x, const PackedLinear& weight, Matrix y) {
@@ -136,7 +149,7 @@ void Ops::mlp(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, M
     float* both = grow(gate_up_, x.rows * gate_up.outputs);
     float* hidden = grow(hidden_, x.rows * down.inputs);
     multiply(x.data, x.rows, gate_up, both);
-    run(kernels_.swiglu, SwigluTask{both, hidden, x.rows, down.inputs});
+    run(kernels_.swiglu, SwigluTask{both, hidden, x.rows, down.inputs}, 16 * x.rows * down.inputs);
     multiply(hidden, x.rows, down, y.data);
 }
 
@@ -178,8 +191,8 @@ void Ops::attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, con
                              cache.kv_heads,
                              cache.head_dim,
                              cache.stride};
-    run(kernels_.append, task);
-    run(kernels_.attend, task);
+    run(kernels_.append, task, 2 * qkv.rows * qkv.columns);
+    run(kernels_.attend, task, attended_keys(slots, batch.tokens) * heads * cache.stride * 2);
 }
 
 void Ops::lm_head(Matrix hidden, const PackedLinear& head, const BatchView& batch, Matrix y) {

@@ -61,7 +61,7 @@ class Ops {
 
   private:
     template <typename Task>
-    void run(void (*kernel)(const Task&, int, int), const Task& task);
+    void run(void (*kernel)(const Task&, int, int), const Task& task, int64_t work);
     void multiply(const float* x, int64_t rows, const PackedLinear& weight, float* y);
 
     const Kernels& kernels_;

@@ -42,19 +42,15 @@ void ThreadPool::run(const std::function<void(int, int)>& task) {
         wake_.notify_all();
     }
     task(0, size());
-    for (int spins = 0; pending_.load(std::memory_order_acquire) > 0; ++spins) {
-        if (spins < kSpins)
-            pause();
-        else
-            std::this_thread::yield();
-    }
+    for (int spins = 0; spins < kSpins && pending_.load(std::memory_order_acquire) > 0; ++spins) pause();
+    for (int left; (left = pending_.load(std::memory_order_acquire)) > 0;) pending_.wait(left);
 }
 
 void ThreadPool::work(int part) {
     for (uint64_t seen = 0;; ++seen) {
         if (!wait_for_next(seen)) return;
         (*task_)(part, size());
-        pending_.fetch_sub(1, std::memory_order_release);
+        if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
     }
 }
 

@@ -1,0 +1,106 @@
+"""Inputs for the tests of ops: weights of each format, ragged batches, and the instruction sets to try."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_kernels.api import Batch, CacheSpec
+from ernie_kernels.cpu import CpuOps, instruction_sets
+from ernie_kernels.formats import (
+    ActivationType,
+    Bfloat16Weight,
+    Float32Weight,
+    LinearWeight,
+    float32_to_bfloat16,
+    quantize_int8,
+)
+
+Floats = NDArray[np.float32]
+
+ISAS = instruction_sets(include_lowered=True)
+
+WEIGHT_TYPES = [
+    ("float32", ActivationType.FLOAT32),
+    ("bfloat16", ActivationType.FLOAT32),
+    ("int8", ActivationType.FLOAT32),
+    ("int8", ActivationType.INT16),
+    ("int8", ActivationType.INT8),
+]
+
+
+@cache
+def cpu_ops(instruction_set: str, threads: int = 2) -> CpuOps:
+    """Return one CpuOps per argument, so that tests do not start threads each time."""
+    return CpuOps(threads, instruction_set)
+
+
+def random_floats(seed: int, *shape: int, scale: float = 1.0) -> Floats:
+    """Return normal float32 numbers."""
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def make_weight(values: Floats, name: str) -> LinearWeight:
+    """Return ``values`` in the format ``name``."""
+    if name == "float32":
+        return Float32Weight(values)
+    if name == "bfloat16":
+        return Bfloat16Weight(float32_to_bfloat16(values))
+    return quantize_int8(values)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sequences of a step: (context, new tokens) each, over blocks of ``block_size`` tokens."""
+
+    sequences: tuple[tuple[int, int], ...]
+    block_size: int
+    num_blocks: int
+
+
+def make_batch(layout: Layout, tables: NDArray[np.int32]) -> Batch:
+    """Return the step of a layout; token ids count up, all rows want logits."""
+    lengths = [new for _, new in layout.sequences]
+    total = sum(lengths)
+    positions = [np.arange(context, context + new) for context, new in layout.sequences]
+    return Batch(
+        token_ids=np.arange(total, dtype=np.int32),
+        positions=np.concatenate([*positions, np.zeros(0)]).astype(np.int32),
+        query_starts=np.cumsum([0, *lengths]).astype(np.int32),
+        context_lengths=np.array([context for context, _ in layout.sequences], np.int32),
+        block_tables=tables,
+        logit_rows=np.arange(total, dtype=np.int32),
+    )
+
+
+def shuffled_tables(seed: int, sequences: int, blocks: int, num_blocks: int) -> NDArray[np.int32]:
+    """Return block tables ``[sequences, blocks]`` of distinct blocks in random order, with one -1 at the end."""
+    order = np.random.default_rng(seed).permutation(num_blocks)[: sequences * blocks]
+    tables = np.full((sequences, blocks + 1), -1, np.int32)
+    tables[:, :blocks] = order.reshape(sequences, blocks)
+    return tables
+
+
+def plain_batch(tokens: int) -> Batch:
+    """Return one sequence of ``tokens`` new tokens in blocks of 16."""
+    blocks = -(-tokens // 16)
+    table = np.arange(blocks, dtype=np.int32)[None]
+    return make_batch(Layout(((0, tokens),), 16, max(1, blocks)), table)
+
+
+def with_fields(batch: Batch, **fields: NDArray[np.int32]) -> Batch:
+    """Return the batch with other arrays."""
+    return replace(batch, **fields)
+
+
+def cache_spec(layout: Layout, kv_heads: int, head_dim: int, dtype: str) -> CacheSpec:
+    """Return the cache of a layout."""
+    return CacheSpec(layout.num_blocks, layout.block_size, kv_heads, head_dim, dtype)
+
+
+def bits(x: Floats) -> NDArray[np.uint32]:
+    """Return the bits of float32 numbers, to compare exactly."""
+    return np.ascontiguousarray(x).view(np.uint32)

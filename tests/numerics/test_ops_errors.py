@@ -1,0 +1,138 @@
+"""Misfits raise ValueError with the field and its value, on every backend that could read out of bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from ernie_kernels.api import Batch, CacheSpec, RotarySpec
+from ernie_kernels.cpu import CpuOps, instruction_sets
+from ernie_kernels.formats import ActivationType, Float32Weight, Int8Weight
+from ernie_kernels.reference import ReferenceOps
+from numerics.ops_cases import plain_batch, random_floats, with_fields
+
+OPS = [ReferenceOps(), CpuOps(1)]
+FLOAT32 = ActivationType.FLOAT32
+
+
+def int32(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+@pytest.mark.parametrize("ops", OPS, ids=["reference", "cpu"])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"logit_rows": int32(3)}, r"logit_rows has 3, expected 0 to 2"),
+        ({"logit_rows": int32(-1)}, r"logit_rows has -1"),
+        ({"query_starts": int32(0, 2)}, r"query_starts \[0, 2\] must rise from 0 to 3"),
+        ({"query_starts": int32(1, 3)}, r"query_starts \[1, 3\]"),
+        ({"query_starts": int32(0, 1, 3)}, r"query_starts has length 3, expected 2"),
+        ({"positions": int32(0)}, r"positions has length 1, expected 3"),
+        ({"context_lengths": int32(-1)}, r"context_lengths \[-1\] must not be negative"),
+        ({"token_ids": np.zeros(3, np.int64)}, r"token_ids is int64"),
+        ({"block_tables": int32(0)}, r"block_tables is int32 \(1,\)"),
+    ],
+)
+def test_upload_refuses_a_batch_that_does_not_fit(
+    ops: ReferenceOps | CpuOps, fields: dict[str, np.ndarray], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ops.upload(with_fields(plain_batch(3), **fields))
+
+
+def attention(ops: ReferenceOps | CpuOps, batch: Batch, width: int = 4 * 8, positions: int = 8) -> None:
+    cache = ops.allocate_cache(CacheSpec(2, 4, 1, 8, "float32"))
+    rotary = ops.pack_rotary(RotarySpec(8, positions, 10000.0))
+    ops.attention(random_floats(1, len(batch.token_ids), width), rotary, cache, ops.upload(batch))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ops", OPS, ids=["reference", "cpu"])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"positions": int32(0, 8, 2)}, r"positions has 8, expected 0 to 7"),
+        ({"positions": int32(0, -1, 2)}, r"positions has -1"),
+        ({"block_tables": int32(2)[None]}, r"block_tables has 2, expected 0 to 1"),
+        ({"block_tables": int32(-1)[None]}, r"block_tables has -1"),
+        ({"context_lengths": int32(4)}, r"block table of 1 blocks .* too short"),
+        ({"context_lengths": int32(2**31 - 2)}, r"block table of 1 blocks .* too short"),
+    ],
+)
+def test_attention_refuses_indices_out_of_bounds(
+    ops: ReferenceOps | CpuOps, fields: dict[str, np.ndarray], message: str
+) -> None:
+    attention(ops, plain_batch(3))
+    with pytest.raises(ValueError, match=message):
+        attention(ops, with_fields(plain_batch(3), **fields))
+
+
+@pytest.mark.parametrize("ops", OPS, ids=["reference", "cpu"])
+@pytest.mark.parametrize("token", [-1, 9])
+def test_embed_refuses_unknown_tokens(ops: ReferenceOps | CpuOps, token: int) -> None:
+    table = ops.pack_linear(Float32Weight(random_floats(1, 9, 4)), FLOAT32)
+    batch = with_fields(plain_batch(2), token_ids=int32(0, token))
+    with pytest.raises(ValueError, match=rf"token_ids has {token}, expected 0 to 8"):
+        ops.embed(table, ops.upload(batch))  # type: ignore[arg-type]
+
+
+def cpu_misfits() -> dict[str, tuple[Callable[[], object], str]]:
+    ops, x = CpuOps(1), random_floats(1, 2, 8)
+    weight = ops.pack_linear(Float32Weight(random_floats(2, 5, 8)), FLOAT32)
+    odd = ops.pack_linear(Float32Weight(random_floats(2, 6, 8)), FLOAT32)
+    batch = ops.upload(plain_batch(4))
+    codes = np.zeros((2, 3), np.int8)
+    return {
+        "linear width": (lambda: ops.linear(x[:, :4].copy(), weight), "columns is 4, expected 8"),
+        "linear dtype": (lambda: ops.linear(x.astype(np.float64), weight), "x has 2 dimensions and items 'd'"),  # type: ignore[arg-type]
+        "linear strides": (lambda: ops.linear(x[:, ::2], weight), "x must be a C-contiguous array"),
+        "norm weight": (lambda: ops.norm(x, x[0, :5].copy(), 1e-5), "weight length is 5, expected 8"),
+        "delta rows": (lambda: ops.add_norm(x, x[:1], x[0], 1e-5), "delta rows is 1, expected 2"),
+        "mlp inner": (lambda: ops.mlp(x, odd, weight), "gate_up outputs is 6, expected 16"),
+        "lm_head rows": (lambda: ops.lm_head(x, weight, batch), "logit_rows has 2, expected 0 to 1"),
+        "attention width": (lambda: attention(ops, plain_batch(3), width=30), "qkv columns 30 do not fit"),
+        "attention heads": (lambda: attention(ops, plain_batch(3), width=16), "qkv columns 16 do not fit"),
+        "empty weight": (
+            lambda: ops.pack_linear(Float32Weight(x[:0]), FLOAT32),
+            "weight rows 0 must be positive",
+        ),
+        "scales": (
+            lambda: ops.pack_linear(Int8Weight(codes, np.ones(3, np.float32)), FLOAT32),
+            "scales has length 3, expected 2",
+        ),
+        "code -128": (
+            lambda: ops.pack_linear(
+                Int8Weight(np.full((2, 3), -128, np.int8), np.ones(2, np.float32)), FLOAT32
+            ),
+            "code -128",
+        ),
+        "cache size": (lambda: ops.allocate_cache(CacheSpec(0, 4, 1, 8, "float32")), "num_blocks 0 must be"),
+        "cache dtype": (lambda: ops.allocate_cache(CacheSpec(1, 4, 1, 8, "int8")), "dtype 'int8' must be"),
+        "odd head_dim": (lambda: ops.pack_rotary(RotarySpec(7, 4, 1e4)), "head_dim 7 must be even"),
+        "threads": (lambda: CpuOps(0), "threads 0 must be 1 to 1024"),
+        "instruction set": (lambda: CpuOps(1, "mmx"), "instruction set 'mmx' is not available here"),
+    }
+
+
+@pytest.mark.parametrize("name", list(cpu_misfits()))
+def test_cpu_ops_refuse_misfits(name: str) -> None:
+    call, message = cpu_misfits()[name]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("isa", instruction_sets(include_lowered=True))
+def test_the_environment_names_the_instruction_set(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERNIE_CPU_ISA", isa)
+    assert CpuOps(1).instruction_set == isa
+    assert CpuOps(1, "scalar").instruction_set == "scalar"
+
+
+def test_the_default_is_the_best_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ERNIE_CPU_ISA", raising=False)
+    assert CpuOps(1).instruction_set == instruction_sets()[-1]
+    monkeypatch.setenv("ERNIE_CPU_ISA", "sse9")
+    with pytest.raises(ValueError, match="'sse9' is not available here; available: scalar"):
+        CpuOps(1)

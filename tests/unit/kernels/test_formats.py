@@ -1,0 +1,103 @@
+"""The weight formats and the activation quantizers: their definition, number by number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ernie_kernels.formats import (
+    ACTIVATION_LEVELS,
+    ActivationType,
+    Bfloat16Weight,
+    Float32Weight,
+    activation_groups,
+    bfloat16_to_float32,
+    dequantize,
+    float32_to_bfloat16,
+    quantize_activations,
+    quantize_int8,
+    split_int16,
+)
+
+MATRICES = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40),
+    elements=st.floats(-(2.0**99), 2.0**99, width=32),
+)
+QUANTIZED = [ActivationType.INT8, ActivationType.INT16]
+
+
+@given(st.integers(0, 0xFFFF))
+def test_bfloat16_round_trip(pattern: int) -> None:
+    bits = np.array([pattern], np.uint16)
+    values = bfloat16_to_float32(bits)
+    if np.isnan(values[0]):
+        assert np.isnan(bfloat16_to_float32(float32_to_bfloat16(values)))[0]
+    else:
+        assert float32_to_bfloat16(values)[0] == pattern
+
+
+def test_bfloat16_rounds_half_to_even() -> None:
+    values = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x7F7FFFFF], np.uint32).view(np.float32)
+    assert float32_to_bfloat16(values).tolist() == [0x3F80, 0x3F82, 0x3F81, 0x7F80]
+
+
+@given(MATRICES)
+def test_int8_weight_is_within_half_a_step(values: np.ndarray) -> None:
+    weight = quantize_int8(values)
+    assert weight.codes.min() >= -127
+    error = np.abs(dequantize(weight).astype(np.float64) - values)
+    assert (error <= weight.scales[:, None].astype(np.float64) * 0.50001 + 1e-42).all()
+
+
+def test_int8_weight_of_a_worked_example() -> None:
+    weight = quantize_int8(np.array([[-254, 1, 3, 4], [0, 0, 0, 0]], np.float32))
+    assert weight.scales.tolist() == [2.0, 0.0]
+    assert weight.codes.tolist() == [[-127, 0, 2, 2], [0, 0, 0, 0]]
+
+
+def test_dequantize_of_float_formats() -> None:
+    values = np.array([[1.5, -2.0]], np.float32)
+    assert dequantize(Float32Weight(values)) is values
+    np.testing.assert_array_equal(dequantize(Bfloat16Weight(float32_to_bfloat16(values))), values)
+
+
+def test_activation_groups_cover_the_row_in_order() -> None:
+    assert activation_groups(300, 128) == [slice(0, 128), slice(128, 256), slice(256, 300)]
+    assert activation_groups(1, 128) == [slice(0, 1)]
+
+
+@pytest.mark.parametrize("activation", QUANTIZED)
+@given(values=MATRICES, group=st.sampled_from([4, 32, 128]))
+def test_activations_are_within_half_a_step(activation: ActivationType, values: np.ndarray, group: int) -> None:
+    quantized = quantize_activations(values, activation, group)
+    levels = ACTIVATION_LEVELS[activation.value]
+    assert np.abs(quantized.codes).max() <= levels
+    for index, columns in enumerate(activation_groups(values.shape[1], group)):
+        scale = quantized.scales[:, index : index + 1].astype(np.float64)
+        error = np.abs(quantized.codes[:, columns] * scale - values[:, columns])
+        assert (error <= scale * 0.502 + 1e-38).all()
+
+
+def test_activations_of_a_worked_example() -> None:
+    x = np.array([[127, 0.5, 1.5, -2.5, 0, 0, 0, 0]], np.float32)
+    quantized = quantize_activations(x, ActivationType.INT8, 4)
+    assert quantized.codes.tolist() == [[127, 0, 2, -2, 0, 0, 0, 0]]
+    assert quantized.scales.tolist() == [[1.0, 0.0]]
+
+
+def test_float32_activations_have_no_codes() -> None:
+    with pytest.raises(ValueError, match="float32 has no codes"):
+        quantize_activations(np.zeros((1, 1), np.float32), ActivationType.FLOAT32)
+
+
+def test_int16_halves_fit_int8_and_join_again() -> None:
+    codes = np.arange(-127 * 128, 127 * 128 + 1, dtype=np.int32)
+    high, low = split_int16(codes)
+    np.testing.assert_array_equal(high.astype(np.int32) * 128 + low, codes)
+    assert low.min() == -64
+    assert low.max() == 63
+    assert (high.min(), high.max()) == (-127, 127)
