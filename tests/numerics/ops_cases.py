@@ -77,7 +77,7 @@ def make_batch(layout: Layout, tables: NDArray[np.int32]) -> Batch:
 
 
 def shuffled_tables(seed: int, sequences: int, blocks: int, num_blocks: int) -> NDArray[np.int32]:
-    """Return block tables ``[sequences, blocks]`` of distinct blocks in random order, with one -1 at the end."""
+    """Return block tables ``[sequences, blocks]`` of distinct blocks in random order, then one -1."""
     order = np.random.default_rng(seed).permutation(num_blocks)[: sequences * blocks]
     tables = np.full((sequences, blocks + 1), -1, np.int32)
     tables[:, :blocks] = order.reshape(sequences, blocks)

@@ -59,14 +59,15 @@ def run_steps(
 def test_ragged_batch_equals_the_reference(
     isa: str, dtype: str, heads: int, kv_heads: int, head_dim: int, interleaved: bool
 ) -> None:
-    """Prefill and decode rows in one step, an empty sequence among them; the caches were filled by a step before."""
+    """Prefill and decode rows in one step, an empty sequence among them, after a step that filled the caches."""
     spec = RotarySpec(head_dim, 400, 500000.0, interleaved)
     width = (heads + 2 * kv_heads) * head_dim
     first = Layout(((0, 130), (0, 1), (0, 0), (0, 64), (0, 5)), 16, 64)
     second = Layout(((130, 1), (1, 70), (0, 3), (64, 1), (5, 0)), 16, 64)
     tables = shuffled_tables(3, 5, 10, 64)
     results = []
-    for ops in (REFERENCE, cpu_ops(isa)):
+    backends: list[Any] = [REFERENCE, cpu_ops(isa)]
+    for ops in backends:
         cache, rotary = ops.allocate_cache(cache_spec(first, kv_heads, head_dim, dtype)), ops.pack_rotary(spec)
         for seed, layout in enumerate((first, second)):
             batch = make_batch(layout, tables)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, CacheSpec, RotarySpec
 from ernie_kernels.cpu import CpuOps, instruction_sets
@@ -13,11 +15,11 @@ from ernie_kernels.formats import ActivationType, Float32Weight, Int8Weight
 from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import plain_batch, random_floats, with_fields
 
-OPS = [ReferenceOps(), CpuOps(1)]
+OPS: list[Any] = [ReferenceOps(), CpuOps(1)]
 FLOAT32 = ActivationType.FLOAT32
 
 
-def int32(*values: int) -> np.ndarray:
+def int32(*values: int) -> NDArray[np.int32]:
     return np.array(values, np.int32)
 
 
@@ -37,16 +39,16 @@ def int32(*values: int) -> np.ndarray:
     ],
 )
 def test_upload_refuses_a_batch_that_does_not_fit(
-    ops: ReferenceOps | CpuOps, fields: dict[str, np.ndarray], message: str
+    ops: Any, fields: dict[str, NDArray[np.int32]], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         ops.upload(with_fields(plain_batch(3), **fields))
 
 
-def attention(ops: ReferenceOps | CpuOps, batch: Batch, width: int = 4 * 8, positions: int = 8) -> None:
+def attention(ops: Any, batch: Batch, width: int = 4 * 8, positions: int = 8) -> None:
     cache = ops.allocate_cache(CacheSpec(2, 4, 1, 8, "float32"))
     rotary = ops.pack_rotary(RotarySpec(8, positions, 10000.0))
-    ops.attention(random_floats(1, len(batch.token_ids), width), rotary, cache, ops.upload(batch))  # type: ignore[arg-type]
+    ops.attention(random_floats(1, len(batch.token_ids), width), rotary, cache, ops.upload(batch))
 
 
 @pytest.mark.parametrize("ops", OPS, ids=["reference", "cpu"])
@@ -62,7 +64,7 @@ def attention(ops: ReferenceOps | CpuOps, batch: Batch, width: int = 4 * 8, posi
     ],
 )
 def test_attention_refuses_indices_out_of_bounds(
-    ops: ReferenceOps | CpuOps, fields: dict[str, np.ndarray], message: str
+    ops: Any, fields: dict[str, NDArray[np.int32]], message: str
 ) -> None:
     attention(ops, plain_batch(3))
     with pytest.raises(ValueError, match=message):
@@ -71,11 +73,11 @@ def test_attention_refuses_indices_out_of_bounds(
 
 @pytest.mark.parametrize("ops", OPS, ids=["reference", "cpu"])
 @pytest.mark.parametrize("token", [-1, 9])
-def test_embed_refuses_unknown_tokens(ops: ReferenceOps | CpuOps, token: int) -> None:
+def test_embed_refuses_unknown_tokens(ops: Any, token: int) -> None:
     table = ops.pack_linear(Float32Weight(random_floats(1, 9, 4)), FLOAT32)
     batch = with_fields(plain_batch(2), token_ids=int32(0, token))
     with pytest.raises(ValueError, match=rf"token_ids has {token}, expected 0 to 8"):
-        ops.embed(table, ops.upload(batch))  # type: ignore[arg-type]
+        ops.embed(table, ops.upload(batch))
 
 
 def cpu_misfits() -> dict[str, tuple[Callable[[], object], str]]:
@@ -86,7 +88,7 @@ def cpu_misfits() -> dict[str, tuple[Callable[[], object], str]]:
     codes = np.zeros((2, 3), np.int8)
     return {
         "linear width": (lambda: ops.linear(x[:, :4].copy(), weight), "columns is 4, expected 8"),
-        "linear dtype": (lambda: ops.linear(x.astype(np.float64), weight), "x has 2 dimensions and items 'd'"),  # type: ignore[arg-type]
+        "linear dtype": (lambda: ops.linear(x.astype(np.float64), weight), "x has 2 dimensions and items 'd'"),
         "linear strides": (lambda: ops.linear(x[:, ::2], weight), "x must be a C-contiguous array"),
         "norm weight": (lambda: ops.norm(x, x[0, :5].copy(), 1e-5), "weight length is 5, expected 8"),
         "delta rows": (lambda: ops.add_norm(x, x[:1], x[0], 1e-5), "delta rows is 1, expected 2"),

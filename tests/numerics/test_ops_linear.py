@@ -12,6 +12,7 @@ from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import (
     ISAS,
     WEIGHT_TYPES,
+    Floats,
     bits,
     cpu_ops,
     make_weight,
@@ -26,7 +27,7 @@ SIZES = st.one_of(
 )
 
 
-def assert_close(got: np.ndarray, expected: np.ndarray, magnitude: float) -> None:
+def assert_close(got: Floats, expected: Floats, magnitude: float) -> None:
     """Compare at float32 accuracy of sums whose terms add up to about ``magnitude``."""
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-6 * magnitude + 1e-30)

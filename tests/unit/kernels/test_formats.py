@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from ernie_kernels.formats import (
     ACTIVATION_LEVELS,
@@ -46,7 +47,7 @@ def test_bfloat16_rounds_half_to_even() -> None:
 
 
 @given(MATRICES)
-def test_int8_weight_is_within_half_a_step(values: np.ndarray) -> None:
+def test_int8_weight_is_within_half_a_step(values: NDArray[np.float32]) -> None:
     weight = quantize_int8(values)
     assert weight.codes.min() >= -127
     error = np.abs(dequantize(weight).astype(np.float64) - values)
@@ -72,7 +73,9 @@ def test_activation_groups_cover_the_row_in_order() -> None:
 
 @pytest.mark.parametrize("activation", QUANTIZED)
 @given(values=MATRICES, group=st.sampled_from([4, 32, 128]))
-def test_activations_are_within_half_a_step(activation: ActivationType, values: np.ndarray, group: int) -> None:
+def test_activations_are_within_half_a_step(
+    activation: ActivationType, values: NDArray[np.float32], group: int
+) -> None:
     quantized = quantize_activations(values, activation, group)
     levels = ACTIVATION_LEVELS[activation.value]
     assert np.abs(quantized.codes).max() <= levels
