@@ -59,7 +59,7 @@ def run_steps(
 def test_ragged_batch_equals_the_reference(
     isa: str, dtype: str, heads: int, kv_heads: int, head_dim: int, interleaved: bool
 ) -> None:
-    """Prefill and decode rows in one step, an empty sequence among them, after a step that filled the caches."""
+    """Prefill and decode rows at once, an empty sequence among them, after a filling step."""
     spec = RotarySpec(head_dim, 400, 500000.0, interleaved)
     width = (heads + 2 * kv_heads) * head_dim
     first = Layout(((0, 130), (0, 1), (0, 0), (0, 64), (0, 5)), 16, 64)

@@ -39,11 +39,11 @@ def cache_slots(
     Raises:
         ValueError: the block table is too short or names a block that does not exist.
     """
-    tokens = np.arange(start, end)
     if end > len(block_table) * spec.block_size:
         raise ValueError(
             f"block table of {len(block_table)} blocks of {spec.block_size} is too short for {end} tokens"
         )
+    tokens = np.arange(start, end)
     blocks = block_table[tokens // spec.block_size]
     check_indices("batch.block_tables", blocks, spec.num_blocks)
     return blocks.astype(np.int64), tokens % spec.block_size
