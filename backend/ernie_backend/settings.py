@@ -17,8 +17,9 @@ from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_kernels.formats import ActivationType
 
-DEFAULT_ACTIVATION = ActivationType.FLOAT32
-"""The fastest activation type that is held to 1e-3 against the float32 oracle."""
+DEFAULT_ACTIVATION = ActivationType.INT16
+"""The fastest activation type whose logits keep a cosine of 0.999 to those of float32 activations: int8 falls
+to 0.985 on single tokens of the dense golden, see ``ernie_kernels.reference.linear``."""
 DTYPES = ("float32", "bfloat16")
 QUANTIZATIONS = ("wint8", "wint4")
 _T = TypeVar("_T")
