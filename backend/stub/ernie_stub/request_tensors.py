@@ -76,6 +76,7 @@ def read_request(triton_request: Any) -> GenerateCall | ControlCall:  # noqa: AN
         stream=options.stream,
         sampling=_sampling(inputs, triton_request),
         return_prompt=options.token_ids,
+        priority=_priority(inputs),
     )
     return GenerateCall(request, options)
 
@@ -116,6 +117,15 @@ def _request_id(inputs: dict[str, NDArray[Any]]) -> str:
             tensors.REQUEST_ID.name,
         )
     return given
+
+
+def _priority(inputs: dict[str, NDArray[Any]]) -> int:
+    value = _single(inputs, tensors.PRIORITY)
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidValue("priority must be of type INT32", tensors.PRIORITY.name)
+    return value
 
 
 def _messages(inputs: dict[str, NDArray[Any]]) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ import triton_python_backend_utils as pb_utils
 from ernie_stub.request_tensors import ResponseOptions
 from ernie_wire import tensors
 from ernie_wire.errors import ErnieError
+from ernie_wire.logprobs import logprobs_to_json
 from ernie_wire.messages import Output
 
 
@@ -31,6 +32,7 @@ def output_response(output: Output, options: ResponseOptions, echo: str) -> Any:
         made.append(_text(tensors.FINISH_REASON, output.finish_reason or ""))
     if options.num_input_tokens:
         made.append(_numbers(tensors.NUM_INPUT_TOKENS, [output.num_input_tokens], np.uint32))
+        made.append(_numbers(tensors.NUM_CACHED_TOKENS, [output.num_cached_tokens], np.uint32))
     if options.num_output_tokens:
         made.append(_numbers(tensors.NUM_OUTPUT_TOKENS, [len(output.token_ids)], np.uint32))
     if options.token_ids:
@@ -39,6 +41,12 @@ def output_response(output: Output, options: ResponseOptions, echo: str) -> Any:
             made.append(_numbers(tensors.PROMPT_IDS, output.prompt_ids, np.int32))
         if output.prompt_text is not None:
             made.append(_text(tensors.PROMPT_TEXT, output.prompt_text))
+    for spec, entries in (
+        (tensors.LOGPROBS, output.logprobs),
+        (tensors.PROMPT_LOGPROBS, output.prompt_logprobs),
+    ):
+        if entries is not None:
+            made.append(_text(spec, json.dumps(logprobs_to_json(entries), separators=(",", ":"))))
     return pb_utils.InferenceResponse(output_tensors=made)
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ernie_wire.errors import InvalidValue
+from ernie_wire.logprobs import Logprobs, logprobs_from_json, logprobs_to_json
 from ernie_wire.sampling import SamplingParameters
 
 
@@ -30,6 +31,7 @@ class GenerateRequest:
         stream: send text as it is made; otherwise once, at the end.
         sampling: what is asked of the sampler.
         return_prompt: ask for the prompt's token ids and its text in the first output.
+        priority: the lower, the sooner; equal ones in order of arrival.
     """
 
     request_id: str
@@ -39,6 +41,7 @@ class GenerateRequest:
     stream: bool = False
     sampling: SamplingParameters = field(default_factory=SamplingParameters)
     return_prompt: bool = False
+    priority: int = 0
 
     def __post_init__(self) -> None:
         """Check that there is exactly one prompt."""
@@ -69,6 +72,8 @@ class Output:
         finish_reason: ``stop`` or ``length`` in the request's last output, else None.
         error: an error line (``errors.parse_error``) in the last output of a failed request, else None.
         prompt_ids, prompt_text: in the first output, if ``return_prompt`` was asked for.
+        logprobs: one for each of ``token_ids``, if asked for.
+        prompt_logprobs: in the first output, one for each token of the prompt, if asked for.
     """
 
     request_id: str
@@ -80,6 +85,8 @@ class Output:
     error: str | None = None
     prompt_ids: tuple[int, ...] | None = None
     prompt_text: str | None = None
+    logprobs: Logprobs | None = None
+    prompt_logprobs: Logprobs | None = None
 
     @property
     def is_last(self) -> bool:
@@ -154,7 +161,7 @@ def to_frame(message: Message) -> tuple[dict[str, Any], list[bytes]]:
     """Return a message as a frame's header and buffers (prompts as token ids travel as raw int32)."""
     kind = type(message).__name__
     if isinstance(message, Outputs):
-        return {"kind": kind, "outputs": [_sparse(output) for output in message.outputs]}, []
+        return {"kind": kind, "outputs": [_output_values(output) for output in message.outputs]}, []
     if not isinstance(message, Submit):
         return {"kind": kind, **asdict(message)}, []
     request = message.request
@@ -183,16 +190,27 @@ def from_frame(header: dict[str, Any], buffers: list[bytes]) -> Message:
 
 
 def _sparse(record: GenerateRequest | Output) -> dict[str, Any]:
-    """Return the fields that differ from their defaults: most outputs carry three of nine."""
+    """Return the fields that differ from their defaults: most outputs carry three of eleven."""
     return {
         entry.name: value for entry in fields(record) if (value := getattr(record, entry.name)) != entry.default
     }
+
+
+def _output_values(output: Output) -> dict[str, Any]:
+    values = _sparse(output)
+    for name in ("logprobs", "prompt_logprobs"):
+        if name in values:
+            values[name] = logprobs_to_json(values[name])
+    return values
 
 
 def _output(values: dict[str, Any]) -> Output:
     for name in ("token_ids", "prompt_ids"):
         if name in values:
             values[name] = tuple(values[name])
+    for name in ("logprobs", "prompt_logprobs"):
+        if name in values:
+            values[name] = logprobs_from_json(values[name])
     return Output(**values)
 
 

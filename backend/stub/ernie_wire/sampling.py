@@ -2,18 +2,21 @@
 
 One definition for every path. Limits are checked here, before a request enters a queue. Absent values
 (None) are filled by the engine from the model's generation_config: this module must not know any model's
-defaults.
+defaults, nor its vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ernie_wire.errors import InvalidValue
+from ernie_wire.limits import check_flag, check_number, check_texts, check_token_ids
 
 MAX_SEED = 2**63 - 1
+MAX_TOKEN_ID = 2**31 - 1
+MAX_BIAS = 100
 
 
 @dataclass(frozen=True)
@@ -22,40 +25,80 @@ class SamplingParameters:
 
     Attributes:
         max_tokens: most tokens to generate, at least 1; cut to the rest of the context.
+        min_tokens: tokens before which neither EOS nor a stop token nor a stop text ends the answer.
         temperature: at least 0; below 1e-5 is greedy.
         top_p: nucleus mass in [0, 1]; below 1e-5 is greedy.
         top_k: keep the k most likely tokens; 0 keeps all.
+        min_p: drop tokens less likely than this part, in [0, 1], of the most likely one; 0 keeps all.
+        repetition_penalty: above 0, 1 is neutral; divides positive logits and multiplies negative ones of tokens
+            that the prompt or the answer has.
+        frequency_penalty: taken off the logit of a token for each time the answer has it, in [-2, 2].
+        presence_penalty: taken off the logit of a token that the answer has, in [-2, 2].
+        logit_bias: token id to a number in [-100, 100] that is added to its logit.
+        bad_words: texts that are never generated, with a space before them or without.
+        bad_words_token_ids: tokens that are never generated.
         seed: makes the choice of tokens repeatable, in [0, 2**63 - 1].
         stop: texts that end the answer; they are not part of it.
+        stop_token_ids: tokens that end the answer, as EOS does.
+        include_stop_str_in_output: the text that ended the answer, or the stop token's, is part of it.
         ignore_eos: go on after the end-of-sequence token.
+        logprobs: log probabilities of each token of the answer and of so many of the most likely ones there.
+        prompt_logprobs: the same for the tokens of the prompt.
     """
 
     max_tokens: int | None = None
+    min_tokens: int = 0
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    bad_words: tuple[str, ...] = ()
+    bad_words_token_ids: tuple[int, ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
     ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """Check every limit; raise InvalidValue naming the field, the value and the limit."""
-        _check_number("max_tokens", self.max_tokens, 1, None, integer=True)
-        _check_number("temperature", self.temperature, 0, None)
-        _check_number("top_p", self.top_p, 0, 1)
-        _check_number("top_k", self.top_k, 0, None, integer=True)
-        _check_number("seed", self.seed, 0, MAX_SEED, integer=True)
-        for text in self.stop:
-            if not isinstance(text, str) or not text:
-                raise InvalidValue(f"stop holds {text!r}; each stop text must be a non-empty string", "stop")
-        if not isinstance(self.ignore_eos, bool):
-            raise InvalidValue(f"ignore_eos is {self.ignore_eos!r}; it must be true or false", "ignore_eos")
+        check_number("temperature", self.temperature, 0, None)
+        for name in ("top_p", "min_p"):
+            check_number(name, getattr(self, name), 0, 1)
+        for name in ("frequency_penalty", "presence_penalty"):
+            check_number(name, getattr(self, name), -2, 2)
+        check_number("repetition_penalty", self.repetition_penalty, 0, None, is_low_excluded=True)
+        check_number("max_tokens", self.max_tokens, 1, None, integer=True)
+        for name in ("min_tokens", "top_k", "logprobs", "prompt_logprobs"):
+            check_number(name, getattr(self, name), 0, None, integer=True)
+        check_number("seed", self.seed, 0, MAX_SEED, integer=True)
+        for name in ("stop", "bad_words"):
+            check_texts(name, getattr(self, name))
+        for name in ("stop_token_ids", "bad_words_token_ids"):
+            check_token_ids(name, getattr(self, name), MAX_TOKEN_ID)
+        for name in ("ignore_eos", "include_stop_str_in_output"):
+            check_flag(name, getattr(self, name))
+        check_token_ids("logit_bias", tuple(self.logit_bias), MAX_TOKEN_ID)
+        for bias in self.logit_bias.values():
+            check_number("logit_bias", bias, -MAX_BIAS, MAX_BIAS, needed=True)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidValue(
+                f"min_tokens is {self.min_tokens}; it must be at most max_tokens, {self.max_tokens}",
+                "min_tokens",
+            )
 
     @classmethod
     def from_json(cls, values: object) -> SamplingParameters:
-        """Return the parameters in a decoded JSON object.
+        """Return the parameters in a decoded JSON object; null means absent.
 
-        ``stop`` may be one string or a list. Raises InvalidValue for anything unknown or outside its limits.
+        ``stop`` and ``bad_words`` may be one string or a list; the keys of ``logit_bias`` are strings, as JSON
+        wants. Raises InvalidValue for anything unknown or outside its limits.
         """
         if not isinstance(values, Mapping):
             raise InvalidValue("sampling_parameters must be a JSON object", "sampling_parameters")
@@ -65,36 +108,45 @@ class SamplingParameters:
                 raise InvalidValue(
                     f"sampling_parameters has no field {name!r}; known: {', '.join(sorted(known))}", str(name)
                 )
-        return cls(**{**values, "stop": _stop_texts(values.get("stop"))})
+        given = {name: value for name, value in values.items() if value is not None}
+        for name in ("stop", "bad_words", "stop_token_ids", "bad_words_token_ids"):
+            if name in given:
+                given[name] = _tuple(name, given[name])
+        if "logit_bias" in given:
+            given["logit_bias"] = _biases(given["logit_bias"])
+        return cls(**given)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that were set, as a JSON object that ``from_json`` reads."""
-        return {
-            field.name: list(value) if isinstance(value, tuple) else value
-            for field in fields(self)
-            if (value := getattr(self, field.name)) != field.default
+        default = SamplingParameters()
+        set_fields = {
+            each.name: value
+            for each in fields(self)
+            if (value := getattr(self, each.name)) != getattr(default, each.name)
         }
+        for name, value in set_fields.items():
+            if isinstance(value, tuple):
+                set_fields[name] = list(value)
+            elif isinstance(value, Mapping):
+                set_fields[name] = {str(token_id): bias for token_id, bias in value.items()}
+        return set_fields
 
 
-def _stop_texts(value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if isinstance(value, str):
+def _tuple(name: str, value: object) -> tuple[Any, ...]:
+    if isinstance(value, str) and not name.endswith("_ids"):
         return (value,)
     if isinstance(value, (list, tuple)):
         return tuple(value)
-    raise InvalidValue(f"stop is {value!r}; it must be a string or a list of strings", "stop")
+    kinds = "a list of token ids" if name.endswith("_ids") else "a string or a list of strings"
+    raise InvalidValue(f"{name} is {value!r}; it must be {kinds}", name)
 
 
-def _check_number(name: str, value: object, low: float, high: float | None, *, integer: bool = False) -> None:
-    if value is None:
-        return
-    kinds = (int,) if integer else (int, float)
-    kind = "an integer" if integer else "a number"
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise InvalidValue(f"{name} is {value!r}; it must be {kind}", name)
-    if not (low <= value and (high is None or value <= high)):  # written so that NaN fails
-        limit = f"in [{low}, {high}]" if high is not None else f"at least {low}"
-        raise InvalidValue(f"{name} is {value}; it must be {limit}", name)
-    if value == float("inf"):
-        raise InvalidValue(f"{name} is infinite; it must be finite", name)
+def _biases(value: object) -> dict[int, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidValue(
+            f"logit_bias is {value!r}; it must be an object of token ids and numbers", "logit_bias"
+        )
+    for key in value:
+        if not (isinstance(key, int) or (isinstance(key, str) and key.isascii() and key.isdecimal())):
+            raise InvalidValue(f"logit_bias has the key {key!r}; keys must be token ids", "logit_bias")
+    return {int(key): bias for key, bias in value.items()}

@@ -44,7 +44,9 @@ EXCLUDE_INPUT = TensorSpec(
     "false: text_output begins with text_input; default false without stream, true with it",
 )
 RETURN_FINISH_REASON = TensorSpec("return_finish_reason", "TYPE_BOOL", (1,), "ask for finish_reason")
-RETURN_NUM_INPUT_TOKENS = TensorSpec("return_num_input_tokens", "TYPE_BOOL", (1,), "ask for num_input_tokens")
+RETURN_NUM_INPUT_TOKENS = TensorSpec(
+    "return_num_input_tokens", "TYPE_BOOL", (1,), "ask for num_input_tokens and num_cached_tokens"
+)
 RETURN_NUM_OUTPUT_TOKENS = TensorSpec(
     "return_num_output_tokens", "TYPE_BOOL", (1,), "ask for num_output_tokens"
 )
@@ -52,6 +54,9 @@ RETURN_TOKEN_IDS = TensorSpec(
     "return_token_ids", "TYPE_BOOL", (1,), "ask for output_ids, prompt_ids and prompt_text"
 )
 REQUEST_ID = TensorSpec("request_id", "TYPE_STRING", (1,), "chosen by the client; what a cancel names")
+PRIORITY = TensorSpec(
+    "priority", "TYPE_INT32", (1,), "the lower, the sooner; default 0, equal ones in order of arrival"
+)
 CONTROL = TensorSpec(
     "control", "TYPE_STRING", (1,), "JSON with op cancel, describe or health; alone in its request"
 )
@@ -68,6 +73,7 @@ INPUTS: tuple[TensorSpec, ...] = (
     RETURN_NUM_OUTPUT_TOKENS,
     RETURN_TOKEN_IDS,
     REQUEST_ID,
+    PRIORITY,
     CONTROL,
 )
 
@@ -76,22 +82,40 @@ FINISH_REASON = TensorSpec(
     "finish_reason", "TYPE_STRING", (1,), "stop or length in the last response, else empty"
 )
 NUM_INPUT_TOKENS = TensorSpec("num_input_tokens", "TYPE_UINT32", (1,), "tokens of the prompt")
+NUM_CACHED_TOKENS = TensorSpec(
+    "num_cached_tokens", "TYPE_UINT32", (1,), "of these, how many were found in the prefix cache"
+)
 NUM_OUTPUT_TOKENS = TensorSpec(
     "num_output_tokens", "TYPE_UINT32", (1,), "tokens generated since the last response"
 )
 OUTPUT_IDS = TensorSpec("output_ids", "TYPE_INT32", (-1,), "token ids generated since the last response")
 PROMPT_IDS = TensorSpec("prompt_ids", "TYPE_INT32", (-1,), "token ids of the prompt, in the first response")
 PROMPT_TEXT = TensorSpec("prompt_text", "TYPE_STRING", (1,), "the rendered prompt, in the first response")
+LOGPROBS = TensorSpec(
+    "logprobs",
+    "TYPE_STRING",
+    (1,),
+    "JSON list, one entry for each of output_ids; if sampling_parameters ask for logprobs",
+)
+PROMPT_LOGPROBS = TensorSpec(
+    "prompt_logprobs",
+    "TYPE_STRING",
+    (1,),
+    "JSON list, one entry for each token of the prompt, null for its first; in the first response",
+)
 CONTROL_OUTPUT = TensorSpec("control_output", "TYPE_STRING", (1,), "JSON answer to control")
 
 OUTPUTS: tuple[TensorSpec, ...] = (
     TEXT_OUTPUT,
     FINISH_REASON,
     NUM_INPUT_TOKENS,
+    NUM_CACHED_TOKENS,
     NUM_OUTPUT_TOKENS,
     OUTPUT_IDS,
     PROMPT_IDS,
     PROMPT_TEXT,
+    LOGPROBS,
+    PROMPT_LOGPROBS,
     CONTROL_OUTPUT,
 )
 

@@ -11,6 +11,7 @@ from ernie_stub.answer import Answer, merge
 from ernie_stub.request_tensors import ResponseOptions
 from ernie_stub.senders import Senders
 from ernie_wire.errors import InvalidValue
+from ernie_wire.logprobs import TokenLogprobs, TopLogprob, parse_logprobs
 from ernie_wire.messages import Output
 from fakes.triton_python_backend_utils import ResponseSender
 
@@ -43,9 +44,9 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
     sender = ResponseSender()
     answer = Answer("r", ALL_OUTPUTS, sender, senders.bind(), lambda _: None)
     sender.gate.clear()
-    answer.put(Output("r", "a", (1,), 3, prompt_ids=(7, 8, 9), prompt_text="xyz"))
+    answer.put(Output("r", "a", (1,), 3, 2, prompt_ids=(7, 8, 9), prompt_text="xyz"))
     assert sender.sending.wait(WAIT_S)
-    answer.put(Output("r", "b", (2, 3), 3))
+    answer.put(Output("r", "b", (2, 3), 3, 2))
     answer.put(Output("r", "", (4,), 3))
     answer.put(Output("r", "c", (5,), 3, finish_reason="stop"))
     sender.gate.set()
@@ -56,6 +57,7 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
         "text_output": "a",
         "finish_reason": "",
         "num_input_tokens": [3],
+        "num_cached_tokens": [2],
         "num_output_tokens": [1],
         "output_ids": [1],
         "prompt_ids": [7, 8, 9],
@@ -65,6 +67,7 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
         "text_output": "bc",
         "finish_reason": "stop",
         "num_input_tokens": [3],
+        "num_cached_tokens": [2],
         "num_output_tokens": [4],
         "output_ids": [2, 3, 4, 5],
     }
@@ -172,6 +175,22 @@ def test_no_lock_is_held_while_triton_is_called() -> None:
     assert callable(job)
     job()
     assert is_free.is_set()
+
+
+def test_logprobs_that_gather_are_joined_and_the_prompt_s_come_once() -> None:
+    entries = [TokenLogprobs(each, -0.5, bytes([each]), 1, (TopLogprob(9, -0.1, b"9"),)) for each in range(4)]
+    work = Work()
+    answer, sender = work.answer(ALL_OUTPUTS)
+    answer.put(Output("r", "a", (0,), logprobs=(entries[0],), prompt_logprobs=(None, entries[3])))
+    answer.put(Output("r", "b", (1,), logprobs=(entries[1],)))
+    work.run()
+    answer.put(Output("r", "c", (2,), logprobs=(entries[2],), finish_reason="stop"))
+    work.run()
+    first, last = (response.values() for response in sender.responses)
+    assert parse_logprobs(first["logprobs"]) == tuple(entries[:2])
+    assert parse_logprobs(first["prompt_logprobs"]) == (None, entries[3])
+    assert parse_logprobs(last["logprobs"]) == (entries[2],)
+    assert "prompt_logprobs" not in last
 
 
 def test_merge_keeps_the_prompt_of_the_first_and_the_end_of_the_last() -> None:

@@ -51,11 +51,13 @@ def test_everything_that_can_be_asked_for() -> None:
         return_num_output_tokens=flag(True),
         return_token_ids=flag(True),
         request_id=text("r1"),
+        priority=ids(-7),
     )
     assert call.request.input_ids == (1, 2, 3)
     assert call.request.sampling == SamplingParameters(max_tokens=3, stop=(".",))
     assert call.request.return_prompt
     assert call.request.request_id == "r1"
+    assert call.request.priority == -7
     assert call.options == ResponseOptions(True, "", True, True, True, True)
 
 
@@ -108,6 +110,7 @@ def test_request_parameters_are_sampling_parameters_if_there_is_no_tensor() -> N
         ({"text_input": text("a"), "sampling_parameters": text("x")}, "sampling_parameters", "not JSON"),
         ({"text_input": text("a"), "sampling_parameters": text('{"top_p": 2}')}, "top_p", "in [0, 1]"),
         ({"text_input": text("a"), "sampling_parameters": text('{"tp": 2}')}, "tp", "no field"),
+        ({"text_input": text("a"), "priority": flag(True)}, "priority", "type INT32"),
         ({"text_input": text("a"), "request_id": text("")}, "request_id", "1 to 256"),
         ({"text_input": text("a"), "request_id": text("x" * 257)}, "request_id", "1 to 256"),
         (

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from ernie_wire.errors import InvalidValue
+from ernie_wire.logprobs import LOWEST_LOGPROB, TokenLogprobs, TopLogprob
 from ernie_wire.messages import (
     Cancel,
     GenerateRequest,
@@ -24,6 +25,9 @@ from ernie_wire.messages import (
 )
 from ernie_wire.sampling import SamplingParameters
 
+LOGPROBS = TokenLogprobs(
+    7, -0.25, b"\xe4\xbd", 2, (TopLogprob(3, -0.125, b""), TopLogprob(7, LOWEST_LOGPROB, b"a"))
+)
 MESSAGES: list[Message] = [
     Submit(GenerateRequest("r", text_input="Grüße")),
     Submit(GenerateRequest("r", messages={"messages": [{"role": "user", "content": "hi"}]}, stream=True)),
@@ -31,8 +35,9 @@ MESSAGES: list[Message] = [
         GenerateRequest(
             "r",
             input_ids=(1, 2**31 - 1, 0),
-            sampling=SamplingParameters(max_tokens=3, temperature=0.5, stop=("a", "b"), ignore_eos=True),
+            sampling=SamplingParameters(max_tokens=3, stop=("a", "b"), logit_bias={5: 0.5}, logprobs=2),
             return_prompt=True,
+            priority=-3,
         )
     ),
     Cancel("r"),
@@ -41,6 +46,7 @@ MESSAGES: list[Message] = [
     StartFailed("tensor x is missing"),
     Outputs(()),
     Outputs((Output("a"), Output("b", "text", (1, 2), 3, 1, "stop", None, (4, 5), "prompt"))),
+    Outputs((Output("a", token_ids=(7,), logprobs=(LOGPROBS,), prompt_logprobs=(None, LOGPROBS)),)),
     Outputs((Output("a", error="timeout: too late"),)),
     Heartbeat(1, 2, 3, 4, 5),
 ]

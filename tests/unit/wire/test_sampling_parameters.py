@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -11,12 +12,24 @@ from ernie_wire.sampling import SamplingParameters
 
 ALL: dict[str, Any] = {
     "max_tokens": 1,
+    "min_tokens": 1,
     "temperature": 0,
     "top_p": 1,
     "top_k": 0,
+    "min_p": 0.1,
+    "repetition_penalty": 1.2,
+    "frequency_penalty": -2,
+    "presence_penalty": 2,
+    "logit_bias": {"7": -100, "0": 1.5},
+    "bad_words": ["x", "y z"],
+    "bad_words_token_ids": [3],
     "seed": 2**63 - 1,
     "stop": ["a"],
+    "stop_token_ids": [0, 2**31 - 1],
+    "include_stop_str_in_output": True,
     "ignore_eos": True,
+    "logprobs": 0,
+    "prompt_logprobs": 5,
 }
 
 
@@ -24,7 +37,26 @@ def test_json_and_back() -> None:
     assert SamplingParameters.from_json(ALL).to_json() == ALL
     assert SamplingParameters.from_json({}).to_json() == {}
     assert SamplingParameters.from_json({"stop": "x"}).stop == ("x",)
-    assert SamplingParameters.from_json({"stop": None}).stop == ()
+    assert SamplingParameters.from_json({"bad_words": "x"}).bad_words == ("x",)
+    assert set(ALL) == {field.name for field in fields(SamplingParameters)}
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_null_is_absent(name: str) -> None:
+    assert SamplingParameters.from_json({name: None}) == SamplingParameters()
+
+
+def test_the_keys_of_logit_bias_are_token_ids() -> None:
+    biased = SamplingParameters.from_json({"logit_bias": {"7": -100}})
+    assert biased.logit_bias == {7: -100}
+    assert biased == SamplingParameters(logit_bias={7: -100})
+
+
+def test_min_tokens_is_at_most_max_tokens() -> None:
+    assert SamplingParameters(min_tokens=3, max_tokens=3).min_tokens == 3
+    with pytest.raises(InvalidValue, match="min_tokens is 4; it must be at most max_tokens, 3") as caught:
+        SamplingParameters(min_tokens=4, max_tokens=3)
+    assert caught.value.param == "min_tokens"
 
 
 @pytest.mark.parametrize(
@@ -46,6 +78,30 @@ def test_json_and_back() -> None:
         ("stop", 7),
         ("stop", [""]),
         ("stop", [3]),
+        ("min_tokens", -1),
+        ("min_p", 1.5),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", -1),
+        ("repetition_penalty", float("nan")),
+        ("frequency_penalty", 2.1),
+        ("presence_penalty", -2.1),
+        ("logit_bias", {"x": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"1": 101}),
+        ("logit_bias", {"1": None}),
+        ("logit_bias", {"4294967296": 1}),
+        ("logit_bias", [1]),
+        ("bad_words", [""]),
+        ("bad_words", 3),
+        ("bad_words_token_ids", [-1]),
+        ("bad_words_token_ids", ["1"]),
+        ("stop_token_ids", "1"),
+        ("stop_token_ids", [True]),
+        ("stop_token_ids", [2**31]),
+        ("include_stop_str_in_output", "yes"),
+        ("logprobs", True),
+        ("logprobs", -1),
+        ("prompt_logprobs", 0.5),
         ("ignore_eos", 1),
         ("no_such_field", 1),
     ],

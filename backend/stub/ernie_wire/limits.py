@@ -1,0 +1,54 @@
+"""Checks of values against their limits: InvalidValue names the field, the value and the limit.
+
+This module must not know any field.
+"""
+
+from __future__ import annotations
+
+from ernie_wire.errors import InvalidValue
+
+
+def check_number(
+    name: str,
+    value: object,
+    low: float,
+    high: float | None,
+    *,
+    integer: bool = False,
+    is_low_excluded: bool = False,
+    needed: bool = False,
+) -> None:
+    """Check a finite number in ``[low, high]``, or in ``(low, high]``; None passes unless it is needed."""
+    if value is None and not needed:
+        return
+    kinds = (int,) if integer else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise InvalidValue(f"{name} is {value!r}; it must be {'an integer' if integer else 'a number'}", name)
+    is_above = value > low if is_low_excluded else value >= low
+    if not (is_above and (high is None or value <= high)):  # written so that NaN fails
+        lower = f"{'above' if is_low_excluded else 'at least'} {low}"
+        raise InvalidValue(
+            f"{name} is {value}; it must be {lower if high is None else f'in [{low}, {high}]'}", name
+        )
+    if value == float("inf"):
+        raise InvalidValue(f"{name} is infinite; it must be finite", name)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Check a truth value."""
+    if not isinstance(value, bool):
+        raise InvalidValue(f"{name} is {value!r}; it must be true or false", name)
+
+
+def check_texts(name: str, values: tuple[object, ...]) -> None:
+    """Check texts, none of them empty."""
+    for text in values:
+        if not isinstance(text, str) or not text:
+            raise InvalidValue(f"{name} holds {text!r}; each of its texts must be a non-empty string", name)
+
+
+def check_token_ids(name: str, values: tuple[object, ...], highest: int) -> None:
+    """Check integers in ``[0, highest]``."""
+    for token_id in values:
+        if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id <= highest:
+            raise InvalidValue(f"{name} holds {token_id!r}; token ids are integers in [0, {highest}]", name)

@@ -1,0 +1,85 @@
+"""Log probabilities of tokens, and their form in JSON.
+
+    {"token_id": 5, "logprob": -0.1, "bytes": [72, 105], "rank": 1,
+     "top": [{"token_id": 5, "logprob": -0.1, "bytes": [72, 105]}, ...]}
+
+A token stands for bytes, which need not be whole characters. This module must not know how they are computed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LOWEST_LOGPROB = -9999.0
+"""Stands for a probability of zero: JSON has no infinity."""
+
+
+@dataclass(frozen=True)
+class TopLogprob:
+    """One of the most likely tokens of a place.
+
+    Attributes:
+        token_id: the token.
+        logprob: natural logarithm of its probability, at least ``LOWEST_LOGPROB``.
+        text_bytes: the bytes that it stands for.
+    """
+
+    token_id: int
+    logprob: float
+    text_bytes: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {"token_id": self.token_id, "logprob": self.logprob, "bytes": list(self.text_bytes)}
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """The token of a place and the most likely ones there.
+
+    Attributes:
+        token_id, logprob, text_bytes: as in ``TopLogprob``.
+        rank: 1 if no token was more likely, and so on.
+        top: the most likely tokens, most likely first, as many as were asked for, which may include the token.
+    """
+
+    token_id: int
+    logprob: float
+    text_bytes: bytes
+    rank: int
+    top: tuple[TopLogprob, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        chosen = TopLogprob(self.token_id, self.logprob, self.text_bytes).to_json()
+        return {**chosen, "rank": self.rank, "top": [each.to_json() for each in self.top]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TokenLogprobs:
+        """Return what ``to_json`` made."""
+        top = tuple(
+            TopLogprob(each["token_id"], each["logprob"], bytes(each["bytes"])) for each in values["top"]
+        )
+        return cls(values["token_id"], values["logprob"], bytes(values["bytes"]), values["rank"], top)
+
+
+Logprobs = tuple[TokenLogprobs | None, ...]
+"""One entry a token; only the first token of a prompt has none."""
+
+
+def logprobs_to_json(entries: Logprobs) -> list[dict[str, Any] | None]:
+    """Return entries as a JSON list."""
+    return [None if entry is None else entry.to_json() for entry in entries]
+
+
+def logprobs_from_json(values: Sequence[Mapping[str, Any] | None]) -> Logprobs:
+    """Return what ``logprobs_to_json`` made."""
+    return tuple(None if value is None else TokenLogprobs.from_json(value) for value in values)
+
+
+def parse_logprobs(text: str | bytes) -> Logprobs:
+    """Return the entries in the tensor ``logprobs`` or ``prompt_logprobs``."""
+    return logprobs_from_json(json.loads(text))
