@@ -27,6 +27,7 @@ def make_sequence(
     eos: frozenset[int] = frozenset(),
     stream: bool = True,
     prompt_text: str | None = None,
+    priority: int = 0,
 ) -> Sequence:
     """Return a greedy sequence."""
     return Sequence(
@@ -36,4 +37,5 @@ def make_sequence(
         answer=AnswerText(Detokenizer(CharacterTokens()), StopMatcher(stop)),
         stream=stream,
         prompt_text=prompt_text,
+        priority=priority,
     )

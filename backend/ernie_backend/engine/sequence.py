@@ -44,7 +44,9 @@ class Sequence:
         token_ids: prompt and answer.
         num_computed_tokens: how many of them are in the KV cache.
         finish_reason: ``stop`` or ``length`` at the end.
+        priority: the lower, the sooner; equal ones in order of arrival.
         arrival: order of arrival, given by the engine.
+        num_cached_tokens: of the prompt, found in the prefix cache; None until the scheduler has looked.
         unsent_text, unsent_ids: what was made and not yet sent; has_sent: whether an output was sent.
     """
 
@@ -57,7 +59,9 @@ class Sequence:
     token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
     finish_reason: str | None = None
+    priority: int = 0
     arrival: int = 0
+    num_cached_tokens: int | None = None
     unsent_text: str = ""
     unsent_ids: list[int] = field(default_factory=list)
     has_sent: bool = False
@@ -103,6 +107,7 @@ class Sequence:
             text=self.unsent_text,
             token_ids=tuple(self.unsent_ids),
             num_input_tokens=len(self.prompt_ids),
+            num_cached_tokens=self.num_cached_tokens or 0,
             finish_reason=self.finish_reason,
             prompt_ids=self.prompt_ids if self.prompt_text is not None and not self.has_sent else None,
             prompt_text=self.prompt_text if not self.has_sent else None,
