@@ -22,6 +22,7 @@ DEFAULT_ACTIVATION = ActivationType.INT16
 to 0.985 on single tokens of the dense golden, see ``ernie_kernels.reference.linear``."""
 DTYPES = ("float32", "bfloat16")
 QUANTIZATIONS = ("wint8", "wint4")
+LOAD_CHOICES = ("default", "default_v1", "dummy")
 _T = TypeVar("_T")
 
 
@@ -44,6 +45,8 @@ class EngineSettings:
         num_gpu_blocks_override: KV cache blocks; default None: as many as fit.
         block_size: tokens of a KV cache block; default 64.
         threads: threads that compute; default all cores this process may use.
+        load_choices: ``default`` and ``default_v1`` read the checkpoint; ``dummy`` makes random weights, and
+            config.json is enough.
         served_model_name: for logs; default the name of the directory.
         notices: what the user should know about how his settings were read.
     """
@@ -61,8 +64,14 @@ class EngineSettings:
     num_gpu_blocks_override: int | None = None
     block_size: int = 64
     threads: int = 1
+    load_choices: str = "default"
     served_model_name: str = ""
     notices: tuple[str, ...] = ()
+
+    @property
+    def is_dummy(self) -> bool:
+        """Whether the weights are random."""
+        return self.load_choices == "dummy"
 
 
 def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineSettings:
@@ -94,6 +103,7 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
         num_gpu_blocks_override=reader.integer("num_gpu_blocks_override", 0, (1, 1 << 30)) or None,
         block_size=reader.integer("block_size", 64, (1, 4096)),
         threads=reader.integer("threads", usable_cores(), (1, 1024)),
+        load_choices=reader.choice("load_choices", LOAD_CHOICES, "default"),
         served_model_name=reader.text("served_model_name") or directory.name,
         notices=tuple(notices),
     )

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.chat.template import ChatTemplate
-from ernie_backend.chat.tokenizer import Tokenizer
+from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
 from ernie_backend.devices.backend import create_ops, resolve_device
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.generation_config import GenerationConfig
@@ -91,7 +92,7 @@ def _stage(name: str) -> Iterator[None]:
 
 
 def _preparation(settings: EngineSettings, config: ModelConfig) -> Preparation:
-    tokenizer = Tokenizer.from_directory(settings.model)
+    tokenizer = _tokenizer(settings, config)
     if tokenizer.vocab_size > config.vocab_size:
         raise StartError(
             f"{settings.model}: the tokenizer has {tokenizer.vocab_size} tokens, "
@@ -106,12 +107,19 @@ def _preparation(settings: EngineSettings, config: ModelConfig) -> Preparation:
     )
 
 
+def _tokenizer(settings: EngineSettings, config: ModelConfig) -> Tokenizer | MissingTokenizer:
+    if settings.is_dummy and find_tokenizer(settings.model) is None:
+        return MissingTokenizer(settings.model, config.vocab_size)
+    return Tokenizer.from_directory(settings.model)
+
+
 def _load(settings: EngineSettings, config: ModelConfig, ops: Ops) -> Model:
     how = LoadSettings(
         dtype=settings.dtype,
         quantization=settings.quantization,
         activation=settings.activation_dtype,
         max_positions=settings.max_model_len,
+        is_dummy=settings.is_dummy,
     )
     return load_model(settings.model, config, ops, how)
 
@@ -149,7 +157,7 @@ def _description(
         "modalities": ["text"],
         "reasoning_parser": None,
         "tool_call_parser": None,
-        "has_tokenizer": True,
+        "has_tokenizer": isinstance(preparation.tokenizer, Tokenizer),
         "generation_config": preparation.defaults.to_json(),
         "kv_blocks": spec.num_blocks,
         "block_size": spec.block_size,

@@ -20,6 +20,11 @@ MODEL_FILES = ("tokenizer.model", "spm.model", "ernie_token_100k.model")
 _SPACE = "\u2581"
 
 
+def find_tokenizer(directory: Path) -> Path | None:
+    """Return the SentencePiece model of a directory, or None."""
+    return next((directory / name for name in MODEL_FILES if (directory / name).is_file()), None)
+
+
 class Tokenizer:
     """Token ids of text and bytes of token ids."""
 
@@ -45,7 +50,7 @@ class Tokenizer:
         Raises:
             StartError: there is none, or a file of it cannot be read.
         """
-        path = next((directory / name for name in MODEL_FILES if (directory / name).is_file()), None)
+        path = find_tokenizer(directory)
         if path is None:
             raise StartError(f"{directory} has no tokenizer: one of {', '.join(MODEL_FILES)} is needed")
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
+from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.answer_text import AnswerText
@@ -33,7 +34,7 @@ class Preparation:
         vocab_size: token ids that the model knows.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | MissingTokenizer
     template: ChatTemplate
     defaults: GenerationConfig
     max_model_len: int

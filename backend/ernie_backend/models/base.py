@@ -23,12 +23,14 @@ class LoadSettings:
         quantization: None or ``wint8``.
         activation: how quantized Linears see their inputs.
         max_positions: length of the rotary table: the longest context that will be served, in tokens.
+        is_dummy: random weights instead of the checkpoint's.
     """
 
     dtype: str
     quantization: str | None
     activation: ActivationType
     max_positions: int
+    is_dummy: bool = False
 
 
 class Model(Protocol):

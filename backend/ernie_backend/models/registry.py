@@ -32,6 +32,7 @@ def load_model(directory: Path, config: ModelConfig, ops: Ops, settings: LoadSet
     if config.architecture not in _MODELS:
         raise StartError(f"no model for architecture {config.architecture!r}; known are {', '.join(_MODELS)}")
     module, name = _MODELS[config.architecture]
-    with CheckpointWeights.open(directory, config, settings.dtype, settings.quantization) as weights:
+    make = CheckpointWeights.dummy if settings.is_dummy else CheckpointWeights.open
+    with make(directory, config, settings.dtype, settings.quantization) as weights:
         model: Model = getattr(importlib.import_module(module), name)(config, weights, ops, settings)
         return model

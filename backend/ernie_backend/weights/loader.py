@@ -9,8 +9,10 @@ This module must not know any backend: it yields the plain formats of ``ernie_ke
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.checkpoint import Checkpoint
+from ernie_backend.weights.dummy import DummyCheckpoint
 from ernie_backend.weights.names import Recipe, Recipes, is_harmless, recipes_for
 from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
 from ernie_backend.weights.roles import Role
@@ -35,11 +38,38 @@ _LOG = logging.getLogger(__name__)
 _QUANTIZED_ROWS = 4096
 
 
+class TensorSource(Protocol):
+    """Tensors by name: ``Checkpoint`` or ``DummyCheckpoint``."""
+
+    directory: Path
+
+    @property
+    def names(self) -> Collection[str]:
+        """Names of all tensors."""
+        ...
+
+    def file_of(self, name: str) -> Path:
+        """Return where a tensor comes from, for messages."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape as stored."""
+        ...
+
+    def tensor(self, name: str) -> NDArray[np.generic]:
+        """Return a tensor as stored; bfloat16 as uint16 bits."""
+        ...
+
+    def close(self) -> None:
+        """Close the files."""
+        ...
+
+
 class CheckpointWeights:
     """The weights of an open checkpoint; close it, or use it as a context manager."""
 
     def __init__(
-        self, checkpoint: Checkpoint, config: ModelConfig, dtype: str, quantization: str | None
+        self, checkpoint: TensorSource, config: ModelConfig, dtype: str, quantization: str | None
     ) -> None:
         self._checkpoint = checkpoint
         self._recipes = recipes_for(checkpoint.names, config, str(checkpoint.directory))
@@ -47,6 +77,14 @@ class CheckpointWeights:
         self._quantization = quantization
         self._is_tied = config.tie_word_embeddings
         _check_tensors(checkpoint, self._recipes)
+
+    @classmethod
+    def dummy(
+        cls, directory: Path, config: ModelConfig, dtype: str, quantization: str | None
+    ) -> CheckpointWeights:
+        """Return random weights of the sizes of ``config``; arguments and errors as for ``open``."""
+        check_format_settings(dtype, quantization)
+        return cls(DummyCheckpoint(directory, config), config, dtype, quantization)
 
     @classmethod
     def open(
@@ -129,7 +167,7 @@ def _quantize(stored: NDArray[np.generic]) -> Int8Weight:
     return Int8Weight(codes, np.concatenate([block.scales for block in blocks]))
 
 
-def _check_tensors(checkpoint: Checkpoint, recipes: Recipes) -> None:
+def _check_tensors(checkpoint: TensorSource, recipes: Recipes) -> None:
     wanted = {tensor.name: tensor.shape for recipe in recipes.values() for tensor in recipe.tensors}
     missing = sorted(name for name in wanted if name not in checkpoint.names)
     if missing:

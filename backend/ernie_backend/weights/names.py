@@ -61,6 +61,11 @@ def is_harmless(name: str) -> bool:
     return "mtp" in name or name.endswith("rotary_emb.inv_freq")
 
 
+def huggingface_recipes(config: ModelConfig) -> Recipes:
+    """Return the recipes of the HF layout."""
+    return dict(_huggingface(config))
+
+
 def _huggingface(config: ModelConfig) -> Iterator[tuple[tuple[Role, int], Recipe]]:
     hidden, wide = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
