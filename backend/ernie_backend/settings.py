@@ -41,8 +41,18 @@ class EngineSettings:
         max_num_seqs: requests in one step; default 8.
         max_num_batched_tokens: tokens in one step; default 2048. Longer prompts are computed in chunks.
         max_num_waiting: requests in the queue, one more is refused; default 512.
+        max_num_waiting_tokens: prompt tokens in the queue, a request that adds more is refused unless the queue
+            is empty; default 1048576.
+        max_waiting_time: seconds that a request may wait in the queue; default None (or -1): without limit.
+        max_num_partial_prefills: prompts that may be under way at once, default 1; with more, each gets its
+            share of ``max_num_batched_tokens``.
+        max_long_partial_prefills: of these, long ones; default 1.
+        long_prefill_token_threshold: tokens of the longest prompt that is not long; default (or 0) 4 % of
+            ``max_model_len``.
+        enable_prefix_caching: whether requests share the KV cache of equal beginnings; default true.
         gpu_memory_utilization: part of the available memory that weights and KV cache may take; default 0.9.
-        num_gpu_blocks_override: KV cache blocks; default None: as many as fit.
+        num_gpu_blocks_override: KV cache blocks, which must fit too; default None: as many as fit, at most
+            ``max_num_seqs`` times ``max_model_len`` tokens.
         block_size: tokens of a KV cache block; default 64.
         threads: threads that compute; default all cores this process may use.
         load_choices: ``default`` and ``default_v1`` read the checkpoint; ``dummy`` makes random weights, and
@@ -60,6 +70,12 @@ class EngineSettings:
     max_num_seqs: int = 8
     max_num_batched_tokens: int = 2048
     max_num_waiting: int = 512
+    max_num_waiting_tokens: int = 1 << 20
+    max_waiting_time: float | None = None
+    max_num_partial_prefills: int = 1
+    max_long_partial_prefills: int = 1
+    long_prefill_token_threshold: int = 81
+    enable_prefix_caching: bool = True
     gpu_memory_utilization: float = 0.9
     num_gpu_blocks_override: int | None = None
     block_size: int = 64
@@ -87,6 +103,7 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
     notices: list[str] = []
     _check_parallelism(reader)
     quantization = _quantization(reader, notices)
+    max_model_len = _max_model_len(reader, config, notices)
     return EngineSettings(
         model=directory,
         device=reader.choice("device", DEVICES, "auto"),
@@ -95,10 +112,17 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
         activation_dtype=ActivationType(
             reader.choice("activation_dtype", [each.value for each in ActivationType], DEFAULT_ACTIVATION.value)
         ),
-        max_model_len=_max_model_len(reader, config, notices),
+        max_model_len=max_model_len,
         max_num_seqs=reader.integer("max_num_seqs", 8, (1, 4096)),
         max_num_batched_tokens=reader.integer("max_num_batched_tokens", 2048, (1, 1 << 20)),
         max_num_waiting=reader.integer("max_num_waiting", 512, (1, 1 << 20)),
+        max_num_waiting_tokens=reader.integer("max_num_waiting_tokens", 1 << 20, (1, 1 << 40)),
+        max_waiting_time=_max_waiting_time(reader),
+        max_num_partial_prefills=reader.integer("max_num_partial_prefills", 1, (1, 4096)),
+        max_long_partial_prefills=reader.integer("max_long_partial_prefills", 1, (1, 4096)),
+        long_prefill_token_threshold=reader.integer("long_prefill_token_threshold", 0, (0, 1 << 30))
+        or max_model_len * 4 // 100,
+        enable_prefix_caching=reader.switch("enable_prefix_caching", default=True),
         gpu_memory_utilization=_utilization(reader),
         num_gpu_blocks_override=reader.integer("num_gpu_blocks_override", 0, (1, 1 << 30)) or None,
         block_size=reader.integer("block_size", 64, (1, 4096)),
@@ -122,6 +146,13 @@ def _max_model_len(reader: _Reader, config: ModelConfig, notices: list[str]) -> 
     if asked > limit:
         notices.append(f"max_model_len {asked} is lowered to the model's max_position_embeddings {limit}")
     return min(asked, limit)
+
+
+def _max_waiting_time(reader: _Reader) -> float | None:
+    value = reader.number("max_waiting_time", -1.0, float)
+    if not (value == -1 or 0 < value < float("inf")):
+        raise StartError(f"max_waiting_time is {value}; it must be above 0, or -1 for no limit")
+    return None if value == -1 else value
 
 
 def _quantization(reader: _Reader, notices: list[str]) -> str | None:
@@ -162,6 +193,9 @@ class _Reader:
         if value not in known:
             raise StartError(f"{name} is {value!r}; known: {', '.join(known)}")
         return value
+
+    def switch(self, name: str, *, default: bool) -> bool:
+        return self.choice(name, ("true", "false"), str(default).lower()) == "true"
 
     def integer(self, name: str, default: int, limits: tuple[int, int]) -> int:
         """Return an integer in ``limits``; the default is not checked."""

@@ -7,7 +7,6 @@ check is checked first. This module must not know sockets or threads.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,14 +22,15 @@ from ernie_backend.engine.preparation import Preparation
 from ernie_backend.errors import StartError
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.memory.host_memory import available_bytes, resident_bytes
-from ernie_backend.memory.kv_sizing import KvDemand, in_mib, kv_blocks
+from ernie_backend.memory.kv_sizing import KvDemand, check_blocks, in_mib, kv_blocks
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings, Model
 from ernie_backend.models.registry import load_model
 from ernie_backend.runner.model_runner import ModelRunner
+from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.plan import ScheduledChunk, SchedulePlan
-from ernie_backend.scheduler.scheduler import SchedulerLimits
 from ernie_backend.settings import EngineSettings, model_directory, read_settings
+from ernie_backend.stages import Stage, Stages
 from ernie_kernels.api import CacheSpec, Ops
 from ernie_wire.messages import Ready
 
@@ -52,8 +52,9 @@ def start_engine(parameters: Mapping[str, str]) -> StartedEngine:
     Raises:
         StartError: anything that keeps it from serving.
     """
+    stages = Stages("Python and imports")
     available, resident = available_bytes(), resident_bytes()
-    with _stage("config and tokenizer"):
+    with _logged(stages, "config and tokenizer"):
         directory = model_directory(parameters)
         config = ModelConfig.from_directory(directory)
         settings = read_settings(parameters, config)
@@ -61,34 +62,35 @@ def start_engine(parameters: Mapping[str, str]) -> StartedEngine:
         device, notice = resolve_device(settings.device)
     for line in (*settings.notices, *((notice,) if notice else ())):
         logger.warning("notice: %s", line)
-    with _stage(f"weights on {device}, {settings.threads} threads"):
+    with _logged(stages, f"weights on {device}, {settings.threads} threads") as weights:
         ops = create_ops(device, settings.threads)
         model = _load(settings, config, ops)
         used = max(0, resident_bytes() - resident)
-        logger.info("weights and program take %s", in_mib(used))
-    with _stage("KV cache"):
+        weights.size_bytes = used
+    with _logged(stages, "KV cache") as kv_cache:
         spec = _cache_spec(settings, model, int(available * settings.gpu_memory_utilization) - used)
         caches = [ops.allocate_cache(spec) for _ in range(config.num_layers)]
-        logger.info(
-            "%d blocks, %s", spec.num_blocks, in_mib(spec.bytes_per_block * config.num_layers * spec.num_blocks)
-        )
+        kv_cache.size_bytes = spec.bytes_per_block * config.num_layers * spec.num_blocks
     runner = ModelRunner(model, ops, caches)
-    with _stage("warm-up step"):
+    with _logged(stages, "warm-up step"):
         runner.run(_warm_up_plan(config))
     engine = Engine(
         runner,
-        BlockManager(spec.num_blocks, spec.block_size),
-        SchedulerLimits(settings.max_num_seqs, settings.max_num_batched_tokens, settings.max_num_waiting),
+        BlockManager(spec.num_blocks, spec.block_size, enable_prefix_caching=settings.enable_prefix_caching),
+        _limits(settings),
         preparation.tokenizer.vocab_size,
     )
-    return StartedEngine(engine, preparation, Ready(_description(settings, config, preparation, device, spec)))
+    description = _description(settings, config, preparation, device, spec)
+    description["startup"] = [stage.to_json() for stage in stages.list]
+    return StartedEngine(engine, preparation, Ready(description))
 
 
 @contextmanager
-def _stage(name: str) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    logger.info("start: %s: %.2f s", name, time.monotonic() - started)
+def _logged(stages: Stages, name: str) -> Iterator[Stage]:
+    with stages.stage(name) as stage:
+        yield stage
+    size = "" if stage.size_bytes is None else f", {in_mib(stage.size_bytes)}"
+    logger.info("start: %s: %.2f s%s", name, stage.seconds, size)
 
 
 def _preparation(settings: EngineSettings, config: ModelConfig) -> Preparation:
@@ -100,7 +102,7 @@ def _preparation(settings: EngineSettings, config: ModelConfig) -> Preparation:
         )
     return Preparation(
         tokenizer=tokenizer,
-        template=ChatTemplate.from_directory(settings.model),
+        template=ChatTemplate.from_directory(settings.model, settings.chat_template),
         defaults=GenerationConfig.from_directory(settings.model, config.eos_token_ids),
         max_model_len=settings.max_model_len,
         vocab_size=config.vocab_size,
@@ -133,8 +135,22 @@ def _cache_spec(settings: EngineSettings, model: Model, budget_bytes: int) -> Ca
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
     )
-    count = settings.num_gpu_blocks_override or kv_blocks(demand, budget_bytes)
+    override = settings.num_gpu_blocks_override
+    count = check_blocks(demand, override, budget_bytes) if override else kv_blocks(demand, budget_bytes)
     return CacheSpec(count, settings.block_size, config.num_kv_heads, config.head_dim, model.cache_dtype)
+
+
+def _limits(settings: EngineSettings) -> SchedulerLimits:
+    return SchedulerLimits(
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        max_num_waiting=settings.max_num_waiting,
+        max_num_waiting_tokens=settings.max_num_waiting_tokens,
+        max_waiting_time_s=settings.max_waiting_time,
+        max_num_partial_prefills=settings.max_num_partial_prefills,
+        max_long_partial_prefills=settings.max_long_partial_prefills,
+        long_prefill_token_threshold=settings.long_prefill_token_threshold,
+    )
 
 
 def _warm_up_plan(config: ModelConfig) -> SchedulePlan:

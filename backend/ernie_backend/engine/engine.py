@@ -1,6 +1,6 @@
 """The engine: submit, cancel, step.
 
-    step():  schedule -> run -> sample -> outputs
+    step():  expire -> schedule -> run -> sample -> outputs
 
 One thread calls it. A request's fault ends that request with an error output and no other; a fault of the model
 ends the process, whose restart is the stub's affair. This module must not know sockets, threads, prompts as
@@ -10,18 +10,22 @@ text or how a step is computed.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_backend.engine.prompt_scores import score_prompts
 from ernie_backend.engine.sequence import Sequence
 from ernie_backend.kv.block_manager import BlockManager
-from ernie_backend.runner.sampler import NO_TOKEN, sample
+from ernie_backend.runner.sampler import NO_TOKEN, SampledToken, Sampler
+from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.plan import SchedulePlan
-from ernie_backend.scheduler.scheduler import Scheduler, SchedulerLimits
-from ernie_wire.errors import ErnieError, InternalError, InvalidValue
+from ernie_backend.scheduler.scheduler import Scheduler
+from ernie_wire.errors import ErnieError, InternalError, InvalidValue, RequestTimeout
 from ernie_wire.messages import Heartbeat, Output
 
 logger = logging.getLogger(__name__)
@@ -31,19 +35,27 @@ class Runner(Protocol):
     """What computes a plan: ``ModelRunner``."""
 
     def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
-        """Return the logits ``[R, V]`` of the plan's sampled chunks, in its order."""
+        """Return logits ``[R, V]``: ``num_logit_rows`` of each chunk, in the plan's order."""
         ...
 
 
 class Engine:
     """Requests in the batch and in the queue, and the steps that serve them."""
 
-    def __init__(self, runner: Runner, blocks: BlockManager, limits: SchedulerLimits, vocab_size: int) -> None:
-        """Begin with no request; ``vocab_size`` is the tokenizer's, see ``sampler.sample``."""
+    def __init__(
+        self,
+        runner: Runner,
+        blocks: BlockManager,
+        limits: SchedulerLimits,
+        sampler: Sampler,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin with no request."""
         self._runner = runner
         self._blocks = blocks
-        self._scheduler = Scheduler(limits, blocks)
-        self._vocab_size = vocab_size
+        self._limits = limits
+        self._scheduler = Scheduler(limits, blocks, clock)
+        self._sampler = sampler
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = count()
         self._steps = 0
@@ -62,6 +74,9 @@ class Engine:
             free_blocks=self._blocks.num_free,
             total_blocks=self._blocks.num_blocks,
             steps=self._steps,
+            preemptions=self._scheduler.num_preemptions,
+            prefix_cache_queries=self._blocks.num_queried_tokens,
+            prefix_cache_hits=self._blocks.num_hit_tokens,
         )
 
     def submit(self, sequence: Sequence) -> Output | None:
@@ -78,36 +93,53 @@ class Engine:
 
     def cancel(self, request_id: str) -> bool:
         """Forget a request, its KV blocks are free at once; False if it is not here."""
-        sequence = self._sequences.pop(request_id, None)
-        if sequence is not None:
-            self._scheduler.remove(sequence)
-        return sequence is not None
+        return self._forget(request_id)
 
     def step(self) -> tuple[Output, ...]:
         """Compute one step; return what it made for each request."""
+        expired = self._expire()
         plan = self._scheduler.schedule()
         if not plan.chunks:
-            return ()
-        logits = self._runner.run(plan)
+            return expired
+        logits = score_prompts(plan, self._runner.run(plan), self._sequences, self._sampler)
         self._scheduler.complete(plan, self._sequences)
         self._steps += 1
         sampled = [self._sequences[chunk.request_id] for chunk in plan.chunks if chunk.is_sampled]
-        tokens = sample(logits, [sequence.sampling_row() for sequence in sampled], self._vocab_size)
-        outputs = (self._advance(*pair) for pair in zip(sampled, tokens.tolist(), strict=True))
-        return tuple(output for output in outputs if output is not None)
+        tokens = self._sampler.sample(logits, [sequence.sampling_row() for sequence in sampled])
+        outputs = (self._advance(*pair) for pair in zip(sampled, tokens, strict=True))
+        return expired + tuple(output for output in outputs if output is not None)
 
     def check_integrity(self) -> None:
         """Check the scheduler's and the KV cache's invariants; raise ValueError if one does not hold."""
         self._scheduler.check_integrity()
 
-    def _advance(self, sequence: Sequence, token_id: int) -> Output | None:
+    def _forget(self, request_id: str, *, keep_content: bool = True) -> bool:
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is not None:
+            self._scheduler.remove(sequence, keep_content=keep_content)
+        return sequence is not None
+
+    def _expire(self) -> tuple[Output, ...]:
+        """End the requests that have waited too long."""
+        expired = self._scheduler.expired()
+        if not expired:
+            return ()
+        error = RequestTimeout(
+            f"the request has waited longer than {self._limits.max_waiting_time_s} s for its turn "
+            "(max_waiting_time); try again later"
+        )
+        for sequence in expired:
+            self._forget(sequence.request_id)
+        return tuple(Output(sequence.request_id, error=error.to_line()) for sequence in expired)
+
+    def _advance(self, sequence: Sequence, sampled: SampledToken) -> Output | None:
         """Append a sampled token; return the output if there is something to send."""
-        if token_id == NO_TOKEN:
+        if sampled.token_id == NO_TOKEN:
             logger.error("the logits of request %s are not numbers", sequence.request_id)
-            self.cancel(sequence.request_id)
+            self._forget(sequence.request_id, keep_content=False)  # the KV cache may hold no numbers either
             error = InternalError("the model computed no valid probabilities for this request")
             return Output(sequence.request_id, error=error.to_line())
-        output = sequence.advance(token_id)
+        output = sequence.advance(sampled)
         if sequence.finish_reason is not None:
-            self.cancel(sequence.request_id)
+            self._forget(sequence.request_id)
         return output

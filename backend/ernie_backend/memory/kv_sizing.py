@@ -53,6 +53,21 @@ def kv_blocks(demand: KvDemand, budget_bytes: int) -> int:
     return min(affordable, demand.max_num_seqs * demand.blocks_per_request)
 
 
+def check_blocks(demand: KvDemand, num_blocks: int, budget_bytes: int) -> int:
+    """Return a number of blocks that the user chose, if the budget allows it.
+
+    Raises:
+        StartError: it does not; a process that takes more memory than there is would be killed later.
+    """
+    need, have = num_blocks * demand.bytes_per_block, max(0, budget_bytes)
+    if need > have:
+        raise StartError(
+            f"num_gpu_blocks_override {num_blocks} needs {in_mib(need)}, {in_mib(have)} are left after the "
+            f"weights; lower it (at most {have // demand.bytes_per_block} fits) or raise gpu_memory_utilization"
+        )
+    return num_blocks
+
+
 def in_mib(size_bytes: int) -> str:
     """Return a size for people to read."""
     return f"{size_bytes / 2**20:,.1f} MiB"

@@ -47,5 +47,8 @@ def _health(status: EngineStatus) -> dict[str, Any]:
         "free_blocks": heartbeat.free_blocks if heartbeat else total_blocks,
         "total_blocks": heartbeat.total_blocks if heartbeat else total_blocks,
         "steps": heartbeat.steps if heartbeat else 0,
+        "preemptions": heartbeat.preemptions if heartbeat else 0,
+        "prefix_cache_queries": heartbeat.prefix_cache_queries if heartbeat else 0,
+        "prefix_cache_hits": heartbeat.prefix_cache_hits if heartbeat else 0,
         "generation": status.generation,
     }

@@ -23,6 +23,7 @@ import re
 from typing import ClassVar
 
 _LINE = re.compile(r"^(?P<code>[a-z_]+)(?:\[(?P<param>.*?)\])?: (?P<message>.*)$", re.DOTALL)
+_RETRY_AFTER = re.compile(r"retry after (\d+) s")
 
 
 class ErnieError(Exception):
@@ -96,6 +97,12 @@ class QueueFull(ErnieError):
     status = 429
     openai_type = "server_error"
     triton_code = "UNAVAILABLE"
+
+    @property
+    def retry_after_s(self) -> int:
+        """Seconds after which to come again: those that the message names, else 1."""
+        hint = _RETRY_AFTER.search(self.message)
+        return int(hint[1]) if hint else 1
 
 
 class RequestTimeout(ErnieError):

@@ -142,6 +142,8 @@ class Heartbeat:
         running, waiting: requests in the batch and in the queue.
         free_blocks, total_blocks: KV cache blocks.
         steps: steps run since the start.
+        preemptions: how often a request has given up its blocks to others since the start.
+        prefix_cache_queries, prefix_cache_hits: tokens looked for and found in the prefix cache since the start.
     """
 
     running: int
@@ -149,6 +151,9 @@ class Heartbeat:
     free_blocks: int
     total_blocks: int
     steps: int
+    preemptions: int = 0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
 
 
 Message = Submit | Cancel | Shutdown | Ready | StartFailed | Outputs | Heartbeat

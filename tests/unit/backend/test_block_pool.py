@@ -10,13 +10,41 @@ from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.kv.block_pool import BlockPool
 
 
-def test_blocks_come_back_in_the_order_they_were_given_back() -> None:
-    pool = BlockPool(3)
-    first, second, third = pool.take(3)
-    pool.give_back([third, first])
-    assert pool.take(2) == [third, first]
-    assert pool.num_free == 0
-    pool.give_back([second])
+def test_blocks_without_a_name_are_taken_first_then_the_longest_free() -> None:
+    pool = BlockPool(4)
+    first, second, third, fourth = pool.take(4)
+    for block in (first, third, fourth):
+        pool.name(block, bytes([block]))
+    pool.give_back([third, second, first, fourth])
+    assert pool.take(4) == [second, third, first, fourth]
+    assert [pool.find(bytes([block])) for block in (first, third, fourth)] == [None] * 3
+    pool.check_integrity()
+
+
+def test_a_shared_block_is_free_when_its_last_user_is_gone() -> None:
+    pool = BlockPool(2)
+    (block,) = pool.take(1)
+    pool.name(block, b"x")
+    pool.share([block])
+    pool.give_back([block])
+    assert pool.num_free == 1
+    pool.give_back([block])
+    assert (pool.num_free, pool.find(b"x")) == (2, block)
+    pool.share([block])
+    assert (pool.num_free, pool.num_users(block)) == (1, 1)
+    pool.check_integrity()
+
+
+def test_a_name_stays_with_its_first_block() -> None:
+    pool = BlockPool(2)
+    first, second = pool.take(2)
+    pool.name(first, b"x")
+    pool.name(second, b"x")
+    assert pool.find(b"x") == first
+    pool.forget(second)
+    assert pool.find(b"x") == first
+    pool.forget(first)
+    assert pool.find(b"x") is None
     pool.check_integrity()
 
 
@@ -39,23 +67,31 @@ def test_integrity_check_sees_a_leaked_block() -> None:
     blocks = BlockManager(4, 2)
     blocks.grow("a", 3)
     blocks._tables.clear()
-    with pytest.raises(ValueError, match="0 blocks are owned and 2 free, of 4"):
+    with pytest.raises(ValueError, match="other users than the tables say"):
         blocks.check_integrity()
 
 
 def test_integrity_check_sees_a_block_in_two_tables() -> None:
     blocks = BlockManager(4, 2)
-    blocks.grow("a", 3)
+    blocks.admit("a", (1, 2, 3))
     blocks._tables["b"] = list(blocks.table("a"))
-    with pytest.raises(ValueError, match="two tables"):
+    with pytest.raises(ValueError, match="two tables for different tokens"):
         blocks.check_integrity()
+
+
+def test_integrity_check_sees_a_name_without_a_block() -> None:
+    pool = BlockPool(2)
+    pool.name(pool.take(1)[0], b"x")
+    pool._name_of.clear()
+    with pytest.raises(ValueError, match="names"):
+        pool.check_integrity()
 
 
 def test_headroom_stays_free() -> None:
     blocks = BlockManager(4, 2)
-    assert not blocks.grow("a", 6, headroom=2)
+    assert blocks.admit("a", range(6), headroom=2) is None
     assert blocks.num_free == 4
-    assert blocks.grow("a", 6, headroom=1)
+    assert blocks.admit("a", range(6), headroom=1) == 0
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 12))))

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.sequence import Sequence
 from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.plan import SchedulePlan
-from ernie_backend.scheduler.scheduler import SchedulerLimits
 from ernie_wire.messages import Output
 from fakes.sequences import make_sequence
 from fakes.token_hash_model import TokenHashRunner, continuation

@@ -10,8 +10,8 @@ from ernie_backend.engine.engine import Engine
 from ernie_backend.inbox import Inbox
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.loop import EngineLoop
+from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.plan import SchedulePlan
-from ernie_backend.scheduler.scheduler import SchedulerLimits
 from ernie_wire.messages import Cancel, Heartbeat, Message, Output, Outputs
 from fakes.sequences import make_sequence
 from fakes.token_hash_model import TokenHashRunner, continuation

@@ -8,7 +8,7 @@ import pytest
 
 from ernie_backend.errors import StartError
 from ernie_backend.memory.host_memory import available_bytes, resident_bytes
-from ernie_backend.memory.kv_sizing import KvDemand, kv_blocks
+from ernie_backend.memory.kv_sizing import KvDemand, check_blocks, kv_blocks
 
 MIB = 1 << 20
 DEMAND = KvDemand(bytes_per_block=MIB, block_size=64, max_model_len=1000, max_num_seqs=4)
@@ -29,6 +29,12 @@ def test_a_misfit_names_need_have_and_what_fits(budget_mib: int, left: str, fits
     assert "max_model_len 1000 needs 16.0 MiB" in caught.value.message
     assert f"{left} MiB are left" in caught.value.message
     assert f"at most {fits} fits" in caught.value.message
+
+
+def test_blocks_that_the_user_chose_must_fit() -> None:
+    assert check_blocks(DEMAND, 7, 7 * MIB) == 7
+    with pytest.raises(StartError, match=r"override 8 needs 8.0 MiB, 7.0 MiB are left .*at most 7 fits"):
+        check_blocks(DEMAND, 8, 7 * MIB)
 
 
 def _machine(root: Path, limit: str) -> Path:

@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ernie_backend.engine.engine import Engine
 from ernie_backend.kv.block_manager import BlockManager
-from ernie_backend.scheduler.scheduler import Scheduler, SchedulerLimits
+from ernie_backend.scheduler.limits import SchedulerLimits
+from ernie_backend.scheduler.scheduler import Scheduler
 from ernie_wire.errors import ContextLengthExceeded, QueueFull
 from fakes.sequences import make_sequence
 from fakes.token_hash_model import TokenHashRunner, continuation

@@ -40,6 +40,12 @@ def test_every_value_is_read() -> None:
         max_num_seqs="128",
         max_num_batched_tokens="7",
         max_num_waiting="9",
+        max_num_waiting_tokens="99",
+        max_waiting_time="1.5",
+        max_num_partial_prefills="4",
+        max_long_partial_prefills="2",
+        long_prefill_token_threshold="100",
+        enable_prefix_caching="False",
         gpu_memory_utilization="0.7",
         num_gpu_blocks_override="12",
         block_size="16",
@@ -58,6 +64,12 @@ def test_every_value_is_read() -> None:
         max_num_seqs=128,
         max_num_batched_tokens=7,
         max_num_waiting=9,
+        max_num_waiting_tokens=99,
+        max_waiting_time=1.5,
+        max_num_partial_prefills=4,
+        max_long_partial_prefills=2,
+        long_prefill_token_threshold=100,
+        enable_prefix_caching=False,
         gpu_memory_utilization=0.7,
         num_gpu_blocks_override=12,
         block_size=16,
@@ -75,6 +87,10 @@ def test_every_value_is_read() -> None:
         ("max_model_len", "32K", "max_model_len is '32K'; it must be an integer"),
         ("block_size", "1.5", "must be an integer"),
         ("num_gpu_blocks_override", "0", "must be in"),
+        ("max_num_waiting_tokens", "0", "must be in"),
+        ("max_waiting_time", "0", "max_waiting_time is 0.0; it must be above 0, or -1 for no limit"),
+        ("max_num_partial_prefills", "0", "must be in"),
+        ("enable_prefix_caching", "maybe", "enable_prefix_caching is 'maybe'; known: true, false"),
         ("threads", "-1", "threads is -1"),
         ("gpu_memory_utilization", "1.1", "gpu_memory_utilization is 1.1; it must be above 0 and at most 1"),
         ("gpu_memory_utilization", "nan", "must be above 0"),
@@ -130,3 +146,13 @@ def test_a_cgroup_quota_limits_the_cores(tmp_path: Path, limit: str, cores: int 
     directory.mkdir(parents=True)
     (directory / "cpu.max").write_text(limit + "\n")
     assert usable_cores(tmp_path) == (cores or unlimited)
+
+
+def test_without_a_limit_requests_wait_as_long_as_it_takes() -> None:
+    assert _read(max_waiting_time="-1").max_waiting_time is None
+    assert _read().max_waiting_time is None
+
+
+def test_a_long_prompt_has_more_than_4_percent_of_the_context() -> None:
+    assert _read(max_model_len="32768").long_prefill_token_threshold == 1310
+    assert _read(max_model_len="32768", long_prefill_token_threshold="0").long_prefill_token_threshold == 1310

@@ -9,7 +9,7 @@ from ernie_wire.messages import Heartbeat
 
 
 def test_health_follows_the_heartbeat() -> None:
-    status = EngineStatus("ready", "", 2, {"kv_blocks": 9}, Heartbeat(1, 2, 3, 9, 5), 0.5)
+    status = EngineStatus("ready", "", 2, {"kv_blocks": 9}, Heartbeat(1, 2, 3, 9, 5, 6, 8, 7), 0.5)
     assert answer_control({"op": "health"}, status, InFlight()) == {
         "state": "ready",
         "detail": "",
@@ -20,6 +20,9 @@ def test_health_follows_the_heartbeat() -> None:
         "free_blocks": 3,
         "total_blocks": 9,
         "steps": 5,
+        "preemptions": 6,
+        "prefix_cache_queries": 8,
+        "prefix_cache_hits": 7,
         "generation": 2,
     }
 

@@ -1,0 +1,35 @@
+"""What the scheduler may not exceed.
+
+This module must not know how the limits are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SchedulerLimits:
+    """Limits of a step and of the queue.
+
+    Attributes:
+        max_num_seqs: requests in one step.
+        max_num_batched_tokens: tokens in one step.
+        max_num_waiting: new requests in the queue; one more is refused.
+        max_num_waiting_tokens: prompt tokens of the new requests in the queue; a request that finds others
+            there and would exceed it is refused.
+        max_waiting_time_s: a new request that has waited longer for its first step fails; None: no limit.
+        max_num_partial_prefills: prompts that may be under way at once; with more than one, each gets its share
+            of a step.
+        max_long_partial_prefills: of these, long ones; shorter prompts pass the long ones that wait.
+        long_prefill_token_threshold: a prompt of more tokens is long.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_num_waiting: int
+    max_num_waiting_tokens: int = 1 << 20
+    max_waiting_time_s: float | None = None
+    max_num_partial_prefills: int = 1
+    max_long_partial_prefills: int = 1
+    long_prefill_token_threshold: int = 0

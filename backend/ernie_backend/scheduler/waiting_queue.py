@@ -1,0 +1,119 @@
+"""The waiting requests: sorted, bounded, and with a memory of how fast they leave.
+
+Two kinds wait: new requests, which are counted, bounded and may expire, and preempted ones, which were accepted
+long ago and only wait for KV blocks. Both stand in one order: priority, then arrival. This module must not know
+KV blocks or what a step computes.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from ernie_backend.engine.sequence import Sequence
+from ernie_backend.scheduler.limits import SchedulerLimits
+from ernie_wire.errors import QueueFull
+
+REMEMBERED = 32
+LONGEST_RETRY_S = 600
+
+
+def rank(sequence: Sequence) -> tuple[int, int]:
+    """Return what requests are sorted by: who is served first, and preempted last."""
+    return sequence.priority, sequence.arrival
+
+
+class WaitingQueue:
+    """Requests that wait for a step, the first to be served first."""
+
+    def __init__(self, limits: SchedulerLimits, clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._sequences: list[Sequence] = []
+        self._since: dict[str, float] = {}  # when each new request came
+        self._num_tokens = 0  # of the new ones' prompts
+        self._left: deque[float] = deque(
+            maxlen=REMEMBERED
+        )  # when the queue filled up, and when requests left it
+
+    def __len__(self) -> int:
+        """Return how many requests wait."""
+        return len(self._sequences)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """Return the requests in their order."""
+        return iter(self._sequences)
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a new request in its place.
+
+        Raises:
+            QueueFull: the queue has all it accepts; the message ends with a hint when to come again.
+        """
+        num_tokens = len(sequence.prompt_ids)
+        self._check_room(num_tokens)
+        now = self._clock()
+        if not self._sequences:
+            self._left.clear()
+            self._left.append(now)
+        self._since[sequence.request_id] = now
+        self._num_tokens += num_tokens
+        insort(self._sequences, sequence, key=rank)
+
+    def put_back(self, sequence: Sequence) -> None:
+        """Put a preempted request in its place, full or not."""
+        insort(self._sequences, sequence, key=rank)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a request out, for whatever reason."""
+        self._sequences.remove(sequence)
+        if self._since.pop(sequence.request_id, None) is not None:
+            self._num_tokens -= len(sequence.prompt_ids)
+            self._left.append(self._clock())
+
+    def expired(self) -> list[Sequence]:
+        """Return the new requests that have waited longer than ``max_waiting_time_s``."""
+        if self._limits.max_waiting_time_s is None or not self._since:
+            return []
+        latest = self._clock() - self._limits.max_waiting_time_s
+        never = math.inf  # preempted requests
+        return [each for each in self._sequences if self._since.get(each.request_id, never) < latest]
+
+    def check_integrity(self) -> None:
+        """Check order and counts.
+
+        Raises:
+            ValueError: one is wrong.
+        """
+        ranks = [rank(sequence) for sequence in self._sequences]
+        if ranks != sorted(ranks):
+            raise ValueError(f"waiting requests are out of order: {ranks}")
+        new = [each for each in self._sequences if each.request_id in self._since]
+        if len(new) != len(self._since) or sum(len(each.prompt_ids) for each in new) != self._num_tokens:
+            raise ValueError(
+                f"the queue counts {len(self._since)} requests and {self._num_tokens} tokens wrong"
+            )
+
+    def _check_room(self, num_tokens: int) -> None:
+        limits, num_new = self._limits, len(self._since)
+        if num_new >= limits.max_num_waiting:
+            raise QueueFull(
+                f"{num_new} requests are waiting and no more are accepted "
+                f"(max_num_waiting {limits.max_num_waiting}); {self._hint()}"
+            )
+        if num_new and self._num_tokens + num_tokens > limits.max_num_waiting_tokens:
+            raise QueueFull(
+                f"{self._num_tokens} prompt tokens are waiting and {num_tokens} more are not accepted "
+                f"(max_num_waiting_tokens {limits.max_num_waiting_tokens}); {self._hint()}"
+            )
+
+    def _hint(self) -> str:
+        """Say when to come again: when half of the queue will have left, at the rate of the last that left.
+
+        Half, so that those who come again find room and the queue has not run empty.
+        """
+        per_request_s = (self._clock() - self._left[0]) / max(1, len(self._left) - 1)
+        seconds = math.ceil(len(self._since) / 2 * per_request_s)
+        return f"retry after {min(max(1, seconds), LONGEST_RETRY_S)} s"

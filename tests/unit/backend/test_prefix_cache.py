@@ -1,0 +1,217 @@
+"""The prefix cache: what is found, what is not, and what is evicted first."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.kv.block_names import NAME_BYTES, extend_names
+
+TOKENS = tuple(range(10, 20))
+
+
+def _names(tokens: tuple[int, ...], block_size: int = 2) -> list[bytes]:
+    names: list[bytes] = []
+    extend_names(names, tokens, len(tokens) // block_size, block_size)
+    return names
+
+
+def _computed(blocks: BlockManager, request_id: str, tokens: tuple[int, ...]) -> int | None:
+    """Admit a request and compute all its tokens; return how many were there already."""
+    found = blocks.admit(request_id, tokens)
+    if found is not None:
+        blocks.begin_step()
+        blocks.announce(request_id, tokens, found, len(tokens))
+        blocks.commit(request_id, found, len(tokens))
+    blocks.check_integrity()
+    return found
+
+
+def test_a_name_depends_on_every_token_before_it() -> None:
+    names = _names(TOKENS)
+    assert len(names) == len(set(names)) == 5
+    assert {len(name) for name in names} == {NAME_BYTES}
+    assert _names(TOKENS[:7]) == names[:3], "a block that is not full has no name"
+    assert _names((0, *TOKENS[1:]))[4] != names[4]
+    assert _names(TOKENS[2:])[0] != names[1]
+    assert _names((-1, 5)) != _names((5, -1))
+
+
+def test_names_are_extended_where_they_end() -> None:
+    names = _names(TOKENS[:4])
+    extend_names(names, TOKENS, 5, 2)
+    assert names == _names(TOKENS)
+
+
+def test_full_blocks_are_shared_but_never_the_one_of_the_last_token() -> None:
+    blocks = BlockManager(20, 2)
+    assert _computed(blocks, "a", TOKENS) == 0
+    assert _computed(blocks, "same", TOKENS) == 8
+    assert _computed(blocks, "longer", (*TOKENS, 5)) == 10
+    assert _computed(blocks, "shorter", TOKENS[:5]) == 4
+    assert _computed(blocks, "other end", (*TOKENS[:5], 0, 0, 0)) == 4
+    assert _computed(blocks, "other start", (0, *TOKENS[1:])) == 0
+    assert blocks.table("same")[:4] == blocks.table("a")[:4]
+    assert blocks.table("same")[4] != blocks.table("a")[4]
+    assert blocks.table("longer")[:5] == blocks.table("a")
+    assert (blocks.num_queried_tokens, blocks.num_hit_tokens) == (10 + 10 + 11 + 5 + 8 + 10, 8 + 10 + 4 + 4)
+
+
+def test_nothing_is_found_before_it_is_computed() -> None:
+    blocks = BlockManager(20, 2)
+    blocks.admit("a", TOKENS)
+    blocks.announce("a", TOKENS, 0, 6)
+    blocks.commit("a", 0, 6)
+    assert blocks.admit("b", TOKENS) == 6
+
+
+def test_content_outlives_its_request_until_its_block_is_taken() -> None:
+    blocks = BlockManager(5, 2)
+    _computed(blocks, "a", TOKENS)
+    blocks.free("a")
+    assert blocks.num_free == 5
+    assert _computed(blocks, "b", TOKENS[:5]) == 4
+    assert _computed(blocks, "big", (1, 2, 3, 4)) == 0
+    blocks.free("b")
+    blocks.free("big")
+    assert _computed(blocks, "c", TOKENS) == 4, "the end was evicted, the beginning is still there"
+
+
+def test_the_least_recently_used_prefix_is_evicted_first() -> None:
+    blocks = BlockManager(4, 2)
+    for name, tokens in (("a", (1, 2)), ("b", (3, 4)), ("a again", (1, 2, 9))):
+        _computed(blocks, name, tokens)
+        blocks.free(name)
+    _computed(blocks, "taker", (7, 7, 7, 7, 7, 7))
+    blocks.free("taker", keep_content=False)
+    assert blocks.admit("b again", (3, 4, 9)) == 0
+    assert blocks.admit("a again", (1, 2, 9)) == 2
+
+
+def test_free_blocks_that_are_found_count_as_room() -> None:
+    blocks = BlockManager(3, 2)
+    _computed(blocks, "a", TOKENS[:6])
+    blocks.free("a")
+    assert blocks.admit("b", TOKENS[:6], headroom=1) is None
+    assert blocks.admit("b", TOKENS[:6]) == 4
+    assert blocks.num_free == 0
+
+
+def test_content_that_must_not_be_kept_is_not_found() -> None:
+    blocks = BlockManager(9, 2)
+    _computed(blocks, "a", TOKENS)
+    blocks.free("a", keep_content=False)
+    assert blocks.admit("b", TOKENS) == 0
+
+
+def test_who_does_not_want_it_or_has_it_off_finds_nothing() -> None:
+    blocks = BlockManager(20, 2)
+    _computed(blocks, "a", TOKENS)
+    assert blocks.admit("b", TOKENS, reuse=False) == 0
+    off = BlockManager(20, 2, enable_prefix_caching=False)
+    _computed(off, "a", TOKENS)
+    assert _computed(off, "b", TOKENS) == 0
+    assert (off.num_queried_tokens, off.num_hit_tokens) == (0, 0)
+
+
+def test_a_block_that_this_step_computes_is_awaited() -> None:
+    blocks = BlockManager(20, 2)
+    blocks.admit("a", TOKENS)
+    assert not blocks.is_awaited("b", TOKENS)
+    blocks.begin_step()
+    blocks.announce("a", TOKENS, 0, 5)
+    assert blocks.is_awaited("b", TOKENS)
+    assert not blocks.is_awaited("other", (0, *TOKENS))
+    assert not blocks.is_awaited("short", TOKENS[:2]), "its only full block ends with its last token"
+    blocks.commit("a", 0, 5)
+    blocks.begin_step()
+    assert not blocks.is_awaited("b", TOKENS)
+    assert blocks.admit("b", TOKENS) == 4
+
+
+class BlockMachine(RuleBasedStateMachine):
+    """Admit, compute, grow and free in any order, against the content that every block should have."""
+
+    @initialize(num_blocks=st.integers(1, 8), block_size=st.integers(1, 3))
+    def start(self, num_blocks: int, block_size: int) -> None:
+        self.blocks = BlockManager(num_blocks, block_size)
+        self.size = block_size
+        self.content: dict[tuple[int, int], int] = {}  # (block, slot) -> hash of all tokens up to there
+        self.live: dict[str, tuple[list[int], int]] = {}  # request -> tokens, how many are computed
+        self.count = 0
+
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=9), headroom=st.integers(0, 2))
+    def admit(self, tokens: list[int], headroom: int) -> None:
+        request_id = f"r{self.count}"
+        self.count += 1
+        free_before = self.blocks.num_free
+        found = self.blocks.admit(request_id, tokens, headroom=headroom)
+        if found is None:
+            assert self.blocks.num_free == free_before
+            self.blocks.free(request_id)
+            return
+        assert 0 <= found < len(tokens)
+        assert found % self.size == 0
+        assert self.blocks.num_free >= headroom
+        self.live[request_id] = (tokens, found)
+        self._check(request_id, found)
+
+    @rule(data=st.data(), count=st.integers(1, 5))
+    def compute(self, data: st.DataObject, count: int) -> None:
+        if not self.live:
+            return
+        request_id = data.draw(st.sampled_from(sorted(self.live)))
+        tokens, start = self.live[request_id]
+        if start == len(tokens):
+            tokens.append(data.draw(st.integers(0, 1)))
+            if not self.blocks.grow(request_id, len(tokens)):
+                tokens.pop()
+                return
+        end = min(len(tokens), start + count)
+        self.blocks.begin_step()
+        self.blocks.announce(request_id, tokens, start, end)
+        for position in range(start, end):
+            self._write(request_id, position)
+        self.blocks.commit(request_id, start, end)
+        self.live[request_id] = (tokens, end)
+        for other, (_, computed) in self.live.items():
+            self._check(other, computed)
+
+    @rule(data=st.data(), keep_content=st.booleans())
+    def free(self, data: st.DataObject, keep_content: bool) -> None:
+        if self.live:
+            request_id = data.draw(st.sampled_from(sorted(self.live)))
+            self.blocks.free(request_id, keep_content=keep_content)
+            del self.live[request_id]
+
+    def _slot(self, request_id: str, position: int) -> tuple[int, int]:
+        return self.blocks.table(request_id)[position // self.size], position % self.size
+
+    def _write(self, request_id: str, position: int) -> None:
+        self.content[self._slot(request_id, position)] = hash(tuple(self.live[request_id][0][: position + 1]))
+
+    def _check(self, request_id: str, computed: int) -> None:
+        """What a request has computed or found is what its tokens say, whatever others have done since."""
+        tokens = self.live[request_id][0]
+        for position in range(computed):
+            assert self.content[self._slot(request_id, position)] == hash(tuple(tokens[: position + 1]))
+
+    @invariant()
+    def every_block_is_accounted_for(self) -> None:
+        if hasattr(self, "blocks"):
+            self.blocks.check_integrity()
+            used = {block for request_id in self.live for block in self.blocks.table(request_id)}
+            assert self.blocks.num_free == self.blocks.num_blocks - len(used)
+
+    def teardown(self) -> None:
+        if hasattr(self, "blocks"):
+            for request_id in self.live:
+                self.blocks.free(request_id)
+            assert self.blocks.num_free == self.blocks.num_blocks
+            assert not self.blocks._names
+
+
+TestBlockMachine = BlockMachine.TestCase
+TestBlockMachine.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
