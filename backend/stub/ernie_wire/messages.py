@@ -143,7 +143,7 @@ class Heartbeat:
         free_blocks, total_blocks: KV cache blocks.
         steps: steps run since the start.
         preemptions: how often a request has given up its blocks to others since the start.
-        prefix_cache_queries, prefix_cache_hits: tokens looked for and found in the prefix cache since the start.
+        prefix_cache_queries, prefix_cache_hits: tokens looked for and found in the prefix cache.
     """
 
     running: int
