@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ernie_wire.errors import EngineCrashed
+from ernie_wire.logprobs import Logprobs
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,11 @@ class Delta:
         token_ids: new token ids, if they were asked for.
         num_output_tokens: how many tokens are new.
         num_input_tokens: tokens of the prompt; the same in every delta.
+        num_cached_tokens: of these, how many were found in the prefix cache.
         finish_reason: ``stop`` or ``length`` in the last delta, else None.
         prompt_ids, prompt_text: the prompt as the model saw it, in the first delta, if asked for.
+        logprobs: one for each new token, if asked for.
+        prompt_logprobs: one for each token of the prompt, in the first delta, if asked for.
     """
 
     text: str = ""
@@ -34,6 +38,9 @@ class Delta:
     finish_reason: str | None = None
     prompt_ids: tuple[int, ...] | None = None
     prompt_text: str | None = None
+    num_cached_tokens: int = 0
+    logprobs: Logprobs = ()
+    prompt_logprobs: Logprobs | None = None
 
 
 Deltas = AsyncGenerator[Delta, None]
@@ -62,10 +69,35 @@ def _joined(parts: Sequence[Delta]) -> Delta:
         token_ids=tuple(token_id for part in parts for token_id in part.token_ids),
         num_output_tokens=sum(part.num_output_tokens for part in parts),
         num_input_tokens=last.num_input_tokens,
+        num_cached_tokens=max(part.num_cached_tokens for part in parts),
         finish_reason=last.finish_reason,
         prompt_ids=first.prompt_ids,
         prompt_text=first.prompt_text,
+        logprobs=tuple(entry for part in parts for entry in part.logprobs),
+        prompt_logprobs=first.prompt_logprobs,
     )
+
+
+async def gather(deltas: Deltas, num_tokens: int) -> Deltas:
+    """Yield the deltas of a generation joined, ``num_tokens`` or more in each but the last."""
+    parts: list[Delta] = []
+    async with aclosing(deltas):
+        async for delta in deltas:
+            parts.append(delta)
+            is_enough = sum(part.num_output_tokens for part in parts) >= num_tokens
+            if is_enough or delta.finish_reason is not None:
+                yield _joined(parts)
+                parts = []
+    if parts:
+        yield _joined(parts)
+
+
+async def only_prompt(deltas: Deltas) -> Deltas:
+    """Yield a generation without its answer: of requests for no tokens the engine makes one."""
+    async with aclosing(deltas):
+        async for delta in deltas:
+            reason = None if delta.finish_reason is None else "length"
+            yield replace(delta, text="", token_ids=(), num_output_tokens=0, logprobs=(), finish_reason=reason)
 
 
 async def collect_all(streams: Sequence[Deltas]) -> list[Delta]:

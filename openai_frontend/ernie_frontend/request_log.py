@@ -20,6 +20,8 @@ from ernie_wire.errors import InternalError
 logger = logging.getLogger(__name__)
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+_NOT_IN_ID = re.compile(r"[^A-Za-z0-9._:\-]")
+_MAX_USER_CHARACTERS = 64
 _RECORD = "ernie_frontend.record"
 
 
@@ -48,11 +50,14 @@ class RequestRecord:
         self.num_input_tokens = num_input_tokens
         self.num_output_tokens = num_output_tokens
 
-    def wire_id(self, prefix: str) -> str:
-        """Return an id for the wire: unique, and the client's own id can be found in it."""
-        if self.request_id == self.unique:
-            return f"{prefix}-{self.unique}"
-        return f"{prefix}-{self.unique}-{self.request_id}"
+    def wire_id(self, prefix: str, user: str | None = None) -> str:
+        """Return an id for the wire: unique, and the client's own id and ``user`` can be found in it."""
+        parts = [prefix, self.unique]
+        if user:
+            parts.insert(1, _NOT_IN_ID.sub("_", user)[:_MAX_USER_CHARACTERS])
+        if self.request_id != self.unique:
+            parts.append(self.request_id)
+        return "-".join(parts)
 
 
 def record_of(scope: Scope) -> RequestRecord:

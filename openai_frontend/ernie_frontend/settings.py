@@ -19,7 +19,7 @@ class Settings:
         api_keys: accepted bearer keys of ``/v1``; empty leaves it open.
         max_concurrency: most generation requests in flight; above it 429.
         max_body_bytes: largest request body; above it 413.
-        max_prompts: most prompts in one completions request.
+        max_answers: most answers that are made to one request: prompts times ``n`` or ``best_of``.
         control_deadline_s: how long describe, health and index questions may take.
         directory_age_s: how old the list of models may be before it is asked again.
         quiet_check_s: after this long without an answer, the model behind a stream is asked whether it lives.
@@ -32,7 +32,7 @@ class Settings:
     api_keys: tuple[str, ...] = ()
     max_concurrency: int = 512
     max_body_bytes: int = 32 << 20
-    max_prompts: int = 128
+    max_answers: int = 128
     control_deadline_s: float = 3.0
     directory_age_s: float = 5.0
     quiet_check_s: float = 2.0

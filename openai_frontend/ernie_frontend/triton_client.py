@@ -28,6 +28,7 @@ from ernie_wire.errors import (
     ModelUnavailable,
     parse_error,
 )
+from ernie_wire.logprobs import parse_logprobs
 from ernie_wire.messages import GenerateRequest
 
 logger = logging.getLogger(__name__)
@@ -225,6 +226,8 @@ def _generate_inputs(request: GenerateRequest) -> list[triton.InferInput]:
         (tensors.RETURN_TOKEN_IDS, request.return_prompt),
         (tensors.SAMPLING_PARAMETERS, json.dumps(request.sampling.to_json())),
     ]
+    if request.priority:
+        values.append((tensors.PRIORITY, [request.priority]))
     if request.messages is not None:
         values.append((tensors.MESSAGES, json.dumps(request.messages, ensure_ascii=False)))
     elif request.text_input is not None:
@@ -247,14 +250,19 @@ def _input(spec: tensors.TensorSpec, value: object) -> triton.InferInput:
 
 
 def _delta(result: InferResult) -> Delta:
+    logprobs = _text(result, tensors.LOGPROBS)
+    prompt_logprobs = _text(result, tensors.PROMPT_LOGPROBS)
     return Delta(
         text=_text(result, tensors.TEXT_OUTPUT) or "",
         token_ids=_integers(result, tensors.OUTPUT_IDS) or (),
         num_output_tokens=sum(_integers(result, tensors.NUM_OUTPUT_TOKENS) or ()),
         num_input_tokens=sum(_integers(result, tensors.NUM_INPUT_TOKENS) or ()),
+        num_cached_tokens=sum(_integers(result, tensors.NUM_CACHED_TOKENS) or ()),
         finish_reason=_text(result, tensors.FINISH_REASON) or None,
         prompt_ids=_integers(result, tensors.PROMPT_IDS),
         prompt_text=_text(result, tensors.PROMPT_TEXT),
+        logprobs=() if logprobs is None else parse_logprobs(logprobs),
+        prompt_logprobs=None if prompt_logprobs is None else parse_logprobs(prompt_logprobs),
     )
 
 

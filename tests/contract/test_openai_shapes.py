@@ -19,7 +19,7 @@ USAGE = {
     "prompt_tokens": 7,
     "completion_tokens": 3,
     "total_tokens": 10,
-    "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": 0, "video_tokens": 0},
+    "prompt_tokens_details": {"cached_tokens": 4, "image_tokens": 0, "video_tokens": 0},
     "completion_tokens_details": {"reasoning_tokens": 0, "image_tokens": 0},
 }
 
@@ -137,11 +137,11 @@ def test_token_ids_of_chat(frontend: str, triton: FakeTriton) -> None:
     message = post(frontend, "/v1/chat/completions", body).json()["choices"][0]["message"]
     assert message["prompt_token_ids"] == [1, 2, 3, 4, 5, 6, 7]
     assert message["completion_token_ids"] == [100, 101, 102]
-    assert (message["prompt_tokens"], message["completion_tokens"]) == ("User: ...", "Beijing.")
+    assert (message["prompt_tokens"], message["completion_tokens"]) == ("User: Hi\nA:", "Beijing.")
 
     deltas = [event["choices"][0]["delta"] for event in stream(frontend, "/v1/chat/completions", body)[:-1]]
     assert deltas[0]["prompt_token_ids"] == [1, 2, 3, 4, 5, 6, 7]
-    assert deltas[0]["prompt_tokens"] == "User: ..."
+    assert deltas[0]["prompt_tokens"] == "User: Hi\nA:"
     assert [delta["completion_token_ids"] for delta in deltas[1:-1]] == [[100], [101], [102]]
 
 

@@ -12,7 +12,7 @@ import json
 import queue
 import struct
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -53,7 +53,7 @@ class Inference:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        sampling: dict[str, Any] = json.loads(self.inputs["sampling_parameters"])
+        sampling: dict[str, Any] = json.loads(self.inputs.get("sampling_parameters", "{}"))
         return sampling
 
     @property
@@ -62,25 +62,50 @@ class Inference:
         return messages
 
 
+PROMPT = ("User", ": ", "H", "i", "\n", "A", ":")
+"""The tokens of every prompt, ids 1 to 7."""
+
+
+def logprobs_of(texts: Sequence[str | bytes], first_id: int, num_top: int) -> list[dict[str, Any]]:
+    """Return entries of the tensor ``logprobs``: token i has -(i + 1) / 8, and alternatives "~0", "~1", ..."""
+    entries = []
+    for index, text in enumerate(texts):
+        token_bytes = list(text if isinstance(text, bytes) else text.encode())
+        own = {"token_id": first_id + index, "logprob": -(index + 1) / 8, "bytes": token_bytes}
+        others = [
+            {"token_id": 900 + rank, "logprob": -float(rank + 2), "bytes": list(f"~{rank}".encode())}
+            for rank in range(num_top)
+        ]
+        entries.append({**own, "rank": 1, "top": [own, *others][:num_top]})
+    return entries
+
+
 async def tell(
     inference: Inference, pieces: tuple[str, ...] = ("Bei", "jing", "."), reason: str = "stop"
 ) -> AsyncIterator[Response]:
-    """Answer with pieces of text, one token each (id 100, 101, ...); the prompt counts 7 tokens."""
+    """Answer with pieces of text, one token each (id 100, 101, ...); the prompt counts 7 tokens, 4 cached."""
     steps = [(piece,) for piece in pieces] if inference.inputs.get("stream") else [pieces]
-    token_id = 100
+    num_top, num_prompt_top = (inference.sampling.get(name) for name in ("logprobs", "prompt_logprobs"))
+    logprobs = [] if num_top is None else logprobs_of(pieces, 100, num_top)
+    done = 0
     for index, step in enumerate(steps):
         is_last = index == len(steps) - 1
         response: dict[str, Any] = {
             "text_output": "".join(step),
             "finish_reason": reason if is_last else "",
             "num_input_tokens": 7,
+            "num_cached_tokens": 4,
             "num_output_tokens": len(step),
         }
         if inference.inputs.get("return_token_ids"):
-            response["output_ids"] = list(range(token_id, token_id + len(step)))
+            response["output_ids"] = list(range(100 + done, 100 + done + len(step)))
             if index == 0:
-                response |= {"prompt_ids": [1, 2, 3, 4, 5, 6, 7], "prompt_text": "User: ..."}
-        token_id += len(step)
+                response |= {"prompt_ids": [1, 2, 3, 4, 5, 6, 7], "prompt_text": "".join(PROMPT)}
+        if num_top is not None:
+            response["logprobs"] = json.dumps(logprobs[done : done + len(step)])
+        if num_prompt_top is not None and index == 0:
+            response["prompt_logprobs"] = json.dumps([None, *logprobs_of(PROMPT, 1, num_prompt_top)[1:]])
+        done += len(step)
         yield response
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from ernie_frontend.disconnect import unless_disconnected
-from ernie_frontend.generation import collect, merge
+from ernie_frontend.generation import collect_all, gather, merge
 from ernie_frontend.request_log import record_of
 from ernie_frontend.routes.streaming import stream_answer
 from ernie_frontend.schema.chat import ChatRequest
@@ -24,18 +24,22 @@ router = APIRouter()
 
 @router.post("/v1/chat/completions", response_model=None)
 async def create_chat_completion(request: Request) -> Response:
-    """Continue a conversation."""
+    """Continue a conversation; each of the ``n`` answers is a generation of its own."""
     services, record = Services.of(request), record_of(request.scope)
     body = await read_body(ChatRequest, request)
     model = await services.models.resolve(body.model)
-    answer_id = record.wire_id("chatcmpl")
-    wire = chat_to_wire(body, answer_id)
-    header = AnswerHeader.of(body, answer_id, int(time.time()), model.public_name)
-    deltas = services.triton.generate(model.entry.name, wire)
+    answer_id = record.wire_id("chatcmpl", body.user)
+    wires = chat_to_wire(body, answer_id, model.entry.vocab_size, services.settings.max_answers)
+    header = AnswerHeader.of(
+        body, answer_id, int(time.time()), model.public_name, num_logprobs=body.num_logprobs
+    )
+    count = UsageCount(num_candidates=len(wires))
+    streams = [services.triton.generate(model.entry.name, wire) for wire in wires]
     if body.stream:
-        return await stream_answer(request, header, sse.CHAT, merge([deltas]))
-    answer = await unless_disconnected(collect(deltas), request.scope, request.receive)
-    count = UsageCount()
-    count.add(0, answer)
+        if body.max_streaming_response_tokens is not None:
+            streams = [gather(stream, body.max_streaming_response_tokens) for stream in streams]
+        return await stream_answer(request, header, sse.CHAT, merge(streams), count)
+    answers = await unless_disconnected(collect_all(streams), request.scope, request.receive)
+    count.add_all(answers)
     record.count(count.num_input_tokens, count.num_output_tokens)
-    return JSONResponse(chat_completion(header, answer, count.to_json()))
+    return JSONResponse(chat_completion(header, answers, count.to_json()))

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from ernie_frontend.disconnect import unless_disconnected
-from ernie_frontend.generation import collect_all, merge
+from ernie_frontend.generation import collect_all, gather, merge, only_prompt
 from ernie_frontend.request_log import record_of
 from ernie_frontend.routes.streaming import stream_answer
 from ernie_frontend.schema.common import read_body
@@ -17,25 +17,37 @@ from ernie_frontend.services import Services
 from ernie_frontend.translate import sse
 from ernie_frontend.translate.answer import AnswerHeader, UsageCount
 from ernie_frontend.translate.completion_request import completion_to_wire
-from ernie_frontend.translate.completion_response import text_completion
+from ernie_frontend.translate.completion_response import best, text_completion
 
 router = APIRouter()
 
 
 @router.post("/v1/completions", response_model=None)
 async def create_completion(request: Request) -> Response:
-    """Continue one prompt or several; each prompt is a generation of its own."""
+    """Continue one prompt or several; each answer to each prompt is a generation of its own."""
     services, record = Services.of(request), record_of(request.scope)
     body = await read_body(CompletionRequest, request)
     model = await services.models.resolve(body.model)
-    answer_id = record.wire_id("cmpl")
-    wires = completion_to_wire(body, answer_id, model.entry.vocab_size, services.settings.max_prompts)
-    header = AnswerHeader.of(body, answer_id, int(time.time()), model.public_name)
+    answer_id = record.wire_id("cmpl", body.user)
+    wires = completion_to_wire(body, answer_id, model.entry.vocab_size, services.settings.max_answers)
+    header = AnswerHeader.of(
+        body,
+        answer_id,
+        int(time.time()),
+        model.public_name,
+        num_logprobs=body.num_logprobs,
+        has_echo=bool(body.echo),
+    )
+    count = UsageCount(body.num_candidates)
     streams = [services.triton.generate(model.entry.name, wire) for wire in wires]
+    if body.max_tokens == 0:
+        streams = [only_prompt(stream) for stream in streams]
     if body.stream:
-        return await stream_answer(request, header, sse.COMPLETION, merge(streams))
+        if body.max_streaming_response_tokens is not None:
+            streams = [gather(stream, body.max_streaming_response_tokens) for stream in streams]
+        return await stream_answer(request, header, sse.COMPLETION, merge(streams), count)
     answers = await unless_disconnected(collect_all(streams), request.scope, request.receive)
-    count = UsageCount()
     count.add_all(answers)
     record.count(count.num_input_tokens, count.num_output_tokens)
-    return JSONResponse(text_completion(header, answers, count.to_json()))
+    chosen = best(answers, body.num_candidates, body.n or 1)
+    return JSONResponse(text_completion(header, chosen, count.to_json()))

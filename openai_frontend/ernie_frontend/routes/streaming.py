@@ -19,9 +19,13 @@ from ernie_wire.errors import EngineCrashed
 
 
 async def stream_answer(
-    request: Request, header: AnswerHeader, shape: ChunkShape, deltas: AsyncGenerator[Item, None]
+    request: Request,
+    header: AnswerHeader,
+    shape: ChunkShape,
+    deltas: AsyncGenerator[Item, None],
+    count: UsageCount,
 ) -> EventStream:
-    """Return the event stream of an answer, once its first delta is here.
+    """Return the event stream of an answer, once its first delta is here; ``count`` is new.
 
     Raises:
         ErnieError: the generation failed before its first delta; it becomes a plain HTTP error.
@@ -32,7 +36,7 @@ async def stream_answer(
     except BaseException:
         await deltas.aclose()
         raise
-    return EventStream(_counted(request, header, shape, replay(first, deltas)))
+    return EventStream(_counted(request, header, shape, replay(first, deltas), count))
 
 
 async def _first(deltas: AsyncGenerator[Item, None]) -> Item:
@@ -42,10 +46,13 @@ async def _first(deltas: AsyncGenerator[Item, None]) -> Item:
 
 
 async def _counted(
-    request: Request, header: AnswerHeader, shape: ChunkShape, deltas: AsyncGenerator[Item, None]
+    request: Request,
+    header: AnswerHeader,
+    shape: ChunkShape,
+    deltas: AsyncGenerator[Item, None],
+    count: UsageCount,
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events, and note the tokens for the log line however the stream ends."""
-    count = UsageCount()
     try:
         async with aclosing(events(header, shape, deltas, count)) as sent:
             async for event in sent:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from ernie_frontend.schema.common import GenerationFields
+from ernie_frontend.schema.common import MAX_TOP_LOGPROBS, GenerationFields
 
 _PART_WANTED = 'it must be a string or a list of parts such as {"type": "text", "text": "..."}'
 
@@ -40,13 +40,53 @@ class ChatMessage(BaseModel):
 class ChatRequest(GenerationFields):
     """A conversation to continue."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Any = None
-    metadata: dict[str, Any] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    enable_thinking: bool | None = None
+    messages: list[ChatMessage] | None = Field(
+        None, description="the conversation; a list of integers is taken as prompt_token_ids"
+    )
+    prompt_token_ids: list[int] | None = Field(
+        None, min_length=1, description="the whole prompt as token ids, in place of messages and template"
+    )
+    max_completion_tokens: int | None = Field(None, ge=1, description="as max_tokens, and wins over it")
+    logprobs: bool | None = Field(None, description="give the log probability of each token")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=MAX_TOP_LOGPROBS, description="so many of the most likely tokens with it; needs logprobs"
+    )
+    tools: list[dict[str, Any]] | None = Field(None, description="functions, given to the model's template")
+    tool_choice: Any = Field(None, description="auto, or none: tools are not shown to the model")
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="variables of the template, e.g. enable_thinking"
+    )
+    enable_thinking: bool | None = Field(
+        None, description="the same as chat_template_kwargs.enable_thinking, which wins over it"
+    )
+    disable_chat_template: bool | None = Field(
+        None, description="the first message's content is the prompt as it stands"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_token_ids(cls, values: object) -> object:
+        """Accept FastDeploy's other spelling of ``prompt_token_ids``: messages as a list of integers."""
+        messages = values.get("messages") if isinstance(values, dict) else None
+        if not isinstance(values, dict) or not isinstance(messages, list) or not messages:
+            return values
+        if not all(type(item) is int for item in messages):
+            return values
+        return {"prompt_token_ids": messages, **values, "messages": None}
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _check_top_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise ValueError("it may only be given with logprobs true")
+        return value
+
+    @field_validator("max_tokens")
+    @classmethod
+    def _check_max_tokens(cls, value: int | None) -> int | None:
+        if value == 0:
+            raise ValueError("it must be at least 1")
+        return value
 
     @field_validator("tool_choice")
     @classmethod
@@ -54,6 +94,11 @@ class ChatRequest(GenerationFields):
         if value in (None, "none", "auto"):
             return value
         raise ValueError("a required or named tool is not supported yet; use none or auto")
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives for each token of the answer; None if log probabilities were not asked for."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 def _check_part(part: object) -> None:

@@ -1,17 +1,33 @@
 """The fields that chat and plain completions share, and the reading of a request body.
 
 Unknown fields are kept in ``model_extra``: ``unsupported`` looks there for those that may not be neglected.
-Types are strict ("5" is no number): a wrong type is the client's mistake and gets 400.
+Types are strict ("5" is no number): a wrong type is the client's mistake and gets 400. Limits of sampling are
+checked by ``ernie_wire.sampling``. The descriptions become the tables of docs/openai.md (``tables``).
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from starlette.requests import Request
 
 from ernie_frontend.errors import from_validation
+
+MAX_TOP_LOGPROBS = 20
+_INT32 = 2**31
+# What metadata may not set: its own place in the request is part of what these mean.
+_NOT_FROM_METADATA = frozenset(
+    ("metadata", "messages", "prompt", "model", "stream", "stream_options", "enable_thinking")
+)
 
 
 class StreamOptions(BaseModel):
@@ -28,22 +44,99 @@ class GenerationFields(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    model: str | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    ignore_eos: bool | None = None
-    return_token_ids: bool | None = None
-    user: str | None = None
+    model: str | None = Field(None, description="name of a served model; any other goes to the default model")
+    stream: bool | None = Field(None, description="send the answer as server-sent events")
+    stream_options: StreamOptions | None = Field(
+        None,
+        description="only with stream; include_usage (default true) adds a last chunk with the usage, "
+        "continuous_usage_stats the usage so far to each chunk",
+    )
+    max_streaming_response_tokens: int | None = Field(
+        None, ge=1, description="join so many tokens into one chunk"
+    )
+    n: int | None = Field(None, ge=1, description="answers to each prompt; the seed of answer i is seed + i")
+    max_tokens: int | None = Field(
+        None, ge=0, description="at least 1; cut to the rest of the context; default the rest of the context"
+    )
+    min_tokens: int | None = Field(
+        None, description="tokens before which neither EOS nor a stop ends the answer; default 0"
+    )
+    temperature: float | None = Field(None, description="at least 0; below 1e-5 is greedy; default the model's")
+    top_p: float | None = Field(
+        None, description="nucleus mass in [0, 1]; below 1e-5 is greedy; default the model's, else 0.7"
+    )
+    top_k: int | None = Field(None, description="keep the k most likely tokens; 0, the default, keeps all")
+    min_p: float | None = Field(
+        None,
+        description="in [0, 1]: drop tokens less likely than this part of the most likely one's; default 0",
+    )
+    repetition_penalty: float | None = Field(
+        None, description="above 0; weakens tokens of prompt and answer if above 1; default 1"
+    )
+    frequency_penalty: float | None = Field(
+        None, description="in [-2, 2]; taken off for each time the answer has the token; default 0"
+    )
+    presence_penalty: float | None = Field(
+        None, description="in [-2, 2]; taken off once the answer has the token; default 0"
+    )
+    logit_bias: dict[str, float] | None = Field(
+        None, description="token id to a number in [-100, 100] that is added to its logit"
+    )
+    bad_words: str | list[str] | None = Field(
+        None, description="texts that are never generated, with a space before them or without"
+    )
+    bad_words_token_ids: list[int] | None = Field(None, description="tokens that are never generated")
+    seed: int | None = Field(None, description="in [0, 2^63 - 1]; makes the answer repeatable")
+    stop: str | list[str] | None = Field(None, description="texts that end the answer; any number, any length")
+    stop_token_ids: list[int] | None = Field(None, description="tokens that end the answer")
+    include_stop_str_in_output: bool | None = Field(
+        None, description="the text that ended the answer is part of it"
+    )
+    ignore_eos: bool | None = Field(None, description="go on after the end-of-sequence token")
+    prompt_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="log probabilities of the prompt's tokens with so many alternatives, in each choice's "
+        "prompt_logprobs",
+    )
+    return_token_ids: bool | None = Field(None, description="add token ids and raw texts of prompt and answer")
+    completion_token_ids: list[int] | None = Field(
+        None, description="the beginning of the answer, to go on from; needs a prompt of token ids"
+    )
+    priority: int | None = Field(
+        None, ge=-_INT32, lt=_INT32, description="the lower, the sooner it leaves the queue; default 0"
+    )
+    user: str | None = Field(None, description="becomes part of the answer's id")
+    metadata: dict[str, Any] | None = Field(
+        None,
+        description="fields of the request by another way; those at the top level win, and strings are only "
+        "remarks (OpenAI's meaning)",
+    )
 
-    @field_validator("stop", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _check_stop(cls, value: object) -> object:
+    def _merge_metadata(cls, values: object) -> object:
+        metadata = values.get("metadata") if isinstance(values, dict) else None
+        if not isinstance(values, dict) or not isinstance(metadata, dict):
+            return values
+        given = {
+            name: value
+            for name, value in metadata.items()
+            if not isinstance(value, str) and name not in _NOT_FROM_METADATA and values.get(name) is None
+        }
+        return {**values, **given}
+
+    @field_validator("metadata")
+    @classmethod
+    def _check_metadata(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None and "raw_request" in value:
+            raise ValueError("it may not hold raw_request; leave that out")
+        return value
+
+    @field_validator("stop", "bad_words", mode="before")
+    @classmethod
+    def _check_texts(cls, value: object) -> object:
         texts = value if isinstance(value, list) else [value]
         if value is not None and not all(isinstance(text, str) for text in texts):
             raise ValueError("it must be a string or a list of strings")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from ernie_frontend.schema.common import GenerationFields
+from ernie_frontend.schema.common import MAX_TOP_LOGPROBS, GenerationFields
 
 
 def _is_token_ids(value: object) -> bool:
@@ -16,7 +16,18 @@ def _is_token_ids(value: object) -> bool:
 class CompletionRequest(GenerationFields):
     """One prompt or several: a string, strings, token ids, or lists of token ids."""
 
-    prompt: Any
+    prompt: Any = Field(None, description="a text, texts, token ids, or lists of token ids")
+    prompt_token_ids: Any = Field(None, description="token ids or lists of them, in place of prompt")
+    echo: bool | None = Field(
+        None,
+        description="begin with the prompt; with logprobs its log probabilities too, with max_tokens 0 alone",
+    )
+    best_of: int | None = Field(
+        None, ge=1, description="make so many answers to each prompt and return the n most likely per token"
+    )
+    logprobs: int | None = Field(
+        None, ge=0, le=MAX_TOP_LOGPROBS, description="log probabilities with so many of the most likely tokens"
+    )
 
     @field_validator("prompt")
     @classmethod
@@ -30,10 +41,41 @@ class CompletionRequest(GenerationFields):
             "it must be a string, a list of strings, a list of token ids or a list of such lists, none empty"
         )
 
+    @field_validator("prompt_token_ids")
+    @classmethod
+    def _check_prompt_token_ids(cls, value: object) -> object:
+        is_many = isinstance(value, list) and bool(value) and all(map(_is_token_ids, value))
+        if value is None or _is_token_ids(value) or is_many:
+            return value
+        raise ValueError("it must be a list of token ids or a list of such lists, none empty")
+
+    @field_validator("best_of")
+    @classmethod
+    def _check_best_of(cls, value: int | None, info: ValidationInfo) -> int | None:
+        n = info.data.get("n") or 1
+        if value is None or value == n:
+            return value
+        if value < n:
+            raise ValueError(f"it must be at least n, {n}")
+        if info.data.get("stream"):
+            raise ValueError(f"the best of {value} answers are known only at the end; leave stream out")
+        return value
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives for each token of the answer; None if log probabilities were not asked for."""
+        return self.logprobs
+
+    @property
+    def num_candidates(self) -> int:
+        """How many answers are made to each prompt."""
+        return self.best_of or self.n or 1
+
     def prompts(self) -> list[str | tuple[int, ...]]:
-        """Return the prompts one by one, each a text or token ids."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if _is_token_ids(self.prompt):
-            return [tuple(self.prompt)]
-        return [item if isinstance(item, str) else tuple(item) for item in self.prompt]
+        """Return the prompts one by one, each a text or token ids; none if there is no prompt."""
+        prompt = self.prompt if self.prompt_token_ids is None else self.prompt_token_ids
+        if isinstance(prompt, str):
+            return [prompt]
+        if _is_token_ids(prompt):
+            return [tuple(prompt)]
+        return [item if isinstance(item, str) else tuple(item) for item in prompt or ()]

@@ -1,81 +1,86 @@
-"""Fields that are known but not served yet, and whose silent neglect would change the answer.
+"""Fields that are known but not served, and whose silent neglect would change the answer.
 
-Each has the values that ask for nothing; with any other value the request is refused. Fields that are neither
-here nor in the schema are ignored, as OpenAI's own servers and FastDeploy do.
+Each has the values that ask for nothing, and a reason; with any other value the request is refused. Fields that
+are neither here nor in the schema are ignored, as OpenAI's own servers and FastDeploy do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ernie_wire.errors import InvalidValue
 
-_COMMON: dict[str, tuple[object, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "use_beam_search": (False,),
-    "length_penalty": (1.0,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "logit_bias": ({},),
-    "logits_processors_args": ({},),
-    "bad_words": ([],),
-    "bad_words_token_ids": ([],),
-    "allowed_token_ids": (),
-    "stop_token_ids": ([],),
-    "include_stop_str_in_output": (False,),
-    "skip_special_tokens": (True,),
-    "prompt_logprobs": (),
-    "truncate_prompt_tokens": (),
-    "response_max_tokens": (),
-    "prompt_token_ids": (),
-    "completion_token_ids": (),
-    "response_format": ({"type": "text"},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structural_tag": (),
-    "structured_outputs": (),
+_NOT_YET = "not supported yet"
+_NO_GRAMMAR = "answers are not held to a grammar yet"
+_NO_THINKING = "no served model thinks yet"
+_TEMPLATE = "a template is a program: only the model's own is run"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a field is refused.
+
+    Attributes:
+        reason: the end of the sentence "NAME is refused: ...".
+        neutral: values that ask for nothing and are accepted; null always is.
+    """
+
+    reason: str
+    neutral: tuple[object, ...] = ()
+
+
+_COMMON: dict[str, Refusal] = {
+    "use_beam_search": Refusal(_NOT_YET, (False,)),
+    "length_penalty": Refusal("only beam search has one", (1.0,)),
+    "logits_processors_args": Refusal("there are no logits processors; logit_bias is a field", ({},)),
+    "allowed_token_ids": Refusal(_NOT_YET),
+    "skip_special_tokens": Refusal("special tokens are never part of the text", (True,)),
+    "truncate_prompt_tokens": Refusal("a prompt is never shortened"),
+    "response_max_tokens": Refusal(f"{_NO_THINKING}; use max_tokens"),
+    "response_format": Refusal(_NO_GRAMMAR, ({"type": "text"},)),
+    "guided_json": Refusal(_NO_GRAMMAR),
+    "guided_regex": Refusal(_NO_GRAMMAR),
+    "guided_choice": Refusal(_NO_GRAMMAR),
+    "guided_grammar": Refusal(_NO_GRAMMAR),
+    "structural_tag": Refusal(_NO_GRAMMAR),
+    "structured_outputs": Refusal(_NO_GRAMMAR),
+    "include_draft_logprobs": Refusal("there is no draft model", (False,)),
+    "temp_scaled_logprobs": Refusal("log probabilities are those of the unscaled model", (False,)),
+    "top_p_normalized_logprobs": Refusal("log probabilities are those of the unscaled model", (False,)),
+    "mm_hashes": Refusal("there are no media yet", ([],)),
 }
 
-UNSUPPORTED_IN_CHAT: dict[str, tuple[object, ...]] = {
+UNSUPPORTED_IN_CHAT: dict[str, Refusal] = {
     **_COMMON,
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"],),
-    "audio": (),
-    "chat_template": (),
-    "disable_chat_template": (False,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
+    "best_of": Refusal("only completions have it", (1,)),
+    "echo": Refusal("only completions have it", (False,)),
+    "functions": Refusal("use tools", ([],)),
+    "function_call": Refusal("use tool_choice", ("none", "auto")),
+    "modalities": Refusal("answers are text", (["text"],)),
+    "audio": Refusal("answers are text"),
+    "chat_template": Refusal(_TEMPLATE),
+    "add_generation_prompt": Refusal(_NOT_YET, (True,)),
+    "continue_final_message": Refusal(_NOT_YET, (False,)),
 }
 
-UNSUPPORTED_IN_COMPLETIONS: dict[str, tuple[object, ...]] = {
+UNSUPPORTED_IN_COMPLETIONS: dict[str, Refusal] = {
     **_COMMON,
-    "logprobs": (),
-    "echo": (False,),
-    "suffix": ("", {}),
+    "suffix": Refusal("the models do not fill in between two texts", ("", {})),
 }
 
 
-def refuse_unsupported(
-    extra: Mapping[str, object] | None, unsupported: Mapping[str, tuple[object, ...]]
-) -> None:
-    """Raise InvalidValue for the first extra field whose value asks for something that is not served yet.
+def refuse_unsupported(extra: Mapping[str, object] | None, unsupported: Mapping[str, Refusal]) -> None:
+    """Raise InvalidValue for the first extra field whose value asks for something that is not served.
 
     Args:
         extra: the fields of a request that its schema does not know.
-        unsupported: for each name the values that ask for nothing; None always does.
+        unsupported: the refused names.
     """
     for name, value in (extra or {}).items():
-        if value is None or name not in unsupported or value in unsupported[name]:
+        if value is None or name not in unsupported or value in unsupported[name].neutral:
             continue
-        neutral = " or ".join(repr(entry) for entry in unsupported[name])
+        refusal = unsupported[name]
+        neutral = " or ".join(repr(entry) for entry in refusal.neutral)
         way_out = f"leave it out or send {neutral}" if neutral else "leave it out"
-        raise InvalidValue(f"{name} is not supported yet; {way_out}", name)
+        raise InvalidValue(f"{name} is refused: {refusal.reason}; {way_out}", name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ class AnswerHeader:
         created: Unix time in seconds.
         model: the public name of the model.
         has_token_ids: the client asked for ``return_token_ids``.
+        has_echo: choices begin with the prompt.
+        num_logprobs: alternatives for each token of the answer; None for no log probabilities.
+        num_prompt_logprobs: the same for the prompt's tokens in ``prompt_logprobs``.
         has_usage: a last chunk with the usage was asked for.
         has_running_usage: the usage so far was asked for in every chunk.
     """
@@ -27,11 +30,23 @@ class AnswerHeader:
     created: int
     model: str
     has_token_ids: bool = False
+    has_echo: bool = False
+    num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
     has_usage: bool = False
     has_running_usage: bool = False
 
     @classmethod
-    def of(cls, body: GenerationFields, answer_id: str, created: int, model: str) -> AnswerHeader:
+    def of(
+        cls,
+        body: GenerationFields,
+        answer_id: str,
+        created: int,
+        model: str,
+        *,
+        num_logprobs: int | None,
+        has_echo: bool = False,
+    ) -> AnswerHeader:
         """Return the header of the answer to a request."""
         options = body.stream_options or StreamOptions(include_usage=False)
         return cls(
@@ -39,6 +54,9 @@ class AnswerHeader:
             created=created,
             model=model,
             has_token_ids=bool(body.return_token_ids),
+            has_echo=has_echo,
+            num_logprobs=num_logprobs,
+            num_prompt_logprobs=body.prompt_logprobs,
             has_usage=options.include_usage,
             has_running_usage=options.continuous_usage_stats,
         )
@@ -54,31 +72,32 @@ class AnswerHeader:
         }
 
 
-def usage(num_input_tokens: int, num_output_tokens: int) -> dict[str, Any]:
-    """Return the usage object. Text models have no cached, reasoning or media tokens yet: those are 0."""
-    return {
-        "prompt_tokens": num_input_tokens,
-        "completion_tokens": num_output_tokens,
-        "total_tokens": num_input_tokens + num_output_tokens,
-        "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": 0, "video_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0, "image_tokens": 0},
-    }
-
-
 class UsageCount:
-    """Counts the tokens of an answer with several choices while its deltas come."""
+    """Counts the tokens of a request's generations while their deltas come.
 
-    def __init__(self) -> None:
-        self._num_input_tokens: dict[int, int] = {}
+    A prompt counts once, however many answers are made to it; every token that was made counts, also of the
+    candidates that ``best_of`` rejects. Cached are those tokens of a prompt that all its generations found in
+    the prefix cache: what one of them computed and another found was not there before the request.
+
+    Args:
+        num_candidates: generations of each prompt.
+    """
+
+    def __init__(self, num_candidates: int = 1) -> None:
+        self._num_candidates = num_candidates
+        self._num_input_tokens: dict[int, int] = {}  # by prompt
+        self._num_cached_tokens: dict[int, int] = {}  # by generation
         self.num_output_tokens = 0
 
     def add(self, index: int, delta: Delta) -> None:
-        """Count a delta of the choice ``index``."""
-        self._num_input_tokens[index] = delta.num_input_tokens
+        """Count a delta of the generation ``index``."""
+        self._num_input_tokens[index // self._num_candidates] = delta.num_input_tokens
+        cached = max(delta.num_cached_tokens, self._num_cached_tokens.get(index, 0))
+        self._num_cached_tokens[index] = cached
         self.num_output_tokens += delta.num_output_tokens
 
-    def add_all(self, answers: Iterable[Delta]) -> None:
-        """Count whole answers, one for each choice."""
+    def add_all(self, answers: Sequence[Delta]) -> None:
+        """Count whole answers, one for each generation."""
         for index, answer in enumerate(answers):
             self.add(index, answer)
 
@@ -87,6 +106,25 @@ class UsageCount:
         """Tokens of all prompts seen so far."""
         return sum(self._num_input_tokens.values())
 
+    @property
+    def num_cached_tokens(self) -> int:
+        """Of these, how many were in the prefix cache."""
+        fewest: dict[int, int] = {}
+        for index, cached in self._num_cached_tokens.items():
+            prompt = index // self._num_candidates
+            fewest[prompt] = min(cached, fewest.get(prompt, cached))
+        return sum(fewest.values())
+
     def to_json(self) -> dict[str, Any]:
-        """Return the usage object."""
-        return usage(self.num_input_tokens, self.num_output_tokens)
+        """Return the usage object; text models have no reasoning or media tokens yet: those are 0."""
+        return {
+            "prompt_tokens": self.num_input_tokens,
+            "completion_tokens": self.num_output_tokens,
+            "total_tokens": self.num_input_tokens + self.num_output_tokens,
+            "prompt_tokens_details": {
+                "cached_tokens": self.num_cached_tokens,
+                "image_tokens": 0,
+                "video_tokens": 0,
+            },
+            "completion_tokens_details": {"reasoning_tokens": 0, "image_tokens": 0},
+        }

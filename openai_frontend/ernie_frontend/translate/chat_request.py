@@ -1,4 +1,4 @@
-"""A chat request as the ``GenerateRequest`` that the engine renders through the model's template.
+"""A chat request as ``GenerateRequest``s, one for each of the ``n`` answers.
 
 Must not know the template: messages go out in one plain form, whatever form they came in.
 """
@@ -6,13 +6,14 @@ Must not know the template: messages go out in one plain form, whatever form the
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from ernie_frontend.schema.chat import ChatMessage, ChatRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, refuse_unsupported
-from ernie_frontend.translate.sampling import sampling_parameters
+from ernie_frontend.translate.sampling import check_token_ids, sampling_parameters, with_seed_offset
 from ernie_frontend.translate.thinking import resolve_thinking
-from ernie_wire.errors import InvalidValue
+from ernie_wire.errors import InvalidValue, MissingParameter
 from ernie_wire.messages import GenerateRequest
 
 _ROLES = {"bot": "assistant", "developer": "system"}
@@ -20,26 +21,71 @@ _ROLES = {"bot": "assistant", "developer": "system"}
 _RESERVED_OPTIONS = ("messages", "tools", "chat_template", "add_generation_prompt")
 
 
-def chat_to_wire(body: ChatRequest, request_id: str) -> GenerateRequest:
-    """Return the request for the engine.
+def chat_to_wire(
+    body: ChatRequest, request_id: str, vocab_size: int | None, max_answers: int
+) -> list[GenerateRequest]:
+    """Return the requests for the engine.
+
+    Args:
+        body: the checked request.
+        request_id: the id of a single answer; of several each has this and its number.
+        vocab_size: token ids must be below it; None if the model does not tell now.
+        max_answers: most answers that one request may ask for.
 
     Raises:
-        InvalidValue: a value outside its limits, or something that is not served yet.
+        InvalidRequest: a value outside its limits, something that is not served, or no prompt.
     """
     refuse_unsupported(body.model_extra, UNSUPPORTED_IN_CHAT)
-    messages: dict[str, Any] = {
-        "messages": [_plain_message(message) for message in body.messages],
+    n = body.n or 1
+    if n > max_answers:
+        raise InvalidValue(f"n is {n}; at most {max_answers} answers are made to one request", "n")
+    sampling = sampling_parameters(body, body.max_completion_tokens or body.max_tokens, body.num_logprobs)
+    request = GenerateRequest(
+        request_id=request_id,
+        **_prompt(body, vocab_size),
+        stream=bool(body.stream),
+        sampling=sampling,
+        return_prompt=bool(body.return_token_ids),
+        priority=body.priority or 0,
+    )
+    if n == 1:
+        return [request]
+    return [
+        replace(request, request_id=f"{request_id}-{index}", sampling=with_seed_offset(sampling, index))
+        for index in range(n)
+    ]
+
+
+def _prompt(body: ChatRequest, vocab_size: int | None) -> dict[str, Any]:
+    """Return the prompt as the one field of ``GenerateRequest`` that holds it."""
+    if body.prompt_token_ids is not None:
+        check_token_ids("prompt_token_ids", body.prompt_token_ids, vocab_size)
+        begun = body.completion_token_ids or []
+        check_token_ids("completion_token_ids", begun, vocab_size)
+        return {"input_ids": (*body.prompt_token_ids, *begun)}
+    if body.completion_token_ids:
+        raise InvalidValue(
+            "completion_token_ids go on from a prompt of token ids; send prompt_token_ids too "
+            "(return_token_ids gives them)",
+            "completion_token_ids",
+        )
+    if body.messages is None:
+        raise MissingParameter("messages is missing", "messages")
+    if not body.messages:
+        raise InvalidValue("messages is empty; it must have at least one message", "messages")
+    if body.disable_chat_template:
+        return {"text_input": _plain_text(body.messages[0].content)}
+    return {"messages": _conversation(body, body.messages)}
+
+
+def _conversation(body: ChatRequest, messages: list[ChatMessage]) -> dict[str, Any]:
+    conversation: dict[str, Any] = {
+        "messages": [_plain_message(message) for message in messages],
         "chat_template_kwargs": _template_options(body),
     }
     if body.tools and body.tool_choice != "none":
-        messages["tools"] = body.tools
-    return GenerateRequest(
-        request_id=request_id,
-        messages=messages,
-        stream=bool(body.stream),
-        sampling=sampling_parameters(body, body.max_completion_tokens or body.max_tokens),
-        return_prompt=bool(body.return_token_ids),
-    )
+        conversation["tools"] = body.tools
+    return conversation
 
 
 def _template_options(body: ChatRequest) -> dict[str, Any]:
@@ -84,6 +130,6 @@ def _with_decoded_arguments(call: dict[str, Any]) -> dict[str, Any]:
         return call
     try:
         arguments = json.loads(function["arguments"])
-    except ValueError:
+    except (ValueError, RecursionError):
         return call
     return {**call, "function": {**function, "arguments": arguments}}

@@ -1,4 +1,4 @@
-"""Chat answers: the one object of a whole answer, and the chunks of a streamed one.
+"""Chat answers: the one object of a whole answer, and the choices of a streamed one's chunks.
 
 The shape is FastDeploy's: nulls are written out, every delta carries ``content`` and ``reasoning_content``, and
 only the opening chunk, which has no text, carries ``role`` (clients skip the text of chunks with a role).
@@ -6,16 +6,23 @@ only the opening chunk, which has no text, carries ``role`` (clients skip the te
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ernie_frontend.generation import Delta
 from ernie_frontend.translate.answer import AnswerHeader
+from ernie_frontend.translate.logprobs import chat_logprobs, prompt_logprobs
 
 CHUNK = "chat.completion.chunk"
 
 
-def chat_completion(header: AnswerHeader, answer: Delta, usage: dict[str, Any]) -> dict[str, Any]:
-    """Return a whole answer."""
+def chat_completion(header: AnswerHeader, answers: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
+    """Return the whole answers, one choice for each."""
+    choices = [_whole_choice(header, index, answer) for index, answer in enumerate(answers)]
+    return {**header.to_object("chat.completion", choices), "usage": usage}
+
+
+def _whole_choice(header: AnswerHeader, index: int, answer: Delta) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
         "content": answer.text,
@@ -27,41 +34,60 @@ def chat_completion(header: AnswerHeader, answer: Delta, usage: dict[str, Any]) 
         "prompt_tokens": answer.prompt_text,
         "completion_tokens": answer.text if header.has_token_ids else None,
     }
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
-    return {**header.to_object("chat.completion", [choice]), "usage": usage}
-
-
-def opening_choice(header: AnswerHeader, index: int, first: Delta) -> dict[str, Any]:
-    """Return the choice of the first chunk: the role, and the prompt's ids if asked for."""
-    delta: dict[str, Any] = {
-        "role": "assistant",
-        "content": "",
-        "reasoning_content": "",
-        "tool_calls": None,
-        "prompt_token_ids": _listed(first.prompt_ids),
-        "completion_token_ids": None,
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": _logprobs(header, answer),
+        **_prompt_logprobs(header, answer),
+        "finish_reason": answer.finish_reason,
     }
-    if header.has_token_ids:
-        delta["prompt_tokens"] = first.prompt_text
-    return _choice(index, delta)
 
 
-def text_choice(header: AnswerHeader, index: int, new: Delta) -> dict[str, Any]:
-    """Return the choice of a chunk with new text."""
-    delta: dict[str, Any] = {"content": new.text, "reasoning_content": None}
-    if header.has_token_ids:
-        delta["completion_token_ids"] = list(new.token_ids)
-        delta["completion_tokens"] = new.text
-    return _choice(index, delta)
+class ChatChunks:
+    """The choices of one streamed chat answer, chunk by chunk."""
+
+    def __init__(self, header: AnswerHeader, index: int) -> None:
+        self._header = header
+        self._index = index
+
+    def opening(self, first: Delta) -> dict[str, Any]:
+        """Return the choice of the first chunk: the role, and what is told of the prompt."""
+        delta: dict[str, Any] = {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "",
+            "tool_calls": None,
+            "prompt_token_ids": _listed(first.prompt_ids),
+            "completion_token_ids": None,
+        }
+        if self._header.has_token_ids:
+            delta["prompt_tokens"] = first.prompt_text
+        return {**self._choice(delta), **_prompt_logprobs(self._header, first)}
+
+    def text(self, new: Delta) -> dict[str, Any]:
+        """Return the choice of a chunk with new text."""
+        delta: dict[str, Any] = {"content": new.text, "reasoning_content": None}
+        if self._header.has_token_ids:
+            delta["completion_token_ids"] = list(new.token_ids)
+            delta["completion_tokens"] = new.text
+        return {**self._choice(delta), "logprobs": _logprobs(self._header, new)}
+
+    def finish(self, finish_reason: str) -> dict[str, Any]:
+        """Return the choice of the last chunk."""
+        return self._choice({"content": "", "reasoning_content": None}, finish_reason)
+
+    def _choice(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
 
-def finish_choice(index: int, finish_reason: str) -> dict[str, Any]:
-    """Return the choice of the last chunk."""
-    return _choice(index, {"content": "", "reasoning_content": None}, finish_reason)
+def _logprobs(header: AnswerHeader, new: Delta) -> dict[str, Any] | None:
+    return None if header.num_logprobs is None else chat_logprobs(new.logprobs, header.num_logprobs)
 
 
-def _choice(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+def _prompt_logprobs(header: AnswerHeader, first: Delta) -> dict[str, Any]:
+    if header.num_prompt_logprobs is None:
+        return {}
+    return {"prompt_logprobs": prompt_logprobs(first.prompt_logprobs or (), header.num_prompt_logprobs)}
 
 
 def _listed(token_ids: tuple[int, ...] | None) -> list[int] | None:

@@ -1,4 +1,4 @@
-"""Answers to plain completions: the one object of a whole answer, and the choices of a streamed one."""
+"""Answers to plain completions: the object of a whole answer, and the choices of a streamed one's chunks."""
 
 from __future__ import annotations
 
@@ -7,50 +7,82 @@ from typing import Any
 
 from ernie_frontend.generation import Delta
 from ernie_frontend.translate.answer import AnswerHeader
+from ernie_frontend.translate.logprobs import CompletionLogprobs, joined, prompt_logprobs
 
 OBJECT = "text_completion"
 
 
 def text_completion(header: AnswerHeader, answers: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
     """Return the whole answers to all prompts, one choice for each."""
-    choices = []
-    for index, answer in enumerate(answers):
-        choice = text_choice(header, index, answer, answer.finish_reason)
-        if header.has_token_ids:
-            choice |= _prompt_fields(answer)
-        choices.append(choice)
+    choices = [_whole_choice(header, index, answer) for index, answer in enumerate(answers)]
     return {**header.to_object(OBJECT, choices), "usage": usage}
 
 
-def opening_choice(header: AnswerHeader, index: int, first: Delta) -> dict[str, Any] | None:
-    """Return the choice of a first chunk with the prompt's ids, or None if they were not asked for."""
-    if not header.has_token_ids:
-        return None
-    return {**_choice(index, ""), **_prompt_fields(first), "completion_token_ids": None}
+def best(answers: Sequence[Delta], num_candidates: int, n: int) -> list[Delta]:
+    """Return for each prompt its ``n`` answers with the highest log probability per token, best first."""
+    if num_candidates == n:
+        return list(answers)
+    chosen: list[Delta] = []
+    for start in range(0, len(answers), num_candidates):
+        candidates = answers[start : start + num_candidates]
+        chosen += sorted(candidates, key=_mean_logprob, reverse=True)[:n]
+    return chosen
 
 
-def text_choice(
-    header: AnswerHeader, index: int, new: Delta, finish_reason: str | None = None
-) -> dict[str, Any]:
-    """Return the choice of a chunk with new text."""
-    choice = _choice(index, new.text, finish_reason)
-    if header.has_token_ids:
-        choice["completion_token_ids"] = list(new.token_ids)
-        choice["completion_tokens"] = new.text
-    return choice
+def _mean_logprob(answer: Delta) -> float:
+    logprobs = [entry.logprob for entry in answer.logprobs if entry is not None]
+    return sum(logprobs) / len(logprobs) if logprobs else 0.0
 
 
-def finish_choice(index: int, finish_reason: str) -> dict[str, Any]:
-    """Return the choice of a last chunk."""
-    return _choice(index, "", finish_reason)
+def _whole_choice(header: AnswerHeader, index: int, answer: Delta) -> dict[str, Any]:
+    chunks = CompletionChunks(header, index)
+    opening, choice = chunks.opening(answer), chunks.text(answer)
+    choice["finish_reason"] = answer.finish_reason
+    if opening is None:
+        return choice
+    choice["text"] = opening["text"] + choice["text"]
+    if opening["logprobs"] is not None:
+        choice["logprobs"] = joined(opening["logprobs"], choice["logprobs"])
+    return {**opening, **choice}
 
 
-def _choice(index: int, text: str, finish_reason: str | None = None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+class CompletionChunks:
+    """The choices of one streamed completion, chunk by chunk."""
 
+    def __init__(self, header: AnswerHeader, index: int) -> None:
+        self._header = header
+        self._index = index
+        self._logprobs = None if header.num_logprobs is None else CompletionLogprobs(header.num_logprobs)
 
-def _prompt_fields(first: Delta) -> dict[str, Any]:
-    return {
-        "prompt_token_ids": None if first.prompt_ids is None else list(first.prompt_ids),
-        "prompt_tokens": first.prompt_text,
-    }
+    def opening(self, first: Delta) -> dict[str, Any] | None:
+        """Return the choice of a first chunk with what was asked of the prompt, or None if nothing was."""
+        header = self._header
+        if not (header.has_token_ids or header.has_echo or header.num_prompt_logprobs is not None):
+            return None
+        choice = self._choice((first.prompt_text or "") if header.has_echo else "")
+        if header.has_echo and self._logprobs is not None:
+            choice["logprobs"] = self._logprobs.echo(first)
+        if header.num_prompt_logprobs is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(first.prompt_logprobs or (), header.num_prompt_logprobs)
+        if header.has_token_ids:
+            choice["prompt_token_ids"] = None if first.prompt_ids is None else list(first.prompt_ids)
+            choice["prompt_tokens"] = first.prompt_text
+            choice["completion_token_ids"] = None
+        return choice
+
+    def text(self, new: Delta) -> dict[str, Any]:
+        """Return the choice of a chunk with new text."""
+        choice = self._choice(new.text)
+        if self._logprobs is not None:
+            choice["logprobs"] = self._logprobs.answer(new.logprobs)
+        if self._header.has_token_ids:
+            choice["completion_token_ids"] = list(new.token_ids)
+            choice["completion_tokens"] = new.text
+        return choice
+
+    def finish(self, finish_reason: str) -> dict[str, Any]:
+        """Return the choice of a last chunk."""
+        return self._choice("", finish_reason)
+
+    def _choice(self, text: str, finish_reason: str | None = None) -> dict[str, Any]:
+        return {"index": self._index, "text": text, "logprobs": None, "finish_reason": finish_reason}

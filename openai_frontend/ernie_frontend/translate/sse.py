@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ernie_frontend.errors import envelope
 from ernie_frontend.generation import Delta
@@ -27,32 +27,34 @@ DONE = b"data: [DONE]\n\n"
 Choice = dict[str, Any]
 
 
+class ChoiceChunks(Protocol):
+    """The choices of one generation, chunk by chunk."""
+
+    def opening(self, first: Delta) -> Choice | None:
+        """Return the choice before the first text, or None for no such chunk."""
+
+    def text(self, new: Delta) -> Choice:
+        """Return the choice with new text."""
+
+    def finish(self, finish_reason: str) -> Choice:
+        """Return the choice with the finish reason."""
+
+
 @dataclass(frozen=True)
 class ChunkShape:
     """How the chunks of one endpoint look.
 
     Attributes:
         kind: the ``object`` of a chunk.
-        opening: the choice before a choice's first text, or None for no such chunk.
-        text: the choice with new text.
-        finish: the choice with the finish reason.
+        start: makes the choices of the generation with an index.
     """
 
     kind: str
-    opening: Callable[[AnswerHeader, int, Delta], Choice | None]
-    text: Callable[[AnswerHeader, int, Delta], Choice]
-    finish: Callable[[int, str], Choice]
+    start: Callable[[AnswerHeader, int], ChoiceChunks]
 
 
-CHAT = ChunkShape(
-    chat_response.CHUNK, chat_response.opening_choice, chat_response.text_choice, chat_response.finish_choice
-)
-COMPLETION = ChunkShape(
-    completion_response.OBJECT,
-    completion_response.opening_choice,
-    completion_response.text_choice,
-    completion_response.finish_choice,
-)
+CHAT = ChunkShape(chat_response.CHUNK, chat_response.ChatChunks)
+COMPLETION = ChunkShape(completion_response.OBJECT, completion_response.CompletionChunks)
 
 
 def event(content: dict[str, Any]) -> bytes:
@@ -89,30 +91,32 @@ async def events(
 async def _chunks(
     header: AnswerHeader, shape: ChunkShape, deltas: AsyncIterator[tuple[int, Delta]], count: UsageCount
 ) -> AsyncIterator[dict[str, Any]]:
-    opened: set[int] = set()
+    begun: dict[int, ChoiceChunks] = {}
     async for index, delta in deltas:
         count.add(index, delta)
-        for choice in _choices(header, shape, index, delta, is_first=index not in opened):
+        is_first = index not in begun
+        chunks = begun.get(index) or shape.start(header, index)
+        begun[index] = chunks
+        for choice in _choices(header, chunks, delta, is_first=is_first):
             chunk = header.to_object(shape.kind, [choice])
             if header.has_running_usage:
                 chunk["usage"] = count.to_json()
             elif header.has_usage:
                 chunk["usage"] = None
             yield chunk
-        opened.add(index)
     if header.has_usage:
         yield {**header.to_object(shape.kind, []), "usage": count.to_json()}
 
 
-def _choices(
-    header: AnswerHeader, shape: ChunkShape, index: int, delta: Delta, *, is_first: bool
-) -> list[Choice]:
+def _choices(header: AnswerHeader, chunks: ChoiceChunks, delta: Delta, *, is_first: bool) -> list[Choice]:
     choices = []
-    opening = shape.opening(header, index, delta) if is_first else None
+    opening = chunks.opening(delta) if is_first else None
     if opening is not None:
         choices.append(opening)
-    if delta.text or (header.has_token_ids and delta.token_ids):
-        choices.append(shape.text(header, index, delta))
+    has_tokens = bool(header.has_token_ids and delta.token_ids)
+    has_logprobs = bool(header.num_logprobs is not None and delta.logprobs)
+    if delta.text or has_tokens or has_logprobs:
+        choices.append(chunks.text(delta))
     if delta.finish_reason is not None:
-        choices.append(shape.finish(index, delta.finish_reason))
+        choices.append(chunks.finish(delta.finish_reason))
     return choices

@@ -11,6 +11,7 @@ from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.unsupported import (
     UNSUPPORTED_IN_CHAT,
     UNSUPPORTED_IN_COMPLETIONS,
+    Refusal,
     refuse_unsupported,
 )
 from ernie_frontend.translate.chat_request import chat_to_wire
@@ -50,7 +51,7 @@ def chat(**fields: Any) -> ChatRequest:
 )
 def test_the_thinking_switch(fields: dict[str, Any], expected: bool | None) -> None:
     assert resolve_thinking(chat(**fields)) is expected
-    wire = chat_to_wire(chat(**fields), "r")
+    [wire] = chat_to_wire(chat(**fields), "r", 1000, 8)
     assert wire.messages is not None
     assert wire.messages["chat_template_kwargs"].get("enable_thinking") is expected
 
@@ -61,7 +62,7 @@ def test_tool_arguments_are_decoded_if_they_are_json() -> None:
         {"function": {"name": "b", "arguments": {"x": 1}}},
         {"function": {"name": "c", "arguments": "{broken"}},
     ]
-    wire = chat_to_wire(chat(messages=[{"role": "assistant", "tool_calls": calls}]), "r")
+    [wire] = chat_to_wire(chat(messages=[{"role": "assistant", "tool_calls": calls}]), "r", 1000, 8)
     assert wire.messages is not None
     [message] = wire.messages["messages"]
     assert [call["function"]["arguments"] for call in message["tool_calls"]] == [{"x": 1}, {"x": 1}, "{broken"]
@@ -70,24 +71,26 @@ def test_tool_arguments_are_decoded_if_they_are_json() -> None:
 def test_tools_go_along_unless_the_choice_is_none() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     for choice, expected in ((None, tools), ("auto", tools), ("none", None)):
-        wire = chat_to_wire(chat(tools=tools, tool_choice=choice), "r")
+        [wire] = chat_to_wire(chat(tools=tools, tool_choice=choice), "r", 1000, 8)
         assert wire.messages is not None
         assert wire.messages.get("tools") == expected
 
 
 def test_a_tool_message_may_hold_one_part() -> None:
-    wire = chat_to_wire(chat(messages=[{"role": "tool", "content": {"type": "text", "text": "23"}}]), "r")
+    [wire] = chat_to_wire(
+        chat(messages=[{"role": "tool", "content": {"type": "text", "text": "23"}}]), "r", 1000, 8
+    )
     assert wire.messages is not None
     assert wire.messages["messages"] == [{"role": "tool", "content": "23"}]
 
 
 @pytest.mark.parametrize("table", [UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS])
-def test_every_unsupported_field_has_a_way_out(table: dict[str, tuple[object, ...]]) -> None:
-    for name, neutral in table.items():
+def test_every_unsupported_field_has_a_reason_and_a_way_out(table: dict[str, Refusal]) -> None:
+    for name, refusal in table.items():
         refuse_unsupported({name: None}, table)
-        for value in neutral:
+        for value in refusal.neutral:
             refuse_unsupported({name: value}, table)
-        with pytest.raises(InvalidValue, match=f"^{name} is not supported yet") as caught:
+        with pytest.raises(InvalidValue, match=f"^{name} is refused: .*leave it out") as caught:
             refuse_unsupported({name: "surely not neutral"}, table)
         assert caught.value.param == name
 
@@ -111,3 +114,82 @@ def test_each_prompt_is_a_request_of_its_own() -> None:
     assert all(wire.stream and wire.sampling.max_tokens == 4 for wire in wires)
     with pytest.raises(InvalidValue, match="at most 1"):
         completion_to_wire(body, "r", 1000, 1)
+
+
+def test_several_answers_count_the_seed_on() -> None:
+    wires = chat_to_wire(chat(n=3, seed=2**63 - 2), "r", 1000, 3)
+    assert [wire.request_id for wire in wires] == ["r-0", "r-1", "r-2"]
+    assert [wire.sampling.seed for wire in wires] == [2**63 - 2, 2**63 - 1, 0]
+    assert [wire.sampling.seed for wire in chat_to_wire(chat(n=2), "r", 1000, 3)] == [None, None]
+    body = CompletionRequest.model_validate({"prompt": ["a", "b"], "n": 2, "seed": 5})
+    wires = completion_to_wire(body, "r", 1000, 8)
+    assert [wire.text_input for wire in wires] == ["a", "a", "b", "b"]
+    assert [wire.sampling.seed for wire in wires] == [5, 6, 5, 6]
+
+
+def test_prompts_of_token_ids() -> None:
+    forms: tuple[dict[str, Any], ...] = (
+        {"messages": [5, 6]},
+        {"prompt_token_ids": [5, 6]},
+        {"messages": [], "prompt_token_ids": [5, 6]},
+    )
+    for fields in forms:
+        [wire] = chat_to_wire(ChatRequest.model_validate(fields), "r", 1000, 1)
+        assert (wire.input_ids, wire.messages) == ((5, 6), None)
+    [wire] = chat_to_wire(chat(prompt_token_ids=[5, 6], completion_token_ids=[7]), "r", 1000, 1)
+    assert wire.input_ids == (5, 6, 7)
+    forms = ({"prompt": [1]}, {"prompt": "x", "prompt_token_ids": [1]}, {"prompt_token_ids": [1]})
+    for fields in forms:
+        body = CompletionRequest.model_validate({**fields, "completion_token_ids": [2, 3]})
+        [wire] = completion_to_wire(body, "r", 1000, 1)
+        assert wire.input_ids == (1, 2, 3)
+
+
+def test_no_template() -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "as it stands"}]}]
+    [wire] = chat_to_wire(chat(messages=messages, disable_chat_template=True), "r", 1000, 1)
+    assert (wire.text_input, wire.messages) == ("as it stands", None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "logprobs", "prompt_logprobs"),
+    [
+        ({}, None, None),
+        ({"logprobs": 3}, 3, None),
+        ({"best_of": 2}, 0, None),
+        ({"best_of": 2, "logprobs": 3}, 3, None),
+        ({"n": 2, "best_of": 2}, None, None),
+        ({"echo": True}, None, None),
+        ({"echo": True, "logprobs": 3}, 3, 3),
+        ({"echo": True, "logprobs": 3, "prompt_logprobs": 5}, 3, 5),
+        ({"echo": True, "logprobs": 3, "prompt_logprobs": 1}, 3, 3),
+        ({"logprobs": 3, "prompt_logprobs": 0}, 3, 0),
+    ],
+)
+def test_which_log_probabilities_the_engine_is_asked_for(
+    fields: dict[str, Any], logprobs: int | None, prompt_logprobs: int | None
+) -> None:
+    body = CompletionRequest.model_validate({"prompt": "a", **fields})
+    wire = completion_to_wire(body, "r", 1000, 8)[0]
+    assert (wire.sampling.logprobs, wire.sampling.prompt_logprobs) == (logprobs, prompt_logprobs)
+    assert wire.return_prompt is ("echo" in fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"metadata": {"temperature": 0.5}}, 0.5),
+        ({"temperature": None, "metadata": {"temperature": 0.5}}, 0.5),
+        ({"temperature": 0.25, "metadata": {"temperature": 0.5}}, 0.25),
+        ({"metadata": {"temperature": "0.5"}}, None),  # OpenAI's metadata: strings that mean nothing to us
+    ],
+)
+def test_metadata_carries_fields(fields: dict[str, Any], expected: float | None) -> None:
+    assert chat(**fields).temperature == expected
+    body = CompletionRequest.model_validate({"prompt": "a", **fields})
+    assert body.temperature == expected
+
+
+def test_metadata_does_not_carry_the_prompt() -> None:
+    body = chat(metadata={"messages": [], "prompt": ["x"], "stream": True, "model": ["x"]})
+    assert (len(body.messages or ()), body.stream, body.model) == (1, None, None)

@@ -43,7 +43,7 @@ def test_the_tensors_of_a_request(triton_loop: EventLoopThread, triton: FakeTrit
         text_input=None, input_ids=(1, 2), return_prompt=True, sampling=SamplingParameters(max_tokens=3)
     )
     answer = triton_loop.run(collected(triton.url, wire))
-    assert answer == Delta("Beijing.", (100, 101, 102), 3, 7, "stop", (1, 2, 3, 4, 5, 6, 7), "User: ...")
+    assert answer == Delta("Beijing.", (100, 101, 102), 3, 7, "stop", (1, 2, 3, 4, 5, 6, 7), "User: Hi\nA:", 4)
     assert triton.inferences[0].inputs == {
         "request_id": "r",
         "stream": True,

@@ -1,0 +1,106 @@
+r"""Log probabilities in the shapes of the two endpoints.
+
+A token stands for bytes; those that are not whole characters are written ``bytes:\xNN...``. This module must
+not know where the probabilities come from.
+"""
+
+from __future__ import annotations
+
+import codecs
+from typing import Any
+
+from ernie_frontend.generation import Delta
+from ernie_wire.logprobs import Logprobs, TokenLogprobs, TopLogprob
+
+
+def token_text(text_bytes: bytes) -> str:
+    """Return the text of a token."""
+    try:
+        return text_bytes.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in text_bytes)
+
+
+def chat_logprobs(entries: Logprobs, num_top: int) -> dict[str, Any]:
+    """Return OpenAI's ``logprobs`` of a chat choice."""
+    return {
+        "content": [
+            {**_chat_entry(entry), "top_logprobs": [_chat_entry(each) for each in entry.top[:num_top]]}
+            for entry in entries
+            if entry is not None
+        ]
+    }
+
+
+def _chat_entry(entry: TopLogprob | TokenLogprobs) -> dict[str, Any]:
+    return {
+        "token": token_text(entry.text_bytes),
+        "logprob": entry.logprob,
+        "bytes": list(entry.text_bytes),
+    }
+
+
+def prompt_logprobs(entries: Logprobs, num_top: int) -> list[dict[str, Any] | None]:
+    """Return vLLM's ``prompt_logprobs``: for each token of the prompt it and the likeliest by id."""
+    return [None if entry is None else _by_token_id(entry, num_top) for entry in entries]
+
+
+def _by_token_id(entry: TokenLogprobs, num_top: int) -> dict[str, Any]:
+    own = {str(entry.token_id): _ranked(entry, entry.rank)}
+    top = {str(each.token_id): _ranked(each, rank) for rank, each in enumerate(entry.top[:num_top], 1)}
+    return own | top
+
+
+def _ranked(entry: TopLogprob | TokenLogprobs, rank: int) -> dict[str, Any]:
+    return {"logprob": entry.logprob, "rank": rank, "decoded_token": token_text(entry.text_bytes)}
+
+
+class CompletionLogprobs:
+    """Makes OpenAI's ``logprobs`` of one completions choice, part by part: offsets count on.
+
+    ``text_offset`` is in characters of the choice's text, from its beginning.
+    """
+
+    def __init__(self, num_top: int) -> None:
+        self._num_top = num_top
+        self._offset = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def echo(self, first: Delta) -> dict[str, Any]:
+        """Return the part of the repeated prompt. Its first token has no probability: nothing came before."""
+        entries = first.prompt_logprobs or ()
+        following = b"".join(entry.text_bytes for entry in entries if entry is not None)
+        beginning = (first.prompt_text or "").encode(errors="replace").removesuffix(following)
+        offset = self._advance(beginning)
+        part = self.answer(entries[1:])
+        none: list[None] = [None]
+        return {
+            "tokens": [token_text(beginning), *part["tokens"]],
+            "token_logprobs": none + part["token_logprobs"],
+            "top_logprobs": none + part["top_logprobs"],
+            "text_offset": [offset, *part["text_offset"]],
+        }
+
+    def answer(self, entries: Logprobs) -> dict[str, Any]:
+        """Return the part of new tokens."""
+        known = [entry for entry in entries if entry is not None]
+        return {
+            "tokens": [token_text(entry.text_bytes) for entry in known],
+            "token_logprobs": [entry.logprob for entry in known],
+            "top_logprobs": [self._top(entry) for entry in known],
+            "text_offset": [self._advance(entry.text_bytes) for entry in known],
+        }
+
+    def _top(self, entry: TokenLogprobs) -> dict[str, float]:
+        top = {token_text(each.text_bytes): each.logprob for each in entry.top[: self._num_top]}
+        return {token_text(entry.text_bytes): entry.logprob} | top
+
+    def _advance(self, text_bytes: bytes) -> int:
+        offset = self._offset
+        self._offset += len(self._decoder.decode(text_bytes))
+        return offset
+
+
+def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return two parts of one choice's ``logprobs`` as one."""
+    return {name: first[name] + second[name] for name in first}

@@ -1,0 +1,109 @@
+"""Log probabilities in the shapes of the endpoints, the best of several answers, and their usage."""
+
+from __future__ import annotations
+
+import pytest
+
+from ernie_frontend.generation import Delta
+from ernie_frontend.translate.answer import UsageCount
+from ernie_frontend.translate.completion_response import best
+from ernie_frontend.translate.logprobs import (
+    CompletionLogprobs,
+    chat_logprobs,
+    joined,
+    prompt_logprobs,
+    token_text,
+)
+from ernie_wire.logprobs import TokenLogprobs, TopLogprob
+
+
+def entry(text: bytes, logprob: float = -1.0, *top: tuple[bytes, float]) -> TokenLogprobs:
+    others = tuple(TopLogprob(50 + index, value, text) for index, (text, value) in enumerate(top))
+    return TokenLogprobs(7, logprob, text, 2, others)
+
+
+@pytest.mark.parametrize(
+    ("token", "text"), [(b"Hi", "Hi"), ("é".encode(), "é"), (b"\xe4\xb8", "bytes:\\xe4\\xb8"), (b"", "")]
+)
+def test_the_text_of_a_token(token: bytes, text: str) -> None:
+    assert token_text(token) == text
+
+
+def test_chat_shape() -> None:
+    entries = (entry(b"\xe4", -0.5, (b"a", -0.25), (b"\xe4", -0.5), (b"b", -3.0)),)
+    assert chat_logprobs(entries, 2) == {
+        "content": [
+            {
+                "token": "bytes:\\xe4",
+                "logprob": -0.5,
+                "bytes": [0xE4],
+                "top_logprobs": [
+                    {"token": "a", "logprob": -0.25, "bytes": [97]},
+                    {"token": "bytes:\\xe4", "logprob": -0.5, "bytes": [0xE4]},
+                ],
+            }
+        ]
+    }
+    assert chat_logprobs(entries, 0)["content"][0]["top_logprobs"] == []
+
+
+def test_prompt_shape() -> None:
+    assert prompt_logprobs((None, entry(b"x", -0.5, (b"a", -0.25), (b"b", -3.0))), 1) == [
+        None,
+        {
+            "7": {"logprob": -0.5, "rank": 2, "decoded_token": "x"},
+            "50": {"logprob": -0.25, "rank": 1, "decoded_token": "a"},
+        },
+    ]
+
+
+def test_completions_shape_and_offsets_over_parts() -> None:
+    """The offsets are of characters: a character of three tokens counts once, when it is complete."""
+    made = CompletionLogprobs(1)
+    first = made.answer((entry(b"Hi", -1.0, (b"Ho", -0.5), (b"Hu", -2.0)), entry(b"\xe4")))
+    second = made.answer((entry(b"\xb8"), entry(b"\xad"), entry(b"!")))
+    assert joined(first, second) == {
+        "tokens": ["Hi", "bytes:\\xe4", "bytes:\\xb8", "bytes:\\xad", "!"],
+        "token_logprobs": [-1.0] * 5,
+        "top_logprobs": [
+            {"Hi": -1.0, "Ho": -0.5},
+            {"bytes:\\xe4": -1.0},
+            {"bytes:\\xb8": -1.0},
+            {"bytes:\\xad": -1.0},
+            {"!": -1.0},
+        ],
+        "text_offset": [0, 2, 2, 2, 3],
+    }
+
+
+def test_the_repeated_prompt_begins_with_a_token_without_probability() -> None:
+    made = CompletionLogprobs(0)
+    first = Delta(prompt_text="中国 ok", prompt_logprobs=(None, entry("国".encode()), entry(b" ok", -2.0)))
+    echo = made.echo(first)
+    assert echo == {
+        "tokens": ["中", "国", " ok"],
+        "token_logprobs": [None, -1.0, -2.0],
+        "top_logprobs": [None, {"国": -1.0}, {" ok": -2.0}],
+        "text_offset": [0, 1, 2],
+    }
+    assert made.answer((entry(b"."),))["text_offset"] == [5]
+
+
+def test_the_best_are_the_most_likely_per_token() -> None:
+    answers = [
+        Delta(text="long", logprobs=(entry(b"a", -1.0),) * 8),
+        Delta(text="short", logprobs=(entry(b"a", -2.0),)),
+        Delta(text="good", logprobs=(entry(b"a", -0.5),) * 3),
+    ]
+    assert [answer.text for answer in best([*answers, *reversed(answers)], 3, 2)] == ["good", "long"] * 2
+    assert best(answers, 3, 3) == answers
+
+
+def test_usage_counts_prompts_once_and_what_all_answers_found_in_the_cache() -> None:
+    count = UsageCount(num_candidates=2)
+    for index, cached in enumerate((0, 64, 32, 48)):
+        count.add(index, Delta(num_input_tokens=100, num_cached_tokens=cached, num_output_tokens=1))
+        count.add(index, Delta(num_input_tokens=100, num_output_tokens=2))
+    usage = count.to_json()
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (200, 12, 212)
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 32
