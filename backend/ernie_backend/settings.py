@@ -15,6 +15,7 @@ from ernie_backend.devices.backend import DEVICES
 from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
+from ernie_backend.runner.logprobs import LOGPROBS_MODES, RAW_LOGPROBS
 from ernie_kernels.formats import ActivationType
 
 DEFAULT_ACTIVATION = ActivationType.INT16
@@ -49,6 +50,9 @@ class EngineSettings:
         max_long_partial_prefills: of these, long ones; default 1.
         long_prefill_token_threshold: tokens of the longest prompt that is not long; default (or 0) 4 % of
             ``max_model_len``.
+        enable_logprob: whether requests may ask for log probabilities; default true.
+        max_logprobs: how many tokens at one place they may ask for; default 20, -1 for the whole vocabulary.
+        logprobs_mode: what they are, see ``runner.logprobs``; default ``raw_logprobs``.
         enable_prefix_caching: whether requests share the KV cache of equal beginnings; default true.
         gpu_memory_utilization: part of the available memory that weights and KV cache may take; default 0.9.
         num_gpu_blocks_override: KV cache blocks, which must fit too; default None: as many as fit, at most
@@ -57,6 +61,7 @@ class EngineSettings:
         threads: threads that compute; default all cores this process may use.
         load_choices: ``default`` and ``default_v1`` read the checkpoint; ``dummy`` makes random weights, and
             config.json is enough.
+        chat_template: a file, or the Jinja text itself; default the model's own.
         served_model_name: for logs; default the name of the directory.
         notices: what the user should know about how his settings were read.
     """
@@ -75,12 +80,16 @@ class EngineSettings:
     max_num_partial_prefills: int = 1
     max_long_partial_prefills: int = 1
     long_prefill_token_threshold: int = 81
+    enable_logprob: bool = True
+    max_logprobs: int = 20
+    logprobs_mode: str = RAW_LOGPROBS
     enable_prefix_caching: bool = True
     gpu_memory_utilization: float = 0.9
     num_gpu_blocks_override: int | None = None
     block_size: int = 64
     threads: int = 1
     load_choices: str = "default"
+    chat_template: str = ""
     served_model_name: str = ""
     notices: tuple[str, ...] = ()
 
@@ -122,12 +131,16 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
         max_long_partial_prefills=reader.integer("max_long_partial_prefills", 1, (1, 4096)),
         long_prefill_token_threshold=reader.integer("long_prefill_token_threshold", 0, (0, 1 << 30))
         or max_model_len * 4 // 100,
+        enable_logprob=reader.switch("enable_logprob", default=True),
+        max_logprobs=reader.integer("max_logprobs", 20, (-1, 1 << 30)),
+        logprobs_mode=reader.choice("logprobs_mode", LOGPROBS_MODES, RAW_LOGPROBS),
         enable_prefix_caching=reader.switch("enable_prefix_caching", default=True),
         gpu_memory_utilization=_utilization(reader),
         num_gpu_blocks_override=reader.integer("num_gpu_blocks_override", 0, (1, 1 << 30)) or None,
         block_size=reader.integer("block_size", 64, (1, 4096)),
         threads=reader.integer("threads", usable_cores(), (1, 1024)),
         load_choices=reader.choice("load_choices", LOAD_CHOICES, "default"),
+        chat_template=reader.text("chat_template"),
         served_model_name=reader.text("served_model_name") or directory.name,
         notices=tuple(notices),
     )

@@ -15,10 +15,11 @@ from typing import Any
 from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
-from ernie_backend.devices.backend import create_ops, resolve_device
+from ernie_backend.devices.backend import create_chooser, create_ops, resolve_device
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.preparation import Preparation
+from ernie_backend.engine.sampling_resolver import LogprobLimits
 from ernie_backend.errors import StartError
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.memory.host_memory import available_bytes, resident_bytes
@@ -27,6 +28,7 @@ from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings, Model
 from ernie_backend.models.registry import load_model
 from ernie_backend.runner.model_runner import ModelRunner
+from ernie_backend.runner.sampler import Sampler
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.settings import EngineSettings, model_directory, read_settings
@@ -78,7 +80,7 @@ def start_engine(parameters: Mapping[str, str]) -> StartedEngine:
         runner,
         BlockManager(spec.num_blocks, spec.block_size, enable_prefix_caching=settings.enable_prefix_caching),
         _limits(settings),
-        preparation.tokenizer.vocab_size,
+        Sampler(create_chooser(ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
     )
     description = _description(settings, config, preparation, device, spec)
     description["startup"] = [stage.to_json() for stage in stages.list]
@@ -106,6 +108,7 @@ def _preparation(settings: EngineSettings, config: ModelConfig) -> Preparation:
         defaults=GenerationConfig.from_directory(settings.model, config.eos_token_ids),
         max_model_len=settings.max_model_len,
         vocab_size=config.vocab_size,
+        logprob_limits=LogprobLimits(settings.enable_logprob, settings.max_logprobs),
     )
 
 
@@ -174,6 +177,9 @@ def _description(
         "reasoning_parser": None,
         "tool_call_parser": None,
         "has_tokenizer": isinstance(preparation.tokenizer, Tokenizer),
+        "enable_logprob": settings.enable_logprob,
+        "max_logprobs": settings.max_logprobs,
+        "logprobs_mode": settings.logprobs_mode,
         "generation_config": preparation.defaults.to_json(),
         "kv_blocks": spec.num_blocks,
         "block_size": spec.block_size,

@@ -6,8 +6,15 @@ from ernie_backend.engine.answer_text import AnswerText
 from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.sequence import ResolvedSampling, Sequence
 from ernie_backend.engine.stop import StopMatcher
+from ernie_backend.runner.sampler import Sampler
+from ernie_kernels.reference import ReferenceOps
 
 GREEDY = 0.0
+
+
+def reference_sampler(vocab_size: int) -> Sampler:
+    """Return a sampler on the golden model of choices."""
+    return Sampler(ReferenceOps(), vocab_size)
 
 
 class CharacterTokens:

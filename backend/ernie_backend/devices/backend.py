@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ernie_backend.errors import StartError
 from ernie_kernels.api import Ops
+from ernie_kernels.choice import TokenChooser
 
 DEVICES = ("auto", "cpu", "reference", "xpu")
 
@@ -41,6 +42,15 @@ def create_ops(device: str, threads: int) -> Ops:
         return _create(device, threads)
     except (ImportError, OSError, RuntimeError) as error:
         raise StartError(f"device {device} cannot be used: {error}") from error
+
+
+def create_chooser(ops: Ops) -> TokenChooser:
+    """Return what chooses tokens out of logits, which are on the host: the ops, where they can."""
+    if isinstance(ops, TokenChooser):
+        return ops
+    from ernie_kernels.reference import ReferenceOps
+
+    return ReferenceOps()
 
 
 def _create(device: str, threads: int) -> Ops:

@@ -21,11 +21,16 @@ class AnswerText:
         """Whether a stop string is complete."""
         return self._stop.is_stopped
 
-    def push(self, token_id: int) -> str:
-        """Take the next token; return the text that is certain now."""
-        return self._stop.push(self._detokenizer.push(token_id))
+    def push(self, token_id: int, *, may_stop: bool = True) -> str:
+        """Take the next token; return the text that is certain now. ``may_stop``: see ``StopMatcher.push``."""
+        return self._stop.push(self._detokenizer.push(token_id), may_stop=may_stop)
 
-    def finish(self) -> str:
-        """Return all text that was held back."""
-        text = self._stop.push(self._detokenizer.finish())
+    def finish(self, last_id: int | None = None) -> str:
+        """Return all text that was held back, and that of ``last_id``, which ends the answer as part of it."""
+        text = self._detokenizer.push(last_id) if last_id is not None else ""
+        text = self._stop.push(text + self._detokenizer.finish())
         return text + self._stop.finish()
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes that a token stands for."""
+        return self._detokenizer.token_bytes(token_id)

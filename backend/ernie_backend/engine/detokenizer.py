@@ -31,6 +31,10 @@ class Detokenizer:
         """Take the next token; return the characters that are complete now."""
         return self._decoder.decode(self._tokenizer.token_bytes(token_id))
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes that a token stands for."""
+        return self._tokenizer.token_bytes(token_id)
+
     def finish(self) -> str:
         """Return U+FFFD for a character that stayed incomplete, else nothing."""
         return self._decoder.decode(b"", final=True)

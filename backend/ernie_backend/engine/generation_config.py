@@ -15,6 +15,8 @@ from ernie_backend.errors import StartError
 
 DEFAULT_TEMPERATURE = 1.0
 DEFAULT_TOP_P = 0.7
+MIN_REPETITION_PENALTY = 1e-3
+"""A request may go lower, as long as it is above 0; a model's file that does is taken for a mistake."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class GenerationConfig:
         temperature, top_p, top_k: for requests that give none; temperature 0 is greedy.
         max_new_tokens: for requests without max_tokens; None: the rest of the context.
         eos_token_ids: tokens that end an answer.
+        min_p, repetition_penalty, frequency_penalty, presence_penalty: for requests that give none; neutral if
+            the file is silent.
     """
 
     temperature: float = DEFAULT_TEMPERATURE
@@ -32,6 +36,10 @@ class GenerationConfig:
     top_k: int = 0
     max_new_tokens: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
 
     @classmethod
     def from_directory(cls, directory: Path, eos_token_ids: tuple[int, ...]) -> GenerationConfig:
@@ -57,6 +65,10 @@ class GenerationConfig:
             top_k=int(_number(path, values, "top_k", 0, (0, None))),
             max_new_tokens=int(_number(path, values, "max_new_tokens", 0, (0, None))) or None,
             eos_token_ids=tuple(dict.fromkeys((*eos_token_ids, *ids))),
+            min_p=_number(path, values, "min_p", 0.0, (0, 1)),
+            repetition_penalty=_number(path, values, "repetition_penalty", 1.0, (MIN_REPETITION_PENALTY, None)),
+            frequency_penalty=_number(path, values, "frequency_penalty", 0.0, (-2, 2)),
+            presence_penalty=_number(path, values, "presence_penalty", 0.0, (-2, 2)),
         )
 
     def to_json(self) -> dict[str, Any]:

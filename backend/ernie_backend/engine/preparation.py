@@ -6,8 +6,7 @@ know scheduling, KV blocks or sockets.
 
 from __future__ import annotations
 
-import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.chat.template import ChatTemplate
@@ -15,11 +14,11 @@ from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.answer_text import AnswerText
 from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
-from ernie_backend.engine.sequence import ResolvedSampling, Sequence
+from ernie_backend.engine.sampling_resolver import LogprobLimits, SamplingResolver
+from ernie_backend.engine.sequence import Sequence
 from ernie_backend.engine.stop import StopMatcher
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.messages import GenerateRequest
-from ernie_wire.sampling import MAX_SEED, SamplingParameters
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Preparation:
         defaults: sampling defaults of the model.
         max_model_len: tokens of prompt and answer.
         vocab_size: token ids that the model knows.
+        logprob_limits: which log probabilities a request may ask for.
     """
 
     tokenizer: Tokenizer | MissingTokenizer
@@ -39,6 +39,7 @@ class Preparation:
     defaults: GenerationConfig
     max_model_len: int
     vocab_size: int
+    logprob_limits: LogprobLimits = field(default_factory=LogprobLimits)
 
     def prepare(self, request: GenerateRequest) -> Sequence:
         """Return the sequence for a request.
@@ -52,12 +53,18 @@ class Preparation:
                 f"the prompt has {len(prompt_ids)} tokens; the context of {self.max_model_len} tokens leaves "
                 f"room for at most {self.max_model_len - 1}; shorten the prompt"
             )
+        asked = request.sampling
+        resolver = SamplingResolver(self.tokenizer, self.defaults, self.vocab_size, self.logprob_limits)
+        sampling = resolver.resolve(asked, self.max_model_len - len(prompt_ids))
+        stop = StopMatcher(asked.stop, is_included=asked.include_stop_str_in_output)
         return Sequence(
             request_id=request.request_id,
             prompt_ids=prompt_ids,
-            sampling=self._sampling(request.sampling, self.max_model_len - len(prompt_ids)),
-            answer=AnswerText(Detokenizer(self.tokenizer), StopMatcher(request.sampling.stop)),
+            sampling=sampling,
+            answer=AnswerText(Detokenizer(self.tokenizer), stop),
+            edits=resolver.edits(asked, sampling, prompt_ids),
             stream=request.stream,
+            priority=request.priority,
             prompt_text=text if request.return_prompt else None,
         )
 
@@ -87,15 +94,3 @@ class Preparation:
                 raise InvalidValue(
                     f"input_ids holds {token_id}; token ids must be in [0, {self.vocab_size - 1}]", "input_ids"
                 )
-
-    def _sampling(self, asked: SamplingParameters, room: int) -> ResolvedSampling:
-        defaults = self.defaults
-        max_tokens = asked.max_tokens if asked.max_tokens is not None else defaults.max_new_tokens
-        return ResolvedSampling(
-            temperature=asked.temperature if asked.temperature is not None else defaults.temperature,
-            top_p=asked.top_p if asked.top_p is not None else defaults.top_p,
-            top_k=asked.top_k if asked.top_k is not None else defaults.top_k,
-            seed=asked.seed if asked.seed is not None else secrets.randbelow(MAX_SEED + 1),
-            max_tokens=min(max_tokens, room) if max_tokens is not None else room,
-            eos_token_ids=frozenset() if asked.ignore_eos else frozenset(defaults.eos_token_ids),
-        )

@@ -4,7 +4,7 @@
     a4 a5 a6   | b0 b1 b2 b3  |  c9       token_ids, positions [T]
     0            3               7   8    query_starts [S + 1]
     4            0               9        context_lengths [S]
-         (if A is sampled) 2,       7     logit_rows [R]
+         (if A is sampled) 2,       7     logit_rows [R]; all of 3 to 6 if B wants all logits
 
 This module must not know policy, models or devices.
 """
@@ -28,12 +28,13 @@ def build_batch(plan: SchedulePlan) -> Batch:
     tables = np.full((len(chunks), max(len(chunk.block_table) for chunk in chunks)), -1, np.int32)
     for row, chunk in zip(tables, chunks, strict=True):
         row[: len(chunk.block_table)] = chunk.block_table
-    sampled = np.array([chunk.is_sampled for chunk in chunks], np.bool_)
+    ends = query_starts[1:]
+    logit_rows = [np.arange(end - chunk.num_logit_rows, end) for end, chunk in zip(ends, chunks, strict=True)]
     return Batch(
         token_ids=np.fromiter(chain.from_iterable(chunk.token_ids for chunk in chunks), np.int32),
         positions=np.arange(query_starts[-1], dtype=np.int32) + np.repeat(starts - query_starts[:-1], lengths),
         query_starts=query_starts,
         context_lengths=starts,
         block_tables=tables,
-        logit_rows=query_starts[1:][sampled] - np.int32(1),
+        logit_rows=np.concatenate(logit_rows).astype(np.int32),
     )

@@ -28,6 +28,6 @@ class ModelRunner:
         """Compute a plan's tokens.
 
         Returns:
-            Logits ``[R, V]``, a row for each sampled chunk in the plan's order.
+            Logits ``[R, V]``: ``num_logit_rows`` of each chunk, in the plan's order.
         """
         return self._model.forward(self._ops.upload(build_batch(plan)), self._caches)

@@ -1,36 +1,54 @@
 """Chooses the next token of every row of logits.
 
-Greedy if temperature or top_p is below 1e-5, or top_k is 1. Otherwise the temperature divides the logits, top_k
-keeps the k most likely tokens, top_p the smallest set of the most likely of those whose probability reaches it,
-and one uniform number picks a token by the cumulative probabilities. That number comes from the counter-based
-generator Philox, keyed by the request's seed and counted by the index of the token in the answer: the same seed
-gives the same answer whatever else is in the batch, chunked or preempted. All arithmetic of a row is its own.
+    logits -> edits (a copy of the row) -> greedy: the largest
+                                        -> else: temperature, filters, choice (``ernie_kernels.choice``)
+
+Greedy if temperature or top_p is below 1e-5, or top_k is 1. The number that makes the choice comes from the
+counter-based generator Philox, keyed by the request's seed and counted by the index of the token in the answer:
+the same seed gives the same answer whatever else is in the batch, chunked or preempted. All arithmetic of a row
+is its own.
 
 This module must not know requests, text or the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_backend.runner.logit_edits import LogitEdits
+from ernie_backend.runner.logprobs import RAW_LOGPROBS, RankedToken, ranked_token
+from ernie_kernels.choice import ChoiceRows, TokenChooser
+from ernie_kernels.reference.choice import kept_weights
+
 GREEDY_BELOW = 1e-5
 NO_TOKEN = -1
-_FLOORS = (0.1, 1e-2, 1e-3, 1e-5, 0.0)
+
+Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class SamplingRow:
-    """How the token of one row is chosen; ``index`` counts the tokens of the answer so far."""
+    """How the token of one row is chosen.
+
+    Attributes:
+        temperature, top_p, top_k, min_p, seed: see ``ernie_wire.sampling``.
+        index: tokens of the answer so far.
+        edits: changes of the logits before; None: there are none.
+        num_top: how many of the most likely tokens to return; None: no log probabilities at all.
+    """
 
     temperature: float
     top_p: float
     top_k: int
     seed: int
     index: int
+    min_p: float = 0.0
+    edits: LogitEdits | None = None
+    num_top: int | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -38,25 +56,68 @@ class SamplingRow:
         return self.temperature < GREEDY_BELOW or self.top_p < GREEDY_BELOW or self.top_k == 1
 
 
-def sample(logits: NDArray[np.float32], rows: Sequence[SamplingRow], vocab_size: int) -> NDArray[np.int64]:
-    """Choose a token for each row.
+@dataclass(frozen=True)
+class SampledToken:
+    """A row's token, ``NO_TOKEN`` where the logits are not numbers, and its ranks if they were asked for."""
+
+    token_id: int
+    ranked: RankedToken | None = None
+
+
+class Sampler:
+    """Samples for one model.
 
     Args:
-        logits: ``[R, V]``.
-        rows: R of them.
+        chooser: makes the choices that are not greedy.
         vocab_size: tokens of the tokenizer; the columns from there on are padding and never chosen.
-
-    Returns:
-        Token ids ``[R]``; ``NO_TOKEN`` where the logits are not numbers.
+        logprobs_mode: one of ``logprobs.LOGPROBS_MODES``.
     """
-    logits = logits[:, :vocab_size]
-    tokens: NDArray[np.int64] = logits.argmax(axis=1)  # NaN counts as the largest
-    best = np.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
-    tokens[~np.isfinite(best)] = NO_TOKEN
-    for row, parameters in enumerate(rows):
-        if tokens[row] != NO_TOKEN and not parameters.is_greedy:
-            tokens[row] = _sample_row(logits[row], parameters)
-    return tokens
+
+    def __init__(self, chooser: TokenChooser, vocab_size: int, logprobs_mode: str = RAW_LOGPROBS) -> None:
+        self._chooser = chooser
+        self._vocab_size = vocab_size
+        self._is_processed = logprobs_mode.startswith("processed")
+        self._is_logprob = logprobs_mode.endswith("logprobs")
+
+    def sample(self, logits: Logits, rows: Sequence[SamplingRow]) -> list[SampledToken]:
+        """Choose a token for each row.
+
+        Args:
+            logits: ``[R, V]``; left as they are.
+            rows: R of them.
+        """
+        raw = logits[:, : self._vocab_size]
+        edited = _edited(raw, rows)
+        tokens: NDArray[np.int64] = edited.argmax(axis=1)  # NaN counts as the largest
+        best = np.take_along_axis(edited, tokens[:, None], axis=1)[:, 0]
+        tokens[~np.isfinite(best)] = NO_TOKEN
+        random = [row for row, each in enumerate(rows) if not each.is_greedy and tokens[row] != NO_TOKEN]
+        if random:
+            chosen = edited if len(random) == len(rows) else edited[random]
+            tokens[random] = self._chooser.choose_tokens(chosen, _choice_rows([rows[row] for row in random]))
+        return [
+            SampledToken(token, self._ranked(raw[row], edited[row], rows[row], token))
+            for row, token in enumerate(tokens.tolist())
+        ]
+
+    def rank_prompt(self, logits: Logits, next_ids: Sequence[int], num_top: int) -> list[RankedToken]:
+        """Return what the model thought of tokens of a prompt: ``logits [R, V]`` came before ``next_ids [R]``.
+
+        A prompt is not sampled: processed modes give the raw values here. Tokens that are no tokenizer's have a
+        probability of zero.
+        """
+        rows = logits[:, : max(self._vocab_size, max(next_ids, default=0) + 1)].copy()
+        rows[:, self._vocab_size :] = -np.inf
+        return [
+            ranked_token(row, token_id, num_top, is_logprob=self._is_logprob)
+            for row, token_id in zip(rows, next_ids, strict=True)
+        ]
+
+    def _ranked(self, raw: Logits, edited: Logits, row: SamplingRow, token_id: int) -> RankedToken | None:
+        if row.num_top is None or token_id == NO_TOKEN:
+            return None
+        values = _processed(edited, row) if self._is_processed else raw
+        return ranked_token(values, token_id, row.num_top, is_logprob=self._is_logprob)
 
 
 def uniform(seed: int, index: int) -> float:
@@ -65,41 +126,31 @@ def uniform(seed: int, index: int) -> float:
     return (bits >> 11) * 2.0**-53
 
 
-def _sample_row(logits: NDArray[np.float32], parameters: SamplingRow) -> int:
-    with np.errstate(over="ignore"):  # a logit of -1e38 over a small temperature is a probability of zero
-        weights = np.exp((logits - logits.max()) / np.float32(parameters.temperature))
-    candidates = _candidates(weights, parameters)
-    cumulative = np.cumsum(weights if candidates is None else weights[candidates], dtype=np.float64)
-    threshold = uniform(parameters.seed, parameters.index) * cumulative[-1]
-    # Rounding may lift the threshold onto the total; the last token that has a probability is taken then.
-    last = np.searchsorted(cumulative, cumulative[-1], side="left")
-    choice = min(np.searchsorted(cumulative, threshold, side="right"), last)
-    return int(choice if candidates is None else candidates[choice])
+def _edited(logits: Logits, rows: Sequence[SamplingRow]) -> Logits:
+    """Return the logits with the rows' edits, a copy if there is any."""
+    with_edits = [(row, each.edits) for row, each in enumerate(rows) if each.edits is not None]
+    if not with_edits:
+        return logits
+    edited = logits.copy()
+    for row, edits in with_edits:
+        edits.apply(edited[row])
+    return edited
 
 
-def _candidates(weights: NDArray[np.float32], parameters: SamplingRow) -> NDArray[np.intp] | None:
-    """Return what top_k and then top_p keep, the most likely first; None if they keep all."""
-    top_k, top_p = parameters.top_k, parameters.top_p
-    if 0 < top_k < len(weights):
-        kept = _largest(weights, lambda found: len(found) >= top_k)[:top_k]
-        mass = top_p * weights[kept].sum(dtype=np.float64)
-    elif top_p < 1:
-        mass = top_p * weights.sum(dtype=np.float64)
-        kept = _largest(weights, lambda found: bool(weights[found].sum(dtype=np.float64) >= mass))
-    else:
-        return None
-    reached = np.cumsum(weights[kept], dtype=np.float64)
-    return kept[: int(np.searchsorted(reached, mass, side="left")) + 1]
+def _choice_rows(rows: Sequence[SamplingRow]) -> ChoiceRows:
+    return ChoiceRows(
+        temperatures=np.array([row.temperature for row in rows], np.float32),
+        min_p=np.array([row.min_p for row in rows], np.float32),
+        top_k=np.array([row.top_k for row in rows], np.int64),
+        top_p=np.array([row.top_p for row in rows], np.float64),
+        numbers=np.array([uniform(row.seed, row.index) for row in rows], np.float64),
+    )
 
 
-def _largest(weights: NDArray[np.float32], is_enough: Callable[[NDArray[np.intp]], bool]) -> NDArray[np.intp]:
-    """Return the largest weights that are enough together, largest first; of equals the lower index first.
-
-    The largest weight is 1. A few comparisons of the whole vocabulary leave little to sort: most is small.
-    """
-    found = np.arange(0)
-    for floor in _FLOORS:
-        found = np.flatnonzero(weights >= floor)
-        if is_enough(found):
-            break
-    return found[np.argsort(-weights[found], kind="stable")]
+def _processed(edited: Logits, row: SamplingRow) -> Logits:
+    """Return a row's logits after temperature and filters; greedy rows have neither."""
+    if row.is_greedy:
+        return edited
+    kept = kept_weights(edited[None], _choice_rows([row]))[0] > 0
+    processed: Logits = np.where(kept, edited / np.float32(row.temperature), np.float32(-np.inf))
+    return processed

@@ -18,6 +18,7 @@ class ScheduledChunk:
         start: position of the first of them: so many tokens of the request are in the KV cache already.
         block_table: cache blocks of the request, enough for all tokens up to the end of the chunk.
         is_sampled: whether the chunk reaches the request's last token, so that a new one is sampled.
+        wants_all_logits: whether the logits of all its tokens are wanted, not only of a sampled last one.
     """
 
     request_id: str
@@ -25,6 +26,12 @@ class ScheduledChunk:
     start: int
     block_table: tuple[int, ...]
     is_sampled: bool
+    wants_all_logits: bool = False
+
+    @property
+    def num_logit_rows(self) -> int:
+        """How many of its last tokens have their logits computed."""
+        return len(self.token_ids) if self.wants_all_logits else int(self.is_sampled)
 
 
 @dataclass(frozen=True)

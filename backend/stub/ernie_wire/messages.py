@@ -222,6 +222,8 @@ def _output(values: dict[str, Any]) -> Output:
 def parse_control(text: str) -> dict[str, Any]:
     """Return a decoded ``control``: ``{"op": "cancel", "request_id": ...}``, ``describe`` or ``health``.
 
+    A ``health`` may have a ``request_id`` too: the answer then tells whether that request is in flight.
+
     Raises:
         InvalidValue: not a JSON object, an unknown op, or a cancel without ``request_id``.
     """
@@ -232,7 +234,9 @@ def parse_control(text: str) -> dict[str, Any]:
     op = control.get("op") if isinstance(control, dict) else None
     if op not in ("cancel", "describe", "health"):
         raise InvalidValue(f"control has op {op!r}; known: cancel, describe, health", "control")
-    if op == "cancel" and not isinstance(control.get("request_id"), str):
+    if op == "cancel" and "request_id" not in control:
         raise InvalidValue("control cancel needs request_id, a string", "control")
+    if not isinstance(control.get("request_id", ""), str):
+        raise InvalidValue(f"control has request_id {control['request_id']!r}; it must be a string", "control")
     checked: dict[str, Any] = control
     return checked

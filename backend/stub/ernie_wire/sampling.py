@@ -30,7 +30,7 @@ class SamplingParameters:
         top_p: nucleus mass in [0, 1]; below 1e-5 is greedy.
         top_k: keep the k most likely tokens; 0 keeps all.
         min_p: drop tokens less likely than this part, in [0, 1], of the most likely one; 0 keeps all.
-        repetition_penalty: above 0, 1 is neutral; divides positive logits and multiplies negative ones of tokens
+        repetition_penalty: above 0, 1 is neutral; divides positive and multiplies negative logits of tokens
             that the prompt or the answer has.
         frequency_penalty: taken off the logit of a token for each time the answer has it, in [-2, 2].
         presence_penalty: taken off the logit of a token that the answer has, in [-2, 2].

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, CacheSpec, RotarySpec
 from ernie_kernels.batch_checks import check_batch, check_indices
+from ernie_kernels.choice import ChoiceRows
 from ernie_kernels.formats import ActivationType, LinearWeight, dequantize
 from ernie_kernels.reference.attention import ReferenceCache, paged_attention
+from ernie_kernels.reference.choice import choose_tokens
 from ernie_kernels.reference.linear import linear
 from ernie_kernels.reference.mlp import swiglu
 from ernie_kernels.reference.norm import rms_norm
@@ -91,3 +93,7 @@ class ReferenceOps:
     def lm_head(self, hidden: Floats, head: ReferenceLinear, batch: Batch) -> Floats:
         """Return the logits of the batch's ``logit_rows``."""
         return self.linear(hidden[batch.logit_rows], head)
+
+    def choose_tokens(self, logits: Floats, rows: ChoiceRows) -> NDArray[np.int64]:
+        """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.choice``."""
+        return choose_tokens(logits, rows)

@@ -12,7 +12,7 @@ from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.plan import SchedulePlan
 from ernie_wire.messages import Output
-from fakes.sequences import make_sequence
+from fakes.sequences import make_sequence, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation
 
 VOCAB = 10
@@ -23,7 +23,9 @@ TEXT = "".join(str(token) for token in ANSWER)
 
 def _engine(num_blocks: int = 40, waiting: int = 10, max_num_seqs: int = 4) -> Engine:
     limits = SchedulerLimits(max_num_seqs, 16, waiting)
-    return Engine(TokenHashRunner(num_blocks, 2, VOCAB), BlockManager(num_blocks, 2), limits, VOCAB)
+    return Engine(
+        TokenHashRunner(num_blocks, 2, VOCAB), BlockManager(num_blocks, 2), limits, reference_sampler(VOCAB)
+    )
 
 
 def _finish(engine: Engine, *sequences: Sequence) -> list[Output]:
@@ -123,7 +125,9 @@ class _PoisonedRunner(TokenHashRunner):
 
 
 def test_logits_that_are_no_numbers_fail_one_request() -> None:
-    engine = Engine(_PoisonedRunner(40, 2, VOCAB), BlockManager(40, 2), SchedulerLimits(4, 16, 9), VOCAB)
+    engine = Engine(
+        _PoisonedRunner(40, 2, VOCAB), BlockManager(40, 2), SchedulerLimits(4, 16, 9), reference_sampler(VOCAB)
+    )
     outputs = _finish(
         engine,
         make_sequence("good", PROMPT, 8, stream=False),

@@ -13,7 +13,7 @@ from ernie_backend.loop import EngineLoop
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.plan import SchedulePlan
 from ernie_wire.messages import Cancel, Heartbeat, Message, Output, Outputs
-from fakes.sequences import make_sequence
+from fakes.sequences import make_sequence, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation
 
 
@@ -23,7 +23,7 @@ class _BrokenRunner(TokenHashRunner):
 
 
 def _loop(runner: TokenHashRunner) -> tuple[EngineLoop, Inbox, list[Message]]:
-    engine = Engine(runner, BlockManager(20, 2), SchedulerLimits(4, 16, 9), 10)
+    engine = Engine(runner, BlockManager(20, 2), SchedulerLimits(4, 16, 9), reference_sampler(10))
     inbox, sent = Inbox(), list[Message]()
     return EngineLoop(engine, inbox, sent.append), inbox, sent
 

@@ -8,9 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ernie_backend.runner.sampler import NO_TOKEN, SamplingRow, sample, uniform
+from ernie_backend.runner.sampler import NO_TOKEN, Sampler, SamplingRow, uniform
+from ernie_kernels.reference import ReferenceOps
 
 DRAWS = 2500
+
+
+def sample(logits: NDArray[np.float32], rows: list[SamplingRow], vocab_size: int) -> NDArray[np.int64]:
+    sampled = Sampler(ReferenceOps(), vocab_size).sample(logits, rows)
+    return np.array([each.token_id for each in sampled])
 
 
 def _row(

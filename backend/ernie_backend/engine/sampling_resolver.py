@@ -1,0 +1,147 @@
+"""What a request asks of the sampler, checked against the model and filled up with the model's defaults.
+
+This module must not know prompts as text, scheduling or how a token is chosen.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ernie_backend.chat.missing_tokenizer import MissingTokenizer
+from ernie_backend.chat.tokenizer import Tokenizer
+from ernie_backend.engine.generation_config import GenerationConfig
+from ernie_backend.engine.sequence import ResolvedSampling
+from ernie_backend.runner.logit_edits import EditRules, LogitEdits
+from ernie_backend.runner.penalties import PenaltyStrengths
+from ernie_wire.errors import ContextLengthExceeded, InvalidValue
+from ernie_wire.sampling import MAX_SEED, SamplingParameters
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class LogprobLimits:
+    """Which log probabilities a request may ask for.
+
+    Attributes:
+        is_enabled: whether any.
+        max_logprobs: tokens at one place; -1: as many as the vocabulary has.
+    """
+
+    is_enabled: bool = True
+    max_logprobs: int = 20
+
+
+@dataclass(frozen=True)
+class SamplingResolver:
+    """Resolves the sampling parameters of requests to one model.
+
+    Attributes:
+        tokenizer: turns bad words into tokens.
+        defaults: of the model.
+        vocab_size: token ids that the model knows; those beyond the tokenizer's are never chosen.
+        logprob_limits: which log probabilities a request may ask for.
+    """
+
+    tokenizer: Tokenizer | MissingTokenizer
+    defaults: GenerationConfig
+    vocab_size: int
+    logprob_limits: LogprobLimits
+
+    def resolve(self, asked: SamplingParameters, room: int) -> ResolvedSampling:
+        """Return how tokens are chosen and when to stop.
+
+        Args:
+            asked: by the request.
+            room: tokens that the context leaves for the answer.
+
+        Raises:
+            InvalidRequest: a value that this model or server does not allow.
+        """
+        self._check(asked, room)
+        defaults = self.defaults
+        max_tokens = asked.max_tokens if asked.max_tokens is not None else defaults.max_new_tokens
+        return ResolvedSampling(
+            temperature=_first(asked.temperature, defaults.temperature),
+            top_p=_first(asked.top_p, defaults.top_p),
+            top_k=_first(asked.top_k, defaults.top_k),
+            min_p=_first(asked.min_p, defaults.min_p),
+            seed=asked.seed if asked.seed is not None else secrets.randbelow(MAX_SEED + 1),
+            max_tokens=min(max(max_tokens, asked.min_tokens), room) if max_tokens is not None else room,
+            min_tokens=asked.min_tokens,
+            eos_token_ids=frozenset() if asked.ignore_eos else frozenset(defaults.eos_token_ids),
+            stop_token_ids=frozenset(asked.stop_token_ids),
+            includes_stop=asked.include_stop_str_in_output,
+            logprobs=asked.logprobs,
+            prompt_logprobs=asked.prompt_logprobs,
+        )
+
+    def edits(
+        self, asked: SamplingParameters, resolved: ResolvedSampling, prompt_ids: Iterable[int]
+    ) -> LogitEdits | None:
+        """Return what the request changes in its logits; None: nothing.
+
+        Raises:
+            InvalidRequest: no token is left that could be chosen.
+        """
+        defaults = self.defaults
+        rules = EditRules(
+            bad_words=(*((each,) for each in asked.bad_words_token_ids), *self._bad_words(asked.bad_words)),
+            ending_ids=tuple(resolved.eos_token_ids | resolved.stop_token_ids),
+            min_tokens=asked.min_tokens,
+            logit_bias=asked.logit_bias,
+            penalties=PenaltyStrengths(
+                repetition=_first(asked.repetition_penalty, defaults.repetition_penalty),
+                frequency=_first(asked.frequency_penalty, defaults.frequency_penalty),
+                presence=_first(asked.presence_penalty, defaults.presence_penalty),
+            ),
+        )
+        edits = LogitEdits(rules, prompt_ids, self.tokenizer.vocab_size)
+        if edits.num_excluded >= self.tokenizer.vocab_size:
+            raise InvalidValue(
+                "bad_words, bad_words_token_ids and min_tokens together exclude every token",
+                "bad_words_token_ids",
+            )
+        return None if edits.are_empty else edits
+
+    def _bad_words(self, words: Iterable[str]) -> Iterable[tuple[int, ...]]:
+        """Return the tokens of each word without and with a space before it; other spellings are not found."""
+        for word in words:
+            try:
+                spellings = {self.tokenizer.encode(word), self.tokenizer.encode(" " + word)}
+            except UnicodeEncodeError:
+                message = "bad_words holds half of a surrogate pair, which is not text"
+                raise InvalidValue(message, "bad_words") from None
+            yield from sorted(spellings)
+
+    def _check(self, asked: SamplingParameters, room: int) -> None:
+        for name in ("stop_token_ids", "bad_words_token_ids", "logit_bias"):
+            highest = max(getattr(asked, name), default=0)
+            if highest >= self.vocab_size:
+                raise InvalidValue(
+                    f"{name} holds {highest}; token ids must be in [0, {self.vocab_size - 1}]", name
+                )
+        for name in ("logprobs", "prompt_logprobs"):
+            self._check_logprobs(name, getattr(asked, name))
+        if asked.min_tokens > room:
+            raise ContextLengthExceeded(
+                f"min_tokens is {asked.min_tokens}; the prompt leaves room for {room} tokens; "
+                "lower min_tokens or shorten the prompt",
+                "min_tokens",
+            )
+
+    def _check_logprobs(self, name: str, count: int | None) -> None:
+        if count is None:
+            return
+        if not self.logprob_limits.is_enabled:  # FastDeploy's text
+            raise InvalidValue("Logprobs is disabled, please enable it in startup config.", name)
+        limit = self.logprob_limits.max_logprobs
+        if 0 <= limit < count:
+            raise InvalidValue(f"{name} is {count}; it must be at most {limit} (max_logprobs)", name)
+
+
+def _first(asked: _T | None, default: _T) -> _T:
+    return default if asked is None else asked
