@@ -75,6 +75,7 @@ class TritonClient:
         self._quiet_check_s = settings.quiet_check_s
         self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
         self._asked_at: dict[str, float] = {}
+        self._instances: dict[str, str] = {}  # by model: the start of the stub that answered last
         self._cancellations: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -92,7 +93,7 @@ class TritonClient:
         """
         call = self._client.stream_infer(_one(_inference(model, _generate_inputs(request))))
         heard = asyncio.Event()
-        watch = asyncio.create_task(self._watch(model, call, heard))
+        watch = asyncio.create_task(self._watch(model, request.request_id, call, heard))
         is_over = False
         try:
             async for result in self._results(call, watch):
@@ -125,6 +126,8 @@ class TritonClient:
                 answer = _text(result, tensors.CONTROL_OUTPUT)
                 if answer is not None:
                     decoded: dict[str, Any] = json.loads(answer)
+                    if "instance" in decoded:
+                        self._instances[model] = decoded["instance"]
                     return decoded
         finally:
             call.cancel()
@@ -159,20 +162,35 @@ class TritonClient:
                 raise watch.result() from None
             raise
 
-    async def _watch(self, model: str, call: _Call, heard: asyncio.Event) -> ErnieError:
-        """End a quiet call when the model behind it no longer answers: Triton lets such a stream hang."""
+    async def _watch(self, model: str, request_id: str, call: _Call, heard: asyncio.Event) -> ErnieError:
+        """End a quiet call when nobody works on it any more: Triton lets such a stream hang."""
+        instance = self._instances.get(model)
         while True:
             heard.clear()
             await asyncio.sleep(self._quiet_check_s)
-            if heard.is_set() or self._was_just_asked(model):
+            if heard.is_set():
                 continue
             try:
-                await self.control(model, {"op": "health"})
+                if not self._was_just_asked(model):
+                    await self.control(model, {"op": "health"})
+                current = self._instances.get(model)
+                is_lost = (
+                    current != instance and instance is not None and await self._is_lost(model, request_id)
+                )
+                instance = current
             except TritonUnreachable:
                 continue  # slow or gone; a connection that is gone ends the call by itself
             except ErnieError as error:
                 call.cancel()
                 return EngineCrashed(f"the model {model} died while it answered ({error.message}); try again")
+            if is_lost and not heard.is_set():
+                call.cancel()
+                return EngineCrashed(f"the model {model} was loaded again while it answered; try again")
+
+    async def _is_lost(self, model: str, request_id: str) -> bool:
+        """Whether a new start of the stub does not know a request: then the start before took it along."""
+        health = await self.control(model, {"op": "health", "request_id": request_id})
+        return not health.get("in_flight", True)
 
     def _was_just_asked(self, model: str) -> bool:
         """Whether another of perhaps hundreds of quiet streams has asked; else note that this one does."""

@@ -5,11 +5,14 @@ This module must not know how an answer travels.
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from ernie_stub.engine import EngineStatus
 from ernie_stub.in_flight import InFlight
 
+INSTANCE = uuid.uuid4().hex
+"""Names this start of the stub: a client that sees another one knows that its requests in flight are lost."""
 UNRESPONSIVE_S = 30.0  # heartbeats come every second between steps; no step should last so long
 
 
@@ -19,7 +22,10 @@ def answer_control(control: dict[str, Any], status: EngineStatus, in_flight: InF
         return {"cancelled": in_flight.cancel(control["request_id"])}
     if control["op"] == "describe":
         return _describe(status)
-    return _health(status)
+    health = _health(status)
+    if "request_id" in control:
+        health["in_flight"] = in_flight.holds(control["request_id"])
+    return health
 
 
 def _describe(status: EngineStatus) -> dict[str, Any]:
@@ -27,6 +33,7 @@ def _describe(status: EngineStatus) -> dict[str, Any]:
         "state": status.state,
         "detail": status.detail,
         "generation": status.generation,
+        "instance": INSTANCE,
         "engine": status.description,
     }
 
@@ -51,4 +58,5 @@ def _health(status: EngineStatus) -> dict[str, Any]:
         "prefix_cache_queries": heartbeat.prefix_cache_queries if heartbeat else 0,
         "prefix_cache_hits": heartbeat.prefix_cache_hits if heartbeat else 0,
         "generation": status.generation,
+        "instance": INSTANCE,
     }

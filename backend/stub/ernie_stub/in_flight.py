@@ -162,6 +162,11 @@ class InFlight:
             answer.fail(RequestCancelled(f"request {request_id} was cancelled"))
         return answer is not None
 
+    def holds(self, request_id: str) -> bool:
+        """Whether a request was accepted and is not yet answered to the end."""
+        with self._lock:
+            return request_id in self._engine_ids
+
     def next_to_poll(self, interval_s: float) -> Answer | None:
         """Return the answer whose client was asked after the longest ago, if that is ``interval_s`` or more."""
         now = self._clock()

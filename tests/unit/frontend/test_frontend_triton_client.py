@@ -94,6 +94,37 @@ def test_the_watch_ends_streams_of_a_dead_model_not_of_a_slow_one(
     assert triton.cancelled.empty()  # there is nobody to tell
 
 
+@pytest.mark.parametrize("is_in_flight", [False, True])
+def test_a_stub_that_was_started_again_has_lost_its_streams(
+    triton_loop: EventLoopThread, triton: FakeTriton, is_in_flight: bool
+) -> None:
+    """Killed and loaded again between two health questions: only the instance tells."""
+    quiet_check_s = 0.02
+
+    async def slow(inference: Inference) -> AsyncIterator[Response]:
+        assert isinstance(triton.health, dict)
+        triton.health |= {"instance": "second", "in_flight": is_in_flight}
+        await asyncio.sleep(20 * quiet_check_s)
+        yield {"text_output": "late", "finish_reason": "stop"}
+
+    async def ask() -> Delta:
+        client = TritonClient(triton.url, settings(triton.url, quiet_check_s=quiet_check_s))
+        try:
+            await client.control("ernie-tiny", {"op": "health"})
+            return await collect(client.generate("ernie-tiny", request()))
+        finally:
+            await client.close()
+
+    assert isinstance(triton.health, dict)
+    triton.health["instance"] = "first"
+    triton.answer = slow
+    if is_in_flight:
+        assert triton_loop.run(ask()).text == "late"
+    else:
+        with pytest.raises(EngineCrashed, match="loaded again"):
+            triton_loop.run(ask())
+
+
 def test_control_errors(triton_loop: EventLoopThread, triton: FakeTriton) -> None:
     triton.models["odd"] = "strange words"
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ernie_stub.control import answer_control
+from ernie_stub.control import INSTANCE, answer_control
 from ernie_stub.engine import EngineStatus
 from ernie_stub.in_flight import InFlight
-from ernie_wire.messages import Heartbeat
+from ernie_wire.messages import GenerateRequest, Heartbeat
 
 
 def test_health_follows_the_heartbeat() -> None:
@@ -24,6 +24,7 @@ def test_health_follows_the_heartbeat() -> None:
         "prefix_cache_queries": 8,
         "prefix_cache_hits": 7,
         "generation": 2,
+        "instance": INSTANCE,
     }
 
 
@@ -38,5 +39,23 @@ def test_an_engine_without_heartbeat_is_not_ready() -> None:
 def test_an_entry_without_weights() -> None:
     status = EngineStatus("unconfigured", "no weights")
     describe = answer_control({"op": "describe"}, status, InFlight())
-    assert describe == {"state": "unconfigured", "detail": "no weights", "generation": 0, "engine": None}
+    assert describe == {
+        "state": "unconfigured",
+        "detail": "no weights",
+        "generation": 0,
+        "instance": INSTANCE,
+        "engine": None,
+    }
     assert not answer_control({"op": "health"}, status, InFlight())["ready"]
+
+
+def test_health_tells_whether_a_request_is_in_flight() -> None:
+    class Unasked:
+        request_id = "mine"
+
+    in_flight = InFlight()
+    in_flight.submit(GenerateRequest("mine", text_input="Hi"), Unasked())  # type: ignore[arg-type]
+    status = EngineStatus("starting")
+    for request_id, expected in (("mine", True), ("other", False)):
+        health = answer_control({"op": "health", "request_id": request_id}, status, in_flight)
+        assert health["in_flight"] is expected

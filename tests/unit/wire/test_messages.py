@@ -77,7 +77,15 @@ def test_a_request_has_exactly_one_prompt(prompts: dict[str, object]) -> None:
 
 def test_controls() -> None:
     assert parse_control('{"op": "describe"}') == {"op": "describe"}
-    for text in ("{", "[]", "{}", '{"op": "x"}', '{"op": "cancel"}', '{"op": "cancel", "request_id": 1}'):
+    for text in (
+        "{",
+        "[]",
+        "{}",
+        '{"op": "x"}',
+        '{"op": "cancel"}',
+        '{"op": "cancel", "request_id": 1}',
+        '{"op": "health", "request_id": 1}',
+    ):
         with pytest.raises(InvalidValue) as caught:
             parse_control(text)
         assert caught.value.param == "control"
