@@ -6,6 +6,7 @@ against its own limits and against the model's config. This module must not know
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ class EngineSettings:
         load_choices: ``default`` and ``default_v1`` read the checkpoint; ``dummy`` makes random weights, and
             config.json is enough.
         chat_template: a file, or the Jinja text itself; default the model's own.
+        weight_cache: directory that keeps quantized weights for the next start, or ``off``; default
+            ``$XDG_CACHE_HOME/ernie-triton/weights``, ``~/.cache`` where that is not set.
         served_model_name: for logs; default the name of the directory.
         notices: what the user should know about how his settings were read.
     """
@@ -89,6 +92,7 @@ class EngineSettings:
     block_size: int = 64
     threads: int = 1
     load_choices: str = "default"
+    weight_cache: Path | None = None
     chat_template: str = ""
     served_model_name: str = ""
     notices: tuple[str, ...] = ()
@@ -141,6 +145,7 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
         threads=reader.integer("threads", usable_cores(), (1, 1024)),
         load_choices=reader.choice("load_choices", LOAD_CHOICES, "default"),
         chat_template=reader.text("chat_template"),
+        weight_cache=_weight_cache(reader),
         served_model_name=reader.text("served_model_name") or directory.name,
         notices=tuple(notices),
     )
@@ -177,6 +182,15 @@ def _quantization(reader: _Reader, notices: list[str]) -> str | None:
     if asked == "wint4":
         notices.append("quantization wint4 quantizes experts; this dense model has none and uses wint8")
     return "wint8"
+
+
+def _weight_cache(reader: _Reader) -> Path | None:
+    asked = reader.text("weight_cache")
+    if asked.lower() == "off":
+        return None
+    if asked:
+        return Path(asked).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ernie-triton" / "weights"
 
 
 def _utilization(reader: _Reader) -> float:

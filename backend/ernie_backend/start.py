@@ -125,6 +125,7 @@ def _load(settings: EngineSettings, config: ModelConfig, ops: Ops) -> Model:
         activation=settings.activation_dtype,
         max_positions=settings.max_model_len,
         is_dummy=settings.is_dummy,
+        weight_cache=settings.weight_cache,
     )
     return load_model(settings.model, config, ops, how)
 

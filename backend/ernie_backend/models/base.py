@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from ernie_backend.model_config import ModelConfig
@@ -24,6 +25,7 @@ class LoadSettings:
         activation: how quantized Linears see their inputs.
         max_positions: length of the rotary table: the longest context that will be served, in tokens.
         is_dummy: random weights instead of the checkpoint's.
+        weight_cache: directory that keeps quantized weights for the next start; None: they are not kept.
     """
 
     dtype: str
@@ -31,6 +33,7 @@ class LoadSettings:
     activation: ActivationType
     max_positions: int
     is_dummy: bool = False
+    weight_cache: Path | None = None
 
 
 class Model(Protocol):

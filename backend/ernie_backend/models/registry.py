@@ -32,7 +32,14 @@ def load_model(directory: Path, config: ModelConfig, ops: Ops, settings: LoadSet
     if config.architecture not in _MODELS:
         raise StartError(f"no model for architecture {config.architecture!r}; known are {', '.join(_MODELS)}")
     module, name = _MODELS[config.architecture]
-    make = CheckpointWeights.dummy if settings.is_dummy else CheckpointWeights.open
-    with make(directory, config, settings.dtype, settings.quantization) as weights:
+    with _weights(directory, config, settings) as weights:
         model: Model = getattr(importlib.import_module(module), name)(config, weights, ops, settings)
         return model
+
+
+def _weights(directory: Path, config: ModelConfig, settings: LoadSettings) -> CheckpointWeights:
+    if settings.is_dummy:
+        return CheckpointWeights.dummy(directory, config, settings.dtype, settings.quantization)
+    return CheckpointWeights.open(
+        directory, config, settings.dtype, settings.quantization, settings.weight_cache
+    )

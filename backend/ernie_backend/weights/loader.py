@@ -23,6 +23,7 @@ from ernie_backend.weights.checkpoint import Checkpoint
 from ernie_backend.weights.dummy import DummyCheckpoint
 from ernie_backend.weights.names import Recipe, Recipes, is_harmless, recipes_for
 from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
+from ernie_backend.weights.quantized_cache import QuantizedCache
 from ernie_backend.weights.roles import Role
 from ernie_kernels.formats import (
     Bfloat16Weight,
@@ -69,13 +70,19 @@ class CheckpointWeights:
     """The weights of an open checkpoint; close it, or use it as a context manager."""
 
     def __init__(
-        self, checkpoint: TensorSource, config: ModelConfig, dtype: str, quantization: str | None
+        self,
+        checkpoint: TensorSource,
+        config: ModelConfig,
+        dtype: str,
+        quantization: str | None,
+        cache: QuantizedCache | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self._recipes = recipes_for(checkpoint.names, config, str(checkpoint.directory))
         self._dtype = dtype
         self._quantization = quantization
         self._is_tied = config.tie_word_embeddings
+        self._cache = cache
         _check_tensors(checkpoint, self._recipes)
 
     @classmethod
@@ -88,7 +95,12 @@ class CheckpointWeights:
 
     @classmethod
     def open(
-        cls, directory: Path, config: ModelConfig, dtype: str, quantization: str | None
+        cls,
+        directory: Path,
+        config: ModelConfig,
+        dtype: str,
+        quantization: str | None,
+        cache_root: Path | None = None,
     ) -> CheckpointWeights:
         """Open the checkpoint in ``directory`` and check that it holds every weight of ``config``.
 
@@ -97,6 +109,7 @@ class CheckpointWeights:
             config: the model's sizes.
             dtype: ``float32`` or ``bfloat16``, for what is not quantized.
             quantization: None or ``wint8``.
+            cache_root: where quantized weights are kept for the next start; None: nowhere.
 
         Raises:
             StartError: a file or tensor is missing or damaged, a tensor has another shape than ``config`` says,
@@ -104,8 +117,11 @@ class CheckpointWeights:
         """
         check_format_settings(dtype, quantization)
         checkpoint = Checkpoint.open(directory)
+        cache = None
+        if cache_root is not None and quantization is not None:
+            cache = QuantizedCache(cache_root, directory, [*checkpoint.paths, directory / "config.json"])
         try:
-            return cls(checkpoint, config, dtype, quantization)
+            return cls(checkpoint, config, dtype, quantization, cache)
         except StartError:
             checkpoint.close()
             raise
@@ -124,17 +140,27 @@ class CheckpointWeights:
 
     def linear(self, role: Role, layer: int = 0) -> LinearWeight:
         """Return the ``[N, K]`` matrix of ``role``, in memory of its own."""
-        values = self._read(self._recipes[role, layer])
+        recipe = self._recipes[role, layer]
         kept = weight_format(role, self._dtype, self._quantization, is_tied=self._is_tied)
         if kept is WeightFormat.BFLOAT16:
-            return Bfloat16Weight(_as_bfloat16(values))
+            return Bfloat16Weight(_as_bfloat16(self._read(recipe)))
         if kept is WeightFormat.INT8:
-            return _quantize(values)
-        return Float32Weight(_as_float32(values))
+            return self._quantized(role, layer, recipe)
+        return Float32Weight(_as_float32(self._read(recipe)))
 
     def vector(self, role: Role, layer: int = 0) -> NDArray[np.float32]:
         """Return the float32 ``[K]`` vector of ``role``, in memory of its own."""
         return _as_float32(self._read(self._recipes[role, layer]))
+
+    def _quantized(self, role: Role, layer: int, recipe: Recipe) -> Int8Weight:
+        if self._cache is None:
+            return _quantize(self._read(recipe))
+        outputs, inputs = recipe.shape
+        weight = self._cache.get(role, layer, (outputs, inputs))
+        if weight is None:
+            weight = _quantize(self._read(recipe))
+            self._cache.put(role, layer, weight)
+        return weight
 
     def _read(self, recipe: Recipe) -> NDArray[np.generic]:
         """Return a weight as stored, outputs first: float32, float16, or bfloat16 bits as uint16."""

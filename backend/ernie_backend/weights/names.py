@@ -31,6 +31,13 @@ class Recipe:
     tensors: tuple[TensorSpec, ...]
     is_transposed: bool = False
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape, outputs first."""
+        if self.is_transposed:
+            return self.tensors[0].shape[::-1]
+        return (sum(tensor.shape[0] for tensor in self.tensors), *self.tensors[0].shape[1:])
+
 
 Recipes = dict[tuple[Role, int], Recipe]
 """(role, layer) -> recipe; roles that are not of a layer stand under layer 0."""

@@ -19,7 +19,7 @@ CONFIG = replace(ModelConfig.from_directory(DENSE), max_position_embeddings=1310
 
 
 def _read(**parameters: str) -> EngineSettings:
-    return read_settings({"model": "/m/x", **parameters}, CONFIG)
+    return read_settings({"model": "/m/x", "weight_cache": "off", **parameters}, CONFIG)
 
 
 def test_defaults() -> None:
@@ -28,6 +28,15 @@ def test_defaults() -> None:
     assert _read(max_model_len="", quantization="", device="") == expected
     assert (expected.max_num_seqs, expected.max_model_len, expected.block_size) == (8, 2048, 64)
     assert expected.activation_dtype is DEFAULT_ACTIVATION
+
+
+def test_where_quantized_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert _read(weight_cache="").weight_cache == Path("/caches/ernie-triton/weights")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert _read(weight_cache="").weight_cache == Path.home() / ".cache" / "ernie-triton" / "weights"
+    assert _read(weight_cache="~/w").weight_cache == Path.home() / "w"
+    assert _read(weight_cache="OFF").weight_cache is None
 
 
 def test_every_value_is_read() -> None:

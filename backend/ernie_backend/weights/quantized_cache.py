@@ -1,0 +1,136 @@
+"""Quantized weights on disk, so that a model is quantized once and every later start reads the result.
+
+    <cache>/<model name>-<hash of its path>/<fingerprint>/<role>.<layer>
+
+One file for each weight: a JSON line with shape and checksum, the scales, the codes. A file is written under
+another name and renamed, so two servers may fill one cache at once and a killed one leaves nothing half done. A
+file that is damaged is made again. The fingerprint covers the format version, config.json and, for each file of
+the checkpoint, its size, its time and a sample of its content: other weights have another
+directory, and those of older ones are removed.
+
+The numbers are those of ``ernie_kernels.formats``, before any backend packs them: one cache serves all
+instruction sets and devices. This module must not know how weights are made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from ernie_backend.weights.roles import Role
+from ernie_kernels.formats import Int8Weight
+
+FORMAT_VERSION = 1
+MIN_BYTES = 1 << 20
+"""A smaller weight is quantized faster than a file is opened."""
+_LEFTOVER_AGE_S = 3600.0
+_SAMPLES = 64
+_SAMPLE_BYTES = 4096
+_LOG = logging.getLogger(__name__)
+
+
+class QuantizedCache:
+    """The cached weights of one checkpoint.
+
+    Args:
+        root: directory of all caches; made if it is absent.
+        model: the checkpoint's directory.
+        files: its files, see ``fingerprint``.
+    """
+
+    def __init__(self, root: Path, model: Path, files: Iterable[Path]) -> None:
+        path_hash = hashlib.sha256(str(model.resolve()).encode()).hexdigest()[:12]
+        parent = root / f"{model.resolve().name}-{path_hash}"
+        self._directory = parent / fingerprint(files)
+        self._is_writable = True
+        _remove_older(parent, self._directory)
+
+    def get(self, role: Role, layer: int, shape: tuple[int, int]) -> Int8Weight | None:
+        """Return a cached ``[N, K]`` weight; None if it is absent or not what was written."""
+        path = self._path(role, layer)
+        try:
+            with path.open("rb") as file:
+                return _read(file.readline(), file.read(), shape)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError) as error:
+            _LOG.warning("%s is damaged and made again: %s", path, error)
+            return None
+
+    def put(self, role: Role, layer: int, weight: Int8Weight) -> None:
+        """Keep a weight; a full or read-only disk costs the cache, not the start."""
+        if weight.codes.nbytes < MIN_BYTES or not self._is_writable:
+            return
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._directory, suffix=".tmp", delete=False) as file:
+                try:
+                    _write(file, weight)
+                    Path(file.name).replace(self._path(role, layer))
+                except OSError:
+                    Path(file.name).unlink()
+                    raise
+        except OSError as error:
+            _LOG.warning("quantized weights are not cached in %s: %s", self._directory, error)
+            self._is_writable = False
+
+    def _path(self, role: Role, layer: int) -> Path:
+        return self._directory / f"{role.name.lower()}.{layer}"
+
+
+def _remove_older(parent: Path, current: Path) -> None:
+    """Remove the weights of older checkpoints, and what a killed server left in the current directory."""
+    for entry in parent.glob("*"):
+        if entry != current:
+            shutil.rmtree(entry, ignore_errors=True)
+    for leftover in current.glob("*.tmp"):
+        if leftover.stat().st_mtime < time.time() - _LEFTOVER_AGE_S:
+            leftover.unlink(missing_ok=True)
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """Return what identifies the content of a checkpoint's files, without reading all of it."""
+    digest = hashlib.sha256(f"format {FORMAT_VERSION}".encode())
+    for path in sorted(files):
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+        with path.open("rb") as file:
+            for sample in range(_SAMPLES):
+                file.seek(stat.st_size * sample // _SAMPLES)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:32]
+
+
+def _write(file: IO[bytes], weight: Int8Weight) -> None:
+    scales, codes = weight.scales.tobytes(), weight.codes.tobytes()
+    header = {"shape": weight.codes.shape, "checksum": _checksum(scales, codes)}
+    file.write(json.dumps(header).encode() + b"\n")
+    file.write(scales)
+    file.write(codes)
+    file.flush()
+
+
+def _read(line: bytes, content: bytes, shape: tuple[int, int]) -> Int8Weight:
+    header = json.loads(line)
+    outputs, inputs = shape
+    if tuple(header["shape"]) != shape or len(content) != outputs * (4 + inputs):
+        raise ValueError(f"{len(content)} bytes of shape {header['shape']}, expected shape {list(shape)}")
+    split = 4 * outputs
+    if _checksum(memoryview(content)[:split], memoryview(content)[split:]) != header["checksum"]:
+        raise ValueError("its checksum is wrong")
+    codes = np.frombuffer(content, np.int8, offset=split).reshape(shape)
+    return Int8Weight(codes, np.frombuffer(content, np.float32, outputs))
+
+
+def _checksum(scales: bytes | memoryview, codes: bytes | memoryview) -> int:
+    return zlib.crc32(codes, zlib.crc32(scales))

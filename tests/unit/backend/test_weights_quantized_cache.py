@@ -1,0 +1,147 @@
+"""The cache of quantized weights: the same numbers, never a damaged or an outdated one, two writers at once."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ernie_backend.weights import quantized_cache
+from ernie_backend.weights.quantized_cache import QuantizedCache, fingerprint
+from ernie_backend.weights.roles import Role
+from ernie_kernels.formats import Int8Weight, quantize_int8
+
+SHAPE = (1030, 1024)
+
+
+@pytest.fixture
+def weight() -> Int8Weight:
+    return quantize_int8(np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "model.safetensors").write_bytes(bytes(range(256)) * 64)
+    return directory
+
+
+def opened(tmp_path: Path, model: Path) -> QuantizedCache:
+    return QuantizedCache(tmp_path / "cache", model, model.iterdir())
+
+
+def files(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def same(found: Int8Weight | None, expected: Int8Weight) -> bool:
+    return (
+        found is not None
+        and np.array_equal(found.codes, expected.codes)
+        and np.array_equal(found.scales, expected.scales)
+    )
+
+
+def test_what_was_put_is_there_at_the_next_start(tmp_path: Path, model: Path, weight: Int8Weight) -> None:
+    cache = opened(tmp_path, model)
+    assert cache.get(Role.QKV, 3, SHAPE) is None
+    cache.put(Role.QKV, 3, weight)
+    again = opened(tmp_path, model)
+    assert same(again.get(Role.QKV, 3, SHAPE), weight)
+    assert again.get(Role.QKV, 2, SHAPE) is None
+    assert again.get(Role.DOWN, 3, SHAPE) is None
+
+
+@pytest.mark.parametrize("position", [0, 5, 200, 5000, -1])
+def test_a_changed_byte_is_noticed(tmp_path: Path, model: Path, weight: Int8Weight, position: int) -> None:
+    cache = opened(tmp_path, model)
+    cache.put(Role.QKV, 0, weight)
+    (path,) = files(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    assert cache.get(Role.QKV, 0, SHAPE) is None
+    cache.put(Role.QKV, 0, weight)
+    assert same(cache.get(Role.QKV, 0, SHAPE), weight)
+
+
+@pytest.mark.parametrize("size", [0, 10, 100, 5000])
+def test_a_truncated_file_is_noticed(tmp_path: Path, model: Path, weight: Int8Weight, size: int) -> None:
+    cache = opened(tmp_path, model)
+    cache.put(Role.QKV, 0, weight)
+    (path,) = files(tmp_path)
+    os.truncate(path, size)
+    assert cache.get(Role.QKV, 0, SHAPE) is None
+
+
+def test_another_shape_is_no_hit(tmp_path: Path, model: Path, weight: Int8Weight) -> None:
+    cache = opened(tmp_path, model)
+    cache.put(Role.QKV, 0, weight)
+    assert cache.get(Role.QKV, 0, SHAPE[::-1]) is None
+
+
+@pytest.mark.parametrize("change", ["content", "size", "time", "version"])
+def test_outdated_weights_are_not_found_and_removed(
+    tmp_path: Path, model: Path, weight: Int8Weight, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(tmp_path, model).put(Role.QKV, 0, weight)
+    source = model / "model.safetensors"
+    stat = source.stat()
+    if change == "content":
+        source.write_bytes(bytes(range(255, -1, -1)) * 64)
+        os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    elif change == "size":
+        with source.open("ab") as file:
+            file.write(b"more")
+        os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    elif change == "time":
+        os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    else:
+        monkeypatch.setattr(quantized_cache, "FORMAT_VERSION", 2)
+    assert opened(tmp_path, model).get(Role.QKV, 0, SHAPE) is None
+    assert files(tmp_path) == []
+
+
+def test_fingerprints_do_not_depend_on_the_order_of_files(model: Path) -> None:
+    (model / "config.json").write_text("{}")
+    assert fingerprint(sorted(model.iterdir())) == fingerprint(sorted(model.iterdir(), reverse=True))
+
+
+def test_two_servers_at_once(tmp_path: Path, model: Path, weight: Int8Weight) -> None:
+    caches = [opened(tmp_path, model) for _ in range(4)]
+    barrier = threading.Barrier(len(caches))
+
+    def fill(cache: QuantizedCache) -> None:
+        barrier.wait()
+        for layer in range(8):
+            if cache.get(Role.QKV, layer, SHAPE) is None:
+                cache.put(Role.QKV, layer, weight)
+            assert same(cache.get(Role.QKV, layer, SHAPE), weight)
+
+    threads = [threading.Thread(target=fill, args=(cache,)) for cache in caches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(files(tmp_path)) == 8
+    assert all(same(caches[0].get(Role.QKV, layer, SHAPE), weight) for layer in range(8))
+
+
+def test_a_directory_that_cannot_be_written_costs_only_the_cache(
+    tmp_path: Path, model: Path, weight: Int8Weight, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("a file where a directory should be")
+    cache = opened(tmp_path, model)
+    cache.put(Role.QKV, 0, weight)
+    cache.put(Role.QKV, 1, weight)
+    assert len(caplog.records) == 1
+    assert cache.get(Role.QKV, 0, SHAPE) is None
+
+
+def test_small_weights_are_not_cached(tmp_path: Path, model: Path) -> None:
+    opened(tmp_path, model).put(Role.QKV, 0, quantize_int8(np.ones((4, 4), np.float32)))
+    assert not (tmp_path / "cache").exists()
