@@ -17,22 +17,25 @@ from ernie_cli.errors import CommandError
 from ernie_cli.tied import tied_command
 from ernie_stub.engine_process import describe_exit
 
-_TAIL_BYTES = 8192
-_LAST_LINES = 20
+_TAIL_BYTES = 16384
+_LAST_LINES = 40
 _POLL_S = 0.05
 
 
 class Child:
     """A running child process. Make it with ``start``."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, name: str, process: asyncio.subprocess.Process, grace_s: float | None) -> None:
         self.name = name
         self._process = process
+        self._grace_s = grace_s
         self._tail = b""
         self._pump = asyncio.create_task(self._pass_on())
 
     @classmethod
-    async def start(cls, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Child:
+    async def start(
+        cls, name: str, command: Sequence[str], environment: Mapping[str, str], grace_s: float | None
+    ) -> Child:
         """Start ``command``; it gets SIGTERM if this process dies."""
         process = await asyncio.create_subprocess_exec(
             *tied_command(command),
@@ -42,7 +45,7 @@ class Child:
             env=dict(environment),
             start_new_session=True,
         )
-        return cls(name, process)
+        return cls(name, process, grace_s)
 
     @property
     def pid(self) -> int:
@@ -53,16 +56,19 @@ class Child:
         """Wait until the process ends by itself; return what to tell the user."""
         status = await self._process.wait()
         await asyncio.wait({self._pump}, timeout=1)  # a grandchild may hold the pipe open
-        lines = self._tail.decode(errors="replace").splitlines()[-_LAST_LINES:]
-        return CommandError(f"{self.name} ended: {describe_exit(status)}", tuple(lines))
+        return CommandError(f"{self.name} ended: {describe_exit(status)}", self.last_lines())
 
-    async def stop(self, grace_s: float) -> None:
-        """End the process and its group: SIGTERM, and SIGKILL to what is left after ``grace_s``."""
+    def last_lines(self) -> tuple[str, ...]:
+        """Return what it wrote last."""
+        return tuple(self._tail.decode(errors="replace").splitlines()[-_LAST_LINES:])
+
+    async def stop(self) -> None:
+        """End the process and its group: SIGTERM, and SIGKILL to what is left after the grace."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._group_is_empty(), grace_s)
+            await asyncio.wait_for(self._group_is_empty(), self._grace_s)
         self.kill()
         await self._process.wait()
         await asyncio.wait({self._pump}, timeout=1)

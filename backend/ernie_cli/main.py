@@ -8,7 +8,7 @@ import typer
 
 from ernie_cli.demo import demo
 from ernie_cli.errors import CommandError
-from ernie_cli.serve import serve
+from ernie_cli.serve_command import serve_command
 
 app = typer.Typer(
     help="Serve the ERNIE-4.5 family behind Triton Inference Server, with an OpenAI API.",
@@ -16,14 +16,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its tables cut the names of long flags
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        # FastDeploy's users write either --max-model-len or --max_model_len.
-        "token_normalize_func": lambda flag: flag.replace("_", "-"),
-    },
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(serve)
 app.command()(demo)
+
+
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def serve(context: typer.Context) -> None:
+    """Serve a model with the OpenAI API; takes FastDeploy's flags (serve --help lists them)."""
+    serve_command(context.args)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """``serve``: a tritonserver with one model and an OpenAI frontend, started, watched and ended together.
 
-    check ports and model -> run directory -> tritonserver -> load the model -> frontend -> "Launching ..."
+    flags -> ports -> model files -> tritonserver -> load the model -> frontend -> time table -> "Launching ..."
 
 Ends are in the opposite order. Whatever goes wrong, its sentence is the last thing printed and the exit status
 is 1; a signal ends everything with status 0. This module must not know the engine or HTTP requests.
@@ -10,86 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import httpx
 import typer
 
-from ernie_cli import flags
+from ernie_backend.stages import Stages, process_age_s
+from ernie_cli import timeline
+from ernie_cli.child import Child
 from ernie_cli.errors import CommandError
+from ernie_cli.frontend import base_url, frontend_command, wait_until_healthy
+from ernie_cli.memory_report import MemoryReport
+from ernie_cli.model_source import ModelFiles, find_model
 from ernie_cli.ports import LOOPBACK, check_free, free_ports
+from ernie_cli.printed_config import engine_settings
 from ernie_cli.run_directory import RunDirectory
-from ernie_cli.serve_settings import ServeSettings, engine_parameters
-from ernie_cli.supervisor import StopRequested, Supervisor
+from ernie_cli.serve_settings import ServeSettings
+from ernie_cli.supervisor import STOP_GRACE_S, StopRequested, Supervisor
 from ernie_cli.triton import TritonModel, TritonPorts, triton_command
 from ernie_cli.tritonserver import find_installed_server
 
-FRONTEND_DEADLINE_S = 120.0
-DRAIN_S = 10
-_POLL_S = 0.1
-
 WhenReady = Callable[[str], Awaitable[bool]]
 """Called with the API's base URL once it answers; returns whether to go on serving."""
-
-
-def serve(  # noqa: PLR0913 - one parameter for each flag
-    *,
-    model: flags.Model,
-    port: flags.Port = 8000,
-    host: flags.Host = "0.0.0.0",  # noqa: S104 - as FastDeploy; the frontend warns when there is no API key
-    tensor_parallel_size: flags.TensorParallelSize = None,
-    max_model_len: flags.MaxModelLen = None,
-    max_num_seqs: flags.MaxNumSeqs = None,
-    max_num_batched_tokens: flags.MaxNumBatchedTokens = None,
-    quantization: flags.Quantization = None,
-    gpu_memory_utilization: flags.GpuMemoryUtilization = None,
-    dtype: flags.Dtype = None,
-    activation_dtype: flags.ActivationDtype = None,
-    device: flags.Device = None,
-    served_model_name: flags.ServedModelName = None,
-    api_key: flags.ApiKey = None,
-    triton_http_port: flags.TritonHttpPort = None,
-    triton_grpc_port: flags.TritonGrpcPort = None,
-    triton_metrics_port: flags.TritonMetricsPort = None,
-    metrics_port: flags.MetricsPort = None,
-    engine_worker_queue_port: flags.EngineWorkerQueuePort = None,
-    cache_queue_port: flags.CacheQueuePort = None,
-) -> None:
-    """Serve a model directory with the OpenAI API; takes FastDeploy's flags."""
-    _notice_ignored(
-        {
-            "--metrics-port": metrics_port,
-            "--engine-worker-queue-port": engine_worker_queue_port,
-            "--cache-queue-port": cache_queue_port,
-        }
-    )
-    settings = ServeSettings(
-        model=model,
-        host=host,
-        port=port,
-        served_model_name=served_model_name,
-        api_keys=tuple(api_key) if api_key else None,
-        triton_http_port=triton_http_port,
-        triton_grpc_port=triton_grpc_port,
-        triton_metrics_port=triton_metrics_port,
-        engine=engine_parameters(
-            device=device,
-            dtype=dtype,
-            quantization=quantization.lower() if quantization else None,
-            activation_dtype=activation_dtype,
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            gpu_memory_utilization=gpu_memory_utilization,
-            tensor_parallel_size=tensor_parallel_size,
-            served_model_name=served_model_name,
-        ),
-    )
-    run_until_stopped(settings, _print_services)
 
 
 def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
@@ -99,36 +42,86 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
         CommandError: something could not be started, or ended.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    stages = Stages("command line")
+    with stages.stage("ports"):
+        port, triton_ports = _choose_ports(settings)
+    with stages.stage("model files") as reading:
+        model = find_model(settings.model, settings.revision)
+        engine_settings(model.directory, settings.engine)  # what it would refuse is told at once
+        reading.size_bytes = model.size_bytes
+    memory = MemoryReport()
     try:
-        asyncio.run(_serve(settings, when_ready))
+        asyncio.run(_Serving(settings, model, port, triton_ports, stages).run(when_ready))
     except StopRequested:
         typer.echo("Stopped.", err=True)
+    except CommandError as error:
+        if "SIGKILL" not in error.message:
+            raise
+        need = memory.on_kill(model.weights_bytes)
+        raise CommandError(f"{error.message}; {need}", error.last_lines) from None
 
 
-async def _serve(settings: ServeSettings, when_ready: WhenReady) -> None:
-    directory = settings.model_directory()
-    port, triton_ports = _choose_ports(settings)
-    entry = settings.entry(directory)
-    with RunDirectory() as run:
-        parameters = {"model": str(directory), "engine_python": sys.executable, **settings.engine}
-        run.write_entry(entry, parameters)
-        async with Supervisor() as supervisor:
-            installed = find_installed_server()
-            command, environment = triton_command(run, triton_ports, installed)
-            _print_triton(installed, triton_ports)
-            await supervisor.start("tritonserver", command, environment)
-            model = TritonModel(triton_ports.grpc, entry)
-            try:
-                await supervisor.run(model.wait_until_live())
-                await supervisor.run(model.load())
-                command, environment = _frontend_command(settings, port, triton_ports.grpc, entry)
-                await supervisor.start("the OpenAI frontend", command, environment)
-                url = f"http://{_reachable(settings.host)}:{port}"
-                await supervisor.run(_wait_until_healthy(url))
-                if await supervisor.run(_as_coroutine(when_ready(url))):
-                    await supervisor.run(model.keep_loaded())
-            finally:
-                await model.close()
+class _Serving:
+    """One ``serve`` from its start to its end."""
+
+    def __init__(
+        self, settings: ServeSettings, model: ModelFiles, port: int, triton_ports: TritonPorts, stages: Stages
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        self._port = port
+        self._triton_ports = triton_ports
+        self._stages = stages
+        self._entry = settings.entry(model.name)
+        self._url = base_url(settings.host, port)
+
+    async def run(self, when_ready: WhenReady) -> None:
+        with RunDirectory() as directory:
+            parameters = {"model": str(self._model.directory), "engine_python": sys.executable}
+            directory.write_entry(self._entry, {**parameters, **self._settings.engine})
+            async with Supervisor() as supervisor:
+                model = TritonModel(self._triton_ports.grpc, self._entry)
+                try:
+                    await self._start_triton(supervisor, directory, model)
+                    await self._start_frontend(supervisor)
+                    for line in timeline.table(self._stages.list, process_age_s()):
+                        typer.echo(line)
+                    if await supervisor.run(_as_coroutine(when_ready(self._url))):
+                        await supervisor.run(model.keep_loaded())
+                finally:
+                    await model.close()
+
+    async def _start_triton(self, supervisor: Supervisor, directory: RunDirectory, model: TritonModel) -> None:
+        installed = find_installed_server()
+        with self._stages.stage("tritonserver"):
+            command, environment = triton_command(directory, self._triton_ports, installed)
+            _print_triton(installed, self._triton_ports)
+            child = await supervisor.start("tritonserver", command, environment)
+            await supervisor.run(model.wait_until_live())
+        with self._stages.stage("model"):
+            await supervisor.run(_load(model, child))
+            description = await supervisor.run(model.engine_description())
+        load = self._stages.list.pop()
+        self._stages.list += timeline.with_engine_stages(load, description)
+
+    async def _start_frontend(self, supervisor: Supervisor) -> None:
+        with self._stages.stage("OpenAI frontend"):
+            grpc_port = self._triton_ports.grpc
+            command, environment = frontend_command(self._settings, self._port, grpc_port, self._entry)
+            drain_s = self._settings.drain_s
+            grace_s = drain_s + STOP_GRACE_S if drain_s else None
+            await supervisor.start("the OpenAI frontend", command, environment, grace_s)
+            await supervisor.run(wait_until_healthy(self._url))
+
+
+async def _load(model: TritonModel, triton: Child) -> None:
+    """Load the model; if the engine died without a word of its own, its last lines go with the error."""
+    try:
+        await model.load()
+    except CommandError as error:
+        if "ended before it was ready" not in error.message:
+            raise
+        raise CommandError(error.message, triton.last_lines()) from None
 
 
 async def _as_coroutine(work: Awaitable[bool]) -> bool:
@@ -151,54 +144,8 @@ def _choose_ports(settings: ServeSettings) -> tuple[int, TritonPorts]:
     return settings.port or free[-1], TritonPorts(http, grpc, metrics)
 
 
-def _frontend_command(
-    settings: ServeSettings, port: int, grpc_port: int, entry: str
-) -> tuple[list[str], dict[str, str]]:
-    command = [sys.executable, "-m", "ernie_frontend", f"--triton-url={LOOPBACK}:{grpc_port}"]
-    command += [f"--host={settings.host}", f"--port={port}", f"--default-model={entry}"]
-    command += [f"--timeout-graceful-shutdown={DRAIN_S}"]
-    if settings.served_model_name is not None:
-        command.append(f"--served-model-name={settings.served_model_name}")
-    environment = dict(os.environ)
-    if settings.api_keys is not None:
-        environment["FD_API_KEY"] = ",".join(settings.api_keys)  # a command line can be read by every user
-    return command, environment
-
-
-async def _wait_until_healthy(url: str) -> None:
-    deadline = time.monotonic() + FRONTEND_DEADLINE_S
-    async with httpx.AsyncClient(trust_env=False) as client:
-        while time.monotonic() < deadline:
-            try:
-                if (await client.get(f"{url}/health")).status_code == httpx.codes.OK:
-                    return
-            except httpx.TransportError:
-                pass  # it does not listen yet; it is asked again
-            await asyncio.sleep(_POLL_S)
-    raise CommandError(f"{url}/health is not well after {FRONTEND_DEADLINE_S:g} s; the log is above")
-
-
-def _reachable(host: str) -> str:
-    """Return an address at which this machine reaches a server that listens on ``host``."""
-    if host in ("0.0.0.0", "", "::"):  # noqa: S104 - compared, not bound
-        return "[::1]" if host == "::" else LOOPBACK
-    return f"[{host}]" if ":" in host else host
-
-
-def _notice_ignored(given: dict[str, str | None]) -> None:
-    ignored = [flag for flag, value in given.items() if value is not None]
-    if ignored:
-        typer.echo(f"Notice: no effect here: {', '.join(ignored)}", err=True)
-
-
 def _print_triton(installed: Path | None, ports: TritonPorts) -> None:
     typer.echo(
         f"Triton: {installed or 'bundled'}; loopback ports {ports.http} (HTTP), {ports.grpc} (gRPC),"
         f" {ports.metrics} (metrics)"
     )
-
-
-async def _print_services(url: str) -> bool:
-    typer.echo(f"Launching chat completion service at {url}/v1/chat/completions")
-    typer.echo(f"Launching completion service at {url}/v1/completions")
-    return True

@@ -1,6 +1,6 @@
-"""What one ``serve`` was told, and the checks that need no process: model directory and names.
+"""What one ``serve`` was told: the values of its flags, sorted by who reads them.
 
-This module must not know the engine's settings beyond their names, nor how anything is started.
+This module must not know how anything is started.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ernie_cli.errors import CommandError
+from ernie_cli.parameters.flag import Passed
+from ernie_cli.parameters.table import FLAGS
 from ernie_cli.run_directory import entry_name
+
+DRAIN_S = 10
+_BY_SERVE = ("--host", "--port", "--served-model-name", "--timeout-graceful-shutdown")
+"""Flags of the frontend that ``serve`` always writes itself."""
 
 
 @dataclass(frozen=True)
@@ -18,53 +24,100 @@ class ServeSettings:
     """The settings of one ``serve``.
 
     Attributes:
-        model: the model directory as it was given.
+        model: a model directory or an id, as it was given.
         host: address the OpenAI API listens on.
         port: its port; 0 takes a free one.
         served_model_name: the only name requests may give, or None.
         api_keys: keys of ``/v1``; None leaves it to the environment.
         triton_http_port, triton_grpc_port, triton_metrics_port: None takes a free loopback port.
         engine: the engine settings that were given, by parameter name, as strings.
-        name: public name of the model if ``served_model_name`` is None; None takes the directory's.
+        frontend: further flags of the frontend that were given.
+        name: public name of the model if ``served_model_name`` is None; None takes the model's own.
+        revision: branch, tag or commit of a hub model.
+        drain_s: seconds that answers in flight get at the end; 0: as long as they take.
     """
 
     model: str
-    host: str
-    port: int
+    host: str = "0.0.0.0"  # noqa: S104 - as FastDeploy; the frontend warns when there is no API key
+    port: int = 8000
     served_model_name: str | None = None
     api_keys: tuple[str, ...] | None = None
     triton_http_port: int | None = None
     triton_grpc_port: int | None = None
     triton_metrics_port: int | None = None
     engine: Mapping[str, str] = field(default_factory=dict)
+    frontend: tuple[str, ...] = ()
     name: str | None = None
+    revision: str | None = None
+    drain_s: int = DRAIN_S
 
-    def model_directory(self) -> Path:
-        """Return the absolute model directory.
+    @classmethod
+    def from_flags(cls, given: Mapping[str, str]) -> ServeSettings:
+        """Return the settings that the given flags make.
 
         Raises:
-            CommandError: it is no directory, or holds no config.json.
+            CommandError: the model is missing, or a file that a flag names.
         """
-        path = Path(self.model).expanduser()
-        if not path.exists():
-            is_hub_id = self.model.count("/") == 1 and not self.model.startswith((".", "/", "~"))
-            way_out = (
-                "if it is a hub id: downloading is not supported yet, download it yourself and"
-                if is_hub_id
-                else "check the path, or"
-            )
-            raise CommandError(f"--model {self.model} does not exist; {way_out} give the model's directory")
-        if not path.is_dir():
-            raise CommandError(f"--model {self.model} is not a directory; give the directory of config.json")
-        if not (path / "config.json").is_file():
-            raise CommandError(f"--model {self.model} holds no config.json, so it is not a model directory")
-        return path.resolve()
+        if not given.get("--model"):
+            raise CommandError("--model is missing; give a model's directory or an id like OWNER/NAME")
+        keys = given.get("--api-key")
+        return cls(
+            model=given["--model"],
+            host=given.get("--host", cls.host),
+            port=int(given.get("--port", cls.port)),
+            served_model_name=given.get("--served-model-name"),
+            api_keys=tuple(keys.split(",")) if keys else None,
+            triton_http_port=_port(given, "--triton-http-port"),
+            triton_grpc_port=_port(given, "--triton-grpc-port"),
+            triton_metrics_port=_port(given, "--triton-metrics-port"),
+            engine=engine_parameters(given),
+            frontend=_frontend_flags(given),
+            revision=_revision(given),
+            drain_s=int(given.get("--timeout-graceful-shutdown", DRAIN_S)),
+        )
 
-    def entry(self, directory: Path) -> str:
-        """Return the name of the Triton entry that serves ``directory``."""
-        return entry_name(self.served_model_name or self.name or directory.name)
+    def entry(self, model_name: str) -> str:
+        """Return the name of the Triton entry that serves a model of this name."""
+        return entry_name(self.served_model_name or self.name or model_name)
 
 
-def engine_parameters(**given: object) -> dict[str, str]:
-    """Return the engine settings that were given, as the strings of a config.pbtxt; None is left out."""
-    return {name: str(value) for name, value in given.items() if value is not None}
+def engine_parameters(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the engine's settings among the given flags, as the parameters of a config.pbtxt."""
+    parameters = {
+        effect.engine: value
+        for name, value in given.items()
+        if isinstance(effect := FLAGS[name].effect, Passed) and effect.engine and name != "--model"
+    }
+    if parameters.get("max_num_waiting") == "-1":  # FastDeploy's word for its default
+        del parameters["max_num_waiting"]
+    if "chat_template" in parameters:
+        parameters["chat_template"] = _template(parameters["chat_template"])
+    return parameters
+
+
+def _template(value: str) -> str:
+    """Return a Jinja text as it is, and the path of a file as an absolute one."""
+    if "{" in value:
+        return value
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise CommandError(f"--chat-template {value} is neither a file nor a Jinja text")
+    return str(path.resolve())
+
+
+def _frontend_flags(given: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(
+        f"{effect.frontend}={value}"
+        for name, value in given.items()
+        if isinstance(effect := FLAGS[name].effect, Passed) and effect.frontend and name not in _BY_SERVE
+    )
+
+
+def _port(given: Mapping[str, str], name: str) -> int | None:
+    return int(given[name]) if name in given else None
+
+
+def _revision(given: Mapping[str, str]) -> str | None:
+    """Return the revision; ``master`` is FastDeploy's word for a hub's default."""
+    revision = given.get("--revision")
+    return None if revision == "master" else revision

@@ -41,13 +41,26 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for child in reversed(self._children):
-            await child.stop(STOP_GRACE_S)
+            await child.stop()
         for number in _SIGNALS:
             asyncio.get_running_loop().remove_signal_handler(number)
 
-    async def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Child:
-        """Start a child; ``name`` is what it is called in messages."""
-        child = await Child.start(name, command, environment)
+    async def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        grace_s: float | None = STOP_GRACE_S,
+    ) -> Child:
+        """Start a child.
+
+        Args:
+            name: what it is called in messages.
+            command: program and arguments.
+            environment: all of its environment.
+            grace_s: how long it may take to end when asked to; None: as long as it takes.
+        """
+        child = await Child.start(name, command, environment, grace_s)
         self._children.append(child)
         return child
 

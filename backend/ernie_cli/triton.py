@@ -16,6 +16,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tritonclient.grpc.aio as grpc_client
 from tritonclient.utils import InferenceServerException
@@ -123,6 +124,14 @@ class TritonModel:
             await self._server.load_model(self._entry)
         except InferenceServerException as error:
             raise CommandError(start_error(error.message() or str(error))) from None
+
+    async def engine_description(self) -> dict[str, Any] | None:
+        """Return what the engine says of itself, or None if it does not answer now."""
+        try:
+            return (await self._asker.control(self._entry, {"op": "describe"})).get("engine")
+        except ErnieError as error:
+            logger.warning("%s does not describe itself: %s", self._entry, error.message)
+            return None
 
     async def keep_loaded(self) -> None:
         """Load the entry again whenever its stub is dead; returns never.

@@ -58,8 +58,12 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
 
     @classmethod
-    def from_directory(cls, directory: Path) -> ChatTemplate:
+    def from_directory(cls, directory: Path, given: str = "") -> ChatTemplate:
         """Read the template of a model directory, or take the built-in one.
+
+        Args:
+            directory: of the model; its special tokens go with any template.
+            given: the user's own template, which wins: the path of a file, or the Jinja text itself.
 
         Raises:
             StartError: a file cannot be read or the template is not valid.
@@ -71,7 +75,11 @@ class ChatTemplate:
             if name.endswith("_token")
             and isinstance(text := value.get("content") if isinstance(value, dict) else value, str)
         }
-        path = directory / "chat_template.jinja"
+        if "{" in given:
+            return cls(given, specials, "the chat template given by chat_template")
+        path = Path(given) if given else directory / "chat_template.jinja"
+        if given and not path.is_file():
+            raise StartError(f"chat_template is {given!r}, neither a file nor a Jinja text")
         if path.is_file():
             return cls(path.read_text(encoding="utf-8"), specials, str(path))
         for name, values in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from ernie_cli import main as command_line
 from ernie_cli import serve as serve_module
 from ernie_cli.serve_settings import ServeSettings
 
+DENSE = Path(__file__).parents[2] / "data" / "dense"
 TEXT_ROW = (
     "serve --model DIR --port 8188 --tensor-parallel-size 1 --max-model-len 32768 --max-num-seqs 128"
     ' --quantization "WINT8" --gpu-memory-utilization 0.9'
@@ -55,49 +57,109 @@ def test_a_text_row_of_the_fastdeploy_table(
 def test_flags_with_underscores_and_the_short_form(
     monkeypatch: pytest.MonkeyPatch, served: list[ServeSettings]
 ) -> None:
-    assert run(monkeypatch, "serve --model DIR -tp 4 --max_model_len 64 --api-key a --api_key b") == 0
+    assert run(monkeypatch, "serve --model DIR -tp 4 --max_model_len=64 --api-key a --api_key b") == 0
     assert served[0].engine == {"tensor_parallel_size": "4", "max_model_len": "64"}
     assert served[0].api_keys == ("a", "b")
 
 
-def test_ports_without_effect_are_noticed_in_one_line(
+def test_ports_without_effect_are_noticed_in_a_line_each(
     monkeypatch: pytest.MonkeyPatch, served: list[ServeSettings], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = "serve --model DIR --metrics-port 8190 --engine-worker-queue-port 8189,8289 --cache-queue-port 8191"
+    line = "serve --model DIR --controller-port 1 --engine-worker-queue-port 8189,8289 --cache-queue-port 8191"
     assert run(monkeypatch, line) == 0
-    notice = capsys.readouterr().err
-    assert notice == "Notice: no effect here: --metrics-port, --engine-worker-queue-port, --cache-queue-port\n"
+    notices = capsys.readouterr().err.splitlines()
+    assert [notice.partition(":")[0] for notice in notices] == ["Notice"] * 3
+    for flag, notice in zip(
+        ("--controller-port", "--engine-worker-queue-port", "--cache-queue-port"), notices, strict=True
+    ):
+        assert notice.startswith(f"Notice: {flag} has no effect here: ")
 
 
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        ("--max-model-length", "--max-model-len"),
+        ("--gpu-mem-utilization", "--gpu-memory-utilization"),
+        ("--prefix-caching", "--enable-prefix-caching"),
+    ],
+)
 def test_an_unknown_flag_names_the_nearest(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str, nearest: str
 ) -> None:
-    assert run(monkeypatch, "serve --model DIR --max-model-length 3") == 2
-    error = capsys.readouterr().err
-    assert "--max-model-length" in error
-    assert "--max-model-len" in error.replace("--max-model-length", "")
-
-
-def test_a_value_out_of_range_names_flag_and_limit(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "serve --model DIR --gpu-memory-utilization 1.5") == 2
-    error = capsys.readouterr().err
-    assert "--gpu-memory-utilization" in error
-    assert "Invalid value" in error
-
-
-def test_a_command_error_is_the_only_line_and_the_status_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    status = run(monkeypatch, "serve --model /nowhere")
-    assert (
-        status == "ernie-triton: --model /nowhere does not exist; check the path, or give the model's directory"
+    assert run(monkeypatch, f"serve --model DIR {given} 3") == 2
+    assert capsys.readouterr().err.splitlines()[0] == (
+        f"ernie-triton serve: unknown flag {given}; the nearest known flag is {nearest}"
     )
 
 
-def test_help_shows_whole_flag_names(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization: 1.5 is outside [0.01, 1]"),
+        ("--port 65536", "--port: 65536 is outside [0, 65535]"),
+        ("--max-num-seqs many", "--max-num-seqs: 'many' is not a whole number"),
+        ("--kv-cache-ratio half", "--kv-cache-ratio: 'half' is not a number"),
+        ("--dtype float16", "--dtype: 'float16' is not known; known: bfloat16, float32"),
+        ("--quantization w4a8", "--quantization: 'w4a8' is not available yet; available: wint8, wint4, none"),
+        ("--mm-processor-kwargs nonsense", "--mm-processor-kwargs: 'nonsense' is not JSON"),
+        ("--limit-mm-per-prompt [1]", "--limit-mm-per-prompt: '[1]' is not a JSON object"),
+        ("--port", "--port: expected one argument"),
+        ("stray", "'stray' belongs to no flag"),
+    ],
+)
+def test_a_wrong_value_names_flag_value_and_limit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: str, complaint: str
 ) -> None:
+    assert run(monkeypatch, f"serve --model DIR {flags}") == 2
+    assert f"ernie-triton serve: {complaint}" in capsys.readouterr().err
+
+
+def test_a_command_error_is_the_only_line_and_the_status_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = run(monkeypatch, "serve --port 0 --model /nowhere")
+    assert status == (
+        "ernie-triton: --model /nowhere does not exist;"
+        " check the path, or give a directory or an id like OWNER/NAME"
+    )
+
+
+@pytest.mark.parametrize(("language", "heading"), [("en_US.UTF-8", "Service:"), ("zh_CN.UTF-8", "服务:")])
+def test_help_is_grouped_and_shows_whole_flag_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], language: str, heading: str
+) -> None:
+    monkeypatch.setenv("LC_ALL", language)
     assert run(monkeypatch, "serve --help") == 0
     shown = capsys.readouterr().out
-    for flag in ("--gpu-memory-utilization", "--engine-worker-queue-port", "--max-num-batched-tokens"):
-        assert flag in shown
+    for text in ("--gpu-memory-utilization", "--engine-worker-queue-port", "--max-num-batched-tokens", heading):
+        assert text in shown
+
+
+def test_print_config_tells_values_and_sources_and_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, served: list[ServeSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FD_API_KEY", "secret-1")
+    line = f"serve --model {DENSE} --max-model-len 99999 --quantization WINT8 --api-key secret-2 --print-config"
+    assert run(monkeypatch, line) == 0
+    assert served == []
+    shown = capsys.readouterr().out
+    assert "secret" not in shown
+    rows = {line.split()[0]: line for line in shown.splitlines()}
+    assert rows["--max-model-len"].split(maxsplit=2)[1:] == ["2048", "flag 99999, changed by config.json"]
+    assert rows["--quantization"].split()[1:] == ["wint8", "flag"]
+    assert rows["--max-num-seqs"].split()[1:] == ["8", "default"]
+    assert rows["--enable-prefix-caching"].split()[1:] == ["on", "default"]
+    assert rows["--api-key"].split()[1:] == ["(set)", "flag"]
+    assert rows["FD_API_KEY"].split()[1:] == ["(set)", "environment"]
+
+
+def test_print_config_of_a_hub_model_downloads_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "serve --model PaddlePaddle/ERNIE-4.5-0.3B-Paddle --print-config") == 0
+    shown = capsys.readouterr().out
+    assert "PaddlePaddle/ERNIE-4.5-0.3B-Paddle" in shown
+    assert "not on this machine" in shown.splitlines()[-1]
+
+
+def test_print_config_tells_what_the_engine_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = run(monkeypatch, f"serve --model {DENSE} -tp 4 --print-config")
+    assert "tensor_parallel_size is 4" in str(status)

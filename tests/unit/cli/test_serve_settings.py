@@ -1,4 +1,4 @@
-"""The model argument is judged before anything starts; names become Triton entries."""
+"""What the flags become: settings of serve, parameters of the engine, flags of the frontend."""
 
 from __future__ import annotations
 
@@ -6,53 +6,76 @@ from pathlib import Path
 
 import pytest
 
+from ernie_cli.command_line import read_flags
 from ernie_cli.errors import CommandError
-from ernie_cli.serve_settings import ServeSettings, engine_parameters
+from ernie_cli.frontend import base_url, frontend_command
+from ernie_cli.serve_settings import ServeSettings
 
 
-def settings(model: str, served_model_name: str | None = None, name: str | None = None) -> ServeSettings:
-    return ServeSettings(model=model, host="127.0.0.1", port=0, served_model_name=served_model_name, name=name)
+def settings(*flags: str) -> ServeSettings:
+    return ServeSettings.from_flags(read_flags(["--model", "DIR", *flags]))
 
 
-@pytest.mark.parametrize(
-    ("model", "complaint"),
-    [
-        ("PaddlePaddle/ERNIE-4.5-0.3B-Paddle", "hub id: downloading is not supported yet"),
-        ("./nowhere", "does not exist; check the path"),
-        ("/nowhere/at/all", "does not exist; check the path"),
-    ],
-)
-def test_a_model_that_is_not_there(model: str, complaint: str) -> None:
-    with pytest.raises(CommandError, match=complaint):
-        settings(model).model_directory()
-
-
-def test_a_file_is_not_a_model(tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    file.touch()
-    with pytest.raises(CommandError, match="is not a directory"):
-        settings(str(file)).model_directory()
-
-
-def test_a_directory_without_config_is_not_a_model(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match=r"holds no config\.json"):
-        settings(str(tmp_path)).model_directory()
-
-
-def test_a_relative_model_directory_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").touch()
-    monkeypatch.chdir(tmp_path)
-    assert settings("model").model_directory() == tmp_path / "model"
-
-
-def test_the_entry_is_named_by_the_served_name_then_the_given_name_then_the_directory() -> None:
-    directory = Path("/models/ERNIE-4.5-0.3B")
-    assert settings("m").entry(directory) == "ERNIE-4.5-0.3B"
-    assert settings("m", name="ernie-tiny").entry(directory) == "ernie-tiny"
-    assert settings("m", "baidu/ernie 4.5", "ernie-tiny").entry(directory) == "baidu-ernie-4.5"
+def test_without_flags_the_defaults_are_fastdeploys() -> None:
+    read = settings()
+    assert (read.model, read.host, read.port, read.engine, read.frontend) == ("DIR", "0.0.0.0", 8000, {}, ())
+    assert read.drain_s == 10
 
 
 def test_only_given_engine_settings_are_passed_on() -> None:
-    parameters = engine_parameters(max_num_seqs=128, gpu_memory_utilization=0.9, dtype=None)
-    assert parameters == {"max_num_seqs": "128", "gpu_memory_utilization": "0.9"}
+    read = settings("--max-num-seqs", "128", "--gpu-memory-utilization", "0.90", "--quantization", "WINT8")
+    assert read.engine == {"max_num_seqs": "128", "gpu_memory_utilization": "0.9", "quantization": "wint8"}
+
+
+def test_the_scheduler_size_that_means_no_limit_is_left_to_the_engine() -> None:
+    assert settings("--scheduler-max-size", "-1").engine == {}
+    assert settings("--scheduler-max-size", "7").engine == {"max_num_waiting": "7"}
+
+
+def test_a_chat_template_is_a_text_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    monkeypatch.chdir(tmp_path)
+    assert settings("--chat-template", "mine.jinja").engine["chat_template"] == str(tmp_path / "mine.jinja")
+    assert settings("--chat-template", "{{ x }}").engine["chat_template"] == "{{ x }}"
+    with pytest.raises(CommandError, match=r"--chat-template no\.jinja is neither"):
+        settings("--chat-template", "no.jinja")
+
+
+def test_the_entry_is_named_by_the_served_name_then_the_given_name_then_the_model() -> None:
+    assert ServeSettings("m").entry("ERNIE-4.5-0.3B") == "ERNIE-4.5-0.3B"
+    assert ServeSettings("m", name="ernie-tiny").entry("weights") == "ernie-tiny"
+    assert ServeSettings("m", name="x", served_model_name="baidu/ernie 4.5").entry("w") == "baidu-ernie-4.5"
+
+
+def test_a_missing_model_is_told() -> None:
+    with pytest.raises(CommandError, match="--model is missing"):
+        ServeSettings.from_flags({})
+
+
+def test_the_frontend_gets_its_flags_and_no_key_on_its_command_line() -> None:
+    read = settings(
+        "--served-model-name", "e", "--timeout-graceful-shutdown", "3", "--api-key", "k", "--port", "9"
+    )
+    command, environment = frontend_command(read, 1234, 5678, "entry")
+    assert command[3:] == [
+        "--triton-url=127.0.0.1:5678",
+        "--host=0.0.0.0",
+        "--port=1234",
+        "--default-model=entry",
+        "--timeout-graceful-shutdown=3",
+        "--served-model-name=e",
+    ]
+    assert environment["FD_API_KEY"] == "k"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:1"),
+        ("::", "http://[::1]:1"),
+        ("::2", "http://[::2]:1"),
+        ("h", "http://h:1"),
+    ],
+)
+def test_the_url_is_one_that_this_machine_reaches(host: str, url: str) -> None:
+    assert base_url(host, 1) == url

@@ -119,9 +119,9 @@ async def test_what_a_child_started_ends_with_it(tmp_path: Path) -> None:
         "os._exit(5)\n"
     )
     async with Supervisor() as supervisor:
-        child = await supervisor.start("parent", python(code), os.environ)
+        child = await supervisor.start("parent", python(code), os.environ, grace_s=0.2)
         pid = int(await asyncio.wait_for(wait_for_file(pid_file), DEADLINE_S))
-        await child.stop(grace_s=0.2)
+        await child.stop()
     gone, _ = psutil.wait_procs([psutil.Process(pid)], DEADLINE_S) if psutil.pid_exists(pid) else ([1], [])
     assert gone
 
@@ -134,9 +134,9 @@ async def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
         "while True: signal.pause()\n"
     )
     async with Supervisor() as supervisor:
-        child = await supervisor.start("stubborn", python(code), os.environ)
+        child = await supervisor.start("stubborn", python(code), os.environ, grace_s=0.2)
         await asyncio.wait_for(wait_for_file(up), DEADLINE_S)
-        await asyncio.wait_for(child.stop(grace_s=0.2), DEADLINE_S)
+        await asyncio.wait_for(child.stop(), DEADLINE_S)
     assert not psutil.pid_exists(child.pid)
 
 

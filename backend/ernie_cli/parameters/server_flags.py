@@ -1,0 +1,176 @@
+"""Flags of the HTTP service and of what ``serve`` starts around the engine."""
+
+from __future__ import annotations
+
+from ernie_cli.parameters.flag import Flag, Group, Integer, NoEffect, Passed, Refused, Switch, Text, Word, Words
+
+PORT = Integer(0, 65535)
+_TRITON = Text("a loopback port of tritonserver", "tritonserver 的本机回环端口")
+
+SERVER = Group(
+    Text("Service", "服务"),
+    (
+        Flag(
+            "--model",
+            Word("DIRECTORY|ID"),
+            "baidu/ernie-45-turbo",
+            "(needed)",
+            Text(
+                "directory of the model (config.json, weights, tokenizer), or an id to download from a hub",
+                "模型目录（config.json、权重、分词器），或从模型库下载的模型 id",
+            ),
+            Passed(engine="model", serve=True),
+        ),
+        Flag(
+            "--port",
+            PORT,
+            "8000",
+            "8000",
+            Text("port of the OpenAI API; 0 takes a free one", "OpenAI API 的端口；0 表示任选空闲端口"),
+            Passed(frontend="--port", serve=True),
+        ),
+        Flag(
+            "--host",
+            Word("ADDRESS"),
+            "0.0.0.0",  # noqa: S104 - as FastDeploy; the frontend warns when there is no API key
+            "0.0.0.0",  # noqa: S104
+            Text("address the OpenAI API listens on", "OpenAI API 监听的地址"),
+            Passed(frontend="--host", serve=True),
+        ),
+        Flag(
+            "--api-key",
+            Words(is_repeated=True, shown="KEY"),
+            "none",
+            "$FD_API_KEY",
+            Text("key that /v1 asks for; repeatable", "/v1 要求的密钥；可重复给出"),
+            Passed(serve=True),
+            is_secret=True,
+        ),
+        Flag(
+            "--served-model-name",
+            Word("NAME"),
+            "none",
+            "none: any name is accepted",
+            Text(
+                "the only model name that requests may give, besides 'default'",
+                "请求可用的唯一模型名（“default”始终可用）",
+            ),
+            Passed(engine="served_model_name", frontend="--served-model-name", serve=True),
+        ),
+        Flag(
+            "--workers",
+            Integer(1, 256),
+            "1",
+            "1",
+            Text("processes of the OpenAI frontend", "OpenAI 前端的进程数"),
+            Passed(frontend="--workers"),
+        ),
+        Flag(
+            "--max-concurrency",
+            Integer(1),
+            "512",
+            "512",
+            Text(
+                "requests in flight over all workers; one more gets 429",
+                "所有进程合计的并发请求上限；超出返回 429",
+            ),
+            Passed(frontend="--max-concurrency"),
+        ),
+        Flag(
+            "--max-waiting-time",
+            Integer(-1),
+            "-1",
+            "-1",
+            Text(
+                "seconds a request may wait in the queue; -1: without limit",
+                "请求在队列中等待的最长秒数；-1 表示不限",
+            ),
+            Passed(engine="max_waiting_time"),
+        ),
+        Flag(
+            "--timeout-graceful-shutdown",
+            Integer(0),
+            "0",
+            "10",
+            Text(
+                "seconds that answers in flight get when the service ends; 0: as long as they take",
+                "停止服务时留给未完成回答的秒数；0 表示一直等到完成",
+            ),
+            Passed(frontend="--timeout-graceful-shutdown", serve=True),
+        ),
+        Flag(
+            "--timeout",
+            Integer(0),
+            "0",
+            "0",
+            Text(
+                "seconds of silence after which a gunicorn worker is killed", "gunicorn 进程无响应多少秒后被杀"
+            ),
+            NoEffect(
+                Text(
+                    "there is no gunicorn; a hanging engine is found by its heartbeat",
+                    "没有 gunicorn；引擎挂起由心跳发现",
+                )
+            ),
+        ),
+        Flag(
+            "--metrics-port",
+            PORT,
+            "none: the main port",
+            "none: the main port",
+            Text("port of the frontend's metrics", "前端指标的端口"),
+            NoEffect(
+                Text(
+                    "no metrics of our own yet; Triton's are on --triton-metrics-port",
+                    "尚无自有指标；Triton 的指标在 --triton-metrics-port",
+                )
+            ),
+        ),
+        Flag(
+            "--controller-port",
+            Integer(-1, 65535),
+            "-1",
+            "-1",
+            Text("port of FastDeploy's scheduler controller", "FastDeploy 调度控制器的端口"),
+            NoEffect(Text("there is no controller", "没有该控制器")),
+        ),
+        Flag(
+            "--engine-worker-queue-port",
+            Words(shown="PORT"),
+            "0",
+            "none",
+            Text("port between frontend and workers", "前端与工作进程之间的端口"),
+            NoEffect(Text("the parts talk over sockets without ports", "各部分之间不使用端口通信")),
+        ),
+        Flag(
+            "--cache-queue-port",
+            Words(shown="PORT"),
+            "0",
+            "none",
+            Text("port of the KV cache's transfer queue", "KV 缓存传输队列的端口"),
+            NoEffect(Text("the KV cache lives in the engine", "KV 缓存就在引擎进程内")),
+        ),
+        Flag(
+            "--enable-mm-output",
+            Switch(),
+            "off",
+            "off",
+            Text("answer contents are lists of parts", "回答内容以列表形式返回"),
+            Refused(Text("not available; answers are strings", "不提供；回答为字符串")),
+        ),
+        Flag("--triton-http-port", Integer(1, 65535), None, "a free one", _TRITON, Passed(serve=True)),
+        Flag("--triton-grpc-port", Integer(1, 65535), None, "a free one", _TRITON, Passed(serve=True)),
+        Flag("--triton-metrics-port", Integer(1, 65535), None, "a free one", _TRITON, Passed(serve=True)),
+        Flag(
+            "--print-config",
+            Switch(),
+            None,
+            "off",
+            Text(
+                "print each value and where it comes from, and end without starting anything",
+                "打印每个参数的值及其来源，然后退出，不启动任何进程",
+            ),
+            Passed(serve=True),
+        ),
+    ),
+)

@@ -1,0 +1,39 @@
+"""The start of a ``serve`` as a table: every stage with its seconds and bytes, and what no stage accounts for.
+
+The engine's own stages come with its description. This module must not know how anything is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ernie_backend.stages import Stage
+
+_WIDTH = 44
+
+
+def with_engine_stages(load: Stage, description: Mapping[str, Any] | None) -> list[Stage]:
+    """Return the stages that the loading of the model consists of, and what remains of it.
+
+    Args:
+        load: the whole of it, as ``serve`` saw it.
+        description: the engine's; holds its ``startup`` stages.
+    """
+    inside = [Stage.from_json(each) for each in (description or {}).get("startup", [])]
+    engine = [Stage(f"engine: {stage.name}", stage.seconds, stage.size_bytes) for stage in inside]
+    rest = max(0.0, load.seconds - sum(stage.seconds for stage in engine))
+    return [Stage("model entry: Triton's stub", rest), *engine]
+
+
+def table(stages: Sequence[Stage], total_s: float) -> list[str]:
+    """Return the lines of the table; ``total_s`` is the wall time from the process's start to its end."""
+    unaccounted = Stage("(not accounted for)", total_s - sum(stage.seconds for stage in stages))
+    lines = [f"{'Start-up':<{_WIDTH}}{'seconds':>9}{'MiB':>12}"]
+    lines += [_line(stage) for stage in (*stages, unaccounted)]
+    return [*lines, _line(Stage("total", total_s), "")]
+
+
+def _line(stage: Stage, indent: str = "  ") -> str:
+    size = "" if stage.size_bytes is None else f"{stage.size_bytes / 2**20:>12,.1f}"
+    return f"{indent + stage.name:<{_WIDTH}}{stage.seconds:>9.2f}{size}"
