@@ -34,9 +34,7 @@ class WaitingQueue:
         self._sequences: list[Sequence] = []
         self._since: dict[str, float] = {}  # when each new request came
         self._num_tokens = 0  # of the new ones' prompts
-        self._left: deque[float] = deque(
-            maxlen=REMEMBERED
-        )  # when the queue filled up, and when requests left it
+        self._left: deque[float] = deque(maxlen=REMEMBERED)  # when the first new one came, when new ones left
 
     def __len__(self) -> int:
         """Return how many requests wait."""
@@ -55,7 +53,7 @@ class WaitingQueue:
         num_tokens = len(sequence.prompt_ids)
         self._check_room(num_tokens)
         now = self._clock()
-        if not self._sequences:
+        if not self._since:
             self._left.clear()
             self._left.append(now)
         self._since[sequence.request_id] = now

@@ -2,51 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ernie_backend.engine.engine import Engine
+from ernie_backend.engine.sequence import Sequence
 from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.runner.sampler import SampledToken
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.scheduler import Scheduler
 from ernie_wire.errors import ContextLengthExceeded, QueueFull
-from fakes.sequences import make_sequence
+from fakes.sequences import make_sequence, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation
 
 VOCAB = 50
 
 
 class EngineMachine(RuleBasedStateMachine):
-    """Requests arrive, are cancelled, run and end, in any order, in a cache that is often too small."""
+    """Requests arrive, are cancelled, run and end, in any order, in a cache that is often too small.
+
+    Few token ids, and prompts that continue earlier answers, make prefix hits as common as misses.
+    """
 
     @initialize(
         max_num_seqs=st.integers(1, 4),
         budget=st.integers(1, 9),
         num_blocks=st.integers(5, 9),
         block_size=st.integers(1, 4),
+        partial_prefills=st.integers(1, 3),
+        enable_prefix_caching=st.booleans(),
     )
-    def start(self, max_num_seqs: int, budget: int, num_blocks: int, block_size: int) -> None:
+    def start(
+        self,
+        max_num_seqs: int,
+        budget: int,
+        num_blocks: int,
+        block_size: int,
+        partial_prefills: int,
+        enable_prefix_caching: bool,
+    ) -> None:
         self.budget, self.max_num_seqs = budget, max_num_seqs
         self.capacity = num_blocks * block_size
         self.runner = TokenHashRunner(num_blocks, block_size, VOCAB)
-        limits = SchedulerLimits(max_num_seqs, budget, 1000)
-        self.engine = Engine(self.runner, BlockManager(num_blocks, block_size), limits, VOCAB)
+        self.blocks = BlockManager(num_blocks, block_size, enable_prefix_caching=enable_prefix_caching)
+        limits = SchedulerLimits(
+            max_num_seqs,
+            budget,
+            1000,
+            max_num_partial_prefills=partial_prefills,
+            long_prefill_token_threshold=4,
+        )
+        self.engine = Engine(self.runner, self.blocks, limits, reference_sampler(VOCAB))
         self.expected: dict[str, list[int]] = {}
         self.got: dict[str, list[int]] = {}
+        self.conversations: list[list[int]] = [[]]
         self.count = 0
 
-    @rule(prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=12), max_tokens=st.integers(1, 12))
-    def arrive(self, prompt: list[int], max_tokens: int) -> None:
+    @rule(
+        data=st.data(),
+        turn=st.lists(st.integers(0, 1), min_size=1, max_size=8),
+        max_tokens=st.integers(1, 12),
+        priority=st.integers(-1, 1),
+    )
+    def arrive(self, data: st.DataObject, turn: list[int], max_tokens: int, priority: int) -> None:
+        prompt = data.draw(st.sampled_from(self.conversations)) + turn
         request_id = f"r{self.count}"
         self.count += 1
-        refusal = self.engine.submit(make_sequence(request_id, tuple(prompt), max_tokens))
+        sequence = make_sequence(request_id, tuple(prompt), max_tokens, priority=priority)
+        refusal = self.engine.submit(sequence)
         fits = len(prompt) + max_tokens <= self.capacity
         assert (refusal is None) == fits
         if fits:
             self.expected[request_id] = continuation(prompt, max_tokens, VOCAB)
             self.got[request_id] = []
+            self.conversations.append(prompt + self.expected[request_id])
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -74,6 +107,7 @@ class EngineMachine(RuleBasedStateMachine):
         for output in outputs:
             self.got[output.request_id] += output.token_ids
             assert output.error is None
+            assert output.num_cached_tokens < output.num_input_tokens
             if output.is_last:
                 assert self.got[output.request_id] == self.expected.pop(output.request_id)
 
@@ -93,62 +127,150 @@ class EngineMachine(RuleBasedStateMachine):
         assert not self.expected, "every request ends"
         beat = self.engine.heartbeat
         assert (beat.running, beat.waiting, beat.free_blocks) == (0, 0, beat.total_blocks)
+        assert not self.blocks._names, "nothing is remembered of requests that are gone"
 
 
 TestEngineMachine = EngineMachine.TestCase
 TestEngineMachine.settings = settings(max_examples=120, stateful_step_count=25, deadline=None)
 
 
-def _scheduler(num_blocks: int = 8, max_num_seqs: int = 4, budget: int = 8, waiting: int = 10) -> Scheduler:
-    return Scheduler(SchedulerLimits(max_num_seqs, budget, waiting), BlockManager(num_blocks, 2))
+class Steps:
+    """A scheduler whose steps are completed at once, as if the model sampled token 7 for ever."""
+
+    def __init__(self, num_blocks: int = 40, block_size: int = 2, **limits: int) -> None:
+        chosen = {"max_num_seqs": 8, "max_num_batched_tokens": 8, "max_num_waiting": 10, **limits}
+        self.blocks = BlockManager(num_blocks, block_size)
+        self.scheduler = Scheduler(SchedulerLimits(**chosen), self.blocks)
+        self.sequences: dict[str, Sequence] = {}
+
+    def add(self, name: str, prompt: Iterable[int], max_tokens: int = 4, priority: int = 0) -> Sequence:
+        sequence = make_sequence(name, tuple(prompt), max_tokens, priority=priority)
+        sequence.arrival = len(self.sequences)
+        self.scheduler.add(sequence)
+        self.sequences[name] = sequence
+        return sequence
+
+    def step(self) -> list[tuple[str, int, int]]:
+        """Return request, start and number of tokens of every chunk."""
+        plan = self.scheduler.schedule()
+        self.scheduler.complete(plan, self.sequences)
+        for chunk in plan.chunks:
+            if chunk.is_sampled:
+                self.sequences[chunk.request_id].advance(SampledToken(7))
+        self.scheduler.check_integrity()
+        self.preempted = plan.preempted
+        return [(chunk.request_id, chunk.start, len(chunk.token_ids)) for chunk in plan.chunks]
 
 
 def test_decoding_comes_first_and_the_prompt_takes_the_rest() -> None:
-    scheduler = _scheduler(num_blocks=20)
-    first = make_sequence("first", (1, 2), 4)
-    scheduler.add(first)
-    scheduler.complete(scheduler.schedule(), {"first": first})
-    first.advance(7)
-    scheduler.add(make_sequence("second", tuple(range(12)), 2))
-    plan = scheduler.schedule()
-    assert [(chunk.request_id, len(chunk.token_ids), chunk.is_sampled) for chunk in plan.chunks] == [
-        ("first", 1, True),
-        ("second", 7, False),
-    ]
+    steps = Steps()
+    steps.add("first", (1, 2))
+    assert steps.step() == [("first", 0, 2)]
+    steps.add("second", range(10, 22))
+    assert steps.step() == [("first", 2, 1), ("second", 0, 7)]
+    assert steps.step() == [("first", 3, 1), ("second", 7, 5)]
 
 
-def test_the_youngest_is_preempted_and_comes_back_before_newer_ones() -> None:
-    scheduler = _scheduler(num_blocks=4)
-    old, young, newest = (make_sequence(name, (1, 2, 3), 5) for name in ("old", "young", "newest"))
-    for arrival, sequence in enumerate((old, young, newest)):
-        sequence.arrival = arrival
-    scheduler.add(old)
-    sequences = {"old": old, "young": young, "newest": newest}
-    scheduler.complete(scheduler.schedule(), sequences)
-    old.advance(1)
-    scheduler._blocks.grow("young", 3)  # past the headroom rule, which makes preemption rare
-    young.num_computed_tokens = 3
-    young.advance(1)
-    scheduler._running.append(young)
-    scheduler.add(newest)
-    scheduler.complete(scheduler.schedule(), sequences)
-    old.advance(1)
-    young.advance(1)
-    plan = scheduler.schedule()
-    assert plan.preempted == ("young",)
-    assert [chunk.request_id for chunk in plan.chunks] == ["old"]
-    assert [sequence.request_id for sequence in scheduler._waiting] == ["young", "newest"]
-    assert young.num_computed_tokens == 0
-    scheduler.check_integrity()
+def test_the_last_in_rank_is_preempted_and_comes_back_in_its_place() -> None:
+    steps = Steps(num_blocks=7, max_num_batched_tokens=20)
+    steps.add("late", (1, 2, 3), 11, priority=1)
+    steps.add("soon", (4, 5, 6), 11)
+    assert steps.step() == [("soon", 0, 3), ("late", 0, 3)]
+    steps.add("newest", range(10, 15), 1, priority=2)
+    for _ in range(20):
+        steps.step()
+        if steps.preempted:
+            break
+    assert steps.preempted == ("late",), "although it came before"
+    assert [sequence.request_id for sequence in steps.scheduler._waiting] == ["late", "newest"]
+    assert steps.sequences["late"].num_computed_tokens == 0
+    assert steps.scheduler.num_preemptions == 1
+
+
+def test_within_a_priority_the_youngest_is_preempted() -> None:
+    steps = Steps(num_blocks=7)
+    steps.add("old", (1, 2, 3), 11)
+    steps.add("young", (4, 5, 6), 11)
+    steps.preempted = ()
+    while not steps.preempted:
+        steps.step()
+    assert steps.preempted == ("young",)
+
+
+def test_better_priorities_are_admitted_first_but_preempt_nobody() -> None:
+    steps = Steps(max_num_seqs=1)
+    steps.add("running", (1, 2, 3), 2, priority=5)
+    steps.step()
+    steps.add("normal", (1, 2, 3))
+    steps.add("urgent", (1, 2, 3), priority=-1)
+    assert steps.step() == [("running", 3, 1)]
+    steps.scheduler.remove(steps.sequences["running"])
+    assert steps.step()[0][0] == "urgent"
+
+
+def test_a_request_that_finds_no_room_is_not_passed_by_smaller_ones() -> None:
+    steps = Steps(num_blocks=6)
+    steps.add("running", (1, 2, 3, 4), 4)
+    steps.step()
+    steps.add("big", range(10, 19), 1)
+    steps.add("small", (20,), 1)
+    assert [name for name, *_ in steps.step()] == ["running"]
+
+
+def test_a_request_waits_a_step_for_the_prefix_that_another_computes() -> None:
+    steps = Steps(max_num_batched_tokens=20)
+    prompt = tuple(range(10, 17))
+    for name in ("a", "b"):
+        steps.add(name, prompt)
+    steps.add("other", (1, 2))
+    assert steps.step() == [("a", 0, 7), ("other", 0, 2)]
+    assert steps.step() == [("a", 7, 1), ("other", 2, 1), ("b", 6, 1)]
+    assert [steps.sequences[name].num_cached_tokens for name in ("a", "b", "other")] == [0, 6, 0]
+
+
+def test_a_preempted_request_finds_what_it_computed_but_does_not_count_it_as_cached() -> None:
+    steps = Steps(num_blocks=7, max_num_batched_tokens=20)
+    steps.add("old", (1, 2, 3), 11)
+    young = steps.add("young", (4, 5, 6), 11)
+    steps.preempted = ()
+    while not steps.preempted:
+        steps.step()
+    steps.scheduler.remove(steps.sequences["old"])
+    ((name, start, _),) = steps.step()
+    assert (name, start > 0) == ("young", True)
+    assert young.num_cached_tokens == 0
+
+
+def test_by_default_one_prompt_is_under_way_at_once() -> None:
+    steps = Steps()
+    steps.add("long", range(10, 40))
+    steps.add("short", (1, 2))
+    assert steps.step() == [("long", 0, 8)]
+
+
+def test_partial_prefills_share_the_step_and_short_prompts_pass_long_ones() -> None:
+    steps = Steps(max_num_partial_prefills=2, long_prefill_token_threshold=5)
+    steps.add("long", range(10, 40))
+    steps.add("long too", range(40, 70))
+    steps.add("short", (1, 2, 3, 4, 5))
+    assert steps.step() == [("long", 0, 4), ("short", 0, 4)]
+    assert steps.step() == [("long", 4, 4), ("short", 4, 1)]
+
+
+def test_as_many_long_prompts_as_allowed_are_under_way() -> None:
+    steps = Steps(max_num_partial_prefills=2, max_long_partial_prefills=2, long_prefill_token_threshold=5)
+    steps.add("long", range(10, 40))
+    steps.add("long too", range(40, 70))
+    assert steps.step() == [("long", 0, 4), ("long too", 0, 4)]
 
 
 def test_a_full_queue_refuses_and_names_the_limit() -> None:
-    scheduler = _scheduler(waiting=1)
-    scheduler.add(make_sequence("a", (1,), 1))
-    with pytest.raises(QueueFull, match="max_num_waiting 1"):
-        scheduler.add(make_sequence("b", (1,), 1))
+    steps = Steps(max_num_waiting=1)
+    steps.add("a", (1,), 1)
+    with pytest.raises(QueueFull, match=r"max_num_waiting 1\); retry after 1 s"):
+        steps.add("b", (1,), 1)
 
 
 def test_a_request_that_can_never_fit_is_refused() -> None:
     with pytest.raises(ContextLengthExceeded, match="17 tokens, the KV cache holds 16"):
-        _scheduler().add(make_sequence("a", (1,), 16))
+        Steps(num_blocks=8).add("a", (1,), 16)
