@@ -1,0 +1,109 @@
+"""An answer is the same, bit for bit, alone and in any company: on the C++ kernels, for each activation type.
+
+The logits of every sampled token are compared, not only the tokens: prefix hits, preemption, chunks and batches
+must not change a single bit of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ernie_backend.devices.backend import create_chooser
+from ernie_backend.engine.engine import Engine
+from ernie_backend.engine.sequence import Sequence
+from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.models.base import Model
+from ernie_backend.runner.model_runner import ModelRunner
+from ernie_backend.runner.sampler import Sampler
+from ernie_backend.scheduler.limits import SchedulerLimits
+from ernie_backend.scheduler.plan import SchedulePlan
+from ernie_kernels.api import CacheSpec, Ops
+from ernie_kernels.formats import ActivationType
+from ernie_wire.messages import Heartbeat
+from fakes.sequences import make_sequence
+from numerics.backends import CPU_BACKENDS, make_ops
+from numerics.generation import load
+
+DENSE = Path(__file__).parents[1] / "data" / "dense"
+BLOCK_SIZE = 4
+VOCAB_SIZE = 562
+MAX_TOKENS = 12
+SHARED = tuple(range(100, 119))
+
+Answer = tuple[tuple[int, ...], bytes]
+"""Token ids, and the bits of the logits they were sampled from."""
+
+
+class _RecordingRunner(ModelRunner):
+    """Keeps the logits of every sampled token."""
+
+    def __init__(self, model: Model, ops: Ops, num_blocks: int) -> None:
+        config = model.config
+        spec = CacheSpec(num_blocks, BLOCK_SIZE, config.num_kv_heads, config.head_dim, model.cache_dtype)
+        super().__init__(model, ops, [ops.allocate_cache(spec) for _ in range(config.num_layers)])
+        self.logits: dict[str, list[bytes]] = {}
+
+    def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
+        logits = super().run(plan)
+        sampled = [chunk.request_id for chunk in plan.chunks if chunk.is_sampled]
+        for request_id, row in zip(sampled, logits, strict=True):
+            self.logits.setdefault(request_id, []).append(row.tobytes())
+        return logits
+
+
+def _sequences() -> list[Sequence]:
+    """Requests with shared beginnings, some greedy and some with a seed; the last goes on from the first."""
+    prompts = [(*SHARED, *range(200, 200 + count)) for count in (1, 3, 6)]
+    prompts += [SHARED, SHARED[:13], tuple(range(300, 317)), (*prompts[0], *range(400, 409))]
+    made = [make_sequence(f"r{index}", prompt, MAX_TOKENS) for index, prompt in enumerate(prompts)]
+    for index, sequence in enumerate(made[1::2]):
+        sequence.sampling = replace(sequence.sampling, temperature=1.0, top_p=0.9, seed=index)
+    return made
+
+
+def _answers(
+    model: Model, ops: Ops, sequences: Iterable[Sequence], limits: SchedulerLimits, num_blocks: int, cache: bool
+) -> tuple[dict[str, Answer], Heartbeat]:
+    runner = _RecordingRunner(model, ops, num_blocks)
+    blocks = BlockManager(num_blocks, BLOCK_SIZE, enable_prefix_caching=cache)
+    engine = Engine(runner, blocks, limits, Sampler(create_chooser(ops), VOCAB_SIZE))
+    tokens: dict[str, tuple[int, ...]] = {}
+    waiting = list(sequences)
+    while waiting or engine.has_work:
+        if waiting:
+            assert engine.submit(waiting.pop(0)) is None
+        for output in engine.step():
+            assert output.error is None
+            tokens[output.request_id] = tokens.get(output.request_id, ()) + output.token_ids
+        engine.check_integrity()
+    return {name: (ids, b"".join(runner.logits[name])) for name, ids in tokens.items()}, engine.heartbeat
+
+
+@pytest.mark.parametrize("activation", list(ActivationType))
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_company_chunks_hits_and_preemption_change_no_bit(backend: str, activation: ActivationType) -> None:
+    ops = make_ops(backend)
+    model = load(DENSE, ops, "bfloat16", "wint8", activation)
+    roomy = SchedulerLimits(1, 1000, 99)
+    alone: dict[str, Answer] = {}
+    for sequence in _sequences():
+        alone |= _answers(model, ops, [sequence], roomy, 60, cache=False)[0]
+    together, _ = _answers(model, ops, _sequences(), SchedulerLimits(8, 1000, 99), 120, cache=False)
+    assert together == alone
+    hit, beat = _answers(model, ops, _sequences(), SchedulerLimits(8, 1000, 99), 120, cache=True)
+    assert hit == alone
+    assert beat.prefix_cache_hits > 0
+    for chunk in (1, 5):
+        tight, beat = _answers(model, ops, _sequences(), SchedulerLimits(4, chunk, 99), 15, cache=True)
+        assert tight == alone
+        assert beat.prefix_cache_hits > 0
+        assert (beat.free_blocks, beat.running, beat.waiting) == (15, 0, 0)
+    preempting, beat = _answers(model, ops, _sequences(), SchedulerLimits(8, 64, 99), 15, cache=True)
+    assert preempting == alone
+    assert beat.preemptions > 0
