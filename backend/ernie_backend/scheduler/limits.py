@@ -23,6 +23,7 @@ class SchedulerLimits:
             of a step.
         max_long_partial_prefills: of these, long ones; shorter prompts pass the long ones that wait.
         long_prefill_token_threshold: a prompt of more tokens is long.
+        max_prompt_logit_rows: prompt tokens whose logits one step computes because a request wants them.
     """
 
     max_num_seqs: int
@@ -33,3 +34,4 @@ class SchedulerLimits:
     max_num_partial_prefills: int = 1
     max_long_partial_prefills: int = 1
     long_prefill_token_threshold: int = 0
+    max_prompt_logit_rows: int = 64

@@ -20,6 +20,10 @@ Two things let a request pass those before it in the queue, neither for long. Wi
 prefill, short prompts pass long ones while ``max_long_partial_prefills`` are under way. And a request whose
 next block is being computed by another in this very step waits for the next one, to share it.
 
+A request that wants the logits of its prompt takes nothing from the prefix cache. All of them together get at
+most ``max_prompt_logit_rows`` tokens of prompt a step, and others may pass them: a row is as wide as the
+vocabulary.
+
 This module must not know tensors, text or sampling.
 """
 
@@ -43,9 +47,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Draft:
-    """A plan in the making: tokens it may still take; chunks; requests it leaves with unfinished prompts."""
+    """A plan in the making.
+
+    Attributes:
+        budget: tokens it may still take.
+        prompt_rows: tokens it may still take whose logits are wanted although nothing is sampled from them.
+        unfinished: requests that it leaves with unfinished prompts.
+    """
 
     budget: int
+    prompt_rows: int
     chunks: list[ScheduledChunk] = field(default_factory=list)
     preempted: list[str] = field(default_factory=list)
     unfinished: list[Sequence] = field(default_factory=list)
@@ -112,7 +123,7 @@ class Scheduler:
     def schedule(self) -> SchedulePlan:
         """Plan the next step; the plan is empty only if there is no request at all."""
         self._blocks.begin_step()
-        draft = _Draft(self._limits.max_num_batched_tokens)
+        draft = _Draft(self._limits.max_num_batched_tokens, self._limits.max_prompt_logit_rows)
         for sequence in [each for each in self._running if each.is_decoding]:
             if draft.budget and sequence in self._running and self._grow_or_preempt(sequence, draft):
                 self._plan(sequence, draft)
@@ -168,7 +179,12 @@ class Scheduler:
         sequence = self._first_admissible(draft)
         if sequence is None:
             return None
-        num_found = self._blocks.admit(sequence.request_id, sequence.token_ids, headroom=len(self._running))
+        num_found = self._blocks.admit(
+            sequence.request_id,
+            sequence.token_ids,
+            headroom=len(self._running),
+            reuse=not sequence.needs_prompt_logits,
+        )
         if num_found is None:
             return None
         sequence.num_computed_tokens = num_found
@@ -184,8 +200,11 @@ class Scheduler:
         num_long = sum(self._is_long(each) for each in draft.unfinished)
         has_room_for_long = num_long < self._limits.max_long_partial_prefills
         for sequence in self._waiting:
-            is_awaited = self._blocks.is_awaited(sequence.request_id, sequence.token_ids)
-            if not is_awaited and (has_room_for_long or not self._is_long(sequence)):
+            if sequence.needs_prompt_logits:
+                must_wait = draft.prompt_rows == 0
+            else:
+                must_wait = self._blocks.is_awaited(sequence.request_id, sequence.token_ids)
+            if not must_wait and (has_room_for_long or not self._is_long(sequence)):
                 return sequence
         return None
 
@@ -196,7 +215,14 @@ class Scheduler:
         """Add as many tokens of a request to the plan as its budget, shared with other prompts, allows."""
         share = -(-self._limits.max_num_batched_tokens // self._limits.max_num_partial_prefills)
         start = sequence.num_computed_tokens
-        end = min(sequence.num_tokens, start + min(share, draft.budget))
+        room = min(share, draft.budget)
+        if wants_all_logits := sequence.needs_prompt_logits:
+            room = min(room, draft.prompt_rows)
+        end = min(sequence.num_tokens, start + room)
+        if end < sequence.num_tokens:
+            draft.unfinished.append(sequence)
+        if end == start:
+            return
         self._blocks.announce(sequence.request_id, sequence.token_ids, start, end)
         draft.chunks.append(
             ScheduledChunk(
@@ -205,8 +231,9 @@ class Scheduler:
                 start=start,
                 block_table=self._blocks.table(sequence.request_id),
                 is_sampled=end == sequence.num_tokens,
+                wants_all_logits=wants_all_logits,
             )
         )
         draft.budget -= end - start
-        if end < sequence.num_tokens:
-            draft.unfinished.append(sequence)
+        if wants_all_logits:
+            draft.prompt_rows -= end - start
