@@ -139,3 +139,67 @@ def test_logits_that_are_no_numbers_fail_one_request() -> None:
     assert outputs[0].error.startswith("internal_error: the model computed no valid")
     assert [(output.request_id, output.text) for output in outputs[1:]] == [("good", TEXT), ("fine", TEXT)]
     assert engine.heartbeat.free_blocks == 40
+
+
+def test_what_a_failed_request_computed_is_not_found_by_others() -> None:
+    engine = Engine(
+        _PoisonedRunner(40, 2, VOCAB), BlockManager(40, 2), SchedulerLimits(4, 16, 9), reference_sampler(VOCAB)
+    )
+    _finish(engine, make_sequence("poisoned", tuple(range(9)), 8))
+    (output,) = _finish(engine, make_sequence("good", tuple(range(9)), 8, stream=False))
+    assert output.num_cached_tokens == 0
+    assert output.token_ids == tuple(continuation(range(9), 8, VOCAB))
+
+
+def test_every_output_tells_how_much_of_the_prompt_was_cached() -> None:
+    engine = _engine()
+    assert {output.num_cached_tokens for output in _finish(engine, make_sequence("a", PROMPT, 8))} == {0}
+    assert {output.num_cached_tokens for output in _finish(engine, make_sequence("b", PROMPT, 8))} == {2}
+    follow_up = (*PROMPT, *ANSWER, 1)
+    assert {each.num_cached_tokens for each in _finish(engine, make_sequence("c", follow_up, 2))} == {10}
+    beat = engine.heartbeat
+    assert (beat.prefix_cache_queries, beat.prefix_cache_hits, beat.preemptions) == (3 + 3 + 12, 12, 0)
+
+
+def test_a_request_that_waited_too_long_gets_a_timeout() -> None:
+    now_s = [0.0]
+    limits = SchedulerLimits(1, 16, 9, max_waiting_time_s=5.0)
+    engine = Engine(
+        TokenHashRunner(40, 2, VOCAB),
+        BlockManager(40, 2),
+        limits,
+        reference_sampler(VOCAB),
+        clock=lambda: now_s[0],
+    )
+    engine.submit(make_sequence("running", PROMPT, 8))
+    engine.submit(make_sequence("waiting", PROMPT, 8))
+    assert [output.request_id for output in engine.step()] == ["running"]
+    now_s[0] = 6.0
+    outputs = engine.step()
+    assert [output.request_id for output in outputs] == ["waiting", "running"]
+    assert outputs[0].error == (
+        "timeout: the request has waited longer than 5.0 s for its turn (max_waiting_time); try again later"
+    )
+    assert engine.heartbeat.waiting == 0
+    assert not engine.cancel("waiting")
+
+
+def test_the_last_request_may_expire_too() -> None:
+    now_s = [0.0]
+    limits = SchedulerLimits(1, 16, 9, max_waiting_time_s=5.0)
+    runner = TokenHashRunner(40, 2, VOCAB)
+    engine = Engine(runner, BlockManager(40, 2), limits, reference_sampler(VOCAB), clock=lambda: now_s[0])
+    engine.submit(make_sequence("late", PROMPT, 8))
+    now_s[0] = 6.0
+    assert [output.is_last for output in engine.step()] == [True]
+    assert not engine.has_work
+    assert not runner.plans
+
+
+def test_better_priorities_are_served_first() -> None:
+    engine = _engine(max_num_seqs=1)
+    outputs = _finish(
+        engine,
+        *(make_sequence(str(priority), PROMPT, 2, stream=False, priority=priority) for priority in (3, 0, -2)),
+    )
+    assert [output.request_id for output in outputs] == ["-2", "0", "3"]
