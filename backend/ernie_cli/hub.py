@@ -41,6 +41,10 @@ class NotOnHub(Exception):
     """The hub has no model of this id, or none that this user may see."""
 
 
+class HubUnreachable(CommandError):
+    """The hub does not answer, and the cache does not hold the model."""
+
+
 @dataclass(frozen=True)
 class Download:
     """What is to be downloaded.
@@ -82,23 +86,30 @@ def download_model(
         raise CommandError(f"FD_MODEL_SOURCE is {source}; known: {', '.join(SOURCES)}")
     fetch: Callable[[Download], Path] = _huggingface if source == SOURCES[0] else _other_client(source)
     cache = Path(environment["FD_MODEL_CACHE"]).expanduser() if environment.get("FD_MODEL_CACHE") else None
-    refusals = []
+    refusals: dict[str, NotOnHub | HubUnreachable] = {}
     for candidate in candidates(model_id):
         found = _fetched_or_why_not(fetch, Download(candidate, revision, cache))
         if isinstance(found, Path):
             return found
-        refusals.append(f"{candidate}: {found}")
+        refusals[candidate] = found
+    for refusal in refusals.values():
+        if isinstance(refusal, HubUnreachable):
+            raise refusal
     raise CommandError(
-        f"--model {model_id} is no directory, and {_address(source)} does not give it ({'; '.join(refusals)});"
+        f"--model {model_id} is no directory, and {_address(source)} does not give it ({_listed(refusals)});"
         " check the id, set HF_TOKEN if it is private, or give the model's directory"
     )
 
 
-def _fetched_or_why_not(fetch: Callable[[Download], Path], what: Download) -> Path | NotOnHub:
+def _fetched_or_why_not(fetch: Callable[[Download], Path], what: Download) -> Path | NotOnHub | HubUnreachable:
     try:
         return fetch(what)
-    except NotOnHub as error:
+    except (NotOnHub, HubUnreachable) as error:
         return error
+
+
+def _listed(refusals: Mapping[str, Exception]) -> str:
+    return "; ".join(f"{model_id}: {refusal}" for model_id, refusal in refusals.items())
 
 
 def _huggingface(what: Download) -> Path:
@@ -129,10 +140,10 @@ def _huggingface(what: Download) -> Path:
         raise _unreachable(what, error) from None
 
 
-def _unreachable(what: Download, error: Exception) -> CommandError:
+def _unreachable(what: Download, error: Exception) -> HubUnreachable:
     cause = error.__cause__ or error
     reason = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
-    return CommandError(
+    return HubUnreachable(
         f"--model {what.model_id} cannot be downloaded from {constants.ENDPOINT} ({reason}): start again to go"
         " on where it stopped; without this hub, set HF_ENDPOINT to a mirror, or download the model on another"
         ' machine ("hf download ID --local-dir DIRECTORY") and give its directory to --model;'
