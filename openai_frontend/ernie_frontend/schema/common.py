@@ -18,9 +18,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from ernie_frontend.errors import from_validation
+from ernie_frontend.request_log import record_of
+from ernie_wire.errors import RequestCancelled
 
 MAX_TOP_LOGPROBS = 20
 _INT32 = 2**31
@@ -65,13 +67,15 @@ class GenerationFields(BaseModel):
     top_p: float | None = Field(
         None, description="nucleus mass in [0, 1]; below 1e-5 is greedy; default the model's, else 0.7"
     )
-    top_k: int | None = Field(None, description="keep the k most likely tokens; 0, the default, keeps all")
+    top_k: int | None = Field(
+        None, description="keep the k most likely tokens; 0 keeps all; default the model's"
+    )
     min_p: float | None = Field(
         None,
-        description="in [0, 1]: drop tokens less likely than this part of the most likely one's; default 0",
+        description="in [0, 1]: drop tokens less likely than this part of the most likely one's",
     )
     repetition_penalty: float | None = Field(
-        None, description="above 0; weakens tokens of prompt and answer if above 1; default 1"
+        None, description="above 0; weakens tokens of prompt and answer if above 1; default the model's"
     )
     frequency_penalty: float | None = Field(
         None, description="in [-2, 2]; taken off for each time the answer has the token; default 0"
@@ -157,9 +161,13 @@ async def read_body(kind: type[Body], request: Request) -> Body:
     """Return the checked body of a request, whatever content type it announces.
 
     Raises:
-        ErnieError: the body is not JSON, not an object, or a field is missing or of a wrong type.
+        ErnieError: the body is not JSON, not an object, or a field is missing or of a wrong type; or the client
+            went away before it was complete.
     """
     try:
         return kind.model_validate_json(await request.body())
+    except ClientDisconnect:
+        record_of(request.scope).is_disconnected = True
+        raise RequestCancelled("the client closed the connection before its request was complete") from None
     except ValidationError as error:
         raise from_validation(error) from None
