@@ -52,7 +52,7 @@ class _Draft:
     Attributes:
         budget: tokens it may still take.
         prompt_rows: tokens it may still take whose logits are wanted although nothing is sampled from them.
-        unfinished: requests that it leaves with unfinished prompts.
+        unfinished: requests that it leaves with unfinished prompts, except those that wait for prompt rows.
     """
 
     budget: int
@@ -219,7 +219,7 @@ class Scheduler:
         if wants_all_logits := sequence.needs_prompt_logits:
             room = min(room, draft.prompt_rows)
         end = min(sequence.num_tokens, start + room)
-        if end < sequence.num_tokens:
+        if end < sequence.num_tokens and not wants_all_logits:
             draft.unfinished.append(sequence)
         if end == start:
             return

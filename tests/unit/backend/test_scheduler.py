@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -262,6 +263,23 @@ def test_as_many_long_prompts_as_allowed_are_under_way() -> None:
     steps.add("long", range(10, 40))
     steps.add("long too", range(40, 70))
     assert steps.step() == [("long", 0, 4), ("long too", 0, 4)]
+
+
+def test_a_prompt_whose_logits_are_wanted_takes_few_tokens_a_step_and_holds_up_nobody() -> None:
+    steps = Steps(max_num_batched_tokens=20, max_prompt_logit_rows=3)
+    prompt = tuple(range(10, 20))
+    steps.add("before", prompt, 1)
+    steps.step()
+    scored = steps.add("scored", prompt)
+    scored.sampling = replace(scored.sampling, prompt_logprobs=0)
+    steps.add("scored too", prompt).sampling = scored.sampling
+    steps.add("other", range(30, 40))
+    plan = steps.scheduler.schedule()
+    assert [(chunk.request_id, chunk.start, chunk.num_logit_rows) for chunk in plan.chunks] == [
+        ("before", 10, 1),
+        ("scored", 0, 3),
+        ("other", 0, 1),
+    ]
 
 
 def test_a_full_queue_refuses_and_names_the_limit() -> None:
