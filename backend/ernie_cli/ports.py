@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ernie_cli.errors import CommandError
@@ -42,8 +42,28 @@ def check_free(host: str, port: int, flag: str) -> None:
 
 def free_ports(count: int, host: str = LOOPBACK) -> tuple[int, ...]:
     """Return ``count`` different ports that were free a moment ago."""
-    with contextlib.ExitStack() as stack:
-        return tuple(stack.enter_context(_bound(host, 0)).getsockname()[1] for _ in range(count))
+    return choose_ports({f"port {number}": (host, 0) for number in range(count)})
+
+
+def choose_ports(wanted: Mapping[str, tuple[str, int]]) -> tuple[int, ...]:
+    """Return the ports that were asked for, and free ones in place of 0; all different, all free a moment ago.
+
+    Args:
+        wanted: flag -> (host, port).
+
+    Raises:
+        CommandError: a port is taken, or asked for by two flags.
+    """
+    flag_of: dict[int, str] = {}
+    for flag, (host, port) in wanted.items():
+        if port and port in flag_of:
+            raise CommandError(f"{flag_of[port]} and {flag} both ask for port {port}; give them different ones")
+        check_free(host, port, flag)
+        flag_of[port] = flag
+    with contextlib.ExitStack() as stack:  # all are held until the last is chosen
+        given_first = sorted(wanted.items(), key=lambda item: item[1][1] == 0)
+        chosen = {flag: stack.enter_context(_bound(*place)).getsockname()[1] for flag, place in given_first}
+    return tuple(chosen[flag] for flag in wanted)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from ernie_cli.errors import CommandError
 from ernie_cli.frontend import base_url, frontend_command, wait_until_healthy
 from ernie_cli.memory_report import MemoryReport
 from ernie_cli.model_source import ModelFiles, find_model
-from ernie_cli.ports import LOOPBACK, check_free, free_ports
+from ernie_cli.ports import LOOPBACK, choose_ports
 from ernie_cli.printed_config import engine_settings
 from ernie_cli.run_directory import RunDirectory
 from ernie_cli.serve_settings import ServeSettings
@@ -130,18 +130,15 @@ async def _as_coroutine(work: Awaitable[bool]) -> bool:
 
 def _choose_ports(settings: ServeSettings) -> tuple[int, TritonPorts]:
     """Check the ports that were given and choose the others."""
-    check_free(settings.host, settings.port, "--port")
-    given = {
-        "--triton-http-port": settings.triton_http_port,
-        "--triton-grpc-port": settings.triton_grpc_port,
-        "--triton-metrics-port": settings.triton_metrics_port,
-    }
-    for flag, port in given.items():
-        if port is not None:
-            check_free(LOOPBACK, port, flag)
-    free = free_ports(len(given) + 1)
-    http, grpc, metrics = (port or other for port, other in zip(given.values(), free, strict=False))
-    return settings.port or free[-1], TritonPorts(http, grpc, metrics)
+    port, *triton_ports = choose_ports(
+        {
+            "--port": (settings.host, settings.port),
+            "--triton-http-port": (LOOPBACK, settings.triton_http_port or 0),
+            "--triton-grpc-port": (LOOPBACK, settings.triton_grpc_port or 0),
+            "--triton-metrics-port": (LOOPBACK, settings.triton_metrics_port or 0),
+        }
+    )
+    return port, TritonPorts(*triton_ports)
 
 
 def _print_triton(installed: Path | None, ports: TritonPorts) -> None:

@@ -26,12 +26,13 @@ from ernie_cli.ports import LOOPBACK
 from ernie_cli.run_directory import RunDirectory
 from ernie_cli.tritonserver import bundled_command
 from ernie_frontend.settings import Settings
-from ernie_frontend.triton_client import TritonClient
+from ernie_frontend.triton_client import TritonClient, TritonUnreachable
 from ernie_wire.errors import ErnieError
 
 START_DEADLINE_S = 120.0
 HEALTH_INTERVAL_S = 2.0
-MISSES_BEFORE_RELOAD = 2
+DEATHS_BEFORE_RELOAD = 2
+SILENCE_LIMIT_S = 120.0
 MOST_RELOADS = 5
 RELOADS_WINDOW_S = 600.0
 _POLL_S = 0.1
@@ -139,21 +140,21 @@ class TritonModel:
         Raises:
             CommandError: that did not help, or happens too often.
         """
-        misses = 0
+        patience = Patience(time.monotonic())
         while True:
             await asyncio.sleep(HEALTH_INTERVAL_S)
-            misses = 0 if await self._answers() else misses + 1
-            if misses >= MISSES_BEFORE_RELOAD:
+            if patience.is_over(await self._fault(), time.monotonic()):
                 await self._reload()
-                misses = 0
+                patience = Patience(time.monotonic())
 
-    async def _answers(self) -> bool:
+    async def _fault(self) -> ErnieError | None:
+        """Ask the stub for its health; return what came instead."""
         try:
             await self._asker.control(self._entry, {"op": "health"})
         except ErnieError as error:
             logger.warning("%s does not answer: %s", self._entry, error.message)
-            return False
-        return True
+            return error
+        return None
 
     async def _reload(self) -> None:
         now = time.monotonic()
@@ -172,6 +173,26 @@ class TritonModel:
             logger.warning("unloading %s: %s", self._entry, error.message())
         await self.load()
         logger.warning("%s is loaded again", self._entry)
+
+
+class Patience:
+    """When to give up on a stub: soon if Triton says that it is dead, late if it is only silent.
+
+    A stub that is slow, stopped or starved of its processor is silent too, and loading it again loses every
+    request in flight.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._heard_at_s = now_s
+        self._deaths = 0
+
+    def is_over(self, fault: ErnieError | None, now_s: float) -> bool:
+        """Take note of one question's outcome; return whether to load the model again."""
+        if fault is None:
+            self._heard_at_s = now_s
+        is_silent = isinstance(fault, TritonUnreachable)
+        self._deaths = 0 if fault is None or is_silent else self._deaths + 1
+        return self._deaths >= DEATHS_BEFORE_RELOAD or now_s - self._heard_at_s >= SILENCE_LIMIT_S
 
 
 def start_error(message: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.ports import LOOPBACK, check_free, free_ports, holder_of
+from ernie_cli.ports import LOOPBACK, check_free, choose_ports, free_ports, holder_of
 
 
 @pytest.fixture
@@ -50,3 +50,17 @@ def test_free_ports_are_different() -> None:
 def test_nobody_holds_a_free_port() -> None:
     (port,) = free_ports(1)
     assert holder_of(port) is None
+
+
+def test_two_flags_may_not_ask_for_one_port() -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(CommandError, match=rf"--port and --triton-http-port both ask for port {port}"):
+        choose_ports({"--port": ("0.0.0.0", port), "--triton-http-port": ("127.0.0.1", port)})
+
+
+def test_what_was_asked_for_is_kept_and_the_rest_is_different() -> None:
+    (port,) = free_ports(1)
+    wanted = {"a": ("127.0.0.1", 0), "--port": ("127.0.0.1", port), "b": ("127.0.0.1", 0)}
+    chosen = choose_ports(wanted)
+    assert chosen[1] == port
+    assert len(set(chosen)) == len(wanted)

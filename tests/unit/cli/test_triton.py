@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from ernie_cli.run_directory import RunDirectory
-from ernie_cli.triton import TritonPorts, start_error, triton_command
+from ernie_cli.triton import (
+    SILENCE_LIMIT_S,
+    Patience,
+    TritonPorts,
+    start_error,
+    triton_command,
+)
+from ernie_frontend.triton_client import TritonUnreachable
+from ernie_wire.errors import InternalError
 
 
 @pytest.mark.parametrize(
@@ -43,3 +51,18 @@ def test_an_installed_server_gets_the_stub_on_its_python_path(monkeypatch: pytes
     )
     assert {"--http-port=1", "--grpc-port=2", "--metrics-port=3"} < set(command)
     assert f"--backend-config=python,shm-region-prefix-name={run.shared_memory_prefix}" in command
+
+
+def test_a_dead_stub_is_given_up_after_two_answers_that_say_so() -> None:
+    patience = Patience(0.0)
+    assert not patience.is_over(InternalError("the stub is not healthy"), 1.0)
+    assert patience.is_over(InternalError("the stub is not healthy"), 2.0)
+
+
+def test_a_silent_stub_is_given_up_late_and_forgiven_when_it_speaks() -> None:
+    silent = TritonUnreachable("nothing came in time")
+    patience = Patience(0.0)
+    assert not any(patience.is_over(silent, float(second)) for second in range(int(SILENCE_LIMIT_S)))
+    assert not patience.is_over(None, SILENCE_LIMIT_S)
+    assert not patience.is_over(silent, SILENCE_LIMIT_S + 1)
+    assert patience.is_over(silent, 2 * SILENCE_LIMIT_S)
