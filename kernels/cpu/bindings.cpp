@@ -80,6 +80,13 @@ Activation activation_named(const std::string& name) {
     throw std::invalid_argument("activation '" + name + "' must be float32, int16 or int8");
 }
 
+CacheKind cache_kind_named(const std::string& name) {
+    if (name == "float32") return CacheKind::Float32;
+    if (name == "bfloat16") return CacheKind::Bfloat16;
+    if (name == "int8") return CacheKind::Int8;
+    throw std::invalid_argument("cache dtype '" + name + "' must be float32, bfloat16 or int8");
+}
+
 PackedLinear pack_float(Ops& ops, nb::handle values, bool is_bfloat16) {
     const Buffer source("weight", values, is_bfloat16 ? 'H' : 'f', 2);
     const auto kind = is_bfloat16 ? WeightKind::Bfloat16 : WeightKind::Float32;
@@ -156,12 +163,12 @@ void bind_data(nb::module_& module) {
         .def(
             "__init__",
             [](LayerCache* self, int64_t num_blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim,
-               bool is_bfloat16) {
-                new (self)
-                    LayerCache(positive("num_blocks", num_blocks), positive("block_size", block_size),
-                               positive("num_kv_heads", kv_heads), positive("head_dim", head_dim), is_bfloat16);
+               const std::string& dtype) {
+                new (self) LayerCache(positive("num_blocks", num_blocks), positive("block_size", block_size),
+                                      positive("num_kv_heads", kv_heads), positive("head_dim", head_dim),
+                                      cache_kind_named(dtype));
             },
-            "num_blocks"_a, "block_size"_a, "num_kv_heads"_a, "head_dim"_a, "is_bfloat16"_a)
+            "num_blocks"_a, "block_size"_a, "num_kv_heads"_a, "head_dim"_a, "dtype"_a)
         .def_ro("num_kv_heads", &LayerCache::kv_heads)
         .def_ro("head_dim", &LayerCache::head_dim);
     nb::class_<Batch>(module, "Batch", "A step's index arrays.")

@@ -1,18 +1,49 @@
 #include "cache.hpp"
 
 namespace ernie {
+namespace {
+
+size_t item_bytes(CacheKind kind) {
+    switch (kind) {
+        case CacheKind::Float32:
+            return 4;
+        case CacheKind::Bfloat16:
+            return 2;
+        case CacheKind::Int8:
+            return 1;
+    }
+    __builtin_unreachable();
+}
+
+}  // namespace
 
 LayerCache::LayerCache(int64_t num_blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim,
-                       bool is_bfloat16)
+                       CacheKind kind)
     : num_blocks(num_blocks),
       block_size(block_size),
       kv_heads(kv_heads),
       head_dim(head_dim),
-      stride((head_dim + 15) / 16 * 16),
-      is_bfloat16(is_bfloat16) {
-    const size_t bytes = size_t(num_blocks * block_size * kv_heads * stride) * (is_bfloat16 ? 2 : 4);
-    keys = allocate_zeroed(bytes);
-    values = allocate_zeroed(bytes);
+      stride((head_dim + kPage - 1) / kPage * kPage),
+      kind(kind) {
+    const size_t slots = size_t((num_blocks * block_size + kPage - 1) / kPage * kPage * kv_heads);
+    keys_ = allocate_zeroed(slots * size_t(stride) * item_bytes(kind));
+    values_ = allocate_zeroed(slots * size_t(stride) * item_bytes(kind));
+    if (kind == CacheKind::Int8) {
+        key_scales_ = allocate_zeroed(slots * sizeof(float));
+        value_scales_ = allocate_zeroed(slots * sizeof(float));
+    }
+}
+
+CacheView LayerCache::view() const {
+    return {kind,
+            keys_.get(),
+            values_.get(),
+            static_cast<float*>(key_scales_.get()),
+            static_cast<float*>(value_scales_.get()),
+            block_size,
+            kv_heads,
+            head_dim,
+            stride};
 }
 
 }  // namespace ernie

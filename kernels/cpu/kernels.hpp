@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "attention_task.hpp"
+
 namespace ernie {
 
 enum class WeightKind { Float32, Bfloat16, Int8, Int8Dot };
@@ -71,35 +73,6 @@ struct EmbedTask {
     int64_t rows;
 };
 
-// Cache rows are padded to `stride` values (head_dim rounded up to 16) that are zero beyond head_dim:
-// [num_blocks][block_size][kv_heads][stride], once for keys and once for values.
-struct AttentionTask {
-    const float* qkv;
-    const float* cosines;  // [max_positions][head_dim / 2]
-    const float* sines;
-    bool interleaved;
-    bool is_bfloat16;
-    void* keys;
-    void* values;
-    float* queries;  // scratch [rows][heads][stride]
-    float* y;        // [rows][heads * head_dim]
-    float* scratch;  // per part: attention_scratch floats
-    const int32_t* positions;
-    const int32_t* row_sequences;  // [rows]
-    const int32_t* row_slots;      // [rows] index of the row's token in its sequence's cache
-    const int32_t* block_tables;
-    int64_t table_width;
-    int64_t block_size;
-    int64_t rows;
-    int64_t heads;
-    int64_t kv_heads;
-    int64_t head_dim;
-    int64_t stride;
-};
-
-inline constexpr int64_t kHeadTile = 4;  // query heads that share one pass over keys and values
-inline constexpr int64_t kKeyTile = 64;  // keys per step of the online softmax, from position 0
-
 struct Kernels {
     const char* name;
     int64_t panel;  // outputs per panel
@@ -110,6 +83,7 @@ struct Kernels {
     void (*embed)(const EmbedTask&, int part, int parts);
     void (*append)(const AttentionTask&, int part, int parts);
     void (*attend)(const AttentionTask&, int part, int parts);
+    void (*join)(const AttentionTask&, int part, int parts);
 };
 
 extern const Kernels kScalarKernels;

@@ -168,31 +168,33 @@ void Ops::attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, con
     int32_t* sequences = grow(row_sequences_, batch.tokens);
     int32_t* slots = grow(row_slots_, batch.tokens);
     locate_rows(batch, cache, sequences, slots);
-    float* queries = grow(queries_, batch.tokens * heads * cache.stride);
-    float* scratch = grow(scratch_, pool_.size() * kHeadTile * cache.stride);
-    const AttentionTask task{qkv.data,
+    const int64_t group = heads / cache.kv_heads;
+    plan_attention(batch.query_starts, batch.context_lengths, batch.sequences, cache.kv_heads, group, plan_);
+    std::atomic<int64_t> next_unit{0};
+    const AttentionTask task{cache.view(),
+                             qkv.data,
                              rotary.cosines,
                              rotary.sines,
                              rotary.interleaved,
-                             cache.is_bfloat16,
-                             cache.keys.get(),
-                             cache.values.get(),
-                             queries,
-                             y.data,
-                             scratch,
                              batch.positions,
                              sequences,
                              slots,
                              batch.block_tables,
                              batch.table_width,
-                             cache.block_size,
                              batch.tokens,
                              heads,
-                             cache.kv_heads,
-                             cache.head_dim,
-                             cache.stride};
+                             grow(queries_, (batch.tokens * heads + kRowTile) * cache.stride),
+                             grow(partials_, plan_.partial_rows * (cache.stride + 2)),
+                             y.data,
+                             grow(scratch_, pool_.size() * attention_scratch(cache.stride)),
+                             plan_.units.data(),
+                             int64_t(plan_.units.size()),
+                             plan_.joins.data(),
+                             int64_t(plan_.joins.size()),
+                             &next_unit};
     run(kernels_.append, task, 2 * qkv.rows * qkv.columns);
     run(kernels_.attend, task, attended_keys(slots, batch.tokens) * heads * cache.stride * 2);
+    run(kernels_.join, task, plan_.partial_rows * cache.stride);
 }
 
 void Ops::lm_head(Matrix hidden, const PackedLinear& head, const BatchView& batch, Matrix y) {

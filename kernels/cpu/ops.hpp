@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "attention_plan.hpp"
 #include "cache.hpp"
 #include "kernels.hpp"
 #include "thread_pool.hpp"
@@ -68,8 +69,9 @@ class Ops {
     ThreadPool pool_;
     std::mutex mutex_;
     std::vector<int8_t> high_, low_;
-    std::vector<float> scales_, hidden_, gate_up_, queries_, scratch_;
+    std::vector<float> scales_, hidden_, gate_up_, queries_, scratch_, partials_;
     std::vector<int32_t> row_sequences_, row_slots_;
+    AttentionPlan plan_;
 };
 
 }  // namespace ernie

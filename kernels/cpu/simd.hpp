@@ -276,25 +276,6 @@ void store_partial(V value, float* p, int64_t count) {
     for (int64_t i = 0; i < count; ++i) p[i] = padded[i];
 }
 
-// exp(x), relative error below 2e-7; 0 below -87. Cody-Waite reduction, Taylor polynomial of degree 6 (|r| <
-// 0.35).
-template <typename V>
-V exponential(V x) {
-    const V bounded = V::min(V::max(x, V::set(-87.0f)), V::set(88.0f));
-    const V n = V::round(V::mul(bounded, V::set(1.44269504f)));
-    V r = V::fma(n, V::set(-0.693359375f), bounded);
-    r = V::fma(n, V::set(2.12194440e-4f), r);
-    V p = V::set(1.0f / 5040);
-    p = V::fma(p, r, V::set(1.0f / 720));
-    p = V::fma(p, r, V::set(1.0f / 120));
-    p = V::fma(p, r, V::set(1.0f / 24));
-    p = V::fma(p, r, V::set(1.0f / 6));
-    p = V::fma(p, r, V::set(0.5f));
-    p = V::fma(p, r, V::set(1.0f));
-    p = V::fma(p, r, V::set(1.0f));
-    return V::select_less(x, -87.0f, V::zero(), V::mul(p, V::power_of_two(n)));
-}
-
 struct Range {
     int64_t begin, end;
 };

@@ -1,6 +1,7 @@
 // silu(gate) * up, silu(x) = x / (1 + exp(-x)).
 #pragma once
 
+#include "exponential.hpp"
 #include "simd.hpp"
 
 namespace ernie::ERNIE_VARIANT {

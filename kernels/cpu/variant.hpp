@@ -1,18 +1,18 @@
 // Fills the kernel table of one instruction set. Included by variant_*.cpp, each compiled with its own flags.
 #pragma once
 
+#include "append.hpp"
 #include "attention.hpp"
 #include "linear.hpp"
 #include "norm.hpp"
 #include "quantize.hpp"
-#include "rotary.hpp"
 #include "swiglu.hpp"
 
 namespace ernie::ERNIE_VARIANT {
 
 template <typename V>
 constexpr Kernels make_kernels(const char* name) {
-    return {name, kPanel<V>, linear<V>, quantize<V>, norm<V>, swiglu<V>, embed<V>, append<V>, attend<V>};
+    return {name, kPanel<V>, linear<V>, quantize<V>, norm<V>, swiglu<V>, embed<V>, append<V>, attend<V>, join<V>};
 }
 
 }  // namespace ernie::ERNIE_VARIANT

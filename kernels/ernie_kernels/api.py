@@ -34,6 +34,9 @@ DeviceBatch = Any
 Logits = NDArray[np.float32]
 """Logits on the host, ``[R, V]``; named here so that model files need not import NumPy."""
 
+CACHE_DTYPES = ("float32", "bfloat16", "int8")
+"""How a KV cache may store keys and values."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -60,7 +63,8 @@ class Batch:
 class CacheSpec:
     """The KV cache of one layer: ``num_blocks`` blocks of ``block_size`` tokens.
 
-    ``dtype`` is ``float32`` or ``bfloat16``: how keys (after rotation) and values are stored.
+    ``dtype`` is one of ``CACHE_DTYPES``: how keys (after rotation) and values are stored; ``int8`` keeps a
+    scale for every token and kv head (``ernie_kernels.cache_format``).
     """
 
     num_blocks: int
@@ -72,8 +76,12 @@ class CacheSpec:
     @property
     def bytes_per_block(self) -> int:
         """Bytes of one block: keys and values of ``block_size`` tokens in one layer."""
-        item = {"float32": 4, "bfloat16": 2}[self.dtype]
-        return 2 * self.block_size * self.num_kv_heads * self.head_dim * item
+        head = {
+            "float32": 4 * self.head_dim,
+            "bfloat16": 2 * self.head_dim,
+            "int8": self.head_dim + 4,  # codes and a float32 scale
+        }[self.dtype]
+        return 2 * self.block_size * self.num_kv_heads * head
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""attention of CpuOps against ReferenceOps: ragged, chunked, paged, both cache types, both rotations."""
+"""attention of CpuOps against ReferenceOps: ragged, chunked, paged, every cache type, both rotations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ernie_kernels.api import RotarySpec
+from ernie_kernels.api import CACHE_DTYPES, RotarySpec
+from ernie_kernels.cache_format import as_stored
 from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import (
     ISAS,
@@ -19,10 +20,14 @@ from numerics.ops_cases import (
     make_batch,
     random_floats,
     shuffled_tables,
+    with_fields,
 )
 
 REFERENCE = ReferenceOps()
-DTYPES = ["float32", "bfloat16"]
+TOLERANCES = {"float32": 2e-5, "bfloat16": 2e-3, "int8": 5e-3}
+"""A key within a float32 rounding of a boundary may be stored one step apart."""
+TILE_EDGES = [1, 15, 16, 17, 63, 64, 65, 127, 128, 1023, 1024, 1025]
+"""Around pages, row tiles, key tiles and key ranges (kernels/cpu/attention_task.hpp)."""
 
 
 def run_steps(
@@ -44,7 +49,7 @@ def run_steps(
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim", "interleaved"),
     [
@@ -73,13 +78,12 @@ def test_ragged_batch_equals_the_reference(
             batch = make_batch(layout, tables)
             qkv = random_floats(seed, len(batch.token_ids), width, scale=2.0)
             results.append(ops.attention(qkv, rotary, cache, ops.upload(batch)))
-    np.testing.assert_allclose(results[2], results[0], rtol=1e-5, atol=2e-5)
-    # a key within a float32 rounding of a bfloat16 boundary may be stored one step apart
-    np.testing.assert_allclose(results[3], results[1], rtol=1e-5, atol=2e-5 if dtype == "float32" else 2e-3)
+    for found, expected in zip(results[2:], results[:2], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
 def test_chunks_blocks_and_threads_do_not_change_a_bit(isa: str, dtype: str) -> None:
     spec = RotarySpec(24, 200, 10000.0)
     qkv = random_floats(5, 150, (6 + 2 * 2) * 24)
@@ -88,6 +92,92 @@ def test_chunks_blocks_and_threads_do_not_change_a_bit(isa: str, dtype: str) -> 
         for chunks in ([150], [1] * 20 + [130], [64, 64, 22], [7] * 21 + [3]):
             part = run_steps(cpu_ops(isa, 1 + block_size % 3), qkv, chunks, block_size, dtype, 2, spec)
             np.testing.assert_array_equal(bits(part), bits(whole))
+
+
+def cuts(total: int, size: int) -> list[int]:
+    """Chunks of ``size`` tokens, the last one shorter."""
+    return [min(size, total - start) for start in range(0, total, size)]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
+def test_chunks_around_the_edges_of_tiles_do_not_change_a_bit(isa: str, dtype: str) -> None:
+    """1100 tokens of 5 query heads in one step and as two, the second of which starts at an edge."""
+    spec, total = RotarySpec(4, 1100, 10000.0), 1100
+    qkv = random_floats(8, total, (5 + 2) * 4)
+    whole = run_steps(cpu_ops(isa), qkv, [total], 64, dtype, 1, spec)
+    for edge in TILE_EDGES:
+        part = run_steps(cpu_ops(isa), qkv, [edge, total - edge], 64, dtype, 1, spec)
+        np.testing.assert_array_equal(bits(part), bits(whole))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
+def test_decode_over_several_key_ranges_is_prefill_to_the_bit(isa: str, dtype: str) -> None:
+    """The last 9 of 2055 tokens one by one, on other threads and blocks of other sizes, as in one step."""
+    spec, total = RotarySpec(4, 2055, 10000.0), 2055
+    qkv = random_floats(9, total, (4 + 2 * 2) * 4)
+    whole = run_steps(cpu_ops(isa), qkv, cuts(total, 1000), 64, dtype, 2, spec)
+    for threads, block_size in ((1, 64), (2, 48), (3, 50)):
+        single = [total - 9, *[1] * 9]
+        part = run_steps(cpu_ops(isa, threads), qkv, single, block_size, dtype, 2, spec)
+        np.testing.assert_array_equal(bits(part), bits(whole))
+    expected = run_steps(REFERENCE, qkv, cuts(total, 1000), 64, dtype, 2, spec)
+    np.testing.assert_allclose(whole, expected, rtol=1e-5, atol=TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
+def test_a_cache_gives_back_what_its_format_says(isa: str, dtype: str) -> None:
+    """One token attends to itself: out comes its value, as the golden model stores it, to the bit."""
+    scales = np.array([1e-44, 1e-30, 1e-3, 1.0, 1e30, 0.0], np.float32)[:, None]
+    qkv = random_floats(10, 6, 3 * 20) * scales
+    qkv[:, :40] = 0
+    qkv[2, 40:] = np.arange(20) * 127 / 38  # codes on halves
+    layout = Layout(tuple((0, 1) for _ in range(6)), 16, 6)
+    ops, spec = cpu_ops(isa), RotarySpec(20, 8, 10000.0)
+    cache = ops.allocate_cache(cache_spec(layout, 1, 20, dtype))
+    batch = make_batch(layout, np.arange(6, dtype=np.int32)[:, None])
+    found = ops.attention(qkv, ops.pack_rotary(spec), cache, ops.upload(batch))
+    np.testing.assert_array_equal(found, as_stored(np.ascontiguousarray(qkv[:, 40:]), dtype))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
+def test_nan_stays_in_its_sequence_and_after_its_token(isa: str, dtype: str) -> None:
+    """Stale slots of a block and later tokens of the same step are never touched, not even times zero."""
+    spec, ops = RotarySpec(16, 100, 10000.0), cpu_ops(isa)
+    qkv = random_floats(11, 40, (4 + 2 * 2) * 16)
+    layout = Layout(((0, 40),), 64, 1)
+    rotary, table = ops.pack_rotary(spec), np.zeros((1, 1), np.int32)
+    clean = run_steps(ops, qkv, [40], 64, dtype, 2, spec)
+    cache = ops.allocate_cache(cache_spec(layout, 2, 16, dtype))
+    spoilt = qkv.copy()
+    spoilt[25:] = np.nan
+    for rows in (np.full_like(qkv, np.nan), spoilt):
+        found = ops.attention(rows, rotary, cache, ops.upload(make_batch(layout, table)))
+    np.testing.assert_array_equal(bits(found[:25]), bits(clean[:25]))
+    assert np.isnan(found[25:]).all()
+    short = Layout(((0, 5),), 64, 1)
+    found = ops.attention(qkv[:5].copy(), rotary, cache, ops.upload(make_batch(short, table)))
+    np.testing.assert_array_equal(bits(found), bits(clean[:5]))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_weights_have_the_stated_error_of_exp(isa: str) -> None:
+    """Two keys with scores 0 and s: the weight of the second is exp(s) / (1 + exp(s)), seen in its value."""
+    spec, ops = RotarySpec(4, 2, 10000.0), cpu_ops(isa)
+    scores = np.linspace(-86, 0, 4000, dtype=np.float32)
+    qkv = np.zeros((len(scores), 2, 12), np.float32)
+    qkv[:, 1, 0], qkv[:, 1, 4] = 2, scores  # times head_dim ** -0.5 = 1 / 2
+    qkv[:, 1, 8] = 1
+    layout = Layout(tuple((0, 2) for _ in scores), 16, len(scores))
+    batch = make_batch(layout, np.arange(len(scores), dtype=np.int32)[:, None])
+    still = with_fields(batch, positions=np.zeros_like(batch.positions))
+    cache = ops.allocate_cache(cache_spec(layout, 1, 4, "float32"))
+    found = ops.attention(qkv.reshape(-1, 12), ops.pack_rotary(spec), cache, ops.upload(still))[1::2, 0]
+    exact = np.exp(scores.astype(np.float64))
+    np.testing.assert_allclose(found, exact / (1 + exact), rtol=2e-7 + 2e-7)
 
 
 @pytest.mark.parametrize("isa", ISAS)

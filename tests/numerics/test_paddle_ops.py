@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Batch, CacheSpec, Ops, RotarySpec
+from ernie_kernels.api import CACHE_DTYPES, Batch, CacheSpec, Ops, RotarySpec
+from ernie_kernels.cache_format import as_stored
 from ernie_kernels.formats import (
     ActivationType,
     Bfloat16Weight,
     Float32Weight,
     LinearWeight,
-    bfloat16_to_float32,
     float32_to_bfloat16,
     quantize_int8,
 )
@@ -151,16 +151,20 @@ def schedules(draw: st.DrawFn) -> list[list[int]]:
 
 
 @property_test
-@given(seeds, schedules(), st.sampled_from([(1, 1), (4, 2), (6, 2), (3, 1)]), st.booleans(), st.booleans())
+@given(
+    seeds,
+    schedules(),
+    st.sampled_from([(1, 1), (4, 2), (6, 2), (3, 1)]),
+    st.booleans(),
+    st.sampled_from(CACHE_DTYPES),
+)
 def test_attention(
-    seed: int, schedule: list[list[int]], heads: tuple[int, int], is_interleaved: bool, is_rounded: bool
+    seed: int, schedule: list[list[int]], heads: tuple[int, int], is_interleaved: bool, dtype: str
 ) -> None:
     """Several steps over one cache: contexts grow, sequences come and go, blocks lie anywhere."""
     num_heads, kv_heads = heads
-    head_dim, block_size, blocks_each = 6, 3, 7
-    spec = CacheSpec(
-        len(schedule[0]) * blocks_each, block_size, kv_heads, head_dim, "bfloat16" if is_rounded else "float32"
-    )
+    head_dim, block_size, blocks_each = 4 if dtype == "int8" else 6, 3, 7
+    spec = CacheSpec(len(schedule[0]) * blocks_each, block_size, kv_heads, head_dim, dtype)
     blocks = np.random.default_rng(seed).permutation(spec.num_blocks).reshape(-1, blocks_each).astype(np.int32)
     rotary = RotarySpec(head_dim, blocks_each * block_size, 10000.0, is_interleaved)
     tables = [ops.pack_rotary(rotary) for ops in (PADDLE, REFERENCE)]
@@ -171,8 +175,8 @@ def test_attention(
         qkv = normal(seed + step, sum(counts), (num_heads + 2 * kv_heads) * head_dim)
         found = PADDLE.attention(on_paddle(qkv), tables[0], caches[0], PADDLE.upload(batch))
         expected = REFERENCE.attention(qkv, tables[1], caches[1], REFERENCE.upload(batch))
-        # A key that differs in its last bit may round to the next bfloat16.
-        assert_close(found, expected, 2e-2 if is_rounded else 1e-5)
+        # A key that differs in its last bit may round to the next bfloat16 or code.
+        assert_close(found, expected, 1e-5 if dtype == "float32" else 2e-2)
         lengths += np.array(counts, np.int32)
 
 
@@ -210,14 +214,22 @@ def test_a_sequence_never_meets_the_numbers_of_another() -> None:
     assert np.isfinite(result[1]).all()
 
 
-def test_a_bfloat16_cache_rounds() -> None:
-    """One token attends to itself: out comes its value, as the cache keeps it."""
-    spec = CacheSpec(num_blocks=1, block_size=2, num_kv_heads=1, head_dim=4, dtype="bfloat16")
-    qkv = normal(0, 1, 12)
-    batch = attention_batch(np.ones(1, np.int32), np.zeros(1, np.int32), np.zeros((1, 1), np.int32))
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
+def test_a_cache_gives_back_what_its_format_says(dtype: str) -> None:
+    """Tokens attend to themselves: out comes their value, as the cache keeps it."""
+    spec = CacheSpec(num_blocks=5, block_size=2, num_kv_heads=1, head_dim=4, dtype=dtype)
+    qkv = normal(0, 5, 12) * np.array([1e-44, 1e-30, 1, 1e30, 0], np.float32)[:, None]
+    qkv[:, :8] = 0
+    batch = attention_batch(np.ones(5, np.int32), np.zeros(5, np.int32), np.arange(5, dtype=np.int32)[:, None])
     rotary = PADDLE.pack_rotary(RotarySpec(4, 8, 10000.0))
     result = PADDLE.attention(on_paddle(qkv), rotary, PADDLE.allocate_cache(spec), PADDLE.upload(batch))
-    np.testing.assert_array_equal(PADDLE.download(result), bfloat16_to_float32(float32_to_bfloat16(qkv[:, 8:])))
+    np.testing.assert_array_equal(PADDLE.download(result), as_stored(np.ascontiguousarray(qkv[:, 8:]), dtype))
+
+
+def test_int8_heads_must_fill_words() -> None:
+    spec = CacheSpec(num_blocks=1, block_size=2, num_kv_heads=1, head_dim=6, dtype="int8")
+    with pytest.raises(ValueError, match="multiple of 4; it is 6"):
+        PADDLE.allocate_cache(spec)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ class PackedLinear:
 
 class LayerCache:
     def __init__(
-        self, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, is_bfloat16: bool
+        self, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: str
     ) -> None: ...
     @property
     def num_kv_heads(self) -> int: ...

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, CacheSpec, RotarySpec
 from ernie_kernels.batch_checks import check_batch
+from ernie_kernels.cache_format import check_cache_dtype
 from ernie_kernels.cpu import _cpu
 from ernie_kernels.formats import (
     ACTIVATION_GROUP,
@@ -82,10 +83,8 @@ class CpuOps:
         Raises:
             ValueError: unknown dtype, or a size is not positive.
         """
-        if spec.dtype not in {"float32", "bfloat16"}:
-            raise ValueError(f"cache dtype {spec.dtype!r} must be float32 or bfloat16")
-        is_bfloat16 = spec.dtype == "bfloat16"
-        return _cpu.LayerCache(spec.num_blocks, spec.block_size, spec.num_kv_heads, spec.head_dim, is_bfloat16)
+        check_cache_dtype(spec.dtype)
+        return _cpu.LayerCache(spec.num_blocks, spec.block_size, spec.num_kv_heads, spec.head_dim, spec.dtype)
 
     def upload(self, batch: Batch) -> _cpu.Batch:
         """Check the batch and hold its arrays."""

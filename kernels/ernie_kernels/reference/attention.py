@@ -7,28 +7,21 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, CacheSpec
 from ernie_kernels.batch_checks import check_indices
-from ernie_kernels.formats import bfloat16_to_float32, float32_to_bfloat16
+from ernie_kernels.cache_format import as_stored, check_cache_dtype
 
 
 class ReferenceCache:
     """The paged KV cache of one layer: keys, values ``[num_blocks, block_size, kv_heads, head_dim]``.
 
-    A bfloat16 cache holds values that were rounded to bfloat16.
+    It holds float32 numbers, rounded as the cache's dtype says.
     """
 
     def __init__(self, spec: CacheSpec) -> None:
-        if spec.dtype not in {"float32", "bfloat16"}:
-            raise ValueError(f"cache dtype {spec.dtype!r} must be float32 or bfloat16")
+        check_cache_dtype(spec.dtype)
         self.spec = spec
         shape = (spec.num_blocks, spec.block_size, spec.num_kv_heads, spec.head_dim)
         self.keys = np.zeros(shape, np.float32)
         self.values = np.zeros(shape, np.float32)
-
-    def stored(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return ``x`` as this cache would give it back."""
-        if self.spec.dtype == "float32":
-            return x
-        return bfloat16_to_float32(float32_to_bfloat16(x))
 
 
 def cache_slots(
@@ -87,8 +80,8 @@ def paged_attention(
             continue
         total = context + end - start
         blocks, offsets = cache_slots(batch.block_tables[sequence], 0, total, cache.spec)
-        cache.keys[blocks[context:], offsets[context:]] = cache.stored(keys[start:end])
-        cache.values[blocks[context:], offsets[context:]] = cache.stored(values[start:end])
+        cache.keys[blocks[context:], offsets[context:]] = as_stored(keys[start:end], cache.spec.dtype)
+        cache.values[blocks[context:], offsets[context:]] = as_stored(values[start:end], cache.spec.dtype)
         gathered = cache.keys[blocks, offsets], cache.values[blocks, offsets]
         result[start:end] = attend(queries[start:end], *gathered, context)
     return result

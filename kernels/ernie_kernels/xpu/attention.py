@@ -1,7 +1,4 @@
-"""Rotary embedding, the paged KV cache and causal attention over it, as Paddle ops.
-
-The cache of a layer is one row per token slot, ``[num_blocks * block_size, kv_heads * head_dim]``, for keys and
-for values; scatter writes the new tokens in place, gather collects a context. Attention is float32.
+"""Rotary embedding, and causal attention over the paged KV cache in float32, as Paddle ops.
 
 This module must not know models or how a step was planned.
 """
@@ -12,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ernie_kernels.api import CacheSpec, RotarySpec
+from ernie_kernels.api import RotarySpec
+from ernie_kernels.xpu.cache import PagedCache
 from ernie_kernels.xpu.place import Place, Tensor, paddle
 from ernie_kernels.xpu.step import AttentionPlan, Group
 
@@ -46,42 +44,6 @@ class RotaryTable:
         first, second = (half.squeeze(axis) for half in paddle.split(x.reshape(pairs), 2, axis=axis))
         rotated = (first * cosines - second * sines, second * cosines + first * sines)
         return paddle.stack(rotated, axis=axis).reshape((tokens, heads, width))
-
-
-@dataclass(frozen=True)
-class PagedCache:
-    """Keys (after rotation) and values of one layer, ``[slots, kv_heads * head_dim]`` each.
-
-    Where the place has no bfloat16, a bfloat16 cache holds rounded values in float32.
-    """
-
-    spec: CacheSpec
-    keys: Tensor
-    values: Tensor
-
-    @classmethod
-    def allocate(cls, spec: CacheSpec, place: Place) -> PagedCache:
-        """Allocate zeros: padding may read any slot, and 0 * NaN would be NaN."""
-        shape = (spec.num_blocks * spec.block_size, spec.num_kv_heads * spec.head_dim)
-        dtype = spec.dtype if place.has_bfloat16 else "float32"
-        return cls(spec, paddle.zeros(shape, dtype), paddle.zeros(shape, dtype))
-
-    def append(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write rows ``[T, kv_heads * head_dim]`` into ``slots`` ``[T]``, in place."""
-        for cache, rows in ((self.keys, keys), (self.values, values)):
-            paddle.scatter_(cache, slots, rows.astype(self.spec.dtype).astype(cache.dtype), overwrite=True)
-
-    def contexts(self, group: Group) -> tuple[Tensor, Tensor]:
-        """Return a group's keys and values, float32 ``[N, kv_heads, 1, L, head_dim]``."""
-        shape = (group.num_sequences, -1, self.spec.num_kv_heads, 1, self.spec.head_dim)
-        keys, values = (
-            paddle.gather(cache, group.context_slots)
-            .astype("float32")
-            .reshape(shape)
-            .transpose((0, 2, 3, 1, 4))
-            for cache in (self.keys, self.values)
-        )
-        return keys, values
 
 
 def attend(queries: Tensor, cache: PagedCache, plan: AttentionPlan) -> Tensor:

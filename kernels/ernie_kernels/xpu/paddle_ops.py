@@ -12,7 +12,8 @@ from ernie_kernels.api import Batch, CacheSpec, Logits, RotarySpec
 from ernie_kernels.batch_checks import check_indices
 from ernie_kernels.formats import ActivationType, LinearWeight
 from ernie_kernels.xpu import linear, step
-from ernie_kernels.xpu.attention import PagedCache, RotaryTable, attend
+from ernie_kernels.xpu.attention import RotaryTable, attend
+from ernie_kernels.xpu.cache import PagedCache
 from ernie_kernels.xpu.linear import PackedLinear
 from ernie_kernels.xpu.place import Place, Tensor, paddle
 from ernie_kernels.xpu.step import DeviceStep
@@ -90,7 +91,7 @@ class PaddleOps:
             for part in (queries, keys)
         )
         plan = batch.plan(spec)
-        cache.append(plan.slots, keys.reshape((tokens, kv_width)), values)
+        cache.append(plan.slots, keys, values.reshape((tokens, spec.num_kv_heads, spec.head_dim)))
         return attend(queries, cache, plan)
 
     def lm_head(self, hidden: Tensor, head: PackedLinear, batch: DeviceStep) -> Logits:

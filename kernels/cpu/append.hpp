@@ -1,0 +1,116 @@
+// Rotates queries and keys, and writes keys and values into the paged cache as its kind stores them.
+#pragma once
+
+#include "rotary.hpp"
+#include "simd.hpp"
+
+namespace ernie::ERNIE_VARIANT {
+
+// Where the cache keeps one slot of one kv head.
+struct SlotPlace {
+    int64_t page;  // of this kv head
+    int64_t lane;
+};
+
+inline SlotPlace locate_slot(const AttentionTask& task, int64_t sequence, int64_t position, int64_t kv_head) {
+    const CacheView& cache = task.cache;
+    const int64_t block = task.block_tables[sequence * task.table_width + position / cache.block_size];
+    const int64_t slot = block * cache.block_size + position % cache.block_size;
+    return {slot / kPage * cache.kv_heads + kv_head, slot % kPage};
+}
+
+inline uint16_t to_bfloat16(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    if (value != value) return 0x7FC0;
+    return uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+// What one head becomes in the cache, item by item.
+struct Float32Store {
+    using Item = float;
+    Float32Store(const float*, int64_t, float*, int64_t) {}
+    Item operator()(float value) const { return value; }
+};
+
+struct Bfloat16Store {
+    using Item = uint16_t;
+    Bfloat16Store(const float*, int64_t, float*, int64_t) {}
+    Item operator()(float value) const { return to_bfloat16(value); }
+};
+
+// Codes with one scale, absmax / 127. A scale that is 0 or not finite has codes 0: the head reads as 0 or NaN.
+struct Int8Store {
+    using Item = int8_t;
+    Int8Store(const float* x, int64_t count, float* scales, int64_t at) {
+        float largest = 0;
+        for (int64_t d = 0; d < count; ++d) {
+            const float size = __builtin_fabsf(x[d]);
+            largest = largest >= size ? largest : size;  // NaN stays
+            if (largest != largest) break;
+        }
+        scales[at] = divisor = largest / 127.0f;
+        is_usable = divisor > 0 && divisor < __builtin_inff();
+    }
+    Item operator()(float value) const {
+        if (!is_usable) return 0;
+        const float code = __builtin_nearbyintf(value / divisor);
+        return Item(code > 127.0f ? 127.0f : code < -127.0f ? -127.0f : code);
+    }
+    float divisor;
+    bool is_usable;
+};
+
+template <typename Store>
+void store_key(const CacheView& cache, const float* x, SlotPlace place) {
+    const Store store(x, cache.head_dim, cache.key_scales, place.page * kPage + place.lane);
+    auto* out = static_cast<typename Store::Item*>(cache.keys) + place.page * cache.stride * kPage + place.lane;
+    for (int64_t d = 0; d < cache.head_dim; ++d) out[d * kPage] = store(x[d]);
+}
+
+template <typename Store>
+void store_value(const CacheView& cache, const float* x, SlotPlace place) {
+    const Store store(x, cache.head_dim, cache.value_scales, place.page * kPage + place.lane);
+    auto* out =
+        static_cast<typename Store::Item*>(cache.values) + (place.page * cache.stride + place.lane) * kPage;
+    for (int64_t d = 0; d < cache.head_dim; ++d) out[d / kPage * kPage * kPage + d % kPage] = store(x[d]);
+}
+
+template <typename Store>
+void append_rows(const AttentionTask& task, float* head, Range range) {
+    const CacheView& cache = task.cache;
+    const int64_t group = task.group(), width = (task.heads + 2 * cache.kv_heads) * cache.head_dim;
+    const float scale = 1.0f / __builtin_sqrtf(float(cache.head_dim));
+    for (int64_t row = range.begin; row < range.end; ++row) {
+        const PositionAngles angles = angles_at(task, task.positions[row]);
+        const float* x = task.qkv + row * width;
+        for (int64_t h = 0; h < task.heads; ++h, x += cache.head_dim) {
+            const int64_t at = (h / group * task.rows + row) * group + h % group;
+            float* query = task.queries + at * cache.stride;
+            rotate_head(angles, x, scale, query);
+            for (int64_t d = cache.head_dim; d < cache.stride; ++d) query[d] = 0;
+        }
+        for (int64_t h = 0; h < cache.kv_heads; ++h, x += cache.head_dim) {
+            const SlotPlace place = locate_slot(task, task.row_sequences[row], task.row_slots[row], h);
+            rotate_head(angles, x, 1.0f, head);
+            store_key<Store>(cache, head, place);
+            store_value<Store>(cache, x + cache.kv_heads * cache.head_dim, place);
+        }
+    }
+}
+
+template <typename V>
+void append(const AttentionTask& task, int part, int parts) {
+    const Range range = share(task.rows, part, parts);
+    float* head = task.scratch + part * attention_scratch(task.cache.stride);
+    switch (task.cache.kind) {
+        case CacheKind::Float32:
+            return append_rows<Float32Store>(task, head, range);
+        case CacheKind::Bfloat16:
+            return append_rows<Bfloat16Store>(task, head, range);
+        case CacheKind::Int8:
+            return append_rows<Int8Store>(task, head, range);
+    }
+}
+
+}  // namespace ernie::ERNIE_VARIANT
