@@ -46,7 +46,8 @@ def read_flags(arguments: Sequence[str]) -> dict[str, str]:
         value = getattr(parsed, name, None)
         if value is not None:
             given[name] = ",".join(value) if isinstance(flag.kind, Words) else value
-            _check_refused(flag, given[name])
+    for name in given:
+        _check_refused(FLAGS[name], given)
     return given
 
 
@@ -130,8 +131,11 @@ def _unknown(argument: str) -> str:
     return f"unknown flag {name}; the nearest known flag is {nearest}"
 
 
-def _check_refused(flag: Flag, value: str) -> None:
-    if isinstance(flag.effect, Refused) and value not in flag.effect.neutral:
+def _check_refused(flag: Flag, given: Mapping[str, str]) -> None:
+    if not isinstance(flag.effect, Refused):
+        return
+    value = given[flag.name]
+    if value not in [given.get(neutral, neutral) for neutral in flag.effect.neutral]:
         shown = flag.name if isinstance(flag.kind, Switch) else f"{flag.name} {value}"
         neutral = f"; takes only {' or '.join(flag.effect.neutral)}" if flag.effect.neutral else ""
         raise UsageError(f"{shown}: {flag.effect.why.en}{neutral}")

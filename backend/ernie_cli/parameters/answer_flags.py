@@ -10,7 +10,6 @@ from ernie_cli.parameters.flag import (
     JsonObject,
     NoEffect,
     Number,
-    Passed,
     Refused,
     Switch,
     Text,
@@ -89,7 +88,7 @@ ANSWERS = Group(
             Text(
                 "most alternatives a request may ask for; -1: no limit", "请求可要求的备选数上限；-1 表示不限"
             ),
-            Passed(frontend="--max-logprobs"),
+            Refused(Text("the limit is 20", "上限固定为 20"), ("20",)),
         ),
         Flag(
             "--logprobs-mode",

@@ -190,7 +190,7 @@ class Refused:
 
     Attributes:
         why: what is not available, and the way out.
-        neutral: values that ask for what happens anyway.
+        neutral: values that ask for what happens anyway; a flag's name stands for the value of that flag.
     """
 
     why: Text

@@ -62,6 +62,7 @@ MODEL = Group(
                     "not available; put the tokenizer's files into the model directory",
                     "不提供；请将分词器文件放入模型目录",
                 ),
+                ("--model",),
             ),
         ),
         Flag(
