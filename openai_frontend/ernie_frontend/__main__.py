@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 from typing import Annotated
 
 import typer
-import uvicorn
 
-from ernie_frontend.app import create_app
 from ernie_frontend.settings import Settings
+from ernie_frontend.workers import LOG_FORMAT, serve
 
 logger = logging.getLogger("ernie_frontend")
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917 - flags
     triton_url: Annotated[
         str, typer.Option(help="gRPC address of Triton, HOST:PORT[,HOST:PORT...]")
     ] = "127.0.0.1:8001",
@@ -29,11 +27,14 @@ def run(
     served_model_name: Annotated[str | None, typer.Option(help="accept only this name and 'default'")] = None,
     default_model: Annotated[str | None, typer.Option(help="Triton entry that unknown names go to")] = None,
     api_key: Annotated[list[str] | None, typer.Option(help="key of /v1; repeatable; else $FD_API_KEY")] = None,
-    max_concurrency: Annotated[int, typer.Option(min=1, help="generations in flight; above it 429")] = 512,
+    max_concurrency: Annotated[
+        int, typer.Option(min=1, help="requests in flight in all workers; above it 429")
+    ] = 512,
+    workers: Annotated[int, typer.Option(min=1, help="processes that serve the port together")] = 1,
     timeout_graceful_shutdown: Annotated[int, typer.Option(min=0, help="seconds; 0 waits for ever")] = 0,
 ) -> None:
     """Serve the OpenAI API in front of one Triton or several."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     settings = Settings(
         triton_urls=_triton_urls(triton_url),
         served_model_name=served_model_name,
@@ -48,23 +49,8 @@ def run(
             logger.warning(
                 "no API key is set: everybody who reaches port %d may use it (--api-key)", bound_port
             )
-        config = uvicorn.Config(
-            create_app(settings),
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=timeout_graceful_shutdown or None,
-        )
-        _serve(uvicorn.Server(config), listener)
-
-
-def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Run until a signal; uvicorn raises the signal again when it is done, and that must not kill us."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    server.run(sockets=[listener])
-    if not server.started:
-        raise typer.Exit(1)
+        if not serve(settings, listener, workers, timeout_graceful_shutdown or None):
+            raise typer.Exit(1)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -15,11 +15,18 @@ from ernie_frontend.request_log import RequestLog
 from ernie_frontend.routes import chat, completions, health, models
 from ernie_frontend.services import Services
 from ernie_frontend.settings import Settings
+from ernie_frontend.slots import Slots, slots_file
 from ernie_frontend.triton_pool import TritonPool
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the ASGI application of one frontend process."""
+def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
+    """Return the ASGI application of one frontend process.
+
+    Args:
+        settings: what the process was told.
+        slots_path: file of the slots that it shares with other processes; None for slots of its own.
+    """
+    slots = Slots(slots_path or slots_file(), settings.max_concurrency)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -27,6 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.services = Services(settings, pool, ModelDirectory(pool, settings))
         yield
         await pool.close()
+        slots.close()
 
     app = FastAPI(
         title="ernie-triton",
@@ -41,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(route.router)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
-    app.add_middleware(ConcurrencyLimit, max_concurrency=settings.max_concurrency)
+    app.add_middleware(ConcurrencyLimit, slots=slots, max_concurrency=settings.max_concurrency)
     app.add_middleware(ApiKeyAuth, api_keys=settings.api_keys)
     app.add_middleware(RequestLog)
     return app

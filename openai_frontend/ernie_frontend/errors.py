@@ -17,7 +17,7 @@ from ernie_wire.errors import ErnieError, InvalidRequest, InvalidValue, MissingP
 
 # The field of the HTTP request that became a tensor of the wire.
 _FIELDS = {"text_input": "prompt", "input_ids": "prompt"}
-_RETRY_AFTER_S = {429: "1", 503: "5"}
+_RETRY_AFTER_S = {408: "1", 429: "1", 503: "5"}
 
 
 class BodyTooLarge(InvalidRequest):

@@ -82,7 +82,9 @@ class RequestLog:
         async def recording_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = record.request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = record.request_id
+                headers["Server-Timing"] = _server_timing(headers.get("content-type", ""), record)
             await send(message)
 
         try:
@@ -100,6 +102,12 @@ def _open_record(headers: Headers) -> RequestRecord:
     unique = uuid.uuid4().hex
     given = headers.get("x-request-id", "")
     return RequestRecord(given if _CLIENT_ID.fullmatch(given) else unique, unique)
+
+
+def _server_timing(content_type: str, record: RequestRecord) -> str:
+    """Return the time to the answer's first byte: an event stream begins with its first token."""
+    name = "ttft" if content_type.startswith("text/event-stream") else "total"
+    return f"{name};dur={(time.perf_counter() - record.started_s) * 1e3:.1f}"
 
 
 def _write_line(scope: Scope, record: RequestRecord) -> None:

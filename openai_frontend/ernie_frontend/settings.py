@@ -17,7 +17,7 @@ class Settings:
         served_model_name: the only public name besides ``default``; None accepts every name.
         default_model: the Triton entry that any unknown name goes to; None takes the first that is ready.
         api_keys: accepted bearer keys of ``/v1``; empty leaves it open.
-        max_concurrency: most generation requests in flight; above it 429.
+        max_concurrency: most generation requests in flight, over all workers; above it 429.
         max_body_bytes: largest request body; above it 413.
         max_answers: most answers that are made to one request: prompts times ``n`` or ``best_of``.
         control_deadline_s: how long describe, health and index questions may take.

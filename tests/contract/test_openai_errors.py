@@ -211,6 +211,7 @@ def test_unknown_paths_and_methods(frontend: str, triton: FakeTriton) -> None:
         ("invalid_value[stop]: bad", 400, "invalid_value", "stop"),
         ("invalid_value[text_input]: empty", 400, "invalid_value", "prompt"),
         ("queue_full: too much work", 429, "queue_full", None),
+        ("timeout: waited 3 s for its turn", 408, "timeout", None),
         ("model_unavailable: no weights in /models/x", 503, "model_unavailable", None),
         ("engine_crashed: killed by signal 9", 500, "engine_crashed", None),
         ("Stub process 'ernie-tiny_0_0' is not healthy.", 503, "model_unavailable", None),
@@ -230,7 +231,7 @@ def test_errors_of_the_backend(
             answer = post(frontend, path, body)
             error = error_of(answer, status)
             assert (error["code"], error["param"]) == (code, param)
-            assert ("retry-after" in answer.headers) == (status in (429, 503))
+            assert ("retry-after" in answer.headers) == (status in (408, 429, 503))
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])

@@ -290,6 +290,12 @@ def test_health(frontend: str, triton: FakeTriton) -> None:
         assert answer.json()["error"]["code"] == "model_unavailable"
 
 
+def test_server_timing(frontend: str, triton: FakeTriton) -> None:
+    for is_streamed, name in ((False, "total"), (True, "ttft")):
+        answer = post(frontend, "/v1/chat/completions", {**CHAT, "stream": is_streamed})
+        assert re.fullmatch(rf"{name};dur=\d+\.\d", answer.headers["server-timing"])
+
+
 def test_streaming_flag_reaches_triton(frontend: str, triton: FakeTriton) -> None:
     seen: list[Inference] = triton.inferences
     stream(frontend, "/v1/chat/completions", CHAT)

@@ -46,8 +46,8 @@ _COMMON: dict[str, Refusal] = {
     "structural_tag": Refusal(_NO_GRAMMAR),
     "structured_outputs": Refusal(_NO_GRAMMAR),
     "include_draft_logprobs": Refusal("there is no draft model", (False,)),
-    "temp_scaled_logprobs": Refusal("log probabilities are those of the unscaled model", (False,)),
-    "top_p_normalized_logprobs": Refusal("log probabilities are those of the unscaled model", (False,)),
+    "temp_scaled_logprobs": Refusal("the server's logprobs mode decides", (False,)),
+    "top_p_normalized_logprobs": Refusal("the server's logprobs mode decides", (False,)),
     "mm_hashes": Refusal("there are no media yet", ([],)),
 }
 

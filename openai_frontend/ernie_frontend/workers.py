@@ -1,0 +1,75 @@
+"""Several worker processes behind one port: started, started again when one dies, and ended together.
+
+uvicorn's supervisor does it; each worker gets the one listening socket and the one file of slots. A worker
+whose supervisor is killed ends by itself. Must not know flags nor routes.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from functools import partial
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
+
+from ernie_frontend.app import create_app
+from ernie_frontend.settings import Settings
+from ernie_frontend.slots import slots_file
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+_HEALTH_CHECK_S = 60  # a worker that does not answer its supervisor for so long hangs and is replaced
+
+
+def serve(
+    settings: Settings, listener: socket.socket, workers: int, timeout_graceful_shutdown_s: int | None
+) -> bool:
+    """Serve until SIGTERM or Ctrl-C, then let the answers in flight end.
+
+    Args:
+        settings: what every worker is told.
+        listener: the listening socket.
+        workers: how many processes; 1 serves in this one.
+        timeout_graceful_shutdown_s: for the answers in flight; None waits for ever.
+
+    Returns:
+        Whether it served at all.
+    """
+    config = uvicorn.Config(
+        partial(worker_app, settings, slots_file(), is_child=workers > 1),
+        factory=True,
+        workers=workers,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=timeout_graceful_shutdown_s,
+        timeout_worker_healthcheck=_HEALTH_CHECK_S,
+    )
+    if workers > 1:
+        Multiprocess(config, [listener]).run()
+        return True
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn raises them again when it is done: not to kill us
+    server = uvicorn.Server(config)
+    server.run([listener])
+    return server.started
+
+
+def worker_app(settings: Settings, slots_path: str, *, is_child: bool) -> FastAPI:
+    """Return the application of one worker; called in its process."""
+    if is_child:
+        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+        threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    return create_app(settings, slots_path)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)

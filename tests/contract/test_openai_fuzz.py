@@ -1,0 +1,146 @@
+"""Requests at random from the schema, and beside it: never a 5xx, always an answer or the error envelope."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from ernie_frontend.schema.chat import ChatRequest
+from ernie_frontend.schema.completions import CompletionRequest
+from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
+from fakes.triton_grpc import FakeTriton
+
+pytest_plugins = ("fakes.frontend_server",)
+
+# Half a surrogate pair cannot be sent as JSON by httpx; test_openai_errors sends one as bytes.
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 130),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.sampled_from([0.0, 0.5, 1.0, 1e-9, 1e308]),
+    TEXT,
+)
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=6
+)
+PARTS = st.fixed_dictionaries({"type": st.sampled_from(["text", "image_url", "odd"])}, optional={"text": JSON})
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "developer", "user", "assistant", "bot", "tool"])},
+        optional={
+            "content": TEXT | st.lists(PARTS, max_size=2) | JSON,
+            "name": TEXT,
+            "tool_calls": st.lists(st.dictionaries(TEXT, JSON, max_size=2), max_size=2) | JSON,
+        },
+    ),
+    max_size=3,
+)
+TOKEN_IDS = st.lists(st.integers(-1, 1001), max_size=4)
+LIKELY: dict[str, st.SearchStrategy[Any]] = {
+    "messages": MESSAGES | TOKEN_IDS,
+    "prompt": TEXT | st.lists(TEXT, max_size=3) | TOKEN_IDS | st.lists(TOKEN_IDS, max_size=3),
+    "prompt_token_ids": TOKEN_IDS | st.lists(TOKEN_IDS, max_size=2),
+    "completion_token_ids": TOKEN_IDS,
+    "stop": st.lists(TEXT, max_size=3),
+    "bad_words": st.lists(TEXT, max_size=3),
+    "logit_bias": st.dictionaries(st.integers(-1, 2000).map(str), st.floats(-101, 101), max_size=3),
+    "stream_options": st.fixed_dictionaries({"include_usage": st.booleans() | JSON}),
+    "chat_template_kwargs": st.dictionaries(
+        st.sampled_from(["enable_thinking", "options", "messages", "x"]), JSON
+    ),
+    "metadata": st.dictionaries(st.sampled_from(["temperature", "n", "raw_request", "stop", "x"]), JSON),
+}
+
+
+OF_TYPE = {
+    "bool | None": st.booleans(),
+    "int | None": st.integers(0, 4),
+    "float | None": st.floats(0, 1),
+    "str | None": TEXT,
+    "list[int] | None": st.lists(st.integers(0, 999), min_size=1, max_size=3),
+}
+
+
+def requests(
+    schema: type[BaseModel], unsupported: Iterable[str], needed: str, right: object
+) -> st.SearchStrategy[dict[str, Any]]:
+    """Bodies of one endpoint: the fields of the right type, of a likely one, or anything.
+
+    Args:
+        schema: the endpoint's fields.
+        unsupported: fields that it refuses.
+        needed: the field that no request can do without.
+        right: a value of that field.
+    """
+    fields = {name: str(field.annotation) for name, field in schema.model_fields.items() if name != needed}
+    typed = {name: OF_TYPE[kind] for name, kind in fields.items() if kind in OF_TYPE}
+    likely = {name: LIKELY.get(name, typed.get(name, SCALARS)) | JSON for name in fields}
+    refused = dict.fromkeys(sorted(unsupported), JSON)
+    return st.one_of(
+        _some(typed).map(lambda body: {needed: right, **body}),
+        st.fixed_dictionaries({needed: LIKELY[needed]}, optional=likely | refused),
+        st.dictionaries(st.sampled_from([needed, *fields]), JSON, max_size=4),
+    )
+
+
+def _some(strategies: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    names = st.lists(st.sampled_from(sorted(strategies)), max_size=5, unique=True)
+    return names.flatmap(lambda chosen: st.fixed_dictionaries({name: strategies[name] for name in chosen}))
+
+
+def check(url: str, path: str, body: dict[str, Any]) -> None:
+    content = json.dumps(body).encode()
+    answer = httpx.post(f"{url}{path}", content=content, trust_env=False, verify=False, timeout=30)
+    event(f"status {answer.status_code}")
+    assert answer.status_code in (200, 400), (answer.status_code, answer.text, body)
+    if answer.status_code == 400:
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["message"]
+        assert error["type"] == "invalid_request_error"
+    elif body.get("stream"):
+        assert answer.text.endswith("data: [DONE]\n\n")
+        assert '"error"' not in answer.text
+    else:
+        json.loads(answer.text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> None:
+    raise AssertionError(f"{name} is no JSON")
+
+
+FUZZ = settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+)
+
+
+@FUZZ
+@given(body=requests(ChatRequest, UNSUPPORTED_IN_CHAT, "messages", [{"role": "user", "content": "Hi"}]))
+def test_chat(frontend: str, triton: FakeTriton, body: dict[str, Any]) -> None:
+    check(frontend, "/v1/chat/completions", body)
+
+
+@FUZZ
+@given(body=requests(CompletionRequest, UNSUPPORTED_IN_COMPLETIONS, "prompt", "Hi"))
+def test_completions(frontend: str, triton: FakeTriton, body: dict[str, Any]) -> None:
+    check(frontend, "/v1/completions", body)
+
+
+@FUZZ
+@given(
+    body=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()),
+    path=st.sampled_from(["/v1/chat/completions", "/v1/completions"]),
+)
+def test_any_bytes(frontend: str, triton: FakeTriton, body: bytes, path: str) -> None:
+    answer = httpx.post(f"{frontend}{path}", content=body, trust_env=False, verify=False, timeout=30)
+    assert answer.status_code == 400
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}

@@ -1,0 +1,48 @@
+"""Slots over several processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ernie_frontend.slots import Slots, slots_file
+
+_TAKE_TWO = """
+import sys
+from ernie_frontend.slots import Slots
+slots = Slots(sys.argv[1], 3)
+print(slots.take(), slots.take(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_slots_run_out_and_come_back() -> None:
+    slots = Slots(slots_file(), 2)
+    taken = [slots.take(), slots.take()]
+    assert sorted(slot for slot in taken if slot is not None) == [0, 1]
+    assert slots.take() is None
+    slots.give_back(0)
+    assert (slots.take(), slots.take()) == (0, None)
+    slots.close()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_processes_share_the_slots_and_a_dead_one_has_none(is_killed: bool) -> None:
+    path = slots_file()
+    slots = Slots(path, 3)
+    with subprocess.Popen(
+        [sys.executable, "-c", _TAKE_TWO, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"0 1\n"
+        assert (slots.take(), slots.take()) == (2, None)
+        if is_killed:
+            other.kill()
+        else:
+            other.communicate()
+        other.wait(30)
+        assert sorted([slots.take(), slots.take()], key=str) == [0, 1]
+        assert slots.take() is None
+    slots.close()
