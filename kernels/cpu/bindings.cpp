@@ -92,20 +92,35 @@ PackedLinear pack_float(Ops& ops, nb::handle values, bool is_bfloat16) {
     const auto kind = is_bfloat16 ? WeightKind::Bfloat16 : WeightKind::Float32;
     const nb::gil_scoped_release release;
     return ops.pack(kind, Activation::Float32, positive("weight rows", source.size(0)),
-                    positive("weight columns", source.size(1)), 4, source.data<void>(), nullptr);
+                    positive("weight columns", source.size(1)), kStep, source.data<void>(), nullptr);
+}
+
+PackedLinear pack_codes(Ops& ops, WeightKind kind, const Buffer& source, int64_t inputs, nb::handle scales,
+                        const std::string& activation, int64_t group) {
+    const Buffer factors("scales", scales, 'f', 1);
+    if (factors.size(0) != source.size(0))
+        throw std::invalid_argument("scales has length " + std::to_string(factors.size(0)) + ", expected " +
+                                    std::to_string(source.size(0)));
+    const Activation rounding = activation_named(activation);
+    const nb::gil_scoped_release release;
+    return ops.pack(kind, rounding, positive("weight rows", source.size(0)), positive("weight columns", inputs),
+                    group, source.data<void>(), factors.data<float>());
 }
 
 PackedLinear pack_int8(Ops& ops, nb::handle codes, nb::handle scales, const std::string& activation,
                        int64_t group) {
-    const Buffer source("codes", codes, 'b', 2), factors("scales", scales, 'f', 1);
-    if (factors.size(0) != source.size(0))
-        throw std::invalid_argument("scales has length " + std::to_string(factors.size(0)) + ", expected " +
-                                    std::to_string(source.size(0)));
-    const Activation kind = activation_named(activation);
-    const nb::gil_scoped_release release;
-    return ops.pack(kind == Activation::Float32 ? WeightKind::Int8 : WeightKind::Int8Dot, kind,
-                    positive("weight rows", source.size(0)), positive("weight columns", source.size(1)), group,
-                    source.data<void>(), factors.data<float>());
+    const Buffer source("codes", codes, 'b', 2);
+    return pack_codes(ops, WeightKind::Int8, source, source.size(1), scales, activation, group);
+}
+
+PackedLinear pack_int4(Ops& ops, nb::handle packed, int64_t inputs, nb::handle scales,
+                       const std::string& activation, int64_t group) {
+    const Buffer source("packed", packed, 'B', 2);
+    if (source.size(1) != (inputs + 1) / 2)
+        throw std::invalid_argument("packed has " + std::to_string(source.size(1)) + " columns, expected " +
+                                    std::to_string((inputs + 1) / 2) + " for " + std::to_string(inputs) +
+                                    " inputs");
+    return pack_codes(ops, WeightKind::Int4, source, inputs, scales, activation, group);
 }
 
 void embed(Ops& ops, const PackedLinear& table, const Batch& batch, nb::handle result) {
@@ -202,3 +217,4 @@ NB_MODULE(_cpu, module) {
         .def("attention", &attention, "qkv"_a, "rotary"_a, "cache"_a, "batch"_a, "result"_a)
         .def("lm_head", &lm_head, "hidden"_a, "head"_a, "batch"_a, "logits"_a);
 }
+        .def("pack_int4", &pack_int4, "packed"_a, "inputs"_a, "scales"_a, "activation"_a, "group"_a)

@@ -19,9 +19,11 @@ std::vector<Variant> variants() {
     const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
                             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                             __builtin_cpu_supports("avx512vl");
+    const bool has_vnni = has_avx512 && __builtin_cpu_supports("avx512vnni");
     all.push_back({&kAvx512LoweredKernels, has_avx2, true});
     all.push_back({&kAvx2Kernels, has_avx2, false});
     all.push_back({&kAvx512Kernels, has_avx512, false});
+    all.push_back({&kAvx512VnniKernels, has_vnni, false});
 #endif
     return all;
 }

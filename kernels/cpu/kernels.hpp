@@ -10,27 +10,37 @@
 
 namespace ernie {
 
-enum class WeightKind { Float32, Bfloat16, Int8, Int8Dot };
+enum class WeightKind { Float32, Bfloat16, Int8, Int4 };
 
-// Panels of `panel` outputs, the last one padded with zeros:
-//   Float32, Bfloat16, Int8: [panels][K][panel]        (Int8 codes are widened to float in the kernel)
-//   Int8Dot:                 [panels][K4 / 4][panel][4]  (K4 = K rounded up to 4; integer dot products)
+inline constexpr int64_t kStep = 8;  // inputs that quantized weights keep together; panels are padded to it
+
+// Panels of `panel` outputs, padded with zeros:
+//   Float32, Bfloat16: [panels][K][panel]
+//   Int8:              [panels][K / kStep][kStep / 2][panel][2], inputs in pairs
+//   Int4:              [panels][K / kStep][panel], words of eight codes + 8: inputs 0 2 4 6 1 3 5 7 from the
+//                      lowest nibble, so that a shift and a mask leave a pair in the two halves of a word
 struct WeightView {
     WeightKind kind;
     int64_t outputs;
     int64_t inputs;
     const void* data;
-    const float* scales;  // [panels * panel], Int8 and Int8Dot
+    const float* scales;  // [panels * panel], Int8 and Int4
 };
 
-// Quantized rows: codes [rows][stride], stride a multiple of 4; scales [rows][groups].
+// Where output `lane` and input k (below kStep) stand in a step: bytes of Int8, nibbles of Int4.
+static constexpr int64_t int8_offset(int64_t panel, int64_t lane, int64_t k) {
+    return (k / 2 * panel + lane) * 2 + k % 2;
+}
+static constexpr int64_t int4_offset(int64_t lane, int64_t k) { return lane * kStep + k / 2 + k % 2 * 4; }
+
+// Quantized rows: codes [rows][stride], stride a multiple of kStep, zero behind the last input; scales
+// [rows][groups].
 struct QuantizedRows {
-    int8_t* high;
-    int8_t* low;  // null for int8 activations
+    int16_t* codes;  // null: the weight is multiplied by the float rows
     float* scales;
     int64_t stride;
     int64_t groups;
-    int64_t group;  // inputs per scale
+    int64_t group;  // inputs per scale, a multiple of kStep
 };
 
 struct LinearTask {
@@ -45,6 +55,7 @@ struct QuantizeTask {
     const float* x;
     int64_t rows;
     int64_t width;
+    float levels;  // the largest code
     QuantizedRows quantized;
 };
 
@@ -92,3 +103,4 @@ extern const Kernels kAvx512Kernels;
 extern const Kernels kAvx512LoweredKernels;
 
 }  // namespace ernie
+extern const Kernels kAvx512VnniKernels;

@@ -9,7 +9,11 @@ namespace ernie {
 namespace {
 
 constexpr int kMostThreads = 1024;
-constexpr int64_t kSmallWork = 1 << 16;  // multiply-adds that cost less than waking the other threads
+constexpr int64_t kSmallWork = 1 << 16;    // multiply-adds that cost less than waking the other threads
+constexpr int64_t kChunkBytes = 64 << 10;  // weights that a thread takes at a time
+constexpr float kInt8Levels = 127, kInt16Levels = 127 * 128;
+// Integer sums of a group stay below 2 ** 31: 1024 * 127 * 127 * 128.
+constexpr int64_t kLargestGroup = 1024;
 
 int checked_threads(int threads) {
     if (threads >= 1 && threads <= kMostThreads) return threads;
@@ -85,7 +89,9 @@ void Ops::run(void (*kernel)(const Task&, int, int), const Task& task, int64_t w
 
 PackedLinear Ops::pack(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t group,
                        const void* source, const float* scales) {
-    if (group < 4 || group % 4) throw std::invalid_argument("activation group must be a multiple of 4");
+    if (group < kStep || group % kStep || group > kLargestGroup)
+        throw std::invalid_argument("activation group " + std::to_string(group) + " must be a multiple of " +
+                                    std::to_string(kStep) + " up to " + std::to_string(kLargestGroup));
     const std::lock_guard<std::mutex> lock(mutex_);
     return pack_linear(kind, activation, outputs, inputs, kernels_.panel, group, source, scales, pool_);
 }
@@ -118,17 +124,20 @@ void Ops::norm(Matrix x, const Matrix* delta, const float* weight, int64_t width
 // x [rows][inputs] to y [rows][outputs]; the mutex is held.
 void Ops::multiply(const float* x, int64_t rows, const PackedLinear& weight, float* y) {
     LinearTask task{weight.view(), x, {}, y, rows};
-    if (weight.kind == WeightKind::Int8Dot) {
+    if (weight.activation != Activation::Float32) {
         QuantizedRows& q = task.quantized;
-        q.stride = (weight.inputs + 3) / 4 * 4;
+        q.stride = (weight.inputs + kStep - 1) / kStep * kStep;
         q.group = weight.group;
         q.groups = (weight.inputs + q.group - 1) / q.group;
-        q.high = grow(high_, rows * q.stride);
-        q.low = weight.activation == Activation::Int16 ? grow(low_, rows * q.stride) : nullptr;
+        q.codes = grow(codes_, rows * q.stride);
         q.scales = grow(scales_, rows * q.groups);
-        run(kernels_.quantize, QuantizeTask{x, rows, weight.inputs, q}, 4 * rows * weight.inputs);
+        const float levels = weight.activation == Activation::Int16 ? kInt16Levels : kInt8Levels;
+        run(kernels_.quantize, QuantizeTask{x, rows, weight.inputs, levels, q}, 4 * rows * weight.inputs);
     }
-    run(kernels_.linear, task, rows * weight.inputs * weight.outputs);
+    if (rows * weight.inputs * weight.outputs < kSmallWork) return kernels_.linear(task, 0, 1);
+    const int64_t chunks = std::max<int64_t>(pool_.size(), weight.bytes / kChunkBytes);
+    pool_.run_chunks(int(std::min<int64_t>(chunks, INT32_MAX)),
+                     [&](int chunk, int count) { kernels_.linear(task, chunk, count); });
 }
 
 void Ops::linear(Matrix x, const PackedLinear& weight, Matrix y) {

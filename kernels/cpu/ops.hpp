@@ -68,7 +68,7 @@ class Ops {
     const Kernels& kernels_;
     ThreadPool pool_;
     std::mutex mutex_;
-    std::vector<int8_t> high_, low_;
+    std::vector<int16_t> codes_;
     std::vector<float> scales_, hidden_, gate_up_, queries_, scratch_, partials_;
     std::vector<int32_t> row_sequences_, row_slots_;
     AttentionPlan plan_;

@@ -4,8 +4,6 @@
 // `Lowered<Half>` doubles any register: the 16-lane code of AVX-512 compiled for AVX2, for tests on machines
 // without AVX-512. Multiply-add is always one explicit `fma`: the compiler must not contract
 // (-ffp-contract=off), so every row tile rounds alike.
-//
-// dot(sum, w, x): sum[i] += w[4i..4i+3] . x[0..3], int8, exact for w and x in -127..127.
 #pragma once
 
 #include <cmath>
@@ -19,18 +17,8 @@
 
 namespace ernie::ERNIE_VARIANT {
 
-inline int32_t load_quad(const int8_t* x) {
-    int32_t quad;
-    std::memcpy(&quad, x, 4);
-    return quad;
-}
-
 struct Portable {
     static constexpr int kLanes = 4;
-    struct Int {
-        int32_t v[4];
-        static Int zero() { return {{0, 0, 0, 0}}; }
-    };
     float v[4];
 
     static Portable zero() { return {{0, 0, 0, 0}}; }
@@ -46,7 +34,6 @@ struct Portable {
         return r;
     }
     void store(float* p) const { std::memcpy(p, v, sizeof v); }
-    static Portable convert(Int a) { return {{float(a.v[0]), float(a.v[1]), float(a.v[2]), float(a.v[3])}}; }
     template <typename F>
     static Portable map(Portable a, Portable b, F f) {
         return {{f(a.v[0], b.v[0]), f(a.v[1], b.v[1]), f(a.v[2], b.v[2]), f(a.v[3], b.v[3])}};
@@ -93,26 +80,11 @@ struct Portable {
         const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
         return a > b ? a : b;
     }
-    static Int dot(Int sum, const int8_t* w, int32_t quad) {
-        int8_t x[4];
-        std::memcpy(x, &quad, 4);
-        for (int i = 0; i < 4; ++i)
-            for (int k = 0; k < 4; ++k) sum.v[i] += int32_t(w[4 * i + k]) * x[k];
-        return sum;
-    }
-    static Int combine(Int high, Int low) {
-        for (int i = 0; i < 4; ++i) high.v[i] = high.v[i] * 128 + low.v[i];
-        return high;
-    }
 };
 
 #if defined(__AVX2__)
 struct Avx2 {
     static constexpr int kLanes = 8;
-    struct Int {
-        __m256i v;
-        static Int zero() { return {_mm256_setzero_si256()}; }
-    };
     __m256 v;
 
     static Avx2 zero() { return {_mm256_setzero_ps()}; }
@@ -126,7 +98,6 @@ struct Avx2 {
         return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))};
     }
     void store(float* p) const { _mm256_storeu_ps(p, v); }
-    static Avx2 convert(Int a) { return {_mm256_cvtepi32_ps(a.v)}; }
     static Avx2 add(Avx2 a, Avx2 b) { return {_mm256_add_ps(a.v, b.v)}; }
     static Avx2 mul(Avx2 a, Avx2 b) { return {_mm256_mul_ps(a.v, b.v)}; }
     static Avx2 div(Avx2 a, Avx2 b) { return {_mm256_div_ps(a.v, b.v)}; }
@@ -152,24 +123,12 @@ struct Avx2 {
         a = _mm_max_ps(a, _mm_movehl_ps(a, a));
         return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
     }
-    static Int dot(Int sum, const int8_t* w, int32_t quad) {
-        const __m256i weights = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
-        const __m256i signed_x = _mm256_sign_epi8(_mm256_set1_epi32(quad), weights);
-        // |w| * x: pairs of products stay within 2 * 127 * 127 < 2 ** 15
-        const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), signed_x);
-        return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
-    }
-    static Int combine(Int high, Int low) { return {_mm256_add_epi32(_mm256_slli_epi32(high.v, 7), low.v)}; }
 };
 #endif
 
 #if defined(__AVX512F__)
 struct Avx512 {
     static constexpr int kLanes = 16;
-    struct Int {
-        __m512i v;
-        static Int zero() { return {_mm512_setzero_si512()}; }
-    };
     __m512 v;
 
     static Avx512 zero() { return {_mm512_setzero_ps()}; }
@@ -183,7 +142,6 @@ struct Avx512 {
         return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
     }
     void store(float* p) const { _mm512_storeu_ps(p, v); }
-    static Avx512 convert(Int a) { return {_mm512_cvtepi32_ps(a.v)}; }
     static Avx512 add(Avx512 a, Avx512 b) { return {_mm512_add_ps(a.v, b.v)}; }
     static Avx512 mul(Avx512 a, Avx512 b) { return {_mm512_mul_ps(a.v, b.v)}; }
     static Avx512 div(Avx512 a, Avx512 b) { return {_mm512_div_ps(a.v, b.v)}; }
@@ -205,14 +163,6 @@ struct Avx512 {
     Avx2 high_half() const { return {_mm512_extractf32x8_ps(v, 1)}; }
     float sum() const { return Avx2::add(low_half(), high_half()).sum(); }
     float maximum() const { return Avx2::max(low_half(), high_half()).maximum(); }
-    static Int dot(Int sum, const int8_t* w, int32_t quad) {
-        const __m512i weights = _mm512_loadu_si512(w), x = _mm512_set1_epi32(quad);
-        const __m512i signed_x =
-            _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(weights), _mm512_setzero_si512(), x);
-        const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(weights), signed_x);
-        return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
-    }
-    static Int combine(Int high, Int low) { return {_mm512_add_epi32(_mm512_slli_epi32(high.v, 7), low.v)}; }
 };
 #endif
 
@@ -220,10 +170,6 @@ template <typename Half>
 struct Lowered {
     static constexpr int kHalf = Half::kLanes;
     static constexpr int kLanes = 2 * kHalf;
-    struct Int {
-        typename Half::Int a, b;
-        static Int zero() { return {Half::Int::zero(), Half::Int::zero()}; }
-    };
     Half a, b;
 
     static Lowered zero() { return {Half::zero(), Half::zero()}; }
@@ -236,7 +182,6 @@ struct Lowered {
         a.store(p);
         b.store(p + kHalf);
     }
-    static Lowered convert(Int x) { return {Half::convert(x.a), Half::convert(x.b)}; }
     static Lowered add(Lowered x, Lowered y) { return {Half::add(x.a, y.a), Half::add(x.b, y.b)}; }
     static Lowered mul(Lowered x, Lowered y) { return {Half::mul(x.a, y.a), Half::mul(x.b, y.b)}; }
     static Lowered div(Lowered x, Lowered y) { return {Half::div(x.a, y.a), Half::div(x.b, y.b)}; }
@@ -253,10 +198,6 @@ struct Lowered {
     }
     float sum() const { return Half::add(a, b).sum(); }
     float maximum() const { return Half::max(a, b).maximum(); }
-    static Int dot(Int sum, const int8_t* w, int32_t quad) {
-        return {Half::dot(sum.a, w, quad), Half::dot(sum.b, w + 4 * kHalf, quad)};
-    }
-    static Int combine(Int x, Int y) { return {Half::combine(x.a, y.a), Half::combine(x.b, y.b)}; }
 };
 
 // The first `count` values at p, then zeros.

@@ -46,6 +46,13 @@ void ThreadPool::run(const std::function<void(int, int)>& task) {
     for (int left; (left = pending_.load(std::memory_order_acquire)) > 0;) pending_.wait(left);
 }
 
+void ThreadPool::run_chunks(int chunks, const std::function<void(int, int)>& task) {
+    std::atomic<int> next{0};
+    run([&](int, int) {
+        for (int chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < chunks;) task(chunk, chunks);
+    });
+}
+
 void ThreadPool::work(int part) {
     for (uint64_t seen = 0;; ++seen) {
         if (!wait_for_next(seen)) return;

@@ -23,6 +23,10 @@ class ThreadPool {
     // Calls must not overlap; the task must not throw.
     void run(const std::function<void(int, int)>& task);
 
+    // Calls task(chunk, chunks) once for every chunk; threads take the next chunk when they are done with one,
+    // so that a thread that the system holds up delays the others by one chunk only.
+    void run_chunks(int chunks, const std::function<void(int, int)>& task);
+
   private:
     void work(int part);
     bool wait_for_next(uint64_t seen);

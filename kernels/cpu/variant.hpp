@@ -10,9 +10,11 @@
 
 namespace ernie::ERNIE_VARIANT {
 
-template <typename V>
+// V: the float registers; D: the integer dot products on them.
+template <typename V, typename D>
 constexpr Kernels make_kernels(const char* name) {
-    return {name, kPanel<V>, linear<V>, quantize<V>, norm<V>, swiglu<V>, embed<V>, append<V>, attend<V>, join<V>};
+    return {name,     kPanel<V>, linear<D>, quantize<D>, norm<V>, swiglu<V>,
+            embed<V>, append<V>, attend<V>, join<V>};
 }
 
 }  // namespace ernie::ERNIE_VARIANT

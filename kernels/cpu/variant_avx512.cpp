@@ -5,6 +5,6 @@
 
 namespace ernie {
 
-const Kernels kAvx512Kernels = avx512::make_kernels<avx512::Avx512>("avx512");
+const Kernels kAvx512Kernels = avx512::make_kernels<avx512::Avx512, avx512::Avx512Dots>("avx512");
 
 }  // namespace ernie

@@ -5,6 +5,6 @@
 
 namespace ernie {
 
-const Kernels kScalarKernels = scalar::make_kernels<scalar::Portable>("scalar");
+const Kernels kScalarKernels = scalar::make_kernels<scalar::Portable, scalar::PortableDots>("scalar");
 
 }  // namespace ernie

@@ -8,31 +8,73 @@ namespace {
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-size_t item_size(WeightKind kind) {
-    return kind == WeightKind::Float32 ? 4 : kind == WeightKind::Bfloat16 ? 2 : 1;
+int64_t bits_of(WeightKind kind) {
+    switch (kind) {
+        case WeightKind::Float32:
+            return 32;
+        case WeightKind::Bfloat16:
+            return 16;
+        case WeightKind::Int8:
+            return 8;
+        case WeightKind::Int4:
+            return 4;
+    }
+    return 0;
 }
 
-// One panel: target[(k / kQuad * panel + lane) * kQuad + k % kQuad] = source[lane][k].
-template <typename T, int kQuad>
-void pack_panel(const T* source, T* target, int64_t lanes, int64_t inputs, int64_t panel) {
-    constexpr int64_t kBlock = 64;  // inputs per pass, so that the target stays in the first cache
-    for (int64_t start = 0; start < inputs; start += kBlock) {
-        const int64_t end = std::min(inputs, start + kBlock);
+constexpr int64_t kPackBlock = 64;  // inputs per pass, so that the target stays in the first cache
+
+// A panel of floats: target[k][lane] = source[lane][k].
+template <typename T>
+void pack_floats(const T* source, T* target, int64_t lanes, int64_t inputs, int64_t panel) {
+    for (int64_t start = 0; start < inputs; start += kPackBlock) {
+        const int64_t end = std::min(inputs, start + kPackBlock);
         for (int64_t lane = 0; lane < lanes; ++lane)
-            for (int64_t k = start; k < end; ++k)
-                target[(k / kQuad * panel + lane) * kQuad + k % kQuad] = source[lane * inputs + k];
+            for (int64_t k = start; k < end; ++k) target[k * panel + lane] = source[lane * inputs + k];
     }
 }
 
-template <typename T, int kQuad>
+void pack_int8(const int8_t* source, int8_t* target, int64_t lanes, int64_t inputs, int64_t panel) {
+    for (int64_t start = 0; start < inputs; start += kPackBlock) {
+        const int64_t end = std::min(inputs, start + kPackBlock);
+        for (int64_t lane = 0; lane < lanes; ++lane)
+            for (int64_t k = start; k < end; ++k)
+                target[k / kStep * kStep * panel + int8_offset(panel, lane, k % kStep)] =
+                    source[lane * inputs + k];
+    }
+}
+
+// Source rows hold two codes per byte, even k in the low nibble; the target holds code + 8.
+void pack_int4(const uint8_t* source, uint8_t* target, int64_t lanes, int64_t inputs, int64_t panel) {
+    const int64_t row_bytes = (inputs + 1) / 2;
+    std::memset(target, 0x88, size_t(round_up(inputs, kStep) * panel / 2));
+    for (int64_t lane = 0; lane < lanes; ++lane)
+        for (int64_t k = 0; k < inputs; ++k) {
+            const uint8_t byte = source[lane * row_bytes + k / 2];
+            const uint8_t code = (k % 2 ? byte >> 4 : byte & 15) ^ 8;
+            const int64_t at = k / kStep * kStep * panel + int4_offset(lane, k % kStep);
+            const int shift = at % 2 ? 4 : 0;
+            target[at / 2] = uint8_t((target[at / 2] & ~(15 << shift)) | code << shift);
+        }
+}
+
 void pack_panels(const PackedLinear& packed, const void* source, int part, int parts) {
-    const int64_t panels = round_up(packed.outputs, packed.panel) / packed.panel;
-    const int64_t panel_items = packed.panel * round_up(packed.inputs, kQuad);
+    const int64_t panel = packed.panel, inputs = packed.inputs;
+    const int64_t panels = round_up(packed.outputs, panel) / panel;
+    const int64_t panel_bytes = packed.bytes / panels;
+    const int64_t row_bytes = (inputs * bits_of(packed.kind) + 7) / 8;
     for (int64_t p = panels * part / parts; p < panels * (part + 1) / parts; ++p) {
-        const int64_t first = p * packed.panel;
-        pack_panel<T, kQuad>(static_cast<const T*>(source) + first * packed.inputs,
-                             static_cast<T*>(packed.data.get()) + p * panel_items,
-                             std::min(packed.panel, packed.outputs - first), packed.inputs, packed.panel);
+        const void* from = static_cast<const char*>(source) + p * panel * row_bytes;
+        void* to = static_cast<char*>(packed.data.get()) + p * panel_bytes;
+        const int64_t lanes = std::min(panel, packed.outputs - p * panel);
+        if (packed.kind == WeightKind::Float32)
+            pack_floats(static_cast<const float*>(from), static_cast<float*>(to), lanes, inputs, panel);
+        else if (packed.kind == WeightKind::Bfloat16)
+            pack_floats(static_cast<const uint16_t*>(from), static_cast<uint16_t*>(to), lanes, inputs, panel);
+        else if (packed.kind == WeightKind::Int8)
+            pack_int8(static_cast<const int8_t*>(from), static_cast<int8_t*>(to), lanes, inputs, panel);
+        else
+            pack_int4(static_cast<const uint8_t*>(from), static_cast<uint8_t*>(to), lanes, inputs, panel);
     }
 }
 
@@ -44,26 +86,17 @@ WeightView PackedLinear::view() const {
 
 PackedLinear pack_linear(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t panel,
                          int64_t group, const void* source, const float* scales, ThreadPool& pool) {
-    PackedLinear packed{kind, activation, outputs, inputs, panel, group, nullptr, nullptr};
+    const bool is_quantized = kind == WeightKind::Int8 || kind == WeightKind::Int4;
     const int64_t padded = round_up(outputs, panel);
-    const int64_t depth = kind == WeightKind::Int8Dot ? round_up(inputs, 4) : inputs;
-    packed.data = allocate_zeroed(size_t(padded * depth) * item_size(kind));
+    const int64_t depth = is_quantized ? round_up(inputs, kStep) : inputs;
+    PackedLinear packed{kind,    activation, outputs, inputs, panel, group, padded * depth * bits_of(kind) / 8,
+                        nullptr, nullptr};
+    packed.data = allocate_zeroed(size_t(packed.bytes));
     if (scales) {
         packed.scales = allocate_zeroed(size_t(padded) * sizeof(float));
         std::memcpy(packed.scales.get(), scales, size_t(outputs) * sizeof(float));
     }
-    pool.run([&](int part, int parts) {
-        switch (kind) {
-            case WeightKind::Float32:
-                return pack_panels<float, 1>(packed, source, part, parts);
-            case WeightKind::Bfloat16:
-                return pack_panels<uint16_t, 1>(packed, source, part, parts);
-            case WeightKind::Int8:
-                return pack_panels<int8_t, 1>(packed, source, part, parts);
-            case WeightKind::Int8Dot:
-                return pack_panels<int8_t, 4>(packed, source, part, parts);
-        }
-    });
+    pool.run([&](int part, int parts) { pack_panels(packed, source, part, parts); });
     return packed;
 }
 

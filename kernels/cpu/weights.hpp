@@ -18,14 +18,15 @@ struct PackedLinear {
     int64_t inputs;
     int64_t panel;
     int64_t group;  // inputs per activation scale
+    int64_t bytes;  // of data
     Memory data;
     Memory scales;
 
     WeightView view() const;
 };
 
-// Packs `source` [outputs][inputs] (float, bfloat16 bits or int8 codes by `kind`); `scales` only for int8
-// kinds.
+// Packs `source` [outputs][inputs] by `kind`: float, bfloat16 bits, int8 codes, or two int4 codes per
+// byte (each row in whole bytes, even inputs in the low nibbles); `scales` only for int8 and int4.
 PackedLinear pack_linear(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t panel,
                          int64_t group, const void* source, const float* scales, ThreadPool& pool);
 

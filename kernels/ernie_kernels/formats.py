@@ -7,10 +7,14 @@ how a backend lays the numbers out in memory.
 Int8 (``wint8``): scale = float32 absmax / 127 per output, q = round half to even of w / scale, clipped to
 +-127; an all-zero row has scale 0 and q 0.
 
+Int4: the same with absmax / 7 and +-7; two codes per byte along K in two's complement, even k in the low
+nibble; an odd K leaves the last high nibble 0. No quantization flag selects it: FastDeploy's ``wint4`` means
+``wint8`` on a dense model.
+
 Quantized activations have one scale per token and group of ``ACTIVATION_GROUP`` inputs (the last group may be
 shorter): scale = float32 absmax / levels, code = round half to even of x / scale, clipped to +-levels; a zero
 group has scale 0 and codes 0. int8 has 127 levels; int16 has 127 * 128, so that a code is high * 128 + low with
-both halves in int8.
+both halves in int8, for hardware that multiplies int8 only.
 """
 
 from __future__ import annotations
@@ -62,6 +66,21 @@ class Int8Weight:
 
 
 @dataclass(frozen=True)
+class Int4Weight:
+    """A matrix in int4 with one scale per output.
+
+    Attributes:
+        packed: uint8 ``[N, ceil(K / 2)]``.
+        scales: float32 ``[N]``.
+        inputs: K.
+    """
+
+    packed: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    inputs: int
+
+
+@dataclass(frozen=True)
 class QuantizedActivations:
     """Rounded inputs of a Linear: ``codes`` int32 ``[T, K]``, ``scales`` float32 ``[T, groups]``."""
 
@@ -69,7 +88,8 @@ class QuantizedActivations:
     scales: NDArray[np.float32]
 
 
-LinearWeight = Float32Weight | Bfloat16Weight | Int8Weight
+QuantizedWeight = Int8Weight | Int4Weight
+LinearWeight = Float32Weight | Bfloat16Weight | QuantizedWeight
 
 
 def bfloat16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -86,10 +106,39 @@ def float32_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 def quantize_int8(values: NDArray[np.float32]) -> Int8Weight:
     """Return ``values`` float32 ``[N, K]`` in the int8 format."""
-    scales = (np.abs(values).max(axis=1, initial=0.0) / np.float32(127)).astype(np.float32)
+    return Int8Weight(*_quantize_rows(values, 127))
+
+
+def quantize_int4(values: NDArray[np.float32]) -> Int4Weight:
+    """Return ``values`` float32 ``[N, K]`` in the int4 format."""
+    codes, scales = _quantize_rows(values, 7)
+    return Int4Weight(pack_int4(codes), scales, values.shape[1])
+
+
+def _quantize_rows(values: NDArray[np.float32], levels: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    scales = (np.abs(values).max(axis=1, initial=0.0) / np.float32(levels)).astype(np.float32)
     divisors = np.where(scales > 0, scales, np.float32(1))[:, None]
-    codes = np.clip(np.rint(values / divisors), -127, 127).astype(np.int8)
-    return Int8Weight(codes, scales)
+    return np.clip(np.rint(values / divisors), -levels, levels).astype(np.int8), scales
+
+
+def pack_int4(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Return codes -8..7 ``[N, K]`` two per byte: uint8 ``[N, ceil(K / 2)]``."""
+    rows, inputs = codes.shape
+    nibbles = np.zeros((rows, inputs + inputs % 2), np.uint8)
+    nibbles[:, :inputs] = codes.astype(np.uint8) & 15
+    return (nibbles[:, 0::2] | nibbles[:, 1::2] << 4).astype(np.uint8)
+
+
+def unpack_int4(packed: NDArray[np.uint8], inputs: int) -> NDArray[np.int8]:
+    """Return the codes int8 ``[N, inputs]`` of ``pack_int4``'s bytes."""
+    nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1)[:, :inputs]
+    codes: NDArray[np.int8] = (nibbles ^ 8).astype(np.int8) - np.int8(8)
+    return codes
+
+
+def weight_codes(weight: QuantizedWeight) -> NDArray[np.int8]:
+    """Return the integer codes of a quantized weight: int8 ``[N, K]``."""
+    return weight.codes if isinstance(weight, Int8Weight) else unpack_int4(weight.packed, weight.inputs)
 
 
 def dequantize(weight: LinearWeight) -> NDArray[np.float32]:
@@ -98,7 +147,7 @@ def dequantize(weight: LinearWeight) -> NDArray[np.float32]:
         return weight.values
     if isinstance(weight, Bfloat16Weight):
         return bfloat16_to_float32(weight.bits)
-    return weight.codes.astype(np.float32) * weight.scales[:, None]
+    return weight_codes(weight).astype(np.float32) * weight.scales[:, None]
 
 
 def activation_groups(width: int, group: int = ACTIVATION_GROUP) -> list[slice]:

@@ -16,6 +16,7 @@ from ernie_kernels.formats import (
     Float32Weight,
     LinearWeight,
     float32_to_bfloat16,
+    quantize_int4,
     quantize_int8,
 )
 
@@ -29,6 +30,9 @@ WEIGHT_TYPES = [
     ("int8", ActivationType.FLOAT32),
     ("int8", ActivationType.INT16),
     ("int8", ActivationType.INT8),
+    ("int4", ActivationType.FLOAT32),
+    ("int4", ActivationType.INT16),
+    ("int4", ActivationType.INT8),
 ]
 
 
@@ -49,7 +53,7 @@ def make_weight(values: Floats, name: str) -> LinearWeight:
         return Float32Weight(values)
     if name == "bfloat16":
         return Bfloat16Weight(float32_to_bfloat16(values))
-    return quantize_int8(values)
+    return quantize_int8(values) if name == "int8" else quantize_int4(values)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ernie_kernels.formats import ActivationType, Int8Weight
+from ernie_kernels.formats import ActivationType, Int4Weight, Int8Weight, pack_int4
 from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import (
     ISAS,
@@ -95,6 +95,31 @@ def test_integer_products_are_exact_at_the_extremes(isa: str, activation: Activa
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("activation", list(ActivationType))
+@pytest.mark.parametrize("inputs", [1, 2, 7, 8, 9, 130])
+def test_every_int4_code_is_multiplied_exactly(isa: str, activation: ActivationType, inputs: int) -> None:
+    codes = np.random.default_rng(inputs).integers(-8, 8, (37, inputs)).astype(np.int8)
+    weight = Int4Weight(pack_int4(codes), np.full(37, 2.0, np.float32), inputs)
+    x = np.full((7, inputs), 127.0, np.float32)
+    x[:, ::2] = -127.0
+    ops = cpu_ops(isa)
+    got = ops.linear(x, ops.pack_linear(weight, activation))
+    np.testing.assert_array_equal(got, 2 * (x @ codes.T.astype(np.float32)))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_many_rows_and_panels_are_the_rows_alone(isa: str) -> None:
+    """More activations than a row block holds, more weights than a chunk: each row is as if it were alone."""
+    x = random_floats(11, 70, 2600)
+    ops = cpu_ops(isa)
+    for name, activation in (("int8", ActivationType.INT16), ("bfloat16", ActivationType.FLOAT32)):
+        packed = ops.pack_linear(make_weight(random_floats(12, 200, 2600), name), activation)
+        whole = ops.linear(x, packed)
+        for row in (0, 5, 47, 48, 49, 69):
+            np.testing.assert_array_equal(bits(ops.linear(x[row : row + 1], packed)[0]), bits(whole[row]))
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(("name", "activation"), WEIGHT_TYPES)
 def test_embed_returns_the_rows_of_the_table_exactly(isa: str, name: str, activation: ActivationType) -> None:
     ids = np.array([70, 0, 33, 33, 1, 69], np.int32)
@@ -132,7 +157,7 @@ def test_mlp_equals_the_reference(
     pack = REFERENCE.pack_linear
     expected = REFERENCE.mlp(x, pack(gate_up, activation), pack(down, activation))
     # the second quantization may round a borderline code the other way: one step of its scale
-    step = {"float32": 1e-5, "int16": 1e-3, "int8": 2e-1}[activation.value] if name == "int8" else 1e-5
+    step = {"float32": 1e-5, "int16": 1e-3, "int8": 2e-1}[activation.value] if name.startswith("int") else 1e-5
     np.testing.assert_allclose(got, expected, rtol=0, atol=step * np.abs(expected).max() + 1e-5)
     alone = ops.mlp(x[2:3], ops.pack_linear(gate_up, activation), ops.pack_linear(down, activation))
     np.testing.assert_array_equal(bits(alone), bits(got[2:3]))

@@ -17,6 +17,7 @@ from ernie_kernels.formats import (
     Bfloat16Weight,
     Float32Weight,
     LinearWeight,
+    Int4Weight,
 )
 from ernie_kernels.rotary import rotary_table
 
@@ -54,7 +55,7 @@ class CpuOps:
         return self._ops.instruction_set
 
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> _cpu.PackedLinear:
-        """Copy an ``[N, K]`` weight into panels; ``activation`` matters for int8 weights only.
+        """Copy an ``[N, K]`` weight into panels; ``activation`` matters for quantized weights only.
 
         Raises:
             ValueError: the arrays have the wrong type or shape, or an int8 code is -128.
@@ -64,9 +65,14 @@ class CpuOps:
         if isinstance(weight, Bfloat16Weight):
             return self._ops.pack_float(np.ascontiguousarray(weight.bits), True)
         if weight.codes.size and weight.codes.min() == -128:
+        scales = np.ascontiguousarray(weight.scales)
+        if isinstance(weight, Int4Weight):
+            packed = np.ascontiguousarray(weight.packed)
+            return self._ops.pack_int4(packed, weight.inputs, scales, activation.value, ACTIVATION_GROUP)
             raise ValueError("int8 weight has the code -128, expected -127 to 127")
-        codes, scales = np.ascontiguousarray(weight.codes), np.ascontiguousarray(weight.scales)
-        return self._ops.pack_int8(codes, scales, activation.value, ACTIVATION_GROUP)
+        return self._ops.pack_int8(
+            np.ascontiguousarray(weight.codes), scales, activation.value, ACTIVATION_GROUP
+        )
 
     def pack_vector(self, values: Floats) -> Floats:
         """Return the vector as contiguous float32."""

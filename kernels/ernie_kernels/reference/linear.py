@@ -18,29 +18,33 @@ from numpy.typing import NDArray
 
 from ernie_kernels.formats import (
     ActivationType,
+    Int4Weight,
     Int8Weight,
     LinearWeight,
+    QuantizedWeight,
     activation_groups,
     dequantize,
     quantize_activations,
+    weight_codes,
 )
 
 
 def linear(x: NDArray[np.float32], weight: LinearWeight, activation: ActivationType) -> NDArray[np.float32]:
-    """Return x @ W.T, ``[T, K]`` to ``[T, N]``; activations are rounded only for int8 weights."""
-    if isinstance(weight, Int8Weight) and activation is not ActivationType.FLOAT32:
+    """Return x @ W.T, ``[T, K]`` to ``[T, N]``; activations are rounded only for quantized weights."""
+    if isinstance(weight, Int8Weight | Int4Weight) and activation is not ActivationType.FLOAT32:
         return quantized_linear(x, weight, activation)
     return x @ dequantize(weight).T
 
 
 def quantized_linear(
-    x: NDArray[np.float32], weight: Int8Weight, activation: ActivationType
+    x: NDArray[np.float32], weight: QuantizedWeight, activation: ActivationType
 ) -> NDArray[np.float32]:
     """Return x @ W.T with exact integer sums within each activation group, accumulated in float32."""
     quantized = quantize_activations(x, activation)
-    total = np.zeros((len(x), len(weight.codes)), np.float32)
+    codes = weight_codes(weight)
+    total = np.zeros((len(x), len(codes)), np.float32)
     for index, columns in enumerate(activation_groups(x.shape[1])):
         # float64 holds these integer sums exactly and has a matrix product
-        sums = quantized.codes[:, columns].astype(np.float64) @ weight.codes[:, columns].astype(np.float64).T
+        sums = quantized.codes[:, columns].astype(np.float64) @ codes[:, columns].astype(np.float64).T
         total += sums.astype(np.float32) * quantized.scales[:, index : index + 1]
     return total * weight.scales

@@ -1,8 +1,8 @@
 """Matrices on a Paddle place, and the product with one.
 
 Activations are float32 between ops. A matrix is held in float32, in bfloat16 (where the place multiplies it;
-otherwise its values in float32), or as int8 codes with a scale per output, which are cast to float32 for every
-product: correct, and slow until a weight-only kernel takes its place.
+otherwise its values in float32), or as int8 codes with a scale per output (int4 codes too, a byte each), which
+are cast to float32 for every product: correct, and slow until a weight-only kernel takes its place.
 
 This module must not know what the matrices are for.
 """
@@ -17,6 +17,7 @@ from ernie_kernels.formats import (
     Float32Weight,
     LinearWeight,
     bfloat16_to_float32,
+    weight_codes,
 )
 from ernie_kernels.xpu import activations
 from ernie_kernels.xpu.place import Place, Tensor, paddle
@@ -60,4 +61,4 @@ def pack(weight: LinearWeight, activation: ActivationType, place: Place) -> Pack
         if place.has_bfloat16:
             return PackedLinear(place.upload_bfloat16(weight.bits), None, activation)
         return PackedLinear(place.upload(bfloat16_to_float32(weight.bits)), None, activation)
-    return PackedLinear(place.upload(weight.codes), place.upload(weight.scales), activation)
+    return PackedLinear(place.upload(weight_codes(weight)), place.upload(weight.scales), activation)

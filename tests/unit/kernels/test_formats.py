@@ -18,9 +18,13 @@ from ernie_kernels.formats import (
     bfloat16_to_float32,
     dequantize,
     float32_to_bfloat16,
+    pack_int4,
     quantize_activations,
+    quantize_int4,
     quantize_int8,
     split_int16,
+    unpack_int4,
+    weight_codes,
 )
 
 MATRICES = hnp.arrays(
@@ -58,6 +62,30 @@ def test_int8_weight_of_a_worked_example() -> None:
     weight = quantize_int8(np.array([[-254, 1, 3, 4], [0, 0, 0, 0]], np.float32))
     assert weight.scales.tolist() == [2.0, 0.0]
     assert weight.codes.tolist() == [[-127, 0, 2, 2], [0, 0, 0, 0]]
+
+
+@given(MATRICES)
+def test_int4_weight_is_within_half_a_step(values: NDArray[np.float32]) -> None:
+    weight = quantize_int4(values)
+    assert weight.packed.shape == (len(values), (values.shape[1] + 1) // 2)
+    codes = weight_codes(weight)
+    assert codes.shape == values.shape
+    assert np.abs(codes.astype(np.int32)).max() <= 7
+    error = np.abs(dequantize(weight).astype(np.float64) - values)
+    assert (error <= weight.scales[:, None].astype(np.float64) * 0.50001 + 1e-42).all()
+
+
+def test_int4_weight_of_a_worked_example() -> None:
+    """Half rounds to even; even k in the low nibble; an odd K leaves the last high nibble 0."""
+    weight = quantize_int4(np.array([[-14, 1, 3, 5, 14], [0, 0, 0, 0, 0]], np.float32))
+    assert weight.scales.tolist() == [2.0, 0.0]
+    assert weight_codes(weight).tolist() == [[-7, 0, 2, 2, 7], [0, 0, 0, 0, 0]]
+    assert weight.packed.tolist() == [[0x09, 0x22, 0x07], [0, 0, 0]]
+
+
+@given(hnp.arrays(np.int8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20), elements=st.integers(-8, 7)))
+def test_int4_codes_pack_and_unpack(codes: NDArray[np.int8]) -> None:
+    np.testing.assert_array_equal(unpack_int4(pack_int4(codes), codes.shape[1]), codes)
 
 
 def test_dequantize_of_float_formats() -> None:
