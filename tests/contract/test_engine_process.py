@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ernie_wire.errors import QueueFull, parse_error
 from ernie_wire.frames import receive_frame, send_frame
 from ernie_wire.messages import (
     Cancel,
@@ -233,6 +234,36 @@ def test_preemption_does_not_change_the_answer() -> None:
         pass
     assert beat.free_blocks == 16
     assert "gives up its KV blocks" in engine.close()
+
+
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_the_prefix_cache_does_not_change_the_answer(enabled: str) -> None:
+    engine = Engine(block_size="4", enable_prefix_caching=enabled)
+    engine.ready()
+    for _ in range(2):
+        for row in range(4):
+            engine.send(_submit(row))
+        outputs = engine.outputs_until(4)
+        assert _tokens(outputs) == EXPECTED
+    hits = {name: made[0].num_cached_tokens for name, made in outputs.items()}
+    full = {f"row{row}": (len(PROMPTS[row]) - 1) // 4 * 4 for row in range(4)}
+    assert hits == (full if enabled == "true" else dict.fromkeys(full, 0))
+    while (beat := engine.heartbeat()).running:
+        pass
+    assert (beat.prefix_cache_hits > 0) == (enabled == "true")
+    engine.close()
+
+
+def test_a_full_queue_says_when_to_come_again() -> None:
+    engine = Engine(max_num_seqs="1", max_num_waiting_tokens="1")
+    engine.ready()
+    for name in ("running", "waiting", "refused"):
+        engine.send(_submit(0, name=name, max_tokens=500, stream=False))
+    error = parse_error(str(engine.outputs_until(1)["refused0"][0].error))
+    assert isinstance(error, QueueFull)
+    assert "max_num_waiting_tokens 1" in error.message
+    assert error.retry_after_s >= 1
+    engine.close()
 
 
 @pytest.mark.parametrize("how", ["end of file", "shutdown", "end of file while it starts"])
