@@ -170,6 +170,26 @@ void lm_head(Ops& ops, nb::handle hidden, const PackedLinear& head, const Batch&
     ops.lm_head(matrix(input), head, batch.view(), matrix(y));
 }
 
+void choose(Ops& ops, nb::handle logits, nb::handle temperatures, nb::handle min_p, nb::handle top_k,
+            nb::handle top_p, nb::handle numbers, nb::handle result) {
+    const Buffer x("logits", logits, 'f', 2), t("temperatures", temperatures, 'f', 1),
+        m("min_p", min_p, 'f', 1);
+    const Buffer k("top_k", top_k, 'l', 1), p("top_p", top_p, 'd', 1), u("numbers", numbers, 'd', 1);
+    const Buffer y("tokens", result, 'l', 1, true);
+    for (const Buffer* each : {&t, &m, &k, &p, &u, &y})
+        if (each->size(0) != x.size(0))
+            throw std::invalid_argument("each row of logits needs one of everything");
+    ChoiceTask task{};
+    task.temperatures = t.data<float>();
+    task.min_p = m.data<float>();
+    task.top_k = k.data<int64_t>();
+    task.top_p = p.data<double>();
+    task.numbers = u.data<double>();
+    task.tokens = y.data<int64_t>();
+    const nb::gil_scoped_release release;
+    ops.choose(matrix(x), task);
+}
+
 void bind_data(nb::module_& module) {
     nb::class_<PackedLinear>(module, "PackedLinear", "A packed weight.")
         .def_ro("outputs", &PackedLinear::outputs)
@@ -209,12 +229,14 @@ NB_MODULE(_cpu, module) {
         .def_prop_ro("instruction_set", &Ops::instruction_set)
         .def("pack_float", &pack_float, "values"_a, "is_bfloat16"_a)
         .def("pack_int8", &pack_int8, "codes"_a, "scales"_a, "activation"_a, "group"_a)
+        .def("pack_int4", &pack_int4, "packed"_a, "inputs"_a, "scales"_a, "activation"_a, "group"_a)
         .def("embed", &embed, "table"_a, "batch"_a, "result"_a)
         .def("norm", &norm, "x"_a, "weight"_a, "epsilon"_a, "result"_a)
         .def("add_norm", &add_norm, "x"_a, "delta"_a, "weight"_a, "epsilon"_a, "residual"_a, "result"_a)
         .def("linear", &linear, "x"_a, "weight"_a, "result"_a)
         .def("mlp", &mlp, "x"_a, "gate_up"_a, "down"_a, "result"_a)
         .def("attention", &attention, "qkv"_a, "rotary"_a, "cache"_a, "batch"_a, "result"_a)
+        .def("choose", &choose, "logits"_a, "temperatures"_a, "min_p"_a, "top_k"_a, "top_p"_a, "numbers"_a,
+             "tokens"_a)
         .def("lm_head", &lm_head, "hidden"_a, "head"_a, "batch"_a, "logits"_a);
 }
-        .def("pack_int4", &pack_int4, "packed"_a, "inputs"_a, "scales"_a, "activation"_a, "group"_a)

@@ -84,6 +84,20 @@ struct EmbedTask {
     int64_t rows;
 };
 
+struct ChoiceTask {
+    const float* logits;  // [rows][stride], the first `width` of each count
+    int64_t rows;
+    int64_t width;
+    int64_t stride;
+    const float* temperatures;  // [rows]
+    const float* min_p;         // [rows]
+    const int64_t* top_k;       // [rows]
+    const double* top_p;        // [rows]
+    const double* numbers;      // [rows]
+    float* weights;             // scratch [parts][2][width]
+    int64_t* tokens;            // [rows]
+};
+
 struct Kernels {
     const char* name;
     int64_t panel;  // outputs per panel
@@ -95,12 +109,13 @@ struct Kernels {
     void (*append)(const AttentionTask&, int part, int parts);
     void (*attend)(const AttentionTask&, int part, int parts);
     void (*join)(const AttentionTask&, int part, int parts);
+    void (*choose)(const ChoiceTask&, int part, int parts);
 };
 
 extern const Kernels kScalarKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512VnniKernels;
 extern const Kernels kAvx512LoweredKernels;
 
 }  // namespace ernie
-extern const Kernels kAvx512VnniKernels;

@@ -58,6 +58,7 @@ class Ops {
     void linear(Matrix x, const PackedLinear& weight, Matrix y);
     void mlp(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y);
     void attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, const BatchView& batch, Matrix y);
+    void choose(Matrix logits, const ChoiceTask& asked);
     void lm_head(Matrix hidden, const PackedLinear& head, const BatchView& batch, Matrix y);
 
   private:

@@ -6,6 +6,7 @@
 #include "linear.hpp"
 #include "norm.hpp"
 #include "quantize.hpp"
+#include "sampling.hpp"
 #include "swiglu.hpp"
 
 namespace ernie::ERNIE_VARIANT {
@@ -13,8 +14,8 @@ namespace ernie::ERNIE_VARIANT {
 // V: the float registers; D: the integer dot products on them.
 template <typename V, typename D>
 constexpr Kernels make_kernels(const char* name) {
-    return {name,     kPanel<V>, linear<D>, quantize<D>, norm<V>, swiglu<V>,
-            embed<V>, append<V>, attend<V>, join<V>};
+    return {name,     kPanel<V>, linear<D>, quantize<D>, norm<V>,  swiglu<V>,
+            embed<V>, append<V>, attend<V>, join<V>,     choose<V>};
 }
 
 }  // namespace ernie::ERNIE_VARIANT

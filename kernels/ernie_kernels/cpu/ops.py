@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from ernie_kernels.api import Batch, CacheSpec, RotarySpec
 from ernie_kernels.batch_checks import check_batch
 from ernie_kernels.cache_format import check_cache_dtype
+from ernie_kernels.choice import ChoiceRows
 from ernie_kernels.cpu import _cpu
 from ernie_kernels.formats import (
     ACTIVATION_GROUP,
     ActivationType,
     Bfloat16Weight,
     Float32Weight,
-    LinearWeight,
     Int4Weight,
+    LinearWeight,
 )
 from ernie_kernels.rotary import rotary_table
 
@@ -64,11 +65,11 @@ class CpuOps:
             return self._ops.pack_float(np.ascontiguousarray(weight.values), False)
         if isinstance(weight, Bfloat16Weight):
             return self._ops.pack_float(np.ascontiguousarray(weight.bits), True)
-        if weight.codes.size and weight.codes.min() == -128:
         scales = np.ascontiguousarray(weight.scales)
         if isinstance(weight, Int4Weight):
             packed = np.ascontiguousarray(weight.packed)
             return self._ops.pack_int4(packed, weight.inputs, scales, activation.value, ACTIVATION_GROUP)
+        if weight.codes.size and weight.codes.min() == -128:
             raise ValueError("int8 weight has the code -128, expected -127 to 127")
         return self._ops.pack_int8(
             np.ascontiguousarray(weight.codes), scales, activation.value, ACTIVATION_GROUP
@@ -150,3 +151,21 @@ class CpuOps:
         logits = np.empty((batch.num_logit_rows, head.outputs), np.float32)
         self._ops.lm_head(hidden, head, batch, logits)
         return logits
+
+    def choose_tokens(self, logits: Floats, rows: ChoiceRows) -> NDArray[np.int64]:
+        """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.choice``.
+
+        Raises:
+            ValueError: a temperature or top_p is not positive, or R differs.
+        """
+        tokens = np.empty(len(logits), np.int64)
+        self._ops.choose(
+            np.ascontiguousarray(logits),
+            rows.temperatures,
+            rows.min_p,
+            rows.top_k,
+            rows.top_p,
+            rows.numbers,
+            tokens,
+        )
+        return tokens
