@@ -6,17 +6,20 @@ import json
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.preparation import Preparation
+from ernie_backend.engine.sampling_resolver import LogprobLimits
 from ernie_backend.engine.sequence import ResolvedSampling, Sequence
 from ernie_backend.errors import StartError
 from ernie_backend.inbox import Inbox
 from ernie_backend.preparation_thread import PreparationThread
-from ernie_wire.errors import ContextLengthExceeded, InvalidValue
+from ernie_backend.runner.logit_edits import LogitEdits
+from ernie_wire.errors import ContextLengthExceeded, InvalidRequest, InvalidValue
 from ernie_wire.messages import Cancel, GenerateRequest, Output
 from ernie_wire.sampling import SamplingParameters
 from fakes.sequences import make_sequence
@@ -81,6 +84,91 @@ def test_the_model_s_defaults_fill_what_is_not_asked() -> None:
     assert asked == ResolvedSampling(0, 0.0, 0, 0, 30, frozenset())
 
 
+def test_the_rest_of_what_is_asked_is_passed_on() -> None:
+    sampling = _sampling(
+        min_p=0.1,
+        min_tokens=3,
+        stop_token_ids=[7],
+        include_stop_str_in_output=True,
+        logprobs=20,
+        prompt_logprobs=0,
+    )
+    assert (sampling.min_p, sampling.min_tokens, sampling.stop_token_ids) == (0.1, 3, {7})
+    assert (sampling.includes_stop, sampling.logprobs, sampling.prompt_logprobs) == (True, 20, 0)
+    assert _prepare(GenerateRequest("r", input_ids=(5,), priority=-2)).priority == -2
+
+
+def _edits(defaults: GenerationConfig = DEFAULTS, **asked: object) -> LogitEdits | None:
+    return _prepare(
+        GenerateRequest("r", input_ids=(5, 6), sampling=SamplingParameters.from_json(asked)), defaults
+    ).edits
+
+
+def _excluded(edits: LogitEdits | None) -> list[int]:
+    logits = np.zeros(TOKENIZER.vocab_size, np.float32)
+    if edits is not None:
+        edits.apply(logits)
+    return np.flatnonzero(np.isneginf(logits)).tolist()
+
+
+def test_requests_that_change_no_logits_cost_nothing() -> None:
+    assert _edits() is None
+    assert _edits(repetition_penalty=1, frequency_penalty=0, logit_bias={}, stop_token_ids=[3]) is None
+
+
+def test_bad_words_and_endings_become_tokens() -> None:
+    word = "Hello"
+    spellings = {TOKENIZER.encode(word), TOKENIZER.encode(" " + word)}
+    single = sorted(each[0] for each in spellings if len(each) == 1)
+    assert _excluded(_edits(bad_words=[word])) == single
+    assert _excluded(_edits(bad_words_token_ids=[9, 4])) == [4, 9]
+    assert _excluded(_edits(min_tokens=1, stop_token_ids=[11])) == [2, 11]
+    assert _excluded(_edits(min_tokens=1, stop_token_ids=[11], ignore_eos=True)) == [11]
+    edits = _edits(bad_words=[word])
+    assert edits is not None
+    for spelling in spellings:
+        if len(spelling) > 1:
+            for token in spelling[:-1]:
+                edits.add(token)
+            assert spelling[-1] in _excluded(edits)
+
+
+def test_penalties_of_the_model_hold_unless_the_request_has_its_own() -> None:
+    defaults = GenerationConfig(repetition_penalty=1.5)
+    assert _edits(defaults) is not None
+    assert _edits(defaults, repetition_penalty=1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "param", "complaint"),
+    [
+        ({"stop_token_ids": [640]}, "stop_token_ids", r"holds 640; token ids must be in \[0, 639\]"),
+        ({"bad_words_token_ids": [5, 700]}, "bad_words_token_ids", "holds 700"),
+        ({"logit_bias": {"641": 1}}, "logit_bias", "holds 641"),
+        ({"logprobs": 21}, "logprobs", r"logprobs is 21; it must be at most 20 \(max_logprobs\)"),
+        ({"prompt_logprobs": 50}, "prompt_logprobs", "is 50; it must be at most 20"),
+        ({"bad_words": ["\ud800"]}, "bad_words", "half of a surrogate pair"),
+        ({"bad_words_token_ids": list(range(640))}, "bad_words_token_ids", "exclude every token"),
+        ({"min_tokens": 31}, "min_tokens", "min_tokens is 31; the prompt leaves room for 30 tokens"),
+    ],
+)
+def test_what_the_model_does_not_allow_is_named(asked: dict[str, object], param: str, complaint: str) -> None:
+    with pytest.raises(InvalidRequest, match=complaint) as caught:
+        _edits(**asked)
+    assert caught.value.param == param
+
+
+def test_log_probabilities_can_be_disabled_and_unlimited() -> None:
+    def prepare(limits: LogprobLimits, **asked: object) -> Sequence:
+        request = GenerateRequest("r", input_ids=(5,), sampling=SamplingParameters.from_json(asked))
+        return Preparation(TOKENIZER, TEMPLATE, DEFAULTS, 32, 640, limits).prepare(request)
+
+    for name in ("logprobs", "prompt_logprobs"):
+        with pytest.raises(InvalidValue, match="Logprobs is disabled, please enable it in startup config"):
+            prepare(LogprobLimits(is_enabled=False), **{name: 0})
+    assert prepare(LogprobLimits(max_logprobs=-1), logprobs=640).sampling.logprobs == 640
+
+
 def test_max_new_tokens_of_the_model_holds_without_max_tokens() -> None:
     defaults = GenerationConfig(max_new_tokens=7)
     assert _sampling(defaults).max_tokens == 7
@@ -100,6 +188,8 @@ def test_generation_config_files(tmp_path: Path) -> None:
         tmp_path, do_sample=False, temperature=0.8, max_new_tokens=64, eos_token_id=[2, 5]
     )
     assert greedy == GenerationConfig(0.0, 0.7, 0, 64, (2, 5))
+    penalties = {"repetition_penalty": 1.1, "frequency_penalty": 0.2, "presence_penalty": -0.1, "min_p": 0.05}
+    assert _generation_config(tmp_path, **penalties) == GenerationConfig(eos_token_ids=(2,), **penalties)
     assert GenerationConfig.from_directory(DENSE, (2,)) == GenerationConfig(0.8, 0.8, 0, None, (2,))
 
 
@@ -109,6 +199,9 @@ def test_generation_config_files(tmp_path: Path) -> None:
         ("temperature", -1, "temperature is -1; it must be at least 0"),
         ("top_p", 2, r"top_p is 2; it must be in \[0, 1\]"),
         ("top_k", "5", "top_k must be a number"),
+        ("min_p", 1.5, r"min_p is 1.5; it must be in \[0, 1\]"),
+        ("repetition_penalty", 0, "repetition_penalty is 0; it must be at least 0.001"),
+        ("presence_penalty", 3, r"presence_penalty is 3; it must be in \[-2, 2\]"),
         ("eos_token_id", "x", "eos_token_id must be a token id"),
     ],
 )

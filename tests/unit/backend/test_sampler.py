@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ernie_backend.runner.logit_edits import EditRules, LogitEdits
 from ernie_backend.runner.sampler import NO_TOKEN, Sampler, SamplingRow, uniform
+from ernie_kernels.choice import TokenChooser
+from ernie_kernels.cpu import CpuOps
 from ernie_kernels.reference import ReferenceOps
 
 DRAWS = 2500
 
 
-def sample(logits: NDArray[np.float32], rows: list[SamplingRow], vocab_size: int) -> NDArray[np.int64]:
-    sampled = Sampler(ReferenceOps(), vocab_size).sample(logits, rows)
+CHOOSERS: list[TokenChooser] = [ReferenceOps(), CpuOps(2)]
+
+
+def sample(
+    logits: NDArray[np.float32], rows: list[SamplingRow], vocab_size: int, chooser: TokenChooser = CHOOSERS[1]
+) -> NDArray[np.int64]:
+    sampled = Sampler(chooser, vocab_size).sample(logits, rows)
     return np.array([each.token_id for each in sampled])
 
 
 def _row(
-    temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, seed: int = 0, index: int = 0
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+    index: int = 0,
+    min_p: float = 0.0,
 ) -> SamplingRow:
-    return SamplingRow(temperature, top_p, top_k, seed, index)
+    return SamplingRow(temperature, top_p, top_k, seed, index, min_p)
 
 
 def _exact(logits: NDArray[np.float32], row: SamplingRow) -> NDArray[np.float64]:
     """The distribution by the textbook: full sort, no shortcuts."""
     weights = np.exp((logits.astype(np.float64) - logits.max()) / row.temperature)
+    weights[weights < row.min_p] = 0
     order = np.argsort(-weights, kind="stable")
     kept = order[: row.top_k] if row.top_k else order
     mass = np.cumsum(weights[kept]) / weights[kept].sum()
@@ -39,14 +55,25 @@ def _exact(logits: NDArray[np.float32], row: SamplingRow) -> NDArray[np.float64]
 
 @pytest.mark.parametrize(
     "row",
-    [_row(), _row(0.5), _row(2.0, 0.8), _row(1.0, 0.3), _row(1.3, 1.0, 5), _row(1.0, 0.7, 4), _row(5.0, 0.95)],
+    [
+        _row(),
+        _row(0.5),
+        _row(2.0, 0.8),
+        _row(1.0, 0.3),
+        _row(1.3, 1.0, 5),
+        _row(1.0, 0.7, 4),
+        _row(5.0, 0.95),
+        _row(2.0, min_p=0.2),
+        _row(3.0, 0.9, 9, min_p=0.1),
+    ],
     ids=str,
 )
-def test_frequencies_follow_the_exact_probabilities(row: SamplingRow) -> None:
+@pytest.mark.parametrize("chooser", CHOOSERS, ids=lambda chooser: type(chooser).__name__)
+def test_frequencies_follow_the_exact_probabilities(row: SamplingRow, chooser: TokenChooser) -> None:
     logits = np.random.default_rng(5).normal(0, 2, 24).astype(np.float32)
     exact = _exact(logits, row)
-    rows = [_row(row.temperature, row.top_p, row.top_k, 11, index) for index in range(DRAWS)]
-    counts = np.bincount(sample(np.tile(logits, (DRAWS, 1)), rows, 24), minlength=24)
+    rows = [replace(row, seed=11, index=index) for index in range(DRAWS)]
+    counts = np.bincount(sample(np.tile(logits, (DRAWS, 1)), rows, 24, chooser), minlength=24)
     assert not counts[exact == 0].any(), "a token outside the kept set was chosen"
     expected = exact * DRAWS
     large = expected >= 5
@@ -117,6 +144,7 @@ def test_a_row_is_the_same_alone_and_in_any_batch(data: st.DataObject) -> None:
             data.draw(st.sampled_from([0, 3, 40, 100])),
             data.draw(st.integers(0, 2**63 - 1)),
             data.draw(st.integers(0, 5000)),
+            data.draw(st.sampled_from([0.0, 0.3])),
         )
         for _ in range(5)
     ]
@@ -125,3 +153,19 @@ def test_a_row_is_the_same_alone_and_in_any_batch(data: st.DataObject) -> None:
     shuffled = sample(logits[order], [rows[each] for each in order], 40)
     assert shuffled.tolist() == together[order].tolist()
     assert [sample(logits[each : each + 1], [rows[each]], 40)[0] for each in range(5)] == together.tolist()
+
+
+def test_edits_change_their_own_row_of_a_copy() -> None:
+    logits = np.tile(np.array([0.0, 3.0, 2.9, -1.0], np.float32), (3, 1))
+    before = logits.copy()
+    edits = LogitEdits(EditRules(bad_words=((1,),)), (), 4)
+    rows = [_row(0.0), replace(_row(0.0), edits=edits), _row(0.0)]
+    assert sample(logits, rows, 4).tolist() == [1, 2, 1]
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_edits_come_before_the_choice() -> None:
+    edits = LogitEdits(EditRules(logit_bias={3: 50.0}), (), 4)
+    logits = np.zeros((20, 4), np.float32)
+    rows = [replace(_row(index=index, top_k=2), edits=edits) for index in range(20)]
+    assert set(sample(logits, rows, 4).tolist()) == {3}

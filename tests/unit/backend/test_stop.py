@@ -56,6 +56,34 @@ def test_the_answer_follows_the_definition(stops: list[str], pieces: list[str]) 
     assert _answer(tuple(stops), pieces) == _character_by_character(tuple(stops), "".join(pieces))
 
 
+@given(
+    st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
+    st.lists(st.tuples(st.text("abc", max_size=5), st.booleans()), max_size=8),
+)
+def test_a_stop_string_counts_if_the_piece_that_completes_it_may_stop(
+    stops: list[str], pieces: list[tuple[str, bool]]
+) -> None:
+    matcher, plain = StopMatcher(tuple(stops)), "".join(text for text, _ in pieces)
+    text = "".join(matcher.push(piece, may_stop=may_stop) for piece, may_stop in pieces) + matcher.finish()
+    may_end_at, position = set(), 0
+    for piece, may_stop in pieces:
+        may_end_at |= {position + each + 1 for each in range(len(piece))} if may_stop else set()
+        position += len(piece)
+    ends = [end for end in sorted(may_end_at) if any(plain[:end].endswith(stop) for stop in stops)]
+    if not ends:
+        assert (text, matcher.is_stopped) == (plain, False)
+    else:
+        longest = max(len(stop) for stop in stops if plain[: ends[0]].endswith(stop))
+        assert (text, matcher.is_stopped) == (plain[: ends[0] - longest], True)
+
+
+def test_a_stop_string_may_be_part_of_the_answer() -> None:
+    for cut in range(1, 8):
+        matcher = StopMatcher(("stop", "op!"), is_included=True)
+        text = "to stop! x"
+        assert matcher.push(text[:cut]) + matcher.push(text[cut:]) + matcher.finish() == "to stop"
+
+
 def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
     matcher = StopMatcher(("STOP",))
     assert matcher.push("a ST") == "a "

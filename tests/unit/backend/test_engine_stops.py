@@ -1,0 +1,140 @@
+"""Why and where answers end: stop tokens, stop texts, min_tokens, and log probabilities beside them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from ernie_backend.engine.answer_text import AnswerText
+from ernie_backend.engine.detokenizer import Detokenizer
+from ernie_backend.engine.engine import Engine
+from ernie_backend.engine.sequence import Sequence
+from ernie_backend.engine.stop import StopMatcher
+from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.runner.logit_edits import EditRules, LogitEdits
+from ernie_backend.scheduler.limits import SchedulerLimits
+from ernie_wire.messages import Output
+from fakes.sequences import CharacterTokens, make_sequence, reference_sampler
+from fakes.token_hash_model import TokenHashRunner, continuation
+
+VOCAB = 10
+PROMPT = (1, 2, 3)
+ANSWER = continuation(PROMPT, 8, VOCAB)
+TEXT = "".join(str(token) for token in ANSWER)
+LATE = next(index for index in range(3, 8) if ANSWER[index] not in ANSWER[:index])
+
+
+def _run(sequence: Sequence) -> list[Output]:
+    limits = SchedulerLimits(4, 16, 9)
+    engine = Engine(TokenHashRunner(40, 2, VOCAB), BlockManager(40, 2), limits, reference_sampler(VOCAB))
+    assert engine.submit(sequence) is None
+    outputs: list[Output] = []
+    while engine.has_work:
+        outputs += engine.step()
+    return outputs
+
+
+def _sequence(
+    *,
+    stop: tuple[str, ...] = (),
+    stop_ids: tuple[int, ...] = (),
+    min_tokens: int = 0,
+    includes_stop: bool = False,
+    logprobs: int | None = None,
+    eos: frozenset[int] = frozenset(),
+) -> Sequence:
+    sequence = make_sequence("r", PROMPT, 8, eos=eos)
+    sequence.answer = AnswerText(Detokenizer(CharacterTokens()), StopMatcher(stop, is_included=includes_stop))
+    sequence.edits = LogitEdits(EditRules(ending_ids=(*stop_ids, *eos), min_tokens=min_tokens), PROMPT, VOCAB)
+    sequence.sampling = replace(
+        sequence.sampling,
+        stop_token_ids=frozenset(stop_ids),
+        min_tokens=min_tokens,
+        includes_stop=includes_stop,
+        logprobs=logprobs,
+    )
+    return sequence
+
+
+def _text(outputs: list[Output]) -> str:
+    return "".join(output.text for output in outputs)
+
+
+def _ids(outputs: list[Output]) -> list[int]:
+    return [token for output in outputs for token in output.token_ids]
+
+
+@pytest.mark.parametrize("includes_stop", [False, True])
+def test_a_stop_token_ends_the_answer_and_its_text_is_part_of_it_if_asked(includes_stop: bool) -> None:
+    outputs = _run(_sequence(stop_ids=(ANSWER[LATE],), includes_stop=includes_stop))
+    assert _ids(outputs) == ANSWER[: LATE + 1]
+    assert _text(outputs) == TEXT[: LATE + includes_stop]
+    assert outputs[-1].finish_reason == "stop"
+
+
+def test_the_text_of_the_end_of_sequence_token_is_never_part_of_the_answer() -> None:
+    outputs = _run(_sequence(eos=frozenset([ANSWER[LATE]]), includes_stop=True))
+    assert _text(outputs) == TEXT[:LATE]
+
+
+@pytest.mark.parametrize("includes_stop", [False, True])
+def test_a_stop_text_is_part_of_the_answer_if_asked(includes_stop: bool) -> None:
+    stop = TEXT[3:6]
+    begin = TEXT.index(stop)
+    outputs = _run(_sequence(stop=(stop,), includes_stop=includes_stop))
+    assert _text(outputs) == TEXT[: begin + (3 if includes_stop else 0)]
+    assert outputs[-1].finish_reason == "stop"
+
+
+def test_before_min_tokens_no_ending_token_is_sampled() -> None:
+    ending = ANSWER[0]
+    for min_tokens in range(1, 8):
+        outputs = _run(_sequence(eos=frozenset([ending]), min_tokens=min_tokens))
+        ids = _ids(outputs)
+        assert len(ids) >= min_tokens
+        assert ending not in ids[:min_tokens]
+        assert outputs[-1].finish_reason == ("stop" if ids[-1] == ending else "length")
+
+
+def test_before_min_tokens_no_stop_text_counts() -> None:
+    first, last = TEXT[0], TEXT[5]
+    assert _text(_run(_sequence(stop=(first,)))) == ""
+    outputs = _run(_sequence(stop=(first,), min_tokens=8))
+    assert (_text(outputs), outputs[-1].finish_reason) == (TEXT, "length")
+    end = TEXT.index(last, 3)
+    assert _text(_run(_sequence(stop=(last,), min_tokens=3))) == TEXT[:end]
+
+
+def test_a_stop_text_that_begins_before_min_tokens_and_ends_after_counts() -> None:
+    assert _text(_run(_sequence(stop=(TEXT[2:5],), min_tokens=4))) == TEXT[:2]
+    assert _text(_run(_sequence(stop=(TEXT[2:5],), min_tokens=5))) == TEXT
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        _sequence(logprobs=2),
+        _sequence(logprobs=0, stop=(TEXT[3:6],)),
+        _sequence(logprobs=1, stop_ids=(ANSWER[LATE],)),
+        _sequence(logprobs=1, eos=frozenset([ANSWER[LATE]])),
+    ],
+)
+def test_there_is_an_entry_for_every_token_id(sequence: Sequence) -> None:
+    num_top = sequence.sampling.logprobs
+    outputs = _run(sequence)
+    for output in outputs:
+        entries = output.logprobs or ()
+        assert tuple(entry.token_id for entry in entries if entry) == output.token_ids
+        for entry in entries:
+            assert entry is not None
+            assert entry.text_bytes == str(entry.token_id).encode()
+            assert (entry.rank, len(entry.top)) == (1, num_top)
+            assert entry.logprob == pytest.approx(1 - math.log(math.e + 9), abs=1e-5)
+            assert not entry.top or entry.top[0].token_id == entry.token_id
+    assert _ids(outputs)
+
+
+def test_without_asking_there_are_none() -> None:
+    assert {output.logprobs for output in _run(_sequence())} == {None}
