@@ -1,0 +1,139 @@
+"""The fields of the OpenAI API through the real frontend, tritonserver and engine."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from e2e.frontend_process import frontend_process
+from e2e.triton_server import EMBEDDED, TritonServer, add_entry
+
+PROMPT = "The capital of France is"
+GREEDY: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 8, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def client(
+    start_tritonserver: Callable[[Path], TritonServer], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
+    repository = tmp_path_factory.mktemp("repository")
+    add_entry(repository, "ernie-tiny", model=str(EMBEDDED / "weights"), dtype="float32")
+    server = start_tritonserver(repository)
+    command = [sys.executable, "-m", "ernie_frontend"]
+    with frontend_process(command, server.grpc_port, repository / "frontend.log") as client:
+        yield client
+
+
+def complete(client: httpx.Client, **fields: Any) -> dict[str, Any]:
+    answer = client.post("/v1/completions", json={**GREEDY, **fields})
+    assert answer.status_code == 200, answer.text
+    decoded: dict[str, Any] = answer.json()
+    return decoded
+
+
+def chat(client: httpx.Client, **fields: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "Hi"}]
+    answer = client.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 8, **fields})
+    assert answer.status_code == 200, answer.text
+    decoded: dict[str, Any] = answer.json()
+    return decoded
+
+
+def test_n_counts_the_seed_on(client: httpx.Client) -> None:
+    fields: dict[str, Any] = {"temperature": 2.0, "top_p": 1.0, "ignore_eos": True}
+    several = complete(client, **fields, n=3, seed=7)
+    alone = [complete(client, **fields, seed=7 + index) for index in range(3)]
+    texts = [choice["text"] for choice in several["choices"]]
+    assert texts == [answer["choices"][0]["text"] for answer in alone]
+    assert len(set(texts)) == 3
+    assert several["usage"]["prompt_tokens"] == alone[0]["usage"]["prompt_tokens"]
+    assert several["usage"]["completion_tokens"] == 24
+
+
+def test_best_of_is_the_most_likely(client: httpx.Client) -> None:
+    fields: dict[str, Any] = {"temperature": 2.0, "top_p": 1.0, "ignore_eos": True, "seed": 1, "logprobs": 0}
+    candidates = complete(client, **fields, n=4)["choices"]
+    ranked = sorted(candidates, key=lambda choice: -sum(choice["logprobs"]["token_logprobs"]))
+    best = complete(client, **fields, best_of=4, n=2)["choices"]
+    assert [choice["text"] for choice in best] == [choice["text"] for choice in ranked[:2]]
+
+
+def test_logprobs_agree_whichever_way_they_are_asked_for(client: httpx.Client) -> None:
+    """The answer's log probabilities are those of the same tokens as a prompt, up to float32."""
+    answer = complete(client, logprobs=3, return_token_ids=True, ignore_eos=True)["choices"][0]
+    ids = answer["prompt_token_ids"] + answer["completion_token_ids"]
+    echo = complete(client, prompt=ids, echo=True, max_tokens=0, logprobs=3)
+    assert echo["usage"]["completion_tokens"] == 0
+    logprobs = echo["choices"][0]["logprobs"]
+    assert logprobs["token_logprobs"][0] is None
+    assert len(logprobs["tokens"]) == len(ids)
+    assert logprobs["token_logprobs"][-8:] == pytest.approx(answer["logprobs"]["token_logprobs"], abs=1e-4)
+    for own, top in zip(logprobs["token_logprobs"][-8:], logprobs["top_logprobs"][-8:], strict=True):
+        assert own == pytest.approx(max(top.values()))  # greedy
+        assert sum(map(math.exp, top.values())) <= 1 + 1e-6
+
+
+def test_echo_repeats_the_prompt(client: httpx.Client) -> None:
+    plain, echo = complete(client), complete(client, echo=True)
+    assert echo["choices"][0]["text"] == PROMPT + plain["choices"][0]["text"]
+
+
+def test_chat_logprobs_and_bytes(client: httpx.Client) -> None:
+    choice = chat(client, temperature=0, logprobs=True, top_logprobs=2, ignore_eos=True)["choices"][0]
+    entries = choice["logprobs"]["content"]
+    assert len(entries) == 8
+    for entry in entries:
+        assert entry["logprob"] <= 0
+        assert entry["top_logprobs"][0]["token"] == entry["token"]  # greedy
+        assert len(entry["top_logprobs"]) == 2
+    made = b"".join(bytes(entry["bytes"]) for entry in entries).decode(errors="replace")
+    assert choice["message"]["content"].strip() in made
+
+
+def test_an_answer_goes_on_from_its_token_ids(client: httpx.Client) -> None:
+    whole = chat(client, temperature=0, return_token_ids=True, ignore_eos=True)["choices"][0]["message"]
+    begun = {
+        "prompt_token_ids": whole["prompt_token_ids"],
+        "completion_token_ids": whole["completion_token_ids"][:3],
+    }
+    rest = chat(client, temperature=0, return_token_ids=True, ignore_eos=True, **begun | {"max_tokens": 5})[
+        "choices"
+    ][0]["message"]
+    assert rest["completion_token_ids"] == whole["completion_token_ids"][3:]
+
+
+def test_the_prefix_cache_is_in_the_usage(client: httpx.Client) -> None:
+    long = "one two three four five six seven eight nine ten " * 20
+    first, second = complete(client, prompt=long), complete(client, prompt=long)
+    assert first["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert 0 < second["usage"]["prompt_tokens_details"]["cached_tokens"] < second["usage"]["prompt_tokens"]
+    assert first["choices"] == second["choices"]
+
+
+def test_stops_biases_and_bans(client: httpx.Client) -> None:
+    plain = complete(client, return_token_ids=True, ignore_eos=True)["choices"][0]
+    first, second = plain["completion_token_ids"][:2]
+    stopped = complete(client, stop_token_ids=[second], ignore_eos=True)["choices"][0]
+    assert stopped["finish_reason"] == "stop"
+    for ban in ({"logit_bias": {str(first): -100}}, {"bad_words_token_ids": [first]}):
+        banned = complete(client, return_token_ids=True, ignore_eos=True, **ban)["choices"][0]
+        assert first not in banned["completion_token_ids"]
+
+
+def test_several_streams_in_one(client: httpx.Client) -> None:
+    fields = {**GREEDY, "prompt": ["a", "b"], "n": 2, "stream": True, "max_streaming_response_tokens": 3}
+    answer = client.post("/v1/completions", json=fields)
+    events = [json.loads(event.removeprefix("data: ")) for event in answer.text.split("\n\n")[:-2]]
+    texts = dict.fromkeys(range(4), "")
+    for event in events:
+        [choice] = event["choices"]
+        texts[choice["index"]] += choice["text"]
+    assert (texts[0], texts[2]) == (texts[1], texts[3])  # greedy
+    assert texts[0] == complete(client, prompt="a")["choices"][0]["text"]
