@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -16,13 +17,14 @@ DATA = Path(__file__).parents[1] / "data"
 DENSE = DATA / "dense"
 START_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 60.0
+_TRITON_GRPC = re.compile(r"^Triton: .* (\d+) \(gRPC\)")
 _READY = re.compile(r"Launching chat completion service at (\S+)/v1/chat/completions")
 
 
 class Serving:
     """One ``ernie-triton`` process; its output is kept."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self.temporary = Path(tempfile.mkdtemp(prefix="e2e-serve-"))
         self._lines: list[str] = []
         self._is_ready = threading.Event()
@@ -32,7 +34,7 @@ class Serving:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "TMPDIR": str(self.temporary)},
+            env={**os.environ, "TMPDIR": str(self.temporary), **(environment or {})},
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -58,6 +60,12 @@ class Serving:
         assert self.url, "\n".join(self.output)
         self._started = self.process.children(recursive=True)
         return self.url
+
+    @property
+    def triton_grpc(self) -> str:
+        """Address of Triton's gRPC port, as printed at the start."""
+        found = [match[1] for line in self._lines if (match := _TRITON_GRPC.search(line))]
+        return f"127.0.0.1:{found[0]}"
 
     def descendants(self, name: str) -> list[psutil.Process]:
         """Return the processes below this one whose command line holds ``name``."""
