@@ -1,6 +1,7 @@
 # make setup    everything into .venv; quick when up to date
 # make demo     serve the embedded model and ask it something   (ONCE=1, PORT=8188, MODEL=directory)
 # make test     all tests, those with the real tritonserver included
+# make test-full  those that take long too
 # make check    linters and type checkers
 # make bench    load a running server                           (URL=http://127.0.0.1:8188)
 # make clean    remove .venv and everything built
@@ -56,7 +57,8 @@ demo: setup
 test: setup
 	@$(BIN)/pytest --durations=20 $(TEST)
 
-test-full: test
+test-full: setup
+	@$(BIN)/pytest --durations=20 -m "" $(TEST)
 
 check: setup
 	$(BIN)/ruff check .

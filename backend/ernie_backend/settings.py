@@ -24,6 +24,7 @@ DEFAULT_ACTIVATION = ActivationType.INT16
 to 0.985 on single tokens of the dense golden, see ``ernie_kernels.reference.linear``."""
 DTYPES = ("float32", "bfloat16")
 QUANTIZATIONS = ("wint8", "wint4")
+KV_CACHE_DTYPES = ("auto", "int8")
 LOAD_CHOICES = ("default", "default_v1", "dummy")
 _T = TypeVar("_T")
 
@@ -54,6 +55,7 @@ class EngineSettings:
         enable_logprob: whether requests may ask for log probabilities; default true.
         max_logprobs: how many tokens at one place they may ask for; default 20, -1 for the whole vocabulary.
         logprobs_mode: what they are, see ``runner.logprobs``; default ``raw_logprobs``.
+        kv_cache_dtype: ``auto`` (default: as ``dtype``) or ``int8``, with a scale for each token and head.
         enable_prefix_caching: whether requests share the KV cache of equal beginnings; default true.
         gpu_memory_utilization: part of the available memory that weights and KV cache may take; default 0.9.
         num_gpu_blocks_override: KV cache blocks, which must fit too; default None: as many as fit, at most
@@ -86,6 +88,7 @@ class EngineSettings:
     enable_logprob: bool = True
     max_logprobs: int = 20
     logprobs_mode: str = RAW_LOGPROBS
+    kv_cache_dtype: str = "auto"
     enable_prefix_caching: bool = True
     gpu_memory_utilization: float = 0.9
     num_gpu_blocks_override: int | None = None
@@ -138,6 +141,7 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
         enable_logprob=reader.switch("enable_logprob", default=True),
         max_logprobs=reader.integer("max_logprobs", 20, (-1, 1 << 30)),
         logprobs_mode=reader.choice("logprobs_mode", LOGPROBS_MODES, RAW_LOGPROBS),
+        kv_cache_dtype=reader.choice("kv_cache_dtype", KV_CACHE_DTYPES, "auto"),
         enable_prefix_caching=reader.switch("enable_prefix_caching", default=True),
         gpu_memory_utilization=_utilization(reader),
         num_gpu_blocks_override=reader.integer("num_gpu_blocks_override", 0, (1, 1 << 30)) or None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ernie_backend.chat.missing_tokenizer import MissingTokenizer
@@ -132,7 +132,8 @@ def _load(settings: EngineSettings, config: ModelConfig, ops: Ops) -> Model:
 
 def _cache_spec(settings: EngineSettings, model: Model, budget_bytes: int) -> CacheSpec:
     config = model.config
-    block = CacheSpec(1, settings.block_size, config.num_kv_heads, config.head_dim, model.cache_dtype)
+    dtype = model.cache_dtype if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype
+    block = CacheSpec(1, settings.block_size, config.num_kv_heads, config.head_dim, dtype)
     demand = KvDemand(
         bytes_per_block=block.bytes_per_block * config.num_layers,
         block_size=settings.block_size,
@@ -141,7 +142,7 @@ def _cache_spec(settings: EngineSettings, model: Model, budget_bytes: int) -> Ca
     )
     override = settings.num_gpu_blocks_override
     count = check_blocks(demand, override, budget_bytes) if override else kv_blocks(demand, budget_bytes)
-    return CacheSpec(count, settings.block_size, config.num_kv_heads, config.head_dim, model.cache_dtype)
+    return replace(block, num_blocks=count)
 
 
 def _limits(settings: EngineSettings) -> SchedulerLimits:
@@ -183,6 +184,7 @@ def _description(
         "logprobs_mode": settings.logprobs_mode,
         "generation_config": preparation.defaults.to_json(),
         "kv_blocks": spec.num_blocks,
+        "kv_cache_dtype": spec.dtype,
         "block_size": spec.block_size,
         "root": str(settings.model),
     }

@@ -7,7 +7,7 @@ must not change a single bit of them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +43,9 @@ Answer = tuple[tuple[int, ...], bytes]
 class _RecordingRunner(ModelRunner):
     """Keeps the logits of every sampled token."""
 
-    def __init__(self, model: Model, ops: Ops, num_blocks: int) -> None:
+    def __init__(self, model: Model, ops: Ops, num_blocks: int, cache_dtype: str) -> None:
         config = model.config
-        spec = CacheSpec(num_blocks, BLOCK_SIZE, config.num_kv_heads, config.head_dim, model.cache_dtype)
+        spec = CacheSpec(num_blocks, BLOCK_SIZE, config.num_kv_heads, config.head_dim, cache_dtype)
         super().__init__(model, ops, [ops.allocate_cache(spec) for _ in range(config.num_layers)])
         self.logits: dict[str, list[bytes]] = {}
 
@@ -67,43 +67,54 @@ def _sequences() -> list[Sequence]:
     return made
 
 
-def _answers(
-    model: Model, ops: Ops, sequences: Iterable[Sequence], limits: SchedulerLimits, num_blocks: int, cache: bool
-) -> tuple[dict[str, Answer], Heartbeat]:
-    runner = _RecordingRunner(model, ops, num_blocks)
-    blocks = BlockManager(num_blocks, BLOCK_SIZE, enable_prefix_caching=cache)
-    engine = Engine(runner, blocks, limits, Sampler(create_chooser(ops), VOCAB_SIZE))
-    tokens: dict[str, tuple[int, ...]] = {}
-    waiting = list(sequences)
-    while waiting or engine.has_work:
-        if waiting:
-            assert engine.submit(waiting.pop(0)) is None
-        for output in engine.step():
-            assert output.error is None
-            tokens[output.request_id] = tokens.get(output.request_id, ()) + output.token_ids
-        engine.check_integrity()
-    return {name: (ids, b"".join(runner.logits[name])) for name, ids in tokens.items()}, engine.heartbeat
+@dataclass(frozen=True)
+class _House:
+    """A model on its kernels."""
+
+    model: Model
+    ops: Ops
+    cache_dtype: str
+
+    def answers(
+        self, sequences: Iterable[Sequence], limits: SchedulerLimits, num_blocks: int, *, cache: bool
+    ) -> tuple[dict[str, Answer], Heartbeat]:
+        """Serve requests that arrive one in a step."""
+        runner = _RecordingRunner(self.model, self.ops, num_blocks, self.cache_dtype)
+        blocks = BlockManager(num_blocks, BLOCK_SIZE, enable_prefix_caching=cache)
+        engine = Engine(runner, blocks, limits, Sampler(create_chooser(self.ops), VOCAB_SIZE))
+        tokens: dict[str, tuple[int, ...]] = {}
+        coming = list(sequences)
+        while coming or engine.has_work:
+            if coming:
+                assert engine.submit(coming.pop(0)) is None
+            for output in engine.step():
+                assert output.error is None
+                tokens[output.request_id] = tokens.get(output.request_id, ()) + output.token_ids
+            engine.check_integrity()
+        return {name: (ids, b"".join(runner.logits[name])) for name, ids in tokens.items()}, engine.heartbeat
 
 
+@pytest.mark.parametrize("cache_dtype", ["bfloat16", "int8"])
 @pytest.mark.parametrize("activation", list(ActivationType))
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_company_chunks_hits_and_preemption_change_no_bit(backend: str, activation: ActivationType) -> None:
+def test_company_chunks_hits_and_preemption_change_no_bit(
+    backend: str, activation: ActivationType, cache_dtype: str
+) -> None:
     ops = make_ops(backend)
-    model = load(DENSE, ops, "bfloat16", "wint8", activation)
-    roomy = SchedulerLimits(1, 1000, 99)
+    house = _House(load(DENSE, ops, "bfloat16", "wint8", activation), ops, cache_dtype)
     alone: dict[str, Answer] = {}
     for sequence in _sequences():
-        alone |= _answers(model, ops, [sequence], roomy, 60, cache=False)[0]
-    together, _ = _answers(model, ops, _sequences(), SchedulerLimits(8, 1000, 99), 120, cache=False)
+        alone |= house.answers([sequence], SchedulerLimits(1, 1000, 99), 60, cache=False)[0]
+    together, _ = house.answers(_sequences(), SchedulerLimits(8, 1000, 99), 120, cache=False)
     assert together == alone
-    hit, beat = _answers(model, ops, _sequences(), SchedulerLimits(8, 1000, 99), 120, cache=True)
+    hit, beat = house.answers(_sequences(), SchedulerLimits(8, 1000, 99), 120, cache=True)
     assert hit == alone
     assert beat.prefix_cache_hits > 0
     for chunk in (1, 5):
-        tight, beat = _answers(model, ops, _sequences(), SchedulerLimits(4, chunk, 99), 15, cache=True)
+        tight, beat = house.answers(_sequences(), SchedulerLimits(4, chunk, 99), 15, cache=True)
         assert tight == alone
         assert beat.prefix_cache_hits > 0
         assert (beat.free_blocks, beat.running, beat.waiting) == (15, 0, 0)
-    preempting, beat = _answers(model, ops, _sequences(), SchedulerLimits(8, 64, 99), 15, cache=True)
+    preempting, beat = house.answers(_sequences(), SchedulerLimits(8, 64, 99), 15, cache=True)
     assert preempting == alone
     assert beat.preemptions > 0

@@ -46,7 +46,7 @@ class Model(Protocol):
 
     @property
     def cache_dtype(self) -> str:
-        """``CacheSpec.dtype`` of the caches that ``forward`` is given."""
+        """``CacheSpec.dtype`` of the caches that ``forward`` is given, unless another was asked for."""
         ...
 
     def forward(self, batch: DeviceBatch, caches: Sequence[LayerCache]) -> Logits:
