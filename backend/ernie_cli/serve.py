@@ -44,11 +44,12 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     stages = Stages("command line")
     with stages.stage("ports"):
-        port, triton_ports = _choose_ports(settings)
+        _choose_ports(settings)  # a taken one is told before anything long
     with stages.stage("model files") as reading:
         model = find_model(settings.model, settings.revision)
         engine_settings(model.directory, settings.engine)  # what it would refuse is told at once
         reading.size_bytes = model.size_bytes
+    port, triton_ports = _choose_ports(settings)
     memory = MemoryReport()
     try:
         asyncio.run(_Serving(settings, model, port, triton_ports, stages).run(when_ready))

@@ -101,8 +101,12 @@ def test_a_taken_port_is_told_before_anything_starts() -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_hub_id_says_that_it_must_be_downloaded() -> None:
+def test_a_hub_id_without_a_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
     result = serve("PaddlePaddle/ERNIE-4.5-0.3B-Paddle")
     assert result.returncode == 1
-    assert "downloading is not supported yet" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("ernie-triton: --model PaddlePaddle/ERNIE-4.5-0.3B-Paddle cannot be downloaded")
+    assert "give its directory to --model" in last
+    assert "Traceback" not in result.stderr

@@ -64,6 +64,14 @@ BATCH = Group(
             Passed(engine="block_size"),
         ),
         Flag(
+            "--kv-cache-dtype",
+            Choice(("auto", "int8")),
+            None,
+            "auto",
+            Text("type of the KV cache; auto: as --dtype", "KV 缓存的类型；auto：与 --dtype 相同"),
+            Passed(engine="kv_cache_dtype"),
+        ),
+        Flag(
             "--enable-prefix-caching",
             Switch(has_opposite=True),
             "on",

@@ -31,10 +31,10 @@ _INTRODUCTION = Text(
 _HUBS = Text(
     "## Models by id\n\n"
     "`--model OWNER/NAME`, when there is no such directory, is downloaded before anything starts:"
-    " configuration, tokenizer, chat template and safetensors, never code or pickles. Files that are there are not"
-    " fetched again, and an interrupted file goes on where it stopped. `PaddlePaddle/ERNIE-4.5-*`, the names of AI"
-    " Studio, are tried as given and then as `baidu/ERNIE-4.5-*`. ModelScope and AI Studio need their own"
-    " clients (`pip install modelscope`, `pip install aistudio-sdk`).\n\n"
+    " configuration, tokenizer, chat template and safetensors, never code or pickles. Files that are there"
+    " are not fetched again, and an interrupted file goes on where it stopped. `PaddlePaddle/ERNIE-4.5-*`,"
+    " the names of AI Studio, are tried as given and then as `baidu/ERNIE-4.5-*`. ModelScope and AI Studio"
+    " need their own clients (`pip install modelscope`, `pip install aistudio-sdk`).\n\n"
     "No real hub could be reached while this was built: downloads were tested against a local stand-in for the"
     " Hugging Face hub, and the calls of the other two clients against their published signatures.",
     "## 按 id 下载模型\n\n"

@@ -28,6 +28,19 @@ def _render(template: ChatTemplate, *messages: dict[str, Any], **more: Any) -> s
     return template.render({"messages": list(messages), **more})
 
 
+def test_the_users_own_template_wins_as_text_and_as_file(tmp_path: Path) -> None:
+    text = "{{ cls_token }}{{ messages[0].content }}!"
+    file = tmp_path / "mine.jinja"
+    file.write_text(text)
+    for given in (text, str(file)):
+        own = ChatTemplate.from_directory(DATA / "dense", given)
+        assert _render(own, USER) == BEGIN + "Hi!"
+    with pytest.raises(StartError, match="nowhere"):
+        ChatTemplate.from_directory(DATA / "dense", str(tmp_path / "nowhere.jinja"))
+    with pytest.raises(StartError, match="given by chat_template is not a valid Jinja template"):
+        ChatTemplate.from_directory(DATA / "dense", "{{ messages")
+
+
 SYSTEM = {"role": "system", "content": "SYS"}
 
 

@@ -1,0 +1,93 @@
+"""The start of ``serve`` for real: its time table, a model of a hub, an engine killed while it loads."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+
+import httpx
+import psutil
+import pytest
+
+from e2e.serving import DENSE, STOP_DEADLINE_S, Serving
+from fakes.model_hub import ModelHub
+
+FLAGS = ("--port", "0", "--host", "127.0.0.1", "--dtype", "float32")
+ID = "PaddlePaddle/ERNIE-4.5-Tiny-Paddle"
+
+
+@pytest.fixture
+def hub() -> Iterator[ModelHub]:
+    files = {path.name: path.read_bytes() for path in DENSE.iterdir() if path.is_file()}
+    with ModelHub({ID.replace("PaddlePaddle", "baidu"): files}) as running:
+        yield running
+
+
+@pytest.fixture
+def offline_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+
+
+def table(output: list[str]) -> dict[str, float]:
+    """Return the seconds of each stage in the time table, the total included."""
+    first = next(index for index, line in enumerate(output) if line.startswith("Start-up"))
+    last = next(index for index, line in enumerate(output) if index > first and line.startswith("total"))
+    rows = [re.split(r"\s{2,}", line.strip()) for line in output[first + 1 : last + 1]]
+    return {row[0]: float(row[1]) for row in rows}
+
+
+def test_a_model_of_a_hub_is_downloaded_and_served_and_the_start_is_accounted_for(
+    hub: ModelHub, tmp_path: object, offline_proxies: None
+) -> None:
+    started = time.monotonic()
+    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)}
+    serving = Serving("serve", "--model", ID, *FLAGS, environment=environment)
+    try:
+        url = serving.wait_until_ready()
+        waited = time.monotonic() - started
+        models = httpx.get(f"{url}/v1/models", trust_env=False, verify=False, timeout=30).json()
+        assert [model["id"] for model in models["data"]] == ["ERNIE-4.5-Tiny-Paddle"]
+        body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body, trust_env=False, verify=False, timeout=60)
+        assert answer.json()["usage"]["completion_tokens"] > 0
+    finally:
+        serving.close()
+    seconds = table(serving.output)
+    total = seconds.pop("total")
+    assert sum(seconds.values()) == pytest.approx(total, abs=0.1)
+    assert abs(seconds["(not accounted for)"]) <= 0.1 * total
+    assert total <= waited
+    for stage in ("model files", "tritonserver", "engine: KV cache", "engine: warm-up step", "OpenAI frontend"):
+        assert stage in seconds
+    assert any("Model: " in line and "snapshots" in line for line in serving.output)
+
+
+def test_an_engine_that_is_killed_while_it_loads_is_told_last_with_need_and_have() -> None:
+    serving = Serving("serve", "--model", str(DENSE), *FLAGS)
+    try:
+        deadline = time.monotonic() + STOP_DEADLINE_S
+        while not (engines := engine_processes(serving)):
+            assert time.monotonic() < deadline, serving.output
+            time.sleep(0.005)
+        engines[0].kill()
+        assert serving.wait() == 1
+    finally:
+        serving.close()
+    last = serving.output[-1]
+    assert last.startswith(
+        "ernie-triton: the engine process ended before it was ready: it was killed by SIGKILL"
+    )
+    assert re.search(r"memory needed: \d+\.\d\d GiB for the weights", last)
+    assert re.search(r"had: \d+\.\d\d GiB", last)
+    assert any(line.startswith("  | ") for line in serving.output[-41:-1])
+    assert serving.leftovers() == []
+
+
+def engine_processes(serving: Serving) -> list[psutil.Process]:
+    try:
+        return serving.descendants("ernie_backend")
+    except psutil.NoSuchProcess:
+        return []
