@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_kernels.api import Ops
 from ernie_kernels.choice import TokenChooser
@@ -45,12 +46,12 @@ def create_ops(device: str, threads: int) -> Ops:
 
 
 def create_chooser(ops: Ops) -> TokenChooser:
-    """Return what chooses tokens out of logits, which are on the host: the ops, where they can."""
+    """Return what chooses tokens out of logits, which are on the host: the ops or the CPU."""
     if isinstance(ops, TokenChooser):
         return ops
-    from ernie_kernels.reference import ReferenceOps
+    from ernie_kernels.cpu import CpuOps
 
-    return ReferenceOps()
+    return CpuOps(usable_cores())
 
 
 def _create(device: str, threads: int) -> Ops:

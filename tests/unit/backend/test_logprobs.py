@@ -16,7 +16,8 @@ from ernie_wire.logprobs import LOWEST_LOGPROB
 def _exact(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     wide = logits.astype(np.float64)
     shifted = wide - wide.max()
-    return shifted - np.log(np.exp(shifted).sum())
+    exact: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+    return exact
 
 
 @pytest.mark.parametrize("width", [1, 5, 256, 257, 1000, 103424])

@@ -93,7 +93,7 @@ def test_the_rest_of_what_is_asked_is_passed_on() -> None:
         logprobs=20,
         prompt_logprobs=0,
     )
-    assert (sampling.min_p, sampling.min_tokens, sampling.stop_token_ids) == (0.1, 3, {7})
+    assert (sampling.min_p, sampling.min_tokens, sampling.stop_token_ids) == (0.1, 3, frozenset([7]))
     assert (sampling.includes_stop, sampling.logprobs, sampling.prompt_logprobs) == (True, 20, 0)
     assert _prepare(GenerateRequest("r", input_ids=(5,), priority=-2)).priority == -2
 
@@ -108,7 +108,8 @@ def _excluded(edits: LogitEdits | None) -> list[int]:
     logits = np.zeros(TOKENIZER.vocab_size, np.float32)
     if edits is not None:
         edits.apply(logits)
-    return np.flatnonzero(np.isneginf(logits)).tolist()
+    excluded: list[int] = np.flatnonzero(np.isneginf(logits)).tolist()
+    return excluded
 
 
 def test_requests_that_change_no_logits_cost_nothing() -> None:
@@ -154,7 +155,7 @@ def test_penalties_of_the_model_hold_unless_the_request_has_its_own() -> None:
 )
 def test_what_the_model_does_not_allow_is_named(asked: dict[str, object], param: str, complaint: str) -> None:
     with pytest.raises(InvalidRequest, match=complaint) as caught:
-        _edits(**asked)
+        _edits(DEFAULTS, **asked)
     assert caught.value.param == param
 
 
@@ -188,8 +189,11 @@ def test_generation_config_files(tmp_path: Path) -> None:
         tmp_path, do_sample=False, temperature=0.8, max_new_tokens=64, eos_token_id=[2, 5]
     )
     assert greedy == GenerationConfig(0.0, 0.7, 0, 64, (2, 5))
-    penalties = {"repetition_penalty": 1.1, "frequency_penalty": 0.2, "presence_penalty": -0.1, "min_p": 0.05}
-    assert _generation_config(tmp_path, **penalties) == GenerationConfig(eos_token_ids=(2,), **penalties)
+    more = _generation_config(
+        tmp_path, min_p=0.05, repetition_penalty=1.1, frequency_penalty=0.2, presence_penalty=-0.1
+    )
+    assert (more.min_p, more.repetition_penalty) == (0.05, 1.1)
+    assert (more.frequency_penalty, more.presence_penalty) == (0.2, -0.1)
     assert GenerationConfig.from_directory(DENSE, (2,)) == GenerationConfig(0.8, 0.8, 0, None, (2,))
 
 
