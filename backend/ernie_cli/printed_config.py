@@ -71,10 +71,10 @@ def _value_and_source(flag: Flag, given: Mapping[str, str], settings: EngineSett
     if settings is None or field is None or not hasattr(settings, field) or field in _OWN:
         return value, source
     effective = _shown(getattr(settings, field))
-    if flag.name not in given:
+    if effective is None or effective == _shown(value) or _is_same_number(effective, value):
         return effective or value, source
-    same = effective is None or effective == _shown(value) or _is_same_number(effective, value)
-    return (value, source) if same else (effective or value, f"flag {value}, changed by config.json")
+    is_in_words = source == "default" and not value.isdecimal()
+    return effective, source if is_in_words else f"{source} {value}, changed by config.json"
 
 
 def _shown(value: object) -> str | None:

@@ -88,7 +88,7 @@ ANSWERS = Group(
             Text(
                 "most alternatives a request may ask for; -1: no limit", "请求可要求的备选数上限；-1 表示不限"
             ),
-            Refused(Text("the limit is 20", "上限固定为 20"), ("20",)),
+            Passed(engine="max_logprobs"),
         ),
         Flag(
             "--logprobs-mode",
@@ -96,12 +96,7 @@ ANSWERS = Group(
             "raw_logprobs",
             "raw_logprobs",
             Text("which values are returned as log-probabilities", "作为对数概率返回的数值"),
-            Refused(
-                Text(
-                    "only raw_logprobs, before temperature and filters", "只提供 raw_logprobs（温度与筛选之前）"
-                ),
-                ("raw_logprobs",),
-            ),
+            Passed(engine="logprobs_mode"),
         ),
         Flag(
             "--seed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -149,6 +150,17 @@ def test_print_config_tells_values_and_sources_and_starts_nothing(
     assert rows["--enable-prefix-caching"].split()[1:] == ["on", "default"]
     assert rows["--api-key"].split()[1:] == ["(set)", "flag"]
     assert rows["FD_API_KEY"].split()[1:] == ["(set)", "environment"]
+
+
+def test_print_config_tells_a_default_that_the_model_lowers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = json.loads((DENSE / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 1024}))
+    assert run(monkeypatch, f"serve --model {tmp_path} --print-config") == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert rows["--max-model-len"].split(maxsplit=2)[1:] == ["1024", "default 2048, changed by config.json"]
+    assert rows["--threads"].split()[2:] == ["default"]
 
 
 def test_print_config_of_a_hub_model_downloads_nothing(

@@ -140,6 +140,24 @@ async def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     assert not psutil.pid_exists(child.pid)
 
 
+async def test_a_child_without_a_grace_may_take_as_long_as_it_needs(tmp_path: Path) -> None:
+    up, done = tmp_path / "up", tmp_path / "done"
+    code = (
+        "import signal, time\n"
+        "def end(*_):\n"
+        f"    time.sleep(0.3); open({str(done)!r}, 'w').write('done\\n'); raise SystemExit\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        f"open({str(up)!r}, 'w').write('up\\n')\n"
+        "while True: signal.pause()\n"
+    )
+    for grace_s, finishes in ((0.05, False), (None, True)):
+        async with Supervisor() as supervisor:
+            await supervisor.start("slow", python(code), os.environ, grace_s)
+            await asyncio.wait_for(wait_for_file(up), DEADLINE_S)
+        up.unlink()
+        assert done.exists() is finishes
+
+
 def test_a_tied_command_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     tied = f"import os, signal; open({str(pid_file)!r}, 'w').write(f'{{os.getpid()}}\\n'); signal.pause()"
