@@ -1,10 +1,10 @@
 """What a request changes in its logits before a token is chosen, and the order of it.
 
-1. tokens that may not come: bad words, then, before ``min_tokens``, all that would end the answer: -infinity;
-2. ``logit_bias`` is added;
-3. penalties (``penalties``).
+1. ``logit_bias`` is added;
+2. penalties (``penalties``);
+3. tokens that may not come: bad words, and before ``min_tokens`` all that would end the answer: -infinity.
 
-This is the order of vLLM, and of FastDeploy, whose bias comes first too. Temperature and the filters follow
+vLLM and FastDeploy begin with the third, which gives the same. Temperature and the filters follow
 (``ernie_kernels.choice``). A bad word of several tokens is held off at its last: it may not come where the
 tokens before it are those that the answer ends with. This module must not know requests or text.
 """
@@ -84,15 +84,15 @@ class LogitEdits:
 
     def apply(self, logits: NDArray[np.float32]) -> None:
         """Change the logits ``[V]`` of the next token in place."""
+        logits[self._biased] += self._bias
+        if self._penalties is not None:
+            self._penalties.apply(logits)
         logits[self._banned] = -np.inf
         for *beginning, last in self._phrases:
             if self._answer_end[-len(beginning) :] == tuple(beginning):
                 logits[last] = -np.inf
         if self._num_generated < self._min_tokens:
             logits[self._ending] = -np.inf
-        logits[self._biased] += self._bias
-        if self._penalties is not None:
-            self._penalties.apply(logits)
 
 
 def _ids(token_ids: Iterable[int], vocab_size: int) -> NDArray[np.int64]:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class PenaltyStrengths:
@@ -66,11 +68,12 @@ class Penalties:
         self._times[place] += 1
 
     def apply(self, logits: NDArray[np.float32]) -> None:
-        """Change the logits ``[V]`` in place."""
+        """Change the finite logits ``[V]`` in place; they stay finite, however strong the penalties are."""
         token_ids, times = self._token_ids[: self._count], self._times[: self._count]
-        values = logits[token_ids]
-        repetition = np.float32(self._strengths.repetition)
-        values = np.where(values > 0, values / repetition, values * repetition)
-        values -= np.float32(self._strengths.frequency) * times
-        values -= np.float32(self._strengths.presence) * (times > 0)
-        logits[token_ids] = values
+        values = logits[token_ids].astype(np.float64)
+        repetition = self._strengths.repetition
+        with np.errstate(over="ignore"):
+            values = np.where(values > 0, values / repetition, values * repetition)
+        values -= self._strengths.frequency * times
+        values -= self._strengths.presence * (times > 0)
+        logits[token_ids] = np.clip(values, -_LARGEST, _LARGEST)

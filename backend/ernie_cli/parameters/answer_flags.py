@@ -10,6 +10,7 @@ from ernie_cli.parameters.flag import (
     JsonObject,
     NoEffect,
     Number,
+    Passed,
     Refused,
     Switch,
     Text,

@@ -66,6 +66,14 @@ def test_edits_follow_the_formulas(asked: EditRules, prompt: list[int], answer: 
     np.testing.assert_allclose(_edit(asked, prompt, answer), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("repetition", [1e-300, 1e300])
+def test_the_strongest_penalties_leave_numbers(repetition: float) -> None:
+    strengths = PenaltyStrengths(repetition, 2.0, 2.0)
+    logits = _edit(EditRules(penalties=strengths, bad_words=((3,),)), [0, 3, 11], [1, 1])
+    assert np.isneginf(logits).nonzero()[0].tolist() == [3]
+    assert np.isfinite(np.delete(logits, 3)).all()
+
+
 def test_the_prompt_counts_for_repetition_only() -> None:
     plain = _edit(EditRules(), [], [])
     penalized = _edit(EditRules(penalties=PenaltyStrengths(2.0, 1.0, 1.0)), [0, 11, 11], [])
