@@ -57,7 +57,7 @@ class Answer:
         options: the form of the responses.
         triton_sender: Triton's response sender of the request.
         schedule: puts work into the queue of the answer's sender thread; never blocks.
-        on_abandoned: told the request's id when its client has gone.
+        on_abandoned: told of this answer when its client has gone.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Answer:
         options: ResponseOptions,
         triton_sender: Any,  # noqa: ANN401 - Triton's own class
         schedule: Callable[[Callable[[], None]], None],
-        on_abandoned: Callable[[str], object],
+        on_abandoned: Callable[[Answer], object],
     ) -> None:
         self.request_id = request_id
         self._on_abandoned = on_abandoned
@@ -114,7 +114,7 @@ class Answer:
             if output is not None:
                 self._send(output)
             elif is_poll_wanted and self._triton_sender.is_cancelled():
-                self._on_abandoned(self.request_id)
+                self._on_abandoned(self)
         except Exception:  # Triton raises its own TritonModelException and RuntimeError alike
             logger.exception("request %s: Triton refused a response; the request is given up", self.request_id)
             self._give_up()
@@ -142,7 +142,7 @@ class Answer:
             self._has_ended = True
             self._pending = None
         self._triton_sender = None
-        self._on_abandoned(self.request_id)
+        self._on_abandoned(self)
 
     def _schedule_once(self) -> None:
         """Have the sender thread run ``send_pending``; the lock is held by the caller."""

@@ -23,7 +23,7 @@ from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartE
 from ernie_stub.in_flight import InFlight
 from ernie_wire.errors import EngineCrashed, ModelUnavailable
 from ernie_wire.frames import FrameError
-from ernie_wire.messages import Heartbeat, Message, Outputs, Ready, Shutdown, StartFailed
+from ernie_wire.messages import Heartbeat, Message, Output, Outputs, Ready, Shutdown, StartFailed
 
 TICK_S = 0.1  # how often a waiting supervisor looks around
 
@@ -134,6 +134,9 @@ class Engine:
                 self._run_engine()
             except EngineStartError as error:
                 self._note_start_failure(str(error))
+            except Exception as error:  # without its supervisor the entry would be lost for ever
+                logger.exception("the engine's supervisor failed")
+                self._note_start_failure(f"{type(error).__name__}: {error}")
             if not self._first_start.is_decided.is_set():
                 self._first_start.is_decided.set()
                 return
@@ -166,7 +169,7 @@ class Engine:
             EngineStartError: it did not become ready.
         """
         process = EngineProcess(self._command)
-        link = EngineLink(process.socket, self._deadlines.silence_s)
+        link = EngineLink(process.socket, self._deadlines.silence_s, self._refuse)
         self._process, self._link = process, link
         try:
             self._await_ready(process, link)
@@ -237,6 +240,9 @@ class Engine:
         except FrameError as error:
             return f"it sent something unreadable ({error}) and was aborted"
         return None
+
+    def _refuse(self, output: Output) -> None:
+        self._in_flight.deliver((output,))
 
     def _set_status(self, state: str, detail: str) -> None:
         with self._lock:

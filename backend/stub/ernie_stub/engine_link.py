@@ -7,14 +7,17 @@ what a message is for.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import select
 import socket
 import threading
+from collections.abc import Callable
 
-from ernie_wire.frames import FrameError, receive_frame, send_frame
-from ernie_wire.messages import Message, from_frame, to_frame
+from ernie_wire.errors import InvalidValue
+from ernie_wire.frames import FrameError, FrameTooLarge, receive_frame, send_frame
+from ernie_wire.messages import Message, Output, Submit, from_frame, to_frame
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +28,12 @@ class EngineLink:
     Args:
         sock: our end of the socketpair; the link owns it from now on.
         silence_s: longest time without a byte from the engine, and for it to take a message.
+        refuse: takes the last output of a request that no frame can hold; called by the writer's thread.
     """
 
-    def __init__(self, sock: socket.socket, silence_s: float) -> None:
+    def __init__(self, sock: socket.socket, silence_s: float, refuse: Callable[[Output], None]) -> None:
         sock.settimeout(silence_s)
+        self._refuse = refuse
         self._socket = sock
         self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="engine-writer", daemon=True)
@@ -76,7 +81,21 @@ class EngineLink:
     def _write(self) -> None:
         try:
             while (message := self._outbox.get()) is not None:
-                send_frame(self._socket, *to_frame(message))
+                self._send(message)
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             logger.info("the engine takes no more messages: %s", error)
+        except Exception:  # without its writer the stub would be dumb for ever; a new engine gets a new one
+            logger.exception("a message cannot be sent; the engine is given up")
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _send(self, message: Message) -> None:
+        try:
+            send_frame(self._socket, *to_frame(message))
+        except FrameTooLarge as error:
+            if not isinstance(message, Submit):
+                raise
+            request_id = message.request.request_id
+            refusal = InvalidValue(f"the request is too large for the engine: {error}")
+            self._refuse(Output(request_id, error=refusal.to_line()))

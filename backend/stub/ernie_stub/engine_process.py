@@ -46,9 +46,12 @@ class EngineProcess:
         """Start the process.
 
         Raises:
-            EngineStartError: the interpreter cannot be run.
+            EngineStartError: the interpreter cannot be run, or the system gives no socket.
         """
-        self.socket, theirs = socket.socketpair()
+        try:
+            self.socket, theirs = socket.socketpair()
+        except OSError as error:
+            raise EngineStartError(f"no socket for the engine process: {error.strerror}") from None
         line = [command.python, *command.arguments, "--socket-fd", str(theirs.fileno())]
         line += ["--settings", json.dumps(dict(command.settings))]
         try:

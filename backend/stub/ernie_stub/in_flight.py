@@ -157,10 +157,25 @@ class InFlight:
 
     def cancel(self, request_id: str) -> bool:
         """Stop a request and end its answer; False if no such request is in flight."""
-        answer = self._drop(request_id)
-        if answer is not None:
-            answer.fail(RequestCancelled(f"request {request_id} was cancelled"))
-        return answer is not None
+        with self._lock:
+            held = self._held.get(self._engine_ids.get(request_id, ""))
+            if held is None:
+                return False
+            self._stop(held)
+        held.answer.fail(RequestCancelled(f"request {request_id} was cancelled"))
+        return True
+
+    def abandon(self, answer: Answer) -> None:
+        """Stop the request of an answer whose client has gone; nothing if it has ended.
+
+        By then the client may have used its id for another request, which goes on.
+        """
+        with self._lock:
+            held = self._held.get(self._engine_ids.get(answer.request_id, ""))
+            if held is None or held.answer is not answer:
+                return
+            self._stop(held)
+        answer.fail(RequestCancelled(f"request {answer.request_id} was cancelled"))
 
     def holds(self, request_id: str) -> bool:
         """Whether a request was accepted and is not yet answered to the end."""
@@ -177,15 +192,11 @@ class InFlight:
             oldest.polled_at = now
             return oldest.answer
 
-    def _drop(self, request_id: str) -> Answer | None:
-        with self._lock:
-            held = self._held.get(self._engine_ids.get(request_id, ""))
-            if held is None:
-                return None
-            self._take((held,))
-            if self._engine is not None:
-                self._engine.send(Cancel(held.request.request_id))
-            return held.answer
+    def _stop(self, held: _Held) -> None:
+        """Remove a request and tell the engine; the lock is held by the caller."""
+        self._take((held,))
+        if self._engine is not None:
+            self._engine.send(Cancel(held.request.request_id))
 
     def _num_waiting(self) -> int:
         return sum(held.expires_at is not None for held in self._held.values())

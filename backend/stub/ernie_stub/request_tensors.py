@@ -7,7 +7,6 @@ is answered.
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,13 @@ from numpy.typing import NDArray
 
 from ernie_wire import tensors
 from ernie_wire.errors import InvalidValue
+from ernie_wire.json_text import read_json_object
 from ernie_wire.messages import GenerateRequest, parse_control
 from ernie_wire.sampling import SamplingParameters
 
 MAX_REQUEST_ID_CHARACTERS = 256
+MAX_TENSOR_BYTES = 16 << 20
+"""More than any context holds; escaped as JSON, six times as much, it still fits a frame to the engine."""
 RESERVED_PARAMETERS = "triton_"  # Triton's own request parameters begin so
 
 
@@ -132,7 +134,7 @@ def _messages(inputs: dict[str, NDArray[Any]]) -> dict[str, Any] | None:
     text = _text(inputs, tensors.MESSAGES)
     if text is None:
         return None
-    messages = _json_object(text, tensors.MESSAGES.name)
+    messages = read_json_object(text, tensors.MESSAGES.name)
     if not isinstance(messages.get("messages"), list):
         raise InvalidValue(
             "messages must be a JSON object with a list in its field messages", tensors.MESSAGES.name
@@ -144,21 +146,11 @@ def _sampling(inputs: dict[str, NDArray[Any]], triton_request: Any) -> SamplingP
     """Read the tensor, else the request's parameters: Triton's generate endpoint puts unknown fields there."""
     text = _text(inputs, tensors.SAMPLING_PARAMETERS)
     if text is not None:
-        return SamplingParameters.from_json(_json_object(text, tensors.SAMPLING_PARAMETERS.name))
-    parameters = json.loads(triton_request.parameters() or "{}")
+        return SamplingParameters.from_json(read_json_object(text, tensors.SAMPLING_PARAMETERS.name))
+    parameters = read_json_object(triton_request.parameters() or "{}", tensors.SAMPLING_PARAMETERS.name)
     return SamplingParameters.from_json(
         {name: value for name, value in parameters.items() if not name.startswith(RESERVED_PARAMETERS)}
     )
-
-
-def _json_object(text: str, name: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidValue(f"{name} is not JSON: {error}", name) from None
-    if not isinstance(value, dict):
-        raise InvalidValue(f"{name} must be a JSON object, not {type(value).__name__}", name)
-    return value
 
 
 def _text(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> str | None:
@@ -167,6 +159,7 @@ def _text(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> str | No
         return None
     if not isinstance(value, bytes):
         raise InvalidValue(f"{spec.name} must be of type BYTES", spec.name)
+    _check_size(spec, len(value))
     try:
         return value.decode()
     except UnicodeDecodeError as error:
@@ -193,6 +186,13 @@ def _single(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> object
     return value
 
 
+def _check_size(spec: tensors.TensorSpec, num_bytes: int) -> None:
+    if num_bytes > MAX_TENSOR_BYTES:
+        raise InvalidValue(
+            f"{spec.name} has {num_bytes} bytes; at most {MAX_TENSOR_BYTES} are allowed", spec.name
+        )
+
+
 def _token_ids(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> tuple[int, ...] | None:
     array = inputs.get(spec.name)
     if array is None:
@@ -204,4 +204,5 @@ def _token_ids(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> tup
         )
     if array.size == 0:
         raise InvalidValue(f"{spec.name} is empty; give at least one token id", spec.name)
+    _check_size(spec, array.nbytes)
     return tuple(array.tolist())

@@ -87,7 +87,7 @@ class TritonPythonModel:
 
     def _generate(self, call: GenerateCall, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
         answer = Answer(
-            call.request.request_id, call.options, triton_sender, self._senders.bind(), self._in_flight.cancel
+            call.request.request_id, call.options, triton_sender, self._senders.bind(), self._in_flight.abandon
         )
         self._in_flight.submit(call.request, answer)
 

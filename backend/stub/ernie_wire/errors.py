@@ -22,8 +22,14 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
+MAX_MESSAGE_CHARACTERS = 2000
+MAX_PARAM_CHARACTERS = 100
 _LINE = re.compile(r"^(?P<code>[a-z_]+)(?:\[(?P<param>.*?)\])?: (?P<message>.*)$", re.DOTALL)
 _RETRY_AFTER = re.compile(r"retry after (\d+) s")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class ErnieError(Exception):
@@ -49,9 +55,13 @@ class ErnieError(Exception):
         self.param = param
 
     def to_line(self) -> str:
-        """Return the error as one line of text; ``parse_error`` reads it."""
-        param = f"[{self.param}]" if self.param is not None else ""
-        return f"{self.code}{param}: {self.message}"
+        """Return the error as text that any socket takes, however odd the value that it names.
+
+        ``parse_error`` reads it. What no UTF-8 can hold is escaped, and what is too long is cut.
+        """
+        param = "" if self.param is None else f"[{_cut(self.param, MAX_PARAM_CHARACTERS)}]"
+        line = f"{self.code}{param}: {_cut(self.message, MAX_MESSAGE_CHARACTERS)}"
+        return line.encode(errors="backslashreplace").decode()
 
 
 class InvalidRequest(ErnieError):

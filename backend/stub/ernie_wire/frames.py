@@ -25,14 +25,21 @@ class FrameError(Exception):
     """The peer sent something that is not a frame, or closed the socket inside one."""
 
 
+class FrameTooLarge(Exception):
+    """A frame is larger than the peer takes; nothing of it was sent."""
+
+
 def send_frame(sock: socket.socket, header: dict[str, Any], buffers: Sequence[bytes] = ()) -> None:
     """Send one frame; blocks until the kernel has taken it all.
 
     Raises:
+        FrameTooLarge: the header or the body is above its limit; the socket is as it was.
         OSError: the peer has closed the socket.
     """
     text = json.dumps({**header, "buffers": [len(buffer) for buffer in buffers]}).encode()
     body = sum(len(buffer) for buffer in buffers)
+    if len(text) > MAX_HEADER_BYTES or body > MAX_BODY_BYTES:
+        raise FrameTooLarge(_sizes(len(text), body))
     sock.sendall(b"".join((_PREFIX.pack(len(text), body), text, *buffers)))
 
 
@@ -47,10 +54,7 @@ def receive_frame(sock: socket.socket) -> tuple[dict[str, Any], list[bytes]] | N
         return None
     header_bytes, body_bytes = _PREFIX.unpack(prefix)
     if header_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
-        raise FrameError(
-            f"a header of {header_bytes} and a body of {body_bytes} bytes; at most {MAX_HEADER_BYTES} and "
-            f"{MAX_BODY_BYTES} are allowed"
-        )
+        raise FrameError(_sizes(header_bytes, body_bytes))
     header, sizes = _parse_header(_receive_exactly(sock, header_bytes) or b"")
     body = memoryview(_receive_exactly(sock, body_bytes) or b"")
     if sum(sizes) != body_bytes:
@@ -60,6 +64,13 @@ def receive_frame(sock: socket.socket) -> tuple[dict[str, Any], list[bytes]] | N
         buffers.append(bytes(body[start : start + size]))
         start += size
     return header, buffers
+
+
+def _sizes(header_bytes: int, body_bytes: int) -> str:
+    return (
+        f"a header of {header_bytes} and a body of {body_bytes} bytes; at most {MAX_HEADER_BYTES} and "
+        f"{MAX_BODY_BYTES} are allowed"
+    )
 
 
 def _parse_header(text: bytes) -> tuple[dict[str, Any], list[int]]:

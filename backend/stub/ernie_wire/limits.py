@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from ernie_wire.errors import InvalidValue
 
+MAX_INTEGER = 2**63 - 1
+MAX_NUMBER = 3.0e38
+"""Every number is used as a float32 somewhere, whose largest is 3.4e38."""
+
 
 def check_number(
     name: str,
@@ -18,7 +22,10 @@ def check_number(
     is_low_excluded: bool = False,
     needed: bool = False,
 ) -> None:
-    """Check a finite number in ``[low, high]``, or in ``(low, high]``; None passes unless it is needed."""
+    """Check a number in ``[low, high]``, or in ``(low, high]``; None passes unless it is needed.
+
+    Without ``high``, the limit is what the arithmetic holds: ``MAX_INTEGER`` or ``MAX_NUMBER``.
+    """
     if value is None and not needed:
         return
     kinds = (int,) if integer else (int, float)
@@ -30,8 +37,9 @@ def check_number(
         raise InvalidValue(
             f"{name} is {value}; it must be {lower if high is None else f'in [{low}, {high}]'}", name
         )
-    if value == float("inf"):
-        raise InvalidValue(f"{name} is infinite; it must be finite", name)
+    limit = MAX_INTEGER if integer else MAX_NUMBER
+    if value > limit:
+        raise InvalidValue(f"{name} is too large; it must be at most {limit}", name)
 
 
 def check_flag(name: str, value: object) -> None:
@@ -40,11 +48,16 @@ def check_flag(name: str, value: object) -> None:
         raise InvalidValue(f"{name} is {value!r}; it must be true or false", name)
 
 
-def check_texts(name: str, values: tuple[object, ...]) -> None:
-    """Check texts, none of them empty."""
+def check_texts(name: str, values: tuple[object, ...], max_texts: int, max_bytes: int) -> None:
+    """Check texts: so many at most, none of them empty, all together at most ``max_bytes`` of UTF-8."""
+    if len(values) > max_texts:
+        raise InvalidValue(f"{name} holds {len(values)} texts; at most {max_texts} are allowed", name)
     for text in values:
         if not isinstance(text, str) or not text:
             raise InvalidValue(f"{name} holds {text!r}; each of its texts must be a non-empty string", name)
+    size = sum(len(str(text).encode(errors="surrogatepass")) for text in values)
+    if size > max_bytes:
+        raise InvalidValue(f"{name} holds {size} bytes of text; at most {max_bytes} are allowed", name)
 
 
 def check_token_ids(name: str, values: tuple[object, ...], highest: int) -> None:

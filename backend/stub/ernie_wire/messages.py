@@ -9,12 +9,12 @@ that is gone. This module must not know how a message is sent or what is done wi
 
 from __future__ import annotations
 
-import json
 from array import array
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ernie_wire.errors import InvalidValue
+from ernie_wire.json_text import read_json_object
 from ernie_wire.logprobs import Logprobs, logprobs_from_json, logprobs_to_json
 from ernie_wire.sampling import SamplingParameters
 
@@ -45,18 +45,18 @@ class GenerateRequest:
 
     def __post_init__(self) -> None:
         """Check that there is exactly one prompt."""
-        given = [
-            name
-            for name, value in (
-                ("text_input", self.text_input),
-                ("input_ids", self.input_ids),
-                ("messages", self.messages),
-            )
-            if value is not None
-        ]
+        given = self._given_prompts()
         if len(given) != 1:
             what = f"got {' and '.join(given)}" if given else "got none of them"
             raise InvalidValue(f"give exactly one of text_input, input_ids and messages; {what}", "text_input")
+
+    @property
+    def prompt_field(self) -> str:
+        """The name of the field that holds the prompt."""
+        return self._given_prompts()[0]
+
+    def _given_prompts(self) -> list[str]:
+        return [name for name in ("text_input", "input_ids", "messages") if getattr(self, name) is not None]
 
 
 @dataclass(frozen=True)
@@ -227,16 +227,12 @@ def parse_control(text: str) -> dict[str, Any]:
     Raises:
         InvalidValue: not a JSON object, an unknown op, or a cancel without ``request_id``.
     """
-    try:
-        control = json.loads(text)
-    except ValueError as error:
-        raise InvalidValue(f"control is not JSON: {error}", "control") from None
-    op = control.get("op") if isinstance(control, dict) else None
+    control = read_json_object(text, "control")
+    op = control.get("op")
     if op not in ("cancel", "describe", "health"):
         raise InvalidValue(f"control has op {op!r}; known: cancel, describe, health", "control")
     if op == "cancel" and "request_id" not in control:
         raise InvalidValue("control cancel needs request_id, a string", "control")
     if not isinstance(control.get("request_id", ""), str):
         raise InvalidValue(f"control has request_id {control['request_id']!r}; it must be a string", "control")
-    checked: dict[str, Any] = control
-    return checked
+    return control

@@ -17,6 +17,9 @@ from ernie_wire.limits import check_flag, check_number, check_texts, check_token
 MAX_SEED = 2**63 - 1
 MAX_TOKEN_ID = 2**31 - 1
 MAX_BIAS = 100
+MAX_STOPS, MAX_STOP_BYTES = 16, 4096
+"""Every new text of an answer is compared with every stop text, between two steps of all requests."""
+MAX_BAD_WORDS, MAX_BAD_WORD_BYTES = 1024, 65536
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class SamplingParameters:
         bad_words: texts that are never generated, with a space before them or without.
         bad_words_token_ids: tokens that are never generated.
         seed: makes the choice of tokens repeatable, in [0, 2**63 - 1].
-        stop: texts that end the answer; they are not part of it.
+        stop: texts that end the answer, at most 16; they are not part of it.
         stop_token_ids: tokens that end the answer, as EOS does.
         include_stop_str_in_output: the text that ended the answer, or the stop token's, is part of it.
         ignore_eos: go on after the end-of-sequence token.
@@ -78,8 +81,8 @@ class SamplingParameters:
         for name in ("min_tokens", "top_k", "logprobs", "prompt_logprobs"):
             check_number(name, getattr(self, name), 0, None, integer=True)
         check_number("seed", self.seed, 0, MAX_SEED, integer=True)
-        for name in ("stop", "bad_words"):
-            check_texts(name, getattr(self, name))
+        check_texts("stop", self.stop, MAX_STOPS, MAX_STOP_BYTES)
+        check_texts("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_BYTES)
         for name in ("stop_token_ids", "bad_words_token_ids"):
             check_token_ids(name, getattr(self, name), MAX_TOKEN_ID)
         for name in ("ignore_eos", "include_stop_str_in_output"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -37,10 +38,13 @@ class Stub:
         self._senders = Senders(2)
 
     def submit(self, request_id: str, prompt: str, *, stream: bool = False) -> fake_utils.ResponseSender:
+        return self.submit_request(GenerateRequest(request_id, prompt, stream=stream))
+
+    def submit_request(self, request: GenerateRequest) -> fake_utils.ResponseSender:
         sender = fake_utils.ResponseSender()
-        options = ResponseOptions(stream=stream)
-        answer = Answer(request_id, options, sender, self._senders.bind(), self.in_flight.cancel)
-        self.in_flight.submit(GenerateRequest(request_id, prompt, stream=stream), answer)
+        options = ResponseOptions(stream=request.stream)
+        answer = Answer(request.request_id, options, sender, self._senders.bind(), self.in_flight.abandon)
+        self.in_flight.submit(request, answer)
         return sender
 
     def control(self, op: str, **fields: str) -> dict[str, Any]:
@@ -212,6 +216,50 @@ def test_an_engine_that_cannot_start_says_why_and_leaves_nothing(mode: str, mess
     with pytest.raises(EngineStartError, match=message):
         engine.start()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine-")]
+
+
+def test_a_request_that_no_frame_holds_fails_alone(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = start()
+    monkeypatch.setattr("ernie_wire.frames.MAX_HEADER_BYTES", 10_000)
+    bystander = stub.submit("a", "wait", stream=True)
+    line = stub.submit("b", "count 2" + "x" * 10_000).error_line()
+    assert line.startswith("invalid_value: the request is too large for the engine: a header of ")
+    assert stub.control("cancel", request_id="a") == {"cancelled": True}
+    assert bystander.error_line().startswith("cancelled")
+    assert stub.control("describe")["generation"] == 1
+
+
+def test_a_message_that_cannot_be_written_costs_the_engine_but_not_the_writer(start: Start) -> None:
+    stub = start()
+    nested: list[Any] = []
+    for _ in range(5000):
+        nested = [nested]
+    sender = stub.submit_request(GenerateRequest("deep", messages={"messages": nested}))
+    assert sender.error_line().startswith("engine_crashed")
+    eventually(lambda: stub.control("describe")["generation"] == 2)
+    assert stub.submit("after", "count 1").finished.wait(WAIT_S)
+
+
+def test_a_supervisor_that_meets_a_fault_of_ours_goes_on(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = start()
+
+    def fail(*_: object) -> None:
+        monkeypatch.undo()
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(EngineProcess, "__init__", fail)
+    stub.submit("a", "die").error_line()
+    eventually(lambda: stub.control("describe")["generation"] == 2)
+    assert stub.submit("b", "count 1").finished.wait(WAIT_S)
+
+
+def test_a_system_without_descriptors_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def socketpair() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("ernie_stub.engine_process.socket.socketpair", socketpair)
+    with pytest.raises(EngineStartError, match="no socket for the engine process: Too many open files"):
+        EngineProcess(EngineCommand(sys.executable, {}, FAKE_ENGINE))
 
 
 def test_an_interpreter_that_is_not_there_is_named() -> None:

@@ -26,7 +26,7 @@ class Work:
 
     def __init__(self) -> None:
         self.jobs: list[object] = []
-        self.abandoned: list[str] = []
+        self.abandoned: list[Answer] = []
 
     def answer(self, options: ResponseOptions) -> tuple[Answer, ResponseSender]:
         sender = ResponseSender()
@@ -136,7 +136,7 @@ def test_a_client_that_is_gone_is_reported_and_nothing_is_asked_after_the_end() 
     sender.cancelled = True
     answer.poll_cancellation()
     work.run()
-    assert work.abandoned == ["r"]
+    assert work.abandoned == [answer]
     answer.poll_cancellation()
     answer.put(Output("r", "a", finish_reason="stop"))
     work.run()  # the fake fails if it is asked after the final flag
@@ -153,7 +153,7 @@ def test_when_triton_refuses_a_response_the_request_is_given_up() -> None:
     work.run()
     answer.put(Output("r", "b", finish_reason="stop"))
     work.run()
-    assert work.abandoned == ["r"]
+    assert work.abandoned == [answer]
     assert sender.responses == []
 
 

@@ -26,6 +26,11 @@ def ids(*values: int) -> NDArray[Any]:
     return np.array(values, dtype=np.int32)
 
 
+def nested(levels: int) -> str:
+    """Return an object with so many levels of nesting."""
+    return '{"messages": ' + "[" * levels + "]" * levels + "}"
+
+
 def read(parameters: str = "", **inputs: NDArray[Any]) -> GenerateCall:
     call = read_request(InferenceRequest(inputs, parameters))
     assert isinstance(call, GenerateCall)
@@ -65,6 +70,7 @@ def test_messages_are_a_json_object() -> None:
     call = read(messages=text('{"messages": [{"role": "user", "content": "hi"}]}'))
     assert call.request.messages == {"messages": [{"role": "user", "content": "hi"}]}
     assert call.options.echo == ""
+    assert read(messages=text(nested(63))).request.messages is not None
 
 
 @pytest.mark.parametrize(
@@ -103,7 +109,22 @@ def test_request_parameters_are_sampling_parameters_if_there_is_no_tensor() -> N
         ({"input_ids": ids()}, "input_ids", "is empty"),
         ({"input_ids": np.array([1.0])}, "input_ids", "INT32"),
         ({"messages": text("{")}, "messages", "not JSON"),
-        ({"messages": text("[" * 100_000)}, "messages", "not JSON"),
+        ({"messages": text("[" * 100_000)}, "messages", "nested too deeply; at most 64"),
+        ({"messages": text(nested(989))}, "messages", "nested too deeply; at most 64"),
+        ({"messages": text(nested(64))}, "messages", "nested too deeply; at most 64"),
+        ({"control": text(nested(989))}, "control", "nested too deeply; at most 64"),
+        (
+            {"text_input": text("a"), "sampling_parameters": text(nested(989))},
+            "sampling_parameters",
+            "nested too deeply; at most 64",
+        ),
+        ({"text_input": text("a" * ((16 << 20) + 1))}, "text_input", "at most 16777216"),
+        ({"input_ids": np.zeros((4 << 20) + 1, np.int32)}, "input_ids", "at most 16777216"),
+        (
+            {"text_input": text("a"), "sampling_parameters": text('{"temperature": 1' + "0" * 400 + "}")},
+            "temperature",
+            "is too large",
+        ),
         ({"messages": text("[]")}, "messages", "JSON object, not list"),
         ({"messages": text('{"messages": "hi"}')}, "messages", "list in its field messages"),
         ({"text_input": text("a"), "stream": np.array([1])}, "stream", "type BOOL"),

@@ -55,6 +55,13 @@ def test_a_bad_request_does_not_harm_the_others_of_its_batch(unconfigured: Trito
     assert good.sender.responses[0].error() is None
 
 
+def test_a_name_that_is_no_text_can_be_told(unconfigured: TritonPythonModel) -> None:
+    made = request(text_input="a", sampling_parameters='{"\\ud800": 1}')
+    unconfigured.execute([made])
+    line = made.sender.error_line()
+    assert line.encode().startswith(rb"invalid_value[\ud800]: sampling_parameters has no field")
+
+
 def test_an_entry_that_cannot_start_raises_one_line(tmp_path: Path) -> None:
     model = TritonPythonModel()
     with pytest.raises(TritonModelException, match="not a directory") as caught:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_wire.frames import FrameError, receive_frame, send_frame
+from ernie_wire.frames import FrameError, FrameTooLarge, receive_frame, send_frame
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -45,6 +45,17 @@ def test_a_frame_larger_than_the_sockets_buffer(pair: Pair) -> None:
     sender.start()
     assert receive_frame(theirs) == ({}, [large, b"x"])
     sender.join()
+
+
+def test_what_the_peer_would_not_take_is_not_sent(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pair
+    monkeypatch.setattr("ernie_wire.frames.MAX_HEADER_BYTES", 100)
+    monkeypatch.setattr("ernie_wire.frames.MAX_BODY_BYTES", 1000)
+    for header, buffers in (({"text": "x" * 100}, []), ({}, [bytes(1001)])):
+        with pytest.raises(FrameTooLarge, match="at most 100 and 1000"):
+            send_frame(ours, header, buffers)
+    send_frame(ours, {"next": 1})
+    assert receive_frame(theirs) == ({"next": 1}, [])
 
 
 def test_the_end_between_frames_is_none(pair: Pair) -> None:

@@ -70,6 +70,16 @@ def test_min_tokens_is_at_most_max_tokens() -> None:
         ("temperature", float("nan")),
         ("temperature", float("inf")),
         ("temperature", [1]),
+        ("temperature", 10**400),
+        ("temperature", 1e39),
+        ("repetition_penalty", 10**400),
+        ("max_tokens", 2**63),
+        ("top_k", 10**400),
+        ("logprobs", 2**63),
+        ("stop", ["a"] * 17),
+        ("stop", ["a" * 2000, "b" * 2097]),
+        ("bad_words", ["a"] * 1025),
+        ("bad_words", ["a" * 65537]),
         ("top_p", 1.01),
         ("top_p", -1),
         ("top_k", -1),
@@ -111,6 +121,13 @@ def test_a_value_outside_its_limits_is_named(name: str, value: object) -> None:
         SamplingParameters.from_json({name: value})
     assert caught.value.param == name
     assert name in caught.value.message
+
+
+def test_the_limits_themselves_pass() -> None:
+    stop = ("a" * 2000, "b" * 2096)
+    asked = SamplingParameters(stop=stop, temperature=3e38, top_k=2**63 - 1, max_tokens=2**63 - 1)
+    assert asked.stop == stop
+    assert len(SamplingParameters(stop=("a",) * 16, bad_words=("a",) * 1024).stop) == 16
 
 
 def test_it_must_be_an_object() -> None:

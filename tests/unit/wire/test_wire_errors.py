@@ -28,6 +28,17 @@ def test_any_other_text_is_an_internal_error() -> None:
         assert error.message == text
 
 
+@pytest.mark.parametrize(
+    ("message", "param"), [("\ud800 is no text", "\udfff"), ("x" * 5_000_000, "y" * 5000)], ids=["odd", "long"]
+)
+def test_an_error_fits_its_line_whatever_it_names(message: str, param: str) -> None:
+    line = errors.InvalidValue(message, param).to_line()
+    assert len(line.encode()) < 3000
+    error = errors.parse_error(line)
+    assert type(error) is errors.InvalidValue
+    assert error.message[:5] == message.encode(errors="backslashreplace").decode()[:5]
+
+
 def test_codes_are_unique() -> None:
     codes = [leaf.code for leaf in leaves(errors.ErnieError)]
     assert len(codes) == len(set(codes))

@@ -1,0 +1,54 @@
+"""JSON from clients, with a limit to its nesting: what is nested deeper could not be written again.
+
+Python's own reader and writer recurse, each to a depth of its own; a text that one process reads and the next
+one cannot would end the next one. This module must not know what a text means.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ernie_wire.errors import InvalidValue
+
+MAX_DEPTH = 64
+
+
+def read_json_object(text: str, name: str) -> dict[str, Any]:
+    """Return the JSON object in a text.
+
+    Args:
+        text: what the client sent.
+        name: the field that it came in, for the error.
+
+    Raises:
+        InvalidValue: not JSON, not an object, or nested deeper than ``MAX_DEPTH``.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise _too_deep(name) from None
+    except ValueError as error:
+        raise InvalidValue(f"{name} is not JSON: {error}", name) from None
+    if not isinstance(value, dict):
+        raise InvalidValue(f"{name} must be a JSON object, not {type(value).__name__}", name)
+    _check_depth(value, name)
+    return value
+
+
+def _check_depth(value: dict[str, Any], name: str) -> None:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for each in level
+            for child in (each.values() if isinstance(each, dict) else each)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return
+    raise _too_deep(name)
+
+
+def _too_deep(name: str) -> InvalidValue:
+    return InvalidValue(f"{name} is nested too deeply; at most {MAX_DEPTH} levels are allowed", name)

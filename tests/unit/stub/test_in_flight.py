@@ -1,0 +1,48 @@
+"""The table of requests: a late notice of one client never harms another."""
+
+from __future__ import annotations
+
+from ernie_stub.answer import Answer
+from ernie_stub.in_flight import InFlight
+from ernie_stub.request_tensors import ResponseOptions
+from ernie_wire.messages import Cancel, GenerateRequest, Message, Output
+from fakes.triton_python_backend_utils import ResponseSender
+
+
+class Sent(list[Message]):
+    """An engine that only takes messages."""
+
+    def send(self, message: Message) -> None:
+        self.append(message)
+
+
+def submit(table: InFlight, request_id: str) -> Answer:
+    answer = Answer(request_id, ResponseOptions(), ResponseSender(), lambda _: None, table.abandon)
+    table.submit(GenerateRequest(request_id, "hi"), answer)
+    return answer
+
+
+def cancelled(engine: Sent) -> list[str]:
+    return [message.request_id for message in engine if isinstance(message, Cancel)]
+
+
+def test_a_client_that_has_gone_stops_its_own_request() -> None:
+    table, engine = InFlight(), Sent()
+    table.connect(engine)
+    submit(table, "other")
+    answer = submit(table, "r")
+    table.abandon(answer)
+    assert cancelled(engine) == ["r#2"]
+    assert not table.holds("r")
+    assert table.holds("other")
+
+
+def test_the_end_of_a_first_answer_leaves_a_second_request_with_its_id_alone() -> None:
+    table, engine = InFlight(), Sent()
+    table.connect(engine)
+    first = submit(table, "r")
+    table.deliver([Output("r#1", "a", finish_reason="stop")])
+    submit(table, "r")
+    table.abandon(first)
+    assert cancelled(engine) == []
+    assert table.holds("r")
