@@ -56,8 +56,13 @@ class EngineMachine(RuleBasedStateMachine):
             1000,
             max_num_partial_prefills=partial_prefills,
             long_prefill_token_threshold=4,
+            max_prompt_logit_rows=3,
+            max_waiting_time_s=10.0,
         )
-        self.engine = Engine(self.runner, self.blocks, limits, reference_sampler(VOCAB))
+        self.now_s = 0.0
+        self.engine = Engine(
+            self.runner, self.blocks, limits, reference_sampler(VOCAB), clock=lambda: self.now_s
+        )
         self.expected: dict[str, list[int]] = {}
         self.got: dict[str, list[int]] = {}
         self.conversations: list[list[int]] = [[]]
@@ -68,12 +73,21 @@ class EngineMachine(RuleBasedStateMachine):
         turn=st.lists(st.integers(0, 1), min_size=1, max_size=8),
         max_tokens=st.integers(1, 12),
         priority=st.integers(-1, 1),
+        prompt_logprobs=st.sampled_from([None, None, 0]),
     )
-    def arrive(self, data: st.DataObject, turn: list[int], max_tokens: int, priority: int) -> None:
+    def arrive(
+        self,
+        data: st.DataObject,
+        turn: list[int],
+        max_tokens: int,
+        priority: int,
+        prompt_logprobs: int | None,
+    ) -> None:
         prompt = data.draw(st.sampled_from(self.conversations)) + turn
         request_id = f"r{self.count}"
         self.count += 1
         sequence = make_sequence(request_id, tuple(prompt), max_tokens, priority=priority)
+        sequence.sampling = replace(sequence.sampling, prompt_logprobs=prompt_logprobs)
         refusal = self.engine.submit(sequence)
         fits = len(prompt) + max_tokens <= self.capacity
         assert (refusal is None) == fits
@@ -91,6 +105,10 @@ class EngineMachine(RuleBasedStateMachine):
         assert not self.engine.cancel(request_id)
         del self.expected[request_id]
 
+    @rule(seconds=st.integers(1, 8))
+    def time_passes(self, seconds: int) -> None:
+        self.now_s += seconds
+
     @rule(steps=st.integers(1, 6))
     def run_steps(self, steps: int) -> None:
         for _ in range(steps):
@@ -99,15 +117,24 @@ class EngineMachine(RuleBasedStateMachine):
     def _step(self) -> None:
         had_work, steps_before = self.engine.has_work, len(self.runner.plans)
         outputs = self.engine.step()
-        assert (len(self.runner.plans) > steps_before) == had_work, "a step with work computes something"
-        if had_work:
+        has_run = len(self.runner.plans) > steps_before
+        expired = [output for output in outputs if output.error is not None]
+        assert had_work == (has_run or bool(expired)), "a step with work does something"
+        if has_run:
             plan = self.runner.plans[-1]
             assert 1 <= plan.num_tokens <= self.budget
             assert len(plan.chunks) <= self.max_num_seqs
             assert len({chunk.request_id for chunk in plan.chunks}) == len(plan.chunks)
-        for output in outputs:
+        for output in expired:
+            assert str(output.error).startswith("timeout: ")
+            assert not self.got[output.request_id], "it had not begun"
+            del self.expected[output.request_id]
+        for output in outputs[len(expired) :]:
+            assert output.request_id in self.expected, "it has not ended before"
+            if output.prompt_logprobs is not None:
+                assert not self.got[output.request_id]
+                assert len(output.prompt_logprobs) == output.num_input_tokens
             self.got[output.request_id] += output.token_ids
-            assert output.error is None
             assert output.num_cached_tokens < output.num_input_tokens
             if output.is_last:
                 assert self.got[output.request_id] == self.expected.pop(output.request_id)
