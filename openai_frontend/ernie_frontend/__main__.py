@@ -5,6 +5,8 @@ Checks its port before anything else; SIGTERM and Ctrl-C let the answers in flig
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import os
 import socket
@@ -31,6 +33,9 @@ def run(  # noqa: PLR0913, PLR0917 - flags
         int, typer.Option(min=1, help="requests in flight in all workers; above it 429")
     ] = 512,
     workers: Annotated[int, typer.Option(min=1, help="processes that serve the port together")] = 1,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="port of /metrics; else it is on the main port")
+    ] = None,
     timeout_graceful_shutdown: Annotated[int, typer.Option(min=0, help="seconds; 0 waits for ever")] = 0,
 ) -> None:
     """Serve the OpenAI API in front of one Triton or several."""
@@ -42,18 +47,23 @@ def run(  # noqa: PLR0913, PLR0917 - flags
         api_keys=_api_keys(api_key),
         max_concurrency=max_concurrency,
     )
-    with _listen(host, port) as listener:
-        bound_port = listener.getsockname()[1]
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(_listen(host, port))]
+        bound_port = listeners[0].getsockname()[1]
+        if metrics_port is not None and metrics_port != bound_port:
+            listeners.append(stack.enter_context(_listen(host, metrics_port, "--metrics-port")))
+            settings = dataclasses.replace(settings, metrics_port=metrics_port)
         logger.info("serving http://%s:%d/v1, Triton at %s", host, bound_port, ", ".join(settings.triton_urls))
+        logger.info("metrics at http://%s:%d/metrics", host, settings.metrics_port or bound_port)
         if not settings.api_keys and host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning(
                 "no API key is set: everybody who reaches port %d may use it (--api-key)", bound_port
             )
-        if not serve(settings, listener, workers, timeout_graceful_shutdown or None):
+        if not serve(settings, listeners, workers, timeout_graceful_shutdown or None):
             raise typer.Exit(1)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, flag: str = "--port") -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -70,7 +80,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         reason = error.strerror or error
-        raise _usage_error(f"cannot listen on {host}:{port}: {reason}; choose another --port") from None
+        raise _usage_error(f"cannot listen on {host}:{port}: {reason}; choose another {flag}") from None
     return listener
 
 

@@ -10,9 +10,12 @@ from fastapi import FastAPI
 from ernie_frontend.auth import ApiKeyAuth
 from ernie_frontend.errors import install_handlers
 from ernie_frontend.limits import BodyLimit, ConcurrencyLimit
+from ernie_frontend.metrics import Metrics
+from ernie_frontend.metrics_port import MetricsPort
 from ernie_frontend.model_directory import ModelDirectory
 from ernie_frontend.request_log import RequestLog
 from ernie_frontend.routes import chat, completions, health, models
+from ernie_frontend.routes import metrics as metrics_route
 from ernie_frontend.services import Services
 from ernie_frontend.settings import Settings
 from ernie_frontend.slots import Slots, slots_file
@@ -26,12 +29,13 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
         settings: what the process was told.
         slots_path: file of the slots that it shares with other processes; None for slots of its own.
     """
+    metrics = Metrics()
     slots = Slots(slots_path or slots_file(), settings.max_concurrency)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         pool = TritonPool(settings)
-        app.state.services = Services(settings, pool, ModelDirectory(pool, settings))
+        app.state.services = Services(settings, pool, ModelDirectory(pool, settings), metrics)
         yield
         await pool.close()
         slots.close()
@@ -45,11 +49,13 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     install_handlers(app)
-    for route in (chat, completions, models, health):
+    for route in (chat, completions, models, health, metrics_route):
         app.include_router(route.router)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(ConcurrencyLimit, slots=slots, max_concurrency=settings.max_concurrency)
     app.add_middleware(ApiKeyAuth, api_keys=settings.api_keys)
-    app.add_middleware(RequestLog)
+    if settings.metrics_port is not None:
+        app.add_middleware(MetricsPort, port=settings.metrics_port)
+    app.add_middleware(RequestLog, metrics=metrics)
     return app

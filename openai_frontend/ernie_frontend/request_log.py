@@ -1,4 +1,4 @@
-"""The outermost ASGI middleware: gives each request its id, one log line, and a 500 if all else fails.
+"""The outermost ASGI middleware: each request gets an id, a log line, its metrics, and a 500 if all else fails.
 
 The line holds the id, the path, the status, token counts and the time; never a prompt or an answer.
 """
@@ -15,6 +15,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ernie_frontend.errors import error_response
+from ernie_frontend.limits import GENERATION_PATHS
+from ernie_frontend.metrics import Metrics
 from ernie_wire.errors import InternalError
 
 logger = logging.getLogger(__name__)
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9._:\-]")
 _MAX_USER_CHARACTERS = 64
+_UNCOUNTED_PATHS = frozenset(("/health", "/ping", "/metrics"))
+_METHODS = frozenset(("GET", "POST", "HEAD", "OPTIONS"))
 _RECORD = "ernie_frontend.record"
 
 
@@ -35,6 +39,8 @@ class RequestRecord:
         status: HTTP status sent, 0 until then.
         num_input_tokens, num_output_tokens: tokens of the prompts and of the answers.
         is_disconnected: the client went away before the answer was complete.
+        has_failed: an error ended the answer after it had begun.
+        first_token_s: from the start to the first token of a stream; None otherwise.
     """
 
     request_id: str
@@ -43,7 +49,14 @@ class RequestRecord:
     num_input_tokens: int = 0
     num_output_tokens: int = 0
     is_disconnected: bool = False
+    has_failed: bool = False
+    first_token_s: float | None = None
     started_s: float = field(default_factory=time.perf_counter)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the request came."""
+        return time.perf_counter() - self.started_s
 
     def count(self, num_input_tokens: int, num_output_tokens: int) -> None:
         """Note the tokens of the answer."""
@@ -69,8 +82,9 @@ def record_of(scope: Scope) -> RequestRecord:
 class RequestLog:
     """Opens a ``RequestRecord`` for each request, echoes its id, and writes one line when it ends."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; answer 500 without details if something unforeseen is raised."""
@@ -96,6 +110,7 @@ class RequestLog:
                 await error_response(fault)(scope, receive, recording_send)
         finally:
             _write_line(scope, record)
+            _count(self._metrics, scope, record)
 
 
 def _open_record(headers: Headers) -> RequestRecord:
@@ -106,8 +121,27 @@ def _open_record(headers: Headers) -> RequestRecord:
 
 def _server_timing(content_type: str, record: RequestRecord) -> str:
     """Return the time to the answer's first byte: an event stream begins with its first token."""
-    name = "ttft" if content_type.startswith("text/event-stream") else "total"
-    return f"{name};dur={(time.perf_counter() - record.started_s) * 1e3:.1f}"
+    if content_type.startswith("text/event-stream"):
+        record.first_token_s = record.age_s
+        return f"ttft;dur={record.first_token_s * 1e3:.1f}"
+    return f"total;dur={record.age_s * 1e3:.1f}"
+
+
+def _count(metrics: Metrics, scope: Scope, record: RequestRecord) -> None:
+    path: str = scope["path"]
+    if path in GENERATION_PATHS:
+        metrics.count_generation(
+            is_success=record.status == 200 and not record.is_disconnected and not record.has_failed,
+            num_input_tokens=record.num_input_tokens,
+            num_output_tokens=record.num_output_tokens,
+            duration_s=record.age_s,
+            first_token_s=record.first_token_s,
+        )
+    elif path not in _UNCOUNTED_PATHS:
+        # Whatever a client makes up must not make a new series.
+        known = path if path == "/v1/models" else "/v1/models/*" if path.startswith("/v1/models/") else "other"
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        metrics.count_http(method, known, record.status)
 
 
 def _write_line(scope: Scope, record: RequestRecord) -> None:
@@ -120,5 +154,5 @@ def _write_line(scope: Scope, record: RequestRecord) -> None:
         " disconnected" if record.is_disconnected else "",
         record.num_input_tokens,
         record.num_output_tokens,
-        (time.perf_counter() - record.started_s) * 1e3,
+        record.age_s * 1e3,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from ernie_frontend.metrics import Metrics
 from ernie_frontend.model_directory import ModelDirectory
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton_pool import TritonPool
@@ -20,12 +21,14 @@ class Services:
         settings: what the process was told.
         triton: the Tritons.
         models: the served models.
+        metrics: what this process has counted.
         started_at: Unix time of the start in seconds; the ``created`` of every model.
     """
 
     settings: Settings
     triton: TritonPool
     models: ModelDirectory
+    metrics: Metrics
     started_at: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod

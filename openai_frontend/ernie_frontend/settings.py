@@ -18,6 +18,7 @@ class Settings:
         default_model: the Triton entry that any unknown name goes to; None takes the first that is ready.
         api_keys: accepted bearer keys of ``/v1``; empty leaves it open.
         max_concurrency: most generation requests in flight, over all workers; above it 429.
+        metrics_port: the port on which ``/metrics`` is alone; None leaves it beside the API.
         max_body_bytes: largest request body; above it 413.
         max_answers: most answers that are made to one request: prompts times ``n`` or ``best_of``.
         control_deadline_s: how long describe, health and index questions may take.
@@ -31,6 +32,7 @@ class Settings:
     default_model: str | None = None
     api_keys: tuple[str, ...] = ()
     max_concurrency: int = 512
+    metrics_port: int | None = None
     max_body_bytes: int = 32 << 20
     max_answers: int = 128
     control_deadline_s: float = 3.0

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import tempfile
 import threading
 from functools import partial
 
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from ernie_frontend.app import create_app
+from ernie_frontend.metrics import DIRECTORY_VARIABLE
 from ernie_frontend.settings import Settings
 from ernie_frontend.slots import slots_file
 
@@ -27,13 +29,13 @@ _HEALTH_CHECK_S = 60  # a worker that does not answer its supervisor for so long
 
 
 def serve(
-    settings: Settings, listener: socket.socket, workers: int, timeout_graceful_shutdown_s: int | None
+    settings: Settings, listeners: list[socket.socket], workers: int, timeout_graceful_shutdown_s: int | None
 ) -> bool:
     """Serve until SIGTERM or Ctrl-C, then let the answers in flight end.
 
     Args:
         settings: what every worker is told.
-        listener: the listening socket.
+        listeners: the listening sockets.
         workers: how many processes; 1 serves in this one.
         timeout_graceful_shutdown_s: for the answers in flight; None waits for ever.
 
@@ -51,12 +53,14 @@ def serve(
         timeout_worker_healthcheck=_HEALTH_CHECK_S,
     )
     if workers > 1:
-        Multiprocess(config, [listener]).run()
+        with tempfile.TemporaryDirectory(prefix="ernie-frontend-metrics-") as directory:
+            os.environ[DIRECTORY_VARIABLE] = directory  # read by the workers, which have not begun
+            Multiprocess(config, listeners).run()
         return True
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises them again when it is done: not to kill us
     server = uvicorn.Server(config)
-    server.run([listener])
+    server.run(listeners)
     return server.started
 
 

@@ -14,7 +14,7 @@ from ernie_frontend.disconnect import EventStream, unless_disconnected
 from ernie_frontend.generation import Item, replay
 from ernie_frontend.request_log import record_of
 from ernie_frontend.translate.answer import AnswerHeader, UsageCount
-from ernie_frontend.translate.sse import ChunkShape, events
+from ernie_frontend.translate.sse import ERROR_EVENT, ChunkShape, events
 from ernie_wire.errors import EngineCrashed
 
 
@@ -53,9 +53,11 @@ async def _counted(
     count: UsageCount,
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events, and note the tokens for the log line however the stream ends."""
+    record = record_of(request.scope)
     try:
         async with aclosing(events(header, shape, deltas, count)) as sent:
             async for event in sent:
+                record.has_failed |= event.startswith(ERROR_EVENT)
                 yield event
     finally:
-        record_of(request.scope).count(count.num_input_tokens, count.num_output_tokens)
+        record.count(count.num_input_tokens, count.num_output_tokens)

@@ -91,7 +91,7 @@ class GenerationFields(BaseModel):
     )
     bad_words_token_ids: list[int] | None = Field(None, description="tokens that are never generated")
     seed: int | None = Field(None, description="in [0, 2^63 - 1]; makes the answer repeatable")
-    stop: str | list[str] | None = Field(None, description="texts that end the answer; any number, any length")
+    stop: str | list[str] | None = Field(None, description="texts that end the answer, at most 16")
     stop_token_ids: list[int] | None = Field(None, description="tokens that end the answer")
     include_stop_str_in_output: bool | None = Field(
         None, description="the text that ended the answer is part of it"

@@ -24,6 +24,8 @@ from ernie_wire.errors import ErnieError, InternalError
 logger = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
+ERROR_EVENT = b'data: {"error"'
+"""How the event of an error begins."""
 Choice = dict[str, Any]
 
 

@@ -1,0 +1,122 @@
+"""What this frontend counts and measures, under FastDeploy's names, for Prometheus.
+
+With several workers each writes files in ``PROMETHEUS_MULTIPROC_DIR``, which the supervisor makes before it
+starts them, and any of them answers with the sums. Must not know prompts or answers, nor any model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own
+_PREFIX = "fastdeploy:"
+# FastDeploy's buckets, and above them what a CPU needs.
+_FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 20, 40, 80)
+_TOKEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
+_REQUEST_S = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 33792, 131072)
+
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # a line more for each series, which nobody reads
+
+
+class Metrics:
+    """The counters and histograms of one process; make one in a process."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._requests = Counter(f"{_PREFIX}requests_number", "generation requests", registry=registry)
+        self._successes = Counter(f"{_PREFIX}request_success", "those answered to the end", registry=registry)
+        self._prompt = Counter(f"{_PREFIX}prompt_tokens", "tokens of their prompts", registry=registry)
+        self._generated = Counter(f"{_PREFIX}generation_tokens", "tokens of their answers", registry=registry)
+        self._first_token = self._histogram("time_to_first_token_seconds", "of streams", _FIRST_TOKEN_S)
+        self._per_token = self._histogram("time_per_output_token_seconds", "after the first", _TOKEN_S)
+        self._latency = self._histogram("e2e_request_latency_seconds", "to the end of the answer", _REQUEST_S)
+        self._prompt_size = self._histogram("request_prompt_tokens", "tokens of the prompts", _TOKENS)
+        self._answer_size = self._histogram("request_generation_tokens", "tokens of the answers", _TOKENS)
+        self._http = Counter(
+            "http_requests", "all requests", ("method", "path", "status_code"), registry=registry
+        )
+
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"{_PREFIX}{name}", meaning, buckets=buckets, registry=self._registry)
+
+    def count_http(self, method: str, path: str, status: int) -> None:
+        """Count a request that asked for no generation."""
+        self._http.labels(method, path, str(status)).inc()
+
+    def count_generation(
+        self,
+        *,
+        is_success: bool,
+        num_input_tokens: int,
+        num_output_tokens: int,
+        duration_s: float,
+        first_token_s: float | None,
+    ) -> None:
+        """Count a generation request that has ended.
+
+        Args:
+            is_success: it was answered to the end.
+            num_input_tokens: of its prompts, as in its usage.
+            num_output_tokens: of its answers, as in its usage.
+            duration_s: from its arrival to its end.
+            first_token_s: from its arrival to its first token; None without a stream, which alone tells.
+        """
+        self._requests.inc()
+        self._prompt.inc(num_input_tokens)
+        self._generated.inc(num_output_tokens)
+        if first_token_s is not None:
+            self._first_token.observe(first_token_s)
+            if num_output_tokens > 1:
+                self._per_token.observe((duration_s - first_token_s) / (num_output_tokens - 1))
+        if is_success:
+            self._successes.inc()
+            self._latency.observe(duration_s)
+            self._prompt_size.observe(num_input_tokens)
+            self._answer_size.observe(num_output_tokens)
+
+    def to_text(self, health: Mapping[str, Any] | None) -> bytes:
+        """Return everything in Prometheus' text format.
+
+        Args:
+            health: the model's answer to ``control`` health; None leaves the engine's gauges out.
+        """
+        registry = self._registry
+        if DIRECTORY_VARIABLE in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        text = generate_latest(registry)
+        return text if health is None else text + generate_latest(_engine_gauges(health))
+
+
+def _engine_gauges(health: Mapping[str, Any]) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    total, free = health.get("total_blocks", 0), health.get("free_blocks", 0)
+    queries, hits = health.get("prefix_cache_queries", 0), health.get("prefix_cache_hits", 0)
+    for name, meaning, value in (
+        ("num_requests_running", "requests in the engine's batch", health.get("running", 0)),
+        ("num_requests_waiting", "requests in the engine's queue", health.get("waiting", 0)),
+        ("max_gpu_block_num", "blocks of the KV cache", total),
+        ("free_gpu_block_num", "of these, free", free),
+        ("gpu_cache_usage_perc", "part of the KV cache in use, 0 to 1", 1 - free / total if total else 0),
+        (
+            "hit_token_rate",
+            "part of the prompt tokens found in the prefix cache",
+            hits / queries if queries else 0,
+        ),
+    ):
+        Gauge(f"{_PREFIX}{name}", meaning, registry=registry).set(value)
+    return registry

@@ -1,0 +1,23 @@
+"""``GET /metrics``: what this frontend has counted, and the engine's gauges if the model answers."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from ernie_frontend.services import Services
+from ernie_wire.errors import ErnieError
+
+router = APIRouter()
+
+
+@router.get("/metrics", response_model=None)
+async def show_metrics(request: Request) -> Response:
+    """Return everything in Prometheus' text format."""
+    services = Services.of(request)
+    try:
+        health = await services.models.health()
+    except ErnieError:
+        health = None  # the counters are told all the same; /health tells the reason
+    return Response(services.metrics.to_text(health), media_type=CONTENT_TYPE_LATEST)

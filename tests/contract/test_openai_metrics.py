@@ -1,0 +1,104 @@
+"""``/metrics``: what was counted, under FastDeploy's names, in one worker and in two, on either port."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from fakes.triton_grpc import FakeTriton, Inference, Response
+
+pytest_plugins = ("fakes.frontend_server",)
+
+RunFrontend = Callable[..., AbstractContextManager[str]]
+CHAT = {"messages": [{"role": "user", "content": "a secret"}]}
+
+
+def samples(url: str) -> dict[str, float]:
+    """Return every sample without labels, and those of the HTTP counter by path and status."""
+    answer = httpx.get(f"{url}/metrics", trust_env=False, verify=False)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert "secret" not in answer.text
+    found = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            if not sample.labels:
+                found[sample.name.removeprefix("fastdeploy:")] = sample.value
+            elif family.name == "http_requests":
+                found[f"{sample.labels['path']} {sample.labels['status_code']}"] = sample.value
+    return found
+
+
+def post(url: str, stream: bool = False) -> httpx.Response:
+    body = {**CHAT, "stream": stream}
+    return httpx.post(f"{url}/v1/chat/completions", json=body, trust_env=False, verify=False, timeout=20)
+
+
+def test_what_is_counted(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+    async def fail(_: Inference) -> AsyncIterator[Response]:
+        yield {"text_output": "Bei", "finish_reason": "", "num_input_tokens": 7, "num_output_tokens": 1}
+        yield "engine_crashed: killed by signal 9"
+
+    with run_frontend(triton.url) as url:
+        for stream in (False, True, True):
+            assert post(url, stream).status_code == 200
+        triton.answer = fail
+        assert post(url, True).status_code == 200
+        assert post(url).status_code == 500
+        for path in ("/v1/models", "/v1/models/ernie-tiny", "/v1/models/x", "/made/up", "/health"):
+            httpx.get(f"{url}{path}", trust_env=False, verify=False)
+        found = samples(url)
+    assert (found["requests_number_total"], found["request_success_total"]) == (5, 3)
+    assert (found["prompt_tokens_total"], found["generation_tokens_total"]) == (4 * 7, 3 * 3 + 1)
+    assert found["time_to_first_token_seconds_count"] == 3  # streams alone
+    assert found["time_per_output_token_seconds_count"] == 2
+    assert (found["e2e_request_latency_seconds_count"], found["request_prompt_tokens_sum"]) == (3, 21)
+    assert found["/v1/models 200"] == found["/v1/models/* 200"] == found["/v1/models/* 404"] == 1
+    assert found["other 404"] == 1
+    assert not [name for name in found if "health" in name or "made" in name]
+
+
+def test_the_engines_gauges(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+    assert isinstance(triton.health, dict)
+    triton.health |= {"running": 3, "waiting": 2, "free_blocks": 6, "total_blocks": 8}
+    triton.health |= {"prefix_cache_queries": 100, "prefix_cache_hits": 25}
+    with run_frontend(triton.url) as url:
+        found = samples(url)
+        assert (found["num_requests_running"], found["num_requests_waiting"]) == (3, 2)
+        assert (found["free_gpu_block_num"], found["max_gpu_block_num"]) == (6, 8)
+        assert (found["gpu_cache_usage_perc"], found["hit_token_rate"]) == (0.25, 0.25)
+        triton.health = "Stub process 'x' is not healthy."
+        assert "num_requests_running" not in samples(url)
+
+
+def test_metrics_of_two_workers_on_a_port_of_their_own(triton: FakeTriton, free_port: int) -> None:
+    command = [sys.executable, "-m", "ernie_frontend", "--host=127.0.0.1", "--port=0", "--workers=2"]
+    command += [f"--metrics-port={free_port}", f"--triton-url={triton.url}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            url = process.stderr.readline().split("serving ")[1].split("/v1")[0]
+            for _ in range(8):
+                assert post(url).status_code == 200
+            metrics_url = f"http://127.0.0.1:{free_port}"
+            assert [samples(metrics_url)["requests_number_total"] for _ in range(6)] == [8] * 6
+            for wrong in (f"{url}/metrics", f"{metrics_url}/v1/models", f"{metrics_url}/health"):
+                answer = httpx.get(wrong, trust_env=False, verify=False)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def free_port() -> int:
+    from ernie_cli.ports import free_ports
+
+    return free_ports(1)[0]
