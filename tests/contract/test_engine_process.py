@@ -186,11 +186,44 @@ def test_stop_strings_and_text(engine: Engine) -> None:
     assert outputs[-1].finish_reason == "stop"
 
 
+def test_log_probabilities_come_with_every_token_and_with_the_prompt(engine: Engine) -> None:
+    engine.send(_submit(2, logprobs=2, prompt_logprobs=1))
+    made = engine.outputs_until(1)["row2"]
+    entries = [entry for output in made for entry in output.logprobs or ()]
+    assert tuple(entry.token_id for entry in entries if entry) == GREEDY[2]
+    assert all(entry is not None and entry.rank == 1 and len(entry.top) == 2 for entry in entries)
+    assert b"".join(entry.text_bytes for entry in entries if entry).decode(errors="replace") == _text(made)
+    prompt = made[0].prompt_logprobs or ()
+    assert [entry and entry.token_id for entry in prompt] == [None, *PROMPTS[2][1:]]
+
+
+def test_what_is_asked_of_the_sampler_reaches_it(engine: Engine) -> None:
+    first = GREEDY[2][0]
+    engine.send(_submit(2, name="banned", bad_words_token_ids=[first]))
+    engine.send(_submit(2, name="biased", logit_bias={"77": 100}, max_tokens=3))
+    engine.send(_submit(2, name="stopped", stop_token_ids=[first]))
+    engine.send(_submit(2, name="longer", stop_token_ids=[first], min_tokens=4))
+    engine.send(_submit(2, name="varied", presence_penalty=2, frequency_penalty=2, repetition_penalty=3))
+    engine.send(_submit(2))
+    tokens = _tokens(engine.outputs_until(6))
+    assert first not in tokens["banned2"]
+    assert tokens["biased2"] == (77, 77, 77)
+    assert tokens["stopped2"] == (first,)
+    assert len(tokens["longer2"]) > 4
+    assert first not in tokens["longer2"][:4]
+    assert len(set(tokens["varied2"])) > len(set(GREEDY[2]))
+    assert tokens["row2"] == GREEDY[2], "nobody else is touched"
+
+
 def test_wrong_requests_fail_alone(engine: Engine) -> None:
     engine.send(_submit(3))
     engine.send(Submit(GenerateRequest("long", input_ids=(5,) * 2048)))
+    engine.send(_submit(2, logprobs=21))
     engine.send(Submit(GenerateRequest("role", messages={"messages": [{"role": "king"}]})))
-    outputs = engine.outputs_until(3)
+    outputs = engine.outputs_until(4)
+    assert str(outputs["row2"][0].error).startswith(
+        "invalid_value[logprobs]: logprobs is 21; it must be at most 20"
+    )
     assert _tokens({"row3": outputs["row3"]}) == {"row3": GREEDY[3]}
     assert str(outputs["long"][0].error).startswith("context_length_exceeded[input_ids]: the prompt has 2048")
     assert str(outputs["role"][0].error).startswith("invalid_value[messages]: messages[0].role is 'king'")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from e2e.triton_server import EMBEDDED, ROOT, TritonServer, add_entry, eventually
+from ernie_wire.logprobs import parse_logprobs
 
 GOLDENS = np.load(ROOT / "tests" / "data" / "dense.npz")
 PROMPT = "The capital of France is"
@@ -56,6 +57,24 @@ def test_generate_and_generate_stream_and_grpc_give_the_same_tokens(server: Trit
     assert len(responses) > 1
     assert responses[0]["prompt_ids"] == whole["prompt_ids"]
     assert responses[0]["num_input_tokens"] == [whole["num_input_tokens"]] == [len(whole["prompt_ids"])]
+
+
+def test_log_probabilities_cached_tokens_and_priority(server: TritonServer) -> None:
+    sampling = json.dumps({"max_tokens": 5, "ignore_eos": True, "logprobs": 2, "prompt_logprobs": 0})
+    body = {"text_input": PROMPT, "sampling_parameters": sampling, "priority": -1, **ASK_ALL}
+    whole = server.generate({**body, "exclude_input_in_output": True}).json()
+    entries = parse_logprobs(whole["logprobs"])
+    assert [entry.token_id for entry in entries if entry] == whole["output_ids"]
+    assert b"".join(entry.text_bytes for entry in entries if entry).decode(errors="replace") == whole["text_output"]
+    prompt = parse_logprobs(whole["prompt_logprobs"])
+    assert [entry and entry.token_id for entry in prompt] == [None, *whole["prompt_ids"][1:]]
+    assert whole["num_cached_tokens"] == 0
+    stream = server.stream({**body, "stream": True})
+    responses = list(stream.rest())
+    stream.close()
+    pieces = [entry for piece in responses for entry in parse_logprobs(piece["logprobs"])]
+    assert pieces == list(entries)
+    assert [index for index, piece in enumerate(responses) if "prompt_logprobs" in piece] == [0]
 
 
 @pytest.mark.parametrize("row", range(4))

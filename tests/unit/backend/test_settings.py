@@ -56,6 +56,9 @@ def test_every_value_is_read() -> None:
         long_prefill_token_threshold="100",
         kv_cache_dtype="int8",
         enable_prefix_caching="False",
+        enable_logprob="false",
+        max_logprobs="-1",
+        logprobs_mode="processed_logits",
         gpu_memory_utilization="0.7",
         num_gpu_blocks_override="12",
         block_size="16",
@@ -81,6 +84,9 @@ def test_every_value_is_read() -> None:
         long_prefill_token_threshold=100,
         kv_cache_dtype="int8",
         enable_prefix_caching=False,
+        enable_logprob=False,
+        max_logprobs=-1,
+        logprobs_mode="processed_logits",
         gpu_memory_utilization=0.7,
         num_gpu_blocks_override=12,
         block_size=16,
@@ -92,6 +98,8 @@ def test_every_value_is_read() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
+        ("max_logprobs", "-2", r"max_logprobs is -2; it must be in \[-1, 1073741824\]"),
+        ("logprobs_mode", "raw", "logprobs_mode is 'raw'; known: raw_logprobs, raw_logits"),
         ("max_num_seqs", "0", r"max_num_seqs is 0; it must be in \[1, 4096\]"),
         ("max_num_batched_tokens", "0", "must be in"),
         ("max_model_len", "1", "must be in"),
