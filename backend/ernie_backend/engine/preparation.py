@@ -56,7 +56,7 @@ class Preparation:
             )
         asked = request.sampling
         resolver = SamplingResolver(self.tokenizer, self.defaults, self.vocab_size, self.logprob_limits)
-        sampling = resolver.resolve(asked, self.max_model_len - len(prompt_ids))
+        sampling = resolver.resolve(asked, len(prompt_ids), self.max_model_len - len(prompt_ids))
         stop = StopMatcher(asked.stop, is_included=asked.include_stop_str_in_output)
         return Sequence(
             request_id=request.request_id,

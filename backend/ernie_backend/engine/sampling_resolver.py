@@ -19,6 +19,8 @@ from ernie_backend.runner.penalties import PenaltyStrengths
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.sampling import MAX_SEED, SamplingParameters
 
+MAX_PROMPT_VALUES = 1 << 18
+"""Values in the ``prompt_logprobs`` of one request: they all go in one message, about 75 bytes each."""
 _T = TypeVar("_T")
 
 
@@ -51,17 +53,19 @@ class SamplingResolver:
     vocab_size: int
     logprob_limits: LogprobLimits
 
-    def resolve(self, asked: SamplingParameters, room: int) -> ResolvedSampling:
+    def resolve(self, asked: SamplingParameters, num_prompt_tokens: int, room: int) -> ResolvedSampling:
         """Return how tokens are chosen and when to stop.
 
         Args:
             asked: by the request.
+            num_prompt_tokens: tokens of the prompt.
             room: tokens that the context leaves for the answer.
 
         Raises:
             InvalidRequest: a value that this model or server does not allow.
         """
         self._check(asked, room)
+        _check_prompt_values(asked.prompt_logprobs, num_prompt_tokens)
         defaults = self.defaults
         max_tokens = asked.max_tokens if asked.max_tokens is not None else defaults.max_new_tokens
         return ResolvedSampling(
@@ -141,6 +145,16 @@ class SamplingResolver:
         limit = self.logprob_limits.max_logprobs
         if 0 <= limit < count:
             raise InvalidValue(f"{name} is {count}; it must be at most {limit} (max_logprobs)", name)
+
+
+def _check_prompt_values(num_top: int | None, num_prompt_tokens: int) -> None:
+    if num_top is not None and num_prompt_tokens * (1 + num_top) > MAX_PROMPT_VALUES:
+        most = MAX_PROMPT_VALUES // (1 + num_top)
+        raise InvalidValue(
+            f"prompt_logprobs is {num_top} and the prompt has {num_prompt_tokens} tokens; at most "
+            f"{MAX_PROMPT_VALUES} log probabilities of a prompt are returned, {most} tokens with so many others each",
+            "prompt_logprobs",
+        )
 
 
 def _first(asked: _T | None, default: _T) -> _T:

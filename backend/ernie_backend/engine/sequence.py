@@ -15,6 +15,9 @@ from ernie_backend.runner.sampler import SampledToken, SamplingRow
 from ernie_wire.logprobs import TokenLogprobs, TopLogprob
 from ernie_wire.messages import Output
 
+MAX_UNSENT_LOGPROBS = 256
+"""Without ``stream`` all goes in one output, except where log probabilities would make it large."""
+
 
 @dataclass(frozen=True)
 class ResolvedSampling:
@@ -143,7 +146,8 @@ class Sequence:
         if sampled.ranked is not None:
             self.unsent_logprobs.append(self._token_logprobs(sampled.ranked))
         self.unsent_text += self._text_of(sampled.token_id)
-        if self.finish_reason is None and not self.stream:
+        may_wait = not self.stream and len(self.unsent_logprobs) < MAX_UNSENT_LOGPROBS
+        if self.finish_reason is None and may_wait:
             return None
         return self._output()
 

@@ -28,7 +28,7 @@ LATE = next(index for index in range(3, 8) if ANSWER[index] not in ANSWER[:index
 
 def _run(sequence: Sequence) -> list[Output]:
     limits = SchedulerLimits(4, 16, 9)
-    engine = Engine(TokenHashRunner(40, 2, VOCAB), BlockManager(40, 2), limits, reference_sampler(VOCAB))
+    engine = Engine(TokenHashRunner(400, 2, VOCAB), BlockManager(400, 2), limits, reference_sampler(VOCAB))
     assert engine.submit(sequence) is None
     outputs: list[Output] = []
     while engine.has_work:
@@ -134,6 +134,16 @@ def test_there_is_an_entry_for_every_token_id(sequence: Sequence) -> None:
             assert entry.logprob == pytest.approx(1 - math.log(math.e + 9), abs=1e-5)
             assert not entry.top or entry.top[0].token_id == entry.token_id
     assert _ids(outputs)
+
+
+def test_without_stream_many_log_probabilities_go_in_parts() -> None:
+    sequence = _sequence(logprobs=1)
+    sequence.stream = False
+    sequence.sampling = replace(sequence.sampling, max_tokens=600)
+    outputs = _run(sequence)
+    assert [len(output.logprobs or ()) for output in outputs] == [256, 256, 88]
+    assert _ids(outputs) == continuation(PROMPT, 600, VOCAB)
+    assert [output.finish_reason for output in outputs] == [None, None, "length"]
 
 
 def test_without_asking_there_are_none() -> None:

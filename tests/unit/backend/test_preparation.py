@@ -159,6 +159,19 @@ def test_what_the_model_does_not_allow_is_named(asked: dict[str, object], param:
     assert caught.value.param == param
 
 
+def test_a_prompt_has_only_so_many_log_probabilities() -> None:
+    def prepare(length: int) -> Sequence:
+        request = GenerateRequest("r", input_ids=(5,) * length, sampling=SamplingParameters(prompt_logprobs=20))
+        return _prepare(request, max_model_len=20000)
+
+    assert prepare(12483).sampling.prompt_logprobs == 20
+    with pytest.raises(
+        InvalidValue, match="the prompt has 12484 tokens; at most 262144 log probabilities"
+    ) as caught:
+        prepare(12484)
+    assert caught.value.param == "prompt_logprobs"
+
+
 def test_log_probabilities_can_be_disabled_and_unlimited() -> None:
     def prepare(limits: LogprobLimits, **asked: object) -> Sequence:
         request = GenerateRequest("r", input_ids=(5,), sampling=SamplingParameters.from_json(asked))
