@@ -152,7 +152,7 @@ def _check_prompt_values(num_top: int | None, num_prompt_tokens: int) -> None:
         most = MAX_PROMPT_VALUES // (1 + num_top)
         raise InvalidValue(
             f"prompt_logprobs is {num_top} and the prompt has {num_prompt_tokens} tokens; at most "
-            f"{MAX_PROMPT_VALUES} log probabilities of a prompt are returned, {most} tokens with so many others each",
+            f"{MAX_PROMPT_VALUES} log probabilities of a prompt are returned, for {most} tokens with so many",
             "prompt_logprobs",
         )
 
