@@ -27,19 +27,36 @@ def load(
     dtype: str = "float32",
     quantization: str | None = None,
     activation: ActivationType = ActivationType.FLOAT32,
+    max_positions: int = MAX_POSITIONS,
 ) -> Model:
     config = ModelConfig.from_directory(directory)
-    return load_model(directory, config, ops, LoadSettings(dtype, quantization, activation, MAX_POSITIONS))
+    settings = LoadSettings(dtype, quantization, activation, max_positions)
+    return load_model(directory, config, ops, settings)
 
 
 class Driver:
-    """Some sequences of one model, each with ``MAX_POSITIONS`` tokens of cache."""
+    """Some sequences of one model, each with ``max_positions`` tokens of cache.
 
-    def __init__(self, model: Model, ops: Ops, num_sequences: int, block_size: int = BLOCK_SIZE) -> None:
+    ``cache_dtype``: how the cache stores them; by default the model's.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        ops: Ops,
+        num_sequences: int,
+        block_size: int = BLOCK_SIZE,
+        max_positions: int = MAX_POSITIONS,
+        cache_dtype: str | None = None,
+    ) -> None:
         config = model.config
-        blocks = MAX_POSITIONS // block_size
+        blocks = max_positions // block_size
         spec = CacheSpec(
-            blocks * num_sequences, block_size, config.num_kv_heads, config.head_dim, model.cache_dtype
+            blocks * num_sequences,
+            block_size,
+            config.num_kv_heads,
+            config.head_dim,
+            cache_dtype or model.cache_dtype,
         )
         scattered = np.random.default_rng(7).permutation(blocks * num_sequences)
         self._model = model
@@ -56,6 +73,10 @@ class Driver:
         for sequence, tokens in pieces.items():
             self._lengths[sequence] += len(tokens)
         return logits
+
+    def rewind(self, sequence: int, length: int) -> None:
+        """Forget a sequence's tokens from ``length`` on; those before it stay in the cache."""
+        self._lengths[sequence] = length
 
     def _batch(self, pieces: dict[int, list[int]], all_rows: bool) -> Batch:
         counts = [len(tokens) for tokens in pieces.values()]
@@ -77,7 +98,12 @@ class Driver:
 
 
 def generate(
-    model: Model, ops: Ops, prompts: Sequence[list[int]], num_tokens: int, chunk: int | None = None
+    model: Model,
+    ops: Ops,
+    prompts: Sequence[list[int]],
+    num_tokens: int,
+    chunk: int | None = None,
+    cache_dtype: str | None = None,
 ) -> tuple[list[list[int]], NDArray[np.float32]]:
     """Continue all prompts greedily in one ragged batch.
 
@@ -87,7 +113,7 @@ def generate(
     Returns:
         The new tokens of each prompt, and the logits ``[S, V]`` after each prompt's last token.
     """
-    driver = Driver(model, ops, len(prompts))
+    driver = Driver(model, ops, len(prompts), cache_dtype=cache_dtype)
     pending = [list(prompt) for prompt in prompts]
     generated: list[list[int]] = [[] for _ in prompts]
     first_logits = np.zeros((len(prompts), model.config.vocab_size), np.float32)
@@ -106,9 +132,11 @@ def generate(
     return generated, first_logits
 
 
-def prompt_logits(model: Model, ops: Ops, prompt: list[int], chunk: int | None = None) -> NDArray[np.float32]:
+def prompt_logits(
+    model: Model, ops: Ops, prompt: list[int], chunk: int | None = None, cache_dtype: str | None = None
+) -> NDArray[np.float32]:
     """Return the logits ``[T, V]`` of every prompt token, prefilled alone."""
-    driver = Driver(model, ops, 1)
+    driver = Driver(model, ops, 1, cache_dtype=cache_dtype)
     size = chunk or len(prompt)
     pieces = [prompt[begin : begin + size] for begin in range(0, len(prompt), size)]
     return np.concatenate([driver.step({0: piece}, all_rows=True) for piece in pieces])

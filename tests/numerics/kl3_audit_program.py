@@ -1,6 +1,6 @@
 """Runs the dense model on Paddle's CPU place; ``test_paddle_kl3_audit`` reads the kernels from its log.
 
-Prefill in chunks and decode in a ragged batch, in every format and activation type.
+Prefill in chunks and decode in a ragged batch, in every format, activation type and cache.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from numerics.generation import generate, load
 from numerics.golden import DIRECTORIES, golden_rows
 
 SETTINGS = (
-    ("float32", None, ActivationType.FLOAT32),
-    ("bfloat16", None, ActivationType.FLOAT32),
-    ("bfloat16", "wint8", ActivationType.FLOAT32),
-    ("bfloat16", "wint8", ActivationType.INT8),
-    ("bfloat16", "wint8", ActivationType.INT16),
+    ("float32", None, ActivationType.FLOAT32, None),
+    ("bfloat16", None, ActivationType.FLOAT32, None),
+    ("bfloat16", "wint8", ActivationType.FLOAT32, None),
+    ("bfloat16", "wint8", ActivationType.INT8, None),
+    ("bfloat16", "wint8", ActivationType.INT16, "int8"),
 )
 
 
 def main() -> None:
     ops = PaddleOps("cpu")
     prompts = [row.prompt for row in golden_rows()]
-    for dtype, quantization, activation in SETTINGS:
+    for dtype, quantization, activation, cache_dtype in SETTINGS:
         model = load(DIRECTORIES["hf"], ops, dtype, quantization, activation)
-        generate(model, ops, prompts, num_tokens=3, chunk=7)
+        generate(model, ops, prompts, num_tokens=3, chunk=7, cache_dtype=cache_dtype)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """ERNIE-4.5 dense over a whole sequence at once, in plain NumPy: no cache, no batch, no ops.
 
 Written from the maths alone and from the files of the HF layout, so that it shares no code with what it judges.
-Weights and the inputs of Linears can be rounded as the int8 format and the activation types say.
+Weights, the inputs of Linears, keys and values can be rounded as the int8 formats and activation types say.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ def _rounded(values: Floats, levels: int) -> Floats:
 
 @dataclass(frozen=True)
 class Oracle:
-    """``activation``: None, ``int8`` or ``int16``."""
+    """``activation``: None, ``int8`` or ``int16``; ``has_int8_cache``: keys and values have int8 codes."""
 
     config: dict[str, int]
     weights: dict[str, Floats]
     activation: str | None = None
+    has_int8_cache: bool = False
 
     @classmethod
     def read(cls, directory: Path, *, is_quantized: bool = False, activation: str | None = None) -> Oracle:
@@ -64,7 +65,7 @@ class Oracle:
         x = embedding[tokens]
         for layer in range(self.config["num_hidden_layers"]):
             name = f"model.layers.{layer}."
-            x = x + self._attention(name + "self_attn.", self._norm(x, name + "input_layernorm.weight"))
+            x = x + self.attention(name + "self_attn.", self._norm(x, name + "input_layernorm.weight"))
             x = x + self.mlp(name + "mlp.", self._norm(x, name + "post_attention_layernorm.weight"))
         return self.multiply(self._norm(x, "model.norm.weight"), "model.embed_tokens.weight")
 
@@ -83,13 +84,15 @@ class Oracle:
         gate, up = (self.multiply(x, f"{name}{part}_proj.weight") for part in ("gate", "up"))
         return self.multiply(gate / (1 + np.exp(-gate)) * up, name + "down_proj.weight")
 
-    def _attention(self, name: str, x: Floats) -> Floats:
+    def attention(self, name: str, x: Floats) -> Floats:
         count, width = len(x), self.config["head_dim"]
         heads, kv_heads = self.config["num_attention_heads"], self.config["num_key_value_heads"]
         queries, keys, values = (
             self.multiply(x, f"{name}{part}_proj.weight").reshape(count, -1, width) for part in "qkv"
         )
         queries, keys = self._rotate(queries), self._rotate(keys)
+        if self.has_int8_cache:
+            keys, values = self._rounded_heads(keys), self._rounded_heads(values)
         is_past = np.tri(count, dtype=bool)
         results = np.empty_like(queries)
         for head in range(heads):
@@ -100,6 +103,10 @@ class Oracle:
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             results[:, head] = weights / weights.sum(axis=1, keepdims=True) @ values[:, shared]
         return self.multiply(results.reshape(count, -1), name + "o_proj.weight")
+
+    def _rounded_heads(self, x: Floats) -> Floats:
+        """Each head vector of ``[T, heads, width]`` with a scale of its own."""
+        return _rounded(x.reshape(-1, x.shape[-1]), 127).reshape(x.shape)
 
     def _rotate(self, x: Floats) -> Floats:
         """Turn each pair (2i, 2i + 1), as a complex number, by position * 500000 ** (-2i / width)."""

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ernie_kernels.api import RotarySpec
+from ernie_kernels.rotary import rotary_table
 from ernie_kernels.xpu.cache import PagedCache
 from ernie_kernels.xpu.place import Place, Tensor, paddle
 from ernie_kernels.xpu.step import AttentionPlan, Group
@@ -28,11 +27,9 @@ class RotaryTable:
 
     @classmethod
     def make(cls, spec: RotarySpec, place: Place) -> RotaryTable:
-        """Compute the table on the host, angles in float64."""
-        exponents = -np.arange(0, spec.head_dim, 2, dtype=np.float64) / spec.head_dim
-        angles = np.arange(spec.max_positions, dtype=np.float64)[:, None] * spec.theta**exponents
-        cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-        return cls(place.upload(cosines), place.upload(sines), spec.interleaved)
+        """Compute the table on the host and bring it to the place."""
+        table = rotary_table(spec)
+        return cls(place.upload(table.cosines), place.upload(table.sines), spec.interleaved)
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """Rotate ``x`` ``[T, heads, head_dim]`` by the angles of ``positions`` ``[T]``."""

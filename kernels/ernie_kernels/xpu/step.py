@@ -30,7 +30,7 @@ class Group:
         rows: int32 ``[N * Q]``, the rows of the step.
         context_slots: int32 ``[N * L]``, the cache slots of the contexts, the new tokens included. Padding
             repeats the sequence's own first slot, so that no other sequence's numbers are ever touched.
-        query_positions: int32 ``[N, 1, 1, Q, 1]``.
+        query_positions: int32 ``[N, 1, 1, Q, 1]``, places in the context.
         key_positions: int32 ``[1, 1, 1, 1, L]``; a query sees the keys that are not after it, hence no padding.
     """
 
@@ -110,14 +110,17 @@ def plan_attention(
     slots = _slots(batch.block_tables, lengths, spec)
     decoding = [int(index) for index in np.flatnonzero(counts == 1)]
     others = [[int(index)] for index in np.flatnonzero(counts > 1)]
+    # Where each token stands in its sequence's cache: not its rotary position.
+    shifts = np.repeat(batch.context_lengths - batch.query_starts[:-1], counts)
+    places = np.arange(counts.sum(), dtype=np.int32) + shifts
     groups, rows = [], []
     for members in ([decoding] if decoding else []) + others:
         group_rows = np.concatenate([np.arange(*batch.query_starts[index : index + 2]) for index in members])
         rows.append(group_rows)
-        groups.append(_group(batch, members, group_rows.astype(np.int32), slots, lengths, to_device))
+        groups.append(_group(places, members, group_rows.astype(np.int32), slots, lengths, to_device))
     order = np.argsort(np.concatenate(rows)).astype(np.int32)
     sequences = np.repeat(np.arange(len(counts)), counts)
-    new_slots = slots[sequences, batch.positions].astype(np.int32)
+    new_slots = slots[sequences, places].astype(np.int32)
     return AttentionPlan(to_device(new_slots), tuple(groups), to_device(order))
 
 
@@ -136,7 +139,7 @@ def _slots(block_tables: NDArray[np.int32], lengths: NDArray[np.int32], spec: Ca
 
 
 def _group(
-    batch: Batch,
+    places: NDArray[np.int32],
     members: list[int],
     rows: NDArray[np.int32],
     slots: NDArray[np.int32],
@@ -147,7 +150,7 @@ def _group(
     keys = np.arange(length, dtype=np.int32)
     contexts = slots[members, :length]
     contexts = np.where(keys < lengths[members][:, None], contexts, contexts[:, :1]).astype(np.int32)
-    positions = batch.positions[rows].reshape(len(members), 1, 1, -1, 1)
+    positions = places[rows].reshape(len(members), 1, 1, -1, 1)
     return Group(
         num_sequences=len(members),
         num_queries=len(rows) // len(members),
