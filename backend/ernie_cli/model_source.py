@@ -5,6 +5,7 @@ This module must not know how anything is started.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ def find_model(model: str, revision: str | None = None) -> ModelFiles:
     path = Path(model).expanduser()
     if path.exists() or not is_model_id(model):
         return local_model(model)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the client is imported
     from ernie_cli.hub import download_model  # it takes time to import, and most starts do without
 
     typer.echo(f"Model: {model} is no directory: looking for it on the hub", err=True)

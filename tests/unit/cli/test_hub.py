@@ -34,11 +34,13 @@ WANTED = {"config.json", "tokenizer.model", "chat_template.jinja", "model.safete
 PROGRAM = """
 import sys
 from ernie_cli.errors import CommandError
-from ernie_cli.hub import download_model
+from ernie_cli.model_source import find_model
 try:
-    print(download_model(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None))
+    print(find_model(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None).directory)
 except CommandError as error:
     sys.exit(error.message)
+from huggingface_hub import constants
+assert constants.HF_HUB_DISABLE_TELEMETRY, "the client tells the hub what else is installed here"
 """
 
 
