@@ -12,7 +12,7 @@ from fakes.triton_grpc import FakeTriton
 
 pytest_plugins = ("fakes.frontend_server",)
 
-WEATHER = "location: Beijing，temperature: 23，weather: sunny，unit: c"  # noqa: RUF001  as in the document
+WEATHER = "location: Beijing，temperature: 23，weather: sunny，unit: c"
 WEATHER_TOOLS = [
     {
         "type": "function",
