@@ -28,7 +28,8 @@ from huggingface_hub.errors import (
 
 from ernie_cli.errors import CommandError
 
-WANTED = ["*.json", "*.jinja", "*.model", "*.safetensors"]
+DESCRIPTION = ["*.json", "*.jinja", "*.model"]
+WEIGHTS = ["*.safetensors"]
 UNWANTED = ["*/*"]  # other formats and checkpoints lie in folders
 SOURCES = ("HUGGINGFACE", "MODELSCOPE", "AISTUDIO")
 _CLIENTS = {
@@ -53,11 +54,18 @@ class Download:
         model_id: ``owner/name`` on the hub.
         revision: branch, tag or commit; None takes the hub's default.
         cache: where models are kept; None leaves it to the client.
+        with_weights: False leaves the weights out.
     """
 
     model_id: str
     revision: str | None = None
     cache: Path | None = None
+    with_weights: bool = True
+
+    @property
+    def wanted(self) -> list[str]:
+        """Patterns of the files."""
+        return [*DESCRIPTION, *(WEIGHTS if self.with_weights else [])]
 
 
 def candidates(model_id: str) -> tuple[str, ...]:
@@ -69,7 +77,11 @@ def candidates(model_id: str) -> tuple[str, ...]:
 
 
 def download_model(
-    model_id: str, revision: str | None = None, environment: Mapping[str, str] = os.environ
+    model_id: str,
+    revision: str | None = None,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    with_weights: bool = True,
 ) -> Path:
     """Return the directory of a hub model, after downloading what is missing; shows its progress.
 
@@ -77,6 +89,7 @@ def download_model(
         model_id: ``owner/name``.
         revision: branch, tag or commit; None takes the hub's default.
         environment: has ``FD_MODEL_SOURCE`` and ``FD_MODEL_CACHE``.
+        with_weights: False leaves the weights out: random ones will be used.
 
     Raises:
         CommandError: no hub has it, it may not be read, or the hub cannot be reached.
@@ -88,7 +101,7 @@ def download_model(
     cache = Path(environment["FD_MODEL_CACHE"]).expanduser() if environment.get("FD_MODEL_CACHE") else None
     refusals: dict[str, NotOnHub | HubUnreachable] = {}
     for candidate in candidates(model_id):
-        found = _fetched_or_why_not(fetch, Download(candidate, revision, cache))
+        found = _fetched_or_why_not(fetch, Download(candidate, revision, cache, with_weights))
         if isinstance(found, Path):
             return found
         refusals[candidate] = found
@@ -119,7 +132,7 @@ def _huggingface(what: Download) -> Path:
                 what.model_id,
                 revision=what.revision,
                 cache_dir=what.cache,
-                allow_patterns=WANTED,
+                allow_patterns=what.wanted,
                 ignore_patterns=UNWANTED,
             )
         )
@@ -167,7 +180,7 @@ def _other_client(source: str) -> Callable[[Download], Path]:
             directory = client.snapshot_download(
                 repo_id=what.model_id,
                 revision=what.revision,
-                allow_patterns=WANTED,
+                allow_patterns=what.wanted,
                 ignore_patterns=UNWANTED,
                 **where,
             )

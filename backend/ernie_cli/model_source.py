@@ -49,8 +49,13 @@ def is_model_id(model: str) -> bool:
     return _ID.fullmatch(model) is not None
 
 
-def find_model(model: str, revision: str | None = None) -> ModelFiles:
+def find_model(model: str, revision: str | None = None, *, with_weights: bool = True) -> ModelFiles:
     """Return the model's files, downloaded if need be.
+
+    Args:
+        model: a directory or an id.
+        revision: branch, tag or commit of a hub model.
+        with_weights: False downloads no weights.
 
     Raises:
         CommandError: it is neither a model directory nor an id that can be downloaded.
@@ -62,7 +67,7 @@ def find_model(model: str, revision: str | None = None) -> ModelFiles:
     from ernie_cli.hub import download_model  # it takes time to import, and most starts do without
 
     typer.echo(f"Model: {model} is no directory: looking for it on the hub", err=True)
-    directory = download_model(model, revision)
+    directory = download_model(model, revision, with_weights=with_weights)
     typer.echo(f"Model: {directory}", err=True)
     return ModelFiles(_checked(model, directory), model.partition("/")[2], downloaded=True)
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import typer
 
@@ -33,6 +35,7 @@ from ernie_cli.tritonserver import find_installed_server
 
 WhenReady = Callable[[str], Awaitable[bool]]
 """Called with the API's base URL once it answers; returns whether to go on serving."""
+_LOG_LINES = 20
 
 
 def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
@@ -46,7 +49,8 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
     with stages.stage("ports"):
         _choose_ports(settings)  # a taken one is told before anything long
     with stages.stage("model files") as reading:
-        model = find_model(settings.model, settings.revision)
+        has_random_weights = settings.engine.get("load_choices") == "dummy"
+        model = find_model(settings.model, settings.revision, with_weights=not has_random_weights)
         engine_settings(model.directory, settings.engine)  # what it would refuse is told at once
         reading.size_bytes = model.size_bytes
     port, triton_ports = _choose_ports(settings)
@@ -54,7 +58,8 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
     try:
         asyncio.run(_Serving(settings, model, port, triton_ports, stages).run(when_ready))
     except StopRequested:
-        typer.echo("Stopped.", err=True)
+        after_ctrl_c = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
+        typer.echo(f"{after_ctrl_c}Stopped.", err=True)
     except CommandError as error:
         if "SIGKILL" not in error.message:
             raise
@@ -77,20 +82,27 @@ class _Serving:
         self._url = base_url(settings.host, port)
 
     async def run(self, when_ready: WhenReady) -> None:
-        with RunDirectory() as directory:
+        with RunDirectory() as directory, _output(directory, self._settings.is_quiet) as output:
             parameters = {"model": str(self._model.directory), "engine_python": sys.executable}
             directory.write_entry(self._entry, {**parameters, **self._settings.engine})
-            async with Supervisor() as supervisor:
+            async with Supervisor(output) as supervisor:
                 model = TritonModel(self._triton_ports.grpc, self._entry)
                 try:
                     await self._start_triton(supervisor, directory, model)
                     await self._start_frontend(supervisor)
-                    for line in timeline.table(self._stages.list, process_age_s()):
-                        typer.echo(line)
+                    self._print_times()
                     if await supervisor.run(_as_coroutine(when_ready(self._url))):
                         await supervisor.run(model.keep_loaded())
                 finally:
                     await model.close()
+
+    def _print_times(self) -> None:
+        total_s = process_age_s()
+        if self._settings.is_quiet:
+            typer.echo(f"Ready after {total_s:.1f} s.")
+            return
+        for line in timeline.table(self._stages.list, total_s):
+            typer.echo(line)
 
     async def _start_triton(self, supervisor: Supervisor, directory: RunDirectory, model: TritonModel) -> None:
         installed = find_installed_server()
@@ -99,7 +111,7 @@ class _Serving:
             _print_triton(installed, self._triton_ports)
             child = await supervisor.start("tritonserver", command, environment)
             await supervisor.run(model.wait_until_live())
-        with self._stages.stage("model"):
+        with self._stages.stage("model"), directory.python_folder_found():
             await supervisor.run(_load(model, child))
             description = await supervisor.run(model.engine_description())
         load = self._stages.list.pop()
@@ -113,6 +125,22 @@ class _Serving:
             grace_s = drain_s + STOP_GRACE_S if drain_s else None
             await supervisor.start("the OpenAI frontend", command, environment, grace_s)
             await supervisor.run(wait_until_healthy(self._url))
+
+
+@contextmanager
+def _output(directory: RunDirectory, is_quiet: bool) -> Iterator[BinaryIO]:
+    """Give the place for what the processes write; of a file, an error gets the last lines along."""
+    if not is_quiet:
+        yield sys.stderr.buffer
+        return
+    typer.echo(f"Log: {directory.log} (until the end)")
+    with directory.log.open("wb") as log:
+        try:
+            yield log
+        except CommandError as error:
+            log.flush()
+            lines = directory.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+            raise CommandError(error.message, error.last_lines or tuple(lines)) from None
 
 
 async def _load(model: TritonModel, triton: Child) -> None:

@@ -36,7 +36,8 @@ import sys
 from ernie_cli.errors import CommandError
 from ernie_cli.model_source import find_model
 try:
-    print(find_model(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None).directory)
+    revision = sys.argv[2] if len(sys.argv) > 2 else None
+    print(find_model(sys.argv[1], revision, with_weights="--dummy" not in sys.argv).directory)
 except CommandError as error:
     sys.exit(error.message)
 from huggingface_hub import constants
@@ -115,6 +116,13 @@ def test_an_interrupted_file_goes_on_where_it_stopped(hub: ModelHub, environment
     assert (Path(directory) / "model.safetensors").read_bytes() == WEIGHTS
     (again,) = [request for request in hub.requests if request.path == "model.safetensors"]
     assert 0 < again.first_byte <= STOP
+
+
+def test_random_weights_need_no_download_of_weights(hub: ModelHub, environment: dict[str, str]) -> None:
+    status, directory, error = download(environment, "baidu/ERNIE-4.5-0.3B-Paddle", "main", "--dummy")
+    assert status == 0, error
+    assert {path.name for path in Path(directory).iterdir()} == WANTED - {"model.safetensors"}
+    assert "model.safetensors" not in {request.path for request in hub.requests}
 
 
 def test_models_are_kept_where_fastdeploys_variable_says(environment: dict[str, str], tmp_path: Path) -> None:
