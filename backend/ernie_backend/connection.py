@@ -1,7 +1,8 @@
 """The engine's end of the socket to the stub: one thread reads, one writes, the loop never waits for either.
 
 The end of the socket is the end of the process, at once and wherever the loop is: the engine holds nothing that
-outlives it. This module must not know what the messages are about.
+outlives it. So is a fault in either thread: an engine that cannot hear or speak must not seem alive. This
+module must not know what the messages are about.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-from ernie_wire.frames import FrameError, receive_frame, send_frame
-from ernie_wire.messages import Message, Shutdown, from_frame, to_frame
+from ernie_wire.errors import InvalidValue
+from ernie_wire.frames import FrameTooLarge, receive_frame, send_frame
+from ernie_wire.messages import Cancel, Message, Output, Outputs, Shutdown, from_frame, to_frame
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +51,28 @@ class Connection:
     def _write(self) -> None:
         try:
             while (message := self._outgoing.get()) is not None:
-                send_frame(self._socket, *to_frame(message))
+                self._send_now(message)
         except OSError:
             _leave("the stub has closed the socket", 0)
+        except Exception:
+            logger.exception("a message cannot be sent")
+            _leave("the writer failed", 1)
+
+    def _send_now(self, message: Message) -> None:
+        """Send a message; outputs that no frame holds go one by one, one too large as an error."""
+        try:
+            send_frame(self._socket, *to_frame(message))
+        except FrameTooLarge as error:
+            if not isinstance(message, Outputs):
+                raise
+            if len(message.outputs) == 1:
+                (output,) = message.outputs
+                refusal = InvalidValue(f"the answer is too large: {error}; ask for fewer log probabilities")
+                self._send_now(Outputs((Output(output.request_id, error=refusal.to_line()),)))
+                self._hand_over(Cancel(output.request_id))
+                return
+            for output in message.outputs:
+                self._send_now(Outputs((output,)))
 
     def _read(self) -> None:
         try:
@@ -60,10 +81,11 @@ class Connection:
                 if isinstance(message, Shutdown):
                     _leave("the stub asks for the end", 0)
                 self._hand_over(message)
-        except (FrameError, KeyError, TypeError, ValueError) as error:
-            _leave(f"the stub sent something that is no message: {error!r}", 1)
         except OSError:
             _leave("the socket is broken", 0)
+        except Exception as error:
+            logger.exception("a message cannot be read")
+            _leave(f"the stub sent something that is no message: {error!r}", 1)
         _leave("the socket has ended", 0)
 
     def _hand_over(self, message: Message) -> None:

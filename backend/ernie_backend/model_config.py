@@ -82,7 +82,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise StartError(f"{path} does not exist; a model directory holds config.json beside its weights")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StartError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(fields, dict):
         raise StartError(f"{path} holds a JSON {type(fields).__name__}; an object is expected")

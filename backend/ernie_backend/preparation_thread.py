@@ -1,11 +1,12 @@
 """The thread that prepares requests, so that a long prompt delays no step and no cancel.
 
-A request that is cancelled while it waits here or is being prepared never reaches the loop. This module must
-not know sockets or the engine.
+A request that is cancelled while it waits here or is being prepared never reaches the loop. What waits here is
+bounded: a request more is refused. This module must not know sockets or the engine.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import threading
@@ -13,34 +14,62 @@ from collections.abc import Callable
 
 from ernie_backend.engine.sequence import Sequence
 from ernie_backend.inbox import Inbox
-from ernie_wire.errors import ErnieError, InternalError
+from ernie_wire.errors import ErnieError, InternalError, QueueFull
 from ernie_wire.messages import Cancel, GenerateRequest, Output
+
+MAX_PENDING_BYTES = 64 << 20
 
 logger = logging.getLogger(__name__)
 
 
 class PreparationThread:
-    """Prepares requests in the order they came and puts the results into the inbox."""
+    """Prepares requests in the order they came and puts the results into the inbox.
 
-    def __init__(self, prepare: Callable[[GenerateRequest], Sequence], inbox: Inbox) -> None:
+    Args:
+        prepare: makes the sequence of a request.
+        inbox: of the engine loop.
+        max_pending: most requests that wait here.
+        max_pending_bytes: most bytes of their prompts.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[GenerateRequest], Sequence],
+        inbox: Inbox,
+        max_pending: int,
+        max_pending_bytes: int = MAX_PENDING_BYTES,
+    ) -> None:
         self._prepare = prepare
         self._inbox = inbox
+        self._max_pending = max_pending
+        self._max_pending_bytes = max_pending_bytes
         self._requests: queue.SimpleQueue[GenerateRequest] = queue.SimpleQueue()
-        self._pending: set[str] = set()
+        self._pending: dict[str, int] = {}  # bytes of each request's prompt
         self._lock = threading.Lock()
         threading.Thread(target=self._run, name="preparation", daemon=True).start()
 
     def submit(self, request: GenerateRequest) -> None:
-        """Queue a request."""
+        """Queue a request, or refuse it if too much waits."""
+        size = _prompt_bytes(request)
         with self._lock:
-            self._pending.add(request.request_id)
+            waiting = sum(self._pending.values())
+            if self._pending and (
+                len(self._pending) >= self._max_pending or waiting + size > self._max_pending_bytes
+            ):
+                refusal = QueueFull(
+                    f"{len(self._pending)} requests with {waiting} bytes wait to be tokenized; at most "
+                    f"{self._max_pending} with {self._max_pending_bytes} are accepted; retry after 1 s"
+                )
+                self._inbox.put(Output(request.request_id, error=refusal.to_line()))
+                return
+            self._pending[request.request_id] = size
         self._requests.put(request)
 
     def cancel(self, cancel: Cancel) -> None:
         """Cancel a request, here or in the loop."""
         with self._lock:
             if cancel.request_id in self._pending:
-                self._pending.discard(cancel.request_id)
+                del self._pending[cancel.request_id]
             else:
                 self._inbox.put(cancel)
 
@@ -52,7 +81,7 @@ class PreparationThread:
             result = self._result(request)
             with self._lock:
                 if request.request_id in self._pending:
-                    self._pending.discard(request.request_id)
+                    del self._pending[request.request_id]
                     self._inbox.put(result)
 
     def _result(self, request: GenerateRequest) -> Sequence | Output:
@@ -64,3 +93,10 @@ class PreparationThread:
             logger.exception("request %s could not be prepared", request.request_id)
             failure = InternalError("the request could not be prepared; the engine's log says why")
             return Output(request.request_id, error=failure.to_line())
+
+
+def _prompt_bytes(request: GenerateRequest) -> int:
+    """Return about how much memory a prompt takes."""
+    if request.messages is not None:
+        return len(json.dumps(request.messages))
+    return len(request.text_input or "") + 4 * len(request.input_ids or ())

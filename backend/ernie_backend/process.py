@@ -42,15 +42,22 @@ def main(arguments: list[str] | None = None) -> int:
         started = start_engine(options.settings)
     except StartError as error:
         logger.error("the engine cannot start: %s", error.message)  # noqa: TRY400  one line, no traceback
-        connection.send(StartFailed(error.message))
-        connection.flush()
-        return 1
+        return _refuse(error.message, connection)
+    except Exception as error:
+        logger.exception("the engine cannot start")
+        return _refuse(f"{type(error).__name__}: {error}", connection)
     return _serve(started, connection)
+
+
+def _refuse(cause: str, connection: Connection) -> int:
+    connection.send(StartFailed(cause))
+    connection.flush()
+    return 1
 
 
 def _serve(started: StartedEngine, connection: Connection) -> int:
     inbox = Inbox()
-    preparation = PreparationThread(started.preparation.prepare, inbox)
+    preparation = PreparationThread(started.preparation.prepare, inbox, started.max_num_waiting)
 
     def receive(message: Message) -> None:
         if isinstance(message, Submit):

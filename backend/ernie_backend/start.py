@@ -41,11 +41,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StartedEngine:
-    """An engine that can serve, what prepares its requests, and its description."""
+    """An engine that can serve, what prepares its requests, its description and how long its queue may be."""
 
     engine: Engine
     preparation: Preparation
     ready: Ready
+    max_num_waiting: int
 
 
 def start_engine(parameters: Mapping[str, str]) -> StartedEngine:
@@ -84,7 +85,7 @@ def start_engine(parameters: Mapping[str, str]) -> StartedEngine:
     )
     description = _description(settings, config, preparation, device, spec)
     description["startup"] = [stage.to_json() for stage in stages.list]
-    return StartedEngine(engine, preparation, Ready(description))
+    return StartedEngine(engine, preparation, Ready(description), settings.max_num_waiting)
 
 
 @contextmanager

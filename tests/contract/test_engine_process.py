@@ -378,6 +378,20 @@ def test_wrong_settings_are_one_clear_line(parameters: dict[str, str], complaint
     _assert_start_fails(Engine(**parameters), complaint)
 
 
+def test_a_fault_of_ours_while_starting_is_one_line_too(tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    shutil.copytree(DENSE, directory)
+    fields = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**fields, "rope_theta": 10**400}))
+    engine = Engine(model=str(directory))
+    message = engine.receive()
+    assert isinstance(message, StartFailed), message
+    assert "\n" not in message.error
+    assert message.error.startswith("OverflowError: ")
+    assert engine.process.wait(TIMEOUT_S) == 1
+    engine.close()
+
+
 def _assert_start_fails(engine: Engine, complaint: str) -> None:
     message = engine.receive()
     assert isinstance(message, StartFailed)

@@ -79,6 +79,6 @@ def _tool_call(call: object) -> object:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             return call
     return {**call, "function": {**function, "arguments": arguments}}

@@ -23,6 +23,7 @@ class MissingTokenizer:
     def __init__(self, directory: Path, vocab_size: int) -> None:
         self._directory = directory
         self.vocab_size = vocab_size
+        self.longest_token_bytes = 0
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Raise InvalidValue: there is nothing to encode ``text`` with."""

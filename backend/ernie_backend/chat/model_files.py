@@ -22,7 +22,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StartError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise StartError(f"{path} holds a JSON {type(values).__name__}; an object is expected")

@@ -81,7 +81,7 @@ class ChatTemplate:
         if given and not path.is_file():
             raise StartError(f"chat_template is {given!r}, neither a file nor a Jinja text")
         if path.is_file():
-            return cls(path.read_text(encoding="utf-8"), specials, str(path))
+            return cls(_read_text(path), specials, str(path))
         for name, values in (
             ("chat_template.json", read_json_object(directory / "chat_template.json")),
             ("tokenizer_config.json", config),
@@ -115,6 +115,13 @@ class ChatTemplate:
             return self._template.render(context)
         except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
             raise InvalidValue(f"the chat template refuses these messages: {error}", "messages") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"{path} cannot be read as UTF-8: {error}") from error
 
 
 def _default_template(value: object) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -17,6 +18,7 @@ from ernie_backend.chat.model_files import read_json_object
 from ernie_backend.errors import StartError
 
 MODEL_FILES = ("tokenizer.model", "spm.model", "ernie_token_100k.model")
+MAX_ADDED_ID = 1 << 24
 _SPACE = "\u2581"
 
 
@@ -40,6 +42,7 @@ class Tokenizer:
         for text, token_id in added.items():
             self._bytes.extend([b""] * (token_id + 1 - len(self._bytes)))
             self._bytes[token_id] = text.encode()
+        self._longest_token_bytes = max(map(len, self._bytes))
         longest_first = sorted(self._specials, key=len, reverse=True)
         self._split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
@@ -63,6 +66,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Token ids in use; the model's vocabulary may be padded beyond."""
         return len(self._bytes)
+
+    @property
+    def longest_token_bytes(self) -> int:
+        """Most bytes of text that one token stands for: nothing is normalized away, unknown text is bytes."""
+        return self._longest_token_bytes
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a text; special tokens are recognised.
@@ -99,9 +107,16 @@ def _piece_bytes(model: sentencepiece.SentencePieceProcessor, token_id: int) -> 
 
 def _added_tokens(directory: Path, model: sentencepiece.SentencePieceProcessor) -> dict[str, int]:
     """Return the tokens that the directory adds beyond the SentencePiece model: text -> id."""
-    added: dict[str, int] = dict(read_json_object(directory / "added_tokens.json"))
-    decoder = read_json_object(directory / "tokenizer_config.json").get("added_tokens_decoder", {})
-    added.update({entry["content"]: int(token_id) for token_id, entry in decoder.items()})
+    added = _checked_tokens(directory / "added_tokens.json", read_json_object(directory / "added_tokens.json"))
+    path = directory / "tokenizer_config.json"
+    decoder = read_json_object(path).get("added_tokens_decoder") or {}
+    if not isinstance(decoder, dict):
+        raise StartError(f"{path}: added_tokens_decoder must be an object, found {type(decoder).__name__}")
+    contents = {
+        token_id: entry.get("content") if isinstance(entry, dict) else entry
+        for token_id, entry in decoder.items()
+    }
+    added.update(_checked_tokens(path, {text: token_id for token_id, text in contents.items()}))
     for text, token_id in added.items():
         if token_id < model.vocab_size() and model.id_to_piece(token_id) != text:
             raise StartError(
@@ -109,3 +124,15 @@ def _added_tokens(directory: Path, model: sentencepiece.SentencePieceProcessor) 
                 f"which is {model.id_to_piece(token_id)!r} in the SentencePiece model"
             )
     return added
+
+
+def _checked_tokens(path: Path, tokens: Mapping[Any, Any]) -> dict[str, int]:
+    """Return added tokens, text -> id, with the ids as integers."""
+    for text, token_id in tokens.items():
+        is_id = isinstance(token_id, int) or (isinstance(token_id, str) and token_id.isdecimal())
+        if not isinstance(text, str) or not text or not is_id or not 0 <= int(token_id) <= MAX_ADDED_ID:
+            raise StartError(
+                f"{path}: an added token is {text!r} with id {token_id!r}; it must be a text with an id in "
+                f"[0, {MAX_ADDED_ID}]"
+            )
+    return {text: int(token_id) for text, token_id in tokens.items()}

@@ -105,13 +105,27 @@ class Engine:
         self._scheduler.complete(plan, self._sequences)
         self._steps += 1
         sampled = [self._sequences[chunk.request_id] for chunk in plan.chunks if chunk.is_sampled]
-        tokens = self._sampler.sample(logits, [sequence.sampling_row() for sequence in sampled])
-        outputs = (self._advance(*pair) for pair in zip(sampled, tokens, strict=True))
+        outputs = (self._advance(*pair) for pair in zip(sampled, self._sample(logits, sampled), strict=True))
         return expired + tuple(output for output in outputs if output is not None)
 
     def check_integrity(self) -> None:
         """Check the scheduler's and the KV cache's invariants; raise ValueError if one does not hold."""
         self._scheduler.check_integrity()
+
+    def _sample(self, logits: NDArray[np.float32], sequences: list[Sequence]) -> list[SampledToken]:
+        """Choose a token for each row; a request that cannot be sampled gets ``NO_TOKEN``, alone."""
+        rows = [sequence.sampling_row() for sequence in sequences]
+        try:
+            return self._sampler.sample(logits, rows)
+        except Exception:
+            if len(rows) == 1:
+                logger.exception("request %s cannot be sampled", sequences[0].request_id)
+                return [SampledToken(NO_TOKEN)]
+        return [
+            token
+            for row, sequence in enumerate(sequences)
+            for token in self._sample(logits[row : row + 1], [sequence])
+        ]
 
     def _forget(self, request_id: str, *, keep_content: bool = True) -> bool:
         sequence = self._sequences.pop(request_id, None)

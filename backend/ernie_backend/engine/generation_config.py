@@ -12,6 +12,7 @@ from typing import Any
 
 from ernie_backend.chat.model_files import read_json_object
 from ernie_backend.errors import StartError
+from ernie_wire.limits import MAX_NUMBER
 
 DEFAULT_TEMPERATURE = 1.0
 DEFAULT_TOP_P = 0.7
@@ -85,7 +86,7 @@ def _number(
     low, high = limits
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise StartError(f"{path}: {name} must be a number, found {value!r}")
-    if not low <= value <= (float("inf") if high is None else high):
-        limit = f"at least {low}" if high is None else f"in [{low}, {high}]"
+    if not low <= value <= (MAX_NUMBER if high is None else high):  # written so that NaN fails
+        limit = f"finite and at least {low}" if high is None else f"in [{low}, {high}]"
         raise StartError(f"{path}: {name} is {value}; it must be {limit}")
     return value

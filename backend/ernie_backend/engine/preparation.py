@@ -7,6 +7,7 @@ know scheduling, KV blocks or sockets.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.chat.template import ChatTemplate
@@ -48,12 +49,7 @@ class Preparation:
             InvalidRequest: the prompt is empty, too long or cannot be rendered.
         """
         text, prompt_ids = self._prompt(request)
-        if len(prompt_ids) >= self.max_model_len:
-            raise ContextLengthExceeded(
-                f"the prompt has {len(prompt_ids)} tokens; the context of {self.max_model_len} tokens leaves "
-                f"room for at most {self.max_model_len - 1}; shorten the prompt",
-                request.prompt_field,
-            )
+        self._check_length(len(prompt_ids), request)
         asked = request.sampling
         resolver = SamplingResolver(self.tokenizer, self.defaults, self.vocab_size, self.logprob_limits)
         sampling = resolver.resolve(asked, len(prompt_ids), self.max_model_len - len(prompt_ids))
@@ -72,6 +68,7 @@ class Preparation:
     def _prompt(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
         """Return the prompt as text and as token ids."""
         if request.input_ids is not None:
+            self._check_length(len(request.input_ids), request)
             self._check_ids(request.input_ids)
             text = self.tokenizer.decode(request.input_ids) if request.return_prompt else ""
             return text, request.input_ids
@@ -80,6 +77,7 @@ class Preparation:
         else:
             text = request.text_input or ""
         field = request.prompt_field
+        self._check_size(text, request)
         try:
             prompt_ids = self.tokenizer.encode(text)
         except UnicodeEncodeError:
@@ -87,6 +85,23 @@ class Preparation:
         if not prompt_ids:
             raise InvalidValue(f"{field} gives an empty prompt; it must have at least one token", field)
         return text, prompt_ids
+
+    def _check_size(self, text: str, request: GenerateRequest) -> None:
+        """Refuse text that cannot fit before it is tokenized, which takes long and others wait for."""
+        size, longest = len(text.encode(errors="surrogatepass")), self.tokenizer.longest_token_bytes
+        if longest and size > longest * (self.max_model_len - 1):
+            self._refuse(f"{size} bytes, which are at least {-(-size // longest)} tokens", request)
+
+    def _check_length(self, num_tokens: int, request: GenerateRequest) -> None:
+        if num_tokens >= self.max_model_len:
+            self._refuse(f"{num_tokens} tokens", request)
+
+    def _refuse(self, size: str, request: GenerateRequest) -> NoReturn:
+        raise ContextLengthExceeded(
+            f"the prompt has {size}; the context of {self.max_model_len} tokens leaves "
+            f"room for at most {self.max_model_len - 1}; shorten the prompt",
+            request.prompt_field,
+        )
 
     def _check_ids(self, ids: tuple[int, ...]) -> None:
         if not ids:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -139,6 +141,17 @@ def test_logits_that_are_no_numbers_fail_one_request() -> None:
     assert outputs[0].error.startswith("internal_error: the model computed no valid")
     assert [(output.request_id, output.text) for output in outputs[1:]] == [("good", TEXT), ("fine", TEXT)]
     assert engine.heartbeat.free_blocks == 40
+
+
+def test_a_request_that_cannot_be_sampled_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
+    engine = _engine()
+    bad = make_sequence("bad", PROMPT, 8)
+    bad.sampling = replace(bad.sampling, temperature=10**400)
+    outputs = _finish(engine, make_sequence("good", PROMPT, 8, stream=False), bad)
+    assert outputs[0].request_id == "bad"
+    assert str(outputs[0].error).startswith("internal_error: ")
+    assert [(output.request_id, output.text) for output in outputs[1:]] == [("good", TEXT)]
+    assert "OverflowError" in caplog.text
 
 
 def test_what_a_failed_request_computed_is_not_found_by_others() -> None:

@@ -74,6 +74,26 @@ def test_a_prompt_must_leave_room_for_one_token() -> None:
         _prepare(GenerateRequest("r", input_ids=(3,) * 32))
 
 
+def test_a_text_that_cannot_fit_is_not_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = max(len(TOKENIZER.token_bytes(each)) for each in range(TOKENIZER.vocab_size))
+    token = next(each for each in range(TOKENIZER.vocab_size) if len(TOKENIZER.token_bytes(each)) == longest)
+    fits = TOKENIZER.token_bytes(token).decode() * 31
+    assert len(_prepare(GenerateRequest("r", text_input=fits)).prompt_ids) == 31
+    monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("it was tokenized"))
+    for request in (
+        GenerateRequest("r", text_input=fits + "a"),
+        GenerateRequest("r", messages={"messages": [{"role": "user", "content": fits}]}),
+    ):
+        with pytest.raises(ContextLengthExceeded, match=r"bytes, which are at least 3[23] tokens"):
+            _prepare(request)
+
+
+def test_a_long_list_of_ids_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tokenizer, "decode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(ContextLengthExceeded, match="the prompt has 32 tokens"):
+        _prepare(GenerateRequest("r", input_ids=(5,) * 32, return_prompt=True))
+
+
 def test_the_model_s_defaults_fill_what_is_not_asked() -> None:
     sampling = _sampling()
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.8, 0.9, 5)
@@ -213,11 +233,13 @@ def test_generation_config_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
-        ("temperature", -1, "temperature is -1; it must be at least 0"),
+        ("temperature", -1, "temperature is -1; it must be finite and at least 0"),
         ("top_p", 2, r"top_p is 2; it must be in \[0, 1\]"),
         ("top_k", "5", "top_k must be a number"),
+        ("top_k", float("inf"), "top_k is inf; it must be finite and at least 0"),
+        ("temperature", float("nan"), "temperature is nan; it must be finite"),
         ("min_p", 1.5, r"min_p is 1.5; it must be in \[0, 1\]"),
-        ("repetition_penalty", 0, "repetition_penalty is 0; it must be at least 0.001"),
+        ("repetition_penalty", 0, "repetition_penalty is 0; it must be finite and at least 0.001"),
         ("presence_penalty", 3, r"presence_penalty is 3; it must be in \[-2, 2\]"),
         ("eos_token_id", "x", "eos_token_id must be a token id"),
     ],
@@ -247,7 +269,7 @@ class _Gate:
 
 def test_a_cancel_overtakes_prompts_that_are_being_prepared() -> None:
     gate, inbox = _Gate(), Inbox()
-    thread = PreparationThread(gate.prepare, inbox)
+    thread = PreparationThread(gate.prepare, inbox, 8)
     for request_id in ("slow", "queued", "last"):
         thread.submit(GenerateRequest(request_id, text_input="x"))
     assert gate.began.wait(10)
@@ -262,10 +284,27 @@ def test_a_cancel_overtakes_prompts_that_are_being_prepared() -> None:
     assert inbox.take(10).cancelled == ("last",)
 
 
+def test_what_waits_to_be_prepared_is_bounded() -> None:
+    gate, inbox = _Gate(), Inbox()
+    thread = PreparationThread(gate.prepare, inbox, max_pending=3, max_pending_bytes=130)
+    thread.submit(GenerateRequest("huge", text_input="x" * 131))  # alone it may be as large as it likes
+    assert gate.began.wait(10)
+    for request_id, text in (("second", "x"), ("third", "y")):
+        thread.submit(GenerateRequest(request_id, text_input=text))
+        (refusal,) = inbox.take(10).refusals
+        assert str(refusal.error).startswith("queue_full: ")
+    thread.cancel(Cancel("huge"))
+    for request_id in "abc":
+        thread.submit(GenerateRequest(request_id, messages={"messages": [{"role": "user", "content": "x"}]}))
+    (refusal,) = inbox.take(10).refusals
+    assert refusal.request_id == "c"  # two take 104 of the 130 bytes
+    gate.go_on.set()
+
+
 def test_faults_become_outputs_and_the_thread_lives_on() -> None:
     gate, inbox = _Gate(), Inbox()
     gate.go_on.set()
-    thread = PreparationThread(gate.prepare, inbox)
+    thread = PreparationThread(gate.prepare, inbox, 8)
     refusals: list[Output] = []
     for text in ("wrong", "bug"):
         thread.submit(GenerateRequest(text, text_input=text))

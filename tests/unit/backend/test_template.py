@@ -156,3 +156,18 @@ def test_where_a_directory_s_template_is_found(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"chat_template\.jinja is not a valid Jinja template"):
         ChatTemplate.from_directory(tmp_path)
     assert _render(ChatTemplate.from_directory(DATA), USER).startswith(BEGIN), "no template: the built-in one"
+
+
+def test_a_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(StartError, match=r"chat_template\.jinja cannot be read as UTF-8"):
+        ChatTemplate.from_directory(tmp_path)
+
+
+def test_deeply_nested_files_and_arguments_are_no_json(tmp_path: Path, template: ChatTemplate) -> None:
+    deep = "[" * 100_000
+    (tmp_path / "tokenizer_config.json").write_text(deep)
+    with pytest.raises(StartError, match=r"tokenizer_config\.json cannot be read as JSON"):
+        ChatTemplate.from_directory(tmp_path)
+    call = {"role": "assistant", "content": "x", "tool_calls": [{"function": {"arguments": deep}}]}
+    assert "Assistant: x" in _render(template, call)

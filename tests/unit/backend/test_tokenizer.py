@@ -63,6 +63,29 @@ def test_an_added_token_that_contradicts_the_model_is_refused(tmp_path: Path) ->
         Tokenizer.from_directory(_copy(tmp_path, added_tokens={"<|X|>": 38}))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("added_tokens", {"<|X|>": None}),
+        ("added_tokens", {"<|X|>": -1}),
+        ("added_tokens", {"<|X|>": 1 << 30}),
+        ("added_tokens", {"": 600}),
+        ("tokenizer_config", {"added_tokens_decoder": ["<|X|>"]}),
+        ("tokenizer_config", {"added_tokens_decoder": {"600": None}}),
+        ("tokenizer_config", {"added_tokens_decoder": {"600": {"special": True}}}),
+        ("tokenizer_config", {"added_tokens_decoder": {"x": {"content": "<|X|>"}}}),
+    ],
+)
+def test_added_tokens_that_are_none_are_refused(tmp_path: Path, name: str, content: object) -> None:
+    with pytest.raises(StartError, match=rf"{name}\.json: .*added"):
+        Tokenizer.from_directory(_copy(tmp_path, **{name: content}))
+
+
+def test_no_added_tokens_at_all(tmp_path: Path) -> None:
+    directory = _copy(tmp_path, tokenizer_config={"added_tokens_decoder": None})
+    assert Tokenizer.from_directory(directory).vocab_size == 562
+
+
 def test_no_tokenizer_and_a_damaged_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"has no tokenizer: one of tokenizer\.model, spm\.model"):
         Tokenizer.from_directory(tmp_path)
