@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from ernie_frontend.schema.common import MAX_TOP_LOGPROBS, GenerationFields
+from ernie_frontend.schema.common import GenerationFields
 
 _PART_WANTED = 'it must be a string or a list of parts such as {"type": "text", "text": "..."}'
 
@@ -49,7 +49,9 @@ class ChatRequest(GenerationFields):
     max_completion_tokens: int | None = Field(None, ge=1, description="as max_tokens, and wins over it")
     logprobs: bool | None = Field(None, description="give the log probability of each token")
     top_logprobs: int | None = Field(
-        None, ge=0, le=MAX_TOP_LOGPROBS, description="so many of the most likely tokens with it; needs logprobs"
+        None,
+        ge=0,
+        description="so many of the most likely tokens with it, at most --max-logprobs (20); needs logprobs",
     )
     tools: list[dict[str, Any]] | None = Field(None, description="functions, given to the model's template")
     tool_choice: Any = Field(None, description="auto, or none: tools are not shown to the model")

@@ -24,7 +24,6 @@ from ernie_frontend.errors import from_validation
 from ernie_frontend.request_log import record_of
 from ernie_wire.errors import RequestCancelled
 
-MAX_TOP_LOGPROBS = 20
 _INT32 = 2**31
 # What metadata may not set: its own place in the request is part of what these mean.
 _NOT_FROM_METADATA = frozenset(
@@ -100,9 +99,8 @@ class GenerationFields(BaseModel):
     prompt_logprobs: int | None = Field(
         None,
         ge=0,
-        le=MAX_TOP_LOGPROBS,
-        description="log probabilities of the prompt's tokens with so many alternatives, in each choice's "
-        "prompt_logprobs",
+        description="log probabilities of the prompt's tokens with so many alternatives, at most "
+        "--max-logprobs (20), in each choice's prompt_logprobs",
     )
     return_token_ids: bool | None = Field(None, description="add token ids and raw texts of prompt and answer")
     completion_token_ids: list[int] | None = Field(

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ernie_frontend.schema.common import MAX_TOP_LOGPROBS, GenerationFields
+from ernie_frontend.schema.common import GenerationFields
 
 
 def _is_token_ids(value: object) -> bool:
@@ -26,7 +26,9 @@ class CompletionRequest(GenerationFields):
         None, ge=1, description="make so many answers to each prompt and return the n most likely per token"
     )
     logprobs: int | None = Field(
-        None, ge=0, le=MAX_TOP_LOGPROBS, description="log probabilities with so many of the most likely tokens"
+        None,
+        ge=0,
+        description="log probabilities with so many of the most likely tokens, at most --max-logprobs (20)",
     )
 
     @field_validator("prompt")
