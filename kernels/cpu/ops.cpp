@@ -136,8 +136,8 @@ void Ops::multiply(const float* x, int64_t rows, const PackedLinear& weight, flo
     }
     if (rows * weight.inputs * weight.outputs < kSmallWork) return kernels_.linear(task, 0, 1);
     const int64_t chunks = std::max<int64_t>(pool_.size(), weight.bytes / kChunkBytes);
-    pool_.run_chunks(int(std::min<int64_t>(chunks, INT32_MAX)),
-                     [&](int chunk, int count) { kernels_.linear(task, chunk, count); });
+    pool_.run(int(std::min<int64_t>(chunks, INT32_MAX)),
+              [&](int chunk, int count) { kernels_.linear(task, chunk, count); });
 }
 
 void Ops::linear(Matrix x, const PackedLinear& weight, Matrix y) {

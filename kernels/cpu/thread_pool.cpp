@@ -8,6 +8,7 @@ namespace ernie {
 namespace {
 
 constexpr int kSpins = 2000;  // about 50 us: longer than the gap between two ops of a step
+constexpr uint64_t kCall = uint64_t(1) << 32, kOpen = uint64_t(1) << 31, kJoined = kOpen - 1;
 
 void pause() {
 #if defined(__x86_64__)
@@ -18,58 +19,75 @@ void pause() {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-    for (int part = 1; part < threads; ++part) workers_.emplace_back([this, part] { work(part); });
+    for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this] { work(); });
 }
 
 ThreadPool::~ThreadPool() {
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         is_stopping_ = true;
-        ++generation_;
+        state_ += kCall;
     }
     wake_.notify_all();
     for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::run(const std::function<void(int, int)>& task) {
-    if (!workers_.empty()) {
-        {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            task_ = &task;
-            pending_ = int(workers_.size());
-            ++generation_;
-        }
-        wake_.notify_all();
+void ThreadPool::run(int parts, const std::function<void(int, int)>& task) {
+    task_ = &task;
+    parts_ = parts;
+    next_part_.store(0, std::memory_order_relaxed);
+    if (workers_.empty() || parts == 1) return take_parts();
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);  // a worker about to sleep must not miss the call
+        state_.fetch_add(kCall | kOpen, std::memory_order_release);
     }
-    task(0, size());
-    for (int spins = 0; spins < kSpins && pending_.load(std::memory_order_acquire) > 0; ++spins) pause();
-    for (int left; (left = pending_.load(std::memory_order_acquire)) > 0;) pending_.wait(left);
-}
-
-void ThreadPool::run_chunks(int chunks, const std::function<void(int, int)>& task) {
-    std::atomic<int> next{0};
-    run([&](int, int) {
-        for (int chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < chunks;) task(chunk, chunks);
-    });
-}
-
-void ThreadPool::work(int part) {
-    for (uint64_t seen = 0;; ++seen) {
-        if (!wait_for_next(seen)) return;
-        (*task_)(part, size());
-        if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+    wake_.notify_all();
+    take_parts();
+    uint64_t state = state_.fetch_and(~kOpen, std::memory_order_acquire) & ~kOpen;
+    for (int spins = 0; state & kJoined; state = state_.load(std::memory_order_acquire)) {
+        if (++spins < kSpins)
+            pause();
+        else
+            state_.wait(state, std::memory_order_acquire);
     }
 }
 
-// Waits until generation_ passes `seen`; false when the pool is being destroyed.
-bool ThreadPool::wait_for_next(uint64_t seen) {
+void ThreadPool::take_parts() {
+    for (int part; (part = next_part_.fetch_add(1, std::memory_order_relaxed)) < parts_;)
+        (*task_)(part, parts_);
+}
+
+void ThreadPool::work() {
+    for (uint64_t seen = 0;;) {
+        const uint64_t state = wait_for_call(seen);
+        if (is_stopping_) return;
+        seen = state / kCall;
+        if (!join(state)) continue;
+        take_parts();
+        const uint64_t left = state_.fetch_sub(1, std::memory_order_release) - 1;
+        if (!(left & (kOpen | kJoined))) state_.notify_one();
+    }
+}
+
+// Joins the call of `state` unless it has been closed: only until then are task_ and parts_ its.
+bool ThreadPool::join(uint64_t state) {
+    const uint64_t call = state / kCall;
+    while (state / kCall == call && (state & kOpen))
+        if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire)) return true;
+    return false;
+}
+
+// Waits until a call after the one numbered `seen`; returns the state then.
+uint64_t ThreadPool::wait_for_call(uint64_t seen) {
+    uint64_t state = 0;
+    const auto is_new = [&] { return (state = state_.load(std::memory_order_acquire)) / kCall != seen; };
     for (int spins = 0; spins < kSpins; ++spins) {
-        if (generation_.load(std::memory_order_acquire) != seen) return !is_stopping_;
+        if (is_new()) return state;
         pause();
     }
     std::unique_lock<std::mutex> lock(mutex_);
-    wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
-    return !is_stopping_;
+    wake_.wait(lock, is_new);
+    return state;
 }
 
 }  // namespace ernie

@@ -1,4 +1,4 @@
-// A fixed set of threads that run one function on all of them. Waiting threads spin for a moment, then sleep.
+// Threads that share out the parts of one function at a time. Waiting threads spin for a moment, then sleep.
 #pragma once
 
 #include <atomic>
@@ -19,24 +19,26 @@ class ThreadPool {
 
     int size() const { return int(workers_.size()) + 1; }
 
-    // Calls task(part, size()) once for every part; part 0 on the calling thread. Returns when all are done.
-    // Calls must not overlap; the task must not throw.
-    void run(const std::function<void(int, int)>& task);
-
-    // Calls task(chunk, chunks) once for every chunk; threads take the next chunk when they are done with one,
-    // so that a thread that the system holds up delays the others by one chunk only.
-    void run_chunks(int chunks, const std::function<void(int, int)>& task);
+    // Calls task(part, parts) once for every part and returns when all are done. A thread takes the next part
+    // when it is done with one, the caller too; nobody waits for a thread that has not begun, so one that the
+    // system does not let run costs its help and no more. Calls must not overlap; the task must not throw.
+    void run(int parts, const std::function<void(int, int)>& task);
+    void run(const std::function<void(int, int)>& task) { run(size(), task); }
 
   private:
-    void work(int part);
-    bool wait_for_next(uint64_t seen);
+    void work();
+    void take_parts();
+    bool join(uint64_t state);
+    uint64_t wait_for_call(uint64_t seen);
 
     std::vector<std::thread> workers_;
     std::mutex mutex_;
     std::condition_variable wake_;
     const std::function<void(int, int)>* task_ = nullptr;
-    std::atomic<uint64_t> generation_{0};
-    std::atomic<int> pending_{0};
+    int parts_ = 0;
+    std::atomic<int> next_part_{0};
+    // The number of the call (upper half), whether workers may join it, and how many have (lower half).
+    std::atomic<uint64_t> state_{0};
     std::atomic<bool> is_stopping_{false};
 };
 

@@ -1,0 +1,185 @@
+"""Speed of the engine without Triton and HTTP, beside llama.cpp's on the same machine if it is there.
+
+    .venv/bin/python benchmarks/engine_speed.py --rounds 5
+    .venv/bin/python benchmarks/engine_speed.py --llama-bin W/lcpp/bin --llama-model W/models/dense-q8_0.gguf
+
+The model has the shape of ERNIE-4.5-0.3B and random weights. What is measured, all of it with the scheduler,
+the sampler (greedy) and every layer:
+    decode B    tokens a second of B sequences that each have a prompt of 32 tokens; ``--tokens`` steps.
+    prefill P   prompt tokens a second of one prompt of P random tokens, to its first token.
+llama.cpp runs the same cases (llama-bench -p P -n 0, llama-batched-bench -npp 32 -npl B). The two take turns
+within a round, case by case, so that both meet the same noise; the ratio is of each round, and the median of
+the rounds is printed. docs/performance.md says how to build llama.cpp and the model file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from ernie_backend.start import StartedEngine, start_engine
+from ernie_wire.messages import GenerateRequest
+from ernie_wire.sampling import SamplingParameters
+
+SHAPE = {
+    "architectures": ["Ernie4_5ForCausalLM"],
+    "model_type": "ernie4_5",
+    "vocab_size": 103424,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 18,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+    "use_bias": False,
+    "hidden_act": "silu",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+DECODE_PROMPT = 32
+
+
+class EngineUnderTest:
+    """An engine in this process, and the cases that it runs."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._steps = arguments.tokens
+        self._random = random.Random(0)
+        with tempfile.TemporaryDirectory() as directory:
+            (Path(directory) / "config.json").write_text(json.dumps(SHAPE))
+            self._started = self._start(arguments, directory)
+        self._count = 0
+
+    @staticmethod
+    def _start(arguments: argparse.Namespace, directory: str) -> StartedEngine:
+        return start_engine(
+            {
+                "model": directory,
+                "device": "cpu",
+                "load_choices": "dummy",
+                "weight_cache": "off",
+                "quantization": arguments.quantization,
+                "activation_dtype": arguments.activation_dtype,
+                "threads": str(arguments.threads),
+                "max_num_seqs": "64",
+                "max_model_len": "4096",
+                "max_num_batched_tokens": "2048",
+                "num_gpu_blocks_override": "256",
+            }
+        )
+
+    def _submit(self, tokens: int, max_tokens: int) -> str:
+        self._count += 1
+        request = GenerateRequest(
+            request_id=f"r{self._count}",
+            input_ids=tuple(self._random.randrange(3, 100000) for _ in range(tokens)),
+            sampling=SamplingParameters(max_tokens=max_tokens, temperature=0.0, ignore_eos=True),
+        )
+        self._started.engine.submit(self._started.preparation.prepare(request))
+        return request.request_id
+
+    def decode(self, batch: int) -> float:
+        """Return output tokens a second of ``batch`` sequences."""
+        engine = self._started.engine
+        ids = [self._submit(DECODE_PROMPT, 4 * self._steps) for _ in range(batch)]
+        while engine.heartbeat.waiting:
+            engine.step()
+        engine.step()
+        start = time.perf_counter()
+        for _ in range(self._steps):
+            engine.step()
+        taken = time.perf_counter() - start
+        for request_id in ids:
+            engine.cancel(request_id)
+        return float(batch * self._steps / taken)
+
+    def prefill(self, tokens: int) -> float:
+        """Return prompt tokens a second of one prompt."""
+        engine = self._started.engine
+        self._submit(tokens, 1)
+        start = time.perf_counter()
+        while engine.has_work:
+            engine.step()
+        taken = time.perf_counter() - start
+        return tokens / taken
+
+
+class Llama:
+    """llama.cpp's own benchmarks."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._bin = Path(arguments.llama_bin)
+        self._common = ["-m", arguments.llama_model, "-t", str(arguments.threads)]
+        self._threads, self._tokens = str(arguments.threads), str(arguments.tokens)
+
+    def _last_object(self, *command: str) -> dict[str, float]:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        found: dict[str, float] = json.loads(lines[-1])
+        return found
+
+    def decode(self, batch: int) -> float:
+        """Return output tokens a second of ``batch`` sequences."""
+        context = str(batch * (DECODE_PROMPT + int(self._tokens)) + 256)
+        sizes = ["-c", context, "-b", "2048", "-ub", "512", "-npp", str(DECODE_PROMPT), "-ntg", self._tokens]
+        command = [str(self._bin / "llama-batched-bench"), *self._common, "-tb", self._threads, *sizes]
+        return self._last_object(*command, "-npl", str(batch), "--output-format", "jsonl")["speed_tg"]
+
+    def prefill(self, tokens: int) -> float:
+        """Return prompt tokens a second of one prompt."""
+        command = [str(self._bin / "llama-bench"), *self._common, "-p", str(tokens), "-n", "0", "-r", "1"]
+        return self._last_object(*command, "-o", "jsonl")["avg_ts"]
+
+
+def report(case: str, ours: list[float], theirs: list[float]) -> None:
+    """Print the medians of a case so far."""
+    line = f"{case:13} {statistics.median(ours):8.1f} tok/s (best {max(ours):.1f})"
+    if theirs:
+        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+        line += f"   llama.cpp {statistics.median(theirs):8.1f} (best {max(theirs):.1f})"
+        line += f"   ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    print(line, flush=True)
+
+
+def main() -> None:
+    """Measure the cases asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quantization", default="wint8")
+    parser.add_argument("--activation-dtype", default="", help="default: the engine's")
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 16, 64])
+    parser.add_argument("--prompts", nargs="*", type=int, default=[128, 512, 2048])
+    parser.add_argument("--tokens", type=int, default=32, help="steps of a decode sample")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--llama-bin", help="directory of llama-bench and llama-batched-bench")
+    parser.add_argument("--llama-model", help="a GGUF file of the same shape")
+    arguments = parser.parse_args()
+    logging.disable(logging.INFO)
+    engine = EngineUnderTest(arguments)
+    llama = Llama(arguments) if arguments.llama_bin else None
+    cases = [("decode", batch) for batch in arguments.batches]
+    cases += [("prefill", tokens) for tokens in arguments.prompts]
+    for kind, size in cases:
+        getattr(engine, kind)(size)
+        ours, theirs = [], []
+        for _ in range(arguments.rounds):
+            ours.append(getattr(engine, kind)(size))
+            if llama is not None:
+                theirs.append(getattr(llama, kind)(size))
+        report(f"{kind} {size}", ours, theirs)
+
+
+if __name__ == "__main__":
+    main()
