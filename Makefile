@@ -4,12 +4,13 @@
 # make test-full  those that take long too
 # make check    linters and type checkers
 # make bench    load a running server                           (URL=http://127.0.0.1:8188)
+# make perf_analyzer  install Triton's load generator; test and bench do it too
 # make clean    remove .venv and everything built
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full check bench clean
+.PHONY: help setup demo perf_analyzer test test-full check bench clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,12 +23,13 @@ TEST ?= tests
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+PERF_ANALYZER := $(BIN)/perf_analyzer
 # What pip needs to build the three distributions without a build environment of its own, which would make
 # every build a download and a build from nothing.
 BUILD_TOOLS := "scikit-build-core>=0.10,<2" "nanobind>=2.2,<4" "hatchling>=1.24,<2" "editables>=0.5,<1" \
 	"cmake>=3.26,<5" "ninja>=1.11,<2"
 SOURCES := Makefile pyproject.toml backend/stub/pyproject.toml openai_frontend/pyproject.toml CMakeLists.txt \
-	$(wildcard benchmarks/install_perf_analyzer.py) $(wildcard kernels/cpu/*)
+	$(wildcard kernels/cpu/*)
 PYTHON_FILES := backend openai_frontend kernels tests benchmarks model_repository
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -40,24 +42,29 @@ $(STAMP): $(SOURCES)
 	@test -x $(BIN)/python || $(PYTHON) .ci/check_prerequisites.py
 	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python .ci/check_prerequisites.py
-	@echo "installing into $(VENV) ($$($(BIN)/python --version))"
+	@echo "installing into $(VENV) ($$($(BIN)/python --version)): build tools"
 	@$(PIP) install $(BUILD_TOOLS)
+	@echo "installing into $(VENV): ernie-triton and what it needs; the kernels are compiled (some minutes)"
 	@$(PIP) install --no-build-isolation -e backend/stub -e openai_frontend -e ".[$(EXTRAS)]"
 ifneq ($(findstring triton,$(EXTRAS)),)
 	@$(BIN)/python -c 'from pathlib import Path; from ernie_cli.tritonserver import write_launcher; write_launcher(Path("$(BIN)"))'
 endif
-ifneq ($(findstring bench,$(EXTRAS)),)
-	@$(BIN)/python benchmarks/install_perf_analyzer.py
-endif
 	@touch $@
+
+$(PERF_ANALYZER): benchmarks/install_perf_analyzer.py | $(STAMP)
+	@echo "installing into $(VENV): perf_analyzer"
+	@$(BIN)/python benchmarks/install_perf_analyzer.py
+	@touch $@
+
+perf_analyzer: $(PERF_ANALYZER)
 
 demo: setup
 	@exec $(BIN)/ernie-triton demo --port $(PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(ONCE)),--once)
 
-test: setup
+test: setup perf_analyzer
 	@$(BIN)/pytest --durations=20 $(TEST)
 
-test-full: setup
+test-full: setup perf_analyzer
 	@$(BIN)/pytest --durations=20 -m "" $(TEST)
 
 check: setup
@@ -67,7 +74,7 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(shell find kernels/cpu -name '*.[ch]pp')
 
-bench: setup
+bench: setup perf_analyzer
 	$(BIN)/python benchmarks/load.py --url $(URL)
 
 clean:

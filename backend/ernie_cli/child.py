@@ -1,4 +1,4 @@
-"""One child process: its output is passed on and its last lines are kept; it is ended with its whole group.
+"""One child process: its output is passed on, and its last lines are kept; it is ended with its whole group.
 
 A child is the leader of a session of its own: Ctrl-C at the terminal reaches only us, so the order in which
 things end is ours, and whatever the child started can be ended with it. Must not know what a child does.
@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Mapping, Sequence
+from typing import BinaryIO
 
 from ernie_cli.errors import CommandError
 from ernie_cli.tied import tied_command
@@ -25,18 +25,26 @@ _POLL_S = 0.05
 class Child:
     """A running child process. Make it with ``start``."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, grace_s: float | None) -> None:
+    def __init__(
+        self, name: str, process: asyncio.subprocess.Process, grace_s: float | None, output: BinaryIO
+    ) -> None:
         self.name = name
         self._process = process
         self._grace_s = grace_s
+        self._output = output
         self._tail = b""
         self._pump = asyncio.create_task(self._pass_on())
 
     @classmethod
     async def start(
-        cls, name: str, command: Sequence[str], environment: Mapping[str, str], grace_s: float | None
+        cls,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        grace_s: float | None,
+        output: BinaryIO,
     ) -> Child:
-        """Start ``command``; it gets SIGTERM if this process dies."""
+        """Start ``command``; it gets SIGTERM if this process dies. What it writes goes to ``output``."""
         process = await asyncio.create_subprocess_exec(
             *tied_command(command),
             stdin=asyncio.subprocess.DEVNULL,
@@ -45,7 +53,7 @@ class Child:
             env=dict(environment),
             start_new_session=True,
         )
-        return cls(name, process, grace_s)
+        return cls(name, process, grace_s, output)
 
     @property
     def pid(self) -> int:
@@ -88,10 +96,10 @@ class Child:
                 await asyncio.sleep(_POLL_S)
 
     async def _pass_on(self) -> None:
-        """Copy the output to standard error, as it comes."""
-        output = self._process.stdout
-        while output is not None and (data := await output.read(65536)):
+        """Copy what the process writes, as it comes."""
+        written = self._process.stdout
+        while written is not None and (data := await written.read(65536)):
             self._tail = (self._tail + data)[-_TAIL_BYTES:]
-            with contextlib.suppress(OSError):  # nobody reads our standard error any more
-                sys.stderr.buffer.write(data)
-                sys.stderr.buffer.flush()
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                self._output.write(data)
+                self._output.flush()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from ernie_cli.errors import CommandError
 from ernie_cli.ports import LOOPBACK
@@ -19,6 +20,8 @@ from ernie_cli.serve_settings import ServeSettings
 
 QUESTION = "Where is the capital of China?"
 EMBEDDED_ENTRY = "ernie-tiny"
+EMBEDDED_PARAMETERS = {"dtype": "float32"}
+"""As in the entry's config.pbtxt, so that the demo and a plain Triton give the same answers."""
 _ANSWER_DEADLINE_S = 300.0
 
 
@@ -28,9 +31,15 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="end after the answer")] = False,
 ) -> None:
     """Serve the embedded model and ask it a question through the openai client."""
-    directory = embedded_weights() if model is None else Path(model)
-    name = EMBEDDED_ENTRY if model is None else None
-    settings = ServeSettings(model=str(directory), host=LOOPBACK, port=port, name=name)
+    settings = ServeSettings(
+        model=str(embedded_weights()) if model is None else model,
+        host=LOOPBACK,
+        port=port,
+        name=EMBEDDED_ENTRY if model is None else None,
+        engine=EMBEDDED_PARAMETERS if model is None else {},
+        is_quiet=True,
+    )
+    typer.echo(f"Starting tritonserver and the OpenAI frontend with {model or EMBEDDED_ENTRY}.")
     ask = functools.partial(_ask, is_noise=model is None, once=once)
     run_until_stopped(settings, ask)
 
@@ -49,17 +58,24 @@ def embedded_weights() -> Path:
 
 
 async def _ask(url: str, *, is_noise: bool, once: bool) -> bool:
-    typer.echo(f"Asking {url}/v1 through the openai client: {QUESTION}")
-    await _stream_answer(url)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"\nQuestion, through the openai client to {url}/v1:", style="dim")
+    console.print(f"{QUESTION}\n", style="bold", markup=False)
+    console.print("Answer:", style="dim")
+    await _stream_answer(url, console)
     if is_noise:
-        typer.echo("(The embedded model has random weights: the text is noise. Every part on its way is real.)")
-    typer.echo("\nAsk it yourself:\n  " + _curl_line(url))
+        console.print(
+            "(The embedded model has random weights: the text is noise. Every part on its way is real.)",
+            style="dim",
+        )
+    console.print("\nAsk it yourself:", style="dim")
+    console.print(f"  {_curl_line(url)}\n", markup=False)
     if not once:
-        typer.echo("Serving until Ctrl-C.")
+        console.print("Serving until Ctrl-C.")
     return not once
 
 
-async def _stream_answer(url: str) -> None:
+async def _stream_answer(url: str, console: Console) -> None:
     """Print the answer as it comes.
 
     Raises:
@@ -80,10 +96,12 @@ async def _stream_answer(url: str) -> None:
             async for chunk in stream:
                 if chunk.choices and chunk.choices[0].delta.content:
                     num_chunks += 1
-                    typer.echo(chunk.choices[0].delta.content, nl=False)
+                    text = chunk.choices[0].delta.content
+                    console.print(text, end="", style="bold cyan", markup=False, emoji=False)
     except openai.OpenAIError as error:
         raise CommandError(f"the chat failed: {error}") from None
-    typer.echo()
+    finally:
+        console.print()
     if num_chunks == 0:
         raise CommandError("the model answered nothing")
 

@@ -28,13 +28,9 @@ def serve(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command of this process's arguments."""
     try:
         app()
     except CommandError as error:
         sys.stdout.flush()
         sys.exit(error.to_text())
-
-
-if __name__ == "__main__":
-    main()

@@ -3,8 +3,10 @@
     <temporary>/model_repository/<entry>/config.pbtxt   generated from ernie_wire.tensors
     <temporary>/model_repository/<entry>/1/model.py     imports ernie_stub
     <temporary>/python/ernie_stub, ernie_wire           links, for a tritonserver that has its own Python
+    <temporary>/log                                     output of the processes, when it is not on the screen
 
-It also owns the prefix of Triton's shared memory regions: what Triton leaves there is removed at the end.
+It also owns what Triton leaves elsewhere when it ends in a hurry, and removes it: shared memory regions, which
+have a prefix of ours, and the folder of Triton's Python backend, whose place in /tmp cannot be chosen.
 This module must not know how Triton is started.
 """
 
@@ -15,7 +17,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +25,7 @@ import ernie_stub
 import ernie_wire
 from ernie_wire.tensors import config_pbtxt
 
+PYTHON_FOLDERS = ("/tmp", "python_env_*")  # noqa: S108 - fixed in Triton's Python backend
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 MODEL_PY = '''"""The entry's model: Triton imports this file; the code is in the package ernie_stub."""
 
@@ -43,6 +46,7 @@ class RunDirectory:
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="ernie-triton-"))
         self.shared_memory_prefix = f"{self.path.name}-{os.getpid()}-"
+        self._python_folder: Path | None = None
 
     def __enter__(self) -> RunDirectory:
         return self
@@ -51,9 +55,25 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+        if self._python_folder is not None:
+            shutil.rmtree(self._python_folder, ignore_errors=True)
         for region in SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
             with contextlib.suppress(FileNotFoundError):
                 region.unlink()
+
+    @contextlib.contextmanager
+    def python_folder_found(self) -> Iterator[None]:
+        """Find the folder that Triton's Python backend makes meanwhile, unless somebody else makes one too."""
+        before = _python_folders()
+        yield
+        made = _python_folders() - before
+        if len(made) == 1:
+            self._python_folder = made.pop()
+
+    @property
+    def log(self) -> Path:
+        """The file for the output of the processes."""
+        return self.path / "log"
 
     @property
     def model_repository(self) -> Path:
@@ -76,3 +96,8 @@ class RunDirectory:
             source = Path(package.__path__[0])
             (directory / source.name).symlink_to(source)
         return directory
+
+
+def _python_folders() -> set[Path]:
+    folder, pattern = PYTHON_FOLDERS
+    return set(Path(folder).glob(pattern))

@@ -35,6 +35,7 @@ class ServeSettings:
         name: public name of the model if ``served_model_name`` is None; None takes the model's own.
         revision: branch, tag or commit of a hub model.
         drain_s: seconds that answers in flight get at the end; 0: as long as they take.
+        is_quiet: the output of Triton, engine and frontend goes to a file that the screen names.
     """
 
     model: str
@@ -50,6 +51,7 @@ class ServeSettings:
     name: str | None = None
     revision: str | None = None
     drain_s: int = DRAIN_S
+    is_quiet: bool = False
 
     @classmethod
     def from_flags(cls, given: Mapping[str, str]) -> ServeSettings:

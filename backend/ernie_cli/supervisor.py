@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from ernie_cli.child import Child
 
@@ -26,9 +27,14 @@ class StopRequested(Exception):
 
 
 class Supervisor:
-    """The children of a command, as an async context manager."""
+    """The children of a command, as an async context manager.
 
-    def __init__(self) -> None:
+    Args:
+        output: where their output goes; None is standard error.
+    """
+
+    def __init__(self, output: BinaryIO | None = None) -> None:
+        self._output = sys.stderr.buffer if output is None else output
         self._children: list[Child] = []
         self._stop = asyncio.Event()
 
@@ -60,7 +66,7 @@ class Supervisor:
             environment: all of its environment.
             grace_s: how long it may take to end when asked to; None: as long as it takes.
         """
-        child = await Child.start(name, command, environment, grace_s)
+        child = await Child.start(name, command, environment, grace_s, self._output)
         self._children.append(child)
         return child
 

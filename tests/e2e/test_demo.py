@@ -1,41 +1,72 @@
-"""``ernie-triton demo --once``, which is ``make demo ONCE=1``: an answer, a curl line, exit status 0."""
+"""``make demo``: an answer that stands out on a quiet screen, a curl line, exit status 0."""
 
 from __future__ import annotations
 
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from e2e.serving import DENSE
 from ernie_cli.demo import QUESTION
+from ernie_cli.ports import free_ports
 
+ROOT = Path(__file__).parents[2]
 DEADLINE_S = 180.0
+MOST_LINES = 20  # all of the screen, the answer included
 
 
-def demo(port: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ernie_cli", "demo", "--once", "--port", str(port)],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
 
 
-def test_it_asks_prints_the_answer_and_ends_well() -> None:
-    result = demo(0)
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    question = next(index for index, line in enumerate(lines) if QUESTION in line)
-    noise = next(index for index, line in enumerate(lines) if "random weights" in line)
-    assert "".join(lines[question + 1 : noise]).strip()
-    curl = next(line for line in lines if line.lstrip().startswith("curl "))
+def make_demo(*variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the target through make; what ``make setup`` installed is taken as it is."""
+    (port,) = free_ports(1)
+    return run("make", "--assume-old=.venv/.setup-done", "demo", "ONCE=1", f"PORT={port}", *variables)
+
+
+def answer_of(result: subprocess.CompletedProcess[str]) -> str:
+    """Return what stands between the heading of the answer and the blank line after it."""
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert QUESTION in result.stdout
+    return result.stdout.split("Answer:\n")[1].split("\nAsk it yourself:")[0]
+
+
+def test_the_embedded_model_answers_on_a_quiet_screen() -> None:
+    result = make_demo()
+    answer, _, rest = answer_of(result).partition("(The embedded model has random weights")
+    assert answer.strip()
+    assert answer.endswith("\n")  # nothing is glued to it
+    assert rest
+    assert result.stderr == ""
+    assert len(result.stdout.replace(answer, "answer\n").splitlines()) <= MOST_LINES
+    curl = next(line for line in result.stdout.splitlines() if line.lstrip().startswith("curl "))
     assert "/v1/chat/completions" in curl
+
+
+@pytest.mark.timeout(DEADLINE_S + 60)
+def test_make_takes_another_model() -> None:
+    result = make_demo(f"MODEL={DENSE}")
+    assert answer_of(result).strip()
+    assert "random weights" not in result.stdout
+
+
+def test_a_model_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
+    result = make_demo(f"MODEL={tmp_path}")
+    assert result.returncode != 0
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("make: ")]
+    assert len(lines) == 1
+    assert "config.json" in lines[0]
 
 
 def test_a_taken_port_says_how_to_choose_another() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        result = demo(listener.getsockname()[1])
+        port = listener.getsockname()[1]
+        result = run(sys.executable, "-m", "ernie_cli", "demo", "--once", "--port", str(port))
     assert result.returncode == 1
     assert "choose another --port" in result.stderr

@@ -50,6 +50,7 @@ def test_it_answers_the_goldens_and_sigterm_leaves_nothing(serving: Serving) -> 
     serving.process.send_signal(signal.SIGTERM)
     assert serving.wait() == 0, serving.output
     assert serving.output[-1] == "Stopped."
+    assert not any("Exit timeout expired" in line for line in serving.output), serving.output
     assert serving.leftovers() == []
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", urlsplit(url).port or 0)) != 0

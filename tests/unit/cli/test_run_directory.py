@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from ernie_cli import run_directory
 from ernie_cli.run_directory import SHARED_MEMORY, RunDirectory
 from ernie_wire.tensors import config_pbtxt
 
@@ -51,3 +54,20 @@ def test_leaving_removes_the_directory_and_the_shared_memory_regions() -> None:
         assert other.exists()
     finally:
         other.unlink()
+
+
+@pytest.mark.parametrize("num_others", [0, 1])
+def test_the_folder_of_tritons_python_backend_goes_too_if_it_is_surely_ours(
+    num_others: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_directory, "PYTHON_FOLDERS", (str(tmp_path), "python_env_*"))
+    names = ["earlier", "ours", "other"]
+    folders = {name: tmp_path / f"python_env_{name}" for name in names}
+    folders["earlier"].mkdir()
+    with RunDirectory() as run:
+        with run.python_folder_found():
+            for name in names[1 : 2 + num_others]:
+                folders[name].mkdir()
+        assert folders["ours"].exists()
+    assert folders["earlier"].exists()
+    assert folders["ours"].exists() == bool(num_others)

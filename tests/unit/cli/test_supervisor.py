@@ -30,6 +30,16 @@ async def wait_for_file(path: Path) -> str:
     return path.read_text()
 
 
+async def test_output_goes_where_it_is_told_to(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        async with Supervisor(log) as supervisor:
+            await supervisor.start("the helper", python("print('a line')"), os.environ)
+            with pytest.raises(CommandError):
+                await supervisor.run(asyncio.sleep(DEADLINE_S))
+    assert (tmp_path / "log").read_text() == "a line\n"
+    assert capfd.readouterr() == ("", "")
+
+
 async def test_work_that_ends_first_gives_its_result() -> None:
     async def work() -> int:
         return 7

@@ -1,0 +1,29 @@
+"""A signal that comes before anything is up ends the command well."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# Importing the commands is the moment that lasts; the signal comes in the midst of it.
+CODE = """
+import importlib.abc, os, signal, sys
+class Interrupter(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "ernie_cli.main":
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Interrupter())
+from ernie_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_modules_are_imported(number: signal.Signals) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", CODE.format(number=int(number))], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "Stopped.\n")
