@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ernie_kernels.api import CACHE_DTYPES, RotarySpec
 from ernie_kernels.cache_format import as_stored
@@ -92,6 +94,47 @@ def test_chunks_blocks_and_threads_do_not_change_a_bit(isa: str, dtype: str) -> 
         for chunks in ([150], [1] * 20 + [130], [64, 64, 22], [7] * 21 + [3]):
             part = run_steps(cpu_ops(isa, 1 + block_size % 3), qkv, chunks, block_size, dtype, 2, spec)
             np.testing.assert_array_equal(bits(part), bits(whole))
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> tuple[Layout, int, int, int]:
+    """Contexts and new tokens of some sequences, query heads per kv head, kv heads, half of head_dim."""
+    sequence = st.tuples(st.sampled_from([0, 1, 15, 16, 63, 64, 70]), st.sampled_from([0, 1, 2, 16, 17, 65]))
+    sequences = draw(st.lists(sequence.filter(any), min_size=1, max_size=4))
+    block_size = draw(st.sampled_from([1, 5, 16, 33, 64]))
+    blocks = sum(-(-(context + new) // block_size) for context, new in sequences)
+    layout = Layout(tuple(sequences), block_size, blocks + 2)
+    return layout, draw(st.integers(1, 9)), draw(st.integers(1, 3)), draw(st.integers(1, 20))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=20, deadline=None)
+@given(
+    shape=shapes(), dtype=st.sampled_from(CACHE_DTYPES), seed=st.integers(0, 1000), interleaved=st.booleans()
+)
+def test_any_shape_equals_the_reference(
+    isa: str, shape: tuple[Layout, int, int, int], dtype: str, seed: int, interleaved: bool
+) -> None:
+    layout, group, kv_heads, half = shape
+    filling = Layout(tuple((0, context) for context, _ in layout.sequences), layout.block_size, 0)
+    order, tables = np.random.default_rng(seed).permutation(layout.num_blocks).astype(np.int32), []
+    for context, new in layout.sequences:
+        used, order = np.split(order, [-(-(context + new) // layout.block_size)])
+        tables.append(np.pad(used, (0, 140 - len(used)), constant_values=-1))
+    results = []
+    backends: list[Any] = [REFERENCE, cpu_ops(isa)]
+    for ops in backends:
+        cache = ops.allocate_cache(cache_spec(layout, kv_heads, 2 * half, dtype))
+        rotary = ops.pack_rotary(RotarySpec(2 * half, 140, 10000.0, interleaved))
+        for step in (filling, layout):
+            if not any(new for _, new in step.sequences):
+                continue
+            batch = make_batch(step, np.array(tables))
+            qkv = random_floats(seed, len(batch.token_ids), (group + 2) * kv_heads * 2 * half)
+            results.append(ops.attention(qkv, rotary, cache, ops.upload(batch)))
+    half_way = len(results) // 2
+    for found, expected in zip(results[half_way:], results[:half_way], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=TOLERANCES[dtype])
 
 
 def cuts(total: int, size: int) -> list[int]:
