@@ -159,15 +159,16 @@ async def _as_coroutine(work: Awaitable[bool]) -> bool:
 
 def _choose_ports(settings: ServeSettings) -> tuple[int, TritonPorts]:
     """Check the ports that were given and choose the others."""
-    port, *triton_ports = choose_ports(
-        {
-            "--port": (settings.host, settings.port),
-            "--triton-http-port": (LOOPBACK, settings.triton_http_port or 0),
-            "--triton-grpc-port": (LOOPBACK, settings.triton_grpc_port or 0),
-            "--triton-metrics-port": (LOOPBACK, settings.triton_metrics_port or 0),
-        }
-    )
-    return port, TritonPorts(*triton_ports)
+    wanted = {
+        "--port": (settings.host, settings.port),
+        "--triton-http-port": (LOOPBACK, settings.triton_http_port or 0),
+        "--triton-grpc-port": (LOOPBACK, settings.triton_grpc_port or 0),
+        "--triton-metrics-port": (LOOPBACK, settings.triton_metrics_port or 0),
+    }
+    if settings.metrics_port not in (None, settings.port):
+        wanted["--metrics-port"] = (settings.host, settings.metrics_port or 0)
+    port, http, grpc, metrics, *_ = choose_ports(wanted)
+    return port, TritonPorts(http, grpc, metrics)
 
 
 def _print_triton(installed: Path | None, ports: TritonPorts) -> None:

@@ -29,6 +29,7 @@ class ServeSettings:
         port: its port; 0 takes a free one.
         served_model_name: the only name requests may give, or None.
         api_keys: keys of ``/v1``; None leaves it to the environment.
+        metrics_port: port of the frontend's metrics; None: the main port.
         triton_http_port, triton_grpc_port, triton_metrics_port: None takes a free loopback port.
         engine: the engine settings that were given, by parameter name, as strings.
         frontend: further flags of the frontend that were given.
@@ -43,6 +44,7 @@ class ServeSettings:
     port: int = 8000
     served_model_name: str | None = None
     api_keys: tuple[str, ...] | None = None
+    metrics_port: int | None = None
     triton_http_port: int | None = None
     triton_grpc_port: int | None = None
     triton_metrics_port: int | None = None
@@ -69,6 +71,7 @@ class ServeSettings:
             port=int(given.get("--port", cls.port)),
             served_model_name=given.get("--served-model-name"),
             api_keys=tuple(keys.split(",")) if keys else None,
+            metrics_port=_port(given, "--metrics-port"),
             triton_http_port=_port(given, "--triton-http-port"),
             triton_grpc_port=_port(given, "--triton-grpc-port"),
             triton_metrics_port=_port(given, "--triton-metrics-port"),

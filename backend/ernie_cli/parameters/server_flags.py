@@ -119,12 +119,7 @@ SERVER = Group(
             "none: the main port",
             "none: the main port",
             Text("port of the frontend's metrics", "前端指标的端口"),
-            NoEffect(
-                Text(
-                    "no metrics of our own yet; Triton's are on --triton-metrics-port",
-                    "尚无自有指标；Triton 的指标在 --triton-metrics-port",
-                )
-            ),
+            Passed(frontend="--metrics-port", serve=True),
         ),
         Flag(
             "--controller-port",

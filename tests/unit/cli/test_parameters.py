@@ -52,6 +52,7 @@ READ_BY_SERVE: Mapping[str, tuple[str, str, object]] = {
     "--api-key": ("k1", "api_keys", ("k1",)),
     "--served-model-name": ("ernie", "served_model_name", "ernie"),
     "--timeout-graceful-shutdown": ("7", "drain_s", 7),
+    "--metrics-port": ("8181", "metrics_port", 8181),
     "--triton-http-port": ("1", "triton_http_port", 1),
     "--triton-grpc-port": ("2", "triton_grpc_port", 2),
     "--triton-metrics-port": ("3", "triton_metrics_port", 3),
