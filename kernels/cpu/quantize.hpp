@@ -8,10 +8,13 @@ namespace ernie::ERNIE_VARIANT {
 template <typename D>
 void quantize_group(const float* x, int64_t count, float levels, float* scale, int16_t* codes) {
     using V = typename D::Float;
-    V maximum = V::zero();
-    for (int64_t k = 0; k < count; k += V::kLanes)
-        maximum = V::max(V::abs(load_partial<V>(x + k, count - k)), maximum);
-    *scale = maximum.maximum() / levels;
+    V maximum = V::zero(), poison = V::zero();  // max() drops NaN, so what is no number is gathered apart
+    for (int64_t k = 0; k < count; k += V::kLanes) {
+        const V values = load_partial<V>(x + k, count - k);
+        maximum = V::max(V::abs(values), maximum);
+        poison = V::add(poison, V::mul(values, V::zero()));
+    }
+    *scale = maximum.maximum() / levels + poison.sum();  // NaN if one of them is NaN or infinite
     if (!(*scale > 0)) {
         for (int64_t k = 0; k < count; ++k) codes[k] = 0;
         return;

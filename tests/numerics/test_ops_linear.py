@@ -96,6 +96,22 @@ def test_integer_products_are_exact_at_the_extremes(isa: str, activation: Activa
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("activation", list(ActivationType))
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 7, 8, 127, 128, 259])
+def test_what_is_no_number_stays_none(isa: str, activation: ActivationType, wrong: float, place: int) -> None:
+    """A NaN must not become plausible logits; the rows beside it are as ever."""
+    x = random_floats(13, 3, 260)
+    ops = cpu_ops(isa)
+    packed = ops.pack_linear(make_weight(random_floats(14, 5, 260), "int8"), activation)
+    clean = ops.linear(x, packed)
+    x[1, place] = wrong
+    got = ops.linear(x, packed)
+    assert not np.isfinite(got[1]).any()
+    np.testing.assert_array_equal(bits(got[[0, 2]]), bits(clean[[0, 2]]))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("activation", list(ActivationType))
 @pytest.mark.parametrize("inputs", [1, 2, 7, 8, 9, 130])
 def test_every_int4_code_is_multiplied_exactly(isa: str, activation: ActivationType, inputs: int) -> None:
     codes = np.random.default_rng(inputs).integers(-8, 8, (37, inputs)).astype(np.int8)
