@@ -1,7 +1,8 @@
 # make setup    everything into .venv; quick when up to date
 # make demo     serve the embedded model and ask it something   (ONCE=1, PORT=8188, MODEL=directory)
 # make test     all tests, those with the real tritonserver included
-# make test-full  those that take long too
+# make test-full  those that take long too, and make sanitize
+# make sanitize   the kernels under AddressSanitizer and UBSan
 # make check    linters and type checkers
 # make bench    load a running server                           (URL=http://127.0.0.1:8188)
 # make perf_analyzer  install Triton's load generator; test and bench do it too
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo perf_analyzer test test-full check bench clean
+.PHONY: help setup demo perf_analyzer test test-full sanitize check bench clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,6 +25,7 @@ TEST ?= tests
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 PERF_ANALYZER := $(BIN)/perf_analyzer
+SANITIZED := build/sanitized
 # What pip needs to build the three distributions without a build environment of its own, which would make
 # every build a download and a build from nothing.
 BUILD_TOOLS := "scikit-build-core>=0.10,<2" "nanobind>=2.2,<4" "hatchling>=1.24,<2" "editables>=0.5,<1" \
@@ -64,8 +66,17 @@ demo: setup
 test: setup perf_analyzer
 	@$(BIN)/pytest --durations=20 $(TEST)
 
-test-full: setup perf_analyzer
+test-full: setup perf_analyzer sanitize
 	@$(BIN)/pytest --durations=20 -m "" $(TEST)
+
+# The sanitizers' library must come first in the process, and the C++ library with it, so that it can catch throws.
+sanitize: setup
+	@$(BIN)/cmake -G Ninja -S . -B $(SANITIZED) -DERNIE_SANITIZE=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	    -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) >/dev/null
+	@$(BIN)/cmake --build $(SANITIZED)
+	@LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	    ASAN_OPTIONS=detect_leaks=0:log_path=$(SANITIZED)/report ERNIE_SANITIZED_CPU=$$(echo $(SANITIZED)/_cpu*.so) \
+	    $(BIN)/python -m pytest -p sanitized_kernels --timeout=3000 $(wildcard tests/numerics/test_ops_*.py)
 
 check: setup
 	$(BIN)/ruff check .
