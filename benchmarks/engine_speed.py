@@ -1,7 +1,7 @@
 """Speed of the engine without Triton and HTTP, beside llama.cpp's on the same machine if it is there.
 
     .venv/bin/python benchmarks/engine_speed.py --rounds 5
-    .venv/bin/python benchmarks/engine_speed.py --llama-bin W/lcpp/bin --llama-model W/models/dense-q8_0.gguf
+    .venv/bin/python benchmarks/engine_speed.py --llama-bin W/build/bin --llama-model W/dense-q8_0.gguf
 
 The model has the shape of ERNIE-4.5-0.3B and random weights. What is measured, all of it with the scheduler,
 the sampler (greedy) and every layer:
@@ -9,7 +9,7 @@ the sampler (greedy) and every layer:
     prefill P   prompt tokens a second of one prompt of P random tokens, to its first token.
 llama.cpp runs the same cases (llama-bench -p P -n 0, llama-batched-bench -npp 32 -npl B). The two take turns
 within a round, case by case, so that both meet the same noise; the ratio is of each round, and the median of
-the rounds is printed. docs/performance.md says how to build llama.cpp and the model file.
+the rounds is printed. ``benchmarks/peers.sh`` builds llama.cpp and the model file.
 """
 
 from __future__ import annotations
@@ -24,30 +24,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from engine_shape import SHAPE
+
 from ernie_backend.start import StartedEngine, start_engine
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 
-SHAPE = {
-    "architectures": ["Ernie4_5ForCausalLM"],
-    "model_type": "ernie4_5",
-    "vocab_size": 103424,
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 18,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "head_dim": 128,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0,
-    "tie_word_embeddings": True,
-    "use_bias": False,
-    "hidden_act": "silu",
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
 DECODE_PROMPT = 32
 
 
