@@ -13,11 +13,12 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from ernie_wire.errors import ErnieError, InvalidRequest, InvalidValue, MissingParameter
+from ernie_wire.errors import ErnieError, InvalidRequest, InvalidValue, MissingParameter, QueueFull
 
 # The field of the HTTP request that became a tensor of the wire.
 _FIELDS = {"text_input": "prompt", "input_ids": "prompt"}
-_RETRY_AFTER_S = {408: "1", 429: "1", 503: "5"}
+_ROUTES = ("/v1/models", "/v1/chat/completions", "/v1/completions")
+_RETRY_AFTER_S = {408: "1", 503: "5"}
 
 
 class BodyTooLarge(InvalidRequest):
@@ -63,7 +64,9 @@ def envelope(error: ErnieError) -> dict[str, Any]:
 def error_response(error: ErnieError) -> JSONResponse:
     """Return the HTTP response of an error, with ``Retry-After`` where a retry can help."""
     headers = {}
-    if error.status in _RETRY_AFTER_S:
+    if isinstance(error, QueueFull):
+        headers["Retry-After"] = str(error.retry_after_s)
+    elif error.status in _RETRY_AFTER_S:
         headers["Retry-After"] = _RETRY_AFTER_S[error.status]
     if error.status == Unauthorized.status:
         headers["WWW-Authenticate"] = "Bearer"
@@ -102,7 +105,9 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
         raise error
     where = f"{request.method} {request.url.path}"
     if error.status_code == UnknownRoute.status:
-        return error_response(UnknownRoute(f"{where} does not exist; see /v1/models, /v1/chat/completions"))
+        has_slash = request.url.path.endswith("/") and request.url.path != "/"
+        way_out = "leave out the slash at the end" if has_slash else f"see {', '.join(_ROUTES)}"
+        return error_response(UnknownRoute(f"{where} does not exist; {way_out}"))
     if error.status_code == WrongMethod.status:
         allowed = (error.headers or {}).get("Allow", "another method")
         response = error_response(WrongMethod(f"{where} is not allowed; use {allowed}"))

@@ -1,7 +1,8 @@
 """Which models are served, under which names, and what they can do.
 
 Asked of Triton (repository index, then ``control`` describe of each model) and kept for a few seconds; a
-description that cannot be had just now is kept from before. Must not know HTTP.
+description that cannot be had just now is kept from before. Whoever asks while Triton is being asked waits for
+the same answer. Must not know HTTP.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ernie_frontend.settings import Settings
+from ernie_frontend.shared_question import SharedQuestion
 from ernie_wire.errors import ErnieError, ModelNotFound, ModelUnavailable
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT = "default"
+_FAILURE_AGE_S = 1.0  # requests of this long after a failure are told at once
 _PREFERENCE = {"ready": 0, "starting": 1, "failed": 2, "unconfigured": 3}
 
 
@@ -73,10 +76,9 @@ class ModelDirectory:
     ) -> None:
         self._control = control
         self._settings = settings
-        self._clock = clock
         self._entries: dict[str, ModelEntry] = {}
-        self._asked_at = float("-inf")
-        self._lock = asyncio.Lock()
+        age_s = settings.directory_age_s
+        self._question = SharedQuestion(self._ask, age_s, min(age_s, _FAILURE_AGE_S), clock)
 
     async def resolve(self, name: str | None) -> ServedModel:
         """Return the model that a request's ``model`` means.
@@ -132,12 +134,12 @@ class ModelDirectory:
         return min(entries.values(), key=lambda entry: _PREFERENCE.get(entry.state, len(_PREFERENCE)))
 
     async def _fresh(self) -> Mapping[str, ModelEntry]:
-        async with self._lock:
-            if self._clock() - self._asked_at >= self._settings.directory_age_s:
-                await self._ask()
-            return self._entries
+        entries = await self._question.answer()
+        if not entries:  # the first model may be loaded any moment
+            self._question.forget()
+        return entries
 
-    async def _ask(self) -> None:
+    async def _ask(self) -> Mapping[str, ModelEntry]:
         try:
             names = await self._control.ready_models()
         except ModelUnavailable as error:
@@ -145,10 +147,10 @@ class ModelDirectory:
                 raise
             # The request itself will find out whether Triton is only slow.
             logger.warning("the list of models could not be asked again: %s", error.message)
-            return
+            return self._entries
         entries = await asyncio.gather(*(self._describe(name) for name in names))
         self._entries = {entry.name: entry for entry in entries if entry is not None}
-        self._asked_at = self._clock() if self._entries else float("-inf")
+        return self._entries
 
     async def _describe(self, name: str) -> ModelEntry | None:
         """Return what an entry says of itself; None for one that is not ours, and so knows no ``control``."""

@@ -33,7 +33,7 @@ class Settings:
     api_keys: tuple[str, ...] = ()
     max_concurrency: int = 512
     metrics_port: int | None = None
-    max_body_bytes: int = 32 << 20
+    max_body_bytes: int = 8 << 20
     max_answers: int = 128
     control_deadline_s: float = 3.0
     directory_age_s: float = 5.0

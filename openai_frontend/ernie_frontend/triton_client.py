@@ -7,6 +7,7 @@ stream too: a decoupled model answers nothing else. Must not know HTTP, nor that
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -20,6 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from ernie_frontend.generation import Delta, Deltas
 from ernie_frontend.settings import Settings
+from ernie_frontend.shared_question import SharedQuestion
 from ernie_wire import tensors
 from ernie_wire.errors import (
     EngineCrashed,
@@ -74,7 +76,7 @@ class TritonClient:
         self._deadline_s = settings.control_deadline_s
         self._quiet_check_s = settings.quiet_check_s
         self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
-        self._asked_at: dict[str, float] = {}
+        self._health: dict[str, SharedQuestion[Mapping[str, Any]]] = {}
         self._instances: dict[str, str] = {}  # by model: the start of the stub that answered last
         self._cancellations: set[asyncio.Task[None]] = set()
 
@@ -171,8 +173,7 @@ class TritonClient:
             if heard.is_set():
                 continue
             try:
-                if not self._was_just_asked(model):
-                    await self.control(model, {"op": "health"})
+                await self._shared_health(model).answer()
                 current = self._instances.get(model)
                 is_lost = (
                     current != instance and instance is not None and await self._is_lost(model, request_id)
@@ -192,13 +193,13 @@ class TritonClient:
         health = await self.control(model, {"op": "health", "request_id": request_id})
         return not health.get("in_flight", True)
 
-    def _was_just_asked(self, model: str) -> bool:
-        """Whether another of perhaps hundreds of quiet streams has asked; else note that this one does."""
-        now = asyncio.get_running_loop().time()
-        if now - self._asked_at.get(model, float("-inf")) < self._quiet_check_s / 2:
-            return True
-        self._asked_at[model] = now
-        return False
+    def _shared_health(self, model: str) -> SharedQuestion[Mapping[str, Any]]:
+        """Return the question that all quiet streams of a model share; there may be hundreds."""
+        if model not in self._health:
+            age_s = self._quiet_check_s / 2
+            ask = functools.partial(self.control, model, {"op": "health"})
+            self._health[model] = SharedQuestion(ask, age_s, age_s)
+        return self._health[model]
 
     def _triton_error(self, message: str) -> ErnieError:
         error = parse_error(message)

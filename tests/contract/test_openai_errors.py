@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,6 +15,10 @@ import httpx
 import openai
 import pytest
 
+from ernie_frontend.large_bodies import LARGE_BYTES
+from ernie_frontend.routes import completions
+from ernie_frontend.schema.completions import CompletionRequest
+from ernie_frontend.translate.completion_request import completion_to_wire
 from fakes.triton_grpc import EventLoopThread, FakeTriton, Inference, Response, hang_after_first, tell
 
 pytest_plugins = ("fakes.frontend_server",)
@@ -446,3 +452,69 @@ def test_prompts_stay_out_of_the_log(
     assert "Beijing" not in caplog.text
     [line] = [record.getMessage() for record in caplog.records if "log-1" in record.getMessage()]
     assert line.startswith("log-1 POST /v1/completions status=200 input_tokens=7 output_tokens=3 ms=")
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping"])
+def test_health_answers_head(frontend: str, triton: FakeTriton, path: str) -> None:
+    answer = httpx.head(f"{frontend}{path}", trust_env=False, verify=False)
+    assert (answer.status_code, answer.content) == (200, b"")
+    triton.health = "Stub process 'x' is not healthy."
+    assert httpx.head(f"{frontend}{path}", trust_env=False, verify=False).status_code == 503
+
+
+def test_a_compressed_body_is_named(frontend: str) -> None:
+    body = gzip.compress(json.dumps({"messages": MESSAGES}).encode())
+    error = error_of(post(frontend, "/v1/chat/completions", body, **{"Content-Encoding": "gzip"}), 400)
+    assert "Content-Encoding 'gzip'" in error["message"]
+
+
+def test_paths_that_are_nearly_right(frontend: str) -> None:
+    error = error_of(httpx.get(f"{frontend}/", trust_env=False, verify=False), 404)
+    assert "/v1/completions" in error["message"].split(", ")
+    error = error_of(post(frontend, "/v1/completions/", {"prompt": "Hi"}), 404)
+    assert "leave out the slash at the end" in error["message"]
+    assert httpx.get(f"{frontend}/v1/models/", trust_env=False, verify=False).json()["object"] == "list"
+
+
+def test_an_api_key_of_any_letters(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+    with run_frontend(triton.url, api_keys=("schlüssel-\u00e0",)) as url:
+        for key, status in (("schlüssel-\u00e0", 200), ("schlüssel", 401)):
+            headers = {b"Authorization": f"Bearer {key}".encode()}
+            answer = httpx.get(f"{url}/v1/models", headers=headers, trust_env=False, verify=False)
+            assert answer.status_code == status
+
+
+def test_deep_tool_arguments_are_no_fault_of_ours(frontend: str, triton: FakeTriton) -> None:
+    call = {"function": {"name": "f", "arguments": "[" * 100_000}}
+    messages = [*MESSAGES, {"role": "assistant", "tool_calls": [call]}]
+    assert post(frontend, "/v1/chat/completions", {"messages": messages}).status_code == 200
+    assert triton.inferences[0].messages["messages"][1]["tool_calls"] == [call]
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_large_body_does_not_hold_up_the_others(
+    frontend: str, triton: FakeTriton, monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
+    """Its reading and its translation run in a thread of their own."""
+    threads = set()
+
+    def noting(work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            threads.add(threading.current_thread())
+            return work(*arguments)
+
+        return run
+
+    read = CompletionRequest.model_validate_json
+    monkeypatch.setattr(CompletionRequest, "model_validate_json", noting(read))
+    monkeypatch.setattr(completions, "completion_to_wire", noting(completion_to_wire))
+    prompt = "word " * (LARGE_BYTES if is_large else 1)
+    assert post(frontend, "/v1/completions", {"prompt": prompt}).status_code == 200
+    in_executor = [thread.name.startswith("asyncio_") for thread in threads]
+    assert in_executor == [is_large]
+
+
+def test_the_largest_body_of_the_usual_settings(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+    with run_frontend(triton.url) as url:
+        error = error_of(post(url, "/v1/completions", b" " * (9 << 20)), 413)
+    assert str(8 << 20) in error["message"]

@@ -143,6 +143,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         inferences: what came in, controls excepted.
         cancelled: request ids that a ``cancel`` control named.
         aborted: request ids whose gRPC stream was cancelled.
+        num_health_questions: ``health`` controls that came.
     """
 
     answer: Callable[[Inference], AsyncIterator[Response]] = tell
@@ -154,10 +155,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     cancelled: queue.Queue[str] = field(default_factory=queue.Queue)
     aborted: queue.Queue[str] = field(default_factory=queue.Queue)
     url: str = ""
+    num_health_questions: int = 0
 
     def reset(self) -> None:
         """Forget what came and what a test has scripted."""
         fresh = FakeTriton()
+        self.num_health_questions = 0
         self.answer, self.models, self.health = fresh.answer, fresh.models, fresh.health
         self.inferences, self.cancelled, self.aborted = fresh.inferences, fresh.cancelled, fresh.aborted
 
@@ -203,6 +206,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         if question["op"] == "cancel":
             self.cancelled.put(question["request_id"])
             return {"control_output": json.dumps({"cancelled": True})}
+        self.num_health_questions += question["op"] == "health"
         answer = self.models[inference.model] if question["op"] == "describe" else self.health
         return answer if isinstance(answer, str) else {"control_output": json.dumps(answer)}
 

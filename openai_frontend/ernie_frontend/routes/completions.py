@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from ernie_frontend.disconnect import unless_disconnected
 from ernie_frontend.generation import collect_all, gather, merge, only_prompt
+from ernie_frontend.large_bodies import beside_loop_if_large
 from ernie_frontend.request_log import record_of
 from ernie_frontend.routes.streaming import stream_answer
 from ernie_frontend.schema.common import read_body
@@ -29,7 +30,8 @@ async def create_completion(request: Request) -> Response:
     body = await read_body(CompletionRequest, request)
     model = await services.models.resolve(body.model)
     answer_id = record.wire_id("cmpl", body.user)
-    wires = completion_to_wire(body, answer_id, model.entry.vocab_size, services.settings.max_answers)
+    limits = (model.entry.vocab_size, services.settings.max_answers)
+    wires = await beside_loop_if_large(len(await request.body()), completion_to_wire, body, answer_id, *limits)
     header = AnswerHeader.of(
         body,
         answer_id,

@@ -24,6 +24,8 @@ async def list_models(request: Request) -> dict[str, Any]:
 @router.get("/v1/models/{name:path}", response_model=None)
 async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
     """Return one of the listed models; unlike in a request, the name must be exact."""
+    if not name:
+        return await list_models(request)
     services = Services.of(request)
     models = await services.models.listed()
     for model in models:

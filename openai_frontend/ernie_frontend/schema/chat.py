@@ -53,7 +53,9 @@ class ChatRequest(GenerationFields):
         ge=0,
         description="so many of the most likely tokens with it, at most --max-logprobs (20); needs logprobs",
     )
-    tools: list[dict[str, Any]] | None = Field(None, description="functions, given to the model's template")
+    tools: list[dict[str, Any]] | None = Field(
+        None, description="functions, given to the model's template; see Tools below"
+    )
     tool_choice: Any = Field(None, description="auto, or none: tools are not shown to the model")
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="variables of the template, e.g. enable_thinking"

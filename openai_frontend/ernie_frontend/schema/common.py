@@ -21,8 +21,9 @@ from pydantic import (
 from starlette.requests import ClientDisconnect, Request
 
 from ernie_frontend.errors import from_validation
+from ernie_frontend.large_bodies import beside_loop_if_large
 from ernie_frontend.request_log import record_of
-from ernie_wire.errors import RequestCancelled
+from ernie_wire.errors import InvalidValue, RequestCancelled
 
 _INT32 = 2**31
 # What metadata may not set: its own place in the request is part of what these mean.
@@ -159,11 +160,15 @@ async def read_body(kind: type[Body], request: Request) -> Body:
     """Return the checked body of a request, whatever content type it announces.
 
     Raises:
-        ErnieError: the body is not JSON, not an object, or a field is missing or of a wrong type; or the client
-            went away before it was complete.
+        ErnieError: the body is compressed, not JSON, not an object, or a field is missing or of a wrong type;
+            or the client went away before it was complete.
     """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise InvalidValue(f"Content-Encoding {encoding[:40]!r} is not understood; send the body as it is")
     try:
-        return kind.model_validate_json(await request.body())
+        body = await request.body()
+        return await beside_loop_if_large(len(body), kind.model_validate_json, body)
     except ClientDisconnect:
         record_of(request.scope).is_disconnected = True
         raise RequestCancelled("the client closed the connection before its request was complete") from None

@@ -5,7 +5,8 @@ Must not know the template: messages go out in one plain form, whatever form the
 
 from __future__ import annotations
 
-import json
+import functools
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from ernie_frontend.translate.sampling import check_token_ids, sampling_paramete
 from ernie_frontend.translate.thinking import resolve_thinking
 from ernie_wire.errors import InvalidValue, MissingParameter
 from ernie_wire.messages import GenerateRequest
+
+logger = logging.getLogger(__name__)
 
 _ROLES = {"bot": "assistant", "developer": "system"}
 # Names that the engine itself gives to the template.
@@ -85,7 +88,17 @@ def _conversation(body: ChatRequest, messages: list[ChatMessage]) -> dict[str, A
     }
     if body.tools and body.tool_choice != "none":
         conversation["tools"] = body.tools
+        _warn_of_tools()
     return conversation
+
+
+@functools.cache
+def _warn_of_tools() -> None:
+    """Say once what becomes of tools: the request succeeds, and its sender may expect more."""
+    logger.warning(
+        "tools are given to the model's template, which may ignore them; calls in answers stay text"
+        " (docs/openai.md)"
+    )
 
 
 def _template_options(body: ChatRequest) -> dict[str, Any]:
@@ -105,7 +118,7 @@ def _plain_message(message: ChatMessage) -> dict[str, Any]:
         "content": _plain_text(message.content),
     }
     if message.tool_calls:
-        plain["tool_calls"] = [_with_decoded_arguments(call) for call in message.tool_calls]
+        plain["tool_calls"] = message.tool_calls
     for name in ("name", "reasoning_content", "tool_call_id"):
         value = getattr(message, name)
         if value is not None:
@@ -121,15 +134,3 @@ def _plain_text(content: str | dict[str, Any] | list[dict[str, Any]] | None) -> 
         return content
     parts = content if isinstance(content, list) else [content]
     return "".join(part["text"] for part in parts)
-
-
-def _with_decoded_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """Return a tool call of the history with ``arguments`` as an object, if its text is JSON."""
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments = json.loads(function["arguments"])
-    except (ValueError, RecursionError):
-        return call
-    return {**call, "function": {**function, "arguments": arguments}}

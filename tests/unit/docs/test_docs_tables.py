@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ernie_frontend import errors as frontend
 from ernie_wire.errors import ErnieError
 from ernie_wire.sampling import SamplingParameters
 from ernie_wire.tensors import INPUTS, OUTPUTS, TensorSpec
@@ -43,11 +44,11 @@ def test_every_sampling_parameter_is_in_the_wire_document() -> None:
     assert expected <= rows("wire.md")
 
 
-def leaves(error: type[ErnieError]) -> Iterator[type[ErnieError]]:
-    yield error
+def leaves(error: type[ErnieError], module: str = "ernie_wire.errors") -> Iterator[type[ErnieError]]:
+    if error.__module__ == module:
+        yield error
     for child in error.__subclasses__():
-        if child.__module__ == "ernie_wire.errors":
-            yield from leaves(child)
+        yield from leaves(child, module)
 
 
 @pytest.mark.parametrize("error", [leaf for leaf in leaves(ErnieError) if leaf is not ErnieError])
@@ -55,6 +56,20 @@ def test_every_error_is_in_the_error_document(error: type[ErnieError]) -> None:
     meaning = (error.__doc__ or "").splitlines()[0].rstrip(".")
     row = f"| `{error.code}` | {error.status} | {error.openai_type} | {error.triton_code} | {meaning} |"
     assert row in rows("errors.md")
+
+
+def frontend_errors() -> list[type[ErnieError]]:
+    return list(leaves(ErnieError, frontend.__name__))
+
+
+def test_the_frontend_has_errors_of_its_own() -> None:
+    assert frontend.BodyTooLarge in frontend_errors()
+
+
+@pytest.mark.parametrize("error", frontend_errors())
+def test_every_error_of_the_frontend_is_in_the_error_document(error: type[ErnieError]) -> None:
+    meaning = (error.__doc__ or "").splitlines()[0].rstrip(".")
+    assert f"| `{error.code}` | {error.status} | {error.openai_type} | {meaning} |" in rows("errors.md")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +25,14 @@ class Control:
         self.models = models
         self.failure: ErnieError | None = None
         self.num_questions = 0
+        self.was_asked = asyncio.Event()
+        self.hold: asyncio.Event | None = None
 
     async def ready_models(self) -> list[str]:
         self.num_questions += 1
+        self.was_asked.set()
+        if self.hold is not None:
+            await self.hold.wait()
         if self.failure is not None:
             raise self.failure
         return list(self.models)
@@ -119,6 +125,32 @@ async def test_old_answers_serve_while_triton_is_slow() -> None:
     control.failure = None
     control.models["a"] = ModelUnavailable("slow")
     assert (await models.resolve("null")).entry.vocab_size == 10
+
+
+async def test_all_who_ask_at_once_wait_for_one_answer() -> None:
+    control = Control(a=described())
+    models, _ = directory(control)
+    control.hold = asyncio.Event()
+    asking = [asyncio.create_task(models.resolve("null")) for _ in range(4)]
+    await control.was_asked.wait()
+    asking[0].cancel()  # whoever goes away does not take the answer along
+    control.hold.set()
+    assert [(await each).entry.name for each in asking[1:]] == ["a", "a", "a"]
+    assert control.num_questions == 1
+
+
+async def test_a_failure_is_for_all_and_remembered_for_a_moment() -> None:
+    control = Control(a=described())
+    control.failure = ModelUnavailable("slow")
+    models, clock = directory(control)
+    answers = await asyncio.gather(*(models.resolve("null") for _ in range(4)), return_exceptions=True)
+    assert all(isinstance(answer, ModelUnavailable) for answer in answers)
+    with pytest.raises(ModelUnavailable, match="slow"):
+        await models.resolve("null")
+    assert control.num_questions == 1
+    control.failure = None
+    clock.now_s = 1.0
+    assert (await models.resolve("null")).entry.name == "a"
 
 
 async def test_triton_never_reached() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ernie_frontend.errors import error_response
 from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.unsupported import (
@@ -14,10 +15,11 @@ from ernie_frontend.schema.unsupported import (
     Refusal,
     refuse_unsupported,
 )
+from ernie_frontend.translate import chat_request
 from ernie_frontend.translate.chat_request import chat_to_wire
 from ernie_frontend.translate.completion_request import completion_to_wire
 from ernie_frontend.translate.thinking import resolve_thinking
-from ernie_wire.errors import InvalidValue
+from ernie_wire.errors import InvalidValue, QueueFull
 
 
 def chat(**fields: Any) -> ChatRequest:
@@ -56,16 +58,16 @@ def test_the_thinking_switch(fields: dict[str, Any], expected: bool | None) -> N
     assert wire.messages["chat_template_kwargs"].get("enable_thinking") is expected
 
 
-def test_tool_arguments_are_decoded_if_they_are_json() -> None:
+def test_tool_calls_go_on_as_they_came_whatever_their_arguments_hold() -> None:
     calls = [
         {"function": {"name": "a", "arguments": '{"x": 1}'}},
         {"function": {"name": "b", "arguments": {"x": 1}}},
-        {"function": {"name": "c", "arguments": "{broken"}},
+        {"function": {"name": "c", "arguments": "[" * 100_000}},
     ]
     [wire] = chat_to_wire(chat(messages=[{"role": "assistant", "tool_calls": calls}]), "r", 1000, 8)
     assert wire.messages is not None
     [message] = wire.messages["messages"]
-    assert [call["function"]["arguments"] for call in message["tool_calls"]] == [{"x": 1}, {"x": 1}, "{broken"]
+    assert message["tool_calls"] == calls
 
 
 def test_tools_go_along_unless_the_choice_is_none() -> None:
@@ -193,3 +195,16 @@ def test_metadata_carries_fields(fields: dict[str, Any], expected: float | None)
 def test_metadata_does_not_carry_the_prompt() -> None:
     body = chat(metadata={"messages": [], "prompt": ["x"], "stream": True, "model": ["x"]})
     assert (len(body.messages or ()), body.stream, body.model) == (1, None, None)
+
+
+def test_tools_are_accepted_with_one_word_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    chat_request._warn_of_tools.cache_clear()
+    for _ in range(2):
+        chat_to_wire(chat(tools=[{"type": "function", "function": {"name": "f"}}]), "r", 1000, 8)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "calls in answers stay text" in caplog.text
+
+
+def test_a_full_queue_says_when_to_come_again() -> None:
+    response = error_response(QueueFull("the queue holds 512 requests; retry after 7 s"))
+    assert (response.status_code, response.headers["retry-after"]) == (429, "7")

@@ -94,6 +94,29 @@ def test_the_watch_ends_streams_of_a_dead_model_not_of_a_slow_one(
     assert triton.cancelled.empty()  # there is nobody to tell
 
 
+def test_one_question_tells_all_quiet_streams_of_a_dead_model(
+    triton_loop: EventLoopThread, triton: FakeTriton
+) -> None:
+    """Told one at a time, they would need as many questions as there are streams."""
+    num_streams = 16
+    triton.answer = hang_after_first
+    triton.health = "Stub process 'x' is not healthy."
+
+    async def ask() -> list[object]:
+        client = TritonClient(triton.url, settings(triton.url, quiet_check_s=0.5))
+        streams = (
+            collect(client.generate("ernie-tiny", request(request_id=str(number))))
+            for number in range(num_streams)
+        )
+        ends = await asyncio.gather(*streams, return_exceptions=True)
+        await client.close()
+        return list(ends)
+
+    ends = triton_loop.run(ask())
+    assert [type(end) for end in ends] == [EngineCrashed] * num_streams
+    assert triton.num_health_questions < num_streams / 2
+
+
 @pytest.mark.parametrize("is_in_flight", [False, True])
 def test_a_stub_that_was_started_again_has_lost_its_streams(
     triton_loop: EventLoopThread, triton: FakeTriton, is_in_flight: bool
