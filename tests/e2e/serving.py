@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -90,7 +91,10 @@ class Serving:
         return [*map(str, alive), *files, *mine]
 
     def close(self) -> None:
-        """End the process in any case."""
+        """End the process in any case, as a user does if it still can; leave nothing in /tmp and /dev/shm."""
+        if self.process.is_running():
+            self.process.terminate()
+            psutil.wait_procs([self.process], STOP_DEADLINE_S)
         for process in (
             [*self.process.children(recursive=True), self.process] if self.process.is_running() else []
         ):
@@ -100,3 +104,6 @@ class Serving:
         self._reader.join(STOP_DEADLINE_S)
         if self.process.stdout is not None:
             self.process.stdout.close()
+        for region in Path("/dev/shm").glob(f"ernie-triton-*-{self.process.pid}-*"):
+            region.unlink(missing_ok=True)
+        shutil.rmtree(self.temporary)
