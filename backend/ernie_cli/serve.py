@@ -24,9 +24,9 @@ from ernie_cli.child import Child
 from ernie_cli.errors import CommandError
 from ernie_cli.frontend import base_url, frontend_command, wait_until_healthy
 from ernie_cli.memory_report import MemoryReport
+from ernie_cli.model_check import check_model
 from ernie_cli.model_source import ModelFiles, find_model
 from ernie_cli.ports import LOOPBACK, choose_ports
-from ernie_cli.printed_config import engine_settings
 from ernie_cli.run_directory import RunDirectory
 from ernie_cli.serve_settings import ServeSettings
 from ernie_cli.supervisor import STOP_GRACE_S, StopRequested, Supervisor
@@ -51,7 +51,7 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
     with stages.stage("model files") as reading:
         has_random_weights = settings.engine.get("load_choices") == "dummy"
         model = find_model(settings.model, settings.revision, with_weights=not has_random_weights)
-        engine_settings(model.directory, settings.engine)  # what it would refuse is told at once
+        check_model(model.directory, settings.engine)
         reading.size_bytes = model.size_bytes
     port, triton_ports = _choose_ports(settings)
     memory = MemoryReport()

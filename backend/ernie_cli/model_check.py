@@ -1,0 +1,42 @@
+"""Whether the engine could load a model: what can be known without loading it, so that nothing starts in vain.
+
+This module must not know how anything is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
+from ernie_backend.errors import StartError
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.settings import EngineSettings
+from ernie_backend.weights.loader import CheckpointWeights
+from ernie_cli.errors import CommandError
+from ernie_cli.printed_config import engine_settings
+
+
+def check_model(directory: Path, parameters: Mapping[str, str]) -> None:
+    """Check the settings, config.json, the tokenizer, and names and shapes of the weights.
+
+    Args:
+        directory: of the model.
+        parameters: the engine's settings that were given.
+
+    Raises:
+        CommandError: the engine would refuse one of them, in its own words.
+    """
+    settings = engine_settings(directory, parameters)
+    try:
+        _check_files(directory, settings)
+    except StartError as error:
+        raise CommandError(error.message) from None
+
+
+def _check_files(directory: Path, settings: EngineSettings) -> None:
+    if find_tokenizer(directory) is not None or not settings.is_dummy:
+        Tokenizer.from_directory(directory)
+    if not settings.is_dummy:
+        config = ModelConfig.from_directory(directory)
+        CheckpointWeights.open(directory, config, settings.dtype, settings.quantization).close()
