@@ -118,6 +118,10 @@ def _request_id(inputs: dict[str, NDArray[Any]]) -> str:
             f"request_id has {len(given)} characters; it must have 1 to {MAX_REQUEST_ID_CHARACTERS}",
             tensors.REQUEST_ID.name,
         )
+    if not given.isprintable():
+        raise InvalidValue(
+            f"request_id is {given!r}; it goes into logs and must be printable", tensors.REQUEST_ID.name
+        )
     return given
 
 

@@ -134,6 +134,7 @@ def test_request_parameters_are_sampling_parameters_if_there_is_no_tensor() -> N
         ({"text_input": text("a"), "priority": flag(True)}, "priority", "type INT32"),
         ({"text_input": text("a"), "request_id": text("")}, "request_id", "1 to 256"),
         ({"text_input": text("a"), "request_id": text("x" * 257)}, "request_id", "1 to 256"),
+        ({"text_input": text("a"), "request_id": text("a\nERROR b")}, "request_id", "must be printable"),
         (
             {"text_input": text("a"), "stream": flag(True), "exclude_input_in_output": flag(False)},
             "exclude_input_in_output",
