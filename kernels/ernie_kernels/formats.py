@@ -176,9 +176,3 @@ def quantize_activations(
         codes[scale == 0, columns] = 0
         scales[:, index] = scale
     return QuantizedActivations(codes, scales)
-
-
-def split_int16(codes: NDArray[np.int32]) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-    """Return int16 activation codes as int8 halves (high, low) with code = high * 128 + low, low in -64..63."""
-    high = (codes + 64) >> 7
-    return high.astype(np.int8), (codes - high * 128).astype(np.int8)

@@ -22,7 +22,6 @@ from ernie_kernels.formats import (
     quantize_activations,
     quantize_int4,
     quantize_int8,
-    split_int16,
     unpack_int4,
     weight_codes,
 )
@@ -123,12 +122,3 @@ def test_activations_of_a_worked_example() -> None:
 def test_float32_activations_have_no_codes() -> None:
     with pytest.raises(ValueError, match="float32 has no codes"):
         quantize_activations(np.zeros((1, 1), np.float32), ActivationType.FLOAT32)
-
-
-def test_int16_halves_fit_int8_and_join_again() -> None:
-    codes = np.arange(-127 * 128, 127 * 128 + 1, dtype=np.int32)
-    high, low = split_int16(codes)
-    np.testing.assert_array_equal(high.astype(np.int32) * 128 + low, codes)
-    assert low.min() == -64
-    assert low.max() == 63
-    assert (high.min(), high.max()) == (-127, 127)
