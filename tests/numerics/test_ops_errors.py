@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, CacheSpec, RotarySpec
-from ernie_kernels.cpu import CpuOps, instruction_sets
-from ernie_kernels.formats import ActivationType, Float32Weight, Int8Weight
+from ernie_kernels.cpu import CpuOps, _cpu, instruction_sets
+from ernie_kernels.formats import ActivationType, Float32Weight, Int4Weight, Int8Weight
 from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import plain_batch, random_floats, with_fields
 
@@ -109,6 +109,24 @@ def cpu_misfits() -> dict[str, tuple[Callable[[], object], str]]:
                 Int8Weight(np.full((2, 3), -128, np.int8), np.ones(2, np.float32)), FLOAT32
             ),
             "code -128",
+        ),
+        "int4 inputs": (
+            lambda: ops.pack_linear(Int4Weight(np.zeros((2, 3), np.uint8), np.ones(2, np.float32), 7), FLOAT32),
+            "packed has 3 columns, expected 4 for 7 inputs",
+        ),
+        "int4 without inputs": (
+            lambda: ops.pack_linear(
+                Int4Weight(np.zeros((2, 0), np.uint8), np.ones(2, np.float32), -1), FLOAT32
+            ),
+            "weight columns -1 must be positive",
+        ),
+        "int4 scales": (
+            lambda: ops.pack_linear(Int4Weight(np.zeros((2, 3), np.uint8), np.ones(1, np.float32), 6), FLOAT32),
+            "scales has length 1, expected 2",
+        ),
+        "activation group": (
+            lambda: _cpu.Ops(1, "").pack_int8(codes, np.ones(2, np.float32), "int16", 2048),
+            "activation group 2048 must be a multiple of 8 up to 1024",
         ),
         "cache size": (lambda: ops.allocate_cache(CacheSpec(0, 4, 1, 8, "float32")), "num_blocks 0 must be"),
         "cache dtype": (lambda: ops.allocate_cache(CacheSpec(1, 4, 1, 8, "int4")), "dtype 'int4' must be"),
