@@ -11,7 +11,8 @@ namespace ernie {
 
 class Buffer {
   public:
-    // `format` is the struct code of an item: f float32, d float64, i int32, l int64, H uint16, b int8, B uint8.
+    // `format` is the struct code of an item: f float32, d float64, i int32, l int64, H uint16, b int8, B
+    // uint8.
     Buffer(const char* name, nanobind::handle object, char format, int dimensions, bool is_writable = false) {
         const int flags = PyBUF_ND | PyBUF_FORMAT | (is_writable ? PyBUF_WRITABLE : 0);
         if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) {
