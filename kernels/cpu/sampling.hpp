@@ -1,7 +1,7 @@
 // The choice of a token from each row of logits; ernie_kernels/choice.py defines it.
 //
-// Nothing is sorted. A weight is in [0, 1], so its bits rise with it: the bound of top_k or top_p is found ten bits
-// at a time, by what each of 1024 bins holds. Sums are double, in an order that depends on the row alone.
+// Nothing is sorted. A weight is in [0, 1], so its bits rise with it: the bound of top_k or top_p is found ten
+// bits at a time, by what each of 1024 bins holds. Sums are double, in an order that depends on the row alone.
 #pragma once
 
 #include <cmath>
@@ -66,8 +66,8 @@ inline double sum(const float* weights, int64_t n) {
     return total;
 }
 
-// What the values hold by ten of their bits: their sum if ByMass, else their number. Neighbours often share a bin,
-// and one addition must not wait for the other.
+// What the values hold by ten of their bits: their sum if ByMass, else their number. Neighbours often share a
+// bin, and one addition must not wait for the other.
 template <bool ByMass>
 void fill_bins(const float* values, int64_t n, int shift, double* held) {
     double odd[kBins] = {};
