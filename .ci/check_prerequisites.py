@@ -2,26 +2,29 @@
 
     python3 .ci/check_prerequisites.py
 
-Prints every thing that is missing with its Debian package, and exits with status 1. It runs on any Python 3,
+Prints every thing that is missing with its Debian package, and exits with status 1. It runs on Python 3.7 too,
 because the wrong version is one of the things it reports.
 """
 
+from __future__ import annotations
+
 import importlib.util
-import os
 import platform
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
 
-PYTHON = "python%d.%d" % sys.version_info[:2]
+PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-def missing():
+def missing() -> Iterator[tuple[str, str]]:
     """Yield (what is missing, Debian packages that bring it)."""
     if not (3, 10) <= sys.version_info[:2] <= (3, 12):
         yield (
-            "Python 3.10 to 3.12; %s is %s. Name another one: make setup PYTHON=/path/to/python3.11"
-            % (sys.executable, platform.python_version()),
+            f"Python 3.10 to 3.12; {sys.executable} is {platform.python_version()}. "
+            "Name another one: make setup PYTHON=/path/to/python3.11",
             "python3.11",
         )
         return
@@ -29,9 +32,9 @@ def missing():
         yield "Linux on x86-64: the tritonserver of nvidia-pytriton is built for nothing else", ""
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         yield "the module venv with ensurepip", PYTHON + "-venv"
-    header = os.path.join(sysconfig.get_paths()["include"], "Python.h")
-    if not os.path.exists(header):
-        yield "the Python headers (%s)" % header, "lib%s-dev" % PYTHON
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.exists():
+        yield f"the Python headers ({header})", f"lib{PYTHON}-dev"
     if not has_shared_library():
         yield "a shared libpython (a Python built with --enable-shared)", "lib" + PYTHON
     for program in ("g++", "make"):
@@ -39,23 +42,23 @@ def missing():
             yield "the program " + program, program
 
 
-def has_shared_library():
+def has_shared_library() -> bool:
     """Return whether this interpreter's libpython is a shared library that is there."""
-    directory = sysconfig.get_config_var("LIBDIR") or ""
+    directory = Path(sysconfig.get_config_var("LIBDIR") or "")
     name = sysconfig.get_config_var("INSTSONAME") or ""
-    folders = (directory, os.path.join(directory, sysconfig.get_config_var("MULTIARCH") or ""))
+    folders = (directory, directory / (sysconfig.get_config_var("MULTIARCH") or ""))
     is_shared = bool(sysconfig.get_config_var("Py_ENABLE_SHARED"))
-    return is_shared and any(os.path.exists(os.path.join(folder, name)) for folder in folders)
+    return is_shared and any((folder / name).exists() for folder in folders)
 
 
-def main():
+def main() -> None:
     """Report what is missing."""
     found = list(missing())
     for what, _ in found:
-        sys.stderr.write("missing: %s\n" % what)
+        sys.stderr.write(f"missing: {what}\n")
     packages = " ".join(package for _, package in found if package)
     if packages:
-        sys.stderr.write("on Debian or Ubuntu: sudo apt-get install %s\n" % packages)
+        sys.stderr.write(f"on Debian or Ubuntu: sudo apt-get install {packages}\n")
     sys.exit(1 if found else 0)
 
 

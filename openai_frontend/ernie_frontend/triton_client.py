@@ -99,9 +99,8 @@ class TritonClient:
                 delta = _delta(result)
                 is_over = delta.finish_reason is not None
                 yield delta
-                if is_over:
-                    return
-            raise EngineCrashed("Triton ended the stream before the answer was complete; try again")
+            if not is_over:
+                raise EngineCrashed("Triton ended the stream before the answer was complete; try again")
         except ErnieError:
             is_over = True
             raise
@@ -120,14 +119,15 @@ class TritonClient:
         inputs = [_input(tensors.CONTROL, json.dumps(dict(question)))]
         call = self._client.stream_infer(_one(_inference(model, inputs)), stream_timeout=self._deadline_s)
         try:
-            async for result in self._results(call):
-                answer = _text(result, tensors.CONTROL_OUTPUT)
-                if answer is not None:
-                    decoded: dict[str, Any] = json.loads(answer)
-                    return decoded
+            # Read to its end: a Triton whose streams were cancelled may wait for them when it is told to exit.
+            answers = [_text(result, tensors.CONTROL_OUTPUT) async for result in self._results(call)]
         finally:
             call.cancel()
-        raise InternalError(f"the model {model} answered nothing to control {question.get('op')}")
+        answer = next((answer for answer in answers if answer is not None), None)
+        if answer is None:
+            raise InternalError(f"the model {model} answered nothing to control {question.get('op')}")
+        decoded: dict[str, Any] = json.loads(answer)
+        return decoded
 
     async def ready_models(self) -> list[str]:
         """Return the names of the models that this Triton has loaded.

@@ -49,7 +49,8 @@ class Preparation:
         if len(prompt_ids) >= self.max_model_len:
             raise ContextLengthExceeded(
                 f"the prompt has {len(prompt_ids)} tokens; the context of {self.max_model_len} tokens leaves "
-                f"room for at most {self.max_model_len - 1}; shorten the prompt"
+                f"room for at most {self.max_model_len - 1}; shorten the prompt",
+                request.prompt_field,
             )
         return Sequence(
             request_id=request.request_id,
@@ -67,9 +68,10 @@ class Preparation:
             text = self.tokenizer.decode(request.input_ids) if request.return_prompt else ""
             return text, request.input_ids
         if request.messages is not None:
-            field, text = "messages", self.template.render(request.messages)
+            text = self.template.render(request.messages)
         else:
-            field, text = "text_input", request.text_input or ""
+            text = request.text_input or ""
+        field = request.prompt_field
         try:
             prompt_ids = self.tokenizer.encode(text)
         except UnicodeEncodeError:

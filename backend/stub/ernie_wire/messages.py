@@ -42,18 +42,18 @@ class GenerateRequest:
 
     def __post_init__(self) -> None:
         """Check that there is exactly one prompt."""
-        given = [
-            name
-            for name, value in (
-                ("text_input", self.text_input),
-                ("input_ids", self.input_ids),
-                ("messages", self.messages),
-            )
-            if value is not None
-        ]
+        given = self._given_prompts()
         if len(given) != 1:
             what = f"got {' and '.join(given)}" if given else "got none of them"
             raise InvalidValue(f"give exactly one of text_input, input_ids and messages; {what}", "text_input")
+
+    @property
+    def prompt_field(self) -> str:
+        """The name of the field that holds the prompt."""
+        return self._given_prompts()[0]
+
+    def _given_prompts(self) -> list[str]:
+        return [name for name in ("text_input", "input_ids", "messages") if getattr(self, name) is not None]
 
 
 @dataclass(frozen=True)
