@@ -190,7 +190,7 @@ def test_wrong_requests_fail_alone(engine: Engine) -> None:
     engine.send(Submit(GenerateRequest("role", messages={"messages": [{"role": "king"}]})))
     outputs = engine.outputs_until(3)
     assert _tokens({"row3": outputs["row3"]}) == {"row3": GREEDY[3]}
-    assert str(outputs["long"][0].error).startswith("context_length_exceeded: the prompt has 2048 tokens")
+    assert str(outputs["long"][0].error).startswith("context_length_exceeded[input_ids]: the prompt has 2048")
     assert str(outputs["role"][0].error).startswith("invalid_value[messages]: messages[0].role is 'king'")
 
 
