@@ -59,7 +59,7 @@ def test_a_model_of_a_hub_is_downloaded_and_served_and_the_start_is_accounted_fo
     total = seconds.pop("total")
     assert sum(seconds.values()) == pytest.approx(total, abs=0.1)
     assert abs(seconds["(not accounted for)"]) <= 0.1 * total
-    assert total <= waited
+    assert total <= waited + 0.02  # the kernel counts a process's start in ticks of 0.01 s
     for stage in ("model files", "tritonserver", "engine: KV cache", "engine: warm-up step", "OpenAI frontend"):
         assert stage in seconds
     assert any("Model: " in line and "snapshots" in line for line in serving.output)
@@ -74,6 +74,7 @@ def test_an_engine_that_is_killed_while_it_loads_is_told_last_with_need_and_have
             time.sleep(0.005)
         engines[0].kill()
         assert serving.wait() == 1
+        assert serving.leftovers() == []
     finally:
         serving.close()
     last = serving.output[-1]
@@ -83,7 +84,6 @@ def test_an_engine_that_is_killed_while_it_loads_is_told_last_with_need_and_have
     assert re.search(r"memory needed: \d+\.\d\d GiB for the weights", last)
     assert re.search(r"had: \d+\.\d\d GiB", last)
     assert any(line.startswith("  | ") for line in serving.output[-41:-1])
-    assert serving.leftovers() == []
 
 
 def engine_processes(serving: Serving) -> list[psutil.Process]:
