@@ -135,6 +135,7 @@ def test_attention_at_the_last_position(backend: str, is_interleaved: bool) -> N
 
 GROWTH_OF_A_CACHE = """
 import sys
+from ernie_backend.memory.host_memory import resident_bytes
 from ernie_kernels.api import CacheSpec
 from ernie_kernels.cpu import CpuOps
 
