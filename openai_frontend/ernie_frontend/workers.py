@@ -25,7 +25,9 @@ from ernie_frontend.settings import Settings
 from ernie_frontend.slots import slots_file
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-_HEALTH_CHECK_S = 60  # a worker that does not answer its supervisor for so long hangs and is replaced
+# A worker that does not answer its supervisor for so long hangs and is replaced. One that dies just while it is
+# asked is noticed only then, so it is no more than a slow start needs.
+_HEALTH_CHECK_S = 20
 
 
 def serve(
