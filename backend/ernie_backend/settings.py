@@ -17,12 +17,12 @@ from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, RAW_LOGPROBS
+from ernie_backend.weights.placement import DTYPES
 from ernie_kernels.formats import ActivationType
 
 DEFAULT_ACTIVATION = ActivationType.INT16
 """The fastest activation type whose logits keep a cosine of 0.999 to those of float32 activations: int8 falls
 to 0.985 on single tokens of the dense golden, see ``ernie_kernels.reference.linear``."""
-DTYPES = ("float32", "bfloat16")
 QUANTIZATIONS = ("wint8", "wint4")
 KV_CACHE_DTYPES = ("auto", "int8")
 LOAD_CHOICES = ("default", "default_v1", "dummy")
