@@ -4,15 +4,19 @@
     <temporary>/model_repository/<entry>/1/model.py     imports ernie_stub
     <temporary>/python/ernie_stub, ernie_wire           links, for a tritonserver that has its own Python
     <temporary>/log                                     output of the processes, when it is not on the screen
+    <temporary>/serve.lock                              locked as long as this process lives
+    <temporary>/python_env                              link to the folder that Triton's Python backend made
 
 It also owns what Triton leaves elsewhere when it ends in a hurry, and removes it: shared memory regions, which
-have a prefix of ours, and the folder of Triton's Python backend, whose place in /tmp cannot be chosen.
+have a prefix of ours, and the folder of Triton's Python backend, whose place in /tmp cannot be chosen. A killed
+``serve`` can remove nothing; the next one does it, wherever the kernel has given up the lock.
 This module must not know how Triton is started.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -25,6 +29,8 @@ import ernie_stub
 import ernie_wire
 from ernie_wire.tensors import config_pbtxt
 
+PREFIX = "ernie-triton-"
+LOCK = "serve.lock"
 PYTHON_FOLDERS = ("/tmp", "python_env_*")  # noqa: S108 - fixed in Triton's Python backend
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 MODEL_PY = '''"""The entry's model: Triton imports this file; the code is in the package ernie_stub."""
@@ -40,13 +46,25 @@ def entry_name(public_name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", public_name).strip(".-") or "model"
 
 
+def remove_abandoned() -> None:
+    """Remove the run directories of this user whose process is gone, and what belongs to them."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # another one removes it too, or it is another user's
+            if path.lstat().st_uid == os.geteuid() and (lock := _lock(path / LOCK)) is not None:
+                _remove(path)
+                os.close(lock)
+
+
 class RunDirectory:
     """A run directory, as a context manager: made on entering, removed on leaving."""
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="ernie-triton-"))
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
         self.shared_memory_prefix = f"{self.path.name}-{os.getpid()}-"
-        self._python_folder: Path | None = None
+        unlocked = self.path / "unlocked"  # renamed when it is locked: nobody finds it unlocked
+        unlocked.touch()
+        self._lock = _lock(unlocked)
+        unlocked.rename(self.path / LOCK)
 
     def __enter__(self) -> RunDirectory:
         return self
@@ -54,12 +72,9 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self._python_folder is not None:
-            shutil.rmtree(self._python_folder, ignore_errors=True)
-        for region in SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
-            with contextlib.suppress(FileNotFoundError):
-                region.unlink()
+        _remove(self.path)
+        if self._lock is not None:
+            os.close(self._lock)
 
     @contextlib.contextmanager
     def python_folder_found(self) -> Iterator[None]:
@@ -68,7 +83,7 @@ class RunDirectory:
         yield
         made = _python_folders() - before
         if len(made) == 1:
-            self._python_folder = made.pop()
+            (self.path / "python_env").symlink_to(made.pop())
 
     @property
     def log(self) -> Path:
@@ -96,6 +111,30 @@ class RunDirectory:
             source = Path(package.__path__[0])
             (directory / source.name).symlink_to(source)
         return directory
+
+
+def _lock(path: Path) -> int | None:
+    """Return a file descriptor that holds the only lock of a file; None if another process holds it.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove(run: Path) -> None:
+    folder = run / "python_env"
+    if folder.is_symlink():
+        shutil.rmtree(folder.readlink(), ignore_errors=True)
+    for region in SHARED_MEMORY.glob(f"{run.name}-*"):
+        region.unlink(missing_ok=True)
+    shutil.rmtree(run, ignore_errors=True)
 
 
 def _python_folders() -> set[Path]:

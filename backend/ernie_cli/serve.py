@@ -27,7 +27,7 @@ from ernie_cli.memory_report import MemoryReport
 from ernie_cli.model_check import check_model
 from ernie_cli.model_source import ModelFiles, find_model
 from ernie_cli.ports import LOOPBACK, choose_ports
-from ernie_cli.run_directory import RunDirectory
+from ernie_cli.run_directory import RunDirectory, remove_abandoned
 from ernie_cli.serve_settings import ServeSettings
 from ernie_cli.supervisor import STOP_GRACE_S, StopRequested, Supervisor
 from ernie_cli.triton import TritonModel, TritonPorts, triton_command
@@ -82,6 +82,7 @@ class _Serving:
         self._url = base_url(settings.host, port)
 
     async def run(self, when_ready: WhenReady) -> None:
+        remove_abandoned()
         with RunDirectory() as directory, _output(directory, self._settings.is_quiet) as output:
             parameters = {"model": str(self._model.directory), "engine_python": sys.executable}
             directory.write_entry(self._entry, {**parameters, **self._settings.engine})

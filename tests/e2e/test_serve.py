@@ -76,11 +76,17 @@ def test_a_dead_stub_is_loaded_again_and_a_dead_triton_ends_everything(serving: 
     assert serving.leftovers() == []
 
 
-def test_no_process_stays_when_serve_itself_is_killed(serving: Serving) -> None:
-    """What it made in the temporary directory stays: nobody is left who could remove it."""
+def test_of_a_killed_serve_no_process_stays_and_the_next_one_removes_its_files(serving: Serving) -> None:
     serving.wait_until_ready()
     started = serving.process.children(recursive=True)
     serving.process.kill()
     _, alive = psutil.wait_procs(started, STOP_DEADLINE_S)
     assert alive == []
-    assert all(path.name.startswith("ernie-triton-") for path in serving.temporary.iterdir())
+    (left,) = serving.temporary.glob("ernie-triton-*")
+    following = Serving("serve", *FLAGS, environment={"TMPDIR": str(serving.temporary)})
+    try:
+        following.wait_until_ready()
+        assert not left.exists()
+    finally:
+        following.close()
+    assert list(serving.temporary.iterdir()) == []

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from ernie_cli import run_directory
-from ernie_cli.run_directory import SHARED_MEMORY, RunDirectory
+from ernie_cli.run_directory import SHARED_MEMORY, RunDirectory, remove_abandoned
 from ernie_wire.tensors import config_pbtxt
 
 REPOSITORY = Path(__file__).parents[3]
+RUN_UNTIL_KILLED = """
+import sys
+from pathlib import Path
+from ernie_cli import run_directory
+run_directory.PYTHON_FOLDERS = (sys.argv[1], "python_env_*")
+with run_directory.RunDirectory() as run:
+    run.write_entry("ernie", {})
+    with run.python_folder_found():
+        (Path(sys.argv[1]) / "python_env_ours").mkdir()
+    print(run.path, run.shared_memory_prefix, flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_an_entry_is_what_the_wire_contract_says() -> None:
@@ -71,3 +84,32 @@ def test_the_folder_of_tritons_python_backend_goes_too_if_it_is_surely_ours(
         assert folders["ours"].exists()
     assert folders["earlier"].exists()
     assert folders["ours"].exists() == bool(num_others)
+
+
+def test_what_a_killed_serve_left_is_removed_by_the_next_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    not_ours = tmp_path / "ernie-triton-notes"
+    not_ours.mkdir()
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", RUN_UNTIL_KILLED, str(tmp_path)],
+            env={"TMPDIR": str(tmp_path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as killed,
+        RunDirectory() as alive,
+    ):
+        assert killed.stdout is not None
+        left, prefix = killed.stdout.readline().split()
+        region = SHARED_MEMORY / f"{prefix}some-region"
+        region.write_bytes(b"x")
+        remove_abandoned()
+        assert Path(left).is_dir(), "its process lives"
+        killed.kill()
+        killed.wait()
+        remove_abandoned()
+        assert {path.name for path in tmp_path.iterdir()} == {not_ours.name, alive.path.name}
+        assert not region.exists()
