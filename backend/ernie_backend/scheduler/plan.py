@@ -36,10 +36,9 @@ class ScheduledChunk:
 
 @dataclass(frozen=True)
 class SchedulePlan:
-    """What one step computes; ``preempted`` requests gave up their blocks and wait again."""
+    """What one step computes, at most one chunk of a request."""
 
     chunks: tuple[ScheduledChunk, ...]
-    preempted: tuple[str, ...] = ()
 
     @property
     def num_tokens(self) -> int:

@@ -52,13 +52,14 @@ class _Draft:
     Attributes:
         budget: tokens it may still take.
         prompt_rows: tokens it may still take whose logits are wanted although nothing is sampled from them.
+        has_preempted: whether a request had to give up its blocks for it, so that none is admitted.
         unfinished: requests that it leaves with unfinished prompts, except those that wait for prompt rows.
     """
 
     budget: int
     prompt_rows: int
     chunks: list[ScheduledChunk] = field(default_factory=list)
-    preempted: list[str] = field(default_factory=list)
+    has_preempted: bool = False
     unfinished: list[Sequence] = field(default_factory=list)
 
 
@@ -130,9 +131,9 @@ class Scheduler:
         for sequence in [each for each in self._running if not each.is_decoding]:
             if draft.budget:
                 self._plan(sequence, draft)
-        while draft.budget and not draft.preempted and (admitted := self._admit(draft)) is not None:
+        while draft.budget and not draft.has_preempted and (admitted := self._admit(draft)) is not None:
             self._plan(admitted, draft)
-        return SchedulePlan(tuple(draft.chunks), tuple(draft.preempted))
+        return SchedulePlan(tuple(draft.chunks))
 
     def complete(self, plan: SchedulePlan, sequences: Mapping[str, Sequence]) -> None:
         """Note that the tokens of ``plan`` are in the KV cache now."""
@@ -162,7 +163,7 @@ class Scheduler:
             self._blocks.free(last.request_id)
             last.num_computed_tokens = 0
             self._waiting.put_back(last)
-            draft.preempted.append(last.request_id)
+            draft.has_preempted = True
             self.num_preemptions += 1
             logger.info("request %s gives up its KV blocks and waits again", last.request_id)
             if last is sequence:

@@ -186,8 +186,15 @@ class Steps:
             if chunk.is_sampled:
                 self.sequences[chunk.request_id].advance(SampledToken(7))
         self.scheduler.check_integrity()
-        self.preempted = plan.preempted
         return [(chunk.request_id, chunk.start, len(chunk.token_ids)) for chunk in plan.chunks]
+
+    def step_until_preemption(self) -> None:
+        before = self.scheduler.num_preemptions
+        for _ in range(20):
+            if self.scheduler.num_preemptions > before:
+                break
+            self.step()
+        assert self.scheduler.num_preemptions == before + 1
 
 
 def test_decoding_comes_first_and_the_prompt_takes_the_rest() -> None:
@@ -205,24 +212,20 @@ def test_the_last_in_rank_is_preempted_and_comes_back_in_its_place() -> None:
     steps.add("soon", (4, 5, 6), 11)
     assert steps.step() == [("soon", 0, 3), ("late", 0, 3)]
     steps.add("newest", range(10, 15), 1, priority=2)
-    for _ in range(20):
-        steps.step()
-        if steps.preempted:
-            break
-    assert steps.preempted == ("late",), "although it came before"
-    assert [sequence.request_id for sequence in steps.scheduler._waiting] == ["late", "newest"]
+    steps.step_until_preemption()
+    assert [sequence.request_id for sequence in steps.scheduler._waiting] == [
+        "late",  # although it came before
+        "newest",
+    ]
     assert steps.sequences["late"].num_computed_tokens == 0
-    assert steps.scheduler.num_preemptions == 1
 
 
 def test_within_a_priority_the_youngest_is_preempted() -> None:
     steps = Steps(num_blocks=7)
     steps.add("old", (1, 2, 3), 11)
     steps.add("young", (4, 5, 6), 11)
-    steps.preempted = ()
-    while not steps.preempted:
-        steps.step()
-    assert steps.preempted == ("young",)
+    steps.step_until_preemption()
+    assert [sequence.request_id for sequence in steps.scheduler._waiting] == ["young"]
 
 
 def test_better_priorities_are_admitted_first_but_preempt_nobody() -> None:
@@ -260,9 +263,7 @@ def test_a_preempted_request_finds_what_it_computed_but_does_not_count_it_as_cac
     steps = Steps(num_blocks=7, max_num_batched_tokens=20)
     steps.add("old", (1, 2, 3), 11)
     young = steps.add("young", (4, 5, 6), 11)
-    steps.preempted = ()
-    while not steps.preempted:
-        steps.step()
+    steps.step_until_preemption()
     steps.scheduler.remove(steps.sequences["old"])
     ((name, start, _),) = steps.step()
     assert (name, start > 0) == ("young", True)
