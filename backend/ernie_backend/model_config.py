@@ -7,13 +7,13 @@ later part meets an impossible size. This module must not know weights, devices 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ernie_backend.errors import StartError
+from ernie_backend.model_files import read_json_object
 
 ARCHITECTURES: Mapping[str, str] = {
     "Ernie4_5ForCausalLM": "Ernie4_5ForCausalLM",
@@ -80,13 +80,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise StartError(f"model directory {path.parent} does not exist; give the directory of a checkpoint")
     if not path.is_file():
         raise StartError(f"{path} does not exist; a model directory holds config.json beside its weights")
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise StartError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise StartError(f"{path} holds a JSON {type(fields).__name__}; an object is expected")
-    return fields
+    return read_json_object(path)
 
 
 @dataclass(frozen=True)

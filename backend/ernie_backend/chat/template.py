@@ -16,8 +16,8 @@ from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ernie_backend.chat.messages import normalize_messages
-from ernie_backend.chat.model_files import read_json_object
 from ernie_backend.errors import StartError
+from ernie_backend.model_files import read_json_object
 from ernie_wire.errors import InvalidValue
 
 BUILT_IN = """\

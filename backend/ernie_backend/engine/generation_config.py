@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ernie_backend.chat.model_files import read_json_object
 from ernie_backend.errors import StartError
+from ernie_backend.model_files import read_json_object
 from ernie_wire.limits import MAX_NUMBER
 
 DEFAULT_TEMPERATURE = 1.0

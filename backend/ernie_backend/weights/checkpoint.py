@@ -5,7 +5,6 @@ This module must not know what the tensors mean.
 
 from __future__ import annotations
 
-import json
 from collections.abc import KeysView, Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
+from ernie_backend.model_files import read_json_object
 from ernie_backend.weights.safetensors_file import SafetensorsFile
 
 INDEX = "model.safetensors.index.json"
@@ -100,11 +100,7 @@ def _check_contents(shards: Mapping[str, SafetensorsFile], shard_of: Mapping[str
 
 
 def _read_index(index: Path) -> dict[str, str]:
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StartError(f"{index} cannot be read as JSON: {error}") from error
-    shard_of = content.get("weight_map") if isinstance(content, dict) else None
+    shard_of = read_json_object(index).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
         raise StartError(f"{index} has no weight_map of tensor names and files")
     for name, shard in shard_of.items():

@@ -121,11 +121,11 @@ def test_no_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])
 def test_broken_json(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(StartError, match="cannot be read as JSON"):
+    with pytest.raises(StartError, match=r"config\.json cannot be read"):
         ModelConfig.from_directory(tmp_path)
 
 
 def test_json_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(StartError, match="holds a JSON list; an object is expected"):
+    with pytest.raises(StartError, match="must be a JSON object, not list"):
         ModelConfig.from_directory(tmp_path)

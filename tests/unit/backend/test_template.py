@@ -167,7 +167,9 @@ def test_a_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_deeply_nested_files_and_arguments_are_no_json(tmp_path: Path, template: ChatTemplate) -> None:
     deep = "[" * 100_000
     (tmp_path / "tokenizer_config.json").write_text(deep)
-    with pytest.raises(StartError, match=r"tokenizer_config\.json cannot be read as JSON"):
+    with pytest.raises(
+        StartError, match=r"tokenizer_config\.json cannot be read: its content is nested too deeply"
+    ):
         ChatTemplate.from_directory(tmp_path)
     call = {"role": "assistant", "content": "x", "tool_calls": [{"function": {"arguments": deep}}]}
     assert "Assistant: x" in _render(template, call)

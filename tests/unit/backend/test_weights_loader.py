@@ -258,8 +258,8 @@ def test_shard_without_its_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "complaint"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[]", "has no weight_map"),
+        ("{", "cannot be read: its content is not JSON"),
+        ("[]", "must be a JSON object, not list"),
         ('{"weight_map": {}}', "has no weight_map"),
         ('{"weight_map": {"a": 1}}', "tensor a is said to be in 1, which is no file name"),
         ('{"weight_map": {"a": "../b.safetensors"}}', "which is no file name"),

@@ -5,11 +5,12 @@ This module must not know what any of them means.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ernie_backend.errors import StartError
+from ernie_wire import json_text
+from ernie_wire.errors import InvalidValue
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -21,9 +22,6 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise StartError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise StartError(f"{path} holds a JSON {type(values).__name__}; an object is expected")
-    return values
+        return json_text.read_json_object(path.read_text(encoding="utf-8"), "its content")
+    except (OSError, UnicodeDecodeError, InvalidValue) as error:
+        raise StartError(f"{path} cannot be read: {error}") from error
