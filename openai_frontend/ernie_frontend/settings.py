@@ -24,7 +24,6 @@ class Settings:
         control_deadline_s: how long describe, health and index questions may take.
         directory_age_s: how old the list of models may be before it is asked again.
         quiet_check_s: after this long without an answer, the model behind a stream is asked whether it lives.
-        heartbeat_limit_s: an engine whose last heartbeat is older is not healthy.
     """
 
     triton_urls: tuple[str, ...]
@@ -38,4 +37,3 @@ class Settings:
     control_deadline_s: float = 3.0
     directory_age_s: float = 5.0
     quiet_check_s: float = 2.0
-    heartbeat_limit_s: float = 30.0

@@ -280,7 +280,7 @@ def test_health(frontend: str, triton: FakeTriton) -> None:
         assert (answer.status_code, answer.content) == (200, b"")
     sick: list[dict[str, Any] | str] = [
         {"state": "starting", "detail": "loading weights", "ready": False, "heartbeat_age_s": None},
-        {"state": "ready", "detail": "", "ready": True, "heartbeat_age_s": 31.0},
+        {"state": "ready", "detail": "no heartbeat for 31 s", "ready": False, "heartbeat_age_s": 31.0},
         "Stub process 'ernie-tiny_0' is not healthy.",
     ]
     for health in sick:

@@ -13,7 +13,7 @@ from ernie_stub.in_flight import InFlight
 
 INSTANCE = uuid.uuid4().hex
 """Names this start of the stub: a client that sees another one knows that its requests in flight are lost."""
-UNRESPONSIVE_S = 30.0  # heartbeats come every second between steps; no step should last so long
+UNRESPONSIVE_S = 30.0  # heartbeats come several times a second between steps; no step should last so long
 
 
 def answer_control(control: dict[str, Any], status: EngineStatus, in_flight: InFlight) -> dict[str, Any]:

@@ -28,6 +28,11 @@ def test_health_follows_the_heartbeat() -> None:
     }
 
 
+def test_an_engine_is_ready_until_its_heartbeat_is_30_s_old() -> None:
+    status = EngineStatus("ready", "", 1, {}, None, 29.9)
+    assert answer_control({"op": "health"}, status, InFlight())["ready"]
+
+
 def test_an_engine_without_heartbeat_is_not_ready() -> None:
     status = EngineStatus("ready", "", 1, {"kv_blocks": 9}, None, 31.0)
     health = answer_control({"op": "health"}, status, InFlight())
