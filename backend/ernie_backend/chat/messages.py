@@ -7,10 +7,10 @@ system. This module must not know any template.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ernie_wire.errors import InvalidValue
+from ernie_wire.json_text import read_json_object
 
 _ROLES = {
     "system": "system",
@@ -71,14 +71,18 @@ def _part_text(where: str, part: object) -> str:
 
 
 def _tool_call(call: object) -> object:
-    """Return a tool call whose arguments are an object if they are JSON, else as they came."""
+    """Return a tool call whose arguments are an object if they are the text of one, else as they came.
+
+    A text that is nested too deeply stays a text: what a template may do with it must not hang on the depth of
+    the stack.
+    """
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(call, dict) or not isinstance(function, dict):
         return call
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
+            arguments = read_json_object(arguments, "arguments")
+        except InvalidValue:
             return call
     return {**call, "function": {**function, "arguments": arguments}}

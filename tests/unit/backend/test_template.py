@@ -131,6 +131,16 @@ def test_what_a_template_can_see() -> None:
     assert rendered == 'S|[{"name": "天气"}]|False|False'
 
 
+@pytest.mark.parametrize(("depth", "is_object"), [(64, True), (65, False), (970, False), (5000, False)])
+def test_tool_arguments_nested_too_deeply_stay_a_text_whatever_the_stack_holds(
+    depth: int, is_object: bool
+) -> None:
+    arguments = '{"a": ' * depth + "1" + "}" * depth
+    template = ChatTemplate("{{ messages[0].tool_calls[0].function.arguments is string }}", {})
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+    assert _render(template, call) == str(not is_object)
+
+
 def test_tool_arguments_are_objects_in_the_template() -> None:
     source = "{% for c in messages[0].tool_calls %}{{ c.function.arguments | tojson }};{% endfor %}"
     calls = [{"function": {"name": "f", "arguments": value}} for value in ('{"a": 1}', {"b": 2}, "no json")]
