@@ -75,11 +75,11 @@ ANSWERS = Group(
         ),
         Flag(
             "--enable-logprob",
-            Switch(),
+            Switch(has_opposite=True),
             "off",
-            "always",
+            "on",
             Text("allow requests to ask for log-probabilities", "允许请求对数概率"),
-            NoEffect(Text("log-probabilities are always available", "始终可以请求对数概率")),
+            Passed(engine="enable_logprob"),
         ),
         Flag(
             "--max-logprobs",
