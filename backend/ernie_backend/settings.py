@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ernie_backend.devices.backend import DEVICES
+from ernie_backend.devices.backend import DEVICES, resolve_device
 from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, RAW_LOGPROBS
+from ernie_backend.scheduler.limits import default_step_tokens
 from ernie_backend.weights.placement import DTYPES
 from ernie_kernels.formats import ActivationType
 
@@ -42,7 +43,8 @@ class EngineSettings:
         max_model_len: tokens of prompt and answer together; default 2048, never above the model's
             max_position_embeddings.
         max_num_seqs: requests in one step; default 8.
-        max_num_batched_tokens: tokens in one step; default 2048. Longer prompts are computed in chunks.
+        max_num_batched_tokens: tokens in one step; longer prompts are computed in chunks. Default on a CPU 256
+            and ``max_num_seqs``, else 2048.
         max_num_waiting: requests in the queue, one more is refused; default 512.
         max_num_waiting_tokens: prompt tokens in the queue, a request that adds more is refused unless the queue
             is empty; default 1048576.
@@ -78,7 +80,7 @@ class EngineSettings:
     activation_dtype: ActivationType = DEFAULT_ACTIVATION
     max_model_len: int = 2048
     max_num_seqs: int = 8
-    max_num_batched_tokens: int = 2048
+    max_num_batched_tokens: int = 264
     max_num_waiting: int = 512
     max_num_waiting_tokens: int = 1 << 20
     max_waiting_time: float | None = None
@@ -120,17 +122,22 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
     _check_parallelism(reader)
     quantization = _quantization(reader, notices)
     max_model_len = _max_model_len(reader, config, notices)
+    device, max_num_seqs = (
+        reader.choice("device", DEVICES, "auto"),
+        reader.integer("max_num_seqs", 8, (1, 4096)),
+    )
+    step_tokens = default_step_tokens(resolve_device(device)[0], max_num_seqs)
     return EngineSettings(
         model=directory,
-        device=reader.choice("device", DEVICES, "auto"),
+        device=device,
         dtype=reader.choice("dtype", DTYPES, "bfloat16"),
         quantization=quantization,
         activation_dtype=ActivationType(
             reader.choice("activation_dtype", [each.value for each in ActivationType], DEFAULT_ACTIVATION.value)
         ),
         max_model_len=max_model_len,
-        max_num_seqs=reader.integer("max_num_seqs", 8, (1, 4096)),
-        max_num_batched_tokens=reader.integer("max_num_batched_tokens", 2048, (1, 1 << 20)),
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=reader.integer("max_num_batched_tokens", step_tokens, (1, 1 << 20)),
         max_num_waiting=reader.integer("max_num_waiting", 512, (1, 1 << 20)),
         max_num_waiting_tokens=reader.integer("max_num_waiting_tokens", 1 << 20, (1, 1 << 40)),
         max_waiting_time=_max_waiting_time(reader),

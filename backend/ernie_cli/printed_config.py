@@ -74,7 +74,7 @@ def _value_and_source(flag: Flag, given: Mapping[str, str], settings: EngineSett
     if effective is None or effective == _shown(value) or _is_same_number(effective, value):
         return effective or value, source
     is_in_words = source == "default" and not value.isdecimal()
-    return effective, source if is_in_words else f"{source} {value}, changed by config.json"
+    return effective, f"default ({value})" if is_in_words else f"{source} {value}, changed by config.json"
 
 
 def _shown(value: object) -> str | None:

@@ -30,9 +30,10 @@ BATCH = Group(
             "--max-num-batched-tokens",
             Integer(1, 1 << 20),
             "none: as --max-model-len; 2048 with chunked prefill",
-            "2048",
+            "on a CPU 256 + --max-num-seqs, else 2048",
             Text(
-                "most tokens in one step; longer prompts are cut", "一步计算的 token 数上限；更长的提示词会分块"
+                "most tokens in one step; longer prompts are cut; running answers wait for a step to end",
+                "一步计算的 token 数上限；更长的提示词会分块；进行中的回答要等一步结束",
             ),
             Passed(engine="max_num_batched_tokens"),
         ),

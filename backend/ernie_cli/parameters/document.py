@@ -60,6 +60,7 @@ _DEFAULTS_ZH = {
     "none: as --max-model-len; 2048 with chunked prefill": "无：同 --max-model-len；分块预填充时为 2048",
     "none: the main port": "无：主端口",
     "off": "关",
+    "on a CPU 256 + --max-num-seqs, else 2048": "CPU 上为 256 + --max-num-seqs，否则 2048",
     "on": "开",
     "the hub's default": "模型库的默认版本",
     "the model's": "模型自带",

@@ -168,6 +168,15 @@ def test_a_cgroup_quota_limits_the_cores(tmp_path: Path, limit: str, cores: int 
     assert usable_cores(tmp_path) == (cores or unlimited)
 
 
+@pytest.mark.parametrize(
+    ("device", "asked", "tokens"),
+    [("cpu", "", 356), ("reference", "", 356), ("xpu", "", 2048), ("cpu", "4096", 4096), ("xpu", "64", 64)],
+)
+def test_a_step_is_short_on_a_cpu_unless_the_user_wants_it_longer(device: str, asked: str, tokens: int) -> None:
+    settings = _read(device=device, max_num_seqs="100", max_num_batched_tokens=asked)
+    assert settings.max_num_batched_tokens == tokens
+
+
 def test_without_a_limit_requests_wait_as_long_as_it_takes() -> None:
     assert _read(max_waiting_time="-1").max_waiting_time is None
     assert _read().max_waiting_time is None

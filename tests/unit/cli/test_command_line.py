@@ -160,7 +160,19 @@ def test_print_config_tells_a_default_that_the_model_lowers(
     assert run(monkeypatch, f"serve --model {tmp_path} --print-config") == 0
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert rows["--max-model-len"].split(maxsplit=2)[1:] == ["1024", "default 2048, changed by config.json"]
-    assert rows["--threads"].split()[2:] == ["default"]
+    assert rows["--threads"].split(maxsplit=2)[2] == "default (all usable cores)"
+
+
+def test_print_config_tells_the_default_of_the_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for device, tokens in (("cpu", "276"), ("xpu", "2048")):
+        assert (
+            run(monkeypatch, f"serve --model {DENSE} --device {device} --max-num-seqs 20 --print-config") == 0
+        )
+        rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+        source = "default (on a CPU 256 + --max-num-seqs, else 2048)"
+        assert rows["--max-num-batched-tokens"].split(maxsplit=2)[1:] == [tokens, source]
 
 
 def test_print_config_of_a_hub_model_downloads_nothing(
