@@ -4,8 +4,9 @@
 # make test-full  those that take long too, and make sanitize
 # make sanitize   the kernels under AddressSanitizer and UBSan
 # make check    linters and type checkers
-# make bench    load a running server                           (URL=http://127.0.0.1:8188)
-# make perf_analyzer  install Triton's load generator; test and bench do it too
+# make bench    speed of the engine, beside llama.cpp's          (LLAMA=directory of benchmarks/peers.sh)
+# make bench URL=http://127.0.0.1:8188   load a running server
+# make perf_analyzer  install Triton's load generator; test does it too
 # make clean    remove .venv and everything built
 
 SHELL := /bin/bash
@@ -19,7 +20,8 @@ EXTRAS ?= triton,paddle,dev,bench
 PORT ?= 8188
 MODEL ?=
 ONCE ?=
-URL ?= http://127.0.0.1:8188
+URL ?=
+LLAMA ?=
 TEST ?= tests
 
 BIN := $(VENV)/bin
@@ -85,8 +87,8 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(shell find kernels/cpu -name '*.[ch]pp')
 
-bench: setup perf_analyzer
-	$(BIN)/python benchmarks/load.py --url $(URL)
+bench: setup
+	@$(BIN)/python benchmarks/$(if $(URL),load.py --url "$(URL)",engine_speed.py $(if $(LLAMA),--llama "$(LLAMA)"))
 
 clean:
 	rm -rf .venv .venv-3.10 build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

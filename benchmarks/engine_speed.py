@@ -1,7 +1,7 @@
 """Speed of the engine without Triton and HTTP, beside llama.cpp's on the same machine if it is there.
 
-    .venv/bin/python benchmarks/engine_speed.py --rounds 5
-    .venv/bin/python benchmarks/engine_speed.py --llama-bin W/build/bin --llama-model W/dense-q8_0.gguf
+    .venv/bin/python benchmarks/engine_speed.py                                     make bench
+    .venv/bin/python benchmarks/engine_speed.py --llama W                           make bench LLAMA=W
 
 The model has the shape of ERNIE-4.5-0.3B and random weights. What is measured, all of it with the scheduler,
 the sampler (greedy) and every layer:
@@ -9,7 +9,7 @@ the sampler (greedy) and every layer:
     prefill P   prompt tokens a second of one prompt of P random tokens, to its first token.
 llama.cpp runs the same cases (llama-bench -p P -n 0, llama-batched-bench -npp 32 -npl B). The two take turns
 within a round, case by case, so that both meet the same noise; the ratio is of each round, and the median of
-the rounds is printed. ``benchmarks/peers.sh`` builds llama.cpp and the model file.
+the rounds is printed. ``benchmarks/peers.sh W`` builds llama.cpp and the model file in the directory W.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import random
 import statistics
 import subprocess
@@ -26,6 +27,7 @@ from pathlib import Path
 
 from engine_shape import SHAPE
 
+from ernie_backend.devices.processors import usable_cores
 from ernie_backend.start import StartedEngine, start_engine
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
@@ -57,7 +59,6 @@ class EngineUnderTest:
                 "threads": str(arguments.threads),
                 "max_num_seqs": "64",
                 "max_model_len": "4096",
-                "max_num_batched_tokens": "2048",
                 "num_gpu_blocks_override": "256",
             }
         )
@@ -102,8 +103,15 @@ class Llama:
     """llama.cpp's own benchmarks."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self._bin = Path(arguments.llama_bin)
-        self._common = ["-m", arguments.llama_model, "-t", str(arguments.threads)]
+        self._bin, model = arguments.llama / "build" / "bin", arguments.llama / "dense-q8_0.gguf"
+        missing = [
+            path
+            for path in (self._bin / "llama-bench", self._bin / "llama-batched-bench", model)
+            if not path.exists()
+        ]
+        if missing:
+            raise SystemExit(f"{missing[0]} does not exist; benchmarks/peers.sh {arguments.llama} makes it")
+        self._common = ["-m", str(model), "-t", str(arguments.threads)]
         self._threads, self._tokens = str(arguments.threads), str(arguments.tokens)
 
     def _last_object(self, *command: str) -> dict[str, float]:
@@ -138,19 +146,23 @@ def report(case: str, ours: list[float], theirs: list[float]) -> None:
 def main() -> None:
     """Measure the cases asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--quantization", default="wint8")
     parser.add_argument("--activation-dtype", default="", help="default: the engine's")
-    parser.add_argument("--batches", nargs="*", type=int, default=[1, 16, 64])
-    parser.add_argument("--prompts", nargs="*", type=int, default=[128, 512, 2048])
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 16])
+    parser.add_argument("--prompts", nargs="*", type=int, default=[512])
     parser.add_argument("--tokens", type=int, default=32, help="steps of a decode sample")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--llama-bin", help="directory of llama-bench and llama-batched-bench")
-    parser.add_argument("--llama-model", help="a GGUF file of the same shape")
+    parser.add_argument("--llama", type=Path, help="the directory that benchmarks/peers.sh has filled")
     arguments = parser.parse_args()
     logging.disable(logging.INFO)
+    llama = Llama(arguments) if arguments.llama else None
+    print(
+        f"ERNIE-4.5-0.3B's shape, {arguments.quantization}, {arguments.threads} threads;"
+        f" load of the machine {os.getloadavg()[0]:.1f}; medians of {arguments.rounds} rounds",
+        flush=True,
+    )
     engine = EngineUnderTest(arguments)
-    llama = Llama(arguments) if arguments.llama_bin else None
     cases = [("decode", batch) for batch in arguments.batches]
     cases += [("prefill", tokens) for tokens in arguments.prompts]
     for kind, size in cases:

@@ -2,7 +2,7 @@
 # Builds llama.cpp, out of the source package llama-cpp-python 0.3.36, and a Q8_0 model of the 0.3B shape:
 #   benchmarks/peers.sh W
 # Everything goes into the directory W: some 20 minutes on two cores, 3 GB. Needs cmake, ninja and a C++ compiler.
-# Then: .venv/bin/python benchmarks/engine_speed.py --llama-bin W/build/bin --llama-model W/dense-q8_0.gguf
+# Then: make bench LLAMA=W
 set -euo pipefail
 
 work=${1:?directory to build in}

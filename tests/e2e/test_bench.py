@@ -1,0 +1,63 @@
+"""``make bench``: the engine's table, llama.cpp's beside it, or the load of a running server."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 300.0
+LLAMA = """#!/bin/sh
+echo '{"n_prompt": 512, "avg_ts": 160.0, "speed_tg": 40.0}'
+"""
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run make; what ``make setup`` installed is taken as it is."""
+    command = ["make", "--assume-old=.venv/.setup-done", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ([], "engine_speed.py"),
+        (["LLAMA=/a b"], 'engine_speed.py --llama "/a b"'),
+        (["URL=http://h:1"], 'load.py --url "http://h:1"'),
+    ],
+)
+def test_what_it_runs(arguments: list[str], command: str) -> None:
+    shown = make("--dry-run", "bench", *arguments).stdout.splitlines()
+    assert [line.split("benchmarks/")[1].strip() for line in shown if "benchmarks/" in line] == [command]
+
+
+def test_a_directory_without_llama_cpp_says_how_to_fill_it(tmp_path: Path) -> None:
+    result = make("bench", f"LLAMA={tmp_path}")
+    assert result.returncode != 0
+    assert f"llama-bench does not exist; benchmarks/peers.sh {tmp_path} makes it" in result.stderr
+
+
+@pytest.mark.full
+@pytest.mark.timeout(DEADLINE_S + 60)
+def test_the_table_has_the_cases_of_the_document_and_both_programs(tmp_path: Path) -> None:
+    programs = tmp_path / "build" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("llama-bench", "llama-batched-bench"):
+        (programs / name).write_text(LLAMA)
+        (programs / name).chmod(0o755)
+    (tmp_path / "dense-q8_0.gguf").touch()
+    result = make("bench", f"LLAMA={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    rows = re.findall(
+        r"^(\w+ \d+) +([\d.]+) tok/s .*llama\.cpp +([\d.]+) .*ratio ([\d.]+)", result.stdout, re.M
+    )
+    assert [(case, theirs) for case, _, theirs, _ in rows] == [
+        ("decode 1", "40.0"),
+        ("decode 16", "40.0"),
+        ("prefill 512", "160.0"),
+    ]
+    for _, ours, theirs, ratio in rows:
+        assert float(ratio) == pytest.approx(float(ours) / float(theirs), abs=0.02)
