@@ -8,6 +8,7 @@ import typer
 
 from ernie_cli.demo import demo
 from ernie_cli.errors import CommandError
+from ernie_cli.eval_command import eval_command
 from ernie_cli.serve_command import serve_command
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo)
+app.command("eval")(eval_command)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -1,0 +1,68 @@
+"""The command ``ernie-triton eval``: asks a running server sets of questions, and counts the exact answers.
+
+This module must not know how a server is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from ernie_cli.evaluation.asking import Server, ask_all
+from ernie_cli.evaluation.question_sets import QuestionSet, read_set, shipped_sets
+from ernie_cli.evaluation.report import Outcome, table, to_json, wrong_lines
+
+_MOST_WRONG = 5
+
+
+def eval_command(
+    url: Annotated[str, typer.Option(help="base URL of the server")] = "http://127.0.0.1:8188",
+    model: Annotated[str, typer.Option(help="the model's name there")] = "default",
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME|FILE", help="questions, arithmetic or a file; several times for several"
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="requests in flight")] = 8,
+    api_key: Annotated[str | None, typer.Option(help="of a server that asks for one")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, every wrong answer included")] = False,
+) -> None:
+    """Ask a running server the held-out questions and print how many answers are exact."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # an evaluation cut short is no success
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    server = Server(url.rstrip("/").removesuffix("/v1"), model, api_key)
+    question_sets = [read_set(name) for name in sets or shipped_sets()]
+    begin = time.monotonic()
+    outcomes = _ask(server, question_sets, concurrency)
+    seconds = time.monotonic() - begin
+    if as_json:
+        report = {"url": server.url, "model": model, "seconds": round(seconds, 1), **to_json(outcomes)}
+        typer.echo(json.dumps(report, ensure_ascii=False, indent=2))
+        return
+    for line in table(outcomes):
+        typer.echo(line)
+    if wrong := wrong_lines(outcomes, _MOST_WRONG):
+        typer.echo("\nWrong answers:")
+        for line in wrong:
+            typer.echo(line)
+    typer.echo(f"\n{len(outcomes)} questions in {seconds:.1f} s")
+
+
+def _ask(server: Server, question_sets: Sequence[QuestionSet], concurrency: int) -> list[Outcome]:
+    asked = [(each.name, question) for each in question_sets for question in each.questions]
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("asking", total=len(asked))
+        answers = asyncio.run(
+            ask_all(server, [question for _, question in asked], concurrency, lambda: progress.advance(task))
+        )
+    return [Outcome(name, question, answer) for (name, question), answer in zip(asked, answers, strict=True)]

@@ -1,0 +1,1 @@
+"""Sets of questions with their answers, asked of a running server and counted: the parts of ``eval``."""

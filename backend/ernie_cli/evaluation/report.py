@@ -1,0 +1,139 @@
+"""What an evaluation found: a table by set, category and language, the wrong answers, the same as JSON.
+
+This module must not know how answers are got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ernie_cli.evaluation.exactness import is_exact
+from ernie_cli.evaluation.question_sets import Question
+
+_HEADER = ("set", "category", "language", "exact", "of", "%")
+_ALL = "all"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One question and what the model said.
+
+    Attributes:
+        set_name: the set it belongs to.
+        question: what was asked.
+        answer: what the model said.
+    """
+
+    set_name: str
+    question: Question
+    answer: str
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the answer counts as right."""
+        return is_exact(self.answer, self.question.answers)
+
+
+@dataclass(frozen=True)
+class Row:
+    """How many answers of a kind are exact; ``all`` stands for every set, category or language."""
+
+    set_name: str
+    category: str
+    language: str
+    exact: int
+    count: int
+
+    @property
+    def percent(self) -> float:
+        """Exact answers of a hundred."""
+        return 100 * self.exact / self.count
+
+
+def rows(outcomes: Sequence[Outcome]) -> list[Row]:
+    """Return a row for each set, category and language, one for each set, and the total; in the sets' order."""
+    found: list[Row] = []
+    for name in dict.fromkeys(outcome.set_name for outcome in outcomes):
+        of_set = [outcome for outcome in outcomes if outcome.set_name == name]
+        kinds = sorted({(outcome.question.category, outcome.question.language) for outcome in of_set})
+        found += [
+            _row(
+                name,
+                *kind,
+                [each for each in of_set if (each.question.category, each.question.language) == kind],
+            )
+            for kind in kinds
+        ]
+        found.append(_row(name, _ALL, _ALL, of_set))
+    return [*found, _row(_ALL, _ALL, _ALL, outcomes)]
+
+
+def table(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the lines of the table, which is Markdown too."""
+    cells = [_HEADER, *(_cells(row) for row in rows(outcomes))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rule = [f"{'-' * width}" for width in widths[:3]] + [f"{'-' * (width - 1)}:" for width in widths[3:]]
+    return [_line(line, widths) for line in (cells[0], rule, *cells[1:])]
+
+
+def wrong_lines(outcomes: Sequence[Outcome], most: int) -> list[str]:
+    """Return what was said instead, for the first ``most`` wrong answers of each set."""
+    lines: list[str] = []
+    for name in dict.fromkeys(outcome.set_name for outcome in outcomes):
+        wrong = [outcome for outcome in outcomes if outcome.set_name == name and not outcome.is_exact]
+        lines += [_wrong(outcome) for outcome in wrong[:most]]
+        if len(wrong) > most:
+            lines.append(f"  ({len(wrong) - most} more of {name}: --json lists all)")
+    return lines
+
+
+def to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the table's rows and every wrong answer."""
+    return {
+        "rows": [
+            {
+                "set": row.set_name,
+                "category": row.category,
+                "language": row.language,
+                "exact": row.exact,
+                "count": row.count,
+                "percent": round(row.percent, 2),
+            }
+            for row in rows(outcomes)
+        ],
+        "wrong": [
+            {
+                "set": outcome.set_name,
+                "line": outcome.question.line,
+                "messages": outcome.question.messages,
+                "expected": outcome.question.answers,
+                "answer": outcome.answer,
+            }
+            for outcome in outcomes
+            if not outcome.is_exact
+        ],
+    }
+
+
+def _row(name: str, category: str, language: str, outcomes: Sequence[Outcome]) -> Row:
+    return Row(name, category, language, sum(outcome.is_exact for outcome in outcomes), len(outcomes))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (row.set_name, row.category, row.language, str(row.exact), str(row.count), f"{row.percent:.1f}")
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    texts = [cell.ljust(width) for cell, width in zip(cells[:3], widths, strict=False)]
+    figures = [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
+    return f"| {' | '.join([*texts, *figures])} |"
+
+
+def _wrong(outcome: Outcome) -> str:
+    asked = " / ".join(message["content"] for message in outcome.question.messages)
+    expected = " or ".join(outcome.question.answers)
+    return (
+        f"  {outcome.set_name}:{outcome.question.line}  {asked}  said: {outcome.answer!r}  expected: {expected}"
+    )
