@@ -5,8 +5,9 @@
 One file for each weight: a JSON line with shape and checksum, the scales, the codes. A file is written under
 another name and renamed, so two servers may fill one cache at once and a killed one leaves nothing half done. A
 file that is damaged is made again. The fingerprint covers the format version, config.json and, for each file of
-the checkpoint, its size, its time and a sample of its content: other weights have another
-directory, and those of older ones are removed.
+the checkpoint, its size, its times and a sample of its content: other weights have another directory, and those
+of older ones are removed. One of the times, the inode's last change, only the kernel can set: whoever writes
+into a file and puts its modification time back has changed it too.
 
 The numbers are those of ``ernie_kernels.formats``, before any backend packs them: one cache serves all
 instruction sets and devices. This module must not know how weights are made.
@@ -103,7 +104,7 @@ def fingerprint(files: Iterable[Path]) -> str:
     digest = hashlib.sha256(f"format {FORMAT_VERSION}".encode())
     for path in sorted(files):
         stat = path.stat()
-        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}".encode())
         with path.open("rb") as file:
             for sample in range(_SAMPLES):
                 file.seek(stat.st_size * sample // _SAMPLES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,19 @@ def test_outdated_weights_are_not_found_and_removed(
         monkeypatch.setattr(quantized_cache, "FORMAT_VERSION", 2)
     assert opened(tmp_path, model).get(Role.QKV, 0, SHAPE) is None
     assert files(tmp_path) == []
+
+
+def test_a_write_between_the_samples_is_noticed_though_size_and_time_are_put_back(model: Path) -> None:
+    source = model / "model.safetensors"
+    source.write_bytes(bytes(1 << 21))
+    stat, before = source.stat(), fingerprint([source])
+    time.sleep(0.02)  # the kernel's clock of files ticks every few milliseconds
+    with source.open("r+b") as file:
+        file.seek(20_000)
+        file.write(b"x")
+    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (source.stat().st_size, source.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert fingerprint([source]) != before
 
 
 def test_fingerprints_do_not_depend_on_the_order_of_files(model: Path) -> None:
