@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from e2e.frontend_process import frontend_process
-from e2e.triton_server import EMBEDDED, TritonServer, add_entry
+from e2e.serving import DENSE
+from e2e.triton_server import TritonServer, add_entry
 
 PROMPT = "The capital of France is"
 GREEDY: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 8, "temperature": 0}
@@ -24,7 +25,7 @@ def client(
     start_tritonserver: Callable[[Path], TritonServer], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
     repository = tmp_path_factory.mktemp("repository")
-    add_entry(repository, "ernie-tiny", model=str(EMBEDDED / "weights"), dtype="float32")
+    add_entry(repository, "ernie-tiny", model=str(DENSE), dtype="float32")
     server = start_tritonserver(repository)
     command = [sys.executable, "-m", "ernie_frontend"]
     with frontend_process(command, server.grpc_port, repository / "frontend.log") as client:

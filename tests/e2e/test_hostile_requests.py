@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from e2e.triton_server import EMBEDDED, TritonServer, add_entry
+from e2e.serving import DENSE
+from e2e.triton_server import TritonServer, add_entry
 
 QUICK_S = 5.0
 """A request beside a hostile one takes a moment; when one could freeze the engine it was 22 s, or for ever."""
@@ -22,7 +23,7 @@ def server(
     start_tritonserver: Callable[[Path], TritonServer], tmp_path_factory: pytest.TempPathFactory
 ) -> TritonServer:
     repository = tmp_path_factory.mktemp("repository")
-    add_entry(repository, "ernie-tiny", model=str(EMBEDDED / "weights"), dtype="float32")
+    add_entry(repository, "ernie-tiny", model=str(DENSE), dtype="float32")
     return start_tritonserver(repository)
 
 

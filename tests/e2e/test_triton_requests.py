@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from e2e.triton_server import EMBEDDED, ROOT, TritonServer, add_entry, eventually
+from e2e.serving import DATA, DENSE
+from e2e.triton_server import TritonServer, add_entry, eventually
 from ernie_wire.logprobs import parse_logprobs
 
-GOLDENS = np.load(ROOT / "tests" / "data" / "dense.npz")
+GOLDENS = np.load(DATA / "dense.npz")
 LONG_STEPS, FEW_STEPS = 2000, 1000
 PROMPT = "The capital of France is"
 SAMPLING = json.dumps({"max_tokens": 24, "temperature": 0, "ignore_eos": True})
@@ -30,7 +32,11 @@ def server(
     start_tritonserver: Callable[[Path], TritonServer], tmp_path_factory: pytest.TempPathFactory
 ) -> TritonServer:
     repository = tmp_path_factory.mktemp("repository")
-    add_entry(repository, "ernie-tiny", model=str(EMBEDDED / "weights"), dtype="float32")
+    weights = tmp_path_factory.mktemp("weights")
+    shutil.copytree(DENSE, weights, dirs_exist_ok=True)
+    greedy = {"do_sample": False, "max_new_tokens": 64, "eos_token_id": 2}
+    (weights / "generation_config.json").write_text(json.dumps(greedy))
+    add_entry(repository, "ernie-tiny", model=str(weights), dtype="float32")
     add_entry(repository, "ernie-bare", model="")
     return start_tritonserver(repository)
 
