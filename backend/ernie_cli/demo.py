@@ -1,4 +1,4 @@
-"""``demo``: serve the embedded model on the loopback interface, ask it one question, and go on serving.
+"""``demo``: serve the embedded model on the loopback interface, ask it some questions, and go on serving.
 
 This module must not know how serving works; it is a client with a server of its own.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from ernie_cli.serve import run_until_stopped
 from ernie_cli.serve_settings import ServeSettings
 
 QUESTION = "Where is the capital of China?"
+MORE_QUESTIONS = ("法国的首都是哪里？", "What is 17 + 25?")
+"""For the embedded model, which learned such things."""
 EMBEDDED_ENTRY = "ernie-tiny"
 EMBEDDED_PARAMETERS = {"dtype": "float32"}
 """As in the entry's config.pbtxt, so that the demo and a plain Triton give the same answers."""
@@ -28,9 +31,9 @@ _ANSWER_DEADLINE_S = 300.0
 def demo(
     model: Annotated[str | None, typer.Option(help="a model directory instead of the embedded one")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="port on the loopback interface")] = 8188,
-    once: Annotated[bool, typer.Option("--once", help="end after the answer")] = False,
+    once: Annotated[bool, typer.Option("--once", help="end after the answers")] = False,
 ) -> None:
-    """Serve the embedded model and ask it a question through the openai client."""
+    """Serve the embedded model and ask it some questions through the openai client."""
     settings = ServeSettings(
         model=str(embedded_weights()) if model is None else model,
         host=LOOPBACK,
@@ -40,7 +43,8 @@ def demo(
         is_quiet=True,
     )
     typer.echo(f"Starting tritonserver and the OpenAI frontend with {model or EMBEDDED_ENTRY}.")
-    ask = functools.partial(_ask, is_noise=model is None, once=once)
+    questions = (QUESTION, *MORE_QUESTIONS) if model is None else (QUESTION,)
+    ask = functools.partial(_ask, questions=questions, once=once)
     run_until_stopped(settings, ask)
 
 
@@ -57,17 +61,13 @@ def embedded_weights() -> Path:
     return weights
 
 
-async def _ask(url: str, *, is_noise: bool, once: bool) -> bool:
+async def _ask(url: str, *, questions: Sequence[str], once: bool) -> bool:
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"\nQuestion, through the openai client to {url}/v1:", style="dim")
-    console.print(f"{QUESTION}\n", style="bold", markup=False)
-    console.print("Answer:", style="dim")
-    await _stream_answer(url, console)
-    if is_noise:
-        console.print(
-            "(The embedded model has random weights: the text is noise. Every part on its way is real.)",
-            style="dim",
-        )
+    console.print(f"\nThrough the openai client to {url}/v1:", style="dim")
+    for question in questions:
+        console.print(f"\nQuestion: {question}", style="bold", markup=False)
+        console.print("Answer: ", style="dim", end="")
+        await _stream_answer(url, question, console)
     console.print("\nAsk it yourself:", style="dim")
     console.print(f"  {_curl_line(url)}\n", markup=False)
     if not once:
@@ -75,7 +75,7 @@ async def _ask(url: str, *, is_noise: bool, once: bool) -> bool:
     return not once
 
 
-async def _stream_answer(url: str, console: Console) -> None:
+async def _stream_answer(url: str, question: str, console: Console) -> None:
     """Print the answer as it comes.
 
     Raises:
@@ -91,7 +91,7 @@ async def _stream_answer(url: str, console: Console) -> None:
             base_url=f"{url}/v1", api_key="null", max_retries=0, timeout=_ANSWER_DEADLINE_S
         ) as client:
             stream = await client.chat.completions.create(
-                model="default", messages=[{"role": "user", "content": QUESTION}], stream=True
+                model="default", messages=[{"role": "user", "content": question}], stream=True
             )
             async for chunk in stream:
                 if chunk.choices and chunk.choices[0].delta.content:
