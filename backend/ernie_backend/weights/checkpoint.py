@@ -50,11 +50,6 @@ class Checkpoint:
         """Names of all tensors."""
         return self._files.keys()
 
-    @property
-    def paths(self) -> list[Path]:
-        """The files."""
-        return sorted({file.path for file in self._files.values()})
-
     def file_of(self, name: str) -> Path:
         """Return the file that holds a tensor."""
         return self._files[name].path

@@ -116,10 +116,8 @@ class CheckpointWeights:
                 or a setting names no format.
         """
         check_format_settings(dtype, quantization)
+        cache = _open_cache(cache_root, directory) if quantization is not None else None
         checkpoint = Checkpoint.open(directory)
-        cache = None
-        if cache_root is not None and quantization is not None:
-            cache = QuantizedCache(cache_root, directory, [*checkpoint.paths, directory / "config.json"])
         try:
             return cls(checkpoint, config, dtype, quantization, cache)
         except StartError:
@@ -171,6 +169,21 @@ class CheckpointWeights:
         if len({part.dtype for part in parts}) > 1:
             parts = [_as_float32(part) for part in parts]
         return np.concatenate(parts) if len(parts) > 1 else np.array(parts[0], order="C")
+
+
+def _open_cache(root: Path | None, directory: Path) -> QuantizedCache | None:
+    """Open the cache of a checkpoint before its files are mapped.
+
+    A file that is replaced meanwhile is cached by the name of the older one, which no start asks for again;
+    the other way round the older content would have the name of the newer one.
+    """
+    if root is None:
+        return None
+    try:
+        return QuantizedCache(root, directory, [*directory.glob("*.safetensors*"), directory / "config.json"])
+    except OSError as error:
+        _LOG.warning("quantized weights are not cached: %s", error)
+        return None
 
 
 def _as_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:

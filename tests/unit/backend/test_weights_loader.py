@@ -6,6 +6,7 @@ import json
 import logging
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
+from ernie_backend.weights import loader, quantized_cache
+from ernie_backend.weights.checkpoint import Checkpoint
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role
 from ernie_kernels.formats import (
@@ -33,13 +36,17 @@ MATRICES = (Role.QKV, Role.OUTPUT, Role.GATE_UP, Role.DOWN)
 
 
 def open_weights(
-    directory: Path, dtype: str = "bfloat16", quantization: str | None = None, **changes: Any
+    directory: Path,
+    dtype: str = "bfloat16",
+    quantization: str | None = None,
+    cache_root: Path | None = None,
+    **changes: Any,
 ) -> CheckpointWeights:
     """Open the weights in ``directory`` under dense's configuration with ``changes``."""
     if not (directory / "config.json").exists():
         (directory / "config.json").write_text(json.dumps(FIELDS | changes))
     config = ModelConfig.from_directory(directory)
-    return CheckpointWeights.open(directory, config, dtype, quantization)
+    return CheckpointWeights.open(directory, config, dtype, quantization, cache_root)
 
 
 def written(directory: Path, **changes: NDArray[Any] | None) -> Path:
@@ -140,6 +147,54 @@ def test_wint8_quantizes_every_matrix(dtype: str) -> None:
             assert isinstance(found, Int8Weight)
             np.testing.assert_array_equal(found.codes, expected.codes)
             np.testing.assert_array_equal(found.scales, expected.scales)
+
+
+@pytest.fixture
+def cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(quantized_cache, "MIN_BYTES", 0)
+    return tmp_path / "cache"
+
+
+def codes(directory: Path, cache_root: Path | None) -> dict[tuple[Role, int], NDArray[np.int8]]:
+    with open_weights(directory, quantization="wint8", cache_root=cache_root) as weights:
+        linears = {(role, layer): weights.linear(role, layer) for role in MATRICES for layer in range(3)}
+    return {place: weight.codes for place, weight in linears.items() if isinstance(weight, Int8Weight)}
+
+
+def test_a_model_is_quantized_once_and_what_is_damaged_again(
+    tmp_path: Path, cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = written(tmp_path)
+    expected, quantize = codes(model, None), Mock(wraps=loader._quantize)
+    monkeypatch.setattr(loader, "_quantize", quantize)
+    for damaged, count in ((0, 12), (0, 0), (3, 3), (0, 0)):
+        for path in sorted(path for path in cache_root.rglob("*") if path.is_file())[:damaged]:
+            path.write_bytes(path.read_bytes()[:-1])
+        quantize.reset_mock()
+        found = codes(model, cache_root)
+        assert quantize.call_count == count
+        assert all(np.array_equal(found[place], expected[place]) for place in expected)
+
+
+def test_weights_that_are_replaced_while_they_are_opened_are_not_cached_as_the_new_ones(
+    tmp_path: Path, cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "model.layers.0.mlp.down_proj.weight"
+    other = tmp_path / "other"
+    other.mkdir()
+    newer = written(other, **{name.replace(".", "__"): TENSORS[name][::-1].copy()}) / "model.safetensors"
+    model = written(tmp_path)
+    open_checkpoint = Checkpoint.open
+
+    def opened_and_replaced(directory: Path) -> Checkpoint:
+        checkpoint = open_checkpoint(directory)
+        newer.replace(directory / "model.safetensors")
+        return checkpoint
+
+    monkeypatch.setattr(Checkpoint, "open", opened_and_replaced)
+    older = codes(model, cache_root)
+    monkeypatch.setattr(Checkpoint, "open", open_checkpoint)
+    assert np.array_equal(codes(model, cache_root)[Role.DOWN, 0], older[Role.DOWN, 0][::-1])
 
 
 def test_a_large_vocabulary_is_quantized_in_pieces(tmp_path: Path) -> None:
@@ -279,4 +334,4 @@ def test_broken_index(tmp_path: Path, index: str, complaint: str) -> None:
 )
 def test_unknown_formats(settings: dict[str, str], complaint: str) -> None:
     with pytest.raises(StartError, match=complaint):
-        open_weights(DENSE, **settings)
+        open_weights(DENSE, settings.get("dtype", "bfloat16"), settings.get("quantization"))
