@@ -66,7 +66,11 @@ VARIABLES: tuple[Variable, ...] = (
         ),
     ),
     Variable(
-        "ERNIE_CPU_ISA", Text("forces an instruction set of the CPU kernels", "强制 CPU 算子使用某一指令集")
+        "ERNIE_CPU_ISA",
+        Text(
+            "forces an instruction set of the CPU kernels: scalar, avx2, avx512, avx512-vnni",
+            "强制 CPU 算子使用某一指令集：scalar、avx2、avx512、avx512-vnni",
+        ),
     ),
     Variable(
         "ERNIE_MODEL_ROOT",
