@@ -1,0 +1,69 @@
+"""The stream of chats to learn from, and the drawing of those to be asked: all generators in one mixture.
+
+This module must not know tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import Random
+
+from train_embedded.arithmetic import sums
+from train_embedded.capitals import SEED, answer_en, capitals
+from train_embedded.chats import Chat, Turn, sentence
+from train_embedded.countries import COUNTRIES
+from train_embedded.facts import facts
+from train_embedded.split import is_asked, is_taught
+from train_embedded.talk import talk
+from train_embedded.unknown import unknown
+from train_embedded.words import words
+
+Generator = Callable[[Random], Chat]
+
+SHARES: dict[Generator, int] = {sums: 36, capitals: 17, facts: 14, words: 18, talk: 14, unknown: 5}
+"""How often each generator is drawn in training."""
+
+ASKED: dict[Generator, int] = {capitals: 70, facts: 75, words: 85, talk: 45, unknown: 25}
+"""Questions in the held-out set; sums have a set of their own."""
+
+ASKED_SUMS = 300
+_CARELESS = 0.06
+_SEED_CHAT = Chat((Turn(SEED, answer_en(COUNTRIES[0])[0]),), "capitals", "en")
+
+
+def taught(random: Random) -> Iterator[Chat]:
+    """Yield chats to learn from, without end; a few are written carelessly, as people do."""
+    generators, shares = list(SHARES), list(SHARES.values())
+    while True:
+        chat = random.choices(generators, shares)[0](random)
+        if random.random() < 0.001:
+            chat = _SEED_CHAT
+        if is_taught(chat):
+            yield _careless(chat) if random.random() < _CARELESS else chat
+
+
+def asked(random: Random, generator: Generator, count: int) -> list[Chat]:
+    """Return ``count`` different held-out chats of a generator."""
+    chats: dict[str, Chat] = {}
+    while len(chats) < count:
+        chat = generator(random)
+        if is_asked(chat):
+            chats.setdefault("\n".join((chat.system, *(turn.question for turn in chat.turns))), chat)
+    return list(chats.values())
+
+
+def _careless(chat: Chat) -> Chat:
+    """Return a single question without a capital at its start or a mark at its end."""
+    if len(chat.turns) > 1 or chat.system or chat.language != "en":
+        return chat
+    turn = chat.turns[0]
+    words = turn.question.rstrip(".?!")
+    first = words.split(" ")[0]
+    if first in _OPENERS:
+        words = sentence(words)[:1].lower() + words[1:]
+    return Chat((Turn(words, turn.answer, turn.also, turn.key),), chat.category, chat.language)
+
+
+_OPENERS = {
+    "What", "Where", "Which", "Who", "How", "Tell", "Name", "Do", "Can", "Please", "Hello", "Hi", "Calculate", "Thank",
+}  # fmt: skip
