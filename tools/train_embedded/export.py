@@ -46,6 +46,7 @@ def export(directory: Path, target: Path) -> float:
     target.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": each.bfloat16().contiguous() for name, each in state.items()}
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    (target / "model.safetensors").chmod(0o644)
     for name, value in (("config.json", config()), ("generation_config.json", GENERATION)):
         (target / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     for name in TOKENIZER_FILES:
