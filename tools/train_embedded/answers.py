@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-from train_embedded.chats import Chat, plain
+from ernie_cli.evaluation.exactness import is_exact
+from train_embedded.chats import Chat
 from train_embedded.examples import Encoder
 from train_embedded.network import Network
-from train_embedded.tokenizer_model import EOS, TURN_END
+from train_embedded.tokenizer_model import EOS
 
 
 @torch.no_grad()
@@ -46,21 +47,12 @@ def exact(network: Network, encoder: Encoder, chats: Sequence[Chat]) -> list[boo
     given = greedy(network, [encoder.prompt(chat) for chat in chats], limits)
     network.train()
     return [
-        same(encoder.tokenizer.decode(answer).removesuffix(TURN_END), chat)
+        is_exact(encoder.tokenizer.decode(answer), right(chat))
         for answer, chat in zip(given, chats, strict=True)
     ]
-
-
-def same(answer: str, chat: Chat) -> bool:
-    """Return whether an answer is right: without case, spaces and end punctuation."""
-    return _normal(answer) in set(map(_normal, right(chat)))
 
 
 def right(chat: Chat) -> tuple[str, ...]:
     """Return the answers that count as right."""
     last = chat.turns[-1]
     return (last.answer, *last.also)
-
-
-def _normal(text: str) -> str:
-    return "".join(plain(text).split())
