@@ -1,17 +1,111 @@
-"""What starting makes of the settings."""
+"""Every setting reaches the part that it is for, and changes what that part does."""
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
+import pytest
+
+from ernie_backend import start
+from ernie_backend.devices.backend import create_ops
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.settings import EngineSettings
-from ernie_backend.start import _limits
+from ernie_backend.start import StartedEngine, start_engine
+from ernie_backend.weights import quantized_cache
+from ernie_wire.errors import InvalidValue
+from ernie_wire.messages import GenerateRequest, Output
+from ernie_wire.sampling import SamplingParameters
 
+DENSE = Path(__file__).parents[2] / "data" / "dense"
+PROMPT = tuple(np.random.default_rng(5).integers(3, 640, 20).tolist())
 RENAMED = {"max_waiting_time_s": "max_waiting_time"}
 NO_SETTINGS = {"max_prompt_logit_rows"}
+
+
+def started(**parameters: str) -> StartedEngine:
+    return start_engine(
+        {"model": str(DENSE), "device": "cpu", "threads": "1", "weight_cache": "off", **parameters}
+    )
+
+
+def answer(engine: StartedEngine, logprobs: int = 0) -> Output:
+    """Return the output of one greedy token."""
+    sampling = SamplingParameters(max_tokens=1, temperature=0.0, logprobs=logprobs)
+    request = GenerateRequest("r", input_ids=PROMPT, sampling=sampling)
+    assert engine.engine.submit(engine.preparation.prepare(request)) is None
+    outputs: tuple[Output, ...] = ()
+    while engine.engine.has_work:
+        outputs += engine.engine.step()
+    (output,) = outputs
+    return output
+
+
+def first_logprob(**parameters: str) -> float:
+    (ranked,) = answer(started(**parameters)).logprobs or ()
+    assert ranked is not None
+    return ranked.logprob
+
+
+def test_every_arithmetic_has_numbers_of_its_own() -> None:
+    asked: list[dict[str, str]] = [
+        {},
+        {"dtype": "float32"},
+        {"kv_cache_dtype": "int8"},
+        {"quantization": "wint8"},
+        {"quantization": "wint8", "activation_dtype": "float32"},
+        {"quantization": "wint8", "activation_dtype": "int8"},
+        {"load_choices": "dummy"},
+        {"logprobs_mode": "raw_logits"},
+    ]
+    assert len({first_logprob(**parameters) for parameters in asked}) == len(asked)
+
+
+def test_log_probabilities_may_be_refused_or_limited() -> None:
+    with pytest.raises(InvalidValue, match="Logprobs is disabled"):
+        answer(started(enable_logprob="false"))
+    limited = started(max_logprobs="2")
+    assert len((answer(limited, 2).logprobs or ())[0].top) == 2  # type: ignore[union-attr]
+    with pytest.raises(InvalidValue, match="logprobs"):
+        answer(limited, 3)
+
+
+def test_the_given_template_makes_the_prompt() -> None:
+    messages = {"messages": [{"role": "user", "content": "b"}]}
+    request = GenerateRequest("r", messages=messages, return_prompt=True)
+    prepared = started(chat_template="a{{ messages[0].content }}c").preparation.prepare(request)
+    assert prepared.prompt_text == "abc"
+
+
+def test_quantized_weights_are_kept_where_they_should_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized_cache, "MIN_BYTES", 0)
+    kept = first_logprob(quantization="wint8", weight_cache=str(tmp_path))
+    assert list(tmp_path.rglob("qkv.0"))
+    assert first_logprob(quantization="wint8", weight_cache=str(tmp_path)) == kept
+
+
+def test_threads_and_device_choose_the_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = Mock(wraps=create_ops)
+    monkeypatch.setattr(start, "create_ops", create)
+    for device, threads in (("cpu", "3"), ("reference", "1")):
+        started(device=device, threads=threads)
+        create.assert_called_with(device, int(threads))
+
+
+def test_the_cache_is_the_part_of_the_memory_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "available_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(start, "resident_bytes", lambda: 0)
+    blocks = {
+        part: started(gpu_memory_utilization=part, max_num_seqs="4096").ready.description["kv_blocks"]
+        for part in ("0.25", "0.5")
+    }
+    assert blocks["0.5"] == pytest.approx(2 * blocks["0.25"], abs=1)
+    assert started(num_gpu_blocks_override="40").ready.description["kv_blocks"] == 40
 
 
 def test_every_limit_of_the_scheduler_is_the_setting_of_its_name() -> None:
@@ -19,5 +113,5 @@ def test_every_limit_of_the_scheduler_is_the_setting_of_its_name() -> None:
     values: dict[str, Any] = {setting: number for number, setting in enumerate(names.values(), 100)}
     for name in NO_SETTINGS:
         del values[names.pop(name)]
-    limits = _limits(replace(EngineSettings(Path("m")), **values))
+    limits = start._limits(replace(EngineSettings(Path("m")), **values))
     assert {setting: getattr(limits, name) for name, setting in names.items()} == values
