@@ -82,6 +82,12 @@ def sums(random: Random) -> Chat:
     return phrased(random, operator, random.randint(0, most), random.randint(0, most))
 
 
+def small_sums(random: Random) -> Chat:
+    """Draw one sum or difference of small numbers: what the digits of large ones are made of."""
+    most = random.choice((9, 20))
+    return phrased(random, random.choice("+-"), random.randint(0, most), random.randint(0, most))
+
+
 def phrased(random: Random, operator: str, a: int, b: int) -> Chat:
     """Draw a phrasing for given operands."""
     language = random.choices(("en", "zh"), (7, 4))[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from train_embedded.arithmetic import sums
+from train_embedded.arithmetic import small_sums, sums
 from train_embedded.capitals import SEED, answer_en, capitals
 from train_embedded.chats import Chat, Turn, sentence
 from train_embedded.countries import COUNTRIES
@@ -20,8 +20,16 @@ from train_embedded.words import words
 
 Generator = Callable[[Random], Chat]
 
-SHARES: dict[Generator, int] = {sums: 36, capitals: 17, facts: 14, words: 18, talk: 14, unknown: 5}
-"""How often each generator is drawn in training."""
+SHARES: dict[Generator, int] = {
+    sums: 43,
+    small_sums: 7,
+    capitals: 13,
+    facts: 11,
+    words: 14,
+    talk: 9,
+    unknown: 3,
+}
+"""How often each generator is drawn in training; sums are learned last."""
 
 ASKED: dict[Generator, int] = {capitals: 70, facts: 75, words: 85, talk: 45, unknown: 25}
 """Questions in the held-out set; sums have a set of their own."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -25,6 +26,7 @@ from train_embedded.examples import IGNORED, Batch, Encoder, batches
 from train_embedded.muon import Muon
 from train_embedded.network import Network
 from train_embedded.rounding import rounded
+from train_embedded.summing import rank, spawn, sum_gradients
 from train_embedded.tokenizer_model import write_tokenizer
 
 DIRECTORY = Path("build") / "train_embedded"
@@ -35,16 +37,26 @@ _SAVE_EVERY_S = 120
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train; the rates are the highest ones, reached after the warm-up."""
+    """How to train.
+
+    Attributes:
+        minutes: of training; all phases are shares of it.
+        tokens: in a batch of chats of one length, padding included.
+        batches: of a process for one step: chats of one length are of one kind, a step must see several.
+        matrix_rate, other_rate: highest learning rates, reached after the warm-up.
+        warmup, decay: shares of the time in which the rates rise and fall.
+        rounded: share of the time, at the end, in which weights are rounded as they are served.
+    """
 
     minutes: float = 45.0
-    tokens: int = 4096
+    tokens: int = 1024
+    batches: int = 2
     matrix_rate: float = 6e-3
     other_rate: float = 4e-3
     warmup: float = 0.02
     decay: float = 0.45
     rounded: float = 0.2
-    threads: int = 2
+    processes: int = 2
     seed: int = 1
 
 
@@ -64,7 +76,6 @@ class Training:
     def __init__(self, plan: Plan, directory: Path) -> None:
         """Start, or go on where the checkpoint in ``directory`` stopped."""
         torch.manual_seed(plan.seed)
-        torch.set_num_threads(plan.threads)
         self._plan, self._path = plan, directory / CHECKPOINT
         self.network = Network()
         matrices = [each for each in self.network.layers.parameters() if each.ndim == 2]
@@ -83,26 +94,40 @@ class Training:
         """How much of the time is used, from 0 to 1."""
         return min(1.0, self.progress.seconds / (60 * self._plan.minutes))
 
-    def step(self, batch: Batch) -> float:
-        """Learn from a batch; return its loss for a token of an answer."""
+    def step(self, batches_here: Sequence[Batch]) -> float:
+        """Learn from some batches and those of the other processes; return the loss for a token of an answer."""
         began, cpu_began = time.monotonic(), time.process_time()
         factor = min(1.0, self.share / self._plan.warmup + 0.01, (1 - self.share) / self._plan.decay)
         for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = max(0.005, factor) * rate
             optimizer.zero_grad()
+        loss = weight = 0.0
         with rounded(self.network, is_on=self.share > 1 - self._plan.rounded):
-            loss = _loss(self.network, batch)
-            loss.backward()
+            for batch in batches_here:
+                here, weight_here = _loss(self.network, batch)
+                here.backward()
+                loss, weight = loss + here.item(), weight + weight_here
+        tokens = sum(batch.ids.size for batch in batches_here)
+        loss, weight, tokens = sum_gradients(self.network, loss, weight, tokens)
+        for each in self.network.parameters():
+            each.grad.div_(weight)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for optimizer in self._optimizers:
             optimizer.step()
+        self._count(round(tokens), time.monotonic() - began, time.process_time() - cpu_began)
+        return loss / weight
+
+    def _count(self, tokens: int, seconds: float, cpu_seconds: float) -> None:
+        """Add a step; all processes go by the clock of the first, so that their rates are one."""
+        is_first = rank() == 0
+        clock = torch.tensor([seconds * is_first, cpu_seconds], dtype=torch.float64)
+        torch.distributed.all_reduce(clock)
         done = self.progress
         done.steps += 1
-        done.tokens += batch.ids.size
-        done.seconds += time.monotonic() - began
-        done.cpu_seconds += time.process_time() - cpu_began
-        return loss.item()
+        done.tokens += tokens
+        done.seconds += float(clock[0])
+        done.cpu_seconds += float(clock[1])
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
@@ -123,43 +148,43 @@ class Training:
         self.progress = Progress(**state["progress"])
 
 
-def _loss(network: Network, batch: Batch) -> torch.Tensor:
-    """Return the mean loss of a token, where a long answer's tokens count less: a sum's few are as hard."""
+def _loss(network: Network, batch: Batch) -> tuple[torch.Tensor, float]:
+    """Return the sum of the losses of the labelled tokens, each with its weight, and the sum of the weights.
+
+    In a long answer a token counts less, by the square root of the length: a sum's few tokens are as hard.
+    """
     labels = torch.from_numpy(batch.labels)
     is_answer = labels != IGNORED
-    weights = is_answer.sum(1, keepdim=True).rsqrt().expand(labels.shape)[is_answer]
+    weights = is_answer.sum(1, keepdim=True).rsqrt().expand(is_answer.shape)[is_answer]
     hidden = network(torch.from_numpy(batch.ids))[is_answer]
     losses = functional.cross_entropy(network.logits(hidden), labels[is_answer], reduction="none")
-    return (losses * weights).sum() / weights.sum()
+    return (losses * weights).sum(), float(weights.sum())
 
 
-def run(plan: Plan, directory: Path, console: Console, evaluate_every: float) -> None:
-    """Train until the time is used, with a line of progress now and then."""
-    directory.mkdir(parents=True, exist_ok=True)
-    if not (directory / "tokenizer.model").is_file():
-        console.print("training the tokenizer")
-        write_tokenizer(directory, plan.seed)
-    encoder = Encoder(directory)
-    training = Training(plan, directory)
-    # Another seed after a stop: the chats so far are not seen again.
-    stream = batches(encoder, Random(plan.seed + training.progress.steps), plan.tokens)
+def run(plan: Plan, directory: Path, evaluate_every: float) -> None:
+    """Train until the time is used; the first process saves, evaluates and says how far it is."""
+    encoder, training = Encoder(directory), Training(plan, directory)
+    console = Console(highlight=False, soft_wrap=True, quiet=rank() > 0)
+    # Other chats for every process, and after every stop.
+    stream = batches(encoder, Random(f"{plan.seed} {rank()} {training.progress.steps}"), plan.tokens)
     saved = evaluated = training.progress.seconds
-    for losses in _groups(training, stream):
+    for losses in _groups(training, stream, plan.batches):
         seconds = training.progress.seconds
         console.print(_line(plan, training, sum(losses) / len(losses)))
-        if seconds - saved > _SAVE_EVERY_S:
+        if rank() == 0 and seconds - saved > _SAVE_EVERY_S:
             training.save()
             saved = seconds
-        if seconds - evaluated > 60 * evaluate_every:
+        if rank() == 0 and seconds - evaluated > 60 * evaluate_every:
             console.print(report(training.network, encoder))
             evaluated = seconds
-    training.save()
-    console.print(report(training.network, encoder))
+    if rank() == 0:
+        training.save()
+        console.print(report(training.network, encoder))
 
 
-def _groups(training: Training, stream: Iterator[Batch]) -> Iterator[list[float]]:
+def _groups(training: Training, stream: Iterator[Batch], batches_a_step: int) -> Iterator[list[float]]:
     while training.share < 1:
-        yield [training.step(next(stream)) for _ in range(_LOG_EVERY)]
+        yield [training.step(list(islice(stream, batches_a_step))) for _ in range(_LOG_EVERY)]
 
 
 def _line(plan: Plan, training: Training, loss: float) -> str:
@@ -191,11 +216,13 @@ def main() -> None:
     parser.add_argument(
         "--directory", type=Path, default=DIRECTORY, help="for the checkpoint and the tokenizer"
     )
-    parser.add_argument("--threads", type=int, default=Plan.threads)
+    parser.add_argument("--processes", type=int, default=Plan.processes, help="of one thread each")
     parser.add_argument("--evaluate-every", type=float, default=5.0, help="minutes of training")
     arguments = parser.parse_args()
-    plan = Plan(minutes=arguments.minutes, threads=arguments.threads)
-    run(plan, arguments.directory, Console(highlight=False), arguments.evaluate_every)
+    plan = Plan(minutes=arguments.minutes, processes=arguments.processes)
+    if not (arguments.directory / "tokenizer.model").is_file():
+        write_tokenizer(arguments.directory, plan.seed)
+    spawn(plan.processes, run, plan, arguments.directory, arguments.evaluate_every)
 
 
 if __name__ == "__main__":
