@@ -53,13 +53,12 @@ async def collect(deltas: Deltas) -> Delta:
         ErnieError: the generation failed.
         EngineCrashed: the stream ended without a finish reason.
     """
-    parts = []
     async with aclosing(deltas):
-        async for delta in deltas:
-            parts.append(delta)
-            if delta.finish_reason is not None:
-                return _joined(parts)
-    raise EngineCrashed("the answer ended before it was complete; try again")
+        # Read to its end: a Triton whose streams were cancelled may wait for them when it is told to exit.
+        parts = [delta async for delta in deltas]
+    if not parts or parts[-1].finish_reason is None:
+        raise EngineCrashed("the answer ended before it was complete; try again")
+    return _joined(parts)
 
 
 def _joined(parts: Sequence[Delta]) -> Delta:

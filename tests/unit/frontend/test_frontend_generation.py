@@ -39,6 +39,18 @@ async def test_collect_joins() -> None:
     assert await collect(tell("a", "b")) == Delta("ab", (0, 1), 2, 5, "stop", (9,))
 
 
+async def test_collect_reads_to_the_end() -> None:
+    has_ended = False
+
+    async def ends_later() -> Deltas:
+        nonlocal has_ended
+        yield Delta("a", (0,), 1, 5, "stop")
+        has_ended = True
+
+    await collect(ends_later())
+    assert has_ended
+
+
 async def test_collect_wants_a_finish_reason() -> None:
     async def cut() -> Deltas:
         yield Delta("a")
