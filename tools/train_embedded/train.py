@@ -86,6 +86,7 @@ class Training:
         )
         self._rates = (plan.matrix_rate, plan.other_rate)
         self.progress = Progress()
+        self._clock = (time.monotonic(), time.process_time())
         if self._path.is_file():
             self._load()
 
@@ -96,7 +97,6 @@ class Training:
 
     def step(self, batches_here: Sequence[Batch]) -> float:
         """Learn from some batches and those of the other processes; return the loss for a token of an answer."""
-        began, cpu_began = time.monotonic(), time.process_time()
         factor = min(1.0, self.share / self._plan.warmup + 0.01, (1 - self.share) / self._plan.decay)
         for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
             for group in optimizer.param_groups:
@@ -108,26 +108,27 @@ class Training:
                 here, weight_here = _loss(self.network, batch)
                 here.backward()
                 loss, weight = loss + here.item(), weight + weight_here
-        tokens = sum(batch.ids.size for batch in batches_here)
+        tokens: float = sum(batch.ids.size for batch in batches_here)
         loss, weight, tokens = sum_gradients(self.network, loss, weight, tokens)
         for each in self.network.parameters():
             each.grad.div_(weight)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for optimizer in self._optimizers:
             optimizer.step()
-        self._count(round(tokens), time.monotonic() - began, time.process_time() - cpu_began)
+        self._count(round(tokens))
         return loss / weight
 
-    def _count(self, tokens: int, seconds: float, cpu_seconds: float) -> None:
-        """Add a step; all processes go by the clock of the first, so that their rates are one."""
-        is_first = rank() == 0
-        clock = torch.tensor([seconds * is_first, cpu_seconds], dtype=torch.float64)
-        torch.distributed.all_reduce(clock)
+    def _count(self, tokens: int) -> None:
+        """Add a step and all the time since the last one; all processes go by the clock of the first."""
+        before, self._clock = self._clock, (time.monotonic(), time.process_time())
+        seconds, cpu_seconds = (now - then for now, then in zip(self._clock, before, strict=True))
+        times = torch.tensor([seconds if rank() == 0 else 0.0, cpu_seconds], dtype=torch.float64)
+        torch.distributed.all_reduce(times)
         done = self.progress
         done.steps += 1
         done.tokens += tokens
-        done.seconds += float(clock[0])
-        done.cpu_seconds += float(clock[1])
+        done.seconds += float(times[0])
+        done.cpu_seconds += float(times[1])
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
