@@ -31,7 +31,8 @@ from ernie_kernels.formats import (
 )
 
 SHAPES = {"lm_head": (103424, 1024), "gate_up": (6144, 1024), "down": (1024, 3072)}
-FORMATS = ("float32", "bfloat16", "int8", "int4")
+FORMATS = {"float32": ("float32",), "bfloat16": ("float32", "bfloat16"), "int8": ("int16",), "int4": ("int16",)}
+"""The formats of weights, each with the activation types that are measured unless others are asked for."""
 COLD_BYTES = 128 << 20
 
 
@@ -75,7 +76,7 @@ def measure(arguments: argparse.Namespace, ops: CpuOps, name: str, activation: A
         weight_bytes = outputs * inputs * bits_per_weight(name) / 8
         weight = random_weight(name, outputs, inputs)
         copies = [ops.pack_linear(weight, activation) for _ in range(int(COLD_BYTES / weight_bytes) + 1)]
-        line = f"{name:9}{activation.value:8} {shape:8}"
+        line = f"{name:9}{activation.value:9} {shape:8}"
         for rows in arguments.rows:
             x = np.random.default_rng(1).standard_normal((rows, inputs)).astype(np.float32)
 
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--instruction-set", help="default: the best of this processor")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=["bfloat16", "int8", "int4"])
-    parser.add_argument("--activations", nargs="+", default=["int16"], help="of int8 and int4 weights")
+    parser.add_argument("--activations", nargs="+", help="default: float32 and bfloat16, int16 if quantized")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["gate_up", "down"])
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 16, 128])
     parser.add_argument("--seconds", type=float, default=0.2)
@@ -109,8 +110,7 @@ def main() -> None:
     ops = CpuOps(arguments.threads, arguments.instruction_set)
     print(f"{ops.instruction_set}, {arguments.threads} threads")
     for name in arguments.formats:
-        rounded = arguments.activations if name in {"int8", "int4"} else ["float32"]
-        for activation in rounded:
+        for activation in arguments.activations or FORMATS[name]:
             measure(arguments, ops, name, ActivationType(activation))
 
 

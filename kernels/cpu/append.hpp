@@ -1,6 +1,7 @@
 // Rotates queries and keys, and writes keys and values into the paged cache as its kind stores them.
 #pragma once
 
+#include "bfloat16.hpp"
 #include "rotary.hpp"
 #include "simd.hpp"
 
@@ -17,13 +18,6 @@ inline SlotPlace locate_slot(const AttentionTask& task, int64_t sequence, int64_
     const int64_t block = task.block_tables[sequence * task.table_width + position / cache.block_size];
     const int64_t slot = block * cache.block_size + position % cache.block_size;
     return {slot / kPage * cache.kv_heads + kv_head, slot % kPage};
-}
-
-inline uint16_t to_bfloat16(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    if (value != value) return 0x7FC0;
-    return uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
 // What one head becomes in the cache, item by item.

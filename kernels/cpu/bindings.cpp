@@ -75,9 +75,10 @@ class Rotary {
 
 Activation activation_named(const std::string& name) {
     if (name == "float32") return Activation::Float32;
+    if (name == "bfloat16") return Activation::Bfloat16;
     if (name == "int16") return Activation::Int16;
     if (name == "int8") return Activation::Int8;
-    throw std::invalid_argument("activation '" + name + "' must be float32, int16 or int8");
+    throw std::invalid_argument("activation '" + name + "' must be float32, bfloat16, int16 or int8");
 }
 
 CacheKind cache_kind_named(const std::string& name) {
@@ -87,12 +88,19 @@ CacheKind cache_kind_named(const std::string& name) {
     throw std::invalid_argument("cache dtype '" + name + "' must be float32, bfloat16 or int8");
 }
 
-PackedLinear pack_float(Ops& ops, nb::handle values, bool is_bfloat16) {
-    const Buffer source("weight", values, is_bfloat16 ? 'H' : 'f', 2);
-    const auto kind = is_bfloat16 ? WeightKind::Bfloat16 : WeightKind::Float32;
+PackedLinear pack_unscaled(Ops& ops, WeightKind kind, Activation activation, const Buffer& source) {
     const nb::gil_scoped_release release;
-    return ops.pack(kind, Activation::Float32, positive("weight rows", source.size(0)),
+    return ops.pack(kind, activation, positive("weight rows", source.size(0)),
                     positive("weight columns", source.size(1)), kStep, source.data<void>(), nullptr);
+}
+
+PackedLinear pack_float32(Ops& ops, nb::handle values) {
+    return pack_unscaled(ops, WeightKind::Float32, Activation::Float32, Buffer("weight", values, 'f', 2));
+}
+
+PackedLinear pack_bfloat16(Ops& ops, nb::handle bits, bool rounds_activations) {
+    const auto activation = rounds_activations ? Activation::Bfloat16 : Activation::Float32;
+    return pack_unscaled(ops, WeightKind::Bfloat16, activation, Buffer("weight", bits, 'H', 2));
 }
 
 PackedLinear pack_codes(Ops& ops, WeightKind kind, const Buffer& source, int64_t inputs, nb::handle scales,
@@ -227,7 +235,8 @@ NB_MODULE(_cpu, module) {
     nb::class_<Ops>(module, "Ops", "The ops of one thread pool and instruction set.")
         .def(nb::init<int, const std::string&>(), "threads"_a, "instruction_set"_a)
         .def_prop_ro("instruction_set", &Ops::instruction_set)
-        .def("pack_float", &pack_float, "values"_a, "is_bfloat16"_a)
+        .def("pack_float32", &pack_float32, "values"_a)
+        .def("pack_bfloat16", &pack_bfloat16, "bits"_a, "rounds_activations"_a)
         .def("pack_int8", &pack_int8, "codes"_a, "scales"_a, "activation"_a, "group"_a)
         .def("pack_int4", &pack_int4, "packed"_a, "inputs"_a, "scales"_a, "activation"_a, "group"_a)
         .def("embed", &embed, "table"_a, "batch"_a, "result"_a)

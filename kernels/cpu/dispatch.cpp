@@ -20,10 +20,12 @@ std::vector<Variant> variants() {
                             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                             __builtin_cpu_supports("avx512vl");
     const bool has_vnni = has_avx512 && __builtin_cpu_supports("avx512vnni");
+    const bool has_bf16 = has_vnni && __builtin_cpu_supports("avx512bf16");
     all.push_back({&kAvx512LoweredKernels, has_avx2, true});
     all.push_back({&kAvx2Kernels, has_avx2, false});
     all.push_back({&kAvx512Kernels, has_avx512, false});
     all.push_back({&kAvx512VnniKernels, has_vnni, false});
+    all.push_back({&kAvx512Bf16Kernels, has_bf16, false});
 #endif
     return all;
 }

@@ -4,7 +4,7 @@
 //
 //   load_int8(p):        pairs from bytes [lane][2]
 //   load_int4(p, pair):  pair 0..3 from words [lane], nibble n of a word: inputs 2 n, and 2 (n - 4) + 1 from n
-//   = 4 dot(sum, w, x):      sum[i] += w[2i] * x[2i] + w[2i + 1] * x[2i + 1]
+//   dot(sum, w, x):      sum[i] += w[2i] * x[2i] + w[2i + 1] * x[2i + 1]
 #pragma once
 
 #include "simd.hpp"

@@ -12,13 +12,14 @@ namespace ernie {
 
 enum class WeightKind { Float32, Bfloat16, Int8, Int4 };
 
-inline constexpr int64_t kStep = 8;  // inputs that quantized weights keep together; panels are padded to it
+inline constexpr int64_t kStep = 8;  // inputs that quantized weights keep together
 
 // Panels of `panel` outputs, padded with zeros:
-//   Float32, Bfloat16: [panels][K][panel]
-//   Int8:              [panels][K / kStep][kStep / 2][panel][2], inputs in pairs
-//   Int4:              [panels][K / kStep][panel], words of eight codes + 8: inputs 0 2 4 6 1 3 5 7 from the
-//                      lowest nibble, so that a shift and a mask leave a pair in the two halves of a word
+//   Float32:         [panels][K][panel]
+//   Bfloat16, Int8:  [panels][K / 2][panel][2], inputs in pairs
+//   Int4:            [panels][K / kStep][panel], words of eight codes + 8: inputs 0 2 4 6 1 3 5 7 from the
+//                    lowest nibble, so that a shift and a mask leave a pair in the two halves of a word
+// K is padded to a multiple of inputs_together.
 struct WeightView {
     WeightKind kind;
     int64_t outputs;
@@ -27,8 +28,13 @@ struct WeightView {
     const float* scales;  // [panels * panel], Int8 and Int4
 };
 
-// Where output `lane` and input k (below kStep) stand in a step: bytes of Int8, nibbles of Int4.
-static constexpr int64_t int8_offset(int64_t panel, int64_t lane, int64_t k) {
+static constexpr int64_t inputs_together(WeightKind kind) {
+    if (kind == WeightKind::Float32) return 1;
+    return kind == WeightKind::Bfloat16 ? 2 : kStep;
+}
+
+// Where output `lane` and input k stand: items of a panel in pairs; nibbles of a step of Int4, k below kStep.
+static constexpr int64_t pair_offset(int64_t panel, int64_t lane, int64_t k) {
     return (k / 2 * panel + lane) * 2 + k % 2;
 }
 static constexpr int64_t int4_offset(int64_t lane, int64_t k) { return lane * kStep + k / 2 + k % 2 * 4; }
@@ -36,17 +42,26 @@ static constexpr int64_t int4_offset(int64_t lane, int64_t k) { return lane * kS
 // Quantized rows: codes [rows][stride], stride a multiple of kStep, zero behind the last input; scales
 // [rows][groups].
 struct QuantizedRows {
-    int16_t* codes;  // null: the weight is multiplied by the float rows
+    int16_t* codes;  // null: the rows are not quantized
     float* scales;
     int64_t stride;
     int64_t groups;
     int64_t group;  // inputs per scale, a multiple of kStep
 };
 
+// Rows rounded to bfloat16: [rows][stride], stride even, zero behind the last input; an item is what the
+// instruction set multiplies, at most kLargestItem bytes (pairs.hpp).
+inline constexpr int64_t kLargestItem = sizeof(float);
+struct RoundedRows {
+    void* items;  // null: the rows are not rounded
+    int64_t stride;
+};
+
 struct LinearTask {
     WeightView weight;
     const float* x;  // [rows][inputs]
     QuantizedRows quantized;
+    RoundedRows rounded;
     float* y;  // [rows][outputs]
     int64_t rows;
 };
@@ -57,6 +72,13 @@ struct QuantizeTask {
     int64_t width;
     float levels;  // the largest code
     QuantizedRows quantized;
+};
+
+struct RoundTask {
+    const float* x;
+    int64_t rows;
+    int64_t width;
+    RoundedRows rounded;
 };
 
 struct NormTask {
@@ -103,6 +125,7 @@ struct Kernels {
     int64_t panel;  // outputs per panel
     void (*linear)(const LinearTask&, int part, int parts);
     void (*quantize)(const QuantizeTask&, int part, int parts);
+    void (*round)(const RoundTask&, int part, int parts);
     void (*norm)(const NormTask&, int part, int parts);
     void (*swiglu)(const SwigluTask&, int part, int parts);
     void (*embed)(const EmbedTask&, int part, int parts);
@@ -116,6 +139,7 @@ extern const Kernels kScalarKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAvx512VnniKernels;
+extern const Kernels kAvx512Bf16Kernels;
 extern const Kernels kAvx512LoweredKernels;
 
 }  // namespace ernie

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "dot.hpp"
+#include "pairs.hpp"
 
 namespace ernie::ERNIE_VARIANT {
 
@@ -40,10 +41,10 @@ void store_tile(const V (&sums)[kRows][kRegisters<V>], const LinearTask& task, i
         store_outputs(sums[r], scales, task.y + (row + r) * outputs + first, outputs - first);
 }
 
-template <typename V, typename T, int kRows>
+template <typename V, int kRows>
 void float_tile(const LinearTask& task, int64_t panel, int64_t row) {
     const int64_t inputs = task.weight.inputs;
-    const T* w = static_cast<const T*>(task.weight.data) + panel * kPanel<V> * inputs;
+    const float* w = static_cast<const float*>(task.weight.data) + panel * kPanel<V> * inputs;
     const float* x = task.x + row * inputs;
     V sums[kRows][kRegisters<V>];
     for (auto& row_sums : sums)
@@ -57,6 +58,48 @@ void float_tile(const LinearTask& task, int64_t panel, int64_t row) {
         }
     }
     store_tile<V, kRows>(sums, task, panel, row);
+}
+
+// The first kSteps steps of one pair of inputs for all sums of a tile.
+template <typename P, int kSteps, int kRows>
+void add_pair(const uint16_t* w, const typename P::Item* x, int64_t stride,
+              typename P::Float (&sums)[kRows][kRegisters<typename P::Float>]) {
+    using V = typename P::Float;
+    for (int step = 0; step < kSteps; ++step) {
+        decltype(P::load(w, step)) weights[kRegisters<V>];
+        for (int i = 0; i < kRegisters<V>; ++i) weights[i] = P::load(w + 2 * i * V::kLanes, step);
+        for (int r = 0; r < kRows; ++r) {
+            const auto value = P::broadcast(x + r * stride, step);
+            for (int i = 0; i < kRegisters<V>; ++i) sums[r][i] = P::dot(sums[r][i], weights[i], value);
+        }
+    }
+}
+
+// Bfloat16 weights, and rows of `stride` items of P, the first `depth` of which count.
+template <typename P, int kRows>
+void pair_tile(const LinearTask& task, const typename P::Item* x, int64_t stride, int64_t depth, int64_t panel,
+               int64_t row) {
+    using V = typename P::Float;
+    const int64_t pairs = (task.weight.inputs + 1) / 2;
+    const uint16_t* w = static_cast<const uint16_t*>(task.weight.data) + panel * kPanel<V> * 2 * pairs;
+    x += row * stride;
+    V sums[kRows][kRegisters<V>];
+    for (auto& row_sums : sums)
+        for (V& sum : row_sums) sum = V::zero();
+    int64_t k = 0;
+    for (; k + 1 < depth; k += 2, w += 2 * kPanel<V>) add_pair<P, P::kSteps, kRows>(w, x + k, stride, sums);
+    if (k < depth) add_pair<P, 1, kRows>(w, x + k, stride, sums);  // unrounded rows are not padded
+    store_tile<V, kRows>(sums, task, panel, row);
+}
+
+template <typename P, int kRows>
+void bfloat16_tile(const LinearTask& task, int64_t panel, int64_t row) {
+    const RoundedRows& rounded = task.rounded;
+    const int64_t inputs = task.weight.inputs;
+    if (!rounded.items)
+        return pair_tile<Float32Pairs<typename P::Float>, kRows>(task, task.x, inputs, inputs, panel, row);
+    const auto* items = static_cast<const typename P::Item*>(rounded.items);
+    pair_tile<P, kRows>(task, items, rounded.stride, rounded.stride, panel, row);
 }
 
 // The weights of pair `pair` (0..3) of kStep inputs, register i of the panel.
@@ -148,14 +191,13 @@ void dot_tile(const LinearTask& task, int64_t panel, int64_t row) {
     store_tile<V, kRows>(totals, task, panel, row);
 }
 
-template <typename D, int kRows>
+template <typename D, typename P, int kRows>
 void tile(const LinearTask& task, int64_t panel, int64_t row) {
-    using V = typename D::Float;
     switch (task.weight.kind) {
         case WeightKind::Float32:
-            return float_tile<V, float, kRows>(task, panel, row);
+            return float_tile<typename D::Float, kRows>(task, panel, row);
         case WeightKind::Bfloat16:
-            return float_tile<V, uint16_t, kRows>(task, panel, row);
+            return bfloat16_tile<P, kRows>(task, panel, row);
         case WeightKind::Int8:
             if (task.quantized.codes) return dot_tile<D, 8, kRows>(task, panel, row);
             return widened_tile<D, 8, kRows>(task, panel, row);
@@ -166,64 +208,45 @@ void tile(const LinearTask& task, int64_t panel, int64_t row) {
 }
 
 // The last rows of a block, fewer than a tile.
-template <typename D, int kRows>
+template <typename D, typename P, int kRows>
 void rest_tile(const LinearTask& task, int64_t panel, int64_t row, int64_t rows) {
     if constexpr (kRows > 0) {
-        if (rows == kRows) return tile<D, kRows>(task, panel, row);
-        rest_tile<D, kRows - 1>(task, panel, row, rows);
+        if (rows == kRows) return tile<D, P, kRows>(task, panel, row);
+        rest_tile<D, P, kRows - 1>(task, panel, row, rows);
     }
 }
 
+template <typename Item>
+int64_t row_bytes(const LinearTask& task) {
+    if (task.quantized.codes) return int64_t(sizeof(int16_t)) * task.quantized.stride;
+    if (task.rounded.items) return int64_t(sizeof(Item)) * task.rounded.stride;
+    return int64_t(sizeof(float)) * task.weight.inputs;
+}
+
 // A share is a run of panels: one contiguous stream of weights. Rows are taken in blocks that stay in cache.
-template <typename D>
-void linear(const LinearTask& task, int part, int parts) {
+// Not inlined: no arithmetic may move out of the caller's FlushDenormals.
+template <typename D, typename P>
+[[gnu::noinline]] void multiply(const LinearTask& task, int part, int parts) {
     using V = typename D::Float;
     constexpr int64_t kTile = kRowTile<V>;
     const Range range = share((task.weight.outputs + kPanel<V> - 1) / kPanel<V>, part, parts);
-    const int64_t row_bytes = task.quantized.codes ? 2 * task.quantized.stride : 4 * task.weight.inputs;
-    const int64_t tiles = kRowBlockBytes / (row_bytes * kTile);
+    const int64_t tiles = kRowBlockBytes / (row_bytes<typename P::Item>(task) * kTile);
     const int64_t block = (tiles > 0 ? tiles : 1) * kTile;
     for (int64_t start = 0; start < task.rows; start += block) {
         const int64_t end = start + block < task.rows ? start + block : task.rows;
         for (int64_t panel = range.begin; panel < range.end; ++panel) {
             int64_t row = start;
-            for (; row + kTile <= end; row += kTile) tile<D, kTile>(task, panel, row);
-            rest_tile<D, kTile - 1>(task, panel, row, end - row);
+            for (; row + kTile <= end; row += kTile) tile<D, P, kTile>(task, panel, row);
+            rest_tile<D, P, kTile - 1>(task, panel, row, end - row);
         }
     }
 }
 
-inline float bfloat16_value(uint16_t bits) {
-    const uint32_t wide = uint32_t(bits) << 16;
-    float value;
-    std::memcpy(&value, &wide, 4);
-    return value;
-}
-
-template <typename V>
-float weight_at(const WeightView& weight, int64_t output, int64_t k) {
-    const int64_t panel = output / kPanel<V>, lane = output % kPanel<V>;
-    const int64_t at = panel * kPanel<V> * weight.inputs + k * kPanel<V> + lane;
-    if (weight.kind == WeightKind::Float32) return static_cast<const float*>(weight.data)[at];
-    if (weight.kind == WeightKind::Bfloat16)
-        return bfloat16_value(static_cast<const uint16_t*>(weight.data)[at]);
-    const int64_t steps = (weight.inputs + kStep - 1) / kStep, in_step = k % kStep;
-    const int64_t step = (panel * steps + k / kStep) * kStep * kPanel<V>;
-    const int8_t* codes = static_cast<const int8_t*>(weight.data);
-    if (weight.kind == WeightKind::Int8)
-        return float(codes[step + int8_offset(kPanel<V>, lane, in_step)]) * weight.scales[output];
-    const uint8_t byte = uint8_t(codes[(step + int4_offset(lane, in_step)) / 2]);
-    const int code = (int4_offset(lane, in_step) % 2 ? byte >> 4 : byte & 15) - kNibbleOffset;
-    return float(code) * weight.scales[output];
-}
-
-template <typename V>
-void embed(const EmbedTask& task, int part, int parts) {
-    const int64_t width = task.table.inputs;
-    const Range range = share(task.rows, part, parts);
-    for (int64_t row = range.begin; row < range.end; ++row)
-        for (int64_t k = 0; k < width; ++k)
-            task.y[row * width + k] = weight_at<V>(task.table, task.token_ids[row], k);
+template <typename D, typename P>
+void linear(const LinearTask& task, int part, int parts) {
+    if (!task.rounded.items) return multiply<D, P>(task, part, parts);
+    const FlushDenormals flush;
+    multiply<D, P>(task, part, parts);
 }
 
 }  // namespace ernie::ERNIE_VARIANT

@@ -92,6 +92,8 @@ PackedLinear Ops::pack(WeightKind kind, Activation activation, int64_t outputs, 
     if (group < kStep || group % kStep || group > kLargestGroup)
         throw std::invalid_argument("activation group " + std::to_string(group) + " must be a multiple of " +
                                     std::to_string(kStep) + " up to " + std::to_string(kLargestGroup));
+    if (activation == Activation::Bfloat16 && kind != WeightKind::Bfloat16)
+        throw std::invalid_argument("activation bfloat16 goes with bfloat16 weights only");
     const std::lock_guard<std::mutex> lock(mutex_);
     return pack_linear(kind, activation, outputs, inputs, kernels_.panel, group, source, scales, pool_);
 }
@@ -121,19 +123,34 @@ void Ops::norm(Matrix x, const Matrix* delta, const float* weight, int64_t width
         2 * x.rows * x.columns);
 }
 
+// The rows as codes, in scratch memory.
+QuantizedRows Ops::quantize(const float* x, int64_t rows, const PackedLinear& weight) {
+    QuantizedRows q{};
+    q.stride = (weight.inputs + kStep - 1) / kStep * kStep;
+    q.group = weight.group;
+    q.groups = (weight.inputs + q.group - 1) / q.group;
+    q.codes = grow(codes_, rows * q.stride);
+    q.scales = grow(scales_, rows * q.groups);
+    const float levels = weight.activation == Activation::Int16 ? kInt16Levels : kInt8Levels;
+    run(kernels_.quantize, QuantizeTask{x, rows, weight.inputs, levels, q}, 4 * rows * weight.inputs);
+    return q;
+}
+
+// The rows in bfloat16, in scratch memory.
+RoundedRows Ops::round(const float* x, int64_t rows, int64_t inputs) {
+    const int64_t stride = (inputs + 1) / 2 * 2;
+    const RoundedRows rounded{grow(rounded_, rows * stride * kLargestItem), stride};
+    run(kernels_.round, RoundTask{x, rows, inputs, rounded}, rows * inputs);
+    return rounded;
+}
+
 // x [rows][inputs] to y [rows][outputs]; the mutex is held.
 void Ops::multiply(const float* x, int64_t rows, const PackedLinear& weight, float* y) {
-    LinearTask task{weight.view(), x, {}, y, rows};
-    if (weight.activation != Activation::Float32) {
-        QuantizedRows& q = task.quantized;
-        q.stride = (weight.inputs + kStep - 1) / kStep * kStep;
-        q.group = weight.group;
-        q.groups = (weight.inputs + q.group - 1) / q.group;
-        q.codes = grow(codes_, rows * q.stride);
-        q.scales = grow(scales_, rows * q.groups);
-        const float levels = weight.activation == Activation::Int16 ? kInt16Levels : kInt8Levels;
-        run(kernels_.quantize, QuantizeTask{x, rows, weight.inputs, levels, q}, 4 * rows * weight.inputs);
-    }
+    LinearTask task{weight.view(), x, {}, {}, y, rows};
+    if (weight.activation == Activation::Bfloat16)
+        task.rounded = round(x, rows, weight.inputs);
+    else if (weight.activation != Activation::Float32)
+        task.quantized = quantize(x, rows, weight);
     if (rows * weight.inputs * weight.outputs < kSmallWork) return kernels_.linear(task, 0, 1);
     const int64_t chunks = std::max<int64_t>(pool_.size(), weight.bytes / kChunkBytes);
     pool_.run(int(std::min<int64_t>(chunks, INT32_MAX)),

@@ -2,6 +2,7 @@
 // One call at a time (a mutex); results do not depend on the number of threads.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -64,12 +65,15 @@ class Ops {
   private:
     template <typename Task>
     void run(void (*kernel)(const Task&, int, int), const Task& task, int64_t work);
+    QuantizedRows quantize(const float* x, int64_t rows, const PackedLinear& weight);
+    RoundedRows round(const float* x, int64_t rows, int64_t inputs);
     void multiply(const float* x, int64_t rows, const PackedLinear& weight, float* y);
 
     const Kernels& kernels_;
     ThreadPool pool_;
     std::mutex mutex_;
     std::vector<int16_t> codes_;
+    std::vector<std::byte> rounded_;
     std::vector<float> scales_, hidden_, gate_up_, queries_, scratch_, partials_;
     std::vector<int32_t> row_sequences_, row_slots_;
     AttentionPlan plan_;

@@ -33,6 +33,11 @@ struct Portable {
         }
         return r;
     }
+    // Place 0 or 1 of bfloat16 pairs [lane][2].
+    static Portable load_place(const uint16_t* p, int place) {
+        const uint16_t lanes[4] = {p[place], p[2 + place], p[4 + place], p[6 + place]};
+        return load(lanes);
+    }
     void store(float* p) const { std::memcpy(p, v, sizeof v); }
     template <typename F>
     static Portable map(Portable a, Portable b, F f) {
@@ -97,6 +102,12 @@ struct Avx2 {
         const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
         return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))};
     }
+    static Avx2 load_place(const uint16_t* p, int place) {
+        const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        // Shifts, no mask: the tile of linear.hpp has no register left for one.
+        const __m256i upper = place ? _mm256_srli_epi32(pairs, 16) : pairs;
+        return {_mm256_castsi256_ps(_mm256_slli_epi32(upper, 16))};
+    }
     void store(float* p) const { _mm256_storeu_ps(p, v); }
     static Avx2 add(Avx2 a, Avx2 b) { return {_mm256_add_ps(a.v, b.v)}; }
     static Avx2 mul(Avx2 a, Avx2 b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -141,6 +152,11 @@ struct Avx512 {
         const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
         return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
     }
+    static Avx512 load_place(const uint16_t* p, int place) {
+        const __m512i pairs = _mm512_loadu_si512(p);
+        return {_mm512_castsi512_ps(place ? _mm512_and_si512(pairs, _mm512_set1_epi32(int(0xFFFF0000)))
+                                          : _mm512_slli_epi32(pairs, 16))};
+    }
     void store(float* p) const { _mm512_storeu_ps(p, v); }
     static Avx512 add(Avx512 a, Avx512 b) { return {_mm512_add_ps(a.v, b.v)}; }
     static Avx512 mul(Avx512 a, Avx512 b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -177,6 +193,9 @@ struct Lowered {
     template <typename T>
     static Lowered load(const T* p) {
         return {Half::load(p), Half::load(p + kHalf)};
+    }
+    static Lowered load_place(const uint16_t* p, int place) {
+        return {Half::load_place(p, place), Half::load_place(p + 2 * kHalf, place)};
     }
     void store(float* p) const {
         a.store(p);

@@ -3,6 +3,7 @@
 
 #include "append.hpp"
 #include "attention.hpp"
+#include "embed.hpp"
 #include "linear.hpp"
 #include "norm.hpp"
 #include "quantize.hpp"
@@ -11,11 +12,11 @@
 
 namespace ernie::ERNIE_VARIANT {
 
-// V: the float registers; D: the integer dot products on them.
-template <typename V, typename D>
+// V: the float registers; D: the integer dot products on them; P: the products with rounded activations.
+template <typename V, typename D, typename P>
 constexpr Kernels make_kernels(const char* name) {
-    return {name,     kPanel<V>, linear<D>, quantize<D>, norm<V>,  swiglu<V>,
-            embed<V>, append<V>, attend<V>, join<V>,     choose<V>};
+    return {name,      kPanel<V>, linear<D, P>, quantize<D>, round_rows<P>, norm<V>,
+            swiglu<V>, embed<V>,  append<V>,    attend<V>,   join<V>,       choose<V>};
 }
 
 }  // namespace ernie::ERNIE_VARIANT

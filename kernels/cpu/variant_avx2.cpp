@@ -5,6 +5,7 @@
 
 namespace ernie {
 
-const Kernels kAvx2Kernels = avx2::make_kernels<avx2::Avx2, avx2::Avx2Dots>("avx2");
+const Kernels kAvx2Kernels =
+    avx2::make_kernels<avx2::Avx2, avx2::Avx2Dots, avx2::SplitPairs<avx2::Avx2>>("avx2");
 
 }  // namespace ernie

@@ -5,6 +5,8 @@
 
 namespace ernie {
 
-const Kernels kScalarKernels = scalar::make_kernels<scalar::Portable, scalar::PortableDots>("scalar");
+const Kernels kScalarKernels =
+    scalar::make_kernels<scalar::Portable, scalar::PortableDots, scalar::SplitPairs<scalar::Portable>>(
+        "scalar");
 
 }  // namespace ernie

@@ -25,8 +25,7 @@ int64_t bits_of(WeightKind kind) {
 constexpr int64_t kPackBlock = 64;  // inputs per pass, so that the target stays in the first cache
 
 // A panel of floats: target[k][lane] = source[lane][k].
-template <typename T>
-void pack_floats(const T* source, T* target, int64_t lanes, int64_t inputs, int64_t panel) {
+void pack_floats(const float* source, float* target, int64_t lanes, int64_t inputs, int64_t panel) {
     for (int64_t start = 0; start < inputs; start += kPackBlock) {
         const int64_t end = std::min(inputs, start + kPackBlock);
         for (int64_t lane = 0; lane < lanes; ++lane)
@@ -34,13 +33,14 @@ void pack_floats(const T* source, T* target, int64_t lanes, int64_t inputs, int6
     }
 }
 
-void pack_int8(const int8_t* source, int8_t* target, int64_t lanes, int64_t inputs, int64_t panel) {
+// A panel of pairs: target[k / 2][lane][k % 2] = source[lane][k].
+template <typename T>
+void pack_pairs(const T* source, T* target, int64_t lanes, int64_t inputs, int64_t panel) {
     for (int64_t start = 0; start < inputs; start += kPackBlock) {
         const int64_t end = std::min(inputs, start + kPackBlock);
         for (int64_t lane = 0; lane < lanes; ++lane)
             for (int64_t k = start; k < end; ++k)
-                target[k / kStep * kStep * panel + int8_offset(panel, lane, k % kStep)] =
-                    source[lane * inputs + k];
+                target[pair_offset(panel, lane, k)] = source[lane * inputs + k];
     }
 }
 
@@ -70,9 +70,9 @@ void pack_panels(const PackedLinear& packed, const void* source, int part, int p
         if (packed.kind == WeightKind::Float32)
             pack_floats(static_cast<const float*>(from), static_cast<float*>(to), lanes, inputs, panel);
         else if (packed.kind == WeightKind::Bfloat16)
-            pack_floats(static_cast<const uint16_t*>(from), static_cast<uint16_t*>(to), lanes, inputs, panel);
+            pack_pairs(static_cast<const uint16_t*>(from), static_cast<uint16_t*>(to), lanes, inputs, panel);
         else if (packed.kind == WeightKind::Int8)
-            pack_int8(static_cast<const int8_t*>(from), static_cast<int8_t*>(to), lanes, inputs, panel);
+            pack_pairs(static_cast<const int8_t*>(from), static_cast<int8_t*>(to), lanes, inputs, panel);
         else
             pack_int4(static_cast<const uint8_t*>(from), static_cast<uint8_t*>(to), lanes, inputs, panel);
     }
@@ -86,9 +86,8 @@ WeightView PackedLinear::view() const {
 
 PackedLinear pack_linear(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t panel,
                          int64_t group, const void* source, const float* scales, ThreadPool& pool) {
-    const bool is_quantized = kind == WeightKind::Int8 || kind == WeightKind::Int4;
     const int64_t padded = round_up(outputs, panel);
-    const int64_t depth = is_quantized ? round_up(inputs, kStep) : inputs;
+    const int64_t depth = round_up(inputs, inputs_together(kind));
     PackedLinear packed{kind,    activation, outputs, inputs, panel, group, padded * depth * bits_of(kind) / 8,
                         nullptr, nullptr};
     packed.data = allocate_zeroed(size_t(packed.bytes));

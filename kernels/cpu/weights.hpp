@@ -9,7 +9,8 @@
 
 namespace ernie {
 
-enum class Activation { Float32, Int16, Int8 };
+// Bfloat16 goes with Bfloat16 weights, Int16 and Int8 with quantized ones.
+enum class Activation { Float32, Bfloat16, Int16, Int8 };
 
 struct PackedLinear {
     WeightKind kind;

@@ -15,6 +15,10 @@ Quantized activations have one scale per token and group of ``ACTIVATION_GROUP``
 shorter): scale = float32 absmax / levels, code = round half to even of x / scale, clipped to +-levels; a zero
 group has scale 0 and codes 0. int8 has 127 levels; int16 has 127 * 128, so that a code is high * 128 + low with
 both halves in int8, for hardware that multiplies int8 only.
+
+Bfloat16 activations have no scale: each input is rounded half to even, NaN stays NaN. Products with bfloat16
+weights are exact in float32 and added in float32; a backend may fix the order of the sums (the C++ kernels do
+as Intel's vdpbf16ps: for each pair of inputs the odd one first, then the even one, denormals being zero).
 """
 
 from __future__ import annotations
@@ -33,12 +37,14 @@ ACTIVATION_LEVELS = {"int8": 127, "int16": 127 * 128}
 
 
 class ActivationType(enum.Enum):
-    """How a quantized Linear sees its input. Never depends on how many rows a step has.
+    """How a Linear sees its input. Never depends on how many rows a step has.
 
-    FLOAT32: not rounded. INT16: 16 bits as two int8 halves. INT8: one scale per token and group of inputs.
+    FLOAT32: not rounded. BFLOAT16: for bfloat16 weights only. INT16 (16 bits as two int8 halves) and INT8, with
+    one scale per token and group of inputs: for quantized weights; the others see float32 then.
     """
 
     FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
     INT16 = "int16"
     INT8 = "int8"
 
@@ -150,6 +156,20 @@ def dequantize(weight: LinearWeight) -> NDArray[np.float32]:
     return weight_codes(weight).astype(np.float32) * weight.scales[:, None]
 
 
+def check_activation(weight: LinearWeight, activation: ActivationType) -> None:
+    """Raise ValueError if ``weight`` cannot meet inputs rounded to ``activation``."""
+    if activation is ActivationType.BFLOAT16 and not isinstance(weight, Bfloat16Weight):
+        raise ValueError(
+            f"activation bfloat16 does not fit {type(weight).__name__}; it fits Bfloat16Weight only, "
+            "use float32, or int16 or int8 with a quantized weight"
+        )
+
+
+def round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the float32 values of ``values`` in bfloat16; any shape."""
+    return bfloat16_to_float32(float32_to_bfloat16(values))
+
+
 def activation_groups(width: int, group: int = ACTIVATION_GROUP) -> list[slice]:
     """Return the columns of each activation group of a row of ``width`` inputs, in order."""
     return [slice(start, min(start + group, width)) for start in range(0, width, group)]
@@ -161,10 +181,10 @@ def quantize_activations(
     """Return ``x`` float32 ``[T, K]`` as int8 or int16 codes with one scale per token and group.
 
     Raises:
-        ValueError: ``activation`` is float32, which is not rounded.
+        ValueError: ``activation`` has no codes.
     """
-    if activation is ActivationType.FLOAT32:
-        raise ValueError("activation float32 has no codes; use int8 or int16")
+    if activation.value not in ACTIVATION_LEVELS:
+        raise ValueError(f"activation {activation.value} has no codes; use int8 or int16")
     levels = np.float32(ACTIVATION_LEVELS[activation.value])
     groups = activation_groups(x.shape[1], group)
     codes = np.zeros(x.shape, np.int32)

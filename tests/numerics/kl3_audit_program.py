@@ -13,6 +13,7 @@ from numerics.golden import DIRECTORIES, golden_rows
 SETTINGS = (
     ("float32", None, ActivationType.FLOAT32, None),
     ("bfloat16", None, ActivationType.FLOAT32, None),
+    ("bfloat16", None, ActivationType.BFLOAT16, None),
     ("bfloat16", "wint8", ActivationType.FLOAT32, None),
     ("bfloat16", "wint8", ActivationType.INT8, None),
     ("bfloat16", "wint8", ActivationType.INT16, "int8"),

@@ -27,6 +27,7 @@ ISAS = instruction_sets(include_lowered=True)
 WEIGHT_TYPES = [
     ("float32", ActivationType.FLOAT32),
     ("bfloat16", ActivationType.FLOAT32),
+    ("bfloat16", ActivationType.BFLOAT16),
     ("int8", ActivationType.FLOAT32),
     ("int8", ActivationType.INT16),
     ("int8", ActivationType.INT8),
@@ -34,6 +35,10 @@ WEIGHT_TYPES = [
     ("int4", ActivationType.INT16),
     ("int4", ActivationType.INT8),
 ]
+
+
+QUANTIZED_ACTIVATIONS = [activation for name, activation in WEIGHT_TYPES if name == "int8"]
+"""The activation types that fit quantized weights."""
 
 
 @cache

@@ -2,6 +2,7 @@
 
 Written from the maths alone and from the files of the HF layout, so that it shares no code with what it judges.
 Weights, the inputs of Linears, keys and values can be rounded as the int8 formats and activation types say.
+The weights of the checkpoint are bfloat16.
 """
 
 from __future__ import annotations
@@ -44,9 +45,20 @@ def _rounded(values: Floats, levels: int) -> Floats:
     return rounded
 
 
+def _rounded_to_bfloat16(values: Floats) -> Floats:
+    """Eight significant bits, half to even."""
+    mantissas, exponents = np.frexp(values)
+    return np.ldexp(np.rint(mantissas * 256) / np.float32(256), exponents)
+
+
 @dataclass(frozen=True)
 class Oracle:
-    """``activation``: None, ``int8`` or ``int16``; ``has_int8_cache``: keys and values have int8 codes."""
+    """How it rounds.
+
+    Attributes:
+        activation: None, ``bfloat16``, ``int8`` or ``int16``.
+        has_int8_cache: keys and values have int8 codes.
+    """
 
     config: dict[str, int]
     weights: dict[str, Floats]
@@ -70,7 +82,9 @@ class Oracle:
         return self.multiply(self._norm(x, "model.norm.weight"), "model.embed_tokens.weight")
 
     def multiply(self, x: Floats, name: str) -> Floats:
-        if self.activation is not None:
+        if self.activation == "bfloat16":
+            x = _rounded_to_bfloat16(x)
+        elif self.activation is not None:
             parts = np.split(x, range(GROUP, x.shape[1], GROUP), axis=1)
             x = np.concatenate([_rounded(part, LEVELS[self.activation]) for part in parts], axis=1)
         product: Floats = x @ self.weights[name].T

@@ -101,7 +101,8 @@ def test_company_chunks_hits_and_preemption_change_no_bit(
     backend: str, activation: ActivationType, cache_dtype: str
 ) -> None:
     ops = make_ops(backend)
-    house = _House(load(DENSE, ops, "bfloat16", "wint8", activation), ops, cache_dtype)
+    quantization = None if activation is ActivationType.BFLOAT16 else "wint8"
+    house = _House(load(DENSE, ops, "bfloat16", quantization, activation), ops, cache_dtype)
     alone: dict[str, Answer] = {}
     for sequence in _sequences():
         alone |= house.answers([sequence], SchedulerLimits(1, 1000, 99), 60, cache=False)[0]

@@ -22,7 +22,12 @@ TEXTS = [row.prompt + row.greedy for row in ROWS]
 
 backends = pytest.mark.parametrize("backend", BACKENDS)
 layouts = pytest.mark.parametrize("layout", DIRECTORIES)
-rounded = pytest.mark.parametrize("activation", [ActivationType.INT8, ActivationType.INT16])
+ROUNDED = [
+    ("float32", "wint8", ActivationType.INT8),
+    ("float32", "wint8", ActivationType.INT16),
+    ("bfloat16", None, ActivationType.BFLOAT16),
+]
+rounded = pytest.mark.parametrize(("dtype", "quantization", "activation"), ROUNDED)
 
 
 def last_logits(oracle: Oracle) -> Floats:
@@ -55,22 +60,27 @@ def test_bfloat16(backend: str, layout: str) -> None:
 
 @backends
 @rounded
-def test_rounded_activations_stay_close(backend: str, activation: ActivationType) -> None:
+def test_rounded_activations_stay_close(
+    backend: str, dtype: str, quantization: str | None, activation: ActivationType
+) -> None:
     ops = make_ops(backend)
-    model = load(DIRECTORIES["hf"], ops, quantization="wint8", activation=activation)
-    _, logits = generate(model, ops, [row.prompt for row in ROWS], num_tokens=1)
-    expected = last_logits(Oracle.read(DIRECTORIES["hf"], is_quantized=True))
+    model = load(DIRECTORIES["hf"], ops, dtype, quantization, activation)
+    _, logits = generate(model, ops, [row.prompt for row in ROWS], num_tokens=1, cache_dtype="float32")
+    expected = last_logits(Oracle.read(DIRECTORIES["hf"], is_quantized=quantization is not None))
     assert cosine(logits, expected) >= 0.999
     assert max_difference(logits, expected) > LOGITS_TOLERANCE, "nothing was rounded"
 
 
 @backends
 @rounded
-def test_every_linear_rounds_its_input_as_the_oracle_does(backend: str, activation: ActivationType) -> None:
+def test_every_linear_rounds_its_input_as_the_oracle_does(
+    backend: str, dtype: str, quantization: str | None, activation: ActivationType
+) -> None:
     ops = RecordingOps(make_ops(backend))
-    model = load(DIRECTORIES["hf"], ops, quantization="wint8", activation=activation)
+    model = load(DIRECTORIES["hf"], ops, dtype, quantization, activation)
     logits = prompt_logits(model, ops, TEXTS[2])
-    oracle = Oracle.read(DIRECTORIES["hf"], is_quantized=True, activation=activation.value)
+    is_quantized = quantization is not None
+    oracle = Oracle.read(DIRECTORIES["hf"], is_quantized=is_quantized, activation=activation.value)
     for layer in range(model.config.num_layers):
         (x, qkv), (attended, output), (hidden, mlp) = ops.products[3 * layer : 3 * layer + 3]
         name = f"model.layers.{layer}."
@@ -87,11 +97,15 @@ def test_every_linear_rounds_its_input_as_the_oracle_does(backend: str, activati
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-@pytest.mark.parametrize("activation", list(ActivationType))
-def test_cpu_logits_do_not_depend_on_the_step(backend: str, activation: ActivationType) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "quantization", "activation"), [*ROUNDED, ("float32", "wint8", ActivationType.FLOAT32)]
+)
+def test_cpu_logits_do_not_depend_on_the_step(
+    backend: str, dtype: str, quantization: str | None, activation: ActivationType
+) -> None:
     """Alone or together, in one piece or in chunks: the same bits."""
     ops = make_ops(backend)
-    model = load(DIRECTORIES["hf"], ops, quantization="wint8", activation=activation)
+    model = load(DIRECTORIES["hf"], ops, dtype, quantization, activation)
     prompts = [row.prompt for row in ROWS]
     together, first_logits = generate(model, ops, prompts, num_tokens=8)
     for chunk in (1, 3, 7):

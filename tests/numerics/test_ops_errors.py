@@ -110,6 +110,10 @@ def cpu_misfits() -> dict[str, tuple[Callable[[], object], str]]:
             ),
             "code -128",
         ),
+        "activation": (
+            lambda: _cpu.Ops(1, "").pack_int8(codes, np.ones(2, np.float32), "bfloat16", 128),
+            "activation bfloat16 goes with bfloat16 weights only",
+        ),
         "int4 inputs": (
             lambda: ops.pack_linear(Int4Weight(np.zeros((2, 3), np.uint8), np.ones(2, np.float32), 7), FLOAT32),
             "packed has 3 columns, expected 4 for 7 inputs",

@@ -91,6 +91,16 @@ def test_linear_with_rounded_activations(
     assert_close(PADDLE.linear(on_paddle(x), packed[0]), REFERENCE.linear(x, packed[1]), 1e-6)
 
 
+@property_test
+@given(seeds, st.integers(1, 9), st.integers(1, 300), st.booleans())
+def test_linear_with_bfloat16_activations(seed: int, tokens: int, inputs: int, has_halves: bool) -> None:
+    x, values = normal(seed, tokens, inputs), weight(normal(seed + 1, 24, inputs), "bfloat16")
+    if has_halves:  # between two bfloat16 numbers, to round to the even one
+        x = (x.view(np.uint32) & 0xFFFF0000 | 0x8000).view(np.float32)
+    packed = [ops.pack_linear(values, ActivationType.BFLOAT16) for ops in (PADDLE, REFERENCE)]
+    assert_close(PADDLE.linear(on_paddle(x), packed[0]), REFERENCE.linear(x, packed[1]))
+
+
 def test_rounded_activations_meet_the_largest_codes() -> None:
     """Sums as large as they get: every code at its limit."""
     x, values = np.full((2, 256), 3.0, np.float32), quantize_int8(np.full((3, 256), 2.0, np.float32))

@@ -19,6 +19,7 @@ from ernie_kernels.formats import (
     Float32Weight,
     Int4Weight,
     LinearWeight,
+    check_activation,
 )
 from ernie_kernels.rotary import rotary_table
 
@@ -56,15 +57,18 @@ class CpuOps:
         return self._ops.instruction_set
 
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> _cpu.PackedLinear:
-        """Copy an ``[N, K]`` weight into panels; ``activation`` matters for quantized weights only.
+        """Copy an ``[N, K]`` weight into panels, for inputs that ``activation`` rounds.
 
         Raises:
-            ValueError: the arrays have the wrong type or shape, or an int8 code is -128.
+            ValueError: ``activation`` does not fit the weight, the arrays have the wrong type or shape, or an
+                int8 code is -128.
         """
+        check_activation(weight, activation)
         if isinstance(weight, Float32Weight):
-            return self._ops.pack_float(np.ascontiguousarray(weight.values), False)
+            return self._ops.pack_float32(np.ascontiguousarray(weight.values))
         if isinstance(weight, Bfloat16Weight):
-            return self._ops.pack_float(np.ascontiguousarray(weight.bits), True)
+            bits = np.ascontiguousarray(weight.bits)
+            return self._ops.pack_bfloat16(bits, activation is ActivationType.BFLOAT16)
         scales = np.ascontiguousarray(weight.scales)
         if isinstance(weight, Int4Weight):
             packed = np.ascontiguousarray(weight.packed)

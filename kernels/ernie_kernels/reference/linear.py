@@ -25,14 +25,17 @@ from ernie_kernels.formats import (
     activation_groups,
     dequantize,
     quantize_activations,
+    round_to_bfloat16,
     weight_codes,
 )
 
 
 def linear(x: NDArray[np.float32], weight: LinearWeight, activation: ActivationType) -> NDArray[np.float32]:
-    """Return x @ W.T, ``[T, K]`` to ``[T, N]``; activations are rounded only for quantized weights."""
+    """Return x @ W.T, ``[T, K]`` to ``[T, N]``; int16 and int8 round the inputs of quantized weights only."""
     if isinstance(weight, Int8Weight | Int4Weight) and activation is not ActivationType.FLOAT32:
         return quantized_linear(x, weight, activation)
+    if activation is ActivationType.BFLOAT16:
+        x = round_to_bfloat16(x)
     return x @ dequantize(weight).T
 
 

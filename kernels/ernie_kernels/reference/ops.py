@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ernie_kernels.api import Batch, CacheSpec, RotarySpec
 from ernie_kernels.batch_checks import check_batch, check_indices
 from ernie_kernels.choice import ChoiceRows
-from ernie_kernels.formats import ActivationType, LinearWeight, dequantize
+from ernie_kernels.formats import ActivationType, LinearWeight, check_activation, dequantize
 from ernie_kernels.reference.attention import ReferenceCache, paged_attention
 from ernie_kernels.reference.choice import choose_tokens
 from ernie_kernels.reference.linear import linear
@@ -34,7 +34,8 @@ class ReferenceOps:
     """``ernie_kernels.api.Ops`` in NumPy float32."""
 
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> ReferenceLinear:
-        """Keep the weight as it is."""
+        """Keep the weight as it is; ValueError if ``activation`` does not fit it."""
+        check_activation(weight, activation)
         return ReferenceLinear(weight, activation)
 
     def pack_vector(self, values: Floats) -> Floats:

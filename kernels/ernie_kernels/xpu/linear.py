@@ -17,6 +17,7 @@ from ernie_kernels.formats import (
     Float32Weight,
     LinearWeight,
     bfloat16_to_float32,
+    check_activation,
     weight_codes,
 )
 from ernie_kernels.xpu import activations
@@ -30,7 +31,7 @@ class PackedLinear:
     Attributes:
         values: float32 or bfloat16, or int8 codes.
         scales: float32 ``[N]`` beside int8 codes, else None.
-        activation: how the input is rounded before it meets int8 codes.
+        activation: how the input is rounded before it meets int8 codes, or bfloat16 values.
     """
 
     values: Tensor
@@ -46,6 +47,8 @@ class PackedLinear:
 
     def multiply(self, x: Tensor) -> Tensor:
         """Return x @ W.T in float32: ``[T, K]`` to ``[T, N]``."""
+        if self.activation is ActivationType.BFLOAT16:
+            x = x.astype("bfloat16")
         if self.scales is None:
             return paddle.matmul(x.astype(self.values.dtype), self.values, transpose_y=True).astype("float32")
         if self.activation is not ActivationType.FLOAT32:
@@ -54,7 +57,8 @@ class PackedLinear:
 
 
 def pack(weight: LinearWeight, activation: ActivationType, place: Place) -> PackedLinear:
-    """Bring a weight to ``place``."""
+    """Bring a weight to ``place``; ValueError if ``activation`` does not fit it."""
+    check_activation(weight, activation)
     if isinstance(weight, Float32Weight):
         return PackedLinear(place.upload(weight.values), None, activation)
     if isinstance(weight, Bfloat16Weight):

@@ -16,6 +16,7 @@ from ernie_kernels.formats import (
     Float32Weight,
     activation_groups,
     bfloat16_to_float32,
+    check_activation,
     dequantize,
     float32_to_bfloat16,
     pack_int4,
@@ -119,6 +120,18 @@ def test_activations_of_a_worked_example() -> None:
     assert quantized.scales.tolist() == [[1.0, 0.0]]
 
 
-def test_float32_activations_have_no_codes() -> None:
-    with pytest.raises(ValueError, match="float32 has no codes"):
-        quantize_activations(np.zeros((1, 1), np.float32), ActivationType.FLOAT32)
+@pytest.mark.parametrize("activation", [ActivationType.FLOAT32, ActivationType.BFLOAT16])
+def test_float_activations_have_no_codes(activation: ActivationType) -> None:
+    with pytest.raises(ValueError, match=f"{activation.value} has no codes"):
+        quantize_activations(np.zeros((1, 1), np.float32), activation)
+
+
+def test_bfloat16_activations_fit_bfloat16_weights_only() -> None:
+    values = np.ones((1, 2), np.float32)
+    for weight in (Float32Weight(values), quantize_int8(values), quantize_int4(values)):
+        with pytest.raises(
+            ValueError, match=f"bfloat16 does not fit {type(weight).__name__}; it fits Bfloat16"
+        ):
+            check_activation(weight, ActivationType.BFLOAT16)
+        check_activation(weight, ActivationType.INT8)
+    check_activation(Bfloat16Weight(float32_to_bfloat16(values)), ActivationType.BFLOAT16)
