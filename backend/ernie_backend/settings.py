@@ -18,8 +18,8 @@ from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, RAW_LOGPROBS
 from ernie_backend.scheduler.limits import default_step_tokens
-from ernie_backend.weights.placement import DTYPES
-from ernie_kernels.formats import ActivationType
+from ernie_backend.weights.placement import DTYPES, check_activation_setting
+from ernie_kernels.formats import ACTIVATION_LEVELS, ActivationType
 
 DEFAULT_ACTIVATION = ActivationType.INT16
 """The fastest activation type whose logits keep a cosine of 0.999 to those of float32 activations: int8 falls
@@ -39,7 +39,8 @@ class EngineSettings:
         device: ``auto`` (default: an XPU if there is one, else the CPU), ``cpu``, ``reference`` or ``xpu``.
         dtype: unquantized weights and the KV cache: ``bfloat16`` (default) or ``float32``.
         quantization: None (default) or ``wint8``; ``wint4`` means ``wint8`` on a dense model.
-        activation_dtype: how quantized Linears see their inputs; default ``DEFAULT_ACTIVATION``.
+        activation_dtype: how Linears see their inputs: quantized ones by default ``DEFAULT_ACTIVATION``, others
+            float32, or bfloat16 where the weights are.
         max_model_len: tokens of prompt and answer together; default 2048, never above the model's
             max_position_embeddings.
         max_num_seqs: requests in one step; default 8.
@@ -120,6 +121,7 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
     directory = model_directory(parameters)
     notices: list[str] = []
     _check_parallelism(reader)
+    dtype = reader.choice("dtype", DTYPES, "bfloat16")
     quantization = _quantization(reader, notices)
     max_model_len = _max_model_len(reader, config, notices)
     device, max_num_seqs = (
@@ -130,11 +132,9 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
     return EngineSettings(
         model=directory,
         device=device,
-        dtype=reader.choice("dtype", DTYPES, "bfloat16"),
+        dtype=dtype,
         quantization=quantization,
-        activation_dtype=ActivationType(
-            reader.choice("activation_dtype", [each.value for each in ActivationType], DEFAULT_ACTIVATION.value)
-        ),
+        activation_dtype=_activation_dtype(reader, dtype, quantization, notices),
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=reader.integer("max_num_batched_tokens", step_tokens, (1, 1 << 20)),
@@ -193,6 +193,17 @@ def _quantization(reader: _Reader, notices: list[str]) -> str | None:
     if asked == "wint4":
         notices.append("quantization wint4 quantizes experts; this dense model has none and uses wint8")
     return "wint8"
+
+
+def _activation_dtype(
+    reader: _Reader, dtype: str, quantization: str | None, notices: list[str]
+) -> ActivationType:
+    known = [each.value for each in ActivationType]
+    activation = ActivationType(reader.choice("activation_dtype", known, DEFAULT_ACTIVATION.value))
+    check_activation_setting(activation, dtype, quantization)
+    if quantization is None and reader.text("activation_dtype") and activation.value in ACTIVATION_LEVELS:
+        notices.append(f"activation_dtype {activation.value} is for quantized weights; these see float32")
+    return activation
 
 
 def _weight_cache(reader: _Reader) -> Path | None:

@@ -22,7 +22,7 @@ class LoadSettings:
     Attributes:
         dtype: ``float32`` or ``bfloat16``: unquantized weights, and keys and values in the cache.
         quantization: None or ``wint8``.
-        activation: how quantized Linears see their inputs.
+        activation: how Linears see their inputs, where it fits their weights.
         max_positions: length of the rotary table: the longest context that will be served, in tokens.
         is_dummy: random weights instead of the checkpoint's.
         weight_cache: directory that keeps quantized weights for the next start; None: they are not kept.

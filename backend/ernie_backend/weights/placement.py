@@ -13,6 +13,7 @@ import enum
 
 from ernie_backend.errors import StartError
 from ernie_backend.weights.roles import Role
+from ernie_kernels.formats import ActivationType
 
 DTYPES = ("float32", "bfloat16")
 QUANTIZATIONS = ("wint8",)
@@ -34,6 +35,17 @@ def check_format_settings(dtype: str, quantization: str | None) -> None:
         raise StartError(
             f"quantization {quantization!r} is not supported; choose from {', '.join(QUANTIZATIONS)}, or none"
         )
+
+
+def check_activation_setting(activation: ActivationType, dtype: str, quantization: str | None) -> None:
+    """Raise StartError if ``activation`` rounds the inputs of weights that this model would not have."""
+    if activation is not ActivationType.BFLOAT16 or (dtype == "bfloat16" and quantization is None):
+        return
+    found = f"dtype is {dtype!r}" if quantization is None else f"quantization is {quantization!r}"
+    raise StartError(
+        f"activation_dtype is 'bfloat16', which is for bfloat16 weights, but {found}; "
+        "use float32, int16 or int8, or dtype bfloat16 without quantization"
+    )
 
 
 def weight_format(role: Role, dtype: str, quantization: str | None, *, is_tied: bool) -> WeightFormat:

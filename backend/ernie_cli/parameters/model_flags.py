@@ -208,10 +208,15 @@ COMPUTATION = Group(
         ),
         Flag(
             "--activation-dtype",
-            Choice(("float32", "int16", "int8")),
+            Choice(("float32", "bfloat16", "int16", "int8")),
             None,
             "int16",
-            Text("how activations are rounded before a quantized layer", "量化层输入（激活）的取整方式"),
+            Text(
+                "how activations are rounded before a layer: bfloat16 for bfloat16 weights, int16 and int8 for"
+                " quantized ones; other weights see float32",
+                "层输入（激活）的取整方式：bfloat16 用于 bfloat16 权重，int16 与 int8 用于量化权重；"
+                "其余权重使用 float32",
+            ),
             Passed(engine="activation_dtype"),
         ),
         Flag(

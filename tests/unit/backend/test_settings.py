@@ -117,7 +117,7 @@ def test_every_value_is_read() -> None:
         ("gpu_memory_utilization", "much", "must be a number"),
         ("device", "cuda", "device is 'cuda'; known: auto, cpu, reference, xpu"),
         ("dtype", "float16", "known: float32, bfloat16"),
-        ("activation_dtype", "int4", "known: float32, int16, int8"),
+        ("activation_dtype", "int4", "known: float32, bfloat16, int16, int8"),
         ("quantization", "w4a8", "quantization is 'w4a8'; known for this model: wint8, wint4"),
         ("tensor_parallel_size", "4", "tensor parallelism is not available yet, use 1"),
         ("model", "", "parameter model is missing"),
@@ -143,6 +143,25 @@ def test_wint4_on_a_dense_model_means_wint8_and_says_so() -> None:
     assert settings.quantization == "wint8"
     assert len(settings.notices) == 1
     assert "uses wint8" in settings.notices[0]
+
+
+def test_activation_types_fit_the_weights() -> None:
+    assert _read(activation_dtype="BFloat16").activation_dtype is ActivationType.BFLOAT16
+    for others, found in (
+        ({"quantization": "wint8"}, "quantization is 'wint8'"),
+        ({"dtype": "float32"}, "dtype is 'float32'"),
+    ):
+        with pytest.raises(
+            StartError, match=f"is for bfloat16 weights, but {found}; use float32, int16 or int8"
+        ):
+            _read(activation_dtype="bfloat16", **others)
+
+
+def test_activation_types_of_quantized_weights_have_no_effect_on_others_and_say_so() -> None:
+    settings = _read(activation_dtype="int8")
+    assert settings.notices == ("activation_dtype int8 is for quantized weights; these see float32",)
+    assert _read(activation_dtype="int8", quantization="wint8").notices == ()
+    assert _read(activation_dtype="float32").notices == ()
 
 
 def test_the_device_is_the_card_that_is_there(tmp_path: Path) -> None:
