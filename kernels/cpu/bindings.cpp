@@ -87,6 +87,24 @@ CacheKind cache_kind_named(const std::string& name) {
     throw std::invalid_argument("cache dtype '" + name + "' must be float32, bfloat16 or int8");
 }
 
+// Both or neither are given: static scales (kv_heads, head_dim) of an int8 cache.
+void make_cache(LayerCache* self, int64_t num_blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim,
+                const std::string& dtype, nb::handle key_scales, nb::handle value_scales) {
+    const CacheKind kind = cache_kind_named(dtype);
+    positive("num_blocks", num_blocks), positive("block_size", block_size);
+    positive("num_kv_heads", kv_heads), positive("head_dim", head_dim);
+    if (key_scales.is_none() && value_scales.is_none()) {
+        new (self) LayerCache(num_blocks, block_size, kv_heads, head_dim, kind, nullptr, nullptr);
+        return;
+    }
+    const Buffer keys("key_scales", key_scales, 'f', 2), values("value_scales", value_scales, 'f', 2);
+    for (const Buffer* scales : {&keys, &values})
+        if (kind != CacheKind::Int8 || scales->size(0) != kv_heads || scales->size(1) != head_dim)
+            throw std::invalid_argument("static scales are of an int8 cache, kv_heads times head_dim");
+    new (self)
+        LayerCache(num_blocks, block_size, kv_heads, head_dim, kind, keys.data<float>(), values.data<float>());
+}
+
 PackedLinear pack_float(Ops& ops, nb::handle values, bool is_bfloat16) {
     const Buffer source("weight", values, is_bfloat16 ? 'H' : 'f', 2);
     const auto kind = is_bfloat16 ? WeightKind::Bfloat16 : WeightKind::Float32;
@@ -195,15 +213,8 @@ void bind_data(nb::module_& module) {
         .def_ro("outputs", &PackedLinear::outputs)
         .def_ro("inputs", &PackedLinear::inputs);
     nb::class_<LayerCache>(module, "LayerCache", "The paged KV cache of one layer.")
-        .def(
-            "__init__",
-            [](LayerCache* self, int64_t num_blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim,
-               const std::string& dtype) {
-                new (self) LayerCache(positive("num_blocks", num_blocks), positive("block_size", block_size),
-                                      positive("num_kv_heads", kv_heads), positive("head_dim", head_dim),
-                                      cache_kind_named(dtype));
-            },
-            "num_blocks"_a, "block_size"_a, "num_kv_heads"_a, "head_dim"_a, "dtype"_a)
+        .def("__init__", &make_cache, "num_blocks"_a, "block_size"_a, "num_kv_heads"_a, "head_dim"_a, "dtype"_a,
+             "key_scales"_a.none(), "value_scales"_a.none())
         .def_ro("num_kv_heads", &LayerCache::kv_heads)
         .def_ro("head_dim", &LayerCache::head_dim);
     nb::class_<Batch>(module, "Batch", "A step's index arrays.")

@@ -59,12 +59,24 @@ class Batch:
     logit_rows: NDArray[np.int32]
 
 
+@dataclass(frozen=True, eq=False)
+class CacheScales:
+    """Static scales of an int8 cache, one for each channel: ``keys``, ``values`` float32 [kv_heads, head_dim].
+
+    A number is code * scale; scales are finite and not negative.
+    """
+
+    keys: NDArray[np.float32]
+    values: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class CacheSpec:
     """The KV cache of one layer: ``num_blocks`` blocks of ``block_size`` tokens.
 
     ``dtype`` is one of ``CACHE_DTYPES``: how keys (after rotation) and values are stored; ``int8`` keeps a
-    scale for every token and kv head (``ernie_kernels.cache_format``).
+    scale for every token and kv head, unless ``scales`` says them once for all
+    (``ernie_kernels.cache_format``).
     """
 
     num_blocks: int
@@ -72,6 +84,7 @@ class CacheSpec:
     num_kv_heads: int
     head_dim: int
     dtype: str
+    scales: CacheScales | None = None
 
     @property
     def bytes_per_block(self) -> int:
@@ -79,7 +92,7 @@ class CacheSpec:
         head = {
             "float32": 4 * self.head_dim,
             "bfloat16": 2 * self.head_dim,
-            "int8": self.head_dim + 4,  # codes and a float32 scale
+            "int8": self.head_dim + (4 if self.scales is None else 0),  # codes, and a float32 scale if dynamic
         }[self.dtype]
         return 2 * self.block_size * self.num_kv_heads * head
 

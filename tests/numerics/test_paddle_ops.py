@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ernie_kernels.api import CACHE_DTYPES, Batch, CacheSpec, Ops, RotarySpec
+from ernie_kernels.api import Batch, CacheSpec, Ops, RotarySpec
 from ernie_kernels.cache_format import as_stored
 from ernie_kernels.formats import (
     ActivationType,
@@ -22,6 +22,7 @@ from ernie_kernels.formats import (
 )
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.xpu import PaddleOps
+from numerics.ops_cases import CACHE_KINDS, Layout, cache_spec
 
 Floats = NDArray[np.float32]
 
@@ -156,15 +157,15 @@ def schedules(draw: st.DrawFn) -> list[list[int]]:
     schedules(),
     st.sampled_from([(1, 1), (4, 2), (6, 2), (3, 1)]),
     st.booleans(),
-    st.sampled_from(CACHE_DTYPES),
+    st.sampled_from(CACHE_KINDS),
 )
 def test_attention(
-    seed: int, schedule: list[list[int]], heads: tuple[int, int], is_interleaved: bool, dtype: str
+    seed: int, schedule: list[list[int]], heads: tuple[int, int], is_interleaved: bool, kind: str
 ) -> None:
     """Several steps over one cache: contexts grow, sequences come and go, blocks lie anywhere."""
     num_heads, kv_heads = heads
-    head_dim, block_size, blocks_each = 4 if dtype == "int8" else 6, 3, 7
-    spec = CacheSpec(len(schedule[0]) * blocks_each, block_size, kv_heads, head_dim, dtype)
+    head_dim, block_size, blocks_each = 4 if kind.startswith("int8") else 6, 3, 7
+    spec = cache_spec(Layout((), block_size, len(schedule[0]) * blocks_each), kv_heads, head_dim, kind)
     blocks = np.random.default_rng(seed).permutation(spec.num_blocks).reshape(-1, blocks_each).astype(np.int32)
     rotary = RotarySpec(head_dim, blocks_each * block_size, 10000.0, is_interleaved)
     tables = [ops.pack_rotary(rotary) for ops in (PADDLE, REFERENCE)]
@@ -176,7 +177,7 @@ def test_attention(
         found = PADDLE.attention(on_paddle(qkv), tables[0], caches[0], PADDLE.upload(batch))
         expected = REFERENCE.attention(qkv, tables[1], caches[1], REFERENCE.upload(batch))
         # A key that differs in its last bit may round to the next bfloat16 or code.
-        assert_close(found, expected, 1e-5 if dtype == "float32" else 2e-2)
+        assert_close(found, expected, 1e-5 if kind == "float32" else 2e-2)
         lengths += np.array(counts, np.int32)
 
 
@@ -214,16 +215,18 @@ def test_a_sequence_never_meets_the_numbers_of_another() -> None:
     assert np.isfinite(result[1]).all()
 
 
-@pytest.mark.parametrize("dtype", CACHE_DTYPES)
-def test_a_cache_gives_back_what_its_format_says(dtype: str) -> None:
+@pytest.mark.parametrize("kind", CACHE_KINDS)
+def test_a_cache_gives_back_what_its_format_says(kind: str) -> None:
     """Tokens attend to themselves: out comes their value, as the cache keeps it."""
-    spec = CacheSpec(num_blocks=5, block_size=2, num_kv_heads=1, head_dim=4, dtype=dtype)
+    spec = cache_spec(Layout((), block_size=2, num_blocks=5), 1, 4, kind)
     qkv = normal(0, 5, 12) * np.array([1e-44, 1e-30, 1, 1e30, 0], np.float32)[:, None]
     qkv[:, :8] = 0
     batch = attention_batch(np.ones(5, np.int32), np.zeros(5, np.int32), np.arange(5, dtype=np.int32)[:, None])
     rotary = PADDLE.pack_rotary(RotarySpec(4, 8, 10000.0))
     result = PADDLE.attention(on_paddle(qkv), rotary, PADDLE.allocate_cache(spec), PADDLE.upload(batch))
-    np.testing.assert_array_equal(PADDLE.download(result), as_stored(np.ascontiguousarray(qkv[:, 8:]), dtype))
+    scales = spec.scales.values if spec.scales else None
+    values = np.ascontiguousarray(qkv[:, None, 8:])
+    np.testing.assert_array_equal(PADDLE.download(result), as_stored(values, spec.dtype, scales)[:, 0])
 
 
 def test_int8_heads_must_fill_words() -> None:

@@ -16,7 +16,14 @@ class PackedLinear:
 
 class LayerCache:
     def __init__(
-        self, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: str
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: str,
+        key_scales: Floats | None,
+        value_scales: Floats | None,
     ) -> None: ...
     @property
     def num_kv_heads(self) -> int: ...

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, CacheSpec, RotarySpec
 from ernie_kernels.batch_checks import check_batch
-from ernie_kernels.cache_format import check_cache_dtype
+from ernie_kernels.cache_format import check_cache_spec
 from ernie_kernels.choice import ChoiceRows
 from ernie_kernels.cpu import _cpu
 from ernie_kernels.formats import (
@@ -88,10 +88,19 @@ class CpuOps:
         """Allocate zeroed keys and values.
 
         Raises:
-            ValueError: unknown dtype, or a size is not positive.
+            ValueError: unknown dtype, a size is not positive, or the scales do not fit.
         """
-        check_cache_dtype(spec.dtype)
-        return _cpu.LayerCache(spec.num_blocks, spec.block_size, spec.num_kv_heads, spec.head_dim, spec.dtype)
+        check_cache_spec(spec)
+        scales = spec.scales
+        return _cpu.LayerCache(
+            spec.num_blocks,
+            spec.block_size,
+            spec.num_kv_heads,
+            spec.head_dim,
+            spec.dtype,
+            None if scales is None else np.ascontiguousarray(scales.keys),
+            None if scales is None else np.ascontiguousarray(scales.values),
+        )
 
     def upload(self, batch: Batch) -> _cpu.Batch:
         """Check the batch and hold its arrays."""
