@@ -59,6 +59,19 @@ struct QuantizeTask {
     QuantizedRows quantized;
 };
 
+inline constexpr int64_t kLargestRotation = 1024;
+
+// int8 codes of one scale for all rows, which have one group each.
+struct StaticQuantizeTask {
+    const float* x;
+    int64_t rows;
+    int64_t width;
+    float scale;
+    int64_t rotation;  // block of the Hadamard rotation, a divisor of width; 0: none
+    float factor;      // 1 / sqrt(rotation)
+    QuantizedRows quantized;
+};
+
 struct NormTask {
     const float* x;
     const float* delta;  // null: plain norm
@@ -103,6 +116,7 @@ struct Kernels {
     int64_t panel;  // outputs per panel
     void (*linear)(const LinearTask&, int part, int parts);
     void (*quantize)(const QuantizeTask&, int part, int parts);
+    void (*quantize_static)(const StaticQuantizeTask&, int part, int parts);
     void (*norm)(const NormTask&, int part, int parts);
     void (*swiglu)(const SwigluTask&, int part, int parts);
     void (*embed)(const EmbedTask&, int part, int parts);

@@ -6,6 +6,7 @@
 #include "linear.hpp"
 #include "norm.hpp"
 #include "quantize.hpp"
+#include "quantize_static.hpp"
 #include "sampling.hpp"
 #include "swiglu.hpp"
 
@@ -14,7 +15,7 @@ namespace ernie::ERNIE_VARIANT {
 // V: the float registers; D: the integer dot products on them.
 template <typename V, typename D>
 constexpr Kernels make_kernels(const char* name) {
-    return {name,     kPanel<V>, linear<D>, quantize<D>, norm<V>,  swiglu<V>,
+    return {name,     kPanel<V>, linear<D>, quantize<D>, quantize_static<D>, norm<V>, swiglu<V>,
             embed<V>, append<V>, attend<V>, join<V>,     choose<V>};
 }
 

@@ -9,7 +9,7 @@
 
 namespace ernie {
 
-enum class Activation { Float32, Int16, Int8 };
+enum class Activation { Float32, Int16, Int8, StaticInt8 };
 
 struct PackedLinear {
     WeightKind kind;
@@ -21,6 +21,8 @@ struct PackedLinear {
     int64_t bytes;  // of data
     Memory data;
     Memory scales;
+    float input_scale = 0;  // StaticInt8: of all inputs of all rows
+    int64_t rotation = 0;   // StaticInt8: block of their Hadamard rotation; 0: none
 
     WeightView view() const;
 };
