@@ -17,13 +17,12 @@ from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, RAW_LOGPROBS
-from ernie_backend.weights.placement import DTYPES
+from ernie_backend.weights.placement import DTYPES, QUANTIZATIONS
 from ernie_kernels.formats import ActivationType
 
 DEFAULT_ACTIVATION = ActivationType.INT16
 """The fastest activation type whose logits keep a cosine of 0.999 to those of float32 activations: int8 falls
 to 0.985 on single tokens of the dense golden, see ``ernie_kernels.reference.linear``."""
-QUANTIZATIONS = ("wint8", "wint4")
 KV_CACHE_DTYPES = ("auto", "int8")
 LOAD_CHOICES = ("default", "default_v1", "dummy")
 _T = TypeVar("_T")
@@ -37,7 +36,7 @@ class EngineSettings:
         model: directory of the checkpoint. Needed.
         device: ``auto`` (default: an XPU if there is one, else the CPU), ``cpu``, ``reference`` or ``xpu``.
         dtype: unquantized weights and the KV cache: ``bfloat16`` (default) or ``float32``.
-        quantization: None (default) or ``wint8``; ``wint4`` means ``wint8`` on a dense model.
+        quantization: None (default), ``wint8``, or ``wint4``: experts in int4, the rest as ``wint8``.
         activation_dtype: how quantized Linears see their inputs; default ``DEFAULT_ACTIVATION``.
         max_model_len: tokens of prompt and answer together; default 2048, never above the model's
             max_position_embeddings.
@@ -118,7 +117,7 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
     directory = model_directory(parameters)
     notices: list[str] = []
     _check_parallelism(reader)
-    quantization = _quantization(reader, notices)
+    quantization = _quantization(reader, config, notices)
     max_model_len = _max_model_len(reader, config, notices)
     return EngineSettings(
         model=directory,
@@ -177,15 +176,16 @@ def _max_waiting_time(reader: _Reader) -> float | None:
     return None if value == -1 else value
 
 
-def _quantization(reader: _Reader, notices: list[str]) -> str | None:
+def _quantization(reader: _Reader, config: ModelConfig, notices: list[str]) -> str | None:
     asked = reader.text("quantization").lower()
     if asked in ("", "none", "bf16", "bfloat16"):
         return None
     if asked not in QUANTIZATIONS:
         raise StartError(f"quantization is {asked!r}; known for this model: {', '.join(QUANTIZATIONS)}")
-    if asked == "wint4":
+    if asked == "wint4" and config.moe is None:
         notices.append("quantization wint4 quantizes experts; this dense model has none and uses wint8")
-    return "wint8"
+        return "wint8"
+    return asked
 
 
 def _weight_cache(reader: _Reader) -> Path | None:

@@ -21,7 +21,7 @@ class LoadSettings:
 
     Attributes:
         dtype: ``float32`` or ``bfloat16``: unquantized weights, and keys and values in the cache.
-        quantization: None or ``wint8``.
+        quantization: None, ``wint8`` or ``wint4``.
         activation: how quantized Linears see their inputs.
         max_positions: length of the rotary table: the longest context that will be served, in tokens.
         is_dummy: random weights instead of the checkpoint's.

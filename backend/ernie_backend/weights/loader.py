@@ -9,10 +9,8 @@ This module must not know any backend: it yields the plain formats of ``ernie_ke
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +18,20 @@ from numpy.typing import NDArray
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.checkpoint import Checkpoint
-from ernie_backend.weights.dummy import DummyCheckpoint
 from ernie_backend.weights.names import Recipe, Recipes, is_harmless, recipes_for
 from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
 from ernie_backend.weights.quantized_cache import QuantizedCache
-from ernie_backend.weights.roles import Role
+from ernie_backend.weights.roles import Role, WeightKey
 from ernie_kernels.formats import (
     Bfloat16Weight,
     Float32Weight,
+    Int4Weight,
     Int8Weight,
     LinearWeight,
+    QuantizedWeight,
     bfloat16_to_float32,
     float32_to_bfloat16,
+    quantize_int4,
     quantize_int8,
 )
 
@@ -39,39 +39,12 @@ _LOG = logging.getLogger(__name__)
 _QUANTIZED_ROWS = 4096
 
 
-class TensorSource(Protocol):
-    """Tensors by name: ``Checkpoint`` or ``DummyCheckpoint``."""
-
-    directory: Path
-
-    @property
-    def names(self) -> Collection[str]:
-        """Names of all tensors."""
-        ...
-
-    def file_of(self, name: str) -> Path:
-        """Return where a tensor comes from, for messages."""
-        ...
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape as stored."""
-        ...
-
-    def tensor(self, name: str) -> NDArray[np.generic]:
-        """Return a tensor as stored; bfloat16 as uint16 bits."""
-        ...
-
-    def close(self) -> None:
-        """Close the files."""
-        ...
-
-
 class CheckpointWeights:
     """The weights of an open checkpoint; close it, or use it as a context manager."""
 
     def __init__(
         self,
-        checkpoint: TensorSource,
+        checkpoint: Checkpoint,
         config: ModelConfig,
         dtype: str,
         quantization: str | None,
@@ -84,14 +57,6 @@ class CheckpointWeights:
         self._is_tied = config.tie_word_embeddings
         self._cache = cache
         _check_tensors(checkpoint, self._recipes)
-
-    @classmethod
-    def dummy(
-        cls, directory: Path, config: ModelConfig, dtype: str, quantization: str | None
-    ) -> CheckpointWeights:
-        """Return random weights of the sizes of ``config``; arguments and errors as for ``open``."""
-        check_format_settings(dtype, quantization)
-        return cls(DummyCheckpoint(directory, config), config, dtype, quantization)
 
     @classmethod
     def open(
@@ -108,7 +73,7 @@ class CheckpointWeights:
             directory: a model directory, HF or Paddle layout, one file or shards.
             config: the model's sizes.
             dtype: ``float32`` or ``bfloat16``, for what is not quantized.
-            quantization: None or ``wint8``.
+            quantization: None, ``wint8`` or ``wint4``.
             cache_root: where quantized weights are kept for the next start; None: nowhere.
 
         Raises:
@@ -138,28 +103,30 @@ class CheckpointWeights:
         """Close the files; weights that were returned stay valid."""
         self._checkpoint.close()
 
-    def linear(self, role: Role, layer: int = 0) -> LinearWeight:
+    def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
         """Return the ``[N, K]`` matrix of ``role``, in memory of its own."""
-        recipe = self._recipes[role, layer]
+        key = WeightKey(role, layer, expert)
         kept = weight_format(role, self._dtype, self._quantization, is_tied=self._is_tied)
+        if kept is WeightFormat.INT8 or kept is WeightFormat.INT4:
+            return self._quantized(key, kept)
+        stored = self._read(self._recipes[key])
         if kept is WeightFormat.BFLOAT16:
-            return Bfloat16Weight(_as_bfloat16(self._read(recipe)))
-        if kept is WeightFormat.INT8:
-            return self._quantized(role, layer, recipe)
-        return Float32Weight(_as_float32(self._read(recipe)))
+            return Bfloat16Weight(_as_bfloat16(stored))
+        return Float32Weight(_as_float32(stored))
 
     def vector(self, role: Role, layer: int = 0) -> NDArray[np.float32]:
         """Return the float32 ``[K]`` vector of ``role``, in memory of its own."""
-        return _as_float32(self._read(self._recipes[role, layer]))
+        return _as_float32(self._read(self._recipes[WeightKey(role, layer)])).reshape(-1)
 
-    def _quantized(self, role: Role, layer: int, recipe: Recipe) -> Int8Weight:
+    def _quantized(self, key: WeightKey, kept: WeightFormat) -> QuantizedWeight:
+        recipe = self._recipes[key]
         if self._cache is None:
-            return _quantize(self._read(recipe))
+            return _quantize(self._read(recipe), kept)
         outputs, inputs = recipe.shape
-        weight = self._cache.get(role, layer, (outputs, inputs))
+        weight = self._cache.get(key, kept, (outputs, inputs))
         if weight is None:
-            weight = _quantize(self._read(recipe))
-            self._cache.put(role, layer, weight)
+            weight = _quantize(self._read(recipe), kept)
+            self._cache.put(key, weight)
         return weight
 
     def _read(self, recipe: Recipe) -> NDArray[np.generic]:
@@ -185,15 +152,20 @@ def _as_bfloat16(stored: NDArray[np.generic]) -> NDArray[np.uint16]:
     return float32_to_bfloat16(_as_float32(stored))
 
 
-def _quantize(stored: NDArray[np.generic]) -> Int8Weight:
+def _quantize(stored: NDArray[np.generic], kept: WeightFormat) -> QuantizedWeight:
     """Quantize some rows at a time: a whole vocabulary in float32 would cost gigabytes."""
     starts = range(0, len(stored), _QUANTIZED_ROWS)
-    blocks = [quantize_int8(_as_float32(stored[start : start + _QUANTIZED_ROWS])) for start in starts]
-    codes = np.concatenate([block.codes for block in blocks])
-    return Int8Weight(codes, np.concatenate([block.scales for block in blocks]))
+    blocks = (_as_float32(stored[start : start + _QUANTIZED_ROWS]) for start in starts)
+    if kept is WeightFormat.INT4:
+        int4 = [quantize_int4(block) for block in blocks]
+        packed = np.concatenate([block.packed for block in int4])
+        return Int4Weight(packed, np.concatenate([block.scales for block in int4]), stored.shape[1])
+    int8 = [quantize_int8(block) for block in blocks]
+    codes = np.concatenate([block.codes for block in int8])
+    return Int8Weight(codes, np.concatenate([block.scales for block in int8]))
 
 
-def _check_tensors(checkpoint: TensorSource, recipes: Recipes) -> None:
+def _check_tensors(checkpoint: Checkpoint, recipes: Recipes) -> None:
     wanted = {tensor.name: tensor.shape for recipe in recipes.values() for tensor in recipe.tensors}
     missing = sorted(name for name in wanted if name not in checkpoint.names)
     if missing:

@@ -145,6 +145,12 @@ def test_wint4_on_a_dense_model_means_wint8_and_says_so() -> None:
     assert "uses wint8" in settings.notices[0]
 
 
+def test_wint4_on_a_model_with_experts_is_wint4() -> None:
+    config = ModelConfig.from_directory(DENSE.parent / "moe")
+    settings = read_settings({"model": "/m/x", "quantization": "WINT4"}, config)
+    assert (settings.quantization, settings.notices) == ("wint4", ())
+
+
 def test_the_device_is_the_card_that_is_there(tmp_path: Path) -> None:
     assert resolve_device("auto", {}, tmp_path) == ("cpu", None)
     device, notice = resolve_device("auto", {"XPU_VISIBLE_DEVICES": "0"}, tmp_path)
