@@ -1,19 +1,16 @@
 // The Python module `_cpu`: borrows NumPy buffers, releases the GIL, calls Ops.
-#include <nanobind/nanobind.h>
+#include "bindings.hpp"
+
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include "buffer.hpp"
 #include "dispatch.hpp"
-#include "ops.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace ernie {
 namespace {
-
-Matrix matrix(const Buffer& buffer) { return {buffer.data<float>(), buffer.size(0), buffer.size(1)}; }
 
 int64_t positive(const char* name, int64_t value) {
     if (value > 0) return value;
@@ -235,8 +232,9 @@ NB_MODULE(_cpu, module) {
     nb::set_leak_warnings(false);  // a Python global may hold an Ops until the interpreter exits
     bind_data(module);
     module.def("instruction_sets", &instruction_sets, "include_lowered"_a);
-    nb::class_<Ops>(module, "Ops", "The ops of one thread pool and instruction set.")
-        .def(nb::init<int, const std::string&>(), "threads"_a, "instruction_set"_a)
+    nb::class_<Ops> ops(module, "Ops", "The ops of one thread pool and instruction set.");
+    bind_moe(module, ops);
+    ops.def(nb::init<int, const std::string&>(), "threads"_a, "instruction_set"_a)
         .def_prop_ro("instruction_set", &Ops::instruction_set)
         .def("pack_float", &pack_float, "values"_a, "is_bfloat16"_a)
         .def("pack_int8", &pack_int8, "codes"_a, "scales"_a, "activation"_a, "group"_a)

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "checks.hpp"
 #include "dispatch.hpp"
 
 namespace ernie {
 namespace {
 
 constexpr int kMostThreads = 1024;
-constexpr int64_t kSmallWork = 1 << 16;    // multiply-adds that cost less than waking the other threads
 constexpr int64_t kChunkBytes = 64 << 10;  // weights that a thread takes at a time
 constexpr float kInt8Levels = 127, kInt16Levels = 127 * 128;
 // Integer sums of a group stay below 2 ** 31: 1024 * 127 * 127 * 128.
@@ -19,29 +19,6 @@ int checked_threads(int threads) {
     if (threads >= 1 && threads <= kMostThreads) return threads;
     throw std::invalid_argument("threads " + std::to_string(threads) + " must be 1 to " +
                                 std::to_string(kMostThreads));
-}
-
-void expect(const char* name, int64_t value, int64_t expected) {
-    if (value == expected) return;
-    throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) + ", expected " +
-                                std::to_string(expected));
-}
-
-void expect_below(const char* name, int64_t value, int64_t limit) {
-    if (value >= 0 && value < limit) return;
-    throw std::invalid_argument(std::string(name) + " has " + std::to_string(value) + ", expected 0 to " +
-                                std::to_string(limit - 1));
-}
-
-void expect_shape(const char* name, const Matrix& x, int64_t rows, int64_t columns) {
-    expect((std::string(name) + " rows").c_str(), x.rows, rows);
-    expect((std::string(name) + " columns").c_str(), x.columns, columns);
-}
-
-template <typename T>
-T* grow(std::vector<T>& scratch, int64_t items) {
-    if (int64_t(scratch.size()) < items) scratch.resize(size_t(items));
-    return scratch.data();
 }
 
 // The rows of the batch by sequence; every block that a sequence needs exists.
@@ -68,6 +45,13 @@ void locate_rows(const BatchView& batch, const LayerCache& cache, int32_t* seque
     }
 }
 
+// Sizes of a row of codes; all are 0 where the weight is multiplied by floats.
+QuantizedRows quantized_shape(const PackedLinear& weight) {
+    if (weight.activation == Activation::Float32) return {};
+    const int64_t stride = (weight.inputs + kStep - 1) / kStep * kStep;
+    return {nullptr, nullptr, stride, (weight.inputs + weight.group - 1) / weight.group, weight.group};
+}
+
 int64_t attended_keys(const int32_t* slots, int64_t rows) {
     int64_t keys = 0;
     for (int64_t row = 0; row < rows; ++row) keys += slots[row] + 1;
@@ -76,16 +60,13 @@ int64_t attended_keys(const int32_t* slots, int64_t rows) {
 
 }  // namespace
 
+void expect_shape(const char* name, const Matrix& x, int64_t rows, int64_t columns) {
+    expect((std::string(name) + " rows").c_str(), x.rows, rows);
+    expect((std::string(name) + " columns").c_str(), x.columns, columns);
+}
+
 Ops::Ops(int threads, const std::string& instruction_set)
     : kernels_(kernels_for(instruction_set)), pool_(checked_threads(threads)) {}
-
-// Runs all parts of a kernel; `work` is about its multiply-adds. Small ones stay on the calling thread: results
-// do not depend on the number of parts.
-template <typename Task>
-void Ops::run(void (*kernel)(const Task&, int, int), const Task& task, int64_t work) {
-    if (work < kSmallWork) return kernel(task, 0, 1);
-    pool_.run([&](int part, int parts) { kernel(task, part, parts); });
-}
 
 PackedLinear Ops::pack(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t group,
                        const void* source, const float* scales) {
@@ -123,21 +104,46 @@ void Ops::norm(Matrix x, const Matrix* delta, const float* weight, int64_t width
 
 // x [rows][inputs] to y [rows][outputs]; the mutex is held.
 void Ops::multiply(const float* x, int64_t rows, const PackedLinear& weight, float* y) {
-    LinearTask task{weight.view(), x, {}, y, rows};
-    if (weight.activation != Activation::Float32) {
-        QuantizedRows& q = task.quantized;
-        q.stride = (weight.inputs + kStep - 1) / kStep * kStep;
-        q.group = weight.group;
-        q.groups = (weight.inputs + q.group - 1) / q.group;
-        q.codes = grow(codes_, rows * q.stride);
-        q.scales = grow(scales_, rows * q.groups);
-        const float levels = weight.activation == Activation::Int16 ? kInt16Levels : kInt8Levels;
-        run(kernels_.quantize, QuantizeTask{x, rows, weight.inputs, levels, q}, 4 * rows * weight.inputs);
+    multiply({{&weight, x, rows, y}});
+}
+
+// Several products as one set of chunks, so that no thread waits for another between two small weights.
+void Ops::multiply(const std::vector<Product>& products) {
+    int64_t codes = 0, scales = 0, work = 0;
+    for (const Product& product : products) {
+        const QuantizedRows q = quantized_shape(*product.weight);
+        codes += product.rows * q.stride;
+        scales += product.rows * q.groups;
+        work += product.rows * product.weight->inputs * product.weight->outputs;
     }
-    if (rows * weight.inputs * weight.outputs < kSmallWork) return kernels_.linear(task, 0, 1);
-    const int64_t chunks = std::max<int64_t>(pool_.size(), weight.bytes / kChunkBytes);
-    pool_.run(int(std::min<int64_t>(chunks, INT32_MAX)),
-              [&](int chunk, int count) { kernels_.linear(task, chunk, count); });
+    int16_t* next_codes = grow(codes_, codes);
+    float* next_scales = grow(scales_, scales);
+    products_.clear();
+    chunk_ends_.assign(1, 0);
+    const int64_t least = (pool_.size() + int64_t(products.size()) - 1) / int64_t(products.size());
+    for (const Product& product : products) {
+        const PackedLinear& weight = *product.weight;
+        LinearTask task{weight.view(), product.x, quantized_shape(weight), product.y, product.rows};
+        if (QuantizedRows& q = task.quantized; weight.activation != Activation::Float32) {
+            q.codes = next_codes;
+            q.scales = next_scales;
+            next_codes += product.rows * q.stride;
+            next_scales += product.rows * q.groups;
+            const float levels = weight.activation == Activation::Int16 ? kInt16Levels : kInt8Levels;
+            run(kernels_.quantize, QuantizeTask{product.x, product.rows, weight.inputs, levels, q},
+                4 * product.rows * weight.inputs);
+        }
+        products_.push_back(task);
+        chunk_ends_.push_back(chunk_ends_.back() + int(std::max(least, weight.bytes / kChunkBytes)));
+    }
+    if (work < kSmallWork) {
+        for (const LinearTask& task : products_) kernels_.linear(task, 0, 1);
+        return;
+    }
+    pool_.run(chunk_ends_.back(), [&](int chunk, int) {
+        const auto end = std::upper_bound(chunk_ends_.begin(), chunk_ends_.end(), chunk);
+        kernels_.linear(products_[size_t(end - chunk_ends_.begin()) - 1], chunk - end[-1], end[0] - end[-1]);
+    });
 }
 
 void Ops::linear(Matrix x, const PackedLinear& weight, Matrix y) {
@@ -155,6 +161,11 @@ void Ops::mlp(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, M
     expect("gate_up outputs", gate_up.outputs, 2 * down.inputs);
     expect_shape("mlp result", y, x.rows, down.outputs);
     const std::lock_guard<std::mutex> lock(mutex_);
+    transform(x, gate_up, down, y);
+}
+
+// The MLP of checked sizes; the mutex is held.
+void Ops::transform(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y) {
     float* both = grow(gate_up_, x.rows * gate_up.outputs);
     float* hidden = grow(hidden_, x.rows * down.inputs);
     multiply(x.data, x.rows, gate_up, both);

@@ -11,6 +11,7 @@ This module must not know any backend, nor the model that calls it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.formats import ActivationType, LinearWeight
+from ernie_kernels.routing import RouterWeights, Routing
 
 Array = Any
 """A float array ``[rows, width]`` on the backend's device."""
@@ -25,6 +27,8 @@ Linear = Any
 """A packed ``[N, K]`` matrix."""
 Vector = Any
 """A packed ``[K]`` vector, e.g. the weight of a norm."""
+Moe = Any
+"""A packed layer of experts: its router, its routed experts, its shared ones."""
 Rotary = Any
 """A packed table of rotary embeddings."""
 LayerCache = Any
@@ -111,11 +115,33 @@ class RotarySpec:
     interleaved: bool = True
 
 
+@dataclass(frozen=True)
+class MlpWeights:
+    """A gated MLP: ``gate_up`` ``[2I, H]``, all gate rows first; ``down`` ``[H, I]``."""
+
+    gate_up: LinearWeight
+    down: LinearWeight
+
+
 class Ops(Protocol):
     """The operations of one backend. ``x`` arrays are ``[T, width]``; all arithmetic is at least float32."""
 
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> Linear:
         """Pack an ``[N, K]`` weight for ``linear``, ``mlp``, ``embed`` and ``lm_head``."""
+        ...
+
+    def pack_moe(
+        self,
+        router: RouterWeights,
+        experts: Iterable[MlpWeights],
+        shared: MlpWeights | None,
+        activation: ActivationType,
+    ) -> Moe:
+        """Pack a layer of experts; ``experts`` are taken one at a time, in the order of the router's rows.
+
+        Raises:
+            ValueError: the sizes do not fit each other.
+        """
         ...
 
     def pack_vector(self, values: NDArray[np.float32]) -> Vector:
@@ -156,6 +182,18 @@ class Ops(Protocol):
 
     def mlp(self, x: Array, gate_up: Linear, down: Linear) -> Array:
         """Return down(silu(gate(x)) * up(x)); ``gate_up`` is ``[2I, H]``, all gate rows first."""
+        ...
+
+    def moe(self, x: Array, layer: Moe) -> Array:
+        """Return shared(x) plus the weighted sum of the experts that the router chooses for each row.
+
+        The choice is that of ``ernie_kernels.routing``. An expert's weights are read once however many rows
+        chose it, those of an expert that none chose not at all; every row reaches all of its experts.
+        """
+        ...
+
+    def route(self, x: Array, layer: Moe) -> Routing:
+        """Return the experts that ``moe`` chooses for each row, on the host."""
         ...
 
     def attention(self, qkv: Array, rotary: Rotary, cache: LayerCache, batch: DeviceBatch) -> Array:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Batch, CacheSpec, RotarySpec
+from ernie_kernels.api import Batch, CacheSpec, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_batch
 from ernie_kernels.cache_format import check_cache_spec
 from ernie_kernels.choice import ChoiceRows
@@ -21,6 +22,7 @@ from ernie_kernels.formats import (
     LinearWeight,
 )
 from ernie_kernels.rotary import rotary_table
+from ernie_kernels.routing import RouterWeights, Routing, check_router
 
 ISA_VARIABLE = "ERNIE_CPU_ISA"
 
@@ -73,6 +75,34 @@ class CpuOps:
             raise ValueError("int8 weight has the code -128, expected -127 to 127")
         return self._ops.pack_int8(
             np.ascontiguousarray(weight.codes), scales, activation.value, ACTIVATION_GROUP
+        )
+
+    def pack_moe(
+        self,
+        router: RouterWeights,
+        experts: Iterable[MlpWeights],
+        shared: MlpWeights | None,
+        activation: ActivationType,
+    ) -> _cpu.MoeLayer:
+        """Copy a layer of experts into panels, one weight at a time.
+
+        Raises:
+            ValueError: as for ``pack_linear``, or the sizes do not fit each other.
+        """
+        check_router(router)
+        gate_up, down = [], []
+        for expert in experts:
+            gate_up.append(self.pack_linear(expert.gate_up, activation))
+            down.append(self.pack_linear(expert.down, activation))
+        return _cpu.MoeLayer(
+            self._ops,
+            self.pack_linear(Float32Weight(router.gate), ActivationType.FLOAT32),
+            np.ascontiguousarray(router.correction_bias),
+            router.experts_per_token,
+            gate_up,
+            down,
+            None if shared is None else self.pack_linear(shared.gate_up, activation),
+            None if shared is None else self.pack_linear(shared.down, activation),
         )
 
     def pack_vector(self, values: Floats) -> Floats:
@@ -147,6 +177,19 @@ class CpuOps:
         result = np.empty((len(x), down.outputs), np.float32)
         self._ops.mlp(x, gate_up, down, result)
         return result
+
+    def moe(self, x: Floats, layer: _cpu.MoeLayer) -> Floats:
+        """Return shared(x) plus the weighted sum of each row's experts."""
+        result = np.empty_like(x)
+        self._ops.moe(x, layer, result)
+        return result
+
+    def route(self, x: Floats, layer: _cpu.MoeLayer) -> Routing:
+        """Return the experts that ``moe`` chooses."""
+        shape = len(x), layer.experts_per_token
+        routing = Routing(np.empty(shape, np.int32), np.empty(shape, np.float32))
+        self._ops.route(x, layer, routing.experts, routing.weights)
+        return routing
 
     def attention(self, qkv: Floats, rotary: _cpu.Rotary, cache: _cpu.LayerCache, batch: _cpu.Batch) -> Floats:
         """Rotate, append, attend."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Batch, CacheSpec, RotarySpec
+from ernie_kernels.api import Batch, CacheSpec, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_batch, check_indices
 from ernie_kernels.choice import ChoiceRows
 from ernie_kernels.formats import ActivationType, LinearWeight, dequantize
@@ -15,9 +16,11 @@ from ernie_kernels.reference.attention import ReferenceCache, paged_attention
 from ernie_kernels.reference.choice import choose_tokens
 from ernie_kernels.reference.linear import linear
 from ernie_kernels.reference.mlp import swiglu
+from ernie_kernels.reference.moe import ReferenceMoe, moe, route
 from ernie_kernels.reference.norm import rms_norm
 from ernie_kernels.reference.rotary import rotate
 from ernie_kernels.rotary import RotaryTable, rotary_table
+from ernie_kernels.routing import RouterWeights, Routing, check_router
 
 Floats = NDArray[np.float32]
 
@@ -36,6 +39,20 @@ class ReferenceOps:
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> ReferenceLinear:
         """Keep the weight as it is."""
         return ReferenceLinear(weight, activation)
+
+    def pack_moe(
+        self,
+        router: RouterWeights,
+        experts: Iterable[MlpWeights],
+        shared: MlpWeights | None,
+        activation: ActivationType,
+    ) -> ReferenceMoe:
+        """Keep the weights as they are."""
+        check_router(router)
+        kept = tuple(experts)
+        if len(kept) != len(router.gate):
+            raise ValueError(f"there are {len(kept)} experts, the router has {len(router.gate)}")
+        return ReferenceMoe(router, kept, shared, activation)
 
     def pack_vector(self, values: Floats) -> Floats:
         """Keep the vector as float32."""
@@ -80,6 +97,20 @@ class ReferenceOps:
     def mlp(self, x: Floats, gate_up: ReferenceLinear, down: ReferenceLinear) -> Floats:
         """Return down(silu(gate(x)) * up(x))."""
         return self.linear(swiglu(self.linear(x, gate_up)), down)
+
+    def moe(self, x: Floats, layer: ReferenceMoe) -> Floats:
+        """Return shared(x) plus the weighted sum of each row's experts."""
+
+        def mlp(rows: Floats, weights: MlpWeights) -> Floats:
+            return self.mlp(
+                rows, *(self.pack_linear(w, layer.activation) for w in (weights.gate_up, weights.down))
+            )
+
+        return moe(x, layer, mlp)
+
+    def route(self, x: Floats, layer: ReferenceMoe) -> Routing:
+        """Return the experts that ``moe`` chooses."""
+        return route(x, layer)
 
     def attention(self, qkv: Floats, rotary: RotaryTable, cache: ReferenceCache, batch: Batch) -> Floats:
         """Rotate, append, attend."""

@@ -5,16 +5,20 @@ Arrays are float32 Paddle tensors. This module must not know models.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Batch, CacheSpec, Logits, RotarySpec
+from ernie_kernels.api import Batch, CacheSpec, Logits, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_indices
 from ernie_kernels.formats import ActivationType, LinearWeight
+from ernie_kernels.routing import RouterWeights, Routing
 from ernie_kernels.xpu import linear, step
 from ernie_kernels.xpu.attention import RotaryTable, attend
 from ernie_kernels.xpu.cache import PagedCache
 from ernie_kernels.xpu.linear import PackedLinear
+from ernie_kernels.xpu.moe import PackedMlp, PaddleMoe
 from ernie_kernels.xpu.place import Place, Tensor, paddle
 from ernie_kernels.xpu.step import DeviceStep
 
@@ -34,6 +38,16 @@ class PaddleOps:
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> PackedLinear:
         """Bring a matrix to the place."""
         return linear.pack(weight, activation, self._place)
+
+    def pack_moe(
+        self,
+        router: RouterWeights,
+        experts: Iterable[MlpWeights],
+        shared: MlpWeights | None,
+        activation: ActivationType,
+    ) -> PaddleMoe:
+        """Bring a layer of experts to the place."""
+        return PaddleMoe.pack(router, experts, shared, activation, self._place)
 
     def pack_vector(self, values: NDArray[np.float32]) -> Tensor:
         """Bring a vector to the place."""
@@ -76,8 +90,15 @@ class PaddleOps:
 
     def mlp(self, x: Tensor, gate_up: PackedLinear, down: PackedLinear) -> Tensor:
         """Return down(silu(gate(x)) * up(x))."""
-        gate, up = paddle.split(gate_up.multiply(x), 2, axis=-1)
-        return down.multiply(paddle.nn.functional.silu(gate) * up)
+        return PackedMlp(gate_up, down).transform(x)
+
+    def moe(self, x: Tensor, layer: PaddleMoe) -> Tensor:
+        """Return shared(x) plus the weighted sum of each row's experts."""
+        return layer.transform(x)
+
+    def route(self, x: Tensor, layer: PaddleMoe) -> Routing:
+        """Return the experts that ``moe`` chooses."""
+        return layer.route(x)
 
     def attention(self, qkv: Tensor, rotary: RotaryTable, cache: PagedCache, batch: DeviceStep) -> Tensor:
         """Rotate, append to the cache, attend."""

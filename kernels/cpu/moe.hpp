@@ -1,0 +1,28 @@
+// A layer of experts.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "weights.hpp"
+
+namespace ernie {
+
+// A gated MLP: gate_up [2 I][H], all gate rows first; down [H][I].
+struct Mlp {
+    std::shared_ptr<PackedLinear> gate_up;
+    std::shared_ptr<PackedLinear> down;
+};
+
+struct MoeLayer {
+    std::shared_ptr<PackedLinear> router;  // [experts][H]
+    std::vector<float> bias;               // [experts], for the choice only
+    int64_t experts_per_token;
+    std::vector<Mlp> experts;
+    Mlp shared;  // null: none
+
+    // Throws std::invalid_argument unless the sizes fit each other and panels of `panel` outputs.
+    void check(int64_t panel) const;
+};
+
+}  // namespace ernie
