@@ -74,7 +74,7 @@ class Part:
 
 
 def part_of(role: Role, shape: tuple[int, int], config: ModelConfig, shard: Shard) -> Part:
-    """Return the rank's part of the matrix of ``role`` with ``shape`` [N, K]; ``check_split`` has been passed."""
+    """Return the rank's part of the matrix of ``role`` with ``shape`` [N, K]; ``check_split`` was passed."""
     outputs, inputs = shape
     rows, columns = (range(outputs),), range(inputs)
     if shard.is_expert_parallel and role in _ROUTED:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig, MoeConfig
 from ernie_backend.weights.roles import Role
-from ernie_backend.weights.split import Part, Shard, check_split, experts_of, part_of
+from ernie_backend.weights.shard import Part, Shard, check_split, experts_of, part_of
 
 HIDDEN = 6
 CONFIG = ModelConfig(
@@ -49,8 +49,8 @@ def ranks(size: int, is_expert_parallel: bool = False) -> list[Shard]:
 
 
 def cut(matrix: NDArray[np.float64], part: Part) -> NDArray[np.float64]:
-    rows = np.concatenate([matrix[list(rows)] for rows in part.rows])
-    return rows[:, part.columns.start : part.columns.stop]
+    columns = slice(part.columns.start, part.columns.stop)
+    return np.concatenate([matrix[rows.start : rows.stop, columns] for rows in part.rows])
 
 
 def test_qkv_gives_each_rank_whole_heads_of_queries_keys_and_values() -> None:
