@@ -90,6 +90,8 @@ struct SwigluTask {
     int64_t width;
 };
 
+constexpr int32_t kElsewhere = -1;  // a token whose row another rank has: zeros here
+
 struct EmbedTask {
     WeightView table;
     const int32_t* token_ids;

@@ -6,6 +6,9 @@ buffers and their lifetime belong to the backend. A row of a result does not dep
 the batch, nor on how a prompt was cut into chunks: bit for bit on ``cpu``, within the tolerance of the goldens
 on ``reference`` and ``xpu``, whose matrix products come from a library.
 
+Where several ranks share a model (``ernie_kernels.ranks``), each calls the same ops over its part of the
+weights: rows of what comes first in a block, columns of what comes second, so that ``all_reduce`` completes it.
+
 This module must not know any backend, nor the model that calls it.
 """
 
@@ -37,6 +40,9 @@ DeviceBatch = Any
 """A ``Batch`` whose index arrays are on the device too."""
 Logits = NDArray[np.float32]
 """Logits on the host, ``[R, V]``; named here so that model files need not import NumPy."""
+
+ELSEWHERE = -1
+"""A token id whose row of the embedding another rank has."""
 
 CACHE_DTYPES = ("float32", "bfloat16", "int8")
 """How a KV cache may store keys and values."""
@@ -165,7 +171,7 @@ class Ops(Protocol):
         ...
 
     def embed(self, table: Linear, batch: DeviceBatch) -> Array:
-        """Return the rows of ``table [V, H]`` that the batch's token ids name: ``[T, H]``."""
+        """Return the rows of ``table [V, H]`` that the token ids name, zeros for ``ELSEWHERE``: ``[T, H]``."""
         ...
 
     def norm(self, x: Array, weight: Vector, epsilon: float) -> Array:
@@ -205,6 +211,10 @@ class Ops(Protocol):
         """
         ...
 
+    def all_reduce(self, x: Array) -> Array:
+        """Return the sum of the ranks' ``x``, the same bits on each; alone ``x``. ``x`` may be spent."""
+        ...
+
     def lm_head(self, hidden: Array, head: Linear, batch: DeviceBatch) -> Logits:
-        """Return the logits of the batch's ``logit_rows`` on the host: ``[R, V]`` float32."""
+        """Return the logits of the batch's ``logit_rows`` on the host: ``[R, V]`` float32, V of all ranks."""
         ...

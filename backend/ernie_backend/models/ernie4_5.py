@@ -77,13 +77,13 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
     def forward(self, batch: DeviceBatch, caches: Sequence[LayerCache]) -> Logits:
         """Compute one step; see ``Model.forward``."""
         ops, epsilon = self._ops, self.config.rms_norm_eps
-        residual = ops.embed(self._embedding, batch)
+        residual = ops.all_reduce(ops.embed(self._embedding, batch))
         hidden = ops.norm(residual, self._first_norm, epsilon)
         for layer, cache in zip(self._layers, caches, strict=True):
             attended = ops.attention(ops.linear(hidden, layer.qkv), self._rotary, cache, batch)
-            attended = ops.linear(attended, layer.output)
+            attended = ops.all_reduce(ops.linear(attended, layer.output))
             residual, hidden = ops.add_norm(residual, attended, layer.post_attention_norm, epsilon)
-            transformed = self._transform(hidden, layer.mlp)
+            transformed = ops.all_reduce(self._transform(hidden, layer.mlp))
             residual, hidden = ops.add_norm(residual, transformed, layer.next_norm, epsilon)
         return ops.lm_head(hidden, self._head, batch)
 

@@ -22,6 +22,7 @@ from ernie_kernels.formats import (
     LinearWeight,
 )
 from ernie_kernels.rotary import rotary_table
+from ernie_kernels.ranks import Alone, Ranks
 from ernie_kernels.routing import RouterWeights, Routing, check_router
 
 ISA_VARIABLE = "ERNIE_CPU_ISA"
@@ -45,11 +46,15 @@ class CpuOps:
         threads: threads of the pool, the caller's included.
         instruction_set: one of ``instruction_sets()``; default: ``$ERNIE_CPU_ISA``, else the best.
 
+        ranks: the way to the ranks that share the model.
     Raises:
         ValueError: ``threads`` is not positive, or the processor does not run the instruction set.
     """
 
-    def __init__(self, threads: int, instruction_set: str | None = None) -> None:
+    def __init__(
+        self, threads: int, instruction_set: str | None = None, ranks: Ranks[Floats] | None = None
+    ) -> None:
+        self._ranks: Ranks[Floats] = ranks or Alone()
         self._ops = _cpu.Ops(threads, instruction_set or os.environ.get(ISA_VARIABLE, ""))
 
     @property
@@ -202,12 +207,16 @@ class CpuOps:
         """Return the logits of the batch's ``logit_rows``."""
         logits = np.empty((batch.num_logit_rows, head.outputs), np.float32)
         self._ops.lm_head(hidden, head, batch, logits)
-        return logits
+        return self._ranks.join(logits)
 
     def choose_tokens(self, logits: Floats, rows: ChoiceRows) -> NDArray[np.int64]:
         """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.choice``.
 
         Raises:
+    def all_reduce(self, x: Floats) -> Floats:
+        """Return the sum of the ranks' ``x``."""
+        return self._ranks.sum(x)
+
             ValueError: a temperature or top_p is not positive, or R differs.
         """
         tokens = np.empty(len(logits), np.int64)

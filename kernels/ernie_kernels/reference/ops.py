@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Batch, CacheSpec, MlpWeights, RotarySpec
+from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_batch, check_indices
 from ernie_kernels.choice import ChoiceRows
 from ernie_kernels.formats import ActivationType, LinearWeight, dequantize
+from ernie_kernels.ranks import Alone, Ranks
 from ernie_kernels.reference.attention import ReferenceCache, paged_attention
 from ernie_kernels.reference.choice import choose_tokens
 from ernie_kernels.reference.linear import linear
@@ -34,7 +35,14 @@ class ReferenceLinear:
 
 
 class ReferenceOps:
-    """``ernie_kernels.api.Ops`` in NumPy float32."""
+    """``ernie_kernels.api.Ops`` in NumPy float32.
+
+    Args:
+        ranks: the way to the ranks that share the model.
+    """
+
+    def __init__(self, ranks: Ranks[Floats] | None = None) -> None:
+        self._ranks: Ranks[Floats] = ranks or Alone()
 
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> ReferenceLinear:
         """Keep the weight as it is."""
@@ -78,8 +86,9 @@ class ReferenceOps:
     def embed(self, table: ReferenceLinear, batch: Batch) -> Floats:
         """Return the table's rows of the token ids."""
         values = dequantize(table.weight)
-        check_indices("batch.token_ids", batch.token_ids, len(values))
-        return values[batch.token_ids]
+        is_here = batch.token_ids != ELSEWHERE
+        check_indices("batch.token_ids", batch.token_ids[is_here], len(values))
+        return np.where(is_here[:, None], values[batch.token_ids], np.float32(0))
 
     def norm(self, x: Floats, weight: Floats, epsilon: float) -> Floats:
         """RMSNorm."""
@@ -121,9 +130,13 @@ class ReferenceOps:
         queries, keys = (rotate(part, batch.positions, rotary) for part in (queries, keys))
         return paged_attention(queries, keys, values, cache, batch).reshape(len(qkv), -1)
 
+    def all_reduce(self, x: Floats) -> Floats:
+        """Return the sum of the ranks' ``x``."""
+        return self._ranks.sum(x)
+
     def lm_head(self, hidden: Floats, head: ReferenceLinear, batch: Batch) -> Floats:
         """Return the logits of the batch's ``logit_rows``."""
-        return self.linear(hidden[batch.logit_rows], head)
+        return self._ranks.join(self.linear(hidden[batch.logit_rows], head))
 
     def choose_tokens(self, logits: Floats, rows: ChoiceRows) -> NDArray[np.int64]:
         """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.choice``."""

@@ -124,8 +124,8 @@ def test_the_model_never_looks_inside_an_array() -> None:
     assert model.cache_dtype == "bfloat16"
     ops.calls.clear()
     model.forward(Opaque(), [Opaque() for _ in range(3)])
-    layer = ["linear", "attention", "linear", "add_norm", "mlp", "add_norm"]
-    assert ops.calls == ["embed", "norm", *layer * 3, "lm_head"]
+    layer = ["linear", "attention", "linear", "all_reduce", "add_norm", "mlp", "all_reduce", "add_norm"]
+    assert ops.calls == ["embed", "all_reduce", "norm", *layer * 3, "lm_head"]
 
 
 def test_layers_with_experts_call_moe() -> None:
