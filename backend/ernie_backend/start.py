@@ -7,7 +7,7 @@ check is checked first. This module must not know sockets or threads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,8 +22,10 @@ from ernie_backend.engine.preparation import Preparation
 from ernie_backend.engine.sampling_resolver import LogprobLimits
 from ernie_backend.errors import StartError
 from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.memory.engine_plan import check_fits, engine_plan
 from ernie_backend.memory.host_memory import available_bytes, resident_bytes
 from ernie_backend.memory.kv_sizing import KvDemand, check_blocks, in_mib, kv_blocks
+from ernie_backend.memory.memory_plan import MemoryPlan
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings, Model
 from ernie_backend.models.registry import load_model
@@ -33,7 +35,7 @@ from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.settings import EngineSettings, model_directory, read_settings
 from ernie_backend.stages import Stage, Stages
-from ernie_kernels.api import CacheSpec, Ops
+from ernie_kernels.api import CacheScales, CacheSpec, Ops
 from ernie_wire.messages import Ready
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,8 @@ def start_engine(parameters: Mapping[str, str]) -> StartedEngine:
         settings = read_settings(parameters, config)
         preparation = _preparation(settings, config)
         device, notice = resolve_device(settings.device)
+        plan = engine_plan(settings, device, available)
+        check_fits(plan)
     for line in (*settings.notices, *((notice,) if notice else ())):
         logger.warning("notice: %s", line)
     with _logged(stages, f"weights on {device}, {settings.threads} threads") as weights:
@@ -71,8 +75,8 @@ def start_engine(parameters: Mapping[str, str]) -> StartedEngine:
         used = max(0, resident_bytes() - resident)
         weights.size_bytes = used
     with _logged(stages, "KV cache") as kv_cache:
-        spec = _cache_spec(settings, model, int(available * settings.gpu_memory_utilization) - used)
-        caches = [ops.allocate_cache(spec) for _ in range(config.num_layers)]
+        spec = _cache_spec(settings, model, _cache_budget(plan, used))
+        caches = [ops.allocate_cache(replace(spec, scales=scales)) for scales in _scales(model, spec.dtype)]
         kv_cache.size_bytes = spec.bytes_per_block * config.num_layers * spec.num_blocks
     runner = ModelRunner(model, ops, caches)
     with _logged(stages, "warm-up step"):
@@ -134,7 +138,8 @@ def _load(settings: EngineSettings, config: ModelConfig, ops: Ops) -> Model:
 def _cache_spec(settings: EngineSettings, model: Model, budget_bytes: int) -> CacheSpec:
     config = model.config
     dtype = model.cache_dtype if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype
-    block = CacheSpec(1, settings.block_size, config.num_kv_heads, config.head_dim, dtype)
+    scales = _scales(model, dtype)[0]
+    block = CacheSpec(1, settings.block_size, config.num_kv_heads, config.head_dim, dtype, scales)
     demand = KvDemand(
         bytes_per_block=block.bytes_per_block * config.num_layers,
         block_size=settings.block_size,
@@ -144,6 +149,17 @@ def _cache_spec(settings: EngineSettings, model: Model, budget_bytes: int) -> Ca
     override = settings.num_gpu_blocks_override
     count = check_blocks(demand, override, budget_bytes) if override else kv_blocks(demand, budget_bytes)
     return replace(block, num_blocks=count)
+
+
+def _cache_budget(plan: MemoryPlan, used_bytes: int) -> int:
+    """Return the bytes for the KV cache: of a CPU's memory what was measured counts, of a card's the plan."""
+    taken = used_bytes + plan.activations if plan.device.is_shared else plan.fixed
+    return plan.budget - taken
+
+
+def _scales(model: Model, dtype: str) -> Sequence[CacheScales | None]:
+    """Return the static scales of the layers' caches of ``dtype``."""
+    return model.cache_scales if dtype == "int8" else [None] * model.config.num_layers
 
 
 def _limits(settings: EngineSettings) -> SchedulerLimits:

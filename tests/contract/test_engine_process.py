@@ -371,7 +371,7 @@ def test_a_wrong_directory_is_one_clear_line(tmp_path: Path, damage: object, com
         ({"model": "/nowhere"}, "/nowhere does not exist"),
         ({"max_num_seqs": "0"}, "max_num_seqs is 0"),
         ({"tensor_parallel_size": "8"}, "not available yet"),
-        ({"gpu_memory_utilization": "0.0000001"}, "the KV cache of one request of max_model_len 2048 needs"),
+        ({"gpu_memory_utilization": "0.0000001"}, "nearest settings that fit: gpu_memory_utilization 0."),
     ],
 )
 def test_wrong_settings_are_one_clear_line(parameters: dict[str, str], complaint: str) -> None:
