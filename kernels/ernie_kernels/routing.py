@@ -60,11 +60,25 @@ def check_router(router: RouterWeights) -> None:
         raise ValueError(f"experts_per_token is {router.experts_per_token}, expected 1 to {experts}")
 
 
+def check_experts(router: RouterWeights, count: int) -> None:
+    """Check that there are as many experts as the router knows.
+
+    Raises:
+        ValueError: there are not.
+    """
+    if count != len(router.gate):
+        raise ValueError(f"there are {count} experts, the router has {len(router.gate)}")
+
+
 def choose_experts(
     logits: NDArray[np.float32], correction_bias: NDArray[np.float32], experts_per_token: int
 ) -> Routing:
-    """Return the experts of each row of router logits float32 ``[T, E]``."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    """Return the experts of each row of router logits float32 ``[T, E]``.
+
+    A row with a logit that is no number, or +inf, has the first experts with weights NaN.
+    """
+    with np.errstate(invalid="ignore"):  # inf - inf
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
     order = np.argsort(-(probabilities + correction_bias), axis=1, kind="stable")
     experts = order[:, :experts_per_token]

@@ -23,7 +23,7 @@ from ernie_kernels.formats import (
 )
 from ernie_kernels.rotary import rotary_table
 from ernie_kernels.ranks import Alone, Ranks
-from ernie_kernels.routing import RouterWeights, Routing, check_router
+from ernie_kernels.routing import RouterWeights, Routing, check_experts, check_router
 
 ISA_VARIABLE = "ERNIE_CPU_ISA"
 
@@ -99,6 +99,7 @@ class CpuOps:
         for expert in experts:
             gate_up.append(self.pack_linear(expert.gate_up, activation))
             down.append(self.pack_linear(expert.down, activation))
+        check_experts(router, len(down))
         return _cpu.MoeLayer(
             self._ops,
             self.pack_linear(Float32Weight(router.gate), ActivationType.FLOAT32),

@@ -21,7 +21,7 @@ from ernie_kernels.reference.moe import ReferenceMoe, moe, route
 from ernie_kernels.reference.norm import rms_norm
 from ernie_kernels.reference.rotary import rotate
 from ernie_kernels.rotary import RotaryTable, rotary_table
-from ernie_kernels.routing import RouterWeights, Routing, check_router
+from ernie_kernels.routing import RouterWeights, Routing, check_experts, check_router
 
 Floats = NDArray[np.float32]
 
@@ -58,8 +58,7 @@ class ReferenceOps:
         """Keep the weights as they are."""
         check_router(router)
         kept = tuple(experts)
-        if len(kept) != len(router.gate):
-            raise ValueError(f"there are {len(kept)} experts, the router has {len(router.gate)}")
+        check_experts(router, len(kept))
         return ReferenceMoe(router, kept, shared, activation)
 
     def pack_vector(self, values: Floats) -> Floats:

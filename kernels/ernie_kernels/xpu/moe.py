@@ -16,7 +16,7 @@ import numpy as np
 
 from ernie_kernels.api import MlpWeights
 from ernie_kernels.formats import ActivationType, Float32Weight
-from ernie_kernels.routing import RouterWeights, Routing, check_router, choose_experts
+from ernie_kernels.routing import RouterWeights, Routing, check_experts, check_router, choose_experts
 from ernie_kernels.xpu.linear import PackedLinear, pack
 from ernie_kernels.xpu.place import Place, Tensor, paddle
 
@@ -65,8 +65,7 @@ class PaddleMoe:
         """
         check_router(router)
         packed = tuple(PackedMlp.pack(expert, activation, place) for expert in experts)
-        if len(packed) != len(router.gate):
-            raise ValueError(f"there are {len(packed)} experts, the router has {len(router.gate)}")
+        check_experts(router, len(packed))
         return cls(
             router=router,
             gate=pack(Float32Weight(router.gate), ActivationType.FLOAT32, place),
