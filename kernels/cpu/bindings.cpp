@@ -138,6 +138,18 @@ PackedLinear pack_int4(Ops& ops, nb::handle packed, int64_t inputs, nb::handle s
     return pack_codes(ops, WeightKind::Int4, source, inputs, scales, activation, group);
 }
 
+PackedLinear pack_w4a8(Ops& ops, nb::handle packed, int64_t inputs, nb::handle scales, float input_scale,
+                       int64_t rotation) {
+    const Buffer source("packed", packed, 'B', 2), factors("scales", scales, 'f', 1);
+    if (source.size(1) != (inputs + 1) / 2 || factors.size(0) != source.size(0))
+        throw std::invalid_argument(
+            "packed and scales must have the weight's rows, packed a byte for two inputs");
+    positive("weight rows", source.size(0)), positive("weight columns", inputs);
+    const nb::gil_scoped_release release;
+    return ops.pack_w4a8(source.size(0), inputs, source.data<void>(), factors.data<float>(), input_scale,
+                         rotation);
+}
+
 void embed(Ops& ops, const PackedLinear& table, const Batch& batch, nb::handle result) {
     const Buffer y("result", result, 'f', 2, true);
     const nb::gil_scoped_release release;
@@ -239,6 +251,7 @@ NB_MODULE(_cpu, module) {
         .def("pack_float", &pack_float, "values"_a, "is_bfloat16"_a)
         .def("pack_int8", &pack_int8, "codes"_a, "scales"_a, "activation"_a, "group"_a)
         .def("pack_int4", &pack_int4, "packed"_a, "inputs"_a, "scales"_a, "activation"_a, "group"_a)
+        .def("pack_w4a8", &pack_w4a8, "packed"_a, "inputs"_a, "scales"_a, "input_scale"_a, "rotation"_a)
         .def("embed", &embed, "table"_a, "batch"_a, "result"_a)
         .def("norm", &norm, "x"_a, "weight"_a, "epsilon"_a, "result"_a)
         .def("add_norm", &add_norm, "x"_a, "delta"_a, "weight"_a, "epsilon"_a, "residual"_a, "result"_a)

@@ -1,6 +1,7 @@
 #include "ops.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
 #include "checks.hpp"
@@ -14,6 +15,7 @@ constexpr int64_t kChunkBytes = 64 << 10;  // weights that a thread takes at a t
 constexpr float kInt8Levels = 127, kInt16Levels = 127 * 128;
 // Integer sums of a group stay below 2 ** 31: 1024 * 127 * 127 * 128.
 constexpr int64_t kLargestGroup = 1024;
+constexpr int64_t kMostStaticInputs = 1 << 20;  // and those of a whole row: 2 ** 20 * 127 * 8
 
 int checked_threads(int threads) {
     if (threads >= 1 && threads <= kMostThreads) return threads;
@@ -77,6 +79,27 @@ PackedLinear Ops::pack(WeightKind kind, Activation activation, int64_t outputs, 
     return pack_linear(kind, activation, outputs, inputs, kernels_.panel, group, source, scales, pool_);
 }
 
+PackedLinear Ops::pack_w4a8(int64_t outputs, int64_t inputs, const void* source, const float* scales,
+                            float input_scale, int64_t rotation) {
+    if (inputs > kMostStaticInputs)
+        throw std::invalid_argument("weight columns " + std::to_string(inputs) + " must be at most " +
+                                    std::to_string(kMostStaticInputs));
+    if (rotation &&
+        (rotation < 2 || rotation > kLargestRotation || rotation & (rotation - 1) || inputs % rotation))
+        throw std::invalid_argument("rotation " + std::to_string(rotation) + " must be a power of two up to " +
+                                    std::to_string(kLargestRotation) + " that divides the columns " +
+                                    std::to_string(inputs));
+    if (!(input_scale >= 0 && std::isfinite(input_scale)))
+        throw std::invalid_argument("input_scale must be finite and not negative");
+    const int64_t group = (inputs + kStep - 1) / kStep * kStep;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    PackedLinear packed = pack_linear(WeightKind::Int4, Activation::StaticInt8, outputs, inputs, kernels_.panel,
+                                      group, source, scales, pool_);
+    packed.input_scale = input_scale;
+    packed.rotation = rotation;
+    return packed;
+}
+
 void Ops::embed(const PackedLinear& table, const BatchView& batch, Matrix y) {
     expect("table panel width", table.panel, kernels_.panel);
     expect_shape("embed result", y, batch.tokens, table.inputs);
@@ -108,6 +131,20 @@ void Ops::multiply(const float* x, int64_t rows, const PackedLinear& weight, flo
     multiply({{&weight, x, rows, y}});
 }
 
+// Fills `rows` with the codes of a product's inputs.
+void Ops::quantize(const Product& product, const QuantizedRows& rows) {
+    const PackedLinear& weight = *product.weight;
+    const int64_t work = 4 * product.rows * weight.inputs;
+    if (weight.activation == Activation::StaticInt8) {
+        const float factor = weight.rotation ? float(1 / std::sqrt(double(weight.rotation))) : 0;
+        const StaticQuantizeTask task{product.x,       product.rows, weight.inputs, weight.input_scale,
+                                      weight.rotation, factor,       rows};
+        return run(kernels_.quantize_static, task, work);
+    }
+    const float levels = weight.activation == Activation::Int16 ? kInt16Levels : kInt8Levels;
+    run(kernels_.quantize, QuantizeTask{product.x, product.rows, weight.inputs, levels, rows}, work);
+}
+
 // Several products as one set of chunks, so that no thread waits for another between two small weights.
 void Ops::multiply(const std::vector<Product>& products) {
     int64_t codes = 0, scales = 0, work = 0;
@@ -130,9 +167,7 @@ void Ops::multiply(const std::vector<Product>& products) {
             q.scales = next_scales;
             next_codes += product.rows * q.stride;
             next_scales += product.rows * q.groups;
-            const float levels = weight.activation == Activation::Int16 ? kInt16Levels : kInt8Levels;
-            run(kernels_.quantize, QuantizeTask{product.x, product.rows, weight.inputs, levels, q},
-                4 * product.rows * weight.inputs);
+            quantize(product, q);
         }
         products_.push_back(task);
         chunk_ends_.push_back(chunk_ends_.back() + int(std::max(least, weight.bytes / kChunkBytes)));

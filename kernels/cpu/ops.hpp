@@ -67,6 +67,8 @@ class Ops {
 
     PackedLinear pack(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t group,
                       const void* source, const float* scales);
+    PackedLinear pack_w4a8(int64_t outputs, int64_t inputs, const void* source, const float* scales,
+                           float input_scale, int64_t rotation);
     void embed(const PackedLinear& table, const BatchView& batch, Matrix y);
     void norm(Matrix x, const Matrix* delta, const float* weight, int64_t width, float epsilon,
               Matrix* residual, Matrix y);
@@ -85,6 +87,7 @@ class Ops {
     void share_rows(int64_t rows, int64_t work_per_row, const Share& share);
     void multiply(const float* x, int64_t rows, const PackedLinear& weight, float* y);
     void multiply(const std::vector<Product>& products);
+    void quantize(const Product& product, const QuantizedRows& rows);
     void transform(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y);
     void route_rows(Matrix x, const MoeLayer& layer);
     void add_experts(Matrix x, const MoeLayer& layer, int64_t first, int64_t last, Matrix y);

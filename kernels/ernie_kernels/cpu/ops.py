@@ -20,6 +20,7 @@ from ernie_kernels.formats import (
     Float32Weight,
     Int4Weight,
     LinearWeight,
+    W4A8Weight,
 )
 from ernie_kernels.rotary import rotary_table
 from ernie_kernels.ranks import Alone, Ranks
@@ -63,7 +64,7 @@ class CpuOps:
         return self._ops.instruction_set
 
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> _cpu.PackedLinear:
-        """Copy an ``[N, K]`` weight into panels; ``activation`` matters for quantized weights only.
+        """Copy an ``[N, K]`` weight into panels; ``activation`` matters for int8 and int4 weights only.
 
         Raises:
             ValueError: the arrays have the wrong type or shape, or an int8 code is -128.
@@ -72,6 +73,15 @@ class CpuOps:
             return self._ops.pack_float(np.ascontiguousarray(weight.values), False)
         if isinstance(weight, Bfloat16Weight):
             return self._ops.pack_float(np.ascontiguousarray(weight.bits), True)
+        if isinstance(weight, W4A8Weight):
+            codes = weight.weight
+            return self._ops.pack_w4a8(
+                np.ascontiguousarray(codes.packed),
+                codes.inputs,
+                np.ascontiguousarray(codes.scales),
+                weight.input_scale,
+                weight.rotation,
+            )
         scales = np.ascontiguousarray(weight.scales)
         if isinstance(weight, Int4Weight):
             packed = np.ascontiguousarray(weight.packed)
