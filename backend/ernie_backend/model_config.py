@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_backend.config_fields import ConfigFields, is_int
+from ernie_backend.stored_quantization import StoredQuantization, read_stored_quantization
 
 ARCHITECTURES: Mapping[str, str] = {
     "Ernie4_5ForCausalLM": "Ernie4_5ForCausalLM",
@@ -82,6 +83,7 @@ class ModelConfig:
         eos_token_ids: tokens that end a generation.
         pad_token_id: the padding token.
         moe: the experts; None in a dense model.
+        stored_quantization: how the checkpoint's weights are quantized; None: they are not.
     """
 
     architecture: str
@@ -100,6 +102,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     moe: MoeConfig | None = None
+    stored_quantization: StoredQuantization | None = None
 
     @classmethod
     def from_directory(cls, directory: Path) -> ModelConfig:
@@ -131,6 +134,7 @@ class ModelConfig:
             eos_token_ids=_eos_token_ids(fields),
             pad_token_id=fields.token("pad_token_id", 0),
             moe=_moe(fields, num_layers) if architecture in MOE_ARCHITECTURES else None,
+            stored_quantization=read_stored_quantization(fields),
         )
         _check(fields, config)
         return config
@@ -215,6 +219,12 @@ def _check(fields: ConfigFields, config: ModelConfig) -> None:
         raise fields.error(
             f"num_attention_heads {config.num_heads} is no multiple of "
             f"num_key_value_heads {config.num_kv_heads}"
+        )
+    stored, moe = config.stored_quantization, config.moe
+    if stored and moe and stored.quantization == "w4a8" and moe.intermediate_size % stored.hadamard_block:
+        raise fields.error(
+            f"hadamard_block_size {stored.hadamard_block} does not divide "
+            f"moe_intermediate_size {moe.intermediate_size}"
         )
     if config.head_dim % 2:
         raise fields.error(f"head_dim {config.head_dim} is odd; rotary embeddings need pairs")

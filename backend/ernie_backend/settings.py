@@ -36,7 +36,8 @@ class EngineSettings:
         model: directory of the checkpoint. Needed.
         device: ``auto`` (default: an XPU if there is one, else the CPU), ``cpu``, ``reference`` or ``xpu``.
         dtype: unquantized weights and the KV cache: ``bfloat16`` (default) or ``float32``.
-        quantization: None (default), ``wint8``, or ``wint4``: experts in int4, the rest as ``wint8``.
+        quantization: None (default), ``wint8``, or ``wint4``: experts in int4, the rest as ``wint8``; ``w4a8``
+            as ``wint4``, with int8 inputs of the experts. What config.json says of the checkpoint comes first.
         activation_dtype: how quantized Linears see their inputs; default ``DEFAULT_ACTIVATION``.
         max_model_len: tokens of prompt and answer together; default 2048, never above the model's
             max_position_embeddings.
@@ -54,7 +55,8 @@ class EngineSettings:
         enable_logprob: whether requests may ask for log probabilities; default true.
         max_logprobs: how many tokens at one place they may ask for; default 20, -1 for the whole vocabulary.
         logprobs_mode: what they are, see ``runner.logprobs``; default ``raw_logprobs``.
-        kv_cache_dtype: ``auto`` (default: as ``dtype``) or ``int8``, with a scale for each token and head.
+        kv_cache_dtype: ``auto`` (default: as ``dtype``) or ``int8``, with a scale for each token and head if
+            the checkpoint brings none; it is ``int8`` if config.json says that it does.
         enable_prefix_caching: whether requests share the KV cache of equal beginnings; default true.
         gpu_memory_utilization: part of the available memory that weights and KV cache may take; default 0.9.
         num_gpu_blocks_override: KV cache blocks, which must fit too; default None: as many as fit, at most
@@ -117,7 +119,8 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
     directory = model_directory(parameters)
     notices: list[str] = []
     _check_parallelism(reader)
-    quantization = _quantization(reader, config, notices)
+    load_choices = reader.choice("load_choices", LOAD_CHOICES, "default")
+    quantization = _quantization(reader, config, notices, is_dummy=load_choices == "dummy")
     max_model_len = _max_model_len(reader, config, notices)
     return EngineSettings(
         model=directory,
@@ -140,13 +143,13 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
         enable_logprob=reader.switch("enable_logprob", default=True),
         max_logprobs=reader.integer("max_logprobs", 20, (-1, 1 << 30)),
         logprobs_mode=reader.choice("logprobs_mode", LOGPROBS_MODES, RAW_LOGPROBS),
-        kv_cache_dtype=reader.choice("kv_cache_dtype", KV_CACHE_DTYPES, "auto"),
+        kv_cache_dtype=_kv_cache_dtype(reader, config),
         enable_prefix_caching=reader.switch("enable_prefix_caching", default=True),
         gpu_memory_utilization=_utilization(reader),
         num_gpu_blocks_override=reader.integer("num_gpu_blocks_override", 0, (1, 1 << 30)) or None,
         block_size=reader.integer("block_size", 64, (1, 4096)),
         threads=reader.integer("threads", usable_cores(), (1, 1024)),
-        load_choices=reader.choice("load_choices", LOAD_CHOICES, "default"),
+        load_choices=load_choices,
         chat_template=reader.text("chat_template"),
         weight_cache=_weight_cache(reader),
         served_model_name=reader.text("served_model_name") or directory.name,
@@ -176,16 +179,31 @@ def _max_waiting_time(reader: _Reader) -> float | None:
     return None if value == -1 else value
 
 
-def _quantization(reader: _Reader, config: ModelConfig, notices: list[str]) -> str | None:
+def _quantization(reader: _Reader, config: ModelConfig, notices: list[str], *, is_dummy: bool) -> str | None:
     asked = reader.text("quantization").lower()
-    if asked in ("", "none", "bf16", "bfloat16"):
-        return None
-    if asked not in QUANTIZATIONS:
+    asked = "" if asked in ("none", "bf16", "bfloat16") else asked
+    if asked and asked not in QUANTIZATIONS:
         raise StartError(f"quantization is {asked!r}; known for this model: {', '.join(QUANTIZATIONS)}")
-    if asked == "wint4" and config.moe is None:
-        notices.append("quantization wint4 quantizes experts; this dense model has none and uses wint8")
+    if config.stored_quantization is not None:
+        stored = config.stored_quantization.quantization
+        if asked not in ("", stored):
+            notices.append(f"quantization {asked} is ignored: config.json says that the weights are {stored}")
+        return stored
+    if asked in ("wint4", "w4a8") and config.moe is None:
+        notices.append(f"quantization {asked} quantizes experts; this dense model has none and uses wint8")
         return "wint8"
-    return asked
+    if asked == "w4a8" and not is_dummy:
+        raise StartError(
+            "quantization w4a8 needs scales of activations, and this checkpoint has none; make one that has by "
+            "ernie-triton quantize --quantization w4a8, or choose wint4"
+        )
+    return asked or None
+
+
+def _kv_cache_dtype(reader: _Reader, config: ModelConfig) -> str:
+    asked = reader.choice("kv_cache_dtype", KV_CACHE_DTYPES, "auto")
+    stored = config.stored_quantization
+    return "int8" if stored is not None and stored.has_cache_scales else asked
 
 
 def _weight_cache(reader: _Reader) -> Path | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ernie_backend.model_config import ModelConfig
-from ernie_kernels.api import DeviceBatch, LayerCache, Logits
+from ernie_kernels.api import CacheScales, DeviceBatch, LayerCache, Logits
 from ernie_kernels.formats import ActivationType
 
 
@@ -47,6 +47,11 @@ class Model(Protocol):
     @property
     def cache_dtype(self) -> str:
         """``CacheSpec.dtype`` of the caches that ``forward`` is given, unless another was asked for."""
+        ...
+
+    @property
+    def cache_scales(self) -> Sequence[CacheScales | None]:
+        """Static scales of an int8 cache, layer by layer; None where the checkpoint brings none."""
         ...
 
     def forward(self, batch: DeviceBatch, caches: Sequence[LayerCache]) -> Logits:

@@ -67,6 +67,7 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
         packer = _Packer(config, weights, ops, settings.activation)
         self.config = config
         self.cache_dtype = settings.dtype
+        self.cache_scales = tuple(weights.cache_scales(layer) for layer in range(config.num_layers))
         self._ops = ops
         self._rotary = ops.pack_rotary(RotarySpec(config.head_dim, settings.max_positions, config.rope_theta))
         self._embedding = packer.linear(Role.EMBEDDING)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.weights.roles import Role
+from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import LinearWeight
 
 
@@ -23,4 +24,8 @@ class ModelWeights(Protocol):
 
     def vector(self, role: Role, layer: int = 0) -> NDArray[np.float32]:
         """Return the float32 ``[K]`` vector of ``role``."""
+        ...
+
+    def cache_scales(self, layer: int) -> CacheScales | None:
+        """Return the static scales of a layer's int8 KV cache, if the model brings them."""
         ...

@@ -15,21 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.model_config import ModelConfig
+from ernie_backend.stored_quantization import StoredQuantization
 from ernie_backend.weights.names import huggingface_recipes
 from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
 from ernie_backend.weights.roles import Role, WeightKey
+from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
     Bfloat16Weight,
     Float32Weight,
     Int4Weight,
     Int8Weight,
     LinearWeight,
+    W4A8Weight,
     bfloat16_to_float32,
 )
 
 _SIGN_AND_MANTISSA = np.uint16(0x807F)
 _EXPONENT = np.uint16(0x3C80)  # 2^-6
 _LARGEST = np.float32(2**-5)
+_LARGEST_INPUT = 4.0
 
 
 class DummyWeights:
@@ -45,6 +49,9 @@ class DummyWeights:
         self._dtype = dtype
         self._quantization = quantization
         self._is_tied = config.tie_word_embeddings
+        stored = config.stored_quantization or StoredQuantization("w4a8")
+        self._rotation, self._has_cache_scales = stored.hadamard_block, stored.has_cache_scales
+        self._cache_shape = config.num_kv_heads, config.head_dim
 
     def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
         """Return a random ``[N, K]`` matrix."""
@@ -54,9 +61,12 @@ class DummyWeights:
         if kept is WeightFormat.INT8:
             codes = np.maximum(_random_bytes(random, outputs, inputs).view(np.int8), -127)
             return Int8Weight(codes, np.full(outputs, _LARGEST / 127, np.float32))
-        if kept is WeightFormat.INT4:
+        if kept is WeightFormat.INT4 or kept is WeightFormat.W4A8:
             packed = _random_bytes(random, outputs, (inputs + 1) // 2)
-            return Int4Weight(packed, np.full(outputs, _LARGEST / 8, np.float32), inputs)
+            int4 = Int4Weight(packed, np.full(outputs, _LARGEST / 8, np.float32), inputs)
+            if kept is WeightFormat.INT4:
+                return int4
+            return W4A8Weight(int4, _LARGEST_INPUT / 127, self._rotation if role is Role.EXPERT_DOWN else 0)
         bits = _random_bytes(random, outputs, 2 * inputs).view(np.uint16)
         bits &= _SIGN_AND_MANTISSA
         bits |= _EXPONENT
@@ -68,6 +78,13 @@ class DummyWeights:
         """Return a ``[K]`` vector: zeros for the bias of a router, else ones."""
         length = self._shapes[WeightKey(role, layer)][-1]
         return np.full(length, role is not Role.ROUTER_BIAS, np.float32)
+
+    def cache_scales(self, layer: int) -> CacheScales | None:  # noqa: ARG002 - all layers are alike
+        """Return scales of numbers up to 4, if config.json says that the checkpoint has scales."""
+        if not self._has_cache_scales:
+            return None
+        scales = np.full(self._cache_shape, _LARGEST_INPUT / 127, np.float32)
+        return CacheScales(scales, scales)
 
 
 def _random_bytes(random: np.random.Generator, rows: int, columns: int) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ This module must not know any backend: it yields the plain formats of ``ernie_ke
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -17,11 +18,21 @@ from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
+from ernie_backend.stored_quantization import StoredQuantization
 from ernie_backend.weights.checkpoint import Checkpoint
-from ernie_backend.weights.names import Recipe, Recipes, is_harmless, recipes_for
+from ernie_backend.weights.names import Recipe, TensorSpec, is_harmless, recipes_for
+from ernie_backend.weights.offline import (
+    QUANTIZED,
+    cache_scale_specs,
+    missing_hint,
+    read_cache_scales,
+    read_stored,
+    stored_weights,
+)
 from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
 from ernie_backend.weights.quantized_cache import QuantizedCache
 from ernie_backend.weights.roles import Role, WeightKey
+from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
     Bfloat16Weight,
     Float32Weight,
@@ -54,9 +65,13 @@ class CheckpointWeights:
         self._recipes = recipes_for(checkpoint.names, config, str(checkpoint.directory))
         self._dtype = dtype
         self._quantization = quantization
-        self._is_tied = config.tie_word_embeddings
+        self._config = config
         self._cache = cache
-        _check_tensors(checkpoint, self._recipes)
+        self._stored = stored_weights(
+            self._recipes, self._format, checkpoint.names, is_expected=config.stored_quantization is not None
+        )
+        self._has_cache_scales = self._brings_cache_scales()
+        _check_tensors(checkpoint, list(self._wanted()))
 
     @classmethod
     def open(
@@ -73,7 +88,7 @@ class CheckpointWeights:
             directory: a model directory, HF or Paddle layout, one file or shards.
             config: the model's sizes.
             dtype: ``float32`` or ``bfloat16``, for what is not quantized.
-            quantization: None, ``wint8`` or ``wint4``.
+            quantization: None, ``wint8``, ``wint4`` or ``w4a8``.
             cache_root: where quantized weights are kept for the next start; None: nowhere.
 
         Raises:
@@ -106,8 +121,12 @@ class CheckpointWeights:
     def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
         """Return the ``[N, K]`` matrix of ``role``, in memory of its own."""
         key = WeightKey(role, layer, expert)
-        kept = weight_format(role, self._dtype, self._quantization, is_tied=self._is_tied)
-        if kept is WeightFormat.INT8 or kept is WeightFormat.INT4:
+        kept = self._format(role)
+        if key in self._stored:
+            how = self._config.stored_quantization or StoredQuantization(kept.value)
+            rotation = how.hadamard_block if role is Role.EXPERT_DOWN else 0
+            return read_stored(self._checkpoint, self._stored[key], kept, rotation)
+        if kept in QUANTIZED:
             return self._quantized(key, kept)
         stored = self._read(self._recipes[key])
         if kept is WeightFormat.BFLOAT16:
@@ -117,6 +136,26 @@ class CheckpointWeights:
     def vector(self, role: Role, layer: int = 0) -> NDArray[np.float32]:
         """Return the float32 ``[K]`` vector of ``role``, in memory of its own."""
         return _as_float32(self._read(self._recipes[WeightKey(role, layer)])).reshape(-1)
+
+    def cache_scales(self, layer: int) -> CacheScales | None:
+        """Return the static scales of a layer's int8 KV cache; None if the checkpoint brings none."""
+        return read_cache_scales(self._checkpoint, self._config, layer) if self._has_cache_scales else None
+
+    def _format(self, role: Role) -> WeightFormat:
+        return weight_format(role, self._dtype, self._quantization, is_tied=self._config.tie_word_embeddings)
+
+    def _brings_cache_scales(self) -> bool:
+        stored = self._config.stored_quantization
+        if stored is not None and stored.has_cache_scales:
+            return True
+        return cache_scale_specs(self._config, 0)[0].name in self._checkpoint.names
+
+    def _wanted(self) -> Iterator[TensorSpec]:
+        for key, recipe in self._recipes.items():
+            yield from self._stored[key].tensors if key in self._stored else recipe.tensors
+        if self._has_cache_scales:
+            for layer in range(self._config.num_layers):
+                yield from cache_scale_specs(self._config, layer)
 
     def _quantized(self, key: WeightKey, kept: WeightFormat) -> QuantizedWeight:
         recipe = self._recipes[key]
@@ -165,12 +204,15 @@ def _quantize(stored: NDArray[np.generic], kept: WeightFormat) -> QuantizedWeigh
     return Int8Weight(codes, np.concatenate([block.scales for block in int8]))
 
 
-def _check_tensors(checkpoint: Checkpoint, recipes: Recipes) -> None:
-    wanted = {tensor.name: tensor.shape for recipe in recipes.values() for tensor in recipe.tensors}
+def _check_tensors(checkpoint: Checkpoint, specs: Collection[TensorSpec]) -> None:
+    wanted = {tensor.name: tensor.shape for tensor in specs}
     missing = sorted(name for name in wanted if name not in checkpoint.names)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise StartError(f"{checkpoint.directory}: tensor {missing[0]}{more} is missing from the checkpoint")
+        hint = missing_hint(missing[0], checkpoint.names)
+        raise StartError(
+            f"{checkpoint.directory}: tensor {missing[0]}{more} is missing from the checkpoint{hint}"
+        )
     for name, shape in wanted.items():
         found = checkpoint.shape(name)
         if found != shape:

@@ -3,8 +3,8 @@
 The one place for this rule: the loader follows it, and whatever plans memory must. ``dtype`` is the format of
 what is not quantized. Under ``wint8`` all Linears of the decoder and the output head are int8; a tied embedding
 is the head, so its one int8 copy serves lookup and head, while an untied lookup table stays bfloat16. ``wint4``
-is the same but for the routed experts, which are int4. Routers are float32 always: a rounded one would choose
-other experts.
+is the same but for the routed experts, which are int4; under ``w4a8`` these meet int8 inputs. Routers are
+float32 always: a rounded one would choose other experts.
 
 This module must not know files, names or shapes.
 """
@@ -17,7 +17,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.weights.roles import Role
 
 DTYPES = ("float32", "bfloat16")
-QUANTIZATIONS = ("wint8", "wint4")
+QUANTIZATIONS = ("wint8", "wint4", "w4a8")
 EXPERT_ROLES = frozenset({Role.EXPERT_GATE_UP, Role.EXPERT_DOWN})
 """The routed experts: most of a model, and the least of what a token reads."""
 
@@ -29,6 +29,10 @@ class WeightFormat(enum.Enum):
     BFLOAT16 = "bfloat16"
     INT8 = "int8"
     INT4 = "int4"
+    W4A8 = "w4a8"
+
+
+_EXPERT_FORMATS = {"wint4": WeightFormat.INT4, "w4a8": WeightFormat.W4A8}
 
 
 def check_format_settings(dtype: str, quantization: str | None) -> None:
@@ -49,6 +53,6 @@ def weight_format(role: Role, dtype: str, quantization: str | None, *, is_tied: 
         return WeightFormat(dtype)
     if role is Role.EMBEDDING and not is_tied:
         return WeightFormat.BFLOAT16
-    if quantization == "wint4" and role in EXPERT_ROLES:
-        return WeightFormat.INT4
+    if role in EXPERT_ROLES and quantization in _EXPERT_FORMATS:
+        return _EXPERT_FORMATS[quantization]
     return WeightFormat.INT8

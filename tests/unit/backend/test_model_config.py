@@ -52,6 +52,7 @@ def test_both_layouts_say_the_same() -> None:
         "eos_token_ids": (2,),
         "pad_token_id": 0,
         "moe": None,
+        "stored_quantization": None,
     }
 
 

@@ -12,6 +12,7 @@ from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.settings import DEFAULT_ACTIVATION, EngineSettings, read_settings
+from ernie_backend.stored_quantization import StoredQuantization
 from ernie_kernels.formats import ActivationType
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
@@ -118,7 +119,7 @@ def test_every_value_is_read() -> None:
         ("device", "cuda", "device is 'cuda'; known: auto, cpu, reference, xpu"),
         ("dtype", "float16", "known: float32, bfloat16"),
         ("activation_dtype", "int4", "known: float32, int16, int8"),
-        ("quantization", "w4a8", "quantization is 'w4a8'; known for this model: wint8, wint4"),
+        ("quantization", "w4a16", "quantization is 'w4a16'; known for this model: wint8, wint4, w4a8"),
         ("tensor_parallel_size", "4", "tensor parallelism is not available yet, use 1"),
         ("model", "", "parameter model is missing"),
     ],
@@ -149,6 +150,27 @@ def test_wint4_on_a_model_with_experts_is_wint4() -> None:
     config = ModelConfig.from_directory(DENSE.parent / "moe")
     settings = read_settings({"model": "/m/x", "quantization": "WINT4"}, config)
     assert (settings.quantization, settings.notices) == ("wint4", ())
+
+
+def test_w4a8_is_what_a_checkpoint_brings() -> None:
+    config = ModelConfig.from_directory(DENSE.parent / "moe")
+    parameters = {"model": "/m/x", "quantization": "w4a8"}
+    with pytest.raises(
+        StartError, match="quantization w4a8 needs scales of activations, and this checkpoint has none"
+    ):
+        read_settings(parameters, config)
+    assert read_settings({**parameters, "load_choices": "dummy"}, config).quantization == "w4a8"
+    stored = replace(config, stored_quantization=StoredQuantization("w4a8"))
+    assert read_settings(parameters, stored).notices == ()
+
+
+def test_config_json_wins_over_the_flags() -> None:
+    config = replace(CONFIG, stored_quantization=StoredQuantization("wint8", has_cache_scales=True))
+    settings = read_settings({"model": "/m/x", "quantization": "wint4", "kv_cache_dtype": "auto"}, config)
+    assert (settings.quantization, settings.kv_cache_dtype) == ("wint8", "int8")
+    assert settings.notices == ("quantization wint4 is ignored: config.json says that the weights are wint8",)
+    silent = read_settings({"model": "/m/x", "quantization": "none"}, config)
+    assert (silent.quantization, silent.notices) == ("wint8", ())
 
 
 def test_the_device_is_the_card_that_is_there(tmp_path: Path) -> None:
