@@ -7,7 +7,7 @@ check is checked first. This module must not know sockets or threads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
-from ernie_backend.devices.backend import create_chooser, create_ops, resolve_device
+from ernie_backend.devices.backend import create_chooser, resolve_device
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.preparation import Preparation
@@ -23,19 +23,17 @@ from ernie_backend.engine.sampling_resolver import LogprobLimits
 from ernie_backend.errors import StartError
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.memory.engine_plan import check_fits, engine_plan
-from ernie_backend.memory.host_memory import available_bytes, resident_bytes
-from ernie_backend.memory.kv_sizing import KvDemand, check_blocks, in_mib, kv_blocks
-from ernie_backend.memory.memory_plan import MemoryPlan
+from ernie_backend.memory.host_memory import available_bytes
+from ernie_backend.memory.kv_sizing import in_mib
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.models.base import LoadSettings, Model
-from ernie_backend.models.registry import load_model
-from ernie_backend.runner.model_runner import ModelRunner
+from ernie_backend.part import Seat, load_part
 from ernie_backend.runner.sampler import Sampler
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.settings import EngineSettings, model_directory, read_settings
 from ernie_backend.stages import Stage, Stages
-from ernie_kernels.api import CacheScales, CacheSpec, Ops
+from ernie_backend.weights.shard import Shard
+from ernie_kernels.api import CacheSpec
 from ernie_wire.messages import Ready
 
 logger = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ def start_engine(parameters: Mapping[str, str]) -> StartedEngine:
         StartError: anything that keeps it from serving.
     """
     stages = Stages("Python and imports")
-    available, resident = available_bytes(), resident_bytes()
+    available = available_bytes()
     with _logged(stages, "config and tokenizer"):
         directory = model_directory(parameters)
         config = ModelConfig.from_directory(directory)
@@ -70,22 +68,19 @@ def start_engine(parameters: Mapping[str, str]) -> StartedEngine:
     for line in (*settings.notices, *((notice,) if notice else ())):
         logger.warning("notice: %s", line)
     with _logged(stages, f"weights on {device}, {settings.threads} threads") as weights:
-        ops = create_ops(device, settings.threads)
-        model = _load(settings, config, ops)
-        used = max(0, resident_bytes() - resident)
-        weights.size_bytes = used
+        part = load_part(settings, config, device, Seat(Shard(), settings.threads))
+        weights.size_bytes = part.used_bytes
     with _logged(stages, "KV cache") as kv_cache:
-        spec = _cache_spec(settings, model, _cache_budget(plan, used))
-        caches = [ops.allocate_cache(replace(spec, scales=scales)) for scales in _scales(model, spec.dtype)]
+        spec = replace(part.block(settings), num_blocks=part.affordable_blocks(settings, plan))
+        runner = part.runner(spec)
         kv_cache.size_bytes = spec.bytes_per_block * config.num_layers * spec.num_blocks
-    runner = ModelRunner(model, ops, caches)
     with _logged(stages, "warm-up step"):
         runner.run(_warm_up_plan(config))
     engine = Engine(
         runner,
         BlockManager(spec.num_blocks, spec.block_size, enable_prefix_caching=settings.enable_prefix_caching),
         _limits(settings),
-        Sampler(create_chooser(ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
+        Sampler(create_chooser(part.ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
     )
     description = _description(settings, config, preparation, device, spec)
     description["startup"] = [stage.to_json() for stage in stages.list]
@@ -121,45 +116,6 @@ def _tokenizer(settings: EngineSettings, config: ModelConfig) -> Tokenizer | Mis
     if settings.is_dummy and find_tokenizer(settings.model) is None:
         return MissingTokenizer(settings.model, config.vocab_size)
     return Tokenizer.from_directory(settings.model)
-
-
-def _load(settings: EngineSettings, config: ModelConfig, ops: Ops) -> Model:
-    how = LoadSettings(
-        dtype=settings.dtype,
-        quantization=settings.quantization,
-        activation=settings.activation_dtype,
-        max_positions=settings.max_model_len,
-        is_dummy=settings.is_dummy,
-        weight_cache=settings.weight_cache,
-    )
-    return load_model(settings.model, config, ops, how)
-
-
-def _cache_spec(settings: EngineSettings, model: Model, budget_bytes: int) -> CacheSpec:
-    config = model.config
-    dtype = model.cache_dtype if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype
-    scales = _scales(model, dtype)[0]
-    block = CacheSpec(1, settings.block_size, config.num_kv_heads, config.head_dim, dtype, scales)
-    demand = KvDemand(
-        bytes_per_block=block.bytes_per_block * config.num_layers,
-        block_size=settings.block_size,
-        max_model_len=settings.max_model_len,
-        max_num_seqs=settings.max_num_seqs,
-    )
-    override = settings.num_gpu_blocks_override
-    count = check_blocks(demand, override, budget_bytes) if override else kv_blocks(demand, budget_bytes)
-    return replace(block, num_blocks=count)
-
-
-def _cache_budget(plan: MemoryPlan, used_bytes: int) -> int:
-    """Return the bytes for the KV cache: of a CPU's memory what was measured counts, of a card's the plan."""
-    taken = used_bytes + plan.activations if plan.device.is_shared else plan.fixed
-    return plan.budget - taken
-
-
-def _scales(model: Model, dtype: str) -> Sequence[CacheScales | None]:
-    """Return the static scales of the layers' caches of ``dtype``."""
-    return model.cache_scales if dtype == "int8" else [None] * model.config.num_layers
 
 
 def _limits(settings: EngineSettings) -> SchedulerLimits:

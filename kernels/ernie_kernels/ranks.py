@@ -7,10 +7,30 @@ travel, nor what is cut how.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 A = TypeVar("A")
 """An array of the backend, float32."""
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """How the ranks of a group find each other.
+
+    Attributes:
+        rank: this one.
+        size: how many there are; at least 2.
+        master: ``address:port`` where rank 0 serves Paddle's store; the port is free until then.
+        address: this rank's own address.
+        card: index of this rank's XPU among those visible on its machine.
+    """
+
+    rank: int
+    size: int
+    master: str
+    address: str
+    card: int = 0
 
 
 class Ranks(Protocol[A]):

@@ -6,11 +6,12 @@ This module must not know any architecture, any backend, or how weights are stor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from ernie_backend.model_config import ModelConfig
+from ernie_backend.weights.shard import Shard
 from ernie_kernels.api import CacheScales, DeviceBatch, LayerCache, Logits
 from ernie_kernels.formats import ActivationType
 
@@ -26,6 +27,7 @@ class LoadSettings:
         max_positions: length of the rotary table: the longest context that will be served, in tokens.
         is_dummy: random weights instead of the checkpoint's.
         weight_cache: directory that keeps quantized weights for the next start; None: they are not kept.
+        shard: which part of the model is loaded; default: all of it.
     """
 
     dtype: str
@@ -34,6 +36,7 @@ class LoadSettings:
     max_positions: int
     is_dummy: bool = False
     weight_cache: Path | None = None
+    shard: Shard = field(default_factory=Shard)
 
 
 class Model(Protocol):

@@ -96,6 +96,11 @@ def experts_of(num_experts: int, shard: Shard) -> range:
     return _share(num_experts, shard) if shard.is_expert_parallel else range(num_experts)
 
 
+def vocabulary_of(vocab_size: int, shard: Shard) -> range:
+    """Return the token ids whose rows of the embedding and of the head the rank has."""
+    return _share(vocab_size, shard)
+
+
 def check_split(config: ModelConfig, shard: Shard, expert_block: int = 1) -> None:
     """Check that a group of ``shard.size`` ranks can share a model.
 

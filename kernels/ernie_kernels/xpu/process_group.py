@@ -11,34 +11,14 @@ must not know what the numbers mean.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.ranks import Ranks
+from ernie_kernels.ranks import Ranks, Rendezvous
 from ernie_kernels.xpu.place import Tensor, paddle
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Rendezvous:
-    """How the ranks of a group find each other.
-
-    Attributes:
-        rank: this one.
-        size: how many there are; at least 2.
-        master: ``address:port`` where rank 0 serves Paddle's store; the port is free until then.
-        address: this rank's own address.
-        card: index of this rank's XPU among those visible on its machine.
-    """
-
-    rank: int
-    size: int
-    master: str
-    address: str
-    card: int = 0
 
 
 def join_hosts(rendezvous: Rendezvous) -> Ranks[Floats]:
