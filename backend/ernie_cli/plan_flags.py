@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ernie_backend.memory.plan_settings import PLANNED_QUANTIZATIONS
+from ernie_backend.weights.placement import QUANTIZATIONS
 from ernie_cli.parameters.flag import Choice, Flag, Group, Number, Passed, Switch, Text, WeightFormat, Word
 from ernie_cli.parameters.table import FLAGS, GROUPS
 
@@ -57,10 +57,10 @@ _REPLACED: Mapping[str, Flag] = {
     ),
     "--quantization": replace(
         FLAGS["--quantization"],
-        kind=WeightFormat((*PLANNED_QUANTIZATIONS, "none")),
+        kind=WeightFormat((*QUANTIZATIONS, "none")),
         help=Text(
-            "format of the weights: " + ", ".join(PLANNED_QUANTIZATIONS),
-            "权重的量化格式：" + "、".join(PLANNED_QUANTIZATIONS),
+            "format of the weights: " + ", ".join(QUANTIZATIONS),
+            "权重的量化格式：" + "、".join(QUANTIZATIONS),
         ),
     ),
 }

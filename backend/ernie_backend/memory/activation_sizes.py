@@ -1,14 +1,16 @@
 """Bytes of what a step computes on one rank and does not keep: a bound, for the largest step there can be.
 
-Every result of a layer is counted once, as if none made way for another, and each token's part of all the
-experts it chose, as if all of them were held at once. The logits are float32 and counted twice, for the copy
+Every result of a layer is counted once, as if none made way for another. A device that computes all experts of
+a layer at once holds a row for each token and expert it chose; one that takes them in turn, a row for each
+token. The logits are float32 and counted twice, for the copy
 that penalties and the like are written into; those of ``prompt_logprobs`` are not counted.
 
-This module must not know formats of weights or devices.
+This module must not know formats of weights.
 """
 
 from __future__ import annotations
 
+from ernie_backend.memory.devices import Device
 from ernie_backend.memory.model_shape import ModelShape, VisionShape
 from ernie_backend.memory.plan_settings import PlanSettings
 
@@ -16,21 +18,15 @@ _LOGIT_BYTES = 2 * 4
 _ROTARY_BYTES = 4
 
 
-def activation_bytes(shape: ModelShape, settings: PlanSettings, value_bytes: int) -> int:
-    """Return the bytes of the largest step, and of the table of rotary angles.
-
-    Args:
-        shape: the model.
-        settings: how large a step is, and how the model is shared out.
-        value_bytes: of one activation.
-    """
+def activation_bytes(shape: ModelShape, settings: PlanSettings, device: Device) -> int:
+    """Return the bytes of the largest step, and of the table of rotary angles."""
     tokens = min(settings.max_num_batched_tokens, settings.max_num_seqs * settings.max_model_len)
     rows = min(tokens, settings.max_num_seqs)
     ranks = settings.tensor_parallel_size
-    values = tokens * (4 * shape.hidden_size + _attention_values(shape) // ranks + _mlp_values(shape, ranks))
+    layer = 4 * shape.hidden_size + _attention_values(shape) // ranks + _mlp_values(shape, ranks, device)
     picture = _picture_values(shape.vision, settings.image_max_pixels) if shape.vision else 0
     rotary = settings.max_model_len * shape.head_dim * _ROTARY_BYTES
-    return (values + picture) * value_bytes + rows * shape.vocab_size * _LOGIT_BYTES + rotary
+    return (tokens * layer + picture) * device.value_bytes + rows * shape.vocab_size * _LOGIT_BYTES + rotary
 
 
 def _attention_values(shape: ModelShape) -> int:
@@ -38,13 +34,14 @@ def _attention_values(shape: ModelShape) -> int:
     return 2 * (shape.num_heads + shape.num_kv_heads) * shape.head_dim
 
 
-def _mlp_values(shape: ModelShape, ranks: int) -> int:
+def _mlp_values(shape: ModelShape, ranks: int, device: Device) -> int:
     """Return gate, up and their product of a token, in a dense layer or in one with experts."""
     dense = 3 * shape.intermediate_size // ranks if shape.dense_layers else 0
     if shape.experts is None:
         return dense
     widest = max(bank.width for bank in shape.experts.banks)
-    routed = shape.experts.per_token * (3 * widest // ranks + 2 * shape.hidden_size)
+    at_once = shape.experts.per_token if device.takes_experts_at_once else 1
+    routed = at_once * (3 * widest // ranks + 2 * shape.hidden_size)
     return max(dense, routed + 3 * shape.experts.shared_width // ranks)
 
 

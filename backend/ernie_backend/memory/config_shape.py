@@ -12,6 +12,7 @@ from pathlib import Path
 from ernie_backend.config_fields import ConfigFields
 from ernie_backend.memory.model_shape import ExpertBank, ExpertShape, ModelShape, VisionShape
 from ernie_backend.memory.vision_sizes import ocr_tower, resampler_tower
+from ernie_backend.stored_quantization import read_stored_quantization
 
 TEXT = frozenset({"Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM", "Ernie4_5_MoeForCausalLM"})
 VISION = frozenset({"Ernie4_5_VLMoeForConditionalGeneration", "Ernie4_5_VL_MoeForConditionalGeneration"})
@@ -34,7 +35,7 @@ def shape_of(fields: ConfigFields) -> ModelShape:
     hidden, heads = text.size("hidden_size"), text.size("num_attention_heads")
     layers = text.size("num_hidden_layers")
     has_own_tie = "tie_word_embeddings" in fields.values
-    quantization, has_cache_scales = _quantization(fields)
+    stored = read_stored_quantization(fields)
     return ModelShape(
         vocab_size=text.size("vocab_size"),
         hidden_size=hidden,
@@ -47,8 +48,8 @@ def shape_of(fields: ConfigFields) -> ModelShape:
         is_tied=(fields if has_own_tie else text).flag("tie_word_embeddings", default=True),
         experts=_experts(text, layers) if "moe_num_experts" in text.values else None,
         vision=None if architecture in TEXT else _vision(fields, hidden, is_ocr=architecture in OCR),
-        quantization=quantization,
-        has_cache_scales=has_cache_scales,
+        quantization=stored.quantization if stored else None,
+        has_cache_scales=stored is not None and stored.has_cache_scales,
     )
 
 
@@ -102,14 +103,3 @@ def _sparse_layers(text: ConfigFields, otherwise: int) -> int:
 def _vision(fields: ConfigFields, hidden: int, *, is_ocr: bool) -> VisionShape:
     tower = _inner(fields, "vision_config")
     return ocr_tower(tower, hidden) if is_ocr else resampler_tower(tower, hidden)
-
-
-def _quantization(fields: ConfigFields) -> tuple[str | None, bool]:
-    """Return the format of quantized weights, and whether the KV cache has scales: FastDeploy's keys."""
-    if fields.values.get("quantization_config") is None:
-        return None, False
-    keys = _inner(fields, "quantization_config").values
-    name = keys.get("moe_quant_type") if keys.get("quantization") == "mix_quant" else keys.get("quantization")
-    if not isinstance(name, str):
-        raise fields.error(f"quantization_config names no format of the weights: {dict(keys)!r}")
-    return name.lower(), keys.get("kv_cache_quant_type") == "int8"

@@ -27,6 +27,7 @@ class Device:
         memory_bytes: of one device; all of the ranks' together if ``is_shared``.
         value_bytes: of an activation.
         runtime_bytes: what is taken besides weights, activations and KV cache.
+        takes_experts_at_once: whether all experts of a layer are computed at once, not in turn.
         has_int8_head: whether quantized weights have an int8 output head; else it stays bfloat16.
         is_shared: the ranks lie in one memory, as on a CPU.
         is_assumed: the memory was neither measured nor given.
@@ -36,6 +37,7 @@ class Device:
     memory_bytes: int
     value_bytes: int
     runtime_bytes: int
+    takes_experts_at_once: bool
     has_int8_head: bool
     is_shared: bool
     is_assumed: bool = False
@@ -48,6 +50,7 @@ def p800(memory_bytes: int | None = None) -> Device:
         memory_bytes=P800_BYTES if memory_bytes is None else memory_bytes,
         value_bytes=2,
         runtime_bytes=_P800_RUNTIME_BYTES,
+        takes_experts_at_once=True,
         has_int8_head=False,
         is_shared=False,
         is_assumed=memory_bytes is None,
@@ -61,6 +64,7 @@ def cpu(memory_bytes: int | None = None) -> Device:
         memory_bytes=available_bytes() if memory_bytes is None else memory_bytes,
         value_bytes=4,
         runtime_bytes=_CPU_RUNTIME_BYTES,
+        takes_experts_at_once=False,
         has_int8_head=True,
         is_shared=True,
     )

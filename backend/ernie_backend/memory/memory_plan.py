@@ -107,7 +107,7 @@ def plan_memory(shape: ModelShape, settings: PlanSettings, device: Device) -> Me
         settings=settings,
         device=device,
         weights=weight_bytes(shape, settings, has_int8_head=device.has_int8_head),
-        activations=activation_bytes(shape, settings, device.value_bytes),
+        activations=activation_bytes(shape, settings, device),
         bytes_per_block=shape.num_layers * _cache_spec(shape, settings).bytes_per_block,
     )
 

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 
 from ernie_backend.errors import StartError
 from ernie_backend.memory.model_shape import ModelShape
-
-PLANNED_QUANTIZATIONS = ("wint8", "wint4", "w4a8")
-HADAMARD_BLOCK = 128
-"""w4a8 rotates the inputs of an expert's last Linear in blocks of this many, which no rank may share."""
+from ernie_backend.stored_quantization import HADAMARD_BLOCK
+from ernie_backend.weights.placement import QUANTIZATIONS
 
 
 @dataclass(frozen=True)
@@ -51,22 +49,26 @@ def check_plan_settings(shape: ModelShape, settings: PlanSettings) -> None:
     Raises:
         StartError: the quantization is unknown, or the model cannot be cut into so many parts.
     """
-    if settings.quantization not in (None, *PLANNED_QUANTIZATIONS):
+    if settings.quantization not in (None, *QUANTIZATIONS):
         raise StartError(
-            f"quantization is {settings.quantization!r}; known: {', '.join(PLANNED_QUANTIZATIONS)}, or none"
+            f"quantization is {settings.quantization!r}; known: {', '.join(QUANTIZATIONS)}, or none"
         )
     ranks = settings.tensor_parallel_size
     if not can_split(shape, settings, ranks):
         possible = [str(size) for size in range(1, shape.num_heads + 1) if can_split(shape, settings, size)]
         raise StartError(
             f"tensor_parallel_size is {ranks}; it must divide the heads ({shape.num_heads} and "
-            f"{shape.num_kv_heads}) and the widths of the MLPs of this model: {', '.join(possible)}"
+            f"{shape.num_kv_heads}), the vocabulary and the widths of the MLPs; possible are "
+            + ", ".join(possible)
         )
 
 
 def can_split(shape: ModelShape, settings: PlanSettings, ranks: int) -> bool:
-    """Whether the heads and the widths of a model can be divided among ``ranks``."""
-    sizes = [shape.num_heads, shape.num_kv_heads, shape.intermediate_size]
+    """Whether the heads, the vocabulary and the widths of a model can be divided among ``ranks``.
+
+    w4a8 rotates the inputs of an expert's last Linear in blocks, which no two ranks may share.
+    """
+    sizes = [shape.num_heads, shape.num_kv_heads, shape.vocab_size, shape.intermediate_size]
     if shape.experts is not None:
         sizes.append(shape.experts.shared_width)
         is_rotated = settings.quantization == "w4a8" and ranks > 1

@@ -15,8 +15,6 @@ from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_backend.weights.placement import WeightFormat, weight_format
 from ernie_backend.weights.roles import Role
 
-_FORMATS_ALIKE: Mapping[str | None, str] = {"w4a8": "wint4"}
-"""Quantizations whose weights take as much as another's: w4a8 adds the scales of activations, one an expert."""
 _GROUPS: Mapping[Role, str] = {
     Role.EMBEDDING: "embeddings",
     Role.HEAD: "embeddings",
@@ -74,7 +72,7 @@ def _format(role: Role, shape: ModelShape, settings: PlanSettings, *, has_int8_h
     is_head = role is Role.HEAD or (role is Role.EMBEDDING and shape.is_tied)
     if asked is not None and is_head and not has_int8_head:
         return WeightFormat.BFLOAT16
-    return weight_format(role, settings.dtype, _FORMATS_ALIKE.get(asked, asked), is_tied=shape.is_tied)
+    return weight_format(role, settings.dtype, asked, is_tied=shape.is_tied)
 
 
 def _matrices(shape: ModelShape, settings: PlanSettings) -> Iterator[_Matrix]:

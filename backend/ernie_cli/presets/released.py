@@ -80,7 +80,12 @@ _OCR_TOWER = {
     "patch_size": 14,
     "image_size": 384,
 }
-_W4A8C8 = {"quantization": "mix_quant", "moe_quant_type": "w4a8", "kv_cache_quant_type": "int8"}
+_W4A8C8 = {
+    "quantization": "mix_quant",
+    "dense_quant_type": "wint8",
+    "moe_quant_type": "w4a8",
+    "kv_cache_quant_type": "int8",
+}
 
 
 @dataclass(frozen=True)
