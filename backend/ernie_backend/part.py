@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ernie_backend.devices.backend import create_ops
-from ernie_backend.memory.host_memory import resident_bytes
+from ernie_backend.memory.host_memory import release_freed, resident_bytes
 from ernie_backend.memory.kv_sizing import KvDemand, check_blocks, kv_blocks
 from ernie_backend.memory.memory_plan import MemoryPlan
 from ernie_backend.model_config import ModelConfig
@@ -108,4 +108,5 @@ def load_part(settings: EngineSettings, config: ModelConfig, device: str, seat: 
         shard=seat.shard,
     )
     model = load_model(settings.model, config, ops, how)
+    release_freed()
     return ModelPart(ops, model, seat.shard, max(0, resident_bytes() - resident))

@@ -12,14 +12,23 @@ import typer
 
 from ernie_backend.errors import StartError
 from ernie_backend.memory.alternatives import nearest_fits
-from ernie_backend.memory.memory_plan import plan_memory
+from ernie_backend.memory.devices import composed_p800
+from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
 from ernie_cli.command_line import UsageError, help_text, is_help, parsed_flags, terminal_language
 from ernie_cli.errors import CommandError
 from ernie_cli.plan_flags import DESCRIPTION, PLAN_GROUPS, SHOWN_GROUP, USAGE
-from ernie_cli.plan_report import lines, report
-from ernie_cli.plan_request import plan_request
+from ernie_cli.plan_report import Answer, lines, report
+from ernie_cli.plan_request import PlanRequest, plan_request
 
 MISFIT_STATUS = 1
+
+
+def _composed(request: PlanRequest) -> MemoryPlan | None:
+    """Return the plan for a P800 as this project's own ops hold the model; None for another device."""
+    if request.device.is_shared:
+        return None
+    device = composed_p800(request.device.memory_bytes)
+    return plan_memory(request.shape, request.settings, device)
 
 
 def plan_command(arguments: Sequence[str]) -> None:
@@ -42,11 +51,11 @@ def plan_command(arguments: Sequence[str]) -> None:
         plan = plan_memory(request.shape, request.settings, request.device)
     except StartError as error:
         raise CommandError(error.message) from None
-    alternatives = [] if plan.fits else nearest_fits(plan)
+    answer = Answer(request, plan, [] if plan.fits else nearest_fits(plan), _composed(request))
     if "--json" in given:
-        typer.echo(json.dumps(report(request, plan, alternatives), indent=2))
+        typer.echo(json.dumps(report(answer), indent=2))
     else:
-        for line in lines(request, plan, alternatives):
+        for line in lines(answer):
             typer.echo(line)
     if not plan.fits:
         raise typer.Exit(MISFIT_STATUS)

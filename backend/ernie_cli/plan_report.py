@@ -6,6 +6,7 @@ This module must not know how memory is planned.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ernie_backend.memory.alternatives import Alternative
@@ -16,8 +17,26 @@ _WIDTH = 58
 _GIB = 1 << 30
 
 
-def lines(request: PlanRequest, plan: MemoryPlan, alternatives: Sequence[Alternative]) -> list[str]:
-    """Return the plan as lines; ``alternatives`` are those of a plan that does not fit."""
+@dataclass(frozen=True)
+class Answer:
+    """What there is to tell.
+
+    Attributes:
+        request: what was asked.
+        plan: the plan.
+        alternatives: settings that fit, if the plan does not.
+        composed: the plan for the composed Paddle ops; None where they are not concerned.
+    """
+
+    request: PlanRequest
+    plan: MemoryPlan
+    alternatives: Sequence[Alternative]
+    composed: MemoryPlan | None = None
+
+
+def lines(answer: Answer) -> list[str]:
+    """Return the plan as lines."""
+    request, plan = answer.request, answer.plan
     settings, device = plan.settings, plan.device
     ranks = settings.tensor_parallel_size
     kind = f"share of the {device.name}'s memory" if device.is_shared and ranks > 1 else f"{device.name} memory"
@@ -37,13 +56,15 @@ def lines(request: PlanRequest, plan: MemoryPlan, alternatives: Sequence[Alterna
         _row("needed", plan.needed),
         f"  ({plan.bytes_per_token:,.0f} bytes of KV cache for a token)",
         "",
-        *(_room(plan) if plan.fits else _misfit(plan, alternatives)),
+        *(_room(plan) if plan.fits else _misfit(plan, answer.alternatives)),
+        *(_composed(answer.composed) if answer.composed else []),
         *(f"Assumed: {each}" for each in request.assumed),
     ]
 
 
-def report(request: PlanRequest, plan: MemoryPlan, alternatives: Sequence[Alternative]) -> dict[str, Any]:
+def report(answer: Answer) -> dict[str, Any]:
     """Return the plan as JSON; sizes are bytes of one device."""
+    request, plan, composed = answer.request, answer.plan, answer.composed
     return {
         "model": request.name,
         "device": plan.device.name,
@@ -63,7 +84,8 @@ def report(request: PlanRequest, plan: MemoryPlan, alternatives: Sequence[Altern
         "kv_blocks": plan.num_blocks,
         "tokens": plan.num_tokens,
         "sequences": plan.num_sequences,
-        "alternatives": [each.changed for each in alternatives],
+        "alternatives": [each.changed for each in answer.alternatives],
+        "composed_ops": {"needed": composed.needed, "fits": composed.fits} if composed else None,
     }
 
 
@@ -90,6 +112,14 @@ def _room(plan: MemoryPlan) -> list[str]:
     return [
         f"It fits, with room for {more:,} tokens more: {plan.num_tokens:,} in all, "
         f"{plan.num_sequences} sequences of {settings.max_model_len:,}{used}"
+    ]
+
+
+def _composed(plan: MemoryPlan) -> list[str]:
+    """Return what this project's own ops for the device need: they have no kernels for the formats yet."""
+    return [
+        f"With the composed Paddle ops (int4 codes in bytes, float32 activations) {plan.needed / _GIB:.2f} GiB"
+        f" are needed: {'it fits' if plan.fits else 'it does not fit'}"
     ]
 
 

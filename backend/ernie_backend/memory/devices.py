@@ -5,7 +5,7 @@ This module must not know models or settings.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ernie_backend.memory.host_memory import available_bytes
 
@@ -30,6 +30,8 @@ class Device:
         takes_experts_at_once: whether all experts of a layer are computed at once, not in turn.
         has_int8_head: whether quantized weights have an int8 output head; else it stays bfloat16.
         is_shared: the ranks lie in one memory, as on a CPU.
+        int4_bits: that an int4 code takes.
+        casts_weights: quantized matrices are turned into float32 for every product, one at a time.
         is_assumed: the memory was neither measured nor given.
     """
 
@@ -40,11 +42,13 @@ class Device:
     takes_experts_at_once: bool
     has_int8_head: bool
     is_shared: bool
+    int4_bits: int = 4
+    casts_weights: bool = False
     is_assumed: bool = False
 
 
 def p800(memory_bytes: int | None = None) -> Device:
-    """Return a Kunlunxin P800; activations are bfloat16 there."""
+    """Return a Kunlunxin P800 with kernels for every format, as FastDeploy has them."""
     return Device(
         name="P800",
         memory_bytes=P800_BYTES if memory_bytes is None else memory_bytes,
@@ -54,6 +58,19 @@ def p800(memory_bytes: int | None = None) -> Device:
         has_int8_head=False,
         is_shared=False,
         is_assumed=memory_bytes is None,
+    )
+
+
+def composed_p800(memory_bytes: int | None = None) -> Device:
+    """Return a P800 with the composed Paddle ops, which hold more: see ``ernie_kernels.xpu.linear``."""
+    return replace(
+        p800(memory_bytes),
+        name="P800 (composed ops)",
+        value_bytes=4,
+        takes_experts_at_once=False,
+        has_int8_head=True,
+        int4_bits=8,
+        casts_weights=True,
     )
 
 

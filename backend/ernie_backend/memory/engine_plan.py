@@ -8,7 +8,7 @@ from __future__ import annotations
 from ernie_backend.errors import StartError
 from ernie_backend.memory.alternatives import nearest_fits
 from ernie_backend.memory.config_shape import read_shape
-from ernie_backend.memory.devices import GIB, cpu, p800
+from ernie_backend.memory.devices import GIB, composed_p800, cpu
 from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
 from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_backend.settings import EngineSettings
@@ -36,7 +36,9 @@ def engine_plan(settings: EngineSettings, device: str, available_bytes: int) -> 
         gpu_memory_utilization=settings.gpu_memory_utilization,
         num_gpu_blocks_override=settings.num_gpu_blocks_override,
     )
-    return plan_memory(read_shape(settings.model), planned, p800() if device == "xpu" else cpu(available_bytes))
+    return plan_memory(
+        read_shape(settings.model), planned, composed_p800() if device == "xpu" else cpu(available_bytes)
+    )
 
 
 def check_fits(plan: MemoryPlan) -> None:

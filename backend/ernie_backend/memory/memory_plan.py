@@ -17,7 +17,7 @@ from ernie_backend.memory.activation_sizes import activation_bytes
 from ernie_backend.memory.devices import Device
 from ernie_backend.memory.model_shape import ModelShape
 from ernie_backend.memory.plan_settings import PlanSettings, check_plan_settings
-from ernie_backend.memory.weight_sizes import weight_bytes
+from ernie_backend.memory.weight_sizes import cast_bytes, weight_bytes
 from ernie_kernels.api import CacheScales, CacheSpec
 
 
@@ -30,7 +30,7 @@ class MemoryPlan:
         settings: the settings.
         device: where it runs.
         weights: by group of weights.
-        activations: the largest step.
+        activations: the largest step, and the largest matrix if it is turned into float32.
         bytes_per_block: of one block of the KV cache, all layers together.
     """
 
@@ -106,8 +106,8 @@ def plan_memory(shape: ModelShape, settings: PlanSettings, device: Device) -> Me
         shape=shape,
         settings=settings,
         device=device,
-        weights=weight_bytes(shape, settings, has_int8_head=device.has_int8_head),
-        activations=activation_bytes(shape, settings, device),
+        weights=weight_bytes(shape, settings, device),
+        activations=activation_bytes(shape, settings, device) + cast_bytes(shape, settings, device),
         bytes_per_block=shape.num_layers * _cache_spec(shape, settings).bytes_per_block,
     )
 

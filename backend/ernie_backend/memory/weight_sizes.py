@@ -2,7 +2,7 @@
 
 A rank has a slice of every Linear: of the outputs of queries, keys, values, gate and up, of the inputs of the
 Linears that follow them, of the rows of the vocabulary. Norms, routers and the vision tower it has whole. With
-expert parallelism it has whole experts. This module must not know names, files or devices.
+expert parallelism it has whole experts. This module must not know names or files.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ernie_backend.memory.devices import Device
 from ernie_backend.memory.model_shape import ModelShape
 from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_backend.weights.placement import WeightFormat, weight_format
@@ -37,19 +38,13 @@ class _Matrix:
     count: int
 
 
-def weight_bytes(shape: ModelShape, settings: PlanSettings, *, has_int8_head: bool) -> dict[str, int]:
-    """Return the bytes of one rank's weights by group, scales included; the sum is all of them.
-
-    Args:
-        shape: the model.
-        settings: the format, and how the model is shared out.
-        has_int8_head: False: the output head is bfloat16 even if the other Linears are quantized.
-    """
+def weight_bytes(shape: ModelShape, settings: PlanSettings, device: Device) -> dict[str, int]:
+    """Return the bytes of one rank's weights by group, scales included; the sum is all of them."""
     bytes_of: dict[str, int] = {}
     for matrix in _matrices(shape, settings):
-        kept = _format(matrix.role, shape, settings, has_int8_head=has_int8_head)
+        kept = _format(matrix.role, shape, settings, device)
         group = _GROUPS.get(matrix.role, _MLPS)
-        size = matrix.count * matrix_bytes(kept, matrix.outputs, matrix.inputs)
+        size = matrix.count * _bytes(kept, matrix, device.int4_bits)
         bytes_of[group] = bytes_of.get(group, 0) + size
     bytes_of[_NORMS] = bytes_of.get(_NORMS, 0) + 4 * _vector_values(shape)
     if shape.vision is not None:
@@ -57,20 +52,27 @@ def weight_bytes(shape: ModelShape, settings: PlanSettings, *, has_int8_head: bo
     return bytes_of
 
 
-def matrix_bytes(kept: WeightFormat, outputs: int, inputs: int) -> int:
-    """Return the bytes of an ``[outputs, inputs]`` matrix with its float32 scales, one an output."""
+def cast_bytes(shape: ModelShape, settings: PlanSettings, device: Device) -> int:
+    """Return the bytes of the largest quantized matrix in float32, as a product needs it: whole and cut up."""
+    if settings.quantization is None or not device.casts_weights:
+        return 0
+    return 2 * 4 * max(matrix.outputs * matrix.inputs for matrix in _matrices(shape, settings))
+
+
+def _bytes(kept: WeightFormat, matrix: _Matrix, int4_bits: int) -> int:
+    """Return the bytes of one matrix with its float32 scales, one an output."""
     if kept is WeightFormat.FLOAT32:
-        return 4 * outputs * inputs
+        return 4 * matrix.outputs * matrix.inputs
     if kept is WeightFormat.BFLOAT16:
-        return 2 * outputs * inputs
-    row = inputs if kept is WeightFormat.INT8 else -(-inputs // 2)
-    return outputs * (row + 4)
+        return 2 * matrix.outputs * matrix.inputs
+    bits = 8 if kept is WeightFormat.INT8 else int4_bits
+    return matrix.outputs * (-(-matrix.inputs * bits // 8) + 4)
 
 
-def _format(role: Role, shape: ModelShape, settings: PlanSettings, *, has_int8_head: bool) -> WeightFormat:
+def _format(role: Role, shape: ModelShape, settings: PlanSettings, device: Device) -> WeightFormat:
     asked = settings.quantization
     is_head = role is Role.HEAD or (role is Role.EMBEDDING and shape.is_tied)
-    if asked is not None and is_head and not has_int8_head:
+    if asked is not None and is_head and not device.has_int8_head:
         return WeightFormat.BFLOAT16
     return weight_format(role, settings.dtype, asked, is_tied=shape.is_tied)
 

@@ -77,9 +77,8 @@ def test_the_weights_take_what_the_engine_makes_of_them(
     for key in huggingface_recipes(config):
         is_vector = key.role in VECTORS
         held += weights.vector(*key[:2]).nbytes if is_vector else size(weights.linear(*key))
-    planned = weight_bytes(
-        read_shape(directory), PlanSettings(dtype=dtype, quantization=quantization), has_int8_head=True
-    )
+    settings = PlanSettings(dtype=dtype, quantization=quantization)
+    planned = weight_bytes(read_shape(directory), settings, cpu(GIB))
     assert sum(planned.values()) == held
 
 
@@ -175,11 +174,11 @@ def with_experts(shape: ModelShape = WIDE, **fields: Any) -> ModelShape:
 def test_four_ranks_hold_the_model_once_but_for_what_each_has_whole(
     quantization: str | None, is_expert_parallel: bool
 ) -> None:
-    whole = weight_bytes(with_experts(), PlanSettings(quantization=quantization), has_int8_head=False)
+    whole = weight_bytes(with_experts(), PlanSettings(quantization=quantization), p800())
     settings = PlanSettings(
         quantization=quantization, tensor_parallel_size=4, enable_expert_parallel=is_expert_parallel
     )
-    part = weight_bytes(with_experts(), settings, has_int8_head=False)
+    part = weight_bytes(with_experts(), settings, p800())
     assert part["routers and norms"] == whole["routers and norms"]
     for group in ("embeddings", "attention", "routed experts"):
         # Linears that are cut along their inputs have their scales on every rank.

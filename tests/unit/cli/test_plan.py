@@ -234,3 +234,21 @@ def test_help_lists_what_decides_memory(
     for name in (*SHOWN, "--device-memory", "--json"):
         assert re.search(rf"^  {name}\b", shown, re.MULTILINE)
     assert "--reasoning-parser" not in shown
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_document_has_the_figures_of_each_row(name: str) -> None:
+    request = plan_request({"--model": name})
+    plan = plan_memory(request.shape, request.settings, request.device)
+    sizes = [f"{size / GIB:.1f}" for size in (sum(plan.weights.values()), plan.needed, plan.budget)]
+    room = [f"{plan.num_tokens:,}", str(plan.num_sequences)]
+    row = " | ".join([f"`{name}`", str(plan.settings.tensor_parallel_size), *sizes, *room])
+    assert f"| {row} |" in (DATA.parents[1] / "docs/plan.md").read_text().splitlines()
+
+
+def test_what_the_composed_ops_need_is_told(run_plan: RunPlan) -> None:
+    name = "ernie-4.5-300b-a47b-wint4-32k-tp4"
+    assert "With the composed Paddle ops" in run_plan("--model", name)[1].splitlines()[-1]
+    plan = json.loads(run_plan("--model", name, "--json")[1])
+    assert plan["composed_ops"]["needed"] > plan["needed"] + plan["weights"]["routed experts"]
+    assert "composed" not in run_plan("--model", str(DENSE))[1]
