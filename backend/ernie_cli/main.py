@@ -9,6 +9,7 @@ import typer
 from ernie_cli.demo import demo
 from ernie_cli.errors import CommandError
 from ernie_cli.plan_command import plan_command
+from ernie_cli.quantize_command import quantize
 from ernie_cli.serve_command import serve_command
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo)
+app.command()(quantize)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

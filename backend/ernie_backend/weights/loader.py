@@ -30,6 +30,7 @@ from ernie_backend.weights.offline import (
     stored_weights,
 )
 from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
+from ernie_backend.weights.presharded import PreshardedCheckpoint, open_tensors
 from ernie_backend.weights.quantized_cache import QuantizedCache
 from ernie_backend.weights.roles import Role, WeightKey
 from ernie_kernels.api import CacheScales
@@ -55,7 +56,7 @@ class CheckpointWeights:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | PreshardedCheckpoint,
         config: ModelConfig,
         dtype: str,
         quantization: str | None,
@@ -85,7 +86,7 @@ class CheckpointWeights:
         """Open the checkpoint in ``directory`` and check that it holds every weight of ``config``.
 
         Args:
-            directory: a model directory, HF or Paddle layout, one file or shards.
+            directory: a model directory, HF or Paddle layout, one file or shards, whole or cut for ranks.
             config: the model's sizes.
             dtype: ``float32`` or ``bfloat16``, for what is not quantized.
             quantization: None, ``wint8``, ``wint4`` or ``w4a8``.
@@ -96,7 +97,11 @@ class CheckpointWeights:
                 or a setting names no format.
         """
         check_format_settings(dtype, quantization)
-        checkpoint = Checkpoint.open(directory)
+
+        def format_of(role: Role) -> WeightFormat:
+            return weight_format(role, dtype, quantization, is_tied=config.tie_word_embeddings)
+
+        checkpoint = open_tensors(directory, config, format_of)
         cache = None
         if cache_root is not None and quantization is not None:
             cache = QuantizedCache(cache_root, directory, [*checkpoint.paths, directory / "config.json"])
@@ -131,11 +136,15 @@ class CheckpointWeights:
         stored = self._read(self._recipes[key])
         if kept is WeightFormat.BFLOAT16:
             return Bfloat16Weight(_as_bfloat16(stored))
-        return Float32Weight(_as_float32(stored))
+        return Float32Weight(as_float32(stored))
 
     def vector(self, role: Role, layer: int = 0) -> NDArray[np.float32]:
         """Return the float32 ``[K]`` vector of ``role``, in memory of its own."""
-        return _as_float32(self._read(self._recipes[WeightKey(role, layer)])).reshape(-1)
+        return as_float32(self._read(self._recipes[WeightKey(role, layer)])).reshape(-1)
+
+    def as_stored(self, role: Role, layer: int = 0, expert: int = 0) -> NDArray[np.generic]:
+        """Return a weight that is not quantized as it is stored, outputs first; bfloat16 as uint16 bits."""
+        return self._read(self._recipes[WeightKey(role, layer, expert)])
 
     def cache_scales(self, layer: int) -> CacheScales | None:
         """Return the static scales of a layer's int8 KV cache; None if the checkpoint brings none."""
@@ -175,11 +184,12 @@ class CheckpointWeights:
             parts = [part.T for part in parts]
         # Parts of one weight may be stored in different types; only then is a common one needed.
         if len({part.dtype for part in parts}) > 1:
-            parts = [_as_float32(part) for part in parts]
+            parts = [as_float32(part) for part in parts]
         return np.concatenate(parts) if len(parts) > 1 else np.array(parts[0], order="C")
 
 
-def _as_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
+def as_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return stored floats, or bfloat16 bits as uint16, as float32."""
     if stored.dtype == np.uint16:
         return bfloat16_to_float32(stored.view(np.uint16))
     return stored.astype(np.float32, copy=False)
@@ -188,13 +198,13 @@ def _as_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
 def _as_bfloat16(stored: NDArray[np.generic]) -> NDArray[np.uint16]:
     if stored.dtype == np.uint16:
         return stored.view(np.uint16)
-    return float32_to_bfloat16(_as_float32(stored))
+    return float32_to_bfloat16(as_float32(stored))
 
 
 def _quantize(stored: NDArray[np.generic], kept: WeightFormat) -> QuantizedWeight:
     """Quantize some rows at a time: a whole vocabulary in float32 would cost gigabytes."""
     starts = range(0, len(stored), _QUANTIZED_ROWS)
-    blocks = (_as_float32(stored[start : start + _QUANTIZED_ROWS]) for start in starts)
+    blocks = (as_float32(stored[start : start + _QUANTIZED_ROWS]) for start in starts)
     if kept is WeightFormat.INT4:
         int4 = [quantize_int4(block) for block in blocks]
         packed = np.concatenate([block.packed for block in int4])
@@ -204,7 +214,7 @@ def _quantize(stored: NDArray[np.generic], kept: WeightFormat) -> QuantizedWeigh
     return Int8Weight(codes, np.concatenate([block.scales for block in int8]))
 
 
-def _check_tensors(checkpoint: Checkpoint, specs: Collection[TensorSpec]) -> None:
+def _check_tensors(checkpoint: Checkpoint | PreshardedCheckpoint, specs: Collection[TensorSpec]) -> None:
     wanted = {tensor.name: tensor.shape for tensor in specs}
     missing = sorted(name for name in wanted if name not in checkpoint.names)
     if missing:

@@ -57,7 +57,7 @@ def recipes_for(names: Collection[str], config: ModelConfig, where: str) -> Reci
     if any(name.startswith("model.layers.") for name in names):
         return huggingface_recipes(config)
     if any(name.startswith("ernie.layers.") for name in names):
-        return dict(_paddle(config))
+        return paddle_recipes(config)
     raise StartError(
         f"{where}: no tensor is named model.layers.* (the HF layout) or ernie.layers.* (the Paddle "
         "layout); this is no ERNIE-4.5 checkpoint"
@@ -67,6 +67,11 @@ def recipes_for(names: Collection[str], config: ModelConfig, where: str) -> Reci
 def is_harmless(name: str) -> bool:
     """Whether a tensor may be left unread without a word: MTP weights and saved rotary tables."""
     return "mtp" in name or name.endswith("rotary_emb.inv_freq")
+
+
+def paddle_recipes(config: ModelConfig) -> Recipes:
+    """Return the recipes of the Paddle layout."""
+    return dict(_paddle(config))
 
 
 def huggingface_recipes(config: ModelConfig) -> Recipes:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TYPES = {"uint16": "BF16", "float16": "F16", "float32": "F32", "int64": "I64"}
+TYPES = {"uint16": "BF16", "float16": "F16", "float32": "F32", "int8": "I8", "int64": "I64"}
 """NumPy types -> how the file spells them; uint16 stands for bfloat16 bits."""
 
 
