@@ -17,7 +17,9 @@ from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, RAW_LOGPROBS
+from ernie_backend.stored_quantization import StoredQuantization
 from ernie_backend.weights.placement import DTYPES, QUANTIZATIONS
+from ernie_backend.weights.shard import Shard, check_split
 from ernie_kernels.formats import ActivationType
 
 DEFAULT_ACTIVATION = ActivationType.INT16
@@ -62,7 +64,12 @@ class EngineSettings:
         num_gpu_blocks_override: KV cache blocks, which must fit too; default None: as many as fit, at most
             ``max_num_seqs`` times ``max_model_len`` tokens.
         block_size: tokens of a KV cache block; default 64.
-        threads: threads that compute; default all cores this process may use.
+        threads: threads that compute; default all cores this process may use. Ranks on one machine share them.
+        tensor_parallel_size: ranks that share the model; default 1.
+        enable_expert_parallel: whether each rank has whole experts, not a part of every expert; default false.
+        ips: addresses of the machines that the ranks are on, with commas between, see ``parallel.layout``;
+            default: this one.
+        group_port: where these machines meet, the parameter engine_worker_queue_port; default (or 0) 8002.
         load_choices: ``default`` and ``default_v1`` read the checkpoint; ``dummy`` makes random weights, and
             config.json is enough.
         chat_template: a file, or the Jinja text itself; default the model's own.
@@ -95,6 +102,10 @@ class EngineSettings:
     num_gpu_blocks_override: int | None = None
     block_size: int = 64
     threads: int = 1
+    tensor_parallel_size: int = 1
+    enable_expert_parallel: bool = False
+    ips: str = ""
+    group_port: int = 0
     load_choices: str = "default"
     weight_cache: Path | None = None
     chat_template: str = ""
@@ -118,10 +129,10 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
     reader = _Reader(parameters)
     directory = model_directory(parameters)
     notices: list[str] = []
-    _check_parallelism(reader)
     load_choices = reader.choice("load_choices", LOAD_CHOICES, "default")
     quantization = _quantization(reader, config, notices, is_dummy=load_choices == "dummy")
     max_model_len = _max_model_len(reader, config, notices)
+    shard = _shard(reader, config, quantization)
     return EngineSettings(
         model=directory,
         device=reader.choice("device", DEVICES, "auto"),
@@ -149,6 +160,10 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
         num_gpu_blocks_override=reader.integer("num_gpu_blocks_override", 0, (1, 1 << 30)) or None,
         block_size=reader.integer("block_size", 64, (1, 4096)),
         threads=reader.integer("threads", usable_cores(), (1, 1024)),
+        tensor_parallel_size=shard.size,
+        enable_expert_parallel=shard.is_expert_parallel,
+        ips=reader.text("ips"),
+        group_port=_group_port(reader),
         load_choices=load_choices,
         chat_template=reader.text("chat_template"),
         weight_cache=_weight_cache(reader),
@@ -222,10 +237,18 @@ def _utilization(reader: _Reader) -> float:
     return value
 
 
-def _check_parallelism(reader: _Reader) -> None:
-    ranks = reader.integer("tensor_parallel_size", 1, (1, 1 << 10))
-    if ranks > 1:
-        raise StartError(f"tensor_parallel_size is {ranks}; tensor parallelism is not available yet, use 1")
+def _shard(reader: _Reader, config: ModelConfig, quantization: str | None) -> Shard:
+    size = reader.integer("tensor_parallel_size", 1, (1, 1 << 10))
+    shard = Shard(0, size, reader.switch("enable_expert_parallel", default=False) and config.moe is not None)
+    stored = config.stored_quantization or StoredQuantization("w4a8")
+    check_split(config, shard, stored.hadamard_block if quantization == "w4a8" else 1)
+    return shard
+
+
+def _group_port(reader: _Reader) -> int:
+    """Return the first of the ports; FastDeploy takes one for each of several engines."""
+    first = reader.text("engine_worker_queue_port").partition(",")[0]
+    return _Reader({"engine_worker_queue_port": first}).integer("engine_worker_queue_port", 0, (0, 65535))
 
 
 class _Reader:

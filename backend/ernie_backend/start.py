@@ -26,6 +26,11 @@ from ernie_backend.memory.engine_plan import check_fits, engine_plan
 from ernie_backend.memory.host_memory import available_bytes
 from ernie_backend.memory.kv_sizing import in_mib
 from ernie_backend.model_config import ModelConfig
+from ernie_backend.parallel.gathering import free_master, gather_group
+from ernie_backend.parallel.group import GroupWatch
+from ernie_backend.parallel.layout import read_layout
+from ernie_backend.parallel.leading_runner import LeadingRunner
+from ernie_backend.parallel.seat import group_seat
 from ernie_backend.part import Seat, load_part
 from ernie_backend.runner.sampler import Sampler
 from ernie_backend.scheduler.limits import SchedulerLimits
@@ -49,8 +54,12 @@ class StartedEngine:
     max_num_waiting: int
 
 
-def start_engine(parameters: Mapping[str, str]) -> StartedEngine:
+def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None) -> StartedEngine:
     """Start the engine that an entry's parameters describe.
+
+    Args:
+        parameters: the entry's.
+        watch: is told how other ranks fare, if there are any.
 
     Raises:
         StartError: anything that keeps it from serving.
@@ -63,16 +72,26 @@ def start_engine(parameters: Mapping[str, str]) -> StartedEngine:
         settings = read_settings(parameters, config)
         preparation = _preparation(settings, config)
         device, notice = resolve_device(settings.device)
-        plan = engine_plan(settings, device, available)
+        layout = read_layout(settings.tensor_parallel_size, settings.ips, settings.group_port)
+        plan = engine_plan(settings, device, available * len(layout.hosts))
         check_fits(plan)
     for line in (*settings.notices, *((notice,) if notice else ())):
         logger.warning("notice: %s", line)
-    with _logged(stages, f"weights on {device}, {settings.threads} threads") as weights:
-        part = load_part(settings, config, device, Seat(Shard(), settings.threads))
+    seat, group = Seat(Shard(), settings.threads), None
+    if layout.size > 1:
+        with _logged(stages, f"{layout.size} ranks"):
+            seat = group_seat(settings, layout, 0, free_master(layout))
+            group = gather_group(settings, parameters, layout, seat, watch or GroupWatch())
+    with _logged(stages, f"weights on {device}, {seat.threads} threads") as weights:
+        part = load_part(settings, config, device, seat)
         weights.size_bytes = part.used_bytes
     with _logged(stages, "KV cache") as kv_cache:
-        spec = replace(part.block(settings), num_blocks=part.affordable_blocks(settings, plan))
-        runner = part.runner(spec)
+        num_blocks = part.affordable_blocks(settings, plan)
+        if group is not None:
+            num_blocks = group.least_blocks(num_blocks)
+            group.allocate(num_blocks)
+        spec = replace(part.block(settings), num_blocks=num_blocks)
+        runner = part.runner(spec) if group is None else LeadingRunner(part.runner(spec), group)
         kv_cache.size_bytes = spec.bytes_per_block * config.num_layers * spec.num_blocks
     with _logged(stages, "warm-up step"):
         runner.run(_warm_up_plan(config))

@@ -191,6 +191,14 @@ def unpack_int4(packed: NDArray[np.uint8], inputs: int) -> NDArray[np.int8]:
     return codes
 
 
+def int4_columns(weight: Int4Weight, columns: range) -> Int4Weight:
+    """Return the weight of some of the inputs, with the scales of all of them."""
+    if columns == range(weight.inputs):
+        return weight
+    codes = unpack_int4(weight.packed, weight.inputs)[:, columns.start : columns.stop]
+    return Int4Weight(pack_int4(codes), weight.scales, len(columns))
+
+
 def weight_codes(weight: QuantizedWeight) -> NDArray[np.int8]:
     """Return the integer codes of a quantized weight: int8 ``[N, K]``."""
     return weight.codes if isinstance(weight, Int8Weight) else unpack_int4(weight.packed, weight.inputs)

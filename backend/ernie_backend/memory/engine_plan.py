@@ -35,6 +35,8 @@ def engine_plan(settings: EngineSettings, device: str, available_bytes: int) -> 
         block_size=settings.block_size,
         gpu_memory_utilization=settings.gpu_memory_utilization,
         num_gpu_blocks_override=settings.num_gpu_blocks_override,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        enable_expert_parallel=settings.enable_expert_parallel,
     )
     return plan_memory(
         read_shape(settings.model), planned, composed_p800() if device == "xpu" else cpu(available_bytes)

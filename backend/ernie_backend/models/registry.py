@@ -36,11 +36,11 @@ def load_model(directory: Path, config: ModelConfig, ops: Ops, settings: LoadSet
     module, name = _MODELS[config.architecture]
     build = getattr(importlib.import_module(module), name)
     if settings.is_dummy:
-        random_weights = DummyWeights(config, settings.dtype, settings.quantization)
+        random_weights = DummyWeights(config, settings.dtype, settings.quantization, settings.shard)
         dummy: Model = build(config, random_weights, ops, settings)
         return dummy
     with CheckpointWeights.open(
-        directory, config, settings.dtype, settings.quantization, settings.weight_cache
+        directory, config, settings.dtype, settings.quantization, settings.weight_cache, settings.shard
     ) as weights:
         model: Model = build(config, weights, ops, settings)
         return model

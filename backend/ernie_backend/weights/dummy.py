@@ -3,8 +3,8 @@
 They are made in the format they are kept in, as fast as random bits: a float is a bfloat16 of random sign and
 mantissa with magnitude in [2^-6, 2^-5), of the size of trained weights; a quantized matrix has random codes and
 scales that give it the same largest magnitude. Norms are one, biases of routers zero. A weight depends on its
-role, layer, expert and shape only, so every start makes the same model. This module must not know files or
-backends.
+role, layer, expert, rank and shape only, so every start makes the same model. This module must not know files
+or backends.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ernie_backend.stored_quantization import StoredQuantization
 from ernie_backend.weights.names import huggingface_recipes
 from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
 from ernie_backend.weights.roles import Role, WeightKey
+from ernie_backend.weights.shard import Shard, part_of
 from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
     Bfloat16Weight,
@@ -43,21 +44,27 @@ class DummyWeights:
         StartError: ``dtype`` or ``quantization`` names no format.
     """
 
-    def __init__(self, config: ModelConfig, dtype: str, quantization: str | None) -> None:
+    def __init__(
+        self, config: ModelConfig, dtype: str, quantization: str | None, shard: Shard | None = None
+    ) -> None:
         check_format_settings(dtype, quantization)
         self._shapes = {key: recipe.shape for key, recipe in huggingface_recipes(config).items()}
         self._dtype = dtype
         self._quantization = quantization
-        self._is_tied = config.tie_word_embeddings
+        self._config = config
+        self._shard = shard or Shard()
         stored = config.stored_quantization or StoredQuantization("w4a8")
         self._rotation, self._has_cache_scales = stored.hadamard_block, stored.has_cache_scales
         self._cache_shape = config.num_kv_heads, config.head_dim
 
     def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
-        """Return a random ``[N, K]`` matrix."""
-        outputs, inputs = self._shapes[WeightKey(role, layer, expert)]
-        random = np.random.Generator(np.random.SFC64(zlib.crc32(f"{role.name} {layer} {expert}".encode())))
-        kept = weight_format(role, self._dtype, self._quantization, is_tied=self._is_tied)
+        """Return a random ``[N, K]`` matrix, of the size of the rank's part."""
+        whole_outputs, whole_inputs = self._shapes[WeightKey(role, layer, expert)]
+        outputs, inputs = part_of(role, (whole_outputs, whole_inputs), self._config, self._shard).shape
+        seed = zlib.crc32(f"{role.name} {layer} {expert} {self._shard.name}".rstrip().encode())
+        random = np.random.Generator(np.random.SFC64(seed))
+        is_tied = self._config.tie_word_embeddings
+        kept = weight_format(role, self._dtype, self._quantization, is_tied=is_tied)
         if kept is WeightFormat.INT8:
             codes = np.maximum(_random_bytes(random, outputs, inputs).view(np.int8), -127)
             return Int8Weight(codes, np.full(outputs, _LARGEST / 127, np.float32))

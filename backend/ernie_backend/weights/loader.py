@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -33,6 +34,7 @@ from ernie_backend.weights.placement import WeightFormat, check_format_settings,
 from ernie_backend.weights.presharded import PreshardedCheckpoint, open_tensors
 from ernie_backend.weights.quantized_cache import QuantizedCache
 from ernie_backend.weights.roles import Role, WeightKey
+from ernie_backend.weights.shard import Part, Shard, part_of
 from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
     Bfloat16Weight,
@@ -43,6 +45,7 @@ from ernie_kernels.formats import (
     QuantizedWeight,
     bfloat16_to_float32,
     float32_to_bfloat16,
+    int4_columns,
     quantize_int4,
     quantize_int8,
 )
@@ -61,8 +64,10 @@ class CheckpointWeights:
         dtype: str,
         quantization: str | None,
         cache: QuantizedCache | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self._checkpoint = checkpoint
+        self._shard = shard or Shard()
         self._recipes = recipes_for(checkpoint.names, config, str(checkpoint.directory))
         self._dtype = dtype
         self._quantization = quantization
@@ -82,6 +87,7 @@ class CheckpointWeights:
         dtype: str,
         quantization: str | None,
         cache_root: Path | None = None,
+        shard: Shard | None = None,
     ) -> CheckpointWeights:
         """Open the checkpoint in ``directory`` and check that it holds every weight of ``config``.
 
@@ -91,6 +97,7 @@ class CheckpointWeights:
             dtype: ``float32`` or ``bfloat16``, for what is not quantized.
             quantization: None, ``wint8``, ``wint4`` or ``w4a8``.
             cache_root: where quantized weights are kept for the next start; None: nowhere.
+            shard: the rank whose part of each matrix is wanted; default: the whole.
 
         Raises:
             StartError: a file or tensor is missing or damaged, a tensor has another shape than ``config`` says,
@@ -104,9 +111,10 @@ class CheckpointWeights:
         checkpoint = open_tensors(directory, config, format_of)
         cache = None
         if cache_root is not None and quantization is not None:
-            cache = QuantizedCache(cache_root, directory, [*checkpoint.paths, directory / "config.json"])
+            files = [*checkpoint.paths, directory / "config.json"]
+            cache = QuantizedCache(cache_root, directory, files, shard.name if shard else "")
         try:
-            return cls(checkpoint, config, dtype, quantization, cache)
+            return cls(checkpoint, config, dtype, quantization, cache, shard)
         except StartError:
             checkpoint.close()
             raise
@@ -124,16 +132,17 @@ class CheckpointWeights:
         self._checkpoint.close()
 
     def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
-        """Return the ``[N, K]`` matrix of ``role``, in memory of its own."""
+        """Return the rank's part of the ``[N, K]`` matrix of ``role``, in memory of its own."""
         key = WeightKey(role, layer, expert)
         kept = self._format(role)
+        part = self._part(key)
         if key in self._stored:
             how = self._config.stored_quantization or StoredQuantization(kept.value)
             rotation = how.hadamard_block if role is Role.EXPERT_DOWN else 0
-            return read_stored(self._checkpoint, self._stored[key], kept, rotation)
+            return read_stored(self._checkpoint, self._stored[key], kept, rotation, part)
         if kept in QUANTIZED:
-            return self._quantized(key, kept)
-        stored = self._read(self._recipes[key])
+            return self._quantized(key, kept, part)
+        stored = self._read(self._recipes[key], part)
         if kept is WeightFormat.BFLOAT16:
             return Bfloat16Weight(_as_bfloat16(stored))
         return Float32Weight(as_float32(stored))
@@ -166,26 +175,36 @@ class CheckpointWeights:
             for layer in range(self._config.num_layers):
                 yield from cache_scale_specs(self._config, layer)
 
-    def _quantized(self, key: WeightKey, kept: WeightFormat) -> QuantizedWeight:
-        recipe = self._recipes[key]
+    def _part(self, key: WeightKey) -> Part:
+        outputs, inputs = self._recipes[key].shape
+        return part_of(key.role, (outputs, inputs), self._config, self._shard)
+
+    def _quantized(self, key: WeightKey, kept: WeightFormat, part: Part) -> QuantizedWeight:
         if self._cache is None:
-            return _quantize(self._read(recipe), kept)
-        outputs, inputs = recipe.shape
-        weight = self._cache.get(key, kept, (outputs, inputs))
+            return self._quantize(key, kept, part)
+        weight = self._cache.get(key, kept, part.shape)
         if weight is None:
-            weight = _quantize(self._read(recipe), kept)
+            weight = self._quantize(key, kept, part)
             self._cache.put(key, weight)
         return weight
 
-    def _read(self, recipe: Recipe) -> NDArray[np.generic]:
-        """Return a weight as stored, outputs first: float32, float16, or bfloat16 bits as uint16."""
-        parts = [self._checkpoint.tensor(tensor.name) for tensor in recipe.tensors]
+    def _quantize(self, key: WeightKey, kept: WeightFormat, part: Part) -> QuantizedWeight:
+        """Quantize whole rows, so that every rank has scales and codes of the whole matrix."""
+        recipe = self._recipes[key]
+        whole_rows = replace(part, columns=range(recipe.shape[1]))
+        return _quantize(self._read(recipe, whole_rows), kept, part.columns)
+
+    def _read(self, recipe: Recipe, part: Part | None = None) -> NDArray[np.generic]:
+        """Return a weight or a part as stored, outputs first: float32, float16, or bfloat16 bits as uint16."""
+        pieces = [self._checkpoint.tensor(tensor.name) for tensor in recipe.tensors]
         if recipe.is_transposed:
-            parts = [part.T for part in parts]
+            pieces = [piece.T for piece in pieces]
+        if part is not None:
+            pieces = part.cut(pieces)
         # Parts of one weight may be stored in different types; only then is a common one needed.
-        if len({part.dtype for part in parts}) > 1:
-            parts = [as_float32(part) for part in parts]
-        return np.concatenate(parts) if len(parts) > 1 else np.array(parts[0], order="C")
+        if len({piece.dtype for piece in pieces}) > 1:
+            pieces = [as_float32(piece) for piece in pieces]
+        return np.concatenate(pieces) if len(pieces) > 1 else np.array(pieces[0], order="C")
 
 
 def as_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -201,16 +220,16 @@ def _as_bfloat16(stored: NDArray[np.generic]) -> NDArray[np.uint16]:
     return float32_to_bfloat16(as_float32(stored))
 
 
-def _quantize(stored: NDArray[np.generic], kept: WeightFormat) -> QuantizedWeight:
-    """Quantize some rows at a time: a whole vocabulary in float32 would cost gigabytes."""
+def _quantize(stored: NDArray[np.generic], kept: WeightFormat, columns: range) -> QuantizedWeight:
+    """Quantize some rows at a time: a whole vocabulary in float32 would cost gigabytes; keep some columns."""
     starts = range(0, len(stored), _QUANTIZED_ROWS)
     blocks = (as_float32(stored[start : start + _QUANTIZED_ROWS]) for start in starts)
     if kept is WeightFormat.INT4:
-        int4 = [quantize_int4(block) for block in blocks]
+        int4 = [int4_columns(quantize_int4(block), columns) for block in blocks]
         packed = np.concatenate([block.packed for block in int4])
-        return Int4Weight(packed, np.concatenate([block.scales for block in int4]), stored.shape[1])
+        return Int4Weight(packed, np.concatenate([block.scales for block in int4]), len(columns))
     int8 = [quantize_int8(block) for block in blocks]
-    codes = np.concatenate([block.codes for block in int8])
+    codes = np.concatenate([block.codes[:, columns.start : columns.stop] for block in int8])
     return Int8Weight(codes, np.concatenate([block.scales for block in int8]))
 
 

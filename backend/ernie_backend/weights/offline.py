@@ -14,7 +14,7 @@ know which weights are quantized, nor how files are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.names import Recipe, Recipes, TensorSpec
 from ernie_backend.weights.placement import WeightFormat
 from ernie_backend.weights.roles import Role, WeightKey
+from ernie_backend.weights.shard import Part
 from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
     Int4Weight,
@@ -110,15 +111,16 @@ def cache_scale_specs(config: ModelConfig, layer: int) -> tuple[TensorSpec, Tens
 
 
 def read_stored(
-    tensors: Tensors, stored: StoredWeight, kept: WeightFormat, rotation: int
+    tensors: Tensors, stored: StoredWeight, kept: WeightFormat, rotation: int, part: Part
 ) -> QuantizedWeight | W4A8Weight:
-    """Read a quantized weight, in memory of its own.
+    """Read a part of a quantized weight, in memory of its own.
 
     Args:
         tensors: the checkpoint.
         stored: the weight's tensors, whose shapes were checked.
         kept: its format.
         rotation: for w4a8, the block in which its inputs are rotated; 0: not.
+        part: what of it; of int4 codes, two inputs share a byte and stay together.
 
     Raises:
         StartError: the codes are no int8, or a scale is no number of at least 0.
@@ -126,12 +128,14 @@ def read_stored(
     codes = tensors.tensor(stored.codes.name)
     if codes.dtype != np.int8:
         raise StartError(f"tensor {stored.codes.name} has type {codes.dtype}; quantized weights are int8")
-    scales = _absmax(tensors, stored.absmax) / np.float32(_LEVELS[kept])
+    absmax = _absmax(tensors, stored.absmax)
+    scales = np.concatenate([absmax[rows.start : rows.stop] for rows in part.rows]) / np.float32(_LEVELS[kept])
     if kept is WeightFormat.INT8:
         if codes.size and codes.min() == -128:
             raise StartError(f"tensor {stored.codes.name} has the code -128; int8 weights have -127 to 127")
-        return Int8Weight(np.ascontiguousarray(codes.T), scales)
-    packed = np.ascontiguousarray(codes.T).view(np.uint8)
+        return Int8Weight(np.concatenate(part.cut([codes.T])), scales)
+    bytes_of_part = replace(part, columns=range(part.columns.start // 2, part.columns.stop // 2))
+    packed = np.concatenate(bytes_of_part.cut([codes.T])).view(np.uint8)
     weight = Int4Weight(packed, scales, 2 * packed.shape[1])
     if stored.input_absmax is None:
         return weight

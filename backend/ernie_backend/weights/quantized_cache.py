@@ -1,6 +1,6 @@
 """Quantized weights on disk, so that a model is quantized once and every later start reads the result.
 
-    <cache>/<model name>-<hash of its path>/<fingerprint>/<role>.<layer>.<expert>.<format>
+    <cache>/<model name>-<hash of its path>/<fingerprint>/[<rank>/]<role>.<layer>.<expert>.<format>
 
 One file for each weight: a JSON line with shape and checksum, the scales, the codes. A file is written under
 another name and renamed, so two servers may fill one cache at once and a killed one leaves nothing half done. A
@@ -48,14 +48,17 @@ class QuantizedCache:
         root: directory of all caches; made if it is absent.
         model: the checkpoint's directory.
         files: its files, see ``fingerprint``.
+        part: name of the part of each weight that is kept; default: the whole.
     """
 
-    def __init__(self, root: Path, model: Path, files: Iterable[Path]) -> None:
+    def __init__(self, root: Path, model: Path, files: Iterable[Path], part: str = "") -> None:
         path_hash = hashlib.sha256(str(model.resolve()).encode()).hexdigest()[:12]
         parent = root / f"{model.resolve().name}-{path_hash}"
-        self._directory = parent / fingerprint(files)
+        current = parent / fingerprint(files)
+        self._directory = current / part
         self._is_writable = True
-        _remove_older(parent, self._directory)
+        _remove_older(parent, current)
+        _remove_leftovers(self._directory)
 
     def get(self, key: WeightKey, kept: WeightFormat, shape: tuple[int, int]) -> QuantizedWeight | None:
         """Return a cached ``[N, K]`` int8 or int4 weight; None if it is absent or not what was written."""
@@ -97,11 +100,15 @@ class QuantizedCache:
 
 
 def _remove_older(parent: Path, current: Path) -> None:
-    """Remove the weights of older checkpoints, and what a killed server left in the current directory."""
+    """Remove the weights of older checkpoints."""
     for entry in parent.glob("*"):
         if entry != current:
             shutil.rmtree(entry, ignore_errors=True)
-    for leftover in current.glob("*.tmp"):
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Remove what a killed server left."""
+    for leftover in directory.glob("*.tmp"):
         if leftover.stat().st_mtime < time.time() - _LEFTOVER_AGE_S:
             leftover.unlink(missing_ok=True)
 

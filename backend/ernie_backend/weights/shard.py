@@ -15,6 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
@@ -23,6 +27,7 @@ from ernie_backend.weights.roles import Role
 _BY_HALVES = frozenset({Role.GATE_UP, Role.EXPERT_GATE_UP, Role.SHARED_GATE_UP})
 _BY_ROWS = frozenset({Role.EMBEDDING, Role.HEAD})
 _BY_COLUMNS = frozenset({Role.OUTPUT, Role.DOWN, Role.EXPERT_DOWN, Role.SHARED_DOWN})
+T = TypeVar("T", bound=np.generic)
 _ROUTED = frozenset({Role.EXPERT_GATE_UP, Role.EXPERT_DOWN})
 
 
@@ -39,6 +44,13 @@ class Shard:
     rank: int = 0
     size: int = 1
     is_expert_parallel: bool = False
+
+    @property
+    def name(self) -> str:
+        """A name for files; empty for the only rank."""
+        if self.size == 1:
+            return ""
+        return f"rank{self.rank}of{self.size}{'-experts' if self.is_expert_parallel else ''}"
 
 
 @dataclass(frozen=True)
@@ -58,12 +70,14 @@ class Part:
         """Outputs and inputs of the part."""
         return sum(len(rows) for rows in self.rows), len(self.columns)
 
-    def pieces(self, heights: Sequence[int]) -> Iterator[tuple[int, range]]:
-        """Yield, in the part's order, which rows of which tensor it has.
+    def cut(self, tensors: Sequence[NDArray[T]]) -> list[NDArray[T]]:
+        """Return views of the part's pieces, in order, of tensors that one after another make up the matrix."""
+        columns = slice(self.columns.start, self.columns.stop)
+        heights = [len(tensor) for tensor in tensors]
+        return [tensors[index][rows.start : rows.stop, columns] for index, rows in self.pieces(heights)]
 
-        Args:
-            heights: rows of the tensors that, one after another, make up the matrix.
-        """
+    def pieces(self, heights: Sequence[int]) -> Iterator[tuple[int, range]]:
+        """Yield, in the part's order, which rows of which tensor it has; ``heights`` are the tensors' rows."""
         for wanted in self.rows:
             top = 0
             for index, height in enumerate(heights):
