@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/engine_speed.py --rounds 5
     .venv/bin/python benchmarks/engine_speed.py --llama-bin W/build/bin --llama-model W/dense-q8_0.gguf
 
-The model has the shape of ERNIE-4.5-0.3B and random weights. What is measured, all of it with the scheduler,
+The model has the shape of ERNIE-4.5-0.3B (``--shape``) and random weights. The stages of the start come first,
+with the memory that they took. What is measured, all of it with the scheduler,
 the sampler (greedy) and every layer:
     decode B    tokens a second of B sequences that each have a prompt of 32 tokens; ``--tokens`` steps.
     prefill P   prompt tokens a second of one prompt of P random tokens, to its first token.
@@ -24,7 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from engine_shape import SHAPE
+from engine_shape import SHAPES
 
 from ernie_backend.start import StartedEngine, start_engine
 from ernie_wire.messages import GenerateRequest
@@ -40,7 +41,7 @@ class EngineUnderTest:
         self._steps = arguments.tokens
         self._random = random.Random(0)
         with tempfile.TemporaryDirectory() as directory:
-            (Path(directory) / "config.json").write_text(json.dumps(SHAPE))
+            (Path(directory) / "config.json").write_text(json.dumps(SHAPES[arguments.shape]))
             self._started = self._start(arguments, directory)
         self._count = 0
 
@@ -61,6 +62,13 @@ class EngineUnderTest:
                 "num_gpu_blocks_override": "256",
             }
         )
+
+    def print_start(self) -> None:
+        """Print what each stage of the start took."""
+        for stage in self._started.ready.description["startup"]:
+            size = stage["bytes"]
+            memory = "" if size is None else f"  {size / 1e9:7.2f} GB"
+            print(f"start: {stage['stage']:40} {stage['seconds']:7.2f} s{memory}", flush=True)
 
     def _submit(self, tokens: int, max_tokens: int) -> str:
         self._count += 1
@@ -138,6 +146,7 @@ def report(case: str, ours: list[float], theirs: list[float]) -> None:
 def main() -> None:
     """Measure the cases asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="0.3b")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quantization", default="wint8")
     parser.add_argument("--activation-dtype", default="", help="default: the engine's")
@@ -150,6 +159,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.INFO)
     engine = EngineUnderTest(arguments)
+    engine.print_start()
     llama = Llama(arguments) if arguments.llama_bin else None
     cases = [("decode", batch) for batch in arguments.batches]
     cases += [("prefill", tokens) for tokens in arguments.prompts]
