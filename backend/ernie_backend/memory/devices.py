@@ -16,6 +16,8 @@ _P800_RUNTIME_BYTES = 2 * GIB
 """For Paddle's runtime, its workspaces and the buffers of the communication: assumed, not measured."""
 _CPU_RUNTIME_BYTES = 128 << 20
 """What an engine process holds before the first weight: Python, NumPy, the kernels, stacks of threads."""
+_CPU_GROUP_BYTES = 320 << 20
+"""What Paddle takes, which ranks on CPUs talk through; measured."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Device:
         memory_bytes: of one device; all of the ranks' together if ``is_shared``.
         value_bytes: of an activation.
         runtime_bytes: what is taken besides weights, activations and KV cache.
+        group_bytes: what is taken besides where ranks share a model.
         takes_experts_at_once: whether all experts of a layer are computed at once, not in turn.
         has_int8_head: whether quantized weights have an int8 output head; else it stays bfloat16.
         is_shared: the ranks lie in one memory, as on a CPU.
@@ -39,6 +42,7 @@ class Device:
     memory_bytes: int
     value_bytes: int
     runtime_bytes: int
+    group_bytes: int
     takes_experts_at_once: bool
     has_int8_head: bool
     is_shared: bool
@@ -54,6 +58,7 @@ def p800(memory_bytes: int | None = None) -> Device:
         memory_bytes=P800_BYTES if memory_bytes is None else memory_bytes,
         value_bytes=2,
         runtime_bytes=_P800_RUNTIME_BYTES,
+        group_bytes=0,
         takes_experts_at_once=True,
         has_int8_head=False,
         is_shared=False,
@@ -81,6 +86,7 @@ def cpu(memory_bytes: int | None = None) -> Device:
         memory_bytes=available_bytes() if memory_bytes is None else memory_bytes,
         value_bytes=4,
         runtime_bytes=_CPU_RUNTIME_BYTES,
+        group_bytes=_CPU_GROUP_BYTES,
         takes_experts_at_once=False,
         has_int8_head=True,
         is_shared=True,

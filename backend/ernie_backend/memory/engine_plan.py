@@ -59,7 +59,7 @@ def check_fits(plan: MemoryPlan) -> None:
     )
     parts = (
         f"weights {_gib(sum(plan.weights.values()))}, activations {_gib(plan.activations)}, "
-        f"runtime {_gib(plan.device.runtime_bytes)}, {what} the KV cache "
+        f"runtime {_gib(plan.runtime)}, {what} the KV cache "
         f"{_gib(plan.least_blocks * plan.bytes_per_block)}"
     )
     nearest = "; or ".join(str(each) for each in nearest_fits(plan))

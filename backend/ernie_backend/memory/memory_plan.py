@@ -52,9 +52,15 @@ class MemoryPlan:
         return int(self.memory * self.settings.gpu_memory_utilization)
 
     @property
+    def runtime(self) -> int:
+        """What it takes besides weights, activations and KV cache."""
+        is_group = self.settings.tensor_parallel_size > 1
+        return self.device.runtime_bytes + (self.device.group_bytes if is_group else 0)
+
+    @property
     def fixed(self) -> int:
         """What it takes besides the KV cache."""
-        return sum(self.weights.values()) + self.activations + self.device.runtime_bytes
+        return sum(self.weights.values()) + self.activations + self.runtime
 
     @property
     def least_blocks(self) -> int:

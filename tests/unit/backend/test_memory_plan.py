@@ -259,6 +259,8 @@ def test_ranks_on_a_cpu_share_its_memory() -> None:
     settings = PlanSettings(tensor_parallel_size=4)
     assert plan_memory(WIDE, settings, cpu(8 * GIB)).memory == 2 * GIB
     assert plan_memory(WIDE, settings, p800(8 * GIB)).memory == 8 * GIB
+    alone = plan_memory(WIDE, PlanSettings(), cpu(8 * GIB)).runtime
+    assert plan_memory(WIDE, settings, cpu(8 * GIB)).runtime == alone + (320 << 20)
 
 
 def misfit(share: float, shape: ModelShape | None = None, **settings: Any) -> MemoryPlan:
@@ -304,7 +306,7 @@ def test_where_nothing_helps_nothing_is_proposed() -> None:
         check_fits(plan)
 
 
-@hypothesis_settings(deadline=None, max_examples=40)
+@hypothesis_settings(deadline=None, max_examples=25)
 @given(
     share=some.floats(0.02, 0.999),
     utilization=some.floats(0.05, 1.0),
