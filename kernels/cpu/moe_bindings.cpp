@@ -14,10 +14,11 @@ using Packed = std::shared_ptr<PackedLinear>;
 
 // Shares the packed weights with the Python objects that were given.
 void make_layer(MoeLayer* self, const Ops& ops, Packed router, nb::handle bias, int64_t experts_per_token,
-                const std::vector<Packed>& gate_up, const std::vector<Packed>& down, Mlp shared) {
+                int64_t first_expert, const std::vector<Packed>& gate_up, const std::vector<Packed>& down,
+                Mlp shared) {
     const Buffer values("correction_bias", bias, 'f', 1);
     if (gate_up.size() != down.size()) throw std::invalid_argument("an expert is gate_up and down");
-    MoeLayer layer{std::move(router), {}, experts_per_token, {}, std::move(shared)};
+    MoeLayer layer{std::move(router), {}, experts_per_token, first_expert, {}, std::move(shared)};
     layer.bias.assign(values.data<float>(), values.data<float>() + values.size(0));
     for (size_t i = 0; i < gate_up.size(); ++i) layer.experts.push_back({gate_up[i], down[i]});
     layer.check(ops.panel());
@@ -46,13 +47,13 @@ void bind_moe(nb::module_& module, nb::class_<Ops>& ops) {
         .def(
             "__init__",
             [](MoeLayer* self, const Ops& on, Packed router, nb::handle bias, int64_t experts_per_token,
-               const std::vector<Packed>& gate_up, const std::vector<Packed>& down, Packed shared_gate_up,
-               Packed shared_down) {
-                make_layer(self, on, std::move(router), bias, experts_per_token, gate_up, down,
+               int64_t first_expert, const std::vector<Packed>& gate_up, const std::vector<Packed>& down,
+               Packed shared_gate_up, Packed shared_down) {
+                make_layer(self, on, std::move(router), bias, experts_per_token, first_expert, gate_up, down,
                            {std::move(shared_gate_up), std::move(shared_down)});
             },
-            "ops"_a, "router"_a, "correction_bias"_a, "experts_per_token"_a, "gate_up"_a, "down"_a,
-            "shared_gate_up"_a.none(), "shared_down"_a.none())
+            "ops"_a, "router"_a, "correction_bias"_a, "experts_per_token"_a, "first_expert"_a, "gate_up"_a,
+            "down"_a, "shared_gate_up"_a.none(), "shared_down"_a.none())
         .def_ro("experts_per_token", &MoeLayer::experts_per_token);
     ops.def("moe", &moe, "x"_a, "layer"_a, "result"_a)
         .def("route", &route, "x"_a, "layer"_a, "experts"_a, "weights"_a);

@@ -142,8 +142,11 @@ class Ops(Protocol):
         experts: Iterable[MlpWeights],
         shared: MlpWeights | None,
         activation: ActivationType,
+        own: range | None = None,
     ) -> Moe:
         """Pack a layer of experts; ``experts`` are taken one at a time, in the order of the router's rows.
+
+        ``own`` are the router's rows whose experts this rank has, all others are nothing to it; default: all.
 
         Raises:
             ValueError: the sizes do not fit each other.

@@ -47,8 +47,8 @@ class Routing:
     weights: NDArray[np.float32]
 
 
-def check_router(router: RouterWeights) -> None:
-    """Check that the sizes fit each other.
+def check_router(router: RouterWeights, own: range | None = None) -> range:
+    """Check that the sizes fit each other; return the experts that are here, all if ``own`` is None.
 
     Raises:
         ValueError: they do not; the message names the field, its value and the limit.
@@ -58,16 +58,20 @@ def check_router(router: RouterWeights) -> None:
         raise ValueError(f"correction_bias has shape {router.correction_bias.shape}, expected ({experts},)")
     if not 1 <= router.experts_per_token <= experts:
         raise ValueError(f"experts_per_token is {router.experts_per_token}, expected 1 to {experts}")
+    here = range(experts) if own is None else own
+    if not 0 <= here.start < here.stop <= experts:
+        raise ValueError(f"own is {here}, expected some of {range(experts)}")
+    return here
 
 
-def check_experts(router: RouterWeights, count: int) -> None:
-    """Check that there are as many experts as the router knows.
+def check_experts(own: range, count: int) -> None:
+    """Check that there are as many experts as should be here.
 
     Raises:
         ValueError: there are not.
     """
-    if count != len(router.gate):
-        raise ValueError(f"there are {count} experts, the router has {len(router.gate)}")
+    if count != len(own):
+        raise ValueError(f"there are {count} experts, the router has {len(own)}")
 
 
 def choose_experts(

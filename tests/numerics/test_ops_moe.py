@@ -83,6 +83,32 @@ def expected_sum(x: Floats, layer: Layer, routing: Routing, activation: Activati
     return total
 
 
+@backends
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), rows=st.integers(1, 9), experts=st.integers(2, 9), data=st.data())
+def test_parts_with_some_experts_each_add_up_to_the_whole(
+    backend: str, seed: int, rows: int, experts: int, data: st.DataObject
+) -> None:
+    chosen, cut = data.draw(st.integers(1, experts)), data.draw(st.integers(1, experts - 1))
+    layer, x = make_layer(seed, 24, 10, experts, chosen), random_floats(seed + 9, rows, 24)
+    ops = make_ops(backend)
+
+    def part(own: range) -> Floats:
+        packed = ops.pack_moe(layer.router, (layer.experts[each] for each in own), None, FLOAT32, own)
+        return ops.download(ops.moe(ops.pack_vector(x), packed))
+
+    whole = part(range(experts))
+    np.testing.assert_allclose(part(range(cut)) + part(range(cut, experts)), whole, rtol=1e-4, atol=1e-4)
+
+
+@backends
+def test_experts_that_the_router_does_not_have_are_refused(backend: str) -> None:
+    layer, ops = make_layer(3, 24, 10, 4, 2), make_ops(backend)
+    for own, message in ((range(3, 5), "own is range"), (range(2), "there are 4 experts, the router has 2")):
+        with pytest.raises(ValueError, match=message):
+            ops.pack_moe(layer.router, iter(layer.experts), None, FLOAT32, own)
+
+
 @isas
 @pytest.mark.parametrize(("kind", "activation"), WEIGHT_TYPES)
 @settings(max_examples=15, deadline=None)

@@ -18,6 +18,7 @@ from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.roles import Role
+from ernie_backend.weights.shard import Shard, experts_of
 from ernie_kernels.api import (
     Array,
     DeviceBatch,
@@ -64,7 +65,7 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
     """The ERNIE-4.5 decoder, dense or with experts, its weights packed by ``ops``."""
 
     def __init__(self, config: ModelConfig, weights: ModelWeights, ops: Ops, settings: LoadSettings) -> None:
-        packer = _Packer(config, weights, ops, settings.activation)
+        packer = _Packer(config, weights, ops, settings.activation, settings.shard)
         self.config = config
         self.cache_dtype = settings.dtype
         self.cache_scales = tuple(weights.cache_scales(layer) for layer in range(config.num_layers))
@@ -102,6 +103,7 @@ class _Packer:
     weights: ModelWeights
     ops: Ops
     activation: ActivationType
+    shard: Shard
 
     def linear(self, role: Role, layer: int = 0) -> Linear:
         return self.ops.pack_linear(self.weights.linear(role, layer), self.activation)
@@ -123,16 +125,14 @@ class _Packer:
         moe = self.config.moe
         if moe is None or not moe.has_experts(layer):
             return DenseMlp(self.linear(Role.GATE_UP, layer), self.linear(Role.DOWN, layer))
-        shared = Role.SHARED_GATE_UP, Role.SHARED_DOWN
+        shared, own = (Role.SHARED_GATE_UP, Role.SHARED_DOWN), experts_of(moe.num_experts, self.shard)
         return Experts(
             self.ops.pack_moe(
                 self._router(layer, moe.experts_per_token),
-                (
-                    self._mlp_weights(Role.EXPERT_GATE_UP, Role.EXPERT_DOWN, layer, expert)
-                    for expert in range(moe.num_experts)
-                ),
+                (self._mlp_weights(Role.EXPERT_GATE_UP, Role.EXPERT_DOWN, layer, expert) for expert in own),
                 self._mlp_weights(*shared, layer) if moe.num_shared_experts else None,
                 self.activation,
+                own,
             )
         )
 

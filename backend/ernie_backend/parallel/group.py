@@ -43,7 +43,7 @@ class GroupWatch:
     """Who is told how the ranks fare; this one ends the process when one is lost."""
 
     def moved(self) -> None:
-        """Take note that a rank has got on with its work; called on any thread."""
+        """Take note that a rank has got on with loading; called on any thread."""
 
     def lost(self, cause: str) -> None:
         """End this process, since a rank has ended or hangs; called once, on any thread."""
@@ -71,10 +71,11 @@ class Group:
         self._told = watch
         self._silence = silence or Silence()
         self._allowed_s = self._silence.loading_s
+        self._is_loading = True
         self._is_over = threading.Event()
         self._lock = threading.Lock()
         for member in members:
-            member.listen(self._lose, watch.moved)
+            member.listen(self._lose, self._move)
         threading.Thread(target=self._watch, name="rank-watch", daemon=True).start()
 
     def least_blocks(self, own: int) -> int:
@@ -86,6 +87,7 @@ class Group:
         for member in self._members:
             member.send(Allocate(num_blocks))
         self._allowed_s = self._silence.serving_s
+        self._is_loading = False
 
     def announce(self, batch: Batch) -> None:
         """Tell the ranks what is computed next."""
@@ -107,6 +109,10 @@ class Group:
             if self._is_over.wait(_TICK_S):
                 raise StartError(f"{member.name} was lost while it loaded")
         return member.loaded.num_blocks
+
+    def _move(self) -> None:
+        if self._is_loading:
+            self._told.moved()
 
     def _lose(self, cause: str) -> None:
         with self._lock:

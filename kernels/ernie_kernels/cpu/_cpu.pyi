@@ -55,6 +55,7 @@ class MoeLayer:
         router: PackedLinear,
         correction_bias: Floats,
         experts_per_token: int,
+        first_expert: int,
         gate_up: list[PackedLinear],
         down: list[PackedLinear],
         shared_gate_up: PackedLinear | None,

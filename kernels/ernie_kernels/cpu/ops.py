@@ -22,8 +22,8 @@ from ernie_kernels.formats import (
     LinearWeight,
     W4A8Weight,
 )
-from ernie_kernels.rotary import rotary_table
 from ernie_kernels.ranks import Alone, Ranks
+from ernie_kernels.rotary import rotary_table
 from ernie_kernels.routing import RouterWeights, Routing, check_experts, check_router
 
 ISA_VARIABLE = "ERNIE_CPU_ISA"
@@ -46,8 +46,8 @@ class CpuOps:
     Args:
         threads: threads of the pool, the caller's included.
         instruction_set: one of ``instruction_sets()``; default: ``$ERNIE_CPU_ISA``, else the best.
-
         ranks: the way to the ranks that share the model.
+
     Raises:
         ValueError: ``threads`` is not positive, or the processor does not run the instruction set.
     """
@@ -98,23 +98,25 @@ class CpuOps:
         experts: Iterable[MlpWeights],
         shared: MlpWeights | None,
         activation: ActivationType,
+        own: range | None = None,
     ) -> _cpu.MoeLayer:
         """Copy a layer of experts into panels, one weight at a time.
 
         Raises:
             ValueError: as for ``pack_linear``, or the sizes do not fit each other.
         """
-        check_router(router)
+        own = check_router(router, own)
         gate_up, down = [], []
         for expert in experts:
             gate_up.append(self.pack_linear(expert.gate_up, activation))
             down.append(self.pack_linear(expert.down, activation))
-        check_experts(router, len(down))
+        check_experts(own, len(down))
         return _cpu.MoeLayer(
             self._ops,
             self.pack_linear(Float32Weight(router.gate), ActivationType.FLOAT32),
             np.ascontiguousarray(router.correction_bias),
             router.experts_per_token,
+            own.start,
             gate_up,
             down,
             None if shared is None else self.pack_linear(shared.gate_up, activation),
@@ -214,6 +216,10 @@ class CpuOps:
         self._ops.attention(qkv, rotary, cache, batch, result)
         return result
 
+    def all_reduce(self, x: Floats) -> Floats:
+        """Return the sum of the ranks' ``x``."""
+        return self._ranks.sum(x)
+
     def lm_head(self, hidden: Floats, head: _cpu.PackedLinear, batch: _cpu.Batch) -> Floats:
         """Return the logits of the batch's ``logit_rows``."""
         logits = np.empty((batch.num_logit_rows, head.outputs), np.float32)
@@ -224,10 +230,6 @@ class CpuOps:
         """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.choice``.
 
         Raises:
-    def all_reduce(self, x: Floats) -> Floats:
-        """Return the sum of the ranks' ``x``."""
-        return self._ranks.sum(x)
-
             ValueError: a temperature or top_p is not positive, or R differs.
         """
         tokens = np.empty(len(logits), np.int64)

@@ -17,12 +17,13 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ReferenceMoe:
-    """The weights of a layer, and how the inputs of its experts are rounded."""
+    """The weights of a layer, how the inputs of its experts are rounded, and which experts are here."""
 
     router: RouterWeights
     experts: tuple[MlpWeights, ...]
     shared: MlpWeights | None
     activation: ActivationType
+    own: range
 
 
 def route(x: Floats, layer: ReferenceMoe) -> Routing:
@@ -35,7 +36,7 @@ def moe(x: Floats, layer: ReferenceMoe, mlp: Callable[[Floats, MlpWeights], Floa
     """Return the shared experts' result plus the weighted results of each row's experts: ``[T, H]``."""
     routing = route(x, layer)
     total = np.zeros_like(x) if layer.shared is None else mlp(x, layer.shared)
-    for index, expert in enumerate(layer.experts):
+    for index, expert in zip(layer.own, layer.experts, strict=True):
         rows, places = np.nonzero(routing.experts == index)
         if rows.size:
             total[rows] += routing.weights[rows, places][:, None] * mlp(x[rows], expert)

@@ -54,12 +54,13 @@ class ReferenceOps:
         experts: Iterable[MlpWeights],
         shared: MlpWeights | None,
         activation: ActivationType,
+        own: range | None = None,
     ) -> ReferenceMoe:
         """Keep the weights as they are."""
-        check_router(router)
+        own = check_router(router, own)
         kept = tuple(experts)
-        check_experts(router, len(kept))
-        return ReferenceMoe(router, kept, shared, activation)
+        check_experts(own, len(kept))
+        return ReferenceMoe(router, kept, shared, activation, own)
 
     def pack_vector(self, values: Floats) -> Floats:
         """Keep the vector as float32."""

@@ -41,13 +41,23 @@ class PackedMlp:
 
 @dataclass(frozen=True)
 class PaddleMoe:
-    """A layer of experts on a place; ``gate`` is the router's matrix, of which ``router`` keeps the host's."""
+    """A layer of experts on a place.
+
+    Attributes:
+        router: the router, on the host.
+        gate: its matrix on the place.
+        experts: those that are here.
+        shared: the shared ones, if there are any.
+        place: the place.
+        own: the router's rows of ``experts``.
+    """
 
     router: RouterWeights
     gate: PackedLinear
     experts: tuple[PackedMlp, ...]
     shared: PackedMlp | None
     place: Place
+    own: range
 
     @classmethod
     def pack(
@@ -57,21 +67,23 @@ class PaddleMoe:
         shared: MlpWeights | None,
         activation: ActivationType,
         place: Place,
+        own: range | None = None,
     ) -> PaddleMoe:
         """Bring the weights to ``place``, one expert at a time.
 
         Raises:
             ValueError: the sizes do not fit each other.
         """
-        check_router(router)
+        own = check_router(router, own)
         packed = tuple(PackedMlp.pack(expert, activation, place) for expert in experts)
-        check_experts(router, len(packed))
+        check_experts(own, len(packed))
         return cls(
             router=router,
             gate=pack(Float32Weight(router.gate), ActivationType.FLOAT32, place),
             experts=packed,
             shared=None if shared is None else PackedMlp.pack(shared, activation, place),
             place=place,
+            own=own,
         )
 
     def route(self, x: Tensor) -> Routing:
@@ -85,16 +97,21 @@ class PaddleMoe:
         count = self.router.experts_per_token
         chosen = routing.experts.reshape(-1)
         order = np.argsort(chosen, kind="stable")  # pairs of row and expert, by expert
-        starts = np.searchsorted(chosen[order], np.arange(len(self.experts) + 1))
+        starts = np.searchsorted(chosen[order], np.arange(self.own.start, self.own.stop + 1))
         rows = (order // count).astype(np.int32)
         results = [
             expert.transform(paddle.gather(x, self.place.upload(rows[start:end])))
             for expert, start, end in zip(self.experts, starts[:-1], starts[1:], strict=True)
             if start < end
         ]
-        # Where each pair stands among the results; a row's pairs in the order of its choice.
-        places = np.argsort(order).astype(np.int32)
-        together = paddle.gather(paddle.concat(results), self.place.upload(places))
+        # Where each pair stands among the results; a row's pairs in the order of its choice. What experts
+        # elsewhere make of a row is zeros here.
+        places, count_here = np.argsort(order) - starts[0], starts[-1] - starts[0]
+        is_elsewhere = (places < 0) | (places >= count_here)
+        if is_elsewhere.any():
+            places[is_elsewhere] = count_here
+            results.append(self.place.upload(np.zeros((1, x.shape[1]), np.float32)))
+        together = paddle.gather(paddle.concat(results), self.place.upload(places.astype(np.int32)))
         weighted = together * self.place.upload(routing.weights.reshape(-1, 1))
         total = paddle.sum(weighted.reshape((-1, count, x.shape[1])), axis=1)
         return total if self.shared is None else total + self.shared.transform(x)
