@@ -94,6 +94,17 @@ def test_config_json_says_the_same_to_plan_and_engine(tmp_path: Path) -> None:
     assert shape.experts.shared_width == config.moe.shared_size
 
 
+@pytest.mark.parametrize("name", ["dense", "dense-Paddle", "moe", "moe-Paddle", "moe300b", "moe_tp"])
+def test_the_weights_of_a_bfloat16_checkpoint_are_all_planned(name: str) -> None:
+    directory = DENSE.parent / name
+    shape, stored = read_shape(directory), 0
+    for path in directory.glob("*.safetensors"):
+        with path.open("rb") as file:
+            stored += path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
+    norms_in_float32 = 2 * (2 * shape.num_layers + 1) * shape.hidden_size
+    assert sum(weight_bytes(shape, PlanSettings(), p800()).values()) == stored + norms_in_float32
+
+
 VISION = {
     "architectures": ["Ernie4_5_VLMoeForConditionalGeneration"],
     "moe_num_experts": [8, 8],
