@@ -128,14 +128,15 @@ class Oracle:
         return results + self.mlp(name + "shared_experts.", x) if has_shared else results
 
     def attention(self, name: str, x: Floats) -> Floats:
-        count, width = len(x), self.head_dim
+        return self.attend(name, *(self.multiply(x, f"{name}{part}_proj.weight") for part in "qkv"))
+
+    def attend(self, name: str, *qkv: Floats) -> Floats:
+        """The attention of queries, keys and values ``[T, heads * width]``, and the output Linear."""
+        count, width = len(qkv[0]), self.head_dim
         heads, kv_heads = self.config["num_attention_heads"], self.config["num_key_value_heads"]
-        queries, keys, values = (
-            self.multiply(x, f"{name}{part}_proj.weight").reshape(count, -1, width) for part in "qkv"
-        )
+        queries, keys, values = (part.reshape(count, -1, width) for part in qkv)
         queries, keys = self._rotate(queries), self._rotate(keys)
-        if self.has_int8_cache:
-            keys, values = self._rounded_heads(keys), self._rounded_heads(values)
+        keys, values = self.cached(name, keys, values)
         is_past = np.tri(count, dtype=bool)
         results = np.empty_like(queries)
         for head in range(heads):
@@ -146,6 +147,12 @@ class Oracle:
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             results[:, head] = weights / weights.sum(axis=1, keepdims=True) @ values[:, shared]
         return self.multiply(results.reshape(count, -1), name + "o_proj.weight")
+
+    def cached(self, name: str, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
+        """Keys and values ``[T, kv_heads, width]`` of the attention ``name`` as a cache gives them back."""
+        if not self.has_int8_cache:
+            return keys, values
+        return self._rounded_heads(keys), self._rounded_heads(values)
 
     def _rounded_heads(self, x: Floats) -> Floats:
         """Each head vector of ``[T, heads, width]`` with a scale of its own."""
