@@ -88,10 +88,12 @@ def _settings(given: Mapping[str, str], shape: ModelShape, notices: list[str]) -
         )
         numbers["max_model_len"] = shape.max_positions
     quantization = given.get("--quantization", "none").lower()
-    if shape.quantization not in (None, quantization):
-        notices.append(f"the checkpoint is {shape.quantization} already: its quantization_config decides")
-    if quantization == "wint4" and shape.experts is None:
-        notices.append("quantization wint4 quantizes experts; this dense model has none and uses wint8")
+    if shape.quantization is not None and quantization not in ("none", shape.quantization):
+        notices.append(f"quantization {quantization} is ignored: config.json says {shape.quantization}")
+    if quantization in ("wint4", "w4a8") and shape.experts is None:
+        notices.append(
+            f"quantization {quantization} quantizes experts; this dense model has none and uses wint8"
+        )
         quantization = "wint8"
     blocks = given.get("--num-gpu-blocks-override")
     return PlanSettings(

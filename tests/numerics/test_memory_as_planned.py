@@ -89,7 +89,7 @@ def test_two_layers_of_the_0_3b_take_what_is_planned(tmp_path: Path, quantizatio
 
 @pytest.mark.full
 @pytest.mark.timeout(2 * DEADLINE_S)
-@pytest.mark.parametrize("quantization", ["none", "wint8", "wint4"])
+@pytest.mark.parametrize("quantization", ["none", "wint8", "wint4", "w4a8"])
 @pytest.mark.parametrize(
     "fields",
     [layers("ERNIE-4.5-21B-A3B"), layers("ERNIE-4.5-300B-A47B", moe_num_experts=8)],

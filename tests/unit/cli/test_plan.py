@@ -213,9 +213,9 @@ def test_a_format_of_the_checkpoint_wins(tmp_path: Path) -> None:
     text = json.loads((DENSE / "config.json").read_text())
     text["quantization_config"] = {"quantization": "wint8"}
     (tmp_path / "config.json").write_text(json.dumps(text))
-    request = plan_request({"--model": str(tmp_path), "--quantization": "none"})
+    request = plan_request({"--model": str(tmp_path), "--quantization": "wint4"})
     assert plan_memory(request.shape, request.settings, request.device).settings.quantization == "wint8"
-    assert "the checkpoint is wint8 already" in request.notices[0]
+    assert request.notices[0] == "quantization wint4 is ignored: config.json says wint8"
 
 
 def test_an_xpu_that_is_found_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
