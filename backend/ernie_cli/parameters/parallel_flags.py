@@ -21,8 +21,9 @@ from ernie_cli.parameters.flag import (
 )
 
 _ONE_DEVICE = NoEffect(Text("one device serves a model so far", "目前一个模型使用一个设备"))
-_DENSE = NoEffect(Text("mixture-of-experts models are not available yet", "尚不支持混合专家模型"))
-_NO_EXPERTS = Text("mixture-of-experts models are not available yet", "尚不支持混合专家模型")
+_PIECES = NoEffect(Text("experts always compute in pieces", "专家层总是分块计算"))
+_NO_EXPERT_PARALLEL = Text("experts on different devices are not available yet", "尚不支持专家并行")
+_NO_REPLAY = Text("the routing of experts is not recorded yet", "尚不支持记录专家路由")
 _ONE_ENGINE = Text(
     "one engine per service; start several services on several ports",
     "每个服务一个引擎；请在多个端口启动多个服务",
@@ -93,7 +94,7 @@ PARALLEL = Group(
             "off",
             "off",
             Text("experts without sequence parallelism", "专家层不使用序列并行"),
-            _DENSE,
+            _ONE_DEVICE,
         ),
         Flag(
             "--use-internode-ll-two-stage",
@@ -117,7 +118,7 @@ PARALLEL = Group(
             "off",
             "off",
             Text("experts on different devices", "专家并行"),
-            Refused(_NO_EXPERTS),
+            Refused(_NO_EXPERT_PARALLEL),
         ),
         Flag(
             "--enable-eplb",
@@ -125,7 +126,7 @@ PARALLEL = Group(
             "off",
             "off",
             Text("balance experts", "专家负载均衡"),
-            Refused(_NO_EXPERTS),
+            Refused(_NO_EXPERT_PARALLEL),
         ),
         Flag(
             "--eplb-config",
@@ -133,7 +134,7 @@ PARALLEL = Group(
             "none",
             "none",
             Text("settings of --enable-eplb", "--enable-eplb 的设置"),
-            Refused(_NO_EXPERTS, ("{}",)),
+            Refused(_NO_EXPERT_PARALLEL, ("{}",)),
         ),
         Flag(
             "--routing-replay-config",
@@ -141,7 +142,7 @@ PARALLEL = Group(
             "none",
             "none",
             Text("record or replay the routing of experts", "记录或重放专家路由"),
-            Refused(_NO_EXPERTS, ("{}",)),
+            Refused(_NO_REPLAY, ("{}",)),
         ),
         Flag(
             "--enable-chunked-moe",
@@ -149,9 +150,11 @@ PARALLEL = Group(
             "off",
             "off",
             Text("experts compute in pieces", "专家层分块计算"),
-            _DENSE,
+            _PIECES,
         ),
-        Flag("--chunked-moe-size", Integer(1), "256", "none", Text("size of these pieces", "分块大小"), _DENSE),
+        Flag(
+            "--chunked-moe-size", Integer(1), "256", "none", Text("size of these pieces", "分块大小"), _PIECES
+        ),
     ),
 )
 SEPARATION = Group(
