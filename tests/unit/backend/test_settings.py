@@ -120,7 +120,7 @@ def test_every_value_is_read() -> None:
         ("dtype", "float16", "known: float32, bfloat16"),
         ("activation_dtype", "int4", "known: float32, int16, int8"),
         ("quantization", "w4a16", "quantization is 'w4a16'; known for this model: wint8, wint4, w4a8"),
-        ("tensor_parallel_size", "4", "tensor parallelism is not available yet, use 1"),
+        ("tensor_parallel_size", "4", "which does not divide 2 key and value heads .*; possible are 1, 2"),
         ("model", "", "parameter model is missing"),
     ],
 )
