@@ -90,7 +90,7 @@ def _settings(given: Mapping[str, str], shape: ModelShape, notices: list[str]) -
     quantization = given.get("--quantization", "none").lower()
     if shape.quantization is not None and quantization not in ("none", shape.quantization):
         notices.append(f"quantization {quantization} is ignored: config.json says {shape.quantization}")
-    if quantization in ("wint4", "w4a8") and shape.experts is None:
+    elif quantization in ("wint4", "w4a8") and shape.experts is None:
         notices.append(
             f"quantization {quantization} quantizes experts; this dense model has none and uses wint8"
         )
