@@ -99,8 +99,13 @@ def test_norms_are_one_and_biases_of_routers_zero() -> None:
     np.testing.assert_array_equal(made.vector(Role.ROUTER_BIAS, 1), np.zeros(16, np.float32))
 
 
-def test_an_engine_without_tokenizer_takes_and_gives_token_ids(bare: Path) -> None:
-    started = start_engine({"model": str(bare), "load_choices": "dummy", "dtype": "float32"})
+@pytest.mark.parametrize(("model", "quantization"), [(DENSE, ""), (MOE, "wint4")])
+def test_an_engine_without_tokenizer_takes_and_gives_token_ids(
+    bare: Path, model: Path, quantization: str
+) -> None:
+    shutil.copy(model / "config.json", bare)
+    parameters = {"model": str(bare), "load_choices": "dummy", "dtype": "float32", "quantization": quantization}
+    started = start_engine(parameters)
     assert started.ready.description["has_tokenizer"] is False
     sampling = SamplingParameters(max_tokens=4, ignore_eos=True)
     request = GenerateRequest("a", input_ids=(5, 6, 7), sampling=sampling)
