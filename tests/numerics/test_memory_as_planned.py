@@ -41,7 +41,8 @@ request = GenerateRequest("1", input_ids=prompt, sampling=SamplingParameters(max
 started.engine.submit(started.preparation.prepare(request))
 while started.engine.has_work:
     started.engine.step()
-sizes = {stage.name.split()[0]: stage.size_bytes for stage in map(Stage.from_json, started.ready.description["startup"])}
+stages = map(Stage.from_json, started.ready.description["startup"])
+sizes = {stage.name.split()[0]: stage.size_bytes for stage in stages}
 print(json.dumps({
     "weights": [sizes["weights"], sum(plan.weights.values())],
     "kv_cache": [sizes["KV"], plan.least_blocks * plan.bytes_per_block],
