@@ -1,8 +1,8 @@
 """The block Hadamard rotation: spreads a large number over its block before rounding.
 
 Each block of B numbers (B a power of two) becomes H x / sqrt(B), where H is Sylvester's matrix,
-H[i, j] = (-1) ** popcount(i & j). H / sqrt(B) is symmetric and its own inverse, so that rotating the inputs of a
-product and the columns of its weight changes nothing but what rounding costs.
+H[i, j] = (-1) ** popcount(i & j). H / sqrt(B) is symmetric and its own inverse, so that rotating the inputs of
+a product and the columns of its weight changes nothing but what rounding costs.
 
 The sums are made as a fast Walsh-Hadamard transform, distances 1, 2, 4, ... in this order, and one product at
 the end: every backend that follows gives the same bits. This module must not know what is rotated.

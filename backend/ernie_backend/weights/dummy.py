@@ -19,7 +19,7 @@ from ernie_backend.stored_quantization import StoredQuantization
 from ernie_backend.weights.names import huggingface_recipes
 from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
 from ernie_backend.weights.roles import Role, WeightKey
-from ernie_backend.weights.shard import Shard, part_of
+from ernie_backend.weights.shard import Shard, kv_heads_of, part_of
 from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
     Bfloat16Weight,
@@ -55,7 +55,7 @@ class DummyWeights:
         self._shard = shard or Shard()
         stored = config.stored_quantization or StoredQuantization("w4a8")
         self._rotation, self._has_cache_scales = stored.hadamard_block, stored.has_cache_scales
-        self._cache_shape = config.num_kv_heads, config.head_dim
+        self._cache_shape = len(kv_heads_of(config, shard or Shard())), config.head_dim
 
     def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
         """Return a random ``[N, K]`` matrix, of the size of the rank's part."""

@@ -31,10 +31,10 @@ from ernie_backend.weights.offline import (
     stored_weights,
 )
 from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
-from ernie_backend.weights.presharded import PreshardedCheckpoint, open_tensors
+from ernie_backend.weights.presharded import PreshardedTensors, open_tensors
 from ernie_backend.weights.quantized_cache import QuantizedCache
 from ernie_backend.weights.roles import Role, WeightKey
-from ernie_backend.weights.shard import Part, Shard, part_of
+from ernie_backend.weights.shard import Part, Shard, kv_heads_of, part_of
 from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
     Bfloat16Weight,
@@ -59,7 +59,7 @@ class CheckpointWeights:
 
     def __init__(
         self,
-        checkpoint: Checkpoint | PreshardedCheckpoint,
+        checkpoint: Checkpoint | PreshardedTensors,
         config: ModelConfig,
         dtype: str,
         quantization: str | None,
@@ -108,7 +108,7 @@ class CheckpointWeights:
         def format_of(role: Role) -> WeightFormat:
             return weight_format(role, dtype, quantization, is_tied=config.tie_word_embeddings)
 
-        checkpoint = open_tensors(directory, config, format_of)
+        checkpoint = open_tensors(directory, config, format_of, shard or Shard())
         cache = None
         if cache_root is not None and quantization is not None:
             files = [*checkpoint.paths, directory / "config.json"]
@@ -156,8 +156,10 @@ class CheckpointWeights:
         return self._read(self._recipes[WeightKey(role, layer, expert)])
 
     def cache_scales(self, layer: int) -> CacheScales | None:
-        """Return the static scales of a layer's int8 KV cache; None if the checkpoint brings none."""
-        return read_cache_scales(self._checkpoint, self._config, layer) if self._has_cache_scales else None
+        """Return the static scales of the rank's int8 KV cache; None if the checkpoint brings none."""
+        if not self._has_cache_scales:
+            return None
+        return read_cache_scales(self._checkpoint, self._config, layer, kv_heads_of(self._config, self._shard))
 
     def _format(self, role: Role) -> WeightFormat:
         return weight_format(role, self._dtype, self._quantization, is_tied=self._config.tie_word_embeddings)
@@ -233,7 +235,7 @@ def _quantize(stored: NDArray[np.generic], kept: WeightFormat, columns: range) -
     return Int8Weight(codes, np.concatenate([block.scales for block in int8]))
 
 
-def _check_tensors(checkpoint: Checkpoint | PreshardedCheckpoint, specs: Collection[TensorSpec]) -> None:
+def _check_tensors(checkpoint: Checkpoint | PreshardedTensors, specs: Collection[TensorSpec]) -> None:
     wanted = {tensor.name: tensor.shape for tensor in specs}
     missing = sorted(name for name in wanted if name not in checkpoint.names)
     if missing:

@@ -128,12 +128,13 @@ def read_stored(
     codes = tensors.tensor(stored.codes.name)
     if codes.dtype != np.int8:
         raise StartError(f"tensor {stored.codes.name} has type {codes.dtype}; quantized weights are int8")
-    absmax = _absmax(tensors, stored.absmax)
-    scales = np.concatenate([absmax[rows.start : rows.stop] for rows in part.rows]) / np.float32(_LEVELS[kept])
+    rows = [slice(each.start, each.stop) for each in part.rows]
+    scales = _absmax(tensors, stored.absmax, *rows) / np.float32(_LEVELS[kept])
     if kept is WeightFormat.INT8:
-        if codes.size and codes.min() == -128:
+        int8 = np.concatenate(part.cut([codes.T.view(np.int8)]))
+        if int8.size and int8.min() == -128:
             raise StartError(f"tensor {stored.codes.name} has the code -128; int8 weights have -127 to 127")
-        return Int8Weight(np.concatenate(part.cut([codes.T])), scales)
+        return Int8Weight(int8, scales)
     bytes_of_part = replace(part, columns=range(part.columns.start // 2, part.columns.stop // 2))
     packed = np.concatenate(bytes_of_part.cut([codes.T])).view(np.uint8)
     weight = Int4Weight(packed, scales, 2 * packed.shape[1])
@@ -142,11 +143,12 @@ def read_stored(
     return W4A8Weight(weight, input_scale(float(_absmax(tensors, stored.input_absmax)[0])), rotation)
 
 
-def read_cache_scales(tensors: Tensors, config: ModelConfig, layer: int) -> CacheScales:
-    """Read the scales of a layer's KV cache; raises StartError unless all are numbers of at least 0."""
-    shape = config.num_kv_heads, config.head_dim
+def read_cache_scales(tensors: Tensors, config: ModelConfig, layer: int, heads: range) -> CacheScales:
+    """Read the scales of some heads of a layer's KV cache; raises StartError unless they are absmax."""
+    channels = slice(heads.start * config.head_dim, heads.stop * config.head_dim)
     keys, values = (
-        (_absmax(tensors, spec) / np.float32(127)).reshape(shape) for spec in cache_scale_specs(config, layer)
+        (_absmax(tensors, spec, channels) / np.float32(127)).reshape(len(heads), config.head_dim)
+        for spec in cache_scale_specs(config, layer)
     )
     return CacheScales(keys, values)
 
@@ -166,8 +168,10 @@ def missing_hint(name: str, names: Collection[str]) -> str:
     return ""
 
 
-def _absmax(tensors: Tensors, spec: TensorSpec) -> NDArray[np.float32]:
-    stored = tensors.tensor(spec.name)
+def _absmax(tensors: Tensors, spec: TensorSpec, *parts: slice) -> NDArray[np.float32]:
+    """Return the stretches ``parts`` of an absmax, one after another; without any, all of it."""
+    whole = tensors.tensor(spec.name)
+    stored = np.concatenate([whole[part] for part in parts or (slice(None),)])
     if stored.dtype == np.int8:
         raise StartError(f"tensor {spec.name} has type int8; scales are floats")
     bits = stored.dtype == np.uint16

@@ -6,7 +6,7 @@ is not listed is whole on every rank. This module must not know files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,11 +47,14 @@ class TensorParts:
         """Return the part of ``rank``."""
         return whole[self.places[rank]]
 
-    def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return the tensor that the ranks' parts make up."""
-        whole = np.empty(self.shape, parts[0].dtype)
-        for place, part in zip(self.places, parts, strict=True):
-            whole[place] = part
+    def joined(self, parts: Mapping[int, Tensor]) -> Tensor:
+        """Return the tensor that the parts make up; of ranks that are absent, the numbers are undefined.
+
+        Nothing is written there, so that memory is taken for what is present only.
+        """
+        whole = np.empty(self.shape, next(iter(parts.values())).dtype)
+        for rank, part in parts.items():
+            whole[self.places[rank]] = part
         return whole
 
 

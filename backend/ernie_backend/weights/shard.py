@@ -110,6 +110,11 @@ def experts_of(num_experts: int, shard: Shard) -> range:
     return _share(num_experts, shard) if shard.is_expert_parallel else range(num_experts)
 
 
+def kv_heads_of(config: ModelConfig, shard: Shard) -> range:
+    """Return the key and value heads that the rank has."""
+    return _share(config.num_kv_heads, shard)
+
+
 def vocabulary_of(vocab_size: int, shard: Shard) -> range:
     """Return the token ids whose rows of the embedding and of the head the rank has."""
     return _share(vocab_size, shard)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ernie_backend.conversion.conversion import Conversion, wanted
 from ernie_backend.conversion.converter import convert
+from ernie_kernels.formats import LinearWeight, W4A8Weight
 
 DATA = Path(__file__).parents[2] / "data"
 TEXTS = [np.random.default_rng(seed).integers(3, 560, 40).tolist() for seed in range(6)]
@@ -21,3 +22,13 @@ def make(
     how = wanted(quantization, has_cache_scales=has_cache_scales)
     convert(Conversion(DATA / source, target, how, ranks, TEXTS), lambda line: None)
     return target
+
+
+def assert_same(found: LinearWeight, expected: LinearWeight) -> None:
+    """Check that two weights have the same format and numbers."""
+    assert type(found) is type(expected)
+    if isinstance(found, W4A8Weight) and isinstance(expected, W4A8Weight):
+        assert (found.input_scale, found.rotation) == (expected.input_scale, expected.rotation)
+        return assert_same(found.weight, expected.weight)
+    for name, value in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name), value)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -30,7 +30,6 @@ from ernie_backend.weights.shard import Shard, part_of
 from ernie_kernels.formats import (
     Int4Weight,
     Int8Weight,
-    LinearWeight,
     W4A8Weight,
     dequantize,
     float32_to_bfloat16,
@@ -38,17 +37,8 @@ from ernie_kernels.formats import (
     quantize_int8,
     quantize_w4a8,
 )
-from unit.backend.converted import DATA, TEXTS, make
+from unit.backend.converted import DATA, TEXTS, assert_same, make
 from unit.backend.safetensors_writer import read_tensors
-
-
-def assert_same(found: LinearWeight, expected: LinearWeight) -> None:
-    assert type(found) is type(expected)
-    if isinstance(found, W4A8Weight) and isinstance(expected, W4A8Weight):
-        assert (found.input_scale, found.rotation) == (expected.input_scale, expected.rotation)
-        return assert_same(found.weight, expected.weight)
-    for name, value in vars(expected).items():
-        np.testing.assert_array_equal(getattr(found, name), value)
 
 
 def opened(directory: Path, quantization: str | None = None) -> CheckpointWeights:
@@ -225,6 +215,7 @@ def test_source_and_target(tmp_path: Path) -> None:
 MATRIX = st.tuples(st.integers(1, 70), st.integers(1, 3), st.sampled_from([0, 2, 32, 128]), st.integers(0, 999))
 
 
+@settings(max_examples=40, deadline=None)
 @given(MATRIX, st.sampled_from(["INT8", "INT4", "W4A8"]), st.booleans())
 def test_every_packer_is_undone_by_its_unpacker(
     matrix: tuple[int, int, int, int], name: str, is_bfloat16: bool

@@ -16,9 +16,12 @@ from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.checkpoint import INDEX, Checkpoint
 from ernie_backend.weights.loader import CheckpointWeights
-from ernie_backend.weights.presharded import check_rank_count, rank_directories
+from ernie_backend.weights.names import paddle_recipes
+from ernie_backend.weights.presharded import rank_directories
 from ernie_backend.weights.roles import Role
-from unit.backend.converted import make
+from ernie_backend.weights.shard import Shard
+from ernie_kernels.formats import W4A8Weight
+from unit.backend.converted import assert_same, make
 from unit.backend.safetensors_writer import read_tensors, write_tensors
 
 LAYER = "ernie.layers.1."
@@ -88,12 +91,46 @@ def test_joined_it_is_the_checkpoint_that_was_not_cut(cut: Path, tmp_path: Path)
             assert found._checkpoint.shape(name) == expected._checkpoint.shape(name)
 
 
-def test_how_many_ranks_may_read_it(cut: Path) -> None:
-    check_rank_count(cut, 1)
-    check_rank_count(cut, 4)
-    check_rank_count(cut / "rank0", 2)
+def test_each_of_as_many_ranks_opens_its_own_directory(cut: Path, tmp_path: Path) -> None:
+    whole = make("moe_tp", tmp_path / "whole", "w4a8", has_cache_scales=True)
+    config = ModelConfig.from_directory(cut)
+    for rank in range(4):
+        shard = Shard(rank, 4)
+        with (
+            CheckpointWeights.open(cut, config, "bfloat16", "w4a8", shard=shard) as found,
+            CheckpointWeights.open(whole, config, "bfloat16", "w4a8", shard=shard) as expected,
+        ):
+            for key, recipe in paddle_recipes(config).items():
+                if len(recipe.shape) == 2 and key.role is not Role.ROUTER_BIAS:
+                    assert_same(found.linear(*key), expected.linear(*key))
+            for name, scales in vars(expected.cache_scales(1)).items():
+                assert scales.shape == (1, 16)
+                np.testing.assert_array_equal(getattr(found.cache_scales(1), name), scales)
+            assert {path.parent.name for path in found._checkpoint.paths} == {f"rank{rank}"}
+
+
+def test_ranks_with_whole_experts_join_the_parts(cut: Path) -> None:
+    config, shard = ModelConfig.from_directory(cut), Shard(3, 4, is_expert_parallel=True)
+    with CheckpointWeights.open(cut, config, "bfloat16", "w4a8", shard=shard) as found, opened(cut) as expected:
+        assert_same(found.linear(Role.EXPERT_DOWN, 1, 3), expected.linear(Role.EXPERT_DOWN, 1, 3))
+
+
+def test_scales_of_a_rank_s_own_are_read_by_as_many_ranks(copy: Path) -> None:
+    name = EXPERT + "down_proj.activation_scale"
+    edit(copy / "rank3", name, lambda absmax: absmax * 2)
+    config, scales = ModelConfig.from_directory(copy), []
+    for rank in (2, 3):
+        with CheckpointWeights.open(copy, config, "bfloat16", "w4a8", shard=Shard(rank, 4)) as weights:
+            weight = weights.linear(Role.EXPERT_DOWN, 1, 2)
+            assert isinstance(weight, W4A8Weight)
+            scales.append(weight.input_scale)
+    np.testing.assert_allclose(scales[1], 2 * scales[0], rtol=1e-6)
+
+
+def test_another_number_of_ranks_is_refused(cut: Path) -> None:
+    config = ModelConfig.from_directory(cut)
     with pytest.raises(StartError, match=r"was cut for 4 ranks .* tensor_parallel_size is 2; give 4, or 1"):
-        check_rank_count(cut, 2)
+        CheckpointWeights.open(cut, config, "bfloat16", "w4a8", shard=Shard(0, 2))
 
 
 def test_a_missing_rank_is_named(copy: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ def test_codes_and_scales_of_an_example() -> None:
     np.testing.assert_array_equal(scales, [[2], [0]])
 
 
+@settings(deadline=None)
 @given(HEADS)
 def test_int8_is_off_by_half_a_step_at_most_and_row_by_row(x: NDArray[np.float32]) -> None:
     codes, scales = quantize_heads(x)
@@ -61,6 +62,7 @@ def test_codes_with_static_scales() -> None:
     np.testing.assert_array_equal(as_stored(x, "int8", scales), codes.astype(np.float32) * scales)
 
 
+@settings(deadline=None)
 @given(HEADS, st.sampled_from([2.0**-9, 0.1, 1.0, 77.7]))
 def test_static_scales_are_off_by_half_a_step_or_cut(x: NDArray[np.float32], step: float) -> None:
     scales = np.full(x.shape[-2:], step, np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ MATRICES = hnp.arrays(
 QUANTIZED = [ActivationType.INT8, ActivationType.INT16]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 0xFFFF))
 def test_bfloat16_round_trip(pattern: int) -> None:
     bits = np.array([pattern], np.uint16)
@@ -51,6 +52,7 @@ def test_bfloat16_rounds_half_to_even() -> None:
     assert float32_to_bfloat16(values).tolist() == [0x3F80, 0x3F82, 0x3F81, 0x7F80]
 
 
+@settings(deadline=None)
 @given(MATRICES)
 def test_int8_weight_is_within_half_a_step(values: NDArray[np.float32]) -> None:
     weight = quantize_int8(values)
@@ -65,6 +67,7 @@ def test_int8_weight_of_a_worked_example() -> None:
     assert weight.codes.tolist() == [[-127, 0, 2, 2], [0, 0, 0, 0]]
 
 
+@settings(deadline=None)
 @given(MATRICES)
 def test_int4_weight_is_within_half_a_step(values: NDArray[np.float32]) -> None:
     weight = quantize_int4(values)
@@ -84,6 +87,7 @@ def test_int4_weight_of_a_worked_example() -> None:
     assert weight.packed.tolist() == [[0x09, 0x22, 0x07], [0, 0, 0]]
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.int8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20), elements=st.integers(-8, 7)))
 def test_int4_codes_pack_and_unpack(codes: NDArray[np.int8]) -> None:
     np.testing.assert_array_equal(unpack_int4(pack_int4(codes), codes.shape[1]), codes)
@@ -101,6 +105,7 @@ def test_activation_groups_cover_the_row_in_order() -> None:
 
 
 @pytest.mark.parametrize("activation", QUANTIZED)
+@settings(deadline=None)
 @given(values=MATRICES, group=st.sampled_from([4, 32, 128]))
 def test_activations_are_within_half_a_step(
     activation: ActivationType, values: NDArray[np.float32], group: int
@@ -137,6 +142,7 @@ def test_w4a8_inputs_of_a_worked_example() -> None:
     np.testing.assert_array_equal(rotated.codes, [[-1, 3], [127, 127]])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 3), st.sampled_from([0, 2, 64]), st.integers(0, 999))
 def test_w4a8_weights_stand_for_their_values(outputs: int, blocks: int, rotation: int, seed: int) -> None:
     values = np.random.default_rng(seed).standard_normal((outputs, 64 * blocks)).astype(np.float32)

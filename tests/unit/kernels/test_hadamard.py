@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -20,6 +20,7 @@ def sylvester(size: int) -> NDArray[np.float64]:
     return matrix
 
 
+@settings(deadline=None)
 @given(BLOCKS, st.integers(0, 4), st.integers(1, 3), st.integers(0, 999))
 def test_each_block_is_the_product_with_the_matrix(block: int, rows: int, blocks: int, seed: int) -> None:
     x = np.random.default_rng(seed).standard_normal((rows, blocks * block)).astype(np.float32)
@@ -27,6 +28,7 @@ def test_each_block_is_the_product_with_the_matrix(block: int, rows: int, blocks
     np.testing.assert_allclose(rotate_blocks(x, block).reshape(-1, block), expected, atol=1e-5)
 
 
+@settings(deadline=None)
 @given(BLOCKS, st.integers(0, 999))
 def test_twice_is_nothing_and_products_stay(block: int, seed: int) -> None:
     x, w = np.random.default_rng(seed).standard_normal((2, 3, 2 * block)).astype(np.float32)
