@@ -1,4 +1,4 @@
-"""W4A8 products of every backend: against the golden model, and an oracle over the same integers."""
+"""W4A8 products of CpuOps and ReferenceOps: against the golden model, and an oracle over the same integers."""
 
 from __future__ import annotations
 
@@ -13,23 +13,16 @@ from ernie_kernels.formats import ActivationType, W4A8Weight, quantize_int4, qua
 from ernie_kernels.hadamard import rotate_blocks
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.reference.mlp import swiglu
-from ernie_kernels.xpu.place import paddle
-from numerics.backends import BACKENDS, CPU_BACKENDS, make_ops
-from numerics.ops_cases import Floats, bits, random_floats
+from numerics.ops_cases import ISAS, Floats, bits, cpu_ops, random_floats
 
 REFERENCE = ReferenceOps()
 FLOAT32 = ActivationType.FLOAT32
 
-backends = pytest.mark.parametrize("backend", BACKENDS)
-
-
-def on_device(ops: Any, x: Floats) -> Any:
-    """``x`` as an array of the backend."""
-    return paddle.to_tensor(x) if ops is make_ops("paddle") else x
+isas = pytest.mark.parametrize("isa", ISAS)
 
 
 def product(ops: Any, x: Floats, weight: W4A8Weight) -> Floats:
-    found: Floats = ops.download(ops.linear(on_device(ops, x), ops.pack_linear(weight, FLOAT32)))
+    found: Floats = ops.linear(x, ops.pack_linear(weight, FLOAT32))
     return found
 
 
@@ -48,7 +41,7 @@ def oracle(x: Floats, weight: W4A8Weight) -> Floats:
     return product
 
 
-@backends
+@isas
 @settings(max_examples=25, deadline=None)
 @given(
     rows=st.integers(0, 9),
@@ -59,7 +52,7 @@ def oracle(x: Floats, weight: W4A8Weight) -> Floats:
     seed=st.integers(0, 1000),
 )
 def test_products_equal_the_golden_model(
-    backend: str, rows: int, inputs: int, outputs: int, absmax: float, rotation: int, seed: int
+    isa: str, rows: int, inputs: int, outputs: int, absmax: float, rotation: int, seed: int
 ) -> None:
     rotation = rotation if rotation and inputs % rotation == 0 else 0
     x = random_floats(seed, rows, inputs)
@@ -67,39 +60,39 @@ def test_products_equal_the_golden_model(
     x[2::3] = 0
     weight = quantize_w4a8(random_floats(seed + 1, outputs, inputs), absmax, rotation)
     expected = REFERENCE.linear(x, REFERENCE.pack_linear(weight, FLOAT32))
-    found = product(make_ops(backend), x, weight)
+    found = product(cpu_ops(isa), x, weight)
     assert found.shape == (rows, outputs)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-37)
 
 
-@backends
-def test_products_are_those_of_the_same_integers(backend: str) -> None:
+@isas
+def test_products_are_those_of_the_same_integers(isa: str) -> None:
     """Whole numbers: no rounding on the way to the codes, so the oracle has the very same."""
     x = np.random.default_rng(3).integers(-300, 300, (7, 1024)).astype(np.float32)
     values = random_floats(4, 96, 1024)
     for rotation in (0, 4, 16, 64, 256):  # 1 / sqrt of these is a power of two
         weight = W4A8Weight(quantize_int4(values), 2.0, rotation)
-        found = product(make_ops(backend), x, weight)
+        found = product(cpu_ops(isa), x, weight)
         assert np.abs(found - oracle(x, weight)).max() <= 1e-3
 
 
-@backends
-def test_large_inputs_are_cut_and_numbers_that_are_not_finite_spoil_their_row(backend: str) -> None:
+@isas
+def test_large_inputs_are_cut_and_numbers_that_are_not_finite_spoil_their_row(isa: str) -> None:
     x = random_floats(5, 6, 256)
     x[1, 3] = 1e30
     x[2, 200], x[3, 0], x[4, 7] = np.nan, np.inf, -np.inf
     for rotation in (0, 128):
         weight = quantize_w4a8(random_floats(6, 40, 256), 3.0, rotation)
-        found = product(make_ops(backend), x, weight)
+        found = product(cpu_ops(isa), x, weight)
         expected = REFERENCE.linear(x, REFERENCE.pack_linear(weight, FLOAT32))
         assert np.isnan(found[2:5]).all()
         np.testing.assert_allclose(found[[0, 1, 5]], expected[[0, 1, 5]], rtol=1e-6)
         assert np.isfinite(expected[[0, 1, 5]]).all()
 
 
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_a_row_is_the_same_bits_in_any_batch(backend: str) -> None:
-    ops, x = make_ops(backend), random_floats(1, 23, 384)
+@isas
+def test_a_row_is_the_same_bits_in_any_batch(isa: str) -> None:
+    ops, x = cpu_ops(isa), random_floats(1, 23, 384)
     weight = ops.pack_linear(quantize_w4a8(random_floats(2, 211, 384), 4.0, 128), FLOAT32)
     whole = ops.linear(x, weight)
     for count in (1, 2, 5, 7):
@@ -108,25 +101,25 @@ def test_a_row_is_the_same_bits_in_any_batch(backend: str) -> None:
             np.testing.assert_array_equal(bits(part), bits(whole[start : start + count]))
 
 
-@backends
-def test_the_rotation_of_weights_and_inputs_cancels(backend: str) -> None:
+@isas
+def test_the_rotation_of_weights_and_inputs_cancels(isa: str) -> None:
     """A mlp whose inner inputs have outliers is nearer to float32 with the rotation than without."""
     x = random_floats(7, 16, 64)
     gate_up, down = random_floats(8, 512, 64, scale=0.2), random_floats(9, 48, 256, scale=0.2)
     gate_up[40] *= 12
     inner = swiglu(x @ gate_up.T)
     exact, errors = inner @ down.T, []
-    ops: Any = make_ops(backend)
+    ops: Any = cpu_ops(isa)
     first = quantize_w4a8(gate_up, float(np.abs(x).max()))
     for rotation in (0, 128):
         seen = rotate_blocks(inner, rotation) if rotation else inner
         second = quantize_w4a8(down, float(np.abs(seen).max()), rotation)
         packed = [ops.pack_linear(weight, FLOAT32) for weight in (first, second)]
-        errors.append(np.abs(ops.download(ops.mlp(on_device(ops, x), *packed)) - exact).mean())
+        errors.append(np.abs(ops.mlp(x, *packed) - exact).mean())
     assert errors[1] < errors[0]
 
 
-@backends
+@isas
 @pytest.mark.parametrize(
     ("weight", "complaint"),
     [
@@ -134,11 +127,11 @@ def test_the_rotation_of_weights_and_inputs_cancels(backend: str) -> None:
         (lambda codes: W4A8Weight(codes, 1.0, 128), "128.* divide"),
     ],
 )
-def test_rotations_that_do_not_fit_are_refused(backend: str, weight: Any, complaint: str) -> None:
-    ops: Any = make_ops(backend)
+def test_rotations_that_do_not_fit_are_refused(isa: str, weight: Any, complaint: str) -> None:
+    ops: Any = cpu_ops(isa)
     codes = quantize_int4(random_floats(0, 4, 192))
     with pytest.raises(ValueError, match=complaint):
-        ops.linear(on_device(ops, random_floats(1, 2, 192)), ops.pack_linear(weight(codes), FLOAT32))
+        ops.linear(random_floats(1, 2, 192), ops.pack_linear(weight(codes), FLOAT32))
 
 
 @pytest.mark.parametrize("absmax", [-1.0, float("inf"), float("nan")])

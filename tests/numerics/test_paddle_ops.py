@@ -16,9 +16,12 @@ from ernie_kernels.formats import (
     ActivationType,
     Bfloat16Weight,
     Float32Weight,
+    Int4Weight,
     LinearWeight,
+    W4A8Weight,
     float32_to_bfloat16,
     quantize_int8,
+    quantize_w4a8,
 )
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.xpu import PaddleOps
@@ -141,6 +144,41 @@ def test_no_logits_wanted() -> None:
     packed = PADDLE.pack_linear(quantize_int8(normal(0, 30, 16)), ActivationType.FLOAT32)
     logits = PADDLE.lm_head(on_paddle(normal(1, 3, 16)), packed, PADDLE.upload(token_batch([1, 2, 3], [])))
     assert logits.shape == (0, 30)
+
+
+@property_test
+@given(
+    seeds,
+    st.integers(1, 5),
+    st.sampled_from([(2, 0), (6, 2), (128, 128), (256, 0), (384, 128)]),
+    st.sampled_from([0.0, 1e-30, 0.5, 4.0]),
+)
+def test_w4a8(seed: int, tokens: int, width: tuple[int, int], absmax: float) -> None:
+    """The same codes, so what is left is how sums are scaled."""
+    inputs, rotation = width
+    x = normal(seed, tokens, inputs)
+    x[::3] *= 1e-20
+    weight = quantize_w4a8(normal(seed + 1, 17, inputs), absmax, rotation)
+    found, expected = (
+        ops.download(ops.linear(given, ops.pack_linear(weight, ActivationType.FLOAT32)))
+        for ops, given in ((PADDLE, on_paddle(x)), (REFERENCE, x))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-37)
+
+
+def test_w4a8_with_numbers_that_are_not_finite_or_do_not_fit() -> None:
+    x = normal(0, 4, 256)
+    x[0, 3], x[1, 200], x[2, 0] = 1e30, np.nan, np.inf
+    weight = quantize_w4a8(normal(1, 9, 256), 3.0, 128)
+    found = PADDLE.download(PADDLE.linear(on_paddle(x), PADDLE.pack_linear(weight, ActivationType.FLOAT32)))
+    assert (
+        np.isnan(found).all(axis=1).tolist()
+        == np.isnan(found).any(axis=1).tolist()
+        == [False, True, True, False]
+    )
+    wide = W4A8Weight(Int4Weight(np.zeros((1, 8257), np.uint8), np.ones(1, np.float32), 16514), 1.0, 0)
+    with pytest.raises(ValueError, match="W4A8 weight on Paddle has at most 16513 inputs; this one has 16514"):
+        PADDLE.pack_linear(wide, ActivationType.FLOAT32)
 
 
 @st.composite
