@@ -26,6 +26,7 @@ DEFAULT_ACTIVATION = ActivationType.INT16
 """The fastest activation type whose logits keep a cosine of 0.999 to those of float32 activations: int8 falls
 to 0.985 on single tokens of the dense golden, see ``ernie_kernels.reference.linear``."""
 KV_CACHE_DTYPES = ("auto", "int8")
+DEFAULT_MEETING_PORT = 8002
 LOAD_CHOICES = ("default", "default_v1", "dummy")
 _T = TypeVar("_T")
 
@@ -69,7 +70,8 @@ class EngineSettings:
         enable_expert_parallel: whether each rank has whole experts, not a part of every expert; default false.
         ips: addresses of the machines that the ranks are on, with commas between, see ``parallel.layout``;
             default: this one.
-        group_port: where these machines meet, the parameter engine_worker_queue_port; default (or 0) 8002.
+        engine_worker_queue_port: port of the first one where they meet; default (or 0)
+            ``DEFAULT_MEETING_PORT``.
         load_choices: ``default`` and ``default_v1`` read the checkpoint; ``dummy`` makes random weights, and
             config.json is enough.
         chat_template: a file, or the Jinja text itself; default the model's own.
@@ -105,7 +107,7 @@ class EngineSettings:
     tensor_parallel_size: int = 1
     enable_expert_parallel: bool = False
     ips: str = ""
-    group_port: int = 0
+    engine_worker_queue_port: int = DEFAULT_MEETING_PORT
     load_choices: str = "default"
     weight_cache: Path | None = None
     chat_template: str = ""
@@ -163,7 +165,7 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
         tensor_parallel_size=shard.size,
         enable_expert_parallel=shard.is_expert_parallel,
         ips=reader.text("ips"),
-        group_port=_group_port(reader),
+        engine_worker_queue_port=_meeting_port(reader),
         load_choices=load_choices,
         chat_template=reader.text("chat_template"),
         weight_cache=_weight_cache(reader),
@@ -239,16 +241,17 @@ def _utilization(reader: _Reader) -> float:
 
 def _shard(reader: _Reader, config: ModelConfig, quantization: str | None) -> Shard:
     size = reader.integer("tensor_parallel_size", 1, (1, 1 << 10))
-    shard = Shard(0, size, reader.switch("enable_expert_parallel", default=False) and config.moe is not None)
+    shard = Shard(0, size, reader.switch("enable_expert_parallel", default=False))
     stored = config.stored_quantization or StoredQuantization("w4a8")
     check_split(config, shard, stored.hadamard_block if quantization == "w4a8" else 1)
     return shard
 
 
-def _group_port(reader: _Reader) -> int:
-    """Return the first of the ports; FastDeploy takes one for each of several engines."""
+def _meeting_port(reader: _Reader) -> int:
+    """Return the first of the ports; FastDeploy takes one for each of several engines, and 0 for any."""
     first = reader.text("engine_worker_queue_port").partition(",")[0]
-    return _Reader({"engine_worker_queue_port": first}).integer("engine_worker_queue_port", 0, (0, 65535))
+    port = _Reader({"engine_worker_queue_port": first}).integer("engine_worker_queue_port", 0, (0, 65535))
+    return port or DEFAULT_MEETING_PORT
 
 
 class _Reader:

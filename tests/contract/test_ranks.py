@@ -148,10 +148,10 @@ def test_a_rank_that_is_lost_while_it_loads_is_named() -> None:
 
 
 def test_a_list_of_machines_without_this_one_is_an_error() -> None:
-    engine = start("dense", 2, ips="192.0.2.1,192.0.2.2")
+    engine = start("dense", 2, ips="203.0.113.1,203.0.113.2")
     message = engine.receive()
     assert isinstance(message, StartFailed)
-    assert "ips is 192.0.2.1,192.0.2.2; none is an address of this machine" in message.error
+    assert "ips is 203.0.113.1,203.0.113.2; none is an address of this machine" in message.error
     engine.close()
 
 

@@ -95,7 +95,7 @@ class Follower:
                 f"{directory / 'config.json'} is not that of rank 0; use the same model everywhere"
             )
         settings = read_settings(parameters, config)
-        layout = read_layout(settings.tensor_parallel_size, settings.ips, settings.group_port)
+        layout = read_layout(settings.tensor_parallel_size, settings.ips, settings.engine_worker_queue_port)
         device, _ = resolve_device(settings.device)
         seat = group_seat(settings, layout, join.rank, join.master)
         part = load_part(settings, config, device, seat)

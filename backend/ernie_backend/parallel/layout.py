@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from ernie_backend.errors import StartError
 
 LOOPBACK = "127.0.0.1"
-DEFAULT_PORT = 8002
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Layout:
 def read_layout(
     size: int,
     ips: str,
-    port: int = 0,
+    port: int,
     environment: Mapping[str, str] = os.environ,
     is_local: Callable[[str], bool] | None = None,
 ) -> Layout:
@@ -61,7 +60,7 @@ def read_layout(
     Args:
         size: ranks.
         ips: addresses with commas between; if it is empty, those in ``$PADDLE_TRAINERS``.
-        port: where the machines meet; 0 means ``DEFAULT_PORT``.
+        port: where the machines meet.
         environment: ``$PADDLE_TRAINER_ID`` is this machine's index, if its address does not say it.
         is_local: whether an address is this machine's; default: asks the system.
 
@@ -72,14 +71,23 @@ def read_layout(
     name = "ips" if ips.strip() else "PADDLE_TRAINERS"
     hosts = _addresses(ips.strip() or environment.get("PADDLE_TRAINERS", ""), name)
     if len(hosts) < 2:
-        return Layout(size, (LOOPBACK,), 0, port or DEFAULT_PORT)
+        return Layout(size, (LOOPBACK,), 0, port)
     if size % len(hosts):
         raise StartError(
             f"tensor_parallel_size is {size} and {name} has {len(hosts)} machines with equally many ranks; "
             f"it must be a multiple of {len(hosts)}"
         )
     own = _own_host(hosts, name, environment, is_local or is_own_address)
-    return Layout(size, hosts, own, port or DEFAULT_PORT)
+    return Layout(size, hosts, own, port)
+
+
+def check_leads(layout: Layout) -> None:
+    """Raise StartError unless this machine is the first, which alone has an engine."""
+    if not layout.has_rank_0:
+        raise StartError(
+            f"this machine is {layout.hosts[layout.own_host]}, and rank 0 is on {layout.hosts[0]}: only ranks run "
+            "here, started by ernie-triton serve"
+        )
 
 
 def is_own_address(address: str) -> bool:

@@ -61,5 +61,5 @@ def _socket(options: argparse.Namespace) -> socket.socket:
         return socket.socket(fileno=options.socket_fd)
     config = ModelConfig.from_directory(model_directory(options.settings))
     settings = read_settings(options.settings, config)
-    layout = read_layout(settings.tensor_parallel_size, settings.ips, settings.group_port)
+    layout = read_layout(settings.tensor_parallel_size, settings.ips, settings.engine_worker_queue_port)
     return reach_rank_0(layout, options.index)
