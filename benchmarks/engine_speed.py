@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/engine_speed.py                                     make bench
     .venv/bin/python benchmarks/engine_speed.py --llama W                           make bench LLAMA=W
 
-The model has the shape of ERNIE-4.5-0.3B and random weights. What is measured, all of it with the scheduler,
+The model has the shape of ERNIE-4.5-0.3B (``--shape``) and random weights. The stages of the start come first,
+with the memory that they took. What is measured, all of it with the scheduler,
 the sampler (greedy) and every layer:
     decode B    tokens a second of B sequences that each have a prompt of 32 tokens; ``--tokens`` steps.
     prefill P   prompt tokens a second of one prompt of P random tokens, to its first token.
@@ -25,7 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from engine_shape import SHAPE
+from engine_shape import SHAPES
 
 from ernie_backend.devices.processors import usable_cores
 from ernie_backend.start import StartedEngine, start_engine
@@ -40,9 +41,10 @@ class EngineUnderTest:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._steps = arguments.tokens
+        self._clock = time.process_time if arguments.cpu_time else time.perf_counter
         self._random = random.Random(0)
         with tempfile.TemporaryDirectory() as directory:
-            (Path(directory) / "config.json").write_text(json.dumps(SHAPE))
+            (Path(directory) / "config.json").write_text(json.dumps(SHAPES[arguments.shape]))
             self._started = self._start(arguments, directory)
         self._count = 0
 
@@ -63,6 +65,13 @@ class EngineUnderTest:
             }
         )
 
+    def print_start(self) -> None:
+        """Print what each stage of the start took."""
+        for stage in self._started.ready.description["startup"]:
+            size = stage["bytes"]
+            memory = "" if size is None else f"  {size / 1e9:7.2f} GB"
+            print(f"start: {stage['stage']:40} {stage['seconds']:7.2f} s{memory}", flush=True)
+
     def _submit(self, tokens: int, max_tokens: int) -> str:
         self._count += 1
         request = GenerateRequest(
@@ -80,10 +89,10 @@ class EngineUnderTest:
         while engine.heartbeat.waiting:
             engine.step()
         engine.step()
-        start = time.perf_counter()
+        start = self._clock()
         for _ in range(self._steps):
             engine.step()
-        taken = time.perf_counter() - start
+        taken = self._clock() - start
         for request_id in ids:
             engine.cancel(request_id)
         return float(batch * self._steps / taken)
@@ -92,10 +101,10 @@ class EngineUnderTest:
         """Return prompt tokens a second of one prompt."""
         engine = self._started.engine
         self._submit(tokens, 1)
-        start = time.perf_counter()
+        start = self._clock()
         while engine.has_work:
             engine.step()
-        taken = time.perf_counter() - start
+        taken = self._clock() - start
         return tokens / taken
 
 
@@ -146,12 +155,14 @@ def report(case: str, ours: list[float], theirs: list[float]) -> None:
 def main() -> None:
     """Measure the cases asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="0.3b")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--quantization", default="wint8")
     parser.add_argument("--activation-dtype", default="", help="default: the engine's")
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 16])
     parser.add_argument("--prompts", nargs="*", type=int, default=[512])
     parser.add_argument("--tokens", type=int, default=32, help="steps of a decode sample")
+    parser.add_argument("--cpu-time", action="store_true", help="of our engine: processor time of all threads")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--llama", type=Path, help="the directory that benchmarks/peers.sh has filled")
     arguments = parser.parse_args()
@@ -163,6 +174,7 @@ def main() -> None:
         flush=True,
     )
     engine = EngineUnderTest(arguments)
+    engine.print_start()
     cases = [("decode", batch) for batch in arguments.batches]
     cases += [("prefill", tokens) for tokens in arguments.prompts]
     for kind, size in cases:

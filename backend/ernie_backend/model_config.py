@@ -10,30 +10,67 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ernie_backend.errors import StartError
-from ernie_backend.model_files import read_json_object
+from ernie_backend.config_fields import ConfigFields, is_int
+from ernie_backend.stored_quantization import StoredQuantization, read_stored_quantization
 
 ARCHITECTURES: Mapping[str, str] = {
     "Ernie4_5ForCausalLM": "Ernie4_5ForCausalLM",
     "Ernie4_5_ForCausalLM": "Ernie4_5ForCausalLM",
+    "Ernie4_5_MoeForCausalLM": "Ernie4_5_MoeForCausalLM",
 }
 """Spellings of an architecture -> the one name that the rest of the program uses."""
+
+MOE_ARCHITECTURES = frozenset({"Ernie4_5_MoeForCausalLM"})
+"""Those whose layers may have experts."""
 
 DEFAULT_ROPE_THETA = 500000.0
 DEFAULT_RMS_NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True)
+class MoeConfig:
+    """The experts of a model, and the layers that have them.
+
+    Layer i has experts if ``(i + 1) % interval == 0`` and ``start <= i <= end``; the others have a dense MLP.
+
+    Attributes:
+        num_experts: routed experts of a layer.
+        experts_per_token: how many of them see a token.
+        intermediate_size: width of one expert.
+        num_shared_experts: experts that see every token, kept as one MLP; 0 if there are none.
+        start: first layer that may have experts.
+        end: last one; less than the number of layers.
+        interval: every how many layers there are experts.
+    """
+
+    num_experts: int
+    experts_per_token: int
+    intermediate_size: int
+    num_shared_experts: int
+    start: int
+    end: int
+    interval: int
+
+    @property
+    def shared_size(self) -> int:
+        """Width of the MLP of all shared experts."""
+        return self.num_shared_experts * self.intermediate_size
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer has experts."""
+        return (layer + 1) % self.interval == 0 and self.start <= layer <= self.end
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and constants of a dense ERNIE-4.5 decoder.
+    """Sizes and constants of an ERNIE-4.5 decoder.
 
     Attributes:
         architecture: the HF spelling of the architecture, whatever the file says.
         vocab_size: rows of the embedding, padding included.
         hidden_size: width of the residual stream.
-        intermediate_size: width of the MLP.
+        intermediate_size: width of the MLP; in a layer with experts ``moe.intermediate_size`` counts.
         num_layers: decoder layers.
         num_heads: query heads.
         num_kv_heads: key and value heads; divides ``num_heads``.
@@ -45,6 +82,8 @@ class ModelConfig:
         bos_token_id: first token of a text.
         eos_token_ids: tokens that end a generation.
         pad_token_id: the padding token.
+        moe: the experts; None in a dense model.
+        stored_quantization: how the checkpoint's weights are quantized; None: they are not.
     """
 
     architecture: str
@@ -62,6 +101,8 @@ class ModelConfig:
     bos_token_id: int
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
+    moe: MoeConfig | None = None
+    stored_quantization: StoredQuantization | None = None
 
     @classmethod
     def from_directory(cls, directory: Path) -> ModelConfig:
@@ -71,142 +112,127 @@ class ModelConfig:
             StartError: there is no such file, it is no JSON object, the architecture is unknown, or a field is
                 missing, of the wrong type, unsupported, or contradicts another one.
         """
-        path = directory / "config.json"
-        return _Reader(path, _read_object(path)).config()
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.parent.is_dir():
-        raise StartError(f"model directory {path.parent} does not exist; give the directory of a checkpoint")
-    if not path.is_file():
-        raise StartError(f"{path} does not exist; a model directory holds config.json beside its weights")
-    return read_json_object(path)
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Takes typed fields out of one config.json; every complaint names the file and the field."""
-
-    path: Path
-    fields: Mapping[str, Any]
-
-    def config(self) -> ModelConfig:
-        architecture = self._architecture()
-        self._refuse_unsupported()
-        hidden_size = self._size("hidden_size")
-        num_heads = self._size("num_attention_heads")
-        config = ModelConfig(
+        fields = ConfigFields.read(directory / "config.json")
+        architecture = _architecture(fields)
+        _refuse_unsupported(fields)
+        num_heads = fields.size("num_attention_heads")
+        num_layers = fields.size("num_hidden_layers")
+        config = cls(
             architecture=architecture,
-            vocab_size=self._size("vocab_size"),
-            hidden_size=hidden_size,
-            intermediate_size=self._size("intermediate_size"),
-            num_layers=self._size("num_hidden_layers"),
+            vocab_size=fields.size("vocab_size"),
+            hidden_size=fields.size("hidden_size"),
+            intermediate_size=fields.size("intermediate_size"),
+            num_layers=num_layers,
             num_heads=num_heads,
-            num_kv_heads=self._size("num_key_value_heads", default=num_heads),
-            head_dim=self._head_dim(hidden_size, num_heads),
-            rms_norm_eps=self._positive("rms_norm_eps", self.fields, DEFAULT_RMS_NORM_EPS),
-            rope_theta=self._rope_theta(),
-            max_position_embeddings=self._size("max_position_embeddings"),
-            tie_word_embeddings=self._flag("tie_word_embeddings", default=True),
-            bos_token_id=self._token("bos_token_id", 1),
-            eos_token_ids=self._eos_token_ids(),
-            pad_token_id=self._token("pad_token_id", 0),
+            num_kv_heads=fields.size("num_key_value_heads", default=num_heads),
+            head_dim=_head_dim(fields, num_heads),
+            rms_norm_eps=fields.positive("rms_norm_eps", DEFAULT_RMS_NORM_EPS),
+            rope_theta=_rope_theta(fields),
+            max_position_embeddings=fields.size("max_position_embeddings"),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", default=True),
+            bos_token_id=fields.token("bos_token_id", 1),
+            eos_token_ids=_eos_token_ids(fields),
+            pad_token_id=fields.token("pad_token_id", 0),
+            moe=_moe(fields, num_layers) if architecture in MOE_ARCHITECTURES else None,
+            stored_quantization=read_stored_quantization(fields),
         )
-        self._check(config)
+        _check(fields, config)
         return config
 
-    def _fail(self, complaint: str) -> StartError:
-        return StartError(f"{self.path}: {complaint}")
-
-    def _architecture(self) -> str:
-        named = self.fields.get("architectures")
-        known = ", ".join(ARCHITECTURES)
-        if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
-            raise self._fail(f"architectures must be a list of one name, found {named!r}; known are {known}")
-        if named[0] not in ARCHITECTURES:
-            raise self._fail(f"unknown architecture {named[0]!r}; known are {known}")
-        return ARCHITECTURES[named[0]]
-
-    def _refuse_unsupported(self) -> None:
-        if self._flag("use_bias", default=False):
-            raise self._fail("use_bias is true; ERNIE-4.5 Linears with a bias are not supported")
-        activation = self.fields.get("hidden_act", "silu")
-        if activation != "silu":
-            raise self._fail(f"hidden_act is {activation!r}; only 'silu' is supported")
-        if self.fields.get("rope_scaling") is not None:
-            raise self._fail("rope_scaling is set; text models of ERNIE-4.5 have none and it is not supported")
-
-    def _rope_theta(self) -> float:
-        parameters = self.fields.get("rope_parameters")
-        if parameters is None:
-            return self._positive("rope_theta", self.fields, DEFAULT_ROPE_THETA)
-        if not isinstance(parameters, dict):
-            raise self._fail(f"rope_parameters must be an object, found {parameters!r}")
-        kind = parameters.get("rope_type", "default")
-        if kind != "default":
-            raise self._fail(f"rope_parameters.rope_type is {kind!r}; only 'default' is supported")
-        outer = self._positive("rope_theta", self.fields, DEFAULT_ROPE_THETA)
-        return self._positive("rope_theta", parameters, outer)
-
-    def _head_dim(self, hidden_size: int, num_heads: int) -> int:
-        if self.fields.get("head_dim") is not None:
-            return self._size("head_dim")
-        if hidden_size % num_heads:
-            raise self._fail(
-                f"hidden_size {hidden_size} is no multiple of num_attention_heads {num_heads}; give head_dim"
-            )
-        return hidden_size // num_heads
-
-    def _eos_token_ids(self) -> tuple[int, ...]:
-        value = self.fields.get("eos_token_id", 2)
-        ids = value if isinstance(value, list) else [value]
-        if not ids or not all(_is_int(token) and token >= 0 for token in ids):
-            raise self._fail(f"eos_token_id must be a token id or a list of them, found {value!r}")
-        return tuple(ids)
-
-    def _size(self, name: str, default: int | None = None) -> int:
-        value = self.fields.get(name, default)
-        if value is None:
-            raise self._fail(f"{name} is missing")
-        if not _is_int(value) or value < 1:
-            raise self._fail(f"{name} must be an integer of at least 1, found {value!r}")
-        return int(value)
-
-    def _token(self, name: str, default: int) -> int:
-        value = self.fields.get(name, default)
-        if not _is_int(value) or value < 0:
-            raise self._fail(f"{name} must be a token id, found {value!r}")
-        return int(value)
-
-    def _positive(self, name: str, fields: Mapping[str, Any], default: float) -> float:
-        value = fields.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise self._fail(f"{name} must be a number above 0, found {value!r}")
-        return float(value)
-
-    def _flag(self, name: str, *, default: bool) -> bool:
-        value = self.fields.get(name, default)
-        if not isinstance(value, bool):
-            raise self._fail(f"{name} must be true or false, found {value!r}")
-        return value
-
-    def _check(self, config: ModelConfig) -> None:
-        if config.num_heads % config.num_kv_heads:
-            raise self._fail(
-                f"num_attention_heads {config.num_heads} is no multiple of "
-                f"num_key_value_heads {config.num_kv_heads}"
-            )
-        if config.head_dim % 2:
-            raise self._fail(f"head_dim {config.head_dim} is odd; rotary embeddings need pairs")
-        tokens = {
-            "bos_token_id": config.bos_token_id,
-            "eos_token_id": max(config.eos_token_ids),
-            "pad_token_id": config.pad_token_id,
-        }
-        for name, token in tokens.items():
-            if token >= config.vocab_size:
-                raise self._fail(f"{name} {token} is outside the vocabulary of {config.vocab_size} tokens")
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer has experts in place of a dense MLP."""
+        return self.moe is not None and self.moe.has_experts(layer)
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _architecture(fields: ConfigFields) -> str:
+    named = fields.values.get("architectures")
+    known = ", ".join(ARCHITECTURES)
+    if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
+        raise fields.error(f"architectures must be a list of one name, found {named!r}; known are {known}")
+    if named[0] not in ARCHITECTURES:
+        raise fields.error(f"unknown architecture {named[0]!r}; known are {known}")
+    return ARCHITECTURES[named[0]]
+
+
+def _refuse_unsupported(fields: ConfigFields) -> None:
+    if fields.flag("use_bias", default=False):
+        raise fields.error("use_bias is true; ERNIE-4.5 Linears with a bias are not supported")
+    activation = fields.values.get("hidden_act", "silu")
+    if activation != "silu":
+        raise fields.error(f"hidden_act is {activation!r}; only 'silu' is supported")
+    if fields.values.get("rope_scaling") is not None:
+        raise fields.error("rope_scaling is set; text models of ERNIE-4.5 have none and it is not supported")
+
+
+def _rope_theta(fields: ConfigFields) -> float:
+    outer = fields.positive("rope_theta", DEFAULT_ROPE_THETA)
+    parameters = fields.values.get("rope_parameters")
+    if parameters is None:
+        return outer
+    if not isinstance(parameters, dict):
+        raise fields.error(f"rope_parameters must be an object, found {parameters!r}")
+    kind = parameters.get("rope_type", "default")
+    if kind != "default":
+        raise fields.error(f"rope_parameters.rope_type is {kind!r}; only 'default' is supported")
+    return fields.positive("rope_theta", outer, parameters)
+
+
+def _head_dim(fields: ConfigFields, num_heads: int) -> int:
+    if fields.values.get("head_dim") is not None:
+        return fields.size("head_dim")
+    hidden_size = fields.size("hidden_size")
+    if hidden_size % num_heads:
+        raise fields.error(
+            f"hidden_size {hidden_size} is no multiple of num_attention_heads {num_heads}; give head_dim"
+        )
+    return hidden_size // num_heads
+
+
+def _eos_token_ids(fields: ConfigFields) -> tuple[int, ...]:
+    value = fields.values.get("eos_token_id", 2)
+    ids = value if isinstance(value, list) else [value]
+    if not ids or not all(is_int(token) and token >= 0 for token in ids):
+        raise fields.error(f"eos_token_id must be a token id or a list of them, found {value!r}")
+    return tuple(ids)
+
+
+def _moe(fields: ConfigFields, num_layers: int) -> MoeConfig:
+    num_experts = fields.size("moe_num_experts")
+    experts_per_token = fields.size("moe_k")
+    if experts_per_token > num_experts:
+        raise fields.error(f"moe_k {experts_per_token} is more than moe_num_experts {num_experts}")
+    # -1 means the last layer; released files also name layers that do not exist.
+    end = fields.integer("moe_layer_end_index", -1, default=-1)
+    return MoeConfig(
+        num_experts=num_experts,
+        experts_per_token=experts_per_token,
+        intermediate_size=fields.size("moe_intermediate_size"),
+        num_shared_experts=fields.integer("moe_num_shared_experts", 0, default=0),
+        start=fields.integer("moe_layer_start_index", 0, default=0),
+        end=num_layers - 1 if end == -1 else min(end, num_layers - 1),
+        interval=fields.size("moe_layer_interval", default=1),
+    )
+
+
+def _check(fields: ConfigFields, config: ModelConfig) -> None:
+    if config.num_heads % config.num_kv_heads:
+        raise fields.error(
+            f"num_attention_heads {config.num_heads} is no multiple of "
+            f"num_key_value_heads {config.num_kv_heads}"
+        )
+    stored, moe = config.stored_quantization, config.moe
+    if stored and moe and stored.quantization == "w4a8" and moe.intermediate_size % stored.hadamard_block:
+        raise fields.error(
+            f"hadamard_block_size {stored.hadamard_block} does not divide "
+            f"moe_intermediate_size {moe.intermediate_size}"
+        )
+    if config.head_dim % 2:
+        raise fields.error(f"head_dim {config.head_dim} is odd; rotary embeddings need pairs")
+    tokens = {
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": max(config.eos_token_ids),
+        "pad_token_id": config.pad_token_id,
+    }
+    for name, token in tokens.items():
+        if token >= config.vocab_size:
+            raise fields.error(f"{name} {token} is outside the vocabulary of {config.vocab_size} tokens")

@@ -19,9 +19,10 @@ from ernie_backend.connection import Connection
 from ernie_backend.errors import StartError
 from ernie_backend.inbox import Inbox
 from ernie_backend.loop import EngineLoop
+from ernie_backend.parallel.group import GroupWatch
 from ernie_backend.preparation_thread import PreparationThread
 from ernie_backend.start import StartedEngine, start_engine
-from ernie_wire.messages import Cancel, Message, StartFailed, Submit
+from ernie_wire.messages import Cancel, Fault, Message, StartFailed, Starting, Submit
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     connection = Connection(socket.socket(fileno=options.socket_fd))
     try:
-        started = start_engine(options.settings)
+        started = start_engine(options.settings, _RankWatch(connection))
     except StartError as error:
         logger.error("the engine cannot start: %s", error.message)  # noqa: TRY400  one line, no traceback
         return _refuse(error.message, connection)
@@ -47,6 +48,23 @@ def main(arguments: list[str] | None = None) -> int:
         logger.exception("the engine cannot start")
         return _refuse(f"{type(error).__name__}: {error}", connection)
     return _serve(started, connection)
+
+
+class _RankWatch(GroupWatch):
+    """Tells the stub how the ranks fare."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def moved(self) -> None:
+        """See ``GroupWatch``."""
+        self._connection.send(Starting())
+
+    def lost(self, cause: str) -> None:
+        """See ``GroupWatch``."""
+        self._connection.send(Fault(cause))
+        self._connection.flush()
+        super().lost(cause)
 
 
 def _refuse(cause: str, connection: Connection) -> int:

@@ -18,14 +18,16 @@ from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, RAW_LOGPROBS
 from ernie_backend.scheduler.limits import default_step_tokens
-from ernie_backend.weights.placement import DTYPES, check_activation_setting
+from ernie_backend.stored_quantization import StoredQuantization
+from ernie_backend.weights.placement import DTYPES, QUANTIZATIONS, check_activation_setting
+from ernie_backend.weights.shard import Shard, check_split
 from ernie_kernels.formats import ACTIVATION_LEVELS, ActivationType
 
 DEFAULT_ACTIVATION = ActivationType.INT16
 """The fastest activation type whose logits keep a cosine of 0.999 to those of float32 activations: int8 falls
 to 0.985 on single tokens of the dense golden, see ``ernie_kernels.reference.linear``."""
-QUANTIZATIONS = ("wint8", "wint4")
 KV_CACHE_DTYPES = ("auto", "int8")
+DEFAULT_MEETING_PORT = 8002
 LOAD_CHOICES = ("default", "default_v1", "dummy")
 _T = TypeVar("_T")
 
@@ -38,7 +40,8 @@ class EngineSettings:
         model: directory of the checkpoint. Needed.
         device: ``auto`` (default: an XPU if there is one, else the CPU), ``cpu``, ``reference`` or ``xpu``.
         dtype: unquantized weights and the KV cache: ``bfloat16`` (default) or ``float32``.
-        quantization: None (default) or ``wint8``; ``wint4`` means ``wint8`` on a dense model.
+        quantization: None (default), ``wint8``, or ``wint4``: experts in int4, the rest as ``wint8``; ``w4a8``
+            as ``wint4``, with int8 inputs of the experts. What config.json says of the checkpoint comes first.
         activation_dtype: how Linears see their inputs: quantized ones by default ``DEFAULT_ACTIVATION``, others
             float32, or bfloat16 where the weights are.
         max_model_len: tokens of prompt and answer together; default 2048, never above the model's
@@ -58,13 +61,20 @@ class EngineSettings:
         enable_logprob: whether requests may ask for log probabilities; default true.
         max_logprobs: how many tokens at one place they may ask for; default 20, -1 for the whole vocabulary.
         logprobs_mode: what they are, see ``runner.logprobs``; default ``raw_logprobs``.
-        kv_cache_dtype: ``auto`` (default: as ``dtype``) or ``int8``, with a scale for each token and head.
+        kv_cache_dtype: ``auto`` (default: as ``dtype``) or ``int8``, with a scale for each token and head if
+            the checkpoint brings none; it is ``int8`` if config.json says that it does.
         enable_prefix_caching: whether requests share the KV cache of equal beginnings; default true.
         gpu_memory_utilization: part of the available memory that weights and KV cache may take; default 0.9.
         num_gpu_blocks_override: KV cache blocks, which must fit too; default None: as many as fit, at most
             ``max_num_seqs`` times ``max_model_len`` tokens.
         block_size: tokens of a KV cache block; default 64.
-        threads: threads that compute; default all cores this process may use.
+        threads: threads that compute; default all cores this process may use. Ranks on one machine share them.
+        tensor_parallel_size: ranks that share the model; default 1.
+        enable_expert_parallel: whether each rank has whole experts, not a part of every expert; default false.
+        ips: addresses of the machines that the ranks are on, with commas between, see ``parallel.layout``;
+            default: this one.
+        engine_worker_queue_port: port of the first one where they meet; default (or 0)
+            ``DEFAULT_MEETING_PORT``.
         load_choices: ``default`` and ``default_v1`` read the checkpoint; ``dummy`` makes random weights, and
             config.json is enough.
         chat_template: a file, or the Jinja text itself; default the model's own.
@@ -97,6 +107,10 @@ class EngineSettings:
     num_gpu_blocks_override: int | None = None
     block_size: int = 64
     threads: int = 1
+    tensor_parallel_size: int = 1
+    enable_expert_parallel: bool = False
+    ips: str = ""
+    engine_worker_queue_port: int = DEFAULT_MEETING_PORT
     load_choices: str = "default"
     weight_cache: Path | None = None
     chat_template: str = ""
@@ -120,14 +134,13 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
     reader = _Reader(parameters)
     directory = model_directory(parameters)
     notices: list[str] = []
-    _check_parallelism(reader)
+    load_choices = reader.choice("load_choices", LOAD_CHOICES, "default")
     dtype = reader.choice("dtype", DTYPES, "bfloat16")
-    quantization = _quantization(reader, notices)
+    quantization = _quantization(reader, config, notices, is_dummy=load_choices == "dummy")
     max_model_len = _max_model_len(reader, config, notices)
-    device, max_num_seqs = (
-        reader.choice("device", DEVICES, "auto"),
-        reader.integer("max_num_seqs", 8, (1, 4096)),
-    )
+    shard = _shard(reader, config, quantization)
+    device = reader.choice("device", DEVICES, "auto")
+    max_num_seqs = reader.integer("max_num_seqs", 8, (1, 4096))
     step_tokens = default_step_tokens(resolve_device(device)[0], max_num_seqs)
     return EngineSettings(
         model=directory,
@@ -148,13 +161,17 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
         enable_logprob=reader.switch("enable_logprob", default=True),
         max_logprobs=reader.integer("max_logprobs", 20, (-1, 1 << 30)),
         logprobs_mode=reader.choice("logprobs_mode", LOGPROBS_MODES, RAW_LOGPROBS),
-        kv_cache_dtype=reader.choice("kv_cache_dtype", KV_CACHE_DTYPES, "auto"),
+        kv_cache_dtype=_kv_cache_dtype(reader, config),
         enable_prefix_caching=reader.switch("enable_prefix_caching", default=True),
         gpu_memory_utilization=_utilization(reader),
         num_gpu_blocks_override=reader.integer("num_gpu_blocks_override", 0, (1, 1 << 30)) or None,
         block_size=reader.integer("block_size", 64, (1, 4096)),
         threads=reader.integer("threads", usable_cores(), (1, 1024)),
-        load_choices=reader.choice("load_choices", LOAD_CHOICES, "default"),
+        tensor_parallel_size=shard.size,
+        enable_expert_parallel=shard.is_expert_parallel,
+        ips=reader.text("ips"),
+        engine_worker_queue_port=_meeting_port(reader),
+        load_choices=load_choices,
         chat_template=reader.text("chat_template"),
         weight_cache=_weight_cache(reader),
         served_model_name=reader.text("served_model_name") or directory.name,
@@ -184,15 +201,31 @@ def _max_waiting_time(reader: _Reader) -> float | None:
     return None if value == -1 else value
 
 
-def _quantization(reader: _Reader, notices: list[str]) -> str | None:
+def _quantization(reader: _Reader, config: ModelConfig, notices: list[str], *, is_dummy: bool) -> str | None:
     asked = reader.text("quantization").lower()
-    if asked in ("", "none", "bf16", "bfloat16"):
-        return None
-    if asked not in QUANTIZATIONS:
+    asked = "" if asked in ("none", "bf16", "bfloat16") else asked
+    if asked and asked not in QUANTIZATIONS:
         raise StartError(f"quantization is {asked!r}; known for this model: {', '.join(QUANTIZATIONS)}")
-    if asked == "wint4":
-        notices.append("quantization wint4 quantizes experts; this dense model has none and uses wint8")
-    return "wint8"
+    if config.stored_quantization is not None:
+        stored = config.stored_quantization.quantization
+        if asked not in ("", stored):
+            notices.append(f"quantization {asked} is ignored: config.json says that the weights are {stored}")
+        return stored
+    if asked in ("wint4", "w4a8") and config.moe is None:
+        notices.append(f"quantization {asked} quantizes experts; this dense model has none and uses wint8")
+        return "wint8"
+    if asked == "w4a8" and not is_dummy:
+        raise StartError(
+            "quantization w4a8 needs scales of activations, and this checkpoint has none; make one that has by "
+            "ernie-triton quantize --quantization w4a8, or choose wint4"
+        )
+    return asked or None
+
+
+def _kv_cache_dtype(reader: _Reader, config: ModelConfig) -> str:
+    asked = reader.choice("kv_cache_dtype", KV_CACHE_DTYPES, "auto")
+    stored = config.stored_quantization
+    return "int8" if stored is not None and stored.has_cache_scales else asked
 
 
 def _activation_dtype(
@@ -222,10 +255,19 @@ def _utilization(reader: _Reader) -> float:
     return value
 
 
-def _check_parallelism(reader: _Reader) -> None:
-    ranks = reader.integer("tensor_parallel_size", 1, (1, 1 << 10))
-    if ranks > 1:
-        raise StartError(f"tensor_parallel_size is {ranks}; tensor parallelism is not available yet, use 1")
+def _shard(reader: _Reader, config: ModelConfig, quantization: str | None) -> Shard:
+    size = reader.integer("tensor_parallel_size", 1, (1, 1 << 10))
+    shard = Shard(0, size, reader.switch("enable_expert_parallel", default=False))
+    stored = config.stored_quantization or StoredQuantization("w4a8")
+    check_split(config, shard, stored.hadamard_block if quantization == "w4a8" else 1)
+    return shard
+
+
+def _meeting_port(reader: _Reader) -> int:
+    """Return the first of the ports; FastDeploy takes one for each of several engines, and 0 for any."""
+    first = reader.text("engine_worker_queue_port").partition(",")[0]
+    port = _Reader({"engine_worker_queue_port": first}).integer("engine_worker_queue_port", 0, (0, 65535))
+    return port or DEFAULT_MEETING_PORT
 
 
 class _Reader:

@@ -15,25 +15,30 @@ from typing import Any
 from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
-from ernie_backend.devices.backend import create_chooser, create_ops, resolve_device
+from ernie_backend.devices.backend import create_chooser, resolve_device
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.preparation import Preparation
 from ernie_backend.engine.sampling_resolver import LogprobLimits
 from ernie_backend.errors import StartError
 from ernie_backend.kv.block_manager import BlockManager
-from ernie_backend.memory.host_memory import available_bytes, resident_bytes
-from ernie_backend.memory.kv_sizing import KvDemand, check_blocks, in_mib, kv_blocks
+from ernie_backend.memory.engine_plan import check_fits, engine_plan
+from ernie_backend.memory.host_memory import available_bytes
+from ernie_backend.memory.kv_sizing import in_mib
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.models.base import LoadSettings, Model
-from ernie_backend.models.registry import load_model
-from ernie_backend.runner.model_runner import ModelRunner
+from ernie_backend.parallel.gathering import free_master, gather_group
+from ernie_backend.parallel.group import GroupWatch
+from ernie_backend.parallel.layout import check_leads, read_layout
+from ernie_backend.parallel.leading_runner import LeadingRunner
+from ernie_backend.parallel.seat import group_seat
+from ernie_backend.part import Seat, load_part
 from ernie_backend.runner.sampler import Sampler
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.settings import EngineSettings, model_directory, read_settings
 from ernie_backend.stages import Stage, Stages
-from ernie_kernels.api import CacheSpec, Ops
+from ernie_backend.weights.shard import Shard
+from ernie_kernels.api import CacheSpec
 from ernie_wire.messages import Ready
 
 logger = logging.getLogger(__name__)
@@ -49,39 +54,53 @@ class StartedEngine:
     max_num_waiting: int
 
 
-def start_engine(parameters: Mapping[str, str]) -> StartedEngine:
+def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None) -> StartedEngine:
     """Start the engine that an entry's parameters describe.
+
+    Args:
+        parameters: the entry's.
+        watch: is told how other ranks fare, if there are any.
 
     Raises:
         StartError: anything that keeps it from serving.
     """
     stages = Stages("Python and imports")
-    available, resident = available_bytes(), resident_bytes()
+    available = available_bytes()
     with _logged(stages, "config and tokenizer"):
         directory = model_directory(parameters)
         config = ModelConfig.from_directory(directory)
         settings = read_settings(parameters, config)
         preparation = _preparation(settings, config)
         device, notice = resolve_device(settings.device)
+        layout = read_layout(settings.tensor_parallel_size, settings.ips, settings.engine_worker_queue_port)
+        check_leads(layout)
+        plan = engine_plan(settings, device, available * len(layout.hosts))
+        check_fits(plan)
     for line in (*settings.notices, *((notice,) if notice else ())):
         logger.warning("notice: %s", line)
-    with _logged(stages, f"weights on {device}, {settings.threads} threads") as weights:
-        ops = create_ops(device, settings.threads)
-        model = _load(settings, config, ops)
-        used = max(0, resident_bytes() - resident)
-        weights.size_bytes = used
+    seat, group = Seat(Shard(), settings.threads), None
+    if layout.size > 1:
+        with _logged(stages, f"{layout.size} ranks"):
+            seat = group_seat(settings, layout, 0, free_master(layout))
+            group = gather_group(settings, parameters, layout, seat, watch or GroupWatch())
+    with _logged(stages, f"weights on {device}, {seat.threads} threads") as weights:
+        part = load_part(settings, config, device, seat)
+        weights.size_bytes = part.used_bytes
     with _logged(stages, "KV cache") as kv_cache:
-        spec = _cache_spec(settings, model, int(available * settings.gpu_memory_utilization) - used)
-        caches = [ops.allocate_cache(spec) for _ in range(config.num_layers)]
+        num_blocks = part.affordable_blocks(settings, plan)
+        if group is not None:
+            num_blocks = group.least_blocks(num_blocks)
+            group.allocate(num_blocks)
+        spec = replace(part.block(settings), num_blocks=num_blocks)
+        runner = part.runner(spec) if group is None else LeadingRunner(part.runner(spec), group)
         kv_cache.size_bytes = spec.bytes_per_block * config.num_layers * spec.num_blocks
-    runner = ModelRunner(model, ops, caches)
     with _logged(stages, "warm-up step"):
         runner.run(_warm_up_plan(config))
     engine = Engine(
         runner,
         BlockManager(spec.num_blocks, spec.block_size, enable_prefix_caching=settings.enable_prefix_caching),
         _limits(settings),
-        Sampler(create_chooser(ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
+        Sampler(create_chooser(part.ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
     )
     description = _description(settings, config, preparation, device, spec)
     description["startup"] = [stage.to_json() for stage in stages.list]
@@ -117,33 +136,6 @@ def _tokenizer(settings: EngineSettings, config: ModelConfig) -> Tokenizer | Mis
     if settings.is_dummy and find_tokenizer(settings.model) is None:
         return MissingTokenizer(settings.model, config.vocab_size)
     return Tokenizer.from_directory(settings.model)
-
-
-def _load(settings: EngineSettings, config: ModelConfig, ops: Ops) -> Model:
-    how = LoadSettings(
-        dtype=settings.dtype,
-        quantization=settings.quantization,
-        activation=settings.activation_dtype,
-        max_positions=settings.max_model_len,
-        is_dummy=settings.is_dummy,
-        weight_cache=settings.weight_cache,
-    )
-    return load_model(settings.model, config, ops, how)
-
-
-def _cache_spec(settings: EngineSettings, model: Model, budget_bytes: int) -> CacheSpec:
-    config = model.config
-    dtype = model.cache_dtype if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype
-    block = CacheSpec(1, settings.block_size, config.num_kv_heads, config.head_dim, dtype)
-    demand = KvDemand(
-        bytes_per_block=block.bytes_per_block * config.num_layers,
-        block_size=settings.block_size,
-        max_model_len=settings.max_model_len,
-        max_num_seqs=settings.max_num_seqs,
-    )
-    override = settings.num_gpu_blocks_override
-    count = check_blocks(demand, override, budget_bytes) if override else kv_blocks(demand, budget_bytes)
-    return replace(block, num_blocks=count)
 
 
 def _limits(settings: EngineSettings) -> SchedulerLimits:

@@ -1,4 +1,4 @@
-"""Reads the arguments of ``serve`` by the table of flags: values, notices, refusals.
+"""Reads arguments by the table of flags: values, notices, refusals.
 
 This module must not know what is done with a value.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ernie_cli.parameters.environment import VARIABLES
-from ernie_cli.parameters.flag import Flag, NoEffect, Refused, Switch, Text, Words, normalized
+from ernie_cli.parameters.flag import Flag, Group, NoEffect, Refused, Switch, Text, Words, normalized
 from ernie_cli.parameters.table import FLAGS, GROUPS
 
 _DESCRIPTION = Text(
@@ -38,16 +38,27 @@ def read_flags(arguments: Sequence[str]) -> dict[str, str]:
     Raises:
         UsageError: a flag is unknown, a value is outside its limits, or a flag is refused.
     """
-    given: dict[str, Any] = {}
-    parsed, unknown = _parser("en").parse_known_args([_dashed(each) for each in arguments])
+    given = parsed_flags(arguments)
+    for name in given:
+        _check_refused(FLAGS[name], given)
+    return given
+
+
+def parsed_flags(arguments: Sequence[str], groups: Sequence[Group] = GROUPS) -> dict[str, str]:
+    """Return the values of the flags that were given, be they refused or not.
+
+    Raises:
+        UsageError: a flag is in none of the groups, or a value is outside its limits.
+    """
+    flags = {flag.name: flag for group in groups for flag in group.flags}
+    parsed, unknown = _parser("en", groups).parse_known_args([_dashed(each) for each in arguments])
     if unknown:
-        raise UsageError(_unknown(unknown[0]))
-    for name, flag in FLAGS.items():
+        raise UsageError(_unknown(unknown[0], flags))
+    given: dict[str, Any] = {}
+    for name, flag in flags.items():
         value = getattr(parsed, name, None)
         if value is not None:
             given[name] = ",".join(value) if isinstance(flag.kind, Words) else value
-    for name in given:
-        _check_refused(FLAGS[name], given)
     return given
 
 
@@ -66,21 +77,36 @@ def notices(given: Mapping[str, str], environment: Mapping[str, str] = os.enviro
     return flags + variables
 
 
-def help_text(language: str = "en") -> str:
-    """Return the help in a language: ``en`` or ``zh``."""
-    return _parser(language).format_help()
+def is_help(arguments: Sequence[str]) -> bool:
+    """Whether the arguments ask for help, or are none at all."""
+    return not arguments or any(each in ("-h", "--help") for each in arguments)
 
 
-def _parser(language: str) -> _Parser:
+def terminal_language() -> str:
+    """Return the language of the terminal, of those the help is written in."""
+    locale = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG", "")
+    return "zh" if locale.startswith("zh") else "en"
+
+
+def help_text(
+    language: str = "en",
+    groups: Sequence[Group] = GROUPS,
+    usage: str = "ernie-triton serve --model DIRECTORY|ID [flags]",
+    description: Text = _DESCRIPTION,
+) -> str:
+    """Return the help on some flags in a language: ``en`` or ``zh``."""
+    parser = _parser(language, groups)
+    parser.usage, parser.description = usage, getattr(description, language)
+    return parser.format_help()
+
+
+def _parser(language: str, groups: Sequence[Group]) -> _Parser:
     parser = _Parser(
-        prog="ernie-triton serve",
-        usage="ernie-triton serve --model DIRECTORY|ID [flags]",
-        description=getattr(_DESCRIPTION, language),
         allow_abbrev=False,
         add_help=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30),
     )
-    for group in GROUPS:
+    for group in groups:
         shown = parser.add_argument_group(getattr(group.title, language))
         for flag in group.flags:
             _add(shown, flag, language)
@@ -123,11 +149,11 @@ def _dashed(argument: str) -> str:
     return normalized(name) + equals + value
 
 
-def _unknown(argument: str) -> str:
+def _unknown(argument: str, known: Iterable[str]) -> str:
     if not argument.startswith("-"):
         return f"{argument!r} belongs to no flag; values with blanks need quotes"
     name = argument.partition("=")[0]
-    nearest = max(FLAGS, key=lambda known: difflib.SequenceMatcher(None, name, known).ratio())
+    nearest = max(known, key=lambda each: difflib.SequenceMatcher(None, name, each).ratio())
     return f"unknown flag {name}; the nearest known flag is {nearest}"
 
 

@@ -9,6 +9,8 @@ import typer
 from ernie_cli.demo import demo
 from ernie_cli.errors import CommandError
 from ernie_cli.eval_command import eval_command
+from ernie_cli.plan_command import plan_command
+from ernie_cli.quantize_command import quantize
 from ernie_cli.serve_command import serve_command
 
 app = typer.Typer(
@@ -21,12 +23,19 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command("eval")(eval_command)
+app.command()(quantize)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def serve(context: typer.Context) -> None:
     """Serve a model with the OpenAI API; takes FastDeploy's flags (serve --help lists them)."""
     serve_command(context.args)
+
+
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def plan(context: typer.Context) -> None:
+    """Tell how much memory a model takes and what fits; takes the flags of serve."""
+    plan_command(context.args)
 
 
 def main() -> None:

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
+from ernie_backend.devices.backend import resolve_device
 from ernie_backend.errors import StartError
+from ernie_backend.memory.engine_plan import check_fits, engine_plan
+from ernie_backend.memory.host_memory import available_bytes
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.settings import EngineSettings
 from ernie_backend.weights.loader import CheckpointWeights
@@ -18,7 +21,7 @@ from ernie_cli.printed_config import engine_settings
 
 
 def check_model(directory: Path, parameters: Mapping[str, str]) -> None:
-    """Check the settings, config.json, the tokenizer, and names and shapes of the weights.
+    """Check the settings, config.json, the memory, the tokenizer, and names and shapes of the weights.
 
     Args:
         directory: of the model.
@@ -29,6 +32,7 @@ def check_model(directory: Path, parameters: Mapping[str, str]) -> None:
     """
     settings = engine_settings(directory, parameters)
     try:
+        check_fits(engine_plan(settings, resolve_device(settings.device)[0], available_bytes()))
         _check_files(directory, settings)
     except StartError as error:
         raise CommandError(error.message) from None

@@ -55,6 +55,13 @@ def remove_abandoned() -> None:
                 os.close(lock)
 
 
+def write_entry(entry: Path, parameters: Mapping[str, str]) -> None:
+    """Write a model repository's entry with its parameters; its directory has its name."""
+    (entry / "1").mkdir(parents=True, exist_ok=True)
+    (entry / "config.pbtxt").write_text(config_pbtxt(entry.name, dict(parameters)), encoding="utf-8")
+    (entry / "1" / "model.py").write_text(MODEL_PY, encoding="utf-8")
+
+
 class RunDirectory:
     """A run directory, as a context manager: made on entering, removed on leaving."""
 
@@ -98,9 +105,7 @@ class RunDirectory:
     def write_entry(self, name: str, parameters: Mapping[str, str]) -> Path:
         """Write the entry ``name`` with its parameters; returns its directory."""
         entry = self.model_repository / name
-        (entry / "1").mkdir(parents=True)
-        (entry / "config.pbtxt").write_text(config_pbtxt(name, dict(parameters)), encoding="utf-8")
-        (entry / "1" / "model.py").write_text(MODEL_PY, encoding="utf-8")
+        write_entry(entry, parameters)
         return entry
 
     def write_python_path(self) -> Path:

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 import typer
 
 from ernie_cli import serve
-from ernie_cli.command_line import UsageError, help_text, notices, read_flags
+from ernie_cli.command_line import UsageError, help_text, is_help, notices, read_flags, terminal_language
 from ernie_cli.model_source import is_model_id, local_model
 from ernie_cli.printed_config import printed_config
 from ernie_cli.serve_settings import ServeSettings
-
-_HELP = ("-h", "--help")
 
 
 def serve_command(arguments: Sequence[str]) -> None:
@@ -26,8 +24,8 @@ def serve_command(arguments: Sequence[str]) -> None:
         typer.Exit: with status 2 if the arguments are wrong.
         CommandError: something could not be started, or ended.
     """
-    if not arguments or any(each in _HELP for each in arguments):
-        typer.echo(help_text(_language()), nl=False)
+    if is_help(arguments):
+        typer.echo(help_text(terminal_language()), nl=False)
         return
     try:
         given = read_flags(arguments)
@@ -50,12 +48,6 @@ def _print_config(given: dict[str, str], settings: ServeSettings) -> None:
         typer.echo(line)
     if directory is None:
         typer.echo("(the model is not on this machine: its config.json may lower --max-model-len)")
-
-
-def _language() -> str:
-    """Return the language of the terminal, of those the help is written in."""
-    locale = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG", "")
-    return "zh" if locale.startswith("zh") else "en"
 
 
 async def _print_services(url: str) -> bool:

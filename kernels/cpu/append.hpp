@@ -20,54 +20,76 @@ inline SlotPlace locate_slot(const AttentionTask& task, int64_t sequence, int64_
     return {slot / kPage * cache.kv_heads + kv_head, slot % kPage};
 }
 
+// The scales of a head: its slot's own, written at `at`, or those of its channels.
+struct HeadScales {
+    float* slots;
+    int64_t at;
+    const float* channels;
+};
+
+inline int8_t to_int8(float value, float scale) {
+    const float code = __builtin_nearbyintf(value / scale);
+    return int8_t(code > 127.0f ? 127.0f : code < -127.0f ? -127.0f : code);
+}
+
 // What one head becomes in the cache, item by item.
 struct Float32Store {
     using Item = float;
-    Float32Store(const float*, int64_t, float*, int64_t) {}
-    Item operator()(float value) const { return value; }
+    Float32Store(const float*, int64_t, HeadScales) {}
+    Item operator()(float value, int64_t) const { return value; }
 };
 
 struct Bfloat16Store {
     using Item = uint16_t;
-    Bfloat16Store(const float*, int64_t, float*, int64_t) {}
-    Item operator()(float value) const { return to_bfloat16(value); }
+    Bfloat16Store(const float*, int64_t, HeadScales) {}
+    Item operator()(float value, int64_t) const { return to_bfloat16(value); }
 };
 
 // Codes with one scale, absmax / 127. A scale that is 0 or not finite has codes 0: the head reads as 0 or NaN.
 struct Int8Store {
     using Item = int8_t;
-    Int8Store(const float* x, int64_t count, float* scales, int64_t at) {
+    Int8Store(const float* x, int64_t count, HeadScales scales) {
         float largest = 0;
         for (int64_t d = 0; d < count; ++d) {
             const float size = __builtin_fabsf(x[d]);
             largest = largest >= size ? largest : size;  // NaN stays
             if (largest != largest) break;
         }
-        scales[at] = divisor = largest / 127.0f;
+        scales.slots[scales.at] = divisor = largest / 127.0f;
         is_usable = divisor > 0 && divisor < __builtin_inff();
     }
-    Item operator()(float value) const {
-        if (!is_usable) return 0;
-        const float code = __builtin_nearbyintf(value / divisor);
-        return Item(code > 127.0f ? 127.0f : code < -127.0f ? -127.0f : code);
-    }
+    Item operator()(float value, int64_t) const { return is_usable ? to_int8(value, divisor) : Item(0); }
     float divisor;
     bool is_usable;
 };
 
-template <typename Store>
-void store_key(const CacheView& cache, const float* x, SlotPlace place) {
-    const Store store(x, cache.head_dim, cache.key_scales, place.page * kPage + place.lane);
-    auto* out = static_cast<typename Store::Item*>(cache.keys) + place.page * cache.stride * kPage + place.lane;
-    for (int64_t d = 0; d < cache.head_dim; ++d) out[d * kPage] = store(x[d]);
+// Codes with a static scale for each channel; 0 where that is 0, and for NaN.
+struct StaticInt8Store {
+    using Item = int8_t;
+    StaticInt8Store(const float*, int64_t, HeadScales scales) : channels(scales.channels) {}
+    Item operator()(float value, int64_t d) const {
+        return channels[d] > 0 && value == value ? to_int8(value, channels[d]) : Item(0);
+    }
+    const float* channels;
+};
+
+inline const float* of_head(const float* channels, const CacheView& cache, int64_t kv_head) {
+    return channels ? channels + kv_head * cache.head_dim : nullptr;
 }
 
 template <typename Store>
-void store_value(const CacheView& cache, const float* x, SlotPlace place) {
-    const Store store(x, cache.head_dim, cache.value_scales, place.page * kPage + place.lane);
+void store_key(const CacheView& cache, const float* x, SlotPlace place, const float* channels) {
+    const Store store(x, cache.head_dim, {cache.key_scales, place.page * kPage + place.lane, channels});
+    auto* out = static_cast<typename Store::Item*>(cache.keys) + place.page * cache.stride * kPage + place.lane;
+    for (int64_t d = 0; d < cache.head_dim; ++d) out[d * kPage] = store(x[d], d);
+}
+
+template <typename Store>
+void store_value(const CacheView& cache, const float* x, SlotPlace place, const float* channels) {
+    const Store store(x, cache.head_dim, {cache.value_scales, place.page * kPage + place.lane, channels});
     auto* out =
         static_cast<typename Store::Item*>(cache.values) + (place.page * cache.stride + place.lane) * kPage;
-    for (int64_t d = 0; d < cache.head_dim; ++d) out[d / kPage * kPage * kPage + d % kPage] = store(x[d]);
+    for (int64_t d = 0; d < cache.head_dim; ++d) out[d / kPage * kPage * kPage + d % kPage] = store(x[d], d);
 }
 
 template <typename Store>
@@ -82,13 +104,16 @@ void append_rows(const AttentionTask& task, float* head, Range range) {
             const int64_t at = (h / group * task.rows + row) * group + h % group;
             float* query = task.queries + at * cache.stride;
             rotate_head(angles, x, scale, query);
+            if (const float* channels = of_head(cache.key_channels, cache, h / group))
+                for (int64_t d = 0; d < cache.head_dim; ++d) query[d] *= channels[d];
             for (int64_t d = cache.head_dim; d < cache.stride; ++d) query[d] = 0;
         }
         for (int64_t h = 0; h < cache.kv_heads; ++h, x += cache.head_dim) {
             const SlotPlace place = locate_slot(task, task.row_sequences[row], task.row_slots[row], h);
             rotate_head(angles, x, 1.0f, head);
-            store_key<Store>(cache, head, place);
-            store_value<Store>(cache, x + cache.kv_heads * cache.head_dim, place);
+            store_key<Store>(cache, head, place, of_head(cache.key_channels, cache, h));
+            store_value<Store>(cache, x + cache.kv_heads * cache.head_dim, place,
+                               of_head(cache.value_channels, cache, h));
         }
     }
 }
@@ -103,6 +128,7 @@ void append(const AttentionTask& task, int part, int parts) {
         case CacheKind::Bfloat16:
             return append_rows<Bfloat16Store>(task, head, range);
         case CacheKind::Int8:
+            if (task.cache.key_channels) return append_rows<StaticInt8Store>(task, head, range);
             return append_rows<Int8Store>(task, head, range);
     }
 }

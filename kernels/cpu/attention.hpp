@@ -49,6 +49,8 @@ inline void write_row(const AttentionTask& task, int64_t first_token, int64_t kv
     const int64_t head = (first_token + row / group) * task.heads + kv_head * group + row % group;
     float* y = task.y + head * task.cache.head_dim;
     for (int64_t d = 0; d < task.cache.head_dim; ++d) y[d] = total.values[d] / *total.sum;
+    if (const float* channels = of_head(task.cache.value_channels, task.cache, kv_head))
+        for (int64_t d = 0; d < task.cache.head_dim; ++d) y[d] *= channels[d];
 }
 
 // The attention of one unit; T is how the cache stores an item.

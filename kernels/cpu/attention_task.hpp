@@ -5,6 +5,8 @@
 //   keys   [pages][kv_heads][stride][kPage]                  a register of keys is one dimension of several
 //   slots values [pages][kv_heads][stride / kPage][kPage][kPage]   [dimensions / kPage][slot][dimension] scales
 //   [pages][kv_heads][kPage]                          Int8 only: number = code * scale of its slot
+// An Int8 cache with static scales has none for its slots but one for each channel, [kv_heads][head_dim]. They
+// never meet the codes: queries are multiplied by those of the keys, results by those of the values.
 #pragma once
 
 #include <atomic>
@@ -26,6 +28,8 @@ struct CacheView {
     void* values;
     float* key_scales;
     float* value_scales;
+    const float* key_channels;  // static scales, or null
+    const float* value_channels;
     int64_t block_size;
     int64_t kv_heads;
     int64_t head_dim;

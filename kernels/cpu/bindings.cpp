@@ -1,19 +1,16 @@
 // The Python module `_cpu`: borrows NumPy buffers, releases the GIL, calls Ops.
-#include <nanobind/nanobind.h>
+#include "bindings.hpp"
+
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include "buffer.hpp"
 #include "dispatch.hpp"
-#include "ops.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace ernie {
 namespace {
-
-Matrix matrix(const Buffer& buffer) { return {buffer.data<float>(), buffer.size(0), buffer.size(1)}; }
 
 int64_t positive(const char* name, int64_t value) {
     if (value > 0) return value;
@@ -88,6 +85,24 @@ CacheKind cache_kind_named(const std::string& name) {
     throw std::invalid_argument("cache dtype '" + name + "' must be float32, bfloat16 or int8");
 }
 
+// Both or neither are given: static scales (kv_heads, head_dim) of an int8 cache.
+void make_cache(LayerCache* self, int64_t num_blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim,
+                const std::string& dtype, nb::handle key_scales, nb::handle value_scales) {
+    const CacheKind kind = cache_kind_named(dtype);
+    positive("num_blocks", num_blocks), positive("block_size", block_size);
+    positive("num_kv_heads", kv_heads), positive("head_dim", head_dim);
+    if (key_scales.is_none() && value_scales.is_none()) {
+        new (self) LayerCache(num_blocks, block_size, kv_heads, head_dim, kind, nullptr, nullptr);
+        return;
+    }
+    const Buffer keys("key_scales", key_scales, 'f', 2), values("value_scales", value_scales, 'f', 2);
+    for (const Buffer* scales : {&keys, &values})
+        if (kind != CacheKind::Int8 || scales->size(0) != kv_heads || scales->size(1) != head_dim)
+            throw std::invalid_argument("static scales are of an int8 cache, kv_heads times head_dim");
+    new (self)
+        LayerCache(num_blocks, block_size, kv_heads, head_dim, kind, keys.data<float>(), values.data<float>());
+}
+
 PackedLinear pack_unscaled(Ops& ops, WeightKind kind, Activation activation, const Buffer& source) {
     const nb::gil_scoped_release release;
     return ops.pack(kind, activation, positive("weight rows", source.size(0)),
@@ -129,6 +144,18 @@ PackedLinear pack_int4(Ops& ops, nb::handle packed, int64_t inputs, nb::handle s
                                     std::to_string((inputs + 1) / 2) + " for " + std::to_string(inputs) +
                                     " inputs");
     return pack_codes(ops, WeightKind::Int4, source, inputs, scales, activation, group);
+}
+
+PackedLinear pack_w4a8(Ops& ops, nb::handle packed, int64_t inputs, nb::handle scales, float input_scale,
+                       int64_t rotation) {
+    const Buffer source("packed", packed, 'B', 2), factors("scales", scales, 'f', 1);
+    if (source.size(1) != (inputs + 1) / 2 || factors.size(0) != source.size(0))
+        throw std::invalid_argument(
+            "packed and scales must have the weight's rows, packed a byte for two inputs");
+    positive("weight rows", source.size(0)), positive("weight columns", inputs);
+    const nb::gil_scoped_release release;
+    return ops.pack_w4a8(source.size(0), inputs, source.data<void>(), factors.data<float>(), input_scale,
+                         rotation);
 }
 
 void embed(Ops& ops, const PackedLinear& table, const Batch& batch, nb::handle result) {
@@ -203,15 +230,8 @@ void bind_data(nb::module_& module) {
         .def_ro("outputs", &PackedLinear::outputs)
         .def_ro("inputs", &PackedLinear::inputs);
     nb::class_<LayerCache>(module, "LayerCache", "The paged KV cache of one layer.")
-        .def(
-            "__init__",
-            [](LayerCache* self, int64_t num_blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim,
-               const std::string& dtype) {
-                new (self) LayerCache(positive("num_blocks", num_blocks), positive("block_size", block_size),
-                                      positive("num_kv_heads", kv_heads), positive("head_dim", head_dim),
-                                      cache_kind_named(dtype));
-            },
-            "num_blocks"_a, "block_size"_a, "num_kv_heads"_a, "head_dim"_a, "dtype"_a)
+        .def("__init__", &make_cache, "num_blocks"_a, "block_size"_a, "num_kv_heads"_a, "head_dim"_a, "dtype"_a,
+             "key_scales"_a.none(), "value_scales"_a.none())
         .def_ro("num_kv_heads", &LayerCache::kv_heads)
         .def_ro("head_dim", &LayerCache::head_dim);
     nb::class_<Batch>(module, "Batch", "A step's index arrays.")
@@ -232,13 +252,15 @@ NB_MODULE(_cpu, module) {
     nb::set_leak_warnings(false);  // a Python global may hold an Ops until the interpreter exits
     bind_data(module);
     module.def("instruction_sets", &instruction_sets, "include_lowered"_a);
-    nb::class_<Ops>(module, "Ops", "The ops of one thread pool and instruction set.")
-        .def(nb::init<int, const std::string&>(), "threads"_a, "instruction_set"_a)
+    nb::class_<Ops> ops(module, "Ops", "The ops of one thread pool and instruction set.");
+    bind_moe(module, ops);
+    ops.def(nb::init<int, const std::string&>(), "threads"_a, "instruction_set"_a)
         .def_prop_ro("instruction_set", &Ops::instruction_set)
         .def("pack_float32", &pack_float32, "values"_a)
         .def("pack_bfloat16", &pack_bfloat16, "bits"_a, "rounds_activations"_a)
         .def("pack_int8", &pack_int8, "codes"_a, "scales"_a, "activation"_a, "group"_a)
         .def("pack_int4", &pack_int4, "packed"_a, "inputs"_a, "scales"_a, "activation"_a, "group"_a)
+        .def("pack_w4a8", &pack_w4a8, "packed"_a, "inputs"_a, "scales"_a, "input_scale"_a, "rotation"_a)
         .def("embed", &embed, "table"_a, "batch"_a, "result"_a)
         .def("norm", &norm, "x"_a, "weight"_a, "epsilon"_a, "result"_a)
         .def("add_norm", &add_norm, "x"_a, "delta"_a, "weight"_a, "epsilon"_a, "residual"_a, "result"_a)

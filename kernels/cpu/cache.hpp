@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "attention_task.hpp"
 #include "memory.hpp"
@@ -9,7 +10,9 @@
 namespace ernie {
 
 struct LayerCache {
-    LayerCache(int64_t num_blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim, CacheKind kind);
+    // The channels are static scales [kv_heads][head_dim] of an Int8 cache, copied, or null.
+    LayerCache(int64_t num_blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim, CacheKind kind,
+               const float* key_channels, const float* value_channels);
 
     CacheView view() const;
 
@@ -22,6 +25,7 @@ struct LayerCache {
 
   private:
     Memory keys_, values_, key_scales_, value_scales_;
+    std::vector<float> key_channels_, value_channels_;
 };
 
 }  // namespace ernie

@@ -27,9 +27,11 @@ template <typename V>
 void embed(const EmbedTask& task, int part, int parts) {
     const int64_t width = task.table.inputs;
     const Range range = share(task.rows, part, parts);
-    for (int64_t row = range.begin; row < range.end; ++row)
+    for (int64_t row = range.begin; row < range.end; ++row) {
+        const int32_t id = task.token_ids[row];
         for (int64_t k = 0; k < width; ++k)
-            task.y[row * width + k] = weight_at<V>(task.table, task.token_ids[row], k);
+            task.y[row * width + k] = id == kElsewhere ? 0.0f : weight_at<V>(task.table, id, k);
+    }
 }
 
 }  // namespace ernie::ERNIE_VARIANT

@@ -81,6 +81,19 @@ struct RoundTask {
     RoundedRows rounded;
 };
 
+inline constexpr int64_t kLargestRotation = 1024;
+
+// int8 codes of one scale for all rows, which have one group each.
+struct StaticQuantizeTask {
+    const float* x;
+    int64_t rows;
+    int64_t width;
+    float scale;
+    int64_t rotation;  // block of the Hadamard rotation, a divisor of width; 0: none
+    float factor;      // 1 / sqrt(rotation)
+    QuantizedRows quantized;
+};
+
 struct NormTask {
     const float* x;
     const float* delta;  // null: plain norm
@@ -98,6 +111,8 @@ struct SwigluTask {
     int64_t rows;
     int64_t width;
 };
+
+constexpr int32_t kElsewhere = -1;  // a token whose row another rank has: zeros here
 
 struct EmbedTask {
     WeightView table;
@@ -126,6 +141,7 @@ struct Kernels {
     void (*linear)(const LinearTask&, int part, int parts);
     void (*quantize)(const QuantizeTask&, int part, int parts);
     void (*round)(const RoundTask&, int part, int parts);
+    void (*quantize_static)(const StaticQuantizeTask&, int part, int parts);
     void (*norm)(const NormTask&, int part, int parts);
     void (*swiglu)(const SwigluTask&, int part, int parts);
     void (*embed)(const EmbedTask&, int part, int parts);

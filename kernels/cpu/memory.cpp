@@ -13,9 +13,10 @@ void FreeDeleter::operator()(void* memory) const { std::free(memory); }
 Memory allocate_zeroed(size_t bytes) {
     constexpr size_t kCacheLine = 64, kHugePage = size_t(2) << 20;
     const size_t alignment = bytes >= kHugePage ? kHugePage : kCacheLine;
-    const size_t rounded = (bytes + alignment) / alignment * alignment;
-    void* memory = std::aligned_alloc(alignment, rounded);
-    if (!memory) throw std::bad_alloc();
+    // Not a multiple of huge pages: what a matrix of an expert would be rounded up by adds up to gigabytes.
+    const size_t rounded = (bytes + kCacheLine) / kCacheLine * kCacheLine;
+    void* memory = nullptr;
+    if (posix_memalign(&memory, alignment, rounded) != 0) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
     if (alignment == kHugePage) madvise(memory, rounded, MADV_HUGEPAGE);
 #endif

@@ -1,47 +1,26 @@
 #include "ops.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
+#include "checks.hpp"
 #include "dispatch.hpp"
 
 namespace ernie {
 namespace {
 
 constexpr int kMostThreads = 1024;
-constexpr int64_t kSmallWork = 1 << 16;    // multiply-adds that cost less than waking the other threads
 constexpr int64_t kChunkBytes = 64 << 10;  // weights that a thread takes at a time
 constexpr float kInt8Levels = 127, kInt16Levels = 127 * 128;
 // Integer sums of a group stay below 2 ** 31: 1024 * 127 * 127 * 128.
 constexpr int64_t kLargestGroup = 1024;
+constexpr int64_t kMostStaticInputs = 1 << 20;  // and those of a whole row: 2 ** 20 * 127 * 8
 
 int checked_threads(int threads) {
     if (threads >= 1 && threads <= kMostThreads) return threads;
     throw std::invalid_argument("threads " + std::to_string(threads) + " must be 1 to " +
                                 std::to_string(kMostThreads));
-}
-
-void expect(const char* name, int64_t value, int64_t expected) {
-    if (value == expected) return;
-    throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) + ", expected " +
-                                std::to_string(expected));
-}
-
-void expect_below(const char* name, int64_t value, int64_t limit) {
-    if (value >= 0 && value < limit) return;
-    throw std::invalid_argument(std::string(name) + " has " + std::to_string(value) + ", expected 0 to " +
-                                std::to_string(limit - 1));
-}
-
-void expect_shape(const char* name, const Matrix& x, int64_t rows, int64_t columns) {
-    expect((std::string(name) + " rows").c_str(), x.rows, rows);
-    expect((std::string(name) + " columns").c_str(), x.columns, columns);
-}
-
-template <typename T>
-T* grow(std::vector<T>& scratch, int64_t items) {
-    if (int64_t(scratch.size()) < items) scratch.resize(size_t(items));
-    return scratch.data();
 }
 
 // The rows of the batch by sequence; every block that a sequence needs exists.
@@ -68,6 +47,18 @@ void locate_rows(const BatchView& batch, const LayerCache& cache, int32_t* seque
     }
 }
 
+// Sizes of a row of codes; all are 0 where the weight is multiplied by floats.
+QuantizedRows quantized_shape(const PackedLinear& weight) {
+    if (weight.activation == Activation::Float32 || weight.activation == Activation::Bfloat16) return {};
+    const int64_t stride = (weight.inputs + kStep - 1) / kStep * kStep;
+    return {nullptr, nullptr, stride, (weight.inputs + weight.group - 1) / weight.group, weight.group};
+}
+
+// Items of a row in bfloat16; none where the weight is not multiplied by such rows.
+int64_t rounded_stride(const PackedLinear& weight) {
+    return weight.activation == Activation::Bfloat16 ? (weight.inputs + 1) / 2 * 2 : 0;
+}
+
 int64_t attended_keys(const int32_t* slots, int64_t rows) {
     int64_t keys = 0;
     for (int64_t row = 0; row < rows; ++row) keys += slots[row] + 1;
@@ -76,16 +67,13 @@ int64_t attended_keys(const int32_t* slots, int64_t rows) {
 
 }  // namespace
 
+void expect_shape(const char* name, const Matrix& x, int64_t rows, int64_t columns) {
+    expect((std::string(name) + " rows").c_str(), x.rows, rows);
+    expect((std::string(name) + " columns").c_str(), x.columns, columns);
+}
+
 Ops::Ops(int threads, const std::string& instruction_set)
     : kernels_(kernels_for(instruction_set)), pool_(checked_threads(threads)) {}
-
-// Runs all parts of a kernel; `work` is about its multiply-adds. Small ones stay on the calling thread: results
-// do not depend on the number of parts.
-template <typename Task>
-void Ops::run(void (*kernel)(const Task&, int, int), const Task& task, int64_t work) {
-    if (work < kSmallWork) return kernel(task, 0, 1);
-    pool_.run([&](int part, int parts) { kernel(task, part, parts); });
-}
 
 PackedLinear Ops::pack(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t group,
                        const void* source, const float* scales) {
@@ -98,11 +86,33 @@ PackedLinear Ops::pack(WeightKind kind, Activation activation, int64_t outputs, 
     return pack_linear(kind, activation, outputs, inputs, kernels_.panel, group, source, scales, pool_);
 }
 
+PackedLinear Ops::pack_w4a8(int64_t outputs, int64_t inputs, const void* source, const float* scales,
+                            float input_scale, int64_t rotation) {
+    if (inputs > kMostStaticInputs)
+        throw std::invalid_argument("weight columns " + std::to_string(inputs) + " must be at most " +
+                                    std::to_string(kMostStaticInputs));
+    if (rotation &&
+        (rotation < 2 || rotation > kLargestRotation || rotation & (rotation - 1) || inputs % rotation))
+        throw std::invalid_argument("rotation " + std::to_string(rotation) + " must be a power of two up to " +
+                                    std::to_string(kLargestRotation) + " that divides the columns " +
+                                    std::to_string(inputs));
+    if (!(input_scale >= 0 && std::isfinite(input_scale)))
+        throw std::invalid_argument("input_scale must be finite and not negative");
+    const int64_t group = (inputs + kStep - 1) / kStep * kStep;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    PackedLinear packed = pack_linear(WeightKind::Int4, Activation::StaticInt8, outputs, inputs, kernels_.panel,
+                                      group, source, scales, pool_);
+    packed.input_scale = input_scale;
+    packed.rotation = rotation;
+    return packed;
+}
+
 void Ops::embed(const PackedLinear& table, const BatchView& batch, Matrix y) {
     expect("table panel width", table.panel, kernels_.panel);
     expect_shape("embed result", y, batch.tokens, table.inputs);
     for (int64_t row = 0; row < batch.tokens; ++row)
-        expect_below("batch.token_ids", batch.token_ids[row], table.outputs);
+        if (batch.token_ids[row] != kElsewhere)
+            expect_below("batch.token_ids", batch.token_ids[row], table.outputs);
     const std::lock_guard<std::mutex> lock(mutex_);
     run(kernels_.embed, EmbedTask{table.view(), batch.token_ids, y.data, batch.tokens},
         16 * batch.tokens * table.inputs);
@@ -123,38 +133,67 @@ void Ops::norm(Matrix x, const Matrix* delta, const float* weight, int64_t width
         2 * x.rows * x.columns);
 }
 
-// The rows as codes, in scratch memory.
-QuantizedRows Ops::quantize(const float* x, int64_t rows, const PackedLinear& weight) {
-    QuantizedRows q{};
-    q.stride = (weight.inputs + kStep - 1) / kStep * kStep;
-    q.group = weight.group;
-    q.groups = (weight.inputs + q.group - 1) / q.group;
-    q.codes = grow(codes_, rows * q.stride);
-    q.scales = grow(scales_, rows * q.groups);
-    const float levels = weight.activation == Activation::Int16 ? kInt16Levels : kInt8Levels;
-    run(kernels_.quantize, QuantizeTask{x, rows, weight.inputs, levels, q}, 4 * rows * weight.inputs);
-    return q;
-}
-
-// The rows in bfloat16, in scratch memory.
-RoundedRows Ops::round(const float* x, int64_t rows, int64_t inputs) {
-    const int64_t stride = (inputs + 1) / 2 * 2;
-    const RoundedRows rounded{grow(rounded_, rows * stride * kLargestItem), stride};
-    run(kernels_.round, RoundTask{x, rows, inputs, rounded}, rows * inputs);
-    return rounded;
-}
-
 // x [rows][inputs] to y [rows][outputs]; the mutex is held.
 void Ops::multiply(const float* x, int64_t rows, const PackedLinear& weight, float* y) {
-    LinearTask task{weight.view(), x, {}, {}, y, rows};
-    if (weight.activation == Activation::Bfloat16)
-        task.rounded = round(x, rows, weight.inputs);
-    else if (weight.activation != Activation::Float32)
-        task.quantized = quantize(x, rows, weight);
-    if (rows * weight.inputs * weight.outputs < kSmallWork) return kernels_.linear(task, 0, 1);
-    const int64_t chunks = std::max<int64_t>(pool_.size(), weight.bytes / kChunkBytes);
-    pool_.run(int(std::min<int64_t>(chunks, INT32_MAX)),
-              [&](int chunk, int count) { kernels_.linear(task, chunk, count); });
+    multiply({{&weight, x, rows, y}});
+}
+
+// Fills `rows` with the codes of a product's inputs.
+void Ops::quantize(const Product& product, const QuantizedRows& rows) {
+    const PackedLinear& weight = *product.weight;
+    const int64_t work = 4 * product.rows * weight.inputs;
+    if (weight.activation == Activation::StaticInt8) {
+        const float factor = weight.rotation ? float(1 / std::sqrt(double(weight.rotation))) : 0;
+        const StaticQuantizeTask task{product.x,       product.rows, weight.inputs, weight.input_scale,
+                                      weight.rotation, factor,       rows};
+        return run(kernels_.quantize_static, task, work);
+    }
+    const float levels = weight.activation == Activation::Int16 ? kInt16Levels : kInt8Levels;
+    run(kernels_.quantize, QuantizeTask{product.x, product.rows, weight.inputs, levels, rows}, work);
+}
+
+// Several products as one set of chunks, so that no thread waits for another between two small weights.
+void Ops::multiply(const std::vector<Product>& products) {
+    int64_t codes = 0, scales = 0, items = 0, work = 0;
+    for (const Product& product : products) {
+        const QuantizedRows q = quantized_shape(*product.weight);
+        codes += product.rows * q.stride;
+        scales += product.rows * q.groups;
+        items += product.rows * rounded_stride(*product.weight);
+        work += product.rows * product.weight->inputs * product.weight->outputs;
+    }
+    int16_t* next_codes = grow(codes_, codes);
+    float* next_scales = grow(scales_, scales);
+    std::byte* next_items = grow(rounded_, items * kLargestItem);
+    products_.clear();
+    chunk_ends_.assign(1, 0);
+    const int64_t least = (pool_.size() + int64_t(products.size()) - 1) / int64_t(products.size());
+    for (const Product& product : products) {
+        const PackedLinear& weight = *product.weight;
+        LinearTask task{weight.view(), product.x, quantized_shape(weight), {}, product.y, product.rows};
+        if (const int64_t stride = rounded_stride(weight)) {
+            task.rounded = {next_items, stride};
+            next_items += product.rows * stride * kLargestItem;
+            const RoundTask rounding{product.x, product.rows, weight.inputs, task.rounded};
+            run(kernels_.round, rounding, product.rows * weight.inputs);
+        } else if (QuantizedRows& q = task.quantized; weight.activation != Activation::Float32) {
+            q.codes = next_codes;
+            q.scales = next_scales;
+            next_codes += product.rows * q.stride;
+            next_scales += product.rows * q.groups;
+            quantize(product, q);
+        }
+        products_.push_back(task);
+        chunk_ends_.push_back(chunk_ends_.back() + int(std::max(least, weight.bytes / kChunkBytes)));
+    }
+    if (work < kSmallWork) {
+        for (const LinearTask& task : products_) kernels_.linear(task, 0, 1);
+        return;
+    }
+    pool_.run(chunk_ends_.back(), [&](int chunk, int) {
+        const auto end = std::upper_bound(chunk_ends_.begin(), chunk_ends_.end(), chunk);
+        kernels_.linear(products_[size_t(end - chunk_ends_.begin()) - 1], chunk - end[-1], end[0] - end[-1]);
+    });
 }
 
 void Ops::linear(Matrix x, const PackedLinear& weight, Matrix y) {
@@ -172,6 +211,11 @@ void Ops::mlp(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, M
     expect("gate_up outputs", gate_up.outputs, 2 * down.inputs);
     expect_shape("mlp result", y, x.rows, down.outputs);
     const std::lock_guard<std::mutex> lock(mutex_);
+    transform(x, gate_up, down, y);
+}
+
+// The MLP of checked sizes; the mutex is held.
+void Ops::transform(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y) {
     float* both = grow(gate_up_, x.rows * gate_up.outputs);
     float* hidden = grow(hidden_, x.rows * down.inputs);
     multiply(x.data, x.rows, gate_up, both);

@@ -11,6 +11,8 @@
 #include "attention_plan.hpp"
 #include "cache.hpp"
 #include "kernels.hpp"
+#include "moe.hpp"
+#include "routing.hpp"
 #include "thread_pool.hpp"
 #include "weights.hpp"
 
@@ -44,20 +46,37 @@ struct BatchView {
     int64_t num_logit_rows;
 };
 
+// y [rows][outputs] = x [rows][inputs] times a weight.
+struct Product {
+    const PackedLinear* weight;
+    const float* x;
+    int64_t rows;
+    float* y;
+};
+
+inline constexpr int64_t kSmallWork = 1 << 16;  // multiply-adds that cost less than waking the other threads
+
+void expect_shape(const char* name, const Matrix& x, int64_t rows, int64_t columns);
+
 // Sizes and indices that do not fit throw std::invalid_argument, before anything is written.
 class Ops {
   public:
     Ops(int threads, const std::string& instruction_set);
 
     const char* instruction_set() const { return kernels_.name; }
+    int64_t panel() const { return kernels_.panel; }
 
     PackedLinear pack(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t group,
                       const void* source, const float* scales);
+    PackedLinear pack_w4a8(int64_t outputs, int64_t inputs, const void* source, const float* scales,
+                           float input_scale, int64_t rotation);
     void embed(const PackedLinear& table, const BatchView& batch, Matrix y);
     void norm(Matrix x, const Matrix* delta, const float* weight, int64_t width, float epsilon,
               Matrix* residual, Matrix y);
     void linear(Matrix x, const PackedLinear& weight, Matrix y);
     void mlp(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y);
+    void moe(Matrix x, const MoeLayer& layer, Matrix y);
+    void route(Matrix x, const MoeLayer& layer, int32_t* experts, Matrix weights);
     void attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, const BatchView& batch, Matrix y);
     void choose(Matrix logits, const ChoiceTask& asked);
     void lm_head(Matrix hidden, const PackedLinear& head, const BatchView& batch, Matrix y);
@@ -65,18 +84,41 @@ class Ops {
   private:
     template <typename Task>
     void run(void (*kernel)(const Task&, int, int), const Task& task, int64_t work);
-    QuantizedRows quantize(const float* x, int64_t rows, const PackedLinear& weight);
-    RoundedRows round(const float* x, int64_t rows, int64_t inputs);
+    template <typename Share>
+    void share_rows(int64_t rows, int64_t work_per_row, const Share& share);
     void multiply(const float* x, int64_t rows, const PackedLinear& weight, float* y);
+    void multiply(const std::vector<Product>& products);
+    void quantize(const Product& product, const QuantizedRows& rows);
+    void transform(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y);
+    void route_rows(Matrix x, const MoeLayer& layer);
+    void add_experts(Matrix x, const MoeLayer& layer, int64_t first, int64_t last, Matrix y);
 
     const Kernels& kernels_;
     ThreadPool pool_;
     std::mutex mutex_;
     std::vector<int16_t> codes_;
     std::vector<std::byte> rounded_;
-    std::vector<float> scales_, hidden_, gate_up_, queries_, scratch_, partials_;
-    std::vector<int32_t> row_sequences_, row_slots_;
+    std::vector<float> scales_, hidden_, gate_up_, queries_, scratch_, partials_, expert_rows_, chosen_weights_;
+    std::vector<int32_t> row_sequences_, row_slots_, chosen_;
+    std::vector<LinearTask> products_;
+    std::vector<int> chunk_ends_;
     AttentionPlan plan_;
+    Pairs pairs_;
 };
+
+// Runs all parts of a kernel; `work` is about its multiply-adds. Small ones stay on the calling thread: results
+// do not depend on the number of parts.
+template <typename Task>
+void Ops::run(void (*kernel)(const Task&, int, int), const Task& task, int64_t work) {
+    if (work < kSmallWork) return kernel(task, 0, 1);
+    pool_.run([&](int part, int parts) { kernel(task, part, parts); });
+}
+
+// Calls share(begin, end) for all rows, in one piece or one for each thread.
+template <typename Share>
+void Ops::share_rows(int64_t rows, int64_t work_per_row, const Share& share) {
+    if (rows * work_per_row < kSmallWork) return share(0, rows);
+    pool_.run([&](int part, int parts) { share(rows * part / parts, rows * (part + 1) / parts); });
+}
 
 }  // namespace ernie

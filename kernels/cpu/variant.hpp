@@ -7,6 +7,7 @@
 #include "linear.hpp"
 #include "norm.hpp"
 #include "quantize.hpp"
+#include "quantize_static.hpp"
 #include "sampling.hpp"
 #include "swiglu.hpp"
 
@@ -15,7 +16,7 @@ namespace ernie::ERNIE_VARIANT {
 // V: the float registers; D: the integer dot products on them; P: the products with rounded activations.
 template <typename V, typename D, typename P>
 constexpr Kernels make_kernels(const char* name) {
-    return {name,      kPanel<V>, linear<D, P>, quantize<D>, round_rows<P>, norm<V>,
+    return {name,      kPanel<V>, linear<D, P>, quantize<D>, round_rows<P>, quantize_static<D>, norm<V>,
             swiglu<V>, embed<V>,  append<V>,    attend<V>,   join<V>,       choose<V>};
 }
 

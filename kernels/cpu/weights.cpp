@@ -44,17 +44,30 @@ void pack_pairs(const T* source, T* target, int64_t lanes, int64_t inputs, int64
     }
 }
 
-// Source rows hold two codes per byte, even k in the low nibble; the target holds code + 8.
+// Eight nibbles of a word, even ones to the lower half.
+uint32_t split_nibbles(uint32_t word) {
+    const auto together = [](uint32_t bytes) {  // the low nibbles of four bytes to 16 bits
+        bytes = (bytes | bytes >> 4) & 0x00FF00FF;
+        return (bytes | bytes >> 8) & 0xFFFF;
+    };
+    return together(word & 0x0F0F0F0F) | together(word >> 4 & 0x0F0F0F0F) << 16;
+}
+
+// Source rows hold two codes per byte, even k in the low nibble; the target holds code + 8 in words of kStep
+// inputs, in the order of int4_offset.
 void pack_int4(const uint8_t* source, uint8_t* target, int64_t lanes, int64_t inputs, int64_t panel) {
     const int64_t row_bytes = (inputs + 1) / 2;
-    std::memset(target, 0x88, size_t(round_up(inputs, kStep) * panel / 2));
-    for (int64_t lane = 0; lane < lanes; ++lane)
-        for (int64_t k = 0; k < inputs; ++k) {
-            const uint8_t byte = source[lane * row_bytes + k / 2];
-            const uint8_t code = (k % 2 ? byte >> 4 : byte & 15) ^ 8;
-            const int64_t at = k / kStep * kStep * panel + int4_offset(lane, k % kStep);
-            const int shift = at % 2 ? 4 : 0;
-            target[at / 2] = uint8_t((target[at / 2] & ~(15 << shift)) | code << shift);
+    const uint32_t offsets = 0x88888888;
+    for (int64_t start = 0; start < row_bytes; start += kStep / 2, target += panel * kStep / 2)
+        for (int64_t lane = 0; lane < panel; ++lane) {
+            const uint8_t* from = source + lane * row_bytes + start;
+            uint32_t word = 0;
+            if (lane < lanes && start + kStep / 2 <= row_bytes)
+                std::memcpy(&word, from, sizeof word);
+            else if (lane < lanes)
+                std::memcpy(&word, from, size_t(row_bytes - start));
+            word = split_nibbles(word) ^ offsets;
+            std::memcpy(target + lane * kStep / 2, &word, sizeof word);
         }
 }
 

@@ -9,8 +9,8 @@
 
 namespace ernie {
 
-// Bfloat16 goes with Bfloat16 weights, Int16 and Int8 with quantized ones.
-enum class Activation { Float32, Bfloat16, Int16, Int8 };
+// Bfloat16 goes with Bfloat16 weights, Int16 and Int8 with quantized ones, StaticInt8 with Int4.
+enum class Activation { Float32, Bfloat16, Int16, Int8, StaticInt8 };
 
 struct PackedLinear {
     WeightKind kind;
@@ -22,6 +22,8 @@ struct PackedLinear {
     int64_t bytes;  // of data
     Memory data;
     Memory scales;
+    float input_scale = 0;  // StaticInt8: of all inputs of all rows
+    int64_t rotation = 0;   // StaticInt8: block of their Hadamard rotation; 0: none
 
     WeightView view() const;
 };

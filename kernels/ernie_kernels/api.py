@@ -6,11 +6,15 @@ buffers and their lifetime belong to the backend. A row of a result does not dep
 the batch, nor on how a prompt was cut into chunks: bit for bit on ``cpu``, within the tolerance of the goldens
 on ``reference`` and ``xpu``, whose matrix products come from a library.
 
+Where several ranks share a model (``ernie_kernels.ranks``), each calls the same ops over its part of the
+weights: rows of what comes first in a block, columns of what comes second, so that ``all_reduce`` completes it.
+
 This module must not know any backend, nor the model that calls it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.formats import ActivationType, LinearWeight
+from ernie_kernels.routing import RouterWeights, Routing
 
 Array = Any
 """A float array ``[rows, width]`` on the backend's device."""
@@ -25,6 +30,8 @@ Linear = Any
 """A packed ``[N, K]`` matrix."""
 Vector = Any
 """A packed ``[K]`` vector, e.g. the weight of a norm."""
+Moe = Any
+"""A packed layer of experts: its router, its routed experts, its shared ones."""
 Rotary = Any
 """A packed table of rotary embeddings."""
 LayerCache = Any
@@ -33,6 +40,9 @@ DeviceBatch = Any
 """A ``Batch`` whose index arrays are on the device too."""
 Logits = NDArray[np.float32]
 """Logits on the host, ``[R, V]``; named here so that model files need not import NumPy."""
+
+ELSEWHERE = -1
+"""A token id whose row of the embedding another rank has."""
 
 CACHE_DTYPES = ("float32", "bfloat16", "int8")
 """How a KV cache may store keys and values."""
@@ -59,12 +69,24 @@ class Batch:
     logit_rows: NDArray[np.int32]
 
 
+@dataclass(frozen=True, eq=False)
+class CacheScales:
+    """Static scales of an int8 cache, one for each channel: ``keys``, ``values`` float32 [kv_heads, head_dim].
+
+    A number is code * scale; scales are finite and not negative.
+    """
+
+    keys: NDArray[np.float32]
+    values: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class CacheSpec:
     """The KV cache of one layer: ``num_blocks`` blocks of ``block_size`` tokens.
 
     ``dtype`` is one of ``CACHE_DTYPES``: how keys (after rotation) and values are stored; ``int8`` keeps a
-    scale for every token and kv head (``ernie_kernels.cache_format``).
+    scale for every token and kv head, unless ``scales`` says them once for all
+    (``ernie_kernels.cache_format``).
     """
 
     num_blocks: int
@@ -72,6 +94,7 @@ class CacheSpec:
     num_kv_heads: int
     head_dim: int
     dtype: str
+    scales: CacheScales | None = None
 
     @property
     def bytes_per_block(self) -> int:
@@ -79,7 +102,7 @@ class CacheSpec:
         head = {
             "float32": 4 * self.head_dim,
             "bfloat16": 2 * self.head_dim,
-            "int8": self.head_dim + 4,  # codes and a float32 scale
+            "int8": self.head_dim + (4 if self.scales is None else 0),  # codes, and a float32 scale if dynamic
         }[self.dtype]
         return 2 * self.block_size * self.num_kv_heads * head
 
@@ -98,11 +121,36 @@ class RotarySpec:
     interleaved: bool = True
 
 
+@dataclass(frozen=True)
+class MlpWeights:
+    """A gated MLP: ``gate_up`` ``[2I, H]``, all gate rows first; ``down`` ``[H, I]``."""
+
+    gate_up: LinearWeight
+    down: LinearWeight
+
+
 class Ops(Protocol):
     """The operations of one backend. ``x`` arrays are ``[T, width]``; all arithmetic is at least float32."""
 
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> Linear:
         """Pack an ``[N, K]`` weight for ``linear``, ``mlp``, ``embed`` and ``lm_head``."""
+        ...
+
+    def pack_moe(
+        self,
+        router: RouterWeights,
+        experts: Iterable[MlpWeights],
+        shared: MlpWeights | None,
+        activation: ActivationType,
+        own: range | None = None,
+    ) -> Moe:
+        """Pack a layer of experts; ``experts`` are taken one at a time, in the order of the router's rows.
+
+        ``own`` are the router's rows whose experts this rank has, all others are nothing to it; default: all.
+
+        Raises:
+            ValueError: the sizes do not fit each other.
+        """
         ...
 
     def pack_vector(self, values: NDArray[np.float32]) -> Vector:
@@ -126,7 +174,7 @@ class Ops(Protocol):
         ...
 
     def embed(self, table: Linear, batch: DeviceBatch) -> Array:
-        """Return the rows of ``table [V, H]`` that the batch's token ids name: ``[T, H]``."""
+        """Return the rows of ``table [V, H]`` that the token ids name, zeros for ``ELSEWHERE``: ``[T, H]``."""
         ...
 
     def norm(self, x: Array, weight: Vector, epsilon: float) -> Array:
@@ -145,6 +193,18 @@ class Ops(Protocol):
         """Return down(silu(gate(x)) * up(x)); ``gate_up`` is ``[2I, H]``, all gate rows first."""
         ...
 
+    def moe(self, x: Array, layer: Moe) -> Array:
+        """Return shared(x) plus the weighted sum of the experts that the router chooses for each row.
+
+        The choice is that of ``ernie_kernels.routing``. An expert's weights are read once however many rows
+        chose it, those of an expert that none chose not at all; every row reaches all of its experts.
+        """
+        ...
+
+    def route(self, x: Array, layer: Moe) -> Routing:
+        """Return the experts that ``moe`` chooses for each row, on the host."""
+        ...
+
     def attention(self, qkv: Array, rotary: Rotary, cache: LayerCache, batch: DeviceBatch) -> Array:
         """Rotate queries and keys, append keys and values to the cache, attend causally.
 
@@ -154,6 +214,10 @@ class Ops(Protocol):
         """
         ...
 
+    def all_reduce(self, x: Array) -> Array:
+        """Return the sum of the ranks' ``x``, the same bits on each; alone ``x``. ``x`` may be spent."""
+        ...
+
     def lm_head(self, hidden: Array, head: Linear, batch: DeviceBatch) -> Logits:
-        """Return the logits of the batch's ``logit_rows`` on the host: ``[R, V]`` float32."""
+        """Return the logits of the batch's ``logit_rows`` on the host: ``[R, V]`` float32, V of all ranks."""
         ...

@@ -11,7 +11,12 @@ Int4: the same with absmax / 7 and +-7; two codes per byte along K in two's comp
 nibble; an odd K leaves the last high nibble 0. No quantization flag selects it: FastDeploy's ``wint4`` means
 ``wint8`` on a dense model.
 
-Quantized activations have one scale per token and group of ``ACTIVATION_GROUP`` inputs (the last group may be
+W4A8 (routed experts): int4 weights, and for all tokens one int8 scale of the inputs, absmax / 127 over the
+data it was calibrated with; inputs are cut to +-127 codes. Inputs can be rotated first
+(``ernie_kernels.hadamard``); then the weight's codes are those of the rotated matrix. An activation type has no
+say in it.
+
+Other quantized activations have one scale per token and group of ``ACTIVATION_GROUP`` inputs (the last may be
 shorter): scale = float32 absmax / levels, code = round half to even of x / scale, clipped to +-levels; a zero
 group has scale 0 and codes 0. int8 has 127 levels; int16 has 127 * 128, so that a code is high * 128 + low with
 both halves in int8, for hardware that multiplies int8 only.
@@ -28,6 +33,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ernie_kernels.hadamard import rotate_blocks
 
 ACTIVATION_GROUP = 128
 """Inputs that share one activation scale."""
@@ -87,6 +94,21 @@ class Int4Weight:
 
 
 @dataclass(frozen=True)
+class W4A8Weight:
+    """An int4 matrix that meets int8 inputs of one static scale.
+
+    Attributes:
+        weight: the matrix, its columns rotated as the inputs are.
+        input_scale: absmax / 127 of the (rotated) inputs; finite and not negative.
+        rotation: block of the Hadamard rotation of the inputs; 0: they are not rotated.
+    """
+
+    weight: Int4Weight
+    input_scale: float
+    rotation: int
+
+
+@dataclass(frozen=True)
 class QuantizedActivations:
     """Rounded inputs of a Linear: ``codes`` int32 ``[T, K]``, ``scales`` float32 ``[T, groups]``."""
 
@@ -95,7 +117,7 @@ class QuantizedActivations:
 
 
 QuantizedWeight = Int8Weight | Int4Weight
-LinearWeight = Float32Weight | Bfloat16Weight | QuantizedWeight
+LinearWeight = Float32Weight | Bfloat16Weight | QuantizedWeight | W4A8Weight
 
 
 def bfloat16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -121,6 +143,39 @@ def quantize_int4(values: NDArray[np.float32]) -> Int4Weight:
     return Int4Weight(pack_int4(codes), scales, values.shape[1])
 
 
+def quantize_w4a8(values: NDArray[np.float32], input_absmax: float, rotation: int = 0) -> W4A8Weight:
+    """Return ``values`` float32 ``[N, K]`` in the W4A8 format.
+
+    ``input_absmax`` is that of the inputs after rotation in blocks of ``rotation`` (0: none).
+
+    Raises:
+        ValueError: the blocks do not divide K, or the absmax is not finite or negative.
+    """
+    rotated = rotate_blocks(values, rotation) if rotation else values
+    return W4A8Weight(quantize_int4(rotated), input_scale(input_absmax), rotation)
+
+
+def input_scale(absmax: float) -> float:
+    """Return absmax / 127 in float32; raises ValueError unless it is finite and not negative."""
+    if not 0 <= absmax < float("inf"):
+        raise ValueError(f"activation absmax {absmax} must be finite and not negative")
+    return float(np.float32(absmax) / np.float32(127))
+
+
+def quantize_inputs(x: NDArray[np.float32], weight: W4A8Weight) -> QuantizedActivations:
+    """Return the inputs ``x`` float32 ``[T, K]`` of a W4A8 product, rotated and as int8 codes of its one scale.
+
+    A row with a number that is not finite has codes 0 and the scale NaN.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        rotated = rotate_blocks(x, weight.rotation) if weight.rotation else x
+        is_finite = np.isfinite(rotated).all(axis=1, keepdims=True)
+        scale = np.float32(weight.input_scale)
+        codes = np.rint(rotated / (scale or np.float32(1))).clip(-127, 127)
+    scales = np.where(is_finite, scale, np.float32(np.nan))
+    return QuantizedActivations(np.where(is_finite & (scale > 0), codes, 0).astype(np.int32), scales)
+
+
 def _quantize_rows(values: NDArray[np.float32], levels: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     scales = (np.abs(values).max(axis=1, initial=0.0) / np.float32(levels)).astype(np.float32)
     divisors = np.where(scales > 0, scales, np.float32(1))[:, None]
@@ -142,6 +197,14 @@ def unpack_int4(packed: NDArray[np.uint8], inputs: int) -> NDArray[np.int8]:
     return codes
 
 
+def int4_columns(weight: Int4Weight, columns: range) -> Int4Weight:
+    """Return the weight of some of the inputs, with the scales of all of them."""
+    if columns == range(weight.inputs):
+        return weight
+    codes = unpack_int4(weight.packed, weight.inputs)[:, columns.start : columns.stop]
+    return Int4Weight(pack_int4(codes), weight.scales, len(columns))
+
+
 def weight_codes(weight: QuantizedWeight) -> NDArray[np.int8]:
     """Return the integer codes of a quantized weight: int8 ``[N, K]``."""
     return weight.codes if isinstance(weight, Int8Weight) else unpack_int4(weight.packed, weight.inputs)
@@ -153,6 +216,9 @@ def dequantize(weight: LinearWeight) -> NDArray[np.float32]:
         return weight.values
     if isinstance(weight, Bfloat16Weight):
         return bfloat16_to_float32(weight.bits)
+    if isinstance(weight, W4A8Weight):
+        rotated = dequantize(weight.weight)
+        return rotate_blocks(rotated, weight.rotation) if weight.rotation else rotated
     return weight_codes(weight).astype(np.float32) * weight.scales[:, None]
 
 

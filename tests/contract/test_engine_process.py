@@ -7,9 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,86 +14,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contract.engine_process import DENSE, TIMEOUT_S, Engine
 from ernie_wire.errors import QueueFull, parse_error
-from ernie_wire.frames import receive_frame, send_frame
 from ernie_wire.messages import (
     Cancel,
     GenerateRequest,
-    Heartbeat,
-    Message,
     Output,
     Outputs,
-    Ready,
     Shutdown,
     StartFailed,
     Submit,
-    from_frame,
-    to_frame,
 )
 from ernie_wire.sampling import SamplingParameters
 
 ROOT = Path(__file__).parents[2]
-DENSE = ROOT / "tests" / "data" / "dense"
 GOLDEN = np.load(ROOT / "tests" / "data" / "dense.npz")
 PROMPTS = [tuple(GOLDEN[f"row{row}.input_ids"].tolist()) for row in range(4)]
 GREEDY = [tuple(GOLDEN[f"row{row}.greedy"].tolist()) for row in range(4)]
-TIMEOUT_S = 60.0
-
-
-class Engine:
-    """An engine process and our end of its socket."""
-
-    def __init__(self, **parameters: str) -> None:
-        self.socket, theirs = socket.socketpair()
-        self.socket.settimeout(TIMEOUT_S)
-        settings = {
-            "model": str(DENSE),
-            "device": "cpu",
-            "dtype": "float32",
-            "threads": "1",
-            **parameters,
-        }
-        command = [sys.executable, "-m", "ernie_backend", "--socket-fd", str(theirs.fileno())]
-        self.process = subprocess.Popen(
-            [*command, "--settings", json.dumps(settings)],
-            pass_fds=(theirs.fileno(),),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        theirs.close()
-
-    def send(self, message: Message) -> None:
-        send_frame(self.socket, *to_frame(message))
-
-    def receive(self) -> Message:
-        frame = receive_frame(self.socket)
-        assert frame is not None, "the engine closed the socket"
-        return from_frame(*frame)
-
-    def ready(self) -> Ready:
-        message = self.receive()
-        assert isinstance(message, Ready), message
-        return message
-
-    def heartbeat(self) -> Heartbeat:
-        while not isinstance(message := self.receive(), Heartbeat):
-            pass
-        return message
-
-    def outputs_until(self, count: int) -> dict[str, list[Output]]:
-        """Return all outputs until ``count`` requests have ended."""
-        outputs: dict[str, list[Output]] = {}
-        while sum(each[-1].is_last for each in outputs.values()) < count:
-            message = self.receive()
-            for output in message.outputs if isinstance(message, Outputs) else ():
-                outputs.setdefault(output.request_id, []).append(output)
-        return outputs
-
-    def close(self) -> str:
-        """Close the socket, wait for the end, return the log."""
-        self.socket.close()
-        _, log = self.process.communicate(timeout=TIMEOUT_S)
-        return log
 
 
 @pytest.fixture(scope="module", params=["cpu", "reference"])
@@ -370,8 +304,11 @@ def test_a_wrong_directory_is_one_clear_line(tmp_path: Path, damage: object, com
     [
         ({"model": "/nowhere"}, "/nowhere does not exist"),
         ({"max_num_seqs": "0"}, "max_num_seqs is 0"),
-        ({"tensor_parallel_size": "8"}, "not available yet"),
-        ({"gpu_memory_utilization": "0.0000001"}, "the KV cache of one request of max_model_len 2048 needs"),
+        (
+            {"tensor_parallel_size": "8"},
+            "which does not divide 4 query heads",
+        ),
+        ({"gpu_memory_utilization": "0.0000001"}, "nearest settings that fit: gpu_memory_utilization 0."),
     ],
 )
 def test_wrong_settings_are_one_clear_line(parameters: dict[str, str], complaint: str) -> None:

@@ -7,6 +7,7 @@ the block table cannot pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,11 @@ class Driver:
         self._model = model
         self._ops = ops
         self._block_size = block_size
-        self._caches = [ops.allocate_cache(spec) for _ in range(config.num_layers)]
+        is_static = spec.dtype == "int8"
+        self._caches = [
+            ops.allocate_cache(replace(spec, scales=scales if is_static else None))
+            for scales in model.cache_scales
+        ]
         self._blocks = scattered.reshape(num_sequences, blocks).astype(np.int32)
         self._lengths = [0] * num_sequences
 

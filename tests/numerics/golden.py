@@ -1,22 +1,40 @@
-"""The goldens of the dense oracle checkpoint: what an independent float32 implementation computed.
+"""The goldens of the oracle checkpoints: what an independent float32 implementation computed.
 
-Four prompts (rows) of 1, 5, 12 and 23 tokens; last logits and 32 greedy tokens for each. Row 2 also has every
-hidden state: the embeddings and the residual stream after each layer, the final norm and all logits.
+Four prompts (rows) of 1, 5, 12 and 23 tokens; last logits and 32 greedy tokens for each, and where there are
+experts, those that every token went to. Row 2 also has every hidden state: the embeddings and the residual
+stream after each layer, the final norm and all logits.
+
+    dense    3 layers, tied head
+    moe      5 layers, the first and the last one dense; 16 experts, 6 for a token, 2 shared; tied head
+    moe300b  6 layers, experts in 3 and 5; 8 experts, 4 for a token
+    moe_tp   3 layers, the first one dense; 4 experts, 2 for a token; all sizes divide by 4
 """
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_kernels.routing import Routing
+from numerics.paddle_layout import write_paddle_twin
+
 DATA = Path(__file__).parents[1] / "data"
+MOE_FAMILIES = ("moe", "moe300b", "moe_tp")
+FAMILIES = ("dense", *MOE_FAMILIES)
+LAYOUTS = ("hf", "paddle")
 DIRECTORIES = {"hf": DATA / "dense", "paddle": DATA / "dense-Paddle"}
+"""The dense checkpoint in both layouts."""
 LOGITS_TOLERANCE = 1e-3
 HIDDEN_TOLERANCE = 5e-4
+ROUTER_TOLERANCE = 1e-5
 DETAILED_ROW = 2
+
+_WRITTEN = tempfile.TemporaryDirectory(prefix="ernie-twins-")
 
 Floats = NDArray[np.float32]
 
@@ -39,8 +57,21 @@ class GoldenDetails:
     logits: Floats
 
 
-def golden_rows() -> list[GoldenRow]:
-    with np.load(DATA / "dense.npz") as arrays:
+@cache
+def checkpoint(family: str, layout: str = "hf") -> Path:
+    """The directory of a checkpoint."""
+    if layout == "hf":
+        return DATA / family
+    directory = DATA / f"{family}-Paddle"
+    if not directory.exists():
+        directory = Path(_WRITTEN.name) / family
+        directory.mkdir()
+        write_paddle_twin(DATA / family, directory)
+    return directory
+
+
+def golden_rows(family: str = "dense") -> list[GoldenRow]:
+    with np.load(DATA / f"{family}.npz") as arrays:
         return [
             GoldenRow(
                 arrays[f"row{row}.input_ids"].tolist(),
@@ -51,10 +82,17 @@ def golden_rows() -> list[GoldenRow]:
         ]
 
 
-def golden_details() -> GoldenDetails:
-    with np.load(DATA / "dense.npz") as arrays:
+def golden_details(family: str = "dense") -> GoldenDetails:
+    with np.load(DATA / f"{family}.npz") as arrays:
         row = f"row{DETAILED_ROW}."
         return GoldenDetails(arrays[row + "hidden"], arrays[row + "final_norm"], arrays[row + "logits"])
+
+
+def golden_routing(family: str, row: int) -> list[Routing]:
+    """Where each layer with experts sends the tokens of a prompt."""
+    with np.load(DATA / f"{family}.npz") as arrays:
+        chosen, weights = arrays[f"row{row}.router_sel"], arrays[f"row{row}.router_w"]
+    return [Routing(*layer) for layer in zip(chosen.astype(np.int32), weights, strict=True)]
 
 
 def max_difference(found: Floats, expected: Floats) -> float:

@@ -1,31 +1,51 @@
-"""Runs the dense model on Paddle's CPU place; ``test_paddle_kl3_audit`` reads the kernels from its log.
+"""Runs models on Paddle's CPU place; ``test_paddle_kl3_audit`` reads the kernels from its log.
 
-Prefill in chunks and decode in a ragged batch, in every format, activation type and cache.
+Prefill in chunks and decode in a ragged batch, in every format, activation type and cache, dense and with
+experts; what these models never have, op by op.
 """
 
 from __future__ import annotations
 
-from ernie_kernels.formats import ActivationType
+from ernie_kernels.api import Ops, RotarySpec
+from ernie_kernels.formats import ActivationType, quantize_w4a8
 from ernie_kernels.xpu import PaddleOps
+from ernie_kernels.xpu.place import paddle
 from numerics.generation import generate, load
-from numerics.golden import DIRECTORIES, golden_rows
+from numerics.golden import checkpoint, golden_rows
+from numerics.ops_cases import Layout, cache_spec, plain_batch, random_floats
 
 SETTINGS = (
-    ("float32", None, ActivationType.FLOAT32, None),
-    ("bfloat16", None, ActivationType.FLOAT32, None),
-    ("bfloat16", None, ActivationType.BFLOAT16, None),
-    ("bfloat16", "wint8", ActivationType.FLOAT32, None),
-    ("bfloat16", "wint8", ActivationType.INT8, None),
-    ("bfloat16", "wint8", ActivationType.INT16, "int8"),
+    ("dense", "float32", None, ActivationType.FLOAT32, None),
+    ("dense", "bfloat16", None, ActivationType.FLOAT32, None),
+    ("dense", "bfloat16", None, ActivationType.BFLOAT16, None),
+    ("dense", "bfloat16", "wint8", ActivationType.FLOAT32, None),
+    ("dense", "bfloat16", "wint8", ActivationType.INT8, None),
+    ("dense", "bfloat16", "wint8", ActivationType.INT16, "int8"),
+    ("moe", "float32", None, ActivationType.FLOAT32, None),
+    ("moe", "bfloat16", "wint4", ActivationType.INT16, None),
+    ("moe300b", "bfloat16", "wint8", ActivationType.FLOAT32, None),
 )
 
 
 def main() -> None:
     ops = PaddleOps("cpu")
-    prompts = [row.prompt for row in golden_rows()]
-    for dtype, quantization, activation, cache_dtype in SETTINGS:
-        model = load(DIRECTORIES["hf"], ops, dtype, quantization, activation)
+    for family, dtype, quantization, activation, cache_dtype in SETTINGS:
+        prompts = [row.prompt for row in golden_rows(family)]
+        model = load(checkpoint(family), ops, dtype, quantization, activation)
         generate(model, ops, prompts, num_tokens=3, chunk=7, cache_dtype=cache_dtype)
+    multiply_w4a8(ops)
+    attend_with_static_scales(ops)
+
+
+def multiply_w4a8(ops: Ops) -> None:
+    weight = quantize_w4a8(random_floats(1, 16, 256), 3.0, rotation=128)
+    ops.linear(paddle.to_tensor(random_floats(2, 3, 256)), ops.pack_linear(weight, ActivationType.FLOAT32))
+
+
+def attend_with_static_scales(ops: Ops) -> None:
+    cache = ops.allocate_cache(cache_spec(Layout((), 16, 1), 1, 4, "int8-static"))
+    qkv, rotary = paddle.to_tensor(random_floats(3, 5, 3 * 4)), ops.pack_rotary(RotarySpec(4, 8, 10000.0))
+    ops.attention(qkv, rotary, cache, ops.upload(plain_batch(5)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Batch, CacheSpec
+from ernie_kernels.api import CACHE_DTYPES, Batch, CacheScales, CacheSpec
 from ernie_kernels.cpu import CpuOps, instruction_sets
 from ernie_kernels.formats import (
     ActivationType,
@@ -35,6 +35,9 @@ WEIGHT_TYPES = [
     ("int4", ActivationType.INT16),
     ("int4", ActivationType.INT8),
 ]
+
+CACHE_KINDS = (*CACHE_DTYPES, "int8-static")
+"""How a cache stores numbers; ``int8-static``: int8 with a scale for each channel instead of each token."""
 
 
 QUANTIZED_ACTIVATIONS = [activation for name, activation in WEIGHT_TYPES if name == "int8"]
@@ -105,9 +108,19 @@ def with_fields(batch: Batch, **fields: NDArray[np.int32]) -> Batch:
     return replace(batch, **fields)
 
 
-def cache_spec(layout: Layout, kv_heads: int, head_dim: int, dtype: str) -> CacheSpec:
-    """Return the cache of a layout."""
-    return CacheSpec(layout.num_blocks, layout.block_size, kv_heads, head_dim, dtype)
+def cache_spec(layout: Layout, kv_heads: int, head_dim: int, kind: str) -> CacheSpec:
+    """Return the cache of a layout, of one of ``CACHE_KINDS``."""
+    dtype, _, static = kind.partition("-")
+    scales = static_scales(kv_heads, head_dim) if static else None
+    return CacheSpec(layout.num_blocks, layout.block_size, kv_heads, head_dim, dtype, scales)
+
+
+def static_scales(kv_heads: int, head_dim: int) -> CacheScales:
+    """Return scales that cut some normal numbers and differ by channel; one of the values' is 0."""
+    steps = np.random.default_rng(kv_heads * head_dim).uniform(0.01, 0.03, (2, kv_heads, head_dim))
+    keys, values = steps.astype(np.float32)
+    values[-1, -1] = 0
+    return CacheScales(keys, values)
 
 
 def bits(x: Floats) -> NDArray[np.uint32]:

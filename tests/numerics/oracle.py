@@ -1,4 +1,4 @@
-"""ERNIE-4.5 dense over a whole sequence at once, in plain NumPy: no cache, no batch, no ops.
+"""ERNIE-4.5, dense or with experts, over a whole sequence at once, in plain NumPy: no cache, no batch, no ops.
 
 Written from the maths alone and from the files of the HF layout, so that it shares no code with what it judges.
 Weights, the inputs of Linears, keys and values can be rounded as the int8 formats and activation types say.
@@ -21,21 +21,36 @@ GROUP = 128
 
 
 def read_weights(directory: Path) -> dict[str, Floats]:
-    """All tensors of a one-file bfloat16 checkpoint, as float32."""
-    content = (directory / "model.safetensors").read_bytes()
-    start = 8 + int.from_bytes(content[:8], "little")
+    """All tensors of a checkpoint of bfloat16 and float32, as float32."""
     weights = {}
-    for name, entry in json.loads(content[8:start]).items():
-        if name != "__metadata__":
-            begin, end = (start + offset for offset in entry["data_offsets"])
-            bits = np.frombuffer(content[begin:end], np.uint16).astype(np.uint32) << 16
-            weights[name] = bits.view(np.float32).reshape(entry["shape"])
+    for path in directory.glob("*.safetensors"):
+        content = path.read_bytes()
+        start = 8 + int.from_bytes(content[:8], "little")
+        for name, entry in json.loads(content[8:start]).items():
+            if name != "__metadata__":
+                begin, end = (start + offset for offset in entry["data_offsets"])
+                weights[name] = _values(content[begin:end], entry["dtype"]).reshape(entry["shape"])
     return weights
 
 
-def round_weights(weights: dict[str, Floats]) -> dict[str, Floats]:
-    """All matrices as int8 with one scale per row sees them; vectors as they are."""
-    return {name: _rounded(values, 127) if values.ndim == 2 else values for name, values in weights.items()}
+def _values(content: bytes, dtype: str) -> Floats:
+    if dtype == "F32":
+        return np.frombuffer(content, np.float32)
+    return (np.frombuffer(content, np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def round_weights(weights: dict[str, Floats], quantization: str) -> dict[str, Floats]:
+    """All matrices as int8 with one scale per row sees them, under ``wint4`` those of routed experts as int4.
+
+    Vectors and routers stay as they are, and a lookup table that is not the head too.
+    """
+    rounded = dict(weights)
+    for name, values in weights.items():
+        is_lookup = name.endswith("embed_tokens.weight") and "lm_head.weight" in weights
+        if values.ndim == 2 and not is_lookup and not name.endswith(("mlp.gate.weight", "correction_bias")):
+            is_int4 = quantization == "wint4" and ".mlp.experts." in name
+            rounded[name] = _rounded(values, 7 if is_int4 else 127)
+    return rounded
 
 
 def _rounded(values: Floats, levels: int) -> Floats:
@@ -66,10 +81,10 @@ class Oracle:
     has_int8_cache: bool = False
 
     @classmethod
-    def read(cls, directory: Path, *, is_quantized: bool = False, activation: str | None = None) -> Oracle:
+    def read(cls, directory: Path, quantization: str | None = None, activation: str | None = None) -> Oracle:
         weights = read_weights(directory)
         config = json.loads((directory / "config.json").read_text())
-        return cls(config, round_weights(weights) if is_quantized else weights, activation)
+        return cls(config, round_weights(weights, quantization) if quantization else weights, activation)
 
     def logits(self, tokens: list[int]) -> Floats:
         """Logits ``[T, V]`` of every token."""
@@ -78,8 +93,16 @@ class Oracle:
         for layer in range(self.config["num_hidden_layers"]):
             name = f"model.layers.{layer}."
             x = x + self.attention(name + "self_attn.", self._norm(x, name + "input_layernorm.weight"))
-            x = x + self.mlp(name + "mlp.", self._norm(x, name + "post_attention_layernorm.weight"))
-        return self.multiply(self._norm(x, "model.norm.weight"), "model.embed_tokens.weight")
+            x = x + self.transform(layer, self._norm(x, name + "post_attention_layernorm.weight"))
+        return self.head(self._norm(x, "model.norm.weight"))
+
+    @property
+    def head_dim(self) -> int:
+        return self.config.get("head_dim") or self.config["hidden_size"] // self.config["num_attention_heads"]
+
+    def head(self, x: Floats) -> Floats:
+        is_tied = "lm_head.weight" not in self.weights
+        return self.multiply(x, "model.embed_tokens.weight" if is_tied else "lm_head.weight")
 
     def multiply(self, x: Floats, name: str) -> Floats:
         if self.activation == "bfloat16":
@@ -98,15 +121,36 @@ class Oracle:
         gate, up = (self.multiply(x, f"{name}{part}_proj.weight") for part in ("gate", "up"))
         return self.multiply(gate / (1 + np.exp(-gate)) * up, name + "down_proj.weight")
 
+    def transform(self, layer: int, x: Floats) -> Floats:
+        """The MLP of a layer, or its experts, token by token."""
+        name = f"model.layers.{layer}.mlp."
+        if name + "gate.weight" not in self.weights:
+            return self.mlp(name, x)
+        logits = x @ self.weights[name + "gate.weight"].T
+        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        scores = probabilities + self.weights[name + "moe_statics.e_score_correction_bias"]
+        results = np.zeros_like(x)
+        for token, row in enumerate(x):
+            chosen = sorted(range(len(scores[token])), key=lambda expert: -scores[token, expert])
+            chosen = chosen[: self.config["moe_k"]]
+            total = max(probabilities[token, chosen].sum(), np.float32(1e-12))
+            for expert in chosen:
+                result = self.mlp(f"{name}experts.{expert}.", row[None])[0]
+                results[token] += probabilities[token, expert] / total * result
+        has_shared = name + "shared_experts.up_proj.weight" in self.weights
+        return results + self.mlp(name + "shared_experts.", x) if has_shared else results
+
     def attention(self, name: str, x: Floats) -> Floats:
-        count, width = len(x), self.config["head_dim"]
+        return self.attend(name, *(self.multiply(x, f"{name}{part}_proj.weight") for part in "qkv"))
+
+    def attend(self, name: str, *qkv: Floats) -> Floats:
+        """The attention of queries, keys and values ``[T, heads * width]``, and the output Linear."""
+        count, width = len(qkv[0]), self.head_dim
         heads, kv_heads = self.config["num_attention_heads"], self.config["num_key_value_heads"]
-        queries, keys, values = (
-            self.multiply(x, f"{name}{part}_proj.weight").reshape(count, -1, width) for part in "qkv"
-        )
+        queries, keys, values = (part.reshape(count, -1, width) for part in qkv)
         queries, keys = self._rotate(queries), self._rotate(keys)
-        if self.has_int8_cache:
-            keys, values = self._rounded_heads(keys), self._rounded_heads(values)
+        keys, values = self.cached(name, keys, values)
         is_past = np.tri(count, dtype=bool)
         results = np.empty_like(queries)
         for head in range(heads):
@@ -117,6 +161,12 @@ class Oracle:
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             results[:, head] = weights / weights.sum(axis=1, keepdims=True) @ values[:, shared]
         return self.multiply(results.reshape(count, -1), name + "o_proj.weight")
+
+    def cached(self, name: str, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
+        """Keys and values ``[T, kv_heads, width]`` of the attention ``name`` as a cache gives them back."""
+        if not self.has_int8_cache:
+            return keys, values
+        return self._rounded_heads(keys), self._rounded_heads(values)
 
     def _rounded_heads(self, x: Floats) -> Floats:
         """Each head vector of ``[T, heads, width]`` with a scale of its own."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.api import Ops
+from ernie_kernels.routing import Routing
 
 Floats = NDArray[np.float32]
 
@@ -18,7 +19,8 @@ class RecordingOps:
     Attributes:
         residuals: the embeddings, then the residual stream after each addition: 1 + 2 * layers per step.
         normed: the norm of each of them.
-        products: input and result of each ``linear`` and ``mlp``, in order: 3 * layers per step.
+        products: input and result of each ``linear``, ``mlp`` and ``moe``, in order: 3 * layers per step.
+        routings: where each ``moe`` sent its rows.
     """
 
     def __init__(self, ops: Ops) -> None:
@@ -26,6 +28,7 @@ class RecordingOps:
         self.residuals: list[Floats] = []
         self.normed: list[Floats] = []
         self.products: list[tuple[Floats, Floats]] = []
+        self.routings: list[Routing] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ops, name)
@@ -54,6 +57,12 @@ class RecordingOps:
     def mlp(self, x: Any, gate_up: Any, down: Any) -> Any:
         result = self._ops.mlp(x, gate_up, down)
         self.products.append((self._copy(x), self._copy(result)))
+        return result
+
+    def moe(self, x: Any, layer: Any) -> Any:
+        result = self._ops.moe(x, layer)
+        self.products.append((self._copy(x), self._copy(result)))
+        self.routings.append(self._ops.route(x, layer))
         return result
 
     def _copy(self, x: Any) -> Floats:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,8 +28,8 @@ from ernie_wire.messages import Heartbeat
 from fakes.sequences import make_sequence
 from numerics.backends import CPU_BACKENDS, make_ops
 from numerics.generation import load
+from numerics.golden import checkpoint
 
-DENSE = Path(__file__).parents[1] / "data" / "dense"
 BLOCK_SIZE = 4
 VOCAB_SIZE = 562
 MAX_TOKENS = 12
@@ -94,15 +93,22 @@ class _House:
         return {name: (ids, b"".join(runner.logits[name])) for name, ids in tokens.items()}, engine.heartbeat
 
 
-@pytest.mark.parametrize("cache_dtype", ["bfloat16", "int8"])
-@pytest.mark.parametrize("activation", list(ActivationType))
+OF_QUANTIZED = (ActivationType.FLOAT32, ActivationType.INT8, ActivationType.INT16)
+MODELS = [
+    *(("dense", "wint8", cache_dtype, each) for cache_dtype in ("bfloat16", "int8") for each in OF_QUANTIZED),
+    *(("moe", "wint4", "bfloat16", each) for each in OF_QUANTIZED),
+    *(("dense", None, cache_dtype, ActivationType.BFLOAT16) for cache_dtype in ("bfloat16", "int8")),
+]
+
+
+@pytest.mark.parametrize(("family", "quantization", "cache_dtype", "activation"), MODELS)
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_company_chunks_hits_and_preemption_change_no_bit(
-    backend: str, activation: ActivationType, cache_dtype: str
+    backend: str, family: str, quantization: str | None, cache_dtype: str, activation: ActivationType
 ) -> None:
     ops = make_ops(backend)
-    quantization = None if activation is ActivationType.BFLOAT16 else "wint8"
-    house = _House(load(DENSE, ops, "bfloat16", quantization, activation), ops, cache_dtype)
+    model = load(checkpoint(family), ops, "bfloat16", quantization, activation)
+    house = _House(model, ops, cache_dtype)
     alone: dict[str, Answer] = {}
     for sequence in _sequences():
         alone |= house.answers([sequence], SchedulerLimits(1, 1000, 99), 60, cache=False)[0]

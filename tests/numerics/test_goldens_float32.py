@@ -1,9 +1,11 @@
-"""The dense goldens in float32: logits, hidden states and 32 greedy tokens, by every backend, in both layouts.
+"""The goldens in float32, by every backend: logits, hidden states, routing, 32 greedy tokens; both layouts.
 
-A prompt gives the same alone, in a ragged batch and prefilled in chunks.
+A prompt gives the same alone, in a ragged batch, prefilled in chunks, and computed again after preemption.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,54 +13,80 @@ import pytest
 from numerics.backends import BACKENDS, make_ops
 from numerics.generation import generate, load, prompt_logits
 from numerics.golden import (
+    DATA,
     DETAILED_ROW,
-    DIRECTORIES,
+    FAMILIES,
     HIDDEN_TOLERANCE,
+    LAYOUTS,
     LOGITS_TOLERANCE,
+    MOE_FAMILIES,
+    ROUTER_TOLERANCE,
+    checkpoint,
     golden_details,
+    golden_routing,
     golden_rows,
     max_difference,
 )
 from numerics.oracle import Oracle
+from numerics.paddle_layout import tensors_of, write_paddle_twin
 from numerics.recording import RecordingOps
 
-ROWS = golden_rows()
-NUM_TOKENS = len(ROWS[0].greedy)
-
 backends = pytest.mark.parametrize("backend", BACKENDS)
-layouts = pytest.mark.parametrize("layout", DIRECTORIES)
-chunks = pytest.mark.parametrize("chunk", [None, 1, 3, 7])
+families = pytest.mark.parametrize("family", FAMILIES)
+layouts = pytest.mark.parametrize("layout", LAYOUTS)
 
 
 @backends
-@layouts
-@pytest.mark.parametrize("row", range(len(ROWS)))
-def test_alone(backend: str, layout: str, row: int) -> None:
+@families
+def test_alone(backend: str, family: str) -> None:
     ops = make_ops(backend)
-    generated, logits = generate(load(DIRECTORIES[layout], ops), ops, [ROWS[row].prompt], NUM_TOKENS)
-    assert max_difference(logits[0], ROWS[row].logits) <= LOGITS_TOLERANCE
-    assert generated[0] == ROWS[row].greedy
+    model = load(checkpoint(family), ops)
+    for row in golden_rows(family):
+        generated, logits = generate(model, ops, [row.prompt], len(row.greedy))
+        assert max_difference(logits[0], row.logits) <= LOGITS_TOLERANCE
+        assert generated[0] == row.greedy
 
 
 @backends
+@families
 @layouts
-@chunks
-def test_in_a_ragged_batch(backend: str, layout: str, chunk: int | None) -> None:
-    ops = make_ops(backend)
-    prompts = [row.prompt for row in ROWS]
-    generated, logits = generate(load(DIRECTORIES[layout], ops), ops, prompts, NUM_TOKENS, chunk)
-    assert max_difference(logits, np.stack([row.logits for row in ROWS])) <= LOGITS_TOLERANCE
-    assert generated == [row.greedy for row in ROWS]
+def test_in_a_ragged_batch(backend: str, family: str, layout: str) -> None:
+    _assert_batch_is_golden(backend, family, layout, None)
 
 
 @backends
-@layouts
-@chunks
-def test_hidden_states(backend: str, layout: str, chunk: int | None) -> None:
+@families
+@pytest.mark.parametrize("chunk", [1, 3, 7])
+def test_in_chunks(backend: str, family: str, chunk: int) -> None:
+    _assert_batch_is_golden(backend, family, "hf", chunk)
+
+
+def _assert_batch_is_golden(backend: str, family: str, layout: str, chunk: int | None) -> None:
+    ops, rows = make_ops(backend), golden_rows(family)
+    model = load(checkpoint(family, layout), ops)
+    generated, logits = generate(model, ops, [row.prompt for row in rows], len(rows[0].greedy), chunk)
+    assert max_difference(logits, np.stack([row.logits for row in rows])) <= LOGITS_TOLERANCE
+    assert generated == [row.greedy for row in rows]
+
+
+@backends
+@families
+def test_after_preemption(backend: str, family: str) -> None:
+    """The prompt and the tokens so far are computed again at once, some requests further than others."""
+    ops, rows = make_ops(backend), golden_rows(family)
+    prompts = [row.prompt + row.greedy[: 5 * index] for index, row in enumerate(rows)]
+    generated, _ = generate(load(checkpoint(family), ops), ops, prompts, 17)
+    assert generated == [row.greedy[5 * index : 5 * index + 17] for index, row in enumerate(rows)]
+
+
+@backends
+@families
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_hidden_states(backend: str, family: str, chunk: int | None) -> None:
     ops = RecordingOps(make_ops(backend))
-    model = load(DIRECTORIES[layout], ops)
-    expected = golden_details()
-    logits = prompt_logits(model, ops, ROWS[DETAILED_ROW].prompt, chunk)
+    model = load(checkpoint(family), ops)
+    expected = golden_details(family)
+    logits = prompt_logits(model, ops, golden_rows(family)[DETAILED_ROW].prompt, chunk)
     per_step = 1 + 2 * model.config.num_layers
     for index, hidden in enumerate(expected.hidden):
         found = np.concatenate(ops.residuals[2 * index :: per_step])
@@ -68,8 +96,32 @@ def test_hidden_states(backend: str, layout: str, chunk: int | None) -> None:
     assert max_difference(logits, expected.logits) <= LOGITS_TOLERANCE
 
 
-def test_the_oracle_itself() -> None:
+@backends
+@pytest.mark.parametrize("family", MOE_FAMILIES)
+def test_every_token_goes_to_the_same_experts(backend: str, family: str) -> None:
+    ops = RecordingOps(make_ops(backend))
+    model = load(checkpoint(family), ops)
+    for index, row in enumerate(golden_rows(family)):
+        ops.routings.clear()
+        prompt_logits(model, ops, row.prompt)
+        for found, expected in zip(ops.routings, golden_routing(family, index), strict=True):
+            np.testing.assert_array_equal(found.experts, expected.experts)
+            assert max_difference(found.weights, expected.weights) <= ROUTER_TOLERANCE
+
+
+@families
+def test_the_oracle_itself(family: str) -> None:
     """The other tests rely on it where there is no golden."""
-    oracle = Oracle.read(DIRECTORIES["hf"])
-    for row in ROWS:
+    oracle = Oracle.read(checkpoint(family))
+    for row in golden_rows(family):
         assert max_difference(oracle.logits(row.prompt)[-1], row.logits) <= LOGITS_TOLERANCE
+
+
+@pytest.mark.parametrize("family", ["dense", "moe", "moe300b"])
+def test_the_twin_that_is_written_is_the_oracles(tmp_path: Path, family: str) -> None:
+    """One checkpoint comes without its twin in the Paddle layout."""
+    write_paddle_twin(checkpoint(family), tmp_path)
+    found, expected = tensors_of(tmp_path), tensors_of(DATA / f"{family}-Paddle")
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)

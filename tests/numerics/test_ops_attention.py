@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ernie_kernels.api import CACHE_DTYPES, RotarySpec
+from ernie_kernels.api import RotarySpec
 from ernie_kernels.cache_format import as_stored
 from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import (
+    CACHE_KINDS,
     ISAS,
     Floats,
     Layout,
@@ -26,19 +27,19 @@ from numerics.ops_cases import (
 )
 
 REFERENCE = ReferenceOps()
-TOLERANCES = {"float32": 2e-5, "bfloat16": 2e-3, "int8": 5e-3}
+TOLERANCES = {"float32": 2e-5, "bfloat16": 2e-3, "int8": 5e-3, "int8-static": 5e-3}
 """A key within a float32 rounding of a boundary may be stored one step apart."""
 TILE_EDGES = [1, 15, 16, 17, 63, 64, 65, 127, 128, 1023, 1024, 1025]
 """Around pages, row tiles, key tiles and key ranges (kernels/cpu/attention_task.hpp)."""
 
 
 def run_steps(
-    ops: Any, qkv: Floats, chunks: list[int], block_size: int, dtype: str, kv_heads: int, spec: RotarySpec
+    ops: Any, qkv: Floats, chunks: list[int], block_size: int, kind: str, kv_heads: int, spec: RotarySpec
 ) -> Floats:
     """Return the attention of one sequence, ``qkv`` row by row, cut into chunks."""
     blocks = -(-len(qkv) // block_size)
     layout = Layout((), block_size, blocks + 3)
-    cache = ops.allocate_cache(cache_spec(layout, kv_heads, spec.head_dim, dtype))
+    cache = ops.allocate_cache(cache_spec(layout, kv_heads, spec.head_dim, kind))
     tables = shuffled_tables(block_size, 1, blocks, layout.num_blocks)
     rotary, parts, done = ops.pack_rotary(spec), [], 0
     for chunk in chunks:
@@ -51,7 +52,7 @@ def run_steps(
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", CACHE_DTYPES)
+@pytest.mark.parametrize("kind", CACHE_KINDS)
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim", "interleaved"),
     [
@@ -64,7 +65,7 @@ def run_steps(
     ],
 )
 def test_ragged_batch_equals_the_reference(
-    isa: str, dtype: str, heads: int, kv_heads: int, head_dim: int, interleaved: bool
+    isa: str, kind: str, heads: int, kv_heads: int, head_dim: int, interleaved: bool
 ) -> None:
     """Prefill and decode rows at once, an empty sequence among them, after a filling step."""
     spec = RotarySpec(head_dim, 400, 500000.0, interleaved)
@@ -75,24 +76,24 @@ def test_ragged_batch_equals_the_reference(
     results = []
     backends: list[Any] = [REFERENCE, cpu_ops(isa)]
     for ops in backends:
-        cache, rotary = ops.allocate_cache(cache_spec(first, kv_heads, head_dim, dtype)), ops.pack_rotary(spec)
+        cache, rotary = ops.allocate_cache(cache_spec(first, kv_heads, head_dim, kind)), ops.pack_rotary(spec)
         for seed, layout in enumerate((first, second)):
             batch = make_batch(layout, tables)
             qkv = random_floats(seed, len(batch.token_ids), width, scale=2.0)
             results.append(ops.attention(qkv, rotary, cache, ops.upload(batch)))
     for found, expected in zip(results[2:], results[:2], strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=TOLERANCES[dtype])
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=TOLERANCES[kind])
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", CACHE_DTYPES)
-def test_chunks_blocks_and_threads_do_not_change_a_bit(isa: str, dtype: str) -> None:
+@pytest.mark.parametrize("kind", CACHE_KINDS)
+def test_chunks_blocks_and_threads_do_not_change_a_bit(isa: str, kind: str) -> None:
     spec = RotarySpec(24, 200, 10000.0)
     qkv = random_floats(5, 150, (6 + 2 * 2) * 24)
-    whole = run_steps(cpu_ops(isa), qkv, [150], 16, dtype, 2, spec)
+    whole = run_steps(cpu_ops(isa), qkv, [150], 16, kind, 2, spec)
     for block_size in (1, 7, 16, 64, 256):
         for chunks in ([150], [1] * 20 + [130], [64, 64, 22], [7] * 21 + [3]):
-            part = run_steps(cpu_ops(isa, 1 + block_size % 3), qkv, chunks, block_size, dtype, 2, spec)
+            part = run_steps(cpu_ops(isa, 1 + block_size % 3), qkv, chunks, block_size, kind, 2, spec)
             np.testing.assert_array_equal(bits(part), bits(whole))
 
 
@@ -109,11 +110,9 @@ def shapes(draw: st.DrawFn) -> tuple[Layout, int, int, int]:
 
 @pytest.mark.parametrize("isa", ISAS)
 @settings(max_examples=20, deadline=None)
-@given(
-    shape=shapes(), dtype=st.sampled_from(CACHE_DTYPES), seed=st.integers(0, 1000), interleaved=st.booleans()
-)
+@given(shape=shapes(), kind=st.sampled_from(CACHE_KINDS), seed=st.integers(0, 1000), interleaved=st.booleans())
 def test_any_shape_equals_the_reference(
-    isa: str, shape: tuple[Layout, int, int, int], dtype: str, seed: int, interleaved: bool
+    isa: str, shape: tuple[Layout, int, int, int], kind: str, seed: int, interleaved: bool
 ) -> None:
     layout, group, kv_heads, half = shape
     filling = Layout(tuple((0, context) for context, _ in layout.sequences), layout.block_size, 0)
@@ -124,7 +123,7 @@ def test_any_shape_equals_the_reference(
     results = []
     backends: list[Any] = [REFERENCE, cpu_ops(isa)]
     for ops in backends:
-        cache = ops.allocate_cache(cache_spec(layout, kv_heads, 2 * half, dtype))
+        cache = ops.allocate_cache(cache_spec(layout, kv_heads, 2 * half, kind))
         rotary = ops.pack_rotary(RotarySpec(2 * half, 140, 10000.0, interleaved))
         for step in (filling, layout):
             if not any(new for _, new in step.sequences):
@@ -134,7 +133,7 @@ def test_any_shape_equals_the_reference(
             results.append(ops.attention(qkv, rotary, cache, ops.upload(batch)))
     half_way = len(results) // 2
     for found, expected in zip(results[half_way:], results[:half_way], strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=TOLERANCES[dtype])
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=TOLERANCES[kind])
 
 
 def cuts(total: int, size: int) -> list[int]:
@@ -143,58 +142,60 @@ def cuts(total: int, size: int) -> list[int]:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", CACHE_DTYPES)
-def test_chunks_around_the_edges_of_tiles_do_not_change_a_bit(isa: str, dtype: str) -> None:
+@pytest.mark.parametrize("kind", CACHE_KINDS)
+def test_chunks_around_the_edges_of_tiles_do_not_change_a_bit(isa: str, kind: str) -> None:
     """1100 tokens of 5 query heads in one step and as two, the second of which starts at an edge."""
     spec, total = RotarySpec(4, 1100, 10000.0), 1100
     qkv = random_floats(8, total, (5 + 2) * 4)
-    whole = run_steps(cpu_ops(isa), qkv, [total], 64, dtype, 1, spec)
+    whole = run_steps(cpu_ops(isa), qkv, [total], 64, kind, 1, spec)
     for edge in TILE_EDGES:
-        part = run_steps(cpu_ops(isa), qkv, [edge, total - edge], 64, dtype, 1, spec)
+        part = run_steps(cpu_ops(isa), qkv, [edge, total - edge], 64, kind, 1, spec)
         np.testing.assert_array_equal(bits(part), bits(whole))
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", CACHE_DTYPES)
-def test_decode_over_several_key_ranges_is_prefill_to_the_bit(isa: str, dtype: str) -> None:
+@pytest.mark.parametrize("kind", CACHE_KINDS)
+def test_decode_over_several_key_ranges_is_prefill_to_the_bit(isa: str, kind: str) -> None:
     """The last 9 of 2055 tokens one by one, on other threads and blocks of other sizes, as in one step."""
     spec, total = RotarySpec(4, 2055, 10000.0), 2055
     qkv = random_floats(9, total, (4 + 2 * 2) * 4)
-    whole = run_steps(cpu_ops(isa), qkv, cuts(total, 1000), 64, dtype, 2, spec)
+    whole = run_steps(cpu_ops(isa), qkv, cuts(total, 1000), 64, kind, 2, spec)
     for threads, block_size in ((1, 64), (2, 48), (3, 50)):
         single = [total - 9, *[1] * 9]
-        part = run_steps(cpu_ops(isa, threads), qkv, single, block_size, dtype, 2, spec)
+        part = run_steps(cpu_ops(isa, threads), qkv, single, block_size, kind, 2, spec)
         np.testing.assert_array_equal(bits(part), bits(whole))
-    expected = run_steps(REFERENCE, qkv, cuts(total, 1000), 64, dtype, 2, spec)
-    np.testing.assert_allclose(whole, expected, rtol=1e-5, atol=TOLERANCES[dtype])
+    expected = run_steps(REFERENCE, qkv, cuts(total, 1000), 64, kind, 2, spec)
+    np.testing.assert_allclose(whole, expected, rtol=1e-5, atol=TOLERANCES[kind])
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", CACHE_DTYPES)
-def test_a_cache_gives_back_what_its_format_says(isa: str, dtype: str) -> None:
+@pytest.mark.parametrize("kind", CACHE_KINDS)
+def test_a_cache_gives_back_what_its_format_says(isa: str, kind: str) -> None:
     """One token attends to itself: out comes its value, as the golden model stores it, to the bit."""
-    scales = np.array([1e-44, 1e-30, 1e-3, 1.0, 1e30, 0.0], np.float32)[:, None]
-    qkv = random_floats(10, 6, 3 * 20) * scales
+    sizes = np.array([1e-44, 1e-30, 1e-3, 1.0, 1e30, 0.0], np.float32)[:, None]
+    qkv = random_floats(10, 6, 3 * 20) * sizes
     qkv[:, :40] = 0
     qkv[2, 40:] = np.arange(20) * 127 / 38  # codes on halves
     layout = Layout(tuple((0, 1) for _ in range(6)), 16, 6)
     ops, spec = cpu_ops(isa), RotarySpec(20, 8, 10000.0)
-    cache = ops.allocate_cache(cache_spec(layout, 1, 20, dtype))
+    cache_of = cache_spec(layout, 1, 20, kind)
     batch = make_batch(layout, np.arange(6, dtype=np.int32)[:, None])
-    found = ops.attention(qkv, ops.pack_rotary(spec), cache, ops.upload(batch))
-    np.testing.assert_array_equal(found, as_stored(np.ascontiguousarray(qkv[:, 40:]), dtype))
+    found = ops.attention(qkv, ops.pack_rotary(spec), ops.allocate_cache(cache_of), ops.upload(batch))
+    scales = cache_of.scales.values if cache_of.scales else None
+    values = np.ascontiguousarray(qkv[:, None, 40:])
+    np.testing.assert_array_equal(found, as_stored(values, cache_of.dtype, scales)[:, 0])
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", CACHE_DTYPES)
-def test_nan_stays_in_its_sequence_and_after_its_token(isa: str, dtype: str) -> None:
+@pytest.mark.parametrize("kind", CACHE_KINDS)
+def test_nan_stays_in_its_sequence_and_after_its_token(isa: str, kind: str) -> None:
     """Stale slots of a block and later tokens of the same step are never touched, not even times zero."""
     spec, ops = RotarySpec(16, 100, 10000.0), cpu_ops(isa)
     qkv = random_floats(11, 40, (4 + 2 * 2) * 16)
     layout = Layout(((0, 40),), 64, 1)
     rotary, table = ops.pack_rotary(spec), np.zeros((1, 1), np.int32)
-    clean = run_steps(ops, qkv, [40], 64, dtype, 2, spec)
-    cache = ops.allocate_cache(cache_spec(layout, 2, 16, dtype))
+    clean = run_steps(ops, qkv, [40], 64, kind, 2, spec)
+    cache = ops.allocate_cache(cache_spec(layout, 2, 16, kind))
     spoilt = qkv.copy()
     spoilt[25:] = np.nan
     for rows in (np.full_like(qkv, np.nan), spoilt):

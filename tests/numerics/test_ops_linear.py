@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ernie_kernels.api import ELSEWHERE
 from ernie_kernels.formats import ActivationType, Int4Weight, Int8Weight, pack_int4
 from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import (
@@ -141,7 +142,7 @@ def test_many_rows_and_panels_are_the_rows_alone(isa: str) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(("name", "activation"), WEIGHT_TYPES)
 def test_embed_returns_the_rows_of_the_table_exactly(isa: str, name: str, activation: ActivationType) -> None:
-    ids = np.array([70, 0, 33, 33, 1, 69], np.int32)
+    ids = np.array([70, 0, 33, ELSEWHERE, 33, 1, 69], np.int32)
     batch = with_fields(plain_batch(len(ids)), token_ids=ids)
     weight = make_weight(random_floats(4, 71, 37), name)
     ops = cpu_ops(isa)

@@ -10,18 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ernie_kernels.api import CACHE_DTYPES, Batch, CacheSpec, Ops, RotarySpec
+from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, Ops, RotarySpec
 from ernie_kernels.cache_format import as_stored
 from ernie_kernels.formats import (
     ActivationType,
     Bfloat16Weight,
     Float32Weight,
+    Int4Weight,
     LinearWeight,
+    W4A8Weight,
     float32_to_bfloat16,
     quantize_int8,
+    quantize_w4a8,
 )
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.xpu import PaddleOps
+from numerics.ops_cases import CACHE_KINDS, Layout, cache_spec
 
 Floats = NDArray[np.float32]
 
@@ -136,7 +140,7 @@ def test_mlp(seed: int, tokens: int, width: int, intermediate: int, kind: str) -
 
 
 @property_test
-@given(seeds, st.lists(st.integers(0, 29), min_size=1, max_size=9), st.sampled_from(FORMATS))
+@given(seeds, st.lists(st.integers(ELSEWHERE, 29), min_size=1, max_size=9), st.sampled_from(FORMATS))
 def test_embed_and_head(seed: int, tokens: list[int], kind: str) -> None:
     table, hidden = weight(normal(seed, 30, 16), kind), normal(seed + 1, len(tokens), 16)
     batch = token_batch(tokens, list(range(0, len(tokens), 2)))
@@ -150,6 +154,41 @@ def test_no_logits_wanted() -> None:
     packed = PADDLE.pack_linear(quantize_int8(normal(0, 30, 16)), ActivationType.FLOAT32)
     logits = PADDLE.lm_head(on_paddle(normal(1, 3, 16)), packed, PADDLE.upload(token_batch([1, 2, 3], [])))
     assert logits.shape == (0, 30)
+
+
+@property_test
+@given(
+    seeds,
+    st.integers(1, 5),
+    st.sampled_from([(2, 0), (6, 2), (128, 128), (256, 0), (384, 128)]),
+    st.sampled_from([0.0, 1e-30, 0.5, 4.0]),
+)
+def test_w4a8(seed: int, tokens: int, width: tuple[int, int], absmax: float) -> None:
+    """The same codes, so what is left is how sums are scaled."""
+    inputs, rotation = width
+    x = normal(seed, tokens, inputs)
+    x[::3] *= 1e-20
+    weight = quantize_w4a8(normal(seed + 1, 17, inputs), absmax, rotation)
+    found, expected = (
+        ops.download(ops.linear(given, ops.pack_linear(weight, ActivationType.FLOAT32)))
+        for ops, given in ((PADDLE, on_paddle(x)), (REFERENCE, x))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-37)
+
+
+def test_w4a8_with_numbers_that_are_not_finite_or_do_not_fit() -> None:
+    x = normal(0, 4, 256)
+    x[0, 3], x[1, 200], x[2, 0] = 1e30, np.nan, np.inf
+    weight = quantize_w4a8(normal(1, 9, 256), 3.0, 128)
+    found = PADDLE.download(PADDLE.linear(on_paddle(x), PADDLE.pack_linear(weight, ActivationType.FLOAT32)))
+    assert (
+        np.isnan(found).all(axis=1).tolist()
+        == np.isnan(found).any(axis=1).tolist()
+        == [False, True, True, False]
+    )
+    wide = W4A8Weight(Int4Weight(np.zeros((1, 8257), np.uint8), np.ones(1, np.float32), 16514), 1.0, 0)
+    with pytest.raises(ValueError, match="W4A8 weight on Paddle has at most 16513 inputs; this one has 16514"):
+        PADDLE.pack_linear(wide, ActivationType.FLOAT32)
 
 
 @st.composite
@@ -166,15 +205,15 @@ def schedules(draw: st.DrawFn) -> list[list[int]]:
     schedules(),
     st.sampled_from([(1, 1), (4, 2), (6, 2), (3, 1)]),
     st.booleans(),
-    st.sampled_from(CACHE_DTYPES),
+    st.sampled_from(CACHE_KINDS),
 )
 def test_attention(
-    seed: int, schedule: list[list[int]], heads: tuple[int, int], is_interleaved: bool, dtype: str
+    seed: int, schedule: list[list[int]], heads: tuple[int, int], is_interleaved: bool, kind: str
 ) -> None:
     """Several steps over one cache: contexts grow, sequences come and go, blocks lie anywhere."""
     num_heads, kv_heads = heads
-    head_dim, block_size, blocks_each = 4 if dtype == "int8" else 6, 3, 7
-    spec = CacheSpec(len(schedule[0]) * blocks_each, block_size, kv_heads, head_dim, dtype)
+    head_dim, block_size, blocks_each = 4 if kind.startswith("int8") else 6, 3, 7
+    spec = cache_spec(Layout((), block_size, len(schedule[0]) * blocks_each), kv_heads, head_dim, kind)
     blocks = np.random.default_rng(seed).permutation(spec.num_blocks).reshape(-1, blocks_each).astype(np.int32)
     rotary = RotarySpec(head_dim, blocks_each * block_size, 10000.0, is_interleaved)
     tables = [ops.pack_rotary(rotary) for ops in (PADDLE, REFERENCE)]
@@ -186,7 +225,7 @@ def test_attention(
         found = PADDLE.attention(on_paddle(qkv), tables[0], caches[0], PADDLE.upload(batch))
         expected = REFERENCE.attention(qkv, tables[1], caches[1], REFERENCE.upload(batch))
         # A key that differs in its last bit may round to the next bfloat16 or code.
-        assert_close(found, expected, 1e-5 if dtype == "float32" else 2e-2)
+        assert_close(found, expected, 1e-5 if kind == "float32" else 2e-2)
         lengths += np.array(counts, np.int32)
 
 
@@ -224,16 +263,18 @@ def test_a_sequence_never_meets_the_numbers_of_another() -> None:
     assert np.isfinite(result[1]).all()
 
 
-@pytest.mark.parametrize("dtype", CACHE_DTYPES)
-def test_a_cache_gives_back_what_its_format_says(dtype: str) -> None:
+@pytest.mark.parametrize("kind", CACHE_KINDS)
+def test_a_cache_gives_back_what_its_format_says(kind: str) -> None:
     """Tokens attend to themselves: out comes their value, as the cache keeps it."""
-    spec = CacheSpec(num_blocks=5, block_size=2, num_kv_heads=1, head_dim=4, dtype=dtype)
+    spec = cache_spec(Layout((), block_size=2, num_blocks=5), 1, 4, kind)
     qkv = normal(0, 5, 12) * np.array([1e-44, 1e-30, 1, 1e30, 0], np.float32)[:, None]
     qkv[:, :8] = 0
     batch = attention_batch(np.ones(5, np.int32), np.zeros(5, np.int32), np.arange(5, dtype=np.int32)[:, None])
     rotary = PADDLE.pack_rotary(RotarySpec(4, 8, 10000.0))
     result = PADDLE.attention(on_paddle(qkv), rotary, PADDLE.allocate_cache(spec), PADDLE.upload(batch))
-    np.testing.assert_array_equal(PADDLE.download(result), as_stored(np.ascontiguousarray(qkv[:, 8:]), dtype))
+    scales = spec.scales.values if spec.scales else None
+    values = np.ascontiguousarray(qkv[:, None, 8:])
+    np.testing.assert_array_equal(PADDLE.download(result), as_stored(values, spec.dtype, scales)[:, 0])
 
 
 def test_int8_heads_must_fill_words() -> None:

@@ -13,6 +13,7 @@ from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_kernels.api import Ops
 from ernie_kernels.choice import TokenChooser
+from ernie_kernels.ranks import Rendezvous
 
 DEVICES = ("auto", "cpu", "reference", "xpu")
 
@@ -33,14 +34,14 @@ def resolve_device(
     return "cpu", None
 
 
-def create_ops(device: str, threads: int) -> Ops:
-    """Return the ops of a device.
+def create_ops(device: str, threads: int, rendezvous: Rendezvous | None = None) -> Ops:
+    """Return the ops of a device, joined to those of the other ranks if there is a rendezvous.
 
     Raises:
-        StartError: the backend cannot be imported or finds no device.
+        StartError: the backend cannot be imported, finds no device, or does not find the other ranks.
     """
     try:
-        return _create(device, threads)
+        return _create(device, threads) if rendezvous is None else _create_joined(device, threads, rendezvous)
     except (ImportError, OSError, RuntimeError) as error:
         raise StartError(f"device {device} cannot be used: {error}") from error
 
@@ -66,3 +67,20 @@ def _create(device: str, threads: int) -> Ops:
     from ernie_kernels.reference import ReferenceOps
 
     return ReferenceOps()
+
+
+def _create_joined(device: str, threads: int, rendezvous: Rendezvous) -> Ops:
+    from ernie_kernels.xpu.process_group import join_devices, join_hosts
+
+    if device == "xpu":
+        from ernie_kernels.xpu import PaddleOps
+
+        place = f"xpu:{rendezvous.card}"
+        return PaddleOps(place, join_devices(rendezvous, place))
+    if device == "cpu":
+        from ernie_kernels.cpu import CpuOps
+
+        return CpuOps(threads, ranks=join_hosts(rendezvous))
+    from ernie_kernels.reference import ReferenceOps
+
+    return ReferenceOps(join_hosts(rendezvous))

@@ -6,12 +6,13 @@ This module must not know any architecture, any backend, or how weights are stor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from ernie_backend.model_config import ModelConfig
-from ernie_kernels.api import DeviceBatch, LayerCache, Logits
+from ernie_backend.weights.shard import Shard
+from ernie_kernels.api import CacheScales, DeviceBatch, LayerCache, Logits
 from ernie_kernels.formats import ActivationType
 
 
@@ -21,11 +22,12 @@ class LoadSettings:
 
     Attributes:
         dtype: ``float32`` or ``bfloat16``: unquantized weights, and keys and values in the cache.
-        quantization: None or ``wint8``.
+        quantization: None, ``wint8``, ``wint4`` or ``w4a8``.
         activation: how Linears see their inputs, where it fits their weights.
         max_positions: length of the rotary table: the longest context that will be served, in tokens.
         is_dummy: random weights instead of the checkpoint's.
         weight_cache: directory that keeps quantized weights for the next start; None: they are not kept.
+        shard: which part of the model is loaded; default: all of it.
     """
 
     dtype: str
@@ -34,6 +36,7 @@ class LoadSettings:
     max_positions: int
     is_dummy: bool = False
     weight_cache: Path | None = None
+    shard: Shard = field(default_factory=Shard)
 
 
 class Model(Protocol):
@@ -47,6 +50,11 @@ class Model(Protocol):
     @property
     def cache_dtype(self) -> str:
         """``CacheSpec.dtype`` of the caches that ``forward`` is given, unless another was asked for."""
+        ...
+
+    @property
+    def cache_scales(self) -> Sequence[CacheScales | None]:
+        """Static scales of an int8 cache, layer by layer; None where the checkpoint brings none."""
         ...
 
     def forward(self, batch: DeviceBatch, caches: Sequence[LayerCache]) -> Logits:

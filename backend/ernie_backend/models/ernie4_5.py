@@ -1,7 +1,7 @@
-"""ERNIE-4.5 dense: a pre-norm decoder with grouped-query attention and a gated MLP.
+"""ERNIE-4.5: a pre-norm decoder with grouped-query attention, and a gated MLP or experts in each layer.
 
     x = embed(tokens)
-    for each layer:  x += output(attention(qkv(norm(x))));  x += mlp(norm(x))
+    for each layer:  x += output(attention(qkv(norm(x))));  x += mlp(norm(x)), or moe(norm(x))
     logits = head(norm(x))
 
 Every addition to the residual stream is followed by a norm, so the two are one op, ``add_norm``: a layer ends
@@ -16,64 +16,129 @@ from dataclasses import dataclass
 
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings
-from ernie_backend.weights.loader import CheckpointWeights
+from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.roles import Role
-from ernie_kernels.api import DeviceBatch, LayerCache, Linear, Logits, Ops, RotarySpec, Vector
+from ernie_backend.weights.shard import Shard, experts_of
+from ernie_kernels.api import (
+    Array,
+    DeviceBatch,
+    LayerCache,
+    Linear,
+    Logits,
+    MlpWeights,
+    Moe,
+    Ops,
+    RotarySpec,
+    Vector,
+)
+from ernie_kernels.formats import ActivationType, dequantize
+from ernie_kernels.routing import RouterWeights
+
+
+@dataclass(frozen=True)
+class DenseMlp:
+    """The packed weights of a gated MLP."""
+
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The packed weights of a layer of experts."""
+
+    moe: Moe
 
 
 @dataclass(frozen=True)
 class DecoderLayer:
-    """The packed weights of one layer; ``next_norm`` is the norm that follows its MLP."""
+    """The packed weights of one layer; ``next_norm`` is the norm that follows its MLP or experts."""
 
     qkv: Linear
     output: Linear
     post_attention_norm: Vector
-    gate_up: Linear
-    down: Linear
+    mlp: DenseMlp | Experts
     next_norm: Vector
 
 
 class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
-    """The dense ERNIE-4.5 decoder, its weights packed by ``ops``."""
+    """The ERNIE-4.5 decoder, dense or with experts, its weights packed by ``ops``."""
 
-    def __init__(
-        self, config: ModelConfig, weights: CheckpointWeights, ops: Ops, settings: LoadSettings
-    ) -> None:
-        def linear(role: Role, layer: int = 0) -> Linear:
-            return ops.pack_linear(weights.linear(role, layer), settings.activation)
-
-        def vector(role: Role, layer: int = 0) -> Vector:
-            return ops.pack_vector(weights.vector(role, layer))
-
-        def decoder_layer(layer: int) -> DecoderLayer:
-            is_last = layer == config.num_layers - 1
-            return DecoderLayer(
-                qkv=linear(Role.QKV, layer),
-                output=linear(Role.OUTPUT, layer),
-                post_attention_norm=vector(Role.POST_ATTENTION_NORM, layer),
-                gate_up=linear(Role.GATE_UP, layer),
-                down=linear(Role.DOWN, layer),
-                next_norm=vector(Role.FINAL_NORM) if is_last else vector(Role.INPUT_NORM, layer + 1),
-            )
-
+    def __init__(self, config: ModelConfig, weights: ModelWeights, ops: Ops, settings: LoadSettings) -> None:
+        packer = _Packer(config, weights, ops, settings.activation, settings.shard)
         self.config = config
         self.cache_dtype = settings.dtype
+        self.cache_scales = tuple(weights.cache_scales(layer) for layer in range(config.num_layers))
         self._ops = ops
         self._rotary = ops.pack_rotary(RotarySpec(config.head_dim, settings.max_positions, config.rope_theta))
-        self._embedding = linear(Role.EMBEDDING)
-        self._head = self._embedding if config.tie_word_embeddings else linear(Role.HEAD)
-        self._first_norm = vector(Role.INPUT_NORM, 0)
-        self._layers = tuple(decoder_layer(layer) for layer in range(config.num_layers))
+        self._embedding = packer.linear(Role.EMBEDDING)
+        self._head = self._embedding if config.tie_word_embeddings else packer.linear(Role.HEAD)
+        self._first_norm = packer.vector(Role.INPUT_NORM, 0)
+        self._layers = tuple(packer.decoder_layer(layer) for layer in range(config.num_layers))
 
     def forward(self, batch: DeviceBatch, caches: Sequence[LayerCache]) -> Logits:
         """Compute one step; see ``Model.forward``."""
         ops, epsilon = self._ops, self.config.rms_norm_eps
-        residual = ops.embed(self._embedding, batch)
+        residual = ops.all_reduce(ops.embed(self._embedding, batch))
         hidden = ops.norm(residual, self._first_norm, epsilon)
         for layer, cache in zip(self._layers, caches, strict=True):
             attended = ops.attention(ops.linear(hidden, layer.qkv), self._rotary, cache, batch)
-            attended = ops.linear(attended, layer.output)
+            attended = ops.all_reduce(ops.linear(attended, layer.output))
             residual, hidden = ops.add_norm(residual, attended, layer.post_attention_norm, epsilon)
-            transformed = ops.mlp(hidden, layer.gate_up, layer.down)
+            transformed = ops.all_reduce(self._transform(hidden, layer.mlp))
             residual, hidden = ops.add_norm(residual, transformed, layer.next_norm, epsilon)
         return ops.lm_head(hidden, self._head, batch)
+
+    def _transform(self, hidden: Array, mlp: DenseMlp | Experts) -> Array:
+        if isinstance(mlp, Experts):
+            return self._ops.moe(hidden, mlp.moe)
+        return self._ops.mlp(hidden, mlp.gate_up, mlp.down)
+
+
+@dataclass(frozen=True)
+class _Packer:
+    """Packs weights one at a time."""
+
+    config: ModelConfig
+    weights: ModelWeights
+    ops: Ops
+    activation: ActivationType
+    shard: Shard
+
+    def linear(self, role: Role, layer: int = 0) -> Linear:
+        return self.ops.pack_linear(self.weights.linear(role, layer), self.activation)
+
+    def vector(self, role: Role, layer: int = 0) -> Vector:
+        return self.ops.pack_vector(self.weights.vector(role, layer))
+
+    def decoder_layer(self, layer: int) -> DecoderLayer:
+        is_last = layer == self.config.num_layers - 1
+        return DecoderLayer(
+            qkv=self.linear(Role.QKV, layer),
+            output=self.linear(Role.OUTPUT, layer),
+            post_attention_norm=self.vector(Role.POST_ATTENTION_NORM, layer),
+            mlp=self._mlp(layer),
+            next_norm=self.vector(Role.FINAL_NORM) if is_last else self.vector(Role.INPUT_NORM, layer + 1),
+        )
+
+    def _mlp(self, layer: int) -> DenseMlp | Experts:
+        moe = self.config.moe
+        if moe is None or not moe.has_experts(layer):
+            return DenseMlp(self.linear(Role.GATE_UP, layer), self.linear(Role.DOWN, layer))
+        shared, own = (Role.SHARED_GATE_UP, Role.SHARED_DOWN), experts_of(moe.num_experts, self.shard)
+        return Experts(
+            self.ops.pack_moe(
+                self._router(layer, moe.experts_per_token),
+                (self._mlp_weights(Role.EXPERT_GATE_UP, Role.EXPERT_DOWN, layer, expert) for expert in own),
+                self._mlp_weights(*shared, layer) if moe.num_shared_experts else None,
+                self.activation,
+                own,
+            )
+        )
+
+    def _router(self, layer: int, experts_per_token: int) -> RouterWeights:
+        gate = dequantize(self.weights.linear(Role.ROUTER, layer))
+        return RouterWeights(gate, self.weights.vector(Role.ROUTER_BIAS, layer), experts_per_token)
+
+    def _mlp_weights(self, gate_up: Role, down: Role, layer: int, expert: int = 0) -> MlpWeights:
+        return MlpWeights(self.weights.linear(gate_up, layer, expert), self.weights.linear(down, layer, expert))

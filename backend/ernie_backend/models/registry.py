@@ -12,6 +12,7 @@ from pathlib import Path
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings, Model
+from ernie_backend.weights.dummy import DummyWeights
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_kernels.api import Ops
 
@@ -19,6 +20,7 @@ __all__ = ["LoadSettings", "Model", "load_model"]
 
 _MODELS: Mapping[str, tuple[str, str]] = {
     "Ernie4_5ForCausalLM": ("ernie_backend.models.ernie4_5", "Ernie4_5ForCausalLM"),
+    "Ernie4_5_MoeForCausalLM": ("ernie_backend.models.ernie4_5", "Ernie4_5ForCausalLM"),
 }
 
 
@@ -32,14 +34,13 @@ def load_model(directory: Path, config: ModelConfig, ops: Ops, settings: LoadSet
     if config.architecture not in _MODELS:
         raise StartError(f"no model for architecture {config.architecture!r}; known are {', '.join(_MODELS)}")
     module, name = _MODELS[config.architecture]
-    with _weights(directory, config, settings) as weights:
-        model: Model = getattr(importlib.import_module(module), name)(config, weights, ops, settings)
-        return model
-
-
-def _weights(directory: Path, config: ModelConfig, settings: LoadSettings) -> CheckpointWeights:
+    build = getattr(importlib.import_module(module), name)
     if settings.is_dummy:
-        return CheckpointWeights.dummy(directory, config, settings.dtype, settings.quantization)
-    return CheckpointWeights.open(
-        directory, config, settings.dtype, settings.quantization, settings.weight_cache
-    )
+        random_weights = DummyWeights(config, settings.dtype, settings.quantization, settings.shard)
+        dummy: Model = build(config, random_weights, ops, settings)
+        return dummy
+    with CheckpointWeights.open(
+        directory, config, settings.dtype, settings.quantization, settings.weight_cache, settings.shard
+    ) as weights:
+        model: Model = build(config, weights, ops, settings)
+        return model

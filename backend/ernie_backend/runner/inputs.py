@@ -11,12 +11,13 @@ This module must not know policy, models or devices.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 
 from ernie_backend.scheduler.plan import SchedulePlan
-from ernie_kernels.api import Batch
+from ernie_kernels.api import ELSEWHERE, Batch
 
 
 def build_batch(plan: SchedulePlan) -> Batch:
@@ -38,3 +39,10 @@ def build_batch(plan: SchedulePlan) -> Batch:
         block_tables=tables,
         logit_rows=np.concatenate(logit_rows).astype(np.int32),
     )
+
+
+def own_tokens(batch: Batch, vocabulary: range) -> Batch:
+    """Return the batch for a rank that has these rows of the embedding, the first of which is its row 0."""
+    ids = batch.token_ids
+    is_own = (vocabulary.start <= ids) & (ids < vocabulary.stop)
+    return replace(batch, token_ids=np.where(is_own, ids - vocabulary.start, ELSEWHERE).astype(np.int32))

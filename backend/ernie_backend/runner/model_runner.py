@@ -11,18 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.models.base import Model
-from ernie_backend.runner.inputs import build_batch
+from ernie_backend.runner.inputs import build_batch, own_tokens
 from ernie_backend.scheduler.plan import SchedulePlan
-from ernie_kernels.api import LayerCache, Ops
+from ernie_kernels.api import Batch, LayerCache, Ops
 
 
 class ModelRunner:
-    """A model, its device and its KV cache."""
+    """A model, its device and its KV cache.
 
-    def __init__(self, model: Model, ops: Ops, caches: Sequence[LayerCache]) -> None:
+    Args:
+        model: the model, or a rank's part of it.
+        ops: its backend.
+        caches: one for each layer.
+        vocabulary: the token ids whose rows of the embedding the part has; None: all.
+    """
+
+    def __init__(
+        self, model: Model, ops: Ops, caches: Sequence[LayerCache], vocabulary: range | None = None
+    ) -> None:
         self._model = model
         self._ops = ops
         self._caches = caches
+        self._vocabulary = vocabulary
 
     def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
         """Compute a plan's tokens.
@@ -30,4 +40,10 @@ class ModelRunner:
         Returns:
             Logits ``[R, V]``: ``num_logit_rows`` of each chunk, in the plan's order.
         """
-        return self._model.forward(self._ops.upload(build_batch(plan)), self._caches)
+        return self.compute(build_batch(plan))
+
+    def compute(self, batch: Batch) -> NDArray[np.float32]:
+        """Compute one step; return the logits of its logit rows."""
+        if self._vocabulary is not None:
+            batch = own_tokens(batch, self._vocabulary)
+        return self._model.forward(self._ops.upload(batch), self._caches)

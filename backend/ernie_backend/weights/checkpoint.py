@@ -19,6 +19,12 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 
+def checkpoint_files(directory: Path) -> list[Path]:
+    """Return the files that a model's weights come from: config.json, all shards and indexes, of all ranks."""
+    shards = [path for folder in (".", "rank*") for path in directory.glob(f"{folder}/*.safetensors*")]
+    return [*shards, directory / "config.json"]
+
+
 class Checkpoint:
     """All tensors of a model directory, by name.
 

@@ -1,58 +1,99 @@
-"""Random tensors in place of a checkpoint: to measure a model, or to plan for it, with config.json alone.
+"""Random weights in place of a checkpoint: to measure a model, or to plan for it, with config.json alone.
 
-Norms are one. Every other value is a bfloat16 of random sign and mantissa with magnitude in [2^-6, 2^-5): of
-the size of trained weights, and as fast to make as random bits. A tensor depends on its name and shape only, so
-every start makes the same model. This module must not know formats or backends.
+They are made in the format they are kept in, as fast as random bits: a float is a bfloat16 of random sign and
+mantissa with magnitude in [2^-6, 2^-5), of the size of trained weights; a quantized matrix has random codes and
+scales that give it the same largest magnitude. Norms are one, biases of routers zero. A weight depends on its
+role, layer, expert, rank and shape only, so every start makes the same model. This module must not know files
+or backends.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import KeysView
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.model_config import ModelConfig
+from ernie_backend.stored_quantization import StoredQuantization
 from ernie_backend.weights.names import huggingface_recipes
+from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
+from ernie_backend.weights.roles import Role, WeightKey
+from ernie_backend.weights.shard import Shard, kv_heads_of, part_of
+from ernie_kernels.api import CacheScales
+from ernie_kernels.formats import (
+    Bfloat16Weight,
+    Float32Weight,
+    Int4Weight,
+    Int8Weight,
+    LinearWeight,
+    W4A8Weight,
+    bfloat16_to_float32,
+)
 
 _SIGN_AND_MANTISSA = np.uint16(0x807F)
 _EXPONENT = np.uint16(0x3C80)  # 2^-6
-_ONE = np.uint16(0x3F80)
+_LARGEST = np.float32(2**-5)
+_LARGEST_INPUT = 4.0
 
 
-class DummyCheckpoint:
-    """A checkpoint in the HF layout that is made when it is read; has the methods of ``Checkpoint``."""
+class DummyWeights:
+    """The weights of ``config`` as random numbers; see ``ModelWeights``.
 
-    def __init__(self, directory: Path, config: ModelConfig) -> None:
-        self.directory = directory
-        recipes = huggingface_recipes(config).values()
-        self._shapes = {tensor.name: tensor.shape for recipe in recipes for tensor in recipe.tensors}
+    Raises:
+        StartError: ``dtype`` or ``quantization`` names no format.
+    """
 
-    @property
-    def names(self) -> KeysView[str]:
-        """Names of all tensors."""
-        return self._shapes.keys()
+    def __init__(
+        self, config: ModelConfig, dtype: str, quantization: str | None, shard: Shard | None = None
+    ) -> None:
+        check_format_settings(dtype, quantization)
+        self._shapes = {key: recipe.shape for key, recipe in huggingface_recipes(config).items()}
+        self._dtype = dtype
+        self._quantization = quantization
+        self._config = config
+        self._shard = shard or Shard()
+        stored = config.stored_quantization or StoredQuantization("w4a8")
+        self._rotation, self._has_cache_scales = stored.hadamard_block, stored.has_cache_scales
+        self._cache_shape = len(kv_heads_of(config, shard or Shard())), config.head_dim
 
-    def file_of(self, name: str) -> Path:
-        """Return the directory: the tensor ``name`` is in no file."""
-        return self.directory / name
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape."""
-        return self._shapes[name]
-
-    def tensor(self, name: str) -> NDArray[np.generic]:
-        """Return a tensor's bfloat16 bits as uint16."""
-        shape = self._shapes[name]
-        if len(shape) == 1:
-            return np.full(shape, _ONE)
-        generator = np.random.default_rng(zlib.crc32(name.encode()))
-        bits = generator.integers(0, 1 << 16, shape, np.uint16)
+    def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
+        """Return a random ``[N, K]`` matrix, of the size of the rank's part."""
+        whole_outputs, whole_inputs = self._shapes[WeightKey(role, layer, expert)]
+        outputs, inputs = part_of(role, (whole_outputs, whole_inputs), self._config, self._shard).shape
+        seed = zlib.crc32(f"{role.name} {layer} {expert} {self._shard.name}".rstrip().encode())
+        random = np.random.Generator(np.random.SFC64(seed))
+        is_tied = self._config.tie_word_embeddings
+        kept = weight_format(role, self._dtype, self._quantization, is_tied=is_tied)
+        if kept is WeightFormat.INT8:
+            codes = np.maximum(_random_bytes(random, outputs, inputs).view(np.int8), -127)
+            return Int8Weight(codes, np.full(outputs, _LARGEST / 127, np.float32))
+        if kept is WeightFormat.INT4 or kept is WeightFormat.W4A8:
+            packed = _random_bytes(random, outputs, (inputs + 1) // 2)
+            int4 = Int4Weight(packed, np.full(outputs, _LARGEST / 8, np.float32), inputs)
+            if kept is WeightFormat.INT4:
+                return int4
+            return W4A8Weight(int4, _LARGEST_INPUT / 127, self._rotation if role is Role.EXPERT_DOWN else 0)
+        bits = _random_bytes(random, outputs, 2 * inputs).view(np.uint16)
         bits &= _SIGN_AND_MANTISSA
         bits |= _EXPONENT
-        return bits
+        if kept is WeightFormat.BFLOAT16:
+            return Bfloat16Weight(bits)
+        return Float32Weight(bfloat16_to_float32(bits))
 
-    def close(self) -> None:
-        """Do nothing: there is no file."""
+    def vector(self, role: Role, layer: int = 0) -> NDArray[np.float32]:
+        """Return a ``[K]`` vector: zeros for the bias of a router, else ones."""
+        length = self._shapes[WeightKey(role, layer)][-1]
+        return np.full(length, role is not Role.ROUTER_BIAS, np.float32)
+
+    def cache_scales(self, layer: int) -> CacheScales | None:  # noqa: ARG002 - all layers are alike
+        """Return scales of numbers up to 4, if config.json says that the checkpoint has scales."""
+        if not self._has_cache_scales:
+            return None
+        scales = np.full(self._cache_shape, _LARGEST_INPUT / 127, np.float32)
+        return CacheScales(scales, scales)
+
+
+def _random_bytes(random: np.random.Generator, rows: int, columns: int) -> NDArray[np.uint8]:
+    words = random.integers(0, 1 << 64, -(-rows * columns // 8), np.uint64)
+    return words.view(np.uint8)[: rows * columns].reshape(rows, columns)

@@ -9,29 +9,44 @@ This module must not know any backend: it yields the plain formats of ``ernie_ke
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.weights.checkpoint import Checkpoint
-from ernie_backend.weights.dummy import DummyCheckpoint
-from ernie_backend.weights.names import Recipe, Recipes, is_harmless, recipes_for
+from ernie_backend.stored_quantization import StoredQuantization
+from ernie_backend.weights.checkpoint import Checkpoint, checkpoint_files
+from ernie_backend.weights.names import Recipe, TensorSpec, is_harmless, recipes_for
+from ernie_backend.weights.offline import (
+    QUANTIZED,
+    cache_scale_specs,
+    missing_hint,
+    read_cache_scales,
+    read_stored,
+    stored_weights,
+)
 from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
+from ernie_backend.weights.presharded import PreshardedTensors, open_tensors
 from ernie_backend.weights.quantized_cache import QuantizedCache
-from ernie_backend.weights.roles import Role
+from ernie_backend.weights.roles import Role, WeightKey
+from ernie_backend.weights.shard import Part, Shard, kv_heads_of, part_of
+from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
     Bfloat16Weight,
     Float32Weight,
+    Int4Weight,
     Int8Weight,
     LinearWeight,
+    QuantizedWeight,
     bfloat16_to_float32,
     float32_to_bfloat16,
+    int4_columns,
+    quantize_int4,
     quantize_int8,
 )
 
@@ -39,59 +54,30 @@ _LOG = logging.getLogger(__name__)
 _QUANTIZED_ROWS = 4096
 
 
-class TensorSource(Protocol):
-    """Tensors by name: ``Checkpoint`` or ``DummyCheckpoint``."""
-
-    directory: Path
-
-    @property
-    def names(self) -> Collection[str]:
-        """Names of all tensors."""
-        ...
-
-    def file_of(self, name: str) -> Path:
-        """Return where a tensor comes from, for messages."""
-        ...
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape as stored."""
-        ...
-
-    def tensor(self, name: str) -> NDArray[np.generic]:
-        """Return a tensor as stored; bfloat16 as uint16 bits."""
-        ...
-
-    def close(self) -> None:
-        """Close the files."""
-        ...
-
-
 class CheckpointWeights:
     """The weights of an open checkpoint; close it, or use it as a context manager."""
 
     def __init__(
         self,
-        checkpoint: TensorSource,
+        checkpoint: Checkpoint | PreshardedTensors,
         config: ModelConfig,
         dtype: str,
         quantization: str | None,
         cache: QuantizedCache | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self._checkpoint = checkpoint
+        self._shard = shard or Shard()
         self._recipes = recipes_for(checkpoint.names, config, str(checkpoint.directory))
         self._dtype = dtype
         self._quantization = quantization
-        self._is_tied = config.tie_word_embeddings
+        self._config = config
         self._cache = cache
-        _check_tensors(checkpoint, self._recipes)
-
-    @classmethod
-    def dummy(
-        cls, directory: Path, config: ModelConfig, dtype: str, quantization: str | None
-    ) -> CheckpointWeights:
-        """Return random weights of the sizes of ``config``; arguments and errors as for ``open``."""
-        check_format_settings(dtype, quantization)
-        return cls(DummyCheckpoint(directory, config), config, dtype, quantization)
+        self._stored = stored_weights(
+            self._recipes, self._format, checkpoint.names, is_expected=config.stored_quantization is not None
+        )
+        self._has_cache_scales = self._brings_cache_scales()
+        _check_tensors(checkpoint, list(self._wanted()))
 
     @classmethod
     def open(
@@ -101,25 +87,32 @@ class CheckpointWeights:
         dtype: str,
         quantization: str | None,
         cache_root: Path | None = None,
+        shard: Shard | None = None,
     ) -> CheckpointWeights:
         """Open the checkpoint in ``directory`` and check that it holds every weight of ``config``.
 
         Args:
-            directory: a model directory, HF or Paddle layout, one file or shards.
+            directory: a model directory, HF or Paddle layout, one file or shards, whole or cut for ranks.
             config: the model's sizes.
             dtype: ``float32`` or ``bfloat16``, for what is not quantized.
-            quantization: None or ``wint8``.
+            quantization: None, ``wint8``, ``wint4`` or ``w4a8``.
             cache_root: where quantized weights are kept for the next start; None: nowhere.
+            shard: the rank whose part of each matrix is wanted; default: the whole.
 
         Raises:
             StartError: a file or tensor is missing or damaged, a tensor has another shape than ``config`` says,
                 or a setting names no format.
         """
         check_format_settings(dtype, quantization)
-        cache = _open_cache(cache_root, directory) if quantization is not None else None
-        checkpoint = Checkpoint.open(directory)
+
+        def format_of(role: Role) -> WeightFormat:
+            return weight_format(role, dtype, quantization, is_tied=config.tie_word_embeddings)
+
+        part = shard.name if shard else ""
+        cache = _open_cache(cache_root, directory, part) if quantization is not None else None
+        checkpoint = open_tensors(directory, config, format_of, shard or Shard())
         try:
-            return cls(checkpoint, config, dtype, quantization, cache)
+            return cls(checkpoint, config, dtype, quantization, cache, shard)
         except StartError:
             checkpoint.close()
             raise
@@ -136,42 +129,85 @@ class CheckpointWeights:
         """Close the files; weights that were returned stay valid."""
         self._checkpoint.close()
 
-    def linear(self, role: Role, layer: int = 0) -> LinearWeight:
-        """Return the ``[N, K]`` matrix of ``role``, in memory of its own."""
-        recipe = self._recipes[role, layer]
-        kept = weight_format(role, self._dtype, self._quantization, is_tied=self._is_tied)
+    def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
+        """Return the rank's part of the ``[N, K]`` matrix of ``role``, in memory of its own."""
+        key = WeightKey(role, layer, expert)
+        kept = self._format(role)
+        part = self._part(key)
+        if key in self._stored:
+            how = self._config.stored_quantization or StoredQuantization(kept.value)
+            rotation = how.hadamard_block if role is Role.EXPERT_DOWN else 0
+            return read_stored(self._checkpoint, self._stored[key], kept, rotation, part)
+        if kept in QUANTIZED:
+            return self._quantized(key, kept, part)
+        stored = self._read(self._recipes[key], part)
         if kept is WeightFormat.BFLOAT16:
-            return Bfloat16Weight(_as_bfloat16(self._read(recipe)))
-        if kept is WeightFormat.INT8:
-            return self._quantized(role, layer, recipe)
-        return Float32Weight(_as_float32(self._read(recipe)))
+            return Bfloat16Weight(_as_bfloat16(stored))
+        return Float32Weight(as_float32(stored))
 
     def vector(self, role: Role, layer: int = 0) -> NDArray[np.float32]:
         """Return the float32 ``[K]`` vector of ``role``, in memory of its own."""
-        return _as_float32(self._read(self._recipes[role, layer]))
+        return as_float32(self._read(self._recipes[WeightKey(role, layer)])).reshape(-1)
 
-    def _quantized(self, role: Role, layer: int, recipe: Recipe) -> Int8Weight:
+    def as_stored(self, role: Role, layer: int = 0, expert: int = 0) -> NDArray[np.generic]:
+        """Return a weight that is not quantized as it is stored, outputs first; bfloat16 as uint16 bits."""
+        return self._read(self._recipes[WeightKey(role, layer, expert)])
+
+    def cache_scales(self, layer: int) -> CacheScales | None:
+        """Return the static scales of the rank's int8 KV cache; None if the checkpoint brings none."""
+        if not self._has_cache_scales:
+            return None
+        return read_cache_scales(self._checkpoint, self._config, layer, kv_heads_of(self._config, self._shard))
+
+    def _format(self, role: Role) -> WeightFormat:
+        return weight_format(role, self._dtype, self._quantization, is_tied=self._config.tie_word_embeddings)
+
+    def _brings_cache_scales(self) -> bool:
+        stored = self._config.stored_quantization
+        if stored is not None and stored.has_cache_scales:
+            return True
+        return cache_scale_specs(self._config, 0)[0].name in self._checkpoint.names
+
+    def _wanted(self) -> Iterator[TensorSpec]:
+        for key, recipe in self._recipes.items():
+            yield from self._stored[key].tensors if key in self._stored else recipe.tensors
+        if self._has_cache_scales:
+            for layer in range(self._config.num_layers):
+                yield from cache_scale_specs(self._config, layer)
+
+    def _part(self, key: WeightKey) -> Part:
+        outputs, inputs = self._recipes[key].shape
+        return part_of(key.role, (outputs, inputs), self._config, self._shard)
+
+    def _quantized(self, key: WeightKey, kept: WeightFormat, part: Part) -> QuantizedWeight:
         if self._cache is None:
-            return _quantize(self._read(recipe))
-        outputs, inputs = recipe.shape
-        weight = self._cache.get(role, layer, (outputs, inputs))
+            return self._quantize(key, kept, part)
+        weight = self._cache.get(key, kept, part.shape)
         if weight is None:
-            weight = _quantize(self._read(recipe))
-            self._cache.put(role, layer, weight)
+            weight = self._quantize(key, kept, part)
+            self._cache.put(key, weight)
         return weight
 
-    def _read(self, recipe: Recipe) -> NDArray[np.generic]:
-        """Return a weight as stored, outputs first: float32, float16, or bfloat16 bits as uint16."""
-        parts = [self._checkpoint.tensor(tensor.name) for tensor in recipe.tensors]
+    def _quantize(self, key: WeightKey, kept: WeightFormat, part: Part) -> QuantizedWeight:
+        """Quantize whole rows, so that every rank has scales and codes of the whole matrix."""
+        recipe = self._recipes[key]
+        whole_rows = replace(part, columns=range(recipe.shape[1]))
+        return _quantize(self._read(recipe, whole_rows), kept, part.columns)
+
+    def _read(self, recipe: Recipe, part: Part | None = None) -> NDArray[np.generic]:
+        """Return a weight or a part as stored, outputs first: float32, float16, or bfloat16 bits as uint16."""
+        pieces = [self._checkpoint.tensor(tensor.name) for tensor in recipe.tensors]
         if recipe.is_transposed:
-            parts = [part.T for part in parts]
+            pieces = [piece.T for piece in pieces]
+        if part is not None:
+            pieces = part.cut(pieces)
         # Parts of one weight may be stored in different types; only then is a common one needed.
-        if len({part.dtype for part in parts}) > 1:
-            parts = [_as_float32(part) for part in parts]
-        return np.concatenate(parts) if len(parts) > 1 else np.array(parts[0], order="C")
+        if len({piece.dtype for piece in pieces}) > 1:
+            pieces = [as_float32(piece) for piece in pieces]
+        return np.concatenate(pieces) if len(pieces) > 1 else np.array(pieces[0], order="C")
 
 
-def _open_cache(root: Path | None, directory: Path) -> QuantizedCache | None:
+def _open_cache(root: Path | None, directory: Path, part: str) -> QuantizedCache | None:
     """Open the cache of a checkpoint before its files are mapped.
 
     A file that is replaced meanwhile is cached by the name of the older one, which no start asks for again;
@@ -180,13 +216,14 @@ def _open_cache(root: Path | None, directory: Path) -> QuantizedCache | None:
     if root is None:
         return None
     try:
-        return QuantizedCache(root, directory, [*directory.glob("*.safetensors*"), directory / "config.json"])
+        return QuantizedCache(root, directory, checkpoint_files(directory), part)
     except OSError as error:
         _LOG.warning("quantized weights are not cached: %s", error)
         return None
 
 
-def _as_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
+def as_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return stored floats, or bfloat16 bits as uint16, as float32."""
     if stored.dtype == np.uint16:
         return bfloat16_to_float32(stored.view(np.uint16))
     return stored.astype(np.float32, copy=False)
@@ -195,23 +232,31 @@ def _as_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
 def _as_bfloat16(stored: NDArray[np.generic]) -> NDArray[np.uint16]:
     if stored.dtype == np.uint16:
         return stored.view(np.uint16)
-    return float32_to_bfloat16(_as_float32(stored))
+    return float32_to_bfloat16(as_float32(stored))
 
 
-def _quantize(stored: NDArray[np.generic]) -> Int8Weight:
-    """Quantize some rows at a time: a whole vocabulary in float32 would cost gigabytes."""
+def _quantize(stored: NDArray[np.generic], kept: WeightFormat, columns: range) -> QuantizedWeight:
+    """Quantize some rows at a time: a whole vocabulary in float32 would cost gigabytes; keep some columns."""
     starts = range(0, len(stored), _QUANTIZED_ROWS)
-    blocks = [quantize_int8(_as_float32(stored[start : start + _QUANTIZED_ROWS])) for start in starts]
-    codes = np.concatenate([block.codes for block in blocks])
-    return Int8Weight(codes, np.concatenate([block.scales for block in blocks]))
+    blocks = (as_float32(stored[start : start + _QUANTIZED_ROWS]) for start in starts)
+    if kept is WeightFormat.INT4:
+        int4 = [int4_columns(quantize_int4(block), columns) for block in blocks]
+        packed = np.concatenate([block.packed for block in int4])
+        return Int4Weight(packed, np.concatenate([block.scales for block in int4]), len(columns))
+    int8 = [quantize_int8(block) for block in blocks]
+    codes = np.concatenate([block.codes[:, columns.start : columns.stop] for block in int8])
+    return Int8Weight(codes, np.concatenate([block.scales for block in int8]))
 
 
-def _check_tensors(checkpoint: TensorSource, recipes: Recipes) -> None:
-    wanted = {tensor.name: tensor.shape for recipe in recipes.values() for tensor in recipe.tensors}
+def _check_tensors(checkpoint: Checkpoint | PreshardedTensors, specs: Collection[TensorSpec]) -> None:
+    wanted = {tensor.name: tensor.shape for tensor in specs}
     missing = sorted(name for name in wanted if name not in checkpoint.names)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise StartError(f"{checkpoint.directory}: tensor {missing[0]}{more} is missing from the checkpoint")
+        hint = missing_hint(missing[0], checkpoint.names)
+        raise StartError(
+            f"{checkpoint.directory}: tensor {missing[0]}{more} is missing from the checkpoint{hint}"
+        )
     for name, shape in wanted.items():
         found = checkpoint.shape(name)
         if found != shape:

@@ -3,17 +3,18 @@
     HF      model.*   Linears [out, in], q, k, v and gate, up apart
     Paddle  ernie.*   Linears [in, out], fused: columns [q | k | v], [gate | up]; lookup table [V, H] as in HF
 
-This module must not know how tensors are read or in which format they are kept.
+Every MLP, be it dense, an expert or the shared experts, is named alike under a prefix of its own. This module
+must not know how tensors are read or in which format they are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.weights.roles import Role
+from ernie_backend.weights.roles import Role, WeightKey
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class Recipe:
         return (sum(tensor.shape[0] for tensor in self.tensors), *self.tensors[0].shape[1:])
 
 
-Recipes = dict[tuple[Role, int], Recipe]
-"""(role, layer) -> recipe; roles that are not of a layer stand under layer 0."""
+Recipes = dict[WeightKey, Recipe]
+Named = Iterator[tuple[WeightKey, Recipe]]
+_MlpNames = Callable[[str, int, int], tuple[Recipe, Recipe]]
+"""Prefix, hidden size and width of an MLP -> the recipes of gate and up, and of down."""
 
 
 def recipes_for(names: Collection[str], config: ModelConfig, where: str) -> Recipes:
@@ -52,15 +55,13 @@ def recipes_for(names: Collection[str], config: ModelConfig, where: str) -> Reci
         StartError: it has neither layout.
     """
     if any(name.startswith("model.layers.") for name in names):
-        layout = _huggingface
-    elif any(name.startswith("ernie.layers.") for name in names):
-        layout = _paddle
-    else:
-        raise StartError(
-            f"{where}: no tensor is named model.layers.* (the HF layout) or ernie.layers.* (the Paddle "
-            "layout); this is no ERNIE-4.5 checkpoint"
-        )
-    return dict(layout(config))
+        return huggingface_recipes(config)
+    if any(name.startswith("ernie.layers.") for name in names):
+        return paddle_recipes(config)
+    raise StartError(
+        f"{where}: no tensor is named model.layers.* (the HF layout) or ernie.layers.* (the Paddle "
+        "layout); this is no ERNIE-4.5 checkpoint"
+    )
 
 
 def is_harmless(name: str) -> bool:
@@ -68,60 +69,97 @@ def is_harmless(name: str) -> bool:
     return "mtp" in name or name.endswith("rotary_emb.inv_freq")
 
 
+def paddle_recipes(config: ModelConfig) -> Recipes:
+    """Return the recipes of the Paddle layout."""
+    return dict(_paddle(config))
+
+
 def huggingface_recipes(config: ModelConfig) -> Recipes:
     """Return the recipes of the HF layout."""
     return dict(_huggingface(config))
 
 
-def _huggingface(config: ModelConfig) -> Iterator[tuple[tuple[Role, int], Recipe]]:
-    hidden, wide = config.hidden_size, config.intermediate_size
+def _huggingface(config: ModelConfig) -> Named:
+    hidden = config.hidden_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    yield from _shared("model.", config)
+    yield from _common("model.", config, _huggingface_mlp)
     if not config.tie_word_embeddings:
-        yield (Role.HEAD, 0), _recipe(("lm_head.weight", config.vocab_size, hidden))
+        yield WeightKey(Role.HEAD), _recipe(("lm_head.weight", config.vocab_size, hidden))
     for layer in range(config.num_layers):
-        prefix = f"model.layers.{layer}."
-        attention, mlp = prefix + "self_attn.", prefix + "mlp."
+        attention = f"model.layers.{layer}.self_attn."
         yield (
-            (Role.QKV, layer),
+            WeightKey(Role.QKV, layer),
             _recipe(
                 (attention + "q_proj.weight", queries, hidden),
                 (attention + "k_proj.weight", keys, hidden),
                 (attention + "v_proj.weight", keys, hidden),
             ),
         )
-        yield (Role.OUTPUT, layer), _recipe((attention + "o_proj.weight", hidden, queries))
-        yield (
-            (Role.GATE_UP, layer),
-            _recipe((mlp + "gate_proj.weight", wide, hidden), (mlp + "up_proj.weight", wide, hidden)),
-        )
-        yield (Role.DOWN, layer), _recipe((mlp + "down_proj.weight", hidden, wide))
+        yield WeightKey(Role.OUTPUT, layer), _recipe((attention + "o_proj.weight", hidden, queries))
+        if config.moe is not None and config.has_experts(layer):
+            gate = f"model.layers.{layer}.mlp.gate.weight"
+            yield WeightKey(Role.ROUTER, layer), _recipe((gate, config.moe.num_experts, hidden))
 
 
-def _paddle(config: ModelConfig) -> Iterator[tuple[tuple[Role, int], Recipe]]:
-    hidden, wide = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    yield from _shared("ernie.", config)
-    if not config.tie_word_embeddings:
-        yield (Role.HEAD, 0), _transposed("lm_head.weight", hidden, config.vocab_size)
-    for layer in range(config.num_layers):
-        prefix = f"ernie.layers.{layer}."
-        attention, mlp = prefix + "self_attn.", prefix + "mlp."
-        yield (Role.QKV, layer), _transposed(attention + "qkv_proj.weight", hidden, queries + 2 * keys)
-        yield (Role.OUTPUT, layer), _transposed(attention + "o_proj.weight", queries, hidden)
-        yield (Role.GATE_UP, layer), _transposed(mlp + "up_gate_proj.weight", hidden, 2 * wide)
-        yield (Role.DOWN, layer), _transposed(mlp + "down_proj.weight", wide, hidden)
+def _huggingface_mlp(prefix: str, hidden: int, width: int) -> tuple[Recipe, Recipe]:
+    gate_up = _recipe((prefix + "gate_proj.weight", width, hidden), (prefix + "up_proj.weight", width, hidden))
+    return gate_up, _recipe((prefix + "down_proj.weight", hidden, width))
 
 
-def _shared(prefix: str, config: ModelConfig) -> Iterator[tuple[tuple[Role, int], Recipe]]:
-    """Yield what both layouts store alike, but for the prefix: the lookup table and the norms."""
+def _paddle(config: ModelConfig) -> Named:
     hidden = config.hidden_size
-    yield (Role.EMBEDDING, 0), _recipe((prefix + "embed_tokens.weight", config.vocab_size, hidden))
-    yield (Role.FINAL_NORM, 0), _recipe((prefix + "norm.weight", hidden))
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    yield from _common("ernie.", config, _paddle_mlp)
+    if not config.tie_word_embeddings:
+        yield WeightKey(Role.HEAD), _transposed("lm_head.weight", hidden, config.vocab_size)
     for layer in range(config.num_layers):
-        norms = f"{prefix}layers.{layer}."
-        yield (Role.INPUT_NORM, layer), _recipe((norms + "input_layernorm.weight", hidden))
-        yield (Role.POST_ATTENTION_NORM, layer), _recipe((norms + "post_attention_layernorm.weight", hidden))
+        attention = f"ernie.layers.{layer}.self_attn."
+        yield (
+            WeightKey(Role.QKV, layer),
+            _transposed(attention + "qkv_proj.weight", hidden, queries + 2 * keys),
+        )
+        yield WeightKey(Role.OUTPUT, layer), _transposed(attention + "o_proj.weight", queries, hidden)
+        if config.moe is not None and config.has_experts(layer):
+            gate = f"ernie.layers.{layer}.mlp.gate.weight"
+            yield WeightKey(Role.ROUTER, layer), _transposed(gate, hidden, config.moe.num_experts)
+
+
+def _paddle_mlp(prefix: str, hidden: int, width: int) -> tuple[Recipe, Recipe]:
+    gate_up = _transposed(prefix + "up_gate_proj.weight", hidden, 2 * width)
+    return gate_up, _transposed(prefix + "down_proj.weight", width, hidden)
+
+
+def _common(prefix: str, config: ModelConfig, mlp_names: _MlpNames) -> Named:
+    """Yield what both layouts name alike: the lookup table, the norms, and which MLPs there are."""
+    hidden = config.hidden_size
+    yield WeightKey(Role.EMBEDDING), _recipe((prefix + "embed_tokens.weight", config.vocab_size, hidden))
+    yield WeightKey(Role.FINAL_NORM), _recipe((prefix + "norm.weight", hidden))
+    for layer in range(config.num_layers):
+        names = f"{prefix}layers.{layer}."
+        yield WeightKey(Role.INPUT_NORM, layer), _recipe((names + "input_layernorm.weight", hidden))
+        norm = names + "post_attention_layernorm.weight"
+        yield WeightKey(Role.POST_ATTENTION_NORM, layer), _recipe((norm, hidden))
+        if config.has_experts(layer):
+            yield from _experts(names + "mlp.", layer, config, mlp_names)
+        else:
+            gate_up, down = mlp_names(names + "mlp.", hidden, config.intermediate_size)
+            yield WeightKey(Role.GATE_UP, layer), gate_up
+            yield WeightKey(Role.DOWN, layer), down
+
+
+def _experts(prefix: str, layer: int, config: ModelConfig, mlp_names: _MlpNames) -> Named:
+    hidden, moe = config.hidden_size, config.moe
+    assert moe is not None  # noqa: S101 - the layer has experts
+    bias = prefix + "moe_statics.e_score_correction_bias"
+    yield WeightKey(Role.ROUTER_BIAS, layer), _recipe((bias, 1, moe.num_experts))
+    for expert in range(moe.num_experts):
+        gate_up, down = mlp_names(f"{prefix}experts.{expert}.", hidden, moe.intermediate_size)
+        yield WeightKey(Role.EXPERT_GATE_UP, layer, expert), gate_up
+        yield WeightKey(Role.EXPERT_DOWN, layer, expert), down
+    if moe.num_shared_experts:
+        gate_up, down = mlp_names(prefix + "shared_experts.", hidden, moe.shared_size)
+        yield WeightKey(Role.SHARED_GATE_UP, layer), gate_up
+        yield WeightKey(Role.SHARED_DOWN, layer), down
 
 
 def _recipe(*tensors: tuple[str, int] | tuple[str, int, int]) -> Recipe:

@@ -1,6 +1,6 @@
 """Quantized weights on disk, so that a model is quantized once and every later start reads the result.
 
-    <cache>/<model name>-<hash of its path>/<fingerprint>/<role>.<layer>
+    <cache>/<model name>-<hash of its path>/<fingerprint>/[<rank>/]<role>.<layer>.<expert>.<format>
 
 One file for each weight: a JSON line with shape and checksum, the scales, the codes. A file is written under
 another name and renamed, so two servers may fill one cache at once and a killed one leaves nothing half done. A
@@ -27,11 +27,13 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ernie_backend.weights.roles import Role
-from ernie_kernels.formats import Int8Weight
+from ernie_backend.weights.placement import WeightFormat
+from ernie_backend.weights.roles import WeightKey
+from ernie_kernels.formats import Int4Weight, Int8Weight, QuantizedWeight
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MIN_BYTES = 1 << 20
 """A smaller weight is quantized faster than a file is opened."""
 _LEFTOVER_AGE_S = 3600.0
@@ -47,37 +49,46 @@ class QuantizedCache:
         root: directory of all caches; made if it is absent.
         model: the checkpoint's directory.
         files: its files, see ``fingerprint``.
+        part: name of the part of each weight that is kept; default: the whole.
     """
 
-    def __init__(self, root: Path, model: Path, files: Iterable[Path]) -> None:
+    def __init__(self, root: Path, model: Path, files: Iterable[Path], part: str = "") -> None:
         path_hash = hashlib.sha256(str(model.resolve()).encode()).hexdigest()[:12]
         parent = root / f"{model.resolve().name}-{path_hash}"
-        self._directory = parent / fingerprint(files)
+        current = parent / fingerprint(files)
+        self._directory = current / part
         self._is_writable = True
-        _remove_older(parent, self._directory)
+        _remove_older(parent, current)
+        _remove_leftovers(self._directory)
 
-    def get(self, role: Role, layer: int, shape: tuple[int, int]) -> Int8Weight | None:
-        """Return a cached ``[N, K]`` weight; None if it is absent or not what was written."""
-        path = self._path(role, layer)
+    def get(self, key: WeightKey, kept: WeightFormat, shape: tuple[int, int]) -> QuantizedWeight | None:
+        """Return a cached ``[N, K]`` int8 or int4 weight; None if it is absent or not what was written."""
+        path = self._path(key, kept)
         try:
             with path.open("rb") as file:
-                return _read(file.readline(), file.read(), shape)
+                codes, scales = _read(file.readline(), file.read(), _stored_shape(kept, shape))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError) as error:
             _LOG.warning("%s is damaged and made again: %s", path, error)
             return None
+        if kept is WeightFormat.INT4:
+            return Int4Weight(codes, scales, shape[1])
+        return Int8Weight(codes.view(np.int8), scales)
 
-    def put(self, role: Role, layer: int, weight: Int8Weight) -> None:
+    def put(self, key: WeightKey, weight: QuantizedWeight) -> None:
         """Keep a weight; a full or read-only disk costs the cache, not the start."""
-        if weight.codes.nbytes < MIN_BYTES or not self._is_writable:
+        is_int4 = isinstance(weight, Int4Weight)
+        codes = weight.packed if isinstance(weight, Int4Weight) else weight.codes
+        if codes.nbytes < MIN_BYTES or not self._is_writable:
             return
+        path = self._path(key, WeightFormat.INT4 if is_int4 else WeightFormat.INT8)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._directory, suffix=".tmp", delete=False) as file:
                 try:
-                    _write(file, weight)
-                    Path(file.name).replace(self._path(role, layer))
+                    _write(file, codes, weight.scales)
+                    Path(file.name).replace(path)
                 except OSError:
                     Path(file.name).unlink()
                     raise
@@ -85,16 +96,20 @@ class QuantizedCache:
             _LOG.warning("quantized weights are not cached in %s: %s", self._directory, error)
             self._is_writable = False
 
-    def _path(self, role: Role, layer: int) -> Path:
-        return self._directory / f"{role.name.lower()}.{layer}"
+    def _path(self, key: WeightKey, kept: WeightFormat) -> Path:
+        return self._directory / f"{key.role.name.lower()}.{key.layer}.{key.expert}.{kept.value}"
 
 
 def _remove_older(parent: Path, current: Path) -> None:
-    """Remove the weights of older checkpoints, and what a killed server left in the current directory."""
+    """Remove the weights of older checkpoints."""
     for entry in parent.glob("*"):
         if entry != current:
             shutil.rmtree(entry, ignore_errors=True)
-    for leftover in current.glob("*.tmp"):
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Remove what a killed server left."""
+    for leftover in directory.glob("*.tmp"):
         if leftover.stat().st_mtime < time.time() - _LEFTOVER_AGE_S:
             leftover.unlink(missing_ok=True)
 
@@ -112,26 +127,30 @@ def fingerprint(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _write(file: IO[bytes], weight: Int8Weight) -> None:
-    scales, codes = weight.scales.tobytes(), weight.codes.tobytes()
-    header = {"shape": weight.codes.shape, "checksum": _checksum(scales, codes)}
+def _stored_shape(kept: WeightFormat, shape: tuple[int, int]) -> tuple[int, int]:
+    outputs, inputs = shape
+    return (outputs, (inputs + 1) // 2) if kept is WeightFormat.INT4 else shape
+
+
+def _write(file: IO[bytes], codes: NDArray[np.generic], scales: NDArray[np.float32]) -> None:
+    header = {"shape": codes.shape, "checksum": _checksum(scales.data, codes.data)}
     file.write(json.dumps(header).encode() + b"\n")
-    file.write(scales)
-    file.write(codes)
+    file.write(scales.data)
+    file.write(codes.data)
     file.flush()
 
 
-def _read(line: bytes, content: bytes, shape: tuple[int, int]) -> Int8Weight:
+def _read(line: bytes, content: bytes, shape: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     header = json.loads(line)
-    outputs, inputs = shape
-    if tuple(header["shape"]) != shape or len(content) != outputs * (4 + inputs):
+    outputs, columns = shape
+    if tuple(header["shape"]) != shape or len(content) != outputs * (4 + columns):
         raise ValueError(f"{len(content)} bytes of shape {header['shape']}, expected shape {list(shape)}")
     split = 4 * outputs
     if _checksum(memoryview(content)[:split], memoryview(content)[split:]) != header["checksum"]:
         raise ValueError("its checksum is wrong")
-    codes = np.frombuffer(content, np.int8, offset=split).reshape(shape)
-    return Int8Weight(codes, np.frombuffer(content, np.float32, outputs))
+    codes = np.frombuffer(content, np.uint8, offset=split).reshape(shape)
+    return codes, np.frombuffer(content, np.float32, outputs)
 
 
-def _checksum(scales: bytes | memoryview, codes: bytes | memoryview) -> int:
+def _checksum(scales: memoryview, codes: memoryview) -> int:
     return zlib.crc32(codes, zlib.crc32(scales))

@@ -6,12 +6,14 @@ This module must not know names, shapes or formats.
 from __future__ import annotations
 
 import enum
+from typing import NamedTuple
 
 
 class Role(enum.Enum):
     """What a weight is for. Matrices are ``[N, K]``: N outputs, K inputs.
 
-    H hidden size, D head dim, I intermediate size, V vocabulary.
+    H hidden size, D head dim, I intermediate size, V vocabulary, E experts, X width of one expert, S width of
+    all shared experts.
     """
 
     EMBEDDING = "embedding"  # [V, H], the lookup table
@@ -21,5 +23,19 @@ class Role(enum.Enum):
     POST_ATTENTION_NORM = "post-attention norm"  # [H]
     GATE_UP = "gate and up"  # [2I, H]: all gate rows first
     DOWN = "down"  # [H, I]
+    ROUTER = "router"  # [E, H]
+    ROUTER_BIAS = "router bias"  # [E], added to the scores for the choice of experts only
+    EXPERT_GATE_UP = "expert's gate and up"  # [2X, H]: all gate rows first
+    EXPERT_DOWN = "expert's down"  # [H, X]
+    SHARED_GATE_UP = "shared experts' gate and up"  # [2S, H]: all gate rows first
+    SHARED_DOWN = "shared experts' down"  # [H, S]
     FINAL_NORM = "final norm"  # [H]
     HEAD = "output head"  # [V, H]; absent from a checkpoint that ties it to the embedding
+
+
+class WeightKey(NamedTuple):
+    """One weight of a model; 0 stands for the layer or the expert of what is of none."""
+
+    role: Role
+    layer: int = 0
+    expert: int = 0

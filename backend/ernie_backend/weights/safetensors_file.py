@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ernie_backend.errors import StartError
 
-_DTYPES: Mapping[str, DTypeLike] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+_DTYPES: Mapping[str, DTypeLike] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I8": np.int8}
 _HEADER_LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
 
@@ -64,7 +64,7 @@ class SafetensorsFile:
         del self._bytes
 
     def tensor(self, name: str) -> NDArray[np.generic]:
-        """Return a read-only view of a tensor: float32, float16, or uint16 for bfloat16 bits.
+        """Return a read-only view of a tensor: float32, float16, int8, or uint16 for bfloat16 bits.
 
         Raises:
             StartError: the tensor has a type that no weight has.

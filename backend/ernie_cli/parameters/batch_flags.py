@@ -69,7 +69,10 @@ BATCH = Group(
             Choice(("auto", "int8")),
             None,
             "auto",
-            Text("type of the KV cache; auto: as --dtype", "KV 缓存的类型；auto：与 --dtype 相同"),
+            Text(
+                "type of the KV cache; auto: int8 if the checkpoint says so, else as --dtype",
+                "KV 缓存的类型；auto：模型指定时为 int8，否则与 --dtype 相同",
+            ),
             Passed(engine="kv_cache_dtype"),
         ),
         Flag(

@@ -73,6 +73,24 @@ VARIABLES: tuple[Variable, ...] = (
         ),
     ),
     Variable(
+        "PADDLE_TRAINERS",
+        Text("machines that share the model, without --ips", "未给出 --ips 时，共同承载模型的机器"),
+    ),
+    Variable(
+        "PADDLE_TRAINER_ID",
+        Text(
+            "which of these machines this is, counted from 0, where its addresses do not tell",
+            "本机在其中的序号（从 0 起），用于无法由地址判断之时",
+        ),
+    ),
+    Variable(
+        "ERNIE_GROUP_SECRET",
+        Text(
+            "what a machine must know to join a model over --ips; the same on each",
+            "机器经 --ips 加入模型所需的密钥；每台机器相同",
+        ),
+    ),
+    Variable(
         "ERNIE_MODEL_ROOT",
         Text(
             "where plain tritonserver finds the weights of its entries",

@@ -94,7 +94,7 @@ class Choice:
 class WeightFormat:
     """The name of a weight format, in any case, or a JSON object that says nothing but this name."""
 
-    known: tuple[str, ...] = ("wint8", "wint4", "none")
+    known: tuple[str, ...] = ("wint8", "wint4", "w4a8", "none")
     shown: str = "NAME|JSON"
 
     def read(self, text: str) -> str:

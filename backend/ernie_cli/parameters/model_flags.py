@@ -203,7 +203,10 @@ COMPUTATION = Group(
             WeightFormat(),
             "none",
             "none: as in the checkpoint",
-            Text("format of the weights: wint8, wint4", "权重的量化格式：wint8、wint4"),
+            Text(
+                "format of the weights: wint8, wint4, w4a8; what config.json says of its weights comes first",
+                "权重的量化格式：wint8、wint4、w4a8；以 config.json 中已量化权重的说明为准",
+            ),
             Passed(engine="quantization"),
         ),
         Flag(

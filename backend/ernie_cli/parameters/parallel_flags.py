@@ -20,9 +20,12 @@ from ernie_cli.parameters.flag import (
     Words,
 )
 
-_ONE_DEVICE = NoEffect(Text("one device serves a model so far", "目前一个模型使用一个设备"))
-_DENSE = NoEffect(Text("mixture-of-experts models are not available yet", "尚不支持混合专家模型"))
-_NO_EXPERTS = Text("mixture-of-experts models are not available yet", "尚不支持混合专家模型")
+_PADDLE_SUMS = NoEffect(Text("sums go through paddle.distributed", "求和由 paddle.distributed 完成"))
+_PIECES = NoEffect(Text("experts always compute in pieces", "专家层总是分块计算"))
+_FIXED_EXPERTS = Text(
+    "not available; every device has equally many experts", "不提供；每个设备承载相同数量的专家"
+)
+_NO_REPLAY = Text("the routing of experts is not recorded yet", "尚不支持记录专家路由")
 _ONE_ENGINE = Text(
     "one engine per service; start several services on several ports",
     "每个服务一个引擎；请在多个端口启动多个服务",
@@ -49,7 +52,10 @@ PARALLEL = Group(
             Integer(1, 1024),
             "1",
             "1",
-            Text("devices that share the model; only 1 so far", "共同承载模型的设备数；目前仅支持 1"),
+            Text(
+                "devices that share the model; it divides the heads and widths of the model",
+                "共同承载模型的设备数；须整除模型的注意力头数与各层宽度",
+            ),
             Passed(engine="tensor_parallel_size"),
             short="-tp",
         ),
@@ -73,11 +79,12 @@ PARALLEL = Group(
             "--ips",
             Words(shown="ADDRESS"),
             "none",
-            "none",
-            Text("machines that share the model", "共同承载模型的机器"),
-            Refused(
-                Text("one machine per model so far", "目前一个模型只用一台机器"), ("127.0.0.1", "localhost")
+            "this one",
+            Text(
+                "machines that share the model, the one with the API first; the same command runs on each",
+                "共同承载模型的机器，提供 API 的在前；每台机器运行同一命令",
             ),
+            Passed(engine="ips"),
         ),
         Flag(
             "--disable-custom-all-reduce",
@@ -85,7 +92,7 @@ PARALLEL = Group(
             "off",
             "off",
             Text("use the library's all-reduce", "使用通信库自带的 all-reduce"),
-            _ONE_DEVICE,
+            _PADDLE_SUMS,
         ),
         Flag(
             "--disable-sequence-parallel-moe",
@@ -93,7 +100,7 @@ PARALLEL = Group(
             "off",
             "off",
             Text("experts without sequence parallelism", "专家层不使用序列并行"),
-            _DENSE,
+            _PADDLE_SUMS,
         ),
         Flag(
             "--use-internode-ll-two-stage",
@@ -101,7 +108,7 @@ PARALLEL = Group(
             "off",
             "off",
             Text("two-stage exchange between machines", "机器间两段式通信"),
-            _ONE_DEVICE,
+            _PADDLE_SUMS,
         ),
         Flag(
             "--shutdown-comm-group-if-worker-idle",
@@ -109,15 +116,18 @@ PARALLEL = Group(
             "off",
             "off",
             Text("close communication while idle", "空闲时关闭通信组"),
-            _ONE_DEVICE,
+            _PADDLE_SUMS,
         ),
         Flag(
             "--enable-expert-parallel",
             Switch(),
             "off",
             "off",
-            Text("experts on different devices", "专家并行"),
-            Refused(_NO_EXPERTS),
+            Text(
+                "each device has whole experts, instead of a part of every expert",
+                "每个设备承载若干完整专家，而非每个专家的一部分",
+            ),
+            Passed(engine="enable_expert_parallel"),
         ),
         Flag(
             "--enable-eplb",
@@ -125,7 +135,7 @@ PARALLEL = Group(
             "off",
             "off",
             Text("balance experts", "专家负载均衡"),
-            Refused(_NO_EXPERTS),
+            Refused(_FIXED_EXPERTS),
         ),
         Flag(
             "--eplb-config",
@@ -133,7 +143,7 @@ PARALLEL = Group(
             "none",
             "none",
             Text("settings of --enable-eplb", "--enable-eplb 的设置"),
-            Refused(_NO_EXPERTS, ("{}",)),
+            Refused(_FIXED_EXPERTS, ("{}",)),
         ),
         Flag(
             "--routing-replay-config",
@@ -141,7 +151,7 @@ PARALLEL = Group(
             "none",
             "none",
             Text("record or replay the routing of experts", "记录或重放专家路由"),
-            Refused(_NO_EXPERTS, ("{}",)),
+            Refused(_NO_REPLAY, ("{}",)),
         ),
         Flag(
             "--enable-chunked-moe",
@@ -149,9 +159,11 @@ PARALLEL = Group(
             "off",
             "off",
             Text("experts compute in pieces", "专家层分块计算"),
-            _DENSE,
+            _PIECES,
         ),
-        Flag("--chunked-moe-size", Integer(1), "256", "none", Text("size of these pieces", "分块大小"), _DENSE),
+        Flag(
+            "--chunked-moe-size", Integer(1), "256", "none", Text("size of these pieces", "分块大小"), _PIECES
+        ),
     ),
 )
 SEPARATION = Group(

@@ -133,9 +133,12 @@ SERVER = Group(
             "--engine-worker-queue-port",
             Words(shown="PORT"),
             "0",
-            "none",
-            Text("port between frontend and workers", "前端与工作进程之间的端口"),
-            NoEffect(Text("the parts talk over sockets without ports", "各部分之间不使用端口通信")),
+            "8002",
+            Text(
+                "with --ips: port of the first machine where the others meet it; otherwise unused",
+                "与 --ips 同用：第一台机器上供其他机器连接的端口；否则不使用",
+            ),
+            Passed(engine="engine_worker_queue_port"),
         ),
         Flag(
             "--cache-queue-port",

@@ -23,7 +23,17 @@ from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartE
 from ernie_stub.in_flight import InFlight
 from ernie_wire.errors import EngineCrashed, ModelUnavailable
 from ernie_wire.frames import FrameError
-from ernie_wire.messages import Heartbeat, Message, Output, Outputs, Ready, Shutdown, StartFailed
+from ernie_wire.messages import (
+    Fault,
+    Heartbeat,
+    Message,
+    Output,
+    Outputs,
+    Ready,
+    Shutdown,
+    StartFailed,
+    Starting,
+)
 
 TICK_S = 0.1  # how often a waiting supervisor looks around
 
@@ -69,6 +79,14 @@ class EngineStatus:
     description: dict[str, Any] | None = None
     heartbeat: Heartbeat | None = None
     heartbeat_age_s: float | None = None
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Why an engine ends, in words; whether it does not do so by itself."""
+
+    cause: str
+    hangs: bool = False
 
 
 @dataclass
@@ -192,6 +210,10 @@ class Engine:
                     return
                 if isinstance(message, StartFailed):
                     raise EngineStartError(message.error)
+                if isinstance(message, Fault):
+                    raise EngineStartError(message.cause)
+                if isinstance(message, Starting):
+                    progress_at = time.monotonic()
                 if message is None:
                     cause = process.end(self._deadlines.exit_s)
                     raise EngineStartError(f"the engine process ended before it was ready: {cause}")
@@ -214,19 +236,20 @@ class Engine:
 
     def _serve(self, process: EngineProcess, link: EngineLink) -> None:
         """Pass on what the engine sends until it ends, then end what it leaves unfinished."""
-        hang = self._read_until_end(link)
-        if hang is not None:
+        fault = self._read_until_end(link)
+        if fault is not None and fault.hangs:
             process.abort()
         self._set_status("starting", "the engine ended and is being restarted")
         lost = self._in_flight.hold()
-        cause = process.end(self._deadlines.exit_s)
+        exit_cause = process.end(self._deadlines.exit_s)
+        cause = exit_cause if fault is None else fault.cause
         if not self._stopping.is_set():
-            logger.error("the engine ended: %s; %d requests are lost", hang or cause, len(lost))
+            logger.error("the engine ended: %s; %d requests are lost", cause, len(lost))
         for answer in lost:
-            answer.fail(EngineCrashed(f"the engine process ended: {hang or cause}; retry the request"))
+            answer.fail(EngineCrashed(f"the engine process ended: {cause}; retry the request"))
 
-    def _read_until_end(self, link: EngineLink) -> str | None:
-        """Return None at the end of the stream, or in words why the engine must be ended."""
+    def _read_until_end(self, link: EngineLink) -> _Fault | None:
+        """Return what was wrong with the engine, as far as it is known before it is gone."""
         try:
             while (message := link.receive()) is not None:
                 if isinstance(message, Outputs):
@@ -235,10 +258,12 @@ class Engine:
                     with self._lock:
                         self._status = replace(self._status, heartbeat=message)
                         self._heartbeat_at = time.monotonic()
+                elif isinstance(message, Fault):
+                    return _Fault(message.cause)
         except TimeoutError:
-            return f"it was silent for {self._deadlines.silence_s:g} s and was aborted"
+            return _Fault(f"it was silent for {self._deadlines.silence_s:g} s and was aborted", hangs=True)
         except FrameError as error:
-            return f"it sent something unreadable ({error}) and was aborted"
+            return _Fault(f"it sent something unreadable ({error}) and was aborted", hangs=True)
         return None
 
     def _refuse(self, output: Output) -> None:

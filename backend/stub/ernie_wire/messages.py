@@ -1,7 +1,8 @@
 """The messages of the stub and the engine, as frozen dataclasses, and their form in a frame.
 
     stub -> engine   Submit, Cancel, Shutdown
-    engine -> stub   Ready or StartFailed, then Outputs and Heartbeat until the socket ends
+    engine -> stub   Starting now and then, Ready or StartFailed, then Outputs and Heartbeat until the socket
+                     ends; Fault at any time
 
 The end of the socket is a message too: the engine ends when the stub is gone, the stub restarts an engine
 that is gone. This module must not know how a message is sent or what is done with it.
@@ -114,6 +115,18 @@ class Shutdown:
 
 
 @dataclass(frozen=True)
+class Starting:
+    """The start goes on where the engine's own figures do not show it: in its ranks."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The engine ends itself; ``cause`` says why in one clear sentence."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
 class Ready:
     """The engine serves; ``description`` is what ``control`` describe answers (JSON)."""
 
@@ -156,9 +169,10 @@ class Heartbeat:
     prefix_cache_hits: int = 0
 
 
-Message = Submit | Cancel | Shutdown | Ready | StartFailed | Outputs | Heartbeat
+Message = Submit | Cancel | Shutdown | Starting | Fault | Ready | StartFailed | Outputs | Heartbeat
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Submit, Cancel, Shutdown, Ready, StartFailed, Outputs, Heartbeat)
+    kind.__name__: kind
+    for kind in (Submit, Cancel, Shutdown, Starting, Fault, Ready, StartFailed, Outputs, Heartbeat)
 }
 
 

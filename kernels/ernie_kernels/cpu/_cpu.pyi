@@ -16,7 +16,14 @@ class PackedLinear:
 
 class LayerCache:
     def __init__(
-        self, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: str
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: str,
+        key_scales: Floats | None,
+        value_scales: Floats | None,
     ) -> None: ...
     @property
     def num_kv_heads(self) -> int: ...
@@ -41,6 +48,22 @@ class Batch:
 class Rotary:
     def __init__(self, cosines: Floats, sines: Floats, interleaved: bool) -> None: ...
 
+class MoeLayer:
+    def __init__(
+        self,
+        ops: Ops,
+        router: PackedLinear,
+        correction_bias: Floats,
+        experts_per_token: int,
+        first_expert: int,
+        gate_up: list[PackedLinear],
+        down: list[PackedLinear],
+        shared_gate_up: PackedLinear | None,
+        shared_down: PackedLinear | None,
+    ) -> None: ...
+    @property
+    def experts_per_token(self) -> int: ...
+
 class Ops:
     def __init__(self, threads: int, instruction_set: str) -> None: ...
     @property
@@ -53,6 +76,9 @@ class Ops:
     def pack_int4(
         self, packed: NDArray[np.uint8], inputs: int, scales: Floats, activation: str, group: int
     ) -> PackedLinear: ...
+    def pack_w4a8(
+        self, packed: NDArray[np.uint8], inputs: int, scales: Floats, input_scale: float, rotation: int
+    ) -> PackedLinear: ...
     def embed(self, table: PackedLinear, batch: Batch, result: Floats) -> None: ...
     def norm(self, x: Floats, weight: Floats, epsilon: float, result: Floats) -> None: ...
     def add_norm(
@@ -60,6 +86,8 @@ class Ops:
     ) -> None: ...
     def linear(self, x: Floats, weight: PackedLinear, result: Floats) -> None: ...
     def mlp(self, x: Floats, gate_up: PackedLinear, down: PackedLinear, result: Floats) -> None: ...
+    def moe(self, x: Floats, layer: MoeLayer, result: Floats) -> None: ...
+    def route(self, x: Floats, layer: MoeLayer, experts: Indices, weights: Floats) -> None: ...
     def attention(
         self, qkv: Floats, rotary: Rotary, cache: LayerCache, batch: Batch, result: Floats
     ) -> None: ...

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Batch, CacheSpec, RotarySpec
+from ernie_kernels.api import Batch, CacheSpec, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_batch
-from ernie_kernels.cache_format import check_cache_dtype
+from ernie_kernels.cache_format import check_cache_spec
 from ernie_kernels.choice import ChoiceRows
 from ernie_kernels.cpu import _cpu
 from ernie_kernels.formats import (
@@ -19,9 +20,12 @@ from ernie_kernels.formats import (
     Float32Weight,
     Int4Weight,
     LinearWeight,
+    W4A8Weight,
     check_activation,
 )
+from ernie_kernels.ranks import Alone, Ranks
 from ernie_kernels.rotary import rotary_table
+from ernie_kernels.routing import RouterWeights, Routing, check_experts, check_router
 
 ISA_VARIABLE = "ERNIE_CPU_ISA"
 
@@ -43,12 +47,16 @@ class CpuOps:
     Args:
         threads: threads of the pool, the caller's included.
         instruction_set: one of ``instruction_sets()``; default: ``$ERNIE_CPU_ISA``, else the best.
+        ranks: the way to the ranks that share the model.
 
     Raises:
         ValueError: ``threads`` is not positive, or the processor does not run the instruction set.
     """
 
-    def __init__(self, threads: int, instruction_set: str | None = None) -> None:
+    def __init__(
+        self, threads: int, instruction_set: str | None = None, ranks: Ranks[Floats] | None = None
+    ) -> None:
+        self._ranks: Ranks[Floats] = ranks or Alone()
         self._ops = _cpu.Ops(threads, instruction_set or os.environ.get(ISA_VARIABLE, ""))
 
     @property
@@ -69,6 +77,15 @@ class CpuOps:
         if isinstance(weight, Bfloat16Weight):
             bits = np.ascontiguousarray(weight.bits)
             return self._ops.pack_bfloat16(bits, activation is ActivationType.BFLOAT16)
+        if isinstance(weight, W4A8Weight):
+            codes = weight.weight
+            return self._ops.pack_w4a8(
+                np.ascontiguousarray(codes.packed),
+                codes.inputs,
+                np.ascontiguousarray(codes.scales),
+                weight.input_scale,
+                weight.rotation,
+            )
         scales = np.ascontiguousarray(weight.scales)
         if isinstance(weight, Int4Weight):
             packed = np.ascontiguousarray(weight.packed)
@@ -77,6 +94,37 @@ class CpuOps:
             raise ValueError("int8 weight has the code -128, expected -127 to 127")
         return self._ops.pack_int8(
             np.ascontiguousarray(weight.codes), scales, activation.value, ACTIVATION_GROUP
+        )
+
+    def pack_moe(
+        self,
+        router: RouterWeights,
+        experts: Iterable[MlpWeights],
+        shared: MlpWeights | None,
+        activation: ActivationType,
+        own: range | None = None,
+    ) -> _cpu.MoeLayer:
+        """Copy a layer of experts into panels, one weight at a time.
+
+        Raises:
+            ValueError: as for ``pack_linear``, or the sizes do not fit each other.
+        """
+        own = check_router(router, own)
+        gate_up, down = [], []
+        for expert in experts:
+            gate_up.append(self.pack_linear(expert.gate_up, activation))
+            down.append(self.pack_linear(expert.down, activation))
+        check_experts(own, len(down))
+        return _cpu.MoeLayer(
+            self._ops,
+            self.pack_linear(Float32Weight(router.gate), ActivationType.FLOAT32),
+            np.ascontiguousarray(router.correction_bias),
+            router.experts_per_token,
+            own.start,
+            gate_up,
+            down,
+            None if shared is None else self.pack_linear(shared.gate_up, activation),
+            None if shared is None else self.pack_linear(shared.down, activation),
         )
 
     def pack_vector(self, values: Floats) -> Floats:
@@ -92,10 +140,19 @@ class CpuOps:
         """Allocate zeroed keys and values.
 
         Raises:
-            ValueError: unknown dtype, or a size is not positive.
+            ValueError: unknown dtype, a size is not positive, or the scales do not fit.
         """
-        check_cache_dtype(spec.dtype)
-        return _cpu.LayerCache(spec.num_blocks, spec.block_size, spec.num_kv_heads, spec.head_dim, spec.dtype)
+        check_cache_spec(spec)
+        scales = spec.scales
+        return _cpu.LayerCache(
+            spec.num_blocks,
+            spec.block_size,
+            spec.num_kv_heads,
+            spec.head_dim,
+            spec.dtype,
+            None if scales is None else np.ascontiguousarray(scales.keys),
+            None if scales is None else np.ascontiguousarray(scales.values),
+        )
 
     def upload(self, batch: Batch) -> _cpu.Batch:
         """Check the batch and hold its arrays."""
@@ -143,6 +200,19 @@ class CpuOps:
         self._ops.mlp(x, gate_up, down, result)
         return result
 
+    def moe(self, x: Floats, layer: _cpu.MoeLayer) -> Floats:
+        """Return shared(x) plus the weighted sum of each row's experts."""
+        result = np.empty_like(x)
+        self._ops.moe(x, layer, result)
+        return result
+
+    def route(self, x: Floats, layer: _cpu.MoeLayer) -> Routing:
+        """Return the experts that ``moe`` chooses."""
+        shape = len(x), layer.experts_per_token
+        routing = Routing(np.empty(shape, np.int32), np.empty(shape, np.float32))
+        self._ops.route(x, layer, routing.experts, routing.weights)
+        return routing
+
     def attention(self, qkv: Floats, rotary: _cpu.Rotary, cache: _cpu.LayerCache, batch: _cpu.Batch) -> Floats:
         """Rotate, append, attend."""
         width = max(0, qkv.shape[1] - 2 * cache.num_kv_heads * cache.head_dim)
@@ -150,11 +220,15 @@ class CpuOps:
         self._ops.attention(qkv, rotary, cache, batch, result)
         return result
 
+    def all_reduce(self, x: Floats) -> Floats:
+        """Return the sum of the ranks' ``x``."""
+        return self._ranks.sum(x)
+
     def lm_head(self, hidden: Floats, head: _cpu.PackedLinear, batch: _cpu.Batch) -> Floats:
         """Return the logits of the batch's ``logit_rows``."""
         logits = np.empty((batch.num_logit_rows, head.outputs), np.float32)
         self._ops.lm_head(hidden, head, batch, logits)
-        return logits
+        return self._ranks.join(logits)
 
     def choose_tokens(self, logits: Floats, rows: ChoiceRows) -> NDArray[np.int64]:
         """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.choice``.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, CacheSpec
 from ernie_kernels.batch_checks import check_indices
-from ernie_kernels.cache_format import as_stored, check_cache_dtype
+from ernie_kernels.cache_format import as_stored, check_cache_spec
 
 
 class ReferenceCache:
@@ -17,11 +17,22 @@ class ReferenceCache:
     """
 
     def __init__(self, spec: CacheSpec) -> None:
-        check_cache_dtype(spec.dtype)
+        check_cache_spec(spec)
         self.spec = spec
         shape = (spec.num_blocks, spec.block_size, spec.num_kv_heads, spec.head_dim)
         self.keys = np.zeros(shape, np.float32)
         self.values = np.zeros(shape, np.float32)
+
+    def append(
+        self,
+        places: tuple[NDArray[np.int64], NDArray[np.int64]],
+        keys: NDArray[np.float32],
+        values: NDArray[np.float32],
+    ) -> None:
+        """Store ``[T, kv_heads, head_dim]`` keys and values at ``places``, (blocks, offsets)."""
+        dtype, scales = self.spec.dtype, self.spec.scales
+        self.keys[places] = as_stored(keys, dtype, scales.keys if scales else None)
+        self.values[places] = as_stored(values, dtype, scales.values if scales else None)
 
 
 def cache_slots(
@@ -80,8 +91,7 @@ def paged_attention(
             continue
         total = context + end - start
         blocks, offsets = cache_slots(batch.block_tables[sequence], 0, total, cache.spec)
-        cache.keys[blocks[context:], offsets[context:]] = as_stored(keys[start:end], cache.spec.dtype)
-        cache.values[blocks[context:], offsets[context:]] = as_stored(values[start:end], cache.spec.dtype)
+        cache.append((blocks[context:], offsets[context:]), keys[start:end], values[start:end])
         gathered = cache.keys[blocks, offsets], cache.values[blocks, offsets]
         result[start:end] = attend(queries[start:end], *gathered, context)
     return result

@@ -22,9 +22,11 @@ from ernie_kernels.formats import (
     Int8Weight,
     LinearWeight,
     QuantizedWeight,
+    W4A8Weight,
     activation_groups,
     dequantize,
     quantize_activations,
+    quantize_inputs,
     round_to_bfloat16,
     weight_codes,
 )
@@ -36,6 +38,8 @@ def linear(x: NDArray[np.float32], weight: LinearWeight, activation: ActivationT
         return quantized_linear(x, weight, activation)
     if activation is ActivationType.BFLOAT16:
         x = round_to_bfloat16(x)
+    if isinstance(weight, W4A8Weight):
+        return w4a8_linear(x, weight)
     return x @ dequantize(weight).T
 
 
@@ -51,3 +55,11 @@ def quantized_linear(
         sums = quantized.codes[:, columns].astype(np.float64) @ codes[:, columns].astype(np.float64).T
         total += sums.astype(np.float32) * quantized.scales[:, index : index + 1]
     return total * weight.scales
+
+
+def w4a8_linear(x: NDArray[np.float32], weight: W4A8Weight) -> NDArray[np.float32]:
+    """Return int8 inputs times int4 weights: exact integer sums over all inputs, then the scales."""
+    quantized = quantize_inputs(x, weight)
+    sums = quantized.codes.astype(np.float64) @ weight_codes(weight.weight).astype(np.float64).T
+    product: NDArray[np.float32] = sums.astype(np.float32) * quantized.scales * weight.weight.scales
+    return product

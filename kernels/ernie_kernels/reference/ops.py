@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Batch, CacheSpec, RotarySpec
+from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_batch, check_indices
 from ernie_kernels.choice import ChoiceRows
 from ernie_kernels.formats import ActivationType, LinearWeight, check_activation, dequantize
+from ernie_kernels.ranks import Alone, Ranks
 from ernie_kernels.reference.attention import ReferenceCache, paged_attention
 from ernie_kernels.reference.choice import choose_tokens
 from ernie_kernels.reference.linear import linear
 from ernie_kernels.reference.mlp import swiglu
+from ernie_kernels.reference.moe import ReferenceMoe, moe, route
 from ernie_kernels.reference.norm import rms_norm
 from ernie_kernels.reference.rotary import rotate
 from ernie_kernels.rotary import RotaryTable, rotary_table
+from ernie_kernels.routing import RouterWeights, Routing, check_experts, check_router
 
 Floats = NDArray[np.float32]
 
@@ -31,12 +35,33 @@ class ReferenceLinear:
 
 
 class ReferenceOps:
-    """``ernie_kernels.api.Ops`` in NumPy float32."""
+    """``ernie_kernels.api.Ops`` in NumPy float32.
+
+    Args:
+        ranks: the way to the ranks that share the model.
+    """
+
+    def __init__(self, ranks: Ranks[Floats] | None = None) -> None:
+        self._ranks: Ranks[Floats] = ranks or Alone()
 
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> ReferenceLinear:
         """Keep the weight as it is; ValueError if ``activation`` does not fit it."""
         check_activation(weight, activation)
         return ReferenceLinear(weight, activation)
+
+    def pack_moe(
+        self,
+        router: RouterWeights,
+        experts: Iterable[MlpWeights],
+        shared: MlpWeights | None,
+        activation: ActivationType,
+        own: range | None = None,
+    ) -> ReferenceMoe:
+        """Keep the weights as they are."""
+        own = check_router(router, own)
+        kept = tuple(experts)
+        check_experts(own, len(kept))
+        return ReferenceMoe(router, kept, shared, activation, own)
 
     def pack_vector(self, values: Floats) -> Floats:
         """Keep the vector as float32."""
@@ -62,8 +87,9 @@ class ReferenceOps:
     def embed(self, table: ReferenceLinear, batch: Batch) -> Floats:
         """Return the table's rows of the token ids."""
         values = dequantize(table.weight)
-        check_indices("batch.token_ids", batch.token_ids, len(values))
-        return values[batch.token_ids]
+        is_here = batch.token_ids != ELSEWHERE
+        check_indices("batch.token_ids", batch.token_ids[is_here], len(values))
+        return np.where(is_here[:, None], values[batch.token_ids], np.float32(0))
 
     def norm(self, x: Floats, weight: Floats, epsilon: float) -> Floats:
         """RMSNorm."""
@@ -82,6 +108,20 @@ class ReferenceOps:
         """Return down(silu(gate(x)) * up(x))."""
         return self.linear(swiglu(self.linear(x, gate_up)), down)
 
+    def moe(self, x: Floats, layer: ReferenceMoe) -> Floats:
+        """Return shared(x) plus the weighted sum of each row's experts."""
+
+        def mlp(rows: Floats, weights: MlpWeights) -> Floats:
+            return self.mlp(
+                rows, *(self.pack_linear(w, layer.activation) for w in (weights.gate_up, weights.down))
+            )
+
+        return moe(x, layer, mlp)
+
+    def route(self, x: Floats, layer: ReferenceMoe) -> Routing:
+        """Return the experts that ``moe`` chooses."""
+        return route(x, layer)
+
     def attention(self, qkv: Floats, rotary: RotaryTable, cache: ReferenceCache, batch: Batch) -> Floats:
         """Rotate, append, attend."""
         spec = cache.spec
@@ -91,9 +131,13 @@ class ReferenceOps:
         queries, keys = (rotate(part, batch.positions, rotary) for part in (queries, keys))
         return paged_attention(queries, keys, values, cache, batch).reshape(len(qkv), -1)
 
+    def all_reduce(self, x: Floats) -> Floats:
+        """Return the sum of the ranks' ``x``."""
+        return self._ranks.sum(x)
+
     def lm_head(self, hidden: Floats, head: ReferenceLinear, batch: Batch) -> Floats:
         """Return the logits of the batch's ``logit_rows``."""
-        return self.linear(hidden[batch.logit_rows], head)
+        return self._ranks.join(self.linear(hidden[batch.logit_rows], head))
 
     def choose_tokens(self, logits: Floats, rows: ChoiceRows) -> NDArray[np.int64]:
         """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.choice``."""

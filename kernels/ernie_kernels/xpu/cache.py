@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ernie_kernels.api import CacheSpec
-from ernie_kernels.cache_format import check_cache_dtype
+from ernie_kernels.cache_format import check_cache_spec
 from ernie_kernels.xpu.place import Place, Tensor, paddle
 from ernie_kernels.xpu.step import Group
 
@@ -82,6 +83,27 @@ class Int8Rows:
 
 
 @dataclass(frozen=True)
+class StaticInt8Rows:
+    """``codes`` as those of ``Int8Rows``; ``scales`` float32 ``[kv_heads * head_dim]`` for all slots."""
+
+    codes: Tensor
+    scales: Tensor
+
+    def write(self, slots: Tensor, heads: Tensor) -> None:
+        """Quantize as ``cache_format.quantize_channels`` does, and store."""
+        rows = heads.reshape((heads.shape[0], -1))
+        is_code = paddle.logical_and(self.scales > 0, paddle.equal(rows, rows))
+        quotients = rows / paddle.clip(self.scales, min=_SMALLEST_DIVISOR)
+        rounded = paddle.clip(paddle.round(quotients), -_LEVELS, _LEVELS)
+        codes = paddle.where(is_code, rounded, paddle.zeros_like(rounded)).astype("int8")
+        paddle.scatter_(self.codes, slots, codes.view("int32"), overwrite=True)
+
+    def read(self, slots: Tensor) -> Tensor:
+        """Gather and multiply by the scales."""
+        return paddle.gather(self.codes, slots).view("int8").astype("float32") * self.scales
+
+
+@dataclass(frozen=True)
 class PagedCache:
     """Keys (after rotation) and values of one layer."""
 
@@ -94,10 +116,12 @@ class PagedCache:
         """Allocate zeros: padding may read any slot, and 0 * NaN would be NaN.
 
         Raises:
-            ValueError: the dtype is unknown, or int8 heads do not fill 32-bit words.
+            ValueError: the dtype is unknown, the scales do not fit, or int8 heads do not fill 32-bit words.
         """
-        check_cache_dtype(spec.dtype)
-        return cls(spec, _allocate_rows(spec, place), _allocate_rows(spec, place))
+        check_cache_spec(spec)
+        scales = spec.scales
+        keys = _allocate_rows(spec, place, None if scales is None else scales.keys)
+        return cls(spec, keys, _allocate_rows(spec, place, None if scales is None else scales.values))
 
     def append(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write heads ``[T, kv_heads, head_dim]`` into ``slots`` ``[T]``, in place."""
@@ -114,7 +138,7 @@ class PagedCache:
         return keys, values
 
 
-def _allocate_rows(spec: CacheSpec, place: Place) -> Rows:
+def _allocate_rows(spec: CacheSpec, place: Place, static_scales: NDArray[np.float32] | None) -> Rows:
     slots, width = spec.num_blocks * spec.block_size, spec.num_kv_heads * spec.head_dim
     if spec.dtype != "int8":
         dtype = spec.dtype if place.has_bfloat16 else "float32"
@@ -123,5 +147,7 @@ def _allocate_rows(spec: CacheSpec, place: Place) -> Rows:
         raise ValueError(
             f"an int8 cache on Paddle needs kv_heads * head_dim to be a multiple of 4; it is {width}"
         )
-    scales = paddle.zeros((slots, spec.num_kv_heads), "float32")
-    return Int8Rows(paddle.zeros((slots, width // 4), "int32"), scales)
+    codes = paddle.zeros((slots, width // 4), "int32")
+    if static_scales is not None:
+        return StaticInt8Rows(codes, place.upload(static_scales.reshape(-1)))
+    return Int8Rows(codes, paddle.zeros((slots, spec.num_kv_heads), "float32"))

@@ -16,12 +16,14 @@ from ernie_kernels.formats import (
     Bfloat16Weight,
     Float32Weight,
     LinearWeight,
+    W4A8Weight,
     bfloat16_to_float32,
     check_activation,
     weight_codes,
 )
-from ernie_kernels.xpu import activations
+from ernie_kernels.xpu import activations, w4a8
 from ernie_kernels.xpu.place import Place, Tensor, paddle
+from ernie_kernels.xpu.w4a8 import StaticInputs
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class PackedLinear:
 
     values: Tensor
     scales: Tensor | None
-    activation: ActivationType
+    activation: ActivationType | StaticInputs
 
     def rows(self, indices: Tensor) -> Tensor:
         """Return the dequantized rows ``indices``: float32 ``[len(indices), K]``."""
@@ -51,6 +53,8 @@ class PackedLinear:
             x = x.astype("bfloat16")
         if self.scales is None:
             return paddle.matmul(x.astype(self.values.dtype), self.values, transpose_y=True).astype("float32")
+        if isinstance(self.activation, StaticInputs):
+            return w4a8.multiply(x, self.values, self.scales, self.activation)
         if self.activation is not ActivationType.FLOAT32:
             return activations.multiply(x, self.values, self.scales, self.activation)
         return paddle.matmul(x, self.values.astype("float32"), transpose_y=True) * self.scales
@@ -65,4 +69,7 @@ def pack(weight: LinearWeight, activation: ActivationType, place: Place) -> Pack
         if place.has_bfloat16:
             return PackedLinear(place.upload_bfloat16(weight.bits), None, activation)
         return PackedLinear(place.upload(bfloat16_to_float32(weight.bits)), None, activation)
+    if isinstance(weight, W4A8Weight):
+        codes, scales = place.upload(weight_codes(weight.weight)), place.upload(weight.weight.scales)
+        return PackedLinear(codes, scales, StaticInputs.pack(weight, place))
     return PackedLinear(place.upload(weight_codes(weight)), place.upload(weight.scales), activation)

@@ -5,16 +5,21 @@ Arrays are float32 Paddle tensors. This module must not know models.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Batch, CacheSpec, Logits, RotarySpec
+from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, Logits, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_indices
 from ernie_kernels.formats import ActivationType, LinearWeight
+from ernie_kernels.ranks import Alone, Ranks
+from ernie_kernels.routing import RouterWeights, Routing
 from ernie_kernels.xpu import linear, step
 from ernie_kernels.xpu.attention import RotaryTable, attend
 from ernie_kernels.xpu.cache import PagedCache
 from ernie_kernels.xpu.linear import PackedLinear
+from ernie_kernels.xpu.moe import PackedMlp, PaddleMoe
 from ernie_kernels.xpu.place import Place, Tensor, paddle
 from ernie_kernels.xpu.step import DeviceStep
 
@@ -22,18 +27,32 @@ from ernie_kernels.xpu.step import DeviceStep
 class PaddleOps:
     """The operations of ``ernie_kernels.api.Ops``, composed of Paddle ops that the KL3 list has."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, ranks: Ranks[Tensor] | None = None) -> None:
         """Select ``place`` (``cpu`` or ``xpu:0``), which becomes Paddle's current device.
+
+        ``ranks`` is the way to the ranks that share the model.
 
         Raises:
             ValueError: the place is unknown.
             RuntimeError: this Paddle cannot use it.
         """
         self._place = Place.select(place)
+        self._ranks: Ranks[Tensor] = ranks or Alone()
 
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> PackedLinear:
         """Bring a matrix to the place."""
         return linear.pack(weight, activation, self._place)
+
+    def pack_moe(
+        self,
+        router: RouterWeights,
+        experts: Iterable[MlpWeights],
+        shared: MlpWeights | None,
+        activation: ActivationType,
+        own: range | None = None,
+    ) -> PaddleMoe:
+        """Bring a layer of experts to the place."""
+        return PaddleMoe.pack(router, experts, shared, activation, self._place, own)
 
     def pack_vector(self, values: NDArray[np.float32]) -> Tensor:
         """Bring a vector to the place."""
@@ -57,8 +76,12 @@ class PaddleOps:
 
     def embed(self, table: PackedLinear, batch: DeviceStep) -> Tensor:
         """Look the token ids up."""
-        check_indices("batch.token_ids", batch.host.token_ids, table.values.shape[0])
-        return table.rows(batch.token_ids)
+        is_here = batch.host.token_ids != ELSEWHERE
+        check_indices("batch.token_ids", batch.host.token_ids[is_here], table.values.shape[0])
+        if is_here.all():
+            return table.rows(batch.token_ids)
+        ids = np.where(is_here, batch.host.token_ids, 0).astype(np.int32)
+        return table.rows(self._place.upload(ids)) * self._place.upload(is_here[:, None].astype(np.float32))
 
     def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """RMSNorm."""
@@ -76,8 +99,15 @@ class PaddleOps:
 
     def mlp(self, x: Tensor, gate_up: PackedLinear, down: PackedLinear) -> Tensor:
         """Return down(silu(gate(x)) * up(x))."""
-        gate, up = paddle.split(gate_up.multiply(x), 2, axis=-1)
-        return down.multiply(paddle.nn.functional.silu(gate) * up)
+        return PackedMlp(gate_up, down).transform(x)
+
+    def moe(self, x: Tensor, layer: PaddleMoe) -> Tensor:
+        """Return shared(x) plus the weighted sum of each row's experts."""
+        return layer.transform(x)
+
+    def route(self, x: Tensor, layer: PaddleMoe) -> Routing:
+        """Return the experts that ``moe`` chooses."""
+        return layer.route(x)
 
     def attention(self, qkv: Tensor, rotary: RotaryTable, cache: PagedCache, batch: DeviceStep) -> Tensor:
         """Rotate, append to the cache, attend."""
@@ -94,8 +124,12 @@ class PaddleOps:
         cache.append(plan.slots, keys, values.reshape((tokens, spec.num_kv_heads, spec.head_dim)))
         return attend(queries, cache, plan)
 
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """Return the sum of the ranks' ``x``."""
+        return self._ranks.sum(x)
+
     def lm_head(self, hidden: Tensor, head: PackedLinear, batch: DeviceStep) -> Logits:
         """Return the logits of the logit rows on the host."""
         if batch.host.logit_rows.size == 0:
-            return np.zeros((0, head.values.shape[0]), np.float32)
-        return self.download(head.multiply(paddle.gather(hidden, batch.logit_rows)))
+            return np.zeros((0, self._ranks.size * head.values.shape[0]), np.float32)
+        return self.download(self._ranks.join(head.multiply(paddle.gather(hidden, batch.logit_rows))))

@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TYPES = {"uint16": "BF16", "float16": "F16", "float32": "F32", "int64": "I64"}
+TYPES = {"uint16": "BF16", "float16": "F16", "float32": "F32", "int8": "I8", "int64": "I64"}
 """NumPy types -> how the file spells them; uint16 stands for bfloat16 bits."""
 
 
 def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Tensors of a bfloat16 file, as uint16 bits."""
+    """Tensors of a file; bfloat16 as uint16 bits."""
     content = path.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     header.pop("__metadata__", None)
-    return {
-        name: np.frombuffer(
-            content[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]], np.uint16
-        ).reshape(entry["shape"])
-        for name, entry in header.items()
-    }
+    types = {name: dtype for dtype, name in TYPES.items()}
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = (start + offset for offset in entry["data_offsets"])
+        tensors[name] = np.frombuffer(content[begin:end], types[entry["dtype"]]).reshape(entry["shape"])
+    return tensors
 
 
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:

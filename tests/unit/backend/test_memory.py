@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,17 @@ def test_available_memory_is_what_machine_and_cgroup_leave(tmp_path: Path, limit
 
 def test_this_process_holds_memory() -> None:
     assert MIB < resident_bytes() < available_bytes() * 100
+
+
+def test_freed_memory_between_what_stays_is_given_back() -> None:
+    script = (
+        "from ernie_backend.memory.host_memory import release_freed, resident_bytes\n"
+        "blocks = [bytearray(b'x') * 100_000 for _ in range(400)]\n"
+        "del blocks[::2]\n"
+        "before = resident_bytes()\n"
+        "release_freed()\n"
+        "print(before - resident_bytes())\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) > 10 * MIB

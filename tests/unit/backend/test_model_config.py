@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.model_config import ModelConfig, MoeConfig
 
 DATA = Path(__file__).parents[2] / "data"
 FIELDS: dict[str, Any] = json.loads((DATA / "dense-Paddle" / "config.json").read_text())
+
+MOE_FIELDS: dict[str, Any] = {
+    "architectures": ["Ernie4_5_MoeForCausalLM"],
+    "num_hidden_layers": 6,
+    "moe_num_experts": 4,
+    "moe_k": 2,
+    "moe_intermediate_size": 24,
+}
 
 
 def read(directory: Path, **changes: Any) -> ModelConfig:
@@ -42,7 +51,69 @@ def test_both_layouts_say_the_same() -> None:
         "bos_token_id": 1,
         "eos_token_ids": (2,),
         "pad_token_id": 0,
+        "moe": None,
+        "stored_quantization": None,
     }
+
+
+def test_both_layouts_say_the_same_about_experts() -> None:
+    config = ModelConfig.from_directory(DATA / "moe300b")
+    assert config == ModelConfig.from_directory(DATA / "moe300b-Paddle")
+    assert config.moe == MoeConfig(
+        num_experts=8,
+        experts_per_token=4,
+        intermediate_size=40,
+        num_shared_experts=0,
+        start=3,
+        end=5,
+        interval=2,
+    )
+    assert [layer for layer in range(6) if config.has_experts(layer)] == [3, 5]
+
+
+def test_layers_with_experts(tmp_path: Path) -> None:
+    def layers(**changes: Any) -> list[int]:
+        config = read(tmp_path, **MOE_FIELDS, **changes)
+        return [layer for layer in range(config.num_layers) if config.has_experts(layer)]
+
+    assert layers() == [0, 1, 2, 3, 4, 5]
+    assert layers(moe_layer_start_index=2) == [2, 3, 4, 5]
+    assert layers(moe_layer_start_index=1, moe_layer_end_index=3) == [1, 2, 3]
+    assert layers(moe_layer_end_index=-1, moe_layer_interval=3) == [2, 5]
+    assert layers(moe_layer_start_index=4, moe_layer_end_index=29) == [4, 5]
+    assert layers(moe_layer_start_index=6) == []
+
+
+def test_shared_experts_are_one_mlp(tmp_path: Path) -> None:
+    for count, size in ((0, 0), (2, 48)):
+        moe = read(tmp_path, **MOE_FIELDS, moe_num_shared_experts=count).moe
+        assert moe is not None
+        assert moe.shared_size == size
+
+
+def test_a_dense_model_has_no_experts(tmp_path: Path) -> None:
+    config = read(tmp_path, **{**MOE_FIELDS, "architectures": ["Ernie4_5_ForCausalLM"]})
+    assert config.moe is None
+    assert not config.has_experts(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"moe_num_experts": None}, "moe_num_experts is missing"),
+        ({"moe_num_experts": [4, 4]}, "moe_num_experts must be an integer of at least 1, found [4, 4]"),
+        ({"moe_intermediate_size": 0}, "moe_intermediate_size must be an integer of at least 1, found 0"),
+        ({"moe_k": None}, "moe_k is missing"),
+        ({"moe_k": 5}, "moe_k 5 is more than moe_num_experts 4"),
+        ({"moe_num_shared_experts": -1}, "moe_num_shared_experts must be an integer of at least 0, found -1"),
+        ({"moe_layer_interval": 0}, "moe_layer_interval must be an integer of at least 1, found 0"),
+        ({"moe_layer_start_index": -1}, "moe_layer_start_index must be an integer of at least 0, found -1"),
+        ({"moe_layer_end_index": -2}, "moe_layer_end_index must be an integer of at least -1, found -2"),
+    ],
+)
+def test_wrong_fields_of_experts(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(StartError, match=re.escape(complaint)):
+        read(tmp_path, **{**MOE_FIELDS, **changes})
 
 
 def test_defaults(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ernie_kernels.api import Ops
 from ernie_kernels.formats import ActivationType
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
+MOE = DENSE.parent / "moe"
 OPERATORS = [
     "add",
     "radd",
@@ -123,8 +124,17 @@ def test_the_model_never_looks_inside_an_array() -> None:
     assert model.cache_dtype == "bfloat16"
     ops.calls.clear()
     model.forward(Opaque(), [Opaque() for _ in range(3)])
-    layer = ["linear", "attention", "linear", "add_norm", "mlp", "add_norm"]
-    assert ops.calls == ["embed", "norm", *layer * 3, "lm_head"]
+    layer = ["linear", "attention", "linear", "all_reduce", "add_norm", "mlp", "all_reduce", "add_norm"]
+    assert ops.calls == ["embed", "all_reduce", "norm", *layer * 3, "lm_head"]
+
+
+def test_layers_with_experts_call_moe() -> None:
+    ops = TracerOps()
+    model = load_model(MOE, ModelConfig.from_directory(MOE), ops, settings())
+    ops.calls.clear()
+    model.forward(Opaque(), [Opaque() for _ in range(5)])
+    transforms = [name for name in ops.calls if name in ("mlp", "moe")]
+    assert transforms == ["mlp", "moe", "moe", "moe", "mlp"]
 
 
 def test_one_cache_for_each_layer() -> None:

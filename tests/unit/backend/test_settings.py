@@ -12,6 +12,7 @@ from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.settings import DEFAULT_ACTIVATION, EngineSettings, read_settings
+from ernie_backend.stored_quantization import StoredQuantization
 from ernie_kernels.formats import ActivationType
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
@@ -118,8 +119,8 @@ def test_every_value_is_read() -> None:
         ("device", "cuda", "device is 'cuda'; known: auto, cpu, reference, xpu"),
         ("dtype", "float16", "known: float32, bfloat16"),
         ("activation_dtype", "int4", "known: float32, bfloat16, int16, int8"),
-        ("quantization", "w4a8", "quantization is 'w4a8'; known for this model: wint8, wint4"),
-        ("tensor_parallel_size", "4", "tensor parallelism is not available yet, use 1"),
+        ("quantization", "w4a16", "quantization is 'w4a16'; known for this model: wint8, wint4, w4a8"),
+        ("tensor_parallel_size", "4", "which does not divide 2 key and value heads .*; possible are 1, 2"),
         ("model", "", "parameter model is missing"),
     ],
 )
@@ -162,6 +163,33 @@ def test_activation_types_of_quantized_weights_have_no_effect_on_others_and_say_
     assert settings.notices == ("activation_dtype int8 is for quantized weights; these see float32",)
     assert _read(activation_dtype="int8", quantization="wint8").notices == ()
     assert _read(activation_dtype="float32").notices == ()
+
+
+def test_wint4_on_a_model_with_experts_is_wint4() -> None:
+    config = ModelConfig.from_directory(DENSE.parent / "moe")
+    settings = read_settings({"model": "/m/x", "quantization": "WINT4"}, config)
+    assert (settings.quantization, settings.notices) == ("wint4", ())
+
+
+def test_w4a8_is_what_a_checkpoint_brings() -> None:
+    config = ModelConfig.from_directory(DENSE.parent / "moe")
+    parameters = {"model": "/m/x", "quantization": "w4a8"}
+    with pytest.raises(
+        StartError, match="quantization w4a8 needs scales of activations, and this checkpoint has none"
+    ):
+        read_settings(parameters, config)
+    assert read_settings({**parameters, "load_choices": "dummy"}, config).quantization == "w4a8"
+    stored = replace(config, stored_quantization=StoredQuantization("w4a8"))
+    assert read_settings(parameters, stored).notices == ()
+
+
+def test_config_json_wins_over_the_flags() -> None:
+    config = replace(CONFIG, stored_quantization=StoredQuantization("wint8", has_cache_scales=True))
+    settings = read_settings({"model": "/m/x", "quantization": "wint4", "kv_cache_dtype": "auto"}, config)
+    assert (settings.quantization, settings.kv_cache_dtype) == ("wint8", "int8")
+    assert settings.notices == ("quantization wint4 is ignored: config.json says that the weights are wint8",)
+    silent = read_settings({"model": "/m/x", "quantization": "none"}, config)
+    assert (silent.quantization, silent.notices) == ("wint8", ())
 
 
 def test_the_device_is_the_card_that_is_there(tmp_path: Path) -> None:

@@ -7,19 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.start import start_engine
-from ernie_backend.weights.dummy import DummyCheckpoint
-from ernie_backend.weights.loader import CheckpointWeights
+from ernie_backend.weights.dummy import DummyWeights
 from ernie_backend.weights.roles import Role
-from ernie_kernels.formats import Int8Weight, bfloat16_to_float32
+from ernie_kernels.formats import (
+    Bfloat16Weight,
+    Float32Weight,
+    Int4Weight,
+    Int8Weight,
+    dequantize,
+    weight_codes,
+)
 from ernie_wire.errors import InvalidValue
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
+MOE = DENSE.parent / "moe"
+
+Floats = NDArray[np.float32]
 
 
 @pytest.fixture
@@ -29,31 +39,73 @@ def bare(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_values_are_of_the_size_of_trained_weights(bare: Path) -> None:
-    checkpoint = DummyCheckpoint(bare, ModelConfig.from_directory(bare))
-    values = bfloat16_to_float32(checkpoint.tensor("model.embed_tokens.weight").view(np.uint16))
-    assert values.shape == checkpoint.shape("model.embed_tokens.weight")
+def weights(quantization: str | None = None, model: Path = MOE, dtype: str = "bfloat16") -> DummyWeights:
+    return DummyWeights(ModelConfig.from_directory(model), dtype, quantization)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_values_are_of_the_size_of_trained_weights(dtype: str) -> None:
+    values = dequantize(weights(dtype=dtype).linear(Role.EMBEDDING))
+    assert values.shape == (640, 80)
     assert 2**-6 <= np.abs(values).min() <= np.abs(values).max() < 2**-5
     assert abs(values.mean()) < 1e-3
-    again = DummyCheckpoint(bare, ModelConfig.from_directory(bare)).tensor("model.embed_tokens.weight")
-    assert np.array_equal(again, checkpoint.tensor("model.embed_tokens.weight"))
-    assert not np.array_equal(
-        checkpoint.tensor("model.layers.0.mlp.up_proj.weight"),
-        checkpoint.tensor("model.layers.1.mlp.up_proj.weight"),
-    )
 
 
-def test_every_weight_is_there_in_its_format(bare: Path) -> None:
-    config = ModelConfig.from_directory(bare)
-    with CheckpointWeights.dummy(bare, config, "bfloat16", "wint8") as weights:
-        qkv = weights.linear(Role.QKV, config.num_layers - 1)
-        assert isinstance(qkv, Int8Weight)
-        assert len(qkv.scales) == (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-        assert (weights.vector(Role.FINAL_NORM) == 1).all()
+@pytest.mark.parametrize("quantization", [None, "wint8", "wint4"])
+def test_every_weight_is_another_and_the_same_at_every_start(quantization: str | None) -> None:
+    def values(role: Role, layer: int, expert: int = 0) -> Floats:
+        return dequantize(weights(quantization).linear(role, layer, expert))
+
+    expert = values(Role.EXPERT_DOWN, 1, 2)
+    assert np.array_equal(expert, values(Role.EXPERT_DOWN, 1, 2))
+    assert not np.array_equal(expert, values(Role.EXPERT_DOWN, 1, 3))
+    assert not np.array_equal(expert, values(Role.EXPERT_DOWN, 2, 2))
+    assert not np.array_equal(values(Role.QKV, 0), values(Role.QKV, 1))
 
 
-def test_an_engine_without_tokenizer_takes_and_gives_token_ids(bare: Path) -> None:
-    started = start_engine({"model": str(bare), "load_choices": "dummy", "dtype": "float32"})
+@pytest.mark.parametrize(
+    ("quantization", "formats"),
+    [
+        (None, (Bfloat16Weight, Bfloat16Weight, Bfloat16Weight)),
+        ("wint8", (Int8Weight, Int8Weight, Int8Weight)),
+        ("wint4", (Int8Weight, Int8Weight, Int4Weight)),
+    ],
+)
+def test_every_weight_is_there_in_its_format(quantization: str | None, formats: tuple[type, ...]) -> None:
+    made = weights(quantization)
+    roles = (Role.QKV, Role.SHARED_DOWN, Role.EXPERT_DOWN)
+    for role, expected, shape in zip(roles, formats, [(7 * 16, 80), (80, 48), (80, 24)], strict=True):
+        weight = made.linear(role, 1, 15 if role is Role.EXPERT_DOWN else 0)
+        assert isinstance(weight, expected)
+        assert dequantize(weight).shape == shape
+    router = made.linear(Role.ROUTER, 1)
+    assert isinstance(router, Float32Weight)
+    assert router.values.shape == (16, 80)
+
+
+def test_random_codes_use_the_whole_range() -> None:
+    int8, int4 = weights("wint4").linear(Role.EMBEDDING), weights("wint4").linear(Role.EXPERT_GATE_UP, 1)
+    assert isinstance(int8, Int8Weight)
+    assert isinstance(int4, Int4Weight)
+    assert set(weight_codes(int8).flat) == set(range(-127, 128))
+    assert set(weight_codes(int4).flat) == set(range(-8, 8))
+    for weight in (int8, int4):
+        assert 2**-6 < np.abs(dequantize(weight)).max() <= 2**-5
+
+
+def test_norms_are_one_and_biases_of_routers_zero() -> None:
+    made = weights()
+    np.testing.assert_array_equal(made.vector(Role.FINAL_NORM), np.ones(80, np.float32))
+    np.testing.assert_array_equal(made.vector(Role.ROUTER_BIAS, 1), np.zeros(16, np.float32))
+
+
+@pytest.mark.parametrize(("model", "quantization"), [(DENSE, ""), (MOE, "wint4")])
+def test_an_engine_without_tokenizer_takes_and_gives_token_ids(
+    bare: Path, model: Path, quantization: str
+) -> None:
+    shutil.copy(model / "config.json", bare)
+    parameters = {"model": str(bare), "load_choices": "dummy", "dtype": "float32", "quantization": quantization}
+    started = start_engine(parameters)
     assert started.ready.description["has_tokenizer"] is False
     sampling = SamplingParameters(max_tokens=4, ignore_eos=True)
     request = GenerateRequest("a", input_ids=(5, 6, 7), sampling=sampling)

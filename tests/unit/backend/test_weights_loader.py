@@ -329,7 +329,10 @@ def test_broken_index(tmp_path: Path, index: str, complaint: str) -> None:
     ("settings", "complaint"),
     [
         ({"dtype": "float16"}, "dtype 'float16' is not supported; choose from float32, bfloat16"),
-        ({"quantization": "wint3"}, "quantization 'wint3' is not supported; choose from wint8, or none"),
+        (
+            {"quantization": "wint3"},
+            "'wint3' is not supported; choose from wint8, wint4, w4a8, or none",
+        ),
     ],
 )
 def test_unknown_formats(settings: dict[str, str], complaint: str) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from ernie_backend.weights import quantized_cache
+from ernie_backend.weights.placement import WeightFormat
 from ernie_backend.weights.quantized_cache import QuantizedCache, fingerprint
-from ernie_backend.weights.roles import Role
-from ernie_kernels.formats import Int8Weight, quantize_int8
+from ernie_backend.weights.roles import Role, WeightKey
+from ernie_kernels.formats import Int4Weight, Int8Weight, QuantizedWeight, quantize_int4, quantize_int8
 
 SHAPE = (1030, 1024)
 
@@ -39,9 +40,9 @@ def files(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
-def same(found: Int8Weight | None, expected: Int8Weight) -> bool:
+def same(found: QuantizedWeight | None, expected: Int8Weight) -> bool:
     return (
-        found is not None
+        isinstance(found, Int8Weight)
         and np.array_equal(found.codes, expected.codes)
         and np.array_equal(found.scales, expected.scales)
     )
@@ -49,47 +50,47 @@ def same(found: Int8Weight | None, expected: Int8Weight) -> bool:
 
 def test_what_was_put_is_there_at_the_next_start(tmp_path: Path, model: Path, weight: Int8Weight) -> None:
     cache = opened(tmp_path, model)
-    assert cache.get(Role.QKV, 3, SHAPE) is None
-    cache.put(Role.QKV, 3, weight)
+    assert cache.get(WeightKey(Role.QKV, 3), WeightFormat.INT8, SHAPE) is None
+    cache.put(WeightKey(Role.QKV, 3), weight)
     again = opened(tmp_path, model)
-    assert same(again.get(Role.QKV, 3, SHAPE), weight)
-    assert again.get(Role.QKV, 2, SHAPE) is None
-    assert again.get(Role.DOWN, 3, SHAPE) is None
+    assert same(again.get(WeightKey(Role.QKV, 3), WeightFormat.INT8, SHAPE), weight)
+    assert again.get(WeightKey(Role.QKV, 2), WeightFormat.INT8, SHAPE) is None
+    assert again.get(WeightKey(Role.DOWN, 3), WeightFormat.INT8, SHAPE) is None
 
 
 @pytest.mark.parametrize("position", [0, 5, 200, 5000, -1])
 def test_a_changed_byte_is_noticed(tmp_path: Path, model: Path, weight: Int8Weight, position: int) -> None:
     cache = opened(tmp_path, model)
-    cache.put(Role.QKV, 0, weight)
+    cache.put(WeightKey(Role.QKV, 0), weight)
     (path,) = files(tmp_path)
     content = bytearray(path.read_bytes())
     content[position] ^= 1
     path.write_bytes(content)
-    assert cache.get(Role.QKV, 0, SHAPE) is None
-    cache.put(Role.QKV, 0, weight)
-    assert same(cache.get(Role.QKV, 0, SHAPE), weight)
+    assert cache.get(WeightKey(Role.QKV, 0), WeightFormat.INT8, SHAPE) is None
+    cache.put(WeightKey(Role.QKV, 0), weight)
+    assert same(cache.get(WeightKey(Role.QKV, 0), WeightFormat.INT8, SHAPE), weight)
 
 
 @pytest.mark.parametrize("size", [0, 10, 100, 5000])
 def test_a_truncated_file_is_noticed(tmp_path: Path, model: Path, weight: Int8Weight, size: int) -> None:
     cache = opened(tmp_path, model)
-    cache.put(Role.QKV, 0, weight)
+    cache.put(WeightKey(Role.QKV, 0), weight)
     (path,) = files(tmp_path)
     os.truncate(path, size)
-    assert cache.get(Role.QKV, 0, SHAPE) is None
+    assert cache.get(WeightKey(Role.QKV, 0), WeightFormat.INT8, SHAPE) is None
 
 
 def test_another_shape_is_no_hit(tmp_path: Path, model: Path, weight: Int8Weight) -> None:
     cache = opened(tmp_path, model)
-    cache.put(Role.QKV, 0, weight)
-    assert cache.get(Role.QKV, 0, SHAPE[::-1]) is None
+    cache.put(WeightKey(Role.QKV, 0), weight)
+    assert cache.get(WeightKey(Role.QKV, 0), WeightFormat.INT8, SHAPE[::-1]) is None
 
 
 @pytest.mark.parametrize("change", ["content", "size", "time", "version"])
 def test_outdated_weights_are_not_found_and_removed(
     tmp_path: Path, model: Path, weight: Int8Weight, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened(tmp_path, model).put(Role.QKV, 0, weight)
+    opened(tmp_path, model).put(WeightKey(Role.QKV, 0), weight)
     source = model / "model.safetensors"
     stat = source.stat()
     if change == "content":
@@ -102,8 +103,8 @@ def test_outdated_weights_are_not_found_and_removed(
     elif change == "time":
         os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     else:
-        monkeypatch.setattr(quantized_cache, "FORMAT_VERSION", 2)
-    assert opened(tmp_path, model).get(Role.QKV, 0, SHAPE) is None
+        monkeypatch.setattr(quantized_cache, "FORMAT_VERSION", 99)
+    assert opened(tmp_path, model).get(WeightKey(Role.QKV, 0), WeightFormat.INT8, SHAPE) is None
     assert files(tmp_path) == []
 
 
@@ -132,9 +133,9 @@ def test_two_servers_at_once(tmp_path: Path, model: Path, weight: Int8Weight) ->
     def fill(cache: QuantizedCache) -> None:
         barrier.wait()
         for layer in range(8):
-            if cache.get(Role.QKV, layer, SHAPE) is None:
-                cache.put(Role.QKV, layer, weight)
-            assert same(cache.get(Role.QKV, layer, SHAPE), weight)
+            if cache.get(WeightKey(Role.QKV, layer), WeightFormat.INT8, SHAPE) is None:
+                cache.put(WeightKey(Role.QKV, layer), weight)
+            assert same(cache.get(WeightKey(Role.QKV, layer), WeightFormat.INT8, SHAPE), weight)
 
     threads = [threading.Thread(target=fill, args=(cache,)) for cache in caches]
     for thread in threads:
@@ -142,7 +143,9 @@ def test_two_servers_at_once(tmp_path: Path, model: Path, weight: Int8Weight) ->
     for thread in threads:
         thread.join()
     assert len(files(tmp_path)) == 8
-    assert all(same(caches[0].get(Role.QKV, layer, SHAPE), weight) for layer in range(8))
+    assert all(
+        same(caches[0].get(WeightKey(Role.QKV, layer), WeightFormat.INT8, SHAPE), weight) for layer in range(8)
+    )
 
 
 def test_a_directory_that_cannot_be_written_costs_only_the_cache(
@@ -150,12 +153,31 @@ def test_a_directory_that_cannot_be_written_costs_only_the_cache(
 ) -> None:
     (tmp_path / "cache").write_text("a file where a directory should be")
     cache = opened(tmp_path, model)
-    cache.put(Role.QKV, 0, weight)
-    cache.put(Role.QKV, 1, weight)
+    cache.put(WeightKey(Role.QKV, 0), weight)
+    cache.put(WeightKey(Role.QKV, 1), weight)
     assert len(caplog.records) == 1
-    assert cache.get(Role.QKV, 0, SHAPE) is None
+    assert cache.get(WeightKey(Role.QKV, 0), WeightFormat.INT8, SHAPE) is None
 
 
 def test_small_weights_are_not_cached(tmp_path: Path, model: Path) -> None:
-    opened(tmp_path, model).put(Role.QKV, 0, quantize_int8(np.ones((4, 4), np.float32)))
+    opened(tmp_path, model).put(WeightKey(Role.QKV, 0), quantize_int8(np.ones((4, 4), np.float32)))
     assert not (tmp_path / "cache").exists()
+
+
+def test_int4_and_int8_of_every_expert_side_by_side(tmp_path: Path, model: Path) -> None:
+    shape = (1400, 1501)
+    rng = np.random.default_rng(1)
+    made = {expert: quantize_int4(rng.standard_normal(shape).astype(np.float32)) for expert in (0, 63)}
+    cache = opened(tmp_path, model)
+    for expert, int4 in made.items():
+        cache.put(WeightKey(Role.EXPERT_DOWN, 2, expert), int4)
+    for expert, int4 in made.items():
+        key = WeightKey(Role.EXPERT_DOWN, 2, expert)
+        assert cache.get(key, WeightFormat.INT8, shape) is None
+        found = cache.get(key, WeightFormat.INT4, shape)
+        assert isinstance(found, Int4Weight)
+        np.testing.assert_array_equal(found.packed, int4.packed)
+        np.testing.assert_array_equal(found.scales, int4.scales)
+        assert found.inputs == 1501
+        assert cache.get(key, WeightFormat.INT4, (1400, 1503)) is None
+    assert cache.get(WeightKey(Role.EXPERT_DOWN, 2, 1), WeightFormat.INT4, shape) is None

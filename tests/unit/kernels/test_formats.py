@@ -21,8 +21,10 @@ from ernie_kernels.formats import (
     float32_to_bfloat16,
     pack_int4,
     quantize_activations,
+    quantize_inputs,
     quantize_int4,
     quantize_int8,
+    quantize_w4a8,
     unpack_int4,
     weight_codes,
 )
@@ -140,3 +142,24 @@ def test_bfloat16_activations_fit_bfloat16_weights_only() -> None:
             check_activation(weight, ActivationType.BFLOAT16)
         check_activation(weight, ActivationType.INT8)
     check_activation(Bfloat16Weight(float32_to_bfloat16(values)), ActivationType.BFLOAT16)
+
+
+def test_w4a8_inputs_of_a_worked_example() -> None:
+    """Half to even, and cut, at scale 2; then a block of two, which becomes (a + b, a - b) / sqrt(2)."""
+    x = np.array([[3, -5], [1000, 1], [np.nan, 1]], np.float32)
+    weight = quantize_w4a8(np.ones((1, 2), np.float32), 254)
+    quantized = quantize_inputs(x, weight)
+    np.testing.assert_array_equal(quantized.codes, [[2, -2], [127, 0], [0, 0]])
+    np.testing.assert_array_equal(quantized.scales, np.array([[2.0], [2.0], [np.nan]]))
+    rotated = quantize_inputs(x[:2], quantize_w4a8(np.ones((1, 2), np.float32), 254, 2))
+    np.testing.assert_array_equal(rotated.codes, [[-1, 3], [127, 127]])
+
+
+@settings(deadline=None)
+@given(st.integers(1, 30), st.integers(1, 3), st.sampled_from([0, 2, 64]), st.integers(0, 999))
+def test_w4a8_weights_stand_for_their_values(outputs: int, blocks: int, rotation: int, seed: int) -> None:
+    values = np.random.default_rng(seed).standard_normal((outputs, 64 * blocks)).astype(np.float32)
+    weight = quantize_w4a8(values, 1.0, rotation)
+    # A rotation keeps lengths: the error of a row is that of its codes, half a step at most in each.
+    errors = np.linalg.norm(dequantize(weight) - values, axis=1)
+    assert (errors <= weight.weight.scales * 0.501 * np.sqrt(64 * blocks)).all()

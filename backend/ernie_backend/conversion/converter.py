@@ -1,0 +1,193 @@
+"""Writes a quantized checkpoint: one file for the vocabulary and one for each layer, weight by weight.
+
+A file has its name only when it is complete, and config.json comes last: an interrupted conversion goes on with
+the next file, and is never taken for a model. This module must not know how weights are packed or measured.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_backend.conversion.calibration import Calibration, calibrate
+from ernie_backend.conversion.conversion import UNFINISHED, Conversion
+from ernie_backend.conversion.stored_tensors import quantized_tensors
+from ernie_backend.conversion.tensor_file import TensorFile
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.stored_quantization import QUANTIZATION_CONFIG
+from ernie_backend.weights.checkpoint import INDEX
+from ernie_backend.weights.loader import CheckpointWeights
+from ernie_backend.weights.names import paddle_recipes
+from ernie_backend.weights.offline import cache_scale_specs, stored_weights
+from ernie_backend.weights.placement import WeightFormat, weight_format
+from ernie_backend.weights.rank_parts import tensor_parts
+from ernie_backend.weights.roles import Role, WeightKey
+
+Report = Callable[[str], None]
+Tensors = Iterable[tuple[str, NDArray[np.generic]]]
+_MEASURED = "calibration.npz"
+_NOT_COPIED = (".safetensors", ".pdparams", ".index.json", ".unfinished")
+_PADDLE_ARCHITECTURES = {"Ernie4_5ForCausalLM": "Ernie4_5_ForCausalLM"}
+_WITHOUT_LAYER = (Role.EMBEDDING, Role.HEAD, Role.FINAL_NORM)
+
+
+def convert(conversion: Conversion, report: Report) -> None:
+    """Make the target of a conversion; ``report`` takes lines of progress.
+
+    Raises:
+        StartError: the conversion cannot be made, or the source is missing something or damaged.
+    """
+    config = ModelConfig.from_directory(conversion.source)
+    conversion.check(config)
+    conversion.begin()
+    with CheckpointWeights.open(conversion.source, config, "float32", None) as weights:
+        measured = _calibration(conversion, config, weights, report)
+        _Writer(conversion, config, weights, measured, report).write()
+    _copy_files(conversion)
+    _write_config(conversion, config)
+    (conversion.target / _MEASURED).unlink(missing_ok=True)
+    conversion.end()
+
+
+def _calibration(
+    conversion: Conversion, config: ModelConfig, weights: CheckpointWeights, report: Report
+) -> Calibration:
+    if not conversion.needs_texts:
+        return Calibration.empty(config)
+    kept = conversion.target / _MEASURED
+    if kept.is_file():
+        with np.load(kept) as arrays:
+            return Calibration(**arrays)
+    measured, notices = calibrate(weights, config, conversion.texts, conversion.rotation, report).filled()
+    for notice in notices:
+        report(f"notice: {notice}")
+    unfinished = kept.with_suffix(".unfinished")
+    with unfinished.open("wb") as file:
+        np.savez(file, **vars(measured))
+    unfinished.replace(kept)
+    return measured
+
+
+class _Writer:
+    """Writes the files with tensors, and their index; with ranks, a set for each."""
+
+    def __init__(
+        self,
+        conversion: Conversion,
+        config: ModelConfig,
+        weights: CheckpointWeights,
+        measured: Calibration,
+        report: Report,
+    ) -> None:
+        self._conversion = conversion
+        self._config = config
+        self._weights = weights
+        self._measured = measured
+        self._report = report
+        self._recipes = paddle_recipes(config)
+        self._stored = stored_weights(self._recipes, self._format, (), is_expected=True)
+        ranks = conversion.ranks
+        self._parts = tensor_parts(self._recipes, self._stored, config, ranks) if ranks > 1 else {}
+
+    def write(self) -> None:
+        files = self._files()
+        for number, (name, keys) in enumerate(files.items(), 1):
+            started = time.monotonic()
+            paths = [directory / name for directory in self._directories()]
+            if all(path.is_file() for path in paths):
+                self._report(f"{number}/{len(files)} {name}: was complete")
+                continue
+            self._write_file(paths, keys)
+            size = sum(path.stat().st_size for path in paths)
+            self._report(
+                f"{number}/{len(files)} {name}: {size / 2**20:,.1f} MiB, {time.monotonic() - started:.1f} s"
+            )
+        weight_map = {tensor: name for name, keys in files.items() for tensor in self._names(keys)}
+        index = json.dumps({"metadata": {}, "weight_map": weight_map}, indent=1)
+        for directory in self._directories():
+            (directory / INDEX).write_text(index)
+
+    def _format(self, role: Role) -> WeightFormat:
+        return weight_format(
+            role,
+            "bfloat16",
+            self._conversion.how.quantization,
+            is_tied=self._config.tie_word_embeddings,
+        )
+
+    def _directories(self) -> list[Path]:
+        target, ranks = self._conversion.target, self._conversion.ranks
+        return [target] if ranks == 1 else [target / f"rank{rank}" for rank in range(ranks)]
+
+    def _files(self) -> dict[str, list[WeightKey]]:
+        """Return the weights of each file, in order."""
+        groups: list[list[WeightKey]] = [[] for _ in range(1 + self._config.num_layers)]
+        for key in self._recipes:
+            groups[0 if key.role in _WITHOUT_LAYER else 1 + key.layer].append(key)
+        count = len(groups)
+        return {f"model-{i:05d}-of-{count:05d}.safetensors": keys for i, keys in enumerate(groups, 1)}
+
+    def _names(self, keys: list[WeightKey]) -> Iterator[str]:
+        for key in keys:
+            tensors = self._stored[key].tensors if key in self._stored else self._recipes[key].tensors
+            yield from (tensor.name for tensor in tensors)
+        if self._conversion.how.has_cache_scales and keys[0].role not in _WITHOUT_LAYER:
+            yield from (spec.name for spec in cache_scale_specs(self._config, keys[0].layer))
+
+    def _write_file(self, paths: list[Path], keys: list[WeightKey]) -> None:
+        names = list(self._names(keys))
+        with ExitStack() as stack:
+            files = [stack.enter_context(TensorFile(path, names)) for path in paths]
+            for name, tensor in self._tensors(keys):
+                parts = self._parts.get(name)
+                for rank, file in enumerate(files):
+                    file.add(name, parts.part(tensor, rank) if parts else tensor)
+
+    def _tensors(self, keys: list[WeightKey]) -> Tensors:
+        for key in keys:
+            yield from self._weight(key)
+        if self._conversion.how.has_cache_scales and keys[0].role not in _WITHOUT_LAYER:
+            layer = keys[0].layer
+            absmax = self._measured.keys[layer], self._measured.values[layer]
+            for spec, values in zip(cache_scale_specs(self._config, layer), absmax, strict=True):
+                yield spec.name, values
+
+    def _weight(self, key: WeightKey) -> Tensors:
+        values = self._weights.as_stored(*key)
+        stored, recipe = self._stored.get(key), self._recipes[key]
+        if stored is None:
+            yield recipe.tensors[0].name, values.T if recipe.is_transposed else values.reshape(recipe.shape)
+            return
+        of_role = {Role.EXPERT_GATE_UP: self._measured.gate_up, Role.EXPERT_DOWN: self._measured.down}
+        absmax = of_role[key.role][key.layer, key.expert] if key.role in of_role else 0.0
+        rotation = self._conversion.rotation if key.role is Role.EXPERT_DOWN else 0
+        tensors = quantized_tensors(stored, self._format(key.role), values, float(absmax), rotation)
+        yield from tensors.items()
+
+
+def _copy_files(conversion: Conversion) -> None:
+    """Copy what is not weights: tokenizer, template, defaults of sampling."""
+    for path in sorted(conversion.source.iterdir()):
+        is_other = path.name in ("config.json", UNFINISHED) or path.name.endswith(_NOT_COPIED)
+        if path.is_file() and not is_other:
+            shutil.copyfile(path, conversion.target / path.name)
+
+
+def _write_config(conversion: Conversion, config: ModelConfig) -> None:
+    """Write the source's config.json with what FastDeploy reads under other names."""
+    fields: dict[str, Any] = json.loads((conversion.source / "config.json").read_text(encoding="utf-8"))
+    fields["architectures"] = [_PADDLE_ARCHITECTURES.get(config.architecture, config.architecture)]
+    fields.setdefault("rope_theta", config.rope_theta)
+    fields.setdefault("torch_dtype", fields.get("dtype", "bfloat16"))
+    fields[QUANTIZATION_CONFIG] = conversion.how.to_json()
+    unfinished = conversion.target / "config.unfinished"
+    unfinished.write_text(json.dumps(fields, indent=1, ensure_ascii=False))
+    unfinished.replace(conversion.target / "config.json")

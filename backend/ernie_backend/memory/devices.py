@@ -1,0 +1,93 @@
+"""The devices that a plan is made for: how much memory one has, and what it spends besides the model.
+
+This module must not know models or settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ernie_backend.memory.host_memory import available_bytes
+
+GIB = 1 << 30
+P800_BYTES = 96 * GIB
+"""Public listings of xpu-smi show 98,304 MiB for a P800; no card was at hand."""
+_P800_RUNTIME_BYTES = 2 * GIB
+"""For Paddle's runtime, its workspaces and the buffers of the communication: assumed, not measured."""
+_CPU_RUNTIME_BYTES = 128 << 20
+"""What an engine process holds before the first weight: Python, NumPy, the kernels, stacks of threads."""
+_CPU_GROUP_BYTES = 320 << 20
+"""What Paddle takes, which ranks on CPUs talk through; measured."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One of the devices that share a model.
+
+    Attributes:
+        name: for people.
+        memory_bytes: of one device; all of the ranks' together if ``is_shared``.
+        value_bytes: of an activation.
+        runtime_bytes: what is taken besides weights, activations and KV cache.
+        group_bytes: what is taken besides where ranks share a model.
+        takes_experts_at_once: whether all experts of a layer are computed at once, not in turn.
+        has_int8_head: whether quantized weights have an int8 output head; else it stays bfloat16.
+        is_shared: the ranks lie in one memory, as on a CPU.
+        int4_bits: that an int4 code takes.
+        casts_weights: quantized matrices are turned into float32 for every product, one at a time.
+        is_assumed: the memory was neither measured nor given.
+    """
+
+    name: str
+    memory_bytes: int
+    value_bytes: int
+    runtime_bytes: int
+    group_bytes: int
+    takes_experts_at_once: bool
+    has_int8_head: bool
+    is_shared: bool
+    int4_bits: int = 4
+    casts_weights: bool = False
+    is_assumed: bool = False
+
+
+def p800(memory_bytes: int | None = None) -> Device:
+    """Return a Kunlunxin P800 with kernels for every format, as FastDeploy has them."""
+    return Device(
+        name="P800",
+        memory_bytes=P800_BYTES if memory_bytes is None else memory_bytes,
+        value_bytes=2,
+        runtime_bytes=_P800_RUNTIME_BYTES,
+        group_bytes=0,
+        takes_experts_at_once=True,
+        has_int8_head=False,
+        is_shared=False,
+        is_assumed=memory_bytes is None,
+    )
+
+
+def composed_p800(memory_bytes: int | None = None) -> Device:
+    """Return a P800 with the composed Paddle ops, which hold more: see ``ernie_kernels.xpu.linear``."""
+    return replace(
+        p800(memory_bytes),
+        name="P800 (composed ops)",
+        value_bytes=4,
+        takes_experts_at_once=False,
+        has_int8_head=True,
+        int4_bits=8,
+        casts_weights=True,
+    )
+
+
+def cpu(memory_bytes: int | None = None) -> Device:
+    """Return this machine's CPU with the memory that is available now, or with as much as is given."""
+    return Device(
+        name="CPU",
+        memory_bytes=available_bytes() if memory_bytes is None else memory_bytes,
+        value_bytes=4,
+        runtime_bytes=_CPU_RUNTIME_BYTES,
+        group_bytes=_CPU_GROUP_BYTES,
+        takes_experts_at_once=False,
+        has_int8_head=True,
+        is_shared=True,
+    )

@@ -1,0 +1,74 @@
+"""The plan of an engine's own memory, and its refusal before anything is loaded.
+
+This module must not know files other than config.json.
+"""
+
+from __future__ import annotations
+
+from ernie_backend.errors import StartError
+from ernie_backend.memory.alternatives import nearest_fits
+from ernie_backend.memory.config_shape import read_shape
+from ernie_backend.memory.devices import GIB, composed_p800, cpu
+from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
+from ernie_backend.memory.plan_settings import PlanSettings
+from ernie_backend.settings import EngineSettings
+
+
+def engine_plan(settings: EngineSettings, device: str, available_bytes: int) -> MemoryPlan:
+    """Return the plan of an engine with these settings.
+
+    Args:
+        settings: the engine's.
+        device: ``xpu``, or another name for the CPU.
+        available_bytes: memory of the host that is free.
+
+    Raises:
+        StartError: config.json or the settings are no plan.
+    """
+    planned = PlanSettings(
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+        kv_cache_dtype=settings.kv_cache_dtype,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        block_size=settings.block_size,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        num_gpu_blocks_override=settings.num_gpu_blocks_override,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        enable_expert_parallel=settings.enable_expert_parallel,
+    )
+    return plan_memory(
+        read_shape(settings.model), planned, composed_p800() if device == "xpu" else cpu(available_bytes)
+    )
+
+
+def check_fits(plan: MemoryPlan) -> None:
+    """Check that a plan fits.
+
+    Raises:
+        StartError: it does not; names need, have and the nearest settings that fit, in one line.
+    """
+    if plan.fits:
+        return
+    settings = plan.settings
+    what = (
+        f"{settings.num_gpu_blocks_override} blocks of"
+        if settings.num_gpu_blocks_override
+        else "one request in"
+    )
+    parts = (
+        f"weights {_gib(sum(plan.weights.values()))}, activations {_gib(plan.activations)}, "
+        f"runtime {_gib(plan.runtime)}, {what} the KV cache "
+        f"{_gib(plan.least_blocks * plan.bytes_per_block)}"
+    )
+    nearest = "; or ".join(str(each) for each in nearest_fits(plan))
+    raise StartError(
+        f"memory needed: {_gib(plan.needed)} GiB ({parts}); had: {_gib(plan.budget)} GiB "
+        f"(gpu_memory_utilization {settings.gpu_memory_utilization:g} of {_gib(plan.memory)}); "
+        + (f"nearest settings that fit: {nearest}" if nearest else "no setting makes it fit")
+    )
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:.3f}"

@@ -1,0 +1,9 @@
+"""``python -m ernie_backend.parallel``: one rank other than 0; see ``rank_process``."""
+
+from __future__ import annotations
+
+import sys
+
+from ernie_backend.parallel.rank_process import main
+
+sys.exit(main())

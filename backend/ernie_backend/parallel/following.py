@@ -1,0 +1,148 @@
+"""A rank other than 0: it loads its part and computes the steps that rank 0 announces.
+
+One thread reads, one beats, the main one works. The end of the socket ends the process, wherever the main
+thread is: a rank holds nothing that outlives its group. This module must not know requests, schedules or texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from ernie_backend.devices.backend import resolve_device
+from ernie_backend.errors import StartError
+from ernie_backend.memory.engine_plan import engine_plan
+from ernie_backend.memory.host_memory import available_bytes
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.parallel.layout import read_layout
+from ernie_backend.parallel.messages import (
+    Allocate,
+    Beat,
+    Failed,
+    Join,
+    Loaded,
+    RankMessage,
+    Step,
+    from_frame,
+    to_frame,
+)
+from ernie_backend.parallel.seat import group_seat
+from ernie_backend.part import load_part
+from ernie_backend.settings import model_directory, read_settings
+from ernie_wire.frames import FrameError, receive_frame, send_frame
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 0.5
+_M = TypeVar("_M")
+_BLAME_S = 3.0
+_OF_A_MACHINE = ("model", "weight_cache", "threads")
+"""Parameters that each machine has its own of."""
+
+
+def config_digest(directory: Path) -> str:
+    """Return a hash of a model's config.json: equal on all ranks."""
+    return hashlib.sha256((directory / "config.json").read_bytes()).hexdigest()
+
+
+class Follower:
+    """One rank and its socket to rank 0.
+
+    Args:
+        sock: the socket.
+        own: parameters that count on this machine whatever rank 0 says.
+    """
+
+    def __init__(self, sock: socket.socket, own: Mapping[str, str]) -> None:
+        self._available = available_bytes()  # before anything is loaded
+        self._socket = sock
+        self._own = {name: own[name] for name in _OF_A_MACHINE if name in own}
+        self._inbox: queue.SimpleQueue[RankMessage] = queue.SimpleQueue()
+        self._sending = threading.Lock()
+        self._main = Path(f"/proc/self/task/{threading.get_native_id()}/stat")
+        for target in (self._read, self._beat):
+            threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True).start()
+
+    def run(self) -> int:
+        """Join, load, and compute until the socket ends; return the exit status of a failure."""
+        try:
+            self._follow()
+        except StartError as error:
+            logger.error("the rank cannot start: %s", error.message)  # noqa: TRY400  one line, no traceback
+            self._send(Failed(error.message))
+        except Exception as error:
+            logger.exception("the rank failed")
+            time.sleep(_BLAME_S)  # if another rank has died, that is the cause, and the socket ends now
+            self._send(Failed(f"{type(error).__name__}: {error}"))
+        return 1
+
+    def _follow(self) -> NoReturn:
+        join = self._take(Join)
+        parameters = {**join.parameters, **self._own}
+        directory = model_directory(parameters)
+        config = ModelConfig.from_directory(directory)
+        if config_digest(directory) != join.config_digest:
+            raise StartError(
+                f"{directory / 'config.json'} is not that of rank 0; use the same model everywhere"
+            )
+        settings = read_settings(parameters, config)
+        layout = read_layout(settings.tensor_parallel_size, settings.ips, settings.engine_worker_queue_port)
+        device, _ = resolve_device(settings.device)
+        seat = group_seat(settings, layout, join.rank, join.master)
+        part = load_part(settings, config, device, seat)
+        plan = engine_plan(settings, device, self._available * len(layout.hosts))
+        self._send(Loaded(part.affordable_blocks(settings, plan)))
+        num_blocks = self._take(Allocate).num_blocks
+        runner = part.runner(replace(part.block(settings), num_blocks=num_blocks))
+        logger.info("rank %d follows", join.rank)
+        while True:
+            runner.compute(self._take(Step).batch)
+
+    def _take(self, kind: type[_M]) -> _M:
+        message = self._inbox.get()
+        if not isinstance(message, kind):
+            raise TypeError(f"rank 0 sent {type(message).__name__}, expected {kind.__name__}")
+        return message
+
+    def _send(self, message: RankMessage) -> None:
+        with self._sending:
+            try:
+                send_frame(self._socket, *to_frame(message))
+            except OSError:
+                _leave("rank 0 is gone")
+
+    def _read(self) -> None:
+        try:
+            while (frame := receive_frame(self._socket)) is not None:
+                self._inbox.put(from_frame(*frame))
+        except (OSError, FrameError):
+            _leave("the socket is broken")
+        except Exception:
+            logger.exception("a message cannot be read")
+            _leave("rank 0 sent something that is no message")
+        _leave("rank 0 has closed the socket")
+
+    def _beat(self) -> None:
+        while True:
+            self._send(Beat(self._progress()))
+            time.sleep(BEAT_S)
+
+    def _progress(self) -> tuple[int, ...]:
+        after_name = self._main.read_text().rpartition(")")[2].split()
+        return tuple(int(after_name[field]) for field in (9, 11, 12))  # majflt, utime, stime: proc(5)
+
+
+def _leave(reason: str) -> NoReturn:
+    """End the process without waiting for the main thread, which may be inside a sum that never ends."""
+    logger.info("rank ends: %s", reason)
+    logging.shutdown()
+    os._exit(0)

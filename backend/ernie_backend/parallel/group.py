@@ -1,0 +1,137 @@
+"""The group as rank 0 has it: what all ranks agree on, the steps they are told, and their end.
+
+One rank that dies, fails or falls silent ends the group: without its part there are no sums. Each rank beats
+from a thread of its own, so silence means that the process is dead, stopped, or out of reach. This module must
+not know how ranks are started, nor what a step computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ernie_backend.errors import StartError
+from ernie_backend.parallel.member import Member
+from ernie_backend.parallel.messages import Allocate, Step
+from ernie_kernels.api import Batch
+
+logger = logging.getLogger(__name__)
+
+_TICK_S = 0.25
+_SLEPT_S = 2.0
+_EXPLAIN_S = 10.0
+
+
+@dataclass(frozen=True)
+class Silence:
+    """How long a rank may be silent.
+
+    Attributes:
+        loading_s: until all are loaded: a thread can wait long for a disk.
+        serving_s: afterwards.
+    """
+
+    loading_s: float = 120.0
+    serving_s: float = 10.0
+
+
+class GroupWatch:
+    """Who is told how the ranks fare; this one ends the process when one is lost."""
+
+    def moved(self) -> None:
+        """Take note that a rank has got on with loading; called on any thread."""
+
+    def lost(self, cause: str) -> None:
+        """End this process, since a rank has ended or hangs; called once, on any thread."""
+        logger.error("the group of ranks ends: %s", cause)
+        logging.shutdown()
+        os._exit(1)
+
+
+class Group:
+    """The other ranks.
+
+    Args:
+        members: them, in order.
+        watch: is told how they fare.
+        silence: how long a rank may be silent.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        watch: GroupWatch,
+        silence: Silence | None = None,
+    ) -> None:
+        self._members = members
+        self._told = watch
+        self._silence = silence or Silence()
+        self._allowed_s = self._silence.loading_s
+        self._is_loading = True
+        self._is_over = threading.Event()
+        self._lock = threading.Lock()
+        for member in members:
+            member.listen(self._lose, self._move)
+        threading.Thread(target=self._watch, name="rank-watch", daemon=True).start()
+
+    def least_blocks(self, own: int) -> int:
+        """Wait until all have loaded; return the KV cache blocks that every rank has memory for."""
+        return min(own, *map(self._await_loaded, self._members))
+
+    def allocate(self, num_blocks: int) -> None:
+        """Let the ranks allocate their KV cache; steps may follow."""
+        for member in self._members:
+            member.send(Allocate(num_blocks))
+        self._allowed_s = self._silence.serving_s
+        self._is_loading = False
+
+    def announce(self, batch: Batch) -> None:
+        """Tell the ranks what is computed next."""
+        for member in self._members:
+            member.send(Step(batch))
+
+    def explain(self) -> None:
+        """After an error here, give the rank that is to blame time to be found."""
+        self._is_over.wait(_EXPLAIN_S)
+
+    def kill(self) -> None:
+        """End all other ranks."""
+        self._is_over.set()
+        for member in self._members:
+            member.kill()
+
+    def _await_loaded(self, member: Member) -> int:
+        while member.loaded is None:
+            if self._is_over.wait(_TICK_S):
+                raise StartError(f"{member.name} was lost while it loaded")
+        return member.loaded.num_blocks
+
+    def _move(self) -> None:
+        if self._is_loading:
+            self._told.moved()
+
+    def _lose(self, cause: str) -> None:
+        with self._lock:
+            if self._is_over.is_set():
+                return
+            self.kill()
+        self._told.lost(cause)
+
+    def _watch(self) -> None:
+        looked_at = time.monotonic()
+        while not self._is_over.wait(_TICK_S):
+            now = time.monotonic()
+            if now - looked_at > _SLEPT_S:  # it was this process that slept: what it missed is not heard yet
+                for member in self._members:
+                    member.heard_at = now
+            looked_at = now
+            for member in self._members:
+                if now - member.heard_at > self._allowed_s:
+                    self._lose(
+                        f"{member.name} has been silent for {self._allowed_s:g} s: it hangs, was stopped, or "
+                        "is out of reach"
+                    )

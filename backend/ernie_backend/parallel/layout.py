@@ -1,0 +1,136 @@
+"""Which ranks are on which machine.
+
+Machines are addresses in a list; the first has rank 0, and each has as many ranks as the others, consecutive
+ones. Without a list all ranks are on this machine. This module must not know processes or sockets beyond asking
+whether an address is this machine's.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ernie_backend.errors import StartError
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The ranks of a group.
+
+    Attributes:
+        size: how many there are.
+        hosts: addresses of the machines; one if all ranks are on this one.
+        own_host: index of this machine.
+        port: where ranks of other machines meet rank 0.
+    """
+
+    size: int
+    hosts: tuple[str, ...]
+    own_host: int
+    port: int
+
+    @property
+    def ranks_per_host(self) -> int:
+        """Ranks on each machine."""
+        return self.size // len(self.hosts)
+
+    @property
+    def has_rank_0(self) -> bool:
+        """Whether the engine is on this machine."""
+        return self.own_host == 0
+
+    def rank(self, host: int, index: int) -> int:
+        """Return the rank of the ``index``-th process of a machine."""
+        return host * self.ranks_per_host + index
+
+
+def read_layout(
+    size: int,
+    ips: str,
+    port: int,
+    environment: Mapping[str, str] = os.environ,
+    is_local: Callable[[str], bool] | None = None,
+) -> Layout:
+    """Return the layout of a group.
+
+    Args:
+        size: ranks.
+        ips: addresses with commas between; if it is empty, those in ``$PADDLE_TRAINERS``.
+        port: where the machines meet.
+        environment: ``$PADDLE_TRAINER_ID`` is this machine's index, if its address does not say it.
+        is_local: whether an address is this machine's; default: asks the system.
+
+    Raises:
+        StartError: an address is wrong or given twice, this machine is none of them, or they cannot have
+            equally many ranks.
+    """
+    name = "ips" if ips.strip() else "PADDLE_TRAINERS"
+    hosts = _addresses(ips.strip() or environment.get("PADDLE_TRAINERS", ""), name)
+    if len(hosts) < 2:
+        return Layout(size, (LOOPBACK,), 0, port)
+    if size % len(hosts):
+        raise StartError(
+            f"tensor_parallel_size is {size} and {name} has {len(hosts)} machines with equally many ranks; "
+            f"it must be a multiple of {len(hosts)}"
+        )
+    own = _own_host(hosts, name, environment, is_local or is_own_address)
+    return Layout(size, hosts, own, port)
+
+
+def check_leads(layout: Layout) -> None:
+    """Raise StartError unless this machine is the first, which alone has an engine."""
+    if not layout.has_rank_0:
+        raise StartError(
+            f"this machine is {layout.hosts[layout.own_host]}, and rank 0 is on {layout.hosts[0]}: only ranks run "
+            "here, started by ernie-triton serve"
+        )
+
+
+def is_own_address(address: str) -> bool:
+    """Whether an IPv4 address is this machine's: one can bind to it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _addresses(text: str, name: str) -> tuple[str, ...]:
+    addresses = tuple(address.strip() for address in text.split(",") if address.strip())
+    for address in addresses:
+        try:
+            socket.inet_pton(socket.AF_INET, address)
+        except OSError:
+            if address != "localhost":
+                raise StartError(
+                    f"{name} has {address!r}, which is no IPv4 address; give ADDRESS,ADDRESS,..."
+                ) from None
+        if addresses.count(address) > 1:
+            raise StartError(f"{name} has {address} twice; tensor_parallel_size says how many ranks there are")
+    return addresses
+
+
+def _own_host(
+    hosts: tuple[str, ...], name: str, environment: Mapping[str, str], is_local: Callable[[str], bool]
+) -> int:
+    given = environment.get("PADDLE_TRAINER_ID", "")
+    if given:
+        if not given.isdigit() or int(given) >= len(hosts):
+            raise StartError(
+                f"PADDLE_TRAINER_ID is {given!r}; {name} has {len(hosts)} machines, so it must be "
+                f"0 to {len(hosts) - 1}"
+            )
+        return int(given)
+    own = [index for index, host in enumerate(hosts) if is_local(host)]
+    if len(own) != 1:
+        which = "none" if not own else f"{len(own)} of them"
+        raise StartError(
+            f"{name} is {','.join(hosts)}; {which} is an address of this machine: correct the list, or set "
+            "PADDLE_TRAINER_ID to the index of this machine"
+        )
+    return own[0]

@@ -1,0 +1,29 @@
+"""Runs rank 0's part of the model and has the other ranks run theirs. This module must not know policy."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_backend.parallel.group import Group
+from ernie_backend.runner.inputs import build_batch
+from ernie_backend.runner.model_runner import ModelRunner
+from ernie_backend.scheduler.plan import SchedulePlan
+
+
+class LeadingRunner:
+    """``engine.Runner`` for a group of ranks."""
+
+    def __init__(self, runner: ModelRunner, group: Group) -> None:
+        self._runner = runner
+        self._group = group
+
+    def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
+        """Compute a plan's tokens; see ``ModelRunner.run``."""
+        batch = build_batch(plan)
+        self._group.announce(batch)
+        try:
+            return self._runner.compute(batch)
+        except Exception:
+            self._group.explain()  # a sum fails when another rank has died
+            raise

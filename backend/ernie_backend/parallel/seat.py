@@ -1,0 +1,19 @@
+"""A rank's seat: its part, its threads, its card. This module must not know processes or sockets."""
+
+from __future__ import annotations
+
+from ernie_backend.parallel.layout import Layout
+from ernie_backend.part import Seat
+from ernie_backend.settings import EngineSettings
+from ernie_backend.weights.shard import Shard
+from ernie_kernels.ranks import Rendezvous
+
+
+def group_seat(settings: EngineSettings, layout: Layout, rank: int, master: str) -> Seat:
+    """Return the seat of a rank; the ranks of a machine share its threads, and take its cards in order."""
+    host, index = divmod(rank, layout.ranks_per_host)
+    return Seat(
+        shard=Shard(rank, layout.size, settings.enable_expert_parallel),
+        threads=max(1, settings.threads // layout.ranks_per_host),
+        rendezvous=Rendezvous(rank, layout.size, master, layout.hosts[host], card=index),
+    )

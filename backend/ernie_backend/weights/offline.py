@@ -1,0 +1,183 @@
+"""Weights that a checkpoint holds quantized, in FastDeploy's layout.
+
+Beside the Paddle layout's names, with ``weight`` replaced; a Linear has K inputs and N outputs:
+
+    quant_weight      int8 [K, N] codes; for int4 [K / 2, N], two codes per byte, even k in the low nibble
+    weight_scale      [N], the absmax of each output's weights
+    activation_scale  [1], w4a8 only: the absmax of the inputs that the weight was calibrated with
+    cachek_matmul.activation_scale, cachev_matmul...  [kv_heads * head_dim], the absmax of each channel
+
+An absmax becomes a scale of ``ernie_kernels.formats`` by dividing it by the largest code. This module must not
+know which weights are quantized, nor how files are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_backend.errors import StartError
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.weights.names import Recipe, Recipes, TensorSpec
+from ernie_backend.weights.placement import WeightFormat
+from ernie_backend.weights.roles import Role, WeightKey
+from ernie_backend.weights.shard import Part
+from ernie_kernels.api import CacheScales
+from ernie_kernels.formats import (
+    Int4Weight,
+    Int8Weight,
+    QuantizedWeight,
+    W4A8Weight,
+    bfloat16_to_float32,
+    input_scale,
+)
+
+QUANTIZED = (WeightFormat.INT8, WeightFormat.INT4, WeightFormat.W4A8)
+_LEVELS = {WeightFormat.INT8: 127, WeightFormat.INT4: 7, WeightFormat.W4A8: 7}
+
+
+class Tensors(Protocol):
+    """The tensors of a checkpoint."""
+
+    def tensor(self, name: str) -> NDArray[np.generic]:
+        """Return a tensor as stored; bfloat16 as uint16 bits."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """The tensors of a quantized weight; ``input_absmax`` is there under w4a8 only."""
+
+    codes: TensorSpec
+    absmax: TensorSpec
+    input_absmax: TensorSpec | None
+
+    @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """All of them."""
+        return (self.codes, self.absmax, *((self.input_absmax,) if self.input_absmax else ()))
+
+
+def stored_weight(recipe: Recipe, kept: WeightFormat) -> StoredWeight | None:
+    """Return the tensors of a quantized weight of the Paddle layout; None for another recipe."""
+    name = recipe.tensors[0].name
+    if not recipe.is_transposed or not name.endswith("_proj.weight"):
+        return None
+    base = name.removesuffix("weight")
+    inputs, outputs = recipe.tensors[0].shape
+    rows = inputs if kept is WeightFormat.INT8 else inputs // 2
+    return StoredWeight(
+        TensorSpec(base + "quant_weight", (rows, outputs)),
+        TensorSpec(base + "weight_scale", (outputs,)),
+        TensorSpec(base + "activation_scale", (1,)) if kept is WeightFormat.W4A8 else None,
+    )
+
+
+def stored_weights(
+    recipes: Recipes, format_of: Callable[[Role], WeightFormat], names: Collection[str], *, is_expected: bool
+) -> dict[WeightKey, StoredWeight]:
+    """Return the weights that a checkpoint with tensors ``names`` holds quantized, or should.
+
+    ``is_expected``: config.json says that weights are quantized; those that are there unquantized stay so.
+
+    Raises:
+        StartError: w4a8 is asked of a checkpoint that has not the Paddle layout.
+    """
+    found = {}
+    for key, recipe in recipes.items():
+        kept = format_of(key.role) if len(recipe.shape) > 1 else WeightFormat.FLOAT32
+        stored = stored_weight(recipe, kept) if kept in QUANTIZED else None
+        if stored is None:
+            if kept is WeightFormat.W4A8:
+                raise StartError("w4a8 is read from the Paddle layout only (ernie.layers.*)")
+            continue
+        is_missing = is_expected and recipe.tensors[0].name not in names
+        if kept is WeightFormat.W4A8 or stored.codes.name in names or is_missing:
+            found[key] = stored
+    return found
+
+
+def cache_scale_specs(config: ModelConfig, layer: int) -> tuple[TensorSpec, TensorSpec]:
+    """Return the absmax of a layer's keys and values."""
+    prefix, shape = f"ernie.layers.{layer}.self_attn.", (config.num_kv_heads * config.head_dim,)
+    return (
+        TensorSpec(prefix + "cachek_matmul.activation_scale", shape),
+        TensorSpec(prefix + "cachev_matmul.activation_scale", shape),
+    )
+
+
+def read_stored(
+    tensors: Tensors, stored: StoredWeight, kept: WeightFormat, rotation: int, part: Part
+) -> QuantizedWeight | W4A8Weight:
+    """Read a part of a quantized weight, in memory of its own.
+
+    Args:
+        tensors: the checkpoint.
+        stored: the weight's tensors, whose shapes were checked.
+        kept: its format.
+        rotation: for w4a8, the block in which its inputs are rotated; 0: not.
+        part: what of it; of int4 codes, two inputs share a byte and stay together.
+
+    Raises:
+        StartError: the codes are no int8, or a scale is no number of at least 0.
+    """
+    codes = tensors.tensor(stored.codes.name)
+    if codes.dtype != np.int8:
+        raise StartError(f"tensor {stored.codes.name} has type {codes.dtype}; quantized weights are int8")
+    rows = [slice(each.start, each.stop) for each in part.rows]
+    scales = _absmax(tensors, stored.absmax, *rows) / np.float32(_LEVELS[kept])
+    if kept is WeightFormat.INT8:
+        int8 = np.concatenate(part.cut([codes.T.view(np.int8)]))
+        if int8.size and int8.min() == -128:
+            raise StartError(f"tensor {stored.codes.name} has the code -128; int8 weights have -127 to 127")
+        return Int8Weight(int8, scales)
+    bytes_of_part = replace(part, columns=range(part.columns.start // 2, part.columns.stop // 2))
+    packed = np.concatenate(bytes_of_part.cut([codes.T])).view(np.uint8)
+    weight = Int4Weight(packed, scales, 2 * packed.shape[1])
+    if stored.input_absmax is None:
+        return weight
+    return W4A8Weight(weight, input_scale(float(_absmax(tensors, stored.input_absmax)[0])), rotation)
+
+
+def read_cache_scales(tensors: Tensors, config: ModelConfig, layer: int, heads: range) -> CacheScales:
+    """Read the scales of some heads of a layer's KV cache; raises StartError unless they are absmax."""
+    channels = slice(heads.start * config.head_dim, heads.stop * config.head_dim)
+    keys, values = (
+        (_absmax(tensors, spec, channels) / np.float32(127)).reshape(len(heads), config.head_dim)
+        for spec in cache_scale_specs(config, layer)
+    )
+    return CacheScales(keys, values)
+
+
+def missing_hint(name: str, names: Collection[str]) -> str:
+    """Return what a missing tensor would have been for, as the rest of a sentence; ``names`` are there."""
+    if name.endswith("_proj.weight") and name.replace("weight", "quant_weight") in names:
+        return "; a quant_weight is there instead, but no quantization_config in config.json"
+    if name.endswith("quant_weight"):
+        return "; quantization_config in config.json says that this weight is quantized"
+    if name.endswith("weight_scale"):
+        return "; it is the absmax of each output of the quant_weight beside it"
+    if "_matmul.activation_scale" in name:
+        return "; kv_cache_quant_type int8 in config.json needs the absmax of each channel of keys and values"
+    if name.endswith("activation_scale"):
+        return "; w4a8 needs the absmax of the inputs of every expert"
+    return ""
+
+
+def _absmax(tensors: Tensors, spec: TensorSpec, *parts: slice) -> NDArray[np.float32]:
+    """Return the stretches ``parts`` of an absmax, one after another; without any, all of it."""
+    whole = tensors.tensor(spec.name)
+    stored = np.concatenate([whole[part] for part in parts or (slice(None),)])
+    if stored.dtype == np.int8:
+        raise StartError(f"tensor {spec.name} has type int8; scales are floats")
+    bits = stored.dtype == np.uint16
+    values = bfloat16_to_float32(stored.view(np.uint16)) if bits else stored.astype(np.float32)
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise StartError(
+            f"tensor {spec.name} has a scale that is negative or not finite; copy the checkpoint again"
+        )
+    return values

@@ -1,0 +1,143 @@
+"""A checkpoint that was cut for tensor parallelism: directories ``rank0`` to ``rankN-1`` beside config.json.
+
+One of N ranks opens its own directory only. A single rank, or one that has whole experts, joins the parts
+tensor by tensor. Both look like a checkpoint that was not cut. This module must not know formats.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, KeysView, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_backend.errors import StartError
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.weights.checkpoint import Checkpoint
+from ernie_backend.weights.names import recipes_for
+from ernie_backend.weights.offline import stored_weights
+from ernie_backend.weights.placement import WeightFormat
+from ernie_backend.weights.rank_parts import TensorParts, tensor_parts
+from ernie_backend.weights.roles import Role
+from ernie_backend.weights.shard import Shard
+
+_RANK = re.compile(r"rank(\d+)")
+
+
+def rank_directories(directory: Path) -> list[Path]:
+    """Return the directories of the ranks, in order; none if the checkpoint is whole.
+
+    Raises:
+        StartError: one is missing between the first and the last.
+    """
+    found = {int(match[1]): path for path in directory.glob("rank*") if (match := _RANK.fullmatch(path.name))}
+    for rank in range(max(found, default=-1) + 1):
+        if rank not in found:
+            raise StartError(f"{directory / f'rank{rank}'} is missing; other ranks are there: copy it again")
+    return [found[rank] for rank in range(len(found))]
+
+
+def open_tensors(
+    directory: Path, config: ModelConfig, format_of: Callable[[Role], WeightFormat], shard: Shard
+) -> Checkpoint | PreshardedTensors:
+    """Open what rank ``shard`` needs of a model directory, whole or cut for ranks.
+
+    Args:
+        directory: the model directory.
+        config: the model's sizes.
+        format_of: how the weights of each role are kept.
+        shard: the rank.
+
+    Raises:
+        StartError: there are no weights, a file is missing or damaged, or the checkpoint was cut for another
+            number of ranks.
+    """
+    directories = rank_directories(directory)
+    count = len(directories)
+    if not directories:
+        return Checkpoint.open(directory)
+    if shard.size not in (1, count):
+        raise StartError(
+            f"{directory} was cut for {count} ranks (rank0 to rank{count - 1}) and tensor_parallel_size is "
+            f"{shard.size}; give {count}, or 1, which joins the parts"
+        )
+    is_own = shard.size == count and not shard.is_expert_parallel
+    ranks: dict[int, Checkpoint] = {}
+    try:
+        for rank in [shard.rank] if is_own else range(count):
+            ranks[rank] = Checkpoint.open(directories[rank])
+        names = ranks[shard.rank].names
+        recipes = recipes_for(names, config, str(directories[shard.rank]))
+        stored = stored_weights(recipes, format_of, names, is_expected=config.stored_quantization is not None)
+        return PreshardedTensors(directory, ranks, tensor_parts(recipes, stored, config, count))
+    except StartError:
+        for checkpoint in ranks.values():
+            checkpoint.close()
+        raise
+
+
+class PreshardedTensors:
+    """Whole tensors, of which the parts of the opened ranks are filled; has the methods of ``Checkpoint``.
+
+    Args:
+        directory: that of the ranks' directories.
+        ranks: the opened checkpoints by rank: all, or one.
+        parts: how the tensors are shared out, by name.
+
+    Raises:
+        StartError: a tensor is not in every one of the directories.
+    """
+
+    def __init__(
+        self, directory: Path, ranks: Mapping[int, Checkpoint], parts: Mapping[str, TensorParts]
+    ) -> None:
+        self.directory = directory
+        self._ranks = ranks
+        self._parts = parts
+        self._first = next(iter(ranks.values()))
+        for checkpoint in ranks.values():
+            odd = self._first.names ^ checkpoint.names
+            if odd:
+                raise StartError(f"{directory}: tensor {min(odd)} is not in the directory of every rank")
+
+    @property
+    def names(self) -> KeysView[str]:
+        """Names of all tensors."""
+        return self._first.names
+
+    def file_of(self, name: str) -> Path:
+        """Return the first opened file that holds a part of a tensor."""
+        return self._first.file_of(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a whole tensor's shape; that of the first part if the parts are not of such a tensor."""
+        parts = self._parts.get(name)
+        fit = parts is not None and all(
+            checkpoint.shape(name) == parts.part_shape(rank) for rank, checkpoint in self._ranks.items()
+        )
+        return parts.shape if parts is not None and fit else self._first.shape(name)
+
+    def tensor(self, name: str) -> NDArray[np.generic]:
+        """Return a whole tensor, what other ranks have of it undefined; bfloat16 as uint16 bits.
+
+        Raises:
+            StartError: a tensor that every rank has whole is not the same on all.
+        """
+        found = {rank: checkpoint.tensor(name) for rank, checkpoint in self._ranks.items()}
+        if name in self._parts:
+            return self._parts[name].joined(found)
+        first = next(iter(found.values()))
+        for rank, tensor in found.items():
+            if not np.array_equal(first, tensor):
+                raise StartError(
+                    f"{self.directory}: rank0 and rank{rank} differ in tensor {name}, so their parts cannot be "
+                    f"joined; give tensor_parallel_size {len(self._ranks)}"
+                )
+        return first
+
+    def close(self) -> None:
+        """Close all files."""
+        for checkpoint in self._ranks.values():
+            checkpoint.close()

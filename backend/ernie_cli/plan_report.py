@@ -1,0 +1,133 @@
+"""A plan for people, and as JSON.
+
+This module must not know how memory is planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ernie_backend.memory.alternatives import Alternative
+from ernie_backend.memory.memory_plan import MemoryPlan
+from ernie_cli.plan_request import PlanRequest
+
+_WIDTH = 58
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What there is to tell.
+
+    Attributes:
+        request: what was asked.
+        plan: the plan.
+        alternatives: settings that fit, if the plan does not.
+        composed: the plan for the composed Paddle ops; None where they are not concerned.
+    """
+
+    request: PlanRequest
+    plan: MemoryPlan
+    alternatives: Sequence[Alternative]
+    composed: MemoryPlan | None = None
+
+
+def lines(answer: Answer) -> list[str]:
+    """Return the plan as lines."""
+    request, plan = answer.request, answer.plan
+    settings, device = plan.settings, plan.device
+    ranks = settings.tensor_parallel_size
+    kind = f"share of the {device.name}'s memory" if device.is_shared and ranks > 1 else f"{device.name} memory"
+    weights = [_row(f"  {group}", size) for group, size in plan.weights.items()]
+    return [
+        f"{request.name}, {settings.quantization or settings.dtype}, {ranks} x {device.name}",
+        *(f"Notice: {notice}" for notice in request.notices),
+        "",
+        f"{'Each of them' if ranks > 1 else 'Memory':<{_WIDTH}}{'GiB':>9}",
+        _row(kind + (" (assumed)" if device.is_assumed else ""), plan.memory),
+        _row(f"x gpu_memory_utilization {settings.gpu_memory_utilization:g} = what may be taken", plan.budget),
+        _row("weights", sum(plan.weights.values())),
+        *weights,
+        _row(f"activations of {settings.max_num_batched_tokens:,} tokens", plan.activations),
+        _row("runtime" + ("" if device.is_shared else " (assumed)"), plan.runtime),
+        _row(f"KV cache of {_least(plan)}", plan.least_blocks * plan.bytes_per_block),
+        _row("needed", plan.needed),
+        f"  ({plan.bytes_per_token:,.0f} bytes of KV cache for a token)",
+        "",
+        *(_room(plan) if plan.fits else _misfit(plan, answer.alternatives)),
+        *(_composed(answer.composed) if answer.composed else []),
+        *(f"Assumed: {each}" for each in request.assumed),
+    ]
+
+
+def report(answer: Answer) -> dict[str, Any]:
+    """Return the plan as JSON; sizes are bytes of one device."""
+    request, plan, composed = answer.request, answer.plan, answer.composed
+    return {
+        "model": request.name,
+        "device": plan.device.name,
+        "devices": plan.settings.tensor_parallel_size,
+        "settings": vars(plan.settings),
+        "notices": list(request.notices),
+        "assumed": [*request.assumed, *(["device memory", "runtime"] if plan.device.is_assumed else [])],
+        "memory": plan.memory,
+        "budget": plan.budget,
+        "weights": {**plan.weights, "total": sum(plan.weights.values())},
+        "activations": plan.activations,
+        "runtime": plan.runtime,
+        "kv_cache_per_token": plan.bytes_per_token,
+        "kv_cache_least": plan.least_blocks * plan.bytes_per_block,
+        "needed": plan.needed,
+        "fits": plan.fits,
+        "kv_blocks": plan.num_blocks,
+        "tokens": plan.num_tokens,
+        "sequences": plan.num_sequences,
+        "alternatives": [each.changed for each in answer.alternatives],
+        "composed_ops": {"needed": composed.needed, "fits": composed.fits} if composed else None,
+    }
+
+
+def _row(text: str, size: int) -> str:
+    return f"{'  ' + text:<{_WIDTH}}{size / _GIB:>9.2f}"
+
+
+def _least(plan: MemoryPlan) -> str:
+    if plan.settings.num_gpu_blocks_override:
+        return f"{plan.least_blocks} blocks"
+    return f"one sequence of {plan.settings.max_model_len:,} tokens"
+
+
+def _room(plan: MemoryPlan) -> list[str]:
+    settings = plan.settings
+    least = settings.num_gpu_blocks_override or settings.blocks_per_request
+    more = (plan.num_blocks - least) * settings.block_size
+    limit = settings.max_num_seqs * settings.blocks_per_request
+    used = (
+        ""
+        if plan.num_blocks <= limit
+        else f" (the engine takes no more than max_num_seqs {settings.max_num_seqs} use)"
+    )
+    return [
+        f"It fits, with room for {more:,} tokens more: {plan.num_tokens:,} in all, "
+        f"{plan.num_sequences} sequences of {settings.max_model_len:,}{used}"
+    ]
+
+
+def _composed(plan: MemoryPlan) -> list[str]:
+    """Return what this project's own ops for the device need: they have no kernels for the formats yet."""
+    return [
+        f"With the composed Paddle ops (int4 codes in bytes, float32 activations) {plan.needed / _GIB:.2f} GiB"
+        f" are needed: {'it fits' if plan.fits else 'it does not fit'}"
+    ]
+
+
+def _misfit(plan: MemoryPlan, alternatives: Sequence[Alternative]) -> list[str]:
+    lacking = (plan.needed - plan.budget) / _GIB
+    if not alternatives:
+        return [f"It does not fit: {lacking:.2f} GiB are lacking, and no setting helps"]
+    return [
+        f"It does not fit: {lacking:.2f} GiB are lacking. The nearest settings that fit:",
+        *(f"  {each}" for each in alternatives),
+    ]

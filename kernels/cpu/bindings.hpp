@@ -1,0 +1,16 @@
+// What the files of bindings share.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include "buffer.hpp"
+#include "ops.hpp"
+
+namespace ernie {
+
+inline Matrix matrix(const Buffer& buffer) { return {buffer.data<float>(), buffer.size(0), buffer.size(1)}; }
+
+// Adds the class Moe, and the ops over it.
+void bind_moe(nanobind::module_& module, nanobind::class_<Ops>& ops);
+
+}  // namespace ernie

@@ -1,0 +1,126 @@
+// The experts of a step. Rows are gathered by expert, go through all experts of a wave as one set of tasks, and
+// are added up row by row, experts rising: a row's result does not depend on the others. A wave has about as
+// many pairs of row and expert as there are rows, so that scratch memory does not grow with experts_per_token.
+#include "moe.hpp"
+
+#include <algorithm>
+#include <string>
+
+#include "checks.hpp"
+#include "ops.hpp"
+
+namespace ernie {
+namespace {
+
+constexpr int64_t kLeastWave = 1024;  // pairs; fewer are never cut
+
+void check_mlp(const char* name, const Mlp& mlp, int64_t hidden, int64_t panel) {
+    const std::string prefix(name);
+    expect((prefix + " gate_up panel width").c_str(), mlp.gate_up->panel, panel);
+    expect((prefix + " down panel width").c_str(), mlp.down->panel, panel);
+    expect((prefix + " gate_up inputs").c_str(), mlp.gate_up->inputs, hidden);
+    expect((prefix + " gate_up outputs").c_str(), mlp.gate_up->outputs, 2 * mlp.down->inputs);
+    expect((prefix + " down outputs").c_str(), mlp.down->outputs, hidden);
+}
+
+void gather(const float* x, int64_t width, const int32_t* rows, int64_t begin, int64_t end, float* y) {
+    for (int64_t i = begin; i < end; ++i) std::copy_n(x + rows[i] * width, width, y + i * width);
+}
+
+void add_scaled(const float* x, float factor, int64_t width, float* y) {
+    for (int64_t k = 0; k < width; ++k) y[k] += factor * x[k];
+}
+
+}  // namespace
+
+void MoeLayer::check(int64_t panel) const {
+    const int64_t hidden = router->inputs, count = router->outputs;
+    expect("router panel width", router->panel, panel);
+    expect_below("first expert", first_expert, count);
+    expect_below("last of the experts here", int64_t(experts.size()) - 1, count - first_expert);
+    expect("correction_bias length", int64_t(bias.size()), count);
+    expect_below("last of experts_per_token", experts_per_token - 1, count);
+    for (const Mlp& expert : experts) {
+        check_mlp("expert", expert, hidden, panel);
+        expect("expert width", expert.down->inputs, experts[0].down->inputs);
+    }
+    if (shared.gate_up) check_mlp("shared experts", shared, hidden, panel);
+}
+
+// Fills chosen_ and chosen_weights_; the mutex is held.
+void Ops::route_rows(Matrix x, const MoeLayer& layer) {
+    const int64_t experts = layer.router->outputs, count = layer.experts_per_token;
+    float* logits = grow(hidden_, x.rows * experts);
+    multiply(x.data, x.rows, *layer.router, logits);
+    int32_t* chosen = grow(chosen_, x.rows * count);
+    float* weights = grow(chosen_weights_, x.rows * count);
+    share_rows(x.rows, 16 * experts, [&](int64_t begin, int64_t end) {
+        choose_experts(logits, layer.bias.data(), experts, count, begin, end, chosen, weights);
+    });
+}
+
+void Ops::route(Matrix x, const MoeLayer& layer, int32_t* experts, Matrix weights) {
+    expect("route input columns", x.columns, layer.router->inputs);
+    expect_shape("route result", weights, x.rows, layer.experts_per_token);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    route_rows(x, layer);
+    std::copy_n(chosen_.data(), x.rows * weights.columns, experts);
+    std::copy_n(chosen_weights_.data(), x.rows * weights.columns, weights.data);
+}
+
+void Ops::moe(Matrix x, const MoeLayer& layer, Matrix y) {
+    expect("moe input columns", x.columns, layer.router->inputs);
+    expect_shape("moe result", y, x.rows, x.columns);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    route_rows(x, layer);
+    const int64_t experts = layer.router->outputs;
+    pairs_.sort(chosen_.data(), chosen_weights_.data(), x.rows, layer.experts_per_token, experts);
+    if (layer.shared.gate_up)
+        transform(x, *layer.shared.gate_up, *layer.shared.down, y);
+    else
+        std::fill_n(y.data, x.rows * x.columns, 0.0f);
+    const int64_t most = std::max(x.rows, kLeastWave);
+    for (int64_t first = layer.first_expert, last; first < layer.end_expert(); first = last) {
+        last = first + 1;
+        while (last < layer.end_expert() &&
+               pairs_.starts[size_t(last) + 1] - pairs_.starts[size_t(first)] <= most)
+            ++last;
+        add_experts(x, layer, first, last, y);
+    }
+}
+
+// Adds the results of experts first..last to y.
+void Ops::add_experts(Matrix x, const MoeLayer& layer, int64_t first, int64_t last, Matrix y) {
+    const int64_t begin = pairs_.starts[size_t(first)], end = pairs_.starts[size_t(last)];
+    const int64_t count = end - begin, hidden = x.columns, width = layer.experts[0].down->inputs;
+    if (count == 0) return;
+    float* rows = grow(expert_rows_, count * hidden);  // the inputs, then the outputs
+    float* both = grow(gate_up_, count * 2 * width);
+    float* inner = grow(hidden_, count * width);
+    share_rows(count, hidden, [&](int64_t from, int64_t to) {
+        gather(x.data, hidden, pairs_.rows.data() + begin, from, to, rows);
+    });
+    std::vector<Product> gate_up, down;
+    for (int64_t e = first; e < last; ++e) {
+        const int64_t start = pairs_.starts[size_t(e)] - begin,
+                      size = pairs_.starts[size_t(e) + 1] - begin - start;
+        if (size == 0) continue;
+        const Mlp& expert = layer.experts[size_t(e - layer.first_expert)];
+        gate_up.push_back({expert.gate_up.get(), rows + start * hidden, size, both + start * 2 * width});
+        down.push_back({expert.down.get(), inner + start * width, size, rows + start * hidden});
+    }
+    multiply(gate_up);
+    run(kernels_.swiglu, SwigluTask{both, inner, count, width}, 16 * count * width);
+    multiply(down);
+    share_rows(x.rows, hidden * layer.experts_per_token, [&](int64_t from, int64_t to) {
+        for (int64_t row = from; row < to; ++row)
+            for (int64_t i = 0; i < layer.experts_per_token; ++i) {
+                const int64_t pair = pairs_.places[size_t(row * layer.experts_per_token + i)];
+                if (pair < begin || pair >= end) continue;
+                add_scaled(rows + (pair - begin) * hidden, pairs_.weights[size_t(pair)], hidden,
+                           y.data + row * hidden);
+            }
+    });
+}
+
+}  // namespace ernie

@@ -1,0 +1,31 @@
+// A layer of experts.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "weights.hpp"
+
+namespace ernie {
+
+// A gated MLP: gate_up [2 I][H], all gate rows first; down [H][I].
+struct Mlp {
+    std::shared_ptr<PackedLinear> gate_up;
+    std::shared_ptr<PackedLinear> down;
+};
+
+struct MoeLayer {
+    std::shared_ptr<PackedLinear> router;  // [experts][H]
+    std::vector<float> bias;               // [experts], for the choice only
+    int64_t experts_per_token;
+    int64_t first_expert;  // the router's row of experts[0]; those before it and after the last are elsewhere
+    std::vector<Mlp> experts;
+    Mlp shared;  // null: none
+
+    int64_t end_expert() const { return first_expert + int64_t(experts.size()); }
+
+    // Throws std::invalid_argument unless the sizes fit each other and panels of `panel` outputs.
+    void check(int64_t panel) const;
+};
+
+}  // namespace ernie

@@ -1,0 +1,68 @@
+"""Ranks that share one model: what an op needs of the others.
+
+Each rank holds a part of every large matrix and works through the same steps; ``Ops.all_reduce`` adds up what
+each has computed, ``Ops.lm_head`` lays the ranks' logits side by side. This module must not know how numbers
+travel, nor what is cut how.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+A = TypeVar("A")
+"""An array of the backend, float32."""
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """How the ranks of a group find each other.
+
+    Attributes:
+        rank: this one.
+        size: how many there are; at least 2.
+        master: ``address:port`` where rank 0 serves Paddle's store; the port is free until then.
+        address: this rank's own address.
+        card: index of this rank's XPU among those visible on its machine.
+    """
+
+    rank: int
+    size: int
+    master: str
+    address: str
+    card: int = 0
+
+
+class Ranks(Protocol[A]):
+    """This rank and its way to the others; all of them make the same calls in the same order.
+
+    Attributes:
+        rank: 0 to ``size`` - 1.
+        size: how many there are.
+    """
+
+    rank: int
+    size: int
+
+    def sum(self, x: A) -> A:
+        """Return the sum over the ranks of their ``[T, H]``; ``x`` may be spent."""
+        ...
+
+    def join(self, x: A) -> A:
+        """Return the ranks' arrays ``[R, N]`` side by side: ``[R, size * N]``."""
+        ...
+
+
+class Alone(Generic[A]):
+    """The only rank."""
+
+    rank = 0
+    size = 1
+
+    def sum(self, x: A) -> A:
+        """Return ``x``."""
+        return x
+
+    def join(self, x: A) -> A:
+        """Return ``x``."""
+        return x

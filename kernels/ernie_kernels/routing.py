@@ -1,0 +1,91 @@
+"""The choice of experts for each token, as a pure NumPy function: the golden model of every router.
+
+    p = softmax(x @ gate.T)                          over all experts, in float32
+    chosen = the experts_per_token largest of p + correction_bias, of equals the lower index
+    weights = p[chosen] / max(sum(p[chosen]), 1e-12)
+
+The bias decides who is chosen, never how much. Every row is computed alone. This module must not know experts'
+weights, nor how a backend brings tokens to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST_SUM = np.float32(1e-12)
+"""Divisor of weights that are all but zero."""
+
+
+@dataclass(frozen=True)
+class RouterWeights:
+    """How a layer chooses among E experts.
+
+    Attributes:
+        gate: float32 ``[E, H]``.
+        correction_bias: float32 ``[E]``, added to the probabilities for the choice only.
+        experts_per_token: 1 to E.
+    """
+
+    gate: NDArray[np.float32]
+    correction_bias: NDArray[np.float32]
+    experts_per_token: int
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Which experts each of T tokens goes to.
+
+    Attributes:
+        experts: int32 ``[T, experts_per_token]``, the best first.
+        weights: float32 of the same shape.
+    """
+
+    experts: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+
+def check_router(router: RouterWeights, own: range | None = None) -> range:
+    """Check that the sizes fit each other; return the experts that are here, all if ``own`` is None.
+
+    Raises:
+        ValueError: they do not; the message names the field, its value and the limit.
+    """
+    experts = len(router.gate)
+    if router.correction_bias.shape != (experts,):
+        raise ValueError(f"correction_bias has shape {router.correction_bias.shape}, expected ({experts},)")
+    if not 1 <= router.experts_per_token <= experts:
+        raise ValueError(f"experts_per_token is {router.experts_per_token}, expected 1 to {experts}")
+    here = range(experts) if own is None else own
+    if not 0 <= here.start < here.stop <= experts:
+        raise ValueError(f"own is {here}, expected some of {range(experts)}")
+    return here
+
+
+def check_experts(own: range, count: int) -> None:
+    """Check that there are as many experts as should be here.
+
+    Raises:
+        ValueError: there are not.
+    """
+    if count != len(own):
+        raise ValueError(f"there are {count} experts, the router has {len(own)}")
+
+
+def choose_experts(
+    logits: NDArray[np.float32], correction_bias: NDArray[np.float32], experts_per_token: int
+) -> Routing:
+    """Return the experts of each row of router logits float32 ``[T, E]``.
+
+    A row with a logit that is no number, or +inf, has the first experts with weights NaN.
+    """
+    with np.errstate(invalid="ignore"):  # inf - inf
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    order = np.argsort(-(probabilities + correction_bias), axis=1, kind="stable")
+    experts = order[:, :experts_per_token]
+    weights = np.take_along_axis(probabilities, experts, axis=1)
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), SMALLEST_SUM)
+    return Routing(experts.astype(np.int32), weights.astype(np.float32))

@@ -1,0 +1,117 @@
+"""A layer of experts, as Paddle ops.
+
+Which experts a token goes to decides the shapes of all that follows, so the router's logits come to the host
+and the choice is made there (``ernie_kernels.routing``): one wait for the device in each layer. Rows are
+gathered by expert, and each expert sees all of its rows at once.
+
+This module must not know how a matrix is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ernie_kernels.api import MlpWeights
+from ernie_kernels.formats import ActivationType, Float32Weight
+from ernie_kernels.routing import RouterWeights, Routing, check_experts, check_router, choose_experts
+from ernie_kernels.xpu.linear import PackedLinear, pack
+from ernie_kernels.xpu.place import Place, Tensor, paddle
+
+
+@dataclass(frozen=True)
+class PackedMlp:
+    """The matrices of a gated MLP on a place."""
+
+    gate_up: PackedLinear
+    down: PackedLinear
+
+    @classmethod
+    def pack(cls, weights: MlpWeights, activation: ActivationType, place: Place) -> PackedMlp:
+        """Bring the matrices to ``place``."""
+        return cls(pack(weights.gate_up, activation, place), pack(weights.down, activation, place))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Return down(silu(gate(x)) * up(x))."""
+        gate, up = paddle.split(self.gate_up.multiply(x), 2, axis=-1)
+        return self.down.multiply(paddle.nn.functional.silu(gate) * up)
+
+
+@dataclass(frozen=True)
+class PaddleMoe:
+    """A layer of experts on a place.
+
+    Attributes:
+        router: the router, on the host.
+        gate: its matrix on the place.
+        experts: those that are here.
+        shared: the shared ones, if there are any.
+        place: the place.
+        own: the router's rows of ``experts``.
+    """
+
+    router: RouterWeights
+    gate: PackedLinear
+    experts: tuple[PackedMlp, ...]
+    shared: PackedMlp | None
+    place: Place
+    own: range
+
+    @classmethod
+    def pack(
+        cls,
+        router: RouterWeights,
+        experts: Iterable[MlpWeights],
+        shared: MlpWeights | None,
+        activation: ActivationType,
+        place: Place,
+        own: range | None = None,
+    ) -> PaddleMoe:
+        """Bring the weights to ``place``, one expert at a time.
+
+        Raises:
+            ValueError: the sizes do not fit each other.
+        """
+        own = check_router(router, own)
+        packed = tuple(PackedMlp.pack(expert, activation, place) for expert in experts)
+        check_experts(own, len(packed))
+        return cls(
+            router=router,
+            gate=pack(Float32Weight(router.gate), ActivationType.FLOAT32, place),
+            experts=packed,
+            shared=None if shared is None else PackedMlp.pack(shared, activation, place),
+            place=place,
+            own=own,
+        )
+
+    def route(self, x: Tensor) -> Routing:
+        """Return the experts of each row, on the host."""
+        logits = np.asarray(self.gate.multiply(x).numpy(), np.float32)
+        return choose_experts(logits, self.router.correction_bias, self.router.experts_per_token)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Return shared(x) plus the weighted sum of each row's experts: ``[T, H]``."""
+        routing = self.route(x)
+        count = self.router.experts_per_token
+        chosen = routing.experts.reshape(-1)
+        order = np.argsort(chosen, kind="stable")  # pairs of row and expert, by expert
+        starts = np.searchsorted(chosen[order], np.arange(self.own.start, self.own.stop + 1))
+        rows = (order // count).astype(np.int32)
+        results = [
+            expert.transform(paddle.gather(x, self.place.upload(rows[start:end])))
+            for expert, start, end in zip(self.experts, starts[:-1], starts[1:], strict=True)
+            if start < end
+        ]
+        # Where each pair stands among the results; a row's pairs in the order of its choice. What experts
+        # elsewhere make of a row is zeros here.
+        places, count_here = np.argsort(order) - starts[0], starts[-1] - starts[0]
+        is_elsewhere = (places < 0) | (places >= count_here)
+        if is_elsewhere.any():
+            places[is_elsewhere] = count_here
+            results.append(self.place.upload(np.zeros((1, x.shape[1]), np.float32)))
+        together = paddle.gather(paddle.concat(results), self.place.upload(places.astype(np.int32)))
+        weighted = together * self.place.upload(routing.weights.reshape(-1, 1))
+        total = paddle.sum(weighted.reshape((-1, count, x.shape[1])), axis=1)
+        return total if self.shared is None else total + self.shared.transform(x)

@@ -1,0 +1,98 @@
+"""The ranks of a model over ``paddle.distributed``: gloo between CPUs, BKCL between XPUs.
+
+    sum of CPU arrays      every rank gets all addends and adds them in the order of the ranks, so the bits of a
+                           row depend neither on the other rows nor on the way gloo would cut a buffer
+    sum of XPU tensors     BKCL's all-reduce, in whatever order is fastest
+
+A collective whose peer has died fails; one whose peer hangs waits, and somebody else must notice. This module
+must not know what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_kernels.ranks import Ranks, Rendezvous
+from ernie_kernels.xpu.place import Tensor, paddle
+
+Floats = NDArray[np.float32]
+
+
+def join_hosts(rendezvous: Rendezvous) -> Ranks[Floats]:
+    """Join a group that exchanges NumPy arrays; returns when all ranks have come."""
+    _initialize(rendezvous, "gloo")
+    return _HostRanks(rendezvous.rank, rendezvous.size)
+
+
+def join_devices(rendezvous: Rendezvous, place: str) -> Ranks[Tensor]:
+    """Join a group that exchanges Paddle tensors on ``place``; returns when all ranks have come."""
+    _initialize(rendezvous, "gloo" if place == "cpu" else "bkcl")
+    return _DeviceRanks(rendezvous.rank, rendezvous.size)
+
+
+class _HostRanks:
+    """``Ranks`` for NumPy arrays."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank = rank
+        self.size = size
+
+    def sum(self, x: Floats) -> Floats:
+        """Add the ranks' arrays in the order of the ranks."""
+        parts = self._gather(x)
+        total: Floats = parts[0] + parts[1]
+        for part in parts[2:]:
+            total += part
+        return total
+
+    def join(self, x: Floats) -> Floats:
+        """Lay the ranks' arrays side by side."""
+        return np.concatenate(list(self._gather(x)), axis=1)
+
+    def _gather(self, x: Floats) -> Floats:
+        """Return the arrays of all ranks: ``[size, *x.shape]``."""
+        if x.size == 0:  # gloo sends no empty buffer
+            return np.zeros((self.size, *x.shape), np.float32)
+        mine = paddle.utils.dlpack.from_dlpack(np.ascontiguousarray(x))
+        gathered = paddle.empty((self.size * x.shape[0], x.shape[1]), "float32")
+        paddle.distributed.stream.all_gather(gathered, mine)
+        all_parts: Floats = np.from_dlpack(gathered)
+        return all_parts.reshape(self.size, *x.shape)
+
+
+class _DeviceRanks:
+    """``Ranks`` for Paddle tensors."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank = rank
+        self.size = size
+
+    def sum(self, x: Tensor) -> Tensor:
+        """All-reduce in place."""
+        paddle.distributed.all_reduce(x)
+        return x
+
+    def join(self, x: Tensor) -> Tensor:
+        """Lay the ranks' tensors side by side."""
+        parts: list[Tensor] = []
+        paddle.distributed.all_gather(parts, x)
+        return paddle.concat(parts, axis=-1)
+
+
+def _initialize(rendezvous: Rendezvous, backend: str) -> None:
+    """Join Paddle's default group, whose rendezvous it reads from the environment."""
+    paddle.disable_signal_handler()  # else SIGTERM would write a stack and wait
+    own_endpoint = f"{rendezvous.address}:{6070 + rendezvous.rank}"  # named, never listened on
+    os.environ.update(
+        PADDLE_TRAINER_ID=str(rendezvous.rank),
+        PADDLE_TRAINERS_NUM=str(rendezvous.size),
+        PADDLE_MASTER=rendezvous.master,
+        PADDLE_TRAINER_ENDPOINTS=rendezvous.master,
+        PADDLE_CURRENT_ENDPOINT=own_endpoint,
+        PADDLE_DISTRI_BACKEND=backend,
+        FLAGS_selected_xpus=str(rendezvous.card),
+    )
+    paddle.distributed.init_parallel_env()

@@ -1,0 +1,73 @@
+"""A real engine process of the dense oracle checkpoint, and our end of its socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from ernie_wire.frames import receive_frame, send_frame
+from ernie_wire.messages import Heartbeat, Message, Output, Outputs, Ready, Starting, from_frame, to_frame
+
+DATA = Path(__file__).parents[1] / "data"
+DENSE = DATA / "dense"
+TIMEOUT_S = 60.0
+
+
+class Engine:
+    """An engine process and our end of its socket."""
+
+    def __init__(self, **parameters: str) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(TIMEOUT_S)
+        settings = {
+            "model": str(DENSE),
+            "device": "cpu",
+            "dtype": "float32",
+            "threads": "1",
+            **parameters,
+        }
+        command = [sys.executable, "-m", "ernie_backend", "--socket-fd", str(theirs.fileno())]
+        self.process = subprocess.Popen(
+            [*command, "--settings", json.dumps(settings)],
+            pass_fds=(theirs.fileno(),),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        theirs.close()
+
+    def send(self, message: Message) -> None:
+        send_frame(self.socket, *to_frame(message))
+
+    def receive(self) -> Message:
+        frame = receive_frame(self.socket)
+        assert frame is not None, "the engine closed the socket"
+        return from_frame(*frame)
+
+    def ready(self) -> Ready:
+        while isinstance(message := self.receive(), Starting):
+            pass
+        assert isinstance(message, Ready), message
+        return message
+
+    def heartbeat(self) -> Heartbeat:
+        while not isinstance(message := self.receive(), Heartbeat):
+            pass
+        return message
+
+    def outputs_until(self, count: int) -> dict[str, list[Output]]:
+        """Return all outputs until ``count`` requests have ended."""
+        outputs: dict[str, list[Output]] = {}
+        while sum(each[-1].is_last for each in outputs.values()) < count:
+            message = self.receive()
+            for output in message.outputs if isinstance(message, Outputs) else ():
+                outputs.setdefault(output.request_id, []).append(output)
+        return outputs
+
+    def close(self) -> str:
+        """Close the socket, wait for the end, return the log."""
+        self.socket.close()
+        _, log = self.process.communicate(timeout=TIMEOUT_S)
+        return log

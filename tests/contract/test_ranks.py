@@ -1,0 +1,162 @@
+"""Engines of several ranks: their tokens are those of one rank, and they end together, with the cause."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contract.engine_process import DATA, TIMEOUT_S, Engine
+from ernie_wire.messages import Fault, GenerateRequest, Outputs, StartFailed, Starting, Submit
+from ernie_wire.sampling import SamplingParameters
+
+DEADLINE_S = 10 * TIMEOUT_S
+
+
+def start(family: str, ranks: int, **parameters: str) -> Engine:
+    model = {"model": str(DATA / family), "tensor_parallel_size": str(ranks), "activation_dtype": "float32"}
+    engine = Engine(**{**model, **parameters})
+    engine.socket.settimeout(DEADLINE_S)
+    return engine
+
+
+def prompts_and_answers(family: str) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    with np.load(DATA / f"{family}.npz") as golden:
+        return [
+            (tuple(golden[f"row{row}.input_ids"].tolist()), tuple(golden[f"row{row}.greedy"].tolist()))
+            for row in range(4)
+        ]
+
+
+def submit(name: str, prompt: tuple[int, ...], **sampling: Any) -> Submit:
+    asked = {"max_tokens": 32, "temperature": 0, "ignore_eos": True, **sampling}
+    parameters = SamplingParameters.from_json(asked)
+    return Submit(GenerateRequest(name, input_ids=prompt, stream=True, sampling=parameters))
+
+
+def assert_goldens(engine: Engine, family: str) -> None:
+    """All rows of a golden at once, then the longest prompt alone, have the tokens of the oracle."""
+    rows = prompts_and_answers(family)
+    for batch in (rows, rows[3:]):
+        for row, (prompt, _) in enumerate(batch):
+            engine.send(submit(str(row), prompt))
+        outputs = engine.outputs_until(len(batch))
+        for row, (_, answer) in enumerate(batch):
+            assert sum((output.token_ids for output in outputs[str(row)]), ()) == answer
+
+
+def rank_processes(engine: Engine) -> list[int]:
+    """The processes that the engine started."""
+    children = Path(f"/proc/{engine.process.pid}/task/{engine.process.pid}/children").read_text()
+    return [int(pid) for pid in children.split()]
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that nobody has asked for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_for_the_end_of(pids: list[int]) -> None:
+    until = time.monotonic() + DEADLINE_S
+    while not all(map(has_ended, pids)):
+        assert time.monotonic() < until, f"some of {pids} are left"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """Two ranks of the dense model that are generating."""
+    running = start("dense", 2)
+    running.ready()
+    prompt, _ = prompts_and_answers("dense")[2]
+    running.send(submit("long", prompt, max_tokens=1500))
+    while not isinstance(running.receive(), Outputs):
+        pass
+    yield running
+    running.process.kill()
+    running.close()
+
+
+@pytest.mark.parametrize(
+    ("family", "ranks", "parameters"),
+    [
+        ("dense", 2, {}),
+        ("moe_tp", 4, {}),
+        ("moe300b", 2, {"enable_expert_parallel": "true"}),
+        pytest.param("dense", 2, {"device": "reference"}, marks=pytest.mark.full),
+        pytest.param("moe300b", 2, {}, marks=pytest.mark.full),
+        pytest.param("moe_tp", 2, {}, marks=pytest.mark.full),
+        pytest.param("moe_tp", 2, {"enable_expert_parallel": "true"}, marks=pytest.mark.full),
+    ],
+)
+def test_ranks_give_the_tokens_of_the_goldens(family: str, ranks: int, parameters: dict[str, str]) -> None:
+    engine = start(family, ranks, **parameters)
+    engine.ready()
+    started = rank_processes(engine)
+    assert len(started) == ranks - 1
+    assert_goldens(engine, family)
+    engine.close()
+    wait_for_the_end_of(started)
+
+
+def test_a_killed_rank_ends_the_engine_with_the_cause(engine: Engine) -> None:
+    (rank,) = rank_processes(engine)
+    os.kill(rank, signal.SIGKILL)
+    assert re.fullmatch(rf"rank 1 \(process {rank}\) was killed by SIGKILL.*", fault(engine).cause)
+    assert engine.process.wait(DEADLINE_S) == 1
+
+
+def test_a_stopped_rank_is_killed_and_ends_the_engine(engine: Engine) -> None:
+    (rank,) = rank_processes(engine)
+    os.kill(rank, signal.SIGSTOP)
+    assert re.fullmatch(
+        rf"rank 1 \(process {rank}\) has been silent for 10 s: .*was stopped.*", fault(engine).cause
+    )
+    assert engine.process.wait(DEADLINE_S) == 1
+    wait_for_the_end_of([rank])
+
+
+def test_no_rank_outlives_a_killed_engine_not_even_a_stopped_one(engine: Engine) -> None:
+    (rank,) = rank_processes(engine)
+    os.kill(rank, signal.SIGSTOP)
+    engine.process.kill()
+    wait_for_the_end_of([rank])
+
+
+def test_a_rank_that_is_lost_while_it_loads_is_named() -> None:
+    engine = start("dense", 2)
+    until = time.monotonic() + DEADLINE_S
+    while not (started := rank_processes(engine)):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.kill(started[0], signal.SIGKILL)
+    while isinstance(message := engine.receive(), Starting):
+        pass
+    assert isinstance(message, Fault), message
+    assert message.cause.startswith(f"rank 1 (process {started[0]}) was killed by SIGKILL")
+    engine.close()
+
+
+def test_a_list_of_machines_without_this_one_is_an_error() -> None:
+    engine = start("dense", 2, ips="203.0.113.1,203.0.113.2")
+    message = engine.receive()
+    assert isinstance(message, StartFailed)
+    assert "ips is 203.0.113.1,203.0.113.2; none is an address of this machine" in message.error
+    engine.close()
+
+
+def fault(engine: Engine) -> Fault:
+    """What the engine says before it ends."""
+    while not isinstance(message := engine.receive(), Fault):
+        pass
+    return message

@@ -1,0 +1,204 @@
+"""The W4A8C8 twin of moe_tp, made by our converter and cut for four ranks, read back by one.
+
+Rounded inputs and caches are step functions: a number that differs in its last bit may move by one code. So
+every op is held to an oracle over the same integers, each given the input that it really had, and the whole
+model to a cosine.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ernie_backend.conversion.conversion import Conversion, wanted
+from ernie_backend.conversion.converter import convert
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.models.base import Model
+from ernie_backend.weights.loader import CheckpointWeights
+from ernie_backend.weights.roles import Role
+from ernie_kernels.api import Ops
+from ernie_kernels.formats import W4A8Weight
+from numerics.backends import BACKENDS, CPU_BACKENDS, make_ops
+from numerics.generation import generate, load, prompt_logits
+from numerics.golden import LOGITS_TOLERANCE, Floats, checkpoint, cosine, golden_rows, max_difference
+from numerics.oracle import Oracle, read_weights, round_weights
+from numerics.recording import RecordingOps
+
+ROWS = golden_rows("moe_tp")
+PROMPTS = [row.prompt for row in ROWS]
+TEXTS = [row.prompt + row.greedy for row in ROWS]
+BLOCK = 128
+
+_WRITTEN = tempfile.TemporaryDirectory(prefix="ernie-w4a8c8-")
+
+backends = pytest.mark.parametrize("backend", BACKENDS)
+
+
+@cache
+def twin() -> Path:
+    """The converted checkpoint, calibrated with the goldens' own texts."""
+    target = Path(_WRITTEN.name) / "moe_tp"
+    how = wanted("w4a8", has_cache_scales=True)
+    convert(Conversion(checkpoint("moe_tp"), target, how, 4, TEXTS), lambda line: None)
+    return target
+
+
+def load_twin(ops: Ops) -> Model:
+    return load(twin(), ops, quantization="w4a8")
+
+
+def levels(values: Floats, scales: Floats, most: int) -> Floats:
+    """The numbers that codes of these scales stand for."""
+    codes: Floats = np.rint(values / np.where(scales == 0, 1, scales)).clip(-most, most)
+    return np.asarray(codes * scales, np.float32)
+
+
+def rotated(values: Floats) -> Floats:
+    """Blocks times Sylvester's matrix, in float64."""
+    matrix = np.ones((1, 1))
+    while len(matrix) < BLOCK:
+        matrix = np.kron([[1, 1], [1, -1]], matrix)
+    turned = values.reshape(-1, BLOCK).astype(np.float64) @ matrix / np.sqrt(BLOCK)
+    return np.asarray(turned.reshape(values.shape), np.float32)
+
+
+@dataclass(frozen=True)
+class W4A8C8Oracle(Oracle):
+    """Dense Linears in int8, experts in int4 over int8 inputs, keys and values by static scales.
+
+    ``scales``: of the inputs of each expert's products, and of the channels of keys and values, by name.
+    """
+
+    scales: dict[str, Floats] | None = None
+
+    @classmethod
+    def of_twin(cls) -> W4A8C8Oracle:
+        plain = Oracle.read(checkpoint("moe_tp"))
+        weights = round_weights(plain.weights, "wint8")
+        for name, values in plain.weights.items():
+            if ".mlp.experts." in name:
+                seen = rotated(values) if "down_proj" in name else values
+                weights[name] = levels(seen, np.abs(seen).max(axis=1, keepdims=True) / 7, 7)
+        return cls(plain.config, weights, scales=twin_scales())
+
+    def multiply(self, x: Floats, name: str) -> Floats:
+        if ".mlp.experts." not in name:
+            return super().multiply(x, name)
+        assert self.scales is not None
+        seen = rotated(x) if "down_proj" in name else x
+        product: Floats = levels(seen, self.scales[name], 127) @ self.weights[name].T
+        return product
+
+    def cached(self, name: str, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
+        assert self.scales is not None
+        return levels(keys, self.scales[name + "keys"], 127), levels(values, self.scales[name + "values"], 127)
+
+
+@dataclass(frozen=True)
+class MeasuringOracle(Oracle):
+    """The float32 model; ``absmax`` takes what goes into experts and caches."""
+
+    absmax: dict[str, Floats] | None = None
+
+    def multiply(self, x: Floats, name: str) -> Floats:
+        if ".mlp.experts." in name:
+            seen = np.abs(rotated(x) if "down_proj" in name else x).max()
+            self._keep(name, np.float32(seen))
+        return super().multiply(x, name)
+
+    def cached(self, name: str, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
+        self._keep(name + "keys", np.abs(keys).max(axis=0))
+        self._keep(name + "values", np.abs(values).max(axis=0))
+        return keys, values
+
+    def _keep(self, name: str, absmax: Floats | np.float32) -> None:
+        assert self.absmax is not None
+        self.absmax[name] = np.maximum(self.absmax.get(name, np.float32(0)), absmax)
+
+
+@cache
+def measured_absmax() -> dict[str, Floats]:
+    plain = Oracle.read(checkpoint("moe_tp"))
+    oracle = MeasuringOracle(plain.config, read_weights(checkpoint("moe_tp")), absmax={})
+    for text in TEXTS:
+        oracle.logits(text)
+    assert oracle.absmax is not None
+    return oracle.absmax
+
+
+@cache
+def twin_scales() -> dict[str, Floats]:
+    """The static scales of the twin, by the names of ``measured_absmax``."""
+    config, scales = ModelConfig.from_directory(twin()), {}
+    assert config.moe is not None
+    with CheckpointWeights.open(twin(), config, "float32", "w4a8") as weights:
+        for layer in range(config.num_layers):
+            name, of_cache = f"model.layers.{layer}.", weights.cache_scales(layer)
+            assert of_cache is not None
+            scales[name + "self_attn.keys"], scales[name + "self_attn.values"] = of_cache.keys, of_cache.values
+            for expert in range(config.moe.num_experts if config.has_experts(layer) else 0):
+                for role, modules in ((Role.EXPERT_GATE_UP, ("gate", "up")), (Role.EXPERT_DOWN, ("down",))):
+                    weight = weights.linear(role, layer, expert)
+                    assert isinstance(weight, W4A8Weight)
+                    for module in modules:
+                        prefix = f"{name}mlp.experts.{expert}.{module}"
+                        scales[prefix + "_proj.weight"] = np.array(weight.input_scale, np.float32)
+    return scales
+
+
+def test_calibration_measures_what_the_oracle_sees() -> None:
+    assert twin_scales().keys() == measured_absmax().keys()
+    for name, scales in twin_scales().items():
+        np.testing.assert_allclose(scales * 127, measured_absmax()[name], rtol=1e-4, err_msg=name)
+
+
+@backends
+def test_every_op_rounds_as_the_oracle_does(backend: str) -> None:
+    ops = RecordingOps(make_ops(backend))
+    model = load_twin(ops)
+    prompt_logits(model, ops, TEXTS[3], cache_dtype="int8")
+    oracle = W4A8C8Oracle.of_twin()
+    for layer in range(model.config.num_layers):
+        (hidden, qkv), (attended, output), (inputs, transformed) = ops.products[3 * layer : 3 * layer + 3]
+        name = f"model.layers.{layer}."
+        parts = [oracle.multiply(hidden, f"{name}self_attn.{part}_proj.weight") for part in "qkv"]
+        assert max_difference(qkv, np.concatenate(parts, axis=1)) <= LOGITS_TOLERANCE
+        assert max_difference(output, oracle.multiply(attended, name + "self_attn.o_proj.weight")) <= 1e-3
+        for found, expected in (
+            (output, oracle.attend(name + "self_attn.", *np.split(qkv, [8 * 16, 12 * 16], axis=1))),
+            (transformed, oracle.transform(layer, inputs)),
+        ):
+            differences = np.abs(found - expected).max(axis=1)
+            assert np.quantile(differences, 0.9) <= LOGITS_TOLERANCE
+            assert differences.max() <= 0.05
+
+
+@backends
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_logits_stay_close_to_the_golden(backend: str, chunk: int | None) -> None:
+    ops = make_ops(backend)
+    _, logits = generate(load_twin(ops), ops, PROMPTS, 1, chunk, "int8")
+    expected = np.stack([row.logits for row in ROWS])
+    assert cosine(logits, expected) >= 0.95
+    assert max_difference(logits, expected) > LOGITS_TOLERANCE, "nothing was rounded"
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_cpu_logits_do_not_depend_on_the_step(backend: str) -> None:
+    """Alone or together, in one piece or in chunks: the same bits."""
+    ops = make_ops(backend)
+    model = load_twin(ops)
+    together, first_logits = generate(model, ops, PROMPTS, num_tokens=8, cache_dtype="int8")
+    for chunk in (1, 3, 7):
+        chunked, logits = generate(model, ops, PROMPTS, num_tokens=8, chunk=chunk, cache_dtype="int8")
+        assert chunked == together
+        np.testing.assert_array_equal(logits, first_logits)
+    for prompt, tokens, row in zip(PROMPTS, together, first_logits, strict=True):
+        alone, logits = generate(model, ops, [prompt], num_tokens=8, cache_dtype="int8")
+        assert alone == [tokens]
+        np.testing.assert_array_equal(logits[0], row)

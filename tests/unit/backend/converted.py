@@ -1,0 +1,34 @@
+"""Small quantized checkpoints, made by our converter of those in tests/data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ernie_backend.conversion.conversion import Conversion, wanted
+from ernie_backend.conversion.converter import convert
+from ernie_kernels.formats import LinearWeight, W4A8Weight
+
+DATA = Path(__file__).parents[2] / "data"
+TEXTS = [np.random.default_rng(seed).integers(3, 560, 40).tolist() for seed in range(6)]
+"""Token ids to calibrate with."""
+
+
+def make(
+    source: str, target: Path, quantization: str, *, has_cache_scales: bool = False, ranks: int = 1
+) -> Path:
+    """Convert the checkpoint ``source`` of tests/data; returns ``target``."""
+    how = wanted(quantization, has_cache_scales=has_cache_scales)
+    convert(Conversion(DATA / source, target, how, ranks, TEXTS), lambda line: None)
+    return target
+
+
+def assert_same(found: LinearWeight, expected: LinearWeight) -> None:
+    """Check that two weights have the same format and numbers."""
+    assert type(found) is type(expected)
+    if isinstance(found, W4A8Weight) and isinstance(expected, W4A8Weight):
+        assert (found.input_scale, found.rotation) == (expected.input_scale, expected.rotation)
+        return assert_same(found.weight, expected.weight)
+    for name, value in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name), value)

@@ -1,0 +1,293 @@
+"""Quantized checkpoints: what is written is what loading the float one would make, and is read as it is."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ernie_backend.conversion import converter
+from ernie_backend.conversion.calibration_texts import read_texts
+from ernie_backend.conversion.conversion import Conversion, wanted
+from ernie_backend.conversion.converter import convert
+from ernie_backend.conversion.stored_tensors import quantized_tensors
+from ernie_backend.errors import StartError
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.stored_quantization import StoredQuantization
+from ernie_backend.weights.loader import CheckpointWeights
+from ernie_backend.weights.names import Recipe, TensorSpec, paddle_recipes
+from ernie_backend.weights.offline import read_stored, stored_weight
+from ernie_backend.weights.placement import WeightFormat
+from ernie_backend.weights.roles import Role, WeightKey
+from ernie_backend.weights.shard import Shard, part_of
+from ernie_kernels.formats import (
+    Int4Weight,
+    Int8Weight,
+    W4A8Weight,
+    dequantize,
+    float32_to_bfloat16,
+    quantize_int4,
+    quantize_int8,
+    quantize_w4a8,
+)
+from unit.backend.converted import DATA, TEXTS, assert_same, make
+from unit.backend.safetensors_writer import read_tensors
+
+
+def opened(directory: Path, quantization: str | None = None) -> CheckpointWeights:
+    config = ModelConfig.from_directory(directory)
+    stored = config.stored_quantization
+    return CheckpointWeights.open(
+        directory, config, "bfloat16", stored.quantization if stored else quantization
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "quantization", "ranks"),
+    [
+        ("dense", "wint8", 1),
+        ("dense-Paddle", "wint8", 2),
+        ("moe", "wint4", 1),
+        ("moe300b-Paddle", "wint8", 1),
+        ("moe300b", "wint4", 2),
+        ("moe_tp", "wint4", 4),
+    ],
+)
+def test_a_converted_checkpoint_has_the_weights_that_loading_would_make(
+    tmp_path: Path, source: str, quantization: str, ranks: int
+) -> None:
+    target = make(source, tmp_path / "q", quantization, ranks=ranks)
+    config = ModelConfig.from_directory(target)
+    assert config.stored_quantization == StoredQuantization(quantization)
+    with opened(target) as found, opened(DATA / source, quantization) as expected:
+        for key, recipe in paddle_recipes(config).items():
+            if len(recipe.shape) == 2 and key.role is not Role.ROUTER_BIAS:
+                assert_same(found.linear(*key), expected.linear(*key))
+            else:
+                np.testing.assert_array_equal(
+                    found.vector(key.role, key.layer), expected.vector(key.role, key.layer)
+                )
+
+
+def test_w4a8_is_rotated_and_measured(tmp_path: Path) -> None:
+    """The scales are those of float32 inputs; the weights those of rotated columns."""
+    target = make("moe_tp", tmp_path / "q", "w4a8", has_cache_scales=True)
+    config = ModelConfig.from_directory(target)
+    assert config.stored_quantization == StoredQuantization("w4a8", has_cache_scales=True)
+    with opened(target) as found, opened(DATA / "moe_tp") as source:
+        for role, rotation in ((Role.EXPERT_GATE_UP, 0), (Role.EXPERT_DOWN, 128)):
+            weight = found.linear(role, 1, 3)
+            assert isinstance(weight, W4A8Weight)
+            assert 0.01 < weight.input_scale < 1
+            expected = quantize_w4a8(dequantize(source.linear(role, 1, 3)), 1.0, rotation)
+            assert_same(weight.weight, expected.weight)
+            assert weight.rotation == rotation
+        scales = found.cache_scales(2)
+        assert scales is not None
+        assert scales.keys.shape == (4, 16)
+        assert ((scales.keys > 0) & (scales.values > 0)).all()
+
+
+def test_an_expert_that_no_text_reaches_takes_the_largest_of_its_layer(tmp_path: Path) -> None:
+    lines: list[str] = []
+    how = wanted("w4a8", has_cache_scales=False)
+    convert(Conversion(DATA / "moe_tp", tmp_path / "q", how, 1, [[5]]), lines.append)
+    assert "notice: layer 1: 2 of 4 experts were chosen by no token of the texts" in "\n".join(lines)
+    with opened(tmp_path / "q") as weights:
+        experts = [weights.linear(Role.EXPERT_DOWN, 1, expert) for expert in range(4)]
+    scales = [weight.input_scale for weight in experts if isinstance(weight, W4A8Weight)]
+    assert sorted(scales)[-3] == max(scales)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_conversion_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make("moe_tp", tmp_path / "whole", "w4a8", has_cache_scales=True, ranks=2)
+    target, how = tmp_path / "q", wanted("w4a8", has_cache_scales=True)
+    conversion = Conversion(DATA / "moe_tp", target, how, 2, TEXTS)
+
+    def stop_at(text: str) -> Callable[[str], None]:
+        def report(line: str) -> None:
+            if text in line:
+                raise Interrupted
+
+        return report
+
+    with pytest.raises(Interrupted):
+        convert(conversion, stop_at("2/4"))
+    with pytest.raises(StartError, match=r"config\.json does not exist"):
+        ModelConfig.from_directory(target)
+    with pytest.raises(StartError, match="holds an unfinished conversion of other settings"):
+        convert(Conversion(DATA / "moe_tp", target, how, 4, TEXTS), print)
+    lines: list[str] = []
+    monkeypatch.setattr(converter, "calibrate", None)  # what was measured is still there
+    convert(conversion, lines.append)
+    assert [line for line in lines if line.endswith("was complete")] == [
+        f"{number}/4 model-0000{number}-of-00004.safetensors: was complete" for number in (1, 2)
+    ]
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(target) for path in target.rglob("*") if path.is_file())
+    for file in files:
+        assert (target / file).read_bytes() == (whole / file).read_bytes()
+
+
+def test_memory_is_that_of_some_tensors(tmp_path: Path) -> None:
+    source = DATA / "moe_tp"
+    largest = 1024 * 128 * 4  # an expert's gate and up in float32
+    tracemalloc.start()
+    try:
+        make("moe_tp", tmp_path / "q", "wint4")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * largest < (source / "model.safetensors").stat().st_size
+
+
+def test_what_is_not_weights_is_copied(tmp_path: Path) -> None:
+    target = make("dense", tmp_path / "q", "wint8")
+    for name in ("tokenizer.model", "generation_config.json", "tokenizer_config.json"):
+        assert (target / name).read_bytes() == (DATA / "dense" / name).read_bytes()
+    fields = json.loads((target / "config.json").read_text())
+    assert fields["architectures"] == ["Ernie4_5_ForCausalLM"]
+    assert (fields["rope_theta"], fields["torch_dtype"]) == (500000.0, "bfloat16")
+    assert sorted(path.name for path in target.glob("*.unfinished")) == []
+    tensors = read_tensors(target / "model-00002-of-00004.safetensors")
+    assert tensors["ernie.layers.0.self_attn.o_proj.quant_weight"].shape == (128, 64)
+    assert tensors["ernie.layers.0.mlp.up_gate_proj.weight_scale"].shape == (320,)
+
+
+@pytest.mark.parametrize(
+    ("source", "how", "ranks", "texts", "complaint"),
+    [
+        (
+            "dense",
+            StoredQuantization("w4a8"),
+            1,
+            TEXTS,
+            "w4a8 quantizes experts, and .*dense has none; give .*wint8",
+        ),
+        ("moe_tp", StoredQuantization("w4a8"), 1, [], "have to be measured; give --calibration FILE"),
+        ("dense", StoredQuantization("wint8", has_cache_scales=True), 1, [], "scales of a KV cache have to be"),
+        (
+            "moe_tp",
+            StoredQuantization("wint8"),
+            3,
+            [],
+            "tensor_parallel_size is 3, which does not divide .* 1, 2, 4",
+        ),
+        (
+            "moe",
+            StoredQuantization("w4a8"),
+            1,
+            TEXTS,
+            "blocks of 128 inputs, which do not divide the experts' 24",
+        ),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_anything_is_written(
+    tmp_path: Path, source: str, how: StoredQuantization, ranks: int, texts: list[list[int]], complaint: str
+) -> None:
+    with pytest.raises(StartError, match=complaint):
+        convert(Conversion(DATA / source, tmp_path / "q", how, ranks, texts), print)
+    assert not (tmp_path / "q").exists()
+
+
+def test_source_and_target(tmp_path: Path) -> None:
+    quantized = make("dense", tmp_path / "q", "wint8")
+    how = wanted("wint8", has_cache_scales=False)
+    with pytest.raises(StartError, match=r"q is quantized already \(wint8\); give the checkpoint"):
+        convert(Conversion(quantized, tmp_path / "again", how), print)
+    with pytest.raises(StartError, match="q is not empty; give a directory that is"):
+        convert(Conversion(DATA / "dense", quantized, how), print)
+    with pytest.raises(StartError, match="dense is the source; give another directory"):
+        convert(Conversion(DATA / "dense", DATA / "dense", how), print)
+
+
+MATRIX = st.tuples(st.integers(1, 70), st.integers(1, 3), st.sampled_from([0, 2, 32, 128]), st.integers(0, 999))
+
+
+@settings(max_examples=40, deadline=None)
+@given(MATRIX, st.sampled_from(["INT8", "INT4", "W4A8"]), st.booleans())
+def test_every_packer_is_undone_by_its_unpacker(
+    matrix: tuple[int, int, int, int], name: str, is_bfloat16: bool
+) -> None:
+    outputs, blocks, rotation, seed = matrix
+    values = np.random.default_rng(seed).standard_normal((outputs, 128 * blocks)).astype(np.float32)
+    values[0] *= seed % 2
+    source: NDArray[np.generic] = values
+    if is_bfloat16:
+        source = float32_to_bfloat16(values)
+        values = (float32_to_bfloat16(values).astype(np.uint32) << 16).view(np.float32)
+    kept = WeightFormat[name]
+    recipe = Recipe((TensorSpec("a.down_proj.weight", values.shape[::-1]),), is_transposed=True)
+    stored = stored_weight(recipe, kept)
+    assert stored is not None
+    rotation = rotation if kept is WeightFormat.W4A8 else 0
+    tensors = quantized_tensors(stored, kept, source, 3.25, rotation)
+    assert {name: tensor.shape for name, tensor in tensors.items()} == {s.name: s.shape for s in stored.tensors}
+
+    class Files:
+        def tensor(self, name: str) -> NDArray[np.generic]:
+            return tensors[name]
+
+    whole = part_of(Role.ROUTER, (outputs, 128 * blocks), ModelConfig.from_directory(DATA / "dense"), Shard())
+    expected: Int8Weight | Int4Weight | W4A8Weight
+    if kept is WeightFormat.INT8:
+        expected = quantize_int8(values)
+    else:
+        expected = quantize_int4(values) if kept is WeightFormat.INT4 else quantize_w4a8(values, 3.25, rotation)
+    assert_same(read_stored(Files(), stored, kept, rotation, whole), expected)
+
+
+def test_texts(tmp_path: Path) -> None:
+    config = ModelConfig.from_directory(DATA / "dense")
+    plain, lines = tmp_path / "texts.txt", tmp_path / "texts.jsonl"
+    plain.write_text("Hello there\n\nWhere is the capital?\n")
+    texts = read_texts(plain, DATA / "dense", config)
+    assert len(texts) == 2
+    lines.write_text(f'"Hello there"\n{json.dumps([7, 8, 9])}\n{json.dumps([5] * 3000)}\n')
+    assert read_texts(lines, DATA / "dense", config) == [texts[0], [7, 8, 9], [5] * 1024]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("[1, 2", "t.jsonl:1 is no JSON"),
+        ("[]", "t.jsonl:1 must be a text, or a list of token ids that is not empty"),
+        ("[1, 2.5]", "must be a text, or a list"),
+        ("[1, 640]", "t.jsonl:1 has token id 640; the vocabulary has 0 to 639"),
+        ("", "t.jsonl is empty"),
+    ],
+)
+def test_wrong_texts(tmp_path: Path, line: str, complaint: str) -> None:
+    (tmp_path / "t.jsonl").write_text(line)
+    with pytest.raises(StartError, match=complaint):
+        read_texts(tmp_path / "t.jsonl", DATA / "dense", ModelConfig.from_directory(DATA / "dense"))
+
+
+def test_keys_are_weights(tmp_path: Path) -> None:
+    """The names that FastDeploy gives them."""
+    target = make("moe_tp", tmp_path / "q", "w4a8", has_cache_scales=True)
+    names = json.loads((target / "model.safetensors.index.json").read_text())["weight_map"]
+    assert names["ernie.embed_tokens.weight"] == names["lm_head.weight"] == "model-00001-of-00004.safetensors"
+    expected = {
+        "self_attn.qkv_proj.quant_weight",
+        "self_attn.cachek_matmul.activation_scale",
+        "self_attn.cachev_matmul.activation_scale",
+        "mlp.gate.weight",
+        "mlp.moe_statics.e_score_correction_bias",
+        "mlp.experts.3.up_gate_proj.quant_weight",
+        "mlp.experts.3.up_gate_proj.weight_scale",
+        "mlp.experts.3.down_proj.activation_scale",
+    }
+    assert expected <= {name.removeprefix("ernie.layers.1.") for name in names}
+    assert WeightKey(Role.EXPERT_DOWN, 1, 3) in paddle_recipes(ModelConfig.from_directory(target))

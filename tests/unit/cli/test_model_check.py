@@ -1,0 +1,29 @@
+"""What ``serve`` refuses before it starts anything: a model that this machine has no memory for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ernie_cli.errors import CommandError
+from ernie_cli.model_check import check_model
+from ernie_cli.presets.released import RELEASED
+
+
+def test_a_model_that_does_not_fit_is_refused_with_need_and_have(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(dict(RELEASED["ERNIE-4.5-300B-A47B"].fields)))
+    with pytest.raises(CommandError) as raised:
+        check_model(tmp_path, {"device": "cpu", "load_choices": "dummy", "gpu_memory_utilization": "0.01"})
+    message = str(raised.value)
+    assert message.startswith("memory needed: 559.")
+    assert " GiB (weights 557." in message
+    assert "had: " in message
+    assert "gpu_memory_utilization 0.01 of" in message
+
+
+def test_a_small_model_is_not(tmp_path: Path) -> None:
+    fields = {**RELEASED["ERNIE-4.5-0.3B"].fields, "num_hidden_layers": 1, "vocab_size": 640}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    check_model(tmp_path, {"device": "cpu", "load_choices": "dummy"})

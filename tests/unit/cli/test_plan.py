@@ -1,0 +1,254 @@
+"""``ernie-triton plan``: the rows of FastDeploy's table word for word, directories, misfits, JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ernie_backend.memory import devices
+from ernie_backend.memory.devices import GIB, p800
+from ernie_backend.memory.memory_plan import plan_memory
+from ernie_backend.memory.plan_settings import PlanSettings
+from ernie_cli import main as command_line
+from ernie_cli.command_line import parsed_flags
+from ernie_cli.plan_flags import PLAN_GROUPS, SHOWN
+from ernie_cli.plan_request import plan_request
+from ernie_cli.presets.released import RELEASED
+from ernie_cli.presets.rows import ROWS, Row
+
+DATA = Path(__file__).parents[2] / "data"
+DENSE = DATA / "dense"
+VL_424B = "ernie-4.5-vl-424b-a47b-wint8-32k-tp8"
+
+
+class RunPlan:
+    """Runs the command as the console script does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str) -> tuple[int | str | None, str]:
+        """Return the exit status, or the last line of an error, and what was printed."""
+        self._monkeypatch.setattr("sys.argv", ["ernie-triton", "plan", *arguments])
+        with pytest.raises(SystemExit) as raised:
+            command_line.main()
+        output, errors = self._capsys.readouterr()
+        return raised.value.code, output + errors
+
+
+@pytest.fixture
+def run_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunPlan:
+    return RunPlan(monkeypatch, capsys)
+
+
+class TableRow(NamedTuple):
+    """One row of FastDeploy's table of models for the P800."""
+
+    model: str
+    length: str
+    quantization: str
+    cards: str
+    command: str
+
+    @property
+    def arguments(self) -> list[str]:
+        """What follows the server's module in the command, as a shell would read it."""
+        lines = re.sub(r"\\ *<br>", " ", self.command).split("<br>")
+        (command,) = (line for line in lines if line.startswith("python -m"))
+        return shlex.split(command)[3:]
+
+    @property
+    def flags(self) -> dict[str, str]:
+        return parsed_flags(self.arguments, PLAN_GROUPS)
+
+
+TABLE = [
+    TableRow(*line.strip("|").split("|")[:5])
+    for line in (DATA / "fastdeploy/p800_table.md").read_text(encoding="utf-8").splitlines()
+]
+PAIRS = list(zip(TABLE, ROWS.values(), strict=True))
+NAMES = list(ROWS)
+
+
+@pytest.mark.parametrize(("documented", "preset"), PAIRS, ids=NAMES)
+def test_a_row_is_that_of_the_table(documented: TableRow, preset: Row) -> None:
+    flags = documented.flags
+    assert flags.pop("--model") == preset.hub_id
+    assert {name: value for name, value in flags.items() if name in SHOWN} == preset.options
+    assert documented.cards.split()[0] == str(preset.cards) == flags.get("--tensor-parallel-size", "1")
+    assert documented.quantization.lower() in preset.name
+    assert documented.model.lower().startswith(preset.model.name.lower())
+
+
+@pytest.mark.parametrize(("documented", "preset"), PAIRS, ids=NAMES)
+def test_a_documented_command_fits_a_p800(documented: TableRow, preset: Row, run_plan: RunPlan) -> None:
+    status, shown = run_plan(*documented.arguments, "--json")
+    plan = json.loads(shown)
+    assert status == 0
+    assert plan["fits"]
+    assert plan["device"] == "P800"
+    assert plan["memory"] == 96 * GIB
+    assert "device memory" in plan["assumed"]
+    assert plan["sequences"] >= 1
+    by_name, shown_by_name = run_plan("--model", preset.name, "--json")
+    assert (by_name, json.loads(shown_by_name)) == (0, plan)
+
+
+def test_vl_424b_does_not_fit_64_gib(run_plan: RunPlan) -> None:
+    (documented,) = (row for row in TABLE if "424B" in row.model)
+    status, shown = run_plan(*documented.arguments, "--device-memory", "64")
+    assert status == 1
+    assert "64.00" in shown
+    assert "It does not fit: " in shown
+    misfit = shown[shown.index("It does not fit") :].splitlines()
+    assert misfit[1] == "  gpu_memory_utilization 0.87"
+    assert len([line for line in misfit if line.startswith("  ")]) == 3
+    assert "Assumed: the widths of the experts, 3584 and 1536" in misfit
+
+
+GIGABYTES = {  # bfloat16, wint8, wint4 with a bfloat16 output head
+    "ERNIE-4.5-0.3B": (0.72, 0.47, 0.47),
+    "ERNIE-4.5-21B-A3B": (43.7, 22.1, 11.9),
+    "ERNIE-4.5-300B-A47B": (599, 301, 157),
+    "ERNIE-4.5-VL-28B-A3B": (58.8, 30.4, 16.8),
+    "ERNIE-4.5-VL-424B-A47B": (847, 426, 221),
+    "PaddleOCR-VL": (1.81, 1.56, 1.56),
+}
+KV_BYTES = {"0.3B": 18432, "PaddleOCR": 18432, "21B": 57344, "28B": 57344, "300B": 221184, "424B": 221184}
+
+
+@pytest.mark.parametrize("name", GIGABYTES)
+def test_the_released_models_have_their_published_sizes(name: str) -> None:
+    for quantization, gigabytes in zip((None, "wint8", "wint4"), GIGABYTES[name], strict=True):
+        plan = plan_memory(RELEASED[name].shape, PlanSettings(quantization=quantization), p800())
+        assert sum(plan.weights.values()) / 1e9 == pytest.approx(gigabytes, rel=0.01)
+        (per_token,) = (size for part, size in KV_BYTES.items() if part in name)
+        assert plan.bytes_per_token == per_token
+
+
+def test_the_static_scales_of_w4a8c8_halve_the_kv_cache() -> None:
+    plan = plan_memory(RELEASED["ERNIE-4.5-300B-A47B-W4A8C8-TP4"].shape, PlanSettings(), p800())
+    assert plan.bytes_per_token == 110592
+    assert plan.settings.quantization == "w4a8"
+    assert sum(plan.weights.values()) / 1e9 == pytest.approx(157, rel=0.01)
+
+
+def test_a_cpu_keeps_the_output_head_in_int8() -> None:
+    shape = RELEASED["ERNIE-4.5-0.3B"].shape
+    plan = plan_memory(shape, PlanSettings(quantization="wint8"), devices.cpu(GIB))
+    assert sum(plan.weights.values()) / 1e9 == pytest.approx(0.363, rel=0.01)
+
+
+def test_a_directory_is_planned_for_what_is_found_here(run_plan: RunPlan) -> None:
+    status, shown = run_plan("--model", str(DENSE), "--max-num-seqs", "3", "--quantization", "wint4")
+    assert status == 0
+    assert "dense, wint8, 1 x CPU" in shown
+    assert "Notice: quantization wint4 quantizes experts" in shown
+    assert "(assumed)" not in shown
+    assert "the engine takes no more than max_num_seqs 3 use" in shown
+
+
+def test_flags_win_over_those_of_a_row(run_plan: RunPlan) -> None:
+    status, shown = run_plan(
+        "--model", "ernie-4.5-300b-a47b-wint4-32k-tp4", "-tp", "8", "--kv_cache_dtype=int8", "--json"
+    )
+    plan = json.loads(shown)
+    assert status == 0
+    assert plan["settings"]["tensor_parallel_size"] == plan["devices"] == 8
+    assert plan["settings"]["quantization"] == "wint4"
+    assert plan["kv_cache_per_token"] == 54 * 2 * (128 + 4)
+
+
+def test_larger_pictures_take_more() -> None:
+    row = ROWS["ernie-4.5-vl-28b-a3b-thinking-wint8-128k"]
+    given = {"--model": row.name}
+    with_limit = plan_request(given).settings
+    assert with_limit.image_max_pixels == 12845056
+    shape = row.model.shape
+    larger, usual = (
+        plan_memory(shape, settings, p800()).activations
+        for settings in (with_limit, plan_request({**given, "--mm-processor-kwargs": "{}"}).settings)
+    )
+    assert larger - usual == (12845056 - 6177 * 28 * 28) // 14**2 * (6 * 1280 + 5120) * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ("--max-num-seqs 8", None, "--model is missing; give a directory or one of: ernie-4.5-300b"),
+        ("--model nobody/knows", None, "--model nobody/knows is no directory, no released model and no row"),
+        (f"--model {DENSE} -tp 3", None, "tensor_parallel_size is 3; it must divide the heads (4 and 2)"),
+        (f"--model {DENSE} --device h100", 2, "--device: 'h100' is not known; known: auto, cpu, p800"),
+        (f"--model {DENSE} --quantization fp8", 2, "available: wint8, wint4, w4a8, none"),
+        (f"--model {DENSE} --device-memory 0", 2, "--device-memory: 0 is outside"),
+        (f"--model {DENSE} --maxlen 3", 2, "unknown flag --maxlen; the nearest known flag is --max-model-len"),
+        (
+            f"--model {VL_424B} --mm-processor-kwargs " + """'{"image_max_pixels": "x"}'""",
+            None,
+            "image_max_pixels must be a whole number, found 'x'",
+        ),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    run_plan: RunPlan, arguments: str, status: int | None, message: str
+) -> None:
+    ended, shown = run_plan(*shlex.split(arguments))
+    assert message in (str(ended) if status is None else shown)
+    assert status in (None, ended)
+
+
+def test_a_context_that_the_model_does_not_have_is_lowered() -> None:
+    request = plan_request({"--model": str(DENSE), "--max-model-len": "99999"})
+    assert request.settings.max_model_len == 2048
+    assert "max_model_len 99999 is lowered to the model's max_position_embeddings 2048" in request.notices
+
+
+def test_a_format_of_the_checkpoint_wins(tmp_path: Path) -> None:
+    text = json.loads((DENSE / "config.json").read_text())
+    text["quantization_config"] = {"quantization": "wint8"}
+    (tmp_path / "config.json").write_text(json.dumps(text))
+    request = plan_request({"--model": str(tmp_path), "--quantization": "wint4"})
+    assert plan_memory(request.shape, request.settings, request.device).settings.quantization == "wint8"
+    assert request.notices[0] == "quantization wint4 is ignored: config.json says wint8"
+
+
+def test_an_xpu_that_is_found_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ernie_cli.plan_request.resolve_device", lambda asked: ("xpu", None))
+    assert plan_request({"--model": str(DENSE)}).device.name == "P800"
+
+
+@pytest.mark.parametrize(("language", "heading"), [("en_US.UTF-8", "Memory:"), ("zh_CN.UTF-8", "内存:")])
+def test_help_lists_what_decides_memory(
+    run_plan: RunPlan, monkeypatch: pytest.MonkeyPatch, language: str, heading: str
+) -> None:
+    monkeypatch.setenv("LC_ALL", language)
+    status, shown = run_plan("--help")
+    assert status == 0
+    assert heading in shown
+    for name in (*SHOWN, "--device-memory", "--json"):
+        assert re.search(rf"^  {name}\b", shown, re.MULTILINE)
+    assert "--reasoning-parser" not in shown
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_document_has_the_figures_of_each_row(name: str) -> None:
+    request = plan_request({"--model": name})
+    plan = plan_memory(request.shape, request.settings, request.device)
+    sizes = [f"{size / GIB:.1f}" for size in (sum(plan.weights.values()), plan.needed, plan.budget)]
+    room = [f"{plan.num_tokens:,}", str(plan.num_sequences)]
+    row = " | ".join([f"`{name}`", str(plan.settings.tensor_parallel_size), *sizes, *room])
+    assert f"| {row} |" in (DATA.parents[1] / "docs/plan.md").read_text().splitlines()
+
+
+def test_what_the_composed_ops_need_is_told(run_plan: RunPlan) -> None:
+    name = "ernie-4.5-300b-a47b-wint4-32k-tp4"
+    assert "With the composed Paddle ops" in run_plan("--model", name)[1].splitlines()[-1]
+    plan = json.loads(run_plan("--model", name, "--json")[1])
+    assert plan["composed_ops"]["needed"] > plan["needed"] + plan["weights"]["routed experts"]
+    assert "composed" not in run_plan("--model", str(DENSE))[1]

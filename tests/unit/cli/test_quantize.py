@@ -1,0 +1,50 @@
+"""The command quantize: from the arguments to a directory that loads, and how its errors end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.stored_quantization import StoredQuantization
+from ernie_cli.errors import CommandError
+from ernie_cli.main import app
+
+DATA = Path(__file__).parents[2] / "data"
+
+
+def test_a_checkpoint_is_made_with_progress(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("Hello there\nWhere is the capital of China?\n")
+    arguments = ["quantize", str(DATA / "moe_tp"), str(tmp_path / "q"), "--quantization", "w4a8"]
+    arguments += ["--kv-cache", "c8", "--tensor-parallel-size", "2", "--calibration", str(texts)]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "calibration: layer 3 of 3" in result.stdout
+    assert "4/4 model-00004-of-00004.safetensors: " in result.stdout
+    assert f"q is complete: ernie-triton serve --model {tmp_path / 'q'}" in result.stdout
+    config = ModelConfig.from_directory(tmp_path / "q")
+    assert config.stored_quantization == StoredQuantization("w4a8", has_cache_scales=True)
+    assert (tmp_path / "q" / "rank1" / "model.safetensors.index.json").is_file()
+
+
+def test_what_the_converter_refuses_ends_the_command(tmp_path: Path) -> None:
+    arguments = ["quantize", str(DATA / "moe_tp"), str(tmp_path / "q"), "--quantization", "w4a8"]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, CommandError)
+    assert "give --calibration FILE" in result.exception.message
+    result = CliRunner().invoke(
+        app, ["quantize", str(tmp_path), str(tmp_path / "q"), "--quantization", "wint8"]
+    )
+    assert isinstance(result.exception, CommandError)
+    assert "holds no config.json" in result.exception.message
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--quantization", "int8"], [], ["--quantization", "wint8", "--kv-cache", "fp8"]]
+)
+def test_wrong_arguments(tmp_path: Path, arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, ["quantize", str(DATA / "dense"), str(tmp_path / "q"), *arguments])
+    assert result.exit_code == 2

@@ -1,0 +1,56 @@
+"""The block Hadamard rotation: the definition, and what it keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ernie_kernels.hadamard import rotate_blocks
+
+BLOCKS = st.sampled_from([2, 4, 16, 128, 1024])
+
+
+def sylvester(size: int) -> NDArray[np.float64]:
+    matrix = np.ones((1, 1))
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix
+
+
+@settings(deadline=None)
+@given(BLOCKS, st.integers(0, 4), st.integers(1, 3), st.integers(0, 999))
+def test_each_block_is_the_product_with_the_matrix(block: int, rows: int, blocks: int, seed: int) -> None:
+    x = np.random.default_rng(seed).standard_normal((rows, blocks * block)).astype(np.float32)
+    expected = x.reshape(-1, block).astype(np.float64) @ sylvester(block) / np.sqrt(block)
+    np.testing.assert_allclose(rotate_blocks(x, block).reshape(-1, block), expected, atol=1e-5)
+
+
+@settings(deadline=None)
+@given(BLOCKS, st.integers(0, 999))
+def test_twice_is_nothing_and_products_stay(block: int, seed: int) -> None:
+    x, w = np.random.default_rng(seed).standard_normal((2, 3, 2 * block)).astype(np.float32)
+    rotated = rotate_blocks(x, block)
+    np.testing.assert_allclose(rotate_blocks(rotated, block), x, atol=1e-5)
+    np.testing.assert_allclose(rotated @ rotate_blocks(w, block).T, x @ w.T, atol=1e-3)
+
+
+def test_an_outlier_is_spread_over_its_block() -> None:
+    x = np.zeros((1, 256), np.float32)
+    x[0, 5] = 128
+    rotated = np.abs(rotate_blocks(x, 128))
+    np.testing.assert_allclose(rotated[0, :128], np.sqrt(128), rtol=1e-6)
+    np.testing.assert_array_equal(rotated[0, 128:], 0)
+
+
+@pytest.mark.parametrize("block", [0, 1, 3, 2048, -4])
+def test_blocks_are_powers_of_two(block: int) -> None:
+    with pytest.raises(ValueError, match=f"Hadamard block {block} must be a power of two from 2 to 1024"):
+        rotate_blocks(np.zeros((1, 12288), np.float32), block)
+
+
+def test_blocks_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="block 128 does not divide the width 192"):
+        rotate_blocks(np.zeros((1, 192), np.float32), 128)
