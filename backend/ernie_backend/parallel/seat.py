@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from ernie_backend.parallel.layout import Layout
+from ernie_backend.parallel.layout import Layout, read_layout
 from ernie_backend.part import Seat
 from ernie_backend.settings import EngineSettings
 from ernie_backend.weights.shard import Shard
 from ernie_kernels.ranks import Rendezvous
+
+
+def engine_layout(settings: EngineSettings) -> Layout:
+    """Return the layout that the settings and the environment describe; raises what ``read_layout`` does."""
+    return read_layout(settings.tensor_parallel_size, settings.ips, settings.engine_worker_queue_port)
 
 
 def group_seat(settings: EngineSettings, layout: Layout, rank: int, master: str) -> Seat:
