@@ -81,7 +81,7 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
     seat, group = Seat(Shard(), settings.threads), None
     if layout.size > 1:
         with _logged(stages, f"{layout.size} ranks"):
-            seat = group_seat(settings, layout, 0, free_master(layout))
+            seat = group_seat(settings, config, layout, 0, free_master(layout))
             group = gather_group(settings, parameters, layout, seat, watch or GroupWatch())
     with _logged(stages, f"weights on {device}, {seat.threads} threads") as weights:
         part = load_part(settings, config, device, seat)

@@ -96,6 +96,7 @@ def engine() -> Iterator[Engine]:
     [
         ("dense", 2, {}),
         ("moe300b", 2, {"enable_expert_parallel": "true"}),
+        pytest.param("moe", 2, {"enable_expert_parallel": "true"}, marks=pytest.mark.full),
         pytest.param("moe_tp", 4, {}, marks=pytest.mark.full),
         pytest.param("dense", 2, {"device": "reference"}, marks=pytest.mark.full),
         pytest.param("moe300b", 2, {}, marks=pytest.mark.full),

@@ -16,7 +16,7 @@ from ernie_backend.models.registry import load_model
 from ernie_backend.runner.inputs import build_batch
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.scheduler.plan import ScheduledChunk, SchedulePlan
-from ernie_backend.weights.shard import Shard, vocabulary_of
+from ernie_backend.weights.shard import kv_heads_of, shard_of, vocabulary_of
 from ernie_kernels.api import CacheSpec
 from ernie_kernels.formats import ActivationType
 from ernie_kernels.ranks import Rendezvous
@@ -29,14 +29,16 @@ MAX_POSITIONS = 64
 
 
 def main(family: str, rank: int, size: int, master: str, is_expert_parallel: bool) -> None:
-    shard = Shard(rank, size, is_expert_parallel)
     ops = PaddleOps("cpu", join_devices(Rendezvous(rank, size, master, "127.0.0.1"), "cpu"))
     config = ModelConfig.from_directory(checkpoint(family))
+    shard = shard_of(config, rank, size, is_expert_parallel=is_expert_parallel)
     how = LoadSettings("float32", None, ActivationType.FLOAT32, MAX_POSITIONS, shard=shard)
     model = load_model(checkpoint(family), config, ops, how)
     rows = golden_rows(family)
     blocks = MAX_POSITIONS // BLOCK_SIZE
-    spec = CacheSpec(blocks * len(rows), BLOCK_SIZE, config.num_kv_heads // size, config.head_dim, "float32")
+    spec = CacheSpec(
+        blocks * len(rows), BLOCK_SIZE, len(kv_heads_of(config, shard)), config.head_dim, "float32"
+    )
     caches = [ops.allocate_cache(spec) for _ in range(config.num_layers)]
     runner = ModelRunner(model, ops, caches, vocabulary_of(config.vocab_size, shard))
     tables = [tuple(range(row * blocks, (row + 1) * blocks)) for row in range(len(rows))]

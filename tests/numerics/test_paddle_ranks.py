@@ -20,6 +20,7 @@ DEADLINE_S = 600.0
     ("family", "size", "is_expert_parallel"),
     [
         ("moe_tp", 2, True),
+        pytest.param("moe", 2, True, marks=pytest.mark.full),
         pytest.param("dense", 2, False, marks=pytest.mark.full),
         pytest.param("moe_tp", 4, False, marks=pytest.mark.full),
         pytest.param("moe300b", 2, True, marks=pytest.mark.full),

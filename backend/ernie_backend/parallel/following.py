@@ -97,7 +97,7 @@ class Follower:
         settings = read_settings(parameters, config)
         layout = engine_layout(settings)
         device, _ = resolve_device(settings.device)
-        seat = group_seat(settings, layout, join.rank, join.master)
+        seat = group_seat(settings, config, layout, join.rank, join.master)
         part = load_part(settings, config, device, seat)
         plan = engine_plan(settings, device, self._available * len(layout.hosts))
         self._send(Loaded(part.affordable_blocks(settings, plan)))
