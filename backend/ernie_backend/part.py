@@ -18,7 +18,7 @@ from ernie_backend.models.base import LoadSettings, Model
 from ernie_backend.models.registry import load_model
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.settings import EngineSettings
-from ernie_backend.weights.shard import Shard, vocabulary_of
+from ernie_backend.weights.shard import Shard, kv_heads_of, vocabulary_of
 from ernie_kernels.api import CacheScales, CacheSpec, Ops
 from ernie_kernels.ranks import Rendezvous
 
@@ -58,7 +58,7 @@ class ModelPart:
         """Return one block of one layer of this rank's KV cache."""
         config = self.model.config
         dtype = self.model.cache_dtype if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype
-        num_heads = config.num_kv_heads // self.shard.size
+        num_heads = len(kv_heads_of(config, self.shard))
         return CacheSpec(1, settings.block_size, num_heads, config.head_dim, dtype, self._scales(dtype)[0])
 
     def affordable_blocks(self, settings: EngineSettings, plan: MemoryPlan) -> int:

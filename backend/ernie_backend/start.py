@@ -28,9 +28,9 @@ from ernie_backend.memory.kv_sizing import in_mib
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.parallel.gathering import free_master, gather_group
 from ernie_backend.parallel.group import GroupWatch
-from ernie_backend.parallel.layout import check_leads, read_layout
+from ernie_backend.parallel.layout import check_leads
 from ernie_backend.parallel.leading_runner import LeadingRunner
-from ernie_backend.parallel.seat import group_seat
+from ernie_backend.parallel.seat import engine_layout, group_seat
 from ernie_backend.part import Seat, load_part
 from ernie_backend.runner.sampler import Sampler
 from ernie_backend.scheduler.limits import SchedulerLimits
@@ -72,7 +72,7 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         settings = read_settings(parameters, config)
         preparation = _preparation(settings, config)
         device, notice = resolve_device(settings.device)
-        layout = read_layout(settings.tensor_parallel_size, settings.ips, settings.engine_worker_queue_port)
+        layout = engine_layout(settings)
         check_leads(layout)
         plan = engine_plan(settings, device, available * len(layout.hosts))
         check_fits(plan)
@@ -81,7 +81,7 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
     seat, group = Seat(Shard(), settings.threads), None
     if layout.size > 1:
         with _logged(stages, f"{layout.size} ranks"):
-            seat = group_seat(settings, layout, 0, free_master(layout))
+            seat = group_seat(settings, config, layout, 0, free_master(layout))
             group = gather_group(settings, parameters, layout, seat, watch or GroupWatch())
     with _logged(stages, f"weights on {device}, {seat.threads} threads") as weights:
         part = load_part(settings, config, device, seat)

@@ -60,6 +60,11 @@ class Child:
         """Process id, and the id of its group."""
         return self._process.pid
 
+    @property
+    def status(self) -> int | None:
+        """Exit status; negative for a signal, None while it runs."""
+        return self._process.returncode
+
     async def ended(self) -> CommandError:
         """Wait until the process ends by itself; return what to tell the user."""
         status = await self._process.wait()

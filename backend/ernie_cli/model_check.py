@@ -14,14 +14,19 @@ from ernie_backend.errors import StartError
 from ernie_backend.memory.engine_plan import check_fits, engine_plan
 from ernie_backend.memory.host_memory import available_bytes
 from ernie_backend.model_config import ModelConfig
+from ernie_backend.parallel.layout import Layout
+from ernie_backend.parallel.seat import engine_layout
 from ernie_backend.settings import EngineSettings
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_cli.errors import CommandError
 from ernie_cli.printed_config import engine_settings
 
 
-def check_model(directory: Path, parameters: Mapping[str, str]) -> None:
+def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
     """Check the settings, config.json, the memory, the tokenizer, and names and shapes of the weights.
+
+    Returns:
+        Which ranks are on which machine.
 
     Args:
         directory: of the model.
@@ -32,10 +37,13 @@ def check_model(directory: Path, parameters: Mapping[str, str]) -> None:
     """
     settings = engine_settings(directory, parameters)
     try:
-        check_fits(engine_plan(settings, resolve_device(settings.device)[0], available_bytes()))
+        layout = engine_layout(settings)
+        available = available_bytes() * len(layout.hosts)
+        check_fits(engine_plan(settings, resolve_device(settings.device)[0], available))
         _check_files(directory, settings)
     except StartError as error:
         raise CommandError(error.message) from None
+    return layout
 
 
 def _check_files(directory: Path, settings: EngineSettings) -> None:

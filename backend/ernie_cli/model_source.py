@@ -40,8 +40,9 @@ class ModelFiles:
 
     @property
     def weights_bytes(self) -> int:
-        """Bytes of its weights."""
-        return sum(path.stat().st_size for path in self.directory.glob("*.safetensors"))
+        """Bytes of its weights, those in the directories of ranks included."""
+        patterns = "*.safetensors", "rank*/*.safetensors"
+        return sum(path.stat().st_size for pattern in patterns for path in self.directory.glob(pattern))
 
 
 def is_model_id(model: str) -> bool:

@@ -102,7 +102,7 @@ def _settings(given: Mapping[str, str], shape: ModelShape, notices: list[str]) -
         kv_cache_dtype=given.get("--kv-cache-dtype", plain.kv_cache_dtype),
         gpu_memory_utilization=float(given.get("--gpu-memory-utilization", plain.gpu_memory_utilization)),
         num_gpu_blocks_override=int(blocks) if blocks else None,
-        enable_expert_parallel="--enable-expert-parallel" in given,
+        enable_expert_parallel=given.get("--enable-expert-parallel") == "true",
         image_max_pixels=_image_max_pixels(given),
         **numbers,
     )

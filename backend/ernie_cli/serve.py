@@ -2,8 +2,9 @@
 
     flags -> ports -> model files -> tritonserver -> load the model -> frontend -> time table -> "Launching ..."
 
-Ends are in the opposite order. Whatever goes wrong, its sentence is the last thing printed and the exit status
-is 1; a signal ends everything with status 0. This module must not know the engine or HTTP requests.
+Ends are in the opposite order. On a machine of ``--ips`` that is not the first, ranks are run instead. Whatever
+goes wrong, its sentence is the last thing printed and the exit status is 1; a signal ends everything with
+status 0. This module must not know the engine or HTTP requests.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ernie_cli.memory_report import MemoryReport
 from ernie_cli.model_check import check_model
 from ernie_cli.model_source import ModelFiles, find_model
 from ernie_cli.ports import LOOPBACK, choose_ports
+from ernie_cli.rank_host import keep_ranks
 from ernie_cli.run_directory import RunDirectory, remove_abandoned
 from ernie_cli.serve_settings import ServeSettings
 from ernie_cli.supervisor import STOP_GRACE_S, StopRequested, Supervisor
@@ -51,12 +53,15 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
     with stages.stage("model files") as reading:
         has_random_weights = settings.engine.get("load_choices") == "dummy"
         model = find_model(settings.model, settings.revision, with_weights=not has_random_weights)
-        check_model(model.directory, settings.engine)
+        layout = check_model(model.directory, settings.engine)
         reading.size_bytes = model.size_bytes
-    port, triton_ports = _choose_ports(settings)
     memory = MemoryReport()
     try:
-        asyncio.run(_Serving(settings, model, port, triton_ports, stages).run(when_ready))
+        if layout.has_rank_0:
+            port, triton_ports = _choose_ports(settings)
+            asyncio.run(_Serving(settings, model, port, triton_ports, stages).run(when_ready))
+        else:
+            asyncio.run(keep_ranks(layout, {"model": str(model.directory), **settings.engine}))
     except StopRequested:
         after_ctrl_c = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
         typer.echo(f"{after_ctrl_c}Stopped.", err=True)

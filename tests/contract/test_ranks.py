@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,8 +95,9 @@ def engine() -> Iterator[Engine]:
     ("family", "ranks", "parameters"),
     [
         ("dense", 2, {}),
-        ("moe_tp", 4, {}),
         ("moe300b", 2, {"enable_expert_parallel": "true"}),
+        pytest.param("moe", 2, {"enable_expert_parallel": "true"}, marks=pytest.mark.full),
+        pytest.param("moe_tp", 4, {}, marks=pytest.mark.full),
         pytest.param("dense", 2, {"device": "reference"}, marks=pytest.mark.full),
         pytest.param("moe300b", 2, {}, marks=pytest.mark.full),
         pytest.param("moe_tp", 2, {}, marks=pytest.mark.full),
@@ -145,6 +150,26 @@ def test_a_rank_that_is_lost_while_it_loads_is_named() -> None:
     assert isinstance(message, Fault), message
     assert message.cause.startswith(f"rank 1 (process {started[0]}) was killed by SIGKILL")
     engine.close()
+
+
+def test_ranks_of_another_machine_follow_and_end_with_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loopback addresses stand for the machines."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    several = {"ips": "127.0.0.1,127.0.0.2", "engine_worker_queue_port": port}
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
+    engine = start("dense", 2, **several)
+    settings = {"model": str(DATA / "dense"), "tensor_parallel_size": "2", **several}
+    other = subprocess.Popen(
+        [sys.executable, "-m", "ernie_backend.parallel", "--settings", json.dumps(settings), "--index", "0"],
+        env={**os.environ, "PADDLE_TRAINER_ID": "1"},
+    )
+    engine.ready()
+    assert rank_processes(engine) == []
+    assert_goldens(engine, "dense")
+    engine.close()
+    assert other.wait(DEADLINE_S) == 0
 
 
 def test_a_list_of_machines_without_this_one_is_an_error() -> None:

@@ -1,10 +1,12 @@
 """A scripted engine process: it speaks real frames and does what its settings and the prompts say.
 
-settings  start: ready (default) | fail | die | stall | die-after-first (ready once, then never again)
+settings  start: ready (default) | fail | fault | die | stall | slow (as stall for 3 s, with signs of its ranks)
+                 | die-after-first (ready once, then never again)
 prompts   "count N"   N outputs, "1 ", "2 ", ... with the token ids 1..N
           "wait"      nothing, until it is cancelled
           "die"       SIGKILL
           "exit"      exit status 3
+          "fault"     tells a cause, then exit status 1
           "hang"      neither reads nor sends any more
           "garbage"   sends something that is no message
 """
@@ -24,6 +26,7 @@ from pathlib import Path
 from ernie_wire.frames import receive_frame, send_frame
 from ernie_wire.messages import (
     Cancel,
+    Fault,
     GenerateRequest,
     Heartbeat,
     Message,
@@ -32,6 +35,7 @@ from ernie_wire.messages import (
     Ready,
     Shutdown,
     StartFailed,
+    Starting,
     Submit,
     from_frame,
     to_frame,
@@ -77,6 +81,9 @@ class FakeEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         elif word == "exit":
             os._exit(3)
+        elif word == "fault":
+            self.send(Fault("rank 1 is lost"))
+            os._exit(1)
         elif word == "hang":
             self._lock.acquire()
             time.sleep(1000)
@@ -99,8 +106,14 @@ def start(engine: FakeEngine, settings: dict[str, str]) -> None:
         sys.exit(1)
     if mode == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if mode == "fault":
+        engine.send(Fault("rank 1 is lost"))
+        sys.exit(1)
     if mode == "stall":
         time.sleep(1000)
+    for _ in range(30 if mode == "slow" else 0):
+        time.sleep(0.1)
+        engine.send(Starting())
     if mode == "die-after-first":
         marker.touch()
     engine.send(Ready({"architecture": "Fake", "kv_blocks": 100, "pid": os.getpid()}))

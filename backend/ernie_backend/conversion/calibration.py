@@ -123,6 +123,7 @@ class _Forward:
 
     def _product(self, x: Floats, role: Role, layer: int, expert: int = 0) -> Floats:
         product: Floats = x @ dequantize(self._weights.linear(role, layer, expert)).T
+        self._weights.forget()
         return product
 
     def _attention(self, layer: int, hidden: Floats) -> Floats:

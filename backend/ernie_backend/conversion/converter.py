@@ -154,6 +154,7 @@ class _Writer:
     def _tensors(self, keys: list[WeightKey]) -> Tensors:
         for key in keys:
             yield from self._weight(key)
+            self._weights.forget()
         if self._conversion.how.has_cache_scales and keys[0].role not in _WITHOUT_LAYER:
             layer = keys[0].layer
             absmax = self._measured.keys[layer], self._measured.values[layer]

@@ -70,7 +70,10 @@ def _create(device: str, threads: int) -> Ops:
 
 
 def _create_joined(device: str, threads: int, rendezvous: Rendezvous) -> Ops:
-    from ernie_kernels.xpu.process_group import join_devices, join_hosts
+    try:
+        from ernie_kernels.xpu.process_group import join_devices, join_hosts
+    except ImportError as error:
+        raise StartError(f"several ranks need Paddle ({error}); install ernie-triton[paddle]") from error
 
     if device == "xpu":
         from ernie_kernels.xpu import PaddleOps

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from ernie_backend.memory.devices import Device
 from ernie_backend.memory.model_shape import ModelShape, VisionShape
-from ernie_backend.memory.plan_settings import PlanSettings
+from ernie_backend.memory.plan_settings import PlanSettings, dense_ranks
 
 _LOGIT_BYTES = 2 * 4
 _ROTARY_BYTES = 4
@@ -22,7 +22,7 @@ def activation_bytes(shape: ModelShape, settings: PlanSettings, device: Device) 
     """Return the bytes of the largest step, and of the table of rotary angles."""
     tokens = min(settings.max_num_batched_tokens, settings.max_num_seqs * settings.max_model_len)
     rows = min(tokens, settings.max_num_seqs)
-    ranks = settings.tensor_parallel_size
+    ranks = dense_ranks(shape, settings)
     layer = 4 * shape.hidden_size + _attention_values(shape) // ranks + _mlp_values(shape, ranks, device)
     picture = _picture_values(shape.vision, settings.image_max_pixels) if shape.vision else 0
     rotary = settings.max_model_len * shape.head_dim * _ROTARY_BYTES

@@ -16,7 +16,7 @@ import numpy as np
 from ernie_backend.memory.activation_sizes import activation_bytes
 from ernie_backend.memory.devices import Device
 from ernie_backend.memory.model_shape import ModelShape
-from ernie_backend.memory.plan_settings import PlanSettings, check_plan_settings
+from ernie_backend.memory.plan_settings import PlanSettings, check_plan_settings, dense_ranks
 from ernie_backend.memory.weight_sizes import cast_bytes, weight_bytes
 from ernie_kernels.api import CacheScales, CacheSpec
 
@@ -120,7 +120,7 @@ def plan_memory(shape: ModelShape, settings: PlanSettings, device: Device) -> Me
 
 def _cache_spec(shape: ModelShape, settings: PlanSettings) -> CacheSpec:
     """Return one block of one layer of a rank's KV cache."""
-    heads, head_dim = shape.num_kv_heads // settings.tensor_parallel_size, shape.head_dim
+    heads, head_dim = shape.num_kv_heads // dense_ranks(shape, settings), shape.head_dim
     dtype = settings.dtype if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype
     scales = None
     if shape.has_cache_scales:

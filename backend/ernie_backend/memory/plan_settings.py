@@ -64,17 +64,29 @@ def check_plan_settings(shape: ModelShape, settings: PlanSettings) -> None:
 
 
 def can_split(shape: ModelShape, settings: PlanSettings, ranks: int) -> bool:
-    """Whether the heads, the vocabulary and the widths of a model can be divided among ``ranks``.
+    """Whether what must be cut of a model can be divided among ``ranks``.
 
-    w4a8 rotates the inputs of an expert's last Linear in blocks, which no two ranks may share.
+    w4a8 rotates the inputs of an expert's last Linear in blocks, which no two ranks may share. With expert
+    parallelism only experts and the vocabulary must be cut.
     """
-    sizes = [shape.num_heads, shape.num_kv_heads, shape.vocab_size, shape.intermediate_size]
+    if settings.enable_expert_parallel and shape.experts is not None:
+        return all(
+            size % ranks == 0 for size in (shape.vocab_size, *(bank.count for bank in shape.experts.banks))
+        )
+    sizes = [*_dense_sizes(shape), shape.vocab_size]
     if shape.experts is not None:
-        sizes.append(shape.experts.shared_width)
         is_rotated = settings.quantization == "w4a8" and ranks > 1
-        for bank in shape.experts.banks:
-            if settings.enable_expert_parallel:
-                sizes.append(bank.count)
-            else:
-                sizes.append(bank.width // HADAMARD_BLOCK if is_rotated else bank.width)
+        sizes += [bank.width // HADAMARD_BLOCK if is_rotated else bank.width for bank in shape.experts.banks]
     return all(size % ranks == 0 for size in sizes)
+
+
+def dense_ranks(shape: ModelShape, settings: PlanSettings) -> int:
+    """Return among how many ranks attention, dense MLPs and shared experts are cut; 1: each has all of them."""
+    ranks = settings.tensor_parallel_size
+    is_whole = settings.enable_expert_parallel and any(size % ranks for size in _dense_sizes(shape))
+    return 1 if is_whole else ranks
+
+
+def _dense_sizes(shape: ModelShape) -> list[int]:
+    shared = [] if shape.experts is None else [shape.experts.shared_width]
+    return [shape.num_heads, shape.num_kv_heads, shape.intermediate_size, *shared]

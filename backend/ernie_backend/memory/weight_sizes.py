@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ernie_backend.memory.devices import Device
 from ernie_backend.memory.model_shape import ModelShape
-from ernie_backend.memory.plan_settings import PlanSettings
+from ernie_backend.memory.plan_settings import PlanSettings, dense_ranks
 from ernie_backend.weights.placement import WeightFormat, weight_format
 from ernie_backend.weights.roles import Role
 
@@ -83,6 +83,7 @@ def _matrices(shape: ModelShape, settings: PlanSettings) -> Iterator[_Matrix]:
     yield _Matrix(Role.EMBEDDING, vocabulary, hidden, 1)
     if not shape.is_tied:
         yield _Matrix(Role.HEAD, vocabulary, hidden, 1)
+    ranks = dense_ranks(shape, settings)
     queries = shape.num_heads * shape.head_dim // ranks
     keys = shape.num_kv_heads * shape.head_dim // ranks
     yield _Matrix(Role.QKV, queries + 2 * keys, hidden, shape.num_layers)
@@ -104,7 +105,7 @@ def _expert_matrices(shape: ModelShape, settings: PlanSettings) -> Iterator[_Mat
         yield _Matrix(Role.EXPERT_GATE_UP, 2 * width, hidden, count)
         yield _Matrix(Role.EXPERT_DOWN, hidden, width, count)
         yield _Matrix(Role.ROUTER, bank.count, hidden, bank.layers)
-    shared = shape.experts.shared_width // ranks
+    shared = shape.experts.shared_width // dense_ranks(shape, settings)
     if shared:
         yield _Matrix(Role.SHARED_GATE_UP, 2 * shared, hidden, shape.experts.layers)
         yield _Matrix(Role.SHARED_DOWN, hidden, shared, shape.experts.layers)

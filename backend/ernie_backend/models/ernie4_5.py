@@ -70,6 +70,7 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
         self.cache_dtype = settings.dtype
         self.cache_scales = tuple(weights.cache_scales(layer) for layer in range(config.num_layers))
         self._ops = ops
+        self._shard = settings.shard
         self._rotary = ops.pack_rotary(RotarySpec(config.head_dim, settings.max_positions, config.rope_theta))
         self._embedding = packer.linear(Role.EMBEDDING)
         self._head = self._embedding if config.tie_word_embeddings else packer.linear(Role.HEAD)
@@ -83,16 +84,20 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
         hidden = ops.norm(residual, self._first_norm, epsilon)
         for layer, cache in zip(self._layers, caches, strict=True):
             attended = ops.attention(ops.linear(hidden, layer.qkv), self._rotary, cache, batch)
-            attended = ops.all_reduce(ops.linear(attended, layer.output))
+            attended = self._completed(ops.linear(attended, layer.output))
             residual, hidden = ops.add_norm(residual, attended, layer.post_attention_norm, epsilon)
-            transformed = ops.all_reduce(self._transform(hidden, layer.mlp))
+            transformed = self._transform(hidden, layer.mlp)
             residual, hidden = ops.add_norm(residual, transformed, layer.next_norm, epsilon)
         return ops.lm_head(hidden, self._head, batch)
 
     def _transform(self, hidden: Array, mlp: DenseMlp | Experts) -> Array:
         if isinstance(mlp, Experts):
-            return self._ops.moe(hidden, mlp.moe)
-        return self._ops.mlp(hidden, mlp.gate_up, mlp.down)
+            return self._ops.all_reduce(self._ops.moe(hidden, mlp.moe))
+        return self._completed(self._ops.mlp(hidden, mlp.gate_up, mlp.down))
+
+    def _completed(self, x: Array) -> Array:
+        """Return what the ranks' ``x`` make together, unless each has computed all of it."""
+        return x if self._shard.is_dense_whole else self._ops.all_reduce(x)
 
 
 @dataclass(frozen=True)
@@ -126,11 +131,12 @@ class _Packer:
         if moe is None or not moe.has_experts(layer):
             return DenseMlp(self.linear(Role.GATE_UP, layer), self.linear(Role.DOWN, layer))
         shared, own = (Role.SHARED_GATE_UP, Role.SHARED_DOWN), experts_of(moe.num_experts, self.shard)
+        has_shared = moe.num_shared_experts > 0 and self.shard.has_shared_experts
         return Experts(
             self.ops.pack_moe(
                 self._router(layer, moe.experts_per_token),
                 (self._mlp_weights(Role.EXPERT_GATE_UP, Role.EXPERT_DOWN, layer, expert) for expert in own),
-                self._mlp_weights(*shared, layer) if moe.num_shared_experts else None,
+                self._mlp_weights(*shared, layer) if has_shared else None,
                 self.activation,
                 own,
             )

@@ -23,7 +23,6 @@ from ernie_backend.errors import StartError
 from ernie_backend.memory.engine_plan import engine_plan
 from ernie_backend.memory.host_memory import available_bytes
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.parallel.layout import read_layout
 from ernie_backend.parallel.messages import (
     Allocate,
     Beat,
@@ -35,7 +34,7 @@ from ernie_backend.parallel.messages import (
     from_frame,
     to_frame,
 )
-from ernie_backend.parallel.seat import group_seat
+from ernie_backend.parallel.seat import engine_layout, group_seat
 from ernie_backend.part import load_part
 from ernie_backend.settings import model_directory, read_settings
 from ernie_wire.frames import FrameError, receive_frame, send_frame
@@ -73,17 +72,18 @@ class Follower:
             threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True).start()
 
     def run(self) -> int:
-        """Join, load, and compute until the socket ends; return the exit status of a failure."""
+        """Join, load, and compute until the socket ends; return 1 if it could not start, 2 if it failed."""
         try:
             self._follow()
         except StartError as error:
             logger.error("the rank cannot start: %s", error.message)  # noqa: TRY400  one line, no traceback
             self._send(Failed(error.message))
+            return 1
         except Exception as error:
             logger.exception("the rank failed")
             time.sleep(_BLAME_S)  # if another rank has died, that is the cause, and the socket ends now
             self._send(Failed(f"{type(error).__name__}: {error}"))
-        return 1
+            return 2
 
     def _follow(self) -> NoReturn:
         join = self._take(Join)
@@ -95,9 +95,9 @@ class Follower:
                 f"{directory / 'config.json'} is not that of rank 0; use the same model everywhere"
             )
         settings = read_settings(parameters, config)
-        layout = read_layout(settings.tensor_parallel_size, settings.ips, settings.engine_worker_queue_port)
+        layout = engine_layout(settings)
         device, _ = resolve_device(settings.device)
-        seat = group_seat(settings, layout, join.rank, join.master)
+        seat = group_seat(settings, config, layout, join.rank, join.master)
         part = load_part(settings, config, device, seat)
         plan = engine_plan(settings, device, self._available * len(layout.hosts))
         self._send(Loaded(part.affordable_blocks(settings, plan)))

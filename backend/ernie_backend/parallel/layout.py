@@ -85,8 +85,8 @@ def check_leads(layout: Layout) -> None:
     """Raise StartError unless this machine is the first, which alone has an engine."""
     if not layout.has_rank_0:
         raise StartError(
-            f"this machine is {layout.hosts[layout.own_host]}, and rank 0 is on {layout.hosts[0]}: only ranks run "
-            "here, started by ernie-triton serve"
+            f"this machine is {layout.hosts[layout.own_host]}, and rank 0 is on {layout.hosts[0]}: only ranks "
+            "run here, started by ernie-triton serve"
         )
 
 

@@ -6,6 +6,7 @@ nor what is done about a rank that is lost.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -57,24 +58,29 @@ class Member:
         """End the rank: its process if it is here, else its socket, which the rank follows."""
         if self._process is not None:
             self._process.kill()
-        self._socket.close()
+        with contextlib.suppress(OSError):  # it is closed already
+            self._socket.shutdown(socket.SHUT_RDWR)  # closing would not wake the reader
 
     def _read(self, lost: Callable[[str], None], moved: Callable[[], None]) -> None:
-        progress: tuple[int, ...] = ()
-        try:
-            while (frame := receive_frame(self._socket)) is not None:
-                self.heard_at = time.monotonic()
-                message = from_frame(*frame)
-                if isinstance(message, Failed):
-                    lost(f"{self.name}: {message.error}")
-                elif isinstance(message, Loaded):
-                    self.loaded = message
-                elif isinstance(message, Beat) and message.progress != progress:
-                    progress = message.progress
-                    moved()
-        except (OSError, FrameError) as error:
-            logger.info("%s cannot be heard: %s", self.name, error)
-        except (KeyError, TypeError, ValueError) as error:
-            lost(f"{self.name} sent something that is no message: {error!r}")
+        with self._socket:
+            try:
+                self._hear(lost, moved)
+            except (OSError, FrameError) as error:
+                logger.info("%s cannot be heard: %s", self.name, error)
+            except (KeyError, TypeError, ValueError) as error:
+                lost(f"{self.name} sent something that is no message: {error!r}")
         how = self._process.why_it_ended() if self._process else "closed its connection; its own log says why"
         lost(f"{self.name} {how}")
+
+    def _hear(self, lost: Callable[[str], None], moved: Callable[[], None]) -> None:
+        progress: tuple[int, ...] = ()
+        while (frame := receive_frame(self._socket)) is not None:
+            self.heard_at = time.monotonic()
+            message = from_frame(*frame)
+            if isinstance(message, Failed):
+                lost(f"{self.name}: {message.error}")
+            elif isinstance(message, Loaded):
+                self.loaded = message
+            elif isinstance(message, Beat) and message.progress != progress:
+                progress = message.progress
+                moved()

@@ -24,8 +24,8 @@ import sys
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.parallel.following import Follower
-from ernie_backend.parallel.layout import read_layout
 from ernie_backend.parallel.meeting import reach_rank_0
+from ernie_backend.parallel.seat import engine_layout
 from ernie_backend.settings import model_directory, read_settings
 
 logger = logging.getLogger(__name__)
@@ -61,5 +61,5 @@ def _socket(options: argparse.Namespace) -> socket.socket:
         return socket.socket(fileno=options.socket_fd)
     config = ModelConfig.from_directory(model_directory(options.settings))
     settings = read_settings(options.settings, config)
-    layout = read_layout(settings.tensor_parallel_size, settings.ips, settings.engine_worker_queue_port)
+    layout = engine_layout(settings)
     return reach_rank_0(layout, options.index)

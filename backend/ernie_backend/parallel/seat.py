@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from ernie_backend.parallel.layout import Layout
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.parallel.layout import Layout, read_layout
 from ernie_backend.part import Seat
 from ernie_backend.settings import EngineSettings
-from ernie_backend.weights.shard import Shard
+from ernie_backend.weights.shard import shard_of
 from ernie_kernels.ranks import Rendezvous
 
 
-def group_seat(settings: EngineSettings, layout: Layout, rank: int, master: str) -> Seat:
+def engine_layout(settings: EngineSettings) -> Layout:
+    """Return the layout that the settings and the environment describe; raises what ``read_layout`` does."""
+    return read_layout(settings.tensor_parallel_size, settings.ips, settings.engine_worker_queue_port)
+
+
+def group_seat(settings: EngineSettings, config: ModelConfig, layout: Layout, rank: int, master: str) -> Seat:
     """Return the seat of a rank; the ranks of a machine share its threads, and take its cards in order."""
     host, index = divmod(rank, layout.ranks_per_host)
     return Seat(
-        shard=Shard(rank, layout.size, settings.enable_expert_parallel),
+        shard=shard_of(config, rank, layout.size, is_expert_parallel=settings.enable_expert_parallel),
         threads=max(1, settings.threads // layout.ranks_per_host),
         rendezvous=Rendezvous(rank, layout.size, master, layout.hosts[host], card=index),
     )

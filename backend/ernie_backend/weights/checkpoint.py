@@ -68,6 +68,11 @@ class Checkpoint:
         """Return a read-only view of a tensor as stored; bfloat16 as uint16 bits."""
         return self._files[name].tensor(name)
 
+    def forget(self) -> None:
+        """Give back the memory of what was read."""
+        for file in set(self._files.values()):
+            file.forget()
+
     def close(self) -> None:
         """Close all files."""
         for file in set(self._files.values()):

@@ -125,6 +125,10 @@ class CheckpointWeights:
     ) -> None:
         self.close()
 
+    def forget(self) -> None:
+        """Give back the memory of what was read, which a file's map keeps; weights that were returned stay."""
+        self._checkpoint.forget()
+
     def close(self) -> None:
         """Close the files; weights that were returned stay valid."""
         self._checkpoint.close()

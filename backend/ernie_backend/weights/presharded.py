@@ -137,6 +137,11 @@ class PreshardedTensors:
                 )
         return first
 
+    def forget(self) -> None:
+        """Give back the memory of what was read."""
+        for checkpoint in self._ranks.values():
+            checkpoint.forget()
+
     def close(self) -> None:
         """Close all files."""
         for checkpoint in self._ranks.values():

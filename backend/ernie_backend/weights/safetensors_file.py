@@ -63,6 +63,10 @@ class SafetensorsFile:
         """Drop the map; arrays still in use keep it alive until they go."""
         del self._bytes
 
+    def forget(self) -> None:
+        """Give back the memory of what was read; it is read again when somebody looks at it."""
+        self._bytes.madvise(mmap.MADV_DONTNEED)
+
     def tensor(self, name: str) -> NDArray[np.generic]:
         """Return a read-only view of a tensor: float32, float16, int8, or uint16 for bfloat16 bits.
 

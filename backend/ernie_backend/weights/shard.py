@@ -7,8 +7,9 @@
     norms, routers         whole
 
 So a rank multiplies by its rows, then by its columns, and the sum over the ranks is the whole product. Experts
-are cut like any MLP; with expert parallelism a routed expert is whole, and a rank has 1/n of them. This module
-must not know files, tensor names or formats.
+are cut like any MLP; with expert parallelism a routed expert is whole, and a rank has 1/n of them. If n then
+does not divide the heads or a width, attention, dense MLPs and shared experts are whole on every rank. This
+module must not know files, tensor names or formats.
 """
 
 from __future__ import annotations
@@ -39,11 +40,23 @@ class Shard:
         rank: 0 to ``size`` - 1.
         size: ranks of the group.
         is_expert_parallel: whether routed experts are spread over the ranks instead of cut.
+        is_dense_whole: whether attention, dense MLPs and shared experts are whole on every rank.
     """
 
     rank: int = 0
     size: int = 1
     is_expert_parallel: bool = False
+    is_dense_whole: bool = False
+
+    @property
+    def dense(self) -> Shard:
+        """The part of attention, dense MLPs and shared experts."""
+        return Shard() if self.is_dense_whole else self
+
+    @property
+    def has_shared_experts(self) -> bool:
+        """Whether the rank adds the shared experts, or its part of them, to what its routed ones make."""
+        return not self.is_dense_whole or self.rank == 0
 
     @property
     def name(self) -> str:
@@ -87,22 +100,30 @@ class Part:
                 top += height
 
 
+def shard_of(config: ModelConfig, rank: int, size: int, *, is_expert_parallel: bool) -> Shard:
+    """Return the shard of a rank; expert parallelism means nothing to a model without experts."""
+    if not is_expert_parallel or config.moe is None:
+        return Shard(rank, size)
+    is_dense_whole = any(each % size for each in _dense_sizes(config).values())
+    return Shard(rank, size, is_expert_parallel=True, is_dense_whole=is_dense_whole)
+
+
 def part_of(role: Role, shape: tuple[int, int], config: ModelConfig, shard: Shard) -> Part:
     """Return the rank's part of the matrix of ``role`` with ``shape`` [N, K]; ``check_split`` was passed."""
     outputs, inputs = shape
-    rows, columns = (range(outputs),), range(inputs)
-    if shard.is_expert_parallel and role in _ROUTED:
-        return Part(rows, columns)
+    if role in _BY_ROWS:
+        return Part(_rows((outputs,), shard), range(inputs))
+    is_whole = shard.is_expert_parallel if role in _ROUTED else shard.is_dense_whole
+    if is_whole or shard.size == 1:
+        return Part((range(outputs),), range(inputs))
     if role is Role.QKV:
         queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        return Part(_rows((queries, keys, keys), shard), columns)
+        return Part(_rows((queries, keys, keys), shard), range(inputs))
     if role in _BY_HALVES:
-        return Part(_rows((outputs // 2, outputs // 2), shard), columns)
-    if role in _BY_ROWS:
-        return Part(_rows((outputs,), shard), columns)
+        return Part(_rows((outputs // 2, outputs // 2), shard), range(inputs))
     if role in _BY_COLUMNS:
-        return Part(rows, _share(inputs, shard))
-    return Part(rows, columns)
+        return Part((range(outputs),), _share(inputs, shard))
+    return Part((range(outputs),), range(inputs))
 
 
 def experts_of(num_experts: int, shard: Shard) -> range:
@@ -112,7 +133,7 @@ def experts_of(num_experts: int, shard: Shard) -> range:
 
 def kv_heads_of(config: ModelConfig, shard: Shard) -> range:
     """Return the key and value heads that the rank has."""
-    return _share(config.num_kv_heads, shard)
+    return _share(config.num_kv_heads, shard.dense)
 
 
 def vocabulary_of(vocab_size: int, shard: Shard) -> range:
@@ -135,7 +156,7 @@ def check_split(config: ModelConfig, shard: Shard, expert_block: int = 1) -> Non
     misfits = [f"{size} {name}" for name, size in sizes.items() if size % shard.size]
     if not misfits:
         return
-    possible = [n for n in range(1, config.num_kv_heads + 1) if all(size % n == 0 for size in sizes.values())]
+    possible = [n for n in range(1, min(sizes.values()) + 1) if all(size % n == 0 for size in sizes.values())]
     raise StartError(
         f"tensor_parallel_size is {shard.size}, which does not divide {', '.join(misfits)} of this model; "
         f"possible are {', '.join(map(str, possible))}"
@@ -143,24 +164,28 @@ def check_split(config: ModelConfig, shard: Shard, expert_block: int = 1) -> Non
 
 
 def _cut_sizes(config: ModelConfig, is_expert_parallel: bool, expert_block: int) -> dict[str, int]:
-    """Return what is cut, in the units that stay whole."""
-    sizes = {
-        "query heads": config.num_heads,
-        "key and value heads": config.num_kv_heads,
-        "rows of the vocabulary": config.vocab_size,
-        "intermediate_size": config.intermediate_size,
-    }
-    moe = config.moe
+    """Return what must be cut, in the units that stay whole."""
+    sizes, moe = {"rows of the vocabulary": config.vocab_size}, config.moe
+    if moe is not None and is_expert_parallel:
+        return {**sizes, "experts": moe.num_experts}
+    sizes = {**_dense_sizes(config), **sizes}
     if moe is None:
         return sizes
-    if moe.num_shared_experts:
-        sizes["moe_intermediate_size of the shared experts"] = moe.shared_size
-    if is_expert_parallel:
-        sizes["experts"] = moe.num_experts
-    elif expert_block > 1:
+    if expert_block > 1:
         sizes[f"blocks of {expert_block} in moe_intermediate_size"] = moe.intermediate_size // expert_block
     else:
         sizes["moe_intermediate_size"] = moe.intermediate_size
+    return sizes
+
+
+def _dense_sizes(config: ModelConfig) -> dict[str, int]:
+    sizes = {
+        "query heads": config.num_heads,
+        "key and value heads": config.num_kv_heads,
+        "intermediate_size": config.intermediate_size,
+    }
+    if config.moe is not None and config.moe.num_shared_experts:
+        sizes["moe_intermediate_size of the shared experts"] = config.moe.shared_size
     return sizes
 
 

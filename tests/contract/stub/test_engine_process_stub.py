@@ -144,6 +144,7 @@ def test_an_id_is_free_again_after_a_cancel_but_not_before(start: Start) -> None
     [
         ("die", "SIGKILL, probably by the kernel because memory ran out"),
         ("exit", "exited with status 3"),
+        ("fault", "the engine process ended: rank 1 is lost; retry the request"),
         ("garbage", "sent something unreadable"),
     ],
 )
@@ -207,6 +208,7 @@ def test_an_engine_that_does_not_start_again_is_told(start: Start, tmp_path: Pat
     [
         ("fail", "tensor lm_head.weight is missing"),
         ("die", "ended before it was ready: it was killed by SIGKILL"),
+        ("fault", "rank 1 is lost"),
         ("stall", "no progress for 1 s while starting"),
     ],
 )
@@ -216,6 +218,11 @@ def test_an_engine_that_cannot_start_says_why_and_leaves_nothing(mode: str, mess
     with pytest.raises(EngineStartError, match=message):
         engine.start()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine-")]
+
+
+def test_an_engine_whose_ranks_are_still_loading_is_waited_for(start: Start) -> None:
+    stub = start(settings={"start": "slow"}, deadlines=Deadlines(start_stall_s=1.0))
+    assert stub.control("describe")["generation"] == 1
 
 
 def test_a_request_that_no_frame_holds_fails_alone(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ def test_tensors_come_back_as_written(tmp_path: Path) -> None:
         "bits": np.arange(6, dtype=np.uint16).reshape(2, 3),
         "halves": np.linspace(-1, 1, 4, dtype=np.float16),
         "floats": np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 2, 2),
+        "codes": np.arange(-3, 3, dtype=np.int8),
         "empty": np.zeros((0, 4), np.float32),
     }
     write_tensors(tmp_path / "a.safetensors", written)
@@ -34,6 +35,27 @@ def test_tensors_come_back_as_written(tmp_path: Path) -> None:
         assert read[name].dtype == values.dtype
         np.testing.assert_array_equal(read[name], values)
         assert not read[name].flags.writeable
+
+
+def mapped_bytes(path: Path) -> int:
+    """Bytes of a mapped file that are in this process's memory."""
+    for block in Path("/proc/self/smaps").read_text().split("VmFlags"):
+        if str(path) in block:
+            return int(block.split("Rss:")[1].split()[0]) * 1024
+    raise AssertionError(f"{path} is not mapped")
+
+
+def test_what_was_read_takes_memory_until_it_is_forgotten(tmp_path: Path) -> None:
+    path, numbers = tmp_path / "a.safetensors", np.arange(1 << 20, dtype=np.float32)
+    write_tensors(path, {"a": numbers})
+    file = SafetensorsFile(path)
+    tensor = file.tensor("a")
+    np.testing.assert_array_equal(tensor, numbers)
+    assert mapped_bytes(path) >= numbers.nbytes
+    file.forget()
+    assert mapped_bytes(path) == 0
+    np.testing.assert_array_equal(tensor, numbers)
+    file.close()
 
 
 def test_other_types_may_be_present_but_not_read(tmp_path: Path) -> None:

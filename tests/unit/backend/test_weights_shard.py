@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig, MoeConfig
 from ernie_backend.weights.roles import Role
-from ernie_backend.weights.shard import Part, Shard, check_split, experts_of, part_of
+from ernie_backend.weights.shard import Part, Shard, check_split, experts_of, kv_heads_of, part_of, shard_of
 
 HIDDEN = 6
 CONFIG = ModelConfig(
@@ -143,11 +143,30 @@ def test_key_heads_are_not_doubled() -> None:
         check_split(CONFIG, Shard(0, 8))
 
 
-def test_experts_are_what_expert_parallelism_divides() -> None:
+def test_experts_and_the_vocabulary_are_all_that_expert_parallelism_must_divide() -> None:
     config = replace(CONFIG, moe=replace(CONFIG.moe, num_experts=6)) if CONFIG.moe else CONFIG
     check_split(config, Shard(0, 4))
     with pytest.raises(StartError, match=r"does not divide 6 experts of .*; possible are 1, 2$"):
         check_split(config, Shard(0, 4, is_expert_parallel=True))
+    check_split(replace(config, num_heads=5, num_kv_heads=1), Shard(0, 2, is_expert_parallel=True))
+
+
+def test_heads_that_cannot_be_cut_are_whole_on_every_rank_with_expert_parallelism() -> None:
+    config = replace(CONFIG, num_heads=5, num_kv_heads=1)
+    first, second = (shard_of(config, rank, 2, is_expert_parallel=True) for rank in range(2))
+    rows = (5 + 2 * 1) * 2
+    for shard in (first, second):
+        assert part_of(Role.QKV, (rows, HIDDEN), config, shard).shape == (rows, HIDDEN)
+        assert part_of(Role.SHARED_DOWN, (HIDDEN, 32), config, shard).columns == range(32)
+        assert kv_heads_of(config, shard) == range(1)
+        assert part_of(Role.HEAD, (40, HIDDEN), config, shard).shape == (20, HIDDEN)
+    assert (first.has_shared_experts, second.has_shared_experts) == (True, False)
+    assert [list(experts_of(12, shard)) for shard in (first, second)] == [list(range(6)), list(range(6, 12))]
+
+
+def test_expert_parallelism_cuts_the_rest_where_it_can_and_means_nothing_without_experts() -> None:
+    assert shard_of(CONFIG, 1, 2, is_expert_parallel=True) == Shard(1, 2, is_expert_parallel=True)
+    assert shard_of(replace(CONFIG, moe=None), 1, 2, is_expert_parallel=True) == Shard(1, 2)
 
 
 def test_hadamard_blocks_stay_whole() -> None:

@@ -10,6 +10,7 @@ from ernie_wire.errors import InvalidValue
 from ernie_wire.logprobs import LOWEST_LOGPROB, TokenLogprobs, TopLogprob
 from ernie_wire.messages import (
     Cancel,
+    Fault,
     GenerateRequest,
     Heartbeat,
     Message,
@@ -18,6 +19,7 @@ from ernie_wire.messages import (
     Ready,
     Shutdown,
     StartFailed,
+    Starting,
     Submit,
     from_frame,
     parse_control,
@@ -44,6 +46,8 @@ MESSAGES: list[Message] = [
     Shutdown(),
     Ready({"architecture": "A", "modalities": ["text"], "generation_config": {"temperature": 0.0}}),
     StartFailed("tensor x is missing"),
+    Starting(),
+    Fault("rank 1 is lost"),
     Outputs(()),
     Outputs((Output("a"), Output("b", "text", (1, 2), 3, 1, "stop", None, (4, 5), "prompt"))),
     Outputs((Output("a", token_ids=(7,), logprobs=(LOGPROBS,), prompt_logprobs=(None, LOGPROBS)),)),

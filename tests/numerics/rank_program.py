@@ -1,0 +1,64 @@
+"""One rank of a model on Paddle's CPU place: ``python -m numerics.rank_program FAMILY RANK SIZE MASTER EP``.
+
+Rank 0 prints the greedy tokens after the goldens' prompts as JSON; the others compute the same steps.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.models.base import LoadSettings
+from ernie_backend.models.registry import load_model
+from ernie_backend.runner.inputs import build_batch
+from ernie_backend.runner.model_runner import ModelRunner
+from ernie_backend.scheduler.plan import ScheduledChunk, SchedulePlan
+from ernie_backend.weights.shard import kv_heads_of, shard_of, vocabulary_of
+from ernie_kernels.api import CacheSpec
+from ernie_kernels.formats import ActivationType
+from ernie_kernels.ranks import Rendezvous
+from ernie_kernels.xpu import PaddleOps
+from ernie_kernels.xpu.process_group import join_devices
+from numerics.golden import checkpoint, golden_rows
+
+BLOCK_SIZE = 8
+MAX_POSITIONS = 64
+
+
+def main(family: str, rank: int, size: int, master: str, is_expert_parallel: bool) -> None:
+    ops = PaddleOps("cpu", join_devices(Rendezvous(rank, size, master, "127.0.0.1"), "cpu"))
+    config = ModelConfig.from_directory(checkpoint(family))
+    shard = shard_of(config, rank, size, is_expert_parallel=is_expert_parallel)
+    how = LoadSettings("float32", None, ActivationType.FLOAT32, MAX_POSITIONS, shard=shard)
+    model = load_model(checkpoint(family), config, ops, how)
+    rows = golden_rows(family)
+    blocks = MAX_POSITIONS // BLOCK_SIZE
+    spec = CacheSpec(
+        blocks * len(rows), BLOCK_SIZE, len(kv_heads_of(config, shard)), config.head_dim, "float32"
+    )
+    caches = [ops.allocate_cache(spec) for _ in range(config.num_layers)]
+    runner = ModelRunner(model, ops, caches, vocabulary_of(config.vocab_size, shard))
+    tables = [tuple(range(row * blocks, (row + 1) * blocks)) for row in range(len(rows))]
+    answers: list[list[int]] = [[] for _ in rows]
+    pieces = [tuple(row.prompt) for row in rows]
+    starts = [0] * len(rows)
+    while len(answers[0]) < len(rows[0].greedy):
+        chunks = tuple(
+            ScheduledChunk("", piece, start, table, is_sampled=True)
+            for piece, start, table in zip(pieces, starts, tables, strict=True)
+        )
+        tokens = np.argmax(runner.compute(build_batch(SchedulePlan(chunks))), axis=1).tolist()
+        starts = [start + len(piece) for start, piece in zip(starts, pieces, strict=True)]
+        pieces = [(token,) for token in tokens]
+        for answer, token in zip(answers, tokens, strict=True):
+            answer.append(token)
+    if rank == 0:
+        sys.stdout.write(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    _, name, own, count, where, experts = sys.argv
+    main(name, int(own), int(count), where, experts == "True")

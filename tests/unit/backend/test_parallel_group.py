@@ -1,0 +1,133 @@
+"""The group as rank 0 has it: what is agreed on, and which loss ends it with which cause."""
+
+from __future__ import annotations
+
+import queue
+import socket
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from ernie_backend.errors import StartError
+from ernie_backend.parallel.group import Group, GroupWatch, Silence
+from ernie_backend.parallel.member import Member
+from ernie_backend.parallel.messages import (
+    Allocate,
+    Beat,
+    Failed,
+    Loaded,
+    RankMessage,
+    Step,
+    from_frame,
+    to_frame,
+)
+from ernie_kernels.api import Batch
+from ernie_wire.frames import receive_frame, send_frame
+
+PATIENCE_S = 60.0
+
+
+class Watch(GroupWatch):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.causes: queue.Queue[str] = queue.Queue()
+        self.moves: queue.Queue[None] = queue.Queue()
+
+    def moved(self) -> None:
+        self.moves.put(None)
+
+    def lost(self, cause: str) -> None:
+        self.causes.put(cause)
+
+
+class Rank:
+    """The other end of a member."""
+
+    def __init__(self, name: str) -> None:
+        ours, self.socket = socket.socketpair()
+        self.member = Member(name, ours)
+
+    def say(self, message: RankMessage) -> None:
+        send_frame(self.socket, *to_frame(message))
+
+    def hear(self) -> RankMessage | None:
+        frame = receive_frame(self.socket)
+        return None if frame is None else from_frame(*frame)
+
+
+def group_of(ranks: list[Rank], silence: Silence | None = None) -> tuple[Group, Watch]:
+    watch = Watch()
+    return Group([rank.member for rank in ranks], watch, silence), watch
+
+
+@pytest.fixture
+def ranks() -> Iterator[list[Rank]]:
+    made = [Rank("rank 1"), Rank("rank 2")]
+    yield made
+    for rank in made:
+        rank.socket.close()
+
+
+def batch() -> Batch:
+    zeros = np.zeros(1, np.int32)
+    return Batch(zeros, zeros, np.array([0, 1], np.int32), zeros, np.zeros((1, 1), np.int32), zeros)
+
+
+def test_the_smallest_cache_is_agreed_on_and_steps_go_to_all(ranks: list[Rank]) -> None:
+    group, _ = group_of(ranks)
+    for rank, count in zip(ranks, (7, 5), strict=True):
+        rank.say(Loaded(count))
+    assert group.least_blocks(6) == 5
+    group.allocate(5)
+    group.announce(batch())
+    for rank in ranks:
+        assert rank.hear() == Allocate(5)
+        assert isinstance(rank.hear(), Step)
+    group.kill()
+
+
+def test_progress_is_told_until_all_have_loaded(ranks: list[Rank]) -> None:
+    group, watch = group_of(ranks)
+    ranks[0].say(Beat((1, 0, 0)))
+    watch.moves.get(timeout=PATIENCE_S)
+    ranks[0].say(Beat((1, 0, 0)))  # no progress
+    group.allocate(1)
+    ranks[0].say(Beat((2, 0, 0)))
+    ranks[0].say(Failed("over"))
+    watch.causes.get(timeout=PATIENCE_S)
+    assert watch.moves.empty()
+
+
+def test_a_rank_that_fails_is_told_in_its_own_words_and_the_others_end(ranks: list[Rank]) -> None:
+    _, watch = group_of(ranks)
+    ranks[1].say(Failed("the disk is gone"))
+    assert watch.causes.get(timeout=PATIENCE_S) == "rank 2: the disk is gone"
+    assert ranks[0].hear() is None
+    assert watch.causes.empty()
+
+
+def test_the_end_of_a_connection_ends_the_group(ranks: list[Rank]) -> None:
+    _, watch = group_of(ranks)
+    ranks[0].socket.close()
+    assert watch.causes.get(timeout=PATIENCE_S) == "rank 1 closed its connection; its own log says why"
+
+
+def test_a_silent_rank_ends_the_group(ranks: list[Rank]) -> None:
+    _, watch = group_of(ranks, Silence(loading_s=0.2))
+    assert "has been silent for 0.2 s" in watch.causes.get(timeout=PATIENCE_S)
+
+
+def test_who_sends_nonsense_is_named(ranks: list[Rank]) -> None:
+    _, watch = group_of(ranks)
+    send_frame(ranks[1].socket, {"kind": "Nonsense"})
+    assert watch.causes.get(timeout=PATIENCE_S).startswith("rank 2 sent something that is no message")
+
+
+def test_waiting_for_a_lost_rank_ends(ranks: list[Rank]) -> None:
+    group, watch = group_of(ranks)
+    ranks[0].socket.close()
+    watch.causes.get(timeout=PATIENCE_S)
+    with pytest.raises(StartError, match="rank 1 was lost while it loaded"):
+        group.least_blocks(1)

@@ -1,0 +1,64 @@
+"""Which ranks are on which machine, and what a wrong list of machines is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from ernie_backend.errors import StartError
+from ernie_backend.parallel.layout import Layout, check_leads, is_own_address, read_layout
+
+PORT = 8002
+MACHINES = "10.0.0.1,10.0.0.2"
+
+
+def layout(size: int, ips: str, own: str = "10.0.0.1", **environment: str) -> Layout:
+    return read_layout(size, ips, PORT, environment, lambda address: address == own)
+
+
+@pytest.mark.parametrize("ips", ["", "127.0.0.1", "localhost", "10.9.9.9"])
+def test_one_machine_or_none_is_this_one(ips: str) -> None:
+    found = layout(4, ips)
+    assert found == Layout(4, ("127.0.0.1",), 0, PORT)
+    assert found.ranks_per_host == 4
+    check_leads(found)
+
+
+def test_machines_have_equally_many_consecutive_ranks() -> None:
+    found = layout(8, MACHINES, own="10.0.0.2")
+    assert (found.own_host, found.ranks_per_host, found.has_rank_0) == (1, 4, False)
+    assert [found.rank(1, index) for index in range(4)] == [4, 5, 6, 7]
+    with pytest.raises(StartError, match=r"this machine is 10\.0\.0\.2, and rank 0 is on 10\.0\.0\.1"):
+        check_leads(found)
+
+
+def test_the_list_may_come_from_the_environment() -> None:
+    found = layout(2, "", own="10.0.0.2", PADDLE_TRAINERS=MACHINES)
+    assert (found.hosts, found.own_host) == (("10.0.0.1", "10.0.0.2"), 1)
+    assert layout(2, MACHINES, PADDLE_TRAINERS="10.0.0.8,10.0.0.9").hosts == ("10.0.0.1", "10.0.0.2")
+
+
+def test_a_machine_may_be_told_which_one_it_is() -> None:
+    assert layout(2, "127.0.0.1,127.0.0.2", PADDLE_TRAINER_ID="1").own_host == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "ips", "environment", "complaint"),
+    [
+        (3, MACHINES, {}, "tensor_parallel_size is 3 and ips has 2 machines .* must be a multiple of 2"),
+        (2, "10.0.0.1,node2", {}, "ips has 'node2', which is no IPv4 address"),
+        (2, "10.0.0.1,10.0.0.1", {}, "ips has 10.0.0.1 twice"),
+        (2, "10.0.0.3,10.0.0.4", {}, "none is an address of this machine"),
+        (2, MACHINES, {"PADDLE_TRAINER_ID": "2"}, "PADDLE_TRAINER_ID is '2'; .* must be 0 to 1"),
+        (2, "", {"PADDLE_TRAINERS": "a,b"}, "PADDLE_TRAINERS has 'a'"),
+    ],
+)
+def test_a_wrong_list_is_told_with_the_way_out(
+    size: int, ips: str, environment: dict[str, str], complaint: str
+) -> None:
+    with pytest.raises(StartError, match=complaint):
+        layout(size, ips, **environment)
+
+
+def test_an_address_is_known_as_this_machines() -> None:
+    assert is_own_address("127.0.0.1")
+    assert not is_own_address("203.0.113.77")
