@@ -139,8 +139,8 @@ def test_cpu_equals_the_reference(
     packed = layer.packed(ops, activation)
     found, routing = ops.moe(x, packed), ops.route(x, packed)
     expected = expected_sum(x, layer, routing, activation)
-    # the second quantization may round a borderline code the other way: one step of its scale
-    step = {"float32": 1e-5, "int16": 1e-3, "int8": 2e-1}[activation.value]
+    # the second rounding may take a borderline input the other way: one step of its scale
+    step = {"float32": 1e-5, "bfloat16": 1e-2, "int16": 1e-3, "int8": 2e-1}[activation.value]
     np.testing.assert_allclose(found, expected, rtol=0, atol=step * np.abs(expected).max(initial=1) + 1e-5)
 
 

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from ernie_backend import start
+from ernie_backend import part, start
 from ernie_backend.devices.backend import create_ops
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.settings import EngineSettings
@@ -85,26 +85,28 @@ def test_quantized_weights_are_kept_where_they_should_be(
 ) -> None:
     monkeypatch.setattr(quantized_cache, "MIN_BYTES", 0)
     kept = first_logprob(quantization="wint8", weight_cache=str(tmp_path))
-    assert list(tmp_path.rglob("qkv.0"))
+    assert list(tmp_path.rglob("qkv.0.*"))
     assert first_logprob(quantization="wint8", weight_cache=str(tmp_path)) == kept
 
 
 def test_threads_and_device_choose_the_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     create = Mock(wraps=create_ops)
-    monkeypatch.setattr(start, "create_ops", create)
+    monkeypatch.setattr(part, "create_ops", create)
     for device, threads in (("cpu", "3"), ("reference", "1")):
         started(device=device, threads=threads)
-        create.assert_called_with(device, int(threads))
+        create.assert_called_with(device, int(threads), None)
 
 
 def test_the_cache_is_the_part_of_the_memory_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "available_bytes", lambda: 100 << 20)
-    monkeypatch.setattr(start, "resident_bytes", lambda: 0)
-    blocks = {
-        part: started(gpu_memory_utilization=part, max_num_seqs="4096").ready.description["kv_blocks"]
-        for part in ("0.25", "0.5")
-    }
-    assert blocks["0.5"] == pytest.approx(2 * blocks["0.25"], abs=1)
+    monkeypatch.setattr(start, "available_bytes", lambda: 1 << 30)
+    monkeypatch.setattr(part, "resident_bytes", lambda: 0)
+    quarter, half, three_quarters = (
+        started(gpu_memory_utilization=share, max_num_seqs="4096").ready.description["kv_blocks"]
+        for share in ("0.25", "0.5", "0.75")
+    )
+    bytes_per_block = 2 * 64 * 2 * 32 * 2 * 3  # keys and values, tokens, heads, their width, bfloat16, layers
+    assert half - quarter == pytest.approx((1 << 28) / bytes_per_block, abs=1)
+    assert three_quarters - half == pytest.approx(half - quarter, abs=1)
     assert started(num_gpu_blocks_override="40").ready.description["kv_blocks"] == 40
 
 
