@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -120,7 +121,9 @@ def test_a_refusal_ends_it_with_the_servers_words(frontend: str, triton: FakeTri
 def test_the_model_is_named(frontend: str, triton: FakeTriton, echo_set: str) -> None:
     triton.models = {"first": ready_model(), "second": ready_model()}
     assert evaluate("--url", frontend, "--model", "second", "--set", echo_set).exit_code == 0
-    assert {inference.model for inference in triton.inferences} == {"second"}
+    asked = Counter(inference.model for inference in triton.inferences)
+    # A request that the test before gave up may still arrive; it named no model.
+    assert (asked["first"], asked["second"]) == (0, len(NUMBERS))
 
 
 def test_a_server_with_a_key(
