@@ -137,6 +137,21 @@ def generate(
     return generated, first_logits
 
 
+def assert_steps_change_no_bit(
+    model: Model, ops: Ops, prompts: Sequence[list[int]], cache_dtype: str | None = None
+) -> None:
+    """Check that prompts have the same tokens and bits alone or together, in one piece or in chunks."""
+    together, first_logits = generate(model, ops, prompts, num_tokens=8, cache_dtype=cache_dtype)
+    for chunk in (1, 3, 7):
+        chunked, logits = generate(model, ops, prompts, num_tokens=8, chunk=chunk, cache_dtype=cache_dtype)
+        assert chunked == together
+        np.testing.assert_array_equal(logits, first_logits)
+    for prompt, tokens, row in zip(prompts, together, first_logits, strict=True):
+        alone, logits = generate(model, ops, [prompt], num_tokens=8, cache_dtype=cache_dtype)
+        assert alone == [tokens]
+        np.testing.assert_array_equal(logits[0], row)
+
+
 def prompt_logits(
     model: Model, ops: Ops, prompt: list[int], chunk: int | None = None, cache_dtype: str | None = None
 ) -> NDArray[np.float32]:

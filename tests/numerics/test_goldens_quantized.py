@@ -14,7 +14,7 @@ import pytest
 
 from ernie_kernels.formats import ActivationType
 from numerics.backends import BACKENDS, CPU_BACKENDS, make_ops
-from numerics.generation import generate, load, prompt_logits
+from numerics.generation import assert_steps_change_no_bit, generate, load, prompt_logits
 from numerics.golden import (
     FAMILIES,
     LAYOUTS,
@@ -156,12 +156,4 @@ def test_cpu_logits_do_not_depend_on_the_step(
     ops = make_ops(backend)
     model = load(checkpoint(family), ops, dtype_of(quantization), quantization, activation)
     prompts = [row.prompt for row in golden_rows(family)]
-    together, first_logits = generate(model, ops, prompts, num_tokens=8)
-    for chunk in (1, 3, 7):
-        chunked, logits = generate(model, ops, prompts, num_tokens=8, chunk=chunk)
-        assert chunked == together
-        np.testing.assert_array_equal(logits, first_logits)
-    for prompt, tokens, row in zip(prompts, together, first_logits, strict=True):
-        alone, logits = generate(model, ops, [prompt], num_tokens=8)
-        assert alone == [tokens]
-        np.testing.assert_array_equal(logits[0], row)
+    assert_steps_change_no_bit(model, ops, prompts)

@@ -24,7 +24,7 @@ from ernie_backend.weights.roles import Role
 from ernie_kernels.api import Ops
 from ernie_kernels.formats import W4A8Weight
 from numerics.backends import BACKENDS, CPU_BACKENDS, make_ops
-from numerics.generation import generate, load, prompt_logits
+from numerics.generation import assert_steps_change_no_bit, generate, load, prompt_logits
 from numerics.golden import LOGITS_TOLERANCE, Floats, checkpoint, cosine, golden_rows, max_difference
 from numerics.oracle import Oracle, read_weights, round_weights
 from numerics.recording import RecordingOps
@@ -193,12 +193,4 @@ def test_cpu_logits_do_not_depend_on_the_step(backend: str) -> None:
     """Alone or together, in one piece or in chunks: the same bits."""
     ops = make_ops(backend)
     model = load_twin(ops)
-    together, first_logits = generate(model, ops, PROMPTS, num_tokens=8, cache_dtype="int8")
-    for chunk in (1, 3, 7):
-        chunked, logits = generate(model, ops, PROMPTS, num_tokens=8, chunk=chunk, cache_dtype="int8")
-        assert chunked == together
-        np.testing.assert_array_equal(logits, first_logits)
-    for prompt, tokens, row in zip(PROMPTS, together, first_logits, strict=True):
-        alone, logits = generate(model, ops, [prompt], num_tokens=8, cache_dtype="int8")
-        assert alone == [tokens]
-        np.testing.assert_array_equal(logits[0], row)
+    assert_steps_change_no_bit(model, ops, PROMPTS, cache_dtype="int8")
