@@ -196,12 +196,16 @@ def _eos_token_ids(fields: ConfigFields) -> tuple[int, ...]:
     return tuple(ids)
 
 
+def last_expert_layer(end: int, num_layers: int) -> int:
+    """Return the layer that ``moe_layer_end_index`` means: -1 is the last, as are layers that do not exist."""
+    return num_layers - 1 if end == -1 else min(end, num_layers - 1)
+
+
 def _moe(fields: ConfigFields, num_layers: int) -> MoeConfig:
     num_experts = fields.size("moe_num_experts")
     experts_per_token = fields.size("moe_k")
     if experts_per_token > num_experts:
         raise fields.error(f"moe_k {experts_per_token} is more than moe_num_experts {num_experts}")
-    # -1 means the last layer; released files also name layers that do not exist.
     end = fields.integer("moe_layer_end_index", -1, default=-1)
     return MoeConfig(
         num_experts=num_experts,
@@ -209,7 +213,7 @@ def _moe(fields: ConfigFields, num_layers: int) -> MoeConfig:
         intermediate_size=fields.size("moe_intermediate_size"),
         num_shared_experts=fields.integer("moe_num_shared_experts", 0, default=0),
         start=fields.integer("moe_layer_start_index", 0, default=0),
-        end=num_layers - 1 if end == -1 else min(end, num_layers - 1),
+        end=last_expert_layer(end, num_layers),
         interval=fields.size("moe_layer_interval", default=1),
     )
 

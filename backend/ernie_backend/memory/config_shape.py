@@ -12,6 +12,7 @@ from pathlib import Path
 from ernie_backend.config_fields import ConfigFields
 from ernie_backend.memory.model_shape import ExpertBank, ExpertShape, ModelShape, VisionShape
 from ernie_backend.memory.vision_sizes import ocr_tower, resampler_tower
+from ernie_backend.model_config import last_expert_layer
 from ernie_backend.stored_quantization import read_stored_quantization
 
 TEXT = frozenset({"Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM", "Ernie4_5_MoeForCausalLM"})
@@ -79,8 +80,8 @@ def _experts(text: ConfigFields, num_layers: int) -> ExpertShape:
     interval = text.size("moe_layer_interval", default=1)
     banks = []
     for count, width, start, end in zip(counts, widths, starts, ends, strict=False):
-        last = num_layers - 1 if end == -1 else min(end, num_layers - 1)
-        layers = sum((layer + 1) % interval == 0 for layer in range(start, last + 1))
+        candidates = range(start, last_expert_layer(end, num_layers) + 1)
+        layers = sum((layer + 1) % interval == 0 for layer in candidates)
         banks.append(ExpertBank(count, width, _sparse_layers(text, layers)))
     shared = text.integer("moe_num_shared_experts", 0, default=0)
     return ExpertShape(tuple(banks), text.size("moe_k"), shared * widths[0])
