@@ -73,6 +73,7 @@ class Group:
         self._allowed_s = self._silence.loading_s
         self._is_loading = True
         self._is_over = threading.Event()
+        self._is_told = threading.Event()
         self._lock = threading.Lock()
         for member in members:
             member.listen(self._lose, self._move)
@@ -95,8 +96,12 @@ class Group:
             member.send(Step(batch))
 
     def explain(self) -> None:
-        """After an error here, give the rank that is to blame time to be found."""
-        self._is_over.wait(_EXPLAIN_S)
+        """After an error here, give the rank that is to blame time to be found, and its cause time to be told.
+
+        That the group is over is not enough: this process would end with its own error before the cause is
+        sent.
+        """
+        self._is_told.wait(_EXPLAIN_S)
 
     def kill(self) -> None:
         """End all other ranks."""
@@ -107,6 +112,7 @@ class Group:
     def _await_loaded(self, member: Member) -> int:
         while member.loaded is None:
             if self._is_over.wait(_TICK_S):
+                self.explain()
                 raise StartError(f"{member.name} was lost while it loaded")
         return member.loaded.num_blocks
 
@@ -120,6 +126,7 @@ class Group:
                 return
             self.kill()
         self._told.lost(cause)
+        self._is_told.set()
 
     def _watch(self) -> None:
         looked_at = time.monotonic()

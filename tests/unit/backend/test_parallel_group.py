@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -73,6 +74,31 @@ def ranks() -> Iterator[list[Rank]]:
 def batch() -> Batch:
     zeros = np.zeros(1, np.int32)
     return Batch(zeros, zeros, np.array([0, 1], np.int32), zeros, np.zeros((1, 1), np.int32), zeros)
+
+
+class SlowWatch(Watch):
+    """Takes its time to tell, as one that must write to a socket first."""
+
+    def lost(self, cause: str) -> None:
+        time.sleep(0.3)
+        super().lost(cause)
+
+
+def test_an_error_that_follows_from_a_death_waits_until_the_death_is_told(ranks: list[Rank]) -> None:
+    watch = SlowWatch()
+    group = Group([rank.member for rank in ranks], watch)
+    ranks[0].socket.close()
+    group.explain()
+    assert watch.causes.get_nowait().startswith("rank 1 ")
+
+
+def test_a_start_that_a_death_ends_waits_until_the_death_is_told(ranks: list[Rank]) -> None:
+    watch = SlowWatch()
+    group = Group([rank.member for rank in ranks], watch)
+    ranks[0].socket.close()
+    with pytest.raises(StartError, match="was lost while it loaded"):
+        group.least_blocks(6)
+    assert watch.causes.get_nowait().startswith("rank 1 ")
 
 
 def test_the_smallest_cache_is_agreed_on_and_steps_go_to_all(ranks: list[Rank]) -> None:
