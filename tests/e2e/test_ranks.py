@@ -1,16 +1,17 @@
-"""``ernie-triton serve`` with two ranks behind a real tritonserver: answers, and the death of one of them."""
+"""``ernie-triton serve`` with ranks behind a real tritonserver: it answers, and survives the loss of one."""
 
 from __future__ import annotations
 
 import re
 import signal
+import socket
 from collections.abc import Iterator
 
 import numpy as np
 import openai
 import pytest
 
-from e2e.serving import DATA, Serving
+from e2e.serving import DATA, STOP_DEADLINE_S, Serving
 from e2e.test_serve import FLAGS, complete
 
 
@@ -41,6 +42,34 @@ def test_two_ranks_answer_and_are_started_again_after_one_was_killed(serving: Se
     serving.process.send_signal(signal.SIGTERM)
     assert serving.wait() == 0, serving.output
     assert serving.leftovers() == []
+
+
+@pytest.mark.full
+def test_two_machines_serve_one_model_and_meet_again_after_a_rank_was_killed() -> None:
+    """Loopback addresses stand for the machines."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    machines = ("--ips", "127.0.0.1,127.0.0.2", "--engine-worker-queue-port", port)
+    first, second = (
+        Serving("serve", *FLAGS, "-tp", "2", *machines, environment={"PADDLE_TRAINER_ID": str(index)})
+        for index in range(2)
+    )
+    try:
+        url = first.wait_until_ready()
+        with np.load(DATA / "dense.npz") as goldens:
+            expected = goldens["row0.greedy"].tolist()
+        assert complete(url) == expected
+        (rank,) = second.descendants("ernie_backend.parallel")
+        rank.kill()
+        rank.wait(STOP_DEADLINE_S)
+        assert complete(url) == expected
+        second.process.send_signal(signal.SIGTERM)
+        assert second.wait() == 0, second.output
+        assert "Ranks 1 to 1 of 2 run here; the API is on 127.0.0.1" in second.output[0]
+    finally:
+        second.close()
+        first.close()
 
 
 def test_a_size_that_does_not_divide_the_heads_is_told_before_anything_starts() -> None:
