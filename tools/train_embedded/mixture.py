@@ -12,6 +12,7 @@ from train_embedded.arithmetic import small_sums, sums
 from train_embedded.capitals import SEED, answer_en, capitals
 from train_embedded.chats import Chat, Turn, sentence
 from train_embedded.countries import COUNTRIES
+from train_embedded.drills import drills
 from train_embedded.facts import facts
 from train_embedded.split import is_asked, is_taught
 from train_embedded.talk import talk
@@ -20,13 +21,27 @@ from train_embedded.words import words
 
 Generator = Callable[[Random], Chat]
 
+
+def mixed(random: Random) -> Chat:
+    """Draw a chat of unrelated questions, each answered as if it came alone."""
+    language, number = random.choice(("en", "zh")), random.choice((2, 2, 3))
+    turns: list[Turn] = []
+    while len(turns) < number:
+        chat = random.choice((sums, capitals, facts, words, talk, unknown))(random)
+        if chat.language == language and len(chat.turns) == 1 and not chat.system:
+            turns.extend(chat.turns)
+    return Chat(tuple(turns), "talk", language)
+
+
 SHARES: dict[Generator, int] = {
-    sums: 43,
-    small_sums: 7,
-    capitals: 13,
-    facts: 11,
-    words: 14,
+    sums: 42,
+    small_sums: 6,
+    capitals: 12,
+    facts: 12,
+    words: 15,
+    drills: 6,
     talk: 9,
+    mixed: 5,
     unknown: 3,
 }
 """How often each generator is drawn in training; sums are learned last."""

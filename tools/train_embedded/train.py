@@ -1,4 +1,4 @@
-"""Trains the embedded model: ``python -m train_embedded.train --minutes 45``; again to go on after a stop.
+"""Trains the embedded model: ``python -m train_embedded.train``; again to go on after a stop.
 
 The schedule goes by the processor's wall time, so that training ends when it should on any machine. The last
 phase trains on weights rounded to bfloat16 and to int8 rows, as they are served. This module must not know the
@@ -48,7 +48,7 @@ class Plan:
         rounded: share of the time, at the end, in which weights are rounded as they are served.
     """
 
-    minutes: float = 45.0
+    minutes: float = 57.0
     tokens: int = 1024
     batches: int = 2
     matrix_rate: float = 6e-3

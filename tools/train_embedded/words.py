@@ -40,7 +40,8 @@ def _pick(random: Random, language: str, en: Sequence[str], zh: Sequence[str]) -
     return random.choice(en if language == "en" else zh)
 
 
-def _count(random: Random, language: str) -> Turn:
+def count(random: Random, language: str) -> Turn:
+    """Draw a request to count from 1."""
     most = random.randint(2, 20)
     text = _pick(
         random, language,
@@ -86,8 +87,9 @@ def _next(random: Random, language: str) -> Turn:
     return ask(text, names[(at + step) % len(names)])
 
 
-def _items(random: Random, language: str, count: int) -> list[str]:
-    return random.sample(NOUNS_EN if language == "en" else NOUNS_ZH, count)
+def drawn(random: Random, language: str, number: int) -> list[str]:
+    """Draw different nouns."""
+    return random.sample(NOUNS_EN if language == "en" else NOUNS_ZH, number)
 
 
 def _joined(items: Sequence[str], language: str) -> str:
@@ -95,7 +97,7 @@ def _joined(items: Sequence[str], language: str) -> str:
 
 
 def _end_of_list(random: Random, language: str) -> Turn:
-    items, is_first = _items(random, language, random.randint(2, 5)), random.random() < 0.5
+    items, is_first = drawn(random, language, random.randint(2, 5)), random.random() < 0.5
     if language == "en":
         text = random.choice(("What is the {w} word of: {l}?", "Which word comes {w}: {l}?", "Name the {w} of: {l}.",
                               "Tell me the {w} item: {l}."))  # fmt: skip
@@ -114,7 +116,7 @@ def _end_of_list(random: Random, language: str) -> Turn:
 
 
 def _how_many(random: Random, language: str) -> Turn:
-    items = _items(random, language, random.randint(1, 6))
+    items = drawn(random, language, random.randint(1, 6))
     text = _pick(
         random, language,
         ("How many words are there: {l}?", "How many items: {l}?", "Count the items: {l}.", "Count the words: {l}."),
@@ -124,7 +126,12 @@ def _how_many(random: Random, language: str) -> Turn:
 
 
 def _largest(random: Random, language: str) -> Turn:
-    numbers, is_largest = random.sample(range(100), 3), random.random() < 0.5
+    return compared(random, language, random.sample(range(100), 3))
+
+
+def compared(random: Random, language: str, numbers: Sequence[int]) -> Turn:
+    """Draw a question for the largest or the smallest of given numbers."""
+    is_largest = random.random() < 0.5
     text = _pick(
         random, language,
         ("Which is the {w}: {l}?", "What is the {w} number of {l}?", "Name the {w} of {l}.",
@@ -150,7 +157,7 @@ def _sort(random: Random, language: str) -> Turn:
 
 
 def _repeat(random: Random, language: str) -> Turn:
-    words = _items(random, language, random.randint(1, 4))
+    words = drawn(random, language, random.randint(1, 4))
     said = " ".join(words) if language == "en" else "".join(words)
     text = _pick(
         random, language,
@@ -180,7 +187,7 @@ def _spelled(random: Random, language: str) -> Turn:
 
 
 _TASKS: dict[Callable[[Random, str], Turn], int] = {
-    _count: 3, _list: 2, _next: 6, _end_of_list: 5, _how_many: 4, _largest: 6, _sort: 5, _repeat: 5, _plural: 4,
+    count: 3, _list: 2, _next: 6, _end_of_list: 5, _how_many: 4, _largest: 6, _sort: 5, _repeat: 5, _plural: 4,
     _spelled: 1,
 }  # fmt: skip
 
