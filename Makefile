@@ -7,12 +7,14 @@
 # make bench    speed of the engine, beside llama.cpp's          (LLAMA=directory of benchmarks/peers.sh)
 # make bench URL=http://127.0.0.1:8188   load a running server
 # make perf_analyzer  install Triton's load generator; test does it too
+# make train    the embedded model from nothing, in an hour (PyTorch goes into .venv-train)
+# make test-train  that training goes on after it was killed
 # make clean    remove .venv and everything built
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo perf_analyzer test test-full sanitize check bench clean
+.PHONY: help setup demo perf_analyzer test test-full sanitize check bench train test-train clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -36,6 +38,9 @@ SOURCES := Makefile pyproject.toml backend/stub/pyproject.toml openai_frontend/p
 	$(wildcard kernels/cpu/*)
 # The entries have one model.py in common, which a test sees to.
 PYTHON_FILES := backend openai_frontend kernels tests benchmarks tools model_repository/ernie-tiny
+TRAIN_VENV ?= .venv-train
+TRAIN_STAMP := $(TRAIN_VENV)/.setup-done
+TRAIN := PYTHONPATH=tools:backend:backend/stub $(TRAIN_VENV)/bin/python -m
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 help:
@@ -92,5 +97,20 @@ check: setup
 bench: setup
 	@$(BIN)/python benchmarks/$(if $(URL),load.py --url "$(URL)",engine_speed.py $(if $(LLAMA),--llama "$(LLAMA)"))
 
+# Training runs from the sources: it needs of them neither the kernels nor the server.
+$(TRAIN_STAMP): pyproject.toml
+	@test -x $(TRAIN_VENV)/bin/python || { echo "creating $(TRAIN_VENV)"; $(PYTHON) -m venv $(TRAIN_VENV); }
+	@echo "installing into $(TRAIN_VENV): PyTorch and transformers (minutes)"
+	@$(TRAIN_VENV)/bin/python -m pip --disable-pip-version-check --quiet install "torch>=2.9" "transformers>=5.23" \
+	    "safetensors>=0.4" "sentencepiece>=0.2,<1" "jinja2>=3.1,<4" "rich>=13" numpy pytest
+	@touch $@
+
+train: $(TRAIN_STAMP)
+	@$(TRAIN) train_embedded.train
+	@$(TRAIN) train_embedded.export
+
+test-train: $(TRAIN_STAMP)
+	@$(TRAIN) pytest -q -c /dev/null --noconftest tests/training
+
 clean:
-	rm -rf .venv .venv-3.10 build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-3.10 $(TRAIN_VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -32,7 +32,6 @@ from train_embedded.tokenizer_model import write_tokenizer
 DIRECTORY = Path("build") / "train_embedded"
 CHECKPOINT = "checkpoint.pt"
 _LOG_EVERY = 20
-_SAVE_EVERY_S = 120
 
 
 @dataclass(frozen=True)
@@ -162,8 +161,8 @@ def _loss(network: Network, batch: Batch) -> tuple[torch.Tensor, float]:
     return (losses * weights).sum(), float(weights.sum())
 
 
-def run(plan: Plan, directory: Path, evaluate_every: float) -> None:
-    """Train until the time is used; the first process saves, evaluates and says how far it is."""
+def run(plan: Plan, directory: Path, save_every: float, evaluate_every: float) -> None:
+    """Train until the time is used; the first process saves and evaluates every so many minutes, and reports."""
     encoder, training = Encoder(directory), Training(plan, directory)
     console = Console(highlight=False, soft_wrap=True, quiet=rank() > 0)
     # Other chats for every process, and after every stop.
@@ -172,7 +171,7 @@ def run(plan: Plan, directory: Path, evaluate_every: float) -> None:
     for losses in _groups(training, stream, plan.batches):
         seconds = training.progress.seconds
         console.print(_line(plan, training, sum(losses) / len(losses)))
-        if rank() == 0 and seconds - saved > _SAVE_EVERY_S:
+        if rank() == 0 and seconds - saved > 60 * save_every:
             training.save()
             saved = seconds
         if rank() == 0 and seconds - evaluated > 60 * evaluate_every:
@@ -218,12 +217,13 @@ def main() -> None:
         "--directory", type=Path, default=DIRECTORY, help="for the checkpoint and the tokenizer"
     )
     parser.add_argument("--processes", type=int, default=Plan.processes, help="of one thread each")
+    parser.add_argument("--save-every", type=float, default=2.0, help="minutes of training")
     parser.add_argument("--evaluate-every", type=float, default=5.0, help="minutes of training")
     arguments = parser.parse_args()
     plan = Plan(minutes=arguments.minutes, processes=arguments.processes)
     if not (arguments.directory / "tokenizer.model").is_file():
         write_tokenizer(arguments.directory, plan.seed)
-    spawn(plan.processes, run, plan, arguments.directory, arguments.evaluate_every)
+    spawn(plan.processes, run, plan, arguments.directory, arguments.save_every, arguments.evaluate_every)
 
 
 if __name__ == "__main__":
