@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ernie_backend.config_fields import ConfigFields, is_int
 from ernie_backend.stored_quantization import StoredQuantization, read_stored_quantization
+from ernie_kernels.hadamard import check_block
 
 ARCHITECTURES: Mapping[str, str] = {
     "Ernie4_5ForCausalLM": "Ernie4_5ForCausalLM",
@@ -224,12 +225,7 @@ def _check(fields: ConfigFields, config: ModelConfig) -> None:
             f"num_attention_heads {config.num_heads} is no multiple of "
             f"num_key_value_heads {config.num_kv_heads}"
         )
-    stored, moe = config.stored_quantization, config.moe
-    if stored and moe and stored.quantization == "w4a8" and moe.intermediate_size % stored.hadamard_block:
-        raise fields.error(
-            f"hadamard_block_size {stored.hadamard_block} does not divide "
-            f"moe_intermediate_size {moe.intermediate_size}"
-        )
+    _check_rotation(fields, config)
     if config.head_dim % 2:
         raise fields.error(f"head_dim {config.head_dim} is odd; rotary embeddings need pairs")
     tokens = {
@@ -240,3 +236,13 @@ def _check(fields: ConfigFields, config: ModelConfig) -> None:
     for name, token in tokens.items():
         if token >= config.vocab_size:
             raise fields.error(f"{name} {token} is outside the vocabulary of {config.vocab_size} tokens")
+
+
+def _check_rotation(fields: ConfigFields, config: ModelConfig) -> None:
+    stored, moe = config.stored_quantization, config.moe
+    if stored is None or moe is None or stored.quantization != "w4a8":
+        return
+    try:
+        check_block(stored.hadamard_block, moe.intermediate_size)
+    except ValueError as error:
+        raise fields.error(f"hadamard_block_size does not suit moe_intermediate_size: {error}") from error

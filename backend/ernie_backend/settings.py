@@ -258,8 +258,10 @@ def _utilization(reader: _Reader) -> float:
 def _shard(reader: _Reader, config: ModelConfig, quantization: str | None) -> Shard:
     size = reader.integer("tensor_parallel_size", 1, (1, 1 << 10))
     shard = Shard(0, size, reader.switch("enable_expert_parallel", default=False))
-    stored = config.stored_quantization or StoredQuantization("w4a8")
-    check_split(config, shard, stored.hadamard_block if quantization == "w4a8" else 1)
+    stored = config.stored_quantization
+    if stored is None and quantization == "w4a8":  # random weights
+        stored = StoredQuantization("w4a8")
+    check_split(config, shard, stored.expert_block if stored else 1)
     return shard
 
 

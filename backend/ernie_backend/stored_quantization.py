@@ -19,12 +19,12 @@ HADAMARD_BLOCK = 128
 hands this block to its kernel; that it is these inputs, and that a checkpoint's weights are rotated already,
 was concluded from where it does so. Our converter writes and our loader reads checkpoints in this way."""
 
-_BY_PARTS: Mapping[tuple[str, str], str] = {
-    ("wint8", "wint8"): "wint8",
-    ("wint8", "wint4"): "wint4",
-    ("wint8", "w4a8"): "w4a8",
+_PARTS: Mapping[str, tuple[str, str]] = {
+    "wint8": ("wint8", "wint8"),
+    "wint4": ("wint8", "wint4"),
+    "w4a8": ("wint8", "w4a8"),
 }
-"""(dense_quant_type, moe_quant_type) -> the name that ``--quantization`` has for it."""
+"""The name that ``--quantization`` has -> (dense_quant_type, moe_quant_type)."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,14 @@ class StoredQuantization:
     has_cache_scales: bool = False
     hadamard_block: int = HADAMARD_BLOCK
 
+    @property
+    def expert_block(self) -> int:
+        """Inputs of an expert's down matrix that stay together: those of a byte, or of a rotation."""
+        return {"wint8": 1, "wint4": 2, "w4a8": self.hadamard_block}[self.quantization]
+
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``read_stored_quantization`` reads, in FastDeploy's words."""
-        dense, experts = next(parts for parts, name in _BY_PARTS.items() if name == self.quantization)
+        dense, experts = _PARTS[self.quantization]
         fields: dict[str, Any] = {
             "quantization": "mix_quant",
             "dense_quant_type": dense,
@@ -71,30 +76,59 @@ def read_stored_quantization(config: ConfigFields) -> StoredQuantization | None:
     fields = ConfigFields(config.path, content)
     if fields.flag("has_zero_point", default=False):
         raise fields.error(f"{QUANTIZATION_CONFIG}.has_zero_point is true; KV caches are symmetric here")
+    quantization = _quantization(fields)
+    _check_order(config, fields, quantization)
     block = fields.integer("hadamard_block_size", 2, default=HADAMARD_BLOCK)
-    return StoredQuantization(_quantization(fields), _has_cache_scales(fields), block)
+    return StoredQuantization(quantization, _has_cache_scales(fields), block)
 
 
 def _quantization(fields: ConfigFields) -> str:
-    named = fields.values.get("quantization")
-    parts: tuple[Any, Any] = (named, named)
-    if named == "mix_quant":
-        parts = (fields.values.get("dense_quant_type"), fields.values.get("moe_quant_type"))
-    elif named in ("wint4", "w4a8"):
-        parts = ("wint8", named)
-    if parts not in _BY_PARTS:
-        known = "; ".join(f"{dense} and {experts}" for dense, experts in _BY_PARTS)
-        raise fields.error(
-            f"{QUANTIZATION_CONFIG}.quantization is {named!r}, dense_quant_type {parts[0]!r}, moe_quant_type "
-            f"{parts[1]!r}; known are wint8, wint4, w4a8, or mix_quant with the types {known}"
-        )
-    return _BY_PARTS[parts]
+    """Return the one format that all keys with a type agree on."""
+    named = _name(fields, "quantization")
+    dense, experts = _name(fields, "dense_quant_type"), _name(fields, "moe_quant_type")
+    for name, parts in _PARTS.items():
+        if named == "mix_quant" and (dense, experts) == parts:
+            return name
+        if named == name and dense in (None, parts[0]) and experts in (None, parts[1]):
+            return name
+    known = "; ".join(f"{dense} and {experts}" for dense, experts in _PARTS.values())
+    raise fields.error(
+        f"{QUANTIZATION_CONFIG}.quantization is {named!r}, dense_quant_type {dense!r}, moe_quant_type "
+        f"{experts!r}; known are wint8, wint4, w4a8, or mix_quant with the types {known}"
+    )
+
+
+def _check_order(config: ConfigFields, fields: ConfigFields, quantization: str) -> None:
+    """Refuse codes in the order of a GPU kernel, which come with scales of that kernel.
+
+    In FastDeploy ``is_permuted`` says so of the experts' weights, and where it is absent they are. It counts if
+    they were quantized before: ``is_quantized``, else ``is_moe_quantized``, tells that; without either they
+    were unless there is a type of KV cache. Only under w4a8 have both orders the same shapes, so that nothing
+    else would tell; the other formats need not name the key.
+    """
+    of_experts = fields.flag("is_moe_quantized", default="kv_cache_quant_type" not in fields.values)
+    is_quantized = fields.flag("is_quantized", default=of_experts) or config.flag("is_quantized", default=False)
+    if not is_quantized or not fields.flag("is_permuted", default=quantization == "w4a8"):
+        return
+    found = "is true" if "is_permuted" in fields.values else "is missing, which means true"
+    raise fields.error(
+        f"{QUANTIZATION_CONFIG}.is_permuted {found}: codes in the order of a GPU kernel, which cannot be read; "
+        "set it to false if they are in plain order (docs/quantization.md), or make another checkpoint by "
+        "ernie-triton quantize"
+    )
 
 
 def _has_cache_scales(fields: ConfigFields) -> bool:
-    named = fields.values.get("kv_cache_quant_type")
+    named = _name(fields, "kv_cache_quant_type")
     if named not in (None, "", "none", "int8"):
         raise fields.error(
             f"{QUANTIZATION_CONFIG}.kv_cache_quant_type is {named!r}; known is int8, a scale for each channel"
         )
-    return bool(named == "int8")
+    return named == "int8"
+
+
+def _name(fields: ConfigFields, key: str) -> str | None:
+    value = fields.values.get(key)
+    if value is not None and not isinstance(value, str):
+        raise fields.error(f"{QUANTIZATION_CONFIG}.{key} must be a string, found {value!r}")
+    return value

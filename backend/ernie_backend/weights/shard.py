@@ -147,11 +147,18 @@ def check_split(config: ModelConfig, shard: Shard, expert_block: int = 1) -> Non
     Args:
         config: the model's sizes.
         shard: any rank of the group.
-        expert_block: inputs of an expert's down matrix that must stay together (a Hadamard block).
+        expert_block: inputs of an expert's down matrix that must stay together: a Hadamard block, or the two
+            whose stored int4 codes share a byte.
 
     Raises:
-        StartError: the size does not divide what is cut; names all sizes that do.
+        StartError: the block does not divide that matrix, or the size does not divide what is cut; names all
+            sizes that do.
     """
+    if config.moe is not None and config.moe.intermediate_size % expert_block:
+        raise StartError(
+            f"moe_intermediate_size {config.moe.intermediate_size} is no multiple of {expert_block}: so many "
+            "inputs of an expert's down matrix stay together under this quantization; choose another"
+        )
     sizes = _cut_sizes(config, shard.is_expert_parallel, expert_block)
     misfits = [f"{size} {name}" for name, size in sizes.items() if size % shard.size]
     if not misfits:

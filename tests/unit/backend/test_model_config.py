@@ -116,6 +116,20 @@ def test_wrong_fields_of_experts(tmp_path: Path, changes: dict[str, Any], compla
         read(tmp_path, **{**MOE_FIELDS, **changes})
 
 
+@pytest.mark.parametrize(
+    ("block", "complaint"),
+    [
+        (96, "Hadamard block 96 must be a power of two from 2 to 1024"),
+        (2048, "Hadamard block 2048 must be a power of two from 2 to 1024"),
+        (128, "Hadamard block 128 does not divide the width 192"),
+    ],
+)
+def test_a_rotation_that_experts_cannot_have(tmp_path: Path, block: int, complaint: str) -> None:
+    stored = {"quantization": "w4a8", "is_permuted": False, "hadamard_block_size": block}
+    with pytest.raises(StartError, match=f"config.json: hadamard_block_size does not suit .*: {complaint}"):
+        read(tmp_path, **{**MOE_FIELDS, "moe_intermediate_size": 192, "quantization_config": stored})
+
+
 def test_defaults(tmp_path: Path) -> None:
     config = read(tmp_path, rope_theta=None, head_dim=None, num_key_value_heads=None, eos_token_id=None)
     assert config.rope_theta == 500000.0

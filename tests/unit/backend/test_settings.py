@@ -172,7 +172,7 @@ def test_wint4_on_a_model_with_experts_is_wint4() -> None:
 
 
 def test_w4a8_is_what_a_checkpoint_brings() -> None:
-    config = ModelConfig.from_directory(DENSE.parent / "moe")
+    config = ModelConfig.from_directory(DENSE.parent / "moe_tp")
     parameters = {"model": "/m/x", "quantization": "w4a8"}
     with pytest.raises(
         StartError, match="quantization w4a8 needs scales of activations, and this checkpoint has none"
@@ -181,6 +181,17 @@ def test_w4a8_is_what_a_checkpoint_brings() -> None:
     assert read_settings({**parameters, "load_choices": "dummy"}, config).quantization == "w4a8"
     stored = replace(config, stored_quantization=StoredQuantization("w4a8"))
     assert read_settings(parameters, stored).notices == ()
+
+
+def test_ranks_divide_stored_int4_codes_between_bytes() -> None:
+    config = ModelConfig.from_directory(DENSE.parent / "moe_tp")
+    assert config.moe is not None
+    odd = replace(config, moe=replace(config.moe, intermediate_size=510))
+    parameters = {"model": "/m/x", "quantization": "wint4", "tensor_parallel_size": "2"}
+    assert read_settings(parameters, odd).tensor_parallel_size == 2
+    stored = replace(odd, stored_quantization=StoredQuantization("wint4"))
+    with pytest.raises(StartError, match="does not divide 255 blocks of 2 in moe_intermediate_size"):
+        read_settings(parameters, stored)
 
 
 def test_config_json_wins_over_the_flags() -> None:

@@ -11,9 +11,14 @@ from ernie_backend.config_fields import ConfigFields
 from ernie_backend.errors import StartError
 from ernie_backend.stored_quantization import StoredQuantization, read_stored_quantization
 
+W4A8 = {"quantization": "mix_quant", "dense_quant_type": "wint8", "moe_quant_type": "w4a8"}
+MISSING = "is_permuted is missing, which means true: codes in the order of a GPU kernel"
+TRUE = "is_permuted is true: codes in the order of a GPU kernel, which cannot be read; set it to false"
 
-def read(content: Any) -> StoredQuantization | None:
-    return read_stored_quantization(ConfigFields(Path("config.json"), {"quantization_config": content}))
+
+def read(content: Any, **outside: Any) -> StoredQuantization | None:
+    fields = {"quantization_config": content, **outside}
+    return read_stored_quantization(ConfigFields(Path("config.json"), fields))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +39,8 @@ def read(content: Any) -> StoredQuantization | None:
                 "kv_cache_quant_type": "int8",
                 "hadamard_block_size": 64,
                 "is_moe_quantized": True,
+                "is_permuted": False,
+                "is_channel_wise": False,
             },
             StoredQuantization("w4a8", has_cache_scales=True, hadamard_block=64),
         ),
@@ -48,6 +55,47 @@ def test_what_is_understood(content: Any, expected: StoredQuantization | None) -
 def test_what_is_written_is_read_back(quantization: str, has_cache_scales: bool) -> None:
     stored = StoredQuantization(quantization, has_cache_scales, 256)
     assert read(stored.to_json()) == stored
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"is_quantized": True, "is_permuted": False},
+        {"is_moe_quantized": True, "is_permuted": False},
+        {"kv_cache_quant_type": "int8"},
+        {"is_quantized": False, "is_permuted": True},
+        {"is_quantized": False, "is_moe_quantized": True},
+        {"is_moe_quantized": False, "is_permuted": True},
+    ],
+)
+def test_codes_that_fastdeploy_takes_for_plain_are_plain(says: dict[str, Any]) -> None:
+    stored = read({**W4A8, **says})
+    assert stored is not None
+    assert stored.quantization == "w4a8"
+
+
+@pytest.mark.parametrize(
+    ("says", "outside", "complaint"),
+    [
+        ({}, {}, MISSING),
+        ({"is_permuted": True}, {}, TRUE),
+        ({"is_quantized": True}, {}, MISSING),
+        ({"is_moe_quantized": True}, {}, MISSING),
+        ({"is_quantized": True, "kv_cache_quant_type": "int8"}, {}, MISSING),
+        ({"kv_cache_quant_type": "int8"}, {"is_quantized": True}, MISSING),
+        ({"quantization": "wint8", "moe_quant_type": "wint8", "is_permuted": True}, {}, TRUE),
+    ],
+)
+def test_codes_in_the_order_of_a_gpu_kernel_are_refused(
+    says: dict[str, Any], outside: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(StartError, match=complaint):
+        read({**W4A8, **says}, **outside)
+
+
+@pytest.mark.parametrize(("quantization", "inputs"), [("wint8", 1), ("wint4", 2), ("w4a8", 64)])
+def test_inputs_that_no_rank_may_divide(quantization: str, inputs: int) -> None:
+    assert StoredQuantization(quantization, hadamard_block=64).expert_block == inputs
 
 
 @pytest.mark.parametrize(
@@ -69,9 +117,27 @@ def test_what_is_written_is_read_back(quantization: str, has_cache_scales: bool)
         ),
         ({"quantization": "wint8", "has_zero_point": True}, "has_zero_point is true; KV caches are symmetric"),
         (
-            {"quantization": "w4a8", "hadamard_block_size": 0},
+            {"quantization": "w4a8", "is_permuted": False, "hadamard_block_size": 0},
             "hadamard_block_size must be an integer of at least 2",
         ),
+        (
+            {"quantization": "wint8", "moe_quant_type": "wint4"},
+            "quantization is 'wint8', dense_quant_type None, moe_quant_type 'wint4'; known are",
+        ),
+        (
+            {"quantization": "w4a8", "dense_quant_type": "wint4"},
+            "quantization is 'w4a8', dense_quant_type 'wint4', moe_quant_type None; known are",
+        ),
+        ({"quantization": ["x"]}, r"quantization must be a string, found \['x'\]"),
+        (
+            {"quantization": "mix_quant", "dense_quant_type": "wint8", "moe_quant_type": 4},
+            "moe_quant_type must be a string, found 4",
+        ),
+        (
+            {"quantization": "wint8", "kv_cache_quant_type": {}},
+            "kv_cache_quant_type must be a string, found {}",
+        ),
+        ({"quantization": "w4a8", "is_permuted": "no"}, "is_permuted must be true or false, found 'no'"),
     ],
 )
 def test_what_is_refused(content: Any, complaint: str) -> None:

@@ -173,3 +173,10 @@ def test_hadamard_blocks_stay_whole() -> None:
     check_split(CONFIG, Shard(0, 4), expert_block=4)
     with pytest.raises(StartError, match=r"2 blocks of 8 in moe_intermediate_size .*; possible are 1, 2$"):
         check_split(CONFIG, Shard(0, 4), expert_block=8)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("is_expert_parallel", [False, True])
+def test_blocks_that_experts_do_not_have_are_refused_for_any_group(size: int, is_expert_parallel: bool) -> None:
+    with pytest.raises(StartError, match="moe_intermediate_size 16 is no multiple of 32: so many inputs"):
+        check_split(CONFIG, Shard(0, size, is_expert_parallel), expert_block=32)
