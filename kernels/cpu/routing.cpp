@@ -18,7 +18,8 @@ void softmax(const float* logits, int64_t count, float* probabilities) {
     for (int64_t i = 0; i < count; ++i) probabilities[i] /= sum;
 }
 
-// The best one that was not taken; scores that are no numbers lose to all others.
+// The best one that was not taken. Biases are finite, so that of a row all scores are numbers, or none are;
+// then the first is taken, as in the golden model.
 int64_t best_left(const std::vector<float>& scores, const std::vector<bool>& taken) {
     int64_t best = -1;
     for (int64_t i = 0; i < int64_t(scores.size()); ++i) {

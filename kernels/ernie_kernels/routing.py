@@ -51,13 +51,17 @@ def check_router(router: RouterWeights, own: range | None = None) -> range:
     """Check that the sizes fit each other; return the experts that are here, all if ``own`` is None.
 
     Raises:
-        ValueError: they do not; the message names the field, its value and the limit.
+        ValueError: they do not, or a number is not finite: backends order NaN differently. The message names the
+            field, its value and the limit.
     """
     experts = len(router.gate)
     if router.correction_bias.shape != (experts,):
         raise ValueError(f"correction_bias has shape {router.correction_bias.shape}, expected ({experts},)")
     if not 1 <= router.experts_per_token <= experts:
         raise ValueError(f"experts_per_token is {router.experts_per_token}, expected 1 to {experts}")
+    for name, values in (("gate", router.gate), ("correction_bias", router.correction_bias)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} of expert {np.argwhere(~np.isfinite(values))[0][0]} is not finite")
     here = range(experts) if own is None else own
     if not 0 <= here.start < here.stop <= experts:
         raise ValueError(f"own is {here}, expected some of {range(experts)}")

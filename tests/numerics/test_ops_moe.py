@@ -180,6 +180,14 @@ def test_all_backends_add_up_what_they_chose(
     np.testing.assert_allclose(found, expected_sum(x, layer, routing, FLOAT32), rtol=1e-4, atol=1e-3)
 
 
+@backends
+@pytest.mark.parametrize("shared", [0, 7])
+def test_no_rows_are_no_rows(backend: str, shared: int) -> None:
+    found, routing = run(backend, random_floats(1, 0, 12), make_layer(2, 12, 9, 4, 2, shared))
+    assert found.shape == (0, 12)
+    assert routing.experts.shape == routing.weights.shape == (0, 2)
+
+
 def biased(layer: Layer, bias: list[float], *, gate: Floats | None = None) -> Layer:
     """The layer with another bias, and a router that finds all experts alike unless ``gate`` is given."""
     router = layer.router
@@ -304,6 +312,14 @@ def test_many_rows_go_through_the_experts_in_waves(isa: str) -> None:
             "experts_per_token is 4, expected 1 to 3",
         ),
         (RouterWeights(random_floats(1, 4, 8), random_floats(2, 4), 2), "3"),
+        (
+            RouterWeights(random_floats(1, 3, 8), np.array([0, np.nan, 0], np.float32), 2),
+            "correction_bias of expert 1 is not finite",
+        ),
+        (
+            RouterWeights(np.full((3, 8), np.inf, np.float32), random_floats(2, 3), 2),
+            "gate of expert 0 is not finite",
+        ),
     ],
 )
 def test_routers_that_do_not_fit(backend: str, router: RouterWeights, message: str) -> None:

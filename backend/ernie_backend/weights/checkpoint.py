@@ -49,6 +49,11 @@ class Checkpoint:
         if (directory / SINGLE).is_file():
             file = SafetensorsFile(directory / SINGLE)
             return cls(directory, dict.fromkeys(file.entries, file))
+        for older in sorted(directory.glob("*.pdparams")):
+            raise StartError(
+                f"{older} is in Paddle's older format, which is not read; write what paddle.load makes of it "
+                f"to {SINGLE} by safetensors.paddle.save_file"
+            )
         raise StartError(f"{directory} holds neither {SINGLE} nor {INDEX}; give a directory with weights")
 
     @property
@@ -63,6 +68,15 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape as stored."""
         return self._files[name].entries[name].shape
+
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise StartError unless a tensor has the shape that the model asks for."""
+        found = self.shape(name)
+        if found != shape:
+            raise StartError(
+                f"{self.file_of(name)}: tensor {name} has shape {list(found)}; "
+                f"config.json asks for {list(shape)}"
+            )
 
     def tensor(self, name: str) -> NDArray[np.generic]:
         """Return a read-only view of a tensor as stored; bfloat16 as uint16 bits."""

@@ -9,7 +9,7 @@ This module must not know any backend: it yields the plain formats of ``ernie_ke
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +21,11 @@ from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.stored_quantization import StoredQuantization
 from ernie_backend.weights.checkpoint import Checkpoint, checkpoint_files
-from ernie_backend.weights.names import Recipe, TensorSpec, is_harmless, recipes_for
+from ernie_backend.weights.contents import check_tensors, check_tied_head
+from ernie_backend.weights.names import Recipe, TensorSpec, recipes_for
 from ernie_backend.weights.offline import (
     QUANTIZED,
     cache_scale_specs,
-    missing_hint,
     read_cache_scales,
     read_stored,
     stored_weights,
@@ -77,7 +77,9 @@ class CheckpointWeights:
             self._recipes, self._format, checkpoint.names, is_expected=config.stored_quantization is not None
         )
         self._has_cache_scales = self._brings_cache_scales()
-        _check_tensors(checkpoint, list(self._wanted()))
+        check_tensors(checkpoint, list(self._wanted()))
+        if config.tie_word_embeddings:
+            check_tied_head(checkpoint, self._recipes[WeightKey(Role.EMBEDDING)].tensors[0])
 
     @classmethod
     def open(
@@ -145,13 +147,18 @@ class CheckpointWeights:
         if kept in QUANTIZED:
             return self._quantized(key, kept, part)
         stored = self._read(self._recipes[key], part)
+        if role is Role.ROUTER:
+            self._check_finite(key, np.isfinite(as_float32(stored)).all(axis=1))
         if kept is WeightFormat.BFLOAT16:
             return Bfloat16Weight(_as_bfloat16(stored))
         return Float32Weight(as_float32(stored))
 
     def vector(self, role: Role, layer: int = 0) -> NDArray[np.float32]:
         """Return the float32 ``[K]`` vector of ``role``, in memory of its own."""
-        return as_float32(self._read(self._recipes[WeightKey(role, layer)])).reshape(-1)
+        key = WeightKey(role, layer)
+        values = as_float32(self._read(self._recipes[key])).reshape(-1)
+        self._check_finite(key, np.isfinite(values))
+        return values
 
     def as_stored(self, role: Role, layer: int = 0, expert: int = 0) -> NDArray[np.generic]:
         """Return a weight that is not quantized as it is stored, outputs first; bfloat16 as uint16 bits."""
@@ -170,7 +177,9 @@ class CheckpointWeights:
         stored = self._config.stored_quantization
         if stored is not None and stored.has_cache_scales:
             return True
-        return cache_scale_specs(self._config, 0)[0].name in self._checkpoint.names
+        layers = range(self._config.num_layers)
+        specs = (spec for layer in layers for spec in cache_scale_specs(self._config, layer))
+        return any(spec.name in self._checkpoint.names for spec in specs)
 
     def _wanted(self) -> Iterator[TensorSpec]:
         for key, recipe in self._recipes.items():
@@ -184,11 +193,10 @@ class CheckpointWeights:
         return part_of(key.role, (outputs, inputs), self._config, self._shard)
 
     def _quantized(self, key: WeightKey, kept: WeightFormat, part: Part) -> QuantizedWeight:
-        if self._cache is None:
-            return self._quantize(key, kept, part)
-        weight = self._cache.get(key, kept, part.shape)
-        if weight is None:
-            weight = self._quantize(key, kept, part)
+        cached = self._cache.get(key, kept, part.shape) if self._cache else None
+        weight = cached or self._quantize(key, kept, part)
+        self._check_finite(key, np.isfinite(weight.scales), part)
+        if self._cache and cached is None:
             self._cache.put(key, weight)
         return weight
 
@@ -196,7 +204,23 @@ class CheckpointWeights:
         """Quantize whole rows, so that every rank has scales and codes of the whole matrix."""
         recipe = self._recipes[key]
         whole_rows = replace(part, columns=range(recipe.shape[1]))
-        return _quantize(self._read(recipe, whole_rows), kept, part.columns)
+        with np.errstate(invalid="ignore"):  # what is not finite shows in the scales
+            return _quantize(self._read(recipe, whole_rows), kept, part.columns)
+
+    def _check_finite(self, key: WeightKey, is_finite: NDArray[np.bool_], part: Part | None = None) -> None:
+        """Raise StartError unless all outputs of a weight, or of a part of it, are finite."""
+        if is_finite.all():
+            return
+        recipe, output = self._recipes[key], int(np.argmin(is_finite))
+        tensor = recipe.tensors[0]
+        if part is not None:
+            pieces = part.pieces(recipe.heights)
+            index, output = [(index, row) for index, rows in pieces for row in rows][output]
+            tensor = recipe.tensors[index]
+        raise StartError(
+            f"{self._checkpoint.file_of(tensor.name)}: tensor {tensor.name} has a number that is not finite at "
+            f"output {output}; copy the checkpoint again, or take another"
+        )
 
     def _read(self, recipe: Recipe, part: Part | None = None) -> NDArray[np.generic]:
         """Return a weight or a part as stored, outputs first: float32, float16, or bfloat16 bits as uint16."""
@@ -250,29 +274,3 @@ def _quantize(stored: NDArray[np.generic], kept: WeightFormat, columns: range) -
     int8 = [quantize_int8(block) for block in blocks]
     codes = np.concatenate([block.codes[:, columns.start : columns.stop] for block in int8])
     return Int8Weight(codes, np.concatenate([block.scales for block in int8]))
-
-
-def _check_tensors(checkpoint: Checkpoint | PreshardedTensors, specs: Collection[TensorSpec]) -> None:
-    wanted = {tensor.name: tensor.shape for tensor in specs}
-    missing = sorted(name for name in wanted if name not in checkpoint.names)
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        hint = missing_hint(missing[0], checkpoint.names)
-        raise StartError(
-            f"{checkpoint.directory}: tensor {missing[0]}{more} is missing from the checkpoint{hint}"
-        )
-    for name, shape in wanted.items():
-        found = checkpoint.shape(name)
-        if found != shape:
-            raise StartError(
-                f"{checkpoint.file_of(name)}: tensor {name} has shape {list(found)}; "
-                f"config.json asks for {list(shape)}"
-            )
-    extra = sorted(name for name in checkpoint.names if name not in wanted and not is_harmless(name))
-    if extra:
-        _LOG.warning(
-            "%s: %d tensors that this model does not use are ignored, the first is %s",
-            checkpoint.directory,
-            len(extra),
-            extra[0],
-        )

@@ -33,13 +33,20 @@ class Recipe:
     is_transposed: bool = False
 
     @property
+    def heights(self) -> list[int]:
+        """How many of the weight's outputs each tensor has."""
+        return [tensor.shape[-1 if self.is_transposed else 0] for tensor in self.tensors]
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The weight's shape, outputs first."""
         if self.is_transposed:
             return self.tensors[0].shape[::-1]
-        return (sum(tensor.shape[0] for tensor in self.tensors), *self.tensors[0].shape[1:])
+        return (sum(self.heights), *self.tensors[0].shape[1:])
 
 
+HEAD = "lm_head.weight"
+"""The output head, in both layouts."""
 Recipes = dict[WeightKey, Recipe]
 Named = Iterator[tuple[WeightKey, Recipe]]
 _MlpNames = Callable[[str, int, int], tuple[Recipe, Recipe]]
@@ -65,8 +72,8 @@ def recipes_for(names: Collection[str], config: ModelConfig, where: str) -> Reci
 
 
 def is_harmless(name: str) -> bool:
-    """Whether a tensor may be left unread without a word: MTP weights and saved rotary tables."""
-    return "mtp" in name or name.endswith("rotary_emb.inv_freq")
+    """Whether a tensor may be left unread without a word: of MTP, saved rotary tables, a tied head's copy."""
+    return "mtp" in name or name.endswith("rotary_emb.inv_freq") or name == HEAD
 
 
 def paddle_recipes(config: ModelConfig) -> Recipes:
@@ -84,7 +91,7 @@ def _huggingface(config: ModelConfig) -> Named:
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     yield from _common("model.", config, _huggingface_mlp)
     if not config.tie_word_embeddings:
-        yield WeightKey(Role.HEAD), _recipe(("lm_head.weight", config.vocab_size, hidden))
+        yield WeightKey(Role.HEAD), _recipe((HEAD, config.vocab_size, hidden))
     for layer in range(config.num_layers):
         attention = f"model.layers.{layer}.self_attn."
         yield (
@@ -111,7 +118,7 @@ def _paddle(config: ModelConfig) -> Named:
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     yield from _common("ernie.", config, _paddle_mlp)
     if not config.tie_word_embeddings:
-        yield WeightKey(Role.HEAD), _transposed("lm_head.weight", hidden, config.vocab_size)
+        yield WeightKey(Role.HEAD), _transposed(HEAD, hidden, config.vocab_size)
     for layer in range(config.num_layers):
         attention = f"ernie.layers.{layer}.self_attn."
         yield (

@@ -162,7 +162,7 @@ def missing_hint(name: str, names: Collection[str]) -> str:
     if name.endswith("weight_scale"):
         return "; it is the absmax of each output of the quant_weight beside it"
     if "_matmul.activation_scale" in name:
-        return "; kv_cache_quant_type int8 in config.json needs the absmax of each channel of keys and values"
+        return "; an int8 KV cache has the absmax of each channel of keys and values, in all layers or in none"
     if name.endswith("activation_scale"):
         return "; w4a8 needs the absmax of the inputs of every expert"
     return ""

@@ -21,6 +21,7 @@ from ernie_backend.weights.offline import stored_weights
 from ernie_backend.weights.placement import WeightFormat
 from ernie_backend.weights.rank_parts import TensorParts, tensor_parts
 from ernie_backend.weights.roles import Role
+from ernie_backend.weights.safetensors_file import type_name
 from ernie_backend.weights.shard import Shard
 
 _RANK = re.compile(r"rank(\d+)")
@@ -111,22 +112,31 @@ class PreshardedTensors:
         """Return the first opened file that holds a part of a tensor."""
         return self._first.file_of(name)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a whole tensor's shape; that of the first part if the parts are not of such a tensor."""
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise StartError unless each opened rank's part is of a whole tensor with ``shape``."""
         parts = self._parts.get(name)
-        fit = parts is not None and all(
-            checkpoint.shape(name) == parts.part_shape(rank) for rank, checkpoint in self._ranks.items()
-        )
-        return parts.shape if parts is not None and fit else self._first.shape(name)
+        for rank, checkpoint in self._ranks.items():
+            if parts is None:
+                checkpoint.check_shape(name, shape)
+                continue
+            found, expected = checkpoint.shape(name), parts.part_shape(rank)
+            if found != expected:
+                raise StartError(
+                    f"{checkpoint.file_of(name)}: tensor {name} has shape {list(found)}; config.json asks for "
+                    f"{list(shape)}, of which one of {len(parts.places)} ranks has {list(expected)}: is the "
+                    "directory of a rank missing?"
+                )
 
     def tensor(self, name: str) -> NDArray[np.generic]:
         """Return a whole tensor, what other ranks have of it undefined; bfloat16 as uint16 bits.
 
         Raises:
-            StartError: a tensor that every rank has whole is not the same on all.
+            StartError: a tensor that every rank has whole is not the same on all, or its parts are of different
+                types.
         """
         found = {rank: checkpoint.tensor(name) for rank, checkpoint in self._ranks.items()}
         if name in self._parts:
+            self._check_types(name, found)
             return self._parts[name].joined(found)
         first = next(iter(found.values()))
         for rank, tensor in found.items():
@@ -136,6 +146,16 @@ class PreshardedTensors:
                     f"joined; give tensor_parallel_size {len(self._ranks)}"
                 )
         return first
+
+    def _check_types(self, name: str, found: Mapping[int, NDArray[np.generic]]) -> None:
+        names = {rank: type_name(tensor.dtype) for rank, tensor in found.items()}
+        first = next(iter(names))
+        for rank, named in names.items():
+            if named != names[first]:
+                raise StartError(
+                    f"{self.directory}: tensor {name} is {names[first]} in rank{first} and {named} in "
+                    f"rank{rank}; copy the checkpoint again"
+                )
 
     def forget(self) -> None:
         """Give back the memory of what was read."""

@@ -83,6 +83,11 @@ class SafetensorsFile:
         return np.frombuffer(self._bytes, _DTYPES[entry.dtype], count, start).reshape(entry.shape)
 
 
+def type_name(dtype: np.dtype[np.generic]) -> str:
+    """Return how a file spells the type of an array that ``tensor`` returned."""
+    return next(name for name, known in _DTYPES.items() if dtype == known)
+
+
 def _map(path: Path) -> mmap.mmap:
     try:
         with path.open("rb") as file:

@@ -93,6 +93,8 @@ class PaddleMoe:
 
     def transform(self, x: Tensor) -> Tensor:
         """Return shared(x) plus the weighted sum of each row's experts: ``[T, H]``."""
+        if not x.shape[0]:
+            return paddle.zeros_like(x)
         routing = self.route(x)
         count = self.router.experts_per_token
         chosen = routing.experts.reshape(-1)

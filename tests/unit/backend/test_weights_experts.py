@@ -41,6 +41,23 @@ def matrix(weights: CheckpointWeights, role: Role, layer: int, expert: int = 0) 
     return dequantize(weights.linear(role, layer, expert))
 
 
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [("mlp.gate.weight", Role.ROUTER), ("mlp.moe_statics.e_score_correction_bias", Role.ROUTER_BIAS)],
+)
+def test_a_router_that_is_not_finite_is_refused(tmp_path: Path, name: str, role: Role) -> None:
+    """It would choose experts by the order of comparisons with NaN."""
+    name = "model.layers.1." + name
+    values = TENSORS[name].copy()
+    values.flat[-1] = np.nan
+    write_shards(tmp_path, TENSORS | {name: values}, 2)
+    shutil.copyfile(MOE / "config.json", tmp_path / "config.json")
+    with open_weights(tmp_path) as weights:
+        read = weights.vector if role is Role.ROUTER_BIAS else weights.linear
+        with pytest.raises(StartError, match=f"tensor {name} has a number that is not finite at output 15"):
+            read(role, 1)
+
+
 @pytest.mark.parametrize("name", ["moe", "moe300b"])
 def test_both_layouts_hold_the_same_experts(name: str) -> None:
     config = ModelConfig.from_directory(DATA / name)

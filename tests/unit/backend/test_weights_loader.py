@@ -18,6 +18,7 @@ from ernie_backend.weights import loader, quantized_cache
 from ernie_backend.weights.checkpoint import Checkpoint
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role
+from ernie_backend.weights.shard import Shard
 from ernie_kernels.formats import (
     Bfloat16Weight,
     Float32Weight,
@@ -253,6 +254,69 @@ def test_missing_tensors(tmp_path: Path) -> None:
     assert "tensor model.layers.1.self_attn.v_proj.weight and 1 more is missing" in fail(tmp_path)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_what_is_not_finite_is_not_quantized(
+    tmp_path: Path, cache_root: Path, wrong: float, is_cached: bool
+) -> None:
+    name = "model.layers.1.self_attn.k_proj.weight"
+    values = bfloat16_to_float32(TENSORS[name])
+    values[7, 3] = wrong
+    directory = written(tmp_path, **{name: values})
+    root = cache_root if is_cached else None
+    with open_weights(directory, quantization="wint8", cache_root=root) as weights:
+        for _ in range(2):
+            with pytest.raises(StartError, match=f"tensor {name} has a number .* not finite at output 7; copy"):
+                weights.linear(Role.QKV, 1)
+
+
+def test_the_tensor_that_is_not_finite_is_found_in_a_part_of_it(tmp_path: Path) -> None:
+    """Rank 1 of 2 has the key head 1 of 2, rows 32 to 63."""
+    name = "model.layers.1.self_attn.k_proj.weight"
+    values = bfloat16_to_float32(TENSORS[name])
+    values[40, 3] = np.nan
+    directory = written(tmp_path, **{name: values})
+    open_weights(directory).close()
+    config = ModelConfig.from_directory(directory)
+    for rank, is_refused in ((0, False), (1, True)):
+        shard = Shard(rank, 2)
+        with CheckpointWeights.open(directory, config, "bfloat16", "wint8", shard=shard) as weights:
+            if is_refused:
+                with pytest.raises(StartError, match=f"tensor {name} has a number .* finite at output 40"):
+                    weights.linear(Role.QKV, 1)
+            else:
+                weights.linear(Role.QKV, 1)
+
+
+def test_a_norm_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    wrong = np.ones(64, np.float32)
+    wrong[5] = np.nan
+    with (
+        open_weights(written(tmp_path, model__norm__weight=wrong)) as weights,
+        pytest.raises(StartError, match=r"tensor model\.norm\.weight has a number .* not finite at output 5"),
+    ):
+        weights.vector(Role.FINAL_NORM)
+
+
+@pytest.mark.parametrize("says", [{}, {"tie_word_embeddings": True}])
+def test_a_head_of_its_own_is_not_tied(tmp_path: Path, says: dict[str, bool]) -> None:
+    fields = {name: value for name, value in FIELDS.items() if name != "tie_word_embeddings"}
+    (tmp_path / "config.json").write_text(json.dumps(fields | says))
+    table = TENSORS["model.embed_tokens.weight"]
+    complaint = "lm_head.weight is another matrix than model.embed_tokens.weight, but config.json ties them"
+    assert complaint in fail(written(tmp_path, lm_head__weight=table[::-1].copy()))
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_a_copy_of_the_tied_embedding_is_no_other_head(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_transposed: bool
+) -> None:
+    table = TENSORS["model.embed_tokens.weight"]
+    written(tmp_path, lm_head__weight=np.ascontiguousarray(table.T) if is_transposed else table)
+    with open_weights(tmp_path, tie_word_embeddings=True):
+        assert caplog.messages == []
+
+
 def test_missing_head(tmp_path: Path) -> None:
     assert "tensor lm_head.weight is missing" in fail(written(tmp_path), tie_word_embeddings=False)
 
@@ -276,6 +340,11 @@ def test_truncated_file(tmp_path: Path) -> None:
 
 def test_no_weights(tmp_path: Path) -> None:
     assert "holds neither model.safetensors nor model.safetensors.index.json" in fail(tmp_path)
+
+
+def test_weights_in_paddle_s_older_format(tmp_path: Path) -> None:
+    (tmp_path / "model_state.pdparams").write_bytes(b"x")
+    assert "model_state.pdparams is in Paddle's older format, which is not read; write" in fail(tmp_path)
 
 
 def test_another_model(tmp_path: Path) -> None:

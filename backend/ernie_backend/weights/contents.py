@@ -1,0 +1,73 @@
+"""Checks of a checkpoint when it is opened: that it holds the tensors of its model, and no other output head.
+
+This module must not know formats, nor how tensors become weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+import numpy as np
+
+from ernie_backend.errors import StartError
+from ernie_backend.weights.checkpoint import Checkpoint
+from ernie_backend.weights.names import HEAD, TensorSpec, is_harmless
+from ernie_backend.weights.offline import missing_hint
+from ernie_backend.weights.presharded import PreshardedTensors
+
+_LOG = logging.getLogger(__name__)
+_COMPARED_ROWS = 4096
+
+
+def check_tensors(checkpoint: Checkpoint | PreshardedTensors, specs: Collection[TensorSpec]) -> None:
+    """Check that the tensors ``specs`` are there; one line of the log tells of all others.
+
+    Raises:
+        StartError: one is missing, or has another shape.
+    """
+    wanted = {tensor.name: tensor.shape for tensor in specs}
+    missing = sorted(name for name in wanted if name not in checkpoint.names)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        hint = missing_hint(missing[0], checkpoint.names)
+        raise StartError(
+            f"{checkpoint.directory}: tensor {missing[0]}{more} is missing from the checkpoint{hint}"
+        )
+    for name, shape in wanted.items():
+        checkpoint.check_shape(name, shape)
+    extra = sorted(name for name in checkpoint.names if name not in wanted and not is_harmless(name))
+    if extra:
+        _LOG.warning(
+            "%s: %d tensors that this model does not use are ignored, the first is %s",
+            checkpoint.directory,
+            len(extra),
+            extra[0],
+        )
+
+
+def check_tied_head(checkpoint: Checkpoint | PreshardedTensors, table: TensorSpec) -> None:
+    """Check that a checkpoint whose embedding ``table`` is its head brings no other head.
+
+    Raises:
+        StartError: it does; the config.json of a model whose head is its own must say so.
+    """
+    if HEAD in checkpoint.names and not _is_copy(checkpoint, table):
+        raise StartError(
+            f"{checkpoint.file_of(HEAD)}: tensor {HEAD} is another matrix than {table.name}, but config.json "
+            "ties them: tie_word_embeddings is true, also where it is absent; set it to false"
+        )
+
+
+def _is_copy(checkpoint: Checkpoint | PreshardedTensors, table: TensorSpec) -> bool:
+    """Whether the head is the embedding, in either layout; of one that was cut, nobody knows."""
+    if isinstance(checkpoint, PreshardedTensors):
+        return False
+    rows, head = checkpoint.tensor(table.name), checkpoint.tensor(HEAD)
+    if head.shape != rows.shape:
+        head = head.T
+    starts = range(0, len(rows), _COMPARED_ROWS)
+    return head.shape == rows.shape and all(
+        np.array_equal(head[start : start + _COMPARED_ROWS], rows[start : start + _COMPARED_ROWS])
+        for start in starts
+    )
