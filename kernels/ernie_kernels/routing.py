@@ -51,7 +51,7 @@ def check_router(router: RouterWeights, own: range | None = None) -> range:
     """Check that the sizes fit each other; return the experts that are here, all if ``own`` is None.
 
     Raises:
-        ValueError: they do not, or a number is not finite: backends order NaN differently. The message names the
+        ValueError: they do not, or a number is not finite: backends order NaN differently. It names the
             field, its value and the limit.
     """
     experts = len(router.gate)

@@ -2,7 +2,7 @@
 
 Rounded inputs and caches are step functions: a number that differs in its last bit may move by one code. So
 every op is held to an oracle over the same integers, each given the input that it really had, and the whole
-model to a cosine.
+model to a cosine with that oracle's logits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from ernie_kernels.api import Ops
 from ernie_kernels.formats import W4A8Weight
 from numerics.backends import BACKENDS, CPU_BACKENDS, make_ops
 from numerics.generation import assert_steps_change_no_bit, generate, load, prompt_logits
-from numerics.golden import LOGITS_TOLERANCE, Floats, checkpoint, cosine, golden_rows, max_difference
+from numerics.golden import (
+    LOGITS_TOLERANCE,
+    Floats,
+    assert_rows_agree,
+    checkpoint,
+    cosine,
+    golden_rows,
+    max_difference,
+)
 from numerics.oracle import Oracle, read_weights, round_weights
 from numerics.recording import RecordingOps
 
@@ -151,6 +159,12 @@ def twin_scales() -> dict[str, Floats]:
     return scales
 
 
+@cache
+def oracle_logits() -> Floats:
+    oracle = W4A8C8Oracle.of_twin()
+    return np.stack([oracle.logits(prompt)[-1] for prompt in PROMPTS])
+
+
 def test_calibration_measures_what_the_oracle_sees() -> None:
     assert twin_scales().keys() == measured_absmax().keys()
     for name, scales in twin_scales().items():
@@ -173,19 +187,23 @@ def test_every_op_rounds_as_the_oracle_does(backend: str) -> None:
             (output, oracle.attend(name + "self_attn.", *np.split(qkv, [8 * 16, 12 * 16], axis=1))),
             (transformed, oracle.transform(layer, inputs)),
         ):
-            differences = np.abs(found - expected).max(axis=1)
-            assert np.quantile(differences, 0.9) <= LOGITS_TOLERANCE
-            assert differences.max() <= 0.05
+            assert_rows_agree(found, expected)
 
 
 @backends
 @pytest.mark.parametrize("chunk", [None, 7])
-def test_logits_stay_close_to_the_golden(backend: str, chunk: int | None) -> None:
+def test_logits_are_those_of_the_oracle(backend: str, chunk: int | None) -> None:
+    """To 1e-4 where this was written; a code that moves in a first layer would cost more."""
     ops = make_ops(backend)
     _, logits = generate(load_twin(ops), ops, PROMPTS, 1, chunk, "int8")
+    assert cosine(logits, oracle_logits()) >= 0.9999
+
+
+def test_rounding_costs_what_it_must() -> None:
+    """The oracle beside the float32 golden: 0.97, which four bits of a tiny random model's weights lose."""
     expected = np.stack([row.logits for row in ROWS])
-    assert cosine(logits, expected) >= 0.95
-    assert max_difference(logits, expected) > LOGITS_TOLERANCE, "nothing was rounded"
+    assert cosine(oracle_logits(), expected) >= 0.96
+    assert max_difference(oracle_logits(), expected) > LOGITS_TOLERANCE, "nothing was rounded"
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

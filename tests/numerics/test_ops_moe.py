@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from ernie_kernels.api import MlpWeights
 from ernie_kernels.formats import ActivationType, Float32Weight
 from ernie_kernels.reference import ReferenceOps
+from ernie_kernels.reference.moe import moe as reference_moe
 from ernie_kernels.routing import RouterWeights, Routing
+from ernie_kernels.xpu.linear import PackedLinear
 from numerics.backends import BACKENDS, make_ops
 from numerics.ops_cases import ISAS, WEIGHT_TYPES, Floats, bits, cpu_ops, make_weight, random_floats
 
@@ -225,6 +228,37 @@ def test_an_expert_that_nobody_chose_is_not_read(backend: str, rows: int) -> Non
     np.testing.assert_array_equal(routing.experts, [[0, 3]] * rows)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, expected_sum(x, layer, routing, FLOAT32), rtol=1e-4, atol=1e-4)
+
+
+def test_reference_multiplies_an_expert_once_however_many_rows_chose_it() -> None:
+    """The C++ op shows nothing but its result; there, that weights are read once shows in benchmarks only."""
+    layer, x = make_layer(21, 12, 9, 8, 2), random_floats(22, 40, 12)
+    packed = layer.packed(REFERENCE)
+    seen = Counter[int]()
+
+    def mlp(rows: Floats, expert: MlpWeights) -> Floats:
+        seen[next(index for index, each in enumerate(layer.experts) if each is expert)] += 1
+        return rows
+
+    reference_moe(x, packed, mlp)
+    assert seen == Counter(np.unique(REFERENCE.route(x, packed).experts).tolist())
+
+
+def test_paddle_multiplies_an_expert_once_however_many_rows_chose_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = make_layer(21, 12, 9, 8, 2), random_floats(22, 40, 12)
+    ops = make_ops("paddle")
+    packed, given_x = layer.packed(ops), ops.pack_vector(x)
+    multiply, seen = PackedLinear.multiply, Counter[int]()
+
+    def counted(self: PackedLinear, rows: Any) -> Any:
+        seen[id(self)] += 1
+        return multiply(self, rows)
+
+    monkeypatch.setattr(PackedLinear, "multiply", counted)
+    ops.moe(given_x, packed)
+    counts = [(seen[id(expert.gate_up)], seen[id(expert.down)]) for expert in packed.experts]
+    chosen = set(np.unique(ops.route(given_x, packed).experts).tolist())
+    assert counts == [(1, 1) if expert in chosen else (0, 0) for expert in range(8)]
 
 
 @backends
