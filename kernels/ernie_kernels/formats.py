@@ -8,8 +8,8 @@ Int8 (``wint8``): scale = float32 absmax / 127 per output, q = round half to eve
 +-127; an all-zero row has scale 0 and q 0.
 
 Int4: the same with absmax / 7 and +-7; two codes per byte along K in two's complement, even k in the low
-nibble; an odd K leaves the last high nibble 0. No quantization flag selects it: FastDeploy's ``wint4`` means
-``wint8`` on a dense model.
+nibble; an odd K leaves the last high nibble 0. ``wint4`` selects it for routed experts; all else is int8 then,
+as in FastDeploy.
 
 W4A8 (routed experts): int4 weights, and for all tokens one int8 scale of the inputs, absmax / 127 over the
 data it was calibrated with; inputs are cut to +-127 codes. Inputs can be rotated first
