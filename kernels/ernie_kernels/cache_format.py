@@ -64,7 +64,7 @@ def quantize_channels(x: NDArray[np.float32], scales: NDArray[np.float32]) -> ND
     return np.where((scales > 0) & ~np.isnan(x), codes, np.float32(0)).astype(np.int8)
 
 
-def as_stored(
+def through_cache(
     x: NDArray[np.float32], dtype: str, static_scales: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
     """Return ``x`` float32 ``[..., kv_heads, head_dim]`` as a cache of ``dtype`` would give it back.

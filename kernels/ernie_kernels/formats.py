@@ -7,9 +7,8 @@ how a backend lays the numbers out in memory.
 Int8 (``wint8``): scale = float32 absmax / 127 per output, q = round half to even of w / scale, clipped to
 +-127; an all-zero row has scale 0 and q 0.
 
-Int4: the same with absmax / 7 and +-7; two codes per byte along K in two's complement, even k in the low
-nibble; an odd K leaves the last high nibble 0. ``wint4`` selects it for routed experts; all else is int8 then,
-as in FastDeploy.
+Int4: the same with absmax / 7 and +-7, two codes per byte along K (``ernie_kernels.int4``). ``wint4`` selects
+it for routed experts; all else is int8 then, as in FastDeploy.
 
 W4A8 (routed experts): int4 weights, and for all tokens one int8 scale of the inputs, absmax / 127 over the
 data it was calibrated with; inputs are cut to +-127 codes. Inputs can be rotated first
@@ -35,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.hadamard import rotate_blocks
+from ernie_kernels.int4 import pack_int4, unpack_int4
 
 ACTIVATION_GROUP = 128
 """Inputs that share one activation scale."""
@@ -180,21 +180,6 @@ def _quantize_rows(values: NDArray[np.float32], levels: int) -> tuple[NDArray[np
     scales = (np.abs(values).max(axis=1, initial=0.0) / np.float32(levels)).astype(np.float32)
     divisors = np.where(scales > 0, scales, np.float32(1))[:, None]
     return np.clip(np.rint(values / divisors), -levels, levels).astype(np.int8), scales
-
-
-def pack_int4(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """Return codes -8..7 ``[N, K]`` two per byte: uint8 ``[N, ceil(K / 2)]``."""
-    rows, inputs = codes.shape
-    nibbles = np.zeros((rows, inputs + inputs % 2), np.uint8)
-    nibbles[:, :inputs] = codes.astype(np.uint8) & 15
-    return (nibbles[:, 0::2] | nibbles[:, 1::2] << 4).astype(np.uint8)
-
-
-def unpack_int4(packed: NDArray[np.uint8], inputs: int) -> NDArray[np.int8]:
-    """Return the codes int8 ``[N, inputs]`` of ``pack_int4``'s bytes."""
-    nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1)[:, :inputs]
-    codes: NDArray[np.int8] = (nibbles ^ 8).astype(np.int8) - np.int8(8)
-    return codes
 
 
 def int4_columns(weight: Int4Weight, columns: range) -> Int4Weight:

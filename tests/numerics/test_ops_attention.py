@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_kernels.api import RotarySpec
-from ernie_kernels.cache_format import as_stored
+from ernie_kernels.cache_format import through_cache
 from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import (
     CACHE_KINDS,
@@ -183,7 +183,7 @@ def test_a_cache_gives_back_what_its_format_says(isa: str, kind: str) -> None:
     found = ops.attention(qkv, ops.pack_rotary(spec), ops.allocate_cache(cache_of), ops.upload(batch))
     scales = cache_of.scales.values if cache_of.scales else None
     values = np.ascontiguousarray(qkv[:, None, 40:])
-    np.testing.assert_array_equal(found, as_stored(values, cache_of.dtype, scales)[:, 0])
+    np.testing.assert_array_equal(found, through_cache(values, cache_of.dtype, scales)[:, 0])
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, Ops, RotarySpec
-from ernie_kernels.cache_format import as_stored
+from ernie_kernels.cache_format import through_cache
 from ernie_kernels.formats import (
     ActivationType,
     Bfloat16Weight,
@@ -274,7 +274,7 @@ def test_a_cache_gives_back_what_its_format_says(kind: str) -> None:
     result = PADDLE.attention(on_paddle(qkv), rotary, PADDLE.allocate_cache(spec), PADDLE.upload(batch))
     scales = spec.scales.values if spec.scales else None
     values = np.ascontiguousarray(qkv[:, None, 8:])
-    np.testing.assert_array_equal(PADDLE.download(result), as_stored(values, spec.dtype, scales)[:, 0])
+    np.testing.assert_array_equal(PADDLE.download(result), through_cache(values, spec.dtype, scales)[:, 0])
 
 
 def test_int8_heads_must_fill_words() -> None:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, CacheSpec
 from ernie_kernels.batch_checks import check_indices
-from ernie_kernels.cache_format import as_stored, check_cache_spec
+from ernie_kernels.cache_format import check_cache_spec, through_cache
 
 
 class ReferenceCache:
@@ -31,8 +31,8 @@ class ReferenceCache:
     ) -> None:
         """Store ``[T, kv_heads, head_dim]`` keys and values at ``places``, (blocks, offsets)."""
         dtype, scales = self.spec.dtype, self.spec.scales
-        self.keys[places] = as_stored(keys, dtype, scales.keys if scales else None)
-        self.values[places] = as_stored(values, dtype, scales.values if scales else None)
+        self.keys[places] = through_cache(keys, dtype, scales.keys if scales else None)
+        self.values[places] = through_cache(values, dtype, scales.values if scales else None)
 
 
 def cache_slots(

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from ernie_kernels.api import CACHE_DTYPES, CacheScales, CacheSpec
-from ernie_kernels.cache_format import as_stored, check_cache_spec, quantize_channels, quantize_heads
+from ernie_kernels.cache_format import check_cache_spec, quantize_channels, quantize_heads, through_cache
 
 HEADS = hnp.arrays(
     np.float32,
@@ -30,16 +30,16 @@ def test_codes_and_scales_of_an_example() -> None:
 def test_int8_is_off_by_half_a_step_at_most_and_row_by_row(x: NDArray[np.float32]) -> None:
     codes, scales = quantize_heads(x)
     assert np.abs(codes.astype(np.int32)).max() <= 127
-    error = np.abs(x - as_stored(x, "int8"))
+    error = np.abs(x - through_cache(x, "int8"))
     # Below 2**-126 a scale has fewer bits; there the step is that of float32 itself.
     assert (error <= scales * np.float32(0.501) + np.float32(2.0**-140)).all()
-    np.testing.assert_array_equal(as_stored(x[:1, :1], "int8"), as_stored(x, "int8")[:1, :1])
+    np.testing.assert_array_equal(through_cache(x[:1, :1], "int8"), through_cache(x, "int8")[:1, :1])
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_read_as_nan(number: float) -> None:
     x = np.array([[1.0, number], [1.0, 2.0]], np.float32)
-    stored = as_stored(x, "int8")
+    stored = through_cache(x, "int8")
     assert np.isnan(stored[0]).all()
     assert np.isfinite(stored[1]).all()
 
@@ -59,7 +59,7 @@ def test_codes_with_static_scales() -> None:
     x = np.array([[[253, 1, np.nan], [-0.5, -64, np.inf]], [[-3, np.nan, -np.inf], [1.5, 63.5, 1]]], np.float32)
     codes = quantize_channels(x, scales)
     np.testing.assert_array_equal(codes, [[[126, 0, 0], [0, -127, 127]], [[-2, 0, -127], [2, 127, 0]]])
-    np.testing.assert_array_equal(as_stored(x, "int8", scales), codes.astype(np.float32) * scales)
+    np.testing.assert_array_equal(through_cache(x, "int8", scales), codes.astype(np.float32) * scales)
 
 
 @settings(deadline=None)
@@ -67,7 +67,7 @@ def test_codes_with_static_scales() -> None:
 def test_static_scales_are_off_by_half_a_step_or_cut(x: NDArray[np.float32], step: float) -> None:
     scales = np.full(x.shape[-2:], step, np.float32)
     cut = x.clip(-127 * scales, 127 * scales)
-    assert (np.abs(as_stored(x, "int8", scales) - cut) <= scales * np.float32(0.501)).all()
+    assert (np.abs(through_cache(x, "int8", scales) - cut) <= scales * np.float32(0.501)).all()
 
 
 def test_unknown_types_are_refused() -> None:
