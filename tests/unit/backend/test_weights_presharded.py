@@ -216,6 +216,17 @@ def test_scales_of_the_cache_are_of_all_layers_or_of_none(copy: Path) -> None:
         opened(copy)
 
 
+def test_a_head_that_was_cut_is_not_tied_away(copy: Path) -> None:
+    fields = json.loads((copy / "config.json").read_text())
+    del fields["tie_word_embeddings"]
+    (copy / "config.json").write_text(json.dumps(fields))
+    for shard in (Shard(), Shard(1, 4)):
+        with pytest.raises(
+            StartError, match=r"tensor lm_head\.weight is another matrix than ernie\.embed_tokens"
+        ):
+            CheckpointWeights.open(copy, ModelConfig.from_directory(copy), "bfloat16", "w4a8", shard=shard)
+
+
 def test_scales_that_differ_by_rank_cannot_be_joined(copy: Path) -> None:
     name = EXPERT + "down_proj.activation_scale"
     edit(copy / "rank3", name, lambda absmax: absmax * 2)
