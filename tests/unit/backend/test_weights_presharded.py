@@ -221,9 +221,7 @@ def test_a_head_that_was_cut_is_not_tied_away(copy: Path) -> None:
     del fields["tie_word_embeddings"]
     (copy / "config.json").write_text(json.dumps(fields))
     for shard in (Shard(), Shard(1, 4)):
-        with pytest.raises(
-            StartError, match=r"tensor lm_head\.weight is another matrix than ernie\.embed_tokens"
-        ):
+        with pytest.raises(StartError, match=r"lm_head\.weight is another matrix than ernie\.embed_tokens"):
             CheckpointWeights.open(copy, ModelConfig.from_directory(copy), "bfloat16", "w4a8", shard=shard)
 
 
