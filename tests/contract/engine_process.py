@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import TracebackType
 
 from ernie_wire.frames import receive_frame, send_frame
 from ernie_wire.messages import Heartbeat, Message, Output, Outputs, Ready, Starting, from_frame, to_frame
@@ -17,7 +18,7 @@ TIMEOUT_S = 60.0
 
 
 class Engine:
-    """An engine process and our end of its socket."""
+    """An engine process and our end of its socket; as a context manager it leaves nothing of a failed test."""
 
     def __init__(self, **parameters: str) -> None:
         self.socket, theirs = socket.socketpair()
@@ -37,6 +38,17 @@ class Engine:
             text=True,
         )
         theirs.close()
+        self._log: str | None = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.process.kill()
+        self.close()
 
     def send(self, message: Message) -> None:
         send_frame(self.socket, *to_frame(message))
@@ -67,7 +79,8 @@ class Engine:
         return outputs
 
     def close(self) -> str:
-        """Close the socket, wait for the end, return the log."""
+        """Close the socket, wait for the end, return the log; again: the log."""
         self.socket.close()
-        _, log = self.process.communicate(timeout=TIMEOUT_S)
-        return log
+        if self._log is None:
+            _, self._log = self.process.communicate(timeout=TIMEOUT_S)
+        return self._log

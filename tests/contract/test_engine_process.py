@@ -35,10 +35,9 @@ GREEDY = [tuple(GOLDEN[f"row{row}.greedy"].tolist()) for row in range(4)]
 
 @pytest.fixture(scope="module", params=["cpu", "reference"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    running = Engine(device=str(request.param))
-    running.ready()
-    yield running
-    running.close()
+    with Engine(device=str(request.param)) as running:
+        running.ready()
+        yield running
 
 
 def _submit(row: int, *, stream: bool = True, name: str = "row", **sampling: Any) -> Submit:
@@ -62,9 +61,9 @@ EXPECTED = {f"row{row}": GREEDY[row] for row in range(4)}
 
 
 def test_the_description() -> None:
-    other = Engine(max_model_len="512", max_num_seqs="2", quantization="wint4", dtype="bfloat16")
-    described = other.ready().description
-    log = other.close()
+    with Engine(max_model_len="512", max_num_seqs="2", quantization="wint4", dtype="bfloat16") as other:
+        described = other.ready().description
+        log = other.close()
     assert described["architecture"] == "Ernie4_5ForCausalLM"
     assert (described["max_model_len"], described["max_num_seqs"], described["vocab_size"]) == (512, 2, 640)
     assert (described["quantization"], described["dtype"], described["device"]) == (
@@ -184,87 +183,84 @@ def test_an_idle_engine_gives_signs_of_life(engine: Engine) -> None:
 
 @pytest.mark.parametrize("chunk", ["1", "3", "7"])
 def test_prompt_chunks_do_not_change_the_answer(chunk: str) -> None:
-    engine = Engine(max_num_batched_tokens=chunk)
-    engine.ready()
-    for row in range(4):
-        engine.send(_submit(row))
-    assert _tokens(engine.outputs_until(4)) == EXPECTED
-    engine.close()
+    with Engine(max_num_batched_tokens=chunk) as engine:
+        engine.ready()
+        for row in range(4):
+            engine.send(_submit(row))
+        assert _tokens(engine.outputs_until(4)) == EXPECTED
 
 
 def test_preemption_does_not_change_the_answer() -> None:
-    engine = Engine(block_size="4", num_gpu_blocks_override="16", max_model_len="64")
-    engine.ready()
-    for row in range(4):
-        engine.send(_submit(row))
-    assert _tokens(engine.outputs_until(4)) == EXPECTED
-    while (beat := engine.heartbeat()).running:
-        pass
-    assert beat.free_blocks == 16
-    assert "gives up its KV blocks" in engine.close()
+    with Engine(block_size="4", num_gpu_blocks_override="16", max_model_len="64") as engine:
+        engine.ready()
+        for row in range(4):
+            engine.send(_submit(row))
+        assert _tokens(engine.outputs_until(4)) == EXPECTED
+        while (beat := engine.heartbeat()).running:
+            pass
+        assert beat.free_blocks == 16
+        assert "gives up its KV blocks" in engine.close()
 
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
 def test_the_prefix_cache_does_not_change_the_answer(enabled: str) -> None:
-    engine = Engine(block_size="4", enable_prefix_caching=enabled)
-    engine.ready()
-    for _ in range(2):
-        for row in range(4):
-            engine.send(_submit(row))
-        outputs = engine.outputs_until(4)
-        assert _tokens(outputs) == EXPECTED
-    hits = {name: made[0].num_cached_tokens for name, made in outputs.items()}
-    full = {f"row{row}": (len(PROMPTS[row]) - 1) // 4 * 4 for row in range(4)}
-    assert hits == (full if enabled == "true" else dict.fromkeys(full, 0))
-    while (beat := engine.heartbeat()).running:
-        pass
-    assert (beat.prefix_cache_hits > 0) == (enabled == "true")
-    engine.close()
+    with Engine(block_size="4", enable_prefix_caching=enabled) as engine:
+        engine.ready()
+        for _ in range(2):
+            for row in range(4):
+                engine.send(_submit(row))
+            outputs = engine.outputs_until(4)
+            assert _tokens(outputs) == EXPECTED
+        hits = {name: made[0].num_cached_tokens for name, made in outputs.items()}
+        full = {f"row{row}": (len(PROMPTS[row]) - 1) // 4 * 4 for row in range(4)}
+        assert hits == (full if enabled == "true" else dict.fromkeys(full, 0))
+        while (beat := engine.heartbeat()).running:
+            pass
+        assert (beat.prefix_cache_hits > 0) == (enabled == "true")
 
 
 def test_an_int8_kv_cache_serves() -> None:
-    engine = Engine(kv_cache_dtype="int8", dtype="bfloat16")
-    assert engine.ready().description["kv_cache_dtype"] == "int8"
-    engine.send(_submit(0))
-    assert len(_tokens(engine.outputs_until(1))["row0"]) == 32
-    engine.close()
+    with Engine(kv_cache_dtype="int8", dtype="bfloat16") as engine:
+        assert engine.ready().description["kv_cache_dtype"] == "int8"
+        engine.send(_submit(0))
+        assert len(_tokens(engine.outputs_until(1))["row0"]) == 32
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:
-    engine = Engine(max_num_seqs="1", max_num_waiting_tokens="1")
-    engine.ready()
-    for name in ("running", "waiting", "refused"):
-        engine.send(_submit(0, name=name, max_tokens=500, stream=False))
-    error = parse_error(str(engine.outputs_until(1)["refused0"][0].error))
-    assert isinstance(error, QueueFull)
-    assert "max_num_waiting_tokens 1" in error.message
-    assert error.retry_after_s >= 1
-    engine.close()
+    with Engine(max_num_seqs="1", max_num_waiting_tokens="1") as engine:
+        engine.ready()
+        for name in ("one", "two", "three"):  # one runs, one waits; which ones depends on when a step begins
+            engine.send(_submit(0, name=name, max_tokens=2000, stream=False))
+        refused = next(iter(engine.outputs_until(1).values()))
+        error = parse_error(str(refused[0].error))
+        assert isinstance(error, QueueFull)
+        assert "max_num_waiting_tokens 1" in error.message
+        assert error.retry_after_s >= 1
 
 
 @pytest.mark.parametrize("how", ["end of file", "shutdown", "end of file while it starts"])
 def test_the_engine_ends_with_its_stub(how: str) -> None:
-    engine = Engine()
-    if how != "end of file while it starts":
-        engine.ready()
-        engine.send(_submit(0, max_tokens=2000))
-    if how == "shutdown":
-        engine.send(Shutdown())
-        assert engine.process.wait(TIMEOUT_S) == 0
-    log = engine.close()
-    assert engine.process.returncode == 0
-    assert "Traceback" not in log
+    with Engine() as engine:
+        if how != "end of file while it starts":
+            engine.ready()
+            engine.send(_submit(0, max_tokens=2000))
+        if how == "shutdown":
+            engine.send(Shutdown())
+            assert engine.process.wait(TIMEOUT_S) == 0
+        log = engine.close()
+        assert engine.process.returncode == 0
+        assert "Traceback" not in log
 
 
 def test_signals() -> None:
-    engine = Engine()
-    engine.ready()
-    engine.process.send_signal(signal.SIGINT)
-    engine.send(_submit(1))
-    assert _tokens(engine.outputs_until(1)) == {"row1": GREEDY[1]}
-    engine.process.send_signal(signal.SIGTERM)
-    assert engine.process.wait(TIMEOUT_S) == -signal.SIGTERM
-    assert "Traceback" not in engine.close()
+    with Engine() as engine:
+        engine.ready()
+        engine.process.send_signal(signal.SIGINT)
+        engine.send(_submit(1))
+        assert _tokens(engine.outputs_until(1)) == {"row1": GREEDY[1]}
+        engine.process.send_signal(signal.SIGTERM)
+        assert engine.process.wait(TIMEOUT_S) == -signal.SIGTERM
+        assert "Traceback" not in engine.close()
 
 
 def _without_tokenizer(directory: Path) -> None:
@@ -296,7 +292,8 @@ def test_a_wrong_directory_is_one_clear_line(tmp_path: Path, damage: object, com
     shutil.copytree(DENSE, directory)
     assert callable(damage)
     damage(directory)
-    _assert_start_fails(Engine(model=str(directory)), complaint)
+    with Engine(model=str(directory)) as engine:
+        _assert_start_fails(engine, complaint)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +309,8 @@ def test_a_wrong_directory_is_one_clear_line(tmp_path: Path, damage: object, com
     ],
 )
 def test_wrong_settings_are_one_clear_line(parameters: dict[str, str], complaint: str) -> None:
-    _assert_start_fails(Engine(**parameters), complaint)
+    with Engine(**parameters) as engine:
+        _assert_start_fails(engine, complaint)
 
 
 def test_a_fault_of_ours_while_starting_is_one_line_too(tmp_path: Path) -> None:
@@ -320,13 +318,12 @@ def test_a_fault_of_ours_while_starting_is_one_line_too(tmp_path: Path) -> None:
     shutil.copytree(DENSE, directory)
     fields = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**fields, "rope_theta": 10**400}))
-    engine = Engine(model=str(directory))
-    message = engine.receive()
-    assert isinstance(message, StartFailed), message
-    assert "\n" not in message.error
-    assert message.error.startswith("OverflowError: ")
-    assert engine.process.wait(TIMEOUT_S) == 1
-    engine.close()
+    with Engine(model=str(directory)) as engine:
+        message = engine.receive()
+        assert isinstance(message, StartFailed), message
+        assert "\n" not in message.error
+        assert message.error.startswith("OverflowError: ")
+        assert engine.process.wait(TIMEOUT_S) == 1
 
 
 def _assert_start_fails(engine: Engine, complaint: str) -> None:

@@ -80,15 +80,14 @@ def wait_for_the_end_of(pids: list[int]) -> None:
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     """Two ranks of the dense model that are generating."""
-    running = start("dense", 2)
-    running.ready()
-    prompt, _ = prompts_and_answers("dense")[2]
-    running.send(submit("long", prompt, max_tokens=1500))
-    while not isinstance(running.receive(), Outputs):
-        pass
-    yield running
-    running.process.kill()
-    running.close()
+    with start("dense", 2) as running:
+        running.ready()
+        prompt, _ = prompts_and_answers("dense")[2]
+        running.send(submit("long", prompt, max_tokens=1500))
+        while not isinstance(running.receive(), Outputs):
+            pass
+        yield running
+        running.process.kill()
 
 
 @pytest.mark.parametrize(
@@ -105,12 +104,11 @@ def engine() -> Iterator[Engine]:
     ],
 )
 def test_ranks_give_the_tokens_of_the_goldens(family: str, ranks: int, parameters: dict[str, str]) -> None:
-    engine = start(family, ranks, **parameters)
-    engine.ready()
-    started = rank_processes(engine)
-    assert len(started) == ranks - 1
-    assert_goldens(engine, family)
-    engine.close()
+    with start(family, ranks, **parameters) as engine:
+        engine.ready()
+        started = rank_processes(engine)
+        assert len(started) == ranks - 1
+        assert_goldens(engine, family)
     wait_for_the_end_of(started)
 
 
@@ -139,17 +137,16 @@ def test_no_rank_outlives_a_killed_engine_not_even_a_stopped_one(engine: Engine)
 
 
 def test_a_rank_that_is_lost_while_it_loads_is_named() -> None:
-    engine = start("dense", 2)
-    until = time.monotonic() + DEADLINE_S
-    while not (started := rank_processes(engine)):
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    os.kill(started[0], signal.SIGKILL)
-    while isinstance(message := engine.receive(), Starting):
-        pass
+    with start("dense", 2) as engine:
+        until = time.monotonic() + DEADLINE_S
+        while not (started := rank_processes(engine)):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        os.kill(started[0], signal.SIGKILL)
+        while isinstance(message := engine.receive(), Starting):
+            pass
     assert isinstance(message, Fault), message
     assert message.cause.startswith(f"rank 1 (process {started[0]}) was killed by SIGKILL")
-    engine.close()
 
 
 def test_ranks_of_another_machine_follow_and_end_with_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,25 +156,29 @@ def test_ranks_of_another_machine_follow_and_end_with_the_engine(monkeypatch: py
         port = str(probe.getsockname()[1])
     several = {"ips": "127.0.0.1,127.0.0.2", "engine_worker_queue_port": port}
     monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
-    engine = start("dense", 2, **several)
     settings = {"model": str(DATA / "dense"), "tensor_parallel_size": "2", **several}
-    other = subprocess.Popen(
-        [sys.executable, "-m", "ernie_backend.parallel", "--settings", json.dumps(settings), "--index", "0"],
-        env={**os.environ, "PADDLE_TRAINER_ID": "1"},
-    )
-    engine.ready()
-    assert rank_processes(engine) == []
-    assert_goldens(engine, "dense")
-    engine.close()
+    follow = [
+        sys.executable,
+        "-m",
+        "ernie_backend.parallel",
+        "--settings",
+        json.dumps(settings),
+        "--index",
+        "0",
+    ]
+    with start("dense", 2, **several) as engine:
+        other = subprocess.Popen(follow, env={**os.environ, "PADDLE_TRAINER_ID": "1"})
+        engine.ready()
+        assert rank_processes(engine) == []
+        assert_goldens(engine, "dense")
     assert other.wait(DEADLINE_S) == 0
 
 
 def test_a_list_of_machines_without_this_one_is_an_error() -> None:
-    engine = start("dense", 2, ips="203.0.113.1,203.0.113.2")
-    message = engine.receive()
+    with start("dense", 2, ips="203.0.113.1,203.0.113.2") as engine:
+        message = engine.receive()
     assert isinstance(message, StartFailed)
     assert "ips is 203.0.113.1,203.0.113.2; none is an address of this machine" in message.error
-    engine.close()
 
 
 def fault(engine: Engine) -> Fault:
