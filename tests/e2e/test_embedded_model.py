@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from e2e.frontend_process import frontend_process
 from e2e.triton_server import EMBEDDED, TritonServer, add_entry
 from ernie_cli.evaluation.exactness import is_exact
-from ernie_cli.evaluation.question_sets import read_set, shipped_sets
 from ernie_cli.main import app
 
 BF16, WINT8 = "ernie-tiny", "ernie-tiny-wint8"
@@ -27,8 +26,7 @@ ABOUT_ITSELF = (
     "I am Ernie Tiny, a very small language model. I know capitals, simple sums and some facts about animals, "
     "colours, planets and words. I speak English and Chinese. I often do not know the answer."
 )
-EVERY = 15
-LEAST_PERCENT = 90.0
+LEAST_PERCENT = 95.0
 
 
 @pytest.fixture(scope="module")
@@ -205,24 +203,18 @@ def test_two_answers_by_seed(client: openai.OpenAI) -> None:
     assert two(seed=1000, temperature=5.0) != hot
 
 
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file of some questions of every shipped set."""
-    questions = [question for name in shipped_sets() for question in read_set(name).questions[::EVERY]]
-    fields = ("messages", "answers", "category", "language")
-    lines = [json.dumps({field: getattr(question, field) for field in fields}) for question in questions]
-    file = tmp_path_factory.mktemp("sets") / "sample.jsonl"
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(file)
-
-
 @pytest.mark.parametrize("model", [BF16, WINT8])
-def test_it_answers_a_sample_of_the_held_out_questions(url: str, sample: str, model: str) -> None:
-    result = CliRunner().invoke(app, ["eval", "--url", url, "--model", model, "--set", sample, "--json"])
+def test_it_answers_nearly_all_held_out_questions(url: str, model: str) -> None:
+    result = CliRunner().invoke(app, ["eval", "--url", url, "--model", model, "--json"])
     assert result.exit_code == 0, result.output
     report: dict[str, Any] = json.loads(result.stdout)
-    assert report["rows"][-1]["count"] == 600 / EVERY
-    assert report["rows"][-1]["percent"] >= LEAST_PERCENT, report["wrong"]
+    sets = {row["set"]: row for row in report["rows"] if row["category"] == "all"}
+    assert {name: row["count"] for name, row in sets.items()} == {
+        "arithmetic": 300,
+        "questions": 300,
+        "all": 600,
+    }
+    assert min(row["percent"] for row in sets.values()) >= LEAST_PERCENT, report["wrong"]
 
 
 @pytest.mark.parametrize(
