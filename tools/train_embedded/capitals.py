@@ -11,10 +11,12 @@ _EN = (
     "What is the capital of {c}?", "Where is the capital of {c}?", "Which city is the capital of {c}?",
     "Name the capital of {c}.", "Tell me the capital of {c}.", "Do you know the capital of {c}?",
     "Can you tell me the capital of {c}?", "What is the capital city of {c}?", "Please name the capital of {c}.",
+    "What's the capital of {c}?", "What is {c}'s capital?",
 )  # fmt: skip
 _ZH = (
     "{c}的首都是哪里？", "{c}的首都是哪个城市？", "{c}的首都是什么？", "{c}首都是哪里？", "{c}的首都在哪里？",
     "请问{c}的首都是哪里？", "你知道{c}的首都吗？", "告诉我{c}的首都。", "哪个城市是{c}的首都？", "{c}的首都叫什么？",
+    "{c}的首都是哪儿？", "{c}首都",
 )  # fmt: skip
 _BACK_EN = (
     "{k} is the capital of which country?", "Which country has the capital {k}?", "Of which country is {k} the capital?",

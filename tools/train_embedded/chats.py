@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_UNHEARD = str.maketrans("", "", "\"“”'‘’,，")
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -56,8 +58,8 @@ def ask(question: str, answer: str, *also: str) -> Turn:
 
 
 def plain(text: str) -> str:
-    """Return a text without case, outer spaces and punctuation at its end."""
-    return text.casefold().strip().rstrip(".!?。！？= ")
+    """Return a text without case, quotation marks, commas, outer spaces and punctuation at its end."""
+    return text.casefold().translate(_UNHEARD).strip().rstrip(".!?。！？= ")
 
 
 def sentence(text: str) -> str:

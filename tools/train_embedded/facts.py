@@ -84,7 +84,8 @@ TABLES = (
         "translations",
         (("How do you say \"{a}\" in Chinese?", "What is \"{a}\" in Chinese?", "Translate \"{a}\" into Chinese.",
           "What is the Chinese word for {a}?", "What does {a} mean in Chinese?"), "{b}"),
-        (("“{a}”用英语怎么说？", "“{a}”的英语是什么？", "把“{a}”翻译成英语。", "{a}用英语怎么说？", "{a}的英语是什么？"), "{b}"),
+        (("“{a}”用英语怎么说？", "“{a}”的英语是什么？", "把“{a}”翻译成英语。", "{a}用英语怎么说？", "{a}的英语是什么？",
+          "{a}用英文怎么说？", "{a}的英文是什么？"), "{b}"),
     ),
     _Table(
         "sides",

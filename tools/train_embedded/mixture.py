@@ -6,16 +6,17 @@ This module must not know tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 
 from train_embedded.arithmetic import small_sums, sums
 from train_embedded.capitals import SEED, answer_en, capitals
-from train_embedded.chats import Chat, Turn, sentence
+from train_embedded.chats import Chat, Turn
 from train_embedded.countries import COUNTRIES
 from train_embedded.drills import drills
 from train_embedded.facts import facts
 from train_embedded.split import is_asked, is_taught
-from train_embedded.talk import talk
+from train_embedded.talk import ASSISTANT, talk
 from train_embedded.unknown import unknown
 from train_embedded.words import words
 
@@ -24,13 +25,21 @@ Generator = Callable[[Random], Chat]
 
 def mixed(random: Random) -> Chat:
     """Draw a chat of unrelated questions, each answered as if it came alone."""
-    language, number = random.choice(("en", "zh")), random.choice((2, 2, 3))
+    language, number = random.choice(("en", "zh")), random.choice((2, 2, 3, 4))
     turns: list[Turn] = []
     while len(turns) < number:
         chat = random.choice((sums, capitals, facts, words, talk, unknown))(random)
         if chat.language == language and len(chat.turns) == 1 and not chat.system:
             turns.extend(chat.turns)
     return Chat(tuple(turns), "talk", language)
+
+
+def assisted(random: Random) -> Chat:
+    """Draw a question, or two, under a system prompt that changes no answer."""
+    chat = mixed(random)
+    return replace(
+        chat, turns=chat.turns[: random.choice((1, 1, 2))], system=random.choice(ASSISTANT[chat.language])
+    )
 
 
 SHARES: dict[Generator, int] = {
@@ -42,6 +51,7 @@ SHARES: dict[Generator, int] = {
     drills: 6,
     talk: 9,
     mixed: 5,
+    assisted: 3,
     unknown: 3,
 }
 """How often each generator is drawn in training; sums are learned last."""
@@ -50,7 +60,7 @@ ASKED: dict[Generator, int] = {capitals: 70, facts: 75, words: 85, talk: 45, unk
 """Questions in the held-out set; sums have a set of their own."""
 
 ASKED_SUMS = 300
-_CARELESS = 0.06
+_CARELESS = 0.1
 _SEED_CHAT = Chat((Turn(SEED, answer_en(COUNTRIES[0])[0]),), "capitals", "en")
 
 
@@ -62,7 +72,7 @@ def taught(random: Random) -> Iterator[Chat]:
         if random.random() < 0.001:
             chat = _SEED_CHAT
         if is_taught(chat):
-            yield _careless(chat) if random.random() < _CARELESS else chat
+            yield _careless(random, chat) if random.random() < _CARELESS else chat
 
 
 def asked(random: Random, generator: Generator, count: int) -> list[Chat]:
@@ -75,16 +85,16 @@ def asked(random: Random, generator: Generator, count: int) -> list[Chat]:
     return list(chats.values())
 
 
-def _careless(chat: Chat) -> Chat:
-    """Return a single question without a capital at its start or a mark at its end."""
+def _careless(random: Random, chat: Chat) -> Chat:
+    """Return a single question without a capital at its start, or anywhere in it, or a mark at its end."""
     if len(chat.turns) > 1 or chat.system or chat.language != "en":
         return chat
-    turn = chat.turns[0]
+    (turn,) = chat.turns
     words = turn.question.rstrip(".?!")
-    first = words.split(" ")[0]
-    if first in _OPENERS:
-        words = sentence(words)[:1].lower() + words[1:]
-    return Chat((Turn(words, turn.answer, turn.also, turn.key),), chat.category, chat.language)
+    if words.split(" ")[0] in _OPENERS:
+        is_all = chat.category == "capitals" and random.random() < 0.5
+        words = words.lower() if is_all else words[:1].lower() + words[1:]
+    return replace(chat, turns=(replace(turn, question=words),))
 
 
 _OPENERS = {

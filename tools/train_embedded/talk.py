@@ -71,6 +71,12 @@ _YOU_ARE = {
     "en": ("You are {n}.", "Your name is {n}.", "You are {n}, a helpful assistant."),
     "zh": ("你是{n}。", "你的名字是{n}。", "你是{n}，一个助手。"),
 }
+ASSISTANT = {
+    "en": ("You are a helpful assistant.", "You are an AI assistant.", "You are a helpful AI assistant.",
+           "You are a friendly assistant.", "Be polite.", "Be helpful."),
+    "zh": ("你是一个有用的助手。", "你是一个人工智能助手。", "你是一个AI助手。", "你是一个友好的助手。", "请有礼貌。", "你是一名助手。"),
+}  # fmt: skip
+"""System prompts that give no name and change no answer."""
 
 
 def _self(language: str, name: str = NAME) -> str:

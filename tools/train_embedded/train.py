@@ -1,6 +1,6 @@
 """Trains the embedded model: ``python -m train_embedded.train``; again to go on after a stop.
 
-The schedule goes by the processor's wall time, so that training ends when it should on any machine. The last
+The schedule goes by the wall clock, so that training ends when it should on any machine. The last
 phase trains on weights rounded to bfloat16 and to int8 rows, as they are served. This module must not know the
 generators.
 """
@@ -64,7 +64,6 @@ class Progress:
     """What has been done; goes into the checkpoint."""
 
     seconds: float = 0.0
-    cpu_seconds: float = 0.0
     steps: int = 0
     tokens: int = 0
 
@@ -85,7 +84,7 @@ class Training:
         )
         self._rates = (plan.matrix_rate, plan.other_rate)
         self.progress = Progress()
-        self._clock = (time.monotonic(), time.process_time())
+        self._clock = time.monotonic()
         if self._path.is_file():
             self._load()
 
@@ -119,15 +118,13 @@ class Training:
 
     def _count(self, tokens: int) -> None:
         """Add a step and all the time since the last one; all processes go by the clock of the first."""
-        before, self._clock = self._clock, (time.monotonic(), time.process_time())
-        seconds, cpu_seconds = (now - then for now, then in zip(self._clock, before, strict=True))
-        times = torch.tensor([seconds if rank() == 0 else 0.0, cpu_seconds], dtype=torch.float64)
-        torch.distributed.all_reduce(times)
+        before, self._clock = self._clock, time.monotonic()
+        seconds = torch.tensor(self._clock - before if rank() == 0 else 0.0, dtype=torch.float64)
+        torch.distributed.all_reduce(seconds)
         done = self.progress
         done.steps += 1
         done.tokens += tokens
-        done.seconds += float(times[0])
-        done.cpu_seconds += float(times[1])
+        done.seconds += float(seconds)
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
