@@ -232,7 +232,11 @@ class CheckpointWeights:
         # Parts of one weight may be stored in different types; only then is a common one needed.
         if len({piece.dtype for piece in pieces}) > 1:
             pieces = [as_float32(piece) for piece in pieces]
-        return np.concatenate(pieces) if len(pieces) > 1 else np.array(pieces[0], order="C")
+        rows = sum(len(piece) for piece in pieces)
+        whole = np.empty(
+            (rows, *pieces[0].shape[1:]), pieces[0].dtype
+        )  # rows one after another, unlike the pieces
+        return np.concatenate(pieces, out=whole)
 
 
 def _open_cache(root: Path | None, directory: Path, part: str) -> QuantizedCache | None:
