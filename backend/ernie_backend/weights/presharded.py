@@ -1,13 +1,14 @@
 """A checkpoint that was cut for tensor parallelism: directories ``rank0`` to ``rankN-1`` beside config.json.
 
-One of N ranks opens its own directory only. A single rank, or one that has whole experts, joins the parts
-tensor by tensor. Both look like a checkpoint that was not cut. This module must not know formats.
+One of N ranks reads its own directory only, but for the weights that it quantizes before it cuts them. A single
+rank, or one that has whole experts, joins the parts tensor by tensor. Both look like a checkpoint that was not
+cut. This module must not know formats.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, KeysView, Mapping
+from collections.abc import Callable, Collection, KeysView, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from ernie_backend.weights.checkpoint import Checkpoint
 from ernie_backend.weights.names import recipes_for
 from ernie_backend.weights.offline import stored_weights
 from ernie_backend.weights.placement import WeightFormat
-from ernie_backend.weights.rank_parts import TensorParts, tensor_parts
+from ernie_backend.weights.rank_parts import TensorParts, needed_whole, tensor_parts
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.safetensors_file import type_name
 from ernie_backend.weights.shard import Shard
@@ -67,12 +68,15 @@ def open_tensors(
     is_own = shard.size == count and not shard.is_expert_parallel
     ranks: dict[int, Checkpoint] = {}
     try:
-        for rank in [shard.rank] if is_own else range(count):
-            ranks[rank] = Checkpoint.open(directories[rank])
+        ranks[shard.rank] = Checkpoint.open(directories[shard.rank])
         names = ranks[shard.rank].names
         recipes = recipes_for(names, config, str(directories[shard.rank]))
         stored = stored_weights(recipes, format_of, names, is_expected=config.stored_quantization is not None)
-        return PreshardedTensors(directory, ranks, tensor_parts(recipes, stored, config, count))
+        whole = needed_whole(recipes, stored, format_of, config, shard) if is_own else names
+        for rank in set(range(count)) - {shard.rank} if whole else ():
+            ranks[rank] = Checkpoint.open(directories[rank])
+        parts = tensor_parts(recipes, stored, config, count)
+        return PreshardedTensors(directory, ranks, parts, shard.rank, whole)
     except StartError:
         for checkpoint in ranks.values():
             checkpoint.close()
@@ -80,24 +84,33 @@ def open_tensors(
 
 
 class PreshardedTensors:
-    """Whole tensors, of which the parts of the opened ranks are filled; has the methods of ``Checkpoint``.
+    """Whole tensors, of which one rank's part is filled, or all; has the methods of ``Checkpoint``.
 
     Args:
         directory: that of the ranks' directories.
-        ranks: the opened checkpoints by rank: all, or one.
+        ranks: the opened checkpoints by rank: all, or ``own``.
         parts: how the tensors are shared out, by name.
+        own: the rank whose part of every tensor is filled.
+        whole: the tensors that are filled with the parts of all ranks.
 
     Raises:
         StartError: a tensor is not in every one of the directories.
     """
 
     def __init__(
-        self, directory: Path, ranks: Mapping[int, Checkpoint], parts: Mapping[str, TensorParts]
+        self,
+        directory: Path,
+        ranks: Mapping[int, Checkpoint],
+        parts: Mapping[str, TensorParts],
+        own: int,
+        whole: Collection[str],
     ) -> None:
         self.directory = directory
-        self._ranks = ranks
+        self._ranks = dict(sorted(ranks.items()))
         self._parts = parts
-        self._first = next(iter(ranks.values()))
+        self._whole = whole
+        self._own = {own: ranks[own]}
+        self._first = ranks[own]
         for checkpoint in ranks.values():
             odd = self._first.names ^ checkpoint.names
             if odd:
@@ -109,7 +122,7 @@ class PreshardedTensors:
         return self._first.names
 
     def file_of(self, name: str) -> Path:
-        """Return the first opened file that holds a part of a tensor."""
+        """Return the rank's own file that holds its part of a tensor."""
         return self._first.file_of(name)
 
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
@@ -128,13 +141,14 @@ class PreshardedTensors:
                 )
 
     def tensor(self, name: str) -> NDArray[np.generic]:
-        """Return a whole tensor, what other ranks have of it undefined; bfloat16 as uint16 bits.
+        """Return a whole tensor, zeros where other ranks' parts are not read; bfloat16 as uint16 bits.
 
         Raises:
             StartError: a tensor that every rank has whole is not the same on all, or its parts are of different
                 types.
         """
-        found = {rank: checkpoint.tensor(name) for rank, checkpoint in self._ranks.items()}
+        ranks = self._ranks if name in self._whole else self._own
+        found = {rank: checkpoint.tensor(name) for rank, checkpoint in ranks.items()}
         if name in self._parts:
             self._check_types(name, found)
             return self._parts[name].joined(found)

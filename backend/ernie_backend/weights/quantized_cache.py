@@ -33,7 +33,7 @@ from ernie_backend.weights.placement import WeightFormat
 from ernie_backend.weights.roles import WeightKey
 from ernie_kernels.formats import Int4Weight, Int8Weight, QuantizedWeight
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MIN_BYTES = 1 << 20
 """A smaller weight is quantized faster than a file is opened."""
 _LEFTOVER_AGE_S = 3600.0

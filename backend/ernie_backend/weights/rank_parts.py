@@ -6,7 +6,7 @@ is not listed is whole on every rank. This module must not know files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.names import Recipe, Recipes, TensorSpec
-from ernie_backend.weights.offline import StoredWeight, cache_scale_specs
+from ernie_backend.weights.offline import QUANTIZED, StoredWeight, cache_scale_specs
+from ernie_backend.weights.placement import WeightFormat
 from ernie_backend.weights.roles import Role, WeightKey
 from ernie_backend.weights.shard import Part, Shard, part_of
 
@@ -48,11 +49,11 @@ class TensorParts:
         return whole[self.places[rank]]
 
     def joined(self, parts: Mapping[int, Tensor]) -> Tensor:
-        """Return the tensor that the parts make up; of ranks that are absent, the numbers are undefined.
+        """Return the tensor that the parts make up, zeros where a rank is absent.
 
         Nothing is written there, so that memory is taken for what is present only.
         """
-        whole = np.empty(self.shape, next(iter(parts.values())).dtype)
+        whole = np.zeros(self.shape, next(iter(parts.values())).dtype)
         for rank, part in parts.items():
             whole[self.places[rank]] = part
         return whole
@@ -86,6 +87,28 @@ def tensor_parts(
             slices = tuple((slice(rank * share, (rank + 1) * share),) for rank in range(ranks))
             found[spec.name] = TensorParts(spec.shape, slices)
     return {name: parts for name, parts in found.items() if any(index != _ALL for index in _slices(parts))}
+
+
+def needed_whole(
+    recipes: Recipes,
+    stored: Mapping[WeightKey, StoredWeight],
+    format_of: Callable[[Role], WeightFormat],
+    config: ModelConfig,
+    shard: Shard,
+) -> set[str]:
+    """Return the tensors that a rank reads with the parts of all others.
+
+    These are the weights that it quantizes and of which it has some columns: the scale of an output is that of
+    all its inputs, so that N ranks compute with the numbers of one.
+    """
+    found: set[str] = set()
+    for key, recipe in recipes.items():
+        if len(recipe.shape) != 2 or key in stored or format_of(key.role) not in QUANTIZED:
+            continue
+        outputs, inputs = recipe.shape
+        if part_of(key.role, (outputs, inputs), config, shard).shape[1] < inputs:
+            found.update(tensor.name for tensor in recipe.tensors)
+    return found
 
 
 def _axes(recipe: Recipe, stored: StoredWeight | None) -> Iterator[tuple[TensorSpec, int, int | None]]:

@@ -1,0 +1,92 @@
+"""Writes checkpoints in FastDeploy's layout from its formulas alone, to check reader and converter against.
+
+Nothing here comes from the code under test. A Linear is ``[K, N]``: K inputs, N outputs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unit.backend.safetensors_writer import write_tensors
+
+Tensors = dict[str, NDArray[Any]]
+_FUSED = {
+    "q_proj": ("qkv_proj", ("q_proj", "k_proj", "v_proj")),
+    "gate_proj": ("up_gate_proj", ("gate_proj", "up_proj")),
+}
+
+
+def paddle_tensors(huggingface: Mapping[str, NDArray[Any]]) -> Tensors:
+    """Rename, fuse and transpose: columns [q | k | v] and [gate | up]."""
+    found = {}
+    for name, values in huggingface.items():
+        renamed = name.replace("model.", "ernie.", 1)
+        kind = name.split(".")[-2]
+        if kind in _FUSED:
+            fused, kinds = _FUSED[kind]
+            parts = [huggingface[name.replace(kind, each)] for each in kinds]
+            found[renamed.replace(kind, fused)] = np.concatenate(parts).T
+        elif kind in ("o_proj", "down_proj", "gate", "lm_head"):
+            found[renamed] = values.T
+        elif kind not in ("k_proj", "v_proj", "up_proj"):
+            found[renamed] = values
+    return found
+
+
+def quantized(name: str, weight: NDArray[np.float32], levels: int) -> Tensors:
+    """Quantize a Linear: q = rint(w * levels / absmax); two int4 codes in a byte, even k in the low half."""
+    absmax = np.abs(weight).max(axis=0)
+    codes = np.rint(weight * np.float32(levels) / absmax).astype(np.int8)
+    if levels == 7:
+        codes = (codes[0::2] & 15) | (codes[1::2] << 4)
+    base = name.removesuffix("weight")
+    return {base + "quant_weight": codes, base + "weight_scale": absmax}
+
+
+def hadamard(block: int) -> NDArray[np.float64]:
+    """Sylvester's matrix / sqrt(block): H[i, j] = (-1)^(common bits of i and j)."""
+    index = np.arange(block)
+    bits = [bin(each).count("1") for each in (index[:, None] & index).ravel()]
+    signs: NDArray[np.float64] = 1.0 - 2.0 * (np.array(bits).reshape(block, block) % 2)
+    return signs / np.float64(np.sqrt(block))
+
+
+def cut(tensors: Mapping[str, NDArray[Any]], rank: int, ranks: int, heads: tuple[int, int]) -> Tensors:
+    """Return the part of a rank; ``heads``: of queries and of keys."""
+    return {name: _cut(name, values, rank, ranks, heads) for name, values in tensors.items()}
+
+
+def _cut(name: str, values: NDArray[Any], rank: int, ranks: int, heads: tuple[int, int]) -> NDArray[Any]:
+    def share(each: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+        return np.split(each, ranks, axis)[rank]
+
+    kind, last = name.split(".")[-2:]
+    if kind == "qkv_proj":
+        dim = values.shape[-1] // (heads[0] + 2 * heads[1])
+        parts = np.split(values, [heads[0] * dim, (heads[0] + heads[1]) * dim], axis=-1)
+        return np.concatenate([share(part) for part in parts], axis=-1)
+    if kind == "up_gate_proj" and last != "activation_scale":
+        return np.concatenate([share(half) for half in np.split(values, 2, axis=-1)], axis=-1)
+    if kind in ("o_proj", "down_proj"):
+        return share(values, 0) if last in ("weight", "quant_weight") else values
+    if kind == "embed_tokens":
+        return share(values, 0)
+    return share(values) if kind in ("lm_head", "cachek_matmul", "cachev_matmul") else values
+
+
+def write_model(directory: Path, config: Mapping[str, Any], tensors: Tensors, ranks: int = 1) -> Path:
+    """Write a model of ``config``, cut for ``ranks`` if there are several; returns its directory."""
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))
+    heads = config["num_attention_heads"], config["num_key_value_heads"]
+    for rank in range(ranks):
+        place = directory / f"rank{rank}" if ranks > 1 else directory
+        place.mkdir(exist_ok=True)
+        write_tensors(place / "model.safetensors", cut(tensors, rank, ranks, heads))
+    return directory
