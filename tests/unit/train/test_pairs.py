@@ -1,4 +1,4 @@
-"""The held-out sums: the pairs that the shipped file asks for are in nothing that is taught, however it is phrased.
+"""The held-out sums: no pair that the shipped file asks for is taught, however it is phrased.
 
 Sums are read from the texts, as a person would; what the generators say of them is not asked.
 """
