@@ -110,10 +110,18 @@ class ModelConfig:
         """Read ``directory/config.json``.
 
         Raises:
-            StartError: there is no such file, it is no JSON object, the architecture is unknown, or a field is
-                missing, of the wrong type, unsupported, or contradicts another one.
+            StartError: there is no such file, it is no JSON object, or see ``from_fields``.
         """
-        fields = ConfigFields.read(directory / "config.json")
+        return cls.from_fields(ConfigFields.read(directory / "config.json"))
+
+    @classmethod
+    def from_fields(cls, fields: ConfigFields) -> ModelConfig:
+        """Return what the fields of a config.json say.
+
+        Raises:
+            StartError: the architecture is unknown, or a field is missing, of the wrong type, unsupported, or
+                contradicts another one.
+        """
         architecture = _architecture(fields)
         _refuse_unsupported(fields)
         num_heads = fields.size("num_attention_heads")
@@ -197,7 +205,7 @@ def _eos_token_ids(fields: ConfigFields) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def last_expert_layer(end: int, num_layers: int) -> int:
+def _last_expert_layer(end: int, num_layers: int) -> int:
     """Return the layer that ``moe_layer_end_index`` means: -1 is the last, as are layers that do not exist."""
     return num_layers - 1 if end == -1 else min(end, num_layers - 1)
 
@@ -214,7 +222,7 @@ def _moe(fields: ConfigFields, num_layers: int) -> MoeConfig:
         intermediate_size=fields.size("moe_intermediate_size"),
         num_shared_experts=fields.integer("moe_num_shared_experts", 0, default=0),
         start=fields.integer("moe_layer_start_index", 0, default=0),
-        end=last_expert_layer(end, num_layers),
+        end=_last_expert_layer(end, num_layers),
         interval=fields.size("moe_layer_interval", default=1),
     )
 

@@ -18,9 +18,9 @@ from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, RAW_LOGPROBS
 from ernie_backend.scheduler.limits import default_step_tokens
-from ernie_backend.stored_quantization import StoredQuantization
 from ernie_backend.weights.placement import DTYPES, QUANTIZATIONS, check_activation_setting
 from ernie_backend.weights.shard import Shard, check_split
+from ernie_backend.weights.split import MAX_RANKS, expert_block
 from ernie_kernels.formats import ACTIVATION_LEVELS, ActivationType
 
 DEFAULT_ACTIVATION = ActivationType.INT16
@@ -256,12 +256,9 @@ def _utilization(reader: _Reader) -> float:
 
 
 def _shard(reader: _Reader, config: ModelConfig, quantization: str | None) -> Shard:
-    size = reader.integer("tensor_parallel_size", 1, (1, 1 << 10))
+    size = reader.integer("tensor_parallel_size", 1, (1, MAX_RANKS))
     shard = Shard(0, size, reader.switch("enable_expert_parallel", default=False))
-    stored = config.stored_quantization
-    if stored is None and quantization == "w4a8":  # random weights
-        stored = StoredQuantization("w4a8")
-    check_split(config, shard, stored.expert_block if stored else 1)
+    check_split(config, shard, expert_block(config.stored_quantization, quantization))
     return shard
 
 

@@ -14,8 +14,8 @@ from ernie_backend.devices.backend import resolve_device
 from ernie_backend.errors import StartError
 from ernie_backend.memory.config_shape import read_shape
 from ernie_backend.memory.devices import GIB, Device, cpu, p800
-from ernie_backend.memory.model_shape import ModelShape
 from ernie_backend.memory.plan_settings import PlanSettings
+from ernie_backend.model_shape import ModelShape
 from ernie_cli.errors import CommandError
 from ernie_cli.model_source import local_model
 from ernie_cli.presets.released import released_model
@@ -88,8 +88,9 @@ def _settings(given: Mapping[str, str], shape: ModelShape, notices: list[str]) -
         )
         numbers["max_model_len"] = shape.max_positions
     quantization = given.get("--quantization", "none").lower()
-    if shape.quantization is not None and quantization not in ("none", shape.quantization):
-        notices.append(f"quantization {quantization} is ignored: config.json says {shape.quantization}")
+    stored = shape.stored_quantization
+    if stored is not None and quantization not in ("none", stored.quantization):
+        notices.append(f"quantization {quantization} is ignored: config.json says {stored.quantization}")
     elif quantization in ("wint4", "w4a8") and shape.experts is None:
         notices.append(
             f"quantization {quantization} quantizes experts; this dense model has none and uses wint8"

@@ -11,8 +11,8 @@ This module must not know formats of weights.
 from __future__ import annotations
 
 from ernie_backend.memory.devices import Device
-from ernie_backend.memory.model_shape import ModelShape, VisionShape
 from ernie_backend.memory.plan_settings import PlanSettings, dense_ranks
+from ernie_backend.model_shape import ModelShape, VisionShape
 
 _LOGIT_BYTES = 2 * 4
 _ROTARY_BYTES = 4

@@ -83,7 +83,7 @@ def _smaller(plan: MemoryPlan) -> Iterator[PlanSettings]:
 def _smaller_weights(plan: MemoryPlan) -> list[str | None]:
     """Return the quantizations that take less; w4a8 needs a checkpoint of its own and is not proposed."""
     old = plan.settings.quantization
-    if plan.shape.quantization is not None:
+    if plan.shape.stored_quantization is not None:
         return [old]
     known = ("wint8", "wint4") if plan.shape.experts else ("wint8",)
     return [old, *(each for each in known if _WEIGHT_BITS[each] < _WEIGHT_BITS[old])]

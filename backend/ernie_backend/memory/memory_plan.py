@@ -15,9 +15,9 @@ import numpy as np
 
 from ernie_backend.memory.activation_sizes import activation_bytes
 from ernie_backend.memory.devices import Device
-from ernie_backend.memory.model_shape import ModelShape
 from ernie_backend.memory.plan_settings import PlanSettings, check_plan_settings, dense_ranks
 from ernie_backend.memory.weight_sizes import cast_bytes, weight_bytes
+from ernie_backend.model_shape import ModelShape
 from ernie_kernels.api import CacheScales, CacheSpec
 
 
@@ -106,7 +106,8 @@ def plan_memory(shape: ModelShape, settings: PlanSettings, device: Device) -> Me
     Raises:
         StartError: the settings are no plan for this model.
     """
-    settings = replace(settings, quantization=shape.quantization or settings.quantization)
+    if shape.stored_quantization is not None:
+        settings = replace(settings, quantization=shape.stored_quantization.quantization)
     check_plan_settings(shape, settings)
     return MemoryPlan(
         shape=shape,

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ernie_backend.errors import StartError
-from ernie_backend.memory.model_shape import ModelShape
-from ernie_backend.stored_quantization import HADAMARD_BLOCK
-from ernie_backend.weights.placement import QUANTIZATIONS
+from ernie_backend.model_shape import ModelShape
+from ernie_backend.weights.split import can_share, check_sizes, expert_block, is_dense_whole
 
 
 @dataclass(frozen=True)
@@ -47,46 +45,28 @@ def check_plan_settings(shape: ModelShape, settings: PlanSettings) -> None:
     """Check what a plan takes for granted.
 
     Raises:
-        StartError: the quantization is unknown, or the model cannot be cut into so many parts.
+        StartError: the model, or its checkpoint, cannot be shared by so many ranks.
     """
-    if settings.quantization not in (None, *QUANTIZATIONS):
-        raise StartError(
-            f"quantization is {settings.quantization!r}; known: {', '.join(QUANTIZATIONS)}, or none"
-        )
     ranks = settings.tensor_parallel_size
-    if not can_split(shape, settings, ranks):
-        possible = [str(size) for size in range(1, shape.num_heads + 1) if can_split(shape, settings, size)]
-        raise StartError(
-            f"tensor_parallel_size is {ranks}; it must divide the heads ({shape.num_heads} and "
-            f"{shape.num_kv_heads}), the vocabulary and the widths of the MLPs; possible are "
-            + ", ".join(possible)
-        )
+    check_sizes(
+        shape,
+        ranks,
+        is_expert_parallel=settings.enable_expert_parallel,
+        block=expert_block(shape.stored_quantization, settings.quantization),
+    )
 
 
 def can_split(shape: ModelShape, settings: PlanSettings, ranks: int) -> bool:
-    """Whether what must be cut of a model can be divided among ``ranks``.
-
-    w4a8 rotates the inputs of an expert's last Linear in blocks, which no two ranks may share. With expert
-    parallelism only experts and the vocabulary must be cut.
-    """
-    if settings.enable_expert_parallel and shape.experts is not None:
-        return all(
-            size % ranks == 0 for size in (shape.vocab_size, *(bank.count for bank in shape.experts.banks))
-        )
-    sizes = [*_dense_sizes(shape), shape.vocab_size]
-    if shape.experts is not None:
-        is_rotated = settings.quantization == "w4a8" and ranks > 1
-        sizes += [bank.width // HADAMARD_BLOCK if is_rotated else bank.width for bank in shape.experts.banks]
-    return all(size % ranks == 0 for size in sizes)
+    """Whether ``ranks`` can share a model under these settings."""
+    return can_share(
+        shape,
+        ranks,
+        is_expert_parallel=settings.enable_expert_parallel,
+        block=expert_block(shape.stored_quantization, settings.quantization),
+    )
 
 
 def dense_ranks(shape: ModelShape, settings: PlanSettings) -> int:
     """Return among how many ranks attention, dense MLPs and shared experts are cut; 1: each has all of them."""
     ranks = settings.tensor_parallel_size
-    is_whole = settings.enable_expert_parallel and any(size % ranks for size in _dense_sizes(shape))
-    return 1 if is_whole else ranks
-
-
-def _dense_sizes(shape: ModelShape) -> list[int]:
-    shared = [] if shape.experts is None else [shape.experts.shared_width]
-    return [shape.num_heads, shape.num_kv_heads, shape.intermediate_size, *shared]
+    return 1 if is_dense_whole(shape, ranks, is_expert_parallel=settings.enable_expert_parallel) else ranks

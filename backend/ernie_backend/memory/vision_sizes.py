@@ -6,7 +6,7 @@ This module must not know settings or devices.
 from __future__ import annotations
 
 from ernie_backend.config_fields import ConfigFields
-from ernie_backend.memory.model_shape import VisionShape
+from ernie_backend.model_shape import VisionShape
 
 _CHANNELS = 3
 _MERGED = 4

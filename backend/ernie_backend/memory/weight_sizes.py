@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ernie_backend.memory.devices import Device
-from ernie_backend.memory.model_shape import ModelShape
 from ernie_backend.memory.plan_settings import PlanSettings, dense_ranks
+from ernie_backend.model_shape import ModelShape
 from ernie_backend.weights.placement import WeightFormat, weight_format
 from ernie_backend.weights.roles import Role
 

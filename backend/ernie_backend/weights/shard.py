@@ -21,9 +21,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
+from ernie_backend.model_shape import text_shape
 from ernie_backend.weights.roles import Role
+from ernie_backend.weights.split import check_sizes, is_dense_whole
 
 _BY_HALVES = frozenset({Role.GATE_UP, Role.EXPERT_GATE_UP, Role.SHARED_GATE_UP})
 _BY_ROWS = frozenset({Role.EMBEDDING, Role.HEAD})
@@ -104,8 +105,8 @@ def shard_of(config: ModelConfig, rank: int, size: int, *, is_expert_parallel: b
     """Return the shard of a rank; expert parallelism means nothing to a model without experts."""
     if not is_expert_parallel or config.moe is None:
         return Shard(rank, size)
-    is_dense_whole = any(each % size for each in _dense_sizes(config).values())
-    return Shard(rank, size, is_expert_parallel=True, is_dense_whole=is_dense_whole)
+    is_whole = is_dense_whole(text_shape(config), size, is_expert_parallel=True)
+    return Shard(rank, size, is_expert_parallel=True, is_dense_whole=is_whole)
 
 
 def part_of(role: Role, shape: tuple[int, int], config: ModelConfig, shard: Shard) -> Part:
@@ -142,58 +143,8 @@ def vocabulary_of(vocab_size: int, shard: Shard) -> range:
 
 
 def check_split(config: ModelConfig, shard: Shard, expert_block: int = 1) -> None:
-    """Check that a group of ``shard.size`` ranks can share a model.
-
-    Args:
-        config: the model's sizes.
-        shard: any rank of the group.
-        expert_block: inputs of an expert's down matrix that must stay together: a Hadamard block, or the two
-            whose stored int4 codes share a byte.
-
-    Raises:
-        StartError: the block does not divide that matrix, or the size does not divide what is cut; names all
-            sizes that do.
-    """
-    if config.moe is not None and config.moe.intermediate_size % expert_block:
-        raise StartError(
-            f"moe_intermediate_size {config.moe.intermediate_size} is no multiple of {expert_block}: so many "
-            "inputs of an expert's down matrix stay together under this quantization; choose another"
-        )
-    sizes = _cut_sizes(config, shard.is_expert_parallel, expert_block)
-    misfits = [f"{size} {name}" for name, size in sizes.items() if size % shard.size]
-    if not misfits:
-        return
-    possible = [n for n in range(1, min(sizes.values()) + 1) if all(size % n == 0 for size in sizes.values())]
-    raise StartError(
-        f"tensor_parallel_size is {shard.size}, which does not divide {', '.join(misfits)} of this model; "
-        f"possible are {', '.join(map(str, possible))}"
-    )
-
-
-def _cut_sizes(config: ModelConfig, is_expert_parallel: bool, expert_block: int) -> dict[str, int]:
-    """Return what must be cut, in the units that stay whole."""
-    sizes, moe = {"rows of the vocabulary": config.vocab_size}, config.moe
-    if moe is not None and is_expert_parallel:
-        return {**sizes, "experts": moe.num_experts}
-    sizes = {**_dense_sizes(config), **sizes}
-    if moe is None:
-        return sizes
-    if expert_block > 1:
-        sizes[f"blocks of {expert_block} in moe_intermediate_size"] = moe.intermediate_size // expert_block
-    else:
-        sizes["moe_intermediate_size"] = moe.intermediate_size
-    return sizes
-
-
-def _dense_sizes(config: ModelConfig) -> dict[str, int]:
-    sizes = {
-        "query heads": config.num_heads,
-        "key and value heads": config.num_kv_heads,
-        "intermediate_size": config.intermediate_size,
-    }
-    if config.moe is not None and config.moe.num_shared_experts:
-        sizes["moe_intermediate_size of the shared experts"] = config.moe.shared_size
-    return sizes
+    """Check that a group of ``shard.size`` ranks can share a model; see ``split.check_sizes``."""
+    check_sizes(text_shape(config), shard.size, is_expert_parallel=shard.is_expert_parallel, block=expert_block)
 
 
 def _rows(groups: Sequence[int], shard: Shard) -> tuple[range, ...]:

@@ -20,10 +20,11 @@ from ernie_backend.memory.config_shape import read_shape, shape_of
 from ernie_backend.memory.devices import GIB, Device, cpu, p800
 from ernie_backend.memory.engine_plan import check_fits
 from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
-from ernie_backend.memory.model_shape import ExpertBank, ModelShape
 from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_backend.memory.weight_sizes import weight_bytes
 from ernie_backend.model_config import ModelConfig
+from ernie_backend.model_shape import ExpertBank, ExpertShape, ModelShape
+from ernie_backend.stored_quantization import StoredQuantization
 from ernie_backend.weights.dummy import DummyWeights
 from ernie_backend.weights.names import huggingface_recipes
 from ernie_backend.weights.roles import Role
@@ -82,16 +83,11 @@ def test_the_weights_take_what_the_engine_makes_of_them(
     assert sum(planned.values()) == held
 
 
-def test_config_json_says_the_same_to_plan_and_engine(tmp_path: Path) -> None:
-    directory = model(tmp_path, **EXPERTS)
-    shape, config = read_shape(directory), ModelConfig.from_directory(directory)
-    for field in ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"):
-        assert getattr(shape, field) == getattr(config, field)
-    assert shape.experts is not None
-    assert config.moe is not None
-    with_experts = sum(config.moe.has_experts(layer) for layer in range(config.num_layers))
-    assert shape.experts.banks == (ExpertBank(8, 48, with_experts),)
-    assert shape.experts.shared_width == config.moe.shared_size
+def test_experts_are_counted_in_the_layers_that_have_them(tmp_path: Path) -> None:
+    directory = model(tmp_path, **EXPERTS, mlp_layer_types=["sparse"] * 5)  # means nothing to a text model
+    shape = read_shape(directory)
+    assert shape.experts == ExpertShape((ExpertBank(8, 48, 2),), per_token=3, shared_width=96)
+    assert shape.dense_layers == 3
 
 
 @pytest.mark.parametrize("name", ["dense", "dense-Paddle", "moe", "moe-Paddle", "moe300b", "moe_tp"])
@@ -136,9 +132,18 @@ def test_the_two_layouts_of_a_vision_model_have_one_shape(tmp_path: Path) -> Non
     [
         ({"architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be"),
-        ({"moe_num_experts": 8}, "moe_intermediate_size"),
+        ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads 3"),
+        ({"use_bias": True}, "use_bias is true"),
+        ({**EXPERTS, "moe_k": 9}, "moe_k 9 is more than moe_num_experts 8"),
+        ({**EXPERTS, "moe_num_experts": [8, 8]}, "moe_num_experts must be an integer"),
         ({**VISION, "vision_config": 3}, "vision_config must be an object"),
         ({**VISION, "moe_num_experts": [8, "8"]}, "moe_num_experts must be"),
+        ({**VISION, "moe_num_experts": [8, 8, 8]}, "lists of experts differ in length"),
+        ({**VISION, "moe_intermediate_size": []}, "lists of experts differ in length"),
+        ({**VISION, "moe_k": 9}, "moe_k 9 is more than moe_num_experts 8"),
+        ({**VISION, "head_dim": 15}, "head_dim 15 is odd"),
+        ({**VISION, "mlp_layer_types": ["sparse"] * 5}, "a list of num_hidden_layers 4 words"),
+        ({**VISION, "mlp_layer_types": ["dense", "sparse", "moe", "sparse"]}, "each one of dense, sparse"),
         ({"quantization_config": {"bits": 4}}, "quantization_config.quantization is None"),
     ],
 )
@@ -146,6 +151,16 @@ def test_an_impossible_config_names_the_field(tmp_path: Path, fields: dict[str, 
     with pytest.raises(StartError) as raised:
         read_shape(model(tmp_path, **fields))
     assert complaint in raised.value.message
+
+
+def test_fields_of_experts_mean_nothing_to_a_dense_model(tmp_path: Path) -> None:
+    assert read_shape(model(tmp_path, moe_num_experts=8)).experts is None
+
+
+def test_a_number_in_place_of_a_list_is_that_of_both_modalities(tmp_path: Path) -> None:
+    shape = read_shape(model(tmp_path, **{**VISION, "moe_num_experts": 4, "moe_layer_start_index": 2}))
+    assert shape.experts is not None
+    assert shape.experts.banks == (ExpertBank(4, 32, 2), ExpertBank(4, 16, 2))
 
 
 WIDE = ModelShape(
@@ -196,35 +211,15 @@ def test_four_ranks_hold_the_model_once_but_for_what_each_has_whole(
         assert 0 <= 4 * part[group] - whole[group] < 0.02 * whole[group]
 
 
-@pytest.mark.parametrize(
-    ("shape", "settings", "complaint"),
-    [
-        (WIDE, PlanSettings(tensor_parallel_size=3), "it must divide the heads (16 and 4)"),
-        (WIDE, PlanSettings(tensor_parallel_size=8), "possible are 1, 2, 4"),
-        (with_experts(), PlanSettings(quantization="w4a8", tensor_parallel_size=4), None),
-        (
-            with_experts(moe_intermediate_size=256),
-            PlanSettings("bfloat16", "w4a8", tensor_parallel_size=4),
-            "1, 2",
-        ),
-        (with_experts(moe_num_experts=6), PlanSettings(tensor_parallel_size=4), None),
-        (
-            with_experts(moe_num_experts=6),
-            PlanSettings(tensor_parallel_size=4, enable_expert_parallel=True),
-            "possible are 1, 2",
-        ),
-        (WIDE, PlanSettings(quantization="fp8"), "quantization is 'fp8'; known: wint8, wint4, w4a8"),
-    ],
-)
-def test_a_model_is_cut_only_as_it_can_be(
-    shape: ModelShape, settings: PlanSettings, complaint: str | None
-) -> None:
-    if complaint is None:
-        assert plan_memory(shape, settings, p800()).fits
-        return
-    with pytest.raises(StartError) as raised:
-        plan_memory(shape, settings, p800())
-    assert complaint in raised.value.message
+def test_blocks_of_a_rotation_are_whole_in_a_plan_too() -> None:
+    stored = StoredQuantization("w4a8", hadamard_block=64)
+    shape = replace(with_experts(moe_intermediate_size=256), stored_quantization=stored)
+    assert plan_memory(shape, PlanSettings(tensor_parallel_size=4), p800()).fits
+    random = replace(shape, stored_quantization=None), PlanSettings(quantization="w4a8", tensor_parallel_size=4)
+    with pytest.raises(StartError, match=r"2 blocks of 128 in moe_intermediate_size of this model; .* 1, 2$"):
+        plan_memory(*random, p800())
+    with pytest.raises(StartError, match="moe_intermediate_size 64 is no multiple of 128"):
+        plan_memory(with_experts(moe_intermediate_size=64), PlanSettings(quantization="w4a8"), p800())
 
 
 @pytest.mark.parametrize(
@@ -233,7 +228,11 @@ def test_a_model_is_cut_only_as_it_can_be(
         (PlanSettings(), WIDE, 4 * 2 * 4 * 64 * 2),
         (PlanSettings(dtype="float32"), WIDE, 4 * 2 * 4 * 64 * 4),
         (PlanSettings(kv_cache_dtype="int8"), WIDE, 4 * 2 * 4 * (64 + 4)),
-        (PlanSettings(), replace(WIDE, has_cache_scales=True), 4 * 2 * 4 * 64),
+        (
+            PlanSettings(),
+            replace(WIDE, stored_quantization=StoredQuantization("wint8", has_cache_scales=True)),
+            4 * 2 * 4 * 64,
+        ),
         (PlanSettings(tensor_parallel_size=4), WIDE, 4 * 2 * 64 * 2),
     ],
 )
@@ -305,7 +304,7 @@ def test_on_a_cpu_more_ranks_do_not_help() -> None:
 
 
 def test_a_quantized_checkpoint_keeps_its_format() -> None:
-    shape = replace(with_experts(), quantization="w4a8", has_cache_scales=True)
+    shape = replace(with_experts(), stored_quantization=StoredQuantization("w4a8", has_cache_scales=True))
     for each in nearest_fits(misfit(0.7, shape, quantization="w4a8")):
         assert not {"quantization", "kv_cache_dtype"} & set(each.changed)
 

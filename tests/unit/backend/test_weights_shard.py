@@ -138,6 +138,12 @@ def test_a_size_that_does_not_divide_is_refused_with_the_possible_ones() -> None
         check_split(CONFIG, Shard(0, 3))
 
 
+def test_the_possible_sizes_are_those_of_the_flag_however_large_a_model_is() -> None:
+    huge = dict.fromkeys(("num_heads", "num_kv_heads", "intermediate_size", "vocab_size"), 3 << 40)
+    with pytest.raises(StartError, match=r"; possible are 1, 2, 3, 4, .*, 768, 1024$"):
+        check_split(replace(CONFIG, moe=None, **huge), Shard(0, 5))  # type: ignore[arg-type]
+
+
 def test_key_heads_are_not_doubled() -> None:
     with pytest.raises(StartError, match=r"does not divide 4 key and value heads of .*; possible are 1, 2, 4$"):
         check_split(CONFIG, Shard(0, 8))

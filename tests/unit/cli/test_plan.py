@@ -183,7 +183,7 @@ def test_larger_pictures_take_more() -> None:
     [
         ("--max-num-seqs 8", None, "--model is missing; give a directory or one of: ernie-4.5-300b"),
         ("--model nobody/knows", None, "--model nobody/knows is no directory, no released model and no row"),
-        (f"--model {DENSE} -tp 3", None, "tensor_parallel_size is 3; it must divide the heads (4 and 2)"),
+        (f"--model {DENSE} -tp 3", None, "tensor_parallel_size is 3, which does not divide 4 query heads"),
         (f"--model {DENSE} --device h100", 2, "--device: 'h100' is not known; known: auto, cpu, p800"),
         (f"--model {DENSE} --quantization fp8", 2, "available: wint8, wint4, w4a8, none"),
         (f"--model {DENSE} --device-memory 0", 2, "--device-memory: 0 is outside"),

@@ -1,4 +1,4 @@
-"""The sizes of a model that decide how much memory it takes, whatever family it is of.
+"""The sizes of a model that decide how it is cut and how much memory it takes, whatever family it is of.
 
 This module must not know config.json, devices or settings.
 """
@@ -6,6 +6,9 @@ This module must not know config.json, devices or settings.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from ernie_backend.model_config import ModelConfig, MoeConfig
+from ernie_backend.stored_quantization import StoredQuantization
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,8 @@ class ModelShape:
         is_tied: whether the embedding is the output head too.
         experts: None in a dense model.
         vision: None in a text model.
-        quantization: format that the checkpoint's weights already have; it wins over the setting.
-        has_cache_scales: the checkpoint brings the scales of an int8 KV cache, which it wants then.
+        stored_quantization: how the checkpoint's weights are quantized; it wins over the setting.
+        num_parts: directories of ranks that the checkpoint was cut into; 1: it is whole.
     """
 
     vocab_size: int
@@ -88,10 +91,41 @@ class ModelShape:
     is_tied: bool
     experts: ExpertShape | None = None
     vision: VisionShape | None = None
-    quantization: str | None = None
-    has_cache_scales: bool = False
+    stored_quantization: StoredQuantization | None = None
+    num_parts: int = 1
 
     @property
     def dense_layers(self) -> int:
         """Layers with a dense MLP."""
         return self.num_layers - (self.experts.layers if self.experts else 0)
+
+    @property
+    def has_cache_scales(self) -> bool:
+        """Whether the checkpoint brings the scales of an int8 KV cache, which it wants then."""
+        return self.stored_quantization is not None and self.stored_quantization.has_cache_scales
+
+
+def text_shape(config: ModelConfig) -> ModelShape:
+    """Return the sizes of a text model."""
+    moe, experts = config.moe, None
+    if moe is not None:
+        experts = ExpertShape((expert_bank(config, moe),), moe.experts_per_token, moe.shared_size)
+    return ModelShape(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        max_positions=config.max_position_embeddings,
+        is_tied=config.tie_word_embeddings,
+        experts=experts,
+        stored_quantization=config.stored_quantization,
+    )
+
+
+def expert_bank(config: ModelConfig, moe: MoeConfig) -> ExpertBank:
+    """Return the routed experts of a text model."""
+    layers = sum(moe.has_experts(layer) for layer in range(config.num_layers))
+    return ExpertBank(moe.num_experts, moe.intermediate_size, layers)
