@@ -39,10 +39,17 @@ def paddle_tensors(huggingface: Mapping[str, NDArray[Any]]) -> Tensors:
     return found
 
 
-def quantized(name: str, weight: NDArray[np.float32], levels: int) -> Tensors:
-    """Quantize a Linear: q = rint(w * levels / absmax); two int4 codes in a byte, even k in the low half."""
+def quantized(name: str, weight: NDArray[np.float32], levels: int, rotation: int = 0) -> Tensors:
+    """Quantize a Linear: q = rint(w * levels / absmax); two int4 codes in a byte, even k in the low half.
+
+    With ``rotation`` its inputs are rotated in blocks before. Dividing by absmax / levels sends the few numbers
+    that lie half way between two codes where ours go.
+    """
+    if rotation:
+        blocks = weight.reshape(-1, rotation, weight.shape[1])
+        weight = np.einsum("ij,bjn->bin", hadamard(rotation), blocks).reshape(weight.shape).astype(np.float32)
     absmax = np.abs(weight).max(axis=0)
-    codes = np.rint(weight * np.float32(levels) / absmax).astype(np.int8)
+    codes = np.rint(weight / (absmax / np.float32(levels))).astype(np.int8)
     if levels == 7:
         codes = (codes[0::2] & 15) | (codes[1::2] << 4)
     base = name.removesuffix("weight")

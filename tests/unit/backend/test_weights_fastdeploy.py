@@ -16,13 +16,14 @@ from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.names import paddle_recipes
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.shard import Shard
-from ernie_kernels.formats import bfloat16_to_float32
+from ernie_kernels.formats import W4A8Weight, bfloat16_to_float32, dequantize
 from unit.backend.converted import DATA, assert_same
 from unit.backend.fastdeploy_writer import Tensors, paddle_tensors, quantized, write_model
 from unit.backend.safetensors_writer import read_tensors
 
 CONFIG = json.loads((DATA / "moe_tp" / "config.json").read_text())
-FLOAT = paddle_tensors(read_tensors(DATA / "moe_tp" / "model.safetensors"))
+SOURCE = read_tensors(DATA / "moe_tp" / "model.safetensors")
+FLOAT = paddle_tensors(SOURCE)
 MIXED = {
     "quantization": "mix_quant",
     "dense_quant_type": "wint8",
@@ -86,6 +87,42 @@ def test_every_rank_reads_its_part_of_what_one_rank_reads(
     with opened(whole, kind, Shard()) as expected, opened(parts, kind, Shard()) as found:
         for key in keys:
             assert_same(found.linear(*key), expected.linear(*key))
+
+
+def rounded(name: str, levels: int) -> NDArray[np.float32]:
+    """What the codes of an HF tensor ``[N, K]`` stand for."""
+    weight = bfloat16_to_float32(SOURCE[name + ".weight"])
+    step = np.abs(weight).max(axis=1, keepdims=True) / np.float32(levels)
+    found: NDArray[np.float32] = np.rint(weight / step) * step
+    return found
+
+
+def test_the_numbers_are_those_of_the_formulas(tmp_path: Path) -> None:
+    """Codes, their order in a byte, absmax in place of scales, and the order of fused matrices."""
+    tensors = with_experts("w4a8")
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        tensors |= quantized(name, bfloat16_to_float32(tensors.pop(name)), 127)
+    absmax = np.arange(1, 65, dtype=np.float32)
+    for layer in range(3):
+        for kind, factor in (("k", 1), ("v", 2)):
+            tensors[f"ernie.layers.{layer}.self_attn.cache{kind}_matmul.activation_scale"] = factor * absmax
+    directory = write_model(tmp_path / "q", config_of("w4a8"), tensors)
+    qkv, mlp = [f"model.layers.1.self_attn.{each}_proj" for each in "qkv"], "model.layers.1.mlp.experts.3."
+    with opened(directory, "w4a8", Shard()) as weights:
+        expected = np.concatenate([rounded(name, 127) for name in qkv])
+        np.testing.assert_allclose(dequantize(weights.linear(Role.QKV, 1)), expected, rtol=1e-6)
+        gate_up, down = weights.linear(Role.EXPERT_GATE_UP, 1, 3), weights.linear(Role.EXPERT_DOWN, 1, 3)
+        scales = weights.cache_scales(1)
+    assert isinstance(gate_up, W4A8Weight)
+    assert isinstance(down, W4A8Weight)
+    expected = np.concatenate([rounded(mlp + "gate_proj", 7), rounded(mlp + "up_proj", 7)])
+    np.testing.assert_allclose(dequantize(gate_up.weight), expected, rtol=1e-6)
+    np.testing.assert_allclose(dequantize(down.weight), rounded(mlp + "down_proj", 7), rtol=1e-6)
+    assert (gate_up.rotation, down.rotation) == (0, 128)
+    assert gate_up.input_scale == down.input_scale == np.float32(5) / np.float32(127)
+    assert scales is not None
+    np.testing.assert_array_equal(scales.keys, (absmax / np.float32(127)).reshape(4, 16))
+    np.testing.assert_array_equal(scales.values, (2 * absmax / np.float32(127)).reshape(4, 16))
 
 
 def test_a_rank_opens_the_other_parts_only_to_quantize_them(tmp_path: Path) -> None:
