@@ -72,7 +72,6 @@ class ModelShape:
     Attributes:
         vocab_size, hidden_size, num_layers, num_heads, num_kv_heads, head_dim: as in ``ModelConfig``.
         intermediate_size: width of dense MLPs.
-        max_positions: tokens of the longest context.
         is_tied: whether the embedding is the output head too.
         experts: None in a dense model.
         vision: None in a text model.
@@ -87,7 +86,6 @@ class ModelShape:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    max_positions: int
     is_tied: bool
     experts: ExpertShape | None = None
     vision: VisionShape | None = None
@@ -118,7 +116,6 @@ def text_shape(config: ModelConfig) -> ModelShape:
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
-        max_positions=config.max_position_embeddings,
         is_tied=config.tie_word_embeddings,
         experts=experts,
         stored_quantization=config.stored_quantization,

@@ -6,56 +6,58 @@ This module must not know how memory is planned.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import typer
 
 from ernie_backend.errors import StartError
 from ernie_backend.memory.alternatives import nearest_fits
-from ernie_backend.memory.devices import composed_p800
-from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
+from ernie_backend.memory.memory_plan import plan_memory
 from ernie_cli.command_line import UsageError, help_text, is_help, parsed_flags, terminal_language
 from ernie_cli.errors import CommandError
 from ernie_cli.plan_flags import DESCRIPTION, PLAN_GROUPS, SHOWN_GROUP, USAGE
 from ernie_cli.plan_report import Answer, lines, report
-from ernie_cli.plan_request import PlanRequest, plan_request
+from ernie_cli.plan_request import plan_request
 
 MISFIT_STATUS = 1
-
-
-def _composed(request: PlanRequest) -> MemoryPlan | None:
-    """Return the plan for a P800 as this project's own ops hold the model; None for another device."""
-    if request.device.is_shared:
-        return None
-    device = composed_p800(request.device.memory_bytes)
-    return plan_memory(request.shape, request.settings, device)
+NO_PLAN_STATUS = 2
 
 
 def plan_command(arguments: Sequence[str]) -> None:
     """Print the plan of a service.
 
     Raises:
-        typer.Exit: with status 2 if the arguments are wrong, with 1 if the model does not fit.
-        CommandError: there is no such model, or it cannot be cut as asked.
+        typer.Exit: with status 1 if the model does not fit, with 2 if there is no plan: an argument is wrong,
+            there is no such model, or it cannot be cut as asked.
     """
     if is_help(arguments):
         typer.echo(help_text(terminal_language(), (SHOWN_GROUP,), USAGE, DESCRIPTION), nl=False)
         return
     try:
         given = parsed_flags(arguments, PLAN_GROUPS)
+        answer = _answer(given)
     except UsageError as error:
-        typer.echo(f"ernie-triton plan: {error}\n(ernie-triton plan --help lists the flags)", err=True)
-        raise typer.Exit(2) from None
-    request = plan_request(given)
-    try:
-        plan = plan_memory(request.shape, request.settings, request.device)
-    except StartError as error:
-        raise CommandError(error.message) from None
-    answer = Answer(request, plan, [] if plan.fits else nearest_fits(plan), _composed(request))
+        raise _refusal(f"{error}\n(ernie-triton plan --help lists the flags)") from None
+    except (CommandError, StartError) as error:
+        raise _refusal(error.message) from None
     if "--json" in given:
         typer.echo(json.dumps(report(answer), indent=2))
     else:
         for line in lines(answer):
             typer.echo(line)
-    if not plan.fits:
+    if not answer.plan.fits:
         raise typer.Exit(MISFIT_STATUS)
+
+
+def _answer(given: Mapping[str, str]) -> Answer:
+    request = plan_request(given)
+    plan = plan_memory(request.shape, request.settings, request.device)
+    alternatives = [] if plan.fits else nearest_fits(plan)
+    if request.composed is None:
+        return Answer(request, plan, alternatives)
+    return Answer(request, plan, alternatives, plan_memory(request.shape, request.settings, request.composed))
+
+
+def _refusal(message: str) -> typer.Exit:
+    typer.echo(f"ernie-triton plan: {message}", err=True)
+    return typer.Exit(NO_PLAN_STATUS)

@@ -20,6 +20,7 @@ DESCRIPTION = Text(
     " these decide memory.",
     "仅根据 config.json 计算模型所需内存以及可容纳的规模。接受 serve 的参数；以下参数影响内存。",
 )
+MEDIA = "--mm-processor-kwargs"
 _OURS = (
     Flag(
         "--device-memory",
@@ -55,6 +56,14 @@ _REPLACED: Mapping[str, Flag] = {
             "规划的目标设备；auto：表中的行与 id 按 P800，目录按检测到的设备",
         ),
     ),
+    MEDIA: replace(
+        FLAGS[MEDIA],
+        help=Text(
+            "image_max_pixels: pixels of the largest picture",
+            "image_max_pixels：图片的最大像素数",
+        ),
+        effect=Passed(serve=True),
+    ),
     "--quantization": replace(
         FLAGS["--quantization"],
         kind=WeightFormat((*QUANTIZATIONS, "none")),
@@ -78,7 +87,7 @@ SHOWN = (
     "--gpu-memory-utilization",
     "--num-gpu-blocks-override",
     "--block-size",
-    "--mm-processor-kwargs",
+    MEDIA,
 )
 """The flags of ``serve`` that decide memory."""
 SHOWN_GROUP = Group(Text("Memory", "内存"), (*(_REPLACED.get(name, FLAGS[name]) for name in SHOWN), *_OURS))

@@ -1,27 +1,37 @@
 """What a ``plan`` was asked: the model's sizes, the settings and the device.
 
-This module must not know how memory is planned nor how a plan is printed.
+The settings are what the engine makes of the flags. This module must not know how memory is planned nor how a
+plan is printed.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ernie_backend.config_fields import ConfigFields
 from ernie_backend.devices.backend import resolve_device
-from ernie_backend.errors import StartError
-from ernie_backend.memory.config_shape import read_shape
-from ernie_backend.memory.devices import GIB, Device, cpu, p800
+from ernie_backend.memory.config_shape import has_text_only, read_shape, shape_of, text_configs
+from ernie_backend.memory.devices import GIB, Device, composed_p800, cpu, p800
+from ernie_backend.memory.engine_plan import plan_settings
+from ernie_backend.memory.host_memory import available_bytes
 from ernie_backend.memory.plan_settings import PlanSettings
+from ernie_backend.model_config import ModelConfig
 from ernie_backend.model_shape import ModelShape
+from ernie_backend.parallel.seat import engine_layout
+from ernie_backend.settings import EngineSettings, read_settings
 from ernie_cli.errors import CommandError
 from ernie_cli.model_source import local_model
-from ernie_cli.presets.released import released_model
+from ernie_cli.plan_flags import MEDIA, SHOWN
+from ernie_cli.presets.released import RELEASED, released_model
 from ernie_cli.presets.rows import ROWS
+from ernie_cli.serve_settings import engine_parameters
 
-_INTEGERS = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "tensor_parallel_size")
+_READ = (*(name for name in SHOWN if name not in ("--device", MEDIA)), "--load-choices", "--ips")
+"""The engine's flags that a plan depends on."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class PlanRequest:
         shape: its sizes.
         settings: of the service.
         device: that it should run on.
+        composed: the same device with this project's own ops, if ``device`` is one with other kernels.
         assumed: what of the sizes could not be confirmed.
         notices: what the user should know about how his settings were read.
     """
@@ -41,89 +52,117 @@ class PlanRequest:
     shape: ModelShape
     settings: PlanSettings
     device: Device
+    composed: Device | None = None
     assumed: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model: its config.json, the directory that this is in, or what is known of it without one."""
+
+    name: str
+    fields: ConfigFields
+    directory: Path | None = None
+    options: Mapping[str, str] | None = None
+    assumed: tuple[str, ...] = ()
+    num_parts: int = 1
 
 
 def plan_request(given: Mapping[str, str]) -> PlanRequest:
     """Return what the given flags ask; a row's options hold where no flag says otherwise.
 
     Raises:
-        CommandError: the model is missing or unknown, or its config.json is no model's.
+        CommandError: the model is missing or unknown.
+        StartError: its config.json is no model's, or the engine would refuse a setting.
     """
-    model = given.get("--model")
-    if not model:
-        raise CommandError(f"--model is missing; give a directory or one of: {', '.join(ROWS)}")
-    row = ROWS.get(model)
-    released = row.model if row else None if Path(model).expanduser().exists() else released_model(model)
-    if released is not None:
-        name, shape, assumed = released.name, released.shape, released.assumed
+    model = _model(given.get("--model", ""))
+    given = {**(model.options or {}), **given}
+    config = text_configs(model.fields)[0]
+    kind = _device_kind(given, is_found=model.directory is not None)
+    settings = _settings(given, config, model, kind)
+    if model.directory is None:
+        shape = replace(shape_of(model.fields), num_parts=model.num_parts)
     else:
-        name, shape, assumed = *_directory(model), ()
-    notices: list[str] = []
-    settings = _settings({**(row.options if row else {}), **given}, shape, notices)
-    device = _device(given, is_released=released is not None)
-    return PlanRequest(name, shape, settings, device, assumed, tuple(notices))
-
-
-def _directory(model: str) -> tuple[str, ModelShape]:
-    if not Path(model).expanduser().exists():
-        raise CommandError(
-            f"--model {model} is no directory, no released model and no row; rows are {', '.join(ROWS)}"
-        )
-    files = local_model(model)
-    try:
-        return files.name, read_shape(files.directory)
-    except StartError as error:
-        raise CommandError(error.message) from None
-
-
-def _settings(given: Mapping[str, str], shape: ModelShape, notices: list[str]) -> PlanSettings:
-    plain = PlanSettings()
-    numbers = {name: int(given.get(_flag(name), getattr(plain, name))) for name in _INTEGERS}
-    if numbers["max_model_len"] > shape.max_positions:
-        notices.append(
-            f"max_model_len {numbers['max_model_len']} is lowered to the model's "
-            f"max_position_embeddings {shape.max_positions}"
-        )
-        numbers["max_model_len"] = shape.max_positions
-    quantization = given.get("--quantization", "none").lower()
-    stored = shape.stored_quantization
-    if stored is not None and quantization not in ("none", stored.quantization):
-        notices.append(f"quantization {quantization} is ignored: config.json says {stored.quantization}")
-    elif quantization in ("wint4", "w4a8") and shape.experts is None:
-        notices.append(
-            f"quantization {quantization} quantizes experts; this dense model has none and uses wint8"
-        )
-        quantization = "wint8"
-    blocks = given.get("--num-gpu-blocks-override")
-    return PlanSettings(
-        dtype=given.get("--dtype", plain.dtype),
-        quantization=None if quantization == "none" else quantization,
-        kv_cache_dtype=given.get("--kv-cache-dtype", plain.kv_cache_dtype),
-        gpu_memory_utilization=float(given.get("--gpu-memory-utilization", plain.gpu_memory_utilization)),
-        num_gpu_blocks_override=int(blocks) if blocks else None,
-        enable_expert_parallel=given.get("--enable-expert-parallel") == "true",
-        image_max_pixels=_image_max_pixels(given),
-        **numbers,
+        shape = read_shape(model.directory, is_dummy=settings.is_dummy)
+    memory = int(float(given["--device-memory"]) * GIB) if "--device-memory" in given else None
+    device, composed = _device(kind, memory, settings), None
+    if kind == "xpu" and model.directory is None:
+        device, composed = p800(memory), device
+    return PlanRequest(
+        model.name,
+        shape,
+        plan_settings(settings, _image_max_pixels(given)),
+        device,
+        composed,
+        model.assumed,
+        _notices(settings, config, model),
     )
 
 
-def _flag(setting: str) -> str:
-    return f"--{setting.replace('_', '-')}"
+def _model(name: str) -> _Model:
+    if not name:
+        raise CommandError(
+            "--model is missing; give a directory, the id of a released model, or a row of the table in "
+            f"docs/plan.md, such as {next(iter(ROWS))}"
+        )
+    is_here = Path(name).expanduser().exists()
+    row = ROWS.get(name.lower())
+    released = row.model if row else None if is_here else released_model(name)
+    if released is not None:
+        options = row.options if row else None
+        return _Model(released.name, released.config, None, options, released.assumed, released.num_parts)
+    if not is_here:
+        raise CommandError(f"--model {name} is no directory, no released model and no row; {_nearest(name)}")
+    files = local_model(name)
+    return _Model(files.name, ConfigFields.read(files.directory / "config.json"), files.directory)
+
+
+def _nearest(name: str) -> str:
+    known = {each.lower(): each for each in (*ROWS, *RELEASED)}
+    near = difflib.get_close_matches(name.rpartition("/")[2].lower(), known, 3)
+    return (f"near are {', '.join(known[each] for each in near)}; " if near else "") + "docs/plan.md lists them"
+
+
+def _device_kind(given: Mapping[str, str], *, is_found: bool) -> str:
+    """Return the engine's name of the device; a directory is planned for the device found here."""
+    asked = given.get("--device", "auto")
+    if asked == "auto":
+        return resolve_device("auto")[0] if is_found else "xpu"
+    return "xpu" if asked == "p800" else asked
+
+
+def _settings(given: Mapping[str, str], config: ModelConfig, model: _Model, kind: str) -> EngineSettings:
+    parameters = {
+        **engine_parameters({name: value for name, value in given.items() if name in _READ}),
+        "model": str(model.directory or model.name),
+        "device": kind,
+    }
+    if model.directory is None:  # no checkpoint that could lack something
+        parameters["load_choices"] = "dummy"
+    return read_settings(parameters, config)
+
+
+def _device(kind: str, memory: int | None, settings: EngineSettings) -> Device:
+    """Return the device as the engine knows it; ranks on CPUs have the memory of all machines."""
+    if kind == "xpu":
+        return composed_p800(memory)
+    return cpu((available_bytes() if memory is None else memory) * len(engine_layout(settings).hosts))
+
+
+def _notices(settings: EngineSettings, config: ModelConfig, model: _Model) -> tuple[str, ...]:
+    notices = list(settings.notices)
+    if settings.quantization == "w4a8" and config.stored_quantization is None:
+        notices.append(
+            "quantization w4a8 needs a checkpoint with scales of activations; ernie-triton quantize makes one"
+        )
+    if not has_text_only(model.fields):
+        notices.append("serve cannot run models with vision yet")
+    return tuple(notices)
 
 
 def _image_max_pixels(given: Mapping[str, str]) -> int | None:
-    pixels = json.loads(given.get("--mm-processor-kwargs", "{}")).get("image_max_pixels")
-    if pixels is not None and (not isinstance(pixels, int) or pixels < 1):
-        raise CommandError(f"--mm-processor-kwargs: image_max_pixels must be a whole number, found {pixels!r}")
+    pixels = json.loads(given.get(MEDIA, "{}")).get("image_max_pixels")
+    if pixels is not None and (not isinstance(pixels, int) or isinstance(pixels, bool) or pixels < 1):
+        raise CommandError(f"{MEDIA}: image_max_pixels must be a whole number, found {pixels!r}")
     return pixels
-
-
-def _device(given: Mapping[str, str], *, is_released: bool) -> Device:
-    kind = given.get("--device", "auto")
-    if kind == "auto":
-        kind = "p800" if is_released or resolve_device("auto")[0] == "xpu" else "cpu"
-    asked = given.get("--device-memory")
-    memory = int(float(asked) * GIB) if asked else None
-    return p800(memory) if kind == "p800" else cpu(memory)

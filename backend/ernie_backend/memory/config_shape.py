@@ -45,14 +45,18 @@ _BY_MODALITY = (
 _LAYER_TYPES = ("dense", "sparse")
 
 
-def read_shape(directory: Path) -> ModelShape:
+def read_shape(directory: Path, *, is_dummy: bool = False) -> ModelShape:
     """Return the sizes of the model in a directory.
+
+    Args:
+        directory: of config.json.
+        is_dummy: the weights are random, so that directories of ranks mean nothing.
 
     Raises:
         StartError: see ``shape_of`` and ``rank_directories``.
     """
     shape = shape_of(ConfigFields.read(directory / "config.json"))
-    return replace(shape, num_parts=max(1, len(rank_directories(directory))))
+    return shape if is_dummy else replace(shape, num_parts=max(1, len(rank_directories(directory))))
 
 
 def shape_of(fields: ConfigFields) -> ModelShape:

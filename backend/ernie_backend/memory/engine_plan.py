@@ -20,12 +20,24 @@ def engine_plan(settings: EngineSettings, device: str, available_bytes: int) -> 
     Args:
         settings: the engine's.
         device: ``xpu``, or another name for the CPU.
-        available_bytes: memory of the host that is free.
+        available_bytes: memory of the hosts that is free.
 
     Raises:
         StartError: config.json or the settings are no plan.
     """
-    planned = PlanSettings(
+    shape = read_shape(settings.model, is_dummy=settings.is_dummy)
+    planned_device = composed_p800() if device == "xpu" else cpu(available_bytes)
+    return plan_memory(shape, plan_settings(settings), planned_device)
+
+
+def plan_settings(settings: EngineSettings, image_max_pixels: int | None = None) -> PlanSettings:
+    """Return what of an engine's settings decides how much memory it takes.
+
+    Args:
+        settings: the engine's.
+        image_max_pixels: of the largest picture, which the engine has no setting for yet.
+    """
+    return PlanSettings(
         dtype=settings.dtype,
         quantization=settings.quantization,
         kv_cache_dtype=settings.kv_cache_dtype,
@@ -37,9 +49,7 @@ def engine_plan(settings: EngineSettings, device: str, available_bytes: int) -> 
         num_gpu_blocks_override=settings.num_gpu_blocks_override,
         tensor_parallel_size=settings.tensor_parallel_size,
         enable_expert_parallel=settings.enable_expert_parallel,
-    )
-    return plan_memory(
-        read_shape(settings.model), planned, composed_p800() if device == "xpu" else cpu(available_bytes)
+        image_max_pixels=image_max_pixels,
     )
 
 
@@ -65,7 +75,8 @@ def check_fits(plan: MemoryPlan) -> None:
     nearest = "; or ".join(str(each) for each in nearest_fits(plan))
     raise StartError(
         f"memory needed: {_gib(plan.needed)} GiB ({parts}); had: {_gib(plan.budget)} GiB "
-        f"(gpu_memory_utilization {settings.gpu_memory_utilization:g} of {_gib(plan.memory)}); "
+        f"(gpu_memory_utilization {settings.gpu_memory_utilization:g} of {_gib(plan.memory)}"
+        f"{', assumed' if plan.device.is_assumed else ''}); "
         + (f"nearest settings that fit: {nearest}" if nearest else "no setting makes it fit")
     )
 

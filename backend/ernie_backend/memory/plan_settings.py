@@ -13,7 +13,7 @@ from ernie_backend.weights.split import can_share, check_sizes, expert_block, is
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """Settings by the names and with the defaults of ``EngineSettings``.
+    """Settings by the names of ``EngineSettings``.
 
     Attributes:
         num_gpu_blocks_override: KV cache blocks that the user chose; None: as many as fit.

@@ -9,7 +9,7 @@ This module must not know settings or commands.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,20 +96,29 @@ class ReleasedModel:
         name: without its organisation and without ``-Paddle`` or ``-PT``.
         fields: those of its config.json that decide its size.
         assumed: what of them could not be confirmed, in words.
+        num_parts: directories of ranks that it was cut into; 1: it is whole.
     """
 
     name: str
     fields: Mapping[str, Any]
     assumed: tuple[str, ...] = ()
+    num_parts: int = 1
+
+    @property
+    def config(self) -> ConfigFields:
+        """Its config.json."""
+        return ConfigFields(Path(self.name, "config.json"), self.fields)
 
     @property
     def shape(self) -> ModelShape:
         """Its sizes."""
-        return shape_of(ConfigFields(Path(self.name, "config.json"), self.fields))
+        return replace(shape_of(self.config), num_parts=self.num_parts)
 
 
-def _released(architecture: str, name: str, fields: Mapping[str, Any], *assumed: str) -> ReleasedModel:
-    return ReleasedModel(name, {"architectures": [architecture], **fields}, assumed)
+def _released(
+    architecture: str, name: str, fields: Mapping[str, Any], *assumed: str, num_parts: int = 1
+) -> ReleasedModel:
+    return ReleasedModel(name, {"architectures": [architecture], **fields}, assumed, num_parts)
 
 
 _TEXT, _EXPERTS = "Ernie4_5_ForCausalLM", "Ernie4_5_MoeForCausalLM"
@@ -123,6 +132,7 @@ _MODELS = (
         "ERNIE-4.5-300B-A47B-W4A8C8-TP4",
         {**_300B, "quantization_config": _W4A8C8},
         "the keys of quantization_config",
+        num_parts=4,
     ),
     _released(_VL, "ERNIE-4.5-VL-28B-A3B", _VL_28B),
     _released(_VL, "ERNIE-4.5-VL-28B-A3B-Thinking", _VL_28B, "the architecture: that of ERNIE-4.5-VL-28B-A3B"),

@@ -171,7 +171,6 @@ WIDE = ModelShape(
     num_heads=16,
     num_kv_heads=4,
     head_dim=64,
-    max_positions=4096,
     is_tied=False,
 )
 
@@ -186,7 +185,7 @@ def with_experts(shape: ModelShape = WIDE, **fields: Any) -> ModelShape:
         "num_attention_heads": shape.num_heads,
         "num_key_value_heads": shape.num_kv_heads,
         "head_dim": shape.head_dim,
-        "max_position_embeddings": shape.max_positions,
+        "max_position_embeddings": 4096,
         "tie_word_embeddings": shape.is_tied,
         "moe_num_experts": 8,
         "moe_k": 2,

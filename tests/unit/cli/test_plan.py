@@ -12,17 +12,20 @@ import pytest
 
 from ernie_backend.memory import devices
 from ernie_backend.memory.devices import GIB, p800
+from ernie_backend.memory.engine_plan import engine_plan
 from ernie_backend.memory.memory_plan import plan_memory
 from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_cli import main as command_line
 from ernie_cli.command_line import parsed_flags
-from ernie_cli.plan_flags import PLAN_GROUPS, SHOWN
+from ernie_cli.plan_flags import MEDIA, PLAN_GROUPS, SHOWN
 from ernie_cli.plan_request import plan_request
 from ernie_cli.presets.released import RELEASED
 from ernie_cli.presets.rows import ROWS, Row
+from ernie_cli.printed_config import engine_settings
+from ernie_cli.serve_settings import engine_parameters
 
 DATA = Path(__file__).parents[2] / "data"
-DENSE = DATA / "dense"
+DENSE, EXPERTS = DATA / "dense", DATA / "moe"
 VL_424B = "ernie-4.5-vl-424b-a47b-wint8-32k-tp8"
 
 
@@ -33,12 +36,13 @@ class RunPlan:
         self._monkeypatch = monkeypatch
         self._capsys = capsys
 
-    def __call__(self, *arguments: str) -> tuple[int | str | None, str]:
-        """Return the exit status, or the last line of an error, and what was printed."""
+    def __call__(self, *arguments: str) -> tuple[int, str]:
+        """Return the exit status and what was printed."""
         self._monkeypatch.setattr("sys.argv", ["ernie-triton", "plan", *arguments])
         with pytest.raises(SystemExit) as raised:
             command_line.main()
         output, errors = self._capsys.readouterr()
+        assert isinstance(raised.value.code, int)
         return raised.value.code, output + errors
 
 
@@ -179,28 +183,87 @@ def test_larger_pictures_take_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "message"),
+    ("arguments", "message"),
     [
-        ("--max-num-seqs 8", None, "--model is missing; give a directory or one of: ernie-4.5-300b"),
-        ("--model nobody/knows", None, "--model nobody/knows is no directory, no released model and no row"),
-        (f"--model {DENSE} -tp 3", None, "tensor_parallel_size is 3, which does not divide 4 query heads"),
-        (f"--model {DENSE} --device h100", 2, "--device: 'h100' is not known; known: auto, cpu, p800"),
-        (f"--model {DENSE} --quantization fp8", 2, "available: wint8, wint4, w4a8, none"),
-        (f"--model {DENSE} --device-memory 0", 2, "--device-memory: 0 is outside"),
-        (f"--model {DENSE} --maxlen 3", 2, "unknown flag --maxlen; the nearest known flag is --max-model-len"),
-        (
-            f"--model {VL_424B} --mm-processor-kwargs " + """'{"image_max_pixels": "x"}'""",
-            None,
-            "image_max_pixels must be a whole number, found 'x'",
-        ),
+        ("--max-num-seqs 8", "--model is missing; give a directory, the id of a released model, or a row"),
+        ("--model nobody/knows", "nobody/knows is no directory, no released model and no row; docs/plan.md"),
+        ("--model Ernie-4.5-21b-a3b-wint4", "no row; near are ernie-4.5-21b-a3b-wint4-32k, "),
+        ("--model baidu/ERNIE-4.5-21B-A3", "no row; near are ERNIE-4.5-21B-A3B, "),
+        (f"--model {DENSE} -tp 3", "tensor_parallel_size is 3, which does not divide 4 query heads"),
+        (f"--model {DENSE} --device h100", "--device: 'h100' is not known; known: auto, cpu, p800"),
+        (f"--model {DENSE} --quantization fp8", "available: wint8, wint4, w4a8, none"),
+        (f"--model {DENSE} --device-memory 0", "--device-memory: 0 is outside"),
+        (f"--model {DENSE} --maxlen 3", "unknown flag --maxlen; the nearest known flag is --max-model-len"),
+        (f"--model {EXPERTS} --quantization w4a8", "w4a8 needs scales of activations, and this checkpoint has"),
+        (f'--model {VL_424B} {MEDIA} \'{{"image_max_pixels": "x"}}\'', "must be a whole number, found 'x'"),
+        (f"--model {VL_424B} {MEDIA} '{{\"image_max_pixels\": true}}'", "must be a whole number, found True"),
     ],
 )
-def test_mistakes_are_told_in_a_line(
-    run_plan: RunPlan, arguments: str, status: int | None, message: str
+def test_what_is_no_plan_ends_with_status_2_and_a_line(run_plan: RunPlan, arguments: str, message: str) -> None:
+    status, shown = run_plan(*shlex.split(arguments))
+    assert status == 2
+    assert shown.startswith("ernie-triton plan: ")
+    assert message in shown
+    assert len(shown) < 300
+
+
+def test_a_broken_config_is_no_plan(run_plan: RunPlan, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    status, shown = run_plan("--model", str(tmp_path))
+    assert status == 2
+    assert "config.json" in shown
+
+
+@pytest.mark.parametrize("kind", ["cpu", "xpu"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "",
+        "--gpu-memory-utilization 0.4 --max-num-seqs 3",
+        "--max-num-batched-tokens 77 --kv-cache-dtype int8 --quantization wint4",
+        "-tp 2 --enable-expert-parallel --dtype float32 --block-size 16 --max-model-len 99999",
+        "--num-gpu-blocks-override 40 --load-choices dummy --quantization wint8",
+    ],
+)
+@pytest.mark.parametrize("name", ["dense", "moe_tp", "moe300b-Paddle"])
+def test_plan_and_engine_plan_a_directory_alike(
+    monkeypatch: pytest.MonkeyPatch, name: str, flags: str, kind: str
 ) -> None:
-    ended, shown = run_plan(*shlex.split(arguments))
-    assert message in (str(ended) if status is None else shown)
-    assert status in (None, ended)
+    monkeypatch.setattr("ernie_cli.plan_request.resolve_device", lambda asked: (kind, None))
+    monkeypatch.setattr("ernie_cli.plan_request.available_bytes", lambda: GIB)
+    given = parsed_flags(shlex.split(flags), PLAN_GROUPS)
+    settings = engine_settings(DATA / name, {**engine_parameters(given), "device": kind})
+    request = plan_request({**given, "--model": str(DATA / name)})
+    planned = plan_memory(request.shape, request.settings, request.device)
+    assert planned == engine_plan(settings, kind, GIB)
+    assert request.notices == settings.notices
+
+
+def test_a_step_has_the_tokens_of_the_device() -> None:
+    name = "ernie-4.5-0.3b-wint8-32k"
+    tokens = {
+        device: plan_request({"--model": name, "--device": device}).settings.max_num_batched_tokens
+        for device in ("p800", "cpu")
+    }
+    assert tokens == {"p800": 2048, "cpu": 256 + 128}
+
+
+def test_ranks_on_cpus_have_the_memory_of_all_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
+    given = {"--model": str(DENSE), "--device": "cpu", "--device-memory": "2", "--tensor-parallel-size": "2"}
+    assert plan_request(given).device.memory_bytes == 2 * GIB
+    assert plan_request({**given, "--ips": "10.0.0.1,10.0.0.2"}).device.memory_bytes == 4 * GIB
+
+
+def test_a_released_model_in_w4a8_is_planned_with_a_notice() -> None:
+    request = plan_request({"--model": "ERNIE-4.5-21B-A3B", "--quantization": "w4a8"})
+    assert request.settings.quantization == "w4a8"
+    assert "needs a checkpoint with scales of activations" in request.notices[0]
+
+
+def test_a_row_is_found_in_any_case() -> None:
+    assert plan_request({"--model": VL_424B.upper()}) == plan_request({"--model": VL_424B})
+    assert plan_request({"--model": VL_424B}).notices == ("serve cannot run models with vision yet",)
 
 
 def test_a_context_that_the_model_does_not_have_is_lowered() -> None:
@@ -215,12 +278,7 @@ def test_a_format_of_the_checkpoint_wins(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(text))
     request = plan_request({"--model": str(tmp_path), "--quantization": "wint4"})
     assert plan_memory(request.shape, request.settings, request.device).settings.quantization == "wint8"
-    assert request.notices[0] == "quantization wint4 is ignored: config.json says wint8"
-
-
-def test_an_xpu_that_is_found_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ernie_cli.plan_request.resolve_device", lambda asked: ("xpu", None))
-    assert plan_request({"--model": str(DENSE)}).device.name == "P800"
+    assert request.notices[0] == "quantization wint4 is ignored: config.json says that the weights are wint8"
 
 
 @pytest.mark.parametrize(("language", "heading"), [("en_US.UTF-8", "Memory:"), ("zh_CN.UTF-8", "内存:")])
@@ -251,4 +309,4 @@ def test_what_the_composed_ops_need_is_told(run_plan: RunPlan) -> None:
     assert "With the composed Paddle ops" in run_plan("--model", name)[1].splitlines()[-1]
     plan = json.loads(run_plan("--model", name, "--json")[1])
     assert plan["composed_ops"]["needed"] > plan["needed"] + plan["weights"]["routed experts"]
-    assert "composed" not in run_plan("--model", str(DENSE))[1]
+    assert "composed" not in run_plan("--model", str(DENSE), "--device", "p800")[1].splitlines()[-1]
