@@ -46,13 +46,13 @@ def gather_group(
         StartError: a rank cannot be started, or does not come.
     """
     members = {rank: _start(rank, seat.threads) for rank in range(1, layout.ranks_per_host)}
-    for rank, sock in meet_ranks(layout).items():
+    for rank, sock in meet_ranks(layout, watch.moved).items():
         members[rank] = Member(f"rank {rank} of {layout.hosts[rank // layout.ranks_per_host]}", sock)
     digest = config_digest(settings.model)
     master = seat.rendezvous.master if seat.rendezvous else ""
     group = Group([members[rank] for rank in sorted(members)], watch)
     for rank, member in members.items():
-        member.send(Join(rank, layout.size, master, dict(parameters), digest))
+        member.send(Join(rank, master, dict(parameters), digest))
     return group
 
 

@@ -1,39 +1,42 @@
 """Where ranks of other machines meet rank 0: a TCP port of the first machine.
 
-    rank 0 -> rank   a random number
-    rank -> rank 0   Hello: which machine, which of its ranks, HMAC-SHA256 of the number with the secret as key
-
-Who is not in the list of addresses, or does not know the secret, is turned away. What follows is neither
-encrypted nor authenticated, nor are the sums of Paddle: the network between the machines must be trusted. This
-module must not know what is said afterwards.
+Each connection is examined in a thread of its own, so nobody who is slow, silent or a stranger keeps the ranks
+waiting. This module must not know what is said, neither by whom nor afterwards.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import contextlib
 import logging
-import os
-import secrets
 import socket
+import threading
 import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
 
 from ernie_backend.errors import StartError
+from ernie_backend.parallel.handshake import HANDSHAKE_S, RefusalError, examine, introduce
 from ernie_backend.parallel.layout import Layout
-from ernie_backend.parallel.messages import Hello, from_frame, to_frame
-from ernie_wire.frames import FrameError, receive_frame, send_frame
+from ernie_wire.frames import FrameError
 
 logger = logging.getLogger(__name__)
 
-SECRET_VARIABLE = "ERNIE_GROUP_SECRET"  # noqa: S105 - the name of it
 MEETING_S = 300.0
-_HANDSHAKE_S = 5.0
 _RETRY_S = 1.0
 _REMIND_S = 10.0
+_TICK_S = 0.1
+_MOST_ARRIVALS = 256
 
 
-def meet_ranks(layout: Layout, timeout_s: float = MEETING_S) -> dict[int, socket.socket]:
-    """Wait for the ranks of the other machines; return their sockets by rank.
+def meet_ranks(
+    layout: Layout, on_wait: Callable[[], None] = lambda: None, timeout_s: float = MEETING_S
+) -> dict[int, socket.socket]:
+    """Wait for the ranks of the other machines, if there are any; return their sockets by rank.
+
+    Args:
+        layout: which ranks are where.
+        on_wait: called several times a second; what it raises ends the meeting.
+        timeout_s: how long to wait for all of them.
 
     Raises:
         StartError: the port is taken, or a machine's ranks do not come.
@@ -44,38 +47,36 @@ def meet_ranks(layout: Layout, timeout_s: float = MEETING_S) -> dict[int, socket
         for index in range(layout.ranks_per_host)
         if host > 0
     }
-    met: dict[int, socket.socket] = {}
+    if not expected:
+        return {}
     until, remind_at = time.monotonic() + timeout_s, time.monotonic() + _REMIND_S
-    with _listen(layout) as listener:
-        while len(met) < len(expected):
-            missing = ", ".join(sorted({expected[rank] for rank in expected.keys() - met.keys()}))
+    with _Entrance(layout) as entrance:
+        while missing_ranks := expected.keys() - entrance.met.keys():
+            missing = ", ".join(sorted({expected[rank] for rank in missing_ranks}))
             if time.monotonic() > until:
                 raise StartError(
                     f"no rank came from {missing} in {timeout_s:g} s; run the same command there with the same "
-                    f"ips, and let port {layout.port} of {layout.hosts[0]} be reached"
+                    f"ips, and let port {layout.port} of {layout.hosts[0]} be reached{entrance.last_refusal}"
                 )
             if time.monotonic() > remind_at:
                 logger.info("waiting for the ranks of %s at port %d", missing, layout.port)
                 remind_at += _REMIND_S
-            if (arrived := _accept(listener, layout)) is not None:
-                rank, met[rank] = arrived
-                logger.info("rank %d of %s is here", rank, expected[rank])
-    return met
+            on_wait()
+            entrance.wait(expected)
+        return entrance.give()
 
 
 def reach_rank_0(layout: Layout, index: int, timeout_s: float = MEETING_S) -> socket.socket:
     """Connect this machine's ``index``-th rank to rank 0, as soon as that listens.
 
     Raises:
-        StartError: it does not, or turns the rank away.
+        StartError: it does not, or refuses the rank.
     """
     address = (layout.hosts[0], layout.port)
     until = time.monotonic() + timeout_s
     while True:
         try:
-            own = (layout.hosts[layout.own_host], 0)
-            sock = socket.create_connection(address, _HANDSHAKE_S, source_address=own)
-            return _introduce(sock, layout, index)
+            return _connected(address, layout, index)
         except OSError as error:
             if time.monotonic() > until:
                 raise StartError(
@@ -83,6 +84,110 @@ def reach_rank_0(layout: Layout, index: int, timeout_s: float = MEETING_S) -> so
                     f"the same command on {address[0]}, and let its port {address[1]} be reached"
                 ) from error
         time.sleep(_RETRY_S)
+
+
+class _Arrival:
+    """A connection whose peer is being examined.
+
+    Attributes:
+        socket: the connection.
+        rank: which rank it is of; None as long as that is not known.
+        complaint: why it is of none; empty as long as that is not known.
+    """
+
+    def __init__(self, sock: socket.socket, address: str, layout: Layout) -> None:
+        self.socket = sock
+        self.rank: int | None = None
+        self.complaint = ""
+        self._address = address
+        self._layout = layout
+        self._until = time.monotonic() + HANDSHAKE_S
+        self._thread = threading.Thread(target=self._examine, name=f"arrival of {address}", daemon=True)
+        self._thread.start()
+
+    def is_over(self) -> bool:
+        """Whether the examination is over; ends it when it takes too long."""
+        if self._thread.is_alive() and time.monotonic() > self._until:
+            self.end()
+        return not self._thread.is_alive()
+
+    def end(self) -> None:
+        """Break the connection off, which ends the examination."""
+        with contextlib.suppress(OSError):  # the peer was faster
+            self.socket.shutdown(socket.SHUT_RDWR)  # closing would not wake the reader
+
+    def _examine(self) -> None:
+        try:
+            self.rank = examine(self.socket, self._address, self._layout)
+        except RefusalError as refusal:
+            self.complaint = f"a connection from {self._address} was turned away: {refusal}"
+        except (OSError, FrameError, RecursionError) as error:
+            self.complaint = f"a connection from {self._address} was of no rank: {error}"
+
+
+class _Entrance:
+    """The port, those who have come, and those who are being examined.
+
+    Attributes:
+        met: sockets of the ranks that have come.
+        last_refusal: the last connection that was turned away, as the rest of a sentence; empty if none was.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        """Open the port; raises StartError if it is taken."""
+        self.met: dict[int, socket.socket] = {}
+        self.last_refusal = ""
+        self._layout = layout
+        self._arrivals: list[_Arrival] = []
+        self._told: set[str] = set()
+        self._listener = _listen(layout)
+
+    def __enter__(self) -> _Entrance:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()
+        for arrival in self._arrivals:
+            arrival.end()
+            arrival.socket.close()
+        for sock in self.met.values():
+            sock.close()
+
+    def give(self) -> dict[int, socket.socket]:
+        """Return the sockets of the ranks, which are the caller's from now on."""
+        given, self.met = self.met, {}
+        return given
+
+    def wait(self, expected: Mapping[int, str]) -> None:
+        """Wait a moment for somebody to come, and see who has been examined; ``expected`` are the addresses."""
+        with contextlib.suppress(TimeoutError):
+            sock, (address, _) = self._listener.accept()
+            if len(self._arrivals) < _MOST_ARRIVALS:
+                self._arrivals.append(_Arrival(sock, address, self._layout))
+            else:
+                sock.close()
+        over = [arrival for arrival in self._arrivals if arrival.is_over()]
+        self._arrivals = [arrival for arrival in self._arrivals if arrival not in over]
+        for arrival in over:
+            if arrival.rank is None:
+                self._turn_away(arrival)
+            else:
+                self._let_in(arrival.rank, arrival.socket)
+                logger.info("rank %d of %s is here", arrival.rank, expected[arrival.rank])
+
+    def _let_in(self, rank: int, sock: socket.socket) -> None:
+        if rank in self.met:
+            self.met[rank].close()  # it was started again, and the earlier one may not have ended
+        self.met[rank] = _kept_alive(sock)
+
+    def _turn_away(self, arrival: _Arrival) -> None:
+        arrival.socket.close()
+        self.last_refusal = f"; {arrival.complaint}"
+        if arrival.complaint not in self._told and len(self._told) < _MOST_ARRIVALS:
+            self._told.add(arrival.complaint)  # who tries again and again is told once
+            logger.warning("%s", arrival.complaint)
 
 
 def _listen(layout: Layout) -> socket.socket:
@@ -97,70 +202,19 @@ def _listen(layout: Layout) -> socket.socket:
             "engine_worker_queue_port, the same on every machine"
         ) from error
     listener.listen()
-    listener.settimeout(_RETRY_S)
+    listener.settimeout(_TICK_S)
     return listener
 
 
-def _accept(listener: socket.socket, layout: Layout) -> tuple[int, socket.socket] | None:
-    """Return the next rank and its socket; None if nobody came, or somebody who is none."""
+def _connected(address: tuple[str, int], layout: Layout, index: int) -> socket.socket:
+    own = (layout.hosts[layout.own_host], 0)
+    sock = socket.create_connection(address, HANDSHAKE_S, source_address=own)
     try:
-        sock, (address, _) = listener.accept()
-    except TimeoutError:
-        return None
-    try:
-        rank = _welcome(sock, address, layout)
-    except (OSError, FrameError, KeyError, TypeError, ValueError) as error:
-        logger.warning("a connection from %s is turned away: %s", address, error)
-        sock.close()
-        return None
-    return rank, _kept_alive(sock)
-
-
-def _welcome(sock: socket.socket, address: str, layout: Layout) -> int:
-    """Return which rank has connected.
-
-    Raises:
-        OSError, FrameError, KeyError, TypeError, ValueError: it is none.
-    """
-    if address not in layout.hosts[1:]:
-        raise FrameError("its address is not in the list")
-    sock.settimeout(_HANDSHAKE_S)
-    number = secrets.token_hex(16)
-    send_frame(sock, {"number": number})
-    frame = receive_frame(sock)
-    hello = from_frame(*frame) if frame is not None else None
-    if not isinstance(hello, Hello):
-        raise FrameError("it does not introduce itself")
-    if not hmac.compare_digest(hello.proof, _proof(number)):
-        raise FrameError(f"it does not know the secret; {SECRET_VARIABLE} must be the same on every machine")
-    if not (0 < hello.host < len(layout.hosts) and 0 <= hello.index < layout.ranks_per_host):
-        raise FrameError(f"it says that it is rank {hello.index} of machine {hello.host}")
-    return layout.rank(hello.host, hello.index)
-
-
-def _introduce(sock: socket.socket, layout: Layout, index: int) -> socket.socket:
-    try:
-        number = _number(sock)
-        send_frame(sock, *to_frame(Hello(layout.own_host, index, _proof(number))))
-    except OSError:
+        introduce(sock, layout, index)
+    except (OSError, StartError):
         sock.close()
         raise
     return _kept_alive(sock)
-
-
-def _number(sock: socket.socket) -> str:
-    try:
-        frame = receive_frame(sock)
-        if frame is not None:
-            return str(frame[0]["number"])
-    except (FrameError, KeyError) as error:
-        raise ConnectionResetError("whoever listens there is no rank 0") from error
-    raise ConnectionResetError("rank 0 turned this rank away; its log says why")
-
-
-def _proof(number: str) -> str:
-    secret = os.environ.get(SECRET_VARIABLE, "")
-    return hmac.new(secret.encode(), number.encode(), hashlib.sha256).hexdigest()
 
 
 def _kept_alive(sock: socket.socket) -> socket.socket:

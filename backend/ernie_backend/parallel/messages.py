@@ -1,7 +1,7 @@
 """What rank 0 and the other ranks say to each other, as frozen dataclasses, and their form in a frame.
 
     rank -> rank 0   Hello (from other machines), then Beat now and then, Loaded or Failed
-    rank 0 -> rank   Join, Allocate, then Step for every step
+    rank 0 -> rank   Challenge, Welcome or Refused (to other machines), Join, Allocate, then Step for every step
 
 The end of the socket is the end of the rank. Tensors do not go this way. This module must not know how a
 message is sent.
@@ -18,18 +18,41 @@ from ernie_kernels.api import Batch
 
 
 @dataclass(frozen=True)
+class Challenge:
+    """Say who you are; ``number`` is a random one, see ``handshake``."""
+
+    number: str
+
+
+@dataclass(frozen=True)
 class Hello:
     """A rank of another machine is there.
 
     Attributes:
+        size: ranks of the group that it was started for.
+        hosts: machines of that group.
         host: index of its machine in the list of addresses.
         index: its place among the ranks of that machine.
-        proof: that it knows the group's secret, see ``meeting``.
+        proof: that it knows the group's secret, see ``handshake``.
     """
 
+    size: int
+    hosts: int
     host: int
     index: int
     proof: str
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The rank is one of the group; a ``Join`` follows when all have come."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The rank is none of the group and cannot become one; ``reason`` ends "rank 0 refuses this rank: "."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -37,14 +60,13 @@ class Join:
     """Load your part.
 
     Attributes:
-        rank, size: which one.
+        rank: which one.
         master: address and port of Paddle's store.
         parameters: the engine's parameters; what belongs to a machine, the rank's own come first.
         config_digest: hash of rank 0's config.json, which must be the rank's too.
     """
 
     rank: int
-    size: int
     master: str
     parameters: dict[str, str]
     config_digest: str
@@ -85,9 +107,10 @@ class Step:
     batch: Batch
 
 
-RankMessage = Hello | Join | Beat | Loaded | Failed | Allocate | Step
+RankMessage = Challenge | Hello | Welcome | Refused | Join | Beat | Loaded | Failed | Allocate | Step
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Hello, Join, Beat, Loaded, Failed, Allocate, Step)
+    kind.__name__: kind
+    for kind in (Challenge, Hello, Welcome, Refused, Join, Beat, Loaded, Failed, Allocate, Step)
 }
 
 

@@ -43,11 +43,17 @@ def send_frame(sock: socket.socket, header: dict[str, Any], buffers: Sequence[by
     sock.sendall(b"".join((_PREFIX.pack(len(text), body), text, *buffers)))
 
 
-def receive_frame(sock: socket.socket) -> tuple[dict[str, Any], list[bytes]] | None:
+def receive_frame(
+    sock: socket.socket, max_bytes: int = MAX_HEADER_BYTES + MAX_BODY_BYTES
+) -> tuple[dict[str, Any], list[bytes]] | None:
     """Receive one frame; None at the end of the stream.
 
+    Args:
+        sock: the socket.
+        max_bytes: of header and body; memory is taken for what is announced, so a stranger may send little.
+
     Raises:
-        FrameError: the stream ended inside a frame, or what came is not a frame.
+        FrameError: the stream ended inside a frame, or what came is not a frame, or is too large.
     """
     prefix = _receive_exactly(sock, _PREFIX.size, may_end=True)
     if prefix is None:
@@ -55,6 +61,8 @@ def receive_frame(sock: socket.socket) -> tuple[dict[str, Any], list[bytes]] | N
     header_bytes, body_bytes = _PREFIX.unpack(prefix)
     if header_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
         raise FrameError(_sizes(header_bytes, body_bytes))
+    if header_bytes + body_bytes > max_bytes:
+        raise FrameError(f"a frame of {header_bytes + body_bytes} bytes; at most {max_bytes} are allowed here")
     header, sizes = _parse_header(_receive_exactly(sock, header_bytes) or b"")
     body = memoryview(_receive_exactly(sock, body_bytes) or b"")
     if sum(sizes) != body_bytes:

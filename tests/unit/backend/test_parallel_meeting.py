@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import hmac
+import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ernie_backend.errors import StartError
+from ernie_backend.parallel.handshake import HANDSHAKE_S, SECRET_VARIABLE
 from ernie_backend.parallel.layout import Layout
-from ernie_backend.parallel.meeting import SECRET_VARIABLE, meet_ranks, reach_rank_0
-from ernie_backend.parallel.messages import Loaded, to_frame
+from ernie_backend.parallel.meeting import meet_ranks, reach_rank_0
+from ernie_backend.parallel.messages import Challenge, Hello, Loaded, RankMessage, Refused, from_frame, to_frame
 from ernie_wire.frames import receive_frame, send_frame
 
 PATIENCE_S = 60.0
@@ -62,8 +68,14 @@ def connected(layout: Layout, own: str) -> socket.socket:
             time.sleep(0.02)
 
 
+def received(sock: socket.socket) -> RankMessage:
+    frame = receive_frame(sock)
+    assert frame is not None
+    return from_frame(*frame)
+
+
 def test_every_rank_of_the_other_machine_is_met_by_its_number(layout: Layout) -> None:
-    met = in_thread(lambda: meet_ranks(layout, PATIENCE_S))
+    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
     other = replace(layout, own_host=1)
     came = {2 + index: reach_rank_0(other, index, PATIENCE_S) for index in (1, 0)}
     sockets = met()
@@ -74,34 +86,167 @@ def test_every_rank_of_the_other_machine_is_met_by_its_number(layout: Layout) ->
             assert receive_frame(sock) == ({"kind": "Loaded", "num_blocks": rank}, [])
 
 
-def test_a_rank_without_the_secret_is_turned_away(
+def ended_by_the_ranks(met: Callable[[], Any], layout: Layout) -> None:
+    """Let the real ranks come, so that the meeting ends."""
+    other = replace(layout, own_host=1)
+    came = [reach_rank_0(other, index, PATIENCE_S) for index in (0, 1)]
+    for sock in (*met().values(), *came):
+        sock.close()
+
+
+def test_a_rank_with_another_secret_is_refused_and_rank_0_tells_once(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, "ours")
-    met = in_thread(lambda: meet_ranks(layout, 3.0))
-    with connected(layout, "127.0.0.2") as other:
-        receive_frame(other)
-        send_frame(other, {"kind": "Hello", "host": 1, "index": 0, "proof": "guessed"})
-        assert receive_frame(other) is None
-    with pytest.raises(StartError, match=r"no rank came from 127\.0\.0\.2"):
-        met()
-    assert "does not know the secret" in caplog.text
+    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    for _ in range(2):
+        with connected(layout, "127.0.0.2") as other:
+            receive_frame(other)
+            send_frame(other, *to_frame(Hello(4, 2, 1, 0, "guessed")))
+            answer = received(other)
+            assert isinstance(answer, Refused)
+            assert answer.reason.startswith("it does not know the secret; ERNIE_GROUP_SECRET must be the same")
+            assert receive_frame(other) is None
+    ended_by_the_ranks(met, layout)
+    assert caplog.text.count("127.0.0.2 was turned away: it does not know the secret") == 1
 
 
-def test_an_address_that_is_not_in_the_list_is_turned_away(
-    layout: Layout, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("theirs", "reason"),
+    [
+        (
+            {"size": 8},
+            "it was started for 8 ranks on 2 machines, and rank 0 for 4 on 2; .* tensor_parallel_size",
+        ),
+        (
+            {"hosts": ("127.0.0.1", "127.0.0.2", "127.0.0.4", "127.0.0.5")},
+            "4 ranks on 4 machines, and rank 0 .* ips",
+        ),
+        ({"hosts": ("127.0.0.1", "127.0.0.3")}, r"its address 127\.0\.0\.3 is not in the list"),
+    ],
+)
+def test_a_rank_of_another_group_ends_with_the_reason(
+    layout: Layout, theirs: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    met = in_thread(lambda: meet_ranks(layout, 3.0))
+    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    where = rf"rank 0 at 127\.0\.0\.1:{layout.port} refuses this rank: "
+    with pytest.raises(StartError, match=where + ".*" + reason):
+        reach_rank_0(replace(layout, own_host=1, **theirs), 0, PATIENCE_S)
+    ended_by_the_ranks(met, layout)
+    assert re.search(reason, caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("hello", "reason"),
+    [
+        ({"host": 0}, "machine 0 of the list, which at 127.0.0.2 it is not"),
+        ({"host": 2}, "machine 2 of the list"),
+        ({"index": 2}, "rank 2 of 2 of its machine"),
+        ({"index": "0"}, "the same version of ernie-triton"),
+        ({"proof": 7}, "the same version of ernie-triton"),
+        ({"kind": "Welcome"}, "the same version of ernie-triton"),
+        ({"more": 1}, "the same version of ernie-triton"),
+    ],
+)
+def test_a_wrong_greeting_is_refused(layout: Layout, hello: dict[str, Any], reason: str) -> None:
+    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    with connected(layout, "127.0.0.2") as other:
+        challenge = received(other)
+        assert isinstance(challenge, Challenge)
+        proof = hmac.new(b"", challenge.number.encode(), "sha256").hexdigest()
+        greeting, _ = to_frame(Hello(4, 2, 1, 0, proof))
+        send_frame(other, {**greeting, **hello})
+        answer = received(other)
+        assert isinstance(answer, Refused)
+        assert reason in answer.reason
+    ended_by_the_ranks(met, layout)
+
+
+@pytest.mark.parametrize("sent", [b"", struct.pack("<IQ", 4096, 1), struct.pack("<IQ", 4096, 0) + b"[" * 4096])
+def test_nobody_who_says_nothing_or_too_much_keeps_the_ranks_waiting(layout: Layout, sent: bytes) -> None:
+    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    strangers = [connected(layout, "127.0.0.2") for _ in range(20)]
+    for stranger in strangers:
+        stranger.sendall(sent)
+    began = time.monotonic()
+    ended_by_the_ranks(met, layout)
+    assert time.monotonic() - began < 5 * HANDSHAKE_S  # one after another they would take twenty times as long
+    for stranger in strangers:
+        stranger.settimeout(PATIENCE_S)
+        with stranger, contextlib.suppress(ConnectionResetError):
+            while stranger.recv(4096):
+                pass
+
+
+def test_who_drips_bytes_is_cut_off(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ernie_backend.parallel.meeting.HANDSHAKE_S", 0.2)
+    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    with connected(layout, "127.0.0.2") as other:
+        received(other)
+        other.sendall(struct.pack("<IQ", 4096, 0))
+        other.settimeout(0.02)
+        until, end = time.monotonic() + PATIENCE_S, b"more"
+        with contextlib.suppress(ConnectionError):
+            while end:
+                assert time.monotonic() < until
+                other.send(b"\0")
+                with contextlib.suppress(TimeoutError):
+                    end = other.recv(1)
+    monkeypatch.undo()
+    ended_by_the_ranks(met, layout)
+
+
+def test_a_rank_that_comes_again_takes_the_place_of_the_earlier_one(layout: Layout) -> None:
+    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    other = replace(layout, own_host=1)
+    with reach_rank_0(other, 0, PATIENCE_S) as earlier, reach_rank_0(other, 0, PATIENCE_S) as later:
+        earlier.settimeout(PATIENCE_S)
+        assert receive_frame(earlier) is None
+        with reach_rank_0(other, 1, PATIENCE_S):
+            sockets = met()
+            send_frame(sockets[2], {"to": "the later"})
+            assert receive_frame(later) == ({"to": "the later"}, [])
+            for sock in sockets.values():
+                sock.close()
+
+
+def test_what_ends_the_wait_ends_the_meeting(layout: Layout) -> None:
+    def end() -> None:
+        raise StartError("a rank of this machine has died")
+
+    with pytest.raises(StartError, match="of this machine has died"):
+        meet_ranks(layout, end)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", layout.port))
+
+
+def test_one_machine_needs_no_port(layout: Layout) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", layout.port))
+        taken.listen()
+        assert meet_ranks(replace(layout, hosts=("127.0.0.1",))) == {}
+
+
+def test_who_does_not_come_is_named_with_who_was_turned_away(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def monotonic() -> float:
+        """Time goes on to the end of the meeting as soon as somebody was turned away."""
+        return time.monotonic() + (2 * PATIENCE_S if "was turned away" in caplog.text else 0)
+
+    monkeypatch.setattr("ernie_backend.parallel.meeting.time", SimpleNamespace(monotonic=monotonic))
+    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
     with connected(layout, "127.0.0.3") as other:
-        assert receive_frame(other) is None
-    with pytest.raises(StartError, match="no rank came"):
+        assert isinstance(received(other), Refused)
+    with pytest.raises(
+        StartError, match=r"came from 127\.0\.0\.2 .*; a connection from 127\.0\.0\.3 was turned"
+    ):
         met()
-    assert "from 127.0.0.3 is turned away" in caplog.text
 
 
 def test_a_machine_whose_ranks_do_not_come_is_named(layout: Layout) -> None:
     with pytest.raises(StartError, match=rf"no rank came from 127\.0\.0\.2 in 0 s; .* port {layout.port}"):
-        meet_ranks(layout, 0.0)
+        meet_ranks(layout, timeout_s=0.0)
 
 
 def test_a_first_machine_that_does_not_listen_is_named(layout: Layout) -> None:
@@ -116,4 +261,4 @@ def test_a_taken_port_is_named_with_the_flag_that_changes_it(layout: Layout) -> 
         taken.bind(("127.0.0.1", layout.port))
         taken.listen()
         with pytest.raises(StartError, match=rf"127\.0\.0\.1:{layout.port}: .*engine_worker_queue_port"):
-            meet_ranks(layout, 0.0)
+            meet_ranks(layout, timeout_s=0.0)

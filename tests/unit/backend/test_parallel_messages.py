@@ -11,12 +11,15 @@ import pytest
 from ernie_backend.parallel.messages import (
     Allocate,
     Beat,
+    Challenge,
     Failed,
     Hello,
     Join,
     Loaded,
     RankMessage,
+    Refused,
     Step,
+    Welcome,
     from_frame,
     to_frame,
 )
@@ -36,8 +39,11 @@ def over_a_socket(message: RankMessage) -> RankMessage:
 @pytest.mark.parametrize(
     "message",
     [
-        Hello(1, 0, "proof"),
-        Join(1, 2, "127.0.0.1:7", {"model": "/m"}, "digest"),
+        Challenge("7f"),
+        Hello(4, 2, 1, 0, "proof"),
+        Welcome(),
+        Refused("no secret"),
+        Join(1, "127.0.0.1:7", {"model": "/m"}, "digest"),
         Beat((1, 2, 3)),
         Loaded(7),
         Failed("no weights"),

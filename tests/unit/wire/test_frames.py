@@ -83,3 +83,13 @@ def test_what_is_no_frame(pair: Pair, data: bytes, message: str) -> None:
     ours.close()
     with pytest.raises(FrameError, match=message):
         receive_frame(theirs)
+
+
+def test_an_unknown_peer_may_send_little(pair: Pair) -> None:
+    ours, theirs = pair
+    send_frame(ours, {"a": 1}, [b"12"])
+    send_frame(ours, {"a": 1}, [b"123"])
+    size = len('{"a": 1, "buffers": [2]}') + 2
+    assert receive_frame(theirs, size) == ({"a": 1}, [b"12"])
+    with pytest.raises(FrameError, match=f"a frame of {size + 1} bytes; at most {size} are allowed"):
+        receive_frame(theirs, size)

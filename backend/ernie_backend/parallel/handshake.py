@@ -1,0 +1,133 @@
+"""How rank 0 and a rank of another machine find out that they belong to one group, on a new connection.
+
+    rank 0 -> rank   Challenge: a random number
+    rank -> rank 0   Hello: the group it was started for, its place there, HMAC-SHA256 of the number with the
+                     secret as key
+    rank 0 -> rank   Welcome, or Refused with the reason, which ends the rank
+
+Nobody else is let in, nor a rank that was started for another group. What follows is neither encrypted nor
+authenticated, nor are the sums of Paddle: the network between the machines must be trusted. This module must
+not know who waits for whom.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import socket
+
+from ernie_backend.errors import StartError
+from ernie_backend.parallel.layout import Layout
+from ernie_backend.parallel.messages import (
+    Challenge,
+    Hello,
+    RankMessage,
+    Refused,
+    Welcome,
+    from_frame,
+    to_frame,
+)
+from ernie_wire.frames import FrameError, receive_frame, send_frame
+
+SECRET_VARIABLE = "ERNIE_GROUP_SECRET"  # noqa: S105 - the name of it
+HANDSHAKE_S = 5.0
+_MAX_BYTES = 4096
+
+
+class RefusalError(Exception):
+    """Whoever has connected is no rank of the group, for the reason that it was told."""
+
+
+def examine(sock: socket.socket, address: str, layout: Layout) -> int:
+    """Find out which rank has connected, and welcome it.
+
+    Args:
+        sock: the connection.
+        address: the peer's.
+        layout: of the group.
+
+    Raises:
+        RefusalError: it is none.
+        OSError, FrameError: it does not say.
+    """
+    sock.settimeout(HANDSHAKE_S)
+    try:
+        rank = _rank(sock, address, layout)
+    except RefusalError as refusal:
+        send_frame(sock, *to_frame(Refused(str(refusal))))
+        raise
+    send_frame(sock, *to_frame(Welcome()))
+    return rank
+
+
+def introduce(sock: socket.socket, layout: Layout, index: int) -> None:
+    """Tell rank 0 that this is the ``index``-th rank of this machine; return when it is welcome.
+
+    Raises:
+        StartError: it is refused.
+        OSError: rank 0 is gone, or whoever listens there is none.
+    """
+    answer = _receive(sock)
+    if isinstance(answer, Challenge):
+        proof = _proof(answer.number)
+        hello = Hello(layout.size, len(layout.hosts), layout.own_host, index, proof)
+        send_frame(sock, *to_frame(hello))
+        answer = _receive(sock)
+    if isinstance(answer, Refused):
+        raise StartError(f"rank 0 at {layout.hosts[0]}:{layout.port} refuses this rank: {answer.reason}")
+    if not isinstance(answer, Welcome):
+        raise ConnectionResetError("whoever listens there is no rank 0")
+
+
+def _receive(sock: socket.socket) -> RankMessage:
+    try:
+        frame = receive_frame(sock, _MAX_BYTES)
+        if frame is not None:
+            return from_frame(*frame)
+    except (FrameError, KeyError, TypeError, ValueError) as error:
+        raise ConnectionResetError("whoever listens there is no rank 0") from error
+    raise ConnectionResetError("rank 0 has closed the connection")
+
+
+def _rank(sock: socket.socket, address: str, layout: Layout) -> int:
+    if address not in layout.hosts[1:]:
+        raise RefusalError(f"its address {address} is not in the list; give the same ips on every machine")
+    number = secrets.token_hex(16)
+    send_frame(sock, *to_frame(Challenge(number)))
+    frame = receive_frame(sock, _MAX_BYTES)
+    if frame is None:
+        raise FrameError("it does not introduce itself")
+    try:
+        return _checked(from_frame(*frame), number, address, layout)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RefusalError(
+            "its greeting is not understood; install the same version of ernie-triton on every machine"
+        ) from error
+
+
+def _checked(hello: RankMessage, number: str, address: str, layout: Layout) -> int:
+    """Return the rank that a greeting is of; raises RefusalError, or TypeError if it is no greeting."""
+    if not isinstance(hello, Hello):
+        raise TypeError(type(hello).__name__)
+    if not hmac.compare_digest(hello.proof, _proof(number)):
+        raise RefusalError(f"it does not know the secret; {SECRET_VARIABLE} must be the same on every machine")
+    if (hello.size, hello.hosts) != (layout.size, len(layout.hosts)):
+        raise RefusalError(
+            f"it was started for {hello.size} ranks on {hello.hosts} machines, and rank 0 for {layout.size} on "
+            f"{len(layout.hosts)}; give the same tensor_parallel_size and ips on every machine"
+        )
+    if not (0 < hello.host < hello.hosts and layout.hosts[hello.host] == address):
+        raise RefusalError(
+            f"it says that it is machine {hello.host} of the list, which at {address} it is not; give the same "
+            "ips in the same order on every machine"
+        )
+    if not 0 <= hello.index < layout.ranks_per_host:
+        raise RefusalError(f"it says that it is rank {hello.index} of {layout.ranks_per_host} of its machine")
+    return layout.rank(hello.host, hello.index)
+
+
+def _proof(number: str) -> str:
+    secret = os.environ.get(SECRET_VARIABLE, "")
+    return hmac.new(secret.encode(), number.encode(), hashlib.sha256).hexdigest()
