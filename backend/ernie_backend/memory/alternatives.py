@@ -111,8 +111,10 @@ def _more_devices(plan: MemoryPlan) -> list[int]:
 
 def _longer_memory(plan: MemoryPlan) -> Iterator[PlanSettings]:
     """Yield the settings with the least utilization that is enough, in hundredths."""
-    enough = math.ceil(100 * plan.needed / plan.memory) / 100
-    if plan.settings.gpu_memory_utilization < enough <= MAX_UTILIZATION:
+    if plan.needed > MAX_UTILIZATION * plan.memory:
+        return
+    enough = min(math.ceil(100 * plan.needed / plan.memory) / 100, MAX_UTILIZATION)
+    if enough > plan.settings.gpu_memory_utilization:
         yield replace(plan.settings, gpu_memory_utilization=enough)
 
 

@@ -10,23 +10,21 @@ import os
 from pathlib import Path
 
 _CGROUP_FILES = (
-    ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
-    ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+"""Folder, limit, usage, and what memory.stat calls file cache that the kernel drops when memory is needed."""
 
 
 def available_bytes(root: Path = Path("/")) -> int:
     """Return the bytes this process can still take: MemAvailable, cut to what its cgroup leaves."""
-    for line in (root / "proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) * 1024
-            break
-    else:
-        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit_file, usage_file in _CGROUP_FILES:
-        limit, usage = _number(root / limit_file), _number(root / usage_file)
+    free = _field(root / "proc/meminfo", "MemAvailable:")
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if free is None else free * 1024
+    for folder, limit_file, usage_file, cache in _CGROUP_FILES:
+        limit, usage = _number(root / folder / limit_file), _number(root / folder / usage_file)
         if limit is not None and usage is not None:
-            available = min(available, max(0, limit - usage))
+            dropped = _field(root / folder / "memory.stat", cache) or 0
+            available = min(available, max(0, limit - max(0, usage - dropped)))
     return available
 
 
@@ -43,6 +41,15 @@ def release_freed() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def _field(path: Path, name: str) -> int | None:
+    """Return the number beside a name; None if the file or the name is not there."""
+    try:
+        rows = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return None
+    return next((int(row[1]) for row in rows if row[:1] == [name]), None)
 
 
 def _number(path: Path) -> int | None:

@@ -53,6 +53,28 @@ def test_available_memory_is_what_machine_and_cgroup_leave(tmp_path: Path, limit
     assert available_bytes(_machine(tmp_path, limit)) == available
 
 
+@pytest.mark.parametrize(
+    ("files", "field"),
+    [
+        (("memory.max", "memory.current", "memory.stat"), "inactive_file"),
+        (
+            ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+            "total_inactive_file",
+        ),
+    ],
+)
+@pytest.mark.parametrize(("cached", "available"), [(600_000, 2_600_000), (9_000_000, 3_000_000)])
+def test_what_a_container_has_read_is_no_memory_taken(
+    tmp_path: Path, files: tuple[str, str, str], field: str, cached: int, available: int
+) -> None:
+    root = _machine(tmp_path, "max\n")
+    (root / "sys/fs/cgroup/memory").mkdir()
+    contents = ("3000000\n", "1000000\n", f"anon 7\nactive_file 5\n{field} {cached}\nslab 3\n")
+    for name, content in zip(files, contents, strict=True):
+        (root / "sys/fs/cgroup" / name).write_text(content)
+    assert available_bytes(root) == available
+
+
 def test_this_process_holds_memory() -> None:
     assert MIB < resident_bytes() < available_bytes() * 100
 
