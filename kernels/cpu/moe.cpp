@@ -4,6 +4,7 @@
 #include "moe.hpp"
 
 #include <algorithm>
+#include <stdexcept>
 #include <string>
 
 #include "checks.hpp"
@@ -16,6 +17,7 @@ constexpr int64_t kLeastWave = 1024;  // pairs; fewer are never cut
 
 void check_mlp(const char* name, const Mlp& mlp, int64_t hidden, int64_t panel) {
     const std::string prefix(name);
+    if (!mlp.gate_up || !mlp.down) throw std::invalid_argument(prefix + " must be gate_up and down, one is None");
     expect((prefix + " gate_up panel width").c_str(), mlp.gate_up->panel, panel);
     expect((prefix + " down panel width").c_str(), mlp.down->panel, panel);
     expect((prefix + " gate_up inputs").c_str(), mlp.gate_up->inputs, hidden);
@@ -44,7 +46,7 @@ void MoeLayer::check(int64_t panel) const {
         check_mlp("expert", expert, hidden, panel);
         expect("expert width", expert.down->inputs, experts[0].down->inputs);
     }
-    if (shared.gate_up) check_mlp("shared experts", shared, hidden, panel);
+    if (shared.gate_up || shared.down) check_mlp("shared experts", shared, hidden, panel);
 }
 
 // Fills chosen_ and chosen_weights_; the mutex is held.

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_kernels.api import MlpWeights
+from ernie_kernels.cpu import _cpu
 from ernie_kernels.formats import ActivationType, Float32Weight
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.reference.moe import moe as reference_moe
@@ -392,3 +393,24 @@ def test_cpu_refuses_inputs_that_do_not_fit() -> None:
     for call in (ops.moe, ops.route):
         with pytest.raises(ValueError, match="input columns is 7, expected 8"):
             call(random_floats(1, 2, 7), packed)
+
+
+@pytest.mark.parametrize("missing", ["gate_up", "down", "shared_gate_up", "shared_down"])
+def test_cpu_refuses_an_mlp_of_which_half_is_missing(missing: str) -> None:
+    ops, mlp = cpu_ops("scalar"), make_mlp(1, 8, 5)
+    gate_up, down = (ops.pack_linear(weight, FLOAT32) for weight in (mlp.gate_up, mlp.down))
+    router = ops.pack_linear(Float32Weight(random_floats(1, 1, 8)), FLOAT32)
+    parts: dict[str, Any] = {"gate_up": gate_up, "down": down, "shared_gate_up": gate_up, "shared_down": down}
+    parts[missing] = None
+    with pytest.raises(ValueError, match="must be gate_up and down, one is None"):
+        _cpu.MoeLayer(
+            ops._ops,
+            router,
+            random_floats(2, 1),
+            1,
+            0,
+            [parts["gate_up"]],
+            [parts["down"]],
+            parts["shared_gate_up"],
+            parts["shared_down"],
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from ernie_kernels.formats import (
 )
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.xpu import PaddleOps
+from ernie_kernels.xpu.place import FULL_FLOAT32, Place, paddle
 from numerics.ops_cases import CACHE_KINDS, Layout, cache_spec
 
 Floats = NDArray[np.float32]
@@ -319,3 +321,17 @@ def test_unknown_places(place: str) -> None:
 def test_no_xpu_in_this_paddle() -> None:
     with pytest.raises(RuntimeError, match="place xpu:0 needs paddlepaddle-xpu"):
         PaddleOps("xpu:0")
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "1"), ("0", "0")])
+def test_an_xpu_multiplies_float32_whole_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, used: str
+) -> None:
+    """The variable alone: what it does was read in Paddle's source, no card was at hand."""
+    monkeypatch.setattr(paddle, "is_compiled_with_xpu", lambda: True)
+    monkeypatch.setattr(paddle, "set_device", lambda name: None)
+    monkeypatch.setenv(FULL_FLOAT32, given or "")
+    if given is None:
+        monkeypatch.delenv(FULL_FLOAT32)
+    Place.select("xpu:0")
+    assert os.environ[FULL_FLOAT32] == used

@@ -5,6 +5,7 @@ The only module that imports Paddle; the others take it from here.
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ with warnings.catch_warnings():
     import paddle
 
 __all__ = ["Place", "Tensor", "paddle"]
+
+FULL_FLOAT32 = "XPU_PADDLE_FC_FLOAT"
+"""Without this variable an XPU multiplies float32 with TF32's ten bits of mantissa: routers choose by less."""
 
 Tensor = Any
 """A Paddle tensor; Paddle's own annotations are too loose to check against."""
@@ -50,6 +54,8 @@ class Place:
             raise RuntimeError(
                 f"place {name} needs paddlepaddle-xpu; the installed Paddle {paddle.__version__} is without XPU"
             )
+        if kind == "xpu":
+            os.environ.setdefault(FULL_FLOAT32, "1")
         paddle.set_device(name)
         return cls(name, has_bfloat16=kind == "xpu")
 
