@@ -17,7 +17,8 @@ constexpr int64_t kLeastWave = 1024;  // pairs; fewer are never cut
 
 void check_mlp(const char* name, const Mlp& mlp, int64_t hidden, int64_t panel) {
     const std::string prefix(name);
-    if (!mlp.gate_up || !mlp.down) throw std::invalid_argument(prefix + " must be gate_up and down, one is None");
+    if (!mlp.gate_up || !mlp.down)
+        throw std::invalid_argument(prefix + " must be gate_up and down, one is None");
     expect((prefix + " gate_up panel width").c_str(), mlp.gate_up->panel, panel);
     expect((prefix + " down panel width").c_str(), mlp.down->panel, panel);
     expect((prefix + " gate_up inputs").c_str(), mlp.gate_up->inputs, hidden);
