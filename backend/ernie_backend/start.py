@@ -76,7 +76,7 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         check_leads(layout)
         plan = engine_plan(settings, device, available * len(layout.hosts))
         check_fits(plan)
-    for line in (*settings.notices, *((notice,) if notice else ())):
+    for line in filter(None, (*settings.notices, notice, layout.notice)):
         logger.warning("notice: %s", line)
     seat, group = Seat(Shard(), settings.threads), None
     if layout.size > 1:

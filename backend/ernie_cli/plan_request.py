@@ -21,7 +21,7 @@ from ernie_backend.memory.host_memory import available_bytes
 from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.model_shape import ModelShape
-from ernie_backend.parallel.seat import engine_layout
+from ernie_backend.parallel.seat import count_machines
 from ernie_backend.settings import EngineSettings, read_settings
 from ernie_cli.errors import CommandError
 from ernie_cli.model_source import local_model
@@ -147,7 +147,7 @@ def _device(kind: str, memory: int | None, settings: EngineSettings) -> Device:
     """Return the device as the engine knows it; ranks on CPUs have the memory of all machines."""
     if kind == "xpu":
         return composed_p800(memory)
-    return cpu((available_bytes() if memory is None else memory) * len(engine_layout(settings).hosts))
+    return cpu((available_bytes() if memory is None else memory) * count_machines(settings))
 
 
 def _notices(settings: EngineSettings, config: ModelConfig, model: _Model) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ernie_backend.errors import StartError
 
 LOOPBACK = "127.0.0.1"
+_LOCALHOST = "localhost"
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Layout:
         hosts: addresses of the machines; one if all ranks are on this one.
         own_host: index of this machine.
         port: where ranks of other machines meet rank 0.
+        notice: what the user should know about the list; None: nothing.
     """
 
     size: int
     hosts: tuple[str, ...]
     own_host: int
     port: int
+    notice: str | None = None
 
     @property
     def ranks_per_host(self) -> int:
@@ -65,20 +68,37 @@ def read_layout(
         is_local: whether an address is this machine's; default: asks the system.
 
     Raises:
-        StartError: an address is wrong or given twice, this machine is none of them, or they cannot have
-            equally many ranks.
+        StartError: an address is wrong or given twice, this machine is none of them or not the one it is told
+            to be, or they cannot have equally many ranks.
+    """
+    hosts, name = read_machines(size, ips, environment)
+    is_local = is_local or is_own_address
+    if len(hosts) < 2:
+        is_here = not hosts or hosts[0] == _LOCALHOST or is_local(hosts[0])
+        notice = (
+            f"{name} is {hosts[0]}, no address of this machine; all ranks run here" if not is_here else None
+        )
+        return Layout(size, (LOOPBACK,), 0, port, notice)
+    own = _own_host(hosts, name, environment, is_local)
+    return Layout(size, hosts, own, port)
+
+
+def read_machines(
+    size: int, ips: str, environment: Mapping[str, str] = os.environ
+) -> tuple[tuple[str, ...], str]:
+    """Return the addresses of a group's machines, none if it has no list, and where they stand.
+
+    Raises:
+        StartError: an address is wrong or given twice, or they cannot have equally many of ``size`` ranks.
     """
     name = "ips" if ips.strip() else "PADDLE_TRAINERS"
     hosts = _addresses(ips.strip() or environment.get("PADDLE_TRAINERS", ""), name)
-    if len(hosts) < 2:
-        return Layout(size, (LOOPBACK,), 0, port)
-    if size % len(hosts):
+    if size % max(1, len(hosts)):
         raise StartError(
             f"tensor_parallel_size is {size} and {name} has {len(hosts)} machines with equally many ranks; "
             f"it must be a multiple of {len(hosts)}"
         )
-    own = _own_host(hosts, name, environment, is_local or is_own_address)
-    return Layout(size, hosts, own, port)
+    return hosts, name
 
 
 def check_leads(layout: Layout) -> None:
@@ -106,9 +126,14 @@ def _addresses(text: str, name: str) -> tuple[str, ...]:
         try:
             socket.inet_pton(socket.AF_INET, address)
         except OSError:
-            if address != "localhost":
+            if address != _LOCALHOST:
                 raise StartError(
                     f"{name} has {address!r}, which is no IPv4 address; give ADDRESS,ADDRESS,..."
+                ) from None
+            if len(addresses) > 1:
+                raise StartError(
+                    f"{name} has localhost, which is another machine on each; give the address at which the "
+                    "others reach it"
                 ) from None
         if addresses.count(address) > 1:
             raise StartError(f"{name} has {address} twice; tensor_parallel_size says how many ranks there are")
@@ -125,12 +150,17 @@ def _own_host(
                 f"PADDLE_TRAINER_ID is {given!r}; {name} has {len(hosts)} machines, so it must be "
                 f"0 to {len(hosts) - 1}"
             )
+        if not is_local(hosts[int(given)]):  # it could neither listen there nor come from there
+            raise StartError(
+                f"PADDLE_TRAINER_ID is {given}, where {name} ({','.join(hosts)}, counted from 0) has "
+                f"{hosts[int(given)]}, which is no address of this machine; correct the one or the other"
+            )
         return int(given)
     own = [index for index, host in enumerate(hosts) if is_local(host)]
     if len(own) != 1:
-        which = "none" if not own else f"{len(own)} of them"
+        which = f"{len(own)} of them are addresses" if own else "none is an address"
         raise StartError(
-            f"{name} is {','.join(hosts)}; {which} is an address of this machine: correct the list, or set "
+            f"{name} is {','.join(hosts)}; {which} of this machine: correct the list, or set "
             "PADDLE_TRAINER_ID to the index of this machine"
         )
     return own[0]

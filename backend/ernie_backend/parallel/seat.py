@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.parallel.layout import Layout, read_layout
+from ernie_backend.parallel.layout import Layout, read_layout, read_machines
 from ernie_backend.part import Seat
 from ernie_backend.settings import EngineSettings
 from ernie_backend.weights.shard import shard_of
@@ -13,6 +13,11 @@ from ernie_kernels.ranks import Rendezvous
 def engine_layout(settings: EngineSettings) -> Layout:
     """Return the layout that the settings and the environment describe; raises what ``read_layout`` does."""
     return read_layout(settings.tensor_parallel_size, settings.ips, settings.engine_worker_queue_port)
+
+
+def count_machines(settings: EngineSettings) -> int:
+    """Return how many machines share the model; this one need not be among them."""
+    return max(1, len(read_machines(settings.tensor_parallel_size, settings.ips)[0]))
 
 
 def group_seat(settings: EngineSettings, config: ModelConfig, layout: Layout, rank: int, master: str) -> Seat:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ernie_backend.errors import StartError
@@ -17,10 +19,15 @@ def layout(size: int, ips: str, own: str = "10.0.0.1", **environment: str) -> La
 
 @pytest.mark.parametrize("ips", ["", "127.0.0.1", "localhost", "10.9.9.9"])
 def test_one_machine_or_none_is_this_one(ips: str) -> None:
-    found = layout(4, ips)
-    assert found == Layout(4, ("127.0.0.1",), 0, PORT)
+    found = layout(4, ips, own="127.0.0.1")
+    assert replace(found, notice=None) == Layout(4, ("127.0.0.1",), 0, PORT)
     assert found.ranks_per_host == 4
     check_leads(found)
+
+
+def test_a_single_address_that_is_not_this_machines_gets_a_notice() -> None:
+    assert layout(4, "10.9.9.9").notice == "ips is 10.9.9.9, no address of this machine; all ranks run here"
+    assert [layout(4, ips).notice for ips in ("", "localhost", "10.0.0.1")] == [None] * 3
 
 
 def test_machines_have_equally_many_consecutive_ranks() -> None:
@@ -38,7 +45,12 @@ def test_the_list_may_come_from_the_environment() -> None:
 
 
 def test_a_machine_may_be_told_which_one_it_is() -> None:
-    assert layout(2, "127.0.0.1,127.0.0.2", PADDLE_TRAINER_ID="1").own_host == 1
+    own = ("127.0.0.1", "127.0.0.2")
+    assert read_layout(2, ",".join(own), PORT, {"PADDLE_TRAINER_ID": "1"}, own.__contains__).own_host == 1
+    with pytest.raises(
+        StartError, match=r"127\.0\.0\.2; 2 of them are addresses of this machine: .* PADDLE_TRAINER_ID"
+    ):
+        read_layout(2, ",".join(own), PORT, {}, own.__contains__)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +59,8 @@ def test_a_machine_may_be_told_which_one_it_is() -> None:
         (3, MACHINES, {}, "tensor_parallel_size is 3 and ips has 2 machines .* must be a multiple of 2"),
         (2, "10.0.0.1,node2", {}, "ips has 'node2', which is no IPv4 address"),
         (2, "10.0.0.1,10.0.0.1", {}, "ips has 10.0.0.1 twice"),
+        (2, "localhost,10.0.0.1", {}, "ips has localhost, which is another machine on each; give the address"),
+        (2, MACHINES, {"PADDLE_TRAINER_ID": "1"}, r"has 10\.0\.0\.2, which is no address of this machine"),
         (2, "10.0.0.3,10.0.0.4", {}, "none is an address of this machine"),
         (2, MACHINES, {"PADDLE_TRAINER_ID": "2"}, "PADDLE_TRAINER_ID is '2'; .* must be 0 to 1"),
         (2, "", {"PADDLE_TRAINERS": "a,b"}, "PADDLE_TRAINERS has 'a'"),

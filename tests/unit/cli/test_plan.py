@@ -248,8 +248,7 @@ def test_a_step_has_the_tokens_of_the_device() -> None:
     assert tokens == {"p800": 2048, "cpu": 256 + 128}
 
 
-def test_ranks_on_cpus_have_the_memory_of_all_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
+def test_ranks_on_cpus_have_the_memory_of_all_machines_of_which_this_need_be_none() -> None:
     given = {"--model": str(DENSE), "--device": "cpu", "--device-memory": "2", "--tensor-parallel-size": "2"}
     assert plan_request(given).device.memory_bytes == 2 * GIB
     assert plan_request({**given, "--ips": "10.0.0.1,10.0.0.2"}).device.memory_bytes == 4 * GIB
