@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -16,9 +17,20 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from ernie_cli.evaluation.asking import Server, ask_all
+from ernie_cli.errors import CommandError
+from ernie_cli.evaluation.asking import ask_all
 from ernie_cli.evaluation.question_sets import QuestionSet, read_set, shipped_sets
-from ernie_cli.evaluation.report import Outcome, table, to_json, wrong_lines
+from ernie_cli.evaluation.report import (
+    Outcome,
+    answered_by,
+    counted,
+    refused_line,
+    table,
+    to_json,
+    wrong_lines,
+)
+from ernie_cli.evaluation.server import Server
+from ernie_cli.evaluation.shown import shown
 
 _MOST_WRONG = 5
 
@@ -33,28 +45,44 @@ def eval_command(
         ),
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="requests in flight")] = 8,
-    api_key: Annotated[str | None, typer.Option(help="of a server that asks for one")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="of a server that asks for one; else the first of $FD_API_KEY")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, every wrong answer included")] = False,
 ) -> None:
     """Ask a running server the held-out questions and print how many answers are exact."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # an evaluation cut short is no success
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    server = Server(url.rstrip("/").removesuffix("/v1"), model, api_key)
-    question_sets = [read_set(name) for name in sets or shipped_sets()]
+    server = Server(url.rstrip("/").removesuffix("/v1"), model, _key() if api_key is None else api_key)
+    question_sets = [read_set(name) for name in dict.fromkeys(sets or shipped_sets())]
     begin = time.monotonic()
     outcomes = _ask(server, question_sets, concurrency)
     seconds = time.monotonic() - begin
+    if all(outcome.answer.refusal for outcome in outcomes):
+        raise CommandError(f"{server.url}: {refused_line(outcomes)}")
     if as_json:
         report = {"url": server.url, "model": model, "seconds": round(seconds, 1), **to_json(outcomes)}
         typer.echo(json.dumps(report, ensure_ascii=False, indent=2))
-        return
+    else:
+        _print(outcomes, seconds)
+
+
+def _key() -> str | None:
+    """Return the key in the variable that the server takes its own keys from; None if it has none."""
+    return os.environ.get("FD_API_KEY", "").split(",")[0].strip() or None
+
+
+def _print(outcomes: Sequence[Outcome], seconds: float) -> None:
     for line in table(outcomes):
         typer.echo(line)
     if wrong := wrong_lines(outcomes, _MOST_WRONG):
         typer.echo("\nWrong answers:")
         for line in wrong:
             typer.echo(line)
-    typer.echo(f"\n{len(outcomes)} questions in {seconds:.1f} s")
+    if refused := refused_line(outcomes):
+        typer.echo(f"\n{refused}")
+    models = ", ".join(map(shown, answered_by(outcomes))) or "a model without a name"
+    typer.echo(f"\n{counted(len(outcomes))} in {seconds:.1f} s, answered by {models}")
 
 
 def _ask(server: Server, question_sets: Sequence[QuestionSet], concurrency: int) -> list[Outcome]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +25,26 @@ pytest_plugins = ("fakes.frontend_server",)
 NUMBERS = [str(number) for number in range(20)]
 
 
-@pytest.fixture
-def echo_set(tmp_path: Path) -> str:
-    """A set whose right answers are the questions themselves, but for the last one's."""
+def written_set(file: Path, answers: dict[str, str]) -> str:
+    """Write a set of questions and their right answers; return its name."""
     lines = [
         {
-            "messages": [{"role": "system", "content": "Repeat."}, {"role": "user", "content": number}],
-            "answers": [number if number != NUMBERS[-1] else "another"],
+            "messages": [{"role": "system", "content": "Repeat."}, {"role": "user", "content": question}],
+            "answers": [answer],
             "category": "numbers",
             "language": "en",
         }
-        for number in NUMBERS
+        for question, answer in answers.items()
     ]
-    file = tmp_path / "echo.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(file)
+
+
+@pytest.fixture
+def echo_set(tmp_path: Path) -> str:
+    """A set whose right answers are the questions themselves, but for the last one's."""
+    right = {number: number for number in NUMBERS} | {NUMBERS[-1]: "another"}
+    return written_set(tmp_path / "echo.jsonl", right)
 
 
 async def repeat(inference: Inference) -> AsyncIterator[Response]:
@@ -48,8 +55,58 @@ async def repeat(inference: Inference) -> AsyncIterator[Response]:
         yield response
 
 
+@contextmanager
+def scripted_api(reply: Callable[[int], Any], last: int | None = None) -> Iterator[str]:
+    """Run an HTTP server that answers request i with a JSON value, or with nothing where that is None.
+
+    Before it answers request ``last`` it stops listening.
+    """
+    numbers = iter(range(1_000_000))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            number = next(numbers)
+            value = reply(number)
+            if number == last:
+                server.shutdown()
+                server.server_close()
+            if value is None:
+                return
+            body = json.dumps(value).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join(30)
+
+
+def completion(content: Any, model: Any = "tiny") -> dict[str, Any]:
+    """Return the part of a chat completion that is read."""
+    return {"model": model, "choices": [{"message": {"content": content}}]}
+
+
 def evaluate(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["eval", *arguments])
+
+
+def failure(*arguments: str) -> str:
+    """Return the message of the one-line error that an evaluation ends with."""
+    error = evaluate(*arguments).exception
+    assert isinstance(error, CommandError), repr(error)
+    assert error.message.isprintable()
+    return error.message
 
 
 def test_answers_are_matched_to_their_questions_and_counted(
@@ -62,6 +119,7 @@ def test_answers_are_matched_to_their_questions_and_counted(
     assert lines[2].split("|")[2:] == [" numbers  ", " en       ", "    19 ", " 20 ", " 95.0 ", ""]
     assert "19  said: '19.'  expected: another" in result.stdout
     assert lines[-1].startswith("20 questions in ")
+    assert lines[-1].endswith(" s, answered by ernie-tiny")
     assert {inference.sampling["temperature"] for inference in triton.inferences} == {0}
     roles = [message["role"] for message in triton.inferences[0].messages["messages"]]
     assert roles == ["system", "user"]
@@ -74,6 +132,7 @@ def test_json(frontend: str, triton: FakeTriton, echo_set: str) -> None:
     assert report["rows"][-1]["exact"] == 19
     assert [wrong["line"] for wrong in report["wrong"]] == [20]
     assert (report["url"], report["model"]) == (frontend, "default")
+    assert report["answered_by"] == ["ernie-tiny"]
 
 
 def test_no_more_at_once_than_asked_for(frontend: str, triton: FakeTriton, echo_set: str) -> None:
@@ -93,29 +152,119 @@ def test_no_more_at_once_than_asked_for(frontend: str, triton: FakeTriton, echo_
     assert most == 3
 
 
+def test_more_than_a_hundred_at_once(
+    run_frontend: Callable[..., AbstractContextManager[str]], triton: FakeTriton, tmp_path: Path
+) -> None:
+    many, running = 150, 0
+    all_are_here = asyncio.Event()
+
+    async def wait_for_all(inference: Inference) -> AsyncIterator[Response]:
+        nonlocal running
+        running += 1
+        if running == many:
+            all_are_here.set()
+        await asyncio.wait_for(all_are_here.wait(), 60)
+        async for response in tell(inference):
+            yield response
+
+    triton.answer = wait_for_all
+    name = written_set(tmp_path / "many.jsonl", {str(number): "Beijing" for number in range(many)})
+    with run_frontend(triton.url, directory_age_s=0.0) as url:
+        result = evaluate("--url", url, "--set", name, "--concurrency", str(many), "--json")
+    assert json.loads(result.stdout)["rows"][-1]["exact"] == many
+
+
+def test_a_set_given_twice_is_asked_once(frontend: str, triton: FakeTriton, tmp_path: Path) -> None:
+    name = written_set(tmp_path / "one.jsonl", {"Where?": "Beijing"})
+    result = evaluate("--url", frontend, "--set", name, "--set", name)
+    assert result.stdout.splitlines()[-1].startswith("1 question in ")
+
+
 def test_without_a_server_it_says_what_to_start(echo_set: str) -> None:
     (port,) = free_ports(1)
-    error = evaluate("--url", f"http://127.0.0.1:{port}", "--set", echo_set).exception
-    assert isinstance(error, CommandError)
-    assert error.message.startswith(f"no server at http://127.0.0.1:{port} (")
-    assert 'start one with "ernie-triton serve --model DIRECTORY" or "make demo"' in error.message
+    message = failure("--url", f"http://127.0.0.1:{port}", "--set", echo_set)
+    assert message.startswith(f"no server at http://127.0.0.1:{port} (")
+    assert 'start one with "ernie-triton serve --model DIRECTORY" or "make demo"' in message
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8188", "nonsense", "http://"])
-def test_a_url_that_is_none(url: str, echo_set: str) -> None:
-    error = evaluate("--url", url, "--set", echo_set).exception
-    assert isinstance(error, CommandError)
-    assert "give its --url" in error.message
+@pytest.mark.parametrize("answered", [0, 1, len(NUMBERS) - 1])
+def test_a_server_that_dies_midway(answered: int, echo_set: str) -> None:
+    with scripted_api(lambda number: completion("x") if number < answered else None) as url:
+        message = failure("--url", url, "--set", echo_set, "--concurrency", "1")
+    assert message.startswith(f"{url} stopped answering after {answered} of {len(NUMBERS)} questions (")
+    assert message.endswith("); see the server's log")
 
 
-def test_a_refusal_ends_it_with_the_servers_words(frontend: str, triton: FakeTriton, echo_set: str) -> None:
-    async def refuse(inference: Inference) -> AsyncIterator[Response]:
+def test_a_server_that_ends_midway_is_not_said_to_be_missing(echo_set: str) -> None:
+    with scripted_api(lambda number: completion("x"), last=4) as url:
+        message = failure("--url", url, "--set", echo_set, "--concurrency", "1")
+    assert message.startswith(f"{url} stopped answering after 5 of {len(NUMBERS)} questions (All connection")
+
+
+@pytest.mark.parametrize("value", [[], {}, {"choices": []}, completion(["text"]), completion({"text": "x"})])
+def test_what_is_no_chat_completion(value: Any, echo_set: str) -> None:
+    with scripted_api(lambda number: value) as url:
+        assert f"{url} answers no OpenAI chat completion" in failure("--url", url, "--set", echo_set)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_answer_may_be_anything(as_json: bool, echo_set: str) -> None:
+    """Even what cannot be written as UTF-8; and it reaches no terminal as it is."""
+    with scripted_api(lambda number: completion(("\ud800", "\x1b[2J", None)[number % 3], "m\x1b")) as url:
+        result = evaluate("--url", url, "--set", echo_set, *(["--json"] if as_json else []))
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.stdout
+    assert ("\\u001b[2J" if as_json else r"said: '\x1b[2J'") in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--url", "nonsense"),
+        ("--url", "http://127.0.0.1:99999"),
+        ("--model", "\udcff"),
+        ("--api-key", "sécret"),
+        ("--api-key", "secret "),
+        ("--set", ""),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_by_its_flag(arguments: tuple[str, str], echo_set: str) -> None:
+    flag, _ = arguments
+    assert flag in failure(*(("--set", echo_set) if flag != "--set" else ()), *arguments)
+
+
+async def refuse_odd(inference: Inference) -> AsyncIterator[Response]:
+    """Repeat even numbers and refuse odd ones."""
+    text = inference.messages["messages"][-1]["content"]
+    if int(text) % 2:
         yield "context_length_exceeded[messages]: 9 tokens are too many"
+        return
+    async for response in tell(inference, pieces=(text,)):
+        yield response
 
-    triton.answer = refuse
-    error = evaluate("--url", frontend, "--set", echo_set).exception
-    assert isinstance(error, CommandError)
-    assert "refused a question with status 400: 9 tokens are too many" in error.message
+
+def test_a_refused_question_is_wrong_and_the_others_are_asked(
+    frontend: str, triton: FakeTriton, echo_set: str
+) -> None:
+    triton.answer = refuse_odd
+    result = evaluate("--url", frontend, "--set", echo_set)
+    assert result.exit_code == 0, result.output
+    assert (
+        f"10 of 20 questions refused, which counts as wrong; the first, {echo_set}:2, with status 400: 9 tok"
+        in (result.stdout)
+    )
+    assert result.stdout.splitlines()[2].split("|")[4:6] == ["    10 ", " 20 "]
+
+
+def test_where_all_are_refused_it_ends_with_the_servers_words(
+    frontend: str, triton: FakeTriton, tmp_path: Path
+) -> None:
+    triton.answer = refuse_odd
+    name = written_set(tmp_path / "odd.jsonl", {"1": "1", "3": "3"})
+    assert failure("--url", frontend, "--set", name) == (
+        f"{frontend}: 2 of 2 questions refused, which counts as wrong; "
+        f"the first, {name}:1, with status 400: 9 tokens are too many"
+    )
 
 
 def test_the_model_is_named(frontend: str, triton: FakeTriton, echo_set: str) -> None:
@@ -127,11 +276,16 @@ def test_the_model_is_named(frontend: str, triton: FakeTriton, echo_set: str) ->
 
 
 def test_a_server_with_a_key(
-    run_frontend: Callable[..., AbstractContextManager[str]], triton: FakeTriton, echo_set: str
+    run_frontend: Callable[..., AbstractContextManager[str]],
+    triton: FakeTriton,
+    echo_set: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     triton.answer = repeat
+    monkeypatch.delenv("FD_API_KEY", raising=False)
     with run_frontend(triton.url, api_keys=("secret",)) as url:
-        error = evaluate("--url", url, "--set", echo_set).exception
-        assert isinstance(error, CommandError)
-        assert "status 401" in error.message
+        assert "status 401" in failure("--url", url, "--set", echo_set)
         assert evaluate("--url", url, "--set", echo_set, "--api-key", "secret").exit_code == 0
+        monkeypatch.setenv("FD_API_KEY", "secret,another")
+        assert evaluate("--url", url, "--set", echo_set).exit_code == 0
+        assert "status 401" in failure("--url", url, "--set", echo_set, "--api-key", "another")

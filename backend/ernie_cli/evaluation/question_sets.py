@@ -12,12 +12,15 @@ from typing import Any
 
 from ernie_cli.errors import CommandError
 from ernie_cli.evaluation.exactness import normalised
+from ernie_cli.evaluation.shown import escaped, is_unicode, shown
 from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
 
 _DIRECTORY = Path(__file__).parent
 _FIELDS = ("messages", "answers", "category", "language")
 _ROLES = ("system", "user", "assistant")
+ALL = "all"
+"""What a report calls the whole; no set, category or language may have this name."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,24 @@ def read_set(name: str) -> QuestionSet:
     Raises:
         CommandError: there is none, it cannot be read, or a line is wrong; names the line and the field.
     """
+    known = ", ".join(shipped_sets())
+    if not name or name == ALL or not is_unicode(name):
+        raise CommandError(
+            f"--set '{shown(name)}' can be no set's name: give a file (as ./{ALL} if need be), "
+            f"or one of {known}"
+        )
     path = _DIRECTORY / f"{name}.jsonl" if name in shipped_sets() else Path(name)
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
-        known = ", ".join(shipped_sets())
-        raise CommandError(f"--set {name} does not exist: give a file, or one of {known}") from None
+        raise CommandError(f"--set {escaped(name)} does not exist: give a file, or one of {known}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"--set {name} cannot be read: {error}; give a file of UTF-8 text") from None
+        raise CommandError(
+            f"--set {escaped(name)} cannot be read: {shown(str(error))}; give a file of UTF-8 text"
+        ) from None
     questions = [_question(name, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
-        raise CommandError(f"--set {name} holds no question: give a file of one JSON object a line")
+        raise CommandError(f"--set {escaped(name)} holds no question: give a file of one JSON object a line")
     return QuestionSet(name, tuple(questions))
 
 
@@ -83,16 +93,18 @@ def _question(name: str, number: int, line: str) -> Question:
         _check_fields(value)
         messages = tuple(_message(each, f"messages[{at}]") for at, each in enumerate(_list(value, "messages")))
         _check_last(messages[-1])
-        answers = tuple(_text(each, f"answers[{at}]") for at, each in enumerate(_list(value, "answers")))
-        category, language = (_text(value.get(field), field) for field in ("category", "language"))
+        answers = tuple(_answer(each, f"answers[{at}]") for at, each in enumerate(_list(value, "answers")))
+        category, language = (_kind(value.get(field), field) for field in ("category", "language"))
     except InvalidValue as error:
-        raise CommandError(f"{name}, line {number}: {error}") from None
+        raise CommandError(f"{escaped(name)}, line {number}: {error}") from None
     return Question(number, messages, answers, category, language)
 
 
 def _check_fields(value: Mapping[str, Any]) -> None:
-    for field in value.keys() - set(_FIELDS):
-        raise InvalidValue(f"{field} is no field of a question; they are {', '.join(_FIELDS)}", field)
+    for field in sorted(value.keys() - set(_FIELDS)):
+        raise InvalidValue(
+            f"'{shown(field)}' is no field of a question; they are {', '.join(_FIELDS)}", shown(field)
+        )
 
 
 def _check_last(message: Mapping[str, str]) -> None:
@@ -103,19 +115,39 @@ def _check_last(message: Mapping[str, str]) -> None:
 def _list(value: Mapping[str, Any], field: str) -> list[Any]:
     found = value.get(field)
     if not isinstance(found, list) or not found:
-        raise InvalidValue(f"{field} must be a list of at least one, not {found!r}", field)
+        raise InvalidValue(f"{field} must be a list of at least one, not {shown(repr(found))}", field)
     return found
 
 
 def _message(value: object, field: str) -> dict[str, str]:
     if not isinstance(value, dict) or value.keys() != {"role", "content"}:
-        raise InvalidValue(f"{field} must be an object of role and content, not {value!r}", field)
+        raise InvalidValue(f"{field} must be an object of role and content, not {shown(repr(value))}", field)
     if value["role"] not in _ROLES:
-        raise InvalidValue(f"{field}.role must be one of {', '.join(_ROLES)}, not {value['role']!r}", field)
+        raise InvalidValue(
+            f"{field}.role must be one of {', '.join(_ROLES)}, not {shown(repr(value['role']))}", field
+        )
     return {"role": value["role"], "content": _text(value["content"], f"{field}.content")}
 
 
 def _text(value: object, field: str) -> str:
-    if not isinstance(value, str) or not normalised(value):
-        raise InvalidValue(f"{field} must be a text of more than spaces and end marks, not {value!r}", field)
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidValue(f"{field} must be a text of more than spaces, not {shown(repr(value))}", field)
+    if not is_unicode(value):
+        raise InvalidValue(f"{field} holds half of a surrogate pair, which is no text: {shown(value)}", field)
     return value
+
+
+def _answer(value: object, field: str) -> str:
+    text = _text(value, field)
+    if not normalised(text):
+        raise InvalidValue(
+            f"{field} must be more than end marks, which are not compared, not {shown(text)}", field
+        )
+    return text
+
+
+def _kind(value: object, field: str) -> str:
+    text = _text(value, field)
+    if text == ALL:
+        raise InvalidValue(f"{field} must not be {ALL}, which stands for every one of them", field)
+    return text

@@ -9,16 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len
+
+from ernie_cli.evaluation.answer import Answer
 from ernie_cli.evaluation.exactness import is_exact
-from ernie_cli.evaluation.question_sets import Question
+from ernie_cli.evaluation.question_sets import ALL, Question
+from ernie_cli.evaluation.shown import MOST_SHOWN, escaped, shown
 
 _HEADER = ("set", "category", "language", "exact", "of", "%")
-_ALL = "all"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One question and what the model said.
+    """One question and what came back.
 
     Attributes:
         set_name: the set it belongs to.
@@ -28,12 +31,17 @@ class Outcome:
 
     set_name: str
     question: Question
-    answer: str
+    answer: Answer
 
     @property
     def is_exact(self) -> bool:
-        """Whether the answer counts as right."""
-        return is_exact(self.answer, self.question.answers)
+        """Whether the answer counts as right; a refusal does not."""
+        return is_exact(self.answer.text, self.question.answers)
+
+    @property
+    def place(self) -> str:
+        """Where the question stands: set and line."""
+        return f"{escaped(self.set_name)}:{self.question.line}"
 
 
 @dataclass(frozen=True)
@@ -66,14 +74,14 @@ def rows(outcomes: Sequence[Outcome]) -> list[Row]:
             )
             for kind in kinds
         ]
-        found.append(_row(name, _ALL, _ALL, of_set))
-    return [*found, _row(_ALL, _ALL, _ALL, outcomes)]
+        found.append(_row(name, ALL, ALL, of_set))
+    return [*found, _row(ALL, ALL, ALL, outcomes)]
 
 
 def table(outcomes: Sequence[Outcome]) -> list[str]:
     """Return the lines of the table, which is Markdown too."""
     cells = [_HEADER, *(_cells(row) for row in rows(outcomes))]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     rule = [f"{'-' * width}" for width in widths[:3]] + [f"{'-' * (width - 1)}:" for width in widths[3:]]
     return [_line(line, widths) for line in (cells[0], rule, *cells[1:])]
 
@@ -85,13 +93,36 @@ def wrong_lines(outcomes: Sequence[Outcome], most: int) -> list[str]:
         wrong = [outcome for outcome in outcomes if outcome.set_name == name and not outcome.is_exact]
         lines += [_wrong(outcome) for outcome in wrong[:most]]
         if len(wrong) > most:
-            lines.append(f"  ({len(wrong) - most} more of {name}: --json lists all)")
+            lines.append(f"  ({len(wrong) - most} more of {escaped(name)}: --json lists all)")
     return lines
 
 
+def refused_line(outcomes: Sequence[Outcome]) -> str:
+    """Return how many questions were refused, and the first one's place and reason; "" if none was."""
+    refused = [outcome for outcome in outcomes if outcome.answer.refusal]
+    if not refused:
+        return ""
+    first = refused[0]
+    return (
+        f"{len(refused)} of {counted(len(outcomes))} refused, which counts as wrong; "
+        f"the first, {first.place}, with {first.answer.refusal}"
+    )
+
+
+def answered_by(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the models that answered, as they call themselves."""
+    return sorted({outcome.answer.model for outcome in outcomes} - {""})
+
+
+def counted(number: int) -> str:
+    """Return a number of questions in words."""
+    return f"{number} question" if number == 1 else f"{number} questions"
+
+
 def to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return the table's rows and every wrong answer."""
+    """Return who answered, the table's rows and every wrong answer."""
     return {
+        "answered_by": answered_by(outcomes),
         "rows": [
             {
                 "set": row.set_name,
@@ -109,7 +140,8 @@ def to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
                 "line": outcome.question.line,
                 "messages": outcome.question.messages,
                 "expected": outcome.question.answers,
-                "answer": outcome.answer,
+                "answer": outcome.answer.text,
+                "refusal": outcome.answer.refusal or None,
             }
             for outcome in outcomes
             if not outcome.is_exact
@@ -122,18 +154,24 @@ def _row(name: str, category: str, language: str, outcomes: Sequence[Outcome]) -
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    return (row.set_name, row.category, row.language, str(row.exact), str(row.count), f"{row.percent:.1f}")
+    names = (escaped(row.set_name), shown(row.category), shown(row.language))
+    figures = (str(row.exact), str(row.count), f"{row.percent:.1f}")
+    return (*(name.replace("|", "\\|") for name in names), *figures)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    texts = [cell.ljust(width) for cell, width in zip(cells[:3], widths, strict=False)]
+    """Return a line of columns this wide on a terminal, where a Chinese character takes two places."""
+    texts = [cell + " " * (width - cell_len(cell)) for cell, width in zip(cells[:3], widths, strict=False)]
     figures = [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
     return f"| {' | '.join([*texts, *figures])} |"
 
 
 def _wrong(outcome: Outcome) -> str:
-    asked = " / ".join(message["content"] for message in outcome.question.messages)
-    expected = " or ".join(outcome.question.answers)
-    return (
-        f"  {outcome.set_name}:{outcome.question.line}  {asked}  said: {outcome.answer!r}  expected: {expected}"
-    )
+    *before, last = (message["content"] for message in outcome.question.messages)
+    asked = " / ".join((*before, last))
+    if before and len(asked) > MOST_SHOWN:
+        asked = f"(...) / {last}"
+    expected = shown(" or ".join(outcome.question.answers))
+    answer = outcome.answer
+    said = f"refused: {answer.refusal}" if answer.refusal else f"said: '{shown(answer.text)}'"
+    return f"  {outcome.place}  {shown(asked)}  {said}  expected: {expected}"

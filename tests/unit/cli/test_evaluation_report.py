@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
+
+from ernie_cli.evaluation.answer import Answer
 from ernie_cli.evaluation.question_sets import Question
-from ernie_cli.evaluation.report import Outcome, table, to_json, wrong_lines
+from ernie_cli.evaluation.report import Outcome, refused_line, table, to_json, wrong_lines
 
 
 def outcome(set_name: str, category: str, language: str, answer: str, line: int = 1) -> Outcome:
     """Return an outcome whose right answer is "yes"."""
     question = Question(line, ({"role": "user", "content": "Is it?"},), ("Yes.",), category, language)
-    return Outcome(set_name, question, answer)
+    return Outcome(set_name, question, Answer(answer, "tiny"))
+
+
+def asked(*contents: str, answer: Answer, expected: str = "Yes.", set_name: str = "a") -> Outcome:
+    """Return an outcome of line 3 that is wrong."""
+    messages = tuple({"role": "user", "content": content} for content in contents)
+    return Outcome(set_name, Question(3, messages, (expected,), "words", "en"), answer)
 
 
 OUTCOMES = [
@@ -47,6 +56,7 @@ def test_some_wrong_answers_of_each_set() -> None:
 
 def test_json_has_the_rows_and_every_wrong_answer() -> None:
     report = to_json(OUTCOMES)
+    assert report["answered_by"] == ["tiny"]
     assert len(report["rows"]) == 7
     assert report["rows"][1] == {
         "set": "b", "category": "words", "language": "en", "exact": 1, "count": 2, "percent": 50.0
@@ -57,3 +67,38 @@ def test_json_has_the_rows_and_every_wrong_answer() -> None:
         ("a", 2, "never"),
     ]
     assert report["wrong"][0]["expected"] == ("Yes.",)
+
+
+def test_columns_are_as_wide_as_they_look() -> None:
+    lines = table([outcome("集", "首都", "zh", "yes"), outcome("集", "talk", "zh", "yes")])
+    assert len({cell_len(line) for line in lines}) == 1
+    assert [line.split("|")[2] for line in lines[2:4]] == [" talk     ", " 首都     "]
+
+
+def test_no_text_of_a_set_breaks_a_line_or_reaches_the_terminal_as_a_control() -> None:
+    lines = table([outcome("a\nb", "one|two\x1b[2J", "x" * 500, "yes")])
+    assert lines[2].startswith(r"| a\nb | one\|two\x1b[2J | " + "x" * 79 + "… |")
+    (line,) = wrong_lines(
+        [asked("Is\nit?", answer=Answer("\x1b[31mno\r"), expected="y\te", set_name="a\x07")], 5
+    )
+    assert line == r"  a\x07:3  Is\nit?  said: '\x1b[31mno\r'  expected: y\te"
+
+
+def test_long_texts_are_cut_after_a_word_and_of_long_chats_the_question_stays() -> None:
+    (line,) = wrong_lines([asked("word " * 40, answer=Answer("no " * 1000_000), expected="y" * 1000)], 5)
+    assert line == f"  a:3  {'word ' * 14}word…  said: '{'no ' * 25}no…'  expected: {'y' * 79}…"
+    (line,) = wrong_lines([asked("word " * 40, "5", "Plus 3?", answer=Answer("9"))], 5)
+    assert line.startswith("  a:3  (...) / Plus 3?  said:")
+
+
+def test_refused_questions_are_told() -> None:
+    refused = asked("Is it?", answer=Answer(refusal="status 400: too long"))
+    assert wrong_lines([refused], 5) == ["  a:3  Is it?  refused: status 400: too long  expected: Yes."]
+    assert refused_line(OUTCOMES) == ""
+    assert refused_line([*OUTCOMES, refused, refused]) == (
+        "2 of 8 questions refused, which counts as wrong; the first, a:3, with status 400: too long"
+    )
+    assert [wrong["refusal"] for wrong in to_json([*OUTCOMES[-1:], refused])["wrong"]] == [
+        None,
+        "status 400: too long",
+    ]
