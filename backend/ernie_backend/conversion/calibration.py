@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.weights.loader import CheckpointWeights, as_float32
+from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role
+from ernie_backend.weights.stored_floats import as_float32
 from ernie_kernels.api import RotarySpec
-from ernie_kernels.formats import dequantize
 from ernie_kernels.hadamard import rotate_blocks
 from ernie_kernels.reference.attention import attend
 from ernie_kernels.reference.mlp import swiglu
@@ -26,11 +27,13 @@ from ernie_kernels.rotary import RotaryTable, rotary_table
 from ernie_kernels.routing import choose_experts
 
 Floats = NDArray[np.float32]
+NOTHING = -1.0
+"""The absmax of numbers of which there were none."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Absmax by layer; NaN for an expert that no token chose.
+    """Absmax by layer; ``NOTHING`` for an expert that no token chose.
 
     Attributes:
         gate_up: float32 ``[layers, experts]``, of the inputs of each expert's first matrix.
@@ -49,7 +52,7 @@ class Calibration:
         """Return one without measurements."""
         experts = config.moe.num_experts if config.moe else 0
         channels = config.num_kv_heads * config.head_dim
-        nothing = [np.full((config.num_layers, width), np.nan, np.float32) for width in (experts, channels)]
+        nothing = [np.full((config.num_layers, width), NOTHING, np.float32) for width in (experts, channels)]
         return cls(nothing[0], nothing[0].copy(), nothing[1], nothing[1].copy())
 
     def filled(self) -> tuple[Calibration, list[str]]:
@@ -60,7 +63,7 @@ class Calibration:
         notices = []
         filled = [absmax.copy() for absmax in (self.gate_up, self.down)]
         for layer, row in enumerate(self.gate_up):
-            unseen = np.isnan(row)
+            unseen = row == NOTHING
             if not unseen.any() or unseen.all():
                 continue
             for absmax in filled:
@@ -87,6 +90,9 @@ def calibrate(
         texts: each one a context of its own.
         rotation: block in which the inputs of an expert's second matrix are rotated.
         report: takes a line for each layer.
+
+    Raises:
+        StartError: a weight, or what it makes of the texts, is not finite.
     """
     return _Forward(weights, config, texts, rotation).run(report)
 
@@ -111,18 +117,31 @@ class _Forward:
 
     def run(self, report: Callable[[str], None]) -> Calibration:
         for layer in range(self._config.num_layers):
-            self._x = self._x + self._attention(layer, self._normed(Role.INPUT_NORM, layer))
-            hidden = self._normed(Role.POST_ATTENTION_NORM, layer)
-            is_moe = self._config.has_experts(layer)
-            self._x = self._x + (self._moe if is_moe else self._dense)(layer, hidden)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
+                self._run(layer)
+            self._check_finite(layer)
             report(f"calibration: layer {layer + 1} of {self._config.num_layers}, {len(self._x)} tokens")
         return self._measured
+
+    def _run(self, layer: int) -> None:
+        self._x = self._x + self._attention(layer, self._normed(Role.INPUT_NORM, layer))
+        hidden = self._normed(Role.POST_ATTENTION_NORM, layer)
+        is_moe = self._config.has_experts(layer)
+        self._x = self._x + (self._moe if is_moe else self._dense)(layer, hidden)
+
+    def _check_finite(self, layer: int) -> None:
+        """Weights that are finite can make of a text what is not; its absmax would be a scale of nothing."""
+        if not np.isfinite(self._x).all():
+            raise StartError(
+                f"calibration: layer {layer + 1} makes a number that is not finite of these texts, so nothing "
+                "can be measured; give other texts, or another checkpoint"
+            )
 
     def _normed(self, role: Role, layer: int) -> Floats:
         return rms_norm(self._x, self._weights.vector(role, layer), self._config.rms_norm_eps)
 
     def _product(self, x: Floats, role: Role, layer: int, expert: int = 0) -> Floats:
-        product: Floats = x @ dequantize(self._weights.linear(role, layer, expert)).T
+        product: Floats = x @ as_float32(self._weights.as_stored(role, layer, expert)).T
         self._weights.forget()
         return product
 

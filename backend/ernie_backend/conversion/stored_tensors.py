@@ -5,20 +5,18 @@ This module must not know where weights come from or where the tensors go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.weights.loader import as_float32
 from ernie_backend.weights.offline import StoredWeight
 from ernie_backend.weights.placement import WeightFormat
+from ernie_backend.weights.stored_floats import float32_blocks
 from ernie_kernels.formats import quantize_int4, quantize_int8
 from ernie_kernels.hadamard import rotate_blocks
 
 Tensors = Mapping[str, NDArray[np.generic]]
-_ROWS = 4096
-"""Outputs that are quantized at a time: a whole matrix in float32 would cost gigabytes."""
 
 
 def quantized_tensors(
@@ -39,7 +37,7 @@ def quantized_tensors(
     """
     codes = np.empty(stored.codes.shape, np.int8)
     absmax = np.empty(stored.absmax.shape, np.float32)
-    for rows, block in _blocks(values):
+    for rows, block in float32_blocks(values):
         seen = rotate_blocks(block, rotation) if rotation else block
         absmax[rows] = np.abs(seen).max(axis=1, initial=0.0)
         if kept is WeightFormat.INT8:
@@ -50,9 +48,3 @@ def quantized_tensors(
     if stored.input_absmax is not None:
         tensors[stored.input_absmax.name] = np.array([input_absmax], np.float32)
     return tensors
-
-
-def _blocks(values: NDArray[np.generic]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    for start in range(0, len(values), _ROWS):
-        rows = slice(start, min(start + _ROWS, len(values)))
-        yield rows, as_float32(values[rows])

@@ -165,53 +165,6 @@ def test_what_is_not_weights_is_copied(tmp_path: Path) -> None:
     assert tensors["ernie.layers.0.mlp.up_gate_proj.weight_scale"].shape == (320,)
 
 
-@pytest.mark.parametrize(
-    ("source", "how", "ranks", "texts", "complaint"),
-    [
-        (
-            "dense",
-            StoredQuantization("w4a8"),
-            1,
-            TEXTS,
-            "w4a8 quantizes experts, and .*dense has none; give .*wint8",
-        ),
-        ("moe_tp", StoredQuantization("w4a8"), 1, [], "have to be measured; give --calibration FILE"),
-        ("dense", StoredQuantization("wint8", has_cache_scales=True), 1, [], "scales of a KV cache have to be"),
-        (
-            "moe_tp",
-            StoredQuantization("wint8"),
-            3,
-            [],
-            "tensor_parallel_size is 3, which does not divide .* 1, 2, 4",
-        ),
-        (
-            "moe",
-            StoredQuantization("w4a8"),
-            1,
-            TEXTS,
-            "blocks of 128 inputs, which do not divide the experts' 24",
-        ),
-    ],
-)
-def test_what_cannot_be_made_is_refused_before_anything_is_written(
-    tmp_path: Path, source: str, how: StoredQuantization, ranks: int, texts: list[list[int]], complaint: str
-) -> None:
-    with pytest.raises(StartError, match=complaint):
-        convert(Conversion(DATA / source, tmp_path / "q", how, ranks, texts), print)
-    assert not (tmp_path / "q").exists()
-
-
-def test_source_and_target(tmp_path: Path) -> None:
-    quantized = make("dense", tmp_path / "q", "wint8")
-    how = wanted("wint8", has_cache_scales=False)
-    with pytest.raises(StartError, match=r"q is quantized already \(wint8\); give the checkpoint"):
-        convert(Conversion(quantized, tmp_path / "again", how), print)
-    with pytest.raises(StartError, match="q is not empty; give a directory that is"):
-        convert(Conversion(DATA / "dense", quantized, how), print)
-    with pytest.raises(StartError, match="dense is the source; give another directory"):
-        convert(Conversion(DATA / "dense", DATA / "dense", how), print)
-
-
 MATRIX = st.tuples(st.integers(1, 70), st.integers(1, 3), st.sampled_from([0, 2, 32, 128]), st.integers(0, 999))
 
 

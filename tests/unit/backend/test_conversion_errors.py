@@ -1,0 +1,111 @@
+"""What a conversion refuses, and how it ends when something is wrong with source, target or texts."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ernie_backend.conversion.conversion import Conversion, wanted
+from ernie_backend.conversion.converter import convert
+from ernie_backend.errors import StartError
+from ernie_backend.stored_quantization import StoredQuantization
+from ernie_kernels.formats import float32_to_bfloat16
+from unit.backend.converted import DATA, TEXTS, make
+from unit.backend.safetensors_writer import read_tensors, write_tensors
+
+
+@pytest.mark.parametrize(
+    ("source", "how", "ranks", "texts", "complaint"),
+    [
+        (
+            "dense",
+            StoredQuantization("w4a8"),
+            1,
+            TEXTS,
+            "w4a8 quantizes experts, and .*dense has none; give .*wint8",
+        ),
+        ("moe_tp", StoredQuantization("w4a8"), 1, [], "have to be measured; give --calibration FILE"),
+        ("dense", StoredQuantization("wint8", has_cache_scales=True), 1, [], "scales of a KV cache have to be"),
+        (
+            "moe_tp",
+            StoredQuantization("wint8"),
+            3,
+            [],
+            "tensor_parallel_size is 3, which does not divide .* 1, 2, 4",
+        ),
+        (
+            "moe",
+            StoredQuantization("w4a8"),
+            1,
+            TEXTS,
+            "blocks of 128 inputs, which do not divide the experts' 24",
+        ),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_anything_is_written(
+    tmp_path: Path, source: str, how: StoredQuantization, ranks: int, texts: list[list[int]], complaint: str
+) -> None:
+    with pytest.raises(StartError, match=complaint):
+        convert(Conversion(DATA / source, tmp_path / "q", how, ranks, texts), print)
+    assert not (tmp_path / "q").exists()
+
+
+def test_source_and_target(tmp_path: Path) -> None:
+    quantized = make("dense", tmp_path / "q", "wint8")
+    how = wanted("wint8", has_cache_scales=False)
+    with pytest.raises(StartError, match=r"q is quantized already \(wint8\); give the checkpoint"):
+        convert(Conversion(quantized, tmp_path / "again", how), print)
+    with pytest.raises(StartError, match="q is not empty; give a directory that is"):
+        convert(Conversion(DATA / "dense", quantized, how), print)
+    with pytest.raises(StartError, match="dense is the source; give another directory"):
+        convert(Conversion(DATA / "dense", DATA / "dense", how), print)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantization"),
+    [
+        ("embed_tokens.weight", "wint8"),
+        ("layers.1.mlp.experts.3.up_proj.weight", "wint4"),
+        ("layers.1.mlp.experts.3.down_proj.weight", "w4a8"),
+        ("embed_tokens.weight", "w4a8"),
+        ("layers.0.self_attn.k_proj.weight", "w4a8"),
+        ("layers.2.mlp.moe_statics.e_score_correction_bias", "wint8"),
+        ("norm.weight", "wint8"),
+    ],
+)
+@pytest.mark.parametrize("wrong", [np.nan, -np.inf])
+def test_a_source_that_is_not_finite_is_refused(
+    tmp_path: Path, name: str, quantization: str, wrong: float
+) -> None:
+    """With the name of its tensor; a NaN in the embedding is no expert that nobody chose."""
+    tensors = read_tensors(DATA / "moe_tp" / "model.safetensors")
+    values = tensors["model." + name].copy()
+    place = (5, 7) if values.ndim == 2 and len(values) > 1 else (..., 3)
+    values[place] = (
+        wrong if values.dtype == np.float32 else float32_to_bfloat16(np.full(1, wrong, np.float32))[0]
+    )
+    source = tmp_path / "source"
+    shutil.copytree(DATA / "moe_tp", source)
+    write_tensors(source / "model.safetensors", tensors | {"model." + name: values})
+    texts = [[1, 5, 2]]
+    how = wanted(quantization, has_cache_scales=False)
+    output = place[0] if len(values) > 1 and values.ndim == 2 else 3
+    complaint = f"model.safetensors: tensor model.{name} has a number that is not finite at output {output};"
+    with pytest.raises(StartError, match=re.escape(complaint)):
+        convert(Conversion(source, tmp_path / "q", how, 1, texts), print)
+    assert not (tmp_path / "q" / "config.json").exists()
+
+
+def test_texts_that_a_model_makes_infinite_are_refused(tmp_path: Path) -> None:
+    tensors = read_tensors(DATA / "moe_tp" / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    huge = float32_to_bfloat16(np.full(tensors[name].shape, 3e38, np.float32))
+    shutil.copytree(DATA / "moe_tp", tmp_path / "source")
+    write_tensors(tmp_path / "source" / "model.safetensors", tensors | {name: huge})
+    how = wanted("wint8", has_cache_scales=True)
+    with pytest.raises(StartError, match="calibration: layer 1 makes a number that is not finite of these"):
+        convert(Conversion(tmp_path / "source", tmp_path / "q", how, 1, TEXTS), print)
