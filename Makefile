@@ -40,6 +40,10 @@ SOURCES := Makefile pyproject.toml backend/stub/pyproject.toml openai_frontend/p
 PYTHON_FILES := backend openai_frontend kernels tests benchmarks tools model_repository/ernie-tiny
 TRAIN_VENV ?= .venv-train
 TRAIN_STAMP := $(TRAIN_VENV)/.setup-done
+# What training imports, in the versions of pyproject.toml.
+TRAIN_NEEDS := torch transformers safetensors sentencepiece jinja2 rich numpy pytest
+TRAIN_REQUIREMENTS = $(foreach name,$(TRAIN_NEEDS),$(or \
+    $(shell grep -oEm1 '"$(name)[<>=][^"]*"' pyproject.toml),$(error pyproject.toml asks for no $(name))))
 TRAIN := PYTHONPATH=tools:backend:backend/stub $(TRAIN_VENV)/bin/python -m
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -101,8 +105,7 @@ bench: setup
 $(TRAIN_STAMP): pyproject.toml
 	@test -x $(TRAIN_VENV)/bin/python || { echo "creating $(TRAIN_VENV)"; $(PYTHON) -m venv $(TRAIN_VENV); }
 	@echo "installing into $(TRAIN_VENV): PyTorch and transformers (minutes)"
-	@$(TRAIN_VENV)/bin/python -m pip --disable-pip-version-check --quiet install "torch>=2.9" "transformers>=5.23" \
-	    "safetensors>=0.4" "sentencepiece>=0.2,<1" "jinja2>=3.1,<4" "rich>=13" numpy pytest
+	@$(TRAIN_VENV)/bin/python -m pip --disable-pip-version-check --quiet install $(TRAIN_REQUIREMENTS)
 	@touch $@
 
 train: $(TRAIN_STAMP)
