@@ -24,8 +24,9 @@ def test_training_goes_on_after_it_was_killed(tmp_path: Path) -> None:
     checkpoint = tmp_path / CHECKPOINT
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as first:
         deadline = time.monotonic() + DEADLINE_S
-        while not checkpoint.is_file() and time.monotonic() < deadline:
+        while not checkpoint.is_file() and first.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
+        assert first.poll() is None, "training ended before it was killed"
         os.killpg(first.pid, signal.SIGKILL)
     before = _progress(checkpoint)
     assert 0 < before["seconds"] < 60 * MINUTES
