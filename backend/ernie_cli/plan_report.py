@@ -71,7 +71,11 @@ def report(answer: Answer) -> dict[str, Any]:
         "devices": plan.settings.tensor_parallel_size,
         "settings": vars(plan.settings),
         "notices": list(request.notices),
-        "assumed": [*request.assumed, *(["device memory", "runtime"] if plan.device.is_assumed else [])],
+        "assumed": [
+            *request.assumed,
+            *(["device memory"] if plan.device.is_assumed else []),
+            *(["runtime"] if not plan.device.is_shared else []),
+        ],
         "memory": plan.memory,
         "budget": plan.budget,
         "weights": {**plan.weights, "total": sum(plan.weights.values())},
@@ -84,6 +88,8 @@ def report(answer: Answer) -> dict[str, Any]:
         "kv_blocks": plan.num_blocks,
         "tokens": plan.num_tokens,
         "sequences": plan.num_sequences,
+        "more_tokens": plan.more_tokens,
+        "more_sequences": plan.more_sequences,
         "alternatives": [each.changed for each in answer.alternatives],
         "composed_ops": {"needed": composed.needed, "fits": composed.fits} if composed else None,
     }
@@ -101,17 +107,12 @@ def _least(plan: MemoryPlan) -> str:
 
 def _room(plan: MemoryPlan) -> list[str]:
     settings = plan.settings
-    least = settings.num_gpu_blocks_override or settings.blocks_per_request
-    more = (plan.num_blocks - least) * settings.block_size
     limit = settings.max_num_seqs * settings.blocks_per_request
-    used = (
-        ""
-        if plan.num_blocks <= limit
-        else f" (the engine takes no more than max_num_seqs {settings.max_num_seqs} use)"
-    )
+    is_limited = settings.num_gpu_blocks_override is None and plan.num_blocks > limit
+    unused = f"; the engine takes no more than max_num_seqs {settings.max_num_seqs} use" if is_limited else ""
     return [
-        f"It fits, with room for {more:,} tokens more: {plan.num_tokens:,} in all, "
-        f"{plan.num_sequences} sequences of {settings.max_model_len:,}{used}"
+        f"It fits, and beside one sequence of {settings.max_model_len:,} tokens there is room for "
+        f"{plan.more_tokens:,} tokens more, or {plan.more_sequences:,} more such sequences{unused}"
     ]
 
 

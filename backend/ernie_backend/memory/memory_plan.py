@@ -78,19 +78,34 @@ class MemoryPlan:
         return self.needed <= self.budget
 
     @property
-    def num_blocks(self) -> int:
+    def affordable_blocks(self) -> int:
         """KV cache blocks that there is room for."""
         return max(0, self.budget - self.fixed) // self.bytes_per_block
 
     @property
+    def num_blocks(self) -> int:
+        """KV cache blocks that there will be; without a choice of the user's, all that there is room for."""
+        return min(self.affordable_blocks, self.settings.num_gpu_blocks_override or self.affordable_blocks)
+
+    @property
     def num_tokens(self) -> int:
-        """Tokens that there is room for."""
+        """Tokens in these blocks."""
         return self.num_blocks * self.settings.block_size
 
     @property
     def num_sequences(self) -> int:
-        """Requests of ``max_model_len`` tokens that there is room for."""
+        """Requests of ``max_model_len`` tokens in these blocks."""
         return self.num_blocks // self.settings.blocks_per_request
+
+    @property
+    def more_tokens(self) -> int:
+        """Tokens in the blocks that one request leaves."""
+        return max(0, self.num_blocks - self.settings.blocks_per_request) * self.settings.block_size
+
+    @property
+    def more_sequences(self) -> int:
+        """Requests of ``max_model_len`` tokens besides the one that must fit."""
+        return max(0, self.num_sequences - 1)
 
     @property
     def bytes_per_token(self) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ernie_backend.errors import StartError
 from ernie_backend.model_shape import ModelShape
 from ernie_backend.weights.split import can_share, check_sizes, expert_block, is_dense_whole
 
@@ -45,25 +46,43 @@ def check_plan_settings(shape: ModelShape, settings: PlanSettings) -> None:
     """Check what a plan takes for granted.
 
     Raises:
-        StartError: the model, or its checkpoint, cannot be shared by so many ranks.
+        StartError: the model, or its checkpoint, cannot be shared by so many ranks, or the KV cache that the
+            user chose does not hold one request.
     """
-    ranks = settings.tensor_parallel_size
+    ranks, parts = settings.tensor_parallel_size, shape.num_parts
+    if not _can_read(shape, ranks):
+        raise StartError(
+            f"the checkpoint was cut for {parts} ranks (rank0 to rank{parts - 1}) and tensor_parallel_size is "
+            f"{ranks}; give {parts}, or 1, which joins the parts"
+        )
     check_sizes(
         shape,
         ranks,
         is_expert_parallel=settings.enable_expert_parallel,
         block=expert_block(shape.stored_quantization, settings.quantization),
     )
+    blocks = settings.num_gpu_blocks_override
+    if blocks is not None and blocks < settings.blocks_per_request:
+        raise StartError(
+            f"num_gpu_blocks_override {blocks} is less than the {settings.blocks_per_request} blocks of one "
+            f"request of max_model_len {settings.max_model_len}; raise it, or lower max_model_len (at most "
+            f"{blocks * settings.block_size} fits)"
+        )
 
 
 def can_split(shape: ModelShape, settings: PlanSettings, ranks: int) -> bool:
     """Whether ``ranks`` can share a model under these settings."""
-    return can_share(
+    return _can_read(shape, ranks) and can_share(
         shape,
         ranks,
         is_expert_parallel=settings.enable_expert_parallel,
         block=expert_block(shape.stored_quantization, settings.quantization),
     )
+
+
+def _can_read(shape: ModelShape, ranks: int) -> bool:
+    """Whether ``ranks`` can read the checkpoint: one in parts is for as many as there are, or for one."""
+    return shape.num_parts == 1 or ranks in (1, shape.num_parts)
 
 
 def dense_ranks(shape: ModelShape, settings: PlanSettings) -> int:

@@ -99,7 +99,8 @@ def test_a_documented_command_fits_a_p800(documented: TableRow, preset: Row, run
     assert plan["device"] == "P800"
     assert plan["memory"] == 96 * GIB
     assert "device memory" in plan["assumed"]
-    assert plan["sequences"] >= 1
+    assert plan["sequences"] == 1 + plan["more_sequences"]
+    assert plan["tokens"] > plan["more_tokens"]
     by_name, shown_by_name = run_plan("--model", preset.name, "--json")
     assert (by_name, json.loads(shown_by_name)) == (0, plan)
 
@@ -258,6 +259,23 @@ def test_a_released_model_in_w4a8_is_planned_with_a_notice() -> None:
     request = plan_request({"--model": "ERNIE-4.5-21B-A3B", "--quantization": "w4a8"})
     assert request.settings.quantization == "w4a8"
     assert "needs a checkpoint with scales of activations" in request.notices[0]
+
+
+def test_a_model_in_parts_is_planned_for_as_many_ranks(run_plan: RunPlan) -> None:
+    status, shown = run_plan("--model", "ernie-4.5-300b-a47b-w4a8-32k-tp4", "-tp", "2")
+    assert status == 2
+    assert "the checkpoint was cut for 4 ranks (rank0 to rank3)" in shown
+
+
+def test_room_is_told_beside_the_one_sequence(run_plan: RunPlan) -> None:
+    shown = run_plan("--model", str(DENSE), "--num-gpu-blocks-override", "101", "--device-memory", "3")[1]
+    assert "beside one sequence of 2,048 tokens there is room for 4,416 tokens more, or 2 more such" in shown
+
+
+def test_what_is_assumed_is_in_the_json_too(run_plan: RunPlan) -> None:
+    for more, assumed in ([], ["device memory", "runtime"]), (["--device-memory", "80"], ["runtime"]):
+        shown = run_plan("--model", "ernie-4.5-0.3b-wint8-32k", "--json", *more)[1]
+        assert json.loads(shown)["assumed"] == assumed
 
 
 def test_a_row_is_found_in_any_case() -> None:
