@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
 from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_backend.memory.weight_sizes import weight_bytes
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.model_shape import ExpertBank, ExpertShape, ModelShape
+from ernie_backend.model_shape import ExpertBank, ExpertShape, ModelShape, VisionShape
 from ernie_backend.stored_quantization import StoredQuantization
 from ernie_backend.weights.dummy import DummyWeights
 from ernie_backend.weights.names import huggingface_recipes
@@ -255,13 +256,46 @@ def test_it_fits_to_the_byte() -> None:
     assert (lacking.fits, lacking.num_sequences, lacking.num_tokens) == (False, 0, 2048 - 64)
     more = plan_memory(WIDE, settings, exactly(needed + 33 * enough.bytes_per_block))
     assert (more.num_tokens, more.num_sequences) == (2048 + 33 * 64, 2)
+    assert (more.more_tokens, more.more_sequences) == (33 * 64, 1)
 
 
-def test_blocks_that_the_user_chose_are_what_must_fit() -> None:
-    few = PlanSettings(gpu_memory_utilization=1.0, num_gpu_blocks_override=2)
-    plan = plan_memory(WIDE, few, p800())
-    assert plan.needed == plan.fixed + 2 * plan.bytes_per_block
-    assert plan_memory(WIDE, few, exactly(plan.needed)).fits
+def test_blocks_that_the_user_chose_are_what_must_fit_and_all_that_there_will_be() -> None:
+    chosen = PlanSettings(gpu_memory_utilization=1.0, num_gpu_blocks_override=2 * 32 + 5)
+    plan = plan_memory(WIDE, chosen, p800())
+    assert plan.needed == plan.fixed + 69 * plan.bytes_per_block
+    assert plan_memory(WIDE, chosen, exactly(plan.needed)).fits
+    assert not plan_memory(WIDE, chosen, exactly(plan.needed - 1)).fits
+    assert (plan.num_tokens, plan.num_sequences) == (69 * 64, 2)
+    assert (plan.more_tokens, plan.more_sequences) == (37 * 64, 1)
+
+
+def test_a_chosen_cache_holds_a_request() -> None:
+    settings = PlanSettings(num_gpu_blocks_override=31)
+    with pytest.raises(StartError, match=r"override 31 is less than the 32 blocks .* \(at most 1984 fits\)$"):
+        plan_memory(WIDE, settings, p800())
+    assert plan_memory(WIDE, replace(settings, max_model_len=1984), p800()).fits
+
+
+@pytest.mark.parametrize(("ranks", "is_readable"), [(1, True), (2, False), (4, True)])
+def test_parts_for_ranks_are_read_by_as_many_or_by_one(ranks: int, is_readable: bool) -> None:
+    shape = replace(WIDE, num_parts=4)
+    settings = PlanSettings(tensor_parallel_size=ranks)
+    if is_readable:
+        assert plan_memory(shape, settings, p800()).fits
+        return
+    with pytest.raises(
+        StartError, match=r"was cut for 4 ranks \(rank0 to rank3\) .* is 2; give 4, or 1, which"
+    ):
+        plan_memory(shape, settings, p800())
+
+
+def test_parts_are_counted_unless_the_weights_are_random(tmp_path: Path) -> None:
+    directory = model(tmp_path)
+    assert read_shape(directory).num_parts == 1
+    for rank in range(4):
+        (directory / f"rank{rank}").mkdir()
+    assert read_shape(directory).num_parts == 4
+    assert read_shape(directory, is_dummy=True).num_parts == 1
 
 
 def test_ranks_on_a_cpu_share_its_memory() -> None:
@@ -293,6 +327,29 @@ def test_half_of_the_memory_takes_smaller_weights_or_more_devices() -> None:
     nearest = nearest_fits(misfit(0.6, max_num_batched_tokens=256))
     changes = [each.changed for each in nearest]
     assert changes[:2] == [{"tensor_parallel_size": 2}, {"quantization": "wint8"}]
+
+
+def test_too_many_blocks_are_lowered_to_those_that_fit() -> None:
+    settings = PlanSettings(gpu_memory_utilization=1.0, num_gpu_blocks_override=100)
+    needed = plan_memory(WIDE, settings, p800()).needed
+    plan = plan_memory(WIDE, settings, exactly(needed - 1))
+    assert {"num_gpu_blocks_override": 99} in [each.changed for each in nearest_fits(plan)]
+
+
+def test_requests_and_pictures_are_lowered_too() -> None:
+    wordy = replace(WIDE, vocab_size=100_000)
+    many = misfit(0.97, wordy, max_num_seqs=64, max_num_batched_tokens=256, gpu_memory_utilization=0.95)
+    assert {"max_num_seqs": 32} in [each.changed for each in nearest_fits(many, 5)]
+    vision = VisionShape(parameters=10**6, width=1024, mlp_width=4096, patch_size=14, max_pixels=1 << 24)
+    large = misfit(0.5, replace(WIDE, vision=vision), gpu_memory_utilization=0.95)
+    assert nearest_fits(large)[0].changed == {"image_max_pixels": 1 << 22}
+
+
+def test_nothing_is_proposed_that_changes_more_than_another_proposal() -> None:
+    for share in (0.99, 0.7, 0.4, 0.2):
+        nearest = nearest_fits(misfit(share))
+        assert len(nearest) == 3
+        assert all(each.is_beside(other) for each, other in itertools.permutations(nearest, 2))
 
 
 def test_on_a_cpu_more_ranks_do_not_help() -> None:
