@@ -26,7 +26,7 @@ from ernie_backend.memory.engine_plan import check_fits, engine_plan
 from ernie_backend.memory.host_memory import available_bytes
 from ernie_backend.memory.kv_sizing import in_mib
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.parallel.gathering import free_master, gather_group
+from ernie_backend.parallel.gathering import gather_group
 from ernie_backend.parallel.group import GroupWatch
 from ernie_backend.parallel.layout import check_leads
 from ernie_backend.parallel.leading_runner import LeadingRunner
@@ -81,8 +81,8 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
     seat, group = Seat(Shard(), settings.threads), None
     if layout.size > 1:
         with _logged(stages, f"{layout.size} ranks"):
-            seat = group_seat(settings, config, layout, 0, free_master(layout))
-            group = gather_group(settings, parameters, layout, seat, watch or GroupWatch())
+            group, master = gather_group(settings, parameters, layout, watch or GroupWatch())
+            seat = group_seat(settings, config, layout, 0, master)
     with _logged(stages, f"weights on {device}, {seat.threads} threads") as weights:
         part = load_part(settings, config, device, seat)
         weights.size_bytes = part.used_bytes

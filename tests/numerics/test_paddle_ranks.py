@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ernie_kernels.ranks import Rendezvous
+from ernie_kernels.xpu.process_group import join_hosts
 from numerics.golden import golden_rows
 
 DEADLINE_S = 600.0
@@ -48,3 +50,14 @@ def test_ranks_give_the_tokens_of_the_goldens(family: str, size: int, is_expert_
             rank.kill()
             rank.communicate()
     assert json.loads(printed) == [row.greedy for row in golden_rows(family)]
+
+
+def test_a_port_that_was_taken_meanwhile_is_an_error_not_the_end_of_the_process() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        master = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(
+            RuntimeError, match=rf"cannot meet at {master}, .* \(Address already in use\); start"
+        ):
+            join_hosts(Rendezvous(0, 2, master, "127.0.0.1"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 from collections.abc import Mapping
 
@@ -18,7 +19,7 @@ from ernie_backend.parallel.local_rank import LocalRank
 from ernie_backend.parallel.meeting import meet_ranks
 from ernie_backend.parallel.member import Member
 from ernie_backend.parallel.messages import Join
-from ernie_backend.part import Seat
+from ernie_backend.parallel.seat import threads_of_rank
 from ernie_backend.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
@@ -27,46 +28,63 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 
 def gather_group(
-    settings: EngineSettings,
-    parameters: Mapping[str, str],
-    layout: Layout,
-    seat: Seat,
-    watch: GroupWatch,
-) -> Group:
-    """Return the group that rank 0, this process, leads; every rank has been told to join.
+    settings: EngineSettings, parameters: Mapping[str, str], layout: Layout, watch: GroupWatch
+) -> tuple[Group, str]:
+    """Return the group that rank 0, this process, leads, and where it meets for sums: ``Rendezvous.master``.
+
+    Every rank has been told to join.
 
     Args:
         settings: the engine's.
         parameters: what they were read from, for the other ranks.
         layout: which ranks are where.
-        seat: rank 0's.
         watch: is told how the ranks fare.
 
     Raises:
-        StartError: a rank cannot be started, or does not come.
+        StartError: a rank cannot be started, ends while others are waited for, or does not come.
     """
-    members = {rank: _start(rank, seat.threads) for rank in range(1, layout.ranks_per_host)}
-    for rank, sock in meet_ranks(layout, watch.moved).items():
+    threads = threads_of_rank(settings, layout)
+    started = {rank: _start(rank, threads) for rank in range(1, layout.ranks_per_host)}
+
+    def while_waiting() -> None:
+        watch.moved()
+        for rank, process in started.items():
+            _check_lives(rank, process)
+
+    members = {rank: Member(_name(rank, process), process.socket, process) for rank, process in started.items()}
+    for rank, sock in meet_ranks(layout, while_waiting).items():
         members[rank] = Member(f"rank {rank} of {layout.hosts[rank // layout.ranks_per_host]}", sock)
     digest = config_digest(settings.model)
-    master = seat.rendezvous.master if seat.rendezvous else ""
+    master = _free_master(layout)
     group = Group([members[rank] for rank in sorted(members)], watch)
     for rank, member in members.items():
         member.send(Join(rank, master, dict(parameters), digest))
-    return group
+    return group, master
 
 
-def free_master(layout: Layout) -> str:
-    """Return ``address:port`` of a free port of this machine."""
+def _free_master(layout: Layout) -> str:
+    """Return ``address:port`` of a port that is free at all addresses of this machine, where Paddle listens."""
     with socket.socket() as probe:
-        probe.bind((layout.hosts[0], 0))
+        probe.bind(("", 0))
         return f"{layout.hosts[0]}:{probe.getsockname()[1]}"
 
 
-def _start(rank: int, threads: int) -> Member:
+def _start(rank: int, threads: int) -> LocalRank:
     try:
         process = LocalRank(rank, {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))})
     except OSError as error:
         raise StartError(f"rank {rank} cannot be started: {error.strerror}") from error
     logger.info("rank %d is process %d", rank, process.pid)
-    return Member(f"rank {rank} (process {process.pid})", process.socket, process)
+    return process
+
+
+def _name(rank: int, process: LocalRank) -> str:
+    return f"rank {rank} (process {process.pid})"
+
+
+def _check_lives(rank: int, process: LocalRank) -> None:
+    """Raise StartError if a rank has closed its socket, whatever it had sent before."""
+    poll = select.poll()
+    poll.register(process.socket, select.POLLRDHUP)
+    if poll.poll(0):
+        raise StartError(f"{_name(rank, process)} {process.why_it_ended()}")

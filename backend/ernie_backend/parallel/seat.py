@@ -20,11 +20,16 @@ def count_machines(settings: EngineSettings) -> int:
     return max(1, len(read_machines(settings.tensor_parallel_size, settings.ips)[0]))
 
 
+def threads_of_rank(settings: EngineSettings, layout: Layout) -> int:
+    """Return a rank's share of its machine's threads."""
+    return max(1, settings.threads // layout.ranks_per_host)
+
+
 def group_seat(settings: EngineSettings, config: ModelConfig, layout: Layout, rank: int, master: str) -> Seat:
     """Return the seat of a rank; the ranks of a machine share its threads, and take its cards in order."""
     host, index = divmod(rank, layout.ranks_per_host)
     return Seat(
         shard=shard_of(config, rank, layout.size, is_expert_parallel=settings.enable_expert_parallel),
-        threads=max(1, settings.threads // layout.ranks_per_host),
+        threads=threads_of_rank(settings, layout),
         rendezvous=Rendezvous(rank, layout.size, master, layout.hosts[host], card=index),
     )

@@ -11,6 +11,7 @@ must not know what the numbers mean.
 from __future__ import annotations
 
 import os
+import socket
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +83,23 @@ class _DeviceRanks:
         return paddle.concat(parts, axis=-1)
 
 
+def _check_free(master: str) -> None:
+    """Raise RuntimeError if the port of the store is taken, which Paddle answers by ending the process."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", int(master.rpartition(":")[2])))  # Paddle listens at all addresses
+        except OSError as error:
+            raise RuntimeError(
+                f"the ranks cannot meet at {master}, a port that was free a moment ago ({error.strerror}); "
+                "start again"
+            ) from error
+
+
 def _initialize(rendezvous: Rendezvous, backend: str) -> None:
     """Join Paddle's default group, whose rendezvous it reads from the environment."""
+    if rendezvous.rank == 0:
+        _check_free(rendezvous.master)
     paddle.disable_signal_handler()  # else SIGTERM would write a stack and wait
     own_endpoint = f"{rendezvous.address}:{6070 + rendezvous.rank}"  # named, never listened on
     os.environ.update(

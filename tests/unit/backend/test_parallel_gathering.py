@@ -1,0 +1,56 @@
+"""The group is brought together: a rank of this machine that ends is seen while others are waited for."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from ernie_backend.errors import StartError
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.parallel.gathering import gather_group
+from ernie_backend.parallel.group import GroupWatch
+from ernie_backend.parallel.layout import Layout
+from ernie_backend.parallel.messages import Failed, to_frame
+from ernie_backend.settings import read_settings
+from ernie_wire.frames import send_frame
+
+MOE_TP = Path(__file__).parents[2] / "data" / "moe_tp"
+
+
+class EndedRank:
+    """A rank that has said something and ended."""
+
+    pid = 7
+
+    def __init__(self) -> None:
+        self.socket, theirs = socket.socketpair()
+        with theirs:
+            send_frame(theirs, *to_frame(Failed("what nobody reads yet")))
+
+    def why_it_ended(self) -> str:
+        return "ended with status 2"
+
+
+class CountingWatch(GroupWatch):
+    """Counts the signs of life."""
+
+    count = 0
+
+    def moved(self) -> None:
+        self.count += 1
+
+
+def test_a_rank_that_ends_while_others_are_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    rank = EndedRank()
+    monkeypatch.setattr("ernie_backend.parallel.gathering.LocalRank", lambda *_: rank)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        layout = Layout(4, ("127.0.0.1", "127.0.0.2"), 0, probe.getsockname()[1])
+    parameters = {"model": str(MOE_TP), "tensor_parallel_size": "4"}
+    settings = read_settings(parameters, ModelConfig.from_directory(MOE_TP))
+    watch = CountingWatch()
+    with rank.socket, pytest.raises(StartError, match=r"^rank 1 \(process 7\) ended with status 2$"):
+        gather_group(settings, parameters, layout, watch)
+    assert watch.count
