@@ -21,8 +21,10 @@ def resampler_tower(tower: ConfigFields, hidden: int) -> VisionShape:
     """Return ERNIE-4.5-VL's tower (pre-norm ViT, patches embedded without a bias) and its resampler.
 
     Resampler: two Linears and a norm in space, two and a norm in time, a Linear to the decoder, an RMSNorm.
+    Where there is an ``embed_dim``, it is the tower's width, and ``hidden_size`` the decoder's.
     """
-    width, depth, patch = tower.size("hidden_size"), tower.size("depth"), tower.size("patch_size")
+    width = tower.size("embed_dim" if "embed_dim" in tower.values else "hidden_size")
+    depth, patch = tower.size("depth"), tower.size("patch_size")
     ratio = tower.size("mlp_ratio", default=4)
     mlp = tower.size("intermediate_size", default=ratio * width)
     vit = depth * _block(width, mlp) + _CHANNELS * patch**2 * width + 2 * width

@@ -102,7 +102,7 @@ def test_the_weights_of_a_bfloat16_checkpoint_are_all_planned(name: str) -> None
     assert sum(weight_bytes(shape, PlanSettings(), p800()).values()) == stored + norms_in_float32
 
 
-VISION = {
+VISION: dict[str, Any] = {
     "architectures": ["Ernie4_5_VLMoeForConditionalGeneration"],
     "moe_num_experts": [8, 8],
     "moe_intermediate_size": [32, 16],
@@ -152,6 +152,12 @@ def test_an_impossible_config_names_the_field(tmp_path: Path, fields: dict[str, 
     with pytest.raises(StartError) as raised:
         read_shape(model(tmp_path, **fields))
     assert complaint in raised.value.message
+
+
+def test_a_tower_with_an_embed_dim_is_so_wide(tmp_path: Path) -> None:
+    shape = read_shape(model(tmp_path, **VISION))
+    tower = {**VISION["vision_config"], "embed_dim": 32, "hidden_size": 128}
+    assert read_shape(model(tmp_path, **{**VISION, "vision_config": tower})) == shape
 
 
 def test_fields_of_experts_mean_nothing_to_a_dense_model(tmp_path: Path) -> None:
@@ -397,6 +403,7 @@ def test_a_refusal_names_need_have_and_ways_out_in_a_line() -> None:
         check_fits(plan)
     message = raised.value.message
     assert f"memory needed: {plan.needed / GIB:.3f} GiB" in message
-    assert f"had: {plan.budget / GIB:.3f} GiB (gpu_memory_utilization 0.5 of" in message
+    memory = f"of {plan.memory / GIB:.3f}, assumed)"
+    assert f"had: {plan.budget / GIB:.3f} GiB (gpu_memory_utilization 0.5 {memory}" in message
     assert "nearest settings that fit: gpu_memory_utilization 0.63; or " in message
     assert "\n" not in message
