@@ -140,7 +140,8 @@ def config_pbtxt(name: str, parameters: dict[str, str]) -> str:
         for key, value in parameters.items()
     )
     return (
-        f"# Generated from ernie_wire.tensors; a test compares them.\n"
+        f"# Generated, and compared by tests: python -m ernie_wire model_repository writes the tensors,\n"
+        f"# python -m ernie_cli.presets model_repository the entries of released models.\n"
         f'name: "{name}"\n'
         f'backend: "python"\n'
         f"max_batch_size: 0\n"
