@@ -45,15 +45,19 @@ def submit(name: str, prompt: tuple[int, ...], **sampling: Any) -> Submit:
     return Submit(GenerateRequest(name, input_ids=prompt, stream=True, sampling=parameters))
 
 
+def answers(engine: Engine, prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Ask all prompts at once; return the tokens."""
+    for row, prompt in enumerate(prompts):
+        engine.send(submit(str(row), prompt))
+    outputs = engine.outputs_until(len(prompts))
+    return [sum((output.token_ids for output in outputs[str(row)]), ()) for row in range(len(prompts))]
+
+
 def assert_goldens(engine: Engine, family: str) -> None:
     """All rows of a golden at once, then the longest prompt alone, have the tokens of the oracle."""
     rows = prompts_and_answers(family)
     for batch in (rows, rows[3:]):
-        for row, (prompt, _) in enumerate(batch):
-            engine.send(submit(str(row), prompt))
-        outputs = engine.outputs_until(len(batch))
-        for row, (_, answer) in enumerate(batch):
-            assert sum((output.token_ids for output in outputs[str(row)]), ()) == answer
+        assert answers(engine, [prompt for prompt, _ in batch]) == [answer for _, answer in batch]
 
 
 def rank_processes(engine: Engine) -> list[int]:
@@ -110,6 +114,27 @@ def test_ranks_give_the_tokens_of_the_goldens(family: str, ranks: int, parameter
         assert len(started) == ranks - 1
         assert_goldens(engine, family)
     wait_for_the_end_of(started)
+
+
+@pytest.mark.parametrize(
+    ("family", "quantization", "parameters"),
+    [
+        ("moe_tp", "wint4", {}),
+        pytest.param("moe_tp", "wint8", {}, marks=pytest.mark.full),
+        pytest.param("dense", "wint8", {}, marks=pytest.mark.full),
+        pytest.param("moe300b", "wint4", {"enable_expert_parallel": "true"}, marks=pytest.mark.full),
+    ],
+)
+def test_ranks_of_a_quantized_model_give_the_tokens_of_one(
+    family: str, quantization: str, parameters: dict[str, str]
+) -> None:
+    prompts = [prompt for prompt, _ in prompts_and_answers(family)]
+    found = []
+    for ranks in (1, 2):
+        with start(family, ranks, quantization=quantization, **parameters) as engine:
+            assert engine.ready().description["quantization"] == quantization
+            found.append(answers(engine, prompts))
+    assert found[0] == found[1]
 
 
 def test_a_killed_rank_ends_the_engine_with_the_cause(engine: Engine) -> None:
