@@ -50,6 +50,12 @@ def test_the_embedded_model_answers_on_a_quiet_screen() -> None:
     assert len(lines) <= MOST_LINES
     curl = next(line for line in lines if line.lstrip().startswith("curl "))
     assert "/v1/chat/completions" in curl
+    said = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8188", result.stdout)
+    for readme in ("README.md", "README.zh.md"):
+        (transcript,) = re.findall(
+            r"^```text\n(Through the openai client .*?)^```", (ROOT / readme).read_text("utf-8"), re.M | re.S
+        )
+        assert transcript in said, readme
 
 
 @pytest.mark.timeout(DEADLINE_S + 60)
