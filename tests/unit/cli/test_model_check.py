@@ -1,8 +1,9 @@
-"""What ``serve`` refuses before it starts anything: a model that this machine has no memory for."""
+"""What ``serve`` refuses before it starts anything: too large a model, and one that was cut for other ranks."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from ernie_cli.errors import CommandError
 from ernie_cli.model_check import check_model
 from ernie_cli.presets.released import RELEASED
+from unit.backend.converted import make
+
+DATA = Path(__file__).parents[2] / "data"
 
 
 def test_a_model_that_does_not_fit_is_refused_with_need_and_have(tmp_path: Path) -> None:
@@ -27,3 +31,14 @@ def test_a_small_model_is_not(tmp_path: Path) -> None:
     fields = {**RELEASED["ERNIE-4.5-0.3B"].fields, "num_hidden_layers": 1, "vocab_size": 640}
     (tmp_path / "config.json").write_text(json.dumps(fields))
     check_model(tmp_path, {"device": "cpu", "load_choices": "dummy"})
+
+
+def test_a_model_that_was_cut_for_other_ranks_is_refused(tmp_path: Path) -> None:
+    directory = make("moe_tp", tmp_path / "q", "w4a8", has_cache_scales=False, ranks=4)
+    shutil.copy(DATA / "tokenizer.json", directory)
+    for parameters in ({}, {"enable_expert_parallel": "true"}):
+        with pytest.raises(
+            CommandError, match=r"cut for 4 ranks \(rank0 to rank3\) and tensor_parallel_size is 2"
+        ):
+            check_model(directory, {"device": "cpu", "tensor_parallel_size": "2", **parameters})
+        check_model(directory, {"device": "cpu", "tensor_parallel_size": "4", **parameters})
