@@ -18,7 +18,6 @@ from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.seat import engine_layout
 from ernie_backend.settings import EngineSettings
 from ernie_backend.weights.loader import CheckpointWeights
-from ernie_backend.weights.shard import shard_of
 from ernie_cli.errors import CommandError
 from ernie_cli.printed_config import engine_settings
 
@@ -41,17 +40,15 @@ def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
         layout = engine_layout(settings)
         available = available_bytes() * len(layout.hosts)
         check_fits(engine_plan(settings, resolve_device(settings.device)[0], available))
-        _check_files(directory, settings, layout)
+        _check_files(directory, settings)
     except StartError as error:
         raise CommandError(error.message) from None
     return layout
 
 
-def _check_files(directory: Path, settings: EngineSettings, layout: Layout) -> None:
+def _check_files(directory: Path, settings: EngineSettings) -> None:
     if find_tokenizer(directory) is not None or not settings.is_dummy:
         Tokenizer.from_directory(directory)
     if not settings.is_dummy:
         config = ModelConfig.from_directory(directory)
-        first, is_spread = layout.rank(layout.own_host, 0), settings.enable_expert_parallel
-        shard = shard_of(config, first, layout.size, is_expert_parallel=is_spread)
-        CheckpointWeights.open(directory, config, settings.dtype, settings.quantization, shard=shard).close()
+        CheckpointWeights.open(directory, config, settings.dtype, settings.quantization).close()
