@@ -30,6 +30,7 @@ from ernie_backend.parallel.gathering import gather_group
 from ernie_backend.parallel.group import GroupWatch
 from ernie_backend.parallel.layout import check_leads
 from ernie_backend.parallel.leading_runner import LeadingRunner
+from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.seat import engine_layout, group_seat
 from ernie_backend.part import Seat, load_part
 from ernie_backend.runner.sampler import Sampler
@@ -81,8 +82,10 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
     seat, group = Seat(Shard(), settings.threads), None
     if layout.size > 1:
         with _logged(stages, f"{layout.size} ranks"):
+            pulse = Pulse()
             group, master = gather_group(settings, parameters, layout, watch or GroupWatch())
-            seat = group_seat(settings, config, layout, 0, master)
+            seat = group_seat(settings, config, layout, 0, master, pulse.meetings)
+            group.lead(pulse)
     with _logged(stages, f"weights on {device}, {seat.threads} threads") as weights:
         part = load_part(settings, config, device, seat)
         weights.size_bytes = part.used_bytes

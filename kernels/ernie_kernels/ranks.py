@@ -7,11 +7,33 @@ travel, nor what is cut how.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 A = TypeVar("A")
 """An array of the backend, float32."""
+
+
+class Meetings:
+    """Counts what this rank does together with the others, as a context manager around each.
+
+    All ranks meet equally often, so the others wait for the one with the lowest count.
+
+    Attributes:
+        count: meetings begun and meetings ended, added up: odd inside one. Any thread may read it.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.count += 1
 
 
 @dataclass(frozen=True)
@@ -24,6 +46,7 @@ class Rendezvous:
         master: ``address:port`` where rank 0 serves Paddle's store; the port is free until then.
         address: this rank's own address.
         card: index of this rank's XPU among those visible on its machine.
+        meetings: is kept up to date by this rank's ``Ranks``.
     """
 
     rank: int
@@ -31,6 +54,7 @@ class Rendezvous:
     master: str
     address: str
     card: int = 0
+    meetings: Meetings = field(default_factory=Meetings)
 
 
 class Ranks(Protocol[A]):

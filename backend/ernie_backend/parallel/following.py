@@ -25,7 +25,6 @@ from ernie_backend.memory.host_memory import available_bytes
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.parallel.messages import (
     Allocate,
-    Beat,
     Failed,
     Join,
     Loaded,
@@ -34,6 +33,7 @@ from ernie_backend.parallel.messages import (
     from_frame,
     to_frame,
 )
+from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.seat import engine_layout, group_seat
 from ernie_backend.part import load_part
 from ernie_backend.settings import model_directory, read_settings
@@ -67,7 +67,7 @@ class Follower:
         self._own = {name: own[name] for name in _OF_A_MACHINE if name in own}
         self._inbox: queue.SimpleQueue[RankMessage] = queue.SimpleQueue()
         self._sending = threading.Lock()
-        self._main = Path(f"/proc/self/task/{threading.get_native_id()}/stat")
+        self._pulse = Pulse()
         for target in (self._read, self._beat):
             threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True).start()
 
@@ -97,7 +97,7 @@ class Follower:
         settings = read_settings(parameters, config)
         layout = engine_layout(settings)
         device, _ = resolve_device(settings.device)
-        seat = group_seat(settings, config, layout, join.rank, join.master)
+        seat = group_seat(settings, config, layout, join.rank, join.master, self._pulse.meetings)
         part = load_part(settings, config, device, seat)
         plan = engine_plan(settings, device, self._available * len(layout.hosts))
         self._send(Loaded(part.affordable_blocks(settings, plan)))
@@ -133,12 +133,8 @@ class Follower:
 
     def _beat(self) -> None:
         while True:
-            self._send(Beat(self._progress()))
+            self._send(self._pulse.beat())
             time.sleep(BEAT_S)
-
-    def _progress(self) -> tuple[int, ...]:
-        after_name = self._main.read_text().rpartition(")")[2].split()
-        return tuple(int(after_name[field]) for field in (9, 11, 12))  # majflt, utime, stime: proc(5)
 
 
 def _leave(reason: str) -> NoReturn:

@@ -1,8 +1,9 @@
 """The group as rank 0 has it: what all ranks agree on, the steps they are told, and their end.
 
-One rank that dies, fails or falls silent ends the group: without its part there are no sums. Each rank beats
-from a thread of its own, so silence means that the process is dead, stopped, or out of reach. This module must
-not know how ranks are started, nor what a step computes.
+One rank that dies, fails, falls silent or hangs ends the group: without its part there are no sums. Each rank
+beats from a thread of its own, so silence means that the process is dead, stopped, or out of reach; what the
+beats say tells who hangs. Rank 0 is judged like the others. This module must not know how ranks are started,
+nor what a step computes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.member import Member
 from ernie_backend.parallel.messages import Allocate, Step
+from ernie_backend.parallel.pulse import Pulse
+from ernie_backend.parallel.vital_signs import VitalSigns, find_hanging
 from ernie_kernels.api import Batch
 
 logger = logging.getLogger(__name__)
@@ -27,8 +30,8 @@ _EXPLAIN_S = 10.0
 
 
 @dataclass(frozen=True)
-class Silence:
-    """How long a rank may be silent.
+class Patience:
+    """How long a rank may be silent, and how long it may not move although it must.
 
     Attributes:
         loading_s: until all are loaded: a thread can wait long for a disk.
@@ -58,20 +61,21 @@ class Group:
     Args:
         members: them, in order.
         watch: is told how they fare.
-        silence: how long a rank may be silent.
+        patience: how long a rank may be silent or not move.
     """
 
     def __init__(
         self,
         members: Sequence[Member],
         watch: GroupWatch,
-        silence: Silence | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self._members = members
         self._told = watch
-        self._silence = silence or Silence()
-        self._allowed_s = self._silence.loading_s
+        self._patience = patience or Patience()
         self._is_loading = True
+        self._pulse: Pulse | None = None
+        self._own = VitalSigns("rank 0")
         self._is_over = threading.Event()
         self._is_told = threading.Event()
         self._lock = threading.Lock()
@@ -79,15 +83,19 @@ class Group:
             member.listen(self._lose, self._move)
         threading.Thread(target=self._watch, name="rank-watch", daemon=True).start()
 
+    def lead(self, pulse: Pulse) -> None:
+        """From now on judge rank 0 by this pulse, and the others by it."""
+        self._pulse = pulse
+
     def least_blocks(self, own: int) -> int:
         """Wait until all have loaded; return the KV cache blocks that every rank has memory for."""
+        self._own.has_loaded = True
         return min(own, *map(self._await_loaded, self._members))
 
     def allocate(self, num_blocks: int) -> None:
         """Let the ranks allocate their KV cache; steps may follow."""
         for member in self._members:
             member.send(Allocate(num_blocks))
-        self._allowed_s = self._silence.serving_s
         self._is_loading = False
 
     def announce(self, batch: Batch) -> None:
@@ -133,12 +141,23 @@ class Group:
         while not self._is_over.wait(_TICK_S):
             now = time.monotonic()
             if now - looked_at > _SLEPT_S:  # it was this process that slept: what it missed is not heard yet
-                for member in self._members:
-                    member.heard_at = now
+                for rank in (self._own, *(member.signs for member in self._members)):
+                    rank.heard_at = rank.moved_at = now
             looked_at = now
-            for member in self._members:
-                if now - member.heard_at > self._allowed_s:
-                    self._lose(
-                        f"{member.name} has been silent for {self._allowed_s:g} s: it hangs, was stopped, or "
-                        "is out of reach"
-                    )
+            self._judge(now)
+
+    def _judge(self, now: float) -> None:
+        patience_s = self._patience.loading_s if self._is_loading else self._patience.serving_s
+        others = [member.signs for member in self._members]
+        for rank in others:
+            if now - rank.heard_at > patience_s:
+                self._lose(
+                    f"{rank.name} has been silent for {patience_s:g} s: it was stopped, or is out of reach"
+                )
+        if self._pulse is None:
+            return
+        self._own.note(self._pulse.beat())
+        hanging = find_hanging([self._own, *others], now, patience_s, is_loading=self._is_loading)
+        if hanging is not None:
+            when = "while it loads" if self._is_loading else "in a step"
+            self._lose(f"{hanging.name} hangs {when}: it has not moved for {patience_s:g} s, and must")

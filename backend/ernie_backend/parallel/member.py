@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from ernie_backend.parallel.local_rank import LocalRank
 from ernie_backend.parallel.messages import Beat, Failed, Loaded, RankMessage, from_frame, to_frame
+from ernie_backend.parallel.vital_signs import VitalSigns
 from ernie_wire.frames import FrameError, receive_frame, send_frame
 
 logger = logging.getLogger(__name__)
@@ -25,25 +26,26 @@ class Member:
 
     Attributes:
         name: for people.
-        heard_at: when it was last heard, by the monotonic clock.
+        signs: its signs of life.
         loaded: its ``Loaded``; None until it has come.
     """
 
     def __init__(self, name: str, sock: socket.socket, process: LocalRank | None = None) -> None:
         """Take over a socket; ``process`` is the rank's if it is on this machine."""
         self.name = name
-        self.heard_at = time.monotonic()
+        self.signs = VitalSigns(name)
         self.loaded: Loaded | None = None
         self._socket = sock
         self._process = process
 
     def listen(self, lost: Callable[[str], None], moved: Callable[[], None]) -> None:
-        """Begin to read.
+        """Begin to read; its signs of life count from now on.
 
         Args:
             lost: called with the cause, in words, when the rank has ended or must.
             moved: called when the rank has got on with its work.
         """
+        self.signs.heard_at = self.signs.moved_at = time.monotonic()
         thread = threading.Thread(target=self._read, args=(lost, moved), name=self.name, daemon=True)
         thread.start()
 
@@ -73,14 +75,13 @@ class Member:
         lost(f"{self.name} {how}")
 
     def _hear(self, lost: Callable[[str], None], moved: Callable[[], None]) -> None:
-        progress: tuple[int, ...] = ()
         while (frame := receive_frame(self._socket)) is not None:
-            self.heard_at = time.monotonic()
+            self.signs.heard_at = time.monotonic()
             message = from_frame(*frame)
             if isinstance(message, Failed):
                 lost(f"{self.name}: {message.error}")
             elif isinstance(message, Loaded):
                 self.loaded = message
-            elif isinstance(message, Beat) and message.progress != progress:
-                progress = message.progress
+                self.signs.has_loaded = True
+            elif isinstance(message, Beat) and self.signs.note(message):
                 moved()

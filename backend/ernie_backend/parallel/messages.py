@@ -74,9 +74,15 @@ class Join:
 
 @dataclass(frozen=True)
 class Beat:
-    """The rank lives; ``progress`` are figures of its main thread that grow while it works."""
+    """The rank lives.
+
+    Attributes:
+        progress: figures of its main thread that grow while it works.
+        meetings: see ``ernie_kernels.ranks.Meetings``.
+    """
 
     progress: tuple[int, ...]
+    meetings: int
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,6 @@ def from_frame(header: dict[str, Any], buffers: list[bytes]) -> RankMessage:
         ]
         return Step(Batch(*arrays))
     if kind is Beat:
-        return Beat(tuple(values["progress"]))
+        return Beat(tuple(values["progress"]), values["meetings"])
     message: RankMessage = kind(**values)
     return message

@@ -7,7 +7,7 @@ from ernie_backend.parallel.layout import Layout, read_layout, read_machines
 from ernie_backend.part import Seat
 from ernie_backend.settings import EngineSettings
 from ernie_backend.weights.shard import shard_of
-from ernie_kernels.ranks import Rendezvous
+from ernie_kernels.ranks import Meetings, Rendezvous
 
 
 def engine_layout(settings: EngineSettings) -> Layout:
@@ -25,11 +25,13 @@ def threads_of_rank(settings: EngineSettings, layout: Layout) -> int:
     return max(1, settings.threads // layout.ranks_per_host)
 
 
-def group_seat(settings: EngineSettings, config: ModelConfig, layout: Layout, rank: int, master: str) -> Seat:
+def group_seat(
+    settings: EngineSettings, config: ModelConfig, layout: Layout, rank: int, master: str, meetings: Meetings
+) -> Seat:
     """Return the seat of a rank; the ranks of a machine share its threads, and take its cards in order."""
     host, index = divmod(rank, layout.ranks_per_host)
     return Seat(
         shard=shard_of(config, rank, layout.size, is_expert_parallel=settings.enable_expert_parallel),
         threads=threads_of_rank(settings, layout),
-        rendezvous=Rendezvous(rank, layout.size, master, layout.hosts[host], card=index),
+        rendezvous=Rendezvous(rank, layout.size, master, layout.hosts[host], index, meetings),
     )

@@ -25,21 +25,22 @@ Floats = NDArray[np.float32]
 def join_hosts(rendezvous: Rendezvous) -> Ranks[Floats]:
     """Join a group that exchanges NumPy arrays; returns when all ranks have come."""
     _initialize(rendezvous, "gloo")
-    return _HostRanks(rendezvous.rank, rendezvous.size)
+    return _HostRanks(rendezvous)
 
 
 def join_devices(rendezvous: Rendezvous, place: str) -> Ranks[Tensor]:
     """Join a group that exchanges Paddle tensors on ``place``; returns when all ranks have come."""
     _initialize(rendezvous, "gloo" if place == "cpu" else "bkcl")
-    return _DeviceRanks(rendezvous.rank, rendezvous.size)
+    return _DeviceRanks(rendezvous)
 
 
 class _HostRanks:
     """``Ranks`` for NumPy arrays."""
 
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank = rank
-        self.size = size
+    def __init__(self, rendezvous: Rendezvous) -> None:
+        self.rank = rendezvous.rank
+        self.size = rendezvous.size
+        self._meetings = rendezvous.meetings
 
     def sum(self, x: Floats) -> Floats:
         """Add the ranks' arrays in the order of the ranks."""
@@ -59,7 +60,8 @@ class _HostRanks:
             return np.zeros((self.size, *x.shape), np.float32)
         mine = paddle.utils.dlpack.from_dlpack(np.ascontiguousarray(x))
         gathered = paddle.empty((self.size * x.shape[0], x.shape[1]), "float32")
-        paddle.distributed.stream.all_gather(gathered, mine)
+        with self._meetings:
+            paddle.distributed.stream.all_gather(gathered, mine)
         all_parts: Floats = np.from_dlpack(gathered)
         return all_parts.reshape(self.size, *x.shape)
 
@@ -67,19 +69,22 @@ class _HostRanks:
 class _DeviceRanks:
     """``Ranks`` for Paddle tensors."""
 
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank = rank
-        self.size = size
+    def __init__(self, rendezvous: Rendezvous) -> None:
+        self.rank = rendezvous.rank
+        self.size = rendezvous.size
+        self._meetings = rendezvous.meetings
 
     def sum(self, x: Tensor) -> Tensor:
         """All-reduce in place."""
-        paddle.distributed.all_reduce(x)
+        with self._meetings:
+            paddle.distributed.all_reduce(x)
         return x
 
     def join(self, x: Tensor) -> Tensor:
         """Lay the ranks' tensors side by side."""
         parts: list[Tensor] = []
-        paddle.distributed.all_gather(parts, x)
+        with self._meetings:
+            paddle.distributed.all_gather(parts, x)
         return paddle.concat(parts, axis=-1)
 
 
@@ -111,4 +116,5 @@ def _initialize(rendezvous: Rendezvous, backend: str) -> None:
         PADDLE_DISTRI_BACKEND=backend,
         FLAGS_selected_xpus=str(rendezvous.card),
     )
-    paddle.distributed.init_parallel_env()
+    with rendezvous.meetings:
+        paddle.distributed.init_parallel_env()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from ernie_backend.errors import StartError
-from ernie_backend.parallel.group import Group, GroupWatch, Silence
+from ernie_backend.parallel.group import Group, GroupWatch, Patience
 from ernie_backend.parallel.member import Member
 from ernie_backend.parallel.messages import (
     Allocate,
@@ -23,6 +25,7 @@ from ernie_backend.parallel.messages import (
     from_frame,
     to_frame,
 )
+from ernie_backend.parallel.pulse import Pulse
 from ernie_kernels.api import Batch
 from ernie_wire.frames import receive_frame, send_frame
 
@@ -53,14 +56,24 @@ class Rank:
     def say(self, message: RankMessage) -> None:
         send_frame(self.socket, *to_frame(message))
 
+    def keep_saying(self, message: RankMessage) -> None:
+        """Say a message again and again, from a thread, until the connection ends."""
+        threading.Thread(target=self._keep_saying, args=(message,), daemon=True).start()
+
+    def _keep_saying(self, message: RankMessage) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self.say(message)
+                time.sleep(0.05)
+
     def hear(self) -> RankMessage | None:
         frame = receive_frame(self.socket)
         return None if frame is None else from_frame(*frame)
 
 
-def group_of(ranks: list[Rank], silence: Silence | None = None) -> tuple[Group, Watch]:
+def group_of(ranks: list[Rank], patience: Patience | None = None) -> tuple[Group, Watch]:
     watch = Watch()
-    return Group([rank.member for rank in ranks], watch, silence), watch
+    return Group([rank.member for rank in ranks], watch, patience), watch
 
 
 @pytest.fixture
@@ -116,11 +129,11 @@ def test_the_smallest_cache_is_agreed_on_and_steps_go_to_all(ranks: list[Rank]) 
 
 def test_progress_is_told_until_all_have_loaded(ranks: list[Rank]) -> None:
     group, watch = group_of(ranks)
-    ranks[0].say(Beat((1, 0, 0)))
+    ranks[0].say(Beat((1, 0, 0), 0))
     watch.moves.get(timeout=PATIENCE_S)
-    ranks[0].say(Beat((1, 0, 0)))  # no progress
+    ranks[0].say(Beat((1, 0, 0), 0))  # no progress
     group.allocate(1)
-    ranks[0].say(Beat((2, 0, 0)))
+    ranks[0].say(Beat((2, 0, 0), 0))
     ranks[0].say(Failed("over"))
     watch.causes.get(timeout=PATIENCE_S)
     assert watch.moves.empty()
@@ -141,8 +154,42 @@ def test_the_end_of_a_connection_ends_the_group(ranks: list[Rank]) -> None:
 
 
 def test_a_silent_rank_ends_the_group(ranks: list[Rank]) -> None:
-    _, watch = group_of(ranks, Silence(loading_s=0.2))
+    _, watch = group_of(ranks, Patience(loading_s=0.2))
     assert "has been silent for 0.2 s" in watch.causes.get(timeout=PATIENCE_S)
+
+
+class ScriptedPulse(Pulse):
+    """Rank 0's pulse: it has met the others so often, and does not move."""
+
+    def __init__(self, meetings: int) -> None:
+        super().__init__()
+        self.meetings.count = meetings
+
+    def beat(self) -> Beat:
+        return Beat((0, 0, 0), self.meetings.count)
+
+
+@pytest.mark.parametrize(
+    ("meetings", "hanging"), [((9, 8, 9), "rank 1"), ((9, 9, 8), "rank 2"), ((8, 9, 9), "rank 0")]
+)
+def test_the_rank_that_the_others_wait_for_ends_the_group(
+    ranks: list[Rank], meetings: tuple[int, int, int], hanging: str
+) -> None:
+    group, watch = group_of(ranks, Patience(serving_s=1.0))
+    group.allocate(1)
+    for rank, count in zip(ranks, meetings[1:], strict=True):
+        rank.keep_saying(Beat((0, 0, 0), count))
+    group.lead(ScriptedPulse(meetings[0]))
+    assert watch.causes.get(timeout=PATIENCE_S).startswith(f"{hanging} hangs in a step: ")
+
+
+def test_a_rank_that_hangs_while_it_loads_ends_the_group(ranks: list[Rank]) -> None:
+    group, watch = group_of(ranks, Patience(loading_s=1.0))
+    for rank in ranks:
+        rank.say(Loaded(1))
+        rank.keep_saying(Beat((0, 0, 0), 2))
+    group.lead(ScriptedPulse(1))  # inside the meeting that the others have left
+    assert watch.causes.get(timeout=PATIENCE_S).startswith("rank 0 hangs while it loads")
 
 
 def test_who_sends_nonsense_is_named(ranks: list[Rank]) -> None:
