@@ -6,6 +6,8 @@ This module must not know how memory is planned.
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 
 import typer
@@ -43,7 +45,8 @@ def plan_command(arguments: Sequence[str]) -> None:
     if "--json" in given:
         typer.echo(json.dumps(report(answer), indent=2))
     else:
-        for line in lines(answer):
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        for line in lines(answer, width):
             typer.echo(line)
     if not answer.plan.fits:
         raise typer.Exit(MISFIT_STATUS)

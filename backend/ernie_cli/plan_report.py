@@ -5,16 +5,19 @@ This module must not know how memory is planned.
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ernie_backend.memory.alternatives import Alternative
 from ernie_backend.memory.memory_plan import MemoryPlan
+from ernie_cli.plan_flags import MEDIA
 from ernie_cli.plan_request import PlanRequest
 
 _WIDTH = 58
-_GIB = 1 << 30
+_GIB, _MIB = 1 << 30, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,18 @@ class Answer:
     composed: MemoryPlan | None = None
 
 
-def lines(answer: Answer) -> list[str]:
-    """Return the plan as lines."""
+def lines(answer: Answer, width: int | None = None) -> list[str]:
+    """Return the plan as lines; sentences are wrapped at a width, if there is one."""
+    wrapped: list[str] = []
+    for line in _lines(answer):
+        if width is None or line.startswith("  ") or not line:
+            wrapped.append(line)
+        else:
+            wrapped += textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False)
+    return wrapped
+
+
+def _lines(answer: Answer) -> list[str]:
     request, plan = answer.request, answer.plan
     settings, device = plan.settings, plan.device
     ranks = settings.tensor_parallel_size
@@ -45,7 +58,7 @@ def lines(answer: Answer) -> list[str]:
         f"{request.name}, {settings.quantization or settings.dtype}, {ranks} x {device.name}",
         *(f"Notice: {notice}" for notice in request.notices),
         "",
-        f"{'Each of them' if ranks > 1 else 'Memory':<{_WIDTH}}{'GiB':>9}",
+        "Each of them" if ranks > 1 else "Memory",
         _row(kind + (" (assumed)" if device.is_assumed else ""), plan.memory),
         _row(f"x gpu_memory_utilization {settings.gpu_memory_utilization:g} = what may be taken", plan.budget),
         _row("weights", sum(plan.weights.values())),
@@ -96,7 +109,11 @@ def report(answer: Answer) -> dict[str, Any]:
 
 
 def _row(text: str, size: int) -> str:
-    return f"{'  ' + text:<{_WIDTH}}{size / _GIB:>9.2f}"
+    return f"{'  ' + text:<{_WIDTH}}{_amount(size):>12}"
+
+
+def _amount(size: int) -> str:
+    return f"{size / _GIB:,.2f} GiB" if size >= _GIB else f"{size / _MIB:,.1f} MiB"
 
 
 def _least(plan: MemoryPlan) -> str:
@@ -119,16 +136,27 @@ def _room(plan: MemoryPlan) -> list[str]:
 def _composed(plan: MemoryPlan) -> list[str]:
     """Return what this project's own ops for the device need: they have no kernels for the formats yet."""
     return [
-        f"With the composed Paddle ops (int4 codes in bytes, float32 activations) {plan.needed / _GIB:.2f} GiB"
+        f"With the composed Paddle ops (int4 codes in bytes, float32 activations) {_amount(plan.needed)}"
         f" are needed: {'it fits' if plan.fits else 'it does not fit'}"
     ]
 
 
 def _misfit(plan: MemoryPlan, alternatives: Sequence[Alternative]) -> list[str]:
-    lacking = (plan.needed - plan.budget) / _GIB
+    lacking = _amount(plan.needed - plan.budget)
     if not alternatives:
-        return [f"It does not fit: {lacking:.2f} GiB are lacking, and no setting helps"]
+        return [f"It does not fit: {lacking} are lacking, and no setting helps"]
     return [
-        f"It does not fit: {lacking:.2f} GiB are lacking. The nearest settings that fit:",
-        *(f"  {each}" for each in alternatives),
+        f"It does not fit: {lacking} are lacking. The nearest settings that fit:",
+        *(f"  {_flags(each)}" for each in alternatives),
     ]
+
+
+def _flags(alternative: Alternative) -> str:
+    """Return what is to be changed in the command, ready to paste."""
+    media = {name: value for name, value in alternative.changed.items() if name == "image_max_pixels"}
+    flags = [
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in alternative.changed.items()
+        if name not in media
+    ]
+    return " ".join([*flags, *([f"{MEDIA} '{json.dumps(media)}'"] if media else [])])

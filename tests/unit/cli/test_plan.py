@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from ernie_backend.memory import devices
+from ernie_backend.memory.alternatives import nearest_fits
 from ernie_backend.memory.devices import GIB, p800
 from ernie_backend.memory.engine_plan import engine_plan
 from ernie_backend.memory.memory_plan import plan_memory
@@ -18,6 +19,7 @@ from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_cli import main as command_line
 from ernie_cli.command_line import parsed_flags
 from ernie_cli.plan_flags import MEDIA, PLAN_GROUPS, SHOWN
+from ernie_cli.plan_report import Answer, lines
 from ernie_cli.plan_request import plan_request
 from ernie_cli.presets.released import RELEASED
 from ernie_cli.presets.rows import ROWS, Row
@@ -112,7 +114,7 @@ def test_vl_424b_does_not_fit_64_gib(run_plan: RunPlan) -> None:
     assert "64.00" in shown
     assert "It does not fit: " in shown
     misfit = shown[shown.index("It does not fit") :].splitlines()
-    assert misfit[1] == "  gpu_memory_utilization 0.87"
+    assert misfit[1] == "  --gpu-memory-utilization 0.87"
     assert len([line for line in misfit if line.startswith("  ")]) == 3
     assert "Assumed: the widths of the experts, 3584 and 1536" in misfit
 
@@ -272,6 +274,32 @@ def test_room_is_told_beside_the_one_sequence(run_plan: RunPlan) -> None:
     assert "beside one sequence of 2,048 tokens there is room for 4,416 tokens more, or 2 more such" in shown
 
 
+def test_a_proposal_can_be_pasted() -> None:
+    row = "ernie-4.5-vl-28b-a3b-thinking-wint8-128k"
+    for device_memory in (24, 32, 40, 48):
+        given = {"--model": row, "--device-memory": str(device_memory)}
+        request = plan_request(given)
+        plan = plan_memory(request.shape, request.settings, request.device)
+        shown = lines(Answer(request, plan, nearest_fits(plan)))
+        for proposal in (line for line in shown if line.startswith("  --")):
+            again = plan_request({**given, **parsed_flags(shlex.split(proposal), PLAN_GROUPS)})
+            assert plan_memory(again.shape, again.settings, again.device).fits
+
+
+def test_sentences_are_wrapped_at_the_width_of_the_terminal() -> None:
+    request = plan_request({"--model": VL_424B, "--device-memory": "64"})
+    plan = plan_memory(request.shape, request.settings, request.device)
+    answer = Answer(request, plan, nearest_fits(plan), plan)
+    shown = lines(answer, 72)
+    assert max(map(len, shown)) <= 72
+    assert " ".join(" ".join(shown).split()) == " ".join(" ".join(lines(answer)).split())
+
+
+def test_little_memory_is_told_in_mib(run_plan: RunPlan) -> None:
+    shown = run_plan("--model", str(DENSE))[1]
+    assert re.search(r"^  runtime +128.0 MiB$", shown, re.MULTILINE)
+
+
 def test_what_is_assumed_is_in_the_json_too(run_plan: RunPlan) -> None:
     for more, assumed in ([], ["device memory", "runtime"]), (["--device-memory", "80"], ["runtime"]):
         shown = run_plan("--model", "ernie-4.5-0.3b-wint8-32k", "--json", *more)[1]
@@ -309,6 +337,7 @@ def test_help_lists_what_decides_memory(
     for name in (*SHOWN, "--device-memory", "--json"):
         assert re.search(rf"^  {name}\b", shown, re.MULTILINE)
     assert "--reasoning-parser" not in shown
+    assert not re.search("no effect|无作用", shown)
 
 
 @pytest.mark.parametrize("name", ROWS)
