@@ -46,12 +46,14 @@ class ModelPart:
         ops: the backend.
         model: the model, or the rank's part of it.
         shard: which part.
-        used_bytes: memory that loading took.
+        weight_bytes: memory that the weights took.
+        used_bytes: memory that loading took, the backend's own included.
     """
 
     ops: Ops
     model: Model
     shard: Shard
+    weight_bytes: int
     used_bytes: int
 
     def block(self, settings: EngineSettings) -> CacheSpec:
@@ -96,8 +98,9 @@ def load_part(settings: EngineSettings, config: ModelConfig, device: str, seat: 
     Raises:
         StartError: the device cannot be used, or the weights cannot be loaded.
     """
-    resident = resident_bytes()
+    before = resident_bytes()
     ops = create_ops(device, seat.threads, seat.rendezvous)
+    without_weights = resident_bytes()
     how = LoadSettings(
         dtype=settings.dtype,
         quantization=settings.quantization,
@@ -109,4 +112,5 @@ def load_part(settings: EngineSettings, config: ModelConfig, device: str, seat: 
     )
     model = load_model(settings.model, config, ops, how)
     release_freed()
-    return ModelPart(ops, model, seat.shard, max(0, resident_bytes() - resident))
+    after = resident_bytes()
+    return ModelPart(ops, model, seat.shard, max(0, after - without_weights), max(0, after - before))

@@ -88,7 +88,7 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
             group.lead(pulse)
     with _logged(stages, f"weights on {device}, {seat.threads} threads") as weights:
         part = load_part(settings, config, device, seat)
-        weights.size_bytes = part.used_bytes
+        weights.size_bytes = part.weight_bytes
     with _logged(stages, "KV cache") as kv_cache:
         num_blocks = part.affordable_blocks(settings, plan)
         if group is not None:

@@ -20,6 +20,8 @@ from ernie_kernels.ranks import Ranks, Rendezvous
 from ernie_kernels.xpu.place import Tensor, paddle
 
 Floats = NDArray[np.float32]
+_BLOCK_VALUES = 1 << 20
+"""Of a rank's addends, so many are exchanged at a time."""
 
 
 def join_hosts(rendezvous: Rendezvous) -> Ranks[Floats]:
@@ -43,11 +45,15 @@ class _HostRanks:
         self._meetings = rendezvous.meetings
 
     def sum(self, x: Floats) -> Floats:
-        """Add the ranks' arrays in the order of the ranks."""
-        parts = self._gather(x)
-        total: Floats = parts[0] + parts[1]
-        for part in parts[2:]:
-            total += part
+        """Add the ranks' arrays in the order of the ranks, some rows at a time: all addends take much memory."""
+        total = np.empty_like(x)
+        rows = max(1, _BLOCK_VALUES // x.shape[1])
+        for start in range(0, len(x), rows):
+            first, *others = self._gather(x[start : start + rows])
+            block = total[start : start + rows]
+            block[:] = first
+            for each in others:
+                block += each
         return total
 
     def join(self, x: Floats) -> Floats:
