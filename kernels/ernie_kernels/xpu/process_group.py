@@ -45,7 +45,7 @@ class _HostRanks:
         self._meetings = rendezvous.meetings
 
     def sum(self, x: Floats) -> Floats:
-        """Add the ranks' arrays in the order of the ranks, some rows at a time: all addends take much memory."""
+        """Add the ranks' arrays in the order of the ranks, some rows at a time: all take much memory."""
         total = np.empty_like(x)
         rows = max(1, _BLOCK_VALUES // x.shape[1])
         for start in range(0, len(x), rows):
