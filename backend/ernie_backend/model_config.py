@@ -58,6 +58,11 @@ class MoeConfig:
         """Width of the MLP of all shared experts."""
         return self.num_shared_experts * self.intermediate_size
 
+    @property
+    def num_layers(self) -> int:
+        """How many layers have experts."""
+        return max(0, (self.end + 1) // self.interval - self.start // self.interval)
+
     def has_experts(self, layer: int) -> bool:
         """Whether a layer has experts."""
         return (layer + 1) % self.interval == 0 and self.start <= layer <= self.end

@@ -107,7 +107,7 @@ def text_shape(config: ModelConfig) -> ModelShape:
     """Return the sizes of a text model."""
     moe, experts = config.moe, None
     if moe is not None:
-        experts = ExpertShape((expert_bank(config, moe),), moe.experts_per_token, moe.shared_size)
+        experts = ExpertShape((expert_bank(moe),), moe.experts_per_token, moe.shared_size)
     return ModelShape(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
@@ -122,7 +122,6 @@ def text_shape(config: ModelConfig) -> ModelShape:
     )
 
 
-def expert_bank(config: ModelConfig, moe: MoeConfig) -> ExpertBank:
+def expert_bank(moe: MoeConfig) -> ExpertBank:
     """Return the routed experts of a text model."""
-    layers = sum(moe.has_experts(layer) for layer in range(config.num_layers))
-    return ExpertBank(moe.num_experts, moe.intermediate_size, layers)
+    return ExpertBank(moe.num_experts, moe.intermediate_size, moe.num_layers)

@@ -137,7 +137,7 @@ def _experts_by_modality(text: ConfigFields) -> list[dict[str, Any]]:
 
 def _banks(fields: ConfigFields, configs: list[ModelConfig]) -> tuple[ExpertBank, ...]:
     """Return the experts; ``mlp_layer_types``, as transformers writes it, tells their layers if it is there."""
-    banks = tuple(expert_bank(config, config.moe) for config in configs if config.moe)
+    banks = tuple(expert_bank(config.moe) for config in configs if config.moe)
     text = _inner(fields, "text_config")
     types = text.values.get("mlp_layer_types")
     if types is None:

@@ -141,6 +141,6 @@ def _cache_spec(shape: ModelShape, settings: PlanSettings) -> CacheSpec:
     scales = None
     if shape.has_cache_scales:
         dtype = "int8"
-        ones = np.ones((heads, head_dim), np.float32)
+        ones = np.broadcast_to(np.float32(1), (heads, head_dim))
         scales = CacheScales(ones, ones)
     return CacheSpec(1, settings.block_size, heads, head_dim, dtype, scales)

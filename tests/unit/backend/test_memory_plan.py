@@ -160,6 +160,15 @@ def test_a_tower_with_an_embed_dim_is_so_wide(tmp_path: Path) -> None:
     assert read_shape(model(tmp_path, **{**VISION, "vision_config": tower})) == shape
 
 
+def test_impossibly_large_sizes_are_planned_at_once() -> None:
+    stored = {"quantization": "wint8", "kv_cache_quant_type": "int8"}
+    huge = replace(WIDE, num_layers=10**12, num_heads=1 << 40, num_kv_heads=1 << 40)
+    shape = with_experts(huge, quantization_config=stored)
+    assert shape.experts is not None
+    assert shape.experts.layers == 10**12
+    assert not plan_memory(shape, PlanSettings(), p800()).fits
+
+
 def test_fields_of_experts_mean_nothing_to_a_dense_model(tmp_path: Path) -> None:
     assert read_shape(model(tmp_path, moe_num_experts=8)).experts is None
 

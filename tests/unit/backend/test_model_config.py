@@ -74,14 +74,17 @@ def test_both_layouts_say_the_same_about_experts() -> None:
 def test_layers_with_experts(tmp_path: Path) -> None:
     def layers(**changes: Any) -> list[int]:
         config = read(tmp_path, **MOE_FIELDS, **changes)
-        return [layer for layer in range(config.num_layers) if config.has_experts(layer)]
+        found = [layer for layer in range(config.num_layers) if config.has_experts(layer)]
+        assert config.moe is not None
+        assert config.moe.num_layers == len(found)
+        return found
 
     assert layers() == [0, 1, 2, 3, 4, 5]
     assert layers(moe_layer_start_index=2) == [2, 3, 4, 5]
     assert layers(moe_layer_start_index=1, moe_layer_end_index=3) == [1, 2, 3]
     assert layers(moe_layer_end_index=-1, moe_layer_interval=3) == [2, 5]
     assert layers(moe_layer_start_index=4, moe_layer_end_index=29) == [4, 5]
-    assert layers(moe_layer_start_index=6) == []
+    assert layers(moe_layer_start_index=6) == layers(moe_layer_start_index=9) == []
 
 
 def test_shared_experts_are_one_mlp(tmp_path: Path) -> None:
