@@ -203,11 +203,22 @@ def test_two_answers_by_seed(client: openai.OpenAI) -> None:
     assert two(seed=1000, temperature=5.0) != hot
 
 
-@pytest.mark.parametrize("model", [BF16, WINT8])
-def test_it_answers_nearly_all_held_out_questions(url: str, model: str) -> None:
+@pytest.fixture(scope="module", params=[BF16, WINT8])
+def model(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def report(url: str, model: str) -> dict[str, Any]:
+    """What ``eval`` finds with the held-out sets."""
     result = CliRunner().invoke(app, ["eval", "--url", url, "--model", model, "--json"])
     assert result.exit_code == 0, result.output
-    report: dict[str, Any] = json.loads(result.stdout)
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_it_answers_nearly_all_held_out_questions(report: dict[str, Any], model: str) -> None:
+    assert report["answered_by"] == [model]
     sets = {row["set"]: row for row in report["rows"] if row["category"] == "all"}
     assert {name: row["count"] for name, row in sets.items()} == {
         "arithmetic": 300,
