@@ -1,7 +1,6 @@
-"""What a conversion is to make, and what is left of one that was interrupted.
+"""What a conversion is to make, and whether that can be made.
 
-The target's ``conversion.json`` names the conversion as long as it is unfinished; a later one with the same
-settings, source and texts goes on where it ended. This module must not know tensors.
+This module must not know tensors.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from ernie_backend.stored_quantization import HADAMARD_BLOCK, StoredQuantization
 from ernie_backend.weights.checkpoint import checkpoint_files
 from ernie_backend.weights.quantized_cache import fingerprint
 from ernie_backend.weights.shard import Shard, check_split
-
-UNFINISHED = "conversion.json"
 
 
 @dataclass(frozen=True)
@@ -79,29 +76,8 @@ class Conversion:
             raise StartError(f"{self.target} is the source; give another directory")
         check_split(config, Shard(0, self.ranks), max(1, self.rotation))
 
-    def begin(self) -> None:
-        """Mark the target as unfinished, or recognize what is left there.
-
-        Raises:
-            StartError: the target holds something else.
-        """
-        marker, content = self.target / UNFINISHED, self._identity()
-        if marker.is_file():
-            if json.loads(marker.read_text()) != content:
-                raise StartError(
-                    f"{self.target} holds an unfinished conversion of other settings, source or texts; empty it"
-                )
-            return
-        if self.target.exists() and any(self.target.iterdir()):
-            raise StartError(f"{self.target} is not empty; give a directory that is")
-        self.target.mkdir(parents=True, exist_ok=True)
-        marker.write_text(json.dumps(content))
-
-    def end(self) -> None:
-        """Remove the mark."""
-        (self.target / UNFINISHED).unlink()
-
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this conversion from any other, as JSON; the source's files by a fingerprint."""
         return {
             "how": self.how.to_json(),
             "ranks": self.ranks,

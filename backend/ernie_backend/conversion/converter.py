@@ -18,9 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.conversion.calibration import Calibration, calibrate
-from ernie_backend.conversion.conversion import UNFINISHED, Conversion
+from ernie_backend.conversion.calibration_file import read_calibration, write_calibration
+from ernie_backend.conversion.conversion import Conversion
+from ernie_backend.conversion.marker import MARKER, Marker
 from ernie_backend.conversion.stored_tensors import quantized_tensors
-from ernie_backend.conversion.tensor_file import TensorFile
+from ernie_backend.conversion.tensor_file import tensor_file
+from ernie_backend.conversion.whole_file import SUFFIX, whole_file
+from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.stored_quantization import QUANTIZATION_CONFIG
 from ernie_backend.weights.checkpoint import INDEX
@@ -30,11 +34,12 @@ from ernie_backend.weights.offline import cache_scale_specs, stored_weights
 from ernie_backend.weights.placement import WeightFormat, weight_format
 from ernie_backend.weights.rank_parts import tensor_parts
 from ernie_backend.weights.roles import Role, WeightKey
+from ernie_backend.weights.safetensors_file import SafetensorsFile
 
 Report = Callable[[str], None]
 Tensors = Iterable[tuple[str, NDArray[np.generic]]]
-_MEASURED = "calibration.npz"
-_NOT_COPIED = (".safetensors", ".pdparams", ".index.json", ".unfinished")
+_MEASURED = "calibration.safetensors"
+_NOT_COPIED = (".safetensors", ".pdparams", ".index.json", SUFFIX)
 _PADDLE_ARCHITECTURES = {"Ernie4_5ForCausalLM": "Ernie4_5_ForCausalLM"}
 _WITHOUT_LAYER = (Role.EMBEDDING, Role.HEAD, Role.FINAL_NORM)
 
@@ -43,18 +48,26 @@ def convert(conversion: Conversion, report: Report) -> None:
     """Make the target of a conversion; ``report`` takes lines of progress.
 
     Raises:
-        StartError: the conversion cannot be made, or the source is missing something or damaged.
+        StartError: the conversion cannot be made, the source is missing something or damaged, another run is at
+            work in the target, or that cannot be written.
     """
     config = ModelConfig.from_directory(conversion.source)
     conversion.check(config)
-    conversion.begin()
-    with CheckpointWeights.open(conversion.source, config, "float32", None) as weights:
-        measured = _calibration(conversion, config, weights, report)
-        _Writer(conversion, config, weights, measured, report).write()
-    _copy_files(conversion)
-    _write_config(conversion, config)
-    (conversion.target / _MEASURED).unlink(missing_ok=True)
-    conversion.end()
+    try:
+        with Marker(conversion.target, conversion.identity()) as marker:
+            with CheckpointWeights.open(conversion.source, config, "float32", None) as weights:
+                measured = _calibration(conversion, config, weights, report)
+                _Writer(conversion, config, weights, measured, report).write()
+            _copy_files(conversion)
+            _write_config(conversion, config)
+            (conversion.target / _MEASURED).unlink(missing_ok=True)
+            marker.remove()
+    except OSError as error:
+        path = error.filename2 or error.filename or conversion.target
+        raise StartError(
+            f"{path} cannot be written or read: {error.strerror or error}; the same command goes on when that "
+            "is mended"
+        ) from error
 
 
 def _calibration(
@@ -63,16 +76,13 @@ def _calibration(
     if not conversion.needs_texts:
         return Calibration.empty(config)
     kept = conversion.target / _MEASURED
-    if kept.is_file():
-        with np.load(kept) as arrays:
-            return Calibration(**arrays)
+    found = read_calibration(kept)
+    if found is not None:
+        return found
     measured, notices = calibrate(weights, config, conversion.texts, conversion.rotation, report).filled()
     for notice in notices:
         report(f"notice: {notice}")
-    unfinished = kept.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
-        np.savez(file, **vars(measured))
-    unfinished.replace(kept)
+    write_calibration(kept, measured)
     return measured
 
 
@@ -102,7 +112,7 @@ class _Writer:
         for number, (name, keys) in enumerate(files.items(), 1):
             started = time.monotonic()
             paths = [directory / name for directory in self._directories()]
-            if all(path.is_file() for path in paths):
+            if all(_is_complete(path, set(self._names(keys))) for path in paths):
                 self._report(f"{number}/{len(files)} {name}: was complete")
                 continue
             self._write_file(paths, keys)
@@ -145,7 +155,7 @@ class _Writer:
     def _write_file(self, paths: list[Path], keys: list[WeightKey]) -> None:
         names = list(self._names(keys))
         with ExitStack() as stack:
-            files = [stack.enter_context(TensorFile(path, names)) for path in paths]
+            files = [stack.enter_context(tensor_file(path, names)) for path in paths]
             for name, tensor in self._tensors(keys):
                 parts = self._parts.get(name)
                 for rank, file in enumerate(files):
@@ -174,10 +184,21 @@ class _Writer:
         yield from tensors.items()
 
 
+def _is_complete(path: Path, names: set[str]) -> bool:
+    """Whether a file has the tensors ``names``, all of each."""
+    try:
+        file = SafetensorsFile(path)
+    except StartError:
+        return False
+    is_same = file.entries.keys() == names
+    file.close()
+    return is_same
+
+
 def _copy_files(conversion: Conversion) -> None:
     """Copy what is not weights: tokenizer, template, defaults of sampling."""
     for path in sorted(conversion.source.iterdir()):
-        is_other = path.name in ("config.json", UNFINISHED) or path.name.endswith(_NOT_COPIED)
+        is_other = path.name in ("config.json", MARKER) or path.name.endswith(_NOT_COPIED)
         if path.is_file() and not is_other:
             shutil.copyfile(path, conversion.target / path.name)
 
@@ -189,6 +210,5 @@ def _write_config(conversion: Conversion, config: ModelConfig) -> None:
     fields.setdefault("rope_theta", config.rope_theta)
     fields.setdefault("torch_dtype", fields.get("dtype", "bfloat16"))
     fields[QUANTIZATION_CONFIG] = conversion.how.to_json()
-    unfinished = conversion.target / "config.unfinished"
-    unfinished.write_text(json.dumps(fields, indent=1, ensure_ascii=False))
-    unfinished.replace(conversion.target / "config.json")
+    with whole_file(conversion.target / "config.json") as file:
+        file.write(json.dumps(fields, indent=1, ensure_ascii=False).encode())

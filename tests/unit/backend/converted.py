@@ -24,6 +24,14 @@ def make(
     return target
 
 
+def assert_same_files(found: Path, expected: Path) -> None:
+    """Check that two directories hold the same files."""
+    files = sorted(path.relative_to(expected) for path in expected.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(found) for path in found.rglob("*") if path.is_file())
+    for file in files:
+        assert (found / file).read_bytes() == (expected / file).read_bytes()
+
+
 def assert_same(found: LinearWeight, expected: LinearWeight) -> None:
     """Check that two weights have the same format and numbers."""
     assert type(found) is type(expected)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ernie_backend.conversion import converter
 from ernie_backend.conversion.calibration_texts import read_texts
 from ernie_backend.conversion.conversion import Conversion, wanted
 from ernie_backend.conversion.converter import convert
@@ -37,7 +35,7 @@ from ernie_kernels.formats import (
     quantize_int8,
     quantize_w4a8,
 )
-from unit.backend.converted import DATA, TEXTS, assert_same, make
+from unit.backend.converted import DATA, assert_same, make
 from unit.backend.safetensors_writer import read_tensors
 
 
@@ -104,40 +102,6 @@ def test_an_expert_that_no_text_reaches_takes_the_largest_of_its_layer(tmp_path:
         experts = [weights.linear(Role.EXPERT_DOWN, 1, expert) for expert in range(4)]
     scales = [weight.input_scale for weight in experts if isinstance(weight, W4A8Weight)]
     assert sorted(scales)[-3] == max(scales)
-
-
-class Interrupted(Exception):
-    pass
-
-
-def test_an_interrupted_conversion_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = make("moe_tp", tmp_path / "whole", "w4a8", has_cache_scales=True, ranks=2)
-    target, how = tmp_path / "q", wanted("w4a8", has_cache_scales=True)
-    conversion = Conversion(DATA / "moe_tp", target, how, 2, TEXTS)
-
-    def stop_at(text: str) -> Callable[[str], None]:
-        def report(line: str) -> None:
-            if text in line:
-                raise Interrupted
-
-        return report
-
-    with pytest.raises(Interrupted):
-        convert(conversion, stop_at("2/4"))
-    with pytest.raises(StartError, match=r"config\.json does not exist"):
-        ModelConfig.from_directory(target)
-    with pytest.raises(StartError, match="holds an unfinished conversion of other settings"):
-        convert(Conversion(DATA / "moe_tp", target, how, 4, TEXTS), print)
-    lines: list[str] = []
-    monkeypatch.setattr(converter, "calibrate", None)  # what was measured is still there
-    convert(conversion, lines.append)
-    assert [line for line in lines if line.endswith("was complete")] == [
-        f"{number}/4 model-0000{number}-of-00004.safetensors: was complete" for number in (1, 2)
-    ]
-    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
-    assert files == sorted(path.relative_to(target) for path in target.rglob("*") if path.is_file())
-    for file in files:
-        assert (target / file).read_bytes() == (whole / file).read_bytes()
 
 
 def test_memory_is_that_of_some_tensors(tmp_path: Path) -> None:

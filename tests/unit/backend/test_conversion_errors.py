@@ -11,10 +11,11 @@ import pytest
 
 from ernie_backend.conversion.conversion import Conversion, wanted
 from ernie_backend.conversion.converter import convert
+from ernie_backend.conversion.marker import Marker
 from ernie_backend.errors import StartError
 from ernie_backend.stored_quantization import StoredQuantization
 from ernie_kernels.formats import float32_to_bfloat16
-from unit.backend.converted import DATA, TEXTS, make
+from unit.backend.converted import DATA, TEXTS, assert_same_files, make
 from unit.backend.safetensors_writer import read_tensors, write_tensors
 
 
@@ -59,10 +60,72 @@ def test_source_and_target(tmp_path: Path) -> None:
     how = wanted("wint8", has_cache_scales=False)
     with pytest.raises(StartError, match=r"q is quantized already \(wint8\); give the checkpoint"):
         convert(Conversion(quantized, tmp_path / "again", how), print)
-    with pytest.raises(StartError, match="q is not empty; give a directory that is"):
+    with pytest.raises(StartError, match="q holds a complete model; give another directory, or empty it"):
         convert(Conversion(DATA / "dense", quantized, how), print)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(StartError, match=r"\S+ is not empty; give a directory that is"):
+        convert(Conversion(DATA / "dense", tmp_path, how), print)
     with pytest.raises(StartError, match="dense is the source; give another directory"):
         convert(Conversion(DATA / "dense", DATA / "dense", how), print)
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        ("file", "file is a file; give a directory that is empty or absent"),
+        ("file/below", "file/below cannot be written or read: Not a directory"),
+        ("/proc/q", "/proc/q cannot be written or read: No such file or directory"),
+    ],
+)
+def test_a_target_that_cannot_be_made(tmp_path: Path, target: str, complaint: str) -> None:
+    (tmp_path / "file").touch()
+    conversion = Conversion(DATA / "dense", tmp_path / target, wanted("wint8", has_cache_scales=False))
+    with pytest.raises(StartError, match=complaint):
+        convert(conversion, print)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model-00003-of-00004.unfinished", "config.unfinished", "calibration.unfinished", "tokenizer.model"],
+)
+def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(tmp_path: Path, name: str) -> None:
+    target, expected = tmp_path / "q", make("dense", tmp_path / "whole", "wint8", has_cache_scales=True)
+    conversion = Conversion(DATA / "dense", target, wanted("wint8", has_cache_scales=True), 1, TEXTS)
+    with Marker(target, conversion.identity()):
+        (target / name).symlink_to("/dev/full")
+    complaint = r"q.* cannot be written or read: No space left on device; the same command goes on"
+    with pytest.raises(StartError, match=complaint):
+        convert(conversion, print)
+    assert list(target.glob("*.unfinished")) == []
+    (target / name).unlink(missing_ok=True)
+    convert(conversion, print)
+    assert_same_files(target, expected)
+
+
+def test_a_marker_that_was_not_written_whole_is_written_again(tmp_path: Path) -> None:
+    conversion = Conversion(DATA / "dense", tmp_path / "q", wanted("wint8", has_cache_scales=False))
+    conversion.target.mkdir()
+    marker = conversion.target / "conversion.json"
+    marker.write_text('{"how": ')
+    convert(conversion, print)
+    assert (conversion.target / "config.json").is_file()
+    assert not marker.exists()
+    marker.touch()
+    with pytest.raises(
+        StartError, match=r"conversion\.json is damaged, .* config\.json is; empty the directory"
+    ):
+        convert(conversion, print)
+
+
+def test_two_runs_never_write_into_one_target(tmp_path: Path) -> None:
+    conversion = Conversion(DATA / "dense", tmp_path / "q", wanted("wint8", has_cache_scales=False))
+    with Marker(conversion.target, conversion.identity()):
+        with pytest.raises(
+            StartError, match=r"another conversion is writing to .*q; wait for its end, or give"
+        ):
+            convert(conversion, print)
+        assert [path.name for path in conversion.target.iterdir()] == ["conversion.json"]
+    convert(conversion, print)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,103 @@
+"""The file ``conversion.json`` in a target: it names the conversion that is unfinished, and one run holds it.
+
+A run locks it, so that two never write into one target; a later one with the same identity goes on where the
+last one ended. Damaged it can only be before anything else was written. This module must not know what a
+conversion consists of.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ernie_backend.errors import StartError
+
+MARKER = "conversion.json"
+
+
+class Marker:
+    """The mark of a target, held as long as the context lasts.
+
+    Args:
+        target: the directory; made if it is absent.
+        identity: what names the conversion, as JSON.
+    """
+
+    def __init__(self, target: Path, identity: Mapping[str, Any]) -> None:
+        self._target = target
+        self._path = target / MARKER
+        self._identity = identity
+
+    def __enter__(self) -> Marker:
+        """Mark the target as unfinished, or recognize what is left there.
+
+        Raises:
+            StartError: the target holds something else, or another run is at work there.
+        """
+        if not self._path.exists():
+            self._check_empty()
+            self._target.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("a+", encoding="utf-8")
+        try:
+            self._lock()
+            self._recognize()
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def remove(self) -> None:
+        """Say that the target is complete."""
+        self._path.unlink()
+
+    def _check_empty(self) -> None:
+        if self._target.exists() and not self._target.is_dir():
+            raise StartError(f"{self._target} is a file; give a directory that is empty or absent")
+        if (self._target / "config.json").is_file():
+            raise StartError(
+                f"{self._target} holds a complete model; give another directory, or empty it to make it again"
+            )
+        if self._target.is_dir() and any(self._target.iterdir()):
+            raise StartError(f"{self._target} is not empty; give a directory that is")
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(
+                f"another conversion is writing to {self._target}; wait for its end, or give another directory"
+            ) from None
+
+    def _recognize(self) -> None:
+        self._file.seek(0)
+        try:
+            found = json.loads(self._file.read())
+        except ValueError:
+            self._write()
+            return
+        if found != self._identity:
+            raise StartError(
+                f"{self._target} holds an unfinished conversion of other settings, source or texts; empty it"
+            )
+
+    def _write(self) -> None:
+        """Write the identity; what is no JSON was left by a run that ended before it had done so."""
+        others = [path.name for path in self._target.iterdir() if path.name != MARKER]
+        if others:
+            raise StartError(
+                f"{self._path} is damaged, so nobody knows what {min(others)} is; empty the directory"
+            )
+        self._file.truncate(0)
+        self._file.write(json.dumps(self._identity))
+        self._file.flush()
+        os.fsync(self._file.fileno())
