@@ -33,6 +33,8 @@ from ernie_cli.evaluation.server import Server
 from ernie_cli.evaluation.shown import shown
 
 _MOST_WRONG = 5
+_MOST_AT_ONCE = 512
+"""What a frontend takes by default; each is a connection, of which a process may seldom open more than 1024."""
 
 
 def eval_command(
@@ -44,7 +46,7 @@ def eval_command(
             "--set", metavar="NAME|FILE", help="questions, arithmetic or a file; several times for several"
         ),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="requests in flight")] = 8,
+    concurrency: Annotated[int, typer.Option(min=1, max=_MOST_AT_ONCE, help="requests in flight")] = 8,
     api_key: Annotated[
         str | None, typer.Option(help="of a server that asks for one; else the first of $FD_API_KEY")
     ] = None,

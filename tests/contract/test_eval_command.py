@@ -172,6 +172,7 @@ def test_more_than_a_hundred_at_once(
     with run_frontend(triton.url, directory_age_s=0.0) as url:
         result = evaluate("--url", url, "--set", name, "--concurrency", str(many), "--json")
     assert json.loads(result.stdout)["rows"][-1]["exact"] == many
+    assert evaluate("--concurrency", "513").exit_code == 2
 
 
 def test_a_set_given_twice_is_asked_once(frontend: str, triton: FakeTriton, tmp_path: Path) -> None:
