@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,8 @@ import pytest
 from contract.engine_process import DATA, TIMEOUT_S, Engine
 from ernie_wire.messages import Fault, GenerateRequest, Outputs, StartFailed, Starting, Submit
 from ernie_wire.sampling import SamplingParameters
+from numerics.golden import MOVED_CODE_TOLERANCE
+from unit.backend.converted import make
 
 DEADLINE_S = 10 * TIMEOUT_S
 
@@ -135,6 +138,41 @@ def test_ranks_of_a_quantized_model_give_the_tokens_of_one(
             assert engine.ready().description["quantization"] == quantization
             found.append(answers(engine, prompts))
     assert found[0] == found[1]
+
+
+@pytest.mark.full
+def test_chunks_and_preemption_do_not_change_the_tokens_of_ranks() -> None:
+    small = {
+        "max_num_batched_tokens": "8",
+        "max_model_len": "64",
+        "block_size": "8",
+        "num_gpu_blocks_override": "12",
+    }
+    with start("moe_tp", 2, **small) as engine:
+        engine.ready()
+        assert_goldens(engine, "moe_tp")
+        assert "gives up its KV blocks" in engine.close()
+
+
+@pytest.mark.full
+def test_ranks_of_a_checkpoint_that_was_cut_for_them_compute_what_one_rank_does(tmp_path: Path) -> None:
+    """W4A8C8: sums in another order may move a code of an expert's input or of the KV cache."""
+    directory = make("moe_tp", tmp_path / "q", "w4a8", has_cache_scales=True, ranks=4)
+    shutil.copy(DATA / "tokenizer.json", directory)
+    found = []
+    for ranks, experts in ((1, "false"), (4, "false"), (4, "true")):
+        with start("moe_tp", ranks, model=str(directory), enable_expert_parallel=experts) as engine:
+            description = engine.ready().description
+            assert (description["quantization"], description["kv_cache_dtype"]) == ("w4a8", "int8")
+            for row, (prompt, _) in enumerate(prompts_and_answers("moe_tp")):
+                engine.send(submit(str(row), prompt, prompt_logprobs=1))
+            outputs = engine.outputs_until(4)
+        assert [sum(len(each.token_ids) for each in outputs[str(row)]) for row in range(4)] == [32] * 4
+        of_prompts = [entry for row in range(4) for entry in outputs[str(row)][0].prompt_logprobs or ()]
+        found.append([entry.logprob for entry in of_prompts if entry is not None])
+    assert len(found[0]) == 4 + 11 + 22
+    for several in found[1:]:
+        np.testing.assert_allclose(several, found[0], rtol=0, atol=MOVED_CODE_TOLERANCE)
 
 
 def test_a_killed_rank_ends_the_engine_with_the_cause(engine: Engine) -> None:
