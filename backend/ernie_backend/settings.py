@@ -65,8 +65,8 @@ class EngineSettings:
             the checkpoint brings none; it is ``int8`` if config.json says that it does.
         enable_prefix_caching: whether requests share the KV cache of equal beginnings; default true.
         gpu_memory_utilization: part of the available memory that weights and KV cache may take; default 0.9.
-        num_gpu_blocks_override: KV cache blocks, which must fit too; default None: as many as fit, at most
-            ``max_num_seqs`` times ``max_model_len`` tokens.
+        num_gpu_blocks_override: KV cache blocks, which must fit too and hold ``max_model_len`` tokens; default
+            None: as many as fit, at most ``max_num_seqs`` times as many.
         block_size: tokens of a KV cache block; default 64.
         threads: threads that compute; default all cores this process may use. Ranks on one machine share them.
         tensor_parallel_size: ranks that share the model; default 1.

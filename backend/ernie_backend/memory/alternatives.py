@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
 from ernie_backend.memory.plan_settings import PlanSettings, can_split
@@ -84,25 +85,25 @@ def _nearest(found: Sequence[Alternative], count: int) -> list[Alternative]:
     return sorted((first + more)[:count], key=lambda each: each.nearness)
 
 
-def _fitted(plan: MemoryPlan, changes: Mapping[str, object]) -> list[Alternative]:
+def _fitted(plan: MemoryPlan, changes: Mapping[str, Any]) -> list[Alternative]:
     """Return what fits with some changes; with them alone, or with a little more memory or shorter requests."""
-    other = plan_memory(plan.shape, replace(plan.settings, **changes), plan.device)  # type: ignore[arg-type]
+    other = plan_memory(plan.shape, replace(plan.settings, **changes), plan.device)
     candidates = (other.settings, *_more_memory(other), *_less_cache(other))
     plans = [plan_memory(plan.shape, settings, plan.device) for settings in candidates]
     return [_alternative(plan, each) for each in plans if each.fits]
 
 
-def _smaller(plan: MemoryPlan) -> dict[str, list[object]]:
+def _smaller(plan: MemoryPlan) -> dict[str, Sequence[object]]:
     """Return what each setting that decides memory can be lowered to, the nearest first; not its own value."""
     old, vision = plan.settings, plan.shape.vision
     pixels = (old.image_max_pixels or vision.max_pixels) if vision else 0
-    choices: dict[str, list[object]] = {
-        "tensor_parallel_size": [*_more_devices(plan)],
-        "quantization": [*_smaller_weights(plan)],
-        "kv_cache_dtype": [*_smaller_caches(plan)],
-        "max_num_batched_tokens": [*_halves(old.max_num_batched_tokens, _LEAST_STEP)],
-        "max_num_seqs": [*_halves(old.max_num_seqs, 1)],
-        "image_max_pixels": [*_halves(pixels, _LEAST_PIXELS)],
+    choices: dict[str, Sequence[object]] = {
+        "tensor_parallel_size": _more_devices(plan),
+        "quantization": _smaller_weights(plan),
+        "kv_cache_dtype": _smaller_caches(plan),
+        "max_num_batched_tokens": _halves(old.max_num_batched_tokens, _LEAST_STEP),
+        "max_num_seqs": _halves(old.max_num_seqs, 1),
+        "image_max_pixels": _halves(pixels, _LEAST_PIXELS),
     }
     return {name: values for name, values in choices.items() if values}
 
@@ -119,9 +120,11 @@ def _smaller_caches(plan: MemoryPlan) -> list[str]:
     return [] if plan.shape.has_cache_scales or plan.settings.kv_cache_dtype == "int8" else ["int8"]
 
 
-def _halves(old: int, least: int) -> Iterator[int]:
+def _halves(old: int, least: int) -> list[int]:
+    halves = []
     while (old := old // 2) >= least:
-        yield old
+        halves.append(old)
+    return halves
 
 
 def _more_devices(plan: MemoryPlan) -> list[int]:

@@ -146,7 +146,7 @@ def _banks(fields: ConfigFields, configs: list[ModelConfig]) -> tuple[ExpertBank
     if not isinstance(types, list) or len(types) != layers or any(each not in _LAYER_TYPES for each in types):
         raise text.error(
             f"mlp_layer_types must be a list of num_hidden_layers {layers} words, each one of "
-            f"{', '.join(_LAYER_TYPES)}; found {types!r}"
+            f"{', '.join(_LAYER_TYPES)}; found {str(types)[:60]}"
         )
     return tuple(replace(bank, layers=types.count("sparse")) for bank in banks)
 

@@ -80,12 +80,12 @@ def can_split(shape: ModelShape, settings: PlanSettings, ranks: int) -> bool:
     )
 
 
-def _can_read(shape: ModelShape, ranks: int) -> bool:
-    """Whether ``ranks`` can read the checkpoint: one in parts is for as many as there are, or for one."""
-    return shape.num_parts == 1 or ranks in (1, shape.num_parts)
-
-
 def dense_ranks(shape: ModelShape, settings: PlanSettings) -> int:
     """Return among how many ranks attention, dense MLPs and shared experts are cut; 1: each has all of them."""
     ranks = settings.tensor_parallel_size
     return 1 if is_dense_whole(shape, ranks, is_expert_parallel=settings.enable_expert_parallel) else ranks
+
+
+def _can_read(shape: ModelShape, ranks: int) -> bool:
+    """Whether ``ranks`` can read the checkpoint: one in parts is for as many as there are, or for one."""
+    return shape.num_parts == 1 or ranks in (1, shape.num_parts)

@@ -8,8 +8,8 @@
 
 So a rank multiplies by its rows, then by its columns, and the sum over the ranks is the whole product. Experts
 are cut like any MLP; with expert parallelism a routed expert is whole, and a rank has 1/n of them. If n then
-does not divide the heads or a width, attention, dense MLPs and shared experts are whole on every rank. This
-module must not know files, tensor names or formats.
+does not divide the heads or a width, attention, dense MLPs and shared experts are whole on every rank. Which n
+there can be says ``split``. This module must not know files, tensor names or formats.
 """
 
 from __future__ import annotations
