@@ -69,8 +69,7 @@ def read_set(name: str) -> QuestionSet:
     known = ", ".join(shipped_sets())
     if not name or name == ALL or not is_unicode(name):
         raise CommandError(
-            f"--set '{shown(name)}' can be no set's name: give a file (as ./{ALL} if need be), "
-            f"or one of {known}"
+            f"--set '{shown(name)}' can be no set's name ({ALL} is the total's): give a file, or one of {known}"
         )
     path = _DIRECTORY / f"{name}.jsonl" if name in shipped_sets() else Path(name)
     try:

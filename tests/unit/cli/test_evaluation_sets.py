@@ -87,7 +87,7 @@ def test_a_line_that_is_no_object(line: str, error: str, tmp_path: Path) -> None
 def test_a_set_that_is_none(tmp_path: Path) -> None:
     for name in ("", "all", "\udcff"):
         with pytest.raises(
-            CommandError, match=r"can be no set's name: give a file .*, or one of arithmetic, q"
+            CommandError, match=r"can be no set's name .*: give a file, or one of arithmetic, q"
         ):
             read_set(name)
     with pytest.raises(CommandError, match="does not exist: give a file, or one of arithmetic, questions"):
