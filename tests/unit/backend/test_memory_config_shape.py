@@ -1,0 +1,112 @@
+"""The sizes of models in config.json: text and vision, both layouts, and what is no model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_backend.config_fields import ConfigFields
+from ernie_backend.errors import StartError
+from ernie_backend.memory.config_shape import read_shape, shape_of
+from ernie_backend.memory.devices import p800
+from ernie_backend.memory.memory_plan import plan_memory
+from ernie_backend.memory.plan_settings import PlanSettings
+from ernie_backend.model_shape import ExpertBank, ExpertShape
+from unit.backend.planned_models import EXPERTS, WIDE, model, with_experts
+
+
+def test_experts_are_counted_in_the_layers_that_have_them(tmp_path: Path) -> None:
+    directory = model(tmp_path, **EXPERTS, mlp_layer_types=["sparse"] * 5)  # means nothing to a text model
+    shape = read_shape(directory)
+    assert shape.experts == ExpertShape((ExpertBank(8, 48, 2),), per_token=3, shared_width=96)
+    assert shape.dense_layers == 3
+
+
+VISION: dict[str, Any] = {
+    "architectures": ["Ernie4_5_VLMoeForConditionalGeneration"],
+    "moe_num_experts": [8, 8],
+    "moe_intermediate_size": [32, 16],
+    "moe_k": 3,
+    "moe_num_shared_experts": 2,
+    "moe_layer_start_index": [1, 1],
+    "moe_layer_end_index": [4, 3],
+    "num_hidden_layers": 4,
+    "vision_config": {"depth": 2, "hidden_size": 32, "mlp_ratio": 4, "patch_size": 14},
+}
+
+
+def test_the_two_layouts_of_a_vision_model_have_one_shape(tmp_path: Path) -> None:
+    paddle = read_shape(model(tmp_path, **VISION))
+    text = json.loads((tmp_path / "config.json").read_text())
+    tower = {"depth": 2, "hidden_size": 32, "intermediate_size": 128, "patch_size": 14}
+    text |= {"moe_num_experts": 8, "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}
+    del text["moe_layer_start_index"], text["moe_layer_end_index"], text["vision_config"]
+    outer = {"architectures": text.pop("architectures"), "text_config": text, "vision_config": tower}
+    assert shape_of(ConfigFields(tmp_path, outer)) == paddle
+    assert paddle.experts is not None
+    assert paddle.experts.banks == (ExpertBank(8, 32, 3), ExpertBank(8, 16, 3))
+    assert paddle.experts.shared_width == 64
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be"),
+        ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads 3"),
+        ({"use_bias": True}, "use_bias is true"),
+        ({**EXPERTS, "moe_k": 9}, "moe_k 9 is more than moe_num_experts 8"),
+        ({**EXPERTS, "moe_num_experts": [8, 8]}, "moe_num_experts must be an integer"),
+        ({**VISION, "vision_config": 3}, "vision_config must be an object"),
+        ({**VISION, "moe_num_experts": [8, "8"]}, "moe_num_experts must be"),
+        ({**VISION, "moe_num_experts": [8, 8, 8]}, "lists of experts differ in length"),
+        ({**VISION, "moe_intermediate_size": []}, "lists of experts differ in length"),
+        ({**VISION, "moe_k": 9}, "moe_k 9 is more than moe_num_experts 8"),
+        ({**VISION, "head_dim": 15}, "head_dim 15 is odd"),
+        ({**VISION, "mlp_layer_types": ["sparse"] * 5}, "a list of num_hidden_layers 4 words"),
+        ({**VISION, "mlp_layer_types": ["dense", "sparse", "moe", "sparse"]}, "each one of dense, sparse"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config.quantization is None"),
+    ],
+)
+def test_an_impossible_config_names_the_field(tmp_path: Path, fields: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(StartError) as raised:
+        read_shape(model(tmp_path, **fields))
+    assert complaint in raised.value.message
+
+
+def test_a_tower_with_an_embed_dim_is_so_wide(tmp_path: Path) -> None:
+    shape = read_shape(model(tmp_path, **VISION))
+    tower = {**VISION["vision_config"], "embed_dim": 32, "hidden_size": 128}
+    assert read_shape(model(tmp_path, **{**VISION, "vision_config": tower})) == shape
+
+
+def test_impossibly_large_sizes_are_planned_at_once() -> None:
+    stored = {"quantization": "wint8", "kv_cache_quant_type": "int8"}
+    huge = replace(WIDE, num_layers=10**12, num_heads=1 << 40, num_kv_heads=1 << 40)
+    shape = with_experts(huge, quantization_config=stored)
+    assert shape.experts is not None
+    assert shape.experts.layers == 10**12
+    assert not plan_memory(shape, PlanSettings(), p800()).fits
+
+
+def test_fields_of_experts_mean_nothing_to_a_dense_model(tmp_path: Path) -> None:
+    assert read_shape(model(tmp_path, moe_num_experts=8)).experts is None
+
+
+def test_a_number_in_place_of_a_list_is_that_of_both_modalities(tmp_path: Path) -> None:
+    shape = read_shape(model(tmp_path, **{**VISION, "moe_num_experts": 4, "moe_layer_start_index": 2}))
+    assert shape.experts is not None
+    assert shape.experts.banks == (ExpertBank(4, 32, 2), ExpertBank(4, 16, 2))
+
+
+def test_parts_are_counted_unless_the_weights_are_random(tmp_path: Path) -> None:
+    directory = model(tmp_path)
+    assert read_shape(directory).num_parts == 1
+    for rank in range(4):
+        (directory / f"rank{rank}").mkdir()
+    assert read_shape(directory).num_parts == 4
+    assert read_shape(directory, is_dummy=True).num_parts == 1
