@@ -14,6 +14,8 @@ import logging
 import signal
 import socket
 import sys
+import threading
+import time
 
 from ernie_backend.connection import Connection
 from ernie_backend.errors import StartError
@@ -22,7 +24,7 @@ from ernie_backend.loop import EngineLoop
 from ernie_backend.parallel.group import GroupWatch
 from ernie_backend.preparation_thread import PreparationThread
 from ernie_backend.start import StartedEngine, start_engine
-from ernie_wire.messages import Cancel, Fault, Message, StartFailed, Starting, Submit
+from ernie_wire.messages import ALIVE_S, Alive, Cancel, Fault, Message, StartFailed, Starting, Submit
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +87,16 @@ def _serve(started: StartedEngine, connection: Connection) -> int:
 
     connection.send(started.ready)
     connection.receive_with(receive)
+    threading.Thread(target=_say_alive, args=(connection,), name="alive", daemon=True).start()
     logger.info("ready")
     try:
         EngineLoop(started.engine, inbox, connection.send).run()
     except Exception:
         logger.exception("the engine loop failed; requests in flight are lost")
         return 1
+
+
+def _say_alive(connection: Connection) -> None:
+    while True:
+        connection.send(Alive())
+        time.sleep(ALIVE_S)

@@ -8,6 +8,8 @@ prompts   "count N"   N outputs, "1 ", "2 ", ... with the token ids 1..N
           "exit"      exit status 3
           "fault"     tells a cause, then exit status 1
           "hang"      neither reads nor sends any more
+          "stuck"     sends no heartbeat any more, though it is alive
+          "stop"      SIGSTOP
           "garbage"   sends something that is no message
 """
 
@@ -25,6 +27,7 @@ from pathlib import Path
 
 from ernie_wire.frames import receive_frame, send_frame
 from ernie_wire.messages import (
+    Alive,
     Cancel,
     Fault,
     GenerateRequest,
@@ -47,6 +50,7 @@ class FakeEngine:
         self._socket = sock
         self._lock = threading.Lock()
         self._running: set[str] = set()
+        self._is_stuck = False
 
     def send(self, message: Message) -> None:
         with self._lock:
@@ -56,7 +60,7 @@ class FakeEngine:
         step = 0
         while True:
             running = len(self._running)
-            self.send(Heartbeat(running, 0, 100 - running, 100, step))
+            self.send(Alive() if self._is_stuck else Heartbeat(running, 0, 100 - running, 100, step))
             step += 1
             time.sleep(0.05)
 
@@ -87,6 +91,10 @@ class FakeEngine:
         elif word == "hang":
             self._lock.acquire()
             time.sleep(1000)
+        elif word == "stuck":
+            self._is_stuck = True
+        elif word == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         elif word == "garbage":
             with self._lock:
                 send_frame(self._socket, {"kind": "Nonsense"})

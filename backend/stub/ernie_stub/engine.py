@@ -24,6 +24,8 @@ from ernie_stub.in_flight import InFlight
 from ernie_wire.errors import EngineCrashed, ModelUnavailable
 from ernie_wire.frames import FrameError
 from ernie_wire.messages import (
+    ALIVE_S,
+    Alive,
     Fault,
     Heartbeat,
     Message,
@@ -46,8 +48,9 @@ class Deadlines:
 
     Attributes:
         start_stall_s: a starting engine that uses no CPU and reads no page for so long is given up.
-        silence_s: a ready engine that sends nothing for so long hangs and is aborted; it must exceed the
+        silence_s: a ready engine without a heartbeat for so long hangs and is aborted; it must exceed the
             longest step, since heartbeats come between steps.
+        stopped_s: so is one that sends nothing at all for so long: it was stopped.
         exit_s: between the end of the socket, SIGTERM and SIGKILL.
         settled_s: an engine that lived so long has not failed at once: the pause starts from nothing again.
         longest_pause_s: longest pause between two starts; the first restart has none.
@@ -55,6 +58,7 @@ class Deadlines:
 
     start_stall_s: float = 120.0
     silence_s: float = 300.0
+    stopped_s: float = 15.0
     exit_s: float = 5.0
     settled_s: float = 60.0
     longest_pause_s: float = 30.0
@@ -250,21 +254,34 @@ class Engine:
 
     def _read_until_end(self, link: EngineLink) -> _Fault | None:
         """Return what was wrong with the engine, as far as it is known before it is gone."""
+        silent_s = 0.0  # by the engine's clock: if it was we who slept, its messages are all there
         try:
-            while (message := link.receive()) is not None:
+            while silent_s <= self._deadlines.silence_s and (message := self._hear(link)) is not None:
                 if isinstance(message, Outputs):
                     self._in_flight.deliver(message.outputs)
                 elif isinstance(message, Heartbeat):
+                    silent_s = 0.0
                     with self._lock:
                         self._status = replace(self._status, heartbeat=message)
                         self._heartbeat_at = time.monotonic()
+                elif isinstance(message, Alive):
+                    silent_s += ALIVE_S
                 elif isinstance(message, Fault):
                     return _Fault(message.cause)
         except TimeoutError:
-            return _Fault(f"it was silent for {self._deadlines.silence_s:g} s and was aborted", hangs=True)
+            return _Fault(f"it was silent for {self._deadlines.stopped_s:g} s and was aborted", hangs=True)
         except FrameError as error:
             return _Fault(f"it sent something unreadable ({error}) and was aborted", hangs=True)
+        if silent_s > self._deadlines.silence_s:
+            return _Fault(f"its loop hung for {self._deadlines.silence_s:g} s and was aborted", hangs=True)
         return None
+
+    def _hear(self, link: EngineLink) -> Message | None:
+        """Receive; raises what ``EngineLink.receive`` does, TimeoutError after ``stopped_s``."""
+        ticks = round(self._deadlines.stopped_s / TICK_S)  # a pause of this process is but one of them
+        if not any(link.is_readable(TICK_S) for _ in range(ticks)):
+            raise TimeoutError
+        return link.receive()
 
     def _refuse(self, output: Output) -> None:
         self._in_flight.deliver((output,))

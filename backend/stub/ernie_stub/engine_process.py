@@ -98,8 +98,9 @@ class EngineProcess:
         return True
 
     def abort(self) -> None:
-        """Ask for a dump of all stacks and the end of a process that hangs (SIGABRT)."""
+        """Ask for a dump of all stacks and the end of a process that hangs (SIGABRT), or was stopped."""
         self._process.send_signal(signal.SIGABRT)
+        self._process.send_signal(signal.SIGCONT)
 
 
 def describe_exit(returncode: int) -> str:

@@ -1,8 +1,8 @@
 """The messages of the stub and the engine, as frozen dataclasses, and their form in a frame.
 
     stub -> engine   Submit, Cancel, Shutdown
-    engine -> stub   Starting now and then, Ready or StartFailed, then Outputs and Heartbeat until the socket
-                     ends; Fault at any time
+    engine -> stub   Starting now and then, Ready or StartFailed, then Outputs, Heartbeat and Alive until the
+                     socket ends; Fault at any time
 
 The end of the socket is a message too: the engine ends when the stub is gone, the stub restarts an engine
 that is gone. This module must not know how a message is sent or what is done with it.
@@ -18,6 +18,8 @@ from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
 from ernie_wire.logprobs import Logprobs, logprobs_from_json, logprobs_to_json
 from ernie_wire.sampling import SamplingParameters
+
+ALIVE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -169,10 +171,15 @@ class Heartbeat:
     prefix_cache_hits: int = 0
 
 
-Message = Submit | Cancel | Shutdown | Starting | Fault | Ready | StartFailed | Outputs | Heartbeat
+@dataclass(frozen=True)
+class Alive:
+    """The engine process is not stopped; sent every ``ALIVE_S``, from a thread, however long a step is."""
+
+
+Message = Submit | Cancel | Shutdown | Starting | Fault | Ready | StartFailed | Outputs | Heartbeat | Alive
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (Submit, Cancel, Shutdown, Starting, Fault, Ready, StartFailed, Outputs, Heartbeat)
+    for kind in (Submit, Cancel, Shutdown, Starting, Fault, Ready, StartFailed, Outputs, Heartbeat, Alive)
 }
 
 

@@ -165,17 +165,29 @@ def test_a_crash_ends_what_is_in_flight_and_the_next_request_is_served(
     assert is_gone(pid)
 
 
-def test_an_engine_that_hangs_is_aborted_and_replaced(start: Start) -> None:
-    stub = start(deadlines=Deadlines(silence_s=1.0))
-    sender = stub.submit("a", "hang")
-    assert "silent for 1 s" in sender.error_line()
+@pytest.mark.parametrize(
+    ("prompt", "deadlines", "cause"),
+    [
+        ("hang", Deadlines(stopped_s=1.0), "silent for 1 s"),
+        ("stop", Deadlines(stopped_s=1.0, exit_s=WAIT_S), "silent for 1 s"),
+        ("stuck", Deadlines(silence_s=1.0), "its loop hung for 1 s"),
+    ],
+)
+def test_an_engine_that_hangs_is_aborted_and_replaced(
+    start: Start, prompt: str, deadlines: Deadlines, cause: str
+) -> None:
+    stub = start(deadlines=deadlines)
+    pid = stub.pid()
+    sender = stub.submit("a", prompt)
+    assert cause in sender.error_line()
+    assert is_gone(pid)
     after = stub.submit("b", "count 1")
     assert after.finished.wait(WAIT_S)
     assert after.texts() == ["1 "]
 
 
 def test_many_messages_to_an_engine_that_hangs_do_not_block(start: Start) -> None:
-    stub = start(deadlines=Deadlines(silence_s=2.0))
+    stub = start(deadlines=Deadlines(stopped_s=2.0))
     stub.submit("a", "hang")
     begin = time.monotonic()
     for index in range(20):

@@ -9,6 +9,7 @@ import pytest
 from ernie_wire.errors import InvalidValue
 from ernie_wire.logprobs import LOWEST_LOGPROB, TokenLogprobs, TopLogprob
 from ernie_wire.messages import (
+    Alive,
     Cancel,
     Fault,
     GenerateRequest,
@@ -53,6 +54,7 @@ MESSAGES: list[Message] = [
     Outputs((Output("a", token_ids=(7,), logprobs=(LOGPROBS,), prompt_logprobs=(None, LOGPROBS)),)),
     Outputs((Output("a", error="timeout: too late"),)),
     Heartbeat(1, 2, 3, 4, 5),
+    Alive(),
 ]
 
 
