@@ -1,0 +1,102 @@
+"""What a ``plan`` is asked: the model, the device, and settings as the engine reads them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ernie_backend.memory.devices import GIB, p800
+from ernie_backend.memory.engine_plan import engine_plan
+from ernie_backend.memory.memory_plan import plan_memory
+from ernie_cli.command_line import parsed_flags
+from ernie_cli.plan_flags import PLAN_GROUPS
+from ernie_cli.plan_request import plan_request
+from ernie_cli.presets.rows import ROWS
+from ernie_cli.printed_config import engine_settings
+from ernie_cli.serve_settings import engine_parameters
+
+DATA = Path(__file__).parents[2] / "data"
+DENSE = DATA / "dense"
+VL_424B = "ernie-4.5-vl-424b-a47b-wint8-32k-tp8"
+
+
+def test_larger_pictures_take_more() -> None:
+    row = ROWS["ernie-4.5-vl-28b-a3b-thinking-wint8-128k"]
+    given = {"--model": row.name}
+    with_limit = plan_request(given).settings
+    assert with_limit.image_max_pixels == 12845056
+    shape = row.model.shape
+    larger, usual = (
+        plan_memory(shape, settings, p800()).activations
+        for settings in (with_limit, plan_request({**given, "--mm-processor-kwargs": "{}"}).settings)
+    )
+    assert larger - usual == (12845056 - 6177 * 28 * 28) // 14**2 * (6 * 1280 + 5120) * 2
+
+
+@pytest.mark.parametrize("kind", ["cpu", "xpu"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "",
+        "--gpu-memory-utilization 0.4 --max-num-seqs 3",
+        "--max-num-batched-tokens 77 --kv-cache-dtype int8 --quantization wint4",
+        "-tp 2 --enable-expert-parallel --dtype float32 --block-size 16 --max-model-len 99999",
+        "--num-gpu-blocks-override 40 --load-choices dummy --quantization wint8",
+    ],
+)
+@pytest.mark.parametrize("name", ["dense", "moe_tp", "moe300b-Paddle"])
+def test_plan_and_engine_plan_a_directory_alike(
+    monkeypatch: pytest.MonkeyPatch, name: str, flags: str, kind: str
+) -> None:
+    monkeypatch.setattr("ernie_cli.plan_request.resolve_device", lambda asked: (kind, None))
+    monkeypatch.setattr("ernie_cli.plan_request.available_bytes", lambda: GIB)
+    given = parsed_flags(shlex.split(flags), PLAN_GROUPS)
+    settings = engine_settings(DATA / name, {**engine_parameters(given), "device": kind})
+    request = plan_request({**given, "--model": str(DATA / name)})
+    planned = plan_memory(request.shape, request.settings, request.device)
+    assert planned == engine_plan(settings, kind, GIB)
+    assert request.notices == settings.notices
+
+
+def test_a_step_has_the_tokens_of_the_device() -> None:
+    name = "ernie-4.5-0.3b-wint8-32k"
+    tokens = {
+        device: plan_request({"--model": name, "--device": device}).settings.max_num_batched_tokens
+        for device in ("p800", "cpu")
+    }
+    assert tokens == {"p800": 2048, "cpu": 256 + 128}
+
+
+def test_ranks_on_cpus_have_the_memory_of_all_machines_of_which_this_need_be_none() -> None:
+    given = {"--model": str(DENSE), "--device": "cpu", "--device-memory": "2", "--tensor-parallel-size": "2"}
+    assert plan_request(given).device.memory_bytes == 2 * GIB
+    assert plan_request({**given, "--ips": "10.0.0.1,10.0.0.2"}).device.memory_bytes == 4 * GIB
+
+
+def test_a_released_model_in_w4a8_is_planned_with_a_notice() -> None:
+    request = plan_request({"--model": "ERNIE-4.5-21B-A3B", "--quantization": "w4a8"})
+    assert request.settings.quantization == "w4a8"
+    assert "needs a checkpoint with scales of activations" in request.notices[0]
+
+
+def test_a_row_is_found_in_any_case() -> None:
+    assert plan_request({"--model": VL_424B.upper()}) == plan_request({"--model": VL_424B})
+    assert plan_request({"--model": VL_424B}).notices == ("serve cannot run models with vision yet",)
+
+
+def test_a_context_that_the_model_does_not_have_is_lowered() -> None:
+    request = plan_request({"--model": str(DENSE), "--max-model-len": "99999"})
+    assert request.settings.max_model_len == 2048
+    assert "max_model_len 99999 is lowered to the model's max_position_embeddings 2048" in request.notices
+
+
+def test_a_format_of_the_checkpoint_wins(tmp_path: Path) -> None:
+    text = json.loads((DENSE / "config.json").read_text())
+    text["quantization_config"] = {"quantization": "wint8"}
+    (tmp_path / "config.json").write_text(json.dumps(text))
+    request = plan_request({"--model": str(tmp_path), "--quantization": "wint4"})
+    assert plan_memory(request.shape, request.settings, request.device).settings.quantization == "wint8"
+    assert request.notices[0] == "quantization wint4 is ignored: config.json says that the weights are wint8"
