@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 
 from e2e.serving import DATA, STOP_DEADLINE_S, Serving
 from e2e.test_serve import FLAGS, complete
+from free_ports import free_port
 
 
 @pytest.fixture
@@ -47,10 +47,7 @@ def test_two_ranks_answer_and_are_started_again_after_one_was_killed(serving: Se
 @pytest.mark.full
 def test_two_machines_serve_one_model_and_meet_again_after_a_rank_was_killed() -> None:
     """Loopback addresses stand for the machines."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    machines = ("--ips", "127.0.0.1,127.0.0.2", "--engine-worker-queue-port", port)
+    machines = ("--ips", "127.0.0.1,127.0.0.2", "--engine-worker-queue-port", str(free_port()))
     first, second = (
         Serving("serve", *FLAGS, "-tp", "2", *machines, environment={"PADDLE_TRAINER_ID": str(index)})
         for index in range(2)

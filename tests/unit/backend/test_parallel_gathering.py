@@ -15,6 +15,7 @@ from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.messages import Failed, to_frame
 from ernie_backend.settings import read_settings
 from ernie_wire.frames import send_frame
+from free_ports import free_port
 
 MOE_TP = Path(__file__).parents[2] / "data" / "moe_tp"
 
@@ -45,9 +46,7 @@ class CountingWatch(GroupWatch):
 def test_a_rank_that_ends_while_others_are_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     rank = EndedRank()
     monkeypatch.setattr("ernie_backend.parallel.gathering.LocalRank", lambda *_: rank)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        layout = Layout(4, ("127.0.0.1", "127.0.0.2"), 0, probe.getsockname()[1])
+    layout = Layout(4, ("127.0.0.1", "127.0.0.2"), 0, free_port())
     parameters = {"model": str(MOE_TP), "tensor_parallel_size": "4"}
     settings = read_settings(parameters, ModelConfig.from_directory(MOE_TP))
     watch = CountingWatch()

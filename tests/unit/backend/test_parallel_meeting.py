@@ -22,6 +22,7 @@ from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.meeting import meet_ranks, reach_rank_0
 from ernie_backend.parallel.messages import Challenge, Hello, Loaded, RankMessage, Refused, from_frame, to_frame
 from ernie_wire.frames import receive_frame, send_frame
+from free_ports import free_port
 
 PATIENCE_S = 60.0
 
@@ -29,10 +30,7 @@ PATIENCE_S = 60.0
 @pytest.fixture
 def layout() -> Layout:
     """Four ranks on two machines, as the first one sees it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return Layout(4, ("127.0.0.1", "127.0.0.2"), 0, port)
+    return Layout(4, ("127.0.0.1", "127.0.0.2"), 0, free_port())
 
 
 def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
