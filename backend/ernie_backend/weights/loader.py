@@ -25,6 +25,7 @@ from ernie_backend.weights.contents import check_tensors, check_tied_head
 from ernie_backend.weights.names import Recipe, TensorSpec, recipes_for
 from ernie_backend.weights.offline import (
     QUANTIZED,
+    brings_cache_scales,
     cache_scale_specs,
     read_cache_scales,
     read_stored,
@@ -76,7 +77,7 @@ class CheckpointWeights:
         self._stored = stored_weights(
             self._recipes, self._format, checkpoint.names, is_expected=config.stored_quantization is not None
         )
-        self._has_cache_scales = self._brings_cache_scales()
+        self._has_cache_scales = brings_cache_scales(config, checkpoint.names)
         check_tensors(checkpoint, list(self._wanted()))
         if config.tie_word_embeddings:
             check_tied_head(checkpoint, self._recipes[WeightKey(Role.EMBEDDING)].tensors[0])
@@ -183,14 +184,6 @@ class CheckpointWeights:
 
     def _format(self, role: Role) -> WeightFormat:
         return weight_format(role, self._dtype, self._quantization, is_tied=self._config.tie_word_embeddings)
-
-    def _brings_cache_scales(self) -> bool:
-        stored = self._config.stored_quantization
-        if stored is not None and stored.has_cache_scales:
-            return True
-        layers = range(self._config.num_layers)
-        specs = (spec for layer in layers for spec in cache_scale_specs(self._config, layer))
-        return any(spec.name in self._checkpoint.names for spec in specs)
 
     def _wanted(self) -> Iterator[TensorSpec]:
         for key, recipe in self._recipes.items():

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.names import Recipe, Recipes, TensorSpec
-from ernie_backend.weights.placement import WeightFormat
+from ernie_backend.weights.placement import EXPERT_ROLES, WeightFormat
 from ernie_backend.weights.roles import Role, WeightKey
 from ernie_backend.weights.shard import Part
 from ernie_kernels.api import CacheScales
@@ -85,7 +85,8 @@ def stored_weights(
     ``is_expected``: config.json says that weights are quantized; those that are there unquantized stay so.
 
     Raises:
-        StartError: w4a8 is asked of a checkpoint that has not the Paddle layout.
+        StartError: w4a8 is asked of a checkpoint that has not the Paddle layout, or the experts are of w4a8 and
+            something else is asked: the codes have the same shapes as those of wint4, and other numbers.
     """
     found = {}
     for key, recipe in recipes.items():
@@ -95,10 +96,40 @@ def stored_weights(
             if kept is WeightFormat.W4A8:
                 raise StartError("w4a8 is read from the Paddle layout only (ernie.layers.*)")
             continue
+        if key.role in EXPERT_ROLES and kept is not WeightFormat.W4A8:
+            _check_not_w4a8(stored, kept, names)
         is_missing = is_expected and recipe.tensors[0].name not in names
         if kept is WeightFormat.W4A8 or stored.codes.name in names or is_missing:
             found[key] = stored
     return found
+
+
+def _check_not_w4a8(stored: StoredWeight, kept: WeightFormat, names: Collection[str]) -> None:
+    inputs = stored.codes.name.replace("quant_weight", "activation_scale")
+    if stored.codes.name in names and inputs in names:
+        raise StartError(
+            f"tensor {inputs} says that this expert was quantized by w4a8, but it is to be read as "
+            f"{kept.value}: set quantization_config.moe_quant_type in config.json to w4a8"
+        )
+
+
+def brings_cache_scales(config: ModelConfig, names: Collection[str]) -> bool:
+    """Return whether a checkpoint with tensors ``names`` brings static scales of the KV cache, or should.
+
+    Raises:
+        StartError: they are of codes that have a zero point.
+    """
+    specs = [spec.name for layer in range(config.num_layers) for spec in cache_scale_specs(config, layer)]
+    for name in specs:
+        zero_point = name.replace("activation_scale", "activation_zero_point")
+        if zero_point in names:
+            raise StartError(
+                f"tensor {zero_point} shifts the KV cache, which is symmetric here, and "
+                "quantization_config.has_zero_point in config.json does not tell of it; make the checkpoint by "
+                "ernie-triton quantize --kv-cache c8, or take the tensor out if it is a left-over"
+            )
+    stored = config.stored_quantization
+    return (stored is not None and stored.has_cache_scales) or any(name in names for name in specs)
 
 
 def cache_scale_specs(config: ModelConfig, layer: int) -> tuple[TensorSpec, TensorSpec]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.names import paddle_recipes
@@ -58,8 +58,8 @@ def opened(directory: Path, quantization: str, shard: Shard, cache: Path | None 
     return CheckpointWeights.open(directory, config, "bfloat16", quantization, cache, shard)
 
 
-def dirty_memory(shape: tuple[int, ...], dtype: Any = np.float64) -> NDArray[Any]:
-    filled = np.full(math.prod(shape) * np.dtype(dtype).itemsize, 0x42, np.uint8)
+def dirty_memory(shape: tuple[int, ...] | int, dtype: Any = np.float64) -> NDArray[Any]:
+    filled = np.full(int(np.prod(shape)) * np.dtype(dtype).itemsize, 0x42, np.uint8)
     return filled.view(np.dtype(dtype)).reshape(shape)
 
 
@@ -123,6 +123,29 @@ def test_the_numbers_are_those_of_the_formulas(tmp_path: Path) -> None:
     assert scales is not None
     np.testing.assert_array_equal(scales.keys, (absmax / np.float32(127)).reshape(4, 16))
     np.testing.assert_array_equal(scales.values, (2 * absmax / np.float32(127)).reshape(4, 16))
+
+
+@pytest.mark.parametrize("quantization", ["wint4", "wint8"])
+def test_experts_of_w4a8_are_not_read_as_another_format(tmp_path: Path, quantization: str) -> None:
+    """As wint4 they would have the same shapes, and answer with garbage: the inputs would not be rotated."""
+    config = config_of(quantization)
+    directory = write_model(tmp_path / "q", config, with_experts("w4a8"))
+    complaint = (
+        r"experts\.\d\.\w+_proj\.activation_scale says that this expert was quantized by w4a8, but it is to be "
+        rf"read as int{quantization[-1]}: set quantization_config\.moe_quant_type in config\.json to w4a8"
+    )
+    with pytest.raises(StartError, match=complaint):
+        opened(directory, quantization, Shard())
+
+
+def test_a_zero_point_that_config_json_does_not_tell_of(tmp_path: Path) -> None:
+    name = "ernie.layers.1.self_attn.cachev_matmul.activation_zero_point"
+    tensors = {**with_experts("w4a8"), name: np.zeros(64, np.float32)}
+    directory = write_model(tmp_path / "q", config_of("w4a8"), tensors)
+    with pytest.raises(
+        StartError, match=rf"{name} shifts the KV cache, .* quantization_config\.has_zero_point"
+    ):
+        opened(directory, "w4a8", Shard())
 
 
 def test_a_rank_opens_the_other_parts_only_to_quantize_them(tmp_path: Path) -> None:
