@@ -1,4 +1,6 @@
-"""One rank of a model on Paddle's CPU place: ``python -m numerics.rank_program FAMILY RANK SIZE MASTER EP``.
+"""One rank of a model on Paddle's CPU place.
+
+    python -m numerics.rank_program FAMILY LAYOUT RANK SIZE MASTER EP
 
 Rank 0 prints the greedy tokens after the goldens' prompts as JSON; the others compute the same steps.
 """
@@ -28,12 +30,12 @@ BLOCK_SIZE = 8
 MAX_POSITIONS = 64
 
 
-def main(family: str, rank: int, size: int, master: str, is_expert_parallel: bool) -> None:
+def main(family: str, layout: str, rank: int, size: int, master: str, is_expert_parallel: bool) -> None:
     ops = PaddleOps("cpu", join_devices(Rendezvous(rank, size, master, "127.0.0.1"), "cpu"))
-    config = ModelConfig.from_directory(checkpoint(family))
+    config = ModelConfig.from_directory(checkpoint(family, layout))
     shard = shard_of(config, rank, size, is_expert_parallel=is_expert_parallel)
     how = LoadSettings("float32", None, ActivationType.FLOAT32, MAX_POSITIONS, shard=shard)
-    model = load_model(checkpoint(family), config, ops, how)
+    model = load_model(checkpoint(family, layout), config, ops, how)
     rows = golden_rows(family)
     blocks = MAX_POSITIONS // BLOCK_SIZE
     spec = CacheSpec(
@@ -60,5 +62,5 @@ def main(family: str, rank: int, size: int, master: str, is_expert_parallel: boo
 
 
 if __name__ == "__main__":
-    _, name, own, count, where, experts = sys.argv
-    main(name, int(own), int(count), where, experts == "True")
+    _, name, form, own, count, where, experts = sys.argv
+    main(name, form, int(own), int(count), where, experts == "True")

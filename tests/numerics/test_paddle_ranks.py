@@ -7,49 +7,71 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import pytest
 
 from ernie_kernels.ranks import Rendezvous
 from ernie_kernels.xpu.process_group import join_hosts
+from free_ports import free_port
 from numerics.golden import golden_rows
 
 DEADLINE_S = 600.0
 
 
 @pytest.mark.parametrize(
-    ("family", "size", "is_expert_parallel"),
+    ("family", "layout", "size", "is_expert_parallel"),
     [
-        ("moe_tp", 2, True),
-        pytest.param("moe", 2, True, marks=pytest.mark.full),
-        pytest.param("dense", 2, False, marks=pytest.mark.full),
-        pytest.param("moe_tp", 4, False, marks=pytest.mark.full),
-        pytest.param("moe300b", 2, True, marks=pytest.mark.full),
+        ("moe_tp", "hf", 2, True),
+        pytest.param("moe_tp", "hf", 2, False, marks=pytest.mark.full),
+        pytest.param("moe_tp", "hf", 4, False, marks=pytest.mark.full),
+        pytest.param("moe", "hf", 2, True, marks=pytest.mark.full),
+        pytest.param("moe300b", "hf", 2, True, marks=pytest.mark.full),
+        pytest.param("moe300b", "hf", 2, False, marks=pytest.mark.full),
+        pytest.param("dense", "hf", 2, False, marks=pytest.mark.full),
+        pytest.param("moe_tp", "paddle", 2, False, marks=pytest.mark.full),
+        pytest.param("moe", "paddle", 2, True, marks=pytest.mark.full),
+        pytest.param("moe300b", "paddle", 2, False, marks=pytest.mark.full),
+        pytest.param("dense", "paddle", 2, False, marks=pytest.mark.full),
     ],
 )
-def test_ranks_give_the_tokens_of_the_goldens(family: str, size: int, is_expert_parallel: bool) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        master = f"127.0.0.1:{probe.getsockname()[1]}"
+def test_ranks_give_the_tokens_of_the_goldens(
+    family: str, layout: str, size: int, is_expert_parallel: bool
+) -> None:
+    master = f"127.0.0.1:{free_port()}"
+    arguments = [
+        [family, layout, str(rank), str(size), master, str(is_expert_parallel)] for rank in range(size)
+    ]
+    printed = run_ranks(arguments)
+    assert json.loads(printed) == [row.greedy for row in golden_rows(family)]
+
+
+def run_ranks(arguments: list[list[str]]) -> str:
+    """Run ``rank_program`` with each list of arguments; returns what the first prints, fails if one does."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-m", "numerics.rank_program", family]
+    program = [sys.executable, "-m", "numerics.rank_program"]
     ranks = [
         subprocess.Popen(
-            [*program, str(rank), str(size), master, str(is_expert_parallel)],
-            stdout=subprocess.PIPE,
-            env=environment,
+            [*program, *each], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
-        for rank in range(size)
+        for each in arguments
     ]
-    try:
-        printed, _ = ranks[0].communicate(timeout=DEADLINE_S)
-        assert [rank.wait(DEADLINE_S) for rank in ranks] == [0] * size
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.communicate()
-    assert json.loads(printed) == [row.greedy for row in golden_rows(family)]
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        said = [pool.submit(rank.communicate) for rank in ranks]
+        try:
+            for done in as_completed(said, DEADLINE_S):  # the others would wait for one that has failed
+                assert ranks[said.index(done)].returncode == 0, done.result()[1]
+        finally:
+            for rank in ranks:
+                rank.kill()
+    return said[0].result()[0]
+
+
+def test_a_failed_rank_is_told_at_once_with_what_it_said() -> None:
+    rest = ["2", f"127.0.0.1:{free_port()}", "False"]
+    with pytest.raises(AssertionError, match="no such family"):
+        run_ranks([["dense", "hf", "0", *rest], ["no such family", "hf", "1", *rest]])
 
 
 def test_a_port_that_was_taken_meanwhile_is_an_error_not_the_end_of_the_process() -> None:
