@@ -1,12 +1,12 @@
 """What goes into a model's experts and KV cache, measured on texts: the static scales of w4a8 and c8.
 
-The model is computed in float32 from its own weights, layer by layer over all texts at once, so that no more
-than one matrix is in memory beside the hidden states. This module must not know files.
+The model is computed in float32 from its own weights, layer by layer. In memory are the hidden states of all
+texts and, for some texts at a time, one matrix and what it makes of them. This module must not know files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,8 @@ from ernie_kernels.routing import choose_experts
 Floats = NDArray[np.float32]
 NOTHING = -1.0
 """The absmax of numbers of which there were none."""
+_BLOCK_TOKENS = 2048
+"""Tokens of some texts that go through a layer together: a wide MLP makes 0.9 MB of each."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,28 @@ class Calibration:
         return Calibration(filled[0], filled[1], self.keys, self.values), notices
 
 
+@dataclass
+class CalibrationState:
+    """How far the texts have come through the model.
+
+    Attributes:
+        layers: how many have seen them.
+        hidden: float32 ``[T, H]``, what these have made of the texts, which are laid end to end.
+        measured: the absmax of these layers.
+    """
+
+    layers: int
+    hidden: Floats
+    measured: Calibration
+
+
 def calibrate(
     weights: CheckpointWeights,
     config: ModelConfig,
     texts: Sequence[Sequence[int]],
     rotation: int,
-    report: Callable[[str], None],
+    state: CalibrationState | None,
+    keep: Callable[[CalibrationState], None],
 ) -> Calibration:
     """Run the model over ``texts`` (token ids) and return what it measured.
 
@@ -89,70 +107,84 @@ def calibrate(
         config: the model's sizes.
         texts: each one a context of its own.
         rotation: block in which the inputs of an expert's second matrix are rotated.
-        report: takes a line for each layer.
+        state: what was kept of an earlier run over the same texts.
+        keep: takes the state after each layer.
 
     Raises:
         StartError: a weight, or what it makes of the texts, is not finite.
     """
-    return _Forward(weights, config, texts, rotation).run(report)
-
-
-class _Forward:
-    """One pass over all texts, laid end to end: rows ``[T, H]``."""
-
-    def __init__(
-        self, weights: CheckpointWeights, config: ModelConfig, texts: Sequence[Sequence[int]], rotation: int
-    ) -> None:
-        self._weights = weights
-        self._config = config
-        self._ends = np.cumsum([len(text) for text in texts])[:-1]
-        self._positions = np.concatenate([np.arange(len(text)) for text in texts]).astype(np.int32)
-        self._rotary: RotaryTable = rotary_table(
-            RotarySpec(config.head_dim, int(self._positions.max()) + 1, config.rope_theta)
-        )
-        self._rotation = rotation
-        self._measured = Calibration.empty(config)
+    if state is None:
         ids = np.concatenate([np.asarray(text, np.int64) for text in texts])
-        self._x = as_float32(weights.as_stored(Role.EMBEDDING)[ids])
-
-    def run(self, report: Callable[[str], None]) -> Calibration:
-        for layer in range(self._config.num_layers):
-            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
-                self._run(layer)
-            self._check_finite(layer)
-            report(f"calibration: layer {layer + 1} of {self._config.num_layers}, {len(self._x)} tokens")
-        return self._measured
-
-    def _run(self, layer: int) -> None:
-        self._x = self._x + self._attention(layer, self._normed(Role.INPUT_NORM, layer))
-        hidden = self._normed(Role.POST_ATTENTION_NORM, layer)
-        is_moe = self._config.has_experts(layer)
-        self._x = self._x + (self._moe if is_moe else self._dense)(layer, hidden)
-
-    def _check_finite(self, layer: int) -> None:
-        """Weights that are finite can make of a text what is not; its absmax would be a scale of nothing."""
-        if not np.isfinite(self._x).all():
+        hidden = as_float32(weights.as_stored(Role.EMBEDDING)[ids])
+        state = CalibrationState(0, hidden, Calibration.empty(config))
+    lengths = [len(text) for text in texts]
+    forward = _Forward(weights, config, max(lengths), rotation, state.measured)
+    for layer in range(state.layers, config.num_layers):
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
+            for rows, of_block in _blocks(lengths):
+                state.hidden[rows] = forward.run(layer, state.hidden[rows], of_block)
+        if not np.isfinite(state.hidden).all():
             raise StartError(
                 f"calibration: layer {layer + 1} makes a number that is not finite of these texts, so nothing "
                 "can be measured; give other texts, or another checkpoint"
             )
+        state.layers = layer + 1
+        keep(state)
+    return state.measured
 
-    def _normed(self, role: Role, layer: int) -> Floats:
-        return rms_norm(self._x, self._weights.vector(role, layer), self._config.rms_norm_eps)
+
+def _blocks(lengths: Sequence[int]) -> Iterator[tuple[slice, list[int]]]:
+    """Yield rows of whole texts, at least one, of up to ``_BLOCK_TOKENS`` tokens, with the texts' lengths."""
+    start, block = 0, list[int]()
+    for length in lengths:
+        if block and sum(block) + length > _BLOCK_TOKENS:
+            yield slice(start, start + sum(block)), block
+            start, block = start + sum(block), []
+        block.append(length)
+    yield slice(start, start + sum(block)), block
+
+
+class _Forward:
+    """The layers of a model; what goes into experts and cache is added to ``measured``."""
+
+    def __init__(
+        self,
+        weights: CheckpointWeights,
+        config: ModelConfig,
+        longest: int,
+        rotation: int,
+        measured: Calibration,
+    ) -> None:
+        self._weights = weights
+        self._config = config
+        self._rotary: RotaryTable = rotary_table(RotarySpec(config.head_dim, longest, config.rope_theta))
+        self._rotation = rotation
+        self._measured = measured
+
+    def run(self, layer: int, x: Floats, lengths: Sequence[int]) -> Floats:
+        """Return what a layer makes of some texts ``[T, H]`` of ``lengths``, laid end to end."""
+        x = x + self._attention(layer, self._normed(x, Role.INPUT_NORM, layer), lengths)
+        hidden = self._normed(x, Role.POST_ATTENTION_NORM, layer)
+        return x + (self._moe if self._config.has_experts(layer) else self._dense)(layer, hidden)
+
+    def _normed(self, x: Floats, role: Role, layer: int) -> Floats:
+        return rms_norm(x, self._weights.vector(role, layer), self._config.rms_norm_eps)
 
     def _product(self, x: Floats, role: Role, layer: int, expert: int = 0) -> Floats:
         product: Floats = x @ as_float32(self._weights.as_stored(role, layer, expert)).T
         self._weights.forget()
         return product
 
-    def _attention(self, layer: int, hidden: Floats) -> Floats:
+    def _attention(self, layer: int, hidden: Floats, lengths: Sequence[int]) -> Floats:
+        positions = np.concatenate([np.arange(length) for length in lengths]).astype(np.int32)
         kv_heads = self._config.num_kv_heads
         heads = self._product(hidden, Role.QKV, layer).reshape(len(hidden), -1, self._config.head_dim)
         queries, keys, values = np.split(heads, [-2 * kv_heads, -kv_heads], axis=1)
-        queries, keys = (rotate(part, self._positions, self._rotary) for part in (queries, keys))
-        self._measured.keys[layer] = np.abs(keys).max(axis=0).reshape(-1)
-        self._measured.values[layer] = np.abs(values).max(axis=0).reshape(-1)
-        parts = zip(*(np.split(part, self._ends) for part in (queries, keys, values)), strict=True)
+        queries, keys = (rotate(part, positions, self._rotary) for part in (queries, keys))
+        for absmax, seen in ((self._measured.keys[layer], keys), (self._measured.values[layer], values)):
+            np.maximum(absmax, np.abs(seen).max(axis=0).reshape(-1), out=absmax)
+        ends = np.cumsum(lengths)[:-1]
+        parts = zip(*(np.split(part, ends) for part in (queries, keys, values)), strict=True)
         attended = np.concatenate([attend(text[0], text[1], text[2], context=0) for text in parts])
         return self._product(attended.reshape(len(hidden), -1), Role.OUTPUT, layer)
 
@@ -178,6 +210,6 @@ class _Forward:
     def _expert(self, layer: int, expert: int, x: Floats) -> Floats:
         inner = swiglu(self._product(x, Role.EXPERT_GATE_UP, layer, expert))
         seen = rotate_blocks(inner, self._rotation) if self._rotation else inner
-        self._measured.gate_up[layer, expert] = np.abs(x).max()
-        self._measured.down[layer, expert] = np.abs(seen).max()
+        for absmax, inputs in ((self._measured.gate_up, x), (self._measured.down, seen)):
+            absmax[layer, expert] = max(absmax[layer, expert], np.abs(inputs).max())
         return self._product(inner, Role.EXPERT_DOWN, layer, expert)

@@ -16,6 +16,9 @@ from ernie_backend.model_config import ModelConfig
 LONGEST_TEXT = 1024
 """Tokens of a text that are used; attention over more would cost gigabytes."""
 
+MOST_TOKENS = 65536
+"""Tokens of all texts: the hidden states of so many take 2 GiB in a model of 8,192."""
+
 
 def read_texts(path: Path, model: Path, config: ModelConfig) -> list[list[int]]:
     """Return the texts in ``path``, each cut to ``LONGEST_TEXT`` tokens.
@@ -26,7 +29,7 @@ def read_texts(path: Path, model: Path, config: ModelConfig) -> list[list[int]]:
         config: the model's sizes.
 
     Raises:
-        StartError: the file cannot be read, a line is wrong, or there is none.
+        StartError: the file cannot be read, a line is wrong, there is none, or there are too many.
     """
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -41,6 +44,12 @@ def read_texts(path: Path, model: Path, config: ModelConfig) -> list[list[int]]:
     for number, entry in enumerate(entries, 1):
         ids = list(tokenizer.encode(entry)) if tokenizer and isinstance(entry, str) else entry
         texts.append(_checked_ids(f"{path}:{number}", ids, config.vocab_size)[:longest])
+    count = sum(map(len, texts))
+    if count > MOST_TOKENS:
+        raise StartError(
+            f"{path} has texts of {count} tokens (each cut to {longest}), and {MOST_TOKENS} are the most that are "
+            "measured; give fewer lines: some dozens are enough"
+        )
     return texts
 
 

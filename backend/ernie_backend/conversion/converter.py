@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.conversion.calibration import Calibration, calibrate
-from ernie_backend.conversion.calibration_file import read_calibration, write_calibration
+from ernie_backend.conversion.calibration import Calibration, CalibrationState, calibrate
+from ernie_backend.conversion.calibration_file import read_state, write_state
 from ernie_backend.conversion.conversion import Conversion
 from ernie_backend.conversion.marker import MARKER, Marker
 from ernie_backend.conversion.stored_tensors import quantized_tensors
@@ -56,8 +56,8 @@ def convert(conversion: Conversion, report: Report) -> None:
     try:
         with Marker(conversion.target, conversion.identity()) as marker:
             with CheckpointWeights.open(conversion.source, config, "float32", None) as weights:
-                measured = _calibration(conversion, config, weights, report)
-                _Writer(conversion, config, weights, measured, report).write()
+                writer = _Writer(conversion, config, weights, report)
+                writer.write(lambda: _calibration(conversion, config, weights, report))
             _copy_files(conversion)
             _write_config(conversion, config)
             (conversion.target / _MEASURED).unlink(missing_ok=True)
@@ -76,14 +76,16 @@ def _calibration(
     if not conversion.needs_texts:
         return Calibration.empty(config)
     kept = conversion.target / _MEASURED
-    found = read_calibration(kept)
-    if found is not None:
-        return found
-    measured, notices = calibrate(weights, config, conversion.texts, conversion.rotation, report).filled()
+
+    def keep(state: CalibrationState) -> None:
+        write_state(kept, state)
+        report(f"calibration: layer {state.layers} of {config.num_layers}, {len(state.hidden)} tokens")
+
+    measured = calibrate(weights, config, conversion.texts, conversion.rotation, read_state(kept), keep)
+    filled, notices = measured.filled()
     for notice in notices:
         report(f"notice: {notice}")
-    write_calibration(kept, measured)
-    return measured
+    return filled
 
 
 class _Writer:
@@ -94,25 +96,28 @@ class _Writer:
         conversion: Conversion,
         config: ModelConfig,
         weights: CheckpointWeights,
-        measured: Calibration,
         report: Report,
     ) -> None:
         self._conversion = conversion
         self._config = config
         self._weights = weights
-        self._measured = measured
+        self._measured = Calibration.empty(config)
         self._report = report
         self._recipes = paddle_recipes(config)
         self._stored = stored_weights(self._recipes, self._format, (), is_expected=True)
         ranks = conversion.ranks
         self._parts = tensor_parts(self._recipes, self._stored, config, ranks) if ranks > 1 else {}
 
-    def write(self) -> None:
+    def write(self, measure: Callable[[], Calibration]) -> None:
+        """Write what is missing; only for that is anything measured."""
         files = self._files()
+        complete = {name for name, keys in files.items() if self._is_complete(name, keys)}
+        if len(complete) < len(files):
+            self._measured = measure()
         for number, (name, keys) in enumerate(files.items(), 1):
             started = time.monotonic()
             paths = [directory / name for directory in self._directories()]
-            if all(_is_complete(path, set(self._names(keys))) for path in paths):
+            if name in complete:
                 self._report(f"{number}/{len(files)} {name}: was complete")
                 continue
             self._write_file(paths, keys)
@@ -136,6 +141,10 @@ class _Writer:
     def _directories(self) -> list[Path]:
         target, ranks = self._conversion.target, self._conversion.ranks
         return [target] if ranks == 1 else [target / f"rank{rank}" for rank in range(ranks)]
+
+    def _is_complete(self, name: str, keys: list[WeightKey]) -> bool:
+        names = set(self._names(keys))
+        return all(_holds(directory / name, names) for directory in self._directories())
 
     def _files(self) -> dict[str, list[WeightKey]]:
         """Return the weights of each file, in order."""
@@ -184,7 +193,7 @@ class _Writer:
         yield from tensors.items()
 
 
-def _is_complete(path: Path, names: set[str]) -> bool:
+def _holds(path: Path, names: set[str]) -> bool:
     """Whether a file has the tensors ``names``, all of each."""
     try:
         file = SafetensorsFile(path)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ernie_backend.conversion import calibration
 from ernie_backend.conversion.calibration_texts import read_texts
 from ernie_backend.conversion.conversion import Conversion, wanted
 from ernie_backend.conversion.converter import convert
@@ -29,13 +30,14 @@ from ernie_kernels.formats import (
     Int4Weight,
     Int8Weight,
     W4A8Weight,
+    bfloat16_to_float32,
     dequantize,
     float32_to_bfloat16,
     quantize_int4,
     quantize_int8,
     quantize_w4a8,
 )
-from unit.backend.converted import DATA, assert_same, make
+from unit.backend.converted import DATA, TEXTS, assert_same, make
 from unit.backend.safetensors_writer import read_tensors
 
 
@@ -116,6 +118,45 @@ def test_memory_is_that_of_some_tensors(tmp_path: Path) -> None:
     assert peak < 4 * largest < (source / "model.safetensors").stat().st_size
 
 
+def test_memory_of_texts_is_that_of_their_hidden_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """128 numbers for each token; only some texts at a time go through a layer."""
+    monkeypatch.setattr(calibration, "_BLOCK_TOKENS", 256)
+    how, peaks = wanted("w4a8", has_cache_scales=True), []
+    for count in (20, 60):
+        texts = [[3 + (5 * text + token) % 500 for token in range(64)] for text in range(count)]
+        conversion = Conversion(DATA / "moe_tp", tmp_path / str(count), how, 1, texts)
+        tracemalloc.start()
+        try:
+            convert(conversion, lambda line: None)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 2 * (128 * 4) * (64 * 40)
+
+
+def test_what_is_measured_is_absmax_over_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values of the first layer, computed once more; and the same numbers however many blocks there are."""
+    config = ModelConfig.from_directory(DATA / "moe_tp")
+    tensors = read_tensors(DATA / "moe_tp" / "model.safetensors")
+    norm, product, x = (
+        bfloat16_to_float32(tensors[f"model.{name}.weight"])
+        for name in ("layers.0.input_layernorm", "layers.0.self_attn.v_proj", "embed_tokens")
+    )
+    x = x[np.concatenate(TEXTS)]
+    values = (x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5) * norm) @ product.T
+    found = []
+    with CheckpointWeights.open(DATA / "moe_tp", config, "float32", None) as weights:
+        for tokens in (1, 90, 9999):
+            monkeypatch.setattr(calibration, "_BLOCK_TOKENS", tokens)
+            found.append(calibration.calibrate(weights, config, TEXTS, 128, None, lambda state: None))
+    np.testing.assert_allclose(found[0].values[0], np.abs(values).max(axis=0), rtol=1e-5)
+    for other in found[1:]:
+        for name, absmax in vars(other).items():
+            np.testing.assert_allclose(absmax, getattr(found[0], name), rtol=1e-5)
+
+
 def test_what_is_not_weights_is_copied(tmp_path: Path) -> None:
     target = make("dense", tmp_path / "q", "wint8")
     for name in ("tokenizer.model", "generation_config.json", "tokenizer_config.json"):
@@ -183,6 +224,10 @@ def test_texts(tmp_path: Path) -> None:
         ("[1, 2.5]", "must be a text, or a list"),
         ("[1, 640]", "t.jsonl:1 has token id 640; the vocabulary has 0 to 639"),
         ("", "t.jsonl is empty"),
+        (
+            "[1, 2, 3]\n" * 22000,
+            r"t.jsonl has texts of 66000 tokens \(each cut to 1024\), and 65536 .* give fewer lines",
+        ),
     ],
 )
 def test_wrong_texts(tmp_path: Path, line: str, complaint: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from ernie_backend.conversion import converter
 from ernie_backend.conversion.conversion import Conversion, wanted
 from ernie_backend.conversion.converter import convert
+from ernie_backend.conversion.marker import Marker
 from ernie_backend.conversion.stored_tensors import quantized_tensors
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
@@ -34,6 +35,20 @@ def stop_at(text: str) -> Callable[[str], None]:
     return report
 
 
+def interrupted(*_: object) -> None:
+    raise Interrupted
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def of_other_tensors(path: Path) -> None:
+    tensors = read_tensors(path)
+    tensors.pop(min(tensors))
+    write_tensors(path, tensors)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the conversion makes if nothing interrupts it."""
@@ -49,31 +64,48 @@ def conversion(tmp_path: Path) -> Conversion:
     return conversion
 
 
-def goes_on(conversion: Conversion, whole: Path) -> list[str]:
-    """Finish a conversion; returns the files that were found complete."""
+def goes_on(conversion: Conversion, whole: Path, layers: int = 3) -> list[str]:
+    """Finish a conversion, of which ``layers`` are measured; returns the files that were found complete."""
     lines: list[str] = []
     convert(conversion, lines.append)
     assert_same_files(conversion.target, whole)
+    measured = [f"calibration: layer {layer + 1} of 3, 240 tokens" for layer in range(layers, 3)]
+    assert [line for line in lines if line.startswith("calibration")] == measured
     return [line.split()[1].rstrip(":") for line in lines if line.endswith("was complete")]
 
 
-def test_it_goes_on_with_the_next_file(
-    conversion: Conversion, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_goes_on_with_the_next_file(conversion: Conversion, whole: Path) -> None:
     with pytest.raises(StartError, match=r"config\.json does not exist"):
         ModelConfig.from_directory(conversion.target)
-    monkeypatch.setattr(converter, "calibrate", None)  # what was measured is still there
     assert goes_on(conversion, whole) == FILES[:2]
 
 
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+def test_measuring_goes_on_with_the_next_layer(tmp_path: Path, whole: Path) -> None:
+    conversion = Conversion(DATA / "moe_tp", tmp_path / "q", W4A8C8, 2, TEXTS)
+    for layer in (1, 2):
+        with pytest.raises(Interrupted):
+            convert(conversion, stop_at(f"layer {layer} of 3"))
+    assert goes_on(conversion, whole, layers=2) == []
 
 
-def of_other_tensors(path: Path) -> None:
-    tensors = read_tensors(path)
-    tensors.pop(min(tensors))
-    write_tensors(path, tensors)
+@pytest.mark.parametrize("damage", [truncated, of_other_tensors])
+def test_damaged_measurements_are_made_again(
+    conversion: Conversion, whole: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(conversion.target / "calibration.safetensors")
+    assert goes_on(conversion, whole, layers=0) == FILES[:2]
+
+
+def test_nothing_is_measured_if_every_file_is_there(
+    conversion: Conversion, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt at the very end, when the measurements are gone and the marker is not."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Marker, "remove", interrupted)
+        with pytest.raises(Interrupted):
+            convert(conversion, print)
+    assert sorted(path.name for path in conversion.target.glob("ca*")) == []
+    assert goes_on(conversion, whole) == FILES
 
 
 @pytest.mark.parametrize("damage", [truncated, of_other_tensors, Path.unlink])
@@ -91,7 +123,7 @@ def test_an_interrupt_inside_a_file_leaves_nothing_of_it(
     conversion = Conversion(DATA / "moe_tp", tmp_path / "q", W4A8C8, 2, TEXTS)
     count = 0
 
-    def interrupted(*arguments: Any) -> Any:
+    def interrupted_at_last(*arguments: Any) -> Any:
         nonlocal count
         count += 1
         if count == 9:
@@ -99,7 +131,7 @@ def test_an_interrupt_inside_a_file_leaves_nothing_of_it(
         return quantized_tensors(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(converter, "quantized_tensors", interrupted)
+        patch.setattr(converter, "quantized_tensors", interrupted_at_last)
         with pytest.raises(KeyboardInterrupt):
             convert(conversion, print)
     left = sorted(path.name for path in (conversion.target / "rank0").iterdir())
@@ -129,10 +161,6 @@ def test_another_request_is_refused(conversion: Conversion, tmp_path: Path, chan
 
 def test_config_json_comes_last(conversion: Conversion, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has one is taken for a model."""
-
-    def interrupted(*_: object) -> None:
-        raise Interrupted
-
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfile", interrupted)
         with pytest.raises(Interrupted):
