@@ -47,8 +47,8 @@ def read_texts(path: Path, model: Path, config: ModelConfig) -> list[list[int]]:
     count = sum(map(len, texts))
     if count > MOST_TOKENS:
         raise StartError(
-            f"{path} has texts of {count} tokens (each cut to {longest}), and {MOST_TOKENS} are the most that are "
-            "measured; give fewer lines: some dozens are enough"
+            f"{path} has texts of {count} tokens (each cut to {longest}), and {MOST_TOKENS} are the most that "
+            "are measured; give fewer lines: some dozens are enough"
         )
     return texts
 

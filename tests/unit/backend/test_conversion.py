@@ -25,10 +25,11 @@ from ernie_backend.weights.names import Recipe, TensorSpec, paddle_recipes
 from ernie_backend.weights.offline import read_stored, stored_weight
 from ernie_backend.weights.placement import WeightFormat
 from ernie_backend.weights.roles import Role, WeightKey
-from ernie_backend.weights.shard import Shard, part_of
+from ernie_backend.weights.shard import Part, Shard, part_of
 from ernie_kernels.formats import (
     Int4Weight,
     Int8Weight,
+    QuantizedWeight,
     W4A8Weight,
     bfloat16_to_float32,
     dequantize,
@@ -74,6 +75,35 @@ def test_a_converted_checkpoint_has_the_weights_that_loading_would_make(
                 np.testing.assert_array_equal(
                     found.vector(key.role, key.layer), expected.vector(key.role, key.layer)
                 )
+
+
+@pytest.mark.parametrize(
+    ("source", "quantization", "role"),
+    [
+        ("dense", "wint8", Role.EMBEDDING),
+        ("moe", "wint4", Role.EMBEDDING),
+        ("moe_tp", "wint8", Role.HEAD),
+        ("moe_tp", "w4a8", Role.HEAD),
+    ],
+)
+def test_exactly_the_head_is_quantized_when_a_converted_checkpoint_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, quantization: str, role: Role
+) -> None:
+    """FastDeploy's layout has it in bfloat16; where it is tied, it is the embedding."""
+    target = make(source, tmp_path / "q", quantization, ranks=2 if source == "moe_tp" else 1)
+    config, found = ModelConfig.from_directory(target), []
+    quantize = CheckpointWeights._quantize
+
+    def quantized(self: CheckpointWeights, key: WeightKey, kept: WeightFormat, part: Part) -> QuantizedWeight:
+        found.append(key)
+        return quantize(self, key, kept, part)
+
+    monkeypatch.setattr(CheckpointWeights, "_quantize", quantized)
+    with opened(target) as weights:
+        for key, recipe in paddle_recipes(config).items():
+            if len(recipe.shape) == 2 and key.role is not Role.ROUTER_BIAS:
+                weights.linear(*key)
+    assert found == [WeightKey(role)]
 
 
 def test_w4a8_is_rotated_and_measured(tmp_path: Path) -> None:
