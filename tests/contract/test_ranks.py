@@ -22,7 +22,7 @@ from contract.engine_process import DATA, TIMEOUT_S, Engine
 from ernie_wire.messages import Fault, GenerateRequest, Outputs, StartFailed, Starting, Submit
 from ernie_wire.sampling import SamplingParameters
 from free_ports import free_port
-from numerics.golden import MOVED_CODE_TOLERANCE
+from numerics.golden import FAMILIES, MOVED_CODE_TOLERANCE, checkpoint
 from unit.backend.converted import make
 
 DEADLINE_S = 10 * TIMEOUT_S
@@ -135,6 +135,17 @@ def test_ranks_give_the_tokens_of_the_goldens(family: str, ranks: int, parameter
         assert len(started) == ranks - 1
         assert_goldens(engine, family)
     wait_for_the_end_of(started)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ranks_read_the_paddle_layout(family: str, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(checkpoint(family, "paddle"), tmp_path / "twin"))
+    shutil.copy(DATA / "dense-Paddle" / "tokenizer.model", directory)
+    experts = "true" if family == "moe" else "false"
+    with start(family, 2, model=str(directory), enable_expert_parallel=experts) as engine:
+        engine.ready()
+        assert_goldens(engine, family)
 
 
 @pytest.mark.parametrize(
