@@ -22,10 +22,12 @@ class Meetings:
 
     Attributes:
         count: meetings begun and meetings ended, added up: odd inside one. Any thread may read it.
+        has_failed: one has ended with an error, as it does if another rank is gone or hangs.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.has_failed = False
 
     def __enter__(self) -> None:
         self.count += 1
@@ -34,6 +36,7 @@ class Meetings:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.count += 1
+        self.has_failed |= error is not None
 
 
 @dataclass(frozen=True)

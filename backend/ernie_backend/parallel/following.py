@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 BEAT_S = 0.5
 _M = TypeVar("_M")
-_BLAME_S = 3.0
+_BLAME_S, _BLAME_AFTER_MEETING_S = 3.0, 15.0
 _OF_A_MACHINE = ("model", "weight_cache", "threads")
 """Parameters that each machine has its own of."""
 
@@ -81,7 +81,8 @@ class Follower:
             return 1
         except Exception as error:
             logger.exception("the rank failed")
-            time.sleep(_BLAME_S)  # if another rank has died, that is the cause, and the socket ends now
+            # If another rank has died or hangs, that is the cause, and the socket ends while we wait.
+            time.sleep(_BLAME_AFTER_MEETING_S if self._pulse.meetings.has_failed else _BLAME_S)
             self._send(Failed(f"{type(error).__name__}: {error}"))
             return 2
 

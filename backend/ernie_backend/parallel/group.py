@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 0.25
 _SLEPT_S = 2.0
-_EXPLAIN_S = 10.0
+_EXPLAIN_S = 12.0  # longer than it takes to see who hangs in a meeting that has failed
 
 
 @dataclass(frozen=True)
@@ -160,4 +160,4 @@ class Group:
         hanging = find_hanging([self._own, *others], now, patience_s, is_loading=self._is_loading)
         if hanging is not None:
             when = "while it loads" if self._is_loading else "in a step"
-            self._lose(f"{hanging.name} hangs {when}: it has not moved for {patience_s:g} s, and must")
+            self._lose(f"{hanging.name} hangs {when}: its main thread has not moved for {patience_s:g} s")

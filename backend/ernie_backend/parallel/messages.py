@@ -78,11 +78,13 @@ class Beat:
 
     Attributes:
         progress: figures of its main thread that grow while it works.
-        meetings: see ``ernie_kernels.ranks.Meetings``.
+        meetings: their count, see ``ernie_kernels.ranks.Meetings``.
+        is_held: its main thread is stopped or traced.
     """
 
     progress: tuple[int, ...]
     meetings: int
+    is_held: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,6 @@ def from_frame(header: dict[str, Any], buffers: list[bytes]) -> RankMessage:
         ]
         return Step(Batch(*arrays))
     if kind is Beat:
-        return Beat(tuple(values["progress"]), values["meetings"])
+        return Beat(tuple(values["progress"]), values["meetings"], values["is_held"])
     message: RankMessage = kind(**values)
     return message

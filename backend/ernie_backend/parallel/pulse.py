@@ -24,4 +24,4 @@ class Pulse:
         """Return the thread's figures of now."""
         after_name = self._stat.read_text().rpartition(")")[2].split()
         progress = tuple(int(after_name[field]) for field in (9, 11, 12))  # majflt, utime, stime: proc(5)
-        return Beat(progress, self.meetings.count)
+        return Beat(progress, self.meetings.count, is_held=after_name[0] in "Tt")

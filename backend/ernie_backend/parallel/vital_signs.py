@@ -2,8 +2,8 @@
 
 A rank hangs if its main thread does not move although it must: it uses no CPU time, gets no page from a disk,
 begins and ends no meeting with the others. It must move while another rank is ahead of it, and so waits for it.
-However long a step is, who works on it moves. This module must not know how beats come, nor what is done about a
-rank that hangs.
+However long a step is, who works on it moves. This module must not know how beats come, nor what is done about
+a rank that hangs.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ class VitalSigns:
         """See ``Beat``."""
         return self._beat.meetings
 
+    @property
+    def is_held(self) -> bool:
+        """See ``Beat``."""
+        return self._beat.is_held
+
     def note(self, beat: Beat) -> bool:
         """Take note of a beat; return whether the rank has moved since the one before."""
         has_moved = beat != self._beat
@@ -49,16 +54,17 @@ def find_hanging(
 ) -> VitalSigns | None:
     """Return the rank that has not moved for ``allowed_s`` although it must, else None; call it often.
 
-    Who has met the others less often than one of them must move, and while loading, who waits in no meeting.
+    Who has met the others less often than one of them must move, who is held, and who has not loaded yet, unless
+    it is in a meeting.
     """
     most = max(rank.meetings for rank in ranks)
     for rank in ranks:
         must_load = is_loading and not rank.has_loaded and rank.meetings % 2 == 0
-        if rank.meetings == most and not must_load:
+        if rank.meetings == most and not must_load and not rank.is_held:
             rank.moved_at = now
     late = [rank for rank in ranks if now - rank.moved_at > allowed_s]
-    first = min(late, key=lambda rank: rank.meetings, default=None)
-    if first is None or first.meetings % 2 == 0:
+    first = min(late, key=lambda rank: (not rank.is_held, rank.meetings), default=None)
+    if first is None or first.is_held or first.meetings % 2 == 0:
         return first
     # Inside a meeting: if others are there too, they wait for the one that hangs, will give up and leave it.
     return first if [rank.meetings for rank in ranks].count(first.meetings) == 1 else None

@@ -44,7 +44,7 @@ def over_a_socket(message: RankMessage) -> RankMessage:
         Welcome(),
         Refused("no secret"),
         Join(1, "127.0.0.1:7", {"model": "/m"}, "digest"),
-        Beat((1, 2, 3), 4),
+        Beat((1, 2, 3), 4, is_held=True),
         Loaded(7),
         Failed("no weights"),
         Allocate(5),

@@ -9,6 +9,7 @@ import pytest
 from ernie_backend.parallel.messages import Beat
 from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.vital_signs import VitalSigns, find_hanging
+from ernie_kernels.ranks import Meetings
 
 ALLOWED_S = 10.0
 
@@ -23,8 +24,8 @@ class Group:
         for rank, count in zip(self.ranks, meetings, strict=True):
             self.beat(rank, count)
 
-    def beat(self, rank: VitalSigns, meetings: int, ticks: int = 0) -> bool:
-        has_moved = rank.note(Beat((0, ticks, 0), meetings))
+    def beat(self, rank: VitalSigns, meetings: int, ticks: int = 0, *, is_held: bool = False) -> bool:
+        has_moved = rank.note(Beat((0, ticks, 0), meetings, is_held))
         if has_moved:
             rank.moved_at = self._now
         return has_moved
@@ -54,6 +55,13 @@ def test_whom_the_others_wait_for_hangs(meetings: tuple[int, ...], hanging: str 
     group = Group(*meetings)
     assert group.after(9.0) is None
     assert group.after(2.0) == hanging
+
+
+def test_who_is_held_hangs_wherever_the_others_are() -> None:
+    group = Group(5, 5, 4)
+    group.beat(group.ranks[1], 5, is_held=True)
+    assert group.after(9.0) is None
+    assert group.after(2.0) == "rank 1"
 
 
 def test_a_long_step_is_no_hang() -> None:
@@ -107,3 +115,12 @@ def test_a_pulse_tells_of_work_and_of_meetings_of_the_thread_that_made_it() -> N
     (during,) = felt
     assert sum(during.progress) > sum(before.progress)
     assert (before.meetings, during.meetings, pulse.beat().meetings) == (0, 1, 2)
+    assert not during.is_held
+    assert not pulse.meetings.has_failed
+
+
+def test_a_meeting_that_fails_is_over_and_remembered() -> None:
+    meetings = Meetings()
+    with pytest.raises(RuntimeError), meetings:
+        raise RuntimeError
+    assert (meetings.count, meetings.has_failed) == (2, True)

@@ -1,0 +1,34 @@
+"""A rank whose main thread hangs while its process lives ends the group within seconds, by its name."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from contract.held_thread import hold
+from contract.test_ranks import fault, prompts_and_answers, rank_processes, start, submit, wait_for_the_end_of
+from ernie_wire.messages import Outputs
+
+WITHIN_S = 25.0  # less than the 30 s after which gloo gives up, and the innocent fail
+
+
+@pytest.mark.parametrize(
+    ("family", "ranks", "hanging"),
+    [("dense", 2, 1), pytest.param("moe_tp", 4, 3, marks=pytest.mark.full)],
+)
+def test_a_rank_that_hangs_in_a_step_is_named(family: str, ranks: int, hanging: int) -> None:
+    with start(family, ranks) as engine:
+        engine.ready()
+        engine.send(submit("long", prompts_and_answers(family)[2][0], max_tokens=1500))
+        while not isinstance(engine.receive(), Outputs):
+            pass
+        rank = rank_processes(engine)[hanging - 1]
+        hold(rank)
+        since = time.monotonic()
+        how = "hangs in a step|has been silent for 10 s"  # if it held the interpreter's lock
+        assert re.fullmatch(rf"rank {hanging} \(process {rank}\) ({how}): .*", fault(engine).cause)
+        assert time.monotonic() - since < WITHIN_S
+        assert engine.process.wait(WITHIN_S) == 1
+        wait_for_the_end_of([rank])
