@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ernie_kernels.ranks import Rendezvous
+from ernie_kernels.xpu.place import paddle
 from ernie_kernels.xpu.process_group import join_hosts
 from free_ports import free_port
 from numerics.golden import golden_rows
@@ -72,6 +73,17 @@ def test_a_failed_rank_is_told_at_once_with_what_it_said() -> None:
     rest = ["2", f"127.0.0.1:{free_port()}", "False"]
     with pytest.raises(AssertionError, match="no such family"):
         run_ranks([["dense", "hf", "0", *rest], ["no such family", "hf", "1", *rest]])
+
+
+@pytest.mark.parametrize(("address", "interface"), [("127.0.0.1", "lo"), ("192.0.2.1", None)])
+def test_gloo_of_one_machine_listens_at_loopback(
+    address: str, interface: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(paddle.distributed, "init_parallel_env", lambda: None)
+    join_hosts(Rendezvous(1, 2, f"{address}:{free_port()}", address))
+    assert environment.get("GLOO_SOCKET_IFNAME") == interface
 
 
 def test_a_port_that_was_taken_meanwhile_is_an_error_not_the_end_of_the_process() -> None:

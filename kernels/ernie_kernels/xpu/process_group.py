@@ -122,5 +122,7 @@ def _initialize(rendezvous: Rendezvous, backend: str) -> None:
         PADDLE_DISTRI_BACKEND=backend,
         FLAGS_selected_xpus=str(rendezvous.card),
     )
+    if rendezvous.master.startswith("127."):  # all ranks are on this machine, whatever its name stands for
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with rendezvous.meetings:
         paddle.distributed.init_parallel_env()
