@@ -60,20 +60,21 @@ class Calibration:
     def filled(self) -> tuple[Calibration, list[str]]:
         """Return the same with the largest absmax of its layer for each expert that no token chose.
 
-        Also returns a line for each layer where that happened.
+        So it is for one that saw zeros only. Also returns a line for each layer where that happened.
         """
         notices = []
         filled = [absmax.copy() for absmax in (self.gate_up, self.down)]
         for layer, row in enumerate(self.gate_up):
             unseen = row == NOTHING
-            if not unseen.any() or unseen.all():
+            if unseen.all():  # a layer without experts
                 continue
             for absmax in filled:
-                absmax[layer, unseen] = absmax[layer, ~unseen].max()
-            notices.append(
-                f"layer {layer}: {unseen.sum()} of {len(row)} experts were chosen by no token of the texts and "
-                "take the largest absmax of their layer; more texts would measure them"
-            )
+                absmax[layer, absmax[layer] <= 0] = absmax[layer].max()
+            if unseen.any():
+                notices.append(
+                    f"layer {layer}: {unseen.sum()} of {len(row)} experts were chosen by no token of the texts "
+                    "and take the largest absmax of their layer; more texts would measure them"
+                )
         return Calibration(filled[0], filled[1], self.keys, self.values), notices
 
 

@@ -39,7 +39,7 @@ from ernie_backend.weights.safetensors_file import SafetensorsFile
 Report = Callable[[str], None]
 Tensors = Iterable[tuple[str, NDArray[np.generic]]]
 _MEASURED = "calibration.safetensors"
-_NOT_COPIED = (".safetensors", ".pdparams", ".index.json", SUFFIX)
+_WEIGHTS = (".safetensors", ".pdparams", ".bin", ".pt", ".pth", ".gguf", ".index.json", SUFFIX)
 _PADDLE_ARCHITECTURES = {"Ernie4_5ForCausalLM": "Ernie4_5_ForCausalLM"}
 _WITHOUT_LAYER = (Role.EMBEDDING, Role.HEAD, Role.FINAL_NORM)
 
@@ -207,7 +207,7 @@ def _holds(path: Path, names: set[str]) -> bool:
 def _copy_files(conversion: Conversion) -> None:
     """Copy what is not weights: tokenizer, template, defaults of sampling."""
     for path in sorted(conversion.source.iterdir()):
-        is_other = path.name in ("config.json", MARKER) or path.name.endswith(_NOT_COPIED)
+        is_other = path.name in ("config.json", MARKER) or path.name.endswith(_WEIGHTS)
         if path.is_file() and not is_other:
             shutil.copyfile(path, conversion.target / path.name)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -26,13 +27,13 @@ from ernie_backend.weights.names import Recipe, Recipes, TensorSpec
 from ernie_backend.weights.placement import EXPERT_ROLES, WeightFormat
 from ernie_backend.weights.roles import Role, WeightKey
 from ernie_backend.weights.shard import Part
+from ernie_backend.weights.stored_floats import as_float32
 from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
     Int4Weight,
     Int8Weight,
     QuantizedWeight,
     W4A8Weight,
-    bfloat16_to_float32,
     input_scale,
 )
 
@@ -45,6 +46,10 @@ class Tensors(Protocol):
 
     def tensor(self, name: str) -> NDArray[np.generic]:
         """Return a tensor as stored; bfloat16 as uint16 bits."""
+        ...
+
+    def file_of(self, name: str) -> Path:
+        """Return the file that holds it, or a part of it."""
         ...
 
 
@@ -154,24 +159,29 @@ def read_stored(
         part: what of it; of int4 codes, two inputs share a byte and stay together.
 
     Raises:
-        StartError: the codes are no int8, or a scale is no number of at least 0.
+        StartError: the codes are no int8, or a scale is no number of at least 0, or that of the inputs is 0.
     """
     codes = tensors.tensor(stored.codes.name)
     if codes.dtype != np.int8:
-        raise StartError(f"tensor {stored.codes.name} has type {codes.dtype}; quantized weights are int8")
+        raise _error(tensors, stored.codes, f"has type {codes.dtype}; quantized weights are int8")
     rows = [slice(each.start, each.stop) for each in part.rows]
     scales = _absmax(tensors, stored.absmax, *rows) / np.float32(_LEVELS[kept])
     if kept is WeightFormat.INT8:
         int8 = np.concatenate(part.cut([codes.T.view(np.int8)]))
         if int8.size and int8.min() == -128:
-            raise StartError(f"tensor {stored.codes.name} has the code -128; int8 weights have -127 to 127")
+            raise _error(tensors, stored.codes, "has the code -128; int8 weights have -127 to 127")
         return Int8Weight(int8, scales)
     bytes_of_part = replace(part, columns=range(part.columns.start // 2, part.columns.stop // 2))
     packed = np.concatenate(bytes_of_part.cut([codes.T])).view(np.uint8)
     weight = Int4Weight(packed, scales, 2 * packed.shape[1])
     if stored.input_absmax is None:
         return weight
-    return W4A8Weight(weight, input_scale(float(_absmax(tensors, stored.input_absmax)[0])), rotation)
+    absmax = float(_absmax(tensors, stored.input_absmax)[0])
+    if not absmax and packed.any():
+        raise _error(
+            tensors, stored.input_absmax, "is 0: the expert would see zeros only; copy the checkpoint again"
+        )
+    return W4A8Weight(weight, input_scale(absmax), rotation)
 
 
 def read_cache_scales(tensors: Tensors, config: ModelConfig, layer: int, heads: range) -> CacheScales:
@@ -202,13 +212,20 @@ def missing_hint(name: str, names: Collection[str]) -> str:
 def _absmax(tensors: Tensors, spec: TensorSpec, *parts: slice) -> NDArray[np.float32]:
     """Return the stretches ``parts`` of an absmax, one after another; without any, all of it."""
     whole = tensors.tensor(spec.name)
-    stored = np.concatenate([whole[part] for part in parts or (slice(None),)])
-    if stored.dtype == np.int8:
-        raise StartError(f"tensor {spec.name} has type int8; scales are floats")
-    bits = stored.dtype == np.uint16
-    values = bfloat16_to_float32(stored.view(np.uint16)) if bits else stored.astype(np.float32)
-    if not (np.isfinite(values) & (values >= 0)).all():
-        raise StartError(
-            f"tensor {spec.name} has a scale that is negative or not finite; copy the checkpoint again"
+    if whole.dtype == np.int8:
+        raise _error(tensors, spec, "has type int8; scales are floats")
+    values = as_float32(np.concatenate([whole[part] for part in parts or (slice(None),)]))
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        index = np.concatenate([np.arange(len(whole))[part] for part in parts or (slice(None),)])[first]
+        raise _error(
+            tensors,
+            spec,
+            f"has the scale {values[first]} at {index}: negative or not finite; copy the checkpoint again",
         )
     return values
+
+
+def _error(tensors: Tensors, spec: TensorSpec, problem: str) -> StartError:
+    return StartError(f"{tensors.file_of(spec.name)}: tensor {spec.name} {problem}")

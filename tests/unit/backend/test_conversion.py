@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -13,11 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ernie_backend.conversion import calibration
-from ernie_backend.conversion.calibration_texts import read_texts
 from ernie_backend.conversion.conversion import Conversion, wanted
 from ernie_backend.conversion.converter import convert
 from ernie_backend.conversion.stored_tensors import quantized_tensors
-from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.stored_quantization import StoredQuantization
 from ernie_backend.weights.loader import CheckpointWeights
@@ -136,6 +135,16 @@ def test_an_expert_that_no_text_reaches_takes_the_largest_of_its_layer(tmp_path:
     assert sorted(scales)[-3] == max(scales)
 
 
+def test_an_expert_that_saw_zeros_only_takes_the_largest_too() -> None:
+    """A scale of 0 is refused at load; a layer without experts has nothing to fill."""
+    gate_up = np.array([[-1, -1, -1], [2, 3, 4]], np.float32)
+    down = np.array([[-1, -1, -1], [0, 5, 1]], np.float32)
+    filled, notices = calibration.Calibration(gate_up, down, gate_up, gate_up).filled()
+    np.testing.assert_array_equal(filled.down, [[-1, -1, -1], [5, 5, 1]])
+    np.testing.assert_array_equal(filled.gate_up, gate_up)
+    assert notices == []
+
+
 def test_memory_is_that_of_some_tensors(tmp_path: Path) -> None:
     source = DATA / "moe_tp"
     largest = 1024 * 128 * 4  # an expert's gate and up in float32
@@ -188,13 +197,18 @@ def test_what_is_measured_is_absmax_over_all_blocks(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_not_weights_is_copied(tmp_path: Path) -> None:
-    target = make("dense", tmp_path / "q", "wint8")
+    source = tmp_path / "source"
+    shutil.copytree(DATA / "dense", source)
+    for name in ("pytorch_model.bin", "model.pt", "model.pth", "model-Q4.gguf"):
+        (source / name).touch()
+    target = tmp_path / "q"
+    convert(Conversion(source, target, wanted("wint8", has_cache_scales=False)), lambda line: None)
+    assert {path.suffix for path in target.iterdir()} == {".json", ".model", ".safetensors"}
     for name in ("tokenizer.model", "generation_config.json", "tokenizer_config.json"):
         assert (target / name).read_bytes() == (DATA / "dense" / name).read_bytes()
     fields = json.loads((target / "config.json").read_text())
     assert fields["architectures"] == ["Ernie4_5_ForCausalLM"]
     assert (fields["rope_theta"], fields["torch_dtype"]) == (500000.0, "bfloat16")
-    assert sorted(path.name for path in target.glob("*.unfinished")) == []
     tensors = read_tensors(target / "model-00002-of-00004.safetensors")
     assert tensors["ernie.layers.0.self_attn.o_proj.quant_weight"].shape == (128, 64)
     assert tensors["ernie.layers.0.mlp.up_gate_proj.weight_scale"].shape == (320,)
@@ -227,6 +241,9 @@ def test_every_packer_is_undone_by_its_unpacker(
         def tensor(self, name: str) -> NDArray[np.generic]:
             return tensors[name]
 
+        def file_of(self, name: str) -> Path:
+            raise AssertionError(name)
+
     whole = part_of(Role.ROUTER, (outputs, 128 * blocks), ModelConfig.from_directory(DATA / "dense"), Shard())
     expected: Int8Weight | Int4Weight | W4A8Weight
     if kept is WeightFormat.INT8:
@@ -234,36 +251,6 @@ def test_every_packer_is_undone_by_its_unpacker(
     else:
         expected = quantize_int4(values) if kept is WeightFormat.INT4 else quantize_w4a8(values, 3.25, rotation)
     assert_same(read_stored(Files(), stored, kept, rotation, whole), expected)
-
-
-def test_texts(tmp_path: Path) -> None:
-    config = ModelConfig.from_directory(DATA / "dense")
-    plain, lines = tmp_path / "texts.txt", tmp_path / "texts.jsonl"
-    plain.write_text("Hello there\n\nWhere is the capital?\n")
-    texts = read_texts(plain, DATA / "dense", config)
-    assert len(texts) == 2
-    lines.write_text(f'"Hello there"\n{json.dumps([7, 8, 9])}\n{json.dumps([5] * 3000)}\n')
-    assert read_texts(lines, DATA / "dense", config) == [texts[0], [7, 8, 9], [5] * 1024]
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("[1, 2", "t.jsonl:1 is no JSON"),
-        ("[]", "t.jsonl:1 must be a text, or a list of token ids that is not empty"),
-        ("[1, 2.5]", "must be a text, or a list"),
-        ("[1, 640]", "t.jsonl:1 has token id 640; the vocabulary has 0 to 639"),
-        ("", "t.jsonl is empty"),
-        (
-            "[1, 2, 3]\n" * 22000,
-            r"t.jsonl has texts of 66000 tokens \(each cut to 1024\), and 65536 .* give fewer lines",
-        ),
-    ],
-)
-def test_wrong_texts(tmp_path: Path, line: str, complaint: str) -> None:
-    (tmp_path / "t.jsonl").write_text(line)
-    with pytest.raises(StartError, match=complaint):
-        read_texts(tmp_path / "t.jsonl", DATA / "dense", ModelConfig.from_directory(DATA / "dense"))
 
 
 def test_keys_are_weights(tmp_path: Path) -> None:

@@ -236,12 +236,28 @@ def test_scales_that_differ_by_rank_cannot_be_joined(copy: Path) -> None:
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -1.0])
 def test_an_absmax_is_a_number_of_at_least_0(copy: Path, wrong: float) -> None:
     name = LAYER + "self_attn.cachek_matmul.activation_scale"
-    edit(copy / "rank0", name, lambda absmax: absmax * np.float32(wrong))
+    edit(copy / "rank0", name, lambda absmax: np.where(np.arange(16) == 3, np.float32(wrong), absmax))
     with (
         opened(copy) as weights,
-        pytest.raises(StartError, match=f"tensor {name} has a .* negative or not finite"),
+        pytest.raises(
+            StartError, match=rf"rank0/model-\S+: tensor {name} has the scale {wrong} at 3: negative or"
+        ),
     ):
         weights.cache_scales(1)
+
+
+def test_inputs_of_an_expert_that_are_zeros_are_refused(copy: Path) -> None:
+    """The expert would answer with zeros; a file of zeros is what a lost disk block looks like."""
+    name = EXPERT + "up_gate_proj.activation_scale"
+    edit(copy / "rank1", name, np.zeros_like)
+    config = ModelConfig.from_directory(copy)
+    with (
+        CheckpointWeights.open(copy, config, "bfloat16", "w4a8", shard=Shard(1, 4)) as weights,
+        pytest.raises(
+            StartError, match=rf"rank1/model-\S+: tensor {name} is 0: the expert would see zeros only"
+        ),
+    ):
+        weights.linear(Role.EXPERT_GATE_UP, 1, 2)
 
 
 def test_quantized_weights_without_a_quantization_config(copy: Path) -> None:

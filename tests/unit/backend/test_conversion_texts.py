@@ -1,0 +1,43 @@
+"""Texts to calibrate with: what the two kinds of files hold, and what is refused with its line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ernie_backend.conversion.calibration_texts import read_texts
+from ernie_backend.errors import StartError
+from ernie_backend.model_config import ModelConfig
+from unit.backend.converted import DATA
+
+
+def test_texts(tmp_path: Path) -> None:
+    config = ModelConfig.from_directory(DATA / "dense")
+    plain, lines = tmp_path / "texts.txt", tmp_path / "texts.jsonl"
+    plain.write_text("Hello there\n\nWhere is the capital?\n")
+    texts = read_texts(plain, DATA / "dense", config)
+    assert len(texts) == 2
+    lines.write_text(f'"Hello there"\n{json.dumps([7, 8, 9])}\n{json.dumps([5] * 3000)}\n')
+    assert read_texts(lines, DATA / "dense", config) == [texts[0], [7, 8, 9], [5] * 1024]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("[1, 2", "t.jsonl:1 is no JSON"),
+        ("[]", "t.jsonl:1 must be a text, or a list of token ids that is not empty"),
+        ("[1, 2.5]", "must be a text, or a list"),
+        ("[1, 640]", "t.jsonl:1 has token id 640; the vocabulary has 0 to 639"),
+        ("", "t.jsonl is empty"),
+        (
+            "[1, 2, 3]\n" * 22000,
+            r"t.jsonl has texts of 66000 tokens \(each cut to 1024\), and 65536 .* give fewer lines",
+        ),
+    ],
+)
+def test_wrong_texts(tmp_path: Path, line: str, complaint: str) -> None:
+    (tmp_path / "t.jsonl").write_text(line)
+    with pytest.raises(StartError, match=complaint):
+        read_texts(tmp_path / "t.jsonl", DATA / "dense", ModelConfig.from_directory(DATA / "dense"))
