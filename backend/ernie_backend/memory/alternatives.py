@@ -2,7 +2,7 @@
 
 Near is first what changes few settings, then what doubles or halves least: from bfloat16 to wint8 is one
 halving, from 4 devices to 8 one doubling, utilization 0.8 to 0.9 a sixth of one. What changes all that a nearer
-proposal changes, and none of it less, is not proposed. This module must not know devices' kinds or
+proposal changes, and none of it notably less, is not proposed. This module must not know devices' kinds or
 models.
 """
 
@@ -23,6 +23,8 @@ MAX_DEVICES = 8
 """Devices of one machine."""
 _WEIGHT_BITS = {None: 16, "wint8": 8, "wint4": 4, "w4a8": 4}
 _CACHE_BITS = {"auto": 16, "int8": 8}
+_NOTABLE = 0.01
+"""Doublings or halvings that tell two values of a setting apart: less than a hundredth of the memory."""
 _LEAST_STEP = 256
 """The smallest max_num_batched_tokens that is proposed."""
 _LEAST_PIXELS = 512 * 512
@@ -49,8 +51,8 @@ class Alternative:
         return len(self.changed), sum(self.distances.values())
 
     def is_beside(self, other: Alternative) -> bool:
-        """Whether it leaves a setting alone that another one changes, or changes it less."""
-        return any(self.distances.get(name, 0.0) < size for name, size in other.distances.items())
+        """Whether it leaves a setting alone that another one changes, or changes it notably less."""
+        return any(self.distances.get(name, -1.0) + _NOTABLE < size for name, size in other.distances.items())
 
     def __str__(self) -> str:
         return " and ".join(f"{name} {value}" for name, value in self.changed.items())

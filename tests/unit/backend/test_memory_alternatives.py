@@ -52,6 +52,14 @@ def test_too_many_blocks_are_lowered_to_those_that_fit() -> None:
     assert {"num_gpu_blocks_override": 99} in [each.changed for each in nearest_fits(plan)]
 
 
+def test_a_change_that_brings_next_to_nothing_is_not_proposed() -> None:
+    plan = plan_memory(WIDE, PlanSettings(num_gpu_blocks_override=10**8), p800())
+    changes = [set(each.changed) for each in nearest_fits(plan, count=20)]
+    assert {"num_gpu_blocks_override"} in changes
+    assert {"num_gpu_blocks_override", "tensor_parallel_size"} in changes
+    assert {"num_gpu_blocks_override", "quantization"} not in changes  # room for a thousandth more
+
+
 def test_requests_and_pictures_are_lowered_too() -> None:
     wordy = replace(WIDE, vocab_size=100_000)
     many = misfit(0.97, wordy, max_num_seqs=64, max_num_batched_tokens=256, gpu_memory_utilization=0.95)
