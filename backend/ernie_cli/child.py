@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from ernie_cli.errors import CommandError
 from ernie_cli.tied import tied_command
-from ernie_stub.engine_process import describe_exit
+from ernie_wire.exit_status import describe_exit
 
 _TAIL_BYTES = 16384
 _LAST_LINES = 40
@@ -69,7 +69,7 @@ class Child:
         """Wait until the process ends by itself; return what to tell the user."""
         status = await self._process.wait()
         await asyncio.wait({self._pump}, timeout=1)  # a grandchild may hold the pipe open
-        return CommandError(f"{self.name} ended: {describe_exit(status)}", self.last_lines())
+        return CommandError(f"{self.name} ended: it {describe_exit(status)}", self.last_lines())
 
     def last_lines(self) -> tuple[str, ...]:
         """Return what it wrote last."""

@@ -204,10 +204,17 @@ def test_ranks_of_a_checkpoint_that_was_cut_for_them_compute_what_one_rank_does(
         np.testing.assert_allclose(several, found[0], rtol=0, atol=MOVED_CODE_TOLERANCE)
 
 
-def test_a_killed_rank_ends_the_engine_with_the_cause(engine: Engine) -> None:
+@pytest.mark.parametrize(
+    ("number", "how"),
+    [
+        (signal.SIGKILL, "was killed by SIGKILL, probably by the kernel because memory ran out (see dmesg)"),
+        (signal.SIGRTMIN + 6, "was ended by signal 40"),
+    ],
+)
+def test_a_killed_rank_ends_the_engine_with_the_cause(engine: Engine, number: int, how: str) -> None:
     (rank,) = rank_processes(engine)
-    os.kill(rank, signal.SIGKILL)
-    assert re.fullmatch(rf"rank 1 \(process {rank}\) was killed by SIGKILL.*", fault(engine).cause)
+    os.kill(rank, number)
+    assert fault(engine).cause == f"rank 1 (process {rank}) {how}"
     assert engine.process.wait(DEADLINE_S) == 1
 
 

@@ -71,7 +71,7 @@ def _free_master(layout: Layout) -> str:
 
 def _start(rank: int, threads: int) -> LocalRank:
     try:
-        process = LocalRank(rank, {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))})
+        process = LocalRank({**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))})
     except OSError as error:
         raise StartError(f"rank {rank} cannot be started: {error.strerror}") from error
     logger.info("rank %d is process %d", rank, process.pid)

@@ -54,8 +54,8 @@ def find_hanging(
 ) -> VitalSigns | None:
     """Return the rank that has not moved for ``allowed_s`` although it must, else None; call it often.
 
-    Who has met the others less often than one of them must move, who is held, and who has not loaded yet, unless
-    it is in a meeting.
+    Who must move: who has met the others less often than one of them, who is held, and who loads, unless in a
+    meeting.
     """
     most = max(rank.meetings for rank in ranks)
     for rank in ranks:

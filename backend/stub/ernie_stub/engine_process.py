@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ernie_wire.exit_status import describe_exit
+
 logger = logging.getLogger(__name__)
 
 
@@ -84,7 +86,7 @@ class EngineProcess:
         """End the process: wait for it, then SIGTERM, then SIGKILL, ``grace_s`` apart; return why it ended."""
         for escalation in (signal.SIGTERM, signal.SIGKILL):
             if self._has_ended_within(grace_s):
-                return describe_exit(self._process.wait())
+                return f"it {describe_exit(self._process.wait())}"
             logger.warning("engine process %d did not end in %g s: %s", self.pid, grace_s, escalation.name)
             self._process.send_signal(escalation)
         self._process.wait()
@@ -101,18 +103,6 @@ class EngineProcess:
         """Ask for a dump of all stacks and the end of a process that hangs (SIGABRT), or was stopped."""
         self._process.send_signal(signal.SIGABRT)
         self._process.send_signal(signal.SIGCONT)
-
-
-def describe_exit(returncode: int) -> str:
-    """Return in words why a process ended."""
-    if returncode >= 0:
-        return f"it exited with status {returncode}; its log above says why"
-    if -returncode == signal.SIGKILL:
-        return "it was killed by SIGKILL, probably by the kernel because memory ran out (see dmesg)"
-    try:
-        return f"it was ended by {signal.Signals(-returncode).name}"
-    except ValueError:
-        return f"it was ended by signal {-returncode}"
 
 
 def engine_environment(environment: Mapping[str, str]) -> dict[str, str]:

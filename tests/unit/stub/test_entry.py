@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_stub.engine_process import describe_exit, engine_environment
+from ernie_stub.engine_process import engine_environment
 from ernie_stub.entry import Entry, EntryError
 
 
@@ -69,11 +69,3 @@ def test_the_engine_does_not_get_tritons_libraries(tmp_path: Path) -> None:
     }
     assert engine_environment({"LD_LIBRARY_PATH": str(tmp_path)}) == {}
     assert engine_environment({}) == {}
-
-
-@pytest.mark.parametrize(
-    ("returncode", "words"),
-    [(0, "status 0"), (3, "status 3"), (-9, "memory ran out"), (-11, "SIGSEGV"), (-99, "signal 99")],
-)
-def test_exits_in_words(returncode: int, words: str) -> None:
-    assert words in describe_exit(returncode)
