@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 from ernie_cli.errors import CommandError
@@ -64,6 +65,13 @@ class Child:
     def status(self) -> int | None:
         """Exit status; negative for a signal, None while it runs."""
         return self._process.returncode
+
+    def is_stopped(self) -> bool:
+        """Whether a signal or a debugger has stopped the process."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+        except OSError:  # it has ended
+            return False
 
     async def ended(self) -> CommandError:
         """Wait until the process ends by itself; return what to tell the user."""

@@ -1,8 +1,8 @@
 """The ranks of a machine that is not the first of ``--ips``: started, and started again with every new group.
 
 A rank ends with its group, with status 0, and a new one then waits for the next group. One that could not start
-(status 1) ends the command; one that died in another way is replaced after a pause. This module must not know
-what a rank does.
+(status 1) ends the command; one that died in another way is replaced after a pause. A stopped one cannot see
+that its group is gone: it is killed. This module must not know what a rank does.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from ernie_cli.supervisor import STOP_GRACE_S, Supervisor
 
 _CANNOT_START = 1
 _PAUSE_S = 1.0
+_LOOK_S, _LOOKS = 1.0, 10
+"""How often a rank is looked at, and after how many it is killed if it was stopped each time."""
 
 
 async def keep_ranks(layout: Layout, parameters: Mapping[str, str]) -> None:
@@ -60,9 +62,26 @@ async def _keep(index: int, settings: str) -> None:
     while True:
         child = await Child.start(f"rank process {index}", command, os.environ, STOP_GRACE_S, sys.stderr.buffer)
         try:
-            error = await child.ended()
+            error = await _end_of(child)
         finally:
             await child.stop()
         if child.status == _CANNOT_START:
             raise CommandError(f"rank process {index} cannot start", error.last_lines)
+        if child.status:
+            typer.echo(f"{error.message}; it is started again", err=True)
         await asyncio.sleep(_PAUSE_S)
+
+
+async def _end_of(child: Child) -> CommandError:
+    """Wait until a rank ends; kill it if it stays stopped. Returns how it ended."""
+    ended = asyncio.create_task(child.ended())
+    stopped = 0
+    try:
+        while not (await asyncio.wait({ended}, timeout=_LOOK_S))[0]:
+            stopped = stopped + 1 if child.is_stopped() else 0
+            if stopped == _LOOKS:
+                typer.echo(f"{child.name} was stopped: it is killed", err=True)
+                child.kill()
+        return ended.result()
+    finally:
+        ended.cancel()
