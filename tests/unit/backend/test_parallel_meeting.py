@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import re
 import socket
 import struct
 import threading
@@ -124,14 +123,13 @@ def test_a_rank_with_another_secret_is_refused_and_rank_0_tells_once(
     ],
 )
 def test_a_rank_of_another_group_ends_with_the_reason(
-    layout: Layout, theirs: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+    layout: Layout, theirs: dict[str, Any], reason: str
 ) -> None:
     met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
     where = rf"rank 0 at 127\.0\.0\.1:{layout.port} refuses this rank: "
     with pytest.raises(StartError, match=where + ".*" + reason):
         reach_rank_0(replace(layout, own_host=1, **theirs), 0, PATIENCE_S)
     ended_by_the_ranks(met, layout)
-    assert re.search(reason, caplog.text)
 
 
 @pytest.mark.parametrize(
@@ -177,19 +175,18 @@ def test_nobody_who_says_nothing_or_too_much_keeps_the_ranks_waiting(layout: Lay
 
 
 def test_who_drips_bytes_is_cut_off(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ernie_backend.parallel.meeting.HANDSHAKE_S", 0.2)
+    monkeypatch.setattr("ernie_backend.parallel.meeting.HANDSHAKE_S", 1.0)
     met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
     with connected(layout, "127.0.0.2") as other:
-        received(other)
-        other.sendall(struct.pack("<IQ", 4096, 0))
         other.settimeout(0.02)
         until, end = time.monotonic() + PATIENCE_S, b"more"
         with contextlib.suppress(ConnectionError):
+            other.sendall(struct.pack("<IQ", 4096, 0))
             while end:
                 assert time.monotonic() < until
                 other.send(b"\0")
                 with contextlib.suppress(TimeoutError):
-                    end = other.recv(1)
+                    end = other.recv(4096)
     monkeypatch.undo()
     ended_by_the_ranks(met, layout)
 
