@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,7 +87,8 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
             seat = group_seat(settings, config, layout, 0, master, pulse.meetings)
             group.lead(pulse)
     with _logged(stages, f"weights on {device}, {seat.threads} threads") as weights:
-        part = load_part(settings, config, device, seat)
+        with nullcontext() if group is None else group.explained():
+            part = load_part(settings, config, device, seat)
         weights.size_bytes = part.weight_bytes
     with _logged(stages, "KV cache") as kv_cache:
         num_blocks = part.affordable_blocks(settings, plan)

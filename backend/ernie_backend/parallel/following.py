@@ -75,14 +75,15 @@ class Follower:
         """Join, load, and compute until the socket ends; return 1 if it could not start, 2 if it failed."""
         try:
             self._follow()
-        except StartError as error:
-            logger.error("the rank cannot start: %s", error.message)  # noqa: TRY400  one line, no traceback
-            self._send(Failed(error.message))
-            return 1
         except Exception as error:
+            has_met = not self._pulse.meetings.has_failed
+            if isinstance(error, StartError) and has_met:
+                logger.error("the rank cannot start: %s", error.message)  # noqa: TRY400  one line, no traceback
+                self._send(Failed(error.message))
+                return 1
             logger.exception("the rank failed")
             # If another rank has died or hangs, that is the cause, and the socket ends while we wait.
-            time.sleep(_BLAME_AFTER_MEETING_S if self._pulse.meetings.has_failed else _BLAME_S)
+            time.sleep(_BLAME_S if has_met else _BLAME_AFTER_MEETING_S)
             self._send(Failed(f"{type(error).__name__}: {error}"))
             return 2
 

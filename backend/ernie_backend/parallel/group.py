@@ -12,7 +12,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ernie_backend.errors import StartError
@@ -103,13 +104,19 @@ class Group:
         for member in self._members:
             member.send(Step(batch))
 
-    def explain(self) -> None:
-        """After an error here, give the rank that is to blame time to be found, and its cause time to be told.
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """After an error inside, let the rank that is to blame be found first, and its cause be told.
 
         That the group is over is not enough: this process would end with its own error before the cause is
-        sent.
+        sent. A clear error of rank 0's own is not kept back.
         """
-        self._is_told.wait(_EXPLAIN_S)
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, StartError) or (self._pulse and self._pulse.meetings.has_failed):
+                self._is_told.wait(_EXPLAIN_S)
+            raise
 
     def kill(self) -> None:
         """End all other ranks."""
@@ -120,7 +127,7 @@ class Group:
     def _await_loaded(self, member: Member) -> int:
         while member.loaded is None:
             if self._is_over.wait(_TICK_S):
-                self.explain()
+                self._is_told.wait(_EXPLAIN_S)
                 raise StartError(f"{member.name} was lost while it loaded")
         return member.loaded.num_blocks
 

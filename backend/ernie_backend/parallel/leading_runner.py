@@ -22,8 +22,5 @@ class LeadingRunner:
         """Compute a plan's tokens; see ``ModelRunner.run``."""
         batch = build_batch(plan)
         self._group.announce(batch)
-        try:
+        with self._group.explained():  # a sum fails when another rank has died
             return self._runner.compute(batch)
-        except Exception:
-            self._group.explain()  # a sum fails when another rank has died
-            raise

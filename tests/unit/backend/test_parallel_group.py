@@ -101,8 +101,30 @@ def test_an_error_that_follows_from_a_death_waits_until_the_death_is_told(ranks:
     watch = SlowWatch()
     group = Group([rank.member for rank in ranks], watch)
     ranks[0].socket.close()
-    group.explain()
+    with pytest.raises(RuntimeError, match="a sum failed"), group.explained():
+        raise RuntimeError("a sum failed")
     assert watch.causes.get_nowait().startswith("rank 1 ")
+
+
+def test_so_does_a_start_without_the_others(ranks: list[Rank]) -> None:
+    watch = SlowWatch()
+    group = Group([rank.member for rank in ranks], watch)
+    pulse = ScriptedPulse(0)
+    group.lead(pulse)
+    ranks[0].socket.close()
+    with contextlib.suppress(RuntimeError), pulse.meetings:
+        raise RuntimeError
+    with pytest.raises(StartError, match="no others"), group.explained():
+        raise StartError("no others")
+    assert watch.causes.get_nowait().startswith("rank 1 ")
+
+
+def test_a_clear_error_of_rank_0_is_told_at_once(ranks: list[Rank]) -> None:
+    group, _ = group_of(ranks)
+    begin = time.monotonic()
+    with pytest.raises(StartError, match="no weights"), group.explained():
+        raise StartError("no weights")
+    assert time.monotonic() - begin < 5.0
 
 
 def test_a_start_that_a_death_ends_waits_until_the_death_is_told(ranks: list[Rank]) -> None:
