@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 
 import pytest
@@ -32,3 +34,15 @@ def test_a_rank_that_hangs_in_a_step_is_named(family: str, ranks: int, hanging: 
         assert time.monotonic() - since < WITHIN_S
         assert engine.process.wait(WITHIN_S) == 1
         wait_for_the_end_of([rank])
+
+
+def test_an_aborted_rank_writes_its_stacks() -> None:
+    """Ranks exist, so Paddle is there, which has signal handlers of its own."""
+    with start("dense", 2) as engine:
+        engine.ready()
+        (rank,) = rank_processes(engine)
+        os.kill(rank, signal.SIGABRT)
+        assert fault(engine).cause == f"rank 1 (process {rank}) was ended by SIGABRT"
+        log = engine.close()
+    assert "Fatal Python error: Aborted" in log
+    assert "in _take" in log

@@ -10,6 +10,7 @@ must not know what the numbers mean.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import socket
 
@@ -112,6 +113,9 @@ def _initialize(rendezvous: Rendezvous, backend: str) -> None:
     if rendezvous.rank == 0:
         _check_free(rendezvous.master)
     paddle.disable_signal_handler()  # else SIGTERM would write a stack and wait
+    if faulthandler.is_enabled():  # its handlers are gone too
+        faulthandler.disable()
+        faulthandler.enable()
     own_endpoint = f"{rendezvous.address}:{6070 + rendezvous.rank}"  # named, never listened on
     os.environ.update(
         PADDLE_TRAINER_ID=str(rendezvous.rank),
