@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 NOTHING = -1.0
 """The absmax of numbers of which there were none."""
 _BLOCK_TOKENS = 2048
-"""Tokens of some texts that go through a layer together: a wide MLP makes 0.9 MB of each."""
+"""Tokens of some texts that go through a layer together: the widest MLP, of 28,672, makes 344 KB of each."""
 
 
 @dataclass(frozen=True)

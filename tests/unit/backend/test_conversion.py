@@ -172,6 +172,7 @@ def test_memory_of_texts_is_that_of_their_hidden_states(
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
+    assert peaks[0] < 4 * (1024 * 4) * 256  # of a block, gate and up
     assert peaks[1] - peaks[0] < 2 * (128 * 4) * (64 * 40)
 
 
