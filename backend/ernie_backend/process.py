@@ -2,7 +2,8 @@
 
 Started by the stub as ``python -m ernie_backend --socket-fd N --settings JSON``. The first message is Ready or
 StartFailed. SIGINT is ignored, since Ctrl-C reaches the whole foreground group and the stub ends its engine
-itself; SIGTERM ends the process at once, as by default. This module must not know how anything is computed.
+itself; SIGTERM ends the process at once, as by default. The death of the stub kills it, even if it is stopped.
+This module must not know how anything is computed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.inbox import Inbox
 from ernie_backend.loop import EngineLoop
 from ernie_backend.parallel.group import GroupWatch
+from ernie_backend.parent_death import die_with_parent
 from ernie_backend.preparation_thread import PreparationThread
 from ernie_backend.start import StartedEngine, start_engine
 from ernie_wire.messages import ALIVE_S, Alive, Cancel, Fault, Message, StartFailed, Starting, Submit
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the engine process; return its exit status."""
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()  # the stub's SIGABRT makes a hanging engine write all its stacks
     logging.basicConfig(

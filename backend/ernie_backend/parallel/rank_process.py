@@ -12,7 +12,6 @@ of the parent kills the process, even a stopped one. This module must not know w
 from __future__ import annotations
 
 import argparse
-import ctypes
 import faulthandler
 import json
 import logging
@@ -26,16 +25,15 @@ from ernie_backend.model_config import ModelConfig
 from ernie_backend.parallel.following import Follower
 from ernie_backend.parallel.meeting import reach_rank_0
 from ernie_backend.parallel.seat import engine_layout
+from ernie_backend.parent_death import die_with_parent
 from ernie_backend.settings import model_directory, read_settings
 
 logger = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a rank; return its exit status."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     parser = argparse.ArgumentParser(prog="python -m ernie_backend.parallel")

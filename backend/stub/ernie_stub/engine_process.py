@@ -1,8 +1,9 @@
 """The engine process: started, watched and ended as an operating-system process.
 
 It is started by subprocess, never forked: the stub has threads. The engine's end of a socketpair is the only
-descriptor it is given; when the stub is gone in whatever way, the socket ends and the engine ends itself.
-This module must not know what is said on the socket.
+descriptor it is given; when the stub is gone in whatever way, the socket ends and the engine ends itself. It
+asks the kernel to kill it, too, when the thread that started it ends: that one must watch it. This module must
+not know what is said on the socket.
 """
 
 from __future__ import annotations
