@@ -154,7 +154,7 @@ def test_memory_is_that_of_some_tensors(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 4 * largest < (source / "model.safetensors").stat().st_size
+    assert peak < 5 * largest < (source / "model.safetensors").stat().st_size
 
 
 def test_memory_of_texts_is_that_of_their_hidden_states(
