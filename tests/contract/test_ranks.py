@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from contract.engine_process import DATA, TIMEOUT_S, Engine
+from ernie_kernels.cpu.ops import ISA_VARIABLE
 from ernie_wire.messages import Fault, GenerateRequest, Outputs, StartFailed, Starting, Submit
 from ernie_wire.sampling import SamplingParameters
 from free_ports import free_port
@@ -252,13 +253,26 @@ def test_ranks_of_another_machine_follow_and_end_with_the_engine(monkeypatch: py
     """Loopback addresses stand for the machines."""
     monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
     machines = two_machines()
+    monkeypatch.setenv(ISA_VARIABLE, "scalar")
     with start("dense", 2, **machines) as engine, rank_of_machine_1(DATA / "dense", machines) as other:
         engine.ready()
         assert rank_processes(engine) == []
         assert_goldens(engine, "dense")
         engine.close()
         assert other.wait(DEADLINE_S) == 0
-        other.communicate()
+        assert "notice:" not in other.communicate()[1]
+
+
+def test_a_machine_that_computes_otherwise_gets_a_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
+    machines = two_machines()
+    with rank_of_machine_1(DATA / "dense", machines) as other:
+        monkeypatch.setenv(ISA_VARIABLE, "scalar")
+        with start("dense", 2, **machines) as engine:
+            engine.ready()
+            engine.close()
+            log = other.communicate(timeout=DEADLINE_S)[1]
+    assert re.search("notice: rank 1 computes with cpu avx.*, and rank 0 with cpu scalar", log)
 
 
 def test_machines_with_different_models_are_told_on_both(

@@ -46,6 +46,18 @@ def create_ops(device: str, threads: int, rendezvous: Rendezvous | None = None) 
         raise StartError(f"device {device} cannot be used: {error}") from error
 
 
+def kernels_of(device: str) -> str:
+    """Return what computes on a device: its name, on CPUs with this machine's instruction set.
+
+    Ranks that differ in it compute other bits.
+    """
+    if device != "cpu":
+        return device
+    from ernie_kernels.cpu import CpuOps
+
+    return f"cpu {CpuOps(1).instruction_set}"
+
+
 def create_chooser(ops: Ops) -> TokenChooser:
     """Return what chooses tokens out of logits, which are on the host: the ops or the CPU."""
     if isinstance(ops, TokenChooser):

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from ernie_backend.devices.backend import resolve_device
+from ernie_backend.devices.backend import kernels_of, resolve_device
 from ernie_backend.errors import StartError
 from ernie_backend.memory.engine_plan import engine_plan
 from ernie_backend.memory.host_memory import available_bytes
@@ -99,6 +99,12 @@ class Follower:
         settings = read_settings(parameters, config)
         layout = engine_layout(settings)
         device, _ = resolve_device(settings.device)
+        if (own := kernels_of(device)) != join.kernels:
+            logger.warning(
+                "notice: rank %d computes with %s, and rank 0 with %s: in bits of its own, by which another "
+                "expert may be chosen; take equal machines for models with experts",
+                *(join.rank, own, join.kernels),
+            )
         seat = group_seat(settings, config, layout, join.rank, join.master, self._pulse.meetings)
         part = load_part(settings, config, device, seat)
         plan = engine_plan(settings, device, self._available * len(layout.hosts))

@@ -64,12 +64,14 @@ class Join:
         master: address and port of Paddle's store.
         parameters: the engine's parameters; what belongs to a machine, the rank's own come first.
         config_digest: hash of rank 0's config.json, which must be the rank's too.
+        kernels: what rank 0 computes with, which should be what the rank does.
     """
 
     rank: int
     master: str
     parameters: dict[str, str]
     config_digest: str
+    kernels: str
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def over_a_socket(message: RankMessage) -> RankMessage:
         Hello(4, 2, 1, 0, "proof"),
         Welcome(),
         Refused("no secret"),
-        Join(1, "127.0.0.1:7", {"model": "/m"}, "digest"),
+        Join(1, "127.0.0.1:7", {"model": "/m"}, "digest", "cpu avx2"),
         Beat((1, 2, 3), 4, is_held=True),
         Loaded(7),
         Failed("no weights"),
