@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +15,8 @@ import numpy as np
 import pytest
 
 from contract.engine_process import DATA, TIMEOUT_S, Engine
-from ernie_kernels.cpu.ops import ISA_VARIABLE
-from ernie_wire.messages import Fault, GenerateRequest, Outputs, StartFailed, Starting, Submit
+from ernie_wire.messages import Fault, GenerateRequest, Outputs, Starting, Submit
 from ernie_wire.sampling import SamplingParameters
-from free_ports import free_port
 from numerics.golden import FAMILIES, MOVED_CODE_TOLERANCE, checkpoint
 from unit.backend.converted import make
 
@@ -84,23 +78,6 @@ def wait_for_the_end_of(pids: list[int]) -> None:
     while not all(map(has_ended, pids)):
         assert time.monotonic() < until, f"some of {pids} are left"
         time.sleep(0.05)
-
-
-def two_machines() -> dict[str, str]:
-    return {"ips": "127.0.0.1,127.0.0.2", "engine_worker_queue_port": str(free_port())}
-
-
-@contextmanager
-def rank_of_machine_1(model: Path, parameters: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """The only rank of the second of two machines; its standard error is a pipe."""
-    settings = json.dumps({"model": str(model), "tensor_parallel_size": "2", **parameters})
-    command = [sys.executable, "-m", "ernie_backend.parallel", "--settings", settings, "--index", "0"]
-    environment = {**os.environ, "PADDLE_TRAINER_ID": "1"}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 @pytest.fixture
@@ -247,73 +224,6 @@ def test_a_rank_that_is_lost_while_it_loads_is_named() -> None:
             pass
     assert isinstance(message, Fault), message
     assert message.cause.startswith(f"rank 1 (process {started[0]}) was killed by SIGKILL")
-
-
-def test_ranks_of_another_machine_follow_and_end_with_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loopback addresses stand for the machines."""
-    monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
-    machines = two_machines()
-    monkeypatch.setenv(ISA_VARIABLE, "scalar")
-    with start("dense", 2, **machines) as engine, rank_of_machine_1(DATA / "dense", machines) as other:
-        engine.ready()
-        assert rank_processes(engine) == []
-        assert_goldens(engine, "dense")
-        engine.close()
-        assert other.wait(DEADLINE_S) == 0
-        assert "notice:" not in other.communicate()[1]
-
-
-def test_a_machine_that_computes_otherwise_gets_a_notice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
-    machines = two_machines()
-    with rank_of_machine_1(DATA / "dense", machines) as other:
-        monkeypatch.setenv(ISA_VARIABLE, "scalar")
-        with start("dense", 2, **machines) as engine:
-            engine.ready()
-            engine.close()
-            log = other.communicate(timeout=DEADLINE_S)[1]
-    assert re.search("notice: rank 1 computes with cpu avx.*, and rank 0 with cpu scalar", log)
-
-
-def test_machines_with_different_models_are_told_on_both(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
-    theirs = Path(shutil.copytree(DATA / "dense", tmp_path / "theirs"))
-    config = json.loads((theirs / "config.json").read_text())
-    (theirs / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-6}))
-    complaint = f"{theirs / 'config.json'} is not that of rank 0; use the same model everywhere"
-    machines = two_machines()
-    with start("dense", 2, **machines) as engine, rank_of_machine_1(theirs, machines) as other:
-        while isinstance(message := engine.receive(), Starting):
-            pass
-        assert isinstance(message, Fault)
-        assert message.cause == f"rank 1 of 127.0.0.2: {complaint}"
-        assert other.wait(DEADLINE_S) == 1
-        assert f"the rank cannot start: {complaint}" in other.communicate()[1]
-
-
-def test_a_rank_that_was_started_for_another_group_ends_with_the_reason(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
-    machines = two_machines()
-    with start("moe_tp", 2, **machines) as engine:
-        with rank_of_machine_1(DATA / "moe_tp", {**machines, "tensor_parallel_size": "4"}) as other:
-            assert other.wait(DEADLINE_S) == 1
-            assert "refuses this rank: it was started for 4 ranks on 2 machines" in other.communicate()[1]
-        with rank_of_machine_1(DATA / "moe_tp", machines) as other:
-            engine.ready()
-            engine.close()
-            assert other.wait(DEADLINE_S) == 0
-            other.communicate()
-
-
-def test_a_list_of_machines_without_this_one_is_an_error() -> None:
-    with start("dense", 2, ips="203.0.113.1,203.0.113.2") as engine:
-        message = engine.receive()
-    assert isinstance(message, StartFailed)
-    assert "ips is 203.0.113.1,203.0.113.2; none is an address of this machine" in message.error
 
 
 def fault(engine: Engine) -> Fault:
