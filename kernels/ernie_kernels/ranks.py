@@ -7,6 +7,7 @@ travel, nor what is cut how.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
@@ -50,6 +51,8 @@ class Rendezvous:
         address: this rank's own address.
         card: index of this rank's XPU among those visible on its machine.
         meetings: is kept up to date by this rank's ``Ranks``.
+        come: called when this rank is about to join; returns when all are. Paddle's own wait holds Python's
+            lock, so that no thread could see who does not come.
     """
 
     rank: int
@@ -58,6 +61,7 @@ class Rendezvous:
     address: str
     card: int = 0
     meetings: Meetings = field(default_factory=Meetings)
+    come: Callable[[], None] = lambda: None
 
 
 class Ranks(Protocol[A]):

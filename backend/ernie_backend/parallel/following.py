@@ -24,8 +24,10 @@ from ernie_backend.memory.engine_plan import engine_plan
 from ernie_backend.memory.host_memory import available_bytes
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.parallel.messages import (
+    AllHere,
     Allocate,
     Failed,
+    Here,
     Join,
     Loaded,
     RankMessage,
@@ -105,7 +107,7 @@ class Follower:
                 "expert may be chosen; take equal machines for models with experts",
                 *(join.rank, own, join.kernels),
             )
-        seat = group_seat(settings, config, layout, join.rank, join.master, self._pulse.meetings)
+        seat = group_seat(settings, config, layout, join.rank, join.master, self._pulse.meetings, self._come)
         part = load_part(settings, config, device, seat)
         plan = engine_plan(settings, device, self._available * len(layout.hosts))
         self._send(Loaded(part.affordable_blocks(settings, plan)))
@@ -114,6 +116,10 @@ class Follower:
         logger.info("rank %d follows", join.rank)
         while True:
             runner.compute(self._take(Step).batch)
+
+    def _come(self) -> None:
+        self._send(Here())
+        self._take(AllHere)
 
     def _take(self, kind: type[_M]) -> _M:
         message = self._inbox.get()

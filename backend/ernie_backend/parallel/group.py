@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.member import Member
-from ernie_backend.parallel.messages import Allocate, Step
+from ernie_backend.parallel.messages import AllHere, Allocate, Step
 from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.vital_signs import VitalSigns, find_hanging
 from ernie_kernels.api import Batch
@@ -88,10 +88,19 @@ class Group:
         """From now on judge rank 0 by this pulse, and the others by it."""
         self._pulse = pulse
 
+    def come(self) -> None:
+        """Wait until all are about to join Paddle's group, and let them."""
+        while not all(member.is_here for member in self._members):
+            self._pause()
+        for member in self._members:
+            member.send(AllHere())
+
     def least_blocks(self, own: int) -> int:
         """Wait until all have loaded; return the KV cache blocks that every rank has memory for."""
         self._own.has_loaded = True
-        return min(own, *map(self._await_loaded, self._members))
+        while any(member.loaded is None for member in self._members):
+            self._pause()
+        return min(own, *(member.loaded.num_blocks for member in self._members if member.loaded))
 
     def allocate(self, num_blocks: int) -> None:
         """Let the ranks allocate their KV cache; steps may follow."""
@@ -124,12 +133,11 @@ class Group:
         for member in self._members:
             member.kill()
 
-    def _await_loaded(self, member: Member) -> int:
-        while member.loaded is None:
-            if self._is_over.wait(_TICK_S):
-                self._is_told.wait(_EXPLAIN_S)
-                raise StartError(f"{member.name} was lost while it loaded")
-        return member.loaded.num_blocks
+    def _pause(self) -> None:
+        """Let some time pass; raise StartError if the group is over."""
+        if self._is_over.wait(_TICK_S):
+            self._is_told.wait(_EXPLAIN_S)
+            raise StartError("a rank was lost while it loaded; the log says which")
 
     def _move(self) -> None:
         if self._is_loading:

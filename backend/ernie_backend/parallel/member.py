@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from ernie_backend.parallel.local_rank import LocalRank
-from ernie_backend.parallel.messages import Beat, Failed, Loaded, RankMessage, from_frame, to_frame
+from ernie_backend.parallel.messages import Beat, Failed, Here, Loaded, RankMessage, from_frame, to_frame
 from ernie_backend.parallel.vital_signs import VitalSigns
 from ernie_wire.frames import FrameError, receive_frame, send_frame
 
@@ -27,6 +27,7 @@ class Member:
     Attributes:
         name: for people.
         signs: its signs of life.
+        is_here: its ``Here`` has come.
         loaded: its ``Loaded``; None until it has come.
     """
 
@@ -34,6 +35,7 @@ class Member:
         """Take over a socket; ``process`` is the rank's if it is on this machine."""
         self.name = name
         self.signs = VitalSigns(name)
+        self.is_here = False
         self.loaded: Loaded | None = None
         self._socket = sock
         self._process = process
@@ -80,6 +82,8 @@ class Member:
             message = from_frame(*frame)
             if isinstance(message, Failed):
                 lost(f"{self.name}: {message.error}")
+            elif isinstance(message, Here):
+                self.is_here = True
             elif isinstance(message, Loaded):
                 self.loaded = message
                 self.signs.has_loaded = True

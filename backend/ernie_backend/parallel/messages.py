@@ -1,7 +1,8 @@
 """What rank 0 and the other ranks say to each other, as frozen dataclasses, and their form in a frame.
 
-    rank -> rank 0   Hello (from other machines), then Beat now and then, Loaded or Failed
-    rank 0 -> rank   Challenge, Welcome or Refused (to other machines), Join, Allocate, then Step for every step
+    rank -> rank 0   Hello (from other machines), then Beat now and then, Here, Loaded or Failed
+    rank 0 -> rank   Challenge, Welcome or Refused (to other machines), Join, AllHere, Allocate, then Step for
+                     every step
 
 The end of the socket is the end of the rank. Tensors do not go this way. This module must not know how a
 message is sent.
@@ -75,6 +76,16 @@ class Join:
 
 
 @dataclass(frozen=True)
+class Here:
+    """The rank is about to join Paddle's group, and waits for ``AllHere``."""
+
+
+@dataclass(frozen=True)
+class AllHere:
+    """So are all ranks."""
+
+
+@dataclass(frozen=True)
 class Beat:
     """The rank lives.
 
@@ -117,10 +128,12 @@ class Step:
     batch: Batch
 
 
-RankMessage = Challenge | Hello | Welcome | Refused | Join | Beat | Loaded | Failed | Allocate | Step
+RankMessage = (
+    Challenge | Hello | Welcome | Refused | Join | Here | AllHere | Beat | Loaded | Failed | Allocate | Step
+)
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (Challenge, Hello, Welcome, Refused, Join, Beat, Loaded, Failed, Allocate, Step)
+    for kind in (Challenge, Hello, Welcome, Refused, Join, Here, AllHere, Beat, Loaded, Failed, Allocate, Step)
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.parallel.layout import Layout, read_layout, read_machines
 from ernie_backend.part import Seat
@@ -26,12 +28,21 @@ def threads_of_rank(settings: EngineSettings, layout: Layout) -> int:
 
 
 def group_seat(
-    settings: EngineSettings, config: ModelConfig, layout: Layout, rank: int, master: str, meetings: Meetings
+    settings: EngineSettings,
+    config: ModelConfig,
+    layout: Layout,
+    rank: int,
+    master: str,
+    meetings: Meetings,
+    come: Callable[[], None],
 ) -> Seat:
-    """Return the seat of a rank; the ranks of a machine share its threads, and take its cards in order."""
+    """Return the seat of a rank; the ranks of a machine share its threads, and take its cards in order.
+
+    For ``master``, ``meetings`` and ``come`` see ``Rendezvous``.
+    """
     host, index = divmod(rank, layout.ranks_per_host)
     return Seat(
         shard=shard_of(config, rank, layout.size, is_expert_parallel=settings.enable_expert_parallel),
         threads=threads_of_rank(settings, layout),
-        rendezvous=Rendezvous(rank, layout.size, master, layout.hosts[host], index, meetings),
+        rendezvous=Rendezvous(rank, layout.size, master, layout.hosts[host], index, meetings, come),
     )

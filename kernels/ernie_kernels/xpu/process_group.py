@@ -110,6 +110,8 @@ def _check_free(master: str) -> None:
 
 def _initialize(rendezvous: Rendezvous, backend: str) -> None:
     """Join Paddle's default group, whose rendezvous it reads from the environment."""
+    with rendezvous.meetings:
+        rendezvous.come()
     if rendezvous.rank == 0:
         _check_free(rendezvous.master)
     paddle.disable_signal_handler()  # else SIGTERM would write a stack and wait

@@ -16,9 +16,11 @@ from ernie_backend.errors import StartError
 from ernie_backend.parallel.group import Group, GroupWatch, Patience
 from ernie_backend.parallel.member import Member
 from ernie_backend.parallel.messages import (
+    AllHere,
     Allocate,
     Beat,
     Failed,
+    Here,
     Loaded,
     RankMessage,
     Step,
@@ -136,6 +138,21 @@ def test_a_start_that_a_death_ends_waits_until_the_death_is_told(ranks: list[Ran
     assert watch.causes.get_nowait().startswith("rank 1 ")
 
 
+def test_nobody_joins_before_all_have_come(ranks: list[Rank]) -> None:
+    group, _ = group_of(ranks)
+    coming = threading.Thread(target=group.come, daemon=True)
+    coming.start()
+    ranks[0].say(Here())
+    ranks[0].socket.settimeout(1.0)
+    with pytest.raises(TimeoutError):
+        ranks[0].hear()
+    ranks[0].socket.settimeout(PATIENCE_S)
+    ranks[1].say(Here())
+    assert [rank.hear() for rank in ranks] == [AllHere(), AllHere()]
+    coming.join(PATIENCE_S)
+    group.kill()
+
+
 def test_the_smallest_cache_is_agreed_on_and_steps_go_to_all(ranks: list[Rank]) -> None:
     group, _ = group_of(ranks)
     for rank, count in zip(ranks, (7, 5), strict=True):
@@ -224,5 +241,5 @@ def test_waiting_for_a_lost_rank_ends(ranks: list[Rank]) -> None:
     group, watch = group_of(ranks)
     ranks[0].socket.close()
     watch.causes.get(timeout=PATIENCE_S)
-    with pytest.raises(StartError, match="rank 1 was lost while it loaded"):
+    with pytest.raises(StartError, match="a rank was lost while it loaded"):
         group.least_blocks(1)

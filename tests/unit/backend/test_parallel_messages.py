@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from ernie_backend.parallel.messages import (
+    AllHere,
     Allocate,
     Beat,
     Challenge,
     Failed,
     Hello,
+    Here,
     Join,
     Loaded,
     RankMessage,
@@ -45,6 +47,8 @@ def over_a_socket(message: RankMessage) -> RankMessage:
         Refused("no secret"),
         Join(1, "127.0.0.1:7", {"model": "/m"}, "digest", "cpu avx2"),
         Beat((1, 2, 3), 4, is_held=True),
+        Here(),
+        AllHere(),
         Loaded(7),
         Failed("no weights"),
         Allocate(5),
