@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import httpx
 import numpy as np
 import openai
+import psutil
 import pytest
 
-from e2e.serving import DATA, STOP_DEADLINE_S, Serving
+from e2e.serving import DATA, START_DEADLINE_S, STOP_DEADLINE_S, Serving
 from e2e.test_serve import FLAGS, complete
 from free_ports import free_port
 
@@ -22,22 +27,40 @@ def serving() -> Iterator[Serving]:
     running.close()
 
 
-def test_two_ranks_answer_and_are_started_again_after_one_was_killed(serving: Serving) -> None:
-    url = serving.wait_until_ready()
-    with np.load(DATA / "dense.npz") as goldens:
-        prompt, expected = goldens["row0.input_ids"].tolist(), goldens["row0.greedy"].tolist()
-    assert complete(url) == expected
-    (rank,) = serving.descendants("ernie_backend.parallel")
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="null", max_retries=0) as client:
-        stream = client.completions.create(
-            model="null", prompt=prompt, max_tokens=1900, stream=True, extra_body={"ignore_eos": True}
-        )
-        next(iter(stream))
-        rank.kill()
-        cause = re.escape(f"rank 1 (process {rank.pid}) was killed by SIGKILL")
+def await_running(url: str, count: int) -> None:
+    """Wait until so many requests are in the engine's batch."""
+    until = time.monotonic() + START_DEADLINE_S
+    while f"num_requests_running {count}.0\n" not in httpx.get(f"{url}/metrics").text:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def assert_loss_is_told(url: str, rank: psutil.Process, number: signal.Signals, cause: str) -> None:
+    """Signal a rank while two requests, one of them a stream, are in flight: both end with the cause."""
+    long: dict[str, Any] = {"model": "null", "prompt": [7, 8, 9], "max_tokens": 1900}
+    long["extra_body"] = {"ignore_eos": True}
+    with (
+        openai.OpenAI(base_url=f"{url}/v1", api_key="null", max_retries=0) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        stream = client.completions.create(stream=True, **long)
+        whole = pool.submit(lambda: client.completions.create(**long))
+        await_running(url, 2)
+        rank.send_signal(number)
         with pytest.raises(openai.APIError, match=f"the engine process ended: {cause}"):
             for _ in stream:
                 pass
+        with pytest.raises(openai.APIError, match=f"the engine process ended: {cause}"):
+            whole.result(START_DEADLINE_S)
+
+
+def test_two_ranks_answer_and_are_started_again_after_one_was_killed(serving: Serving) -> None:
+    url = serving.wait_until_ready()
+    with np.load(DATA / "dense.npz") as goldens:
+        expected = goldens["row0.greedy"].tolist()
+    assert complete(url) == expected
+    (rank,) = serving.descendants("ernie_backend.parallel")
+    assert_loss_is_told(url, rank, signal.SIGKILL, rf"rank 1 \(process {rank.pid}\) was killed by SIGKILL")
     assert complete(url) == expected
     serving.process.send_signal(signal.SIGTERM)
     assert serving.wait() == 0, serving.output
@@ -45,7 +68,7 @@ def test_two_ranks_answer_and_are_started_again_after_one_was_killed(serving: Se
 
 
 @pytest.mark.full
-def test_two_machines_serve_one_model_and_meet_again_after_a_rank_was_killed() -> None:
+def test_two_machines_serve_one_model_and_meet_again_after_a_rank_was_lost() -> None:
     """Loopback addresses stand for the machines."""
     machines = ("--ips", "127.0.0.1,127.0.0.2", "--engine-worker-queue-port", str(free_port()))
     first, second = (
@@ -57,13 +80,18 @@ def test_two_machines_serve_one_model_and_meet_again_after_a_rank_was_killed() -
         with np.load(DATA / "dense.npz") as goldens:
             expected = goldens["row0.greedy"].tolist()
         assert complete(url) == expected
-        (rank,) = second.descendants("ernie_backend.parallel")
-        rank.kill()
-        rank.wait(STOP_DEADLINE_S)
-        assert complete(url) == expected
+        for number, how in (
+            (signal.SIGKILL, "closed its connection"),
+            (signal.SIGSTOP, "has been silent"),
+        ):
+            (rank,) = second.descendants("ernie_backend.parallel")
+            assert_loss_is_told(url, rank, number, f"rank 1 of 127.0.0.2 {how}")
+            rank.wait(STOP_DEADLINE_S)
+            assert complete(url) == expected
         second.process.send_signal(signal.SIGTERM)
         assert second.wait() == 0, second.output
         assert "Ranks 1 to 1 of 2 run here; the API is on 127.0.0.1" in second.output[0]
+        assert any("it was killed by SIGKILL" in line for line in second.output)
     finally:
         second.close()
         first.close()
