@@ -23,8 +23,8 @@ from ernie_cli.supervisor import STOP_GRACE_S, Supervisor
 
 _CANNOT_START = 1
 _PAUSE_S = 1.0
-_LOOK_S, _LOOKS = 1.0, 10
-"""How often a rank is looked at, and after how many it is killed if it was stopped each time."""
+_LOOK_S, _LOOKS = 1.0, 15
+"""How often a rank is looked at; how often in a row stopped to be killed: rank 0 is to see it first."""
 
 
 async def keep_ranks(layout: Layout, parameters: Mapping[str, str]) -> None:

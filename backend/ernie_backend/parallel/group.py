@@ -167,7 +167,7 @@ class Group:
         for rank in others:
             if now - rank.heard_at > patience_s:
                 self._lose(
-                    f"{rank.name} has been silent for {patience_s:g} s: it was stopped, or is out of reach"
+                    f"{rank.name} has been silent for {patience_s:g} s: it hangs, was stopped, or is out of reach"
                 )
         if self._pulse is None:
             return
