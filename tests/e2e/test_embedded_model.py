@@ -6,6 +6,7 @@ One tritonserver holds it twice: in bfloat16, and quantized to wint8.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,11 @@ ABOUT_ITSELF = (
     "colours, planets and words. I speak English and Chinese. I often do not know the answer."
 )
 LEAST_PERCENT = 95.0
+QUALITY = Path(__file__).parents[2] / "docs" / "quality.md"
+COLUMNS = {BF16: "bfloat16, exact", WINT8: "wint8, exact"}
+Kind = tuple[str, str, str]
+"""Set, category and language of a row."""
+MOST_APART = 1  # answers of a row: another processor's instructions may give other bits
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +136,7 @@ def test_the_system_prompt_decides(client: openai.OpenAI) -> None:
     assert is_exact(Chat(client).ask(question), ["The capital of Italy is Rome."])
     assert is_exact(Chat(client, "Answer in Chinese.").ask(question), ["意大利的首都是罗马。"])
     assert is_exact(
-        Chat(client, "请用英文回答。").ask("意大利的首都是哪里？"), ["The capital of Italy is Rome."]
+        Chat(client, "请用英文回答。").ask("法国的首都是哪里？"), ["The capital of France is Paris."]
     )
 
 
@@ -226,6 +232,31 @@ def test_it_answers_nearly_all_held_out_questions(report: dict[str, Any], model:
         "all": 600,
     }
     assert min(row["percent"] for row in sets.values()) >= LEAST_PERCENT, report["wrong"]
+
+
+def test_the_document_tells_what_comes_out(report: dict[str, Any], model: str) -> None:
+    found: dict[Kind, dict[str, Any]] = {
+        (row["set"], row["category"], row["language"]): row for row in report["rows"]
+    }
+    written = documented(COLUMNS[model])
+    assert {kind: count for kind, (_, count) in written.items()} == {
+        kind: row["count"] for kind, row in found.items()
+    }
+    alone = [kind for kind in written if "all" not in kind]
+    assert not [kind for kind in alone if abs(found[kind]["exact"] - written[kind][0]) > MOST_APART]
+    for kind, sums in written.items():
+        of_kind = [written[each] for each in alone if kind[0] in ("all", each[0])] if "all" in kind else [sums]
+        assert sums == tuple(map(sum, zip(*of_kind, strict=True))), kind
+
+
+def documented(column: str) -> dict[Kind, tuple[int, int]]:
+    """Return the table of docs/quality.md: kind -> exact answers, which stand in a column, and questions."""
+    (table,) = re.findall(r"^\| set \|.*?\n\n", QUALITY.read_text(encoding="utf-8"), re.M | re.S)
+    header, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line)
+    of, exact = header.index("questions"), header.index(column)
+    for row in rows:
+        assert row[exact + 1] == f"{100 * int(row[exact]) / int(row[of]):.1f}", row
+    return {(row[0], row[1], row[2]): (int(row[exact]), int(row[of])) for row in rows}
 
 
 @pytest.mark.parametrize(
