@@ -166,9 +166,8 @@ class Group:
         others = [member.signs for member in self._members]
         for rank in others:
             if now - rank.heard_at > patience_s:
-                self._lose(
-                    f"{rank.name} has been silent for {patience_s:g} s: it hangs, was stopped, or is out of reach"
-                )
+                silence = f"{rank.name} has been silent for {patience_s:g} s"
+                self._lose(f"{silence}: it hangs, was stopped, or is out of reach")
         if self._pulse is None:
             return
         self._own.note(self._pulse.beat())
