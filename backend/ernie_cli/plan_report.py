@@ -126,7 +126,7 @@ def _room(plan: MemoryPlan) -> list[str]:
     settings = plan.settings
     limit = settings.max_num_seqs * settings.blocks_per_request
     is_limited = settings.num_gpu_blocks_override is None and plan.num_blocks > limit
-    unused = f"; the engine takes no more than max_num_seqs {settings.max_num_seqs} use" if is_limited else ""
+    unused = f"; the engine allocates for {settings.max_num_seqs} (max_num_seqs) at most" if is_limited else ""
     return [
         f"It fits, and beside one sequence of {settings.max_model_len:,} tokens there is room for "
         f"{plan.more_tokens:,} tokens more, or {plan.more_sequences:,} more such sequences{unused}"
@@ -136,8 +136,8 @@ def _room(plan: MemoryPlan) -> list[str]:
 def _composed(plan: MemoryPlan) -> list[str]:
     """Return what this project's own ops for the device need: they have no kernels for the formats yet."""
     return [
-        f"With the composed Paddle ops (int4 codes in bytes, float32 activations) {_amount(plan.needed)}"
-        f" are needed: {'it fits' if plan.fits else 'it does not fit'}"
+        f"With this project's own Paddle ops (docs/plan.md) {_amount(plan.needed)} are needed: "
+        f"{'it fits' if plan.fits else 'it does not fit'}"
     ]
 
 

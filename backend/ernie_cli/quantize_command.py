@@ -53,4 +53,5 @@ def quantize(
         convert(Conversion(directory, target.expanduser(), how, tensor_parallel_size, texts), typer.echo)
     except StartError as error:
         raise CommandError(error.message) from None
-    typer.echo(f"{target} is complete: ernie-triton serve --model {target}")
+    ranks = "" if tensor_parallel_size == 1 else f" --tensor-parallel-size {tensor_parallel_size}"
+    typer.echo(f"{target} is complete: ernie-triton serve --model {target}{ranks}")

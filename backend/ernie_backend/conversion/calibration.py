@@ -72,8 +72,8 @@ class Calibration:
                 absmax[layer, absmax[layer] <= 0] = absmax[layer].max()
             if unseen.any():
                 notices.append(
-                    f"layer {layer}: {unseen.sum()} of {len(row)} experts were chosen by no token of the texts "
-                    "and take the largest absmax of their layer; more texts would measure them"
+                    f"layer {layer + 1}: {unseen.sum()} of {len(row)} experts were chosen by no token of the "
+                    "texts and take the largest absmax of their layer; more texts would measure them"
                 )
         return Calibration(filled[0], filled[1], self.keys, self.values), notices
 

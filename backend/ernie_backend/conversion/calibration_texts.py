@@ -33,8 +33,10 @@ def read_texts(path: Path, model: Path, config: ModelConfig) -> list[list[int]]:
     """
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise StartError(f"{path} cannot be read as text: {error}") from error
+    except OSError as error:
+        raise StartError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise StartError(f"{path} is no text in UTF-8: {error}") from error
     if not lines:
         raise StartError(f"{path} is empty; give a text in each line")
     entries = [_entry(path, number, line) for number, line in enumerate(lines, 1)]

@@ -67,9 +67,15 @@ def check_sizes(shape: ModelShape, ranks: int, *, is_expert_parallel: bool, bloc
     if misfits:
         common = math.gcd(*(size for size, _ in sizes))
         possible = [str(n) for n in range(1, min(common, MAX_RANKS) + 1) if common % n == 0]
+        is_spread_possible = (
+            shape.experts is not None
+            and not is_expert_parallel
+            and can_share(shape, ranks, is_expert_parallel=True, block=block)
+        )
         raise StartError(
             f"tensor_parallel_size is {ranks}, which does not divide {', '.join(misfits)} of this model; "
-            f"possible are {', '.join(possible)}"
+            f"possible {'are' if len(possible) > 1 else 'is'} {', '.join(possible)}"
+            + (f", or {ranks} with enable_expert_parallel" if is_spread_possible else "")
         )
 
 

@@ -68,8 +68,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "ERNIE_CPU_ISA",
         Text(
-            "forces an instruction set of the CPU kernels: scalar, avx2, avx512, avx512-vnni",
-            "强制 CPU 算子使用某一指令集：scalar、avx2、avx512、avx512-vnni",
+            "forces an instruction set of the CPU kernels: scalar, avx2, avx512, avx512-vnni, avx512-bf16",
+            "强制 CPU 算子使用某一指令集：scalar、avx2、avx512、avx512-vnni、avx512-bf16",
         ),
     ),
     Variable(

@@ -106,7 +106,7 @@ class WeightFormat:
                 raise ArgumentTypeError(f'{text} is not available; give {{"quantization": NAME}} or a name')
             name = str(content["quantization"]).lower()
         if name not in self.known:
-            raise ArgumentTypeError(f"{name!r} is not available yet; available: {', '.join(self.known)}")
+            raise ArgumentTypeError(f"{name!r} is not available; available: {', '.join(self.known)}")
         return name
 
 

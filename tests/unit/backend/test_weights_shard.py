@@ -177,7 +177,8 @@ def test_expert_parallelism_cuts_the_rest_where_it_can_and_means_nothing_without
 
 def test_hadamard_blocks_stay_whole() -> None:
     check_split(CONFIG, Shard(0, 4), expert_block=4)
-    with pytest.raises(StartError, match=r"2 blocks of 8 in moe_intermediate_size .*; possible are 1, 2$"):
+    complaint = r"2 blocks of 8 in moe_intermediate_size .*; possible are 1, 2, or 4 with enable_expert_p"
+    with pytest.raises(StartError, match=complaint):
         check_split(CONFIG, Shard(0, 4), expert_block=8)
 
 

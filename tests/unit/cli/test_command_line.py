@@ -101,7 +101,7 @@ def test_an_unknown_flag_names_the_nearest(
         ("--dtype float16", "--dtype: 'float16' is not known; known: bfloat16, float32"),
         (
             "--quantization w8a8",
-            "--quantization: 'w8a8' is not available yet; available: wint8, wint4, w4a8, none",
+            "--quantization: 'w8a8' is not available; available: wint8, wint4, w4a8, none",
         ),
         ("--mm-processor-kwargs nonsense", "--mm-processor-kwargs: 'nonsense' is not JSON"),
         ("--limit-mm-per-prompt [1]", "--limit-mm-per-prompt: '[1]' is not a JSON object"),

@@ -155,7 +155,7 @@ def test_a_directory_is_planned_for_what_is_found_here(run_plan: RunPlan) -> Non
     assert "dense, wint8, 1 x CPU" in shown
     assert "Notice: quantization wint4 quantizes experts" in shown
     assert "(assumed)" not in shown
-    assert "the engine takes no more than max_num_seqs 3 use" in shown
+    assert "the engine allocates for 3 (max_num_seqs) at most" in shown
 
 
 def test_flags_win_over_those_of_a_row(run_plan: RunPlan) -> None:
@@ -270,7 +270,7 @@ def test_the_document_has_the_figures_of_each_row(name: str) -> None:
 
 def test_what_the_composed_ops_need_is_told(run_plan: RunPlan) -> None:
     name = "ernie-4.5-300b-a47b-wint4-32k-tp4"
-    assert "With the composed Paddle ops" in run_plan("--model", name)[1].splitlines()[-1]
+    assert "With this project's own Paddle ops" in run_plan("--model", name)[1].splitlines()[-1]
     plan = json.loads(run_plan("--model", name, "--json")[1])
     assert plan["composed_ops"]["needed"] > plan["needed"] + plan["weights"]["routed experts"]
     assert "composed" not in run_plan("--model", str(DENSE), "--device", "p800")[1].splitlines()[-1]

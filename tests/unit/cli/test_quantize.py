@@ -24,7 +24,8 @@ def test_a_checkpoint_is_made_with_progress(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "calibration: layer 3 of 3" in result.stdout
     assert "4/4 model-00004-of-00004.safetensors: " in result.stdout
-    assert f"q is complete: ernie-triton serve --model {tmp_path / 'q'}" in result.stdout
+    serve = f"ernie-triton serve --model {tmp_path / 'q'} --tensor-parallel-size 2"
+    assert f"q is complete: {serve}\n" in result.stdout
     config = ModelConfig.from_directory(tmp_path / "q")
     assert config.stored_quantization == StoredQuantization("w4a8", has_cache_scales=True)
     assert (tmp_path / "q" / "rank1" / "model.safetensors.index.json").is_file()
