@@ -169,7 +169,7 @@ def main() -> None:
     logging.disable(logging.INFO)
     llama = Llama(arguments) if arguments.llama else None
     print(
-        f"ERNIE-4.5-0.3B's shape, {arguments.quantization}, {arguments.threads} threads;"
+        f"ERNIE-4.5-{arguments.shape.upper()}'s shape, {arguments.quantization}, {arguments.threads} threads;"
         f" load of the machine {os.getloadavg()[0]:.1f}; medians of {arguments.rounds} rounds",
         flush=True,
     )
