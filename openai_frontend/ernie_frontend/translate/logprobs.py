@@ -18,7 +18,11 @@ def token_text(text_bytes: bytes) -> str:
     try:
         return text_bytes.decode()
     except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in text_bytes)
+        return _byte_text(text_bytes)
+
+
+def _byte_text(text_bytes: bytes) -> str:
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in text_bytes)
 
 
 def chat_logprobs(entries: Logprobs, num_top: int) -> dict[str, Any]:
@@ -58,7 +62,8 @@ def _ranked(entry: TopLogprob | TokenLogprobs, rank: int) -> dict[str, Any]:
 class CompletionLogprobs:
     """Makes OpenAI's ``logprobs`` of one completions choice, part by part: offsets count on.
 
-    ``text_offset`` is in characters of the choice's text, from its beginning.
+    ``text_offset`` is the place, in characters of the choice's text, of the character that the token's first
+    byte is in. Bytes that are no character stand in the text as U+FFFD, as in the engine's detokenizer.
     """
 
     def __init__(self, num_top: int) -> None:
@@ -68,11 +73,12 @@ class CompletionLogprobs:
 
     def echo(self, first: Delta) -> dict[str, Any]:
         """Return the part of the repeated prompt. Its first token has no probability: nothing came before."""
-        entries = first.prompt_logprobs or ()
-        following = b"".join(entry.text_bytes for entry in entries if entry is not None)
-        beginning = (first.prompt_text or "").encode(errors="replace").removesuffix(following)
+        entries, text = first.prompt_logprobs or (), first.prompt_text or ""
+        beginning = _beginning(text, b"".join(entry.text_bytes for entry in entries if entry is not None))
         offset = self._advance(beginning)
         part = self.answer(entries[1:])
+        self._offset = len(text)
+        self._decoder.reset()  # bytes of the prompt and of the answer never make a character together
         none: list[None] = [None]
         return {
             "tokens": [token_text(beginning), *part["tokens"]],
@@ -92,13 +98,36 @@ class CompletionLogprobs:
         }
 
     def _top(self, entry: TokenLogprobs) -> dict[str, float]:
-        top = {token_text(each.text_bytes): each.logprob for each in entry.top[: self._num_top]}
-        return {token_text(entry.text_bytes): entry.logprob} | top
+        """Return the token and the likeliest by their text; of two with equal text the likelier has it."""
+        candidates: list[TopLogprob | TokenLogprobs] = [entry]
+        candidates += [each for each in entry.top[: self._num_top] if each.token_id != entry.token_id]
+        top: dict[str, float] = {}
+        for each in sorted(candidates, key=lambda each: each.logprob, reverse=True):
+            names = (token_text(each.text_bytes), _byte_text(each.text_bytes), f"token_id:{each.token_id}")
+            top[next(name for name in names if name not in top)] = each.logprob
+        return top
 
     def _advance(self, text_bytes: bytes) -> int:
-        offset = self._offset
-        self._offset += len(self._decoder.decode(text_bytes))
-        return offset
+        """Take the bytes of the next token; return its offset."""
+        if not text_bytes:
+            return self._offset
+        end_of_first = self._offset + len(self._decoder.decode(text_bytes[:1]))
+        is_incomplete = bool(self._decoder.getstate()[0])  # the character that the first byte is in
+        self._offset = end_of_first + len(self._decoder.decode(text_bytes[1:]))
+        return end_of_first if is_incomplete else end_of_first - 1
+
+
+def _beginning(text: str, following: bytes) -> bytes:
+    """Return the bytes of a prompt's first token: what its text has before those of the other tokens.
+
+    The first of these may complete a character that the first token begins: up to three bytes.
+    """
+    for num_shared in range(4):
+        rest = following[num_shared:].decode(errors="replace")
+        beginning = text.removesuffix(rest).encode(errors="replace").removesuffix(following[:num_shared])
+        if (beginning + following).decode(errors="replace") == text:
+            return beginning
+    return b""
 
 
 def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

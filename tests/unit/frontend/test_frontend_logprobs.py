@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+from itertools import accumulate
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ernie_frontend.generation import Delta
 from ernie_frontend.translate.answer import UsageCount
@@ -87,6 +92,72 @@ def test_the_repeated_prompt_begins_with_a_token_without_probability() -> None:
         "text_offset": [0, 1, 2],
     }
     assert made.answer((entry(b"."),))["text_offset"] == [5]
+
+
+def test_the_likelier_of_two_tokens_with_equal_text_has_it_and_none_is_lost() -> None:
+    """A piece, the byte token of the same text, and another token that stands for it."""
+    letter = TopLogprob(300, -0.125, b"A"), TopLogprob(65, -2.0, b"A"), TopLogprob(9, -5.0, b"A")
+    expected = {"A": -0.125, "bytes:\\x41": -2.0, "token_id:9": -5.0}
+    for sampled in letter:
+        entry_of = TokenLogprobs(sampled.token_id, sampled.logprob, b"A", 1, letter)
+        [top] = CompletionLogprobs(3).answer((entry_of,))["top_logprobs"]
+        assert list(top.items()) == list(expected.items())
+    outside = TokenLogprobs(9, -5.0, b"A", 8, letter[:2])
+    assert CompletionLogprobs(1).answer((outside,))["top_logprobs"] == [{"A": -0.125, "bytes:\\x41": -5.0}]
+
+
+def test_the_place_of_bytes_that_are_no_character() -> None:
+    made = CompletionLogprobs(0)
+    parts = [made.answer((entry(token),)) for token in (b"Hi", b"\xe4", b"\xb8", b"!", b"\xff", b"\xc3", b"?")]
+    assert [part["text_offset"] for part in parts] == [[0], [2], [2], [3], [4], [5], [6]]
+    assert b"Hi\xe4\xb8!\xff\xc3?".decode(errors="replace") == "Hi\ufffd!\ufffd\ufffd?"
+
+
+token_bytes = st.one_of(
+    st.text(min_size=1, max_size=3).map(str.encode),
+    st.binary(min_size=1, max_size=3),
+    st.sampled_from([b"\xe4", b"\xb8", b"\xad", b"\xf0\x9f", b"\x98\x80", b"\xef\xbf", b"\xbd", b"a"]),
+)
+
+
+def places(tokens: list[bytes]) -> list[int]:
+    """Return for each token the index of the character that its first byte is in, by one look at all bytes."""
+    whole = b"".join(tokens)
+    invalid: dict[int, int] = {}
+
+    def note(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeDecodeError)
+        invalid[error.start] = error.end
+        return "\ufffd", error.end
+
+    codecs.register_error("note", note)
+    character_of: list[int] = []
+    for index, character in enumerate(whole.decode("utf-8", "note")):
+        start = len(character_of)
+        character_of += [index] * (invalid.get(start, start + len(character.encode())) - start)
+    return [character_of[start] for start in accumulate(map(len, tokens[:-1]), initial=0)]
+
+
+@given(st.lists(token_bytes, min_size=1, max_size=8), st.data())
+def test_offsets_are_places_in_the_text_however_it_is_cut(tokens: list[bytes], data: st.DataObject) -> None:
+    entries = tuple(entry(token) for token in tokens)
+    whole = CompletionLogprobs(0).answer(entries)["text_offset"]
+    assert whole == places(tokens)
+    cut = data.draw(st.integers(0, len(tokens)))
+    streamed = CompletionLogprobs(0)
+    parts = streamed.answer(entries[:cut]), streamed.answer(entries[cut:])
+    assert joined(*parts)["text_offset"] == whole
+
+
+@given(st.lists(token_bytes, min_size=1, max_size=8), st.lists(token_bytes, min_size=1, max_size=3))
+def test_offsets_after_a_repeated_prompt(prompt: list[bytes], answer: list[bytes]) -> None:
+    """Of the first token of a prompt only the text is known; prompt and answer are decoded apart."""
+    prompt_text = b"".join(prompt).decode(errors="replace")
+    made = CompletionLogprobs(0)
+    first = Delta(prompt_text=prompt_text, prompt_logprobs=(None, *map(entry, prompt[1:])))
+    assert made.echo(first)["text_offset"] == places(prompt)
+    expected = [len(prompt_text) + place for place in places(answer)]
+    assert made.answer(tuple(map(entry, answer)))["text_offset"] == expected
 
 
 def test_the_best_are_the_most_likely_per_token() -> None:
