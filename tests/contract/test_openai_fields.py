@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -63,6 +64,31 @@ def test_several_chat_answers_streamed(frontend: str, triton: FakeTriton) -> Non
         assert [part.get("role") for part in parts] == ["assistant", None, None, None]
         assert "".join(part["content"] for part in parts) == f"{index}!"
     assert (events[-1]["usage"]["prompt_tokens"], events[-1]["usage"]["completion_tokens"]) == (7, 4)
+
+
+def test_the_stream_helper_of_the_official_client(frontend: str, triton: FakeTriton) -> None:
+    """It finds choices by their place, so they open in order, although the last one answers first."""
+    has_answered = [asyncio.Event() for _ in range(4)]
+
+    async def tell_backwards(inference: Inference) -> AsyncIterator[Response]:
+        number = int(inference.inputs["request_id"].rsplit("-", 1)[1])
+        for later in has_answered[number + 1 :]:
+            await later.wait()
+        async for response in tell_own_number(inference):
+            yield response
+        has_answered[number].set()
+
+    triton.answer = tell_backwards
+    client = openai.OpenAI(base_url=f"{frontend}/v1", api_key="null", max_retries=0, timeout=20)
+    with client.chat.completions.stream(
+        model="null", messages=[{"role": "user", "content": "Hi"}], n=4
+    ) as answer:
+        first = [event.chunk.choices[0].index for event in answer if event.type == "chunk"][4]
+        whole = answer.get_final_completion()
+    assert first == 3
+    assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
+    assert [choice.message.content for choice in whole.choices] == ["0!", "1!", "2!", "3!"]
+    assert {choice.finish_reason for choice in whole.choices} == {"stop"}
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])

@@ -169,6 +169,15 @@ def test_it_ends_before_a_stop_text(client: openai.OpenAI, question: str, stop: 
     assert answer.choices[0].finish_reason == "stop"
 
 
+def test_several_answers_streamed_by_the_official_helper(client: openai.OpenAI) -> None:
+    messages: list[Any] = [{"role": "user", "content": "What is the capital of China?"}]
+    with client.chat.completions.stream(model=BF16, messages=messages, n=4, temperature=0) as answer:
+        whole = answer.get_final_completion()
+    assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
+    for choice in whole.choices:
+        assert is_exact(choice.message.content or "", ["The capital of China is Beijing."])
+
+
 @pytest.mark.parametrize(
     ("question", "answer"),
     [

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from ernie_frontend.disconnect import unless_disconnected
-from ernie_frontend.generation import collect_all, gather, merge, only_prompt
+from ernie_frontend.generation import collect_all, gather, only_prompt
 from ernie_frontend.large_bodies import beside_loop_if_large
 from ernie_frontend.request_log import record_of
 from ernie_frontend.routes.streaming import stream_answer
@@ -47,7 +47,7 @@ async def create_completion(request: Request) -> Response:
     if body.stream:
         if body.max_streaming_response_tokens is not None:
             streams = [gather(stream, body.max_streaming_response_tokens) for stream in streams]
-        return await stream_answer(request, header, sse.COMPLETION, merge(streams), count)
+        return await stream_answer(request, header, sse.COMPLETION, streams, count)
     answers = await unless_disconnected(collect_all(streams), request.scope, request.receive)
     count.add_all(answers)
     record.count(count.num_input_tokens, count.num_output_tokens)

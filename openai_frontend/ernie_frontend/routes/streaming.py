@@ -5,13 +5,13 @@ Held back until the first delta is here, so that an error before it is a plain H
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from fastapi import Request
 
 from ernie_frontend.disconnect import EventStream, unless_disconnected
-from ernie_frontend.generation import Item, replay
+from ernie_frontend.generation import Deltas, Item, merge, replay
 from ernie_frontend.request_log import record_of
 from ernie_frontend.translate.answer import AnswerHeader, UsageCount
 from ernie_frontend.translate.sse import ERROR_EVENT, ChunkShape, events
@@ -22,21 +22,30 @@ async def stream_answer(
     request: Request,
     header: AnswerHeader,
     shape: ChunkShape,
-    deltas: AsyncGenerator[Item, None],
+    streams: Sequence[Deltas],
     count: UsageCount,
 ) -> EventStream:
-    """Return the event stream of an answer, once its first delta is here; ``count`` is new.
+    """Return the event stream of an answer, once its first delta is here.
+
+    Args:
+        request: of the client.
+        header: what every chunk carries.
+        shape: how the chunks of the endpoint look.
+        streams: the generations, one for each choice.
+        count: counts the tokens; new.
 
     Raises:
         ErnieError: the generation failed before its first delta; it becomes a plain HTTP error.
         RequestCancelled: the client went away before.
     """
+    deltas = merge(streams)
     try:
         first = await unless_disconnected(_first(deltas), request.scope, request.receive)
     except BaseException:
         await deltas.aclose()
         raise
-    return EventStream(_counted(request, header, shape, replay(first, deltas), count))
+    sent = events(header, shape, replay(first, deltas), len(streams), count)
+    return EventStream(_counted(request, sent, count))
 
 
 async def _first(deltas: AsyncGenerator[Item, None]) -> Item:
@@ -46,16 +55,12 @@ async def _first(deltas: AsyncGenerator[Item, None]) -> Item:
 
 
 async def _counted(
-    request: Request,
-    header: AnswerHeader,
-    shape: ChunkShape,
-    deltas: AsyncGenerator[Item, None],
-    count: UsageCount,
+    request: Request, sent: AsyncGenerator[bytes, None], count: UsageCount
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events, and note the tokens for the log line however the stream ends."""
     record = record_of(request.scope)
     try:
-        async with aclosing(events(header, shape, deltas, count)) as sent:
+        async with aclosing(sent):
             async for event in sent:
                 record.has_failed |= event.startswith(ERROR_EVENT)
                 yield event

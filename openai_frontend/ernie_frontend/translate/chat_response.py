@@ -51,7 +51,7 @@ class ChatChunks:
         self._index = index
 
     def opening(self, first: Delta) -> dict[str, Any]:
-        """Return the choice of the first chunk: the role, and what is told of the prompt."""
+        """Return the choice of the first chunk: the role, and what is told of the prompt, the same for all."""
         delta: dict[str, Any] = {
             "role": "assistant",
             "content": "",
@@ -63,6 +63,9 @@ class ChatChunks:
         if self._header.has_token_ids:
             delta["prompt_tokens"] = first.prompt_text
         return {**self._choice(delta), **_prompt_logprobs(self._header, first)}
+
+    def prompt(self, first: Delta) -> None:
+        """Return None: the opening has told it."""
 
     def text(self, new: Delta) -> dict[str, Any]:
         """Return the choice of a chunk with new text."""

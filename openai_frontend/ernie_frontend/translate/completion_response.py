@@ -36,14 +36,14 @@ def _mean_logprob(answer: Delta) -> float:
 
 def _whole_choice(header: AnswerHeader, index: int, answer: Delta) -> dict[str, Any]:
     chunks = CompletionChunks(header, index)
-    opening, choice = chunks.opening(answer), chunks.text(answer)
+    prompt, choice = chunks.prompt(answer), chunks.text(answer)
     choice["finish_reason"] = answer.finish_reason
-    if opening is None:
+    if prompt is None:
         return choice
-    choice["text"] = opening["text"] + choice["text"]
-    if opening["logprobs"] is not None:
-        choice["logprobs"] = joined(opening["logprobs"], choice["logprobs"])
-    return {**opening, **choice}
+    choice["text"] = prompt["text"] + choice["text"]
+    if prompt["logprobs"] is not None:
+        choice["logprobs"] = joined(prompt["logprobs"], choice["logprobs"])
+    return {**prompt, **choice}
 
 
 class CompletionChunks:
@@ -54,8 +54,12 @@ class CompletionChunks:
         self._index = index
         self._logprobs = None if header.num_logprobs is None else CompletionLogprobs(header.num_logprobs)
 
-    def opening(self, first: Delta) -> dict[str, Any] | None:
-        """Return the choice of a first chunk with what was asked of the prompt, or None if nothing was."""
+    def opening(self, first: Delta) -> dict[str, Any]:  # noqa: ARG002
+        """Return a choice without text: prompts differ, what is told of them comes with their own answers."""
+        return self._choice("")
+
+    def prompt(self, first: Delta) -> dict[str, Any] | None:
+        """Return the choice with what was asked of the prompt, or None if nothing was."""
         header = self._header
         if not (header.has_token_ids or header.has_echo or header.num_prompt_logprobs is not None):
             return None

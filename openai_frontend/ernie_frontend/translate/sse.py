@@ -1,7 +1,8 @@
 """A stream of deltas as server-sent events, in FastDeploy's order.
 
-    opening chunk, text chunks, finish chunk (for each choice), usage chunk if asked for, [DONE]
+    opening chunks of all choices, text chunks, finish chunk (for each choice), usage chunk if asked for, [DONE]
 
+Choices open in the order of their index, before any text: official clients put an answer together by place.
 An error after the first event is an event of its own, and ``[DONE]`` still follows. What a chunk looks like is
 decided by ``chat_response`` and ``completion_response``; this module must not know.
 """
@@ -32,8 +33,11 @@ Choice = dict[str, Any]
 class ChoiceChunks(Protocol):
     """The choices of one generation, chunk by chunk."""
 
-    def opening(self, first: Delta) -> Choice | None:
-        """Return the choice before the first text, or None for no such chunk."""
+    def opening(self, first: Delta) -> Choice:
+        """Return the choice before the first text of all; ``first`` is the first delta of any choice."""
+
+    def prompt(self, first: Delta) -> Choice | None:
+        """Return the choice with what was asked of its prompt, or None; ``first`` is its first delta."""
 
     def text(self, new: Delta) -> Choice:
         """Return the choice with new text."""
@@ -49,14 +53,16 @@ class ChunkShape:
     Attributes:
         kind: the ``object`` of a chunk.
         start: makes the choices of the generation with an index.
+        opens_single: whether an answer of a single choice has an opening chunk; others always have.
     """
 
     kind: str
     start: Callable[[AnswerHeader, int], ChoiceChunks]
+    opens_single: bool
 
 
-CHAT = ChunkShape(chat_response.CHUNK, chat_response.ChatChunks)
-COMPLETION = ChunkShape(completion_response.OBJECT, completion_response.CompletionChunks)
+CHAT = ChunkShape(chat_response.CHUNK, chat_response.ChatChunks, opens_single=True)
+COMPLETION = ChunkShape(completion_response.OBJECT, completion_response.CompletionChunks, opens_single=False)
 
 
 def event(content: dict[str, Any]) -> bytes:
@@ -68,6 +74,7 @@ async def events(
     header: AnswerHeader,
     shape: ChunkShape,
     deltas: AsyncGenerator[tuple[int, Delta], None],
+    num_choices: int,
     count: UsageCount,
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events of a streamed answer.
@@ -76,11 +83,12 @@ async def events(
         header: what every chunk carries.
         shape: how the chunks of the endpoint look.
         deltas: ``(index of the choice, delta)``; closed when this generator is.
+        num_choices: of the answer.
         count: counts the tokens; the caller may read it afterwards.
     """
     async with aclosing(deltas):
         try:
-            async for chunk in _chunks(header, shape, deltas, count):
+            async for chunk in _chunks(header, shape, deltas, num_choices, count):
                 yield event(chunk)
         except ErnieError as error:
             yield event(envelope(error))
@@ -91,15 +99,21 @@ async def events(
 
 
 async def _chunks(
-    header: AnswerHeader, shape: ChunkShape, deltas: AsyncIterator[tuple[int, Delta]], count: UsageCount
+    header: AnswerHeader,
+    shape: ChunkShape,
+    deltas: AsyncIterator[tuple[int, Delta]],
+    num_choices: int,
+    count: UsageCount,
 ) -> AsyncIterator[dict[str, Any]]:
-    begun: dict[int, ChoiceChunks] = {}
+    chunks = [shape.start(header, index) for index in range(num_choices)]
+    has_openings = shape.opens_single or num_choices > 1
+    begun: set[int] = set()
     async for index, delta in deltas:
         count.add(index, delta)
-        is_first = index not in begun
-        chunks = begun.get(index) or shape.start(header, index)
-        begun[index] = chunks
-        for choice in _choices(header, chunks, delta, is_first=is_first):
+        choices = [each.opening(delta) for each in chunks] if has_openings and not begun else []
+        choices += _choices(header, chunks[index], delta, is_first=index not in begun)
+        begun.add(index)
+        for choice in choices:
             chunk = header.to_object(shape.kind, [choice])
             if header.has_running_usage:
                 chunk["usage"] = count.to_json()
@@ -112,9 +126,9 @@ async def _chunks(
 
 def _choices(header: AnswerHeader, chunks: ChoiceChunks, delta: Delta, *, is_first: bool) -> list[Choice]:
     choices = []
-    opening = chunks.opening(delta) if is_first else None
-    if opening is not None:
-        choices.append(opening)
+    prompt = chunks.prompt(delta) if is_first else None
+    if prompt is not None:
+        choices.append(prompt)
     has_tokens = bool(header.has_token_ids and delta.token_ids)
     has_logprobs = bool(header.num_logprobs is not None and delta.logprobs)
     if delta.text or has_tokens or has_logprobs:

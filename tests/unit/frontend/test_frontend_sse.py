@@ -1,0 +1,93 @@
+"""The order of a stream's chunks: all choices open in order before any text, whichever answers first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from ernie_frontend.generation import Delta, Item
+from ernie_frontend.translate.answer import AnswerHeader, UsageCount
+from ernie_frontend.translate.sse import CHAT, COMPLETION, ChunkShape, events
+from ernie_wire.errors import QueueFull
+
+HEADER = AnswerHeader("id", 0, "m")
+
+
+def delta(text: str, reason: str | None = None, **fields: Any) -> Delta:
+    return Delta(text, num_output_tokens=1, num_input_tokens=2, finish_reason=reason, **fields)
+
+
+async def choices_of(
+    shape: ChunkShape, items: list[Item | QueueFull], num_choices: int, header: AnswerHeader = HEADER
+) -> list[dict[str, Any]]:
+    """Return the one choice of each event; an error as it is."""
+
+    async def deltas() -> AsyncGenerator[Item, None]:
+        for item in items:
+            if isinstance(item, QueueFull):
+                raise item
+            yield item
+
+    sent = [event async for event in events(header, shape, deltas(), num_choices, UsageCount(num_choices))]
+    assert sent.pop() == b"data: [DONE]\n\n"
+    decoded = [json.loads(event.removeprefix(b"data: ")) for event in sent]
+    return [event["choices"][0] if "choices" in event else event for event in decoded]
+
+
+def text_of(choice: dict[str, Any]) -> str:
+    text: str = choice["delta"]["content"] if "delta" in choice else choice["text"]
+    return text
+
+
+@pytest.mark.parametrize("shape", [CHAT, COMPLETION])
+async def test_choices_open_in_order_before_any_text(shape: ChunkShape) -> None:
+    items: list[Item | QueueFull] = [
+        (2, delta("c")),
+        (0, delta("a", "stop")),
+        (2, delta("C", "stop")),
+        (1, delta("b", "length")),
+    ]
+    choices = await choices_of(shape, items, 3)
+    assert [(choice["index"], text_of(choice), choice["finish_reason"]) for choice in choices] == [
+        (0, "", None),
+        (1, "", None),
+        (2, "", None),
+        (2, "c", None),
+        (0, "a", None),
+        (0, "", "stop"),
+        (2, "C", None),
+        (2, "", "stop"),
+        (1, "b", None),
+        (1, "", "length"),
+    ]
+    has_role = [choice.get("delta", {}).get("role") == "assistant" for choice in choices]
+    assert has_role == [shape is CHAT and place < 3 for place in range(len(choices))]
+
+
+async def test_a_single_completion_has_no_opening() -> None:
+    choices = await choices_of(COMPLETION, [(0, delta("a", "stop"))], 1)
+    assert [text_of(choice) for choice in choices] == ["a", ""]
+
+
+async def test_what_is_told_of_the_prompt() -> None:
+    """In chat with the openings, since all answers have one prompt; in completions each with its own answer."""
+    header = AnswerHeader("id", 0, "m", has_token_ids=True)
+    items: list[Item | QueueFull] = [
+        (1, delta("b", "stop", prompt_ids=(7,), prompt_text="p")),
+        (0, delta("a", "stop", prompt_ids=(5,), prompt_text="q")),
+    ]
+    chat = await choices_of(CHAT, items, 2, header)
+    assert [choice["delta"].get("prompt_token_ids") for choice in chat] == [[7], [7], *[None] * 4]
+    completion = await choices_of(COMPLETION, items, 2, header)
+    told = [(choice["index"], choice.get("prompt_token_ids")) for choice in completion]
+    assert [entry for entry in told if entry[1]] == [(1, [7]), (0, [5])]
+    assert [index for index, _ in told[:2]] == [0, 1]
+
+
+async def test_an_answer_that_fails_later_fails_in_the_stream() -> None:
+    *choices, error = await choices_of(CHAT, [(1, delta("b")), QueueFull("full")], 2)
+    assert [(choice["index"], text_of(choice)) for choice in choices] == [(0, ""), (1, ""), (1, "b")]
+    assert error["error"]["code"] == "queue_full"
