@@ -7,12 +7,14 @@ later part meets an impossible size. This module must not know weights, devices 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_backend.config_fields import ConfigFields, is_int
 from ernie_backend.stored_quantization import StoredQuantization, read_stored_quantization
+from ernie_kernels.api import RotarySpec
 from ernie_kernels.hadamard import check_block
 
 ARCHITECTURES: Mapping[str, str] = {
@@ -27,6 +29,39 @@ MOE_ARCHITECTURES = frozenset({"Ernie4_5_MoeForCausalLM"})
 
 DEFAULT_ROPE_THETA = 500000.0
 DEFAULT_RMS_NORM_EPS = 1e-5
+
+_COMPUTED: Mapping[str, object] = {
+    "hidden_act": "silu",
+    "use_bias": False,
+    "use_rmsnorm": True,
+    "use_qk_norm": False,
+    "scale_qk_coeff": 1,
+    "sliding_window": None,
+    "partial_rotary_factor": 1,
+    "rope_reorder": False,
+    "scoring_func": "softmax",
+    "moe_gate_act": "softmax",
+    "moe_norm_gate_logits": True,
+    "moe_norm_min": 1e-12,
+    "moe_use_aux_free": True,
+    "moe_use_hard_gate": False,
+    "moe_group_experts": False,
+    "routed_scaling_factor": 1,
+}
+"""Fields of config.json that would change the maths -> the one value that is computed here; null means it too.
+
+They are those of ERNIE-4.5 in PaddleFormers and transformers, and a few of other families. Fields of training
+are left alone, as are ``rope_3d`` and ``freq_allocation``: the three positions of text are equal, so that they
+change nothing.
+"""
+
+_COMPUTED_ROPE: Mapping[str, object] = {
+    "rope_type": "default",
+    "type": "default",
+    "factor": 1,
+    "partial_rotary_factor": 1,
+}
+"""The same for the fields of ``rope_parameters``, or ``rope_scaling`` as it was called."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +118,7 @@ class ModelConfig:
         head_dim: values of one head; ``num_heads * head_dim`` may differ from ``hidden_size``.
         rms_norm_eps: added to the mean of squares in every norm.
         rope_theta: base of the rotary frequencies.
+        compression_ratio: what positions are divided by before they are turned into angles.
         max_position_embeddings: longest context the checkpoint was made for, in tokens.
         tie_word_embeddings: whether the embedding is the output head too.
         bos_token_id: first token of a text.
@@ -102,6 +138,7 @@ class ModelConfig:
     head_dim: int
     rms_norm_eps: float
     rope_theta: float
+    compression_ratio: float
     max_position_embeddings: int
     tie_word_embeddings: bool
     bos_token_id: int
@@ -128,7 +165,7 @@ class ModelConfig:
                 contradicts another one.
         """
         architecture = _architecture(fields)
-        _refuse_unsupported(fields)
+        _refuse_others(fields, _COMPUTED)
         num_heads = fields.size("num_attention_heads")
         num_layers = fields.size("num_hidden_layers")
         config = cls(
@@ -142,6 +179,7 @@ class ModelConfig:
             head_dim=_head_dim(fields, num_heads),
             rms_norm_eps=fields.positive("rms_norm_eps", DEFAULT_RMS_NORM_EPS),
             rope_theta=_rope_theta(fields),
+            compression_ratio=fields.positive("compression_ratio", 1.0),
             max_position_embeddings=fields.size("max_position_embeddings"),
             tie_word_embeddings=fields.flag("tie_word_embeddings", default=True),
             bos_token_id=fields.token("bos_token_id", 1),
@@ -157,6 +195,12 @@ class ModelConfig:
         """Whether a layer has experts in place of a dense MLP."""
         return self.moe is not None and self.moe.has_experts(layer)
 
+    def rotary(self, max_positions: int) -> RotarySpec:
+        """Return how queries and keys are rotated at positions below ``max_positions``."""
+        return RotarySpec(
+            self.head_dim, max_positions, self.rope_theta, compression_ratio=self.compression_ratio
+        )
+
 
 def _architecture(fields: ConfigFields) -> str:
     named = fields.values.get("architectures")
@@ -168,27 +212,29 @@ def _architecture(fields: ConfigFields) -> str:
     return ARCHITECTURES[named[0]]
 
 
-def _refuse_unsupported(fields: ConfigFields) -> None:
-    if fields.flag("use_bias", default=False):
-        raise fields.error("use_bias is true; ERNIE-4.5 Linears with a bias are not supported")
-    activation = fields.values.get("hidden_act", "silu")
-    if activation != "silu":
-        raise fields.error(f"hidden_act is {activation!r}; only 'silu' is supported")
-    if fields.values.get("rope_scaling") is not None:
-        raise fields.error("rope_scaling is set; text models of ERNIE-4.5 have none and it is not supported")
+def _refuse_others(fields: ConfigFields, computed: Mapping[str, object], where: str = "") -> None:
+    """Raise StartError if a field asks for other maths than is ``computed``; ``where`` precedes its name."""
+    for name, value in computed.items():
+        found = fields.values.get(name)
+        if found is not None and found != value:
+            supported = "null" if value is None else json.dumps(value)
+            raise fields.error(
+                f"{where}{name} is {json.dumps(found)}; only {supported} is supported, since another value "
+                "changes what the model computes"
+            )
 
 
 def _rope_theta(fields: ConfigFields) -> float:
-    outer = fields.positive("rope_theta", DEFAULT_ROPE_THETA)
-    parameters = fields.values.get("rope_parameters")
-    if parameters is None:
-        return outer
-    if not isinstance(parameters, dict):
-        raise fields.error(f"rope_parameters must be an object, found {parameters!r}")
-    kind = parameters.get("rope_type", "default")
-    if kind != "default":
-        raise fields.error(f"rope_parameters.rope_type is {kind!r}; only 'default' is supported")
-    return fields.positive("rope_theta", outer, parameters)
+    theta = fields.positive("rope_theta", DEFAULT_ROPE_THETA)
+    for name in ("rope_scaling", "rope_parameters"):
+        inner = fields.values.get(name)
+        if inner is None:
+            continue
+        if not isinstance(inner, dict):
+            raise fields.error(f"{name} must be an object, found {inner!r}")
+        _refuse_others(ConfigFields(fields.path, inner), _COMPUTED_ROPE, f"{name}.")
+        theta = fields.positive("rope_theta", theta, inner)
+    return theta
 
 
 def _head_dim(fields: ConfigFields, num_heads: int) -> int:

@@ -111,14 +111,15 @@ class CacheSpec:
 class RotarySpec:
     """Rotary embedding of ``head_dim`` values for positions 0 to ``max_positions`` - 1.
 
-    ``interleaved``: pairs are (2i, 2i + 1), the ERNIE-4.5 way; otherwise (i, i + head_dim / 2). Frequencies are
-    theta ** (-2i / head_dim); angles are computed in float64 and stored as float32.
+    ``interleaved``: pairs are (2i, 2i + 1), the ERNIE-4.5 way; otherwise (i, i + head_dim / 2). Pair i turns by
+    position / compression_ratio * theta ** (-2i / head_dim): computed in float64, stored as float32.
     """
 
     head_dim: int
     max_positions: int
     theta: float
     interleaved: bool = True
+    compression_ratio: float = 1.0
 
 
 @dataclass(frozen=True)

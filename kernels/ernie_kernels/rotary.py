@@ -23,16 +23,17 @@ class RotaryTable:
 
 
 def rotary_table(spec: RotarySpec) -> RotaryTable:
-    """Make the table: angle = position * theta ** (-2i / head_dim), in float64, stored as float32.
+    """Make the table of the angles that ``RotarySpec`` says.
 
     Raises:
-        ValueError: ``head_dim`` is odd or a size is not positive.
+        ValueError: ``head_dim`` is odd, or a size or ``compression_ratio`` is not positive.
     """
-    if spec.head_dim <= 0 or spec.head_dim % 2 or spec.max_positions <= 0:
+    if spec.head_dim <= 0 or spec.head_dim % 2 or spec.max_positions <= 0 or spec.compression_ratio <= 0:
         raise ValueError(
             f"rotary head_dim {spec.head_dim} must be even and positive, "
-            f"max_positions {spec.max_positions} positive"
+            f"max_positions {spec.max_positions} and compression_ratio {spec.compression_ratio} positive"
         )
     frequencies = spec.theta ** (-np.arange(0, spec.head_dim, 2, dtype=np.float64) / spec.head_dim)
-    angles = np.arange(spec.max_positions, dtype=np.float64)[:, None] * frequencies
+    positions = np.arange(spec.max_positions, dtype=np.float64) / spec.compression_ratio
+    angles = positions[:, None] * frequencies
     return RotaryTable(spec, np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))

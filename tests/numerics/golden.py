@@ -8,6 +8,9 @@ stream after each layer, the final norm and all logits.
     moe      5 layers, the first and the last one dense; 16 experts, 6 for a token, 2 shared; tied head
     moe300b  6 layers, experts in 3 and 5; 8 experts, 4 for a token
     moe_tp   3 layers, the first one dense; 4 experts, 2 for a token; all sizes divide by 4
+
+``dense_compressed.npz`` has the rows of dense with positions divided by ``COMPRESSION_RATIO``, as computed by
+transformers 5.24 in float32: Ernie4_5ForCausalLM with rope_parameters of type linear and this factor.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ MOVED_CODE_TOLERANCE = 0.02
 HIDDEN_TOLERANCE = 5e-4
 ROUTER_TOLERANCE = 1e-5
 DETAILED_ROW = 2
+COMPRESSION_RATIO = 2.5
 
 _WRITTEN = tempfile.TemporaryDirectory(prefix="ernie-twins-")
 

@@ -5,6 +5,8 @@ A prompt gives the same alone, in a ragged batch, prefilled in chunks, and compu
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from numerics.backends import BACKENDS, make_ops
 from numerics.generation import generate, load, prompt_logits
 from numerics.golden import (
+    COMPRESSION_RATIO,
     DATA,
     DETAILED_ROW,
     FAMILIES,
@@ -107,6 +110,22 @@ def test_every_token_goes_to_the_same_experts(backend: str, family: str) -> None
         for found, expected in zip(ops.routings, golden_routing(family, index), strict=True):
             np.testing.assert_array_equal(found.experts, expected.experts)
             assert max_difference(found.weights, expected.weights) <= ROUTER_TOLERANCE
+
+
+@backends
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_positions_are_divided_by_the_compression_ratio(
+    tmp_path: Path, backend: str, chunk: int | None
+) -> None:
+    """Goldens of transformers, whose linear rope scaling of the same factor is the same division."""
+    shutil.copytree(checkpoint("dense"), tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"compression_ratio": COMPRESSION_RATIO}))
+    ops, rows = make_ops(backend), golden_rows("dense_compressed")
+    prompts = [row.prompt for row in rows]
+    generated, logits = generate(load(tmp_path, ops), ops, prompts, len(rows[0].greedy), chunk)
+    assert max_difference(logits, np.stack([row.logits for row in rows])) <= LOGITS_TOLERANCE
+    assert generated == [row.greedy for row in rows]
 
 
 @families

@@ -17,7 +17,6 @@ from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.stored_floats import as_float32
-from ernie_kernels.api import RotarySpec
 from ernie_kernels.hadamard import rotate_blocks
 from ernie_kernels.reference.attention import attend
 from ernie_kernels.reference.mlp import swiglu
@@ -158,7 +157,7 @@ class _Forward:
     ) -> None:
         self._weights = weights
         self._config = config
-        self._rotary: RotaryTable = rotary_table(RotarySpec(config.head_dim, longest, config.rope_theta))
+        self._rotary: RotaryTable = rotary_table(config.rotary(longest))
         self._rotation = rotation
         self._measured = measured
 

@@ -28,7 +28,6 @@ from ernie_kernels.api import (
     MlpWeights,
     Moe,
     Ops,
-    RotarySpec,
     Vector,
 )
 from ernie_kernels.formats import ActivationType, dequantize
@@ -71,7 +70,7 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
         self.cache_scales = tuple(weights.cache_scales(layer) for layer in range(config.num_layers))
         self._ops = ops
         self._shard = settings.shard
-        self._rotary = ops.pack_rotary(RotarySpec(config.head_dim, settings.max_positions, config.rope_theta))
+        self._rotary = ops.pack_rotary(config.rotary(settings.max_positions))
         self._embedding = packer.linear(Role.EMBEDDING)
         self._head = self._embedding if config.tie_word_embeddings else packer.linear(Role.HEAD)
         self._first_norm = packer.vector(Role.INPUT_NORM, 0)

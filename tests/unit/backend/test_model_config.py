@@ -46,6 +46,7 @@ def test_both_layouts_say_the_same() -> None:
         "head_dim": 32,
         "rms_norm_eps": 1e-5,
         "rope_theta": 500000.0,
+        "compression_ratio": 1.0,
         "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
         "bos_token_id": 1,
@@ -151,6 +152,13 @@ def test_rope_theta_of_either_place(tmp_path: Path) -> None:
     assert read(tmp_path, rope_parameters={"rope_theta": 20000.0}).rope_theta == 20000.0
 
 
+def test_what_positions_are_divided_by(tmp_path: Path) -> None:
+    rotary = read(tmp_path, compression_ratio=4).rotary(100)
+    assert (rotary.head_dim, rotary.max_positions, rotary.theta) == (32, 100, 500000.0)
+    assert rotary.compression_ratio == 4.0
+    assert rotary.interleaved
+
+
 def test_several_eos_tokens(tmp_path: Path) -> None:
     assert read(tmp_path, eos_token_id=[2, 5]).eos_token_ids == (2, 5)
 
@@ -178,10 +186,8 @@ def test_several_eos_tokens(tmp_path: Path) -> None:
         ({"rms_norm_eps": 0}, "rms_norm_eps must be a number above 0, found 0"),
         ({"rope_theta": "big"}, "rope_theta must be a number above 0, found 'big'"),
         ({"rope_parameters": 5}, "rope_parameters must be an object, found 5"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters.rope_type is 'yarn'"),
-        ({"rope_scaling": {"factor": 2}}, "rope_scaling is set"),
-        ({"use_bias": True}, "use_bias is true"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
+        ({"rope_scaling": "linear"}, "rope_scaling must be an object, found 'linear'"),
+        ({"compression_ratio": 0}, "compression_ratio must be a number above 0, found 0"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings must be true or false, found 'yes'"),
         ({"eos_token_id": []}, "eos_token_id must be a token id or a list of them, found []"),
         ({"eos_token_id": [2, 640]}, "eos_token_id 640 is outside the vocabulary of 640 tokens"),
@@ -194,6 +200,60 @@ def test_wrong_fields(tmp_path: Path, changes: dict[str, Any], complaint: str) -
     assert complaint in caught.value.message
     assert str(tmp_path / "config.json") in caught.value.message
     assert "\n" not in caught.value.message
+
+
+OTHER_MATHS: list[tuple[str, Any, str]] = [
+    ("hidden_act", "gelu", '"silu"'),
+    ("use_bias", True, "false"),
+    ("use_rmsnorm", False, "true"),
+    ("use_qk_norm", True, "false"),
+    ("scale_qk_coeff", 2.0, "1"),
+    ("sliding_window", 4096, "null"),
+    ("partial_rotary_factor", 0.5, "1"),
+    ("rope_reorder", True, "false"),
+    ("scoring_func", "sigmoid", '"softmax"'),
+    ("moe_gate_act", "sigmoid", '"softmax"'),
+    ("moe_norm_gate_logits", False, "true"),
+    ("moe_norm_min", 1e-6, "1e-12"),
+    ("moe_use_aux_free", False, "true"),
+    ("moe_use_hard_gate", True, "false"),
+    ("moe_group_experts", True, "false"),
+    ("routed_scaling_factor", 2.5, "1"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "supported"), OTHER_MATHS, ids=lambda each: str(each))
+def test_other_maths_are_refused_by_the_name_of_their_field(
+    tmp_path: Path, name: str, value: Any, supported: str
+) -> None:
+    with pytest.raises(StartError) as caught:
+        read(tmp_path, **{name: value})
+    expected = f"{tmp_path / 'config.json'}: {name} is {json.dumps(value)}; only {supported} is supported"
+    assert caught.value.message.startswith(expected)
+    neutral = read(tmp_path, **{name: json.loads(supported)})
+    assert neutral == read(tmp_path), "its neutral value is as none"
+
+
+@pytest.mark.parametrize("where", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize(
+    ("inner", "complaint"),
+    [
+        ({"rope_type": "yarn", "factor": 4}, 'rope_type is "yarn"; only "default" is supported'),
+        ({"type": "linear"}, 'type is "linear"; only "default" is supported'),
+        ({"factor": 2}, "factor is 2; only 1 is supported"),
+        ({"rope_type": "default", "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; only 1"),
+    ],
+)
+def test_other_rotations_are_refused(tmp_path: Path, where: str, inner: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(StartError, match=re.escape(f"{where}.{complaint}")):
+        read(tmp_path, **{where: inner})
+
+
+def test_a_rotation_that_is_the_default_is_taken(tmp_path: Path) -> None:
+    scaling = {"rope_type": "default", "type": "default", "factor": 1.0, "rope_theta": 20000.0}
+    assert read(tmp_path, rope_scaling=scaling).rope_theta == 20000.0
+    # What a vision-language model has beside it changes nothing for text.
+    assert read(tmp_path, rope_3d=True, freq_allocation=20) == read(tmp_path)
 
 
 def test_no_directory(tmp_path: Path) -> None:

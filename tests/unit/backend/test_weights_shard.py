@@ -25,6 +25,7 @@ CONFIG = ModelConfig(
     head_dim=2,
     rms_norm_eps=1e-5,
     rope_theta=1e4,
+    compression_ratio=1.0,
     max_position_embeddings=64,
     tie_word_embeddings=True,
     bos_token_id=1,
