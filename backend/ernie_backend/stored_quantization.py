@@ -74,12 +74,23 @@ def read_stored_quantization(config: ConfigFields) -> StoredQuantization | None:
     if not isinstance(content, dict):
         raise config.error(f"{QUANTIZATION_CONFIG} must be an object, found {content!r}")
     fields = ConfigFields(config.path, content)
+    _check_method(fields)
     if fields.flag("has_zero_point", default=False):
         raise fields.error(f"{QUANTIZATION_CONFIG}.has_zero_point is true; KV caches are symmetric here")
     quantization = _quantization(fields)
     _check_order(config, fields, quantization)
     block = fields.integer("hadamard_block_size", 2, default=HADAMARD_BLOCK)
     return StoredQuantization(quantization, _has_cache_scales(fields), block)
+
+
+def _check_method(fields: ConfigFields) -> None:
+    """Refuse what other tools quantized: they name their method, and store tensors of another kind."""
+    method = fields.values.get("quant_method")
+    if method is not None and method != fields.values.get("quantization"):
+        raise fields.error(
+            f"{QUANTIZATION_CONFIG}.quant_method is {method!r}: weights of this method cannot be read; give "
+            "the float checkpoint that they were made from, with --quantization wint8 or wint4 to have it small"
+        )
 
 
 def _quantization(fields: ConfigFields) -> str:

@@ -18,25 +18,32 @@ from ernie_backend.weights.presharded import PreshardedTensors
 
 _LOG = logging.getLogger(__name__)
 _COMPARED_ROWS = 4096
+_TERMS = (".bias", "norm.weight")
+"""How the names of tensors end that other decoders add or multiply, and that config.json need not tell of."""
+_UNTIED = (
+    "; tie_word_embeddings is false in config.json, which makes the head a matrix of its own: set it to true "
+    "if the embedding is the head too, or copy the checkpoint again"
+)
 
 
 def check_tensors(checkpoint: Checkpoint | PreshardedTensors, specs: Collection[TensorSpec]) -> None:
     """Check that the tensors ``specs`` are there; one line of the log tells of all others.
 
     Raises:
-        StartError: one is missing, or has another shape.
+        StartError: one is missing, has another shape, or is a bias or norm that the model does not have.
     """
     wanted = {tensor.name: tensor.shape for tensor in specs}
     missing = sorted(name for name in wanted if name not in checkpoint.names)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        hint = missing_hint(missing[0], checkpoint.names)
+        hint = _UNTIED if missing[0] == HEAD else missing_hint(missing[0], checkpoint.names)
         raise StartError(
             f"{checkpoint.directory}: tensor {missing[0]}{more} is missing from the checkpoint{hint}"
         )
     for name, shape in wanted.items():
         checkpoint.check_shape(name, shape)
     extra = sorted(name for name in checkpoint.names if name not in wanted and not is_harmless(name))
+    _refuse_terms(checkpoint, extra, wanted)
     if extra:
         _LOG.warning(
             "%s: %d tensors that this model does not use are ignored, the first is %s",
@@ -44,6 +51,25 @@ def check_tensors(checkpoint: Checkpoint | PreshardedTensors, specs: Collection[
             len(extra),
             extra[0],
         )
+
+
+def _refuse_terms(
+    checkpoint: Checkpoint | PreshardedTensors, extra: Collection[str], wanted: Collection[str]
+) -> None:
+    """Refuse biases and norms among the ``extra`` tensors of layers, or of a head, that the model has."""
+    owners = {_owner(name) for name in wanted}
+    for name in extra:
+        if name.endswith(_TERMS) and _owner(name) in owners:
+            raise StartError(
+                f"{checkpoint.file_of(name)}: tensor {name} belongs to no ERNIE-4.5 text model, whose layers "
+                "have two norms and no bias; answers computed without it would be wrong"
+            )
+
+
+def _owner(name: str) -> str:
+    """Return the layer that a tensor belongs to, ``model.layers.3``, or what stands before its last word."""
+    parts = name.split(".")
+    return ".".join(parts[:3] if "layers" in parts[:2] else parts[:-1])
 
 
 def check_tied_head(checkpoint: Checkpoint | PreshardedTensors, table: TensorSpec) -> None:

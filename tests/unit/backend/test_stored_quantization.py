@@ -93,6 +93,27 @@ def test_codes_in_the_order_of_a_gpu_kernel_are_refused(
         read({**W4A8, **says}, **outside)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]},
+        {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {}},
+        {"quant_method": "gptq", "bits": 4, "group_size": 128},
+        {"quant_method": "awq", "zero_point": True},
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"quant_method": "fp8", "quantization": "wint8"},
+    ],
+    ids=lambda content: content["quant_method"],
+)
+def test_weights_of_other_tools_are_refused_by_the_name_of_their_method(content: dict[str, Any]) -> None:
+    method = content["quant_method"]
+    with pytest.raises(
+        StartError, match=f"config.json: quantization_config.quant_method is '{method}': .* float"
+    ):
+        read(content)
+    assert read({"quantization": "wint8", "quant_method": "wint8"}) == StoredQuantization("wint8")
+
+
 @pytest.mark.parametrize(("quantization", "inputs"), [("wint8", 1), ("wint4", 2), ("w4a8", 64)])
 def test_inputs_that_no_rank_may_divide(quantization: str, inputs: int) -> None:
     assert StoredQuantization(quantization, hadamard_block=64).expert_block == inputs

@@ -318,7 +318,25 @@ def test_a_copy_of_the_tied_embedding_is_no_other_head(
 
 
 def test_missing_head(tmp_path: Path) -> None:
-    assert "tensor lm_head.weight is missing" in fail(written(tmp_path), tie_word_embeddings=False)
+    message = fail(written(tmp_path), tie_word_embeddings=False)
+    assert "tensor lm_head.weight is missing from the checkpoint; tie_word_embeddings is false in" in message
+    assert "set it to true if the embedding is the head too" in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.1.self_attn.q_norm.weight",
+        "model.layers.0.pre_feedforward_layernorm.weight",
+        "model.layers.2.self_attn.k_proj.bias",
+        "lm_head.bias",
+    ],
+)
+def test_terms_of_another_decoder_are_refused(tmp_path: Path, name: str) -> None:
+    tensors = TENSORS | {"lm_head.weight": TENSORS["model.embed_tokens.weight"]}
+    write_tensors(tmp_path / "model.safetensors", tensors | {name: np.ones(64, np.float32)})
+    message = fail(tmp_path, tie_word_embeddings=False)
+    assert f"tensor {name} belongs to no ERNIE-4.5 text model" in message
 
 
 def test_wrong_shape(tmp_path: Path) -> None:
