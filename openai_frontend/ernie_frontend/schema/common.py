@@ -58,7 +58,10 @@ class GenerationFields(BaseModel):
     )
     n: int | None = Field(None, ge=1, description="answers to each prompt; the seed of answer i is seed + i")
     max_tokens: int | None = Field(
-        None, ge=0, description="at least 1; cut to the rest of the context; default the rest of the context"
+        None,
+        ge=0,
+        description="at least 1; cut to the rest of the context; default max_new_tokens of the model's "
+        "generation_config.json, else the rest of the context",
     )
     min_tokens: int | None = Field(
         None, description="tokens before which neither EOS nor a stop ends the answer; default 0"
