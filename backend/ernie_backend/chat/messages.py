@@ -1,8 +1,8 @@
 """The messages of a chat request, checked and brought into the form that templates expect.
 
-Templates want ``content`` to be a string and tool arguments to be objects; clients send lists of parts, null
-and JSON strings. Roles that only other systems know are mapped: ``bot`` is an assistant, ``developer`` a
-system. This module must not know any template.
+Templates want ``content`` to be a string, tool arguments to be objects, and fields without a value to be
+absent; clients send lists of parts, JSON strings and null. Roles that only other systems know are mapped:
+``bot`` is an assistant, ``developer`` a system. This module must not know any template.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def _message(index: int, message: object) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise InvalidValue(f"{where}.role is {role!r}; known: {', '.join(_ROLES)}", "messages")
-    normal = {**message, "role": _ROLES[role], "content": _text(where, message.get("content"))}
+    given = {name: value for name, value in message.items() if value is not None}
+    normal = {**given, "role": _ROLES[role], "content": _text(where, message.get("content"))}
     if isinstance(message.get("tool_calls"), list):
         normal["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
     return normal

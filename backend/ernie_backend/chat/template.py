@@ -2,23 +2,33 @@
 
 The directory's own template is rendered (``chat_template.jinja``, ``chat_template.json``, or ``chat_template``
 in ``tokenizer_config.json``); without one, the built-in template of the ERNIE-4.5 text models. Templates run
-in a sandbox. This module must not know tokens.
+in a sandbox, with what transformers' ``apply_chat_template`` offers them: ``break`` and ``continue``, the tag
+``generation``, ``raise_exception``, ``strftime_now`` and a ``tojson`` of its own. This module must not know
+tokens.
 """
 
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node, Scope
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ernie_backend.chat.messages import normalize_messages
 from ernie_backend.errors import StartError
 from ernie_backend.model_files import read_json_object
-from ernie_wire.errors import InvalidValue
+from ernie_wire.errors import ChatTemplateFailed, InvalidValue
+
+_COMPILED_NAME = "<template>"
+"""What jinja2 names the file of a template that was given as text."""
 
 BUILT_IN = """\
 {{- '<|begin_of_sentence|>' -}}
@@ -48,14 +58,18 @@ class ChatTemplate:
         Raises:
             StartError: the template is not valid; ``where`` says which one.
         """
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
+        )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = _strftime_now
         try:
             self._template: Template = environment.from_string(source)
-        except TemplateError as error:
+        except Exception as error:  # some faults of the syntax, such as a stray break, are found by Python only
             raise StartError(f"{where} is not a valid Jinja template: {error}") from error
         self._special_tokens = dict(special_tokens)
+        self._where = where
 
     @classmethod
     def from_directory(cls, directory: Path, given: str = "") -> ChatTemplate:
@@ -98,13 +112,15 @@ class ChatTemplate:
             chat: ``messages``, optional ``tools`` and ``chat_template_kwargs``.
 
         Raises:
-            InvalidValue: the messages are wrong, or the template refuses them.
+            InvalidValue: the messages are wrong, or the template refuses them by ``raise_exception``.
+            ChatTemplateFailed: anything else that goes wrong in the template.
         """
         options = chat.get("chat_template_kwargs") or {}
         if not isinstance(options, dict):
             raise InvalidValue("chat_template_kwargs must be an object", "chat_template_kwargs")
         context = {
             "add_generation_prompt": True,
+            "documents": None,
             **self._special_tokens,
             **options,
             "chat_template_kwargs": options,
@@ -113,8 +129,14 @@ class ChatTemplate:
         }
         try:
             return self._template.render(context)
-        except (TemplateError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+        except _Refusal as error:
             raise InvalidValue(f"the chat template refuses these messages: {error}", "messages") from error
+        except Exception as error:  # a template is a program: it may raise whatever Python does
+            raise ChatTemplateFailed(
+                f"{self._where} fails on this request, in line {_template_line(error)}: "
+                f"{type(error).__name__}: {error}; mend the template, unless it needs something that the "
+                "request leaves out"
+            ) from error
 
 
 def _read_text(path: Path) -> str:
@@ -132,9 +154,47 @@ def _default_template(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _to_json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+class _Refusal(TemplateError):
+    """The template has judged the messages and refuses them."""
+
+
+class _GenerationTag(Extension):
+    """Renders what stands in ``{% generation %}``: the mark of answers is for those who train on chats."""
+
+    tags = {"generation"}  # noqa: RUF012 - not assigned to, and the base class has no ClassVar
+
+    def parse(self, parser: Parser) -> Node:
+        """Return the content in a scope of its own."""
+        line = next(parser.stream).lineno
+        return Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Return JSON that, unlike that of Jinja's own filter, escapes no characters of HTML."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
+    raise _Refusal(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _template_line(error: Exception) -> int:
+    """Return the innermost line of the template that an error came from."""
+    lines = [
+        line
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == _COMPILED_NAME
+    ]
+    return lines[-1] if lines else 1

@@ -4,7 +4,8 @@
     ├── InvalidRequest               400  the request itself is wrong
     │   ├── InvalidValue                  a field has a value outside its limits
     │   ├── MissingParameter              a field that is needed is absent
-    │   └── ContextLengthExceeded         the prompt does not fit the context
+    │   ├── ContextLengthExceeded         the prompt does not fit the context
+    │   └── ChatTemplateFailed            the model's chat template cannot render the messages
     ├── ModelNotFound                404  no such model is served
     ├── QueueFull                    429  the server has all the work it accepts
     ├── RequestTimeout               408  a deadline passed
@@ -91,6 +92,12 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
+class ChatTemplateFailed(InvalidRequest):
+    """The model's chat template failed: its own fault, unless it needs what the request leaves out."""
+
+    code = "chat_template_failed"
+
+
 class ModelNotFound(ErnieError):
     """No such model is served."""
 
@@ -159,6 +166,7 @@ _BY_CODE: dict[str, type[ErnieError]] = {
         InvalidValue,
         MissingParameter,
         ContextLengthExceeded,
+        ChatTemplateFailed,
         ModelNotFound,
         QueueFull,
         RequestTimeout,

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ernie_backend.chat import template as template_module
 from ernie_backend.chat.template import BUILT_IN, ChatTemplate
 from ernie_backend.errors import StartError
-from ernie_wire.errors import InvalidValue
+from ernie_wire.errors import ChatTemplateFailed, InvalidValue
 
 DATA = Path(__file__).parents[2] / "data"
+TEMPLATES = DATA / "chat_templates"
+CORPUS: dict[str, dict[str, Any]] = json.loads((TEMPLATES / "goldens.json").read_text(encoding="utf-8"))
 USER = {"role": "user", "content": "Hi"}
 BEGIN = "<|begin_of_sentence|>"
 
@@ -97,25 +102,80 @@ def test_wrong_messages_are_refused(template: ChatTemplate, messages: object, co
     assert caught.value.param == "messages"
 
 
+def test_a_template_that_refuses_is_the_messages_fault() -> None:
+    with pytest.raises(InvalidValue, match="the chat template refuses these messages: no system") as caught:
+        _render(ChatTemplate("{{ raise_exception('no system') }}", {}), USER)
+    assert caught.value.param == "messages"
+
+
 @pytest.mark.parametrize(
-    "source",
+    ("source", "failure"),
     [
-        "{{ raise_exception('no') }}",
-        "{{ 1 / 0 }}",
-        "{{ messages[7].content.x }}",
-        "{{ messages + 1 }}",
-        "{{ missing.x }}",
+        ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
+        ("{{ messages[7].content.x }}", "UndefinedError: list object has no element 7"),
+        ("{{ messages + 1 }}", 'TypeError: can only concatenate list (not "int") to list'),
+        ("{{ missing.x }}", "UndefinedError: 'missing' is undefined"),
+        ("{{ missing() }}", "UndefinedError: 'missing' is undefined"),
+        ("{% if messages %}{{ 1 | missing }}{% endif %}", "TemplateRuntimeError: No filter named 'missing'"),
+        ("{% include 'a' %}", "TypeError: no loader for this environment specified"),
+        ("{{ missing | tojson }}", "TypeError: Object of type Undefined is not JSON serializable"),
+        ("{{ strftime_now() }}", "TypeError: "),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError: maximum recursion depth"),
+        ("{{ 'x' * 99999999999999999 }}", "MemoryError"),
+        ("{{ 5 | dictsort }}", "AttributeError: 'int' object has no attribute 'items'"),
     ],
 )
-def test_a_template_that_refuses_is_the_messages_fault(source: str) -> None:
-    with pytest.raises(InvalidValue, match="the chat template refuses these messages"):
-        _render(ChatTemplate(source, {}), USER)
+def test_a_fault_of_the_template_names_it_and_what_failed(source: str, failure: str) -> None:
+    template = ChatTemplate(f"A\n\n  {source}", {}, "m/chat_template.jinja")
+    with pytest.raises(ChatTemplateFailed) as caught:
+        _render(template, USER)
+    assert caught.value.message.startswith(f"m/chat_template.jinja fails on this request, in line 3: {failure}")
+    assert (caught.value.status, caught.value.param) == (400, None)
+
+
+@pytest.mark.parametrize(
+    "source", ["{% if %}", "{% break %}", "{{ 1 | missing }}", "{{ 9" + "9" * 5000 + " }}"]
+)
+def test_a_template_that_cannot_be_compiled_ends_the_start(source: str) -> None:
+    with pytest.raises(StartError, match=r"m/chat_template\.jinja is not a valid Jinja template: "):
+        ChatTemplate(source, {}, "m/chat_template.jinja")
 
 
 def test_templates_run_in_a_sandbox() -> None:
     for source in ("{{ messages.append(1) }}", "{{ ''.__class__.__mro__ }}{{ ''.__class__.__mro__[1].x }}"):
-        with pytest.raises(InvalidValue, match="refuses"):
+        with pytest.raises(ChatTemplateFailed, match="SecurityError: access to attribute"):
             _render(ChatTemplate(source, {}), USER)
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_templates_render_as_in_transformers(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The goldens are transformers' own, see ``make_goldens.py`` beside them."""
+    monkeypatch.setattr(template_module, "datetime", SimpleNamespace(now=lambda: datetime(2025, 3, 4, 5, 6, 7)))
+    cases = json.loads((TEMPLATES / "cases.json").read_text(encoding="utf-8"))
+    source = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    template = ChatTemplate(source, cases["special_tokens"])
+    for chat in cases["chats"]:
+        options = chat.get("kwargs", {}) | {"add_generation_prompt": chat.get("add_generation_prompt", True)}
+        tools = cases["tools"] if chat.get("has_tools") else None
+        try:
+            found = _render(template, *chat["messages"], tools=tools, chat_template_kwargs=options)
+        except InvalidValue as error:
+            refusal = error.message.removeprefix("the chat template refuses these messages: ")
+            assert {"refusal": refusal} == CORPUS[name][chat["name"]], chat["name"]
+        else:
+            assert found == CORPUS[name][chat["name"]], chat["name"]
+
+
+def test_a_generation_tag_may_hold_a_break() -> None:
+    source = "{% for m in messages %}{% generation %}{{ m.content }}{% break %}{% endgeneration %}{% endfor %}"
+    assert _render(ChatTemplate(source, {}), USER, USER) == "Hi"
+
+
+def test_fields_without_a_value_are_absent() -> None:
+    """As openai's client sends back the answers that it got."""
+    source = "{% for m in messages %}{{ m | length }}{{ m.tool_calls is defined }}{% endfor %}"
+    answer = {"role": "assistant", "content": None, "tool_calls": None, "refusal": None}
+    assert _render(ChatTemplate(source, {}), answer) == "2False"
 
 
 def test_what_a_template_can_see() -> None:
