@@ -1,10 +1,13 @@
-"""Runs models on Paddle's CPU place; ``test_paddle_kl3_audit`` reads the kernels from its log.
+"""Runs models on Paddle's CPU place; ``test_paddle_kl3_audit`` reads kernels and products from its log.
 
 Prefill in chunks and decode in a ragged batch, in every format, activation type and cache, dense and with
 experts; what these models never have, op by op.
 """
 
 from __future__ import annotations
+
+import sys
+from typing import Any
 
 from ernie_kernels.api import Ops, RotarySpec
 from ernie_kernels.formats import ActivationType, quantize_w4a8
@@ -28,6 +31,7 @@ SETTINGS = (
 
 
 def main() -> None:
+    log_products()
     ops = PaddleOps("cpu")
     for family, dtype, quantization, activation, cache_dtype in SETTINGS:
         prompts = [row.prompt for row in golden_rows(family)]
@@ -35,6 +39,17 @@ def main() -> None:
         generate(model, ops, prompts, num_tokens=3, chunk=7, cache_dtype=cache_dtype)
     multiply_w4a8(ops)
     attend_with_static_scales(ops)
+
+
+def log_products() -> None:
+    """Write the shapes of every ``paddle.matmul`` into the log, where Paddle itself names only the kernel."""
+    multiply = paddle.matmul
+
+    def matmul(x: Any, y: Any, *arguments: Any, **keywords: Any) -> Any:
+        sys.stderr.write(f"product of shapes {list(x.shape)} and {list(y.shape)}\n")
+        return multiply(x, y, *arguments, **keywords)
+
+    paddle.matmul = matmul
 
 
 def multiply_w4a8(ops: Ops) -> None:

@@ -1,7 +1,11 @@
-"""Every Paddle kernel that serving a model runs is in the KL3 list, with its dtype.
+"""Every Paddle kernel that serving a model runs is in the KL3 list, with its dtype, and products fit an XPU.
 
 Paddle on an XPU runs anything else on the CPU without a word. Its log at level 6 names the kernel and dtype
 that it selects for each call; the list is ``kl3_ops.json``.
+
+The XPU's matmul folds all leading dimensions of an operand into one number of matrices (GetFCInfo in
+phi/kernels/xpu/xpu_api_wrapper.h) and runs as many products as the larger number says: unless one operand is a
+single matrix, it reads past the end of the smaller one where Paddle's CPU place broadcasts it.
 """
 
 from __future__ import annotations
@@ -21,6 +25,22 @@ KERNEL = re.compile(r"\] (\w+) API kernel key: \[(\w+), [^,\]]+, (\w+)\]")
 VIEWS = {"reshape", "squeeze", "unsqueeze", "transpose", "split", "split_with_num", "view_dtype"}
 """Kernels that only make a view of their input: Paddle runs them for any place before it looks at the list."""
 
+PRODUCT = re.compile(r"^product of shapes (\[.*\]) and (\[.*\])$", re.MULTILINE)
+OTHER_PRODUCTS = {
+    "addmm",
+    "bmm",
+    "einsum",
+    "flash_attn",
+    "flash_attn_unpadded",
+    "flashmask_attention",
+    "fused_attention",
+    "fused_gemm_epilogue",
+    "matmul_with_flatten",
+    "qkv_attention_xpu",
+    "variable_length_memory_efficient_attention",
+}
+"""What else in the KL3 list multiplies matrices: how it meets batches of them on an XPU was not read."""
+
 Kernels = Counter[tuple[str, str]]
 
 
@@ -36,12 +56,27 @@ def violations(kernels: Kernels) -> list[tuple[str, str]]:
     )
 
 
-@pytest.fixture(scope="module")
-def kernels() -> Kernels:
+def misread_products(log: str) -> list[str]:
+    """The products of ``log`` that an XPU gets wrong, and those of which nobody can tell."""
+    complaints = []
+    for x, y in {(found[1], found[2]) for found in PRODUCT.finditer(log)}:
+        shapes = [json.loads(shape) for shape in (x, y)]
+        if min(map(len, shapes)) > 2 and shapes[0][:-2] != shapes[1][:-2]:
+            complaints.append(f"paddle.matmul of {x} and {y}: leading dimensions differ")
+    kernels = kernels_in(log)
+    multiplied = sum(calls for (name, _), calls in kernels.items() if name == "matmul")
+    if unseen := multiplied - len(PRODUCT.findall(log)):
+        complaints.append(f"{unseen} products not by paddle.matmul, so their shapes are unknown")
+    others = {name for name, _ in kernels} & OTHER_PRODUCTS
+    return sorted(complaints) + [f"a product by {name}: use paddle.matmul" for name in sorted(others)]
+
+
+def audited(*arguments: str) -> str:
+    """The log of a program on Paddle's CPU place."""
     tests = Path(__file__).parents[1]
     paths = os.pathsep.join([str(tests), *sys.path])
     result = subprocess.run(
-        [sys.executable, str(tests / "numerics" / "kl3_audit_program.py")],
+        [sys.executable, *arguments],
         env={**os.environ, "GLOG_vmodule": "api=6", "GLOG_logtostderr": "1", "PYTHONPATH": paths},
         capture_output=True,
         text=True,
@@ -49,7 +84,17 @@ def kernels() -> Kernels:
         timeout=200,
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    return kernels_in(result.stderr)
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def log() -> str:
+    return audited(str(Path(__file__).parent / "kl3_audit_program.py"))
+
+
+@pytest.fixture(scope="module")
+def kernels(log: str) -> Kernels:
+    return kernels_in(log)
 
 
 def test_the_audit_finds_what_is_not_listed() -> None:
@@ -73,3 +118,38 @@ def test_the_program_was_seen(kernels: Kernels) -> None:
 
 def test_every_kernel_is_listed(kernels: Kernels) -> None:
     assert violations(kernels) == []
+
+
+def test_every_product_is_one_that_an_xpu_computes(log: str) -> None:
+    assert misread_products(log) == []
+
+
+PREPARED = """
+from numerics.kl3_audit_program import log_products, paddle
+
+log_products()
+queries, keys, matrix = (paddle.ones(shape) for shape in ([2, 3, 4, 5, 6], [2, 3, 1, 7, 6], [7, 6]))
+"""
+"""Grouped queries in five dimensions; keys that their heads would have to share by broadcasting."""
+PRODUCTS = {
+    "paddle.matmul(queries, matrix, transpose_y=True)": "",
+    "paddle.matmul(queries.reshape([2, 3, 20, 6]), keys.squeeze(2), transpose_y=True)": "",
+    "paddle.matmul(queries, keys, transpose_y=True)": "[2, 3, 4, 5, 6] and [2, 3, 1, 7, 6]: leading",
+    "paddle.matmul(matrix.unsqueeze(0), keys, transpose_y=True)": "[1, 7, 6] and [2, 3, 1, 7, 6]: leading",
+    "queries @ keys.transpose([0, 1, 2, 4, 3])": "1 products not by paddle.matmul",
+    "queries.matmul(keys, transpose_y=True)": "1 products not by paddle.matmul",
+    "paddle.nn.functional.linear(queries, matrix.t())": "1 products not by paddle.matmul",
+    "paddle.inner(matrix, matrix)": "1 products not by paddle.matmul",
+    "paddle.einsum('nhgqd,nhld->nhgql', queries, keys.squeeze(2))": "a product by einsum",
+    "paddle.bmm(queries[0, 0], queries[0, 0].transpose([0, 2, 1]))": "a product by bmm",
+    "paddle.addmm(matrix @ matrix.t(), matrix, matrix.t())": "a product by addmm",
+}
+"""Products -> what the audit says of them, or a part of it."""
+
+
+def test_the_audit_finds_products_that_an_xpu_gets_wrong() -> None:
+    marked = [f"import sys; print('next one', file=sys.stderr); {product}" for product in PRODUCTS]
+    logs = audited("-c", "\n".join([PREPARED, *marked])).split("next one\n")[1:]
+    for log, (product, complaint) in zip(logs, PRODUCTS.items(), strict=True):
+        found = "; ".join(misread_products(log))
+        assert complaint in found if complaint else not found, f"{product}: {found}"

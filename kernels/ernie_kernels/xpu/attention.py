@@ -51,15 +51,21 @@ def attend(queries: Tensor, cache: PagedCache, plan: AttentionPlan) -> Tensor:
 
 
 def _attend_group(queries: Tensor, cache: PagedCache, group: Group) -> Tensor:
-    """N sequences with Q queries each; G query heads share a kv head: shapes are [N, kv_heads, G, Q, ...]."""
+    """N sequences with Q queries each; G query heads share a kv head: masks meet [N, kv_heads, G, Q, ...].
+
+    In a product these queries are the rows of a matrix for each kv head, [N, kv_heads, G * Q, ...]: an XPU does
+    not broadcast one batch of matrices over another but reads past the smaller one.
+    """
     _, heads, head_dim = queries.shape
-    kv_heads = cache.spec.num_kv_heads
+    sequences, count, kv_heads = group.num_sequences, group.num_queries, cache.spec.num_kv_heads
+    apart = (sequences, kv_heads, heads // kv_heads, count)
+    merged = (sequences, kv_heads, heads // kv_heads * count)
     keys, values = cache.contexts(group)
-    grouped = paddle.gather(queries, group.rows)
-    grouped = grouped.reshape((group.num_sequences, group.num_queries, kv_heads, heads // kv_heads, head_dim))
-    grouped = grouped.transpose((0, 2, 3, 1, 4))
+    grouped = paddle.gather(queries, group.rows).reshape((sequences, count, *apart[1:3], head_dim))
+    grouped = grouped.transpose((0, 2, 3, 1, 4)).reshape((*merged, head_dim))
     scores = paddle.matmul(grouped, keys, transpose_y=True) * head_dim**-0.5
     is_after = paddle.greater_than(group.key_positions, group.query_positions)
-    weights = paddle.nn.functional.softmax(scores + is_after.astype("float32") * _HIDDEN)
-    attended = paddle.matmul(weights, values).transpose((0, 3, 1, 2, 4))
-    return attended.reshape((group.num_sequences * group.num_queries, heads * head_dim))
+    masked = scores.reshape((*apart, -1)) + is_after.astype("float32") * _HIDDEN
+    weights = paddle.nn.functional.softmax(masked).reshape((*merged, -1))
+    attended = paddle.matmul(weights, values).reshape((*apart, head_dim)).transpose((0, 3, 1, 2, 4))
+    return attended.reshape((sequences * count, heads * head_dim))

@@ -129,10 +129,10 @@ class PagedCache:
         self.values.write(slots, values)
 
     def contexts(self, group: Group) -> tuple[Tensor, Tensor]:
-        """Return a group's keys and values, float32 ``[N, kv_heads, 1, L, head_dim]``."""
-        shape = (group.num_sequences, -1, self.spec.num_kv_heads, 1, self.spec.head_dim)
+        """Return a group's keys and values, float32 ``[N, kv_heads, L, head_dim]``."""
+        shape = (group.num_sequences, -1, self.spec.num_kv_heads, self.spec.head_dim)
         keys, values = (
-            rows.read(group.context_slots).reshape(shape).transpose((0, 2, 3, 1, 4))
+            rows.read(group.context_slots).reshape(shape).transpose((0, 2, 1, 3))
             for rows in (self.keys, self.values)
         )
         return keys, values
