@@ -12,6 +12,7 @@ import argparse
 import faulthandler
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 def main(arguments: list[str] | None = None) -> int:
     """Run the engine process; return its exit status."""
     die_with_parent()
+    os.umask(0o077)  # whoever started Triton: what the engine and its ranks write is their user's
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()  # the stub's SIGABRT makes a hanging engine write all its stacks
     logging.basicConfig(

@@ -21,10 +21,10 @@ _POLL_S = 0.05
 
 
 def frontend_command(
-    settings: ServeSettings, port: int, grpc_port: int, entry: str
+    settings: ServeSettings, port: int, triton_url: str, entry: str
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the command and environment of a frontend on ``port``, before the Triton on ``grpc_port``."""
-    command = [sys.executable, "-m", "ernie_frontend", f"--triton-url={LOOPBACK}:{grpc_port}"]
+    """Return the command and environment of a frontend on ``port``, before the Triton at ``triton_url``."""
+    command = [sys.executable, "-m", "ernie_frontend", f"--triton-url={triton_url}"]
     command += [f"--host={settings.host}", f"--port={port}", f"--default-model={entry}"]
     command += [f"--timeout-graceful-shutdown={settings.drain_s}", *settings.frontend]
     if settings.served_model_name is not None:

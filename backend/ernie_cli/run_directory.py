@@ -4,6 +4,7 @@
     <temporary>/model_repository/<entry>/1/model.py     imports ernie_stub
     <temporary>/python/ernie_stub, ernie_wire           links, for a tritonserver that has its own Python
     <temporary>/log                                     output of the processes, when it is not on the screen
+    <temporary>/triton.sock:0                           Triton's gRPC; the directory's mode, 0700, guards it
     <temporary>/serve.lock                              locked as long as this process lives
     <temporary>/python_env                              link to the folder that Triton's Python backend made
 
@@ -27,10 +28,14 @@ from types import TracebackType
 
 import ernie_stub
 import ernie_wire
+from ernie_cli.errors import CommandError
 from ernie_wire.tensors import config_pbtxt
 
 PREFIX = "ernie-triton-"
 LOCK = "serve.lock"
+_SOCKET = "triton.sock:0"
+_MOST_SOCKET_BYTES = 107  # unix(7): 108 with the zero byte at the end
+_RANDOM_CHARACTERS = 8  # of tempfile.mkdtemp
 PYTHON_FOLDERS = ("/tmp", "python_env_*")  # noqa: S108 - fixed in Triton's Python backend
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 MODEL_PY = '''"""The entry's model: Triton imports this file; the code is in the package ernie_stub."""
@@ -44,6 +49,21 @@ __all__ = ["TritonPythonModel"]
 def entry_name(public_name: str) -> str:
     """Return the Triton entry's name for a model's public name, which may be a hub id with a slash."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", public_name).strip(".-") or "model"
+
+
+def check_socket_path() -> None:
+    """Check that a run directory's path can be that of a Unix socket, for the kernel and for gRPC.
+
+    Raises:
+        CommandError: it cannot, because of the temporary directory.
+    """
+    temporary = tempfile.gettempdir()
+    limit = _MOST_SOCKET_BYTES - len(f"/{PREFIX}{'x' * _RANDOM_CHARACTERS}/{_SOCKET}")
+    if len(os.fsencode(temporary)) > limit or "," in temporary:
+        raise CommandError(
+            f"Triton's Unix socket cannot be in the temporary directory {temporary}: the path has more than"
+            f" {limit} bytes or a comma; set TMPDIR to another one, or open a port with --triton-grpc-port"
+        )
 
 
 def remove_abandoned() -> None:
@@ -91,6 +111,11 @@ class RunDirectory:
         made = _python_folders() - before
         if len(made) == 1:
             (self.path / "python_env").symlink_to(made.pop())
+
+    @property
+    def triton_socket(self) -> Path:
+        """Triton's Unix socket; with a port, which Triton appends to every address."""
+        return self.path / _SOCKET
 
     @property
     def log(self) -> Path:

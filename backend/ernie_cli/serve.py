@@ -29,10 +29,11 @@ from ernie_cli.model_check import check_model
 from ernie_cli.model_source import ModelFiles, find_model
 from ernie_cli.ports import LOOPBACK, choose_ports
 from ernie_cli.rank_host import keep_ranks
-from ernie_cli.run_directory import RunDirectory, remove_abandoned
+from ernie_cli.run_directory import RunDirectory, check_socket_path, remove_abandoned
 from ernie_cli.serve_settings import ServeSettings
 from ernie_cli.supervisor import STOP_GRACE_S, StopRequested, Supervisor
-from ernie_cli.triton import TritonModel, TritonPorts, triton_command
+from ernie_cli.triton import TritonModel
+from ernie_cli.triton_process import TritonPorts, triton_command, triton_lines, triton_url
 from ernie_cli.tritonserver import find_installed_server
 
 WhenReady = Callable[[str], Awaitable[bool]]
@@ -92,10 +93,11 @@ class _Serving:
             parameters = {"model": str(self._model.directory), "engine_python": sys.executable}
             directory.write_entry(self._entry, {**parameters, **self._settings.engine})
             async with Supervisor(output) as supervisor:
-                model = TritonModel(self._triton_ports.grpc, self._entry)
+                url = triton_url(directory, self._triton_ports)
+                model = TritonModel(url, self._entry)
                 try:
                     await self._start_triton(supervisor, directory, model)
-                    await self._start_frontend(supervisor)
+                    await self._start_frontend(supervisor, url)
                     self._print_times()
                     if await supervisor.run(_as_coroutine(when_ready(self._url))):
                         await supervisor.run(model.keep_loaded())
@@ -114,19 +116,33 @@ class _Serving:
         installed = find_installed_server()
         with self._stages.stage("tritonserver"):
             command, environment = triton_command(directory, self._triton_ports, installed)
-            _print_triton(installed, self._triton_ports)
             child = await supervisor.start("tritonserver", command, environment)
-            await supervisor.run(model.wait_until_live())
+            version = await self._version(supervisor, model, installed)
+        for line in triton_lines(
+            version, installed, self._triton_ports, has_keys=bool(self._settings.api_keys)
+        ):
+            typer.echo(line)
         with self._stages.stage("model"), directory.python_folder_found():
             await supervisor.run(_load(model, child))
             description = await supervisor.run(model.engine_description())
         load = self._stages.list.pop()
         self._stages.list += timeline.with_engine_stages(load, description)
 
-    async def _start_frontend(self, supervisor: Supervisor) -> None:
+    async def _version(self, supervisor: Supervisor, model: TritonModel, installed: Path | None) -> str:
+        """Wait until Triton is live; return its version."""
+        try:
+            return await supervisor.run(model.wait_until_live())
+        except CommandError as error:
+            if installed is None or self._triton_ports.grpc:
+                raise
+            way_out = (
+                f"if {installed} cannot listen on a Unix socket, --triton-grpc-port N opens a port instead"
+            )
+            raise CommandError(f"{error.message}; {way_out}", error.last_lines) from None
+
+    async def _start_frontend(self, supervisor: Supervisor, url: str) -> None:
         with self._stages.stage("OpenAI frontend"):
-            grpc_port = self._triton_ports.grpc
-            command, environment = frontend_command(self._settings, self._port, grpc_port, self._entry)
+            command, environment = frontend_command(self._settings, self._port, url, self._entry)
             drain_s = self._settings.drain_s
             grace_s = drain_s + STOP_GRACE_S if drain_s else None
             await supervisor.start("the OpenAI frontend", command, environment, grace_s)
@@ -164,21 +180,14 @@ async def _as_coroutine(work: Awaitable[bool]) -> bool:
 
 
 def _choose_ports(settings: ServeSettings) -> tuple[int, TritonPorts]:
-    """Check the ports that were given and choose the others."""
-    wanted = {
-        "--port": (settings.host, settings.port),
-        "--triton-http-port": (LOOPBACK, settings.triton_http_port or 0),
-        "--triton-grpc-port": (LOOPBACK, settings.triton_grpc_port or 0),
-        "--triton-metrics-port": (LOOPBACK, settings.triton_metrics_port or 0),
-    }
+    """Check the ports that were given, and choose that of the API if it was left open."""
+    ports = TritonPorts(settings.triton_http_port, settings.triton_grpc_port, settings.triton_metrics_port)
+    if ports.grpc is None:
+        check_socket_path()
+    wanted = {"--port": (settings.host, settings.port)}
+    for service, opened in vars(ports).items():
+        if opened is not None:
+            wanted[f"--triton-{service}-port"] = (LOOPBACK, opened)
     if settings.metrics_port not in (None, settings.port):
         wanted["--metrics-port"] = (settings.host, settings.metrics_port or 0)
-    port, http, grpc, metrics, *_ = choose_ports(wanted)
-    return port, TritonPorts(http, grpc, metrics)
-
-
-def _print_triton(installed: Path | None, ports: TritonPorts) -> None:
-    typer.echo(
-        f"Triton: {installed or 'bundled'}; loopback ports {ports.http} (HTTP), {ports.grpc} (gRPC),"
-        f" {ports.metrics} (metrics)"
-    )
+    return choose_ports(wanted)[0], ports

@@ -30,7 +30,7 @@ class ServeSettings:
         served_model_name: the only name requests may give, or None.
         api_keys: keys of ``/v1``; None leaves it to the environment.
         metrics_port: port of the frontend's metrics; None: the main port.
-        triton_http_port, triton_grpc_port, triton_metrics_port: None takes a free loopback port.
+        triton_http_port, triton_grpc_port, triton_metrics_port: loopback ports of Triton; None opens none.
         engine: the engine settings that were given, by parameter name, as strings.
         frontend: further flags of the frontend that were given.
         name: public name of the model if ``served_model_name`` is None; None takes the model's own.

@@ -1,9 +1,10 @@
-"""Runs a command that gets SIGTERM when its parent ends in any way, SIGKILL included.
+"""Runs a command that gets SIGTERM when its parent ends in any way, SIGKILL included; its files are private.
 
     python -m ernie_cli.tied PARENT_PID COMMAND [ARGUMENT...]
 
-The kernel is asked for it (``PR_SET_PDEATHSIG``) in this process, which then becomes the command: the wish
-survives exec, and nothing runs between fork and exec in the parent. This module must not know the command.
+The kernel is asked for both (``PR_SET_PDEATHSIG``, and see ``private_files.py``) in this process, which then
+becomes the command: the wishes survive exec, and nothing runs between fork and exec in the parent. This module
+must not know the command.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from ernie_cli.private_files import keep_files_private
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -23,8 +26,9 @@ def tied_command(command: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    """Tie this process to its parent and become the command."""
+    """Tie this process to its parent, keep its files private, and become the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
+    keep_files_private()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it ended before the wish was made
         sys.exit(1)

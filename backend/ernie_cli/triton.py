@@ -1,30 +1,25 @@
-"""The tritonserver of one ``serve``: how it is started, and its model loaded, watched and loaded again.
+"""The model in the tritonserver of one ``serve``: loaded, watched, and loaded again.
 
 Triton goes on answering "ready" when the stub of a model is dead, and never starts it again; explicit model
 control can: unload, then load. So the model is asked for its health (never for a generation), and when Triton
 cannot deliver even that question, the model is loaded again. An engine that is restarting answers through its
-stub, so it is left alone. This module must not know the frontend.
+stub, so it is left alone. This module must not know how Triton is
+started, nor the frontend.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import time
 from collections import deque
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import tritonclient.grpc.aio as grpc_client
 from tritonclient.utils import InferenceServerException
 
 from ernie_cli.errors import CommandError
-from ernie_cli.ports import LOOPBACK
-from ernie_cli.run_directory import RunDirectory
-from ernie_cli.tritonserver import bundled_command
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton_client import TritonClient, TritonUnreachable
 from ernie_wire.errors import ErnieError
@@ -40,53 +35,11 @@ _POLL_S = 0.1
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TritonPorts:
-    """The loopback ports of one tritonserver."""
-
-    http: int
-    grpc: int
-    metrics: int
-
-
-def triton_command(
-    run: RunDirectory, ports: TritonPorts, installed: Path | None
-) -> tuple[list[str], dict[str, str]]:
-    """Return the command and environment of a tritonserver over the run directory's repository.
-
-    Args:
-        run: holds the repository and names the shared memory.
-        ports: where it listens, on the loopback interface only.
-        installed: a tritonserver of this machine; None takes the one in the wheel.
-
-    Raises:
-        CommandError: there is no tritonserver.
-    """
-    arguments = [
-        f"--model-repository={run.model_repository}",
-        "--model-control-mode=explicit",
-        *(f"--{service}-address={LOOPBACK}" for service in ("http", "grpc", "metrics")),
-        f"--http-port={ports.http}",
-        f"--grpc-port={ports.grpc}",
-        f"--metrics-port={ports.metrics}",
-        f"--backend-config=python,shm-region-prefix-name={run.shared_memory_prefix}",
-        "--allow-gpu-metrics=false",
-        "--pinned-memory-pool-byte-size=0",
-        "--log-info=false",
-        "--exit-timeout-secs=5",
-    ]
-    if installed is None:
-        return bundled_command(arguments)
-    python_path = [str(run.write_python_path()), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return [str(installed), *arguments], {**os.environ, "PYTHONPATH": ":".join(python_path)}
-
-
 class TritonModel:
     """One entry of a running tritonserver, through gRPC. Use inside one event loop; close it."""
 
-    def __init__(self, grpc_port: int, entry: str) -> None:
+    def __init__(self, url: str, entry: str) -> None:
         self._entry = entry
-        url = f"{LOOPBACK}:{grpc_port}"
         self._server = grpc_client.InferenceServerClient(url)
         self._asker = TritonClient(url, Settings(triton_urls=(url,)))
         self._reloads: deque[float] = deque()
@@ -96,24 +49,24 @@ class TritonModel:
         await self._asker.close()
         await self._server.close()
 
-    async def wait_until_live(self) -> None:
-        """Wait until the server answers.
+    async def wait_until_live(self) -> str:
+        """Wait until the server answers; return its version.
 
         Raises:
             CommandError: it does not within ``START_DEADLINE_S``.
         """
         deadline = time.monotonic() + START_DEADLINE_S
         while time.monotonic() < deadline:
-            if await self._is_live():
-                return
+            if version := await self._version():
+                return version
             await asyncio.sleep(_POLL_S)
         raise CommandError(f"tritonserver does not answer after {START_DEADLINE_S:g} s; its log is above")
 
-    async def _is_live(self) -> bool:
+    async def _version(self) -> str | None:
         try:
-            return bool(await self._server.is_server_live(client_timeout=1.0))
+            return str((await self._server.get_server_metadata(client_timeout=1.0)).version)
         except InferenceServerException:
-            return False
+            return None
 
     async def load(self) -> None:
         """Load the entry; takes as long as the weights take.

@@ -7,8 +7,8 @@ The bundled binary needs four things that an installed one has by itself:
     PATH                  with this environment's bin first, so that the stub's packages are ours;
     numpy < 2             because the 2.51 stub dies on its first BYTES tensor with numpy 2.
 
-``.venv/bin/tritonserver`` calls ``main``, which passes every argument on and becomes the server. This
-module must not know of models, entries or ports.
+``.venv/bin/tritonserver`` calls ``main``, which passes every argument on and becomes the server, whose files
+only its user can read. This module must not know of models, entries or ports.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_cli.errors import CommandError
+from ernie_cli.private_files import keep_files_private
 
 WHEEL = "nvidia-pytriton"
 MARK = "ernie_cli.tritonserver"
@@ -200,6 +201,7 @@ def main() -> None:
         command, environment = bundled_command(sys.argv[1:])
     except CommandError as error:
         sys.exit(f"tritonserver: {error}")
+    keep_files_private()
     os.execve(command[0], command, environment)  # noqa: S606 - becoming the server is the point
 
 

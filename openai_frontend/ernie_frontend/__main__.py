@@ -11,18 +11,20 @@ import logging
 import os
 import socket
 from typing import Annotated
+from urllib.parse import unquote_to_bytes
 
 import typer
 
 from ernie_frontend.settings import Settings
 from ernie_frontend.workers import LOG_FORMAT, serve
 
+_MOST_SOCKET_BYTES = 107  # unix(7): 108 with the zero byte at the end
 logger = logging.getLogger("ernie_frontend")
 
 
 def run(  # noqa: PLR0913, PLR0917 - flags
     triton_url: Annotated[
-        str, typer.Option(help="gRPC address of Triton, HOST:PORT[,HOST:PORT...]")
+        str, typer.Option(help="gRPC addresses of Triton, HOST:PORT or unix:PATH, with commas between them")
     ] = "127.0.0.1:8001",
     host: Annotated[str, typer.Option(help="address to listen on")] = "0.0.0.0",  # noqa: S104  as FastDeploy
     port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 takes a free one")] = 8188,
@@ -87,10 +89,20 @@ def _listen(host: str, port: int, flag: str = "--port") -> socket.socket:
 def _triton_urls(text: str) -> tuple[str, ...]:
     urls = tuple(url.strip() for url in text.split(","))
     for url in urls:
+        if url.startswith("unix:"):
+            _check_socket_path(url)
+            continue
         host, _, port = url.rpartition(":")
         if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise _usage_error(f"--triton-url {url!r} is not HOST:PORT, for example 127.0.0.1:8001")
+            raise _usage_error(f"--triton-url {url!r} is not HOST:PORT, like 127.0.0.1:8001, or unix:PATH")
     return urls
+
+
+def _check_socket_path(url: str) -> None:
+    size = len(unquote_to_bytes(url.removeprefix("unix:")))
+    if not 0 < size <= _MOST_SOCKET_BYTES:
+        limits = f"1 to {_MOST_SOCKET_BYTES} bytes"
+        raise _usage_error(f"--triton-url {url!r}: the path of a Unix socket has {limits}")
 
 
 def _api_keys(given: list[str] | None) -> tuple[str, ...]:
@@ -105,6 +117,7 @@ def _usage_error(message: str) -> typer.Exit:
 
 def main() -> None:
     """Entry point of the console script."""
+    os.umask(0o077)  # nobody else reads what this process and its workers write
     typer.run(run)
 
 

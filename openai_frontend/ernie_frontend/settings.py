@@ -13,7 +13,8 @@ class Settings:
     """What one frontend process was told.
 
     Attributes:
-        triton_urls: gRPC addresses ``HOST:PORT`` of the Tritons behind this frontend, at least one.
+        triton_urls: gRPC addresses of the Tritons behind this frontend, ``HOST:PORT`` or ``unix:PATH``, at
+            least one.
         served_model_name: the only public name besides ``default``; None accepts every name.
         default_model: the Triton entry that any unknown name goes to; None takes the first that is ready.
         api_keys: accepted bearer keys of ``/v1``; empty leaves it open.

@@ -21,7 +21,6 @@ import tritonclient.grpc as grpc_client
 
 from e2e.serving import DATA, DENSE, Serving
 from e2e.triton_server import eventually
-from ernie_cli.ports import free_ports
 
 ENTRY = "dense"
 CONCURRENCY = 48
@@ -35,15 +34,13 @@ class House:
     """A running service, and what its parts tell about themselves."""
 
     def __init__(self) -> None:
-        (self._grpc_port,) = free_ports(1)
         self.serving = Serving(
-            *("serve", "--model", str(DENSE), "--host", "127.0.0.1", "--port", "0", "--dtype", "float32"),
-            *("--triton-grpc-port", str(self._grpc_port)),
+            *("serve", "--model", str(DENSE), "--host", "127.0.0.1", "--port", "0", "--dtype", "float32")
         )
 
     def wait_until_ready(self) -> None:
         self.url = self.serving.wait_until_ready()
-        self._triton = grpc_client.InferenceServerClient(f"127.0.0.1:{self._grpc_port}")
+        self._triton = grpc_client.InferenceServerClient(self.serving.triton_url)
 
     def close(self) -> None:
         self.serving.close()

@@ -18,7 +18,6 @@ DATA = Path(__file__).parents[1] / "data"
 DENSE = DATA / "dense"
 START_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 60.0
-_TRITON_GRPC = re.compile(r"^Triton: .* (\d+) \(gRPC\)")
 _READY = re.compile(r"Launching chat completion service at (\S+)/v1/chat/completions")
 
 
@@ -63,10 +62,15 @@ class Serving:
         return self.url
 
     @property
-    def triton_grpc(self) -> str:
-        """Address of Triton's gRPC port, as printed at the start."""
-        found = [match[1] for line in self._lines if (match := _TRITON_GRPC.search(line))]
-        return f"127.0.0.1:{found[0]}"
+    def run_directory(self) -> Path:
+        """The only run directory in its temporary directory."""
+        (found,) = self.temporary.glob("ernie-triton-*")
+        return found
+
+    @property
+    def triton_url(self) -> str:
+        """Address of Triton's gRPC, while no port is asked for."""
+        return f"unix:{self.run_directory}/triton.sock:0"
 
     def descendants(self, name: str) -> list[psutil.Process]:
         """Return the processes below this one whose command line holds ``name``."""

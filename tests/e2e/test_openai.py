@@ -46,7 +46,7 @@ def health(serving: Serving) -> dict[str, Any]:
     control = triton.InferInput("control", [1], "BYTES")
     control.set_data_from_numpy(np.array([b'{"op": "health"}'], dtype=object))
     answers: list[Any] = []
-    with triton.InferenceServerClient(serving.triton_grpc) as connection:
+    with triton.InferenceServerClient(serving.triton_url) as connection:
         connection.start_stream(lambda result, error: answers.append(error or result))
         connection.async_stream_infer(DENSE.name, [control])
         wait_for(lambda: bool(answers))

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import psutil
@@ -84,6 +85,24 @@ def test_an_engine_that_is_killed_while_it_loads_is_told_last_with_need_and_have
     assert re.search(r"memory needed: \d+\.\d\d GiB for the weights", last)
     assert re.search(r"had: \d+\.\d\d GiB", last)
     assert any(line.startswith("  | ") for line in serving.output[-41:-1])
+
+
+def test_a_tritonserver_that_knows_no_unix_socket_is_told_with_the_way_out(tmp_path: Path) -> None:
+    installed = tmp_path / "tritonserver"
+    installed.write_text('#!/bin/sh\necho "no address: $2 $3" >&2\nexit 1\n')
+    installed.chmod(0o755)
+    serving = Serving(
+        *("serve", "--model", str(DENSE), *FLAGS), environment={"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    )
+    try:
+        assert serving.wait() == 1
+        assert serving.leftovers() == []
+    finally:
+        serving.close()
+    told = f"; if {installed} cannot listen on a Unix socket, --triton-grpc-port N opens a port instead"
+    assert serving.output[-1].startswith("ernie-triton: tritonserver ended: it exited with status 1")
+    assert serving.output[-1].endswith(told)
+    assert any(line.startswith("  | no address: ") for line in serving.output)
 
 
 def engine_processes(serving: Serving) -> list[psutil.Process]:

@@ -45,6 +45,11 @@ def test_a_killed_engine_ends_its_streams_and_the_next_request_is_served(server:
     assert server.control("describe")["generation"] == 2
 
 
+def test_of_the_launchers_server_only_its_user_reads_the_shared_memory(server: TritonServer) -> None:
+    assert server.shared_memory()
+    assert {region.stat().st_mode & 0o777 for region in server.shared_memory()} == {0o600}
+
+
 def test_sigterm_leaves_no_process_and_no_shared_memory(server: TritonServer) -> None:
     processes, regions = server.descendants(), server.shared_memory()
     assert len(processes) >= 2

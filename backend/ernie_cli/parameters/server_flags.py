@@ -5,7 +5,7 @@ from __future__ import annotations
 from ernie_cli.parameters.flag import Flag, Group, Integer, NoEffect, Passed, Refused, Switch, Text, Word, Words
 
 PORT = Integer(0, 65535)
-_TRITON = Text("a loopback port of tritonserver", "tritonserver 的本机回环端口")
+_NO_KEY = Text("no API key is asked for", "不要求 API 密钥")
 
 SERVER = Group(
     Text("Service", "服务"),
@@ -156,9 +156,36 @@ SERVER = Group(
             Text("answer contents are lists of parts", "回答内容以列表形式返回"),
             Refused(Text("not available; answers are strings", "不提供；回答为字符串")),
         ),
-        Flag("--triton-http-port", Integer(1, 65535), None, "a free one", _TRITON, Passed(serve=True)),
-        Flag("--triton-grpc-port", Integer(1, 65535), None, "a free one", _TRITON, Passed(serve=True)),
-        Flag("--triton-metrics-port", Integer(1, 65535), None, "a free one", _TRITON, Passed(serve=True)),
+        Flag(
+            "--triton-http-port",
+            Integer(1, 65535),
+            None,
+            "none: closed",
+            Text(
+                f"loopback port of tritonserver's HTTP, for inference and health only; {_NO_KEY.en}",
+                f"tritonserver HTTP 的本机回环端口，仅供推理与健康检查；{_NO_KEY.zh}",
+            ),
+            Passed(serve=True),
+        ),
+        Flag(
+            "--triton-grpc-port",
+            Integer(1, 65535),
+            None,
+            "none: a Unix socket",
+            Text(
+                f"loopback port of tritonserver's gRPC, model control included; {_NO_KEY.en}",
+                f"tritonserver gRPC 的本机回环端口，包括模型加载；{_NO_KEY.zh}",
+            ),
+            Passed(serve=True),
+        ),
+        Flag(
+            "--triton-metrics-port",
+            Integer(1, 65535),
+            None,
+            "none: closed",
+            Text("loopback port of tritonserver's metrics", "tritonserver 指标的本机回环端口"),
+            Passed(serve=True),
+        ),
         Flag(
             "--print-config",
             Switch(),

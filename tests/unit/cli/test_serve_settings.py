@@ -56,9 +56,9 @@ def test_the_frontend_gets_its_flags_and_no_key_on_its_command_line() -> None:
     read = settings(
         "--served-model-name", "e", "--timeout-graceful-shutdown", "3", "--api-key", "k", "--port", "9"
     )
-    command, environment = frontend_command(read, 1234, 5678, "entry")
+    command, environment = frontend_command(read, 1234, "unix:/run/triton.sock:0", "entry")
     assert command[3:] == [
-        "--triton-url=127.0.0.1:5678",
+        "--triton-url=unix:/run/triton.sock:0",
         "--host=0.0.0.0",
         "--port=1234",
         "--default-model=entry",

@@ -1,19 +1,10 @@
-"""The sentence that comes out of a failed load, and the command line of a server."""
+"""The sentence that comes out of a failed load, and when a stub is given up."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from ernie_cli.run_directory import RunDirectory
-from ernie_cli.triton import (
-    SILENCE_LIMIT_S,
-    Patience,
-    TritonPorts,
-    start_error,
-    triton_command,
-)
+from ernie_cli.triton import SILENCE_LIMIT_S, Patience, start_error
 from ernie_frontend.triton_client import TritonUnreachable
 from ernie_wire.errors import InternalError
 
@@ -35,22 +26,6 @@ from ernie_wire.errors import InternalError
 )
 def test_the_engines_sentence_comes_out_of_tritons_wrapping(said: str, sentence: str) -> None:
     assert start_error(said) == sentence
-
-
-def test_an_installed_server_gets_the_stub_on_its_python_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", "/theirs")
-    with RunDirectory() as run:
-        command, environment = triton_command(
-            run, TritonPorts(1, 2, 3), Path("/opt/tritonserver/bin/tritonserver")
-        )
-        assert environment["PYTHONPATH"] == f"{run.path / 'python'}:/theirs"
-    assert command[0] == "/opt/tritonserver/bin/tritonserver"
-    assert "--model-control-mode=explicit" in command
-    assert {"--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1"} < set(
-        command
-    )
-    assert {"--http-port=1", "--grpc-port=2", "--metrics-port=3"} < set(command)
-    assert f"--backend-config=python,shm-region-prefix-name={run.shared_memory_prefix}" in command
 
 
 def test_a_dead_stub_is_given_up_after_two_answers_that_say_so() -> None:

@@ -38,9 +38,22 @@ def test_a_port_in_use() -> None:
     assert "choose another --port" in line
 
 
-@pytest.mark.parametrize("url", ["localhost", "http://localhost:8001", "localhost:0", ":8001", "a:1,,b:2"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost", "http://localhost:8001", "localhost:0", ":8001", "a:1,,b:2"),
+        *("unix:", f"unix:/{'x' * 107}", f"unix:/{'%E4%B8%AD' * 36}"),
+    ],
+)
 def test_a_triton_url_that_is_none(url: str) -> None:
     assert "--triton-url" in refuse("--triton-url", url, "--port", "0")
+
+
+@pytest.mark.parametrize("url", ["unix:/run/triton.sock:0,triton:8001", f"unix:/{'%E4%B8%AD' * 35}"])
+def test_a_triton_url_may_name_a_unix_socket(url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        line = refuse("--triton-url", url, "--host", "127.0.0.1", "--port", str(taken.getsockname()[1]))
+    assert "choose another --port" in line, "the address was taken"
 
 
 def test_serves_until_sigterm_and_exits_with_0() -> None:
