@@ -13,13 +13,16 @@ import signal
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from ernie_frontend.app import create_app
+from ernie_frontend.http1 import Http1Protocol
 from ernie_frontend.metrics import DIRECTORY_VARIABLE
 from ernie_frontend.settings import Settings
 from ernie_frontend.slots import slots_file
@@ -44,13 +47,11 @@ def serve(
     Returns:
         Whether it served at all.
     """
-    config = uvicorn.Config(
+    config = http_config(
         partial(worker_app, settings, slots_file(), is_child=workers > 1),
         factory=True,
         workers=workers,
-        log_config=None,
         log_level="warning",
-        access_log=False,
         timeout_graceful_shutdown=timeout_graceful_shutdown_s,
         timeout_worker_healthcheck=_HEALTH_CHECK_S,
     )
@@ -64,6 +65,11 @@ def serve(
     server = uvicorn.Server(config)
     server.run(listeners)
     return server.started
+
+
+def http_config(app: Callable[..., Any], **named: Any) -> uvicorn.Config:  # noqa: ANN401  uvicorn's own
+    """Return how uvicorn serves an application of ours; ``named`` are other arguments of its ``Config``."""
+    return uvicorn.Config(app, http=Http1Protocol, ws="none", log_config=None, access_log=False, **named)
 
 
 def worker_app(settings: Settings, slots_path: str, *, is_child: bool) -> FastAPI:

@@ -17,6 +17,7 @@ import uvicorn
 
 from ernie_frontend.app import create_app
 from ernie_frontend.settings import Settings
+from ernie_frontend.workers import http_config
 from fakes.triton_grpc import EventLoopThread, FakeTriton
 
 
@@ -24,7 +25,7 @@ from fakes.triton_grpc import EventLoopThread, FakeTriton
 def running_frontend(loop: EventLoopThread, *triton_urls: str, **settings: Any) -> Iterator[str]:
     """Run a frontend over some Tritons; gives its base URL, ``http://127.0.0.1:PORT``."""
     app = create_app(Settings(triton_urls=triton_urls, **settings))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(http_config(app, timeout_graceful_shutdown=5))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.run_coroutine_threadsafe(server.serve([listener]), loop.loop)
         loop.run(_until_started(server))
