@@ -158,7 +158,10 @@ def test_wrong_requests_fail_alone(engine: Engine) -> None:
         "invalid_value[logprobs]: logprobs is 21; it must be at most 20"
     )
     assert _tokens({"row3": outputs["row3"]}) == {"row3": GREEDY[3]}
-    assert str(outputs["long"][0].error).startswith("context_length_exceeded[input_ids]: the prompt has 2048")
+    assert str(outputs["long"][0].error).startswith(
+        "context_length_exceeded[input_ids]: This model's maximum context length is 2048 tokens. However, you "
+        "requested 2049 tokens (2048 in the prompt, 1 in the completion)."
+    )
     assert str(outputs["role"][0].error).startswith("invalid_value[messages]: messages[0].role is 'king'")
 
 

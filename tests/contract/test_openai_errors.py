@@ -19,6 +19,7 @@ from ernie_frontend.large_bodies import LARGE_BYTES
 from ernie_frontend.routes import completions
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.translate.completion_request import completion_to_wire
+from ernie_wire.errors import ContextLengthExceeded
 from fakes.triton_grpc import EventLoopThread, FakeTriton, Inference, Response, hang_after_first, tell
 
 pytest_plugins = ("fakes.frontend_server",)
@@ -239,6 +240,29 @@ def test_errors_of_the_backend(
             error = error_of(answer, status)
             assert (error["code"], error["param"]) == (code, param)
             assert ("retry-after" in answer.headers) == (status in (408, 429, 503))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_official_client_knows_that_the_context_is_exceeded(
+    frontend: str, triton: FakeTriton, stream: bool
+) -> None:
+    """As LangChain and LiteLLM know it: by the code and the words in the text of the client's exception."""
+
+    async def refuse(_: Inference) -> AsyncIterator[Response]:
+        yield ContextLengthExceeded.of(2048, 2100, 1, "messages").to_line()
+
+    triton.answer = refuse
+    client = openai.OpenAI(base_url=f"{frontend}/v1", api_key="null", max_retries=0)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}], stream=stream)
+    error = caught.value
+    assert (error.code, error.param, error.type) == (
+        "context_length_exceeded",
+        "messages",
+        "invalid_request_error",
+    )
+    assert "context_length_exceeded" in str(error)
+    assert "This model's maximum context length is 2048 tokens. However, you requested 2101 tok" in str(error)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])

@@ -201,6 +201,8 @@ def test_bad_requests(serving: Serving, content: str, status: int, param: str | 
     assert error["message"]
     assert param is None or error["param"] == param
     assert code is None or error["code"] == code
+    if code == "context_length_exceeded":
+        assert error["message"].startswith("This model's maximum context length is 2048 tokens. However, you ")
 
 
 def test_an_unknown_field_is_ignored(serving: Serving) -> None:

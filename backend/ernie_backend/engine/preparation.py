@@ -90,18 +90,16 @@ class Preparation:
         """Refuse text that cannot fit before it is tokenized, which takes long and others wait for."""
         size, longest = len(text.encode(errors="surrogatepass")), self.tokenizer.longest_token_bytes
         if longest and size > longest * (self.max_model_len - 1):
-            self._refuse(f"{size} bytes, which are at least {-(-size // longest)} tokens", request)
+            self._refuse(-(-size // longest), request, is_estimate=True)
 
     def _check_length(self, num_tokens: int, request: GenerateRequest) -> None:
         if num_tokens >= self.max_model_len:
-            self._refuse(f"{num_tokens} tokens", request)
+            self._refuse(num_tokens, request)
 
-    def _refuse(self, size: str, request: GenerateRequest) -> NoReturn:
-        raise ContextLengthExceeded(
-            f"the prompt has {size}; the context of {self.max_model_len} tokens leaves "
-            f"room for at most {self.max_model_len - 1}; shorten the prompt",
-            request.prompt_field,
-        )
+    def _refuse(self, num_tokens: int, request: GenerateRequest, *, is_estimate: bool = False) -> NoReturn:
+        least = max(1, request.sampling.min_tokens)
+        field = request.prompt_field
+        raise ContextLengthExceeded.of(self.max_model_len, num_tokens, least, field, is_estimate=is_estimate)
 
     def _check_ids(self, ids: tuple[int, ...]) -> None:
         if not ids:

@@ -64,7 +64,10 @@ class SamplingResolver:
         Raises:
             InvalidRequest: a value that this model or server does not allow.
         """
-        self._check(asked, room)
+        self._check(asked)
+        if asked.min_tokens > room:
+            context = num_prompt_tokens + room
+            raise ContextLengthExceeded.of(context, num_prompt_tokens, asked.min_tokens, "min_tokens")
         _check_prompt_values(asked.prompt_logprobs, num_prompt_tokens)
         defaults = self.defaults
         max_tokens = asked.max_tokens if asked.max_tokens is not None else defaults.max_new_tokens
@@ -121,7 +124,7 @@ class SamplingResolver:
                 raise InvalidValue(message, "bad_words") from None
             yield from sorted(spellings)
 
-    def _check(self, asked: SamplingParameters, room: int) -> None:
+    def _check(self, asked: SamplingParameters) -> None:
         for name in ("stop_token_ids", "bad_words_token_ids", "logit_bias"):
             highest = max(getattr(asked, name), default=0)
             if highest >= self.vocab_size:
@@ -130,12 +133,6 @@ class SamplingResolver:
                 )
         for name in ("logprobs", "prompt_logprobs"):
             self._check_logprobs(name, getattr(asked, name))
-        if asked.min_tokens > room:
-            raise ContextLengthExceeded(
-                f"min_tokens is {asked.min_tokens}; the prompt leaves room for {room} tokens; "
-                "lower min_tokens or shorten the prompt",
-                "min_tokens",
-            )
 
     def _check_logprobs(self, name: str, count: int | None) -> None:
         if count is None:

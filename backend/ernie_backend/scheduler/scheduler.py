@@ -98,9 +98,10 @@ class Scheduler:
         """
         need = self._blocks.blocks_for(sequence.max_total_tokens)
         if need > self._blocks.num_blocks:
-            raise ContextLengthExceeded(
-                f"the prompt and the answer may take {sequence.max_total_tokens} tokens, the KV cache holds "
-                f"{self._blocks.num_blocks * self._blocks.block_size}; lower max_tokens or shorten the prompt"
+            limit = self._blocks.num_blocks * self._blocks.block_size
+            num_prompt, num_answer = len(sequence.prompt_ids), sequence.sampling.max_tokens
+            raise ContextLengthExceeded.of(
+                limit, num_prompt, num_answer, note="The KV cache holds no more (num_gpu_blocks_override)."
             )
         self._waiting.add(sequence)
 

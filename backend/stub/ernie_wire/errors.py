@@ -91,6 +91,39 @@ class ContextLengthExceeded(InvalidRequest):
 
     code = "context_length_exceeded"
 
+    @classmethod
+    def of(
+        cls,
+        limit: int,
+        num_prompt_tokens: int,
+        num_answer_tokens: int,
+        param: str | None = None,
+        *,
+        is_estimate: bool = False,
+        note: str = "",
+    ) -> ContextLengthExceeded:
+        """Return the error in OpenAI's words: clients know it by them, and read the numbers out of them.
+
+        The code is in the message too: LangChain looks at the text of the official client's exception, and that
+        is the message alone.
+
+        Args:
+            limit: tokens that prompt and answer may have.
+            num_prompt_tokens: tokens of the prompt; with ``is_estimate`` it has these or more.
+            num_answer_tokens: tokens that the answer needs room for.
+            param: the request field at fault.
+            is_estimate: the prompt was not tokenized.
+            note: a sentence that says more.
+        """
+        place, more = "messages" if param == "messages" else "prompt", " or more" if is_estimate else ""
+        message = (
+            f"This model's maximum context length is {limit} tokens. "
+            f"However, you requested {num_prompt_tokens + num_answer_tokens} tokens{more} "
+            f"({num_prompt_tokens}{more} in the {place}, {num_answer_tokens} in the completion). "
+            f"Please reduce the length of the {place} or completion ({cls.code}). {note}"
+        )
+        return cls(message.rstrip(), param)
+
 
 class ChatTemplateFailed(InvalidRequest):
     """The model's chat template failed: its own fault, unless it needs what the request leaves out."""

@@ -70,8 +70,14 @@ def test_wrong_prompts(request_: GenerateRequest, param: str, complaint: str) ->
 
 def test_a_prompt_must_leave_room_for_one_token() -> None:
     assert _prepare(GenerateRequest("r", input_ids=(3,) * 31)).sampling.max_tokens == 1
-    with pytest.raises(ContextLengthExceeded, match="the prompt has 32 tokens; the context of 32 tokens"):
+    with pytest.raises(ContextLengthExceeded, match=r"32 tokens\. .* 33 tokens \(32 in the prompt, 1 "):
         _prepare(GenerateRequest("r", input_ids=(3,) * 32))
+    asked = SamplingParameters(min_tokens=5)
+    with pytest.raises(ContextLengthExceeded, match=r"37 tokens \(32 in the prompt, 5 in the completion\)"):
+        _prepare(GenerateRequest("r", input_ids=(3,) * 32, sampling=asked))
+    with pytest.raises(ContextLengthExceeded, match=r"33 tokens \(28 in the prompt, 5 in the com") as caught:
+        _prepare(GenerateRequest("r", input_ids=(3,) * 28, sampling=asked))
+    assert caught.value.param == "min_tokens"
 
 
 def test_a_text_that_cannot_fit_is_not_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,17 +86,17 @@ def test_a_text_that_cannot_fit_is_not_tokenized(monkeypatch: pytest.MonkeyPatch
     fits = TOKENIZER.token_bytes(token).decode() * 31
     assert len(_prepare(GenerateRequest("r", text_input=fits)).prompt_ids) == 31
     monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("it was tokenized"))
-    for request in (
-        GenerateRequest("r", text_input=fits + "a"),
-        GenerateRequest("r", messages={"messages": [{"role": "user", "content": fits}]}),
+    for request, place in (
+        (GenerateRequest("r", text_input=fits + "a"), "prompt"),
+        (GenerateRequest("r", messages={"messages": [{"role": "user", "content": fits}]}), "messages"),
     ):
-        with pytest.raises(ContextLengthExceeded, match=r"bytes, which are at least 3[23] tokens"):
+        with pytest.raises(ContextLengthExceeded, match=rf"\(3[23] or more in the {place}, 1 in the"):
             _prepare(request)
 
 
 def test_a_long_list_of_ids_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tokenizer, "decode", lambda *_: pytest.fail("it was decoded"))
-    with pytest.raises(ContextLengthExceeded, match="the prompt has 32 tokens"):
+    with pytest.raises(ContextLengthExceeded, match="32 in the prompt"):
         _prepare(GenerateRequest("r", input_ids=(5,) * 32, return_prompt=True))
 
 
@@ -170,7 +176,7 @@ def test_penalties_of_the_model_hold_unless_the_request_has_its_own() -> None:
         ({"prompt_logprobs": 50}, "prompt_logprobs", "is 50; it must be at most 20"),
         ({"bad_words": ["\ud800"]}, "bad_words", "half of a surrogate pair"),
         ({"bad_words_token_ids": list(range(640))}, "bad_words_token_ids", "exclude every token"),
-        ({"min_tokens": 31}, "min_tokens", "min_tokens is 31; the prompt leaves room for 30 tokens"),
+        ({"min_tokens": 31}, "min_tokens", r"33 tokens \(2 in the prompt, 31 in the comp"),
     ],
 )
 def test_what_the_model_does_not_allow_is_named(asked: dict[str, object], param: str, complaint: str) -> None:

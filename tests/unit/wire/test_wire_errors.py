@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ernie_wire import errors
@@ -37,6 +39,29 @@ def test_an_error_fits_its_line_whatever_it_names(message: str, param: str) -> N
     error = errors.parse_error(line)
     assert type(error) is errors.InvalidValue
     assert error.message[:5] == message.encode(errors="backslashreplace").decode()[:5]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ContextLengthExceeded.of(100, 98, 5, "messages"),
+        errors.ContextLengthExceeded.of(100, 98, 5, "text_input", is_estimate=True),
+        errors.ContextLengthExceeded.of(100, 98, 5, note="The KV cache holds no more."),
+    ],
+)
+def test_clients_know_that_the_context_is_exceeded(error: errors.ContextLengthExceeded) -> None:
+    """What LiteLLM, LangChain and those that read the numbers look for, each in what it is given."""
+    assert "this model's maximum context length is" in error.message.lower()
+    assert error.code == "context_length_exceeded"
+    assert error.code in error.message
+    for expression, numbers in (
+        (r"maximum context length is (\d+) tokens\.", ("100",)),
+        (r"you requested (\d+) tokens", ("103",)),
+        (r"\((\d+)[a-z ]* in the (?:messages|prompt), (\d+) in the completion\)", ("98", "5")),
+    ):
+        found = re.search(expression, error.message)
+        assert found is not None
+        assert found.groups() == numbers
 
 
 def test_codes_are_unique() -> None:
