@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from train_embedded.evaluation_sets import held_out
 from train_embedded.examples import Encoder
 from train_embedded.network import Network, config
+from train_embedded.tokenizer_json import write_tokenizer_json
 from train_embedded.train import CHECKPOINT, DIRECTORY
 
 TARGET = Path(__file__).resolve().parents[2] / "model_repository" / "ernie-tiny" / "weights"
@@ -51,6 +52,7 @@ def export(directory: Path, target: Path) -> float:
         (target / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     for name in TOKENIZER_FILES:
         shutil.copyfile(directory / name, target / name)
+    write_tokenizer_json(target)
     difference = _difference(network, target)
     if difference > _TOLERANCE:
         raise ValueError(f"a logit is {difference} from that of transformers; at most {_TOLERANCE} is allowed")

@@ -34,6 +34,7 @@ SPECIALS = (
     "</tool_output>", "<response>", "</response>",
 )  # fmt: skip
 _MARKS = ("\n", "User:\u2581", "Assistant:\u2581")
+USER_DEFINED = (*map(str, range(10)), *SPECIALS, *_MARKS)
 _ADDITIONAL = SPECIALS.index("<|IMAGE_PLACEHOLDER|>")
 
 
@@ -65,7 +66,7 @@ def _trained(texts: Iterable[str]) -> bytes:
         bos_id=BOS,
         eos_id=EOS,
         pad_id=-1,
-        user_defined_symbols=[*map(str, range(10)), *SPECIALS, *_MARKS],
+        user_defined_symbols=list(USER_DEFINED),
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
         normalization_rule_name="identity",
