@@ -21,6 +21,10 @@ _DESCRIPTION = Text(
 )
 
 
+MODEL = "--model"
+"""The flag whose value may stand alone."""
+
+
 class UsageError(Exception):
     """The arguments cannot be read; the message is one line for the user."""
 
@@ -47,14 +51,19 @@ def read_flags(arguments: Sequence[str]) -> dict[str, str]:
 def parsed_flags(arguments: Sequence[str], groups: Sequence[Group] = GROUPS) -> dict[str, str]:
     """Return the values of the flags that were given, be they refused or not.
 
+    An argument without a flag is the model, if no flag gives that.
+
     Raises:
-        UsageError: a flag is in none of the groups, or a value is outside its limits.
+        UsageError: a flag is in none of the groups, a value is outside its limits, or there is an argument too
+            many.
     """
     flags = {flag.name: flag for group in groups for flag in group.flags}
-    parsed, unknown = _parser("en", groups).parse_known_args([_dashed(each) for each in arguments])
-    if unknown:
-        raise UsageError(_unknown(unknown[0], flags))
+    parsed, others = _parser("en", groups).parse_known_args([_dashed(each) for each in arguments])
     given: dict[str, Any] = {}
+    if others and not others[0].startswith("-") and getattr(parsed, MODEL) is None:
+        given[MODEL] = others.pop(0)
+    if others:
+        raise UsageError(_unexpected(others[0], flags))
     for name, flag in flags.items():
         value = getattr(parsed, name, None)
         if value is not None:
@@ -91,7 +100,7 @@ def terminal_language() -> str:
 def help_text(
     language: str = "en",
     groups: Sequence[Group] = GROUPS,
-    usage: str = "ernie-triton serve --model DIRECTORY|ID [flags]",
+    usage: str = "ernie-triton serve [--model] DIRECTORY|ID [flags]",
     description: Text = _DESCRIPTION,
 ) -> str:
     """Return the help on some flags in a language: ``en`` or ``zh``."""
@@ -149,9 +158,9 @@ def _dashed(argument: str) -> str:
     return normalized(name) + equals + value
 
 
-def _unknown(argument: str, known: Iterable[str]) -> str:
+def _unexpected(argument: str, known: Iterable[str]) -> str:
     if not argument.startswith("-"):
-        return f"{argument!r} belongs to no flag; values with blanks need quotes"
+        return f"unexpected argument {argument!r}; values with blanks need quotes"
     name = argument.partition("=")[0]
     nearest = max(known, key=lambda each: difflib.SequenceMatcher(None, name, each).ratio())
     return f"unknown flag {name}; the nearest known flag is {nearest}"

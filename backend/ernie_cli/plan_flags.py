@@ -14,7 +14,7 @@ from ernie_cli.parameters.flag import Choice, Flag, Group, Number, Passed, Switc
 from ernie_cli.parameters.table import FLAGS, GROUPS
 
 DEVICES = ("auto", "cpu", "p800")
-USAGE = "ernie-triton plan --model DIRECTORY|ROW|ID [flags]"
+USAGE = "ernie-triton plan [--model] DIRECTORY|ROW|ID [flags]"
 DESCRIPTION = Text(
     "Tell from config.json alone how much memory a model takes, and what fits. Takes the flags of serve;"
     " these decide memory.",

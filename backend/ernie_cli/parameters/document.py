@@ -19,13 +19,15 @@ _INTRODUCTION = Text(
     "Every flag of FastDeploy's `api_server` is accepted, spelled with `-` or `_`. A flag without effect here"
     " prints a one-line notice with the reason; a flag whose neglect would change answers or safety is refused"
     " unless it asks for what happens anyway. `ernie-triton serve --print-config ...` shows each value and"
-    " where it came from. An unknown flag is an error that names the nearest known one.\n\n"
+    " where it came from. An unknown flag is an error that names the nearest known one."
+    " `--model` may be left out before the model: `ernie-triton serve MODEL`.\n\n"
     "This file is made from the table in `backend/ernie_cli/parameters/` by `python -m ernie_cli.parameters`.",
     "接受 FastDeploy `api_server` 的全部参数，`-` 与 `_` 均可。"
     "在这里没有作用的参数会打印一行带原因的提示；"
     "忽略后会改变回答或安全性的参数会被拒绝，除非其取值与默认行为一致。"
     "`ernie-triton serve --print-config ...` 显示每个参数的值及其来源。"
-    "未知参数会报错，并给出最接近的已知参数。\n\n"
+    "未知参数会报错，并给出最接近的已知参数。"
+    "模型前的 `--model` 可以省略：`ernie-triton serve MODEL`。\n\n"
     "本文件由 `python -m ernie_cli.parameters` 根据 `backend/ernie_cli/parameters/` 中的表生成。",
 )
 _HUBS = Text(

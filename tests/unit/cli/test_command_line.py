@@ -106,7 +106,7 @@ def test_an_unknown_flag_names_the_nearest(
         ("--mm-processor-kwargs nonsense", "--mm-processor-kwargs: 'nonsense' is not JSON"),
         ("--limit-mm-per-prompt [1]", "--limit-mm-per-prompt: '[1]' is not a JSON object"),
         ("--port", "--port: expected one argument"),
-        ("stray", "'stray' belongs to no flag"),
+        ("stray", "unexpected argument 'stray'; values with blanks need quotes"),
     ],
 )
 def test_a_wrong_value_names_flag_value_and_limit(
@@ -114,6 +114,40 @@ def test_a_wrong_value_names_flag_value_and_limit(
 ) -> None:
     assert run(monkeypatch, f"serve --model DIR {flags}") == 2
     assert f"ernie-triton serve: {complaint}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "plan"])
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("DIR stray --port 0", "unexpected argument 'stray'; values with blanks need quotes"),
+        ("DIR --nonsense 3", "unknown flag --nonsense; "),
+        ("--nonsense DIR", "unknown flag --nonsense; "),
+    ],
+)
+def test_an_argument_beside_the_model_is_unexpected(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    arguments: str,
+    complaint: str,
+) -> None:
+    assert run(monkeypatch, f"{command} {arguments}") == 2
+    assert f"ernie-triton {command}: {complaint}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["eval", "demo", "quantize a b --quantization wint8"])
+def test_an_unexpected_argument_is_called_that_by_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert run(monkeypatch, f"{command} stray") == 2
+    assert "unexpected extra argument(s) (stray)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", ["{} --port 0", "--port 0 {}", "--port 0 {} --host ::1"])
+def test_the_model_may_stand_without_its_flag(monkeypatch: pytest.MonkeyPatch, arguments: str) -> None:
+    status = run(monkeypatch, f"serve {arguments.format('/nowhere')}")
+    assert str(status).startswith("ernie-triton: --model /nowhere does not exist;")
 
 
 def test_a_command_error_is_the_only_line_and_the_status_is_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,12 @@ def test_a_documented_command_fits_a_p800(documented: TableRow, preset: Row, run
     assert (by_name, json.loads(shown_by_name)) == (0, plan)
 
 
+def test_the_model_may_stand_without_its_flag(run_plan: RunPlan) -> None:
+    assert run_plan("--json", NAMES[0], "--max-num-seqs", "2") == run_plan(
+        "--json", "--model", NAMES[0], "--max-num-seqs", "2"
+    )
+
+
 def test_vl_424b_does_not_fit_64_gib(run_plan: RunPlan) -> None:
     (documented,) = (row for row in TABLE if "424B" in row.model)
     status, shown = run_plan(*documented.arguments, "--device-memory", "64")
