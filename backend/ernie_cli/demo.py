@@ -17,7 +17,8 @@ from rich.console import Console
 from ernie_cli.errors import CommandError
 from ernie_cli.ports import LOOPBACK
 from ernie_cli.serve import run_until_stopped
-from ernie_cli.serve_settings import ServeSettings
+from ernie_cli.serve_settings import ServeSettings, api_keys
+from ernie_frontend.api_keys import VARIABLE
 
 QUESTION = "Where is the capital of China?"
 MORE_QUESTIONS = ("法国的首都是哪里？", "What is 17 + 25?")
@@ -34,17 +35,19 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="end after the answers")] = False,
 ) -> None:
     """Serve the embedded model and ask it some questions through the openai client."""
+    keys = api_keys({})
     settings = ServeSettings(
         model=str(embedded_weights()) if model is None else model,
         host=LOOPBACK,
         port=port,
+        api_keys=keys,
         name=EMBEDDED_ENTRY if model is None else None,
         engine=EMBEDDED_PARAMETERS if model is None else {},
         is_quiet=True,
     )
     typer.echo(f"Starting tritonserver and the OpenAI frontend with {model or EMBEDDED_ENTRY}.")
     questions = (QUESTION, *MORE_QUESTIONS) if model is None else (QUESTION,)
-    ask = functools.partial(_ask, questions=questions, once=once)
+    ask = functools.partial(_ask, questions=questions, key=keys[0] if keys else None, once=once)
     run_until_stopped(settings, ask)
 
 
@@ -61,21 +64,21 @@ def embedded_weights() -> Path:
     return weights
 
 
-async def _ask(url: str, *, questions: Sequence[str], once: bool) -> bool:
+async def _ask(url: str, *, questions: Sequence[str], key: str | None, once: bool) -> bool:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"\nThrough the openai client to {url}/v1:", style="dim")
     for question in questions:
         console.print(f"\nQuestion: {question}", style="bold", markup=False)
         console.print("Answer: ", style="dim", end="")
-        await _stream_answer(url, question, console)
+        await _stream_answer(url, question, key, console)
     console.print("\nAsk it yourself:", style="dim")
-    console.print(f"  {_curl_line(url)}\n", markup=False)
+    console.print(f"  {_curl_line(url, has_key=key is not None)}\n", markup=False)
     if not once:
         console.print("Serving until Ctrl-C.")
     return not once
 
 
-async def _stream_answer(url: str, question: str, console: Console) -> None:
+async def _stream_answer(url: str, question: str, key: str | None, console: Console) -> None:
     """Print the answer as it comes.
 
     Raises:
@@ -88,7 +91,7 @@ async def _stream_answer(url: str, question: str, console: Console) -> None:
     num_chunks = 0
     try:
         async with openai.AsyncOpenAI(
-            base_url=f"{url}/v1", api_key="null", max_retries=0, timeout=_ANSWER_DEADLINE_S
+            base_url=f"{url}/v1", api_key=key or "null", max_retries=0, timeout=_ANSWER_DEADLINE_S
         ) as client:
             stream = await client.chat.completions.create(
                 model="default", messages=[{"role": "user", "content": question}], stream=True
@@ -106,7 +109,8 @@ async def _stream_answer(url: str, question: str, console: Console) -> None:
         raise CommandError("the model answered nothing")
 
 
-def _curl_line(url: str) -> str:
+def _curl_line(url: str, *, has_key: bool) -> str:
     body = f'{{"messages": [{{"role": "user", "content": "{QUESTION}"}}]}}'
     header = shlex.quote("Content-Type: application/json")
-    return f"curl {url}/v1/chat/completions -H {header} -d {shlex.quote(body)}"
+    key = f' -H "Authorization: Bearer ${{{VARIABLE}%%,*}}"' if has_key else ""  # the screen does not show it
+    return f"curl {url}/v1/chat/completions -H {header}{key} -d {shlex.quote(body)}"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import time
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from ernie_cli.evaluation.report import (
 )
 from ernie_cli.evaluation.server import Server
 from ernie_cli.evaluation.shown import shown
+from ernie_cli.serve_settings import api_keys
 
 _MOST_WRONG = 5
 _MOST_AT_ONCE = 512
@@ -55,7 +55,7 @@ def eval_command(
     """Ask a running server the held-out questions and print how many answers are exact."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # an evaluation cut short is no success
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    server = Server(url.rstrip("/").removesuffix("/v1"), model, _key() if api_key is None else api_key)
+    server = Server(url.rstrip("/").removesuffix("/v1"), model, _first_key() if api_key is None else api_key)
     question_sets = [read_set(name) for name in dict.fromkeys(sets or shipped_sets())]
     begin = time.monotonic()
     outcomes = _ask(server, question_sets, concurrency)
@@ -69,9 +69,9 @@ def eval_command(
         _print(outcomes, seconds)
 
 
-def _key() -> str | None:
-    """Return the key in the variable that the server takes its own keys from; None if it has none."""
-    return os.environ.get("FD_API_KEY", "").split(",")[0].strip() or None
+def _first_key() -> str | None:
+    """Return a key of the variable that the server takes its own keys from; None if it is not set."""
+    return next(iter(api_keys({})), None)
 
 
 def _print(outcomes: Sequence[Outcome], seconds: float) -> None:

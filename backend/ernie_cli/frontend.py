@@ -15,6 +15,7 @@ import httpx
 from ernie_cli.errors import CommandError
 from ernie_cli.ports import LOOPBACK
 from ernie_cli.serve_settings import ServeSettings
+from ernie_frontend.api_keys import VARIABLE
 
 START_DEADLINE_S = 120.0
 _POLL_S = 0.05
@@ -30,8 +31,8 @@ def frontend_command(
     if settings.served_model_name is not None:
         command.append(f"--served-model-name={settings.served_model_name}")
     environment = dict(os.environ)
-    if settings.api_keys is not None:
-        environment["FD_API_KEY"] = ",".join(settings.api_keys)  # a command line can be read by every user
+    if settings.api_keys:
+        environment[VARIABLE] = ",".join(settings.api_keys)  # a command line can be read by every user
     return command, environment
 
 

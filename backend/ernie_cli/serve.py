@@ -118,9 +118,7 @@ class _Serving:
             command, environment = triton_command(directory, self._triton_ports, installed)
             child = await supervisor.start("tritonserver", command, environment)
             version = await self._version(supervisor, model, installed)
-        for line in triton_lines(
-            version, installed, self._triton_ports, has_keys=bool(self._settings.api_keys)
-        ):
+        for line in triton_lines(version, installed, self._triton_ports, has_keys=self._settings.asks_for_keys):
             typer.echo(line)
         with self._stages.stage("model"), directory.python_folder_found():
             await supervisor.run(_load(model, child))

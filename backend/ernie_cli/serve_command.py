@@ -15,6 +15,11 @@ from ernie_cli.command_line import UsageError, help_text, is_help, notices, read
 from ernie_cli.model_source import is_model_id, local_model
 from ernie_cli.printed_config import printed_config
 from ernie_cli.serve_settings import ServeSettings
+from ernie_frontend.api_keys import VARIABLE
+
+_KEY_IS_SEEN = (
+    f"--api-key stands in the list of processes, which every user reads; --api-key-file and ${VARIABLE} do not"
+)
 
 
 def serve_command(arguments: Sequence[str]) -> None:
@@ -35,6 +40,8 @@ def serve_command(arguments: Sequence[str]) -> None:
     settings = ServeSettings.from_flags(given)
     for notice in notices(given):
         typer.echo(f"Notice: {notice}", err=True)
+    if "--api-key" in given:
+        typer.echo(f"Notice: {_KEY_IS_SEEN}", err=True)
     if "--print-config" in given:
         _print_config(given, settings)
         return

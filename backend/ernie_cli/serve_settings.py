@@ -5,6 +5,7 @@ This module must not know how anything is started.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from ernie_cli.errors import CommandError
 from ernie_cli.parameters.flag import Passed
 from ernie_cli.parameters.table import FLAGS
 from ernie_cli.run_directory import entry_name
+from ernie_frontend.api_keys import NoKey, environment_keys, read_key_file, split_keys
 
 DRAIN_S = 10
 _BY_SERVE = ("--host", "--port", "--served-model-name", "--timeout-graceful-shutdown")
@@ -28,7 +30,8 @@ class ServeSettings:
         host: address the OpenAI API listens on.
         port: its port; 0 takes a free one.
         served_model_name: the only name requests may give, or None.
-        api_keys: keys of ``/v1``; None leaves it to the environment.
+        api_keys: keys of ``/v1`` that stay as they are; of the flag, else of the environment.
+        api_key_file: file of further keys, or None.
         metrics_port: port of the frontend's metrics; None: the main port.
         triton_http_port, triton_grpc_port, triton_metrics_port: loopback ports of Triton; None opens none.
         engine: the engine settings that were given, by parameter name, as strings.
@@ -43,7 +46,8 @@ class ServeSettings:
     host: str = "0.0.0.0"  # noqa: S104 - as FastDeploy; the frontend warns when there is no API key
     port: int = 8000
     served_model_name: str | None = None
-    api_keys: tuple[str, ...] | None = None
+    api_keys: tuple[str, ...] = ()
+    api_key_file: Path | None = None
     metrics_port: int | None = None
     triton_http_port: int | None = None
     triton_grpc_port: int | None = None
@@ -64,13 +68,13 @@ class ServeSettings:
         """
         if not given.get("--model"):
             raise CommandError("--model is missing; give a model's directory or an id like OWNER/NAME")
-        keys = given.get("--api-key")
         return cls(
             model=given["--model"],
             host=given.get("--host", cls.host),
             port=int(given.get("--port", cls.port)),
             served_model_name=given.get("--served-model-name"),
-            api_keys=tuple(keys.split(",")) if keys else None,
+            api_keys=api_keys(given),
+            api_key_file=_api_key_file(given),
             metrics_port=_port(given, "--metrics-port"),
             triton_http_port=_port(given, "--triton-http-port"),
             triton_grpc_port=_port(given, "--triton-grpc-port"),
@@ -80,6 +84,11 @@ class ServeSettings:
             revision=_revision(given),
             drain_s=int(given.get("--timeout-graceful-shutdown", DRAIN_S)),
         )
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether the OpenAI API is open to those who have a key only."""
+        return bool(self.api_keys) or self.api_key_file is not None
 
     def entry(self, model_name: str) -> str:
         """Return the name of the Triton entry that serves a model of this name."""
@@ -108,6 +117,31 @@ def _template(value: str) -> str:
     if not path.is_file():
         raise CommandError(f"--chat-template {value} is neither a file nor a Jinja text")
     return str(path.resolve())
+
+
+def api_keys(given: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the keys of the flag, else of the environment.
+
+    Raises:
+        CommandError: the one of the two that counts holds something, but no key.
+    """
+    try:
+        keys = given.get("--api-key")
+        return environment_keys(os.environ) if keys is None else split_keys(keys, "--api-key")
+    except NoKey as error:
+        raise CommandError(str(error)) from None
+
+
+def _api_key_file(given: Mapping[str, str]) -> Path | None:
+    """Return the path of the file of keys; there is one in it now."""
+    if "--api-key-file" not in given:
+        return None
+    path = Path(given["--api-key-file"])
+    try:
+        read_key_file(path)
+    except NoKey as error:
+        raise CommandError(f"--api-key-file: {error}") from None
+    return path
 
 
 def _frontend_flags(given: Mapping[str, str]) -> tuple[str, ...]:

@@ -10,11 +10,13 @@ import dataclasses
 import logging
 import os
 import socket
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
 import typer
 
+from ernie_frontend.api_keys import VARIABLE, NoKey, environment_keys, read_key_file, split_keys
 from ernie_frontend.settings import Settings
 from ernie_frontend.workers import LOG_FORMAT, serve
 
@@ -31,6 +33,9 @@ def run(  # noqa: PLR0913, PLR0917 - flags
     served_model_name: Annotated[str | None, typer.Option(help="accept only this name and 'default'")] = None,
     default_model: Annotated[str | None, typer.Option(help="Triton entry that unknown names go to")] = None,
     api_key: Annotated[list[str] | None, typer.Option(help="key of /v1; repeatable; else $FD_API_KEY")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="file of further keys, one a line; read again when it changes")
+    ] = None,
     max_concurrency: Annotated[
         int, typer.Option(min=1, help="requests in flight in all workers; above it 429")
     ] = 512,
@@ -46,7 +51,8 @@ def run(  # noqa: PLR0913, PLR0917 - flags
         triton_urls=_triton_urls(triton_url),
         served_model_name=served_model_name,
         default_model=default_model,
-        api_keys=_api_keys(api_key),
+        api_keys=_api_keys(api_key, api_key_file),
+        api_key_file=api_key_file,
         max_concurrency=max_concurrency,
     )
     with contextlib.ExitStack() as stack:
@@ -57,10 +63,7 @@ def run(  # noqa: PLR0913, PLR0917 - flags
             settings = dataclasses.replace(settings, metrics_port=metrics_port)
         logger.info("serving http://%s:%d/v1, Triton at %s", host, bound_port, ", ".join(settings.triton_urls))
         logger.info("metrics at http://%s:%d/metrics", host, settings.metrics_port or bound_port)
-        if not settings.api_keys and host not in ("127.0.0.1", "::1", "localhost"):
-            logger.warning(
-                "no API key is set: everybody who reaches port %d may use it (--api-key)", bound_port
-            )
+        _warn_of_keys(settings, host, bound_port, is_in_command_line=bool(api_key))
         if not serve(settings, listeners, workers, timeout_graceful_shutdown or None):
             raise typer.Exit(1)
 
@@ -105,9 +108,27 @@ def _check_socket_path(url: str) -> None:
         raise _usage_error(f"--triton-url {url!r}: the path of a Unix socket has {limits}")
 
 
-def _api_keys(given: list[str] | None) -> tuple[str, ...]:
-    keys = given or os.environ.get("FD_API_KEY", "").split(",")
-    return tuple(key.strip() for key in keys if key.strip())
+def _api_keys(given: list[str] | None, file: Path | None) -> tuple[str, ...]:
+    """Return the keys that stay as they are; those of the file are only checked."""
+    try:
+        if file is not None:
+            read_key_file(file)
+        if not given:
+            return environment_keys(os.environ)
+        return tuple(key for text in given for key in split_keys(text, "--api-key"))
+    except NoKey as error:
+        raise _usage_error(str(error)) from None
+
+
+def _warn_of_keys(settings: Settings, host: str, port: int, *, is_in_command_line: bool) -> None:
+    if is_in_command_line:
+        logger.warning(
+            "--api-key stands in the list of processes, which every user reads; --api-key-file and $%s do not",
+            VARIABLE,
+        )
+    has_keys = bool(settings.api_keys) or settings.api_key_file is not None
+    if not has_keys and host not in ("127.0.0.1", "::1", "localhost"):
+        logger.warning("no API key is set: everybody who reaches port %d may use it (--api-key-file)", port)
 
 
 def _usage_error(message: str) -> typer.Exit:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from ernie_frontend.api_keys import ApiKeys
 from ernie_frontend.auth import ApiKeyAuth
 from ernie_frontend.errors import install_handlers
 from ernie_frontend.limits import BodyLimit, ConcurrencyLimit
@@ -54,7 +55,7 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(ConcurrencyLimit, slots=slots, max_concurrency=settings.max_concurrency)
-    app.add_middleware(ApiKeyAuth, api_keys=settings.api_keys)
+    app.add_middleware(ApiKeyAuth, api_keys=ApiKeys(settings.api_keys, settings.api_key_file))
     if settings.metrics_port is not None:
         app.add_middleware(MetricsPort, port=settings.metrics_port)
     app.add_middleware(RequestLog, metrics=metrics)

@@ -6,6 +6,7 @@ Knows no command line (``__main__``) and no environment.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Settings:
             least one.
         served_model_name: the only public name besides ``default``; None accepts every name.
         default_model: the Triton entry that any unknown name goes to; None takes the first that is ready.
-        api_keys: accepted bearer keys of ``/v1``; empty leaves it open.
+        api_keys: accepted bearer keys of ``/v1``; without any, and without a file of keys, it is open.
+        api_key_file: file of further keys, read again when it changes.
         max_concurrency: most generation requests in flight, over all workers; above it 429.
         metrics_port: the port on which ``/metrics`` is alone; None leaves it beside the API.
         max_body_bytes: largest request body; above it 413.
@@ -31,6 +33,7 @@ class Settings:
     served_model_name: str | None = None
     default_model: str | None = None
     api_keys: tuple[str, ...] = ()
+    api_key_file: Path | None = None
     max_concurrency: int = 512
     metrics_port: int | None = None
     max_body_bytes: int = 8 << 20

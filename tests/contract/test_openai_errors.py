@@ -7,8 +7,10 @@ import gzip
 import json
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -389,6 +391,25 @@ def test_api_keys(run_frontend: RunFrontend, triton: FakeTriton) -> None:
             openai.OpenAI(base_url=f"{url}/v1", api_key="null", max_retries=0).models.list()
         assert httpx.get(f"{url}/health", trust_env=False, verify=False).status_code == 200
         assert httpx.options(f"{url}/v1/models", trust_env=False, verify=False).status_code == 405
+
+
+def test_keys_of_a_file_follow_it(run_frontend: RunFrontend, triton: FakeTriton, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("one\n")
+
+    def status(key: str) -> int:
+        header = {"Authorization": f"Bearer {key}"}
+        return httpx.get(f"{url}/v1/models", headers=header, trust_env=False, verify=False).status_code
+
+    with run_frontend(triton.url, api_key_file=path) as url:
+        assert httpx.get(f"{url}/v1/models", trust_env=False, verify=False).status_code == 401
+        assert (status("one"), status("two")) == (200, 401)
+        path.write_text("two, as it stands\n")
+        until = time.monotonic() + 30
+        while status("one") == 200:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert status("two, as it stands") == 200
 
 
 def test_served_model_name(run_frontend: RunFrontend, triton: FakeTriton) -> None:

@@ -110,8 +110,11 @@ def status_of(port: int, header: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def serving() -> Iterator[Serving]:
-    running = Serving("serve", *FLAGS, "--workers", "2")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    keys.write_text("key-of-the-file\n")
+    flags = ("--workers", "2", "--api-key-file", str(keys))
+    running = Serving("serve", *FLAGS, *flags, environment={"FD_API_KEY": "key-of-the-environment"})
     running.temporary.chmod(0o755)  # as /tmp: what lies in it is guarded by its own mode only
     running.wait_until_ready()
     yield running
@@ -123,6 +126,15 @@ def test_no_port_is_open_but_that_of_the_api(serving: Serving) -> None:
     assert listening(serving) == {port}
     answer = httpx.post(f"{serving.url}/v2/repository/models/x/load", json=ATTACK, trust_env=False)
     assert answer.status_code == 404
+
+
+def test_keys_are_asked_for_and_stand_in_no_command_line_nor_in_the_log(serving: Serving) -> None:
+    with httpx.Client(base_url=f"{serving.url}/v1", trust_env=False, timeout=60) as api:
+        assert api.get("/models").status_code == 401
+        for key in ("key-of-the-file", "key-of-the-environment"):
+            assert api.get("/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    seen = [*serving.output, *(word for process in processes(serving) for word in process.cmdline())]
+    assert [line for line in seen if "key-of-the" in line] == []
 
 
 def test_all_that_is_made_is_for_its_owner_only(serving: Serving) -> None:

@@ -37,7 +37,10 @@ _CONNECTIONS = ("--max-concurrency limits the requests", "请求数由 --max-con
 VARIABLES: tuple[Variable, ...] = (
     Variable(
         "FD_API_KEY",
-        Text("keys of /v1, with commas between; --api-key wins", "/v1 的密钥，逗号分隔；--api-key 优先"),
+        Text(
+            "keys of /v1, with commas between; --api-key wins; empty counts as not set",
+            "/v1 的密钥，逗号分隔；--api-key 优先；为空视同未设置",
+        ),
     ),
     Variable(
         "FD_MODEL_SOURCE",

@@ -144,6 +144,17 @@ class Words:
 
 
 @dataclass(frozen=True)
+class Keys(Words):
+    """Keys; each time the flag is given it holds one at least, or some with commas between them."""
+
+    def read(self, text: str) -> str:
+        """Return the keys unchanged."""
+        if not text.replace(",", "").strip():
+            raise ArgumentTypeError("it holds no key, which would leave the API open; give one or leave it out")
+        return text
+
+
+@dataclass(frozen=True)
 class Switch:
     """A flag without a value; given, it is ``true``.
 

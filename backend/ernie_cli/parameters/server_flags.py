@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from ernie_cli.parameters.flag import Flag, Group, Integer, NoEffect, Passed, Refused, Switch, Text, Word, Words
+from ernie_cli.parameters.flag import (
+    Flag,
+    Group,
+    Integer,
+    Keys,
+    NoEffect,
+    Passed,
+    Refused,
+    Switch,
+    Text,
+    Word,
+    Words,
+)
 
 PORT = Integer(0, 65535)
 _NO_KEY = Text("no API key is asked for", "不要求 API 密钥")
@@ -39,12 +51,26 @@ SERVER = Group(
         ),
         Flag(
             "--api-key",
-            Words(is_repeated=True, shown="KEY"),
+            Keys(is_repeated=True, shown="KEY"),
             "none",
             "$FD_API_KEY",
-            Text("key that /v1 asks for; repeatable", "/v1 要求的密钥；可重复给出"),
+            Text(
+                "key that /v1 asks for; repeatable; other users read it in the list of processes",
+                "/v1 要求的密钥；可重复给出；其他用户可在进程列表中看到",
+            ),
             Passed(serve=True),
             is_secret=True,
+        ),
+        Flag(
+            "--api-key-file",
+            Word("PATH"),
+            None,
+            "none",
+            Text(
+                "file of further keys, one a line, # begins a comment; read again when it changes",
+                "存放更多密钥的文件，每行一个，# 开头为注释；文件变化后重新读取",
+            ),
+            Passed(frontend="--api-key-file", serve=True),
         ),
         Flag(
             "--served-model-name",

@@ -63,6 +63,15 @@ def test_flags_with_underscores_and_the_short_form(
     assert served[0].api_keys == ("a", "b")
 
 
+def test_a_key_that_every_user_reads_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, served: list[ServeSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "serve --model DIR --api-key secret") == 0
+    (notice,) = capsys.readouterr().err.splitlines()
+    assert notice.startswith("Notice: --api-key stands in the list of processes, which every user reads")
+    assert "secret" not in notice
+
+
 def test_ports_without_effect_are_noticed_in_a_line_each(
     monkeypatch: pytest.MonkeyPatch, served: list[ServeSettings], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,12 +38,14 @@ ROOT = Path(__file__).parents[3]
 DENSE = ROOT / "tests" / "data" / "dense"
 FASTDEPLOY = (ROOT / "tests/data/fastdeploy/flags.txt").read_text().split()
 VARIABLE_NAMES = (ROOT / "tests/data/fastdeploy/variables.txt").read_text().split()
+KEYS = str(ROOT / "tests/data/fastdeploy/variables.txt")  # any file with a word a line
 SAMPLES = {
     "--engine-worker-queue-port": "8189",
     "--chat-template": '{{ "a" }}\n{{ 1 }}',
     "--gpu-memory-utilization": "0.5",
     "--port": "8188",
     "--max-model-len": "64",
+    "--api-key-file": KEYS,
 }
 """Values for flags whose kind alone does not tell a valid one."""
 READ_BY_SERVE: Mapping[str, tuple[str, str, object]] = {
@@ -51,6 +53,7 @@ READ_BY_SERVE: Mapping[str, tuple[str, str, object]] = {
     "--host": ("::1", "host", "::1"),
     "--port": ("8188", "port", 8188),
     "--api-key": ("k1", "api_keys", ("k1",)),
+    "--api-key-file": (KEYS, "api_key_file", Path(KEYS)),
     "--served-model-name": ("ernie", "served_model_name", "ernie"),
     "--timeout-graceful-shutdown": ("7", "drain_s", 7),
     "--metrics-port": ("8181", "metrics_port", 8181),

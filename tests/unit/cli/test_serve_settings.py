@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_cli.command_line import read_flags
+from ernie_cli.command_line import UsageError, read_flags
 from ernie_cli.errors import CommandError
 from ernie_cli.frontend import base_url, frontend_command
 from ernie_cli.serve_settings import ServeSettings
@@ -66,6 +66,36 @@ def test_the_frontend_gets_its_flags_and_no_key_on_its_command_line() -> None:
         "--served-model-name=e",
     ]
     assert environment["FD_API_KEY"] == "k"
+
+
+@pytest.mark.parametrize("key", ["", " ", ",", " , "])
+def test_a_key_that_is_none_is_refused(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="--api-key: it holds no key, which would leave the API open"):
+        settings("--api-key", "one", "--api-key", key)
+    monkeypatch.setenv("FD_API_KEY", key)
+    if key:
+        with pytest.raises(CommandError, match=r"\$FD_API_KEY holds no key"):
+            settings()
+    else:
+        assert not settings().asks_for_keys
+
+
+def test_keys_are_those_of_the_flag_else_of_the_environment_and_those_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FD_API_KEY", "env-1,env-2")
+    assert settings().api_keys == ("env-1", "env-2")
+    assert settings("--api-key", "a,b", "--api-key", "c").api_keys == ("a", "b", "c")
+    path = tmp_path / "keys"
+    with pytest.raises(CommandError, match=f"--api-key-file: {path} cannot be read: No such file"):
+        settings("--api-key-file", str(path))
+    path.write_text("file-1\n")
+    monkeypatch.delenv("FD_API_KEY")
+    read = settings("--api-key-file", str(path))
+    assert (read.api_keys, read.asks_for_keys) == ((), True)
+    command, environment = frontend_command(read, 1, "triton:1", "entry")
+    assert f"--api-key-file={path}" in command
+    assert "FD_API_KEY" not in environment
 
 
 @pytest.mark.parametrize(

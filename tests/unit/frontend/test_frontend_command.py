@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -54,6 +55,21 @@ def test_a_triton_url_may_name_a_unix_socket(url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         line = refuse("--triton-url", url, "--host", "127.0.0.1", "--port", str(taken.getsockname()[1]))
     assert "choose another --port" in line, "the address was taken"
+
+
+@pytest.mark.parametrize("keys", [[""], [" "], [","], ["one", ""]])
+def test_a_key_that_is_none_is_refused(keys: list[str]) -> None:
+    line = refuse("--port", "0", *(word for key in keys for word in ("--api-key", key)))
+    assert "--api-key holds no key, which would leave the API open" in line
+
+
+def test_other_sources_without_a_key_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("# none yet\n")
+    assert f"{tmp_path / 'keys'} holds no key" in refuse(
+        "--port", "0", "--api-key-file", str(tmp_path / "keys")
+    )
+    monkeypatch.setenv("FD_API_KEY", ",")
+    assert "$FD_API_KEY holds no key" in refuse("--port", "0")
 
 
 def test_serves_until_sigterm_and_exits_with_0() -> None:

@@ -1,0 +1,149 @@
+"""The API keys of ``/v1``: where they come from, and whether a key that was sent is one of them.
+
+Keys in a file can be changed while the service runs. No mistake leaves the API open: a source without a key is
+refused at the start, and later the keys that were read before stay valid. Must not know HTTP.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import stat
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+VARIABLE = "FD_API_KEY"
+_LOOK_S = 1.0
+_MOST_BYTES = 1 << 20
+_OTHERS_RIGHTS = 0o077
+
+logger = logging.getLogger(__name__)
+
+
+class NoKey(ValueError):
+    """A source of keys holds none; the message is one line for the user."""
+
+
+def split_keys(text: str, source: str) -> tuple[str, ...]:
+    """Return the keys in a text, with commas between them.
+
+    Args:
+        text: the keys.
+        source: where the text comes from, for the message.
+
+    Raises:
+        NoKey: there is none.
+    """
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    if not keys:
+        raise NoKey(f"{source} holds no key, which would leave the API open; give one or leave it out")
+    return keys
+
+
+def environment_keys(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the keys in the environment variable; an empty variable counts as none at all.
+
+    Raises:
+        NoKey: the variable holds something, but no key.
+    """
+    text = environment.get(VARIABLE)
+    return split_keys(text, f"${VARIABLE}") if text else ()
+
+
+def read_key_file(path: Path) -> tuple[str, ...]:
+    """Return the keys in a file: one a line; empty lines and those that begin with # are left out.
+
+    Raises:
+        NoKey: there is none, or the file cannot be read.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise NoKey(f"{path} is not a regular file")  # a pipe would be read once, or keep us waiting
+        if found.st_size > _MOST_BYTES:
+            raise NoKey(f"{path} has {found.st_size} bytes; at most {_MOST_BYTES} are read")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except OSError as error:
+        raise NoKey(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise NoKey(f"{path} is not text in UTF-8") from None
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    if not keys:
+        raise NoKey(f"{path} holds no key; write one a line")
+    return keys
+
+
+class ApiKeys:
+    """The keys that are accepted.
+
+    Args:
+        fixed: keys that stay as they are.
+        file: file of further keys, looked at again once a second at most; None: there is none.
+        clock: the time in seconds.
+    """
+
+    def __init__(
+        self, fixed: tuple[str, ...] = (), file: Path | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._fixed = tuple(key.encode() for key in fixed)
+        self._file = file
+        self._clock = clock
+        self._from_file: tuple[bytes, ...] = ()
+        self._version: _Version | None = None
+        self._fault = ""
+        self._next_look_s = 0.0
+        self._look()
+
+    @property
+    def are_asked_for(self) -> bool:
+        """Whether a request needs a key."""
+        return bool(self._fixed) or self._file is not None
+
+    def has(self, given: bytes) -> bool:
+        """Tell whether a key is accepted."""
+        if self._clock() >= self._next_look_s:
+            self._look()
+        # Every key is compared to its end, so the time tells nothing about which one is near.
+        return sum(hmac.compare_digest(given, known) for known in (*self._fixed, *self._from_file)) > 0
+
+    def _look(self) -> None:
+        """Read the file if it has changed since it was read; keep the old keys if it holds none now."""
+        self._next_look_s = self._clock() + _LOOK_S
+        if self._file is None:
+            return
+        version = _version_of(self._file)
+        if version is not None and version == self._version:
+            return
+        try:
+            keys = read_key_file(self._file)
+        except NoKey as error:
+            if str(error) != self._fault:
+                self._fault = str(error)
+                logger.error("API keys: %s; the %d read before stay valid", error, len(self._from_file))  # noqa: TRY400
+            return
+        self._from_file = tuple(key.encode() for key in keys)
+        self._version, self._fault = version, ""
+        logger.info("API keys: %d read from %s", len(keys), self._file)
+        if version is not None and version.st_mode & _OTHERS_RIGHTS:
+            logger.warning("API keys: other users may read %s; chmod 600 keeps them out", self._file)
+
+
+class _Version(NamedTuple):
+    """What changes with a file's content or its mode."""
+
+    st_mtime_ns: int
+    st_ino: int
+    st_dev: int
+    st_size: int
+    st_mode: int
+
+
+def _version_of(path: Path) -> _Version | None:
+    """Return what tells a file from an older one; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return _Version(*(getattr(found, field) for field in _Version._fields))
