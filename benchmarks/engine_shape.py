@@ -1,8 +1,19 @@
-"""The shapes of models, as their ``config.json`` says them: what all speed measurements are made on."""
+"""The shapes of models, as their ``config.json`` says them, and an engine of one with random weights.
+
+All speed measurements are made on these.
+"""
 
 from __future__ import annotations
 
+import json
+import random
+import tempfile
+from pathlib import Path
 from typing import Any
+
+from ernie_backend.start import StartedEngine, start_engine
+from ernie_wire.messages import GenerateRequest
+from ernie_wire.sampling import SamplingParameters
 
 SHAPE: dict[str, Any] = {
     "architectures": ["Ernie4_5ForCausalLM"],
@@ -46,3 +57,27 @@ SHAPE_21B: dict[str, Any] = {
 """ERNIE-4.5-21B-A3B: 21.8 billion weights, 3.4 billion of which a token reads."""
 
 SHAPES = {"0.3b": SHAPE, "21b-a3b": SHAPE_21B}
+
+
+def start_shape(shape: str, **settings: str) -> StartedEngine:
+    """Start an engine in this process, on the CPU and with random weights.
+
+    Args:
+        shape: a name in ``SHAPES``.
+        settings: further settings of the engine, as in an entry's ``config.pbtxt``.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "config.json").write_text(json.dumps(SHAPES[shape]))
+        fixed = {"model": directory, "device": "cpu", "load_choices": "dummy", "weight_cache": "off"}
+        return start_engine({**fixed, **settings})
+
+
+def submit_random(started: StartedEngine, request_id: str, prompt_tokens: int, max_tokens: int) -> None:
+    """Give an engine a prompt of random tokens that no other shares, answered greedily to its full length."""
+    chosen = random.Random(request_id)
+    request = GenerateRequest(
+        request_id=request_id,
+        input_ids=tuple(chosen.randrange(3, 100000) for _ in range(prompt_tokens)),
+        sampling=SamplingParameters(max_tokens=max_tokens, temperature=0.0, ignore_eos=True),
+    )
+    started.engine.submit(started.preparation.prepare(request))

@@ -19,19 +19,14 @@ import argparse
 import json
 import logging
 import os
-import random
 import statistics
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
-from engine_shape import SHAPES
+from engine_shape import SHAPES, start_shape, submit_random
 
 from ernie_backend.devices.processors import usable_cores
-from ernie_backend.start import StartedEngine, start_engine
-from ernie_wire.messages import GenerateRequest
-from ernie_wire.sampling import SamplingParameters
 
 DECODE_PROMPT = 32
 
@@ -42,28 +37,16 @@ class EngineUnderTest:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._steps = arguments.tokens
         self._clock = time.process_time if arguments.cpu_time else time.perf_counter
-        self._random = random.Random(0)
-        with tempfile.TemporaryDirectory() as directory:
-            (Path(directory) / "config.json").write_text(json.dumps(SHAPES[arguments.shape]))
-            self._started = self._start(arguments, directory)
-        self._count = 0
-
-    @staticmethod
-    def _start(arguments: argparse.Namespace, directory: str) -> StartedEngine:
-        return start_engine(
-            {
-                "model": directory,
-                "device": "cpu",
-                "load_choices": "dummy",
-                "weight_cache": "off",
-                "quantization": arguments.quantization,
-                "activation_dtype": arguments.activation_dtype,
-                "threads": str(arguments.threads),
-                "max_num_seqs": "64",
-                "max_model_len": "4096",
-                "num_gpu_blocks_override": "256",
-            }
+        self._started = start_shape(
+            arguments.shape,
+            quantization=arguments.quantization,
+            activation_dtype=arguments.activation_dtype,
+            threads=str(arguments.threads),
+            max_num_seqs="64",
+            max_model_len="4096",
+            num_gpu_blocks_override="256",
         )
+        self._count = 0
 
     def print_start(self) -> None:
         """Print what each stage of the start took."""
@@ -74,13 +57,8 @@ class EngineUnderTest:
 
     def _submit(self, tokens: int, max_tokens: int) -> str:
         self._count += 1
-        request = GenerateRequest(
-            request_id=f"r{self._count}",
-            input_ids=tuple(self._random.randrange(3, 100000) for _ in range(tokens)),
-            sampling=SamplingParameters(max_tokens=max_tokens, temperature=0.0, ignore_eos=True),
-        )
-        self._started.engine.submit(self._started.preparation.prepare(request))
-        return request.request_id
+        submit_random(self._started, f"r{self._count}", tokens, max_tokens)
+        return f"r{self._count}"
 
     def decode(self, batch: int) -> float:
         """Return output tokens a second of ``batch`` sequences."""

@@ -17,7 +17,7 @@ from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, RAW_LOGPROBS
-from ernie_backend.scheduler.limits import default_step_tokens
+from ernie_backend.scheduler.limits import DEFAULT_PARTIAL_PREFILLS, default_step_tokens
 from ernie_backend.weights.placement import DTYPES, QUANTIZATIONS, check_activation_setting
 from ernie_backend.weights.shard import Shard, check_split
 from ernie_backend.weights.split import MAX_RANKS, expert_block
@@ -53,9 +53,9 @@ class EngineSettings:
         max_num_waiting_tokens: prompt tokens in the queue, a request that adds more is refused unless the queue
             is empty; default 1048576.
         max_waiting_time: seconds that a request may wait in the queue; default None (or -1): without limit.
-        max_num_partial_prefills: prompts that may be under way at once, default 1; with more, each gets its
-            share of ``max_num_batched_tokens``.
-        max_long_partial_prefills: of these, long ones; default 1.
+        max_num_partial_prefills: prompts that may be unfinished at once, default 4: shorter ones share the
+            steps of a long one; with 1 they wait for its end.
+        max_long_partial_prefills: of these, long ones; default as many.
         long_prefill_token_threshold: tokens of the longest prompt that is not long; default (or 0) 4 % of
             ``max_model_len``.
         enable_logprob: whether requests may ask for log probabilities; default true.
@@ -95,8 +95,8 @@ class EngineSettings:
     max_num_waiting: int = 512
     max_num_waiting_tokens: int = 1 << 20
     max_waiting_time: float | None = None
-    max_num_partial_prefills: int = 1
-    max_long_partial_prefills: int = 1
+    max_num_partial_prefills: int = DEFAULT_PARTIAL_PREFILLS
+    max_long_partial_prefills: int = DEFAULT_PARTIAL_PREFILLS
     long_prefill_token_threshold: int = 81
     enable_logprob: bool = True
     max_logprobs: int = 20
@@ -141,6 +141,7 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
     shard = _shard(reader, config, quantization)
     device = reader.choice("device", DEVICES, "auto")
     max_num_seqs = reader.integer("max_num_seqs", 8, (1, 4096))
+    partial_prefills = reader.integer("max_num_partial_prefills", DEFAULT_PARTIAL_PREFILLS, (1, 4096))
     step_tokens = default_step_tokens(resolve_device(device)[0], max_num_seqs)
     return EngineSettings(
         model=directory,
@@ -154,8 +155,8 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
         max_num_waiting=reader.integer("max_num_waiting", 512, (1, 1 << 20)),
         max_num_waiting_tokens=reader.integer("max_num_waiting_tokens", 1 << 20, (1, 1 << 40)),
         max_waiting_time=_max_waiting_time(reader),
-        max_num_partial_prefills=reader.integer("max_num_partial_prefills", 1, (1, 4096)),
-        max_long_partial_prefills=reader.integer("max_long_partial_prefills", 1, (1, 4096)),
+        max_num_partial_prefills=partial_prefills,
+        max_long_partial_prefills=reader.integer("max_long_partial_prefills", partial_prefills, (1, 4096)),
         long_prefill_token_threshold=reader.integer("long_prefill_token_threshold", 0, (0, 1 << 30))
         or max_model_len * 4 // 100,
         enable_logprob=reader.switch("enable_logprob", default=True),

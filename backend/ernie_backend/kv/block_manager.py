@@ -117,6 +117,10 @@ class BlockManager:
         num_found = len(self._found(request_id, token_ids))
         return num_found < len(names) and names[num_found] in self._announced
 
+    def num_found(self, request_id: str, token_ids: Sequence[int]) -> int:
+        """Return how many tokens of a request that owns nothing are in the prefix cache now."""
+        return len(self._found(request_id, token_ids)) * self.block_size
+
     def commit(self, request_id: str, start: int, end: int) -> None:
         """Note that the announced tokens ``start`` to ``end`` of a request are in the KV cache."""
         if self._has_names:

@@ -11,6 +11,9 @@ CPU_PROMPT_TOKENS = 256
 """Prompt tokens of a step on a CPU: running streams wait for a step as long as these take, so it is the least
 that costs little speed; docs/performance.md has the measurement."""
 CARD_STEP_TOKENS = 2048
+DEFAULT_PARTIAL_PREFILLS = 4
+"""A long prompt, a shorter one that passes it, and still shorter ones that pass both go on at once. Each holds
+KV blocks for all of its prompt, so it is a small number."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,8 @@ class SchedulerLimits:
         max_num_waiting_tokens: prompt tokens of the new requests in the queue; a request that finds others
             there and would exceed it is refused.
         max_waiting_time_s: a new request that has waited longer for its first step fails; None: no limit.
-        max_num_partial_prefills: prompts that may be under way at once; with more than one, each gets its share
-            of a step.
-        max_long_partial_prefills: of these, long ones; shorter prompts pass the long ones that wait.
+        max_num_partial_prefills: prompts that may be unfinished at once; with 1, none passes another.
+        max_long_partial_prefills: of these, long ones.
         long_prefill_token_threshold: a prompt of more tokens is long.
         max_prompt_logit_rows: prompt tokens whose logits one step computes because a request wants them.
     """
@@ -36,8 +38,8 @@ class SchedulerLimits:
     max_num_waiting: int
     max_num_waiting_tokens: int = 1 << 20
     max_waiting_time_s: float | None = None
-    max_num_partial_prefills: int = 1
-    max_long_partial_prefills: int = 1
+    max_num_partial_prefills: int = DEFAULT_PARTIAL_PREFILLS
+    max_long_partial_prefills: int = DEFAULT_PARTIAL_PREFILLS
     long_prefill_token_threshold: int = 0
     max_prompt_logit_rows: int = 64
 

@@ -3,8 +3,14 @@
 Continuous batching in the order of rank, which is priority (lower first), then arrival:
 
 1. every running request that is decoding gets its one token;
-2. running requests with unfinished prompts get chunks of them, within ``max_num_batched_tokens``;
-3. waiting requests are admitted while there is room in the batch, in the token budget and in the KV cache.
+2. running requests with unfinished prompts, then waiting ones that find room in the batch and in the KV cache,
+   are computed as far as ``max_num_batched_tokens`` goes.
+
+A long prompt does not own the steps that it takes. The first prompt that does not end within a step gets half
+of what is left of it; prompts that pass it (of a better priority, or of the same one with fewer tokens to go)
+share the other half, the shortest first, and it gets what they leave. So a short prompt waits about twice its
+own time, however long the one before it is, and the long one takes at most twice as long, however many pass it.
+Prompts of equal length still come one after the other: to share would only delay the first.
 
 A request is given blocks for all its known tokens when it is admitted, and one more whenever decoding fills the
 last. If none is free then, the last in rank of the running is preempted: it gives up its blocks, goes back to
@@ -16,9 +22,10 @@ become free since every answer is bounded. Within one priority nobody starves, b
 few free blocks is not passed by smaller ones. Between priorities starvation is what was asked for: as long as
 better ones keep coming, worse ones wait; ``max_waiting_time_s`` ends that with an error.
 
-Two things let a request pass those before it in the queue, neither for long. With more than one partial
-prefill, short prompts pass long ones while ``max_long_partial_prefills`` are under way. And a request whose
-next block is being computed by another in this very step waits for the next one, to share it.
+Two things let a request pass those before it in the queue, neither for long. Short prompts pass long ones, as
+above, while no more than ``max_num_partial_prefills`` are under way and, of these, no more than
+``max_long_partial_prefills`` long ones: each holds blocks for all of its prompt. And a request whose next block
+is being computed by another in this very step waits for the next one, to share it.
 
 A request that wants the logits of its prompt takes nothing from the prefix cache. All of them together get at
 most ``max_prompt_logit_rows`` tokens of prompt a step, and others may pass them: a row is as wide as the
@@ -32,7 +39,7 @@ from __future__ import annotations
 import logging
 import time
 from bisect import insort
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ernie_backend.engine.sequence import Sequence
@@ -53,14 +60,13 @@ class _Draft:
         budget: tokens it may still take.
         prompt_rows: tokens it may still take whose logits are wanted although nothing is sampled from them.
         has_preempted: whether a request had to give up its blocks for it, so that none is admitted.
-        unfinished: requests that it leaves with unfinished prompts, except those that wait for prompt rows.
+        ends: for each request in the plan, in its order, how many of its tokens will have been computed.
     """
 
     budget: int
     prompt_rows: int
-    chunks: list[ScheduledChunk] = field(default_factory=list)
     has_preempted: bool = False
-    unfinished: list[Sequence] = field(default_factory=list)
+    ends: dict[Sequence, int] = field(default_factory=dict)
 
 
 class Scheduler:
@@ -128,13 +134,17 @@ class Scheduler:
         draft = _Draft(self._limits.max_num_batched_tokens, self._limits.max_prompt_logit_rows)
         for sequence in [each for each in self._running if each.is_decoding]:
             if draft.budget and sequence in self._running and self._grow_or_preempt(sequence, draft):
-                self._plan(sequence, draft)
-        for sequence in [each for each in self._running if not each.is_decoding]:
-            if draft.budget:
-                self._plan(sequence, draft)
-        while draft.budget and not draft.has_preempted and (admitted := self._admit(draft)) is not None:
-            self._plan(admitted, draft)
-        return SchedulePlan(tuple(draft.chunks))
+                self._take(sequence, 1, draft)
+        for sequence in self._prompts_by_rank(draft):
+            num_left = sequence.num_tokens - sequence.num_computed_tokens
+            if sequence.needs_prompt_logits or num_left <= draft.budget:
+                self._take(sequence, draft.budget, draft)
+                continue
+            self._take(sequence, -(-draft.budget // 2), draft)
+            for passing in self._prompts_that_pass(sequence, draft):
+                self._take(passing, draft.budget, draft)
+            self._take(sequence, draft.budget, draft)
+        return SchedulePlan(tuple(self._chunk(*each) for each in draft.ends.items()))
 
     def complete(self, plan: SchedulePlan, sequences: Mapping[str, Sequence]) -> None:
         """Note that the tokens of ``plan`` are in the KV cache now."""
@@ -171,16 +181,65 @@ class Scheduler:
                 return False
         return True
 
-    def _admit(self, draft: _Draft) -> Sequence | None:
-        """Move the first waiting request that may run into the batch, if there is room for all its tokens.
+    def _prompts_by_rank(self, draft: _Draft) -> Iterator[Sequence]:
+        """Yield running requests with unfinished prompts, then admit waiting ones, while there is a budget."""
+        for sequence in [each for each in self._running if not each.is_decoding]:
+            if draft.budget:
+                yield sequence
+        while draft.budget:
+            sequence = next((each for each in self._waiting if self._may_begin(each, draft)), None)
+            if sequence is None or not self._admit(sequence):
+                return
+            yield sequence
+
+    def _prompts_that_pass(self, lead: Sequence, draft: _Draft) -> Iterator[Sequence]:
+        """Yield the prompts that share the steps of ``lead``, admitting those that wait."""
+        place = self._place(lead)
+        under_way = [each for each in self._running if not each.is_decoding]
+        rivals = [each for each in (*under_way, *self._waiting) if each not in draft.ends]
+        for sequence in sorted((each for each in rivals if self._place(each) < place), key=self._place):
+            if not draft.budget:
+                return
+            is_running = sequence in under_way
+            if is_running or (self._may_join(sequence, draft) and self._admit(sequence)):
+                yield sequence
+
+    def _place(self, sequence: Sequence) -> tuple[int, int]:
+        """Return what prompts that share a step are sorted by: priority, then tokens still to be computed."""
+        num_computed = sequence.num_computed_tokens
+        if not num_computed and not sequence.needs_prompt_logits:
+            num_computed = self._blocks.num_found(sequence.request_id, sequence.token_ids)
+        return sequence.priority, sequence.num_tokens - num_computed
+
+    def _may_begin(self, sequence: Sequence, draft: _Draft) -> bool:
+        """Whether a waiting request has something to compute in this step that no other computes in it."""
+        if draft.has_preempted:
+            return False
+        if sequence.needs_prompt_logits:
+            return draft.prompt_rows > 0
+        return not self._blocks.is_awaited(sequence.request_id, sequence.token_ids)
+
+    def _may_join(self, sequence: Sequence, draft: _Draft) -> bool:
+        """Whether a waiting request may begin while others are left with unfinished prompts."""
+        unfinished = [
+            each
+            for each in self._running
+            if not (each.is_decoding or each.needs_prompt_logits or draft.ends.get(each) == each.num_tokens)
+        ]
+        num_long = sum(self._is_long(each) for each in unfinished)
+        return (
+            len(unfinished) < self._limits.max_num_partial_prefills
+            and not (self._is_long(sequence) and num_long >= self._limits.max_long_partial_prefills)
+            and self._may_begin(sequence, draft)
+        )
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Move a waiting request into the batch, if there is room for it and for all its tokens.
 
         One block per running request stays free: else the next step might preempt what this one admits.
         """
         if len(self._running) >= self._limits.max_num_seqs:
-            return None
-        sequence = self._first_admissible(draft)
-        if sequence is None:
-            return None
+            return False
         num_found = self._blocks.admit(
             sequence.request_id,
             sequence.token_ids,
@@ -188,54 +247,37 @@ class Scheduler:
             reuse=not sequence.needs_prompt_logits,
         )
         if num_found is None:
-            return None
+            return False
         sequence.num_computed_tokens = num_found
         if sequence.num_cached_tokens is None:
             sequence.num_cached_tokens = num_found
         self._waiting.remove(sequence)
         insort(self._running, sequence, key=rank)
-        return sequence
-
-    def _first_admissible(self, draft: _Draft) -> Sequence | None:
-        if len(draft.unfinished) >= self._limits.max_num_partial_prefills:
-            return None
-        num_long = sum(self._is_long(each) for each in draft.unfinished)
-        has_room_for_long = num_long < self._limits.max_long_partial_prefills
-        for sequence in self._waiting:
-            if sequence.needs_prompt_logits:
-                must_wait = draft.prompt_rows == 0
-            else:
-                must_wait = self._blocks.is_awaited(sequence.request_id, sequence.token_ids)
-            if not must_wait and (has_room_for_long or not self._is_long(sequence)):
-                return sequence
-        return None
+        return True
 
     def _is_long(self, sequence: Sequence) -> bool:
         return sequence.num_tokens > self._limits.long_prefill_token_threshold
 
-    def _plan(self, sequence: Sequence, draft: _Draft) -> None:
-        """Add as many tokens of a request to the plan as its budget, shared with other prompts, allows."""
-        share = -(-self._limits.max_num_batched_tokens // self._limits.max_num_partial_prefills)
-        start = sequence.num_computed_tokens
-        room = min(share, draft.budget)
-        if wants_all_logits := sequence.needs_prompt_logits:
-            room = min(room, draft.prompt_rows)
-        end = min(sequence.num_tokens, start + room)
-        if end < sequence.num_tokens and not wants_all_logits:
-            draft.unfinished.append(sequence)
-        if end == start:
+    def _take(self, sequence: Sequence, most: int, draft: _Draft) -> None:
+        """Let the plan take up to ``most`` further tokens of a request."""
+        start = draft.ends.get(sequence, sequence.num_computed_tokens)
+        wants_all_logits = sequence.needs_prompt_logits
+        num_tokens = min(most, sequence.num_tokens - start, draft.prompt_rows if wants_all_logits else most)
+        if num_tokens == 0:
             return
-        self._blocks.announce(sequence.request_id, sequence.token_ids, start, end)
-        draft.chunks.append(
-            ScheduledChunk(
-                request_id=sequence.request_id,
-                token_ids=tuple(sequence.token_ids[start:end]),
-                start=start,
-                block_table=self._blocks.table(sequence.request_id),
-                is_sampled=end == sequence.num_tokens,
-                wants_all_logits=wants_all_logits,
-            )
-        )
-        draft.budget -= end - start
+        self._blocks.announce(sequence.request_id, sequence.token_ids, start, start + num_tokens)
+        draft.ends[sequence] = start + num_tokens
+        draft.budget -= num_tokens
         if wants_all_logits:
-            draft.prompt_rows -= end - start
+            draft.prompt_rows -= num_tokens
+
+    def _chunk(self, sequence: Sequence, end: int) -> ScheduledChunk:
+        start = sequence.num_computed_tokens
+        return ScheduledChunk(
+            request_id=sequence.request_id,
+            token_ids=tuple(sequence.token_ids[start:end]),
+            start=start,
+            block_table=self._blocks.table(sequence.request_id),
+            is_sampled=end == sequence.num_tokens,
+            wants_all_logits=sequence.needs_prompt_logits,
+        )

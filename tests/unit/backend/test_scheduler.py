@@ -270,27 +270,97 @@ def test_a_preempted_request_finds_what_it_computed_but_does_not_count_it_as_cac
     assert young.num_cached_tokens == 0
 
 
-def test_by_default_one_prompt_is_under_way_at_once() -> None:
-    steps = Steps()
+def test_with_one_partial_prefill_prompts_wait_for_each_other() -> None:
+    steps = Steps(max_num_partial_prefills=1)
     steps.add("long", range(10, 40))
     steps.add("short", (1, 2))
     assert steps.step() == [("long", 0, 8)]
 
 
-def test_partial_prefills_share_the_step_and_short_prompts_pass_long_ones() -> None:
-    steps = Steps(max_num_partial_prefills=2, long_prefill_token_threshold=5)
+def test_a_short_prompt_shares_the_steps_of_a_long_one_which_gets_the_rest() -> None:
+    steps = Steps()
     steps.add("long", range(10, 40))
-    steps.add("long too", range(40, 70))
     steps.add("short", (1, 2, 3, 4, 5))
     assert steps.step() == [("long", 0, 4), ("short", 0, 4)]
-    assert steps.step() == [("long", 4, 4), ("short", 4, 1)]
+    assert steps.step() == [("long", 4, 7), ("short", 4, 1)]
+    assert steps.step() == [("short", 5, 1), ("long", 11, 7)]
 
 
-def test_as_many_long_prompts_as_allowed_are_under_way() -> None:
-    steps = Steps(max_num_partial_prefills=2, max_long_partial_prefills=2, long_prefill_token_threshold=5)
+def test_a_prompt_that_arrives_later_passes_too_the_shortest_first() -> None:
+    steps = Steps()
+    steps.add("long", range(100, 130))
+    assert steps.step() == [("long", 0, 8)]
+    steps.add("middle", range(40, 50))
+    assert steps.step() == [("long", 8, 4), ("middle", 0, 4)]
+    steps.add("short", (1, 2))
+    assert steps.step() == [("long", 12, 4), ("short", 0, 2), ("middle", 4, 2)]
+
+
+def test_prompts_of_equal_length_come_one_after_the_other() -> None:
+    steps = Steps()
+    for name in ("first", "second"):
+        steps.add(name, range(10 * len(name), 10 * len(name) + 12), 1)
+    assert steps.step() == [("first", 0, 8)]
+    assert steps.step() == [("first", 8, 4), ("second", 0, 4)]
+
+
+def test_what_the_prefix_cache_holds_does_not_make_a_prompt_long() -> None:
+    steps = Steps(num_blocks=60, max_num_batched_tokens=20)
+    conversation = tuple(range(10, 30))
+    turn = steps.add("turn", conversation, 1)
+    steps.step()
+    steps.scheduler.remove(turn)
+    steps.add("long", range(100, 140))
+    steps.step()
+    steps.sequences["long"].token_ids += range(140, 150)
+    steps.add("next turn", (*conversation, 7, 8))
+    assert steps.step() == [("long", 20, 18), ("next turn", 20, 2)]
+
+
+def test_a_worse_priority_does_not_share_a_step_and_a_better_one_does_whatever_its_length() -> None:
+    steps = Steps(num_blocks=80)
     steps.add("long", range(10, 40))
-    steps.add("long too", range(40, 70))
-    assert steps.step() == [("long", 0, 4), ("long too", 0, 4)]
+    assert steps.step() == [("long", 0, 8)]
+    steps.add("worse", (1, 2), priority=1)
+    assert steps.step() == [("long", 8, 8)]
+    steps.add("better", range(50, 90), priority=-1)
+    assert steps.step() == [("long", 16, 4), ("better", 0, 4)]
+    assert steps.step() == [("better", 4, 8)], "it leads now"
+
+
+def test_no_more_prompts_than_allowed_are_unfinished_at_once() -> None:
+    steps = Steps(max_num_partial_prefills=2)
+    steps.add("long", range(100, 130))
+    steps.step()
+    steps.add("middle", range(40, 55))
+    steps.step()
+    steps.add("short", range(60, 65))
+    assert steps.step() == [("long", 12, 4), ("middle", 4, 4)]
+
+
+def test_no_more_long_prompts_than_allowed_are_unfinished_at_once() -> None:
+    steps = Steps(max_long_partial_prefills=1, long_prefill_token_threshold=5)
+    steps.add("long", range(100, 130))
+    steps.add("long too", range(40, 50))
+    steps.add("short", (1, 2, 3, 4, 5))
+    assert steps.step() == [("long", 0, 4), ("short", 0, 4)]
+
+
+def test_a_long_prompt_gets_half_of_its_steps_however_many_pass() -> None:
+    steps = Steps(num_blocks=200, max_num_waiting=100)
+    long = steps.add("long", range(100, 180))
+    for number in range(40):
+        steps.add(f"short {number}", (number, 1, 2), 1)
+    num_steps = 0
+    while not long.num_generated:
+        for name, _, count in steps.step():
+            if name == "long":
+                assert count >= 4 or long.num_generated
+        for sequence in steps.sequences.values():
+            if sequence.num_generated and sequence is not long and steps.blocks.table(sequence.request_id):
+                steps.scheduler.remove(sequence)
+        num_steps += 1
+    assert num_steps <= 20
 
 
 def test_a_prompt_whose_logits_are_wanted_takes_few_tokens_a_step_and_holds_up_nobody() -> None:
