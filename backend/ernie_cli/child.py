@@ -12,10 +12,10 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from ernie_cli.errors import CommandError
 from ernie_cli.tied import tied_command
+from ernie_frontend.log_output import LogOutput
 from ernie_wire.exit_status import describe_exit
 
 _TAIL_BYTES = 16384
@@ -27,7 +27,7 @@ class Child:
     """A running child process. Make it with ``start``."""
 
     def __init__(
-        self, name: str, process: asyncio.subprocess.Process, grace_s: float | None, output: BinaryIO
+        self, name: str, process: asyncio.subprocess.Process, grace_s: float | None, output: LogOutput
     ) -> None:
         self.name = name
         self._process = process
@@ -43,7 +43,7 @@ class Child:
         command: Sequence[str],
         environment: Mapping[str, str],
         grace_s: float | None,
-        output: BinaryIO,
+        output: LogOutput,
     ) -> Child:
         """Start ``command``; it gets SIGTERM if this process dies. What it writes goes to ``output``."""
         process = await asyncio.create_subprocess_exec(
@@ -113,6 +113,4 @@ class Child:
         written = self._process.stdout
         while written is not None and (data := await written.read(65536)):
             self._tail = (self._tail + data)[-_TAIL_BYTES:]
-            with contextlib.suppress(OSError):  # nobody reads it any more
-                self._output.write(data)
-                self._output.flush()
+            self._output.write(data)

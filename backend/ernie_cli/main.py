@@ -12,6 +12,7 @@ from ernie_cli.eval_command import eval_command
 from ernie_cli.plan_command import plan_command
 from ernie_cli.quantize_command import quantize
 from ernie_cli.serve_command import serve_command
+from ernie_frontend.log_output import standard_error
 
 app = typer.Typer(
     help="Serve the ERNIE-4.5 family behind Triton Inference Server, with an OpenAI API.",
@@ -44,4 +45,5 @@ def main() -> None:
         app()
     except CommandError as error:
         sys.stdout.flush()
-        sys.exit(error.to_text())
+        standard_error().write(f"{error.to_text()}\n")
+        sys.exit(1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Mapping
 
 import typer
@@ -20,6 +19,7 @@ from ernie_backend.parallel.local_rank import rank_command
 from ernie_cli.child import Child
 from ernie_cli.errors import CommandError
 from ernie_cli.supervisor import STOP_GRACE_S, Supervisor
+from ernie_frontend.log_output import standard_error
 
 _CANNOT_START = 1
 _PAUSE_S = 1.0
@@ -60,7 +60,7 @@ async def _keep_all(count: int, settings: str) -> None:
 async def _keep(index: int, settings: str) -> None:
     command = rank_command(["--settings", settings, "--index", str(index)])
     while True:
-        child = await Child.start(f"rank process {index}", command, os.environ, STOP_GRACE_S, sys.stderr.buffer)
+        child = await Child.start(f"rank process {index}", command, os.environ, STOP_GRACE_S, standard_error())
         try:
             error = await _end_of(child)
         finally:

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import typer
 
@@ -35,6 +34,7 @@ from ernie_cli.supervisor import STOP_GRACE_S, StopRequested, Supervisor
 from ernie_cli.triton import TritonModel
 from ernie_cli.triton_process import TritonPorts, triton_command, triton_lines, triton_url
 from ernie_cli.tritonserver import find_installed_server
+from ernie_frontend.log_output import LogOutput, log_to_standard_error, standard_error
 
 WhenReady = Callable[[str], Awaitable[bool]]
 """Called with the API's base URL once it answers; returns whether to go on serving."""
@@ -47,7 +47,7 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
     Raises:
         CommandError: something could not be started, or ended.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_standard_error(logging.WARNING)
     stages = Stages("command line")
     with stages.stage("ports"):
         _choose_ports(settings)  # a taken one is told before anything long
@@ -65,7 +65,7 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
             asyncio.run(keep_ranks(layout, {"model": str(model.directory), **settings.engine}))
     except StopRequested:
         after_ctrl_c = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
-        typer.echo(f"{after_ctrl_c}Stopped.", err=True)
+        standard_error().write(f"{after_ctrl_c}Stopped.\n")
     except CommandError as error:
         if "SIGKILL" not in error.message:
             raise
@@ -148,17 +148,16 @@ class _Serving:
 
 
 @contextmanager
-def _output(directory: RunDirectory, is_quiet: bool) -> Iterator[BinaryIO]:
+def _output(directory: RunDirectory, is_quiet: bool) -> Iterator[LogOutput]:
     """Give the place for what the processes write; of a file, an error gets the last lines along."""
     if not is_quiet:
-        yield sys.stderr.buffer
+        yield standard_error()
         return
     typer.echo(f"Log: {directory.log} (until the end)")
     with directory.log.open("wb") as log:
         try:
-            yield log
+            yield LogOutput(log.fileno())
         except CommandError as error:
-            log.flush()
             lines = directory.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
             raise CommandError(error.message, error.last_lines or tuple(lines)) from None
 

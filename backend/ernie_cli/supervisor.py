@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from ernie_cli.child import Child
+from ernie_frontend.log_output import LogOutput, standard_error
 
 Result = TypeVar("Result")
 
@@ -33,8 +33,8 @@ class Supervisor:
         output: where their output goes; None is standard error.
     """
 
-    def __init__(self, output: BinaryIO | None = None) -> None:
-        self._output = sys.stderr.buffer if output is None else output
+    def __init__(self, output: LogOutput | None = None) -> None:
+        self._output = standard_error() if output is None else output
         self._children: list[Child] = []
         self._stop = asyncio.Event()
 
@@ -48,6 +48,7 @@ class Supervisor:
     ) -> None:
         for child in reversed(self._children):
             await child.stop()
+        await asyncio.to_thread(self._output.drain)
         for number in _SIGNALS:
             asyncio.get_running_loop().remove_signal_handler(number)
 

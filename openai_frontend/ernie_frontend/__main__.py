@@ -17,8 +17,9 @@ from urllib.parse import unquote_to_bytes
 import typer
 
 from ernie_frontend.api_keys import VARIABLE, NoKey, environment_keys, read_key_file, split_keys
+from ernie_frontend.log_output import log_to_standard_error
 from ernie_frontend.settings import Settings
-from ernie_frontend.workers import LOG_FORMAT, serve
+from ernie_frontend.workers import serve
 
 _MOST_SOCKET_BYTES = 107  # unix(7): 108 with the zero byte at the end
 logger = logging.getLogger("ernie_frontend")
@@ -46,7 +47,7 @@ def run(  # noqa: PLR0913, PLR0917 - flags
     timeout_graceful_shutdown: Annotated[int, typer.Option(min=0, help="seconds; 0 waits for ever")] = 0,
 ) -> None:
     """Serve the OpenAI API in front of one Triton or several."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    log_to_standard_error(logging.INFO)
     settings = Settings(
         triton_urls=_triton_urls(triton_url),
         served_model_name=served_model_name,

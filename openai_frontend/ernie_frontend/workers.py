@@ -23,11 +23,11 @@ from uvicorn.supervisors import Multiprocess
 
 from ernie_frontend.app import create_app
 from ernie_frontend.http1 import Http1Protocol
+from ernie_frontend.log_output import log_to_standard_error
 from ernie_frontend.metrics import DIRECTORY_VARIABLE
 from ernie_frontend.settings import Settings
 from ernie_frontend.slots import slots_file
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 # A worker that does not answer its supervisor for so long hangs and is replaced. One that dies just while it is
 # asked is noticed only then, so it is no more than a slow start needs.
 _HEALTH_CHECK_S = 20
@@ -75,7 +75,7 @@ def http_config(app: Callable[..., Any], **named: Any) -> uvicorn.Config:  # noq
 def worker_app(settings: Settings, slots_path: str, *, is_child: bool) -> FastAPI:
     """Return the application of one worker; called in its process."""
     if is_child:
-        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+        log_to_standard_error(logging.INFO)
         threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     return create_app(settings, slots_path)
 

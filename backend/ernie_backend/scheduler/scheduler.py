@@ -187,10 +187,10 @@ class Scheduler:
             if draft.budget:
                 yield sequence
         while draft.budget:
-            sequence = next((each for each in self._waiting if self._may_begin(each, draft)), None)
-            if sequence is None or not self._admit(sequence):
+            first = next((each for each in self._waiting if self._may_begin(each, draft)), None)
+            if first is None or not self._admit(first):
                 return
-            yield sequence
+            yield first
 
     def _prompts_that_pass(self, lead: Sequence, draft: _Draft) -> Iterator[Sequence]:
         """Yield the prompts that share the steps of ``lead``, admitting those that wait."""

@@ -15,6 +15,7 @@ import pytest
 from ernie_cli.errors import CommandError
 from ernie_cli.supervisor import StopRequested, Supervisor
 from ernie_cli.tied import tied_command
+from ernie_frontend.log_output import LogOutput
 
 DEADLINE_S = 60.0
 
@@ -32,7 +33,7 @@ async def wait_for_file(path: Path) -> str:
 
 async def test_output_goes_where_it_is_told_to(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with (tmp_path / "log").open("wb") as log:
-        async with Supervisor(log) as supervisor:
+        async with Supervisor(LogOutput(log.fileno())) as supervisor:
             await supervisor.start("the helper", python("print('a line')"), os.environ)
             with pytest.raises(CommandError):
                 await supervisor.run(asyncio.sleep(DEADLINE_S))

@@ -1,0 +1,81 @@
+"""The log never waits for its reader, and says what it dropped."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ernie_frontend.log_output import LogOutput
+
+PIPE_BYTES = 4096
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Return both ends of a pipe that holds little."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    yield reader, writer
+    os.close(reader)
+
+
+def everything(reader: int, writer: int, output: LogOutput) -> list[str]:
+    """Return all lines, now that somebody reads."""
+    chunks: list[bytes] = []
+    thread = threading.Thread(target=lambda: chunks.extend(iter(lambda: os.read(reader, 65536), b"")))
+    thread.start()
+    output.write("the end\n")
+    output.drain(DEADLINE_S)
+    os.close(writer)
+    thread.join(DEADLINE_S)
+    return b"".join(chunks).decode().splitlines()
+
+
+def test_lines_that_nobody_reads_are_dropped_and_counted(pipe: tuple[int, int]) -> None:
+    output = LogOutput(pipe[1], capacity_bytes=10_000)
+    for number in range(5000):
+        output.write(f"line {number:06}\n")
+    output.drain(0.0)
+    lines = everything(*pipe, output)
+    kept = [int(line.split()[1]) for line in lines if line.startswith("line")]
+    dropped = [int(match[1]) for line in lines if (match := re.match(r"(\d+) lines were dropped", line))]
+    assert dropped
+    assert kept == sorted(kept), "they are in their order"
+    assert len(kept) + sum(dropped) == 5000
+    assert "dropped" in lines[-2], "those that were dropped last, too"
+
+
+def test_everything_arrives_at_a_reader_however_long_a_write_is(pipe: tuple[int, int]) -> None:
+    output = LogOutput(pipe[1])
+    expected = [f"{number} " + "x" * 3000 for number in range(100)]
+    for line in expected:
+        output.write(line.encode() + b"\n")
+    assert everything(*pipe, output) == [*expected, "the end"]
+
+
+def test_a_reader_that_is_gone_does_no_harm(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    output = LogOutput(writer)
+    output.write("a line\n")
+    output.drain(DEADLINE_S)
+    output.write("another\n")
+    output.drain(DEADLINE_S)
+    os.close(writer)
+
+
+def test_it_serves_as_a_stream_of_logging(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        output = LogOutput(file.fileno())
+        handler = logging.StreamHandler(output)
+        handler.emit(logging.LogRecord("name", logging.INFO, "", 0, "half \udc80 of %s", ("a pair",), None))
+        output.drain(DEADLINE_S)
+    assert (tmp_path / "log").read_bytes() == b"half ? of a pair\n"
