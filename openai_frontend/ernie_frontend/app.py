@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from ernie_frontend.api_keys import ApiKeys
 from ernie_frontend.auth import ApiKeyAuth
@@ -14,6 +15,7 @@ from ernie_frontend.limits import BodyLimit, ConcurrencyLimit
 from ernie_frontend.metrics import Metrics
 from ernie_frontend.metrics_port import MetricsPort
 from ernie_frontend.model_directory import ModelDirectory
+from ernie_frontend.request_line import RequestLine
 from ernie_frontend.request_log import RequestLog
 from ernie_frontend.routes import chat, completions, health, models
 from ernie_frontend.routes import metrics as metrics_route
@@ -50,13 +52,18 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     install_handlers(app)
-    for route in (chat, completions, models, health, metrics_route):
-        app.include_router(route.router)
+    routers = [module.router for module in (chat, completions, models, health, metrics_route)]
+    for router in routers:
+        app.include_router(router)
+    paths = frozenset(
+        route.path for router in routers for route in router.routes if isinstance(route, APIRoute)
+    )
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(ConcurrencyLimit, slots=slots, max_concurrency=settings.max_concurrency)
     app.add_middleware(ApiKeyAuth, api_keys=ApiKeys(settings.api_keys, settings.api_key_file))
     if settings.metrics_port is not None:
         app.add_middleware(MetricsPort, port=settings.metrics_port)
-    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(RequestLine)
+    app.add_middleware(RequestLog, metrics=metrics, paths=paths)
     return app

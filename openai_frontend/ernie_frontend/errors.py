@@ -109,7 +109,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
         way_out = "leave out the slash at the end" if has_slash else f"see {', '.join(_ROUTES)}"
         return error_response(UnknownRoute(f"{where} does not exist; {way_out}"))
     if error.status_code == WrongMethod.status:
-        allowed = (error.headers or {}).get("Allow", "another method")
+        allowed = (error.headers or {}).get("Allow", "another method").replace("GET", "GET, HEAD")
         response = error_response(WrongMethod(f"{where} is not allowed; use {allowed}"))
         response.headers["Allow"] = allowed
         return response

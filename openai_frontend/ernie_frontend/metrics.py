@@ -26,6 +26,7 @@ _PREFIX = "fastdeploy:"
 _FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 20, 40, 80)
 _TOKEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
 _REQUEST_S = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+_HTTP_S = (0.005, 0.025, 0.1, 0.3, 1, 2.5, 5, 10, 30, 60, 120, 480, 1920, 7680)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 33792, 131072)
 
 
@@ -46,16 +47,19 @@ class Metrics:
         self._latency = self._histogram("e2e_request_latency_seconds", "to the end of the answer", _REQUEST_S)
         self._prompt_size = self._histogram("request_prompt_tokens", "tokens of the prompts", _TOKENS)
         self._answer_size = self._histogram("request_generation_tokens", "tokens of the answers", _TOKENS)
-        self._http = Counter(
-            "http_requests", "all requests", ("method", "path", "status_code"), registry=registry
+        labels = ("method", "path", "status_code")
+        self._http = Counter("http_requests", "requests by how they ended", labels, registry=registry)
+        self._http_duration = Histogram(
+            "http_request_duration_seconds", "to the end", labels, buckets=_HTTP_S, registry=registry
         )
 
     def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{_PREFIX}{name}", meaning, buckets=buckets, registry=self._registry)
 
-    def count_http(self, method: str, path: str, status: int) -> None:
-        """Count a request that asked for no generation."""
+    def count_http(self, method: str, path: str, status: int, duration_s: float) -> None:
+        """Count a request that has ended, by the status that says how."""
         self._http.labels(method, path, str(status)).inc()
+        self._http_duration.labels(method, path, str(status)).observe(duration_s)
 
     def count_generation(
         self,

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT = "default"
 _FAILURE_AGE_S = 1.0  # requests of this long after a failure are told at once
+_MAX_NAME_SHOWN = 100
 _PREFERENCE = {"ready": 0, "starting": 1, "failed": 2, "unconfigured": 3}
 
 
@@ -68,6 +69,12 @@ class ServedModel:
     entry: ModelEntry
 
 
+def unsupported_model(name: str, known: str) -> ModelNotFound:
+    """Return the error of a name that nothing is served under, in FastDeploy's words."""
+    shown = name if len(name) <= _MAX_NAME_SHOWN else f"{name[:_MAX_NAME_SHOWN]}..."
+    return ModelNotFound(f"Unsupported model: [{shown}], support {known}", "model")
+
+
 class ModelDirectory:
     """The served models, asked again when the last answer is older than ``Settings.directory_age_s``."""
 
@@ -94,7 +101,7 @@ class ModelDirectory:
         only = self._settings.served_model_name
         if only is not None:
             if name not in (None, "", only, _DEFAULT):
-                raise ModelNotFound(f"Unsupported model: [{name}], support [{only}] or default", "model")
+                raise unsupported_model(name, f"[{only}] or default")
             return ServedModel(only, self._default(entries))
         if name is not None and name in entries:
             return ServedModel(name, entries[name])

@@ -5,6 +5,7 @@ The line holds the id, the path, the status, token counts and the time; never a 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ernie_frontend.errors import error_response
 from ernie_frontend.limits import GENERATION_PATHS
 from ernie_frontend.metrics import Metrics
-from ernie_wire.errors import InternalError
+from ernie_wire.errors import ErnieError, InternalError, ModelUnavailable, RequestCancelled
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class RequestRecord:
         status: HTTP status sent, 0 until then.
         num_input_tokens, num_output_tokens: tokens of the prompts and of the answers.
         is_disconnected: the client went away before the answer was complete.
-        has_failed: an error ended the answer after it had begun.
+        failed_status: that of the error that ended the answer after it had begun, 0 if none did.
         first_token_s: from the start to the first token of a stream; None otherwise.
     """
 
@@ -49,7 +50,7 @@ class RequestRecord:
     num_input_tokens: int = 0
     num_output_tokens: int = 0
     is_disconnected: bool = False
-    has_failed: bool = False
+    failed_status: int = 0
     first_token_s: float | None = None
     started_s: float = field(default_factory=time.perf_counter)
 
@@ -57,6 +58,17 @@ class RequestRecord:
     def age_s(self) -> float:
         """Seconds since the request came."""
         return time.perf_counter() - self.started_s
+
+    @property
+    def outcome(self) -> int:
+        """The status that says how the request ended: of a failed stream, which began with 200, the error's."""
+        if self.is_disconnected:
+            return RequestCancelled.status
+        return self.failed_status or self.status
+
+    def fail(self, error: ErnieError) -> None:
+        """Note the error that ended an answer after it had begun."""
+        self.failed_status = error.status
 
     def count(self, num_input_tokens: int, num_output_tokens: int) -> None:
         """Note the tokens of the answer."""
@@ -80,11 +92,18 @@ def record_of(scope: Scope) -> RequestRecord:
 
 
 class RequestLog:
-    """Opens a ``RequestRecord`` for each request, echoes its id, and writes one line when it ends."""
+    """Opens a ``RequestRecord`` for each request, echoes its id, and writes one line when it ends.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    Args:
+        app: what answers.
+        metrics: what counts the request.
+        paths: those that are counted by their names.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
         self._app = app
         self._metrics = metrics
+        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; answer 500 without details if something unforeseen is raised."""
@@ -103,6 +122,9 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, recording_send)
+        except asyncio.CancelledError:
+            record.failed_status = ModelUnavailable.status  # the process ends before the answer does
+            raise
         except Exception:
             logger.exception("request %s failed", record.request_id)
             if record.status == 0:
@@ -110,7 +132,24 @@ class RequestLog:
                 await error_response(fault)(scope, receive, recording_send)
         finally:
             _write_line(scope, record)
-            _count(self._metrics, scope, record)
+            self._count(scope, record)
+
+    def _count(self, scope: Scope, record: RequestRecord) -> None:
+        path: str = scope["path"]
+        if path in _UNCOUNTED_PATHS:
+            return
+        if path in GENERATION_PATHS:
+            self._metrics.count_generation(
+                is_success=record.outcome == 200,
+                num_input_tokens=record.num_input_tokens,
+                num_output_tokens=record.num_output_tokens,
+                duration_s=record.age_s,
+                first_token_s=record.first_token_s,
+            )
+        # Whatever a client makes up must not make a new series.
+        known = path if path in self._paths else "/v1/models/*" if path.startswith("/v1/models/") else "other"
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._metrics.count_http(method, known, record.outcome, record.age_s)
 
 
 def _open_record(headers: Headers) -> RequestRecord:
@@ -127,23 +166,6 @@ def _server_timing(content_type: str, record: RequestRecord) -> str:
     return f"total;dur={record.age_s * 1e3:.1f}"
 
 
-def _count(metrics: Metrics, scope: Scope, record: RequestRecord) -> None:
-    path: str = scope["path"]
-    if path in GENERATION_PATHS:
-        metrics.count_generation(
-            is_success=record.status == 200 and not record.is_disconnected and not record.has_failed,
-            num_input_tokens=record.num_input_tokens,
-            num_output_tokens=record.num_output_tokens,
-            duration_s=record.age_s,
-            first_token_s=record.first_token_s,
-        )
-    elif path not in _UNCOUNTED_PATHS:
-        # Whatever a client makes up must not make a new series.
-        known = path if path == "/v1/models" else "/v1/models/*" if path.startswith("/v1/models/") else "other"
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        metrics.count_http(method, known, record.status)
-
-
 def _write_line(scope: Scope, record: RequestRecord) -> None:
     logger.info(
         "%s %s %s status=%d%s input_tokens=%d output_tokens=%d ms=%.1f",
@@ -151,8 +173,15 @@ def _write_line(scope: Scope, record: RequestRecord) -> None:
         scope["method"],
         scope["raw_path"].decode("latin-1"),  # as sent: still escaped, so it cannot forge a line
         record.status,
-        " disconnected" if record.is_disconnected else "",
+        _how_it_failed(record),
         record.num_input_tokens,
         record.num_output_tokens,
         record.age_s * 1e3,
     )
+
+
+def _how_it_failed(record: RequestRecord) -> str:
+    """Return what the status cannot tell, because it was sent before."""
+    if record.is_disconnected:
+        return " disconnected"
+    return f" failed={record.failed_status}" if record.failed_status else ""

@@ -499,14 +499,6 @@ def test_prompts_stay_out_of_the_log(
     assert line.startswith("log-1 POST /v1/completions status=200 input_tokens=7 output_tokens=3 ms=")
 
 
-@pytest.mark.parametrize("path", ["/health", "/ping"])
-def test_health_answers_head(frontend: str, triton: FakeTriton, path: str) -> None:
-    answer = httpx.head(f"{frontend}{path}", trust_env=False, verify=False)
-    assert (answer.status_code, answer.content) == (200, b"")
-    triton.health = "Stub process 'x' is not healthy."
-    assert httpx.head(f"{frontend}{path}", trust_env=False, verify=False).status_code == 503
-
-
 def test_a_compressed_body_is_named(frontend: str) -> None:
     body = gzip.compress(json.dumps({"messages": MESSAGES}).encode())
     error = error_of(post(frontend, "/v1/chat/completions", body, **{"Content-Encoding": "gzip"}), 400)

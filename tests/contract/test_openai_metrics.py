@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 
@@ -11,7 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fakes.triton_grpc import FakeTriton, Inference, Response
+from fakes.triton_grpc import FakeTriton, Inference, Response, hang_after_first
 
 pytest_plugins = ("fakes.frontend_server",)
 
@@ -20,7 +23,7 @@ CHAT = {"messages": [{"role": "user", "content": "a secret"}]}
 
 
 def samples(url: str) -> dict[str, float]:
-    """Return every sample without labels, and those of the HTTP counter by path and status."""
+    """Return every sample without labels, and the HTTP counter and count of durations by path and status."""
     answer = httpx.get(f"{url}/metrics", trust_env=False, verify=False)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
@@ -32,6 +35,8 @@ def samples(url: str) -> dict[str, float]:
                 found[sample.name.removeprefix("fastdeploy:")] = sample.value
             elif family.name == "http_requests":
                 found[f"{sample.labels['path']} {sample.labels['status_code']}"] = sample.value
+            elif sample.name == "http_request_duration_seconds_count":
+                found[f"{sample.labels['path']} {sample.labels['status_code']} timed"] = sample.value
     return found
 
 
@@ -62,6 +67,81 @@ def test_what_is_counted(run_frontend: RunFrontend, triton: FakeTriton) -> None:
     assert found["/v1/models 200"] == found["/v1/models/* 200"] == found["/v1/models/* 404"] == 1
     assert found["other 404"] == 1
     assert not [name for name in found if "health" in name or "made" in name]
+    assert (found["/v1/chat/completions 200"], found["/v1/chat/completions 500"]) == (3, 2)
+
+
+async def refuse(_: Inference) -> AsyncIterator[Response]:
+    yield "model_unavailable: the engine is starting"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_failures_are_counted_and_timed_by_status(
+    run_frontend: RunFrontend, triton: FakeTriton, path: str
+) -> None:
+    good = {**CHAT, "prompt": "a secret"}
+    key = {"Authorization": "Bearer k"}
+    limits = {"max_concurrency": 1, "max_body_bytes": 1000, "api_keys": ("k",), "served_model_name": "m"}
+
+    def ask(url: str, headers: dict[str, str] = key, **body: object) -> httpx.Response:
+        return httpx.post(
+            f"{url}{path}", json=good | body, headers=headers, trust_env=False, verify=False, timeout=20
+        )
+
+    with run_frontend(triton.url, **limits) as url:
+        assert ask(url, temperature=-1).status_code == 400
+        assert ask(url, headers={}).status_code == 401
+        assert ask(url, model="other").status_code == 404
+        assert ask(url, user="x" * 1000).status_code == 413
+        triton.answer = refuse
+        assert ask(url).status_code == 503
+        triton.answer = hang_after_first
+        for stream in (True, False):
+            gone = disconnected(url, path, good | {"stream": stream}, triton)
+            assert gone == triton.cancelled.get(timeout=20)
+            while (refused := ask(url, user="x" * 1000)).status_code == 429:
+                time.sleep(0.01)  # the one slot is not yet given back
+            assert refused.status_code == 413
+        with httpx.stream(
+            "POST", f"{url}{path}", json=good | {"stream": True}, headers=key, trust_env=False, verify=False
+        ) as held:
+            assert held.status_code == 200
+            assert ask(url).status_code == 429
+        triton.cancelled.get(timeout=20)
+        found = samples(url)
+    expected = {400: 1, 401: 1, 404: 1, 413: 3, 503: 1, 499: 3}
+    assert {status: found[f"{path} {status}"] for status in expected} == expected
+    assert found[f"{path} 429"] >= 1
+    assert f"{path} 200" not in found
+    for name, value in found.items():
+        if name.startswith("/") and not name.endswith("timed"):
+            assert found[f"{name} timed"] == value
+    assert found["request_success_total"] == found["e2e_request_latency_seconds_count"] == 0
+
+
+def disconnected(url: str, path: str, body: object, triton: FakeTriton) -> str:
+    """Ask, go away while the answer is made, and return the request's id."""
+    before = len(triton.inferences)
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        data = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nx-api-key: k\r\nContent-Length: {len(data)}\r\n\r\n"
+        connection.sendall(head.encode() + data)
+        while len(triton.inferences) == before:
+            time.sleep(0.005)
+    request_id = triton.inferences[-1].inputs["request_id"]
+    assert isinstance(request_id, str)
+    return request_id
+
+
+def test_paths_and_methods_of_clients_make_no_series(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+    with run_frontend(triton.url) as url:
+        for number in range(50):
+            httpx.request(f"M{number}", f"{url}/made/{number}", trust_env=False, verify=False)
+            httpx.get(f"{url}/v1/models/made-{number}", trust_env=False, verify=False)
+            httpx.get(f"{url}/v1/completions%0A{number}", trust_env=False, verify=False)
+        found = samples(url)
+    labelled = {name for name in found if " " in name and "timed" not in name}
+    assert labelled == {"other 404", "/v1/models/* 404"}
 
 
 def test_the_engines_gauges(run_frontend: RunFrontend, triton: FakeTriton) -> None:

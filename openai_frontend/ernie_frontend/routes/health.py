@@ -15,9 +15,7 @@ router = APIRouter()
 
 
 @router.get("/health", response_model=None)
-@router.head("/health", response_model=None)
 @router.get("/ping", response_model=None)
-@router.head("/ping", response_model=None)
 @router.post("/ping", response_model=None)
 async def check_health(request: Request) -> Response:
     """Tell whether requests can be answered now."""

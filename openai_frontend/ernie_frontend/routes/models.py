@@ -6,9 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from ernie_frontend.model_directory import ServedModel
+from ernie_frontend.model_directory import ServedModel, unsupported_model
 from ernie_frontend.services import Services
-from ernie_wire.errors import ModelNotFound
 
 router = APIRouter()
 
@@ -31,8 +30,7 @@ async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
     for model in models:
         if model.public_name == name:
             return _card(model, services.started_at)
-    known = ", ".join(model.public_name for model in models)
-    raise ModelNotFound(f"Unsupported model: [{name}], support [{known}]", "model")
+    raise unsupported_model(name, f"[{', '.join(model.public_name for model in models)}]")
 
 
 def _card(model: ServedModel, created: int) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from fastapi import Request
 
 from ernie_frontend.disconnect import EventStream, unless_disconnected
 from ernie_frontend.generation import Deltas, Item, merge, replay
-from ernie_frontend.request_log import record_of
+from ernie_frontend.request_log import RequestRecord, record_of
 from ernie_frontend.translate.answer import AnswerHeader, UsageCount
-from ernie_frontend.translate.sse import ERROR_EVENT, ChunkShape, events
+from ernie_frontend.translate.sse import ChunkShape, events
 from ernie_wire.errors import EngineCrashed
 
 
@@ -44,8 +44,9 @@ async def stream_answer(
     except BaseException:
         await deltas.aclose()
         raise
-    sent = events(header, shape, replay(first, deltas), len(streams), count)
-    return EventStream(_counted(request, sent, count))
+    record = record_of(request.scope)
+    sent = events(header, shape, replay(first, deltas), len(streams), count, record.fail)
+    return EventStream(_counted(record, sent, count))
 
 
 async def _first(deltas: AsyncGenerator[Item, None]) -> Item:
@@ -55,14 +56,12 @@ async def _first(deltas: AsyncGenerator[Item, None]) -> Item:
 
 
 async def _counted(
-    request: Request, sent: AsyncGenerator[bytes, None], count: UsageCount
+    record: RequestRecord, sent: AsyncGenerator[bytes, None], count: UsageCount
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events, and note the tokens for the log line however the stream ends."""
-    record = record_of(request.scope)
     try:
         async with aclosing(sent):
             async for event in sent:
-                record.has_failed |= event.startswith(ERROR_EVENT)
                 yield event
     finally:
         record.count(count.num_input_tokens, count.num_output_tokens)

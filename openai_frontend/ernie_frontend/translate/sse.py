@@ -25,8 +25,6 @@ from ernie_wire.errors import ErnieError, InternalError
 logger = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
-ERROR_EVENT = b'data: {"error"'
-"""How the event of an error begins."""
 Choice = dict[str, Any]
 
 
@@ -76,6 +74,7 @@ async def events(
     deltas: AsyncGenerator[tuple[int, Delta], None],
     num_choices: int,
     count: UsageCount,
+    on_error: Callable[[ErnieError], None],
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events of a streamed answer.
 
@@ -85,16 +84,18 @@ async def events(
         deltas: ``(index of the choice, delta)``; closed when this generator is.
         num_choices: of the answer.
         count: counts the tokens; the caller may read it afterwards.
+        on_error: is told the error that ends the answer, before its event.
     """
     async with aclosing(deltas):
         try:
             async for chunk in _chunks(header, shape, deltas, num_choices, count):
                 yield event(chunk)
-        except ErnieError as error:
+        except Exception as error:
+            if not isinstance(error, ErnieError):
+                logger.exception("the stream of %s failed", header.answer_id)
+                error = InternalError("something went wrong on our side")
+            on_error(error)
             yield event(envelope(error))
-        except Exception:
-            logger.exception("the stream of %s failed", header.answer_id)
-            yield event(envelope(InternalError("something went wrong on our side")))
     yield DONE
 
 

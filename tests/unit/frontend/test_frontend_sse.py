@@ -11,7 +11,7 @@ import pytest
 from ernie_frontend.generation import Delta, Item
 from ernie_frontend.translate.answer import AnswerHeader, UsageCount
 from ernie_frontend.translate.sse import CHAT, COMPLETION, ChunkShape, events
-from ernie_wire.errors import QueueFull
+from ernie_wire.errors import ErnieError, QueueFull
 
 HEADER = AnswerHeader("id", 0, "m")
 
@@ -31,8 +31,11 @@ async def choices_of(
                 raise item
             yield item
 
-    sent = [event async for event in events(header, shape, deltas(), num_choices, UsageCount(num_choices))]
+    count = UsageCount(num_choices)
+    errors: list[ErnieError] = []
+    sent = [event async for event in events(header, shape, deltas(), num_choices, count, errors.append)]
     assert sent.pop() == b"data: [DONE]\n\n"
+    assert errors == [item for item in items if isinstance(item, QueueFull)]
     decoded = [json.loads(event.removeprefix(b"data: ")) for event in sent]
     return [event["choices"][0] if "choices" in event else event for event in decoded]
 
