@@ -93,15 +93,13 @@ def triton_lines(version: str, installed: Path | None, ports: TritonPorts, *, ha
         ports: what it opens.
         has_keys: the OpenAI API asks for a key.
     """
-    opened = [f"{port} ({service})" for service, port in vars(ports).items() if port is not None]
+    is_old = tuple(map(int, re.findall(r"\d+", version)[:3])) < FIRST_MENDED
+    named = f"{installed or 'bundled'}, version {version}" + (
+        ", with published vulnerabilities" if is_old else ""
+    )
+    opened = [f"loopback port {port} ({service})" for service, port in vars(ports).items() if port]
     private = [] if ports.grpc else ["a Unix socket that only this user reaches (gRPC)"]
-    where = ", ".join([*private, *(["loopback ports " + ", ".join(opened)] if opened else [])])
-    yield f"Triton: {installed or 'bundled'}, version {version}; {where}"
-    if tuple(map(int, re.findall(r"\d+", version)[:3])) < FIRST_MENDED:
-        yield (
-            f"Notice: Triton {version} has published vulnerabilities (docs/security.md): open its ports to"
-            " nobody you do not trust, or put a newer tritonserver on PATH"
-        )
+    yield f"Triton: {named}; {', '.join([*private, *opened])}"
     bypass = "; the API key does not guard it" if has_keys else ""
     if ports.grpc:
         yield (
@@ -112,4 +110,9 @@ def triton_lines(version: str, installed: Path | None, ports: TritonPorts, *, ha
         yield (
             "Notice: --triton-http-port: every user of this machine may use the model through port"
             f" {ports.http}{bypass}"
+        )
+    if opened and is_old:
+        yield (
+            f"Notice: whoever reaches a port of Triton {version} may use its vulnerabilities; a newer"
+            " tritonserver on PATH is taken instead (docs/security.md)"
         )

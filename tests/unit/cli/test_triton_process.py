@@ -109,15 +109,17 @@ def lines(
     ],
 )
 def test_a_version_with_published_vulnerabilities_is_named(version: str, is_old: bool) -> None:
-    told = lines(version, TritonPorts())
-    assert told.startswith(f"Triton: {INSTALLED}, version {version}; a Unix socket that only this user reaches")
-    assert (f"Notice: Triton {version} has published vulnerabilities" in told) == is_old
+    named = f"Triton: {INSTALLED}, version {version}" + (", with published vulnerabilities" if is_old else "")
+    assert lines(version, TritonPorts()) == f"{named}; a Unix socket that only this user reaches (gRPC)"
+    notice = f"Notice: whoever reaches a port of Triton {version} may use its vulnerabilities"
+    assert (notice in lines(version, TritonPorts(metrics=3))) == is_old
 
 
 def test_a_port_is_told_with_what_it_opens_to_whom() -> None:
     told = lines("2.70.0", TritonPorts(http=1, grpc=2, metrics=3), None, has_keys=True).splitlines()
     assert told == [
-        "Triton: bundled, version 2.70.0; loopback ports 1 (http), 2 (grpc), 3 (metrics)",
+        "Triton: bundled, version 2.70.0; loopback port 1 (http), loopback port 2 (grpc),"
+        " loopback port 3 (metrics)",
         "Notice: --triton-grpc-port: every user of this machine may load models through port 2, which runs code"
         " as this user; the API key does not guard it",
         "Notice: --triton-http-port: every user of this machine may use the model through port 1; the API key"
