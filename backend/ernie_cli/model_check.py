@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
 from ernie_backend.devices.backend import resolve_device
 from ernie_backend.errors import StartError
@@ -23,7 +24,7 @@ from ernie_cli.printed_config import engine_settings
 
 
 def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
-    """Check the settings, config.json, the memory, the tokenizer, and names and shapes of the weights.
+    """Check settings, config.json, memory, chat template, tokenizer, and names and shapes of the weights.
 
     Returns:
         Which ranks are on which machine.
@@ -47,6 +48,7 @@ def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
 
 
 def _check_files(directory: Path, settings: EngineSettings) -> None:
+    ChatTemplate.from_directory(directory, settings.chat_template)
     if find_tokenizer(directory) is not None or not settings.is_dummy:
         Tokenizer.from_directory(directory)
     if not settings.is_dummy:

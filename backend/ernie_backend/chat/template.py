@@ -67,7 +67,8 @@ class ChatTemplate:
         try:
             self._template: Template = environment.from_string(source)
         except Exception as error:  # some faults of the syntax, such as a stray break, are found by Python only
-            raise StartError(f"{where} is not a valid Jinja template: {error}") from error
+            reason = error.msg if isinstance(error, SyntaxError) else error
+            raise StartError(f"{where} is not a valid Jinja template: {reason}") from error
         self._special_tokens = dict(special_tokens)
         self._where = where
 

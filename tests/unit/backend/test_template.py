@@ -134,10 +134,18 @@ def test_a_fault_of_the_template_names_it_and_what_failed(source: str, failure: 
 
 
 @pytest.mark.parametrize(
-    "source", ["{% if %}", "{% break %}", "{{ 1 | missing }}", "{{ 9" + "9" * 5000 + " }}"]
+    ("source", "reason"),
+    [
+        ("{% if %}", "Expected an expression, got 'end of statement block'"),
+        ("{% break %}", "'break' outside loop$"),
+        ("{{ 1 | missing }}", "No filter named 'missing'"),
+        ("{{ 9" + "9" * 5000 + " }}", "Exceeds the limit"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "maximum recursion depth"),
+    ],
+    ids=lambda text: text[:20],
 )
-def test_a_template_that_cannot_be_compiled_ends_the_start(source: str) -> None:
-    with pytest.raises(StartError, match=r"m/chat_template\.jinja is not a valid Jinja template: "):
+def test_a_template_that_cannot_be_compiled_ends_the_start(source: str, reason: str) -> None:
+    with pytest.raises(StartError, match=rf"m/chat_template\.jinja is not a valid Jinja template: {reason}"):
         ChatTemplate(source, {}, "m/chat_template.jinja")
 
 

@@ -33,6 +33,12 @@ def test_a_small_model_is_not(tmp_path: Path) -> None:
     check_model(tmp_path, {"device": "cpu", "load_choices": "dummy"})
 
 
+def test_a_broken_chat_template_is_refused(tmp_path: Path) -> None:
+    parameters = {"device": "cpu", "chat_template": "{% if %}"}
+    with pytest.raises(CommandError, match="given by chat_template is not a valid Jinja template"):
+        check_model(DATA / "dense", parameters)
+
+
 def test_a_model_that_was_cut_for_other_ranks_is_refused(tmp_path: Path) -> None:
     directory = make("moe_tp", tmp_path / "q", "w4a8", has_cache_scales=False, ranks=4)
     shutil.copy(DATA / "tokenizer.json", directory)
