@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from ernie_wire.errors import EngineCrashed
 from ernie_wire.logprobs import Logprobs
+from ernie_wire.marked_text import Mark, joined
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Delta:
         prompt_ids, prompt_text: the prompt as the model saw it, in the first delta, if asked for.
         logprobs: one for each new token, if asked for.
         prompt_logprobs: one for each token of the prompt, in the first delta, if asked for.
+        marks: where structural tokens stand in ``text``.
     """
 
     text: str = ""
@@ -41,6 +43,7 @@ class Delta:
     num_cached_tokens: int = 0
     logprobs: Logprobs = ()
     prompt_logprobs: Logprobs | None = None
+    marks: tuple[Mark, ...] = ()
 
 
 Deltas = AsyncGenerator[Delta, None]
@@ -58,13 +61,14 @@ async def collect(deltas: Deltas) -> Delta:
         parts = [delta async for delta in deltas]
     if not parts or parts[-1].finish_reason is None:
         raise EngineCrashed("the answer ended before it was complete; try again")
-    return _joined(parts)
+    return _joined_deltas(parts)
 
 
-def _joined(parts: Sequence[Delta]) -> Delta:
-    first, last = parts[0], parts[-1]
+def _joined_deltas(parts: Sequence[Delta]) -> Delta:
+    first, last, text = parts[0], parts[-1], joined(parts)
     return Delta(
-        text="".join(part.text for part in parts),
+        text=text.text,
+        marks=text.marks,
         token_ids=tuple(token_id for part in parts for token_id in part.token_ids),
         num_output_tokens=sum(part.num_output_tokens for part in parts),
         num_input_tokens=last.num_input_tokens,
@@ -85,10 +89,10 @@ async def gather(deltas: Deltas, num_tokens: int) -> Deltas:
             parts.append(delta)
             is_enough = sum(part.num_output_tokens for part in parts) >= num_tokens
             if is_enough or delta.finish_reason is not None:
-                yield _joined(parts)
+                yield _joined_deltas(parts)
                 parts = []
     if parts:
-        yield _joined(parts)
+        yield _joined_deltas(parts)
 
 
 async def only_prompt(deltas: Deltas) -> Deltas:
@@ -96,7 +100,15 @@ async def only_prompt(deltas: Deltas) -> Deltas:
     async with aclosing(deltas):
         async for delta in deltas:
             reason = None if delta.finish_reason is None else "length"
-            yield replace(delta, text="", token_ids=(), num_output_tokens=0, logprobs=(), finish_reason=reason)
+            yield replace(
+                delta,
+                text="",
+                marks=(),
+                token_ids=(),
+                num_output_tokens=0,
+                logprobs=(),
+                finish_reason=reason,
+            )
 
 
 async def collect_all(streams: Sequence[Deltas]) -> list[Delta]:

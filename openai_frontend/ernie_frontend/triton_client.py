@@ -31,6 +31,7 @@ from ernie_wire.errors import (
     parse_error,
 )
 from ernie_wire.logprobs import parse_logprobs
+from ernie_wire.marked_text import Mark
 from ernie_wire.messages import GenerateRequest
 
 logger = logging.getLogger(__name__)
@@ -243,6 +244,7 @@ def _generate_inputs(request: GenerateRequest) -> list[triton.InferInput]:
         (tensors.RETURN_NUM_INPUT_TOKENS, True),
         (tensors.RETURN_NUM_OUTPUT_TOKENS, True),
         (tensors.RETURN_TOKEN_IDS, request.return_prompt),
+        (tensors.RETURN_MARKS, True),
         (tensors.SAMPLING_PARAMETERS, json.dumps(request.sampling.to_json())),
     ]
     if request.priority:
@@ -271,6 +273,7 @@ def _input(spec: tensors.TensorSpec, value: object) -> triton.InferInput:
 def _delta(result: InferResult) -> Delta:
     logprobs = _text(result, tensors.LOGPROBS)
     prompt_logprobs = _text(result, tensors.PROMPT_LOGPROBS)
+    marks = result.as_numpy(tensors.MARKS.name)
     return Delta(
         text=_text(result, tensors.TEXT_OUTPUT) or "",
         token_ids=_integers(result, tensors.OUTPUT_IDS) or (),
@@ -282,6 +285,7 @@ def _delta(result: InferResult) -> Delta:
         prompt_text=_text(result, tensors.PROMPT_TEXT),
         logprobs=() if logprobs is None else parse_logprobs(logprobs),
         prompt_logprobs=None if prompt_logprobs is None else parse_logprobs(prompt_logprobs),
+        marks=() if marks is None else tuple(Mark(*row) for row in marks.tolist()),
     )
 
 

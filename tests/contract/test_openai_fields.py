@@ -260,6 +260,7 @@ def test_all_sampling_fields_go_to_the_engine(frontend: str, triton: FakeTriton)
         "bad_words_token_ids": [9],
         "stop_token_ids": [8],
         "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
     }
     for path in ("/v1/chat/completions", "/v1/completions"):
         post(frontend, path, {**CHAT, "prompt": "Hi", **sampling, "priority": -3})

@@ -128,6 +128,40 @@ def test_stops_biases_and_bans(client: httpx.Client) -> None:
         assert first not in banned["completion_token_ids"]
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    ("token_id", "asked", "text"),
+    [
+        (2, {}, ""),
+        (1, {"skip_special_tokens": True}, ""),
+        (1, {"skip_special_tokens": False}, "<s>"),
+        (38, {}, "<think>"),
+    ],
+)
+def test_special_tokens_are_tokens_but_no_text(
+    client: httpx.Client, path: str, token_id: int, asked: dict[str, Any], text: str
+) -> None:
+    """Whole and streamed: the end-of-sequence token (2), another special one (1), and a structural one (38)."""
+    forced = {"logit_bias": {str(token_id): 100}, "ignore_eos": True, "max_tokens": 2, **asked}
+    body = {"prompt": PROMPT, "messages": [{"role": "user", "content": "Hi"}], "logprobs": True, **forced}
+    if path == "/v1/completions":
+        body["logprobs"] = 0
+    whole = client.post(path, json=body).json()
+    lines = client.post(path, json={**body, "stream": True}).text.split("\n\n")[:-2]
+    events = [json.loads(line.removeprefix("data: ")) for line in lines]
+    for answer in ([whole], events):
+        choices = [each["choices"][0] for each in answer]
+        parts = [each.get("message") or each.get("delta") or {"content": each["text"]} for each in choices]
+        assert "".join(part["content"] for part in parts) == 2 * text
+        logprobs = [each["logprobs"] for each in choices if each["logprobs"]]
+        tokens = [each["token"] for part in logprobs for each in part.get("content", [])]
+        tokens += [each for part in logprobs for each in part.get("tokens", [])]
+        assert tokens == 2 * [{1: "<s>", 2: "</s>", 38: "<think>"}[token_id]]
+        offsets = [each for part in logprobs for each in part.get("text_offset", [0, len(text)])]
+        assert offsets[-1] == len(text)
+    assert whole["usage"]["completion_tokens"] == 2
+
+
 def test_several_streams_in_one(client: httpx.Client) -> None:
     fields = {**GREEDY, "prompt": ["a", "b"], "n": 2, "stream": True, "max_streaming_response_tokens": 3}
     answer = client.post("/v1/completions", json=fields)

@@ -87,6 +87,37 @@ def test_log_probabilities_cached_tokens_and_priority(server: TritonServer) -> N
     assert [index for index, piece in enumerate(responses) if "prompt_logprobs" in piece] == [0]
 
 
+@pytest.mark.parametrize(
+    ("token_id", "asked", "text", "is_marked"),
+    [
+        (2, {}, "", False),
+        (2, {"skip_special_tokens": False}, "</s>", False),
+        (38, {}, "<think>", True),
+    ],
+)
+def test_special_tokens_are_no_text_and_structural_ones_are_marked(
+    server: TritonServer, token_id: int, asked: dict[str, Any], text: str, is_marked: bool
+) -> None:
+    forced = {"max_tokens": 3, "ignore_eos": True, "logit_bias": {str(token_id): 100}, **asked}
+    body = {"text_input": PROMPT, "sampling_parameters": json.dumps(forced), "return_marks": True, **ASK_ALL}
+    events = server.generate_stream(body)
+    assert "".join(event["text_output"] for event in events) == 3 * text
+    assert sum(event["num_output_tokens"] for event in events) == 3
+    for is_streamed in (False, True):
+        stream = server.stream({**body, "stream": is_streamed})
+        responses = list(stream.rest())
+        stream.close()
+        answer = "".join(response["text_output"] for response in responses)
+        assert answer == ("" if is_streamed else PROMPT) + 3 * text
+        assert [each for response in responses for each in response["output_ids"]] == 3 * [token_id]
+        marked = [
+            (response["text_output"][start:end], marked_id)
+            for response in responses
+            for start, end, marked_id in response.get("marks", ())
+        ]
+        assert marked == (3 * [(text, token_id)] if is_marked else [])
+
+
 @pytest.mark.parametrize("row", range(4))
 def test_goldens(server: TritonServer, row: int) -> None:
     stream = server.stream(

@@ -20,6 +20,8 @@ def reference_sampler(vocab_size: int) -> Sampler:
 class CharacterTokens:
     """Token n stands for the character with code n + 48, so that tokens 0 to 9 are digits."""
 
+    structural_ids: frozenset[int] = frozenset()
+
     def token_bytes(self, token_id: int) -> bytes:
         """Return the character's UTF-8."""
         return chr(token_id + 48).encode()

@@ -24,6 +24,7 @@ class MissingTokenizer:
         self._directory = directory
         self.vocab_size = vocab_size
         self.longest_token_bytes = 0
+        self.special_ids = self.structural_ids = frozenset[int]()
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Raise InvalidValue: there is nothing to encode ``text`` with."""

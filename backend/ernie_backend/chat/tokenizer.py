@@ -2,13 +2,24 @@
 
 No beginning-of-sequence token is added: the chat template writes what the model wants. Special tokens are
 recognised wherever their text stands, in the prompt of a user too, as in FastDeploy: a user can forge a turn,
-so a system prompt is no security boundary. This module must not know chat templates or requests.
+so a system prompt is no security boundary.
+
+Two kinds of tokens are more than text in an answer. A token is of the first kind that fits:
+
+- *Structural* tokens are the tags that an answer is parsed by (``_STRUCTURE``), whatever the directory's files
+  say of them: Baidu's list some among the special tokens (``<think>``, ``<|LOC_0|>``), others not, and not the
+  same for every model. They are part of the text, and marked in it.
+- *Special* tokens are control and unknown pieces of the SentencePiece model, and what the files call special:
+  the values of ``*_token`` and ``*special_tokens`` in tokenizer_config.json and special_tokens_map.json, and
+  entries of ``added_tokens_decoder`` with ``special`` true.
+
+All others are text, added tokens included. This module must not know chat templates or requests.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +31,11 @@ from ernie_backend.model_files import read_json_object
 MODEL_FILES = ("tokenizer.model", "spm.model", "ernie_token_100k.model")
 MAX_ADDED_ID = 1 << 24
 _SPACE = "\u2581"
+_STRUCTURE = re.compile(
+    r"</?(think|response|tool_[a-z]+)>"  # thinking, the answer proper, calls of tools and their results
+    r"|<\|(LOC_(\d+|BEGIN|END|SEP)|TEXT_(START|END))\|>"  # places in an image, and the text found there
+    r"|<([eflux]cel|ched|rhed|srow|nl)>"  # cells and rows of a table in OTSL
+)
 
 
 def find_tokenizer(directory: Path) -> Path | None:
@@ -28,23 +44,44 @@ def find_tokenizer(directory: Path) -> Path | None:
 
 
 class Tokenizer:
-    """Token ids of text and bytes of token ids."""
+    """Token ids of text and bytes of token ids.
 
-    def __init__(self, model: sentencepiece.SentencePieceProcessor, added: Mapping[str, int]) -> None:
-        """Wrap a ``sentencepiece.SentencePieceProcessor`` and tokens beyond it; see ``from_directory``."""
+    Attributes:
+        special_ids, structural_ids: tokens of the two kinds above.
+    """
+
+    def __init__(
+        self,
+        model: sentencepiece.SentencePieceProcessor,
+        added: Mapping[str, int],
+        special: Collection[str] = (),
+    ) -> None:
+        """Wrap a SentencePiece model; see ``from_directory``.
+
+        Args:
+            model: the ``sentencepiece.SentencePieceProcessor``.
+            added: tokens beyond it, text -> id.
+            special: texts of the tokens that the directory's files call special.
+        """
         self._model = model
         self._bytes = [_piece_bytes(model, token_id) for token_id in range(model.vocab_size())]
         self._has_dummy_prefix = bool(model.encode("a", out_type=str)[0].startswith(_SPACE))
-        controls = [
-            each for each in range(model.vocab_size()) if model.is_control(each) or model.is_unknown(each)
-        ]
-        self._specials = {**{model.id_to_piece(each): each for each in controls}, **added}
+        pieces = {model.id_to_piece(each): each for each in range(model.vocab_size())}
+        controls = {
+            text: each for text, each in pieces.items() if model.is_control(each) or model.is_unknown(each)
+        }
+        self._standalone = {**controls, **added}
         for text, token_id in added.items():
             self._bytes.extend([b""] * (token_id + 1 - len(self._bytes)))
             self._bytes[token_id] = text.encode()
         self._longest_token_bytes = max(map(len, self._bytes))
-        longest_first = sorted(self._specials, key=len, reverse=True)
+        longest_first = sorted(self._standalone, key=len, reverse=True)
         self._split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+        ids = {**pieces, **added}
+        self.structural_ids = frozenset(ids[text] for text in ids if _STRUCTURE.fullmatch(text))
+        self.special_ids = (
+            frozenset(ids[text] for text in (*controls, *special) if text in ids) - self.structural_ids
+        )
 
     @classmethod
     def from_directory(cls, directory: Path) -> Tokenizer:
@@ -60,7 +97,7 @@ class Tokenizer:
             model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
         except (OSError, RuntimeError) as error:
             raise StartError(f"{path} cannot be read as a SentencePiece model: {error}") from error
-        return cls(model, _added_tokens(directory, model))
+        return cls(model, _added_tokens(directory, model), _declared_special(directory))
 
     @property
     def vocab_size(self) -> int:
@@ -81,9 +118,9 @@ class Tokenizer:
         text.encode()
         ids: list[int] = []
         for part in self._split.split(text):
-            special = self._specials.get(part)
-            if special is not None:
-                ids.append(special)
+            token_id = self._standalone.get(part)
+            if token_id is not None:
+                ids.append(token_id)
             elif part:
                 ids.extend(self._model.encode(part))
         return tuple(ids)
@@ -109,14 +146,11 @@ def _added_tokens(directory: Path, model: sentencepiece.SentencePieceProcessor) 
     """Return the tokens that the directory adds beyond the SentencePiece model: text -> id."""
     added = _checked_tokens(directory / "added_tokens.json", read_json_object(directory / "added_tokens.json"))
     path = directory / "tokenizer_config.json"
-    decoder = read_json_object(path).get("added_tokens_decoder") or {}
-    if not isinstance(decoder, dict):
-        raise StartError(f"{path}: added_tokens_decoder must be an object, found {type(decoder).__name__}")
     contents = {
-        token_id: entry.get("content") if isinstance(entry, dict) else entry
-        for token_id, entry in decoder.items()
+        entry.get("content") if isinstance(entry, dict) else entry: token_id
+        for token_id, entry in _added_tokens_decoder(path).items()
     }
-    added.update(_checked_tokens(path, {text: token_id for token_id, text in contents.items()}))
+    added.update(_checked_tokens(path, contents))
     for text, token_id in added.items():
         if token_id < model.vocab_size() and model.id_to_piece(token_id) != text:
             raise StartError(
@@ -124,6 +158,41 @@ def _added_tokens(directory: Path, model: sentencepiece.SentencePieceProcessor) 
                 f"which is {model.id_to_piece(token_id)!r} in the SentencePiece model"
             )
     return added
+
+
+def _added_tokens_decoder(path: Path) -> dict[str, Any]:
+    """Return ``added_tokens_decoder`` of a tokenizer_config.json: id -> what is said of the token."""
+    decoder = read_json_object(path).get("added_tokens_decoder") or {}
+    if not isinstance(decoder, dict):
+        raise StartError(f"{path}: added_tokens_decoder must be an object, found {type(decoder).__name__}")
+    return decoder
+
+
+def _declared_special(directory: Path) -> set[str]:
+    """Return the texts of the tokens that the files of a directory call special."""
+    path = directory / "tokenizer_config.json"
+    declared = {
+        text
+        for values in (read_json_object(path), read_json_object(directory / "special_tokens_map.json"))
+        for name, value in values.items()
+        if name.endswith(("_token", "special_tokens"))
+        for text in _token_texts(value)
+    }
+    decoder = _added_tokens_decoder(path).values()
+    entries = [each for each in decoder if isinstance(each, dict) and each.get("special") is True]
+    return declared.union(_token_texts(entries))
+
+
+def _token_texts(value: object) -> Iterator[str]:
+    """Yield the texts of tokens: each a string or an object with ``content``, alone, in a list or by name."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in [value["content"]] if "content" in value else value.values():
+            yield from _token_texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _token_texts(each)
 
 
 def _checked_tokens(path: Path, tokens: Mapping[Any, Any]) -> dict[str, int]:

@@ -3,17 +3,26 @@
 A token stands for bytes: a piece's text in UTF-8, or one byte of a character that the vocabulary lacks. The
 bytes go through an incremental decoder, so that a character is passed on when it is complete, spaces are never
 lost, and the cost of a token does not depend on the length of the answer. The pieces together always equal the
-tokens decoded at once. This module must not know what a token means to the model.
+tokens decoded at once, without those that are skipped. Structural tokens are marked. This module must not know
+what a token means to the model.
 """
 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
+from ernie_wire.marked_text import Mark, MarkedText
 
-class TokenBytes(Protocol):
+
+class AnswerTokens(Protocol):
     """What the detokenizer needs of a tokenizer."""
+
+    @property
+    def structural_ids(self) -> frozenset[int]:
+        """Tokens that are marked; each stands for whole characters."""
+        ...
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes that a token stands for."""
@@ -21,20 +30,37 @@ class TokenBytes(Protocol):
 
 
 class Detokenizer:
-    """Decodes one answer."""
+    """Decodes one answer.
 
-    def __init__(self, tokenizer: TokenBytes) -> None:
+    Args:
+        tokenizer: knows the bytes of tokens.
+        skipped_ids: tokens that are no part of the text.
+    """
+
+    def __init__(self, tokenizer: AnswerTokens, skipped_ids: AbstractSet[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
+        self._skipped_ids = skipped_ids
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def push(self, token_id: int) -> str:
+    def push(self, token_id: int) -> MarkedText:
         """Take the next token; return the characters that are complete now."""
-        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+        if self.skips(token_id):
+            return MarkedText()
+        token_bytes = self._tokenizer.token_bytes(token_id)
+        text = self._decoder.decode(token_bytes)
+        if token_id not in self._tokenizer.structural_ids:
+            return MarkedText(text)
+        # U+FFFD stands before it if a character was left incomplete.
+        return MarkedText(text, (Mark(len(text) - len(token_bytes.decode()), len(text), token_id),))
+
+    def skips(self, token_id: int) -> bool:
+        """Whether a token is no part of the text."""
+        return token_id in self._skipped_ids
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes that a token stands for."""
         return self._tokenizer.token_bytes(token_id)
 
-    def finish(self) -> str:
+    def finish(self) -> MarkedText:
         """Return U+FFFD for a character that stayed incomplete, else nothing."""
-        return self._decoder.decode(b"", final=True)
+        return MarkedText(self._decoder.decode(b"", final=True))

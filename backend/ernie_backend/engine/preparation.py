@@ -20,6 +20,7 @@ from ernie_backend.engine.sequence import Sequence
 from ernie_backend.engine.stop import StopMatcher
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.messages import GenerateRequest
+from ernie_wire.sampling import SamplingParameters
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,18 @@ class Preparation:
             request_id=request.request_id,
             prompt_ids=prompt_ids,
             sampling=sampling,
-            answer=AnswerText(Detokenizer(self.tokenizer), stop),
+            answer=AnswerText(Detokenizer(self.tokenizer, self._skipped_ids(asked)), stop),
             edits=resolver.edits(asked, sampling, prompt_ids),
             stream=request.stream,
             priority=request.priority,
             prompt_text=text if request.return_prompt else None,
         )
+
+    def _skipped_ids(self, asked: SamplingParameters) -> frozenset[int]:
+        """Return the tokens that are no part of the answer's text."""
+        if not asked.skip_special_tokens:
+            return frozenset()
+        return self.tokenizer.special_ids.union(self.defaults.eos_token_ids)
 
     def _prompt(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
         """Return the prompt as text and as token ids."""

@@ -13,6 +13,7 @@ from ernie_backend.runner.logit_edits import LogitEdits
 from ernie_backend.runner.logprobs import RankedToken
 from ernie_backend.runner.sampler import SampledToken, SamplingRow
 from ernie_wire.logprobs import TokenLogprobs, TopLogprob
+from ernie_wire.marked_text import MarkedText, joined
 from ernie_wire.messages import Output
 
 MAX_UNSENT_LOGPROBS = 256
@@ -28,7 +29,8 @@ class ResolvedSampling:
         seed: the request's, else random.
         max_tokens: most tokens to generate; prompt and answer fit the context.
         eos_token_ids: tokens that end the answer; empty with ``ignore_eos``.
-        stop_token_ids: more of them, whose text belongs to the answer with ``includes_stop``.
+        stop_token_ids: more of them.
+        includes_stop: the token that ends the answer is part of its text, unless it is skipped there.
         min_tokens: tokens in which no stop text counts; ``edits`` holds off tokens that would end the answer.
         logprobs, prompt_logprobs: how many of the most likely tokens to return; None: no log probabilities.
     """
@@ -83,7 +85,7 @@ class Sequence:
     priority: int = 0
     arrival: int = 0
     num_cached_tokens: int | None = None
-    unsent_text: str = ""
+    unsent_text: list[MarkedText] = field(default_factory=list)
     unsent_ids: list[int] = field(default_factory=list)
     unsent_logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
@@ -144,8 +146,9 @@ class Sequence:
         if self.edits is not None:
             self.edits.add(sampled.token_id)
         if sampled.ranked is not None:
-            self.unsent_logprobs.append(self._token_logprobs(sampled.ranked))
-        self.unsent_text += self._text_of(sampled.token_id)
+            is_skipped = self.answer.skips(sampled.token_id)
+            self.unsent_logprobs.append(self._token_logprobs(sampled.ranked, is_skipped=is_skipped))
+        self.unsent_text.append(self._text_of(sampled.token_id))
         may_wait = not self.stream and len(self.unsent_logprobs) < MAX_UNSENT_LOGPROBS
         if self.finish_reason is None and may_wait:
             return None
@@ -153,10 +156,11 @@ class Sequence:
 
     def _output(self) -> Output:
         is_first = not self.has_sent
+        text = joined(self.unsent_text)
         prompt_logprobs = tuple(self.prompt_logprobs) if self.sampling.prompt_logprobs is not None else None
         output = Output(
             request_id=self.request_id,
-            text=self.unsent_text,
+            text=text.text,
             token_ids=tuple(self.unsent_ids),
             num_input_tokens=len(self.prompt_ids),
             num_cached_tokens=self.num_cached_tokens or 0,
@@ -165,26 +169,27 @@ class Sequence:
             prompt_text=self.prompt_text if is_first else None,
             logprobs=tuple(self.unsent_logprobs) if self.sampling.logprobs is not None else None,
             prompt_logprobs=prompt_logprobs if is_first else None,
+            marks=text.marks,
         )
-        self.unsent_text, self.unsent_ids, self.unsent_logprobs, self.has_sent = "", [], [], True
+        self.unsent_text, self.unsent_ids, self.unsent_logprobs, self.has_sent = [], [], [], True
         return output
 
-    def _text_of(self, token_id: int) -> str:
+    def _text_of(self, token_id: int) -> MarkedText:
         """Return the text that is certain with this token; set ``finish_reason`` at the end."""
         sampling = self.sampling
         if token_id in sampling.stop_token_ids or token_id in sampling.eos_token_ids:
             self.finish_reason = "stop"
-            is_shown = sampling.includes_stop and token_id in sampling.stop_token_ids
-            return self.answer.finish(token_id if is_shown else None)
+            return self.answer.finish(token_id if sampling.includes_stop else None)
         text = self.answer.push(token_id, may_stop=self.num_generated > sampling.min_tokens)
         if self.answer.is_stopped:
             self.finish_reason = "stop"
         elif self.num_generated >= sampling.max_tokens:
-            text += self.answer.finish()
+            text = joined((text, self.answer.finish()))
             self.finish_reason = "stop" if self.answer.is_stopped else "length"
         return text
 
-    def _token_logprobs(self, ranked: RankedToken) -> TokenLogprobs:
+    def _token_logprobs(self, ranked: RankedToken, *, is_skipped: bool = False) -> TokenLogprobs:
         bytes_of = self.answer.token_bytes
         top = tuple(TopLogprob(token_id, value, bytes_of(token_id)) for token_id, value in ranked.top)
-        return TokenLogprobs(ranked.token_id, ranked.value, bytes_of(ranked.token_id), ranked.rank, top)
+        own_bytes = bytes_of(ranked.token_id)
+        return TokenLogprobs(ranked.token_id, ranked.value, own_bytes, ranked.rank, top, is_skipped)

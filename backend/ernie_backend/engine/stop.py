@@ -1,11 +1,14 @@
 """Stop strings, matched on text: whatever tokens it came in.
 
 The answer ends where the first stop string is complete; the stop string is part of it only if that is asked
-for. Text that may be the beginning of a stop string is held back until it is known. The result depends on the
-text alone, not on how it was cut into pieces. This module must not know tokens.
+for. Text that may be the beginning of a stop string is held back until it is known, with the whole of a mark
+that it would divide. The result depends on the text alone, not on how it was cut into pieces. This module must
+not know tokens.
 """
 
 from __future__ import annotations
+
+from ernie_wire.marked_text import MarkedText, joined
 
 
 class StopMatcher:
@@ -14,35 +17,35 @@ class StopMatcher:
     def __init__(self, stops: tuple[str, ...], *, is_included: bool = False) -> None:
         self._stops = stops
         self._is_included = is_included
-        self._held = ""
+        self._held = MarkedText()
         self.is_stopped = False
 
-    def push(self, text: str, *, may_stop: bool = True) -> str:
+    def push(self, piece: MarkedText, *, may_stop: bool = True) -> MarkedText:
         """Take the next piece of text; return what is certainly part of the answer.
 
         A stop string that is complete within a piece that may not stop does not end the answer.
         """
         if self.is_stopped:
-            return ""
+            return MarkedText()
         if not self._stops:
-            return text
-        before, text = len(self._held), self._held + text
+            return piece
+        known, answer = len(self._held.text), joined((self._held, piece))
         matches = [
             (start + len(stop), start)
             for stop in self._stops
-            if (start := text.find(stop, max(0, before - len(stop) + 1))) >= 0
+            if (start := answer.text.find(stop, max(0, known - len(stop) + 1))) >= 0
         ]
         if matches and may_stop:
-            self.is_stopped, self._held = True, ""
+            self.is_stopped, self._held = True, MarkedText()
             end, start = min(matches)
-            return text[: end if self._is_included else start]
-        keep = self._held_length(text)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+            return answer.cut(0, end if self._is_included else start)
+        border = answer.place_before(len(answer.text) - self._held_length(answer.text))
+        self._held = answer.cut(border)
+        return answer.cut(0, border)
 
-    def finish(self) -> str:
+    def finish(self) -> MarkedText:
         """Return the text held back: nothing follows that could complete a stop string."""
-        held, self._held = self._held, ""
+        held, self._held = self._held, MarkedText()
         return held
 
     def _held_length(self, text: str) -> int:

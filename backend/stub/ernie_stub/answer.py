@@ -23,6 +23,7 @@ from ernie_stub.request_tensors import ResponseOptions
 from ernie_stub.response_tensors import error_response, output_response
 from ernie_wire.errors import ErnieError, parse_error
 from ernie_wire.logprobs import Logprobs
+from ernie_wire.marked_text import joined
 from ernie_wire.messages import Output
 
 logger = logging.getLogger(__name__)
@@ -30,22 +31,24 @@ logger = logging.getLogger(__name__)
 
 def merge(earlier: Output, later: Output) -> Output:
     """Return two outputs of one request as one: what each step made joined, the end taken from the later."""
+    text = joined((earlier, later))
     return replace(
         later,
-        text=earlier.text + later.text,
+        text=text.text,
+        marks=text.marks,
         token_ids=earlier.token_ids + later.token_ids,
         num_input_tokens=later.num_input_tokens or earlier.num_input_tokens,
         num_cached_tokens=later.num_cached_tokens or earlier.num_cached_tokens,
         prompt_ids=earlier.prompt_ids if earlier.prompt_ids is not None else later.prompt_ids,
         prompt_text=earlier.prompt_text if earlier.prompt_text is not None else later.prompt_text,
-        logprobs=_joined(earlier.logprobs, later.logprobs),
+        logprobs=_joined_logprobs(earlier.logprobs, later.logprobs),
         prompt_logprobs=earlier.prompt_logprobs
         if earlier.prompt_logprobs is not None
         else later.prompt_logprobs,
     )
 
 
-def _joined(earlier: Logprobs | None, later: Logprobs | None) -> Logprobs | None:
+def _joined_logprobs(earlier: Logprobs | None, later: Logprobs | None) -> Logprobs | None:
     return None if earlier is None and later is None else (earlier or ()) + (later or ())
 
 

@@ -33,7 +33,7 @@ class ResponseOptions:
     Attributes:
         stream: a response for each new text; otherwise exactly one.
         echo: text that the first ``text_output`` begins with.
-        finish_reason, num_input_tokens, num_output_tokens, token_ids: the outputs asked for.
+        finish_reason, num_input_tokens, num_output_tokens, token_ids, marks: the outputs asked for.
     """
 
     stream: bool = False
@@ -42,6 +42,7 @@ class ResponseOptions:
     num_input_tokens: bool = False
     num_output_tokens: bool = False
     token_ids: bool = False
+    marks: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def _options(inputs: dict[str, NDArray[Any]], text_input: str | None) -> Respons
         num_input_tokens=_flag(inputs, tensors.RETURN_NUM_INPUT_TOKENS),
         num_output_tokens=_flag(inputs, tensors.RETURN_NUM_OUTPUT_TOKENS),
         token_ids=_flag(inputs, tensors.RETURN_TOKEN_IDS),
+        marks=_flag(inputs, tensors.RETURN_MARKS),
     )
 
 

@@ -16,6 +16,7 @@ from ernie_stub.request_tensors import ResponseOptions
 from ernie_wire import tensors
 from ernie_wire.errors import ErnieError
 from ernie_wire.logprobs import logprobs_to_json
+from ernie_wire.marked_text import Mark, MarkedText, joined
 from ernie_wire.messages import Output
 
 
@@ -27,7 +28,10 @@ def output_response(output: Output, options: ResponseOptions, echo: str) -> Any:
         options: the outputs asked for.
         echo: what ``text_output`` begins with: the prompt in the first response if asked for, else nothing.
     """
-    made = [_text(tensors.TEXT_OUTPUT, echo + output.text)]
+    text = joined((MarkedText(echo), output))
+    made = [_text(tensors.TEXT_OUTPUT, text.text)]
+    if options.marks and text.marks:
+        made.append(_numbers(tensors.MARKS, text.marks, np.int32))
     if options.finish_reason:
         made.append(_text(tensors.FINISH_REASON, output.finish_reason or ""))
     if options.num_input_tokens:
@@ -65,5 +69,5 @@ def _text(spec: tensors.TensorSpec, text: str) -> Any:  # noqa: ANN401 - Triton'
     return pb_utils.Tensor(spec.name, np.array([text.encode()], dtype=np.object_))
 
 
-def _numbers(spec: tensors.TensorSpec, values: Sequence[int], dtype: type) -> Any:  # noqa: ANN401
+def _numbers(spec: tensors.TensorSpec, values: Sequence[int | Mark], dtype: type) -> Any:  # noqa: ANN401
     return pb_utils.Tensor(spec.name, np.array(values, dtype=dtype))

@@ -3,7 +3,8 @@
     {"token_id": 5, "logprob": -0.1, "bytes": [72, 105], "rank": 1,
      "top": [{"token_id": 5, "logprob": -0.1, "bytes": [72, 105]}, ...]}
 
-A token stands for bytes, which need not be whole characters. This module must not know how they are computed.
+with ``"skipped": true`` if the token is no part of the text. A token stands for bytes, which need not be whole
+characters. This module must not know how log probabilities are computed.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class TokenLogprobs:
         token_id, logprob, text_bytes: as in ``TopLogprob``.
         rank: 1 if no token was more likely, and so on.
         top: the most likely tokens, most likely first, as many as were asked for, which may include the token.
+        is_skipped: a special token that was left out of the text.
     """
 
     token_id: int
@@ -51,11 +53,13 @@ class TokenLogprobs:
     text_bytes: bytes
     rank: int
     top: tuple[TopLogprob, ...] = ()
+    is_skipped: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
         chosen = TopLogprob(self.token_id, self.logprob, self.text_bytes).to_json()
-        return {**chosen, "rank": self.rank, "top": [each.to_json() for each in self.top]}
+        skipped = {"skipped": True} if self.is_skipped else {}
+        return {**chosen, "rank": self.rank, "top": [each.to_json() for each in self.top], **skipped}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TokenLogprobs:
@@ -63,7 +67,9 @@ class TokenLogprobs:
         top = tuple(
             TopLogprob(each["token_id"], each["logprob"], bytes(each["bytes"])) for each in values["top"]
         )
-        return cls(values["token_id"], values["logprob"], bytes(values["bytes"]), values["rank"], top)
+        own = TopLogprob(values["token_id"], values["logprob"], bytes(values["bytes"]))
+        is_skipped = values.get("skipped", False)
+        return cls(own.token_id, own.logprob, own.text_bytes, values["rank"], top, is_skipped)
 
 
 Logprobs = tuple[TokenLogprobs | None, ...]

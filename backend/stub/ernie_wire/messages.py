@@ -17,6 +17,7 @@ from typing import Any
 from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
 from ernie_wire.logprobs import Logprobs, logprobs_from_json, logprobs_to_json
+from ernie_wire.marked_text import Mark
 from ernie_wire.sampling import SamplingParameters
 
 ALIVE_S = 0.5
@@ -77,6 +78,7 @@ class Output:
         prompt_ids, prompt_text: in the first output, if ``return_prompt`` was asked for.
         logprobs: one for each of ``token_ids``, if asked for.
         prompt_logprobs: in the first output, one for each token of the prompt, if asked for.
+        marks: where structural tokens stand in ``text``.
     """
 
     request_id: str
@@ -90,6 +92,7 @@ class Output:
     prompt_text: str | None = None
     logprobs: Logprobs | None = None
     prompt_logprobs: Logprobs | None = None
+    marks: tuple[Mark, ...] = ()
 
     @property
     def is_last(self) -> bool:
@@ -216,7 +219,7 @@ def from_frame(header: dict[str, Any], buffers: list[bytes]) -> Message:
 
 
 def _sparse(record: GenerateRequest | Output) -> dict[str, Any]:
-    """Return the fields that differ from their defaults: most outputs carry three of eleven."""
+    """Return the fields that differ from their defaults: most outputs carry three of twelve."""
     return {
         entry.name: value for entry in fields(record) if (value := getattr(record, entry.name)) != entry.default
     }
@@ -237,6 +240,8 @@ def _output(values: dict[str, Any]) -> Output:
     for name in ("logprobs", "prompt_logprobs"):
         if name in values:
             values[name] = logprobs_from_json(values[name])
+    if "marks" in values:
+        values["marks"] = tuple(Mark(*each) for each in values["marks"])
     return Output(**values)
 
 

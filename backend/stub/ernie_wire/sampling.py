@@ -43,8 +43,10 @@ class SamplingParameters:
         seed: makes the choice of tokens repeatable, in [0, 2**63 - 1].
         stop: texts that end the answer, at most 16; they are not part of it.
         stop_token_ids: tokens that end the answer, as EOS does.
-        include_stop_str_in_output: the text that ended the answer, or the stop token's, is part of it.
+        include_stop_str_in_output: the text that ended the answer, or the token's that did, is part of it.
         ignore_eos: go on after the end-of-sequence token.
+        skip_special_tokens: leave special tokens out of the text, where stop texts do not see them either; true
+            if not given.
         logprobs: log probabilities of each token of the answer and of so many of the most likely ones there.
         prompt_logprobs: the same for the tokens of the prompt.
     """
@@ -66,6 +68,7 @@ class SamplingParameters:
     stop_token_ids: tuple[int, ...] = ()
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
+    skip_special_tokens: bool = True
     logprobs: int | None = None
     prompt_logprobs: int | None = None
 
@@ -85,7 +88,7 @@ class SamplingParameters:
         check_texts("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_BYTES)
         for name in ("stop_token_ids", "bad_words_token_ids"):
             check_token_ids(name, getattr(self, name), MAX_TOKEN_ID)
-        for name in ("ignore_eos", "include_stop_str_in_output"):
+        for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
             check_flag(name, getattr(self, name))
         check_token_ids("logit_bias", tuple(self.logit_bias), MAX_TOKEN_ID)
         for bias in self.logit_bias.values():

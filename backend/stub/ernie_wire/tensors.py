@@ -53,6 +53,7 @@ RETURN_NUM_OUTPUT_TOKENS = TensorSpec(
 RETURN_TOKEN_IDS = TensorSpec(
     "return_token_ids", "TYPE_BOOL", (1,), "ask for output_ids, prompt_ids and prompt_text"
 )
+RETURN_MARKS = TensorSpec("return_marks", "TYPE_BOOL", (1,), "ask for marks")
 REQUEST_ID = TensorSpec("request_id", "TYPE_STRING", (1,), "chosen by the client; what a cancel names")
 PRIORITY = TensorSpec(
     "priority", "TYPE_INT32", (1,), "the lower, the sooner; default 0, equal ones in order of arrival"
@@ -72,6 +73,7 @@ INPUTS: tuple[TensorSpec, ...] = (
     RETURN_NUM_INPUT_TOKENS,
     RETURN_NUM_OUTPUT_TOKENS,
     RETURN_TOKEN_IDS,
+    RETURN_MARKS,
     REQUEST_ID,
     PRIORITY,
     CONTROL,
@@ -103,6 +105,12 @@ PROMPT_LOGPROBS = TensorSpec(
     (1,),
     "JSON list, one entry for each token of the prompt, null for its first; in the first response",
 )
+MARKS = TensorSpec(
+    "marks",
+    "TYPE_INT32",
+    (-1, 3),
+    "rows of start, end and token id: the characters of text_output that are one structural token",
+)
 CONTROL_OUTPUT = TensorSpec("control_output", "TYPE_STRING", (1,), "JSON answer to control")
 
 OUTPUTS: tuple[TensorSpec, ...] = (
@@ -116,6 +124,7 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     PROMPT_TEXT,
     LOGPROBS,
     PROMPT_LOGPROBS,
+    MARKS,
     CONTROL_OUTPUT,
 )
 

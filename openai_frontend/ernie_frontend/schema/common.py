@@ -100,6 +100,9 @@ class GenerationFields(BaseModel):
         None, description="the text that ended the answer is part of it"
     )
     ignore_eos: bool | None = Field(None, description="go on after the end-of-sequence token")
+    skip_special_tokens: bool | None = Field(
+        None, description="leave special tokens out of the text; default true (Special tokens below)"
+    )
     prompt_logprobs: int | None = Field(
         None,
         ge=0,

@@ -35,7 +35,6 @@ _COMMON: dict[str, Refusal] = {
     "length_penalty": Refusal("only beam search has one", (1.0,)),
     "logits_processors_args": Refusal("there are no logits processors; logit_bias is a field", ({},)),
     "allowed_token_ids": Refusal(_NOT_YET),
-    "skip_special_tokens": Refusal("special tokens are never part of the text", (True,)),
     "truncate_prompt_tokens": Refusal("a prompt is never shortened"),
     "response_max_tokens": Refusal(f"{_NO_THINKING}; use max_tokens"),
     "response_format": Refusal(_NO_GRAMMAR, ({"type": "text"},)),

@@ -94,7 +94,7 @@ class CompletionLogprobs:
             "tokens": [token_text(entry.text_bytes) for entry in known],
             "token_logprobs": [entry.logprob for entry in known],
             "top_logprobs": [self._top(entry) for entry in known],
-            "text_offset": [self._advance(entry.text_bytes) for entry in known],
+            "text_offset": [self._advance(b"" if entry.is_skipped else entry.text_bytes) for entry in known],
         }
 
     def _top(self, entry: TokenLogprobs) -> dict[str, float]:

@@ -26,6 +26,7 @@ _SAME_NAME = (
     "stop_token_ids",
     "include_stop_str_in_output",
     "ignore_eos",
+    "skip_special_tokens",
     "prompt_logprobs",
 )
 _INT32_LIMIT = 2**31

@@ -17,7 +17,7 @@ TOKENIZER = Tokenizer.from_directory(MODEL)
 
 def _pieces(token_ids: tuple[int, ...] | list[int]) -> list[str]:
     detokenizer = Detokenizer(TOKENIZER)
-    return [*(detokenizer.push(token_id) for token_id in token_ids), detokenizer.finish()]
+    return [*(detokenizer.push(token_id).text for token_id in token_ids), detokenizer.finish().text]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))

@@ -74,9 +74,11 @@ def test_a_stop_token_ends_the_answer_and_its_text_is_part_of_it_if_asked(includ
     assert outputs[-1].finish_reason == "stop"
 
 
-def test_the_text_of_the_end_of_sequence_token_is_never_part_of_the_answer() -> None:
-    outputs = _run(_sequence(eos=frozenset([ANSWER[LATE]]), includes_stop=True))
-    assert _text(outputs) == TEXT[:LATE]
+@pytest.mark.parametrize("includes_stop", [False, True])
+def test_so_does_the_end_of_sequence_token(includes_stop: bool) -> None:
+    outputs = _run(_sequence(eos=frozenset([ANSWER[LATE]]), includes_stop=includes_stop))
+    assert _ids(outputs) == ANSWER[: LATE + 1]
+    assert _text(outputs) == TEXT[: LATE + includes_stop]
 
 
 @pytest.mark.parametrize("includes_stop", [False, True])

@@ -9,12 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ernie_backend.engine.stop import StopMatcher
+from ernie_wire.marked_text import Mark, MarkedText
 
 
 def _answer(stops: tuple[str, ...], pieces: list[str]) -> tuple[str, bool]:
     matcher = StopMatcher(stops)
-    text = "".join(matcher.push(piece) for piece in pieces)
-    return text + matcher.finish(), matcher.is_stopped
+    text = "".join(_push(matcher, piece) for piece in pieces)
+    return text + matcher.finish().text, matcher.is_stopped
+
+
+def _push(matcher: StopMatcher, piece: str, *, may_stop: bool = True) -> str:
+    return matcher.push(MarkedText(piece), may_stop=may_stop).text
 
 
 def _character_by_character(stops: tuple[str, ...], text: str) -> tuple[str, bool]:
@@ -64,7 +69,8 @@ def test_a_stop_string_counts_if_the_piece_that_completes_it_may_stop(
     stops: list[str], pieces: list[tuple[str, bool]]
 ) -> None:
     matcher, plain = StopMatcher(tuple(stops)), "".join(text for text, _ in pieces)
-    text = "".join(matcher.push(piece, may_stop=may_stop) for piece, may_stop in pieces) + matcher.finish()
+    made = [_push(matcher, piece, may_stop=may_stop) for piece, may_stop in pieces]
+    text = "".join(made) + matcher.finish().text
     may_end_at, position = set(), 0
     for piece, may_stop in pieces:
         may_end_at |= {position + each + 1 for each in range(len(piece))} if may_stop else set()
@@ -81,14 +87,24 @@ def test_a_stop_string_may_be_part_of_the_answer() -> None:
     for cut in range(1, 8):
         matcher = StopMatcher(("stop", "op!"), is_included=True)
         text = "to stop! x"
-        assert matcher.push(text[:cut]) + matcher.push(text[cut:]) + matcher.finish() == "to stop"
+        made = _push(matcher, text[:cut]) + _push(matcher, text[cut:])
+        assert made + matcher.finish().text == "to stop"
 
 
 def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
     matcher = StopMatcher(("STOP",))
-    assert matcher.push("a ST") == "a "
-    assert matcher.push("x") == "STx"
-    assert matcher.push("STOP!") == ""
+    assert _push(matcher, "a ST") == "a "
+    assert _push(matcher, "x") == "STx"
+    assert _push(matcher, "STOP!") == ""
     assert matcher.is_stopped
-    assert matcher.push("more") == ""
-    assert matcher.finish() == ""
+    assert _push(matcher, "more") == ""
+    assert matcher.finish().text == ""
+
+
+def test_a_mark_is_held_back_whole_and_dropped_if_the_stop_string_divides_it() -> None:
+    tag = MarkedText("a<nl>", (Mark(1, 5, 7),))
+    matcher = StopMatcher(("l>x",))
+    assert matcher.push(tag) == MarkedText("a")
+    assert matcher.push(tag) == MarkedText("<nl>a", (Mark(0, 4, 7),))
+    assert matcher.push(MarkedText("x")) == MarkedText("<n")
+    assert matcher.is_stopped

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from ernie_frontend.generation import Delta, Deltas, collect, collect_all, merge, replay
+from ernie_frontend.generation import Delta, Deltas, collect, collect_all, gather, merge, only_prompt, replay
 from ernie_wire.errors import EngineCrashed, InvalidValue
+from ernie_wire.marked_text import Mark
 
 
 async def tell(*texts: str) -> Deltas:
@@ -37,6 +38,17 @@ async def fail() -> Deltas:
 
 async def test_collect_joins() -> None:
     assert await collect(tell("a", "b")) == Delta("ab", (0, 1), 2, 5, "stop", (9,))
+
+
+async def test_marks_move_with_the_text_that_they_are_in() -> None:
+    async def tags() -> Deltas:
+        yield Delta("a<nl>", marks=(Mark(1, 5, 7),), num_output_tokens=2)
+        yield Delta("<nl>", marks=(Mark(0, 4, 7),), num_output_tokens=1, finish_reason="stop")
+
+    whole = Delta("a<nl><nl>", (), 3, marks=(Mark(1, 5, 7), Mark(5, 9, 7)), finish_reason="stop")
+    assert await collect(tags()) == whole
+    assert [delta async for delta in gather(tags(), 9)] == [whole]
+    assert [(delta.text, delta.marks) async for delta in only_prompt(tags())] == [("", ())] * 2
 
 
 async def test_collect_reads_to_the_end() -> None:

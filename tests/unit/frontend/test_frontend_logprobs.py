@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from dataclasses import replace
 from itertools import accumulate
 
 import pytest
@@ -79,6 +80,14 @@ def test_completions_shape_and_offsets_over_parts() -> None:
         ],
         "text_offset": [0, 2, 2, 2, 3],
     }
+
+
+def test_a_skipped_token_has_the_offset_of_where_it_would_stand() -> None:
+    """Its text counts nowhere, and a character goes on after it."""
+    eos = replace(entry(b"</s>"), is_skipped=True)
+    made = CompletionLogprobs(0).answer((entry(b"Hi"), eos, entry(b"\xc3"), eos, entry(b"\xa9"), entry(b"!")))
+    assert made["tokens"] == ["Hi", "</s>", "bytes:\\xc3", "</s>", "bytes:\\xa9", "!"]
+    assert made["text_offset"] == [0, 2, 2, 2, 2, 3]
 
 
 def test_the_repeated_prompt_begins_with_a_token_without_probability() -> None:

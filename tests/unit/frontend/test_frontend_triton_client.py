@@ -52,6 +52,7 @@ def test_the_tensors_of_a_request(triton_loop: EventLoopThread, triton: FakeTrit
         "return_num_input_tokens": True,
         "return_num_output_tokens": True,
         "return_token_ids": True,
+        "return_marks": True,
         "sampling_parameters": '{"max_tokens": 3}',
         "input_ids": [1, 2],
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,13 +14,15 @@ from ernie_stub.request_tensors import ResponseOptions
 from ernie_stub.senders import Senders
 from ernie_wire.errors import InvalidValue
 from ernie_wire.logprobs import TokenLogprobs, TopLogprob, parse_logprobs
+from ernie_wire.marked_text import Mark
 from ernie_wire.messages import Output
 from fakes.triton_python_backend_utils import ResponseSender
 
 WAIT_S = 60.0
 ALL_OUTPUTS = ResponseOptions(
-    stream=True, finish_reason=True, num_input_tokens=True, num_output_tokens=True, token_ids=True
+    stream=True, finish_reason=True, num_input_tokens=True, num_output_tokens=True, token_ids=True, marks=True
 )
+TAG, TAG_ID = "<nl>", 7
 
 
 class Work:
@@ -73,8 +77,16 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
     }
 
 
+def _with_marks(output: Output) -> Output:
+    starts = [each.start() for each in re.finditer(TAG, output.text)]
+    return replace(output, marks=tuple(Mark(start, start + len(TAG), TAG_ID) for start in starts))
+
+
+texts = st.lists(st.sampled_from([TAG, "a", "é", "😀"]) | st.text(max_size=3), max_size=4).map("".join)
 outputs = st.lists(
-    st.builds(Output, st.just("r"), st.text(max_size=3), st.lists(st.integers(0, 99)).map(tuple), st.just(5)),
+    st.builds(Output, st.just("r"), texts, st.lists(st.integers(0, 99)).map(tuple), st.just(5)).map(
+        _with_marks
+    ),
     min_size=1,
     max_size=12,
 )
@@ -92,6 +104,8 @@ def test_however_outputs_are_merged_nothing_is_lost_or_doubled(made: list[Output
     work.run()
     sent = [response.values() for response in sender.responses]
     assert "".join(values["text_output"] for values in sent) == "".join(output.text for output in made)
+    marked = [values["text_output"][start:end] for values in sent for start, end, _ in values.get("marks", ())]
+    assert marked == [TAG for output in made for _ in output.marks]
     token_ids = [token for output in made for token in output.token_ids]
     assert [token for values in sent for token in values["output_ids"]] == token_ids
     assert sum(values["num_output_tokens"][0] for values in sent) == len(token_ids)
@@ -109,6 +123,26 @@ def test_without_stream_one_response_begins_with_the_echo() -> None:
     work.run()
     assert sender.texts() == ["Hi: ab"]
     assert sender.finished.is_set()
+
+
+def test_marks_count_characters_of_what_is_sent_in_one_response() -> None:
+    for options, marks in (
+        (ResponseOptions(echo="Hi: ", marks=True), [[5, 9, 7], [10, 14, 8]]),
+        (ResponseOptions(marks=True), [[1, 5, 7], [6, 10, 8]]),
+        (ResponseOptions(echo="Hi: "), None),
+    ):
+        work = Work()
+        answer, sender = work.answer(options)
+        answer.put(Output("r", "é<nl>", (1, 7), marks=(Mark(1, 5, 7),)))
+        answer.put(Output("r", "a<nl>", (2, 8), marks=(Mark(1, 5, 8),), finish_reason="stop"))
+        work.run()
+        [response] = sender.responses
+        assert response.values().get("marks") == marks
+    work = Work()
+    answer, sender = work.answer(ResponseOptions(marks=True))
+    answer.put(Output("r", "a", finish_reason="stop"))
+    work.run()
+    assert "marks" not in sender.responses[0].values()
 
 
 def test_an_error_comes_after_the_text_before_it_and_ends_the_answer() -> None:

@@ -55,6 +55,7 @@ def test_everything_that_can_be_asked_for() -> None:
         return_num_input_tokens=flag(True),
         return_num_output_tokens=flag(True),
         return_token_ids=flag(True),
+        return_marks=flag(True),
         request_id=text("r1"),
         priority=ids(-7),
     )
@@ -63,7 +64,7 @@ def test_everything_that_can_be_asked_for() -> None:
     assert call.request.return_prompt
     assert call.request.request_id == "r1"
     assert call.request.priority == -7
-    assert call.options == ResponseOptions(True, "", True, True, True, True)
+    assert call.options == ResponseOptions(True, "", True, True, True, True, True)
 
 
 def test_messages_are_a_json_object() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from ernie_wire.errors import InvalidValue
 from ernie_wire.logprobs import LOWEST_LOGPROB, TokenLogprobs, TopLogprob
+from ernie_wire.marked_text import Mark
 from ernie_wire.messages import (
     Alive,
     Cancel,
@@ -31,6 +32,7 @@ from ernie_wire.sampling import SamplingParameters
 LOGPROBS = TokenLogprobs(
     7, -0.25, b"\xe4\xbd", 2, (TopLogprob(3, -0.125, b""), TopLogprob(7, LOWEST_LOGPROB, b"a"))
 )
+SKIPPED = TokenLogprobs(2, -0.5, b"</s>", 1, is_skipped=True)
 MESSAGES: list[Message] = [
     Submit(GenerateRequest("r", text_input="Grüße")),
     Submit(GenerateRequest("r", messages={"messages": [{"role": "user", "content": "hi"}]}, stream=True)),
@@ -51,7 +53,8 @@ MESSAGES: list[Message] = [
     Fault("rank 1 is lost"),
     Outputs(()),
     Outputs((Output("a"), Output("b", "text", (1, 2), 3, 1, "stop", None, (4, 5), "prompt"))),
-    Outputs((Output("a", token_ids=(7,), logprobs=(LOGPROBS,), prompt_logprobs=(None, LOGPROBS)),)),
+    Outputs((Output("a", token_ids=(7,), logprobs=(LOGPROBS, SKIPPED), prompt_logprobs=(None, LOGPROBS)),)),
+    Outputs((Output("a", "é<nl><nl>", (7, 8, 8), marks=(Mark(1, 5, 8), Mark(5, 9, 8))),)),
     Outputs((Output("a", error="timeout: too late"),)),
     Heartbeat(1, 2, 3, 4, 5),
     Alive(),

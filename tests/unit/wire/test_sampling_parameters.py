@@ -28,6 +28,7 @@ ALL: dict[str, Any] = {
     "stop_token_ids": [0, 2**31 - 1],
     "include_stop_str_in_output": True,
     "ignore_eos": True,
+    "skip_special_tokens": False,
     "logprobs": 0,
     "prompt_logprobs": 5,
 }
