@@ -10,8 +10,9 @@ from fastapi.routing import APIRoute
 
 from ernie_frontend.api_keys import ApiKeys
 from ernie_frontend.auth import ApiKeyAuth
+from ernie_frontend.bodies import Bodies
 from ernie_frontend.errors import install_handlers
-from ernie_frontend.limits import BodyLimit, ConcurrencyLimit
+from ernie_frontend.limits import ConcurrencyLimit
 from ernie_frontend.metrics import Metrics
 from ernie_frontend.metrics_port import MetricsPort
 from ernie_frontend.model_directory import ModelDirectory
@@ -59,7 +60,7 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
         route.path for router in routers for route in router.routes if isinstance(route, APIRoute)
     )
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Bodies, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(ConcurrencyLimit, slots=slots, max_concurrency=settings.max_concurrency)
     app.add_middleware(ApiKeyAuth, api_keys=ApiKeys(settings.api_keys, settings.api_key_file))
     if settings.metrics_port is not None:

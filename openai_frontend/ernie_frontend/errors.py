@@ -28,6 +28,13 @@ class BodyTooLarge(InvalidRequest):
     status = 413
 
 
+class UnsupportedEncoding(InvalidRequest):
+    """The request body is compressed in a way that is not understood."""
+
+    code = "unsupported_content_encoding"
+    status = 415
+
+
 class Unauthorized(InvalidRequest):
     """The API key is absent or wrong."""
 
@@ -70,6 +77,8 @@ def error_response(error: ErnieError) -> JSONResponse:
         headers["Retry-After"] = _RETRY_AFTER_S[error.status]
     if error.status == Unauthorized.status:
         headers["WWW-Authenticate"] = "Bearer"
+    if error.status == UnsupportedEncoding.status:
+        headers["Accept-Encoding"] = "gzip"
     return JSONResponse(envelope(error), status_code=error.status, headers=headers)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 import socket
 import threading
@@ -497,12 +496,6 @@ def test_prompts_stay_out_of_the_log(
     assert "Beijing" not in caplog.text
     [line] = [record.getMessage() for record in caplog.records if "log-1" in record.getMessage()]
     assert line.startswith("log-1 POST /v1/completions status=200 input_tokens=7 output_tokens=3 ms=")
-
-
-def test_a_compressed_body_is_named(frontend: str) -> None:
-    body = gzip.compress(json.dumps({"messages": MESSAGES}).encode())
-    error = error_of(post(frontend, "/v1/chat/completions", body, **{"Content-Encoding": "gzip"}), 400)
-    assert "Content-Encoding 'gzip'" in error["message"]
 
 
 def test_paths_that_are_nearly_right(frontend: str) -> None:

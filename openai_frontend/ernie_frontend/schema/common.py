@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from ernie_frontend.errors import from_validation
 from ernie_frontend.large_bodies import beside_loop_if_large
 from ernie_frontend.request_log import record_of
-from ernie_wire.errors import InvalidValue, RequestCancelled
+from ernie_wire.errors import RequestCancelled
 
 _INT32 = 2**31
 # What metadata may not set: its own place in the request is part of what these mean.
@@ -166,12 +166,9 @@ async def read_body(kind: type[Body], request: Request) -> Body:
     """Return the checked body of a request, whatever content type it announces.
 
     Raises:
-        ErnieError: the body is compressed, not JSON, not an object, or a field is missing or of a wrong type;
-            or the client went away before it was complete.
+        ErnieError: the body is not JSON, not an object, or a field is missing or of a wrong type; or the client
+            went away before it was complete.
     """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise InvalidValue(f"Content-Encoding {encoding[:40]!r} is not understood; send the body as it is")
     try:
         body = await request.body()
         return await beside_loop_if_large(len(body), kind.model_validate_json, body)

@@ -1,0 +1,163 @@
+"""Compressed request bodies: what is read, what is refused, and that a bomb stops at the limit."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import httpx
+import pytest
+from starlette.types import Message
+
+from ernie_frontend.bodies import _Body
+from ernie_frontend.errors import BodyTooLarge
+from fakes.triton_grpc import FakeTriton
+
+pytest_plugins = ("fakes.frontend_server",)
+
+RunFrontend = Callable[..., AbstractContextManager[str]]
+BODY = {"messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}
+TEXT = json.dumps(BODY).encode()
+PACKED = gzip.compress(TEXT)
+LIMIT = 1 << 20  # of the fixture frontend
+
+
+def post(url: str, content: bytes | Iterator[bytes], encoding: str = "gzip") -> httpx.Response:
+    return httpx.post(
+        f"{url}/v1/completions",
+        content=content,
+        headers={"Content-Encoding": encoding},
+        trust_env=False,
+        verify=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", " gzip ", "gzip, identity"])
+@pytest.mark.parametrize("piece", [1 << 20, 5, 1])
+def test_gzip(frontend: str, triton: FakeTriton, encoding: str, piece: int) -> None:
+    """Whole and in chunks."""
+    pieces = (PACKED[start : start + piece] for start in range(0, len(PACKED), piece))
+    assert post(frontend, pieces, encoding.strip()).status_code == 200
+    assert triton.inferences[0].inputs["text_input"] == "Hi"
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "Identity"])
+def test_no_compression(frontend: str, triton: FakeTriton, encoding: str) -> None:
+    assert post(frontend, TEXT, encoding).status_code == 200
+
+
+def test_gzip_of_a_stream_in_chat(frontend: str, triton: FakeTriton) -> None:
+    answer = httpx.post(
+        f"{frontend}/v1/chat/completions",
+        content=gzip.compress(json.dumps({**BODY, "stream": True}).encode()),
+        headers={"Content-Encoding": "gzip"},
+        trust_env=False,
+        verify=False,
+    )
+    assert answer.text.endswith("data: [DONE]\n\n")
+
+
+def test_members_are_joined(frontend: str, triton: FakeTriton) -> None:
+    parts = [TEXT[:9], b"", TEXT[9:]]
+    members = b"".join(gzip.compress(part) for part in parts)
+    for content in (members, iter(members[start : start + 3] for start in range(0, len(members), 3))):
+        assert post(frontend, content).status_code == 200
+
+
+def test_a_large_body(frontend: str, triton: FakeTriton) -> None:
+    """Nearly at the limit, which is several pieces; and a byte above it."""
+    room = LIMIT - len(json.dumps({"prompt": ""}))
+    for size, status in ((room, 200), (room + 1, 413)):
+        assert post(frontend, gzip.compress(json.dumps({"prompt": "a" * size}).encode())).status_code == status
+    assert triton.inferences[0].inputs["text_input"] == "a" * room
+
+
+BROKEN = {
+    "empty": b"",
+    "not gzip": TEXT,
+    "zlib": zlib.compress(TEXT),
+    "header only": PACKED[:10],
+    "cut in the middle": PACKED[: len(PACKED) // 2],
+    "cut in the checksum": PACKED[:-1],
+    "wrong checksum": PACKED[:-8] + b"\x00\x00\x00\x00" + PACKED[-4:],
+    "wrong length": PACKED[:-4] + b"\x00\x00\x00\x00",
+    "a flipped bit": PACKED[:15] + bytes([PACKED[15] ^ 8]) + PACKED[16:],
+    "garbage after it": PACKED + b"garbage",
+    "zeros after it": PACKED + bytes(512),
+    "half a member after it": PACKED + PACKED[:12],
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_what_is_not_gzip(frontend: str, triton: FakeTriton, content: bytes) -> None:
+    for sent in (content, iter([content[:20], content[20:]])):
+        answer = post(frontend, sent)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"].startswith("the request body is not gzip: ")
+    assert not triton.inferences
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "compress", "gzip, gzip", "br, gzip", "x" * 500])
+def test_other_encodings_are_named(frontend: str, triton: FakeTriton, encoding: str) -> None:
+    answer = post(frontend, PACKED, encoding)
+    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "gzip")
+    error = answer.json()["error"]
+    assert error["code"] == "unsupported_content_encoding"
+    assert encoding[:40] in error["message"]
+    assert len(error["message"]) < 200
+
+
+@pytest.fixture(scope="module")
+def bomb() -> bytes:
+    """128 MiB of zeros, packed to a thousandth."""
+    pack = zlib.compressobj(level=1, wbits=31)
+    piece = bytes(1 << 20)
+    return b"".join([*(pack.compress(piece) for _ in range(128)), pack.flush()])
+
+
+def test_a_bomb_stops_at_the_limit(run_frontend: RunFrontend, triton: FakeTriton, bomb: bytes) -> None:
+    """The usual limit is 8 MiB."""
+    assert len(bomb) < 1 << 20
+    with run_frontend(triton.url) as url:
+        answer = post(url, bomb)
+    assert answer.status_code == 413
+    error = answer.json()["error"]
+    assert error["code"] == "request_too_large"
+    seen = int(error["message"].split(" bytes")[0].split()[-1])
+    assert 8 << 20 < seen < 9 << 20
+
+
+@pytest.mark.parametrize("kind", ["members", "blocks"])
+def test_compressed_bytes_that_become_nothing_are_counted(frontend: str, triton: FakeTriton, kind: str) -> None:
+    member = gzip.compress(b"")
+    endless = (
+        member * (LIMIT // 16) if kind == "members" else member[:10] + b"\x00\x00\x00\xff\xff" * (LIMIT // 4)
+    )
+    pieces = (endless[start : start + 65536] for start in range(0, len(endless), 65536))
+    assert post(frontend, pieces).status_code == 413
+
+
+async def test_a_bomb_takes_no_memory(bomb: bytes) -> None:
+    messages = iter([{"type": "http.request", "body": bomb, "more_body": False}])
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def read() -> None:
+        body = _Body(receive, 8 << 20, is_compressed=True)
+        while (await body.receive())["more_body"]:
+            pass
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(BodyTooLarge):
+            await read()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 4 << 20
