@@ -81,6 +81,17 @@ def test_logprobs_agree_whichever_way_they_are_asked_for(client: httpx.Client) -
         assert sum(map(math.exp, top.values())) <= 1 + 1e-6
 
 
+def test_spellings_that_other_servers_accept(client: httpx.Client) -> None:
+    plain = complete(client, logprobs=1)["choices"]
+    assert complete(client, logprobs=True, max_tokens=8.0, stop="", top_k=-1, seed=-1)["choices"] == plain
+    fields: dict[str, Any] = {"temperature": 2.0, "top_p": 1.0, "ignore_eos": True}
+    seeded, again, other = (complete(client, **fields, seed=seed)["choices"] for seed in (-7, -7.0, -8))
+    assert seeded == again != other
+    answer = client.post("/v1/completions", json={**GREEDY, "logprobs": -1})
+    assert answer.status_code == 400
+    assert "logprobs is -1, all 640 tokens; it must be at most 20" in answer.json()["error"]["message"]
+
+
 def test_echo_repeats_the_prompt(client: httpx.Client) -> None:
     plain, echo = complete(client), complete(client, echo=True)
     assert echo["choices"][0]["text"] == PROMPT + plain["choices"][0]["text"]

@@ -63,7 +63,7 @@ class GenerationConfig:
         return cls(
             temperature=0.0 if greedy else _number(path, values, "temperature", DEFAULT_TEMPERATURE, (0, None)),
             top_p=_number(path, values, "top_p", DEFAULT_TOP_P, (0, 1)),
-            top_k=int(_number(path, values, "top_k", 0, (0, None))),
+            top_k=max(0, int(_number(path, values, "top_k", 0, (-1, None)))),
             max_new_tokens=int(_number(path, values, "max_new_tokens", 0, (0, None))) or None,
             eos_token_ids=tuple(dict.fromkeys((*eos_token_ids, *ids))),
             min_p=_number(path, values, "min_p", 0.0, (0, 1)),

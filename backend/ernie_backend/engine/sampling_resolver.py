@@ -68,22 +68,23 @@ class SamplingResolver:
         if asked.min_tokens > room:
             context = num_prompt_tokens + room
             raise ContextLengthExceeded.of(context, num_prompt_tokens, asked.min_tokens, "min_tokens")
-        _check_prompt_values(asked.prompt_logprobs, num_prompt_tokens)
+        prompt_logprobs = self._num_logprobs("prompt_logprobs", asked.prompt_logprobs)
+        _check_prompt_values(prompt_logprobs, num_prompt_tokens)
         defaults = self.defaults
         max_tokens = asked.max_tokens if asked.max_tokens is not None else defaults.max_new_tokens
         return ResolvedSampling(
             temperature=_first(asked.temperature, defaults.temperature),
             top_p=_first(asked.top_p, defaults.top_p),
-            top_k=_first(asked.top_k, defaults.top_k),
+            top_k=max(0, _first(asked.top_k, defaults.top_k)),
             min_p=_first(asked.min_p, defaults.min_p),
-            seed=asked.seed if asked.seed is not None else secrets.randbelow(MAX_SEED + 1),
+            seed=_resolved_seed(asked.seed),
             max_tokens=min(max(max_tokens, asked.min_tokens), room) if max_tokens is not None else room,
             min_tokens=asked.min_tokens,
             eos_token_ids=frozenset() if asked.ignore_eos else frozenset(defaults.eos_token_ids),
             stop_token_ids=frozenset(asked.stop_token_ids),
             includes_stop=asked.include_stop_str_in_output,
-            logprobs=asked.logprobs,
-            prompt_logprobs=asked.prompt_logprobs,
+            logprobs=self._num_logprobs("logprobs", asked.logprobs),
+            prompt_logprobs=prompt_logprobs,
         )
 
     def edits(
@@ -131,17 +132,25 @@ class SamplingResolver:
                 raise InvalidValue(
                     f"{name} holds {highest}; token ids must be in [0, {self.vocab_size - 1}]", name
                 )
-        for name in ("logprobs", "prompt_logprobs"):
-            self._check_logprobs(name, getattr(asked, name))
 
-    def _check_logprobs(self, name: str, count: int | None) -> None:
+    def _num_logprobs(self, name: str, count: int | None) -> int | None:
+        """Return how many log probabilities are asked for at one place; -1 asks for those of all tokens."""
         if count is None:
-            return
+            return None
         if not self.logprob_limits.is_enabled:  # FastDeploy's text
             raise InvalidValue("Logprobs is disabled, please enable it in startup config.", name)
         limit = self.logprob_limits.max_logprobs
-        if 0 <= limit < count:
-            raise InvalidValue(f"{name} is {count}; it must be at most {limit} (max_logprobs)", name)
+        wanted = self.vocab_size if count == -1 else count
+        if 0 <= limit < wanted:
+            all_of = f", all {wanted} tokens" if count == -1 else ""
+            raise InvalidValue(f"{name} is {count}{all_of}; it must be at most {limit} (max_logprobs)", name)
+        return wanted
+
+
+def _resolved_seed(asked: int | None) -> int:
+    """Return a seed that is not negative: -1 is none, as in vLLM; others count from 2**63 downwards."""
+    num_seeds = MAX_SEED + 1
+    return secrets.randbelow(num_seeds) if asked is None or asked == -1 else asked % num_seeds
 
 
 def _check_prompt_values(num_top: int | None, num_prompt_tokens: int) -> None:

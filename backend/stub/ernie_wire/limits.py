@@ -1,4 +1,4 @@
-"""Checks of values against their limits: InvalidValue names the field, the value and the limit.
+"""Spellings of values, and checks against limits: InvalidValue names the field, the value and the limit.
 
 This module must not know any field.
 """
@@ -40,6 +40,25 @@ def check_number(
     limit = MAX_INTEGER if integer else MAX_NUMBER
     if value > limit:
         raise InvalidValue(f"{name} is too large; it must be at most {limit}", name)
+
+
+def as_integer(value: object) -> object:
+    """Return a float without a fraction as an integer: some JSON libraries know no other number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def as_integers(values: object) -> object:
+    """Return a list with its floats as ``as_integer`` makes them."""
+    if isinstance(values, list) and float in set(map(type, values)):
+        return [as_integer(value) for value in values]
+    return values
+
+
+def as_count(value: object) -> object:
+    """Return how many log probabilities a client asks for: true is 1, as in vLLM, and false none."""
+    if isinstance(value, bool):
+        return 1 if value else None
+    return as_integer(value)
 
 
 def check_flag(name: str, value: object) -> None:

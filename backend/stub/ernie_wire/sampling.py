@@ -12,7 +12,15 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ernie_wire.errors import InvalidValue
-from ernie_wire.limits import check_flag, check_number, check_texts, check_token_ids
+from ernie_wire.limits import (
+    as_count,
+    as_integer,
+    as_integers,
+    check_flag,
+    check_number,
+    check_texts,
+    check_token_ids,
+)
 
 MAX_SEED = 2**63 - 1
 MAX_TOKEN_ID = 2**31 - 1
@@ -20,6 +28,11 @@ MAX_BIAS = 100
 MAX_STOPS, MAX_STOP_BYTES = 16, 4096
 """Every new text of an answer is compared with every stop text, between two steps of all requests."""
 MAX_BAD_WORDS, MAX_BAD_WORD_BYTES = 1024, 65536
+_READERS = {
+    **dict.fromkeys(("max_tokens", "min_tokens", "top_k", "seed"), as_integer),
+    **dict.fromkeys(("stop_token_ids", "bad_words_token_ids"), as_integers),
+    **dict.fromkeys(("logprobs", "prompt_logprobs"), as_count),
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class SamplingParameters:
         min_tokens: tokens before which neither EOS nor a stop token nor a stop text ends the answer.
         temperature: at least 0; below 1e-5 is greedy.
         top_p: nucleus mass in [0, 1]; below 1e-5 is greedy.
-        top_k: keep the k most likely tokens; 0 keeps all.
+        top_k: keep the k most likely tokens; 0 or -1 keeps all.
         min_p: drop tokens less likely than this part, in [0, 1], of the most likely one; 0 keeps all.
         repetition_penalty: above 0, 1 is neutral; divides positive and multiplies negative logits of tokens
             that the prompt or the answer has.
@@ -40,14 +53,15 @@ class SamplingParameters:
         logit_bias: token id to a number in [-100, 100] that is added to its logit.
         bad_words: texts that are never generated, with a space before them or without.
         bad_words_token_ids: tokens that are never generated.
-        seed: makes the choice of tokens repeatable, in [0, 2**63 - 1].
+        seed: makes the choice of tokens repeatable, in [-2**63, 2**63 - 1]; -1 is none.
         stop: texts that end the answer, at most 16; they are not part of it.
         stop_token_ids: tokens that end the answer, as EOS does.
         include_stop_str_in_output: the text that ended the answer, or the token's that did, is part of it.
         ignore_eos: go on after the end-of-sequence token.
         skip_special_tokens: leave special tokens out of the text, where stop texts do not see them either; true
             if not given.
-        logprobs: log probabilities of each token of the answer and of so many of the most likely ones there.
+        logprobs: log probabilities of each token of the answer and of so many of the most likely ones there;
+            -1: of all.
         prompt_logprobs: the same for the tokens of the prompt.
     """
 
@@ -81,9 +95,10 @@ class SamplingParameters:
             check_number(name, getattr(self, name), -2, 2)
         check_number("repetition_penalty", self.repetition_penalty, 0, None, is_low_excluded=True)
         check_number("max_tokens", self.max_tokens, 1, None, integer=True)
-        for name in ("min_tokens", "top_k", "logprobs", "prompt_logprobs"):
-            check_number(name, getattr(self, name), 0, None, integer=True)
-        check_number("seed", self.seed, 0, MAX_SEED, integer=True)
+        check_number("min_tokens", self.min_tokens, 0, None, integer=True)
+        for name in ("top_k", "logprobs", "prompt_logprobs"):
+            check_number(name, getattr(self, name), -1, None, integer=True)
+        check_number("seed", self.seed, -MAX_SEED - 1, MAX_SEED, integer=True)
         check_texts("stop", self.stop, MAX_STOPS, MAX_STOP_BYTES)
         check_texts("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_BYTES)
         for name in ("stop_token_ids", "bad_words_token_ids"):
@@ -103,7 +118,8 @@ class SamplingParameters:
     def from_json(cls, values: object) -> SamplingParameters:
         """Return the parameters in a decoded JSON object; null means absent.
 
-        ``stop`` and ``bad_words`` may be one string or a list; the keys of ``logit_bias`` are strings, as JSON
+        ``stop`` and ``bad_words`` may be one string or a list; the empty string is none. Integers may be whole
+        floats, and how many log probabilities true or false. The keys of ``logit_bias`` are strings, as JSON
         wants. Raises InvalidValue for anything unknown or outside its limits.
         """
         if not isinstance(values, Mapping):
@@ -114,7 +130,11 @@ class SamplingParameters:
                 raise InvalidValue(
                     f"sampling_parameters has no field {name!r}; known: {', '.join(sorted(known))}", str(name)
                 )
-        given = {name: value for name, value in values.items() if value is not None}
+        given: dict[str, Any] = {
+            name: _READERS[name](value) if name in _READERS else value
+            for name, value in values.items()
+            if value is not None
+        }
         for name in ("stop", "bad_words", "stop_token_ids", "bad_words_token_ids"):
             if name in given:
                 given[name] = _tuple(name, given[name])
@@ -140,7 +160,7 @@ class SamplingParameters:
 
 def _tuple(name: str, value: object) -> tuple[Any, ...]:
     if isinstance(value, str) and not name.endswith("_ids"):
-        return (value,)
+        return (value,) if value else ()
     if isinstance(value, (list, tuple)):
         return tuple(value)
     kinds = "a list of token ids" if name.endswith("_ids") else "a string or a list of strings"

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from ernie_frontend.schema.common import GenerationFields
+from ernie_frontend.schema.common import GenerationFields, Integer, TokenIds
+from ernie_wire.limits import as_count, as_integers
 
 _PART_WANTED = 'it must be a string or a list of parts such as {"type": "text", "text": "..."}'
 
@@ -43,15 +44,16 @@ class ChatRequest(GenerationFields):
     messages: list[ChatMessage] | None = Field(
         None, description="the conversation; a list of integers is taken as prompt_token_ids"
     )
-    prompt_token_ids: list[int] | None = Field(
+    prompt_token_ids: TokenIds | None = Field(
         None, min_length=1, description="the whole prompt as token ids, in place of messages and template"
     )
-    max_completion_tokens: int | None = Field(None, ge=1, description="as max_tokens, and wins over it")
+    max_completion_tokens: Integer | None = Field(None, ge=1, description="as max_tokens, and wins over it")
     logprobs: bool | None = Field(None, description="give the log probability of each token")
-    top_logprobs: int | None = Field(
+    top_logprobs: Integer | None = Field(
         None,
-        ge=0,
-        description="so many of the most likely tokens with it, at most --max-logprobs (20); needs logprobs",
+        ge=-1,
+        description="so many of the most likely tokens with it, at most --max-logprobs (20); needs logprobs; "
+        "-1 all tokens",
     )
     tools: list[dict[str, Any]] | None = Field(
         None, description="functions, given to the model's template; see Tools below"
@@ -71,12 +73,14 @@ class ChatRequest(GenerationFields):
     @classmethod
     def _take_token_ids(cls, values: object) -> object:
         """Accept FastDeploy's other spelling of ``prompt_token_ids``: messages as a list of integers."""
-        messages = values.get("messages") if isinstance(values, dict) else None
+        messages = as_integers(values.get("messages")) if isinstance(values, dict) else None
         if not isinstance(values, dict) or not isinstance(messages, list) or not messages:
             return values
         if not all(type(item) is int for item in messages):
             return values
         return {"prompt_token_ids": messages, **values, "messages": None}
+
+    _read_top_logprobs = field_validator("top_logprobs", mode="before")(as_count)
 
     @field_validator("top_logprobs")
     @classmethod

@@ -1,16 +1,18 @@
 """The fields that chat and plain completions share, and the reading of a request body.
 
 Unknown fields are kept in ``model_extra``: ``unsupported`` looks there for those that may not be neglected.
-Types are strict ("5" is no number): a wrong type is the client's mistake and gets 400. Limits of sampling are
-checked by ``ernie_wire.sampling``. The descriptions become the tables of docs/openai.md (``tables``).
+Types are strict ("5" is no number): a wrong type is the client's mistake and gets 400. But an integer may be a
+whole float (16.0), and a number of log probabilities true or false. Limits of sampling are checked by
+``ernie_wire.sampling``. The descriptions become the tables of docs/openai.md (``tables``).
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -24,6 +26,10 @@ from ernie_frontend.errors import from_validation
 from ernie_frontend.large_bodies import beside_loop_if_large
 from ernie_frontend.request_log import record_of
 from ernie_wire.errors import RequestCancelled
+from ernie_wire.limits import as_count, as_integer, as_integers
+
+Integer = Annotated[int, BeforeValidator(as_integer)]
+TokenIds = Annotated[list[int], BeforeValidator(as_integers)]
 
 _INT32 = 2**31
 # What metadata may not set: its own place in the request is part of what these mean.
@@ -33,12 +39,12 @@ _NOT_FROM_METADATA = frozenset(
 
 
 class StreamOptions(BaseModel):
-    """Options of a streamed answer; giving them at all asks for the usage, as in FastDeploy."""
+    """Options of a streamed answer; giving them at all asks for the usage, as in FastDeploy; null is false."""
 
     model_config = ConfigDict(strict=True)
 
-    include_usage: bool = True
-    continuous_usage_stats: bool = False
+    include_usage: bool | None = True
+    continuous_usage_stats: bool | None = False
 
 
 class GenerationFields(BaseModel):
@@ -53,25 +59,27 @@ class GenerationFields(BaseModel):
         description="only with stream; include_usage (default true) adds a last chunk with the usage, "
         "continuous_usage_stats the usage so far to each chunk",
     )
-    max_streaming_response_tokens: int | None = Field(
+    max_streaming_response_tokens: Integer | None = Field(
         None, ge=1, description="join so many tokens into one chunk"
     )
-    n: int | None = Field(None, ge=1, description="answers to each prompt; the seed of answer i is seed + i")
-    max_tokens: int | None = Field(
+    n: Integer | None = Field(
+        None, ge=1, description="answers to each prompt; the seed of answer i is seed + i"
+    )
+    max_tokens: Integer | None = Field(
         None,
         ge=0,
         description="at least 1; cut to the rest of the context; default max_new_tokens of the model's "
         "generation_config.json, else the rest of the context",
     )
-    min_tokens: int | None = Field(
+    min_tokens: Integer | None = Field(
         None, description="tokens before which neither EOS nor a stop ends the answer; default 0"
     )
     temperature: float | None = Field(None, description="at least 0; below 1e-5 is greedy; default the model's")
     top_p: float | None = Field(
         None, description="nucleus mass in [0, 1]; below 1e-5 is greedy; default the model's, else 0.7"
     )
-    top_k: int | None = Field(
-        None, description="keep the k most likely tokens; 0 keeps all; default the model's"
+    top_k: Integer | None = Field(
+        None, description="keep the k most likely tokens; 0 or -1 keeps all; default the model's"
     )
     min_p: float | None = Field(
         None,
@@ -92,10 +100,12 @@ class GenerationFields(BaseModel):
     bad_words: str | list[str] | None = Field(
         None, description="texts that are never generated, with a space before them or without"
     )
-    bad_words_token_ids: list[int] | None = Field(None, description="tokens that are never generated")
-    seed: int | None = Field(None, description="in [0, 2^63 - 1]; makes the answer repeatable")
-    stop: str | list[str] | None = Field(None, description="texts that end the answer, at most 16")
-    stop_token_ids: list[int] | None = Field(None, description="tokens that end the answer")
+    bad_words_token_ids: TokenIds | None = Field(None, description="tokens that are never generated")
+    seed: Integer | None = Field(
+        None, description="in [-2^63, 2^63 - 1]; makes the answer repeatable; -1 is none"
+    )
+    stop: str | list[str] | None = Field(None, description="texts that end the answer, at most 16; '' is none")
+    stop_token_ids: TokenIds | None = Field(None, description="tokens that end the answer")
     include_stop_str_in_output: bool | None = Field(
         None, description="the text that ended the answer is part of it"
     )
@@ -103,17 +113,17 @@ class GenerationFields(BaseModel):
     skip_special_tokens: bool | None = Field(
         None, description="leave special tokens out of the text; default true (Special tokens below)"
     )
-    prompt_logprobs: int | None = Field(
+    prompt_logprobs: Integer | None = Field(
         None,
-        ge=0,
+        ge=-1,
         description="log probabilities of the prompt's tokens with so many alternatives, at most "
-        "--max-logprobs (20), in each choice's prompt_logprobs",
+        "--max-logprobs (20), in each choice's prompt_logprobs; true is 1, -1 all tokens",
     )
     return_token_ids: bool | None = Field(None, description="add token ids and raw texts of prompt and answer")
-    completion_token_ids: list[int] | None = Field(
+    completion_token_ids: TokenIds | None = Field(
         None, description="the beginning of the answer, to go on from; needs a prompt of token ids"
     )
-    priority: int | None = Field(
+    priority: Integer | None = Field(
         None, ge=-_INT32, lt=_INT32, description="the lower, the sooner it leaves the queue; default 0"
     )
     user: str | None = Field(None, description="becomes part of the answer's id")
@@ -122,6 +132,8 @@ class GenerationFields(BaseModel):
         description="fields of the request by another way; those at the top level win, and strings are only "
         "remarks (OpenAI's meaning)",
     )
+
+    _read_prompt_logprobs = field_validator("prompt_logprobs", mode="before")(as_count)
 
     @model_validator(mode="before")
     @classmethod
@@ -154,7 +166,7 @@ class GenerationFields(BaseModel):
     @field_validator("stream_options")
     @classmethod
     def _check_stream_options(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
-        if value is not None and not info.data.get("stream"):
+        if value is not None and value.model_fields_set and not info.data.get("stream"):
             raise ValueError("it may only be given with stream true")
         return value
 

@@ -6,11 +6,19 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ernie_frontend.schema.common import GenerationFields
+from ernie_frontend.schema.common import GenerationFields, Integer
+from ernie_wire.limits import as_count, as_integers
 
 
 def _is_token_ids(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
+
+
+def _with_integers(prompt: object) -> object:
+    """Return token ids, or lists of them, with whole floats as integers."""
+    if isinstance(prompt, list) and all(isinstance(item, list) for item in prompt):
+        return [as_integers(item) for item in prompt]
+    return as_integers(prompt)
 
 
 class CompletionRequest(GenerationFields):
@@ -22,14 +30,18 @@ class CompletionRequest(GenerationFields):
         None,
         description="begin with the prompt; with logprobs its log probabilities too, with max_tokens 0 alone",
     )
-    best_of: int | None = Field(
+    best_of: Integer | None = Field(
         None, ge=1, description="make so many answers to each prompt and return the n most likely per token"
     )
-    logprobs: int | None = Field(
+    logprobs: Integer | None = Field(
         None,
-        ge=0,
-        description="log probabilities with so many of the most likely tokens, at most --max-logprobs (20)",
+        ge=-1,
+        description="log probabilities with so many of the most likely tokens, at most --max-logprobs (20); "
+        "true is 1, -1 all tokens",
     )
+
+    _read_logprobs = field_validator("logprobs", mode="before")(as_count)
+    _read_prompts = field_validator("prompt", "prompt_token_ids", mode="before")(_with_integers)
 
     @field_validator("prompt")
     @classmethod

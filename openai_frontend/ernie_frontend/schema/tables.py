@@ -53,6 +53,8 @@ def _fields(model: type[BaseModel], names: set[str]) -> str:
 
 def _type(annotation: object) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(arguments[0])
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_type(each) for each in arguments if each is not type(None))
     if origin is list:

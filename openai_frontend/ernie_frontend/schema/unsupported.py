@@ -77,9 +77,18 @@ def refuse_unsupported(extra: Mapping[str, object] | None, unsupported: Mapping[
         unsupported: the refused names.
     """
     for name, value in (extra or {}).items():
-        if value is None or name not in unsupported or value in unsupported[name].neutral:
+        if value is None or name not in unsupported:
             continue
         refusal = unsupported[name]
+        if _without_nulls(value) in refusal.neutral:
+            continue
         neutral = " or ".join(repr(entry) for entry in refusal.neutral)
         way_out = f"leave it out or send {neutral}" if neutral else "leave it out"
         raise InvalidValue(f"{name} is refused: {refusal.reason}; {way_out}", name)
+
+
+def _without_nulls(value: object) -> object:
+    """Return an object without its members that are null: some clients send all that they know."""
+    if not isinstance(value, dict):
+        return value
+    return {name: each for name, each in value.items() if each is not None}

@@ -20,7 +20,7 @@ class AnswerHeader:
         model: the public name of the model.
         has_token_ids: the client asked for ``return_token_ids``.
         has_echo: choices begin with the prompt.
-        num_logprobs: alternatives for each token of the answer; None for no log probabilities.
+        num_logprobs: alternatives for each token of the answer, -1: all; None for no log probabilities.
         num_prompt_logprobs: the same for the prompt's tokens in ``prompt_logprobs``.
         has_usage: a last chunk with the usage was asked for.
         has_running_usage: the usage so far was asked for in every chunk.
@@ -57,8 +57,8 @@ class AnswerHeader:
             has_echo=has_echo,
             num_logprobs=num_logprobs,
             num_prompt_logprobs=body.prompt_logprobs,
-            has_usage=options.include_usage,
-            has_running_usage=options.continuous_usage_stats,
+            has_usage=bool(options.include_usage),
+            has_running_usage=bool(options.continuous_usage_stats),
         )
 
     def to_object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:

@@ -78,5 +78,6 @@ def _sampling(body: CompletionRequest) -> SamplingParameters:
     max_tokens = 1 if body.max_tokens == 0 else body.max_tokens
     repeated = body.logprobs if body.echo else None
     wanted = [number for number in (body.prompt_logprobs, repeated) if number is not None]
-    asked = body.model_copy(update={"prompt_logprobs": max(wanted, default=None)})
+    most = -1 if -1 in wanted else max(wanted, default=None)
+    asked = body.model_copy(update={"prompt_logprobs": most})
     return sampling_parameters(asked, max_tokens, logprobs)

@@ -29,11 +29,16 @@ def chat_logprobs(entries: Logprobs, num_top: int) -> dict[str, Any]:
     """Return OpenAI's ``logprobs`` of a chat choice."""
     return {
         "content": [
-            {**_chat_entry(entry), "top_logprobs": [_chat_entry(each) for each in entry.top[:num_top]]}
+            {**_chat_entry(entry), "top_logprobs": [_chat_entry(each) for each in _likeliest(entry, num_top)]}
             for entry in entries
             if entry is not None
         ]
     }
+
+
+def _likeliest(entry: TokenLogprobs, num_top: int) -> tuple[TopLogprob, ...]:
+    """Return the most likely tokens of a place, most likely first; -1: all that there are."""
+    return entry.top if num_top == -1 else entry.top[:num_top]
 
 
 def _chat_entry(entry: TopLogprob | TokenLogprobs) -> dict[str, Any]:
@@ -51,7 +56,7 @@ def prompt_logprobs(entries: Logprobs, num_top: int) -> list[dict[str, Any] | No
 
 def _by_token_id(entry: TokenLogprobs, num_top: int) -> dict[str, Any]:
     own = {str(entry.token_id): _ranked(entry, entry.rank)}
-    top = {str(each.token_id): _ranked(each, rank) for rank, each in enumerate(entry.top[:num_top], 1)}
+    top = {str(each.token_id): _ranked(each, rank) for rank, each in enumerate(_likeliest(entry, num_top), 1)}
     return own | top
 
 
@@ -100,7 +105,7 @@ class CompletionLogprobs:
     def _top(self, entry: TokenLogprobs) -> dict[str, float]:
         """Return the token and the likeliest by their text; of two with equal text the likelier has it."""
         candidates: list[TopLogprob | TokenLogprobs] = [entry]
-        candidates += [each for each in entry.top[: self._num_top] if each.token_id != entry.token_id]
+        candidates += [each for each in _likeliest(entry, self._num_top) if each.token_id != entry.token_id]
         top: dict[str, float] = {}
         for each in sorted(candidates, key=lambda each: each.logprob, reverse=True):
             names = (token_text(each.text_bytes), _byte_text(each.text_bytes), f"token_id:{each.token_id}")

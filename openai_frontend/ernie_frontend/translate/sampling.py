@@ -46,7 +46,7 @@ def sampling_parameters(
 
 def with_seed_offset(sampling: SamplingParameters, offset: int) -> SamplingParameters:
     """Return the sampling of answer number ``offset`` to a prompt: a given seed counts on, and so differs."""
-    if sampling.seed is None or offset == 0:
+    if sampling.seed is None or sampling.seed == -1 or offset == 0:
         return sampling
     return replace(sampling, seed=(sampling.seed + offset) % (MAX_SEED + 1))
 

@@ -124,6 +124,18 @@ def test_the_rest_of_what_is_asked_is_passed_on() -> None:
     assert _prepare(GenerateRequest("r", input_ids=(5,), priority=-2)).priority == -2
 
 
+def test_numbers_that_stand_for_another() -> None:
+    """-1 as vLLM and FastDeploy take it, and seeds below it."""
+    assert _sampling(top_k=-1).top_k == 0, "not the model's 5"
+    assert _sampling(seed=-1).seed != _sampling(seed=-1).seed
+    assert (_sampling(seed=-2).seed, _sampling(seed=-(2**63)).seed) == (2**63 - 2, 0)
+    everything = SamplingParameters(logprobs=-1, prompt_logprobs=-1)
+    request = GenerateRequest("r", input_ids=(5, 6), sampling=everything)
+    limits = LogprobLimits(max_logprobs=-1)
+    sampling = Preparation(TOKENIZER, TEMPLATE, DEFAULTS, 32, 640, limits).prepare(request).sampling
+    assert (sampling.logprobs, sampling.prompt_logprobs) == (640, 640)
+
+
 def _edits(defaults: GenerationConfig = DEFAULTS, **asked: object) -> LogitEdits | None:
     return _prepare(
         GenerateRequest("r", input_ids=(5, 6), sampling=SamplingParameters.from_json(asked)), defaults
@@ -174,6 +186,7 @@ def test_penalties_of_the_model_hold_unless_the_request_has_its_own() -> None:
         ({"logit_bias": {"641": 1}}, "logit_bias", "holds 641"),
         ({"logprobs": 21}, "logprobs", r"logprobs is 21; it must be at most 20 \(max_logprobs\)"),
         ({"prompt_logprobs": 50}, "prompt_logprobs", "is 50; it must be at most 20"),
+        ({"logprobs": -1}, "logprobs", "is -1, all 640 tokens; it must be at most 20"),
         ({"bad_words": ["\ud800"]}, "bad_words", "half of a surrogate pair"),
         ({"bad_words_token_ids": list(range(640))}, "bad_words_token_ids", "exclude every token"),
         ({"min_tokens": 31}, "min_tokens", r"33 tokens \(2 in the prompt, 31 in the comp"),
@@ -242,7 +255,7 @@ def test_generation_config_files(tmp_path: Path) -> None:
         ("temperature", -1, "temperature is -1; it must be finite and at least 0"),
         ("top_p", 2, r"top_p is 2; it must be in \[0, 1\]"),
         ("top_k", "5", "top_k must be a number"),
-        ("top_k", float("inf"), "top_k is inf; it must be finite and at least 0"),
+        ("top_k", float("inf"), "top_k is inf; it must be finite and at least -1"),
         ("temperature", float("nan"), "temperature is nan; it must be finite"),
         ("min_p", 1.5, r"min_p is 1.5; it must be in \[0, 1\]"),
         ("repetition_penalty", 0, "repetition_penalty is 0; it must be finite and at least 0.001"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from ernie_frontend.schema.unsupported import (
     refuse_unsupported,
 )
 from ernie_frontend.translate import chat_request
+from ernie_frontend.translate.answer import AnswerHeader
 from ernie_frontend.translate.chat_request import chat_to_wire
 from ernie_frontend.translate.completion_request import completion_to_wire
 from ernie_frontend.translate.thinking import resolve_thinking
@@ -122,7 +124,11 @@ def test_several_answers_count_the_seed_on() -> None:
     wires = chat_to_wire(chat(n=3, seed=2**63 - 2), "r", 1000, 3)
     assert [wire.request_id for wire in wires] == ["r-0", "r-1", "r-2"]
     assert [wire.sampling.seed for wire in wires] == [2**63 - 2, 2**63 - 1, 0]
-    assert [wire.sampling.seed for wire in chat_to_wire(chat(n=2), "r", 1000, 3)] == [None, None]
+    for unseeded in ({}, {"seed": None}, {"seed": -1}):
+        seeds = {wire.sampling.seed for wire in chat_to_wire(chat(n=3, **unseeded), "r", 1000, 3)}
+        assert seeds == {unseeded.get("seed")}
+    counted = [wire.sampling.seed for wire in chat_to_wire(chat(n=3, seed=-3), "r", 1000, 3)]
+    assert counted == [-3, 2**63 - 2, 2**63 - 1], "-3 is 2**63 - 3"
     body = CompletionRequest.model_validate({"prompt": ["a", "b"], "n": 2, "seed": 5})
     wires = completion_to_wire(body, "r", 1000, 8)
     assert [wire.text_input for wire in wires] == ["a", "a", "b", "b"]
@@ -175,6 +181,94 @@ def test_which_log_probabilities_the_engine_is_asked_for(
     wire = completion_to_wire(body, "r", 1000, 8)[0]
     assert (wire.sampling.logprobs, wire.sampling.prompt_logprobs) == (logprobs, prompt_logprobs)
     assert wire.return_prompt is ("echo" in fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sampling"),
+    [
+        ({"max_tokens": 16.0, "min_tokens": 2.0}, {"max_tokens": 16, "min_tokens": 2}),
+        ({"top_k": -1, "top_p": 0, "temperature": 1}, {"top_k": -1, "top_p": 0.0, "temperature": 1.0}),
+        ({"top_k": 5.0, "seed": 7.0}, {"top_k": 5, "seed": 7}),
+        ({"seed": -3}, {"seed": -3}),
+        ({"stop_token_ids": [8.0]}, {"stop_token_ids": [8]}),
+        ({"bad_words_token_ids": [9.0]}, {"bad_words_token_ids": [9]}),
+        ({"prompt_logprobs": True}, {"prompt_logprobs": 1}),
+        ({"prompt_logprobs": -1}, {"prompt_logprobs": -1}),
+        ({"prompt_logprobs": False}, {}),
+        ({"stop": ""}, {}),
+        ({"stop": [], "bad_words": [], "stop_token_ids": [], "logit_bias": {}}, {}),
+        ({"metadata": {"max_tokens": 3.0}}, {"max_tokens": 3}),
+        ({"stream_options": {}}, {}),
+        ({"response_format": {"type": "text", "json_schema": None}}, {}),
+    ],
+)
+def test_spellings_that_other_servers_accept(fields: dict[str, Any], sampling: dict[str, Any]) -> None:
+    """What vLLM and FastDeploy take, with the same meaning, on both endpoints alike."""
+    [wire] = chat_to_wire(chat(**fields), "r", 1000, 8)
+    body = CompletionRequest.model_validate({"prompt": "a", **fields})
+    for made in (wire, *completion_to_wire(body, "r", 1000, 8)):
+        assert json.dumps(made.sampling.to_json(), sort_keys=True) == json.dumps(sampling, sort_keys=True)
+
+
+def test_null_is_absent_in_every_field() -> None:
+    nothing = dict.fromkeys(set(ChatRequest.model_fields) - {"messages"})
+    assert chat_to_wire(chat(**nothing), "r", 1000, 8) == chat_to_wire(chat(), "r", 1000, 8)
+    nothing = dict.fromkeys(set(CompletionRequest.model_fields) - {"prompt"})
+    bodies = [CompletionRequest.model_validate({"prompt": "a", **fields}) for fields in (nothing, {})]
+    assert completion_to_wire(bodies[0], "r", 1000, 8) == completion_to_wire(bodies[1], "r", 1000, 8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "logprobs"),
+    [
+        ({"logprobs": True}, 1),
+        ({"logprobs": False}, None),
+        ({"logprobs": 3.0}, 3),
+        ({"logprobs": -1}, -1),
+        ({"logprobs": None}, None),
+    ],
+)
+def test_how_many_log_probabilities_completions_give(fields: dict[str, Any], logprobs: int | None) -> None:
+    body = CompletionRequest.model_validate({"prompt": "a", "echo": True, "prompt_logprobs": 0, **fields})
+    [wire] = completion_to_wire(body, "r", 1000, 8)
+    assert (wire.sampling.logprobs, body.num_logprobs) == (logprobs, logprobs)
+    assert wire.sampling.prompt_logprobs == (logprobs or 0), "echo needs as many of the prompt"
+
+
+def test_how_many_log_probabilities_chat_gives() -> None:
+    for top, expected in ((True, 1), (False, 0), (None, 0), (2.0, 2), (-1, -1)):
+        assert chat(logprobs=True, top_logprobs=top).num_logprobs == expected
+
+
+def test_whole_floats_are_integers_wherever_these_are_wanted() -> None:
+    fields = {"n": 2.0, "priority": -1.0, "max_completion_tokens": 4.0, "max_streaming_response_tokens": 3.0}
+    wires = chat_to_wire(chat(**fields), "r", 1000, 8)
+    assert [(wire.priority, wire.sampling.max_tokens) for wire in wires] == [(-1, 4), (-1, 4)]
+    ids = {"prompt_token_ids": [5.0, 6], "completion_token_ids": [7.0]}
+    for body in (chat(messages=[5.0, 6.0]), ChatRequest.model_validate(ids)):
+        [wire] = chat_to_wire(body, "r", 1000, 8)
+        assert json.dumps(wire.input_ids) in ("[5, 6]", "[5, 6, 7]")
+    for prompt in ([5.0, 6], [[5, 6.0]]):
+        for name in ("prompt", "prompt_token_ids"):
+            plain = CompletionRequest.model_validate({name: prompt, "best_of": 1.0})
+            [wire] = completion_to_wire(plain, "r", 1000, 8)
+            assert json.dumps(wire.input_ids) == "[5, 6]"
+
+
+@pytest.mark.parametrize(
+    ("options", "has_usage", "has_running_usage"),
+    [
+        ({}, True, False),
+        ({"include_usage": None}, False, False),
+        ({"include_usage": False}, False, False),
+        ({"include_usage": True, "continuous_usage_stats": None}, True, False),
+        (None, False, False),
+    ],
+)
+def test_stream_options(options: dict[str, Any] | None, has_usage: bool, has_running_usage: bool) -> None:
+    body = chat(stream=True, stream_options=options)
+    header = AnswerHeader.of(body, "id", 0, "m", num_logprobs=None)
+    assert (header.has_usage, header.has_running_usage) == (has_usage, has_running_usage)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from typing import Any
 
@@ -47,6 +48,29 @@ def test_null_is_absent(name: str) -> None:
     assert SamplingParameters.from_json({name: None}) == SamplingParameters()
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"max_tokens": 16.0, "min_tokens": 1.0}, {"max_tokens": 16, "min_tokens": 1}),
+        ({"top_k": 50.0, "seed": -0.0}, {"top_k": 50, "seed": 0}),
+        ({"seed": -5.0}, {"seed": -5}),
+        ({"stop_token_ids": [2.0, 3]}, {"stop_token_ids": [2, 3]}),
+        ({"bad_words_token_ids": [4.0]}, {"bad_words_token_ids": [4]}),
+        ({"logprobs": True, "prompt_logprobs": True}, {"logprobs": 1, "prompt_logprobs": 1}),
+        ({"logprobs": 2.0, "prompt_logprobs": 0.0}, {"logprobs": 2, "prompt_logprobs": 0}),
+        ({"logprobs": False, "prompt_logprobs": False}, {}),
+        ({"logprobs": -1.0, "prompt_logprobs": -1}, {"logprobs": -1, "prompt_logprobs": -1}),
+        ({"stop": "", "bad_words": ""}, {}),
+        ({"stop": [], "bad_words": [], "stop_token_ids": [], "bad_words_token_ids": [], "logit_bias": {}}, {}),
+    ],
+)
+def test_other_spellings_of_values(given: dict[str, Any], meant: dict[str, Any]) -> None:
+    """Those that vLLM and FastDeploy accept; after a first reading all is in one spelling."""
+    asked = SamplingParameters.from_json(given)
+    assert json.dumps(asked.to_json()) == json.dumps(meant)
+    assert SamplingParameters.from_json(asked.to_json()) == asked
+
+
 def test_the_keys_of_logit_bias_are_token_ids() -> None:
     biased = SamplingParameters.from_json({"logit_bias": {"7": -100}})
     assert biased.logit_bias == {7: -100}
@@ -83,9 +107,12 @@ def test_min_tokens_is_at_most_max_tokens() -> None:
         ("bad_words", ["a" * 65537]),
         ("top_p", 1.01),
         ("top_p", -1),
-        ("top_k", -1),
+        ("top_k", -2),
+        ("top_k", 2.5),
         ("seed", 2**63),
-        ("seed", -1),
+        ("seed", -(2**63) - 1),
+        ("seed", True),
+        ("seed", float("inf")),
         ("stop", 7),
         ("stop", [""]),
         ("stop", [3]),
@@ -109,9 +136,10 @@ def test_min_tokens_is_at_most_max_tokens() -> None:
         ("stop_token_ids", "1"),
         ("stop_token_ids", [True]),
         ("stop_token_ids", [2**31]),
+        ("stop_token_ids", [1.5]),
         ("include_stop_str_in_output", "yes"),
-        ("logprobs", True),
-        ("logprobs", -1),
+        ("logprobs", -2),
+        ("logprobs", "1"),
         ("prompt_logprobs", 0.5),
         ("ignore_eos", 1),
         ("no_such_field", 1),
