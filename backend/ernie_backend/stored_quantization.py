@@ -15,9 +15,8 @@ from ernie_backend.config_fields import ConfigFields
 
 QUANTIZATION_CONFIG = "quantization_config"
 HADAMARD_BLOCK = 128
-"""Default block of the rotation of the inputs of an expert's down matrix under w4a8. An assumption: FastDeploy
-hands this block to its kernel; that it is these inputs, and that a checkpoint's weights are rotated already,
-was concluded from where it does so. Our converter writes and our loader reads checkpoints in this way."""
+"""Default block of the rotation of the inputs of an expert's down matrix under w4a8, as in FastDeploy, which
+hands it to its kernel. What else is read there, and what is concluded: docs/quantization.md."""
 
 _PARTS: Mapping[str, tuple[str, str]] = {
     "wint8": ("wint8", "wint8"),

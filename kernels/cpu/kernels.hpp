@@ -90,7 +90,6 @@ struct StaticQuantizeTask {
     int64_t width;
     float scale;
     int64_t rotation;  // block of the Hadamard rotation, a divisor of width; 0: none
-    float factor;      // 1 / sqrt(rotation)
     QuantizedRows quantized;
 };
 

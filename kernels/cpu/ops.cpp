@@ -143,9 +143,8 @@ void Ops::quantize(const Product& product, const QuantizedRows& rows) {
     const PackedLinear& weight = *product.weight;
     const int64_t work = 4 * product.rows * weight.inputs;
     if (weight.activation == Activation::StaticInt8) {
-        const float factor = weight.rotation ? float(1 / std::sqrt(double(weight.rotation))) : 0;
-        const StaticQuantizeTask task{product.x,       product.rows, weight.inputs, weight.input_scale,
-                                      weight.rotation, factor,       rows};
+        const StaticQuantizeTask task{product.x,          product.rows,    weight.inputs,
+                                      weight.input_scale, weight.rotation, rows};
         return run(kernels_.quantize_static, task, work);
     }
     const float levels = weight.activation == Activation::Int16 ? kInt16Levels : kInt8Levels;

@@ -6,9 +6,9 @@
 
 namespace ernie::ERNIE_VARIANT {
 
-// The fast Walsh-Hadamard transform of `count` numbers, a power of two, times `factor`.
+// The fast Walsh-Hadamard transform of `count` numbers, a power of two: sums and differences only.
 template <typename V>
-void rotate_block(float* x, int64_t count, float factor) {
+void rotate_block(float* x, int64_t count) {
     int64_t distance = 1;
     for (; distance < V::kLanes && distance < count; distance *= 2)
         for (int64_t start = 0; start < count; start += 2 * distance)
@@ -25,7 +25,6 @@ void rotate_block(float* x, int64_t count, float factor) {
                 V::add(a, b).store(x + i);
                 V::add(a, V::mul(b, minus)).store(x + i + distance);
             }
-    for (int64_t i = 0; i < count; ++i) x[i] *= factor;
 }
 
 // Codes of `count` numbers of a block.
@@ -64,7 +63,7 @@ void quantize_static(const StaticQuantizeTask& task, int part, int parts) {
         for (int64_t start = 0; start < task.width; start += step) {
             const int64_t count = task.width - start < step ? task.width - start : step;
             std::memcpy(block, task.x + row * task.width + start, size_t(count) * sizeof(float));
-            if (task.rotation) rotate_block<V>(block, count, task.factor);
+            if (task.rotation) rotate_block<V>(block, count);
             poison = V::add(poison, poison_of<V>(block, count));
             quantize_block<D>(block, count, task.scale, codes + start);
         }

@@ -12,8 +12,8 @@ it for routed experts; all else is int8 then, as in FastDeploy.
 
 W4A8 (routed experts): int4 weights, and for all tokens one int8 scale of the inputs, absmax / 127 over the
 data it was calibrated with; inputs are cut to +-127 codes. Inputs can be rotated first
-(``ernie_kernels.hadamard``); then the weight's codes are those of the rotated matrix. An activation type has no
-say in it.
+(``ernie_kernels.hadamard``): then the absmax is that of the rotated inputs, and codes and scales of the weight
+are those of the matrix that undoes it. An activation type has no say in it.
 
 Other quantized activations have one scale per token and group of ``ACTIVATION_GROUP`` inputs (the last may be
 shorter): scale = float32 absmax / levels, code = round half to even of x / scale, clipped to +-levels; a zero
@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.hadamard import rotate_blocks
+from ernie_kernels.hadamard import fold_rotation, rotate_blocks
 from ernie_kernels.int4 import pack_int4, unpack_int4
 
 ACTIVATION_GROUP = 128
@@ -98,7 +98,7 @@ class W4A8Weight:
     """An int4 matrix that meets int8 inputs of one static scale.
 
     Attributes:
-        weight: the matrix, its columns rotated as the inputs are.
+        weight: the matrix that meets the (rotated) inputs: W H / B where they are H x.
         input_scale: absmax / 127 of the (rotated) inputs; finite and not negative.
         rotation: block of the Hadamard rotation of the inputs; 0: they are not rotated.
     """
@@ -151,8 +151,8 @@ def quantize_w4a8(values: NDArray[np.float32], input_absmax: float, rotation: in
     Raises:
         ValueError: the blocks do not divide K, or the absmax is not finite or negative.
     """
-    rotated = rotate_blocks(values, rotation) if rotation else values
-    return W4A8Weight(quantize_int4(rotated), input_scale(input_absmax), rotation)
+    folded = fold_rotation(values, rotation) if rotation else values
+    return W4A8Weight(quantize_int4(folded), input_scale(input_absmax), rotation)
 
 
 def input_scale(absmax: float) -> float:
@@ -202,8 +202,8 @@ def dequantize(weight: LinearWeight) -> NDArray[np.float32]:
     if isinstance(weight, Bfloat16Weight):
         return bfloat16_to_float32(weight.bits)
     if isinstance(weight, W4A8Weight):
-        rotated = dequantize(weight.weight)
-        return rotate_blocks(rotated, weight.rotation) if weight.rotation else rotated
+        folded = dequantize(weight.weight)
+        return rotate_blocks(folded, weight.rotation) if weight.rotation else folded
     return weight_codes(weight).astype(np.float32) * weight.scales[:, None]
 
 

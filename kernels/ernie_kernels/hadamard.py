@@ -1,11 +1,12 @@
 """The block Hadamard rotation: spreads a large number over its block before rounding.
 
-Each block of B numbers (B a power of two) becomes H x / sqrt(B), where H is Sylvester's matrix,
-H[i, j] = (-1) ** popcount(i & j). H / sqrt(B) is symmetric and its own inverse, so that rotating the inputs of
-a product and the columns of its weight changes nothing but what rounding costs.
+Each block of B inputs (B a power of two) becomes H x, where H is Sylvester's matrix, H[i, j] = (-1) **
+popcount(i & j): sums and differences only, without the factor 1 / sqrt(B) that would keep lengths. FastDeploy's
+kernels do so, and the scales of its checkpoints are made for it. H is symmetric and H H = B, so that the weight
+W H / B gives with H x the product W x: nothing changes but what rounding costs.
 
-The sums are made as a fast Walsh-Hadamard transform, distances 1, 2, 4, ... in this order, and one product at
-the end: every backend that follows gives the same bits. This module must not know what is rotated.
+The sums are made as a fast Walsh-Hadamard transform, distances 1, 2, 4, ... in this order: every backend that
+follows gives the same bits. This module must not know what is rotated.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def check_block(block: int, width: int) -> None:
 
 
 def rotate_blocks(x: NDArray[np.float32], block: int) -> NDArray[np.float32]:
-    """Return ``x`` float32 ``[T, K]`` with each block of a row rotated.
+    """Return ``x`` float32 ``[T, K]`` with H x in place of each block x of a row.
 
     Raises:
         ValueError: see ``check_block``.
@@ -43,10 +44,14 @@ def rotate_blocks(x: NDArray[np.float32], block: int) -> NDArray[np.float32]:
         first, second = pairs[:, :, 0], pairs[:, :, 1]
         y = np.stack([first + second, first - second], axis=2)
         distance *= 2
-    rotated: NDArray[np.float32] = y.reshape(rows, width) * rotation_factor(block)
-    return rotated
+    return y.reshape(rows, width)
 
 
-def rotation_factor(block: int) -> np.float32:
-    """Return 1 / sqrt(block)."""
-    return np.float32(block**-0.5)
+def fold_rotation(values: NDArray[np.float32], block: int) -> NDArray[np.float32]:
+    """Return the matrix that gives with rotated inputs what ``values`` float32 ``[N, K]`` gives without.
+
+    Raises:
+        ValueError: see ``check_block``.
+    """
+    folded: NDArray[np.float32] = rotate_blocks(values, block) / np.float32(block)
+    return folded

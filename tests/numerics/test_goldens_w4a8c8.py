@@ -34,13 +34,12 @@ from numerics.golden import (
     golden_rows,
     max_difference,
 )
-from numerics.oracle import Oracle, read_weights, round_weights
+from numerics.measuring_oracle import BLOCK, TEXTS, measured_absmax, rotated
+from numerics.oracle import Oracle, round_weights
 from numerics.recording import RecordingOps
 
 ROWS = golden_rows("moe_tp")
 PROMPTS = [row.prompt for row in ROWS]
-TEXTS = [row.prompt + row.greedy for row in ROWS]
-BLOCK = 128
 
 _WRITTEN = tempfile.TemporaryDirectory(prefix="ernie-w4a8c8-")
 
@@ -66,15 +65,6 @@ def levels(values: Floats, scales: Floats, most: int) -> Floats:
     return np.asarray(codes * scales, np.float32)
 
 
-def rotated(values: Floats) -> Floats:
-    """Blocks times Sylvester's matrix, in float64."""
-    matrix = np.ones((1, 1))
-    while len(matrix) < BLOCK:
-        matrix = np.kron([[1, 1], [1, -1]], matrix)
-    turned = values.reshape(-1, BLOCK).astype(np.float64) @ matrix / np.sqrt(BLOCK)
-    return np.asarray(turned.reshape(values.shape), np.float32)
-
-
 @dataclass(frozen=True)
 class W4A8C8Oracle(Oracle):
     """Dense Linears in int8, experts in int4 over int8 inputs, keys and values by static scales.
@@ -90,8 +80,8 @@ class W4A8C8Oracle(Oracle):
         weights = round_weights(plain.weights, "wint8")
         for name, values in plain.weights.items():
             if ".mlp.experts." in name:
-                seen = rotated(values) if "down_proj" in name else values
-                weights[name] = levels(seen, np.abs(seen).max(axis=1, keepdims=True) / 7, 7)
+                folded = rotated(values) / BLOCK if "down_proj" in name else values
+                weights[name] = levels(folded, np.abs(folded).max(axis=1, keepdims=True) / 7, 7)
         return cls(plain.config, weights, scales=twin_scales())
 
     def multiply(self, x: Floats, name: str) -> Floats:
@@ -105,38 +95,6 @@ class W4A8C8Oracle(Oracle):
     def cached(self, name: str, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
         assert self.scales is not None
         return levels(keys, self.scales[name + "keys"], 127), levels(values, self.scales[name + "values"], 127)
-
-
-@dataclass(frozen=True)
-class MeasuringOracle(Oracle):
-    """The float32 model; ``absmax`` takes what goes into experts and caches."""
-
-    absmax: dict[str, Floats] | None = None
-
-    def multiply(self, x: Floats, name: str) -> Floats:
-        if ".mlp.experts." in name:
-            seen = np.abs(rotated(x) if "down_proj" in name else x).max()
-            self._keep(name, np.float32(seen))
-        return super().multiply(x, name)
-
-    def cached(self, name: str, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
-        self._keep(name + "keys", np.abs(keys).max(axis=0))
-        self._keep(name + "values", np.abs(values).max(axis=0))
-        return keys, values
-
-    def _keep(self, name: str, absmax: Floats | np.float32) -> None:
-        assert self.absmax is not None
-        self.absmax[name] = np.maximum(self.absmax.get(name, np.float32(0)), absmax)
-
-
-@cache
-def measured_absmax() -> dict[str, Floats]:
-    plain = Oracle.read(checkpoint("moe_tp"))
-    oracle = MeasuringOracle(plain.config, read_weights(checkpoint("moe_tp")), absmax={})
-    for text in TEXTS:
-        oracle.logits(text)
-    assert oracle.absmax is not None
-    return oracle.absmax
 
 
 @cache

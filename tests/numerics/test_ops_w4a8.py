@@ -33,7 +33,7 @@ def oracle(x: Floats, weight: W4A8Weight) -> Floats:
         matrix = np.ones((1, 1))
         while len(matrix) < weight.rotation:
             matrix = np.kron([[1, 1], [1, -1]], matrix)
-        x = (x.reshape(-1, weight.rotation) @ matrix / np.sqrt(weight.rotation)).reshape(rows, inputs)
+        x = (x.reshape(-1, weight.rotation) @ matrix).reshape(rows, inputs)
     codes = np.rint(x / (weight.input_scale or 1)).clip(-127, 127)
     nibbles = np.stack([weight.weight.packed & 15, weight.weight.packed >> 4], -1).reshape(-1, inputs)
     weights = nibbles.astype(np.int64) - 16 * (nibbles > 7)
@@ -70,10 +70,27 @@ def test_products_are_those_of_the_same_integers(isa: str) -> None:
     """Whole numbers: no rounding on the way to the codes, so the oracle has the very same."""
     x = np.random.default_rng(3).integers(-300, 300, (7, 1024)).astype(np.float32)
     values = random_floats(4, 96, 1024)
-    for rotation in (0, 4, 16, 64, 256):  # 1 / sqrt of these is a power of two
-        weight = W4A8Weight(quantize_int4(values), 2.0, rotation)
+    for rotation, scale in ((0, 2.0), (2, 2.0), (16, 8.0), (128, 32.0), (1024, 64.0)):
+        weight = W4A8Weight(quantize_int4(values), scale, rotation)
         found = product(cpu_ops(isa), x, weight)
-        assert np.abs(found - oracle(x, weight)).max() <= 1e-3
+        np.testing.assert_allclose(found, oracle(x, weight), rtol=1e-5, atol=1e-6 * np.abs(found).max())
+
+
+@isas
+def test_the_largest_codes_meet(isa: str) -> None:
+    """Inputs whose rotation is as large as it gets, at the absmax: sums of 127 * 7 for each input."""
+    width = 8192
+    x = np.full((2, width), 3.0, np.float32)
+    x[1] = -x[1]
+    folded = np.zeros((3, width), np.float32)
+    folded[:, ::128] = 7.0  # what meets the only number of a block that is not 0
+    weight = W4A8Weight(quantize_int4(folded), 3.0 * 128 / 127, 128)
+    found = product(cpu_ops(isa), x, weight)
+    np.testing.assert_allclose(found, [[3.0 * 128 * 7 * width / 128] * 3, [-3.0 * 7 * width] * 3], rtol=1e-6)
+    plain = W4A8Weight(quantize_int4(np.full((3, width), 7.0, np.float32)), 3.0 / 127, 0)
+    np.testing.assert_allclose(
+        product(cpu_ops(isa), x, plain), [[3.0 * 7 * width] * 3, [-3.0 * 7 * width] * 3], rtol=1e-6
+    )
 
 
 @isas

@@ -38,7 +38,7 @@ class Calibration:
 
     Attributes:
         gate_up: float32 ``[layers, experts]``, of the inputs of each expert's first matrix.
-        down: the same of its second one, whose inputs are rotated.
+        down: the same of its second one, whose inputs are rotated (``ernie_kernels.hadamard``).
         keys: float32 ``[layers, kv_heads * head_dim]``, after rotation by position.
         values: the same of values.
     """

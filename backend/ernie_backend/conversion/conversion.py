@@ -19,6 +19,9 @@ from ernie_backend.weights.checkpoint import checkpoint_files
 from ernie_backend.weights.quantized_cache import fingerprint
 from ernie_backend.weights.shard import Shard, check_split
 
+_VERSION = 2
+"""Of the numbers that a conversion writes: what another version has left unfinished cannot be finished."""
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -45,7 +48,7 @@ class Conversion:
 
     @property
     def rotation(self) -> int:
-        """Block in which an expert's second matrix and its inputs are rotated; 0: not."""
+        """Block in which the inputs of an expert's second matrix are rotated; 0: not."""
         return self.how.hadamard_block if self.how.quantization == "w4a8" else 0
 
     def check(self, config: ModelConfig) -> None:
@@ -79,6 +82,7 @@ class Conversion:
     def identity(self) -> dict[str, Any]:
         """Return what tells this conversion from any other, as JSON; the source's files by a fingerprint."""
         return {
+            "version": _VERSION,
             "how": self.how.to_json(),
             "ranks": self.ranks,
             "source": fingerprint(checkpoint_files(self.source)),

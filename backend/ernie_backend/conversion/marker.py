@@ -87,7 +87,8 @@ class Marker:
             return
         if found != self._identity:
             raise StartError(
-                f"{self._target} holds an unfinished conversion of other settings, source or texts; empty it"
+                f"{self._target} holds an unfinished conversion of other settings, source or texts, or by "
+                "another version; empty it"
             )
 
     def _write(self) -> None:

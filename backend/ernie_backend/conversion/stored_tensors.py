@@ -14,7 +14,7 @@ from ernie_backend.weights.offline import StoredWeight
 from ernie_backend.weights.placement import WeightFormat
 from ernie_backend.weights.stored_floats import float32_blocks
 from ernie_kernels.formats import quantize_int4, quantize_int8
-from ernie_kernels.hadamard import rotate_blocks
+from ernie_kernels.hadamard import fold_rotation
 
 Tensors = Mapping[str, NDArray[np.generic]]
 
@@ -33,12 +33,12 @@ def quantized_tensors(
         kept: the format.
         values: the weight ``[N, K]``: floats, or bfloat16 bits as uint16.
         input_absmax: for w4a8, that of the inputs, rotated if they are.
-        rotation: block in which the inputs are rotated, and so the weight; 0: not.
+        rotation: block of the rotation of the inputs, which the weight undoes; 0: they are not rotated.
     """
     codes = np.empty(stored.codes.shape, np.int8)
     absmax = np.empty(stored.absmax.shape, np.float32)
     for rows, block in float32_blocks(values):
-        seen = rotate_blocks(block, rotation) if rotation else block
+        seen = fold_rotation(block, rotation) if rotation else block
         absmax[rows] = np.abs(seen).max(axis=1, initial=0.0)
         if kept is WeightFormat.INT8:
             codes[:, rows] = quantize_int8(seen).codes.T

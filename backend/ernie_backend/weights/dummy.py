@@ -70,10 +70,12 @@ class DummyWeights:
             return Int8Weight(codes, np.full(outputs, _LARGEST / 127, np.float32))
         if kept is WeightFormat.INT4 or kept is WeightFormat.W4A8:
             packed = _random_bytes(random, outputs, (inputs + 1) // 2)
-            int4 = Int4Weight(packed, np.full(outputs, _LARGEST / 8, np.float32), inputs)
             if kept is WeightFormat.INT4:
-                return int4
-            return W4A8Weight(int4, _LARGEST_INPUT / 127, self._rotation if role is Role.EXPERT_DOWN else 0)
+                return Int4Weight(packed, np.full(outputs, _LARGEST / 8, np.float32), inputs)
+            rotation = self._rotation if role is Role.EXPERT_DOWN else 0
+            growth = np.float32(max(1, rotation) ** 0.5)  # of inputs that are rotated; the weight undoes it
+            int4 = Int4Weight(packed, np.full(outputs, _LARGEST / 8 / growth, np.float32), inputs)
+            return W4A8Weight(int4, float(_LARGEST_INPUT * growth) / 127, rotation)
         bits = _random_bytes(random, outputs, 2 * inputs).view(np.uint16)
         bits &= _SIGN_AND_MANTISSA
         bits |= _EXPONENT

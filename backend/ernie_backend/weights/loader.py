@@ -29,6 +29,7 @@ from ernie_backend.weights.offline import (
     cache_scale_specs,
     read_cache_scales,
     read_stored,
+    rotation_warning,
     stored_weights,
 )
 from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
@@ -81,6 +82,9 @@ class CheckpointWeights:
         check_tensors(checkpoint, list(self._wanted()))
         if config.tie_word_embeddings:
             check_tied_head(checkpoint, self._recipes[WeightKey(Role.EMBEDDING)].tensors[0])
+        self._rotation = (config.stored_quantization or StoredQuantization("w4a8")).hadamard_block
+        if warning := rotation_warning(checkpoint, self._stored, self._rotation):
+            _LOG.warning("%s", warning)
 
     @classmethod
     def open(
@@ -142,8 +146,7 @@ class CheckpointWeights:
         kept = self._format(role)
         part = self._part(key)
         if key in self._stored:
-            how = self._config.stored_quantization or StoredQuantization(kept.value)
-            rotation = how.hadamard_block if role is Role.EXPERT_DOWN else 0
+            rotation = self._rotation if role is Role.EXPERT_DOWN else 0
             return read_stored(self._checkpoint, self._stored[key], kept, rotation, part)
         if kept in QUANTIZED:
             return self._quantized(key, kept, part)

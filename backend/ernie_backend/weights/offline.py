@@ -7,13 +7,14 @@ Beside the Paddle layout's names, with ``weight`` replaced; a Linear has K input
     activation_scale  [1], w4a8 only: the absmax of the inputs that the weight was calibrated with
     cachek_matmul.activation_scale, cachev_matmul...  [kv_heads * head_dim], the absmax of each channel
 
-An absmax becomes a scale of ``ernie_kernels.formats`` by dividing it by the largest code. This module must not
-know which weights are quantized, nor how files are read.
+An absmax becomes a scale of ``ernie_kernels.formats`` by dividing it by the largest code. Under w4a8 those of
+an expert's down matrix are of rotated inputs, and of the weight that undoes their rotation
+(``ernie_kernels.hadamard``). This module must not know which weights are quantized, nor how files are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -182,6 +183,28 @@ def read_stored(
             tensors, stored.input_absmax, "is 0: the expert would see zeros only; copy the checkpoint again"
         )
     return W4A8Weight(weight, input_scale(absmax), rotation)
+
+
+def rotation_warning(tensors: Tensors, stored: Mapping[WeightKey, StoredWeight], block: int) -> str | None:
+    """Return a warning if experts' down weights do not look as if they undid a rotation in blocks of ``block``.
+
+    Nothing in a checkpoint says whether they do, but W H / B has numbers sqrt(B) times smaller than those of W.
+    Where they are nearer to the size of the expert's other matrix, they are those of W H / sqrt(B), or of W.
+    """
+    down = next((key for key in stored if key.role is Role.EXPERT_DOWN and stored[key].input_absmax), None)
+    if down is None:
+        return None
+    names = [stored[key].absmax.name for key in (down, down._replace(role=Role.EXPERT_GATE_UP))]
+    absmax, of_other = (float(as_float32(tensors.tensor(name)).mean()) for name in names)
+    ratio = absmax / of_other if of_other else 0.0
+    if not ratio > block**-0.25:
+        return None
+    return (
+        f"{tensors.file_of(names[0])}: tensor {names[0]} is {ratio:.2f} times {names[1]} on average; "
+        f"about {block**-0.5:.2f} is expected of weights that undo the Hadamard rotation of their inputs, so "
+        "answers may make no sense. An older ernie-triton quantize wrote such checkpoints: make it again "
+        "(docs/quantization.md)"
+    )
 
 
 def read_cache_scales(tensors: Tensors, config: ModelConfig, layer: int, heads: range) -> CacheScales:

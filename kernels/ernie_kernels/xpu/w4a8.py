@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ernie_kernels.formats import W4A8Weight
-from ernie_kernels.hadamard import check_block, rotation_factor
+from ernie_kernels.hadamard import check_block
 from ernie_kernels.xpu.place import Place, Tensor, paddle
 
 MOST_INPUTS = 2**24 // (127 * 8)
@@ -67,4 +67,4 @@ def _rotate_blocks(x: Tensor, block: int) -> Tensor:
         first, second = (half.squeeze(2) for half in paddle.split(pairs, 2, axis=2))
         x = paddle.stack((first + second, first - second), axis=2)
         distance *= 2
-    return x.reshape((rows, width)) * float(rotation_factor(block))
+    return x.reshape((rows, width))

@@ -1,6 +1,7 @@
 """Writes checkpoints in FastDeploy's layout from its formulas alone, to check reader and converter against.
 
-Nothing here comes from the code under test. A Linear is ``[K, N]``: K inputs, N outputs.
+Nothing here comes from the code under test. A Linear is ``[K, N]``: K inputs, N outputs. Where the formulas
+stand in FastDeploy's source: docs/quantization.md.
 """
 
 from __future__ import annotations
@@ -39,11 +40,34 @@ def paddle_tensors(huggingface: Mapping[str, NDArray[Any]]) -> Tensors:
     return found
 
 
+def checkpoint_tensors(
+    huggingface: Mapping[str, NDArray[Any]],
+    quantization: str,
+    activation_scales: Mapping[str, NDArray[Any]] | None = None,
+) -> Tensors:
+    """Quantize a checkpoint: dense Linears to int8, experts to what ``quantization`` says; no head, no router.
+
+    ``activation_scales``, of inputs and caches, are added as they are.
+    """
+    tensors: Tensors = {}
+    for name, values in paddle_tensors(huggingface).items():
+        if not name.endswith("_proj.weight"):
+            tensors[name] = values
+            continue
+        is_expert = ".experts." in name
+        levels = 7 if is_expert and quantization != "wint8" else 127
+        rotation = 128 if is_expert and "down_proj" in name and quantization == "w4a8" else 0
+        weight = (values.astype(np.uint32) << 16).view(np.float32)
+        tensors |= quantized(name, weight, levels, rotation)
+    return tensors | dict(activation_scales or {})
+
+
 def quantized(name: str, weight: NDArray[np.float32], levels: int, rotation: int = 0) -> Tensors:
     """Quantize a Linear: q = rint(w * levels / absmax); two int4 codes in a byte, even k in the low half.
 
-    With ``rotation`` its inputs are rotated in blocks before. Dividing by absmax / levels sends the few numbers
-    that lie half way between two codes where ours go.
+    With ``rotation`` its inputs are rotated in blocks before, by a matrix that keeps lengths. Kernels rotate
+    activations by sums and differences, without 1 / sqrt(rotation), for which the scales make up. Dividing by
+    absmax / levels sends the few numbers that lie half way between two codes where ours go.
     """
     if rotation:
         blocks = weight.reshape(-1, rotation, weight.shape[1])
@@ -53,6 +77,8 @@ def quantized(name: str, weight: NDArray[np.float32], levels: int, rotation: int
     if levels == 7:
         codes = (codes[0::2] & 15) | (codes[1::2] << 4)
     base = name.removesuffix("weight")
+    if rotation:
+        absmax = absmax / np.float32(np.sqrt(rotation))
     return {base + "quant_weight": codes, base + "weight_scale": absmax}
 
 

@@ -11,9 +11,8 @@ import pytest
 from ernie_backend.conversion import converter
 from ernie_backend.conversion.calibration import Calibration
 from ernie_backend.weights.checkpoint import INDEX
-from ernie_kernels.formats import bfloat16_to_float32
 from unit.backend.converted import DATA, make
-from unit.backend.fastdeploy_writer import Tensors, cut, paddle_tensors, quantized
+from unit.backend.fastdeploy_writer import Tensors, checkpoint_tensors, cut
 from unit.backend.safetensors_writer import read_tensors
 
 SOURCE = read_tensors(DATA / "moe_tp" / "model.safetensors")
@@ -27,25 +26,16 @@ MEASURED = {
 
 
 def expected(quantization: str) -> Tensors:
-    tensors: Tensors = {}
-    for name, values in paddle_tensors(SOURCE).items():
-        if not name.endswith("_proj.weight"):
-            tensors[name] = values
-            continue
-        is_expert, is_down = ".experts." in name, "down_proj" in name
-        levels = 7 if is_expert and quantization != "wint8" else 127
-        rotation = 128 if is_expert and is_down and quantization == "w4a8" else 0
-        tensors |= quantized(name, bfloat16_to_float32(values), levels, rotation)
-        if is_expert and quantization == "w4a8":
-            absmax = MEASURED["down" if is_down else "gate_up"][
-                int(name.split(".")[2]), int(name.split(".")[5])
-            ]
-            tensors[name.removesuffix("weight") + "activation_scale"] = np.array([absmax])
+    scales: Tensors = {}
     for layer in range(LAYERS if quantization == "w4a8" else 0):
         for name in ("keys", "values"):
             tensor = f"ernie.layers.{layer}.self_attn.cache{name[0]}_matmul.activation_scale"
-            tensors[tensor] = MEASURED[name][layer]
-    return tensors
+            scales[tensor] = MEASURED[name][layer]
+        for expert in range(EXPERTS if layer else 0):
+            for kind, name in (("up_gate", "gate_up"), ("down", "down")):
+                tensor = f"ernie.layers.{layer}.mlp.experts.{expert}.{kind}_proj.activation_scale"
+                scales[tensor] = MEASURED[name][layer, expert : expert + 1]
+    return checkpoint_tensors(SOURCE, quantization, scales)
 
 
 def written(directory: Path) -> Tensors:

@@ -145,8 +145,10 @@ def test_what_a_killed_run_left_is_overwritten(conversion: Conversion, whole: Pa
     assert goes_on(conversion, whole) == FILES[:2]
 
 
-@pytest.mark.parametrize("change", ["source", "texts", "quantization", "cache", "ranks"])
-def test_another_request_is_refused(conversion: Conversion, tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["source", "texts", "quantization", "cache", "ranks", "version"])
+def test_another_request_is_refused(
+    conversion: Conversion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     shutil.copytree(DATA / "moe_tp", tmp_path / "source")
     source = tmp_path / "source" if change == "source" else conversion.source
     how = {
@@ -155,7 +157,11 @@ def test_another_request_is_refused(conversion: Conversion, tmp_path: Path, chan
     }.get(change, conversion.how)
     texts = [*TEXTS[:-1], [*TEXTS[-1], 5]] if change == "texts" else TEXTS
     ranks = 4 if change == "ranks" else 2
-    with pytest.raises(StartError, match="unfinished conversion of other settings, source or texts; empty it"):
+    if change == "version":
+        monkeypatch.setattr("ernie_backend.conversion.conversion._VERSION", 1)
+    with pytest.raises(
+        StartError, match="conversion of other settings, source or texts, or by another version"
+    ):
         convert(Conversion(source, conversion.target, how, ranks, texts), print)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ernie_backend.weights.roles import Role
 from ernie_backend.weights.shard import Shard
 from ernie_kernels.formats import W4A8Weight, bfloat16_to_float32, dequantize
 from unit.backend.converted import DATA, assert_same
-from unit.backend.fastdeploy_writer import Tensors, paddle_tensors, quantized, write_model
+from unit.backend.fastdeploy_writer import Tensors, checkpoint_tensors, paddle_tensors, quantized, write_model
 from unit.backend.safetensors_writer import read_tensors
 
 CONFIG = json.loads((DATA / "moe_tp" / "config.json").read_text())
@@ -136,6 +137,28 @@ def test_experts_of_w4a8_are_not_read_as_another_format(tmp_path: Path, quantiza
     )
     with pytest.raises(StartError, match=complaint):
         opened(directory, quantization, Shard())
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_experts_that_do_not_undo_the_rotation_are_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ranks: int
+) -> None:
+    """So our converter wrote them once: rotated by a matrix that keeps lengths, with its scales."""
+    names = [name for name in with_experts("w4a8") if name.endswith(".activation_scale")]
+    right = checkpoint_tensors(SOURCE, "w4a8", {name: np.ones(1, np.float32) for name in names})
+    wrong = {
+        name: values * np.float32(128**0.5) if "down_proj.weight_scale" in name else values
+        for name, values in right.items()
+    }
+    opened(write_model(tmp_path / "right", config_of("w4a8"), right, ranks), "w4a8", Shard()).close()
+    assert caplog.messages == []
+    opened(write_model(tmp_path / "wrong", config_of("w4a8"), wrong, ranks), "w4a8", Shard()).close()
+    assert len(caplog.messages) == 1
+    assert re.search(
+        r"tensor ernie\.layers\.1\.mlp\.experts\.0\.down_proj\.weight_scale is 1\.\d\d times ernie\.\S+"
+        r"up_gate_proj\.weight_scale on average; about 0\.09 is expected .* make it again",
+        caplog.text,
+    )
 
 
 def test_a_zero_point_that_config_json_does_not_tell_of(tmp_path: Path) -> None:
