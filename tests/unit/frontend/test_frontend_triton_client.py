@@ -58,6 +58,17 @@ def test_the_tensors_of_a_request(triton_loop: EventLoopThread, triton: FakeTrit
     }
 
 
+def test_marks_come_with_the_text(triton_loop: EventLoopThread, triton: FakeTriton) -> None:
+    async def tags(_: Inference) -> AsyncIterator[Response]:
+        yield {"text_output": "é<nl><nl>", "finish_reason": "", "marks": [[1, 5, 7], [5, 9, 7]]}
+        yield {"text_output": "<nl>", "finish_reason": "stop", "marks": [[0, 4, 7]]}
+
+    triton.answer = tags
+    answer = triton_loop.run(collected(triton.url, request()))
+    assert [answer.text[start:end] for start, end, _ in answer.marks] == ["<nl>"] * 3
+    assert [mark.token_id for mark in answer.marks] == [7, 7, 7]
+
+
 def test_closing_early_cancels_by_both_ways(triton_loop: EventLoopThread, triton: FakeTriton) -> None:
     triton.answer = hang_after_first
 
