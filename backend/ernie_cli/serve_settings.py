@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ernie_cli.errors import CommandError
-from ernie_cli.parameters.flag import Passed
+from ernie_cli.parameters.flag import Passed, Switch
 from ernie_cli.parameters.table import FLAGS
 from ernie_cli.run_directory import entry_name
 from ernie_frontend.api_keys import NoKey, environment_keys, read_key_file, split_keys
+from ernie_frontend.cors import BadCorsFlags, read_cors
 
 DRAIN_S = 10
 _BY_SERVE = ("--host", "--port", "--served-model-name", "--timeout-graceful-shutdown")
@@ -145,11 +146,23 @@ def _api_key_file(given: Mapping[str, str]) -> Path | None:
 
 
 def _frontend_flags(given: Mapping[str, str]) -> tuple[str, ...]:
+    _check_cors(given)
     return tuple(
-        f"{effect.frontend}={value}"
+        effect.frontend if isinstance(flag.kind, Switch) else f"{effect.frontend}={value}"
         for name, value in given.items()
-        if isinstance(effect := FLAGS[name].effect, Passed) and effect.frontend and name not in _BY_SERVE
+        if isinstance(effect := (flag := FLAGS[name]).effect, Passed)
+        and effect.frontend
+        and name not in _BY_SERVE
     )
+
+
+def _check_cors(given: Mapping[str, str]) -> None:
+    """Raise CommandError for what the frontend would refuse after the model has been loaded."""
+    origins, methods, headers = (given.get(f"--allowed-{name}") for name in ("origins", "methods", "headers"))
+    try:
+        read_cors(origins, methods, headers, allow_credentials="--allow-credentials" in given)
+    except BadCorsFlags as error:
+        raise CommandError(str(error)) from None
 
 
 def _port(given: Mapping[str, str], name: str) -> int | None:

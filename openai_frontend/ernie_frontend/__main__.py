@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 import typer
 
 from ernie_frontend.api_keys import VARIABLE, NoKey, environment_keys, read_key_file, split_keys
+from ernie_frontend.cors import BadCorsFlags, Cors, read_cors
 from ernie_frontend.log_output import log_to_standard_error
 from ernie_frontend.settings import Settings
 from ernie_frontend.workers import serve
@@ -37,6 +38,17 @@ def run(  # noqa: PLR0913, PLR0917 - flags
     api_key_file: Annotated[
         Path | None, typer.Option(help="file of further keys, one a line; read again when it changes")
     ] = None,
+    allowed_origins: Annotated[
+        str | None, typer.Option(help="JSON array of the origins whose web pages may use the API (CORS)")
+    ] = None,
+    allow_credentials: Annotated[
+        bool, typer.Option("--allow-credentials", help="they may send cookies and certificates")
+    ] = False,
+    allowed_methods: Annotated[str | None, typer.Option(help='JSON array of their methods; else ["*"]')] = None,
+    allowed_headers: Annotated[str | None, typer.Option(help='JSON array of their headers; else ["*"]')] = None,
+    disable_fastapi_docs: Annotated[
+        bool, typer.Option("--disable-fastapi-docs", help="serve neither /docs nor /openapi.json")
+    ] = False,
     max_concurrency: Annotated[
         int, typer.Option(min=1, help="requests in flight in all workers; above it 429")
     ] = 512,
@@ -54,6 +66,8 @@ def run(  # noqa: PLR0913, PLR0917 - flags
         default_model=default_model,
         api_keys=_api_keys(api_key, api_key_file),
         api_key_file=api_key_file,
+        cors=_cors(allowed_origins, allowed_methods, allowed_headers, allow_credentials=allow_credentials),
+        has_docs=not disable_fastapi_docs,
         max_concurrency=max_concurrency,
     )
     with contextlib.ExitStack() as stack:
@@ -130,6 +144,15 @@ def _warn_of_keys(settings: Settings, host: str, port: int, *, is_in_command_lin
     has_keys = bool(settings.api_keys) or settings.api_key_file is not None
     if not has_keys and host not in ("127.0.0.1", "::1", "localhost"):
         logger.warning("no API key is set: everybody who reaches port %d may use it (--api-key-file)", port)
+
+
+def _cors(
+    origins: str | None, methods: str | None, headers: str | None, *, allow_credentials: bool
+) -> Cors | None:
+    try:
+        return read_cors(origins, methods, headers, allow_credentials=allow_credentials)
+    except BadCorsFlags as error:
+        raise _usage_error(str(error)) from None
 
 
 def _usage_error(message: str) -> typer.Exit:

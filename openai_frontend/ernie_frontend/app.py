@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.middleware.cors import CORSMiddleware
 
 from ernie_frontend.api_keys import ApiKeys
 from ernie_frontend.auth import ApiKeyAuth
 from ernie_frontend.bodies import Bodies
+from ernie_frontend.cors import READABLE_HEADERS
 from ernie_frontend.errors import install_handlers
 from ernie_frontend.limits import ConcurrencyLimit
 from ernie_frontend.metrics import Metrics
@@ -67,4 +69,13 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
         app.add_middleware(MetricsPort, port=settings.metrics_port)
     app.add_middleware(RequestLine)
     app.add_middleware(RequestLog, metrics=metrics, paths=paths)
+    if settings.cors is not None:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors.origins,
+            allow_methods=settings.cors.methods,
+            allow_headers=settings.cors.headers,
+            allow_credentials=settings.cors.has_credentials,
+            expose_headers=READABLE_HEADERS,
+        )
     return app

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ernie_frontend.cors import Cors
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -22,6 +24,8 @@ class Settings:
         api_key_file: file of further keys, read again when it changes.
         max_concurrency: most generation requests in flight, over all workers; above it 429.
         metrics_port: the port on which ``/metrics`` is alone; None leaves it beside the API.
+        cors: which web pages of other origins may use the API; None: none.
+        has_docs: whether ``/docs`` and ``/openapi.json`` are served.
         max_body_bytes: largest request body; above it 413.
         max_answers: most answers that are made to one request: prompts times ``n`` or ``best_of``.
         control_deadline_s: how long describe, health and index questions may take.
@@ -36,6 +40,8 @@ class Settings:
     api_key_file: Path | None = None
     max_concurrency: int = 512
     metrics_port: int | None = None
+    cors: Cors | None = None
+    has_docs: bool = True
     max_body_bytes: int = 8 << 20
     max_answers: int = 128
     control_deadline_s: float = 3.0

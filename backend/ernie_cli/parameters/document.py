@@ -61,6 +61,7 @@ _DEFAULTS_ZH = {
     "none: as many as fit": "无：尽可能多",
     "none: as --max-model-len; 2048 with chunked prefill": "无：同 --max-model-len；分块预填充时为 2048",
     "none: closed": "无：不开放",
+    "none: no page of another origin": "无：不接受其他来源的网页",
     "none: the main port": "无：主端口",
     "off": "关",
     "on a CPU 256 + --max-num-seqs, else 2048": "CPU 上为 256 + --max-num-seqs，否则 2048",

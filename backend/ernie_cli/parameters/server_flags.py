@@ -73,6 +73,61 @@ SERVER = Group(
             Passed(frontend="--api-key-file", serve=True),
         ),
         Flag(
+            "--allowed-origins",
+            Word("JSON"),
+            None,
+            "none: no page of another origin",
+            Text(
+                "origins whose web pages may use the API (CORS), like '[\"https://a.example\"]'; vLLM's flag",
+                "其网页可以使用 API 的来源（CORS），如 '[\"https://a.example\"]'；与 vLLM 同名",
+            ),
+            Passed(frontend="--allowed-origins"),
+        ),
+        Flag(
+            "--allow-credentials",
+            Switch(),
+            None,
+            "off",
+            Text(
+                "the pages of --allowed-origins may send cookies and certificates; vLLM's flag",
+                "允许 --allowed-origins 的网页发送 cookie 与证书；与 vLLM 同名",
+            ),
+            Passed(frontend="--allow-credentials"),
+        ),
+        Flag(
+            "--allowed-methods",
+            Word("JSON"),
+            None,
+            '["*"]',
+            Text(
+                "methods that the pages of --allowed-origins may use; vLLM's flag",
+                "--allowed-origins 的网页可用的方法；与 vLLM 同名",
+            ),
+            Passed(frontend="--allowed-methods"),
+        ),
+        Flag(
+            "--allowed-headers",
+            Word("JSON"),
+            None,
+            '["*"]',
+            Text(
+                "headers that the pages of --allowed-origins may send; vLLM's flag",
+                "--allowed-origins 的网页可发送的请求头；与 vLLM 同名",
+            ),
+            Passed(frontend="--allowed-headers"),
+        ),
+        Flag(
+            "--disable-fastapi-docs",
+            Switch(),
+            None,
+            "off",
+            Text(
+                "serve neither /docs nor /openapi.json; vLLM's flag",
+                "不提供 /docs 与 /openapi.json；与 vLLM 同名",
+            ),
+            Passed(frontend="--disable-fastapi-docs"),
+        ),
+        Flag(
             "--served-model-name",
             Word("NAME"),
             "none",

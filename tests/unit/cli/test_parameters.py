@@ -46,8 +46,16 @@ SAMPLES = {
     "--port": "8188",
     "--max-model-len": "64",
     "--api-key-file": KEYS,
+    "--allowed-origins": '["https://a.example"]',
+    "--allowed-methods": '["GET", "POST"]',
+    "--allowed-headers": '["*"]',
 }
 """Values for flags whose kind alone does not tell a valid one."""
+NEEDED = {
+    name: ["--allowed-origins", '["https://b.example"]']
+    for name in ("--allowed-methods", "--allowed-headers", "--allow-credentials")
+}
+"""What must be given with a flag."""
 READ_BY_SERVE: Mapping[str, tuple[str, str, object]] = {
     "--model": ("DIR2", "model", "DIR2"),
     "--host": ("::1", "host", "::1"),
@@ -107,7 +115,8 @@ def sample(flag: Flag, but_not: tuple[str, ...] = ()) -> str:
 
 def read(flag: Flag, value: str) -> dict[str, str]:
     """Return what is read of a command line with this flag."""
-    arguments = ["--model", "DIR", flag.name] if flag.name != "--model" else [flag.name]
+    arguments = ["--model", "DIR", *NEEDED.get(flag.name, ())] if flag.name != "--model" else []
+    arguments.append(flag.name)
     return read_flags([*arguments, *([] if isinstance(flag.kind, Switch) else [value])])
 
 
@@ -172,7 +181,7 @@ def test_a_flag_of_the_frontend_reaches_its_command_line_and_it_knows_it(flag: F
     value = sample(flag)
     settings = ServeSettings.from_flags(read(flag, value))
     command, _ = frontend_command(settings, settings.port, "triton:1", "entry")
-    assert f"{option}={value}" in command
+    assert (option if isinstance(flag.kind, Switch) else f"{option}={value}") in command
     assert option.removeprefix("--").replace("-", "_") in inspect.signature(frontend).parameters
 
 

@@ -52,6 +52,13 @@ def test_a_missing_model_is_told() -> None:
         ServeSettings.from_flags({})
 
 
+def test_what_the_frontend_would_refuse_is_refused_before_anything_starts() -> None:
+    with pytest.raises(CommandError, match="--allow-credentials needs --allowed-origins"):
+        settings("--allow-credentials")
+    with pytest.raises(CommandError, match="--allowed-origins a is not a JSON array"):
+        settings("--allowed-origins", "a")
+
+
 def test_the_frontend_gets_its_flags_and_no_key_on_its_command_line() -> None:
     read = settings(
         "--served-model-name", "e", "--timeout-graceful-shutdown", "3", "--api-key", "k", "--port", "9"

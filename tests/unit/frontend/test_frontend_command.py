@@ -16,6 +16,8 @@ import typer
 from typer.testing import CliRunner
 
 from ernie_frontend.__main__ import run
+from ernie_frontend.cors import Cors
+from ernie_frontend.settings import Settings
 
 COMMAND = [sys.executable, "-m", "ernie_frontend"]
 
@@ -70,6 +72,52 @@ def test_other_sources_without_a_key_are_refused(monkeypatch: pytest.MonkeyPatch
     )
     monkeypatch.setenv("FD_API_KEY", ",")
     assert "$FD_API_KEY holds no key" in refuse("--port", "0")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (
+            ["--allowed-origins", "https://a"],
+            '--allowed-origins https://a is not a JSON array of strings, like ["..."]',
+        ),
+        (["--allowed-origins", "[]"], "JSON array"),
+        (["--allowed-origins", "[1]"], "JSON array"),
+        (["--allowed-origins", '["a.com"]'], "'a.com' is not an origin: SCHEME://HOST[:PORT], or *"),
+        (["--allowed-origins", '["https://a/"]'], "'https://a/' is not an origin"),
+        (["--allowed-origins", '["https://*.a"]'], "'https://*.a' is not an origin"),
+        (
+            ["--allowed-origins", '["https://a"]', "--allowed-methods", '["GET POST"]'],
+            "--allowed-methods: 'GET POST'",
+        ),
+        (["--allowed-origins", '["https://a"]', "--allowed-headers", '"x"'], "--allowed-headers"),
+        (["--allowed-origins", '["*"]', "--allow-credentials"], "--allow-credentials lets every page"),
+        (["--allow-credentials"], "--allow-credentials needs --allowed-origins"),
+        (["--allowed-methods", '["GET"]'], "--allowed-methods needs --allowed-origins"),
+        (["--allowed-headers", '["x"]'], "--allowed-headers needs --allowed-origins"),
+    ],
+)
+def test_flags_of_other_origins_that_say_nothing(flags: list[str], told: str) -> None:
+    assert told in refuse("--port", "0", *flags)
+
+
+def test_the_flags_of_browsers_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Settings] = []
+
+    def serve(settings: Settings, *_: object) -> bool:
+        told.append(settings)
+        return True
+
+    monkeypatch.setattr("ernie_frontend.__main__.serve", serve)
+    command = typer.Typer()
+    command.command()(run)
+    cors = ["--allowed-origins", '["https://A.example:8", "null"]', "--allowed-methods", '["GET"]']
+    for flags in ([], [*cors, "--allowed-headers", '["x-a"]', "--allow-credentials", "--disable-fastapi-docs"]):
+        assert CliRunner().invoke(command, ["--host", "127.0.0.1", "--port", "0", *flags]).exit_code == 0
+    assert [(each.cors, each.has_docs) for each in told] == [
+        (None, True),
+        (Cors(("https://a.example:8", "null"), ("GET",), ("x-a",), has_credentials=True), False),
+    ]
 
 
 def test_serves_until_sigterm_and_exits_with_0() -> None:
