@@ -12,7 +12,7 @@ import pytest
 
 from e2e.serving import DENSE
 from ernie_cli.demo import QUESTION
-from ernie_cli.ports import free_ports
+from free_ports import free_port
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 180.0
@@ -25,8 +25,8 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 def make_demo(*variables: str) -> subprocess.CompletedProcess[str]:
     """Run the target through make; what ``make setup`` installed is taken as it is."""
-    (port,) = free_ports(1)
-    return run("make", "--assume-old=.venv/.setup-done", "demo", "ONCE=1", f"PORT={port}", *variables)
+    variables = (f"PORT={free_port()}", *variables)
+    return run("make", "--assume-old=.venv/.setup-done", "demo", "ONCE=1", *variables)
 
 
 def answer_of(result: subprocess.CompletedProcess[str]) -> str:
