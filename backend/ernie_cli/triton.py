@@ -3,8 +3,7 @@
 Triton goes on answering "ready" when the stub of a model is dead, and never starts it again; explicit model
 control can: unload, then load. So the model is asked for its health (never for a generation), and when Triton
 cannot deliver even that question, the model is loaded again. An engine that is restarting answers through its
-stub, so it is left alone. This module must not know how Triton is
-started, nor the frontend.
+stub, so it is left alone. This module must not know how Triton is started, nor the frontend.
 """
 
 from __future__ import annotations
@@ -31,6 +30,8 @@ SILENCE_LIMIT_S = 120.0
 MOST_RELOADS = 5
 RELOADS_WINDOW_S = 600.0
 _POLL_S = 0.1
+# gRPC's own second would be most of the start: the first try comes before Triton listens.
+_CHANNEL_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class TritonModel:
 
     def __init__(self, url: str, entry: str) -> None:
         self._entry = entry
-        self._server = grpc_client.InferenceServerClient(url)
+        self._server = grpc_client.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
         self._asker = TritonClient(url, Settings(triton_urls=(url,)))
         self._reloads: deque[float] = deque()
 
