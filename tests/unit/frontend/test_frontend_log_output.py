@@ -32,6 +32,7 @@ def everything(reader: int, writer: int, output: LogOutput) -> list[str]:
     chunks: list[bytes] = []
     thread = threading.Thread(target=lambda: chunks.extend(iter(lambda: os.read(reader, 65536), b"")))
     thread.start()
+    output.drain(DEADLINE_S)  # else there may be no room for the end
     output.write("the end\n")
     output.drain(DEADLINE_S)
     os.close(writer)
