@@ -1,6 +1,8 @@
 """API keys: an ASGI middleware that lets only known keys into ``/v1``.
 
-A key stands in ``Authorization: Bearer KEY`` or, as Anthropic's clients send it, in ``x-api-key: KEY``.
+A key stands in ``Authorization: Bearer KEY`` or, as Anthropic's clients send it, in ``x-api-key: KEY``. Each
+key has a part of the prefix cache of its own, so that neither ``usage`` nor the time to the first token tells
+what the holders of other keys have sent.
 
 Health checks stay open, and so does OPTIONS (a browser's preflight carries no key). Must not know what the
 routes do.
@@ -8,11 +10,15 @@ routes do.
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ernie_frontend.api_keys import ApiKeys
 from ernie_frontend.errors import Unauthorized, error_response
+
+_SALT = "ernie_frontend.client_salt"
 
 
 class ApiKeyAuth:
@@ -26,17 +32,25 @@ class ApiKeyAuth:
         """Pass the request on, or answer 401."""
         if scope["type"] == "http" and self._keys.are_asked_for and self._is_guarded(scope):
             keys = _given_keys(Headers(scope=scope))
-            if sum(self._keys.has(key) for key in keys) == 0:
+            known = [key for key in keys if self._keys.has(key)]
+            if not known:
                 reason = "the API key is wrong" if any(keys) else "the API key is missing"
                 error = Unauthorized(f"{reason}; send the header Authorization: Bearer KEY or x-api-key: KEY")
                 await error_response(error)(scope, receive, send)
                 return
+            scope[_SALT] = blake2b(known[0], digest_size=16, person=b"client").hexdigest()
         await self._app(scope, receive, send)
 
     @staticmethod
     def _is_guarded(scope: Scope) -> bool:
         path: str = scope["path"]
         return scope["method"] != "OPTIONS" and (path == "/v1" or path.startswith("/v1/"))
+
+
+def client_salt(scope: Scope) -> str:
+    """Return what the requests with one API key have in common, and no others; empty where no key is needed."""
+    salt: str = scope.get(_SALT, "")
+    return salt
 
 
 def _given_keys(headers: Headers) -> tuple[bytes, bytes]:

@@ -249,6 +249,8 @@ def _generate_inputs(request: GenerateRequest) -> list[triton.InferInput]:
     ]
     if request.priority:
         values.append((tensors.PRIORITY, [request.priority]))
+    if request.cache_salt:
+        values.append((tensors.CACHE_SALT, request.cache_salt))
     if request.messages is not None:
         values.append((tensors.MESSAGES, json.dumps(request.messages, ensure_ascii=False)))
     elif request.text_input is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -267,6 +268,24 @@ def test_all_sampling_fields_go_to_the_engine(frontend: str, triton: FakeTriton)
     for inference in triton.inferences:
         assert inference.sampling == sampling
         assert inference.inputs["priority"] == [-3]
+
+
+def test_the_prefix_cache_is_shared_by_one_key_and_one_salt_only(
+    run_frontend: Callable[..., AbstractContextManager[str]], triton: FakeTriton
+) -> None:
+    requests = [("one", None), ("one", "red"), ("two", None), ("two", "red"), ("one", None)]
+    with run_frontend(triton.url, api_keys=("one", "two")) as url:
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            for key, salt in requests:
+                body = {**CHAT, "prompt": "Hi", "cache_salt": salt}
+                headers = {"Authorization": f"Bearer {key}"}
+                answer = httpx.post(f"{url}{path}", json=body, headers=headers, trust_env=False, verify=False)
+                assert answer.status_code == 200, answer.text
+    salts = [inference.inputs["cache_salt"] for inference in triton.inferences]
+    assert salts[:5] == salts[5:]
+    assert salts[4] == salts[0]
+    assert len(set(salts[:4])) == 4
+    assert not any("one" in salt or "two" in salt for salt in salts), "a key goes no further"
 
 
 def test_metadata_is_a_way_for_fields(frontend: str, triton: FakeTriton) -> None:

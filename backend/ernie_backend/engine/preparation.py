@@ -63,6 +63,7 @@ class Preparation:
             edits=resolver.edits(asked, sampling, prompt_ids),
             stream=request.stream,
             priority=request.priority,
+            cache_salt=request.cache_salt,
             prompt_text=text if request.return_prompt else None,
         )
 

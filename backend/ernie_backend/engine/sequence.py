@@ -65,6 +65,7 @@ class Sequence:
         num_computed_tokens: how many of them are in the KV cache.
         finish_reason: ``stop`` or ``length`` at the end.
         priority: the lower, the sooner; equal ones in order of arrival.
+        cache_salt: only requests with the same one share KV blocks.
         arrival: order of arrival, given by the engine.
         num_cached_tokens: of the prompt, found in the prefix cache; None until the scheduler has looked.
         prompt_logprobs: of the prompt's tokens as far as they are known; the first has none.
@@ -83,6 +84,7 @@ class Sequence:
     num_computed_tokens: int = 0
     finish_reason: str | None = None
     priority: int = 0
+    cache_salt: str = ""
     arrival: int = 0
     num_cached_tokens: int | None = None
     unsent_text: list[MarkedText] = field(default_factory=list)

@@ -59,7 +59,13 @@ class BlockManager:
         return tuple(self._tables.get(request_id, ()))
 
     def admit(
-        self, request_id: str, token_ids: Sequence[int], *, headroom: int = 0, reuse: bool = True
+        self,
+        request_id: str,
+        token_ids: Sequence[int],
+        *,
+        headroom: int = 0,
+        reuse: bool = True,
+        salt: str = "",
     ) -> int | None:
         """Give a request that owns nothing blocks for all its tokens, those found in the prefix cache first.
 
@@ -68,12 +74,13 @@ class BlockManager:
             token_ids: all its tokens.
             headroom: blocks that must stay free afterwards.
             reuse: whether to look into the prefix cache.
+            salt: only requests with the same one share blocks.
 
         Returns:
             How many tokens are in the KV cache already, less than all; None if too few blocks are free: then
             nothing has changed.
         """
-        found = self._found(request_id, token_ids) if reuse else []
+        found = self._found(request_id, token_ids, salt) if reuse else []
         missing = self.blocks_for(len(token_ids)) - len(found)
         revived = sum(not self._pool.num_users(block) for block in found)
         if missing + revived + headroom > self._pool.num_free:
@@ -104,22 +111,24 @@ class BlockManager:
         """Forget what was announced: a new step is planned."""
         self._announced.clear()
 
-    def announce(self, request_id: str, token_ids: Sequence[int], start: int, end: int) -> None:
+    def announce(
+        self, request_id: str, token_ids: Sequence[int], start: int, end: int, *, salt: str = ""
+    ) -> None:
         """Tell that the step being planned computes the tokens ``start`` to ``end`` of a request."""
         if self._has_names:
             num_full = end // self.block_size
-            names = self._extended(request_id, token_ids, num_full)
+            names = self._extended(request_id, token_ids, num_full, salt)
             self._announced.update(names[start // self.block_size : num_full])
 
-    def is_awaited(self, request_id: str, token_ids: Sequence[int]) -> bool:
+    def is_awaited(self, request_id: str, token_ids: Sequence[int], *, salt: str = "") -> bool:
         """Whether the next block that a request could share is computed in the step being planned."""
-        names = self._sharable(request_id, token_ids)
-        num_found = len(self._found(request_id, token_ids))
+        names = self._sharable(request_id, token_ids, salt)
+        num_found = len(self._found(request_id, token_ids, salt))
         return num_found < len(names) and names[num_found] in self._announced
 
-    def num_found(self, request_id: str, token_ids: Sequence[int]) -> int:
+    def num_found(self, request_id: str, token_ids: Sequence[int], *, salt: str = "") -> int:
         """Return how many tokens of a request that owns nothing are in the prefix cache now."""
-        return len(self._found(request_id, token_ids)) * self.block_size
+        return len(self._found(request_id, token_ids, salt)) * self.block_size
 
     def commit(self, request_id: str, start: int, end: int) -> None:
         """Note that the announced tokens ``start`` to ``end`` of a request are in the KV cache."""
@@ -162,24 +171,24 @@ class BlockManager:
         if users != [self._pool.num_users(block) for block in range(self.num_blocks)]:
             raise ValueError(f"blocks have other users than the tables say: {self._tables}")
 
-    def _found(self, request_id: str, token_ids: Sequence[int]) -> list[int]:
+    def _found(self, request_id: str, token_ids: Sequence[int], salt: str) -> list[int]:
         """Return the blocks that a request can begin with."""
         blocks = []
-        for name in self._sharable(request_id, token_ids):
+        for name in self._sharable(request_id, token_ids, salt):
             block = self._pool.find(name)
             if block is None:
                 break
             blocks.append(block)
         return blocks
 
-    def _sharable(self, request_id: str, token_ids: Sequence[int]) -> list[bytes]:
+    def _sharable(self, request_id: str, token_ids: Sequence[int], salt: str) -> list[bytes]:
         """Return the names of all full blocks before the last token."""
         if not self._has_names:
             return []
         num_sharable = (len(token_ids) - 1) // self.block_size
-        return self._extended(request_id, token_ids, num_sharable)[:num_sharable]
+        return self._extended(request_id, token_ids, num_sharable, salt)[:num_sharable]
 
-    def _extended(self, request_id: str, token_ids: Sequence[int], num_blocks: int) -> list[bytes]:
+    def _extended(self, request_id: str, token_ids: Sequence[int], num_blocks: int, salt: str) -> list[bytes]:
         names = self._names.setdefault(request_id, [])
-        extend_names(names, token_ids, num_blocks, self.block_size)
+        extend_names(names, token_ids, num_blocks, self.block_size, salt)
         return names

@@ -208,7 +208,9 @@ class Scheduler:
         """Return what prompts that share a step are sorted by: priority, then tokens still to be computed."""
         num_computed = sequence.num_computed_tokens
         if not num_computed and not sequence.needs_prompt_logits:
-            num_computed = self._blocks.num_found(sequence.request_id, sequence.token_ids)
+            num_computed = self._blocks.num_found(
+                sequence.request_id, sequence.token_ids, salt=sequence.cache_salt
+            )
         return sequence.priority, sequence.num_tokens - num_computed
 
     def _may_begin(self, sequence: Sequence, draft: _Draft) -> bool:
@@ -217,7 +219,7 @@ class Scheduler:
             return False
         if sequence.needs_prompt_logits:
             return draft.prompt_rows > 0
-        return not self._blocks.is_awaited(sequence.request_id, sequence.token_ids)
+        return not self._blocks.is_awaited(sequence.request_id, sequence.token_ids, salt=sequence.cache_salt)
 
     def _may_join(self, sequence: Sequence, draft: _Draft) -> bool:
         """Whether a waiting request may begin while others are left with unfinished prompts."""
@@ -245,6 +247,7 @@ class Scheduler:
             sequence.token_ids,
             headroom=len(self._running),
             reuse=not sequence.needs_prompt_logits,
+            salt=sequence.cache_salt,
         )
         if num_found is None:
             return False
@@ -265,8 +268,9 @@ class Scheduler:
         num_tokens = min(most, sequence.num_tokens - start, draft.prompt_rows if wants_all_logits else most)
         if num_tokens == 0:
             return
-        self._blocks.announce(sequence.request_id, sequence.token_ids, start, start + num_tokens)
-        draft.ends[sequence] = start + num_tokens
+        end = start + num_tokens
+        self._blocks.announce(sequence.request_id, sequence.token_ids, start, end, salt=sequence.cache_salt)
+        draft.ends[sequence] = end
         draft.budget -= num_tokens
         if wants_all_logits:
             draft.prompt_rows -= num_tokens

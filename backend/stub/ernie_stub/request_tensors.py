@@ -80,6 +80,7 @@ def read_request(triton_request: Any) -> GenerateCall | ControlCall:  # noqa: AN
         sampling=_sampling(inputs, triton_request),
         return_prompt=options.token_ids,
         priority=_priority(inputs),
+        cache_salt=_text(inputs, tensors.CACHE_SALT) or "",
     )
     return GenerateCall(request, options)
 

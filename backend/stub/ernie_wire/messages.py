@@ -21,6 +21,7 @@ from ernie_wire.marked_text import Mark
 from ernie_wire.sampling import SamplingParameters
 
 ALIVE_S = 0.5
+MAX_CACHE_SALT_CHARACTERS = 1024
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class GenerateRequest:
         sampling: what is asked of the sampler.
         return_prompt: ask for the prompt's token ids and its text in the first output.
         priority: the lower, the sooner; equal ones in order of arrival.
+        cache_salt: only requests with the same one share what the prefix cache holds.
     """
 
     request_id: str
@@ -46,9 +48,16 @@ class GenerateRequest:
     sampling: SamplingParameters = field(default_factory=SamplingParameters)
     return_prompt: bool = False
     priority: int = 0
+    cache_salt: str = ""
 
     def __post_init__(self) -> None:
-        """Check that there is exactly one prompt."""
+        """Check that there is exactly one prompt, and that the salt is text of a bounded length."""
+        if len(self.cache_salt) > MAX_CACHE_SALT_CHARACTERS or not self.cache_salt.isprintable():
+            raise InvalidValue(
+                f"cache_salt has {len(self.cache_salt)} characters; it must have at most "
+                f"{MAX_CACHE_SALT_CHARACTERS}, all of them printable",
+                "cache_salt",
+            )
         given = self._given_prompts()
         if len(given) != 1:
             what = f"got {' and '.join(given)}" if given else "got none of them"

@@ -58,6 +58,9 @@ REQUEST_ID = TensorSpec("request_id", "TYPE_STRING", (1,), "chosen by the client
 PRIORITY = TensorSpec(
     "priority", "TYPE_INT32", (1,), "the lower, the sooner; default 0, equal ones in order of arrival"
 )
+CACHE_SALT = TensorSpec(
+    "cache_salt", "TYPE_STRING", (1,), "only requests with the same one share what the prefix cache holds"
+)
 CONTROL = TensorSpec(
     "control", "TYPE_STRING", (1,), "JSON with op cancel, describe or health; alone in its request"
 )
@@ -76,6 +79,7 @@ INPUTS: tuple[TensorSpec, ...] = (
     RETURN_MARKS,
     REQUEST_ID,
     PRIORITY,
+    CACHE_SALT,
     CONTROL,
 )
 

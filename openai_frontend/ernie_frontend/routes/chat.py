@@ -7,6 +7,7 @@ import time
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from ernie_frontend.auth import client_salt
 from ernie_frontend.disconnect import unless_disconnected
 from ernie_frontend.generation import collect_all, gather
 from ernie_frontend.large_bodies import beside_loop_if_large
@@ -30,7 +31,7 @@ async def create_chat_completion(request: Request) -> Response:
     body = await read_body(ChatRequest, request)
     model = await services.models.resolve(body.model)
     answer_id = record.wire_id("chatcmpl", body.user)
-    limits = (model.entry.vocab_size, services.settings.max_answers)
+    limits = (model.entry.vocab_size, services.settings.max_answers, client_salt(request.scope))
     wires = await beside_loop_if_large(len(await request.body()), chat_to_wire, body, answer_id, *limits)
     header = AnswerHeader.of(
         body, answer_id, int(time.time()), model.public_name, num_logprobs=body.num_logprobs

@@ -7,6 +7,7 @@ import time
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from ernie_frontend.auth import client_salt
 from ernie_frontend.disconnect import unless_disconnected
 from ernie_frontend.generation import collect_all, gather, only_prompt
 from ernie_frontend.large_bodies import beside_loop_if_large
@@ -30,7 +31,7 @@ async def create_completion(request: Request) -> Response:
     body = await read_body(CompletionRequest, request)
     model = await services.models.resolve(body.model)
     answer_id = record.wire_id("cmpl", body.user)
-    limits = (model.entry.vocab_size, services.settings.max_answers)
+    limits = (model.entry.vocab_size, services.settings.max_answers, client_salt(request.scope))
     wires = await beside_loop_if_large(len(await request.body()), completion_to_wire, body, answer_id, *limits)
     header = AnswerHeader.of(
         body,

@@ -126,6 +126,9 @@ class GenerationFields(BaseModel):
     priority: Integer | None = Field(
         None, ge=-_INT32, lt=_INT32, description="the lower, the sooner it leaves the queue; default 0"
     )
+    cache_salt: str | None = Field(
+        None, description="only requests with the same one, and the same API key, share the prefix cache"
+    )
     user: str | None = Field(None, description="becomes part of the answer's id")
     metadata: dict[str, Any] | None = Field(
         None,

@@ -25,7 +25,7 @@ _RESERVED_OPTIONS = ("messages", "tools", "chat_template", "add_generation_promp
 
 
 def chat_to_wire(
-    body: ChatRequest, request_id: str, vocab_size: int | None, max_answers: int
+    body: ChatRequest, request_id: str, vocab_size: int | None, max_answers: int, client_salt: str = ""
 ) -> list[GenerateRequest]:
     """Return the requests for the engine.
 
@@ -34,6 +34,7 @@ def chat_to_wire(
         request_id: the id of a single answer; of several each has this and its number.
         vocab_size: token ids must be below it; None if the model does not tell now.
         max_answers: most answers that one request may ask for.
+        client_salt: what keeps the clients' parts of the prefix cache apart.
 
     Raises:
         InvalidRequest: a value outside its limits, something that is not served, or no prompt.
@@ -50,6 +51,7 @@ def chat_to_wire(
         sampling=sampling,
         return_prompt=bool(body.return_token_ids),
         priority=body.priority or 0,
+        cache_salt=client_salt + (body.cache_salt or ""),
     )
     if n == 1:
         return [request]

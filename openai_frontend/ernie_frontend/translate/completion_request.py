@@ -13,7 +13,7 @@ Prompt = str | tuple[int, ...]
 
 
 def completion_to_wire(
-    body: CompletionRequest, request_id: str, vocab_size: int | None, max_answers: int
+    body: CompletionRequest, request_id: str, vocab_size: int | None, max_answers: int, client_salt: str = ""
 ) -> list[GenerateRequest]:
     """Return the requests for the engine: all answers to the first prompt, then those to the second ...
 
@@ -22,6 +22,7 @@ def completion_to_wire(
         request_id: each answer's id is this and its number.
         vocab_size: token ids must be below it; None if the model does not tell now.
         max_answers: most answers that are made to one request.
+        client_salt: what keeps the clients' parts of the prefix cache apart.
 
     Raises:
         InvalidRequest: a value outside its limits, something that is not served, or no prompt.
@@ -44,6 +45,7 @@ def completion_to_wire(
             sampling=with_seed_offset(sampling, index % body.num_candidates),
             return_prompt=bool(body.return_token_ids or body.echo),
             priority=body.priority or 0,
+            cache_salt=client_salt + (body.cache_salt or ""),
         )
         for index, prompt in enumerate(prompt for prompt in prompts for _ in range(body.num_candidates))
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -43,6 +45,26 @@ def test_names_are_extended_where_they_end() -> None:
     names = _names(TOKENS[:4])
     extend_names(names, TOKENS, 5, 2)
     assert names == _names(TOKENS)
+
+
+def test_requests_with_different_salts_share_nothing_and_no_salt_makes_a_name_of_tokens() -> None:
+    blocks = BlockManager(40, 2)
+
+    def found(request_id: str, salt: str) -> int:
+        count = blocks.admit(request_id, TOKENS, salt=salt)
+        assert count is not None
+        assert count == blocks.num_found(request_id + " asks", TOKENS, salt=salt)
+        blocks.begin_step()
+        blocks.announce(request_id, TOKENS, count, len(TOKENS), salt=salt)
+        assert blocks.is_awaited(request_id + " waits", TOKENS, salt=salt) == (count == 0)
+        blocks.commit(request_id, count, len(TOKENS))
+        return count
+
+    assert [found("a", ""), found("b", "red"), found("c", "blue")] == [0, 0, 0]
+    assert [found("d", "red"), found("e", ""), found("f", "blue")] == [8, 8, 8]
+    names: list[bytes] = []
+    extend_names(names, (7, 8), 1, 2, salt=array("i", (5, 6)).tobytes().decode())
+    assert names[0] != _names((5, 6, 7, 8))[1], "the salt is no block of tokens"
 
 
 def test_full_blocks_are_shared_but_never_the_one_of_the_last_token() -> None:

@@ -58,12 +58,14 @@ def test_everything_that_can_be_asked_for() -> None:
         return_marks=flag(True),
         request_id=text("r1"),
         priority=ids(-7),
+        cache_salt=text("s"),
     )
     assert call.request.input_ids == (1, 2, 3)
     assert call.request.sampling == SamplingParameters(max_tokens=3, stop=(".",))
     assert call.request.return_prompt
     assert call.request.request_id == "r1"
     assert call.request.priority == -7
+    assert call.request.cache_salt == "s"
     assert call.options == ResponseOptions(True, "", True, True, True, True, True)
 
 
@@ -133,6 +135,8 @@ def test_request_parameters_are_sampling_parameters_if_there_is_no_tensor() -> N
         ({"text_input": text("a"), "sampling_parameters": text('{"top_p": 2}')}, "top_p", "in [0, 1]"),
         ({"text_input": text("a"), "sampling_parameters": text('{"tp": 2}')}, "tp", "no field"),
         ({"text_input": text("a"), "priority": flag(True)}, "priority", "type INT32"),
+        ({"text_input": text("a"), "cache_salt": text("x" * 1025)}, "cache_salt", "at most 1024"),
+        ({"text_input": text("a"), "cache_salt": text("a\nb")}, "cache_salt", "printable"),
         ({"text_input": text("a"), "request_id": text("")}, "request_id", "1 to 256"),
         ({"text_input": text("a"), "request_id": text("x" * 257)}, "request_id", "1 to 256"),
         ({"text_input": text("a"), "request_id": text("a\nERROR b")}, "request_id", "must be printable"),
