@@ -12,6 +12,7 @@ import pytest
 from ernie_cli import main as command_line
 from ernie_cli import serve as serve_module
 from ernie_cli.serve_settings import ServeSettings
+from ernie_frontend.log_output import standard_error
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
 TEXT_ROW = (
@@ -26,6 +27,12 @@ def run(monkeypatch: pytest.MonkeyPatch, line: str) -> int | str | None:
     with pytest.raises(SystemExit) as raised:
         command_line.main()
     return raised.value.code
+
+
+def last_words(capfd: pytest.CaptureFixture[str]) -> str:
+    """Return what the command wrote to standard error, which a thread does."""
+    standard_error().drain()
+    return capfd.readouterr().err
 
 
 @pytest.fixture
@@ -154,16 +161,20 @@ def test_an_unexpected_argument_is_called_that_by_every_command(
 
 
 @pytest.mark.parametrize("arguments", ["{} --port 0", "--port 0 {}", "--port 0 {} --host ::1"])
-def test_the_model_may_stand_without_its_flag(monkeypatch: pytest.MonkeyPatch, arguments: str) -> None:
-    status = run(monkeypatch, f"serve {arguments.format('/nowhere')}")
-    assert str(status).startswith("ernie-triton: --model /nowhere does not exist;")
+def test_the_model_may_stand_without_its_flag(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], arguments: str
+) -> None:
+    assert run(monkeypatch, f"serve {arguments.format('/nowhere')}") == 1
+    assert last_words(capfd).startswith("ernie-triton: --model /nowhere does not exist;")
 
 
-def test_a_command_error_is_the_only_line_and_the_status_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    status = run(monkeypatch, "serve --port 0 --model /nowhere")
-    assert status == (
+def test_a_command_error_is_the_only_line_and_the_status_is_1(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "serve --port 0 --model /nowhere") == 1
+    assert last_words(capfd) == (
         "ernie-triton: --model /nowhere does not exist;"
-        " check the path, or give a directory or an id like OWNER/NAME"
+        " check the path, or give a directory or an id like OWNER/NAME\n"
     )
 
 
@@ -228,6 +239,8 @@ def test_print_config_of_a_hub_model_downloads_nothing(
     assert "not on this machine" in shown.splitlines()[-1]
 
 
-def test_print_config_tells_what_the_engine_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    status = run(monkeypatch, f"serve --model {DENSE} -tp 4 --print-config")
-    assert "tensor_parallel_size is 4" in str(status)
+def test_print_config_tells_what_the_engine_would_refuse(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, f"serve --model {DENSE} -tp 4 --print-config") == 1
+    assert "tensor_parallel_size is 4" in last_words(capfd)
