@@ -20,12 +20,21 @@ from ernie_frontend.metrics_port import MetricsPort
 from ernie_frontend.model_directory import ModelDirectory
 from ernie_frontend.request_line import RequestLine
 from ernie_frontend.request_log import RequestLog
-from ernie_frontend.routes import chat, completions, health, models
+from ernie_frontend.routes import about, chat, completions, health, models
 from ernie_frontend.routes import metrics as metrics_route
+from ernie_frontend.schema.openapi import OPENAPI_PATH, DescribedApp
 from ernie_frontend.services import Services
 from ernie_frontend.settings import Settings
 from ernie_frontend.slots import Slots, slots_file
 from ernie_frontend.triton_pool import TritonPool
+
+_ROUTERS = [module.router for module in (chat, completions, models, health, metrics_route, about)]
+_PATHS = {OPENAPI_PATH} | {
+    route.path
+    for router in (*_ROUTERS, about.docs_router)
+    for route in router.routes
+    if isinstance(route, APIRoute)
+}
 
 
 def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
@@ -46,21 +55,19 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
         await pool.close()
         slots.close()
 
-    app = FastAPI(
-        title="ernie-triton",
+    app = DescribedApp(
         lifespan=lifespan,
-        openapi_url=None,
-        docs_url=None,
+        openapi_url=OPENAPI_PATH if settings.has_docs else None,
+        docs_url=None,  # FastAPI's own page loads its script from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     install_handlers(app)
-    routers = [module.router for module in (chat, completions, models, health, metrics_route)]
-    for router in routers:
+    for router in _ROUTERS:
         app.include_router(router)
-    paths = frozenset(
-        route.path for router in routers for route in router.routes if isinstance(route, APIRoute)
-    )
+    if settings.has_docs:
+        app.include_router(about.docs_router)
     # The last one added is the outermost.
     app.add_middleware(Bodies, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(ConcurrencyLimit, slots=slots, max_concurrency=settings.max_concurrency)
@@ -68,7 +75,7 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
     if settings.metrics_port is not None:
         app.add_middleware(MetricsPort, port=settings.metrics_port)
     app.add_middleware(RequestLine)
-    app.add_middleware(RequestLog, metrics=metrics, paths=paths)
+    app.add_middleware(RequestLog, metrics=metrics, paths=_PATHS)
     if settings.cors is not None:
         app.add_middleware(
             CORSMiddleware,

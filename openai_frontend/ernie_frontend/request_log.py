@@ -10,6 +10,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -100,7 +101,7 @@ class RequestLog:
         paths: those that are counted by their names.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Set[str]) -> None:
         self._app = app
         self._metrics = metrics
         self._paths = paths

@@ -81,7 +81,10 @@ def test_a_line_break_does_not_get_around_what_compares_paths(
     assert answer.status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/ernie-tiny", "/v1/models/x", "/health", "/ping"])
+GETS = ("/v1/models", "/v1/models/ernie-tiny", "/v1/models/x", "/health", "/ping", "/version", "/docs")
+
+
+@pytest.mark.parametrize("path", [*GETS, "/openapi.json"])
 def test_head_is_get_without_the_body(frontend: str, triton: FakeTriton, path: str) -> None:
     get, head = ask(f"{frontend}{path}"), ask(f"{frontend}{path}", "HEAD")
     assert (head.status_code, head.content) == (get.status_code, b"")

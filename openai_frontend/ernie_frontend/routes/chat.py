@@ -13,8 +13,10 @@ from ernie_frontend.generation import collect_all, gather
 from ernie_frontend.large_bodies import beside_loop_if_large
 from ernie_frontend.request_log import record_of
 from ernie_frontend.routes.streaming import stream_answer
+from ernie_frontend.schema.answers import ChatCompletion
 from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.common import read_body
+from ernie_frontend.schema.openapi import GENERATION_ERRORS, responses
 from ernie_frontend.services import Services
 from ernie_frontend.translate import sse
 from ernie_frontend.translate.answer import AnswerHeader, UsageCount
@@ -24,7 +26,9 @@ from ernie_frontend.translate.chat_response import chat_completion
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", response_model=None)
+@router.post(
+    "/v1/chat/completions", response_model=None, responses=responses(ChatCompletion, *GENERATION_ERRORS)
+)
 async def create_chat_completion(request: Request) -> Response:
     """Continue a conversation; each of the ``n`` answers is a generation of its own."""
     services, record = Services.of(request), record_of(request.scope)

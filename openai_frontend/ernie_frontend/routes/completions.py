@@ -13,8 +13,10 @@ from ernie_frontend.generation import collect_all, gather, only_prompt
 from ernie_frontend.large_bodies import beside_loop_if_large
 from ernie_frontend.request_log import record_of
 from ernie_frontend.routes.streaming import stream_answer
+from ernie_frontend.schema.answers import Completion
 from ernie_frontend.schema.common import read_body
 from ernie_frontend.schema.completions import CompletionRequest
+from ernie_frontend.schema.openapi import GENERATION_ERRORS, responses
 from ernie_frontend.services import Services
 from ernie_frontend.translate import sse
 from ernie_frontend.translate.answer import AnswerHeader, UsageCount
@@ -24,7 +26,7 @@ from ernie_frontend.translate.completion_response import best, text_completion
 router = APIRouter()
 
 
-@router.post("/v1/completions", response_model=None)
+@router.post("/v1/completions", response_model=None, responses=responses(Completion, *GENERATION_ERRORS))
 async def create_completion(request: Request) -> Response:
     """Continue one prompt or several; each answer to each prompt is a generation of its own."""
     services, record = Services.of(request), record_of(request.scope)

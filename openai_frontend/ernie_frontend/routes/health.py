@@ -8,15 +8,16 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ernie_frontend.schema.openapi import responses
 from ernie_frontend.services import Services
 from ernie_wire.errors import ModelUnavailable
 
 router = APIRouter()
 
 
-@router.get("/health", response_model=None)
-@router.get("/ping", response_model=None)
-@router.post("/ping", response_model=None)
+@router.get("/health", response_class=Response, responses=responses(None, 503))
+@router.get("/ping", include_in_schema=False)
+@router.post("/ping", include_in_schema=False)
 async def check_health(request: Request) -> Response:
     """Tell whether requests can be answered now."""
     services = Services.of(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from ernie_frontend.services import Services
 from ernie_wire.errors import ErnieError
@@ -12,7 +12,7 @@ from ernie_wire.errors import ErnieError
 router = APIRouter()
 
 
-@router.get("/metrics", response_model=None)
+@router.get("/metrics", response_class=PlainTextResponse)
 async def show_metrics(request: Request) -> Response:
     """Return everything in Prometheus' text format."""
     services = Services.of(request)

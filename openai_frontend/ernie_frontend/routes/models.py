@@ -7,12 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from ernie_frontend.model_directory import ServedModel, unsupported_model
+from ernie_frontend.schema.answers import ModelCard, ModelList
+from ernie_frontend.schema.openapi import responses
 from ernie_frontend.services import Services
 
 router = APIRouter()
 
 
-@router.get("/v1/models", response_model=None)
+@router.get("/v1/models", response_model=None, responses=responses(ModelList, 401, 503))
 async def list_models(request: Request) -> dict[str, Any]:
     """List the models that can answer."""
     services = Services.of(request)
@@ -20,7 +22,7 @@ async def list_models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": [_card(model, services.started_at) for model in models]}
 
 
-@router.get("/v1/models/{name:path}", response_model=None)
+@router.get("/v1/models/{name:path}", response_model=None, responses=responses(ModelCard, 401, 404, 503))
 async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
     """Return one of the listed models; unlike in a request, the name must be exact."""
     if not name:

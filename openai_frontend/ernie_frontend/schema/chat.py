@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from ernie_frontend.schema.common import GenerationFields, Integer, TokenIds
 from ernie_wire.limits import as_count, as_integers
 
 _PART_WANTED = 'it must be a string or a list of parts such as {"type": "text", "text": "..."}'
+
+
+_TEXT_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+_CONTENT = [{"type": "string"}, _TEXT_PART, {"type": "array", "items": _TEXT_PART}, {"type": "null"}]
 
 
 class ChatMessage(BaseModel):
@@ -22,7 +38,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "bot", "tool"]
-    content: Any = None
+    content: Annotated[Any, WithJsonSchema({"anyOf": _CONTENT})] = None
     name: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
@@ -58,7 +74,9 @@ class ChatRequest(GenerationFields):
     tools: list[dict[str, Any]] | None = Field(
         None, description="functions, given to the model's template; see Tools below"
     )
-    tool_choice: Any = Field(None, description="auto, or none: tools are not shown to the model")
+    tool_choice: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = Field(
+        None, description="auto, or none: tools are not shown to the model"
+    )
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="variables of the template, e.g. enable_thinking"
     )

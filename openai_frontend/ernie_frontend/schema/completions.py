@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
 from ernie_frontend.schema.common import GenerationFields, Integer
 from ernie_wire.limits import as_count, as_integers
+
+_TEXTS = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+_LIST_OF_INTEGERS = {"type": "array", "items": {"type": "integer"}}
+_TOKEN_IDS = [_LIST_OF_INTEGERS, {"type": "array", "items": _LIST_OF_INTEGERS}]
 
 
 def _is_token_ids(value: object) -> bool:
@@ -21,11 +25,21 @@ def _with_integers(prompt: object) -> object:
     return as_integers(prompt)
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    del schema["default"]  # null, which is refused; the field may only be left out
+
+
 class CompletionRequest(GenerationFields):
     """One prompt or several: a string, strings, token ids, or lists of token ids."""
 
-    prompt: Any = Field(None, description="a text, texts, token ids, or lists of token ids")
-    prompt_token_ids: Any = Field(None, description="token ids or lists of them, in place of prompt")
+    prompt: Annotated[Any, WithJsonSchema({"anyOf": [*_TEXTS, *_TOKEN_IDS]})] = Field(
+        None,
+        description="a text, texts, token ids, or lists of token ids",
+        json_schema_extra=_without_default,
+    )
+    prompt_token_ids: Annotated[Any, WithJsonSchema({"anyOf": [*_TOKEN_IDS, {"type": "null"}]})] = Field(
+        None, description="token ids or lists of them, in place of prompt"
+    )
     echo: bool | None = Field(
         None,
         description="begin with the prompt; with logprobs its log probabilities too, with max_tokens 0 alone",

@@ -1,0 +1,28 @@
+"""What the server says of itself: ``/version``, and ``/docs``, a page made of openapi.json."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse
+
+from ernie_frontend.schema.answers import Version
+from ernie_frontend.schema.openapi import VERSION
+from ernie_frontend.schema.page import CONTENT_SECURITY_POLICY, page
+
+router = APIRouter()
+docs_router = APIRouter(include_in_schema=False)
+
+
+@router.get("/version")
+async def show_version() -> Version:
+    """Return the version of the server, in vLLM's shape."""
+    return Version(version=VERSION)
+
+
+@docs_router.get("/docs")
+async def show_docs(request: Request) -> HTMLResponse:
+    """Return the page; it loads nothing, from here or elsewhere, and runs no script."""
+    return HTMLResponse(
+        page(request.app.openapi()),
+        headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff"},
+    )

@@ -1,0 +1,218 @@
+"""The answers as openapi.json describes them.
+
+They are not made from these classes: ``translate`` writes plain objects, which is quicker for each chunk. Tests
+hold real answers against them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FinishReason = Literal["stop", "length"]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PromptTokensDetails(_Answer):
+    """What the tokens of the prompts were."""
+
+    cached_tokens: int = Field(description="found in the prefix cache")
+    image_tokens: int
+    video_tokens: int
+
+
+class CompletionTokensDetails(_Answer):
+    """What the tokens of the answers were."""
+
+    reasoning_tokens: int
+    image_tokens: int
+
+
+class Usage(_Answer):
+    """The tokens of a request; a prompt counts once, however many answers are made to it."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+
+
+class ScoredToken(_Answer):
+    """A token and its log probability."""
+
+    token: str = Field(description="its text; a part of a character is written bytes:\\xNN")
+    logprob: float = Field(description="a natural logarithm")
+    bytes: list[int]
+
+
+class ChosenToken(ScoredToken):
+    """A token of the answer, and what else was likely in its place."""
+
+    top_logprobs: list[ScoredToken]
+
+
+class ChatLogprobs(_Answer):
+    """The log probabilities of a chat answer."""
+
+    content: list[ChosenToken]
+
+
+class CompletionLogprobs(_Answer):
+    """The log probabilities of a completion, token by token; null where there is none."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int] = Field(description="characters of the text before the token")
+
+
+class RankedToken(_Answer):
+    """A token of the prompt, or one that was likely in its place."""
+
+    logprob: float
+    rank: int = Field(description="1 is the likeliest")
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, RankedToken] | None]
+
+
+class ChatMessageAnswer(_Answer):
+    """The message of an answer; the last four fields are null unless return_token_ids is true."""
+
+    role: Literal["assistant"]
+    content: str
+    multimodal_content: None
+    reasoning_content: str | None
+    tool_calls: None
+    prompt_token_ids: list[int] | None
+    completion_token_ids: list[int] | None
+    prompt_tokens: str | None = Field(description="the text of the prompt, as the model saw it")
+    completion_tokens: str | None = Field(description="the text of the answer, as the model made it")
+
+
+class ChatChoice(_Answer):
+    """One of the answers to a conversation."""
+
+    index: int
+    message: ChatMessageAnswer
+    logprobs: ChatLogprobs | None
+    prompt_logprobs: PromptLogprobs | None = Field(None, description="only if they were asked for")
+    finish_reason: FinishReason
+
+
+class _Head(_Answer):
+    id: str
+    created: int = Field(description="Unix time in seconds")
+    model: str
+
+
+class ChatCompletion(_Head):
+    """A whole chat answer."""
+
+    object: Literal["chat.completion"]
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(_Answer):
+    """What a chunk adds to an answer; the role stands in its first chunk only."""
+
+    role: Literal["assistant"] | None = None
+    content: str
+    reasoning_content: str | None
+    tool_calls: None = None
+    prompt_token_ids: list[int] | None = None
+    completion_token_ids: list[int] | None = None
+    prompt_tokens: str | None = None
+    completion_tokens: str | None = None
+
+
+class ChatChunkChoice(_Answer):
+    """A choice in a chunk."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    prompt_logprobs: PromptLogprobs | None = Field(None, description="only in the first chunk")
+    finish_reason: FinishReason | None = Field(description="in the last chunk of the choice")
+
+
+class ChatCompletionChunk(_Head):
+    """The data of an event of a streamed chat answer; the last event's is [DONE]."""
+
+    object: Literal["chat.completion.chunk"]
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = Field(None, description="only if stream_options ask for it")
+
+
+class CompletionChoice(_Answer):
+    """One of the answers to a prompt, or what a chunk adds to it."""
+
+    index: int = Field(description="answer i of prompt p has p * n + i")
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None = Field(description="null before the last chunk")
+    prompt_logprobs: PromptLogprobs | None = Field(None, description="only if they were asked for")
+    prompt_token_ids: list[int] | None = Field(None, description="only with return_token_ids, as the next ones")
+    prompt_tokens: str | None = None
+    completion_token_ids: list[int] | None = None
+    completion_tokens: str | None = None
+
+
+class Completion(_Head):
+    """A whole answer to prompts, or the data of an event of a streamed one; the last event's is [DONE]."""
+
+    object: Literal["text_completion"]
+    choices: list[CompletionChoice]
+    usage: Usage | None = Field(None, description="in a stream only if stream_options ask for it")
+
+
+class ModelCard(_Answer):
+    """A served model."""
+
+    id: str = Field(description="the name to give in model")
+    object: Literal["model"]
+    created: int = Field(description="Unix time of the start in seconds")
+    owned_by: str
+    root: str | None = Field(description="where its files are")
+    parent: None
+    max_model_len: int | None = Field(description="tokens of its context")
+    permission: list[None]
+    architecture: str | None
+    modalities: list[str] | None
+    dtype: str | None
+    quantization: str | None
+
+
+class ModelList(_Answer):
+    """The served models."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class Version(_Answer):
+    """The version of the server."""
+
+    version: str
+
+
+class ErrorDetail(_Answer):
+    """What went wrong."""
+
+    message: str = Field(description="with the value, the limit and the way out")
+    type: str
+    param: str | None = Field(description="the field at fault")
+    code: str = Field(description="the name of the error, the same over HTTP and gRPC and in the log")
+
+
+class ErrorAnswer(_Answer):
+    """The envelope of every error."""
+
+    error: ErrorDetail

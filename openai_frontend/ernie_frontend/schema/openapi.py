@@ -1,0 +1,127 @@
+"""openapi.json: what FastAPI knows of the routes, with the bodies that the routes read by themselves.
+
+Must not know how anything is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from ernie_frontend.errors import UnknownRoute
+from ernie_frontend.schema.answers import ChatCompletionChunk, Completion, ErrorAnswer
+from ernie_frontend.schema.chat import ChatRequest
+from ernie_frontend.schema.completions import CompletionRequest
+from ernie_wire.errors import ErnieError
+
+VERSION = version("ernie-triton-frontend")
+OPENAPI_PATH = "/openapi.json"
+GENERATION_ERRORS = (400, 401, 404, 408, 413, 415, 429, 500, 503)
+_DESCRIPTION = "OpenAI's API before models of the ERNIE family, with FastDeploy's and vLLM's additions."
+_SECRETS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+
+
+class _Generation(NamedTuple):
+    """What FastAPI does not know of a path that generates."""
+
+    body: type[BaseModel]
+    example: dict[str, Any]
+    chunk: type[BaseModel]
+
+
+_GENERATIONS = {
+    "/v1/chat/completions": _Generation(
+        ChatRequest,
+        {"messages": [{"role": "user", "content": "Where is the capital of China?"}], "max_tokens": 64},
+        ChatCompletionChunk,
+    ),
+    "/v1/completions": _Generation(
+        CompletionRequest, {"prompt": "The capital of China is", "max_tokens": 16}, Completion
+    ),
+}
+
+
+def responses(answer: type[BaseModel] | None, *error_statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the argument ``responses`` of a route's decorator.
+
+    Args:
+        answer: the JSON of its answer; None if that is no JSON.
+        error_statuses: those of its errors.
+    """
+    described: dict[int | str, dict[str, Any]] = {} if answer is None else {200: {"model": answer}}
+    for status in error_statuses:
+        described[status] = {"model": ErrorAnswer, "description": "\n\n".join(_meanings(status))}
+    other = {"model": ErrorAnswer, "description": "Any other error, in the same envelope"}
+    return {**described, "default": other}
+
+
+class DescribedApp(FastAPI):
+    """A FastAPI application with all of its openapi.json."""
+
+    def __init__(self, **named: Any) -> None:  # noqa: ANN401  FastAPI's own, passed on
+        super().__init__(title="ernie-triton", version=VERSION, description=_DESCRIPTION, **named)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document, made once."""
+        is_made = self.openapi_schema is not None
+        document = super().openapi()
+        if not is_made:
+            _complete(document)
+        return document
+
+
+def _complete(document: dict[str, Any]) -> None:
+    """Add what FastAPI cannot know: bodies, streams and keys."""
+    paths, components = document["paths"], document["components"]
+    for path, generation in _GENERATIONS.items():
+        components["schemas"] |= _schemas(generation.body, generation.chunk)
+        _describe(paths[path]["post"], generation)
+    components["securitySchemes"] = _SECRETS
+    for path, operations in paths.items():
+        if path.startswith("/v1/"):
+            for operation in operations.values():
+                operation["security"] = [{}, *({name: []} for name in _SECRETS)]
+
+
+def _meanings(status: int) -> list[str]:
+    """Return what errors a status stands for."""
+    meanings: dict[str, str] = {}
+    for error in _errors(ErnieError):
+        if error.status == status and error is not UnknownRoute:
+            meanings.setdefault(error.code, (error.__doc__ or "").splitlines()[0])
+    return [f"`{code}`: {meaning}" for code, meaning in meanings.items()]
+
+
+def _errors(kind: type[ErnieError]) -> Iterator[type[ErnieError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _errors(child)
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _schemas(*models: type[BaseModel]) -> dict[str, Any]:
+    """Return the schemas of some models, and of all that they refer to, by name."""
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    schemas: dict[str, Any] = definitions["$defs"]
+    return schemas
+
+
+def _describe(operation: dict[str, Any], generation: _Generation) -> None:
+    body = {"schema": _reference(generation.body), "example": generation.example}
+    operation["requestBody"] = {"required": True, "content": {"application/json": body}}
+    answer = operation["responses"]["200"]
+    answer["description"] = "The whole answer, or with stream the events of its chunks"
+    answer["content"]["text/event-stream"] = {"schema": _reference(generation.chunk)}

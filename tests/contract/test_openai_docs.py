@@ -1,0 +1,246 @@
+"""``/openapi.json`` says what is, ``/docs`` shows it and loads nothing; a flag turns them off; ``/version``."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from importlib.metadata import version
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import BaseModel
+
+from ernie_frontend.schema import answers
+from ernie_frontend.schema.chat import ChatRequest
+from ernie_frontend.schema.completions import CompletionRequest
+from ernie_frontend.schema.page import page
+from fakes.triton_grpc import FakeTriton
+
+pytest_plugins = ("fakes.frontend_server",)
+
+RunFrontend = Callable[..., AbstractContextManager[str]]
+BODY = {"messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
+
+def get(url: str) -> httpx.Response:
+    return httpx.get(url, trust_env=False, verify=False, timeout=20)
+
+
+def post(url: str, body: object) -> httpx.Response:
+    return httpx.post(url, json=body, trust_env=False, verify=False, timeout=20)
+
+
+@pytest.fixture(scope="module")
+def document(frontend: str) -> dict[str, Any]:
+    found: dict[str, Any] = get(f"{frontend}/openapi.json").json()
+    return found
+
+
+def references(part: object) -> Iterator[str]:
+    if isinstance(part, Mapping):
+        yield from [part["$ref"]] if "$ref" in part else []
+        for each in part.values():
+            yield from references(each)
+    elif isinstance(part, list):
+        for each in part:
+            yield from references(each)
+
+
+def test_the_document_is_whole(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    assert document["info"]["version"] == version("ernie-triton-frontend")
+    schemas = document["components"]["schemas"]
+    named = {reference.removeprefix("#/components/schemas/") for reference in references(document)}
+    assert named == set(schemas)
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(names) == len(set(names))
+    assert "HTTPValidationError" not in schemas
+    for operation in operations:
+        assert operation["description"]
+        assert all(answer["description"] for answer in operation["responses"].values())
+
+
+def test_every_path_is_there_and_answers(frontend: str, triton: FakeTriton, document: dict[str, Any]) -> None:
+    served = {(path, method) for path, methods in document["paths"].items() for method in methods}
+    assert served == {
+        (CHAT, "post"),
+        (COMPLETIONS, "post"),
+        ("/v1/models", "get"),
+        ("/v1/models/{name}", "get"),
+        ("/health", "get"),
+        ("/metrics", "get"),
+        ("/version", "get"),
+    }
+    for path, method in served:
+        example = document["paths"][path][method].get("requestBody", {}).get("content", {})
+        body = example["application/json"]["example"] if example else None
+        url = f"{frontend}{path.format(name='ernie-tiny')}"
+        answer = httpx.request(method, url, json=body, trust_env=False, verify=False)
+        assert answer.status_code == 200, path
+        kinds = document["paths"][path][method]["responses"]["200"].get("content", {"": {}})
+        assert answer.headers.get("content-type", "").partition(";")[0] in kinds
+
+
+@pytest.mark.parametrize(("path", "model"), [(CHAT, ChatRequest), (COMPLETIONS, CompletionRequest)])
+def test_every_field_of_a_request_is_there(document: dict[str, Any], path: str, model: type[BaseModel]) -> None:
+    content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    assert content["schema"] == {"$ref": f"#/components/schemas/{model.__name__}"}
+    schema = document["components"]["schemas"][model.__name__]
+    assert list(schema["properties"]) == list(model.model_fields)
+    for name, field in schema["properties"].items():
+        assert field["description"], name
+        assert {"type", "anyOf", "$ref", "enum"} & set(field), name
+        assert field.get("default", None) is None
+    assert schema["properties"]["temperature"]["anyOf"] == [{"type": "number"}, {"type": "null"}]
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "two answers": {"n": 2},
+    "log probabilities": {"logprobs": True, "top_logprobs": 2, "prompt_logprobs": 1},
+    "token ids": {"return_token_ids": True},
+    "usage": {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+    "all": {
+        "n": 2,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "prompt_logprobs": 1,
+        "return_token_ids": True,
+        "stream_options": {"include_usage": True},
+    },
+}
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("stream", [False, True])
+def test_real_answers_are_as_described(
+    frontend: str, triton: FakeTriton, document: dict[str, Any], options: dict[str, Any], stream: bool
+) -> None:
+    """No field is in one and not in the other: the classes forbid others, and all fields are seen in "all"."""
+    if not stream:
+        options = {name: value for name, value in options.items() if name != "stream_options"}
+    echo = {"echo": True, "logprobs": 2} if "logprobs" in options else {"echo": True}
+    completion = {name: value for name, value in (options | echo).items() if name != "top_logprobs"}
+    for path, body in ((CHAT, BODY | options), (COMPLETIONS, BODY | completion)):
+        answer = post(f"{frontend}{path}", body | {"stream": stream})
+        assert answer.status_code == 200, answer.text
+        kind = "text/event-stream" if stream else "application/json"
+        described = document["paths"][path]["post"]["responses"]["200"]["content"][kind]["schema"]["$ref"]
+        model: type[BaseModel] = getattr(answers, described.rpartition("/")[2])
+        seen: set[str] = set()
+        texts = answer.text.strip().split("\n\n")[:-1] if stream else [answer.text]
+        for text in texts:
+            read = model.model_validate_json(text.removeprefix("data: "), strict=True)
+            seen |= set(paths_of(read.model_dump(exclude_unset=True)))
+        if options.get("n") and options.get("logprobs"):
+            assert seen >= set(paths_of_model(document, described))
+
+
+def paths_of(part: object, prefix: str = "") -> Iterator[str]:
+    """Yield the names of all fields in an object, with dots between them."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            yield prefix + name
+            yield from paths_of(value, f"{prefix}{name}.")
+    elif isinstance(part, list):
+        for each in part:
+            yield from paths_of(each, prefix)
+
+
+def paths_of_model(document: dict[str, Any], reference: str, prefix: str = "") -> Iterator[str]:
+    schema = document["components"]["schemas"][reference.rpartition("/")[2]]
+    for name, field in schema["properties"].items():
+        yield prefix + name
+        for inner in references({**field, "items": field.get("items", {})}):
+            if not inner.endswith("RankedToken"):  # its place is under a token id
+                yield from paths_of_model(document, inner, f"{prefix}{name}.")
+
+
+def test_other_answers_are_as_described(frontend: str, triton: FakeTriton) -> None:
+    answers.ModelList.model_validate_json(get(f"{frontend}/v1/models").text, strict=True)
+    answers.ModelCard.model_validate_json(get(f"{frontend}/v1/models/ernie-tiny").text, strict=True)
+    answers.Version.model_validate_json(get(f"{frontend}/version").text, strict=True)
+    for error in (get(f"{frontend}/nothing"), post(f"{frontend}{CHAT}", {})):
+        answers.ErrorAnswer.model_validate_json(error.text, strict=True)
+
+
+def test_every_error_of_a_generation_is_described(document: dict[str, Any]) -> None:
+    for path in (CHAT, COMPLETIONS):
+        described = document["paths"][path]["post"]["responses"]
+        statuses = (200, 400, 401, 404, 408, 413, 415, 429, 500, 503)
+        assert set(described) == {*map(str, statuses), "default"}
+        assert "`context_length_exceeded`: " in described["400"]["description"]
+        assert "`engine_crashed`: " in described["500"]["description"]
+        for status, answer in described.items():
+            if status != "200":
+                content = answer["content"]["application/json"]
+                assert content["schema"] == {"$ref": "#/components/schemas/ErrorAnswer"}
+
+
+def test_either_key_is_described(document: dict[str, Any]) -> None:
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            keys = {"bearer", "x-api-key"} if path.startswith("/v1/") else set()
+            assert {name for one in operation.get("security", ()) for name in one} == keys
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "x-api-key"}
+
+
+def test_the_page_shows_all_and_loads_nothing(frontend: str, document: dict[str, Any]) -> None:
+    answer = get(f"{frontend}/docs")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    shown = answer.text
+    for path in document["paths"]:
+        assert f"<code>{path}</code>" in shown
+    for schema in document["components"]["schemas"].values():
+        for name in schema.get("properties", {}):
+            assert f"<code>{name}</code>" in shown
+    anchors = set(re.findall(r"id=(\w+)", shown))
+    links = set(re.findall(r"href=([^>]+)", shown))
+    assert links - {f"#{name}" for name in anchors} == {"openapi.json", "data:,"}
+    assert not re.search(r"<script|<img|<iframe|src=|url\(|@import|https?://|\son\w+=", shown)
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    [style] = re.findall(r"<style>(.*?)</style>", shown, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert (policy["default-src"], policy["style-src"]) == ("'none'", f"'sha256-{digest}'")
+    assert "style=" not in shown
+    assert policy["frame-ancestors"] == "'none'"
+
+
+def test_they_need_no_key_and_a_flag_turns_them_off(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+    with run_frontend(triton.url, api_keys=("k",)) as url:
+        for path in ("/docs", "/openapi.json", "/version"):
+            assert get(f"{url}{path}").status_code == 200
+        assert get(f"{url}/v1/models").status_code == 401
+    with run_frontend(triton.url, has_docs=False) as url:
+        for path in ("/docs", "/openapi.json", "/redoc", "/docs/oauth2-redirect"):
+            answer = get(f"{url}{path}")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
+        assert get(f"{url}/version").json() == {"version": version("ernie-triton-frontend")}
+
+
+def test_the_page_escapes_what_it_shows() -> None:
+    bad = "<script>alert('x')</script>"
+    schema = {"description": bad, "properties": {bad: {"enum": [bad], "description": f"`{bad}`"}}}
+    content = {
+        bad: {"schema": {"$ref": f"#/components/schemas/{bad}"}, "example": json.loads(json.dumps([bad]))}
+    }
+    operation = {
+        "description": bad,
+        "requestBody": {"content": content},
+        "responses": {bad: {"description": bad, "content": content}},
+    }
+    shown = page(
+        {
+            "info": {"title": bad, "version": bad, "description": bad},
+            "paths": {bad: {"post": operation}},
+            "components": {"schemas": {bad: schema}},
+        }
+    )
+    assert "<script" not in shown
