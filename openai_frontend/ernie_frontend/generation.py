@@ -57,7 +57,6 @@ async def collect(deltas: Deltas) -> Delta:
         EngineCrashed: the stream ended without a finish reason.
     """
     async with aclosing(deltas):
-        # Read to its end: a Triton whose streams were cancelled may wait for them when it is told to exit.
         parts = [delta async for delta in deltas]
     if not parts or parts[-1].finish_reason is None:
         raise EngineCrashed("the answer ended before it was complete; try again")

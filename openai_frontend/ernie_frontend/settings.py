@@ -29,6 +29,7 @@ class Settings:
         max_body_bytes: largest request body; above it 413.
         max_answers: most answers that are made to one request: prompts times ``n`` or ``best_of``.
         control_deadline_s: how long describe, health and index questions may take.
+        cancel_deadline_s: how long an answer that nobody waits for may take to end; then its call is cancelled.
         directory_age_s: how old the list of models may be before it is asked again.
         quiet_check_s: after this long without an answer, the model behind a stream is asked whether it lives.
     """
@@ -45,5 +46,6 @@ class Settings:
     max_body_bytes: int = 8 << 20
     max_answers: int = 128
     control_deadline_s: float = 3.0
+    cancel_deadline_s: float = 5.0
     directory_age_s: float = 5.0
     quiet_check_s: float = 2.0

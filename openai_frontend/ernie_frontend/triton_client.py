@@ -1,7 +1,8 @@
 """One Triton over gRPC: the only module that knows tritonclient and the tensors on the wire.
 
-One gRPC stream for each generation, so that cancelling the call cancels just it. Control questions use a
-stream too: a decoupled model answers nothing else. Must not know HTTP, nor that there may be several Tritons.
+One gRPC stream for each generation and each control question: a decoupled model answers nothing else. A
+generation that nobody waits for is ended by ``control`` cancel, and its stream read to the end. Must not know
+HTTP, nor that there may be several Tritons.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import asyncio
 import functools
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -22,18 +23,14 @@ from tritonclient.utils import InferenceServerException
 from ernie_frontend.generation import Delta, Deltas
 from ernie_frontend.settings import Settings
 from ernie_frontend.shared_question import SharedQuestion
+from ernie_frontend.triton_stream import TritonStream
 from ernie_wire import tensors
-from ernie_wire.errors import (
-    EngineCrashed,
-    ErnieError,
-    InternalError,
-    ModelUnavailable,
-    parse_error,
-)
+from ernie_wire.errors import EngineCrashed, ErnieError, InternalError, ModelUnavailable, parse_error
 from ernie_wire.logprobs import parse_logprobs
 from ernie_wire.marked_text import Mark
 from ernie_wire.messages import GenerateRequest
 
+Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 _DATATYPES = {"TYPE_STRING": "BYTES", "TYPE_BOOL": "BOOL", "TYPE_INT32": "INT32"}
@@ -53,16 +50,7 @@ _UNAVAILABLE_PHRASES = (
     "is not healthy",
     "no available versions",
 )
-
-
-class _Call(Protocol):
-    """A gRPC stream as tritonclient gives it out."""
-
-    def __aiter__(self) -> AsyncIterator[tuple[InferResult, InferenceServerException | None]]:
-        """Yield ``(result, None)`` or ``(None, error)``."""
-
-    def cancel(self) -> bool:
-        """Cancel the call; harmless when it is over."""
+_CANCEL_PAUSE_S = 0.02
 
 
 class TritonUnreachable(ModelUnavailable):
@@ -75,15 +63,17 @@ class TritonClient:
     def __init__(self, url: str, settings: Settings) -> None:
         self.url = url
         self._deadline_s = settings.control_deadline_s
+        self._cancel_deadline_s = settings.cancel_deadline_s
         self._quiet_check_s = settings.quiet_check_s
         self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
         self._health: dict[str, SharedQuestion[Mapping[str, Any]]] = {}
         self._instances: dict[str, str] = {}  # by model: the start of the stub that answered last
-        self._cancellations: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()  # they outlive those who started them
 
     async def close(self) -> None:
-        """Send what is left of the cancellations, then close the channel."""
-        await asyncio.gather(*self._cancellations)
+        """Wait until the generations that nobody waits for are ended, then close the channel."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
         await self._client.close()
 
     async def generate(self, model: str, request: GenerateRequest) -> Deltas:
@@ -94,26 +84,25 @@ class TritonClient:
         Raises:
             ErnieError: what the backend answered, ``TritonUnreachable`` or ``EngineCrashed``.
         """
-        call = self._client.stream_infer(_one(_inference(model, _generate_inputs(request))))
+        stream = TritonStream(self._client.stream_infer(_one(_inference(model, _generate_inputs(request)))))
         heard = asyncio.Event()
-        watch = asyncio.create_task(self._watch(model, request.request_id, call, heard))
-        is_over = False
+        watch = asyncio.create_task(self._watch(model, request.request_id, stream, heard))
+        is_answered = False
         try:
-            async for result in self._results(call, watch):
+            async for result in self._results(stream):
                 heard.set()
                 delta = _delta(result)
-                is_over = delta.finish_reason is not None
+                is_answered = delta.finish_reason is not None
                 yield delta
-            if not is_over:
+            if not is_answered:
                 raise EngineCrashed("Triton ended the stream before the answer was complete; try again")
         except ErnieError:
-            is_over = True
+            is_answered = True
             raise
         finally:
             watch.cancel()
-            call.cancel()
-            if not is_over:
-                self._cancel_later(model, request.request_id)
+            if not stream.is_over:
+                self._start(self._end(model, request.request_id, stream, is_cancelled=not is_answered))
 
     async def control(self, model: str, question: Mapping[str, Any]) -> dict[str, Any]:
         """Return a model's answer to a ``control`` question.
@@ -121,13 +110,16 @@ class TritonClient:
         Raises:
             ErnieError: what the backend answered; ``TritonUnreachable`` if nothing came in time.
         """
+        return await asyncio.shield(self._start(self._control(model, question)))
+
+    async def _control(self, model: str, question: Mapping[str, Any]) -> dict[str, Any]:
         inputs = [_input(tensors.CONTROL, json.dumps(dict(question)))]
         call = self._client.stream_infer(_one(_inference(model, inputs)), stream_timeout=self._deadline_s)
+        stream = TritonStream(call)
         try:
-            # Read to its end: a Triton whose streams were cancelled may wait for them when it is told to exit.
-            answers = [_text(result, tensors.CONTROL_OUTPUT) async for result in self._results(call)]
+            answers = [_text(result, tensors.CONTROL_OUTPUT) async for result in self._results(stream)]
         finally:
-            call.cancel()
+            await stream.end(self._deadline_s)
         answer = next((answer for answer in answers if answer is not None), None)
         if answer is None:
             raise InternalError(f"the model {model} answered nothing to control {question.get('op')}")
@@ -148,25 +140,18 @@ class TritonClient:
             raise TritonUnreachable(f"Triton at {self.url} cannot be reached: {error.message()}") from None
         return sorted({model.name for model in index.models if model.state == "READY"})
 
-    async def _results(
-        self, call: _Call, watch: asyncio.Task[ErnieError] | None = None
-    ) -> AsyncIterator[InferResult]:
-        """Yield the results of a call, with every way it can fail mapped to the error tree."""
+    async def _results(self, stream: TritonStream) -> AsyncIterator[InferResult]:
+        """Yield the results of a stream, with every way it can fail mapped to the error tree."""
         try:
-            async for result, error in call:
+            async for result, error in stream:
                 if error is not None:
                     raise self._triton_error(error.message())
                 yield result
         except grpc.aio.AioRpcError as error:
             raise self._call_error(error) from None
-        except asyncio.CancelledError:
-            # A call that the watch has cancelled looks like the cancellation of this task.
-            if watch is not None and watch.done() and not watch.cancelled():
-                raise watch.result() from None
-            raise
 
-    async def _watch(self, model: str, request_id: str, call: _Call, heard: asyncio.Event) -> ErnieError:
-        """End a quiet call when nobody works on it any more: Triton lets such a stream hang."""
+    async def _watch(self, model: str, request_id: str, stream: TritonStream, heard: asyncio.Event) -> None:
+        """Fail a quiet stream when nobody works on it any more: Triton lets it hang."""
         instance = self._instances.get(model)
         while True:
             heard.clear()
@@ -183,11 +168,12 @@ class TritonClient:
             except TritonUnreachable:
                 continue  # slow or gone; a connection that is gone ends the call by itself
             except ErnieError as error:
-                call.cancel()
-                return EngineCrashed(f"the model {model} died while it answered ({error.message}); try again")
+                cause = f"died while it answered ({error.message})"
+                break
             if is_lost and not heard.is_set():
-                call.cancel()
-                return EngineCrashed(f"the model {model} was loaded again while it answered; try again")
+                cause = "was loaded again while it answered"
+                break
+        stream.fail(EngineCrashed(f"the model {model} {cause}; try again"))
 
     async def _is_lost(self, model: str, request_id: str) -> bool:
         """Whether a new start of the stub does not know a request: then the start before took it along."""
@@ -214,17 +200,27 @@ class TritonClient:
             return TritonUnreachable(f"Triton at {self.url} cannot be reached: {details}")
         return self._triton_error(details)
 
-    def _cancel_later(self, model: str, request_id: str) -> None:
-        """Tell the engine at once: Triton passes a cancelled call on only when the backend asks for it."""
-        task = asyncio.get_running_loop().create_task(self._cancel(model, request_id))
-        self._cancellations.add(task)
-        task.add_done_callback(self._cancellations.discard)
+    def _start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Start work that ends by itself, whoever waits for it, and that ``close`` waits for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _cancel(self, model: str, request_id: str) -> None:
+    async def _end(self, model: str, request_id: str, stream: TritonStream, *, is_cancelled: bool) -> None:
+        """Have a stream that was left end; it is read to its end, for Triton's sake."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._cancel_deadline_s
+        stream.leave()
         try:
-            await self.control(model, {"op": "cancel", "request_id": request_id})
+            while is_cancelled and not stream.is_over and clock() < deadline:
+                answer = await self.control(model, {"op": "cancel", "request_id": request_id})
+                if answer["cancelled"]:
+                    break
+                await asyncio.sleep(_CANCEL_PAUSE_S)  # the request has not reached the stub yet
         except ErnieError as error:
             logger.warning("the cancellation of %s was not delivered: %s", request_id, error.message)
+        await stream.end(max(0.0, deadline - clock()))
 
 
 async def _one(inference: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

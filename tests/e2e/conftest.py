@@ -11,12 +11,15 @@ from e2e.triton_server import TritonServer
 
 
 @pytest.fixture(scope="module")
-def start_tritonserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], TritonServer]]:
-    """Start a tritonserver with a model repository and wait until it is ready; it is ended after the module."""
+def start_tritonserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., TritonServer]]:
+    """Start a tritonserver with a model repository, and further arguments, and wait until it is ready.
+
+    It is ended after the module.
+    """
     servers: list[TritonServer] = []
 
-    def start(repository: Path) -> TritonServer:
-        server = TritonServer(repository, tmp_path_factory.mktemp("triton") / "server.log")
+    def start(repository: Path, *arguments: str) -> TritonServer:
+        server = TritonServer(repository, tmp_path_factory.mktemp("triton") / "server.log", *arguments)
         servers.append(server)
         server.await_ready()
         return server

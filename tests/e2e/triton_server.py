@@ -6,6 +6,8 @@ of whatever assertion fails while it starts.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import queue
@@ -82,10 +84,11 @@ class Stream:
 class TritonServer:
     """A tritonserver that this test run started."""
 
-    def __init__(self, repository: Path, log: Path) -> None:
+    def __init__(self, repository: Path, log: Path, *further: str) -> None:
         self.http_port, self.grpc_port, metrics_port = free_ports(3)
         self.log = log
-        arguments = [f"--model-repository={repository}", "--http-address=127.0.0.1", "--grpc-address=127.0.0.1"]
+        arguments = [f"--model-repository={repository}", *further]
+        arguments += ["--http-address=127.0.0.1", "--grpc-address=127.0.0.1"]
         arguments += [f"--http-port={self.http_port}", f"--grpc-port={self.grpc_port}"]
         arguments += [f"--metrics-port={metrics_port}", "--metrics-address=127.0.0.1"]
         environment = {name: value for name, value in os.environ.items() if name != "ERNIE_MODEL_ROOT"}
@@ -133,6 +136,31 @@ class TritonServer:
         stream.close()
         return answer
 
+    @contextlib.contextmanager
+    def verbose_log(self) -> Iterator[io.StringIO]:
+        """Have the server tell what becomes of each call; gives what it has told, filled in at the end."""
+        told = io.StringIO()
+        with grpc_client.InferenceServerClient(f"127.0.0.1:{self.grpc_port}") as client:
+            begin = self.log.stat().st_size
+            client.update_log_settings({"log_verbose_level": 1})
+            yield told
+            client.update_log_settings({"log_verbose_level": 0})
+            told.write(self.log.read_bytes()[begin:].decode(errors="replace"))
+
+    def unload(self, model: str, within_s: float) -> None:
+        """Unload a model, in explicit control mode, and wait until nothing of it is left in use."""
+        with grpc_client.InferenceServerClient(f"127.0.0.1:{self.grpc_port}") as client:
+            client.unload_model(model)
+            deadline = time.monotonic() + within_s
+            while (state := _state(client, model)) != ("UNAVAILABLE", "unloaded"):
+                assert time.monotonic() < deadline, state
+                time.sleep(0.05)
+
+    def load(self, model: str) -> None:
+        """Load a model, in explicit control mode."""
+        with grpc_client.InferenceServerClient(f"127.0.0.1:{self.grpc_port}") as client:
+            client.load_model(model)
+
     def descendants(self, word: str = "") -> list[psutil.Process]:
         """Return the processes below the server with ``word`` in their command line."""
         below = psutil.Process(self.process.pid).children(recursive=True)
@@ -162,6 +190,11 @@ def eventually(condition: Callable[[], bool], message: Callable[[], str] = lambd
     while not condition():
         assert time.monotonic() < deadline, message()
         time.sleep(0.05)
+
+
+def _state(client: Any, model: str) -> tuple[str, str]:
+    (found,) = [entry for entry in client.get_model_repository_index().models if entry.name == model]
+    return found.state, found.reason
 
 
 def _inputs(values: dict[str, Any]) -> list[Any]:

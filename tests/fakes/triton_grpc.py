@@ -141,7 +141,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         models: for each loaded model what ``describe`` answers; a str is an error instead.
         health: what ``health`` answers; a str is an error instead.
         inferences: what came in, controls excepted.
-        cancelled: request ids that a ``cancel`` control named.
+        cancel: what a ``cancel`` control does; returns what it answers. By default it ends the request.
+        cancelled: request ids that a ``cancel`` control ended.
+        finished: request ids whose gRPC stream was read to its end.
         aborted: request ids whose gRPC stream was cancelled.
         num_health_questions: ``health`` controls that came.
     """
@@ -153,16 +155,20 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     )
     inferences: list[Inference] = field(default_factory=list)
     cancelled: queue.Queue[str] = field(default_factory=queue.Queue)
+    finished: queue.Queue[str] = field(default_factory=queue.Queue)
     aborted: queue.Queue[str] = field(default_factory=queue.Queue)
+    cancel: Callable[[str], bool] | None = None
     url: str = ""
     num_health_questions: int = 0
+    _in_flight: dict[str, tuple[asyncio.Event, queue.Queue[str]]] = field(default_factory=dict)
 
     def reset(self) -> None:
         """Forget what came and what a test has scripted."""
         fresh = FakeTriton()
         self.num_health_questions = 0
         self.answer, self.models, self.health = fresh.answer, fresh.models, fresh.health
-        self.inferences, self.cancelled, self.aborted = fresh.inferences, fresh.cancelled, fresh.aborted
+        self.inferences, self.cancelled, self.cancel = fresh.inferences, fresh.cancelled, fresh.cancel
+        self.finished, self.aborted = fresh.finished, fresh.aborted
 
     async def start(self, port: int = 0) -> None:
         """Listen on a loopback port; ``url`` tells which."""
@@ -194,21 +200,53 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
                 yield _encode(self._control(inference))
             else:
                 self.inferences.append(inference)
-                try:
-                    async for response in self.answer(inference):
-                        yield _encode(response)
-                except asyncio.CancelledError:
-                    self.aborted.put(inference.inputs["request_id"])
-                    raise
+                async for response in self._until_cancelled(inference):
+                    yield _encode(response)
+
+    async def _until_cancelled(self, inference: Inference) -> AsyncIterator[Response]:
+        request_id = inference.inputs.get("request_id", "")
+        finished, aborted = self.finished, self.aborted  # of this test, even if the next one has begun
+        is_cancelled = asyncio.Event()
+        self._in_flight[request_id] = is_cancelled, self.cancelled
+        end = asyncio.ensure_future(is_cancelled.wait())
+        answer = aiter(self.answer(inference))
+        following: asyncio.Future[Response | None] | None = None
+        try:
+            while not is_cancelled.is_set():
+                following = asyncio.ensure_future(anext(answer, None))
+                await asyncio.wait({following, end}, return_when=asyncio.FIRST_COMPLETED)
+                if not following.done():
+                    yield f"cancelled: request {request_id} was cancelled"
+                elif (response := following.result()) is not None:
+                    yield response
+                else:
+                    break
+        except asyncio.CancelledError:
+            aborted.put(request_id)
+            raise
+        finally:
+            end.cancel()
+            if following is not None:
+                following.cancel()
+            self._in_flight.pop(request_id, None)
+        finished.put(request_id)
 
     def _control(self, inference: Inference) -> Response:
         question = json.loads(inference.inputs["control"])
         if question["op"] == "cancel":
-            self.cancelled.put(question["request_id"])
-            return {"control_output": json.dumps({"cancelled": True})}
+            is_cancelled = (self.cancel or self._end)(question["request_id"])
+            return {"control_output": json.dumps({"cancelled": is_cancelled})}
         self.num_health_questions += question["op"] == "health"
         answer = self.models[inference.model] if question["op"] == "describe" else self.health
         return answer if isinstance(answer, str) else {"control_output": json.dumps(answer)}
+
+    def _end(self, request_id: str) -> bool:
+        if request_id not in self._in_flight:
+            return False
+        is_cancelled, cancelled = self._in_flight[request_id]
+        is_cancelled.set()
+        cancelled.put(request_id)
+        return True
 
 
 def _decode(request: Any) -> Inference:

@@ -46,15 +46,32 @@ async def test_tells_its_pieces_one_by_one() -> None:
     assert fake.inferences[0].inputs == {"text_input": "Hi", "stream": True}
 
 
-async def test_answers_control_and_notes_a_cancel() -> None:
+async def test_answers_control() -> None:
     fake = FakeTriton()
     await fake.start()
     [(described, _)] = await _ask(fake.url, "ernie-tiny", _text("control", '{"op": "describe"}'))
-    await _ask(fake.url, "ernie-tiny", _text("control", '{"op": "cancel", "request_id": "r1"}'))
+    [(cancelled, _)] = await _ask(
+        fake.url, "ernie-tiny", _text("control", '{"op": "cancel", "request_id": "r1"}')
+    )
     await fake.stop()
     assert json.loads(described.as_numpy("control_output")[0])["engine"]["vocab_size"] == 1000
-    assert fake.cancelled.get_nowait() == "r1"
+    assert json.loads(cancelled.as_numpy("control_output")[0]) == {"cancelled": False}
     assert fake.inferences == []
+
+
+async def test_a_cancel_ends_the_stream_with_an_error() -> None:
+    fake = FakeTriton(answer=hang_after_first)
+    await fake.start()
+    asking = asyncio.create_task(
+        _ask(fake.url, "ernie-tiny", _text("text_input", "Hi"), _text("request_id", "r1"))
+    )
+    while not fake.inferences:
+        await asyncio.sleep(0.005)
+    await _ask(fake.url, "ernie-tiny", _text("control", '{"op": "cancel", "request_id": "r1"}'))
+    [(_, error)] = await asking
+    await fake.stop()
+    assert error.message() == "cancelled: request r1 was cancelled"
+    assert (fake.cancelled.get_nowait(), fake.finished.get_nowait()) == ("r1", "r1")
 
 
 async def test_an_unknown_model_is_an_error_message() -> None:

@@ -69,19 +69,139 @@ def test_marks_come_with_the_text(triton_loop: EventLoopThread, triton: FakeTrit
     assert [mark.token_id for mark in answer.marks] == [7, 7, 7]
 
 
-def test_closing_early_cancels_by_both_ways(triton_loop: EventLoopThread, triton: FakeTriton) -> None:
+async def close_early(url: str, wire: GenerateRequest, **fields: Any) -> None:
+    client = TritonClient(url, settings(url, **fields))
+    deltas = client.generate("ernie-tiny", wire)
+    assert (await anext(deltas)).text == "Bei"
+    await deltas.aclose()
+    await client.close()
+
+
+def test_an_answer_left_early_is_cancelled_and_its_stream_read_to_the_end(
+    triton_loop: EventLoopThread, triton: FakeTriton
+) -> None:
+    """A call that is cancelled while its last response is on the way leaks, or crashes Triton 2.51."""
+    triton.answer = hang_after_first
+    triton_loop.run(close_early(triton.url, request()))
+    assert triton.cancelled.get_nowait() == "r"
+    assert triton.finished.get_nowait() == "r"
+    assert triton.aborted.empty()
+
+
+def test_an_answer_that_nobody_waits_for_yet_is_cancelled_too(
+    triton_loop: EventLoopThread, triton: FakeTriton
+) -> None:
+    """The reader is cancelled in the middle of waiting, as a disconnect does before the first delta."""
     triton.answer = hang_after_first
 
-    async def close_early() -> None:
+    async def cancel() -> None:
         client = TritonClient(triton.url, settings(triton.url))
-        deltas = client.generate("ernie-tiny", request())
-        assert (await anext(deltas)).text == "Bei"
-        await deltas.aclose()
+        reading = asyncio.create_task(collect(client.generate("ernie-tiny", request(stream=False))))
+        while not triton.inferences:
+            await asyncio.sleep(0.005)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
         await client.close()
 
-    triton_loop.run(close_early())
-    assert triton.cancelled.get(timeout=10) == "r"
+    triton_loop.run(cancel())
+    assert (triton.cancelled.get_nowait(), triton.finished.get_nowait()) == ("r", "r")
+    assert triton.aborted.empty()
+
+
+def test_a_stream_left_at_its_last_delta_is_read_to_the_end(
+    triton_loop: EventLoopThread, triton: FakeTriton
+) -> None:
+    has_left = asyncio.Event()
+
+    async def slow_end(_: Inference) -> AsyncIterator[Response]:
+        yield {"text_output": "Bei", "finish_reason": "stop"}
+        await has_left.wait()
+
+    async def leave() -> None:
+        client = TritonClient(triton.url, settings(triton.url))
+        deltas = client.generate("ernie-tiny", request())
+        await anext(deltas)
+        await deltas.aclose()
+        has_left.set()
+        await client.close()
+
+    triton.answer = slow_end
+    triton_loop.run(leave())
+    assert triton.finished.get_nowait() == "r"
+    assert triton.cancelled.empty()
+    assert triton.aborted.empty()
+
+
+def test_a_cancel_that_is_faster_than_its_request_is_sent_again(
+    triton_loop: EventLoopThread, triton: FakeTriton
+) -> None:
+    asked: list[str] = []
+
+    def miss_two(request_id: str) -> bool:
+        asked.append(request_id)
+        if len(asked) == 3:
+            triton.cancel = None
+        return False
+
+    triton.answer, triton.cancel = hang_after_first, miss_two
+    triton_loop.run(close_early(triton.url, request()))
+    assert asked == ["r"] * 3
+    assert (triton.cancelled.get_nowait(), triton.finished.get_nowait()) == ("r", "r")
+    assert triton.aborted.empty()
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_stream_that_does_not_end_is_cut_after_a_deadline(
+    triton_loop: EventLoopThread, triton: FakeTriton, is_known: bool
+) -> None:
+    triton.answer, triton.cancel = hang_after_first, lambda _: is_known
+    triton_loop.run(close_early(triton.url, request(), cancel_deadline_s=0.2))
     assert triton.aborted.get(timeout=10) == "r"
+
+
+def test_a_control_question_is_asked_to_its_end_whoever_goes_away(
+    triton_loop: EventLoopThread, triton: FakeTriton
+) -> None:
+    asked: list[str] = []
+
+    def hear(request_id: str) -> bool:
+        asked.append(request_id)
+        return True
+
+    async def ask() -> None:
+        client = TritonClient(triton.url, settings(triton.url))
+        question = asyncio.create_task(client.control("ernie-tiny", {"op": "cancel", "request_id": "r"}))
+        await asyncio.sleep(0)
+        question.cancel()
+        await client.close()
+
+    triton.cancel = hear
+    triton_loop.run(ask())
+    assert asked == ["r"]
+
+
+def test_many_answers_left_at_once_leave_nothing(triton_loop: EventLoopThread, triton: FakeTriton) -> None:
+    num_answers = 500
+    triton.answer = hang_after_first
+
+    async def leave_all() -> list[str]:
+        client = TritonClient(triton.url, settings(triton.url, cancel_deadline_s=60.0, control_deadline_s=60.0))
+        streams = [
+            client.generate("ernie-tiny", request(request_id=str(number))) for number in range(num_answers)
+        ]
+        for stream in streams:
+            await anext(stream)
+        for stream in streams:
+            await stream.aclose()
+        await client.close()
+        coroutines = [str(task.get_coro()) for task in asyncio.all_tasks()]
+        return [coroutine for coroutine in coroutines if "Triton" in coroutine]
+
+    left = triton_loop.run(leave_all(), timeout_s=120)
+    assert {triton.finished.get_nowait() for _ in range(num_answers)} == {str(n) for n in range(num_answers)}
+    assert triton.aborted.empty()
+    assert left == []
 
 
 def test_a_quiet_stream_of_a_living_model_goes_on(triton_loop: EventLoopThread, triton: FakeTriton) -> None:
