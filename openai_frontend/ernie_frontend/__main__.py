@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 import typer
 
 from ernie_frontend.api_keys import VARIABLE, NoKey, environment_keys, read_key_file, split_keys
+from ernie_frontend.connections import TooFewDescriptors, connection_limit
 from ernie_frontend.cors import BadCorsFlags, Cors, read_cors
 from ernie_frontend.log_output import log_to_standard_error
 from ernie_frontend.settings import Settings
@@ -69,6 +70,7 @@ def run(  # noqa: PLR0913, PLR0917 - flags
         cors=_cors(allowed_origins, allowed_methods, allowed_headers, allow_credentials=allow_credentials),
         has_docs=not disable_fastapi_docs,
         max_concurrency=max_concurrency,
+        max_connections=_connection_limit(max_concurrency),
     )
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(_listen(host, port))]
@@ -132,6 +134,13 @@ def _api_keys(given: list[str] | None, file: Path | None) -> tuple[str, ...]:
             return environment_keys(os.environ)
         return tuple(key for text in given for key in split_keys(text, "--api-key"))
     except NoKey as error:
+        raise _usage_error(str(error)) from None
+
+
+def _connection_limit(max_concurrency: int) -> int:
+    try:
+        return connection_limit(max_concurrency)
+    except TooFewDescriptors as error:
         raise _usage_error(str(error)) from None
 
 

@@ -69,7 +69,7 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
     if settings.has_docs:
         app.include_router(about.docs_router)
     # The last one added is the outermost.
-    app.add_middleware(Bodies, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Bodies, max_body_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
     app.add_middleware(ConcurrencyLimit, slots=slots, max_concurrency=settings.max_concurrency)
     app.add_middleware(ApiKeyAuth, api_keys=ApiKeys(settings.api_keys, settings.api_key_file))
     if settings.metrics_port is not None:

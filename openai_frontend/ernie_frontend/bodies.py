@@ -1,22 +1,24 @@
 """An ASGI middleware that bounds request bodies, and decompresses those that are compressed.
 
 A body is decompressed as it is read, a piece at a time, so that a few bytes never take more memory than the
-limit. Must not know what a body means.
+limit. A client that stalls in the middle of its body is not waited for. Must not know what a body means.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
 from collections.abc import Iterator
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ernie_frontend.errors import BodyTooLarge, UnsupportedEncoding, error_response
+from ernie_frontend.errors import BodyTooLarge, BodyTooSlow, UnsupportedEncoding, error_response
 from ernie_wire.errors import ErnieError, InvalidRequest
 
 _PIECE_BYTES = 256 << 10
+_LEAST_BYTES_PER_S = 1024
 _GZIP = 16 + zlib.MAX_WBITS
 """zlib's word for gzip, checksum included."""
 
@@ -24,12 +26,19 @@ _GZIP = 16 + zlib.MAX_WBITS
 class Bodies:
     """Answers 413 to bodies above a limit and 415 to unknown encodings; passes bodies on decompressed.
 
-    The bytes that come are counted, announced or not, and so are those that they become.
+    The bytes that come are counted, announced or not, and so are those that they become. A body that does not
+    come gets 408.
+
+    Args:
+        app: what answers.
+        max_body_bytes: the limit.
+        timeout_s: in each such time that the application waits, a body must bring a KiB a second, or its end.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, timeout_s: float) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with a ``receive`` of its own, or answer 413 or 415."""
@@ -45,7 +54,8 @@ class Bodies:
         except ErnieError as error:
             await error_response(error)(scope, receive, send)
             return
-        body = _Body(receive, self._max_body_bytes, is_compressed=is_compressed)
+        progress = _Progress(receive, self._timeout_s)
+        body = _Body(progress.receive, self._max_body_bytes, is_compressed=is_compressed)
         await self._app(scope, body.receive, send)
 
 
@@ -68,6 +78,42 @@ def _is_compressed(encoding: str) -> bool:
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
         raise BodyTooLarge(f"the request body has {size} bytes or more; at most {limit} are accepted")
+
+
+class _Progress:
+    """Receives a body from its client, who must not stall."""
+
+    def __init__(self, receive: Receive, timeout_s: float) -> None:
+        self._receive = receive
+        self._timeout_s = timeout_s
+        self._is_complete = False
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        self._waited_s, self._num_bytes = 0.0, 0
+
+    async def receive(self) -> Message:
+        """Return the next message; only the waits for the client count, not what the application does between.
+
+        Raises:
+            BodyTooSlow: the client stalls.
+        """
+        if self._is_complete:
+            return await self._receive()  # the client's going, for which there is no deadline
+        begin_s = time.monotonic()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, self._timeout_s - self._waited_s))
+        except asyncio.TimeoutError:
+            raise BodyTooSlow(
+                f"the rest of the request body did not come: {self._num_bytes} bytes in {self._timeout_s:g} s;"
+                f" at least {_LEAST_BYTES_PER_S} a second are waited for"
+            ) from None
+        self._waited_s += time.monotonic() - begin_s
+        self._num_bytes += len(message.get("body", b""))
+        self._is_complete = not message.get("more_body", False)
+        if self._num_bytes >= self._timeout_s * _LEAST_BYTES_PER_S:
+            self._begin_window()
+        return message
 
 
 class _Body:

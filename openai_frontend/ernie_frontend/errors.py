@@ -28,6 +28,13 @@ class BodyTooLarge(InvalidRequest):
     status = 413
 
 
+class BodyTooSlow(InvalidRequest):
+    """The request body stalled and was no longer waited for; the connection is closed."""
+
+    code = "request_too_slow"
+    status = 408
+
+
 class UnsupportedEncoding(InvalidRequest):
     """The request body is compressed in a way that is not understood."""
 
@@ -77,6 +84,8 @@ def error_response(error: ErnieError) -> JSONResponse:
         headers["Retry-After"] = _RETRY_AFTER_S[error.status]
     if error.status == Unauthorized.status:
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, BodyTooSlow):
+        headers["Connection"] = "close"  # the rest would be taken for the next request
     if error.status == UnsupportedEncoding.status:
         headers["Accept-Encoding"] = "gzip"
     return JSONResponse(envelope(error), status_code=error.status, headers=headers)

@@ -7,46 +7,151 @@ for a streamed event. Must not know what a request means.
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import http
 import json
-from typing import Any, TypeAlias, cast
+import struct
+import termios
+from typing import Any, Literal, TypeAlias, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ernie_frontend.connections import Connections
 from ernie_frontend.errors import envelope
-from ernie_wire.errors import InvalidRequest
+from ernie_frontend.settings import Settings
+from ernie_wire.errors import InvalidRequest, ModelUnavailable
 
 MAX_HEADER_BYTES = 64 << 10
 _MAX_SMALL_CHUNKS = 4096
 _SMALL_CHUNK_BYTES = 64
 _LINGER_S = 1.0
 
+_Wait: TypeAlias = Literal["request", "header", "answer", "reader"]
 _Next: TypeAlias = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]
 
 
 class Http1Protocol(H11Protocol):
-    """A connection; uvicorn makes one for each client (``Config.http``)."""
+    """A connection; uvicorn makes one for each client (``Config.http``).
+
+    What it waits for has a deadline: a request, the rest of its header, and that the client takes its answer. A
+    body has one too (``bodies``); making an answer has none.
+
+    Args:
+        settings: the deadlines.
+        connection_count: counts the connections of this process.
+        arguments: uvicorn's own.
+    """
 
     _is_refused = False
+    _waits_for: _Wait | None = None
+    _deadline: asyncio.TimerHandle | None = None
+    _num_unsent = 0
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401  uvicorn's own, passed on
-        super().__init__(*arguments, **named)
+    def __init__(self, settings: Settings, connection_count: Connections, **arguments: Any) -> None:  # noqa: ANN401
+        super().__init__(**arguments)
         self.conn = self._parser = _Parser(h11.SERVER, MAX_HEADER_BYTES)
+        self._count = connection_count
+        self._delays_s: dict[_Wait, float] = {
+            "request": settings.idle_timeout_s,
+            "header": settings.header_timeout_s,
+            "reader": settings.write_timeout_s,
+        }
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Take the connection, unless there are too many."""
+        super().connection_made(transport)
+        if self._count.admit(self):
+            self._watch()
+        else:
+            error = ModelUnavailable("too many connections are open; try again later")
+            self._refuse(error.status, json.dumps(envelope(error)).encode())
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection and its deadline."""
+        self._count.forget(self)
+        self._set_deadline(None)
+        super().connection_lost(exc)
+
+    def give_way(self) -> None:
+        """Close at once: it waits for a request, and others want to be served."""
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless the connection only waits for its end."""
         if not self._is_refused:
             super().data_received(data)
+            self._watch()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        self._unset_keepalive_if_required()  # our deadline is in the place of uvicorn's
+        self._watch()
+
+    def pause_writing(self) -> None:
+        """Make no more of the answer until the client has taken what there is; asyncio calls this."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """Go on; asyncio calls this."""
+        super().resume_writing()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Set the deadline of what is waited for now; what was waited for already keeps its own."""
+        waits_for = self._next_wait()
+        if waits_for == self._waits_for or self._is_refused:
+            return
+        self._waits_for = waits_for
+        self._count.note_waiting(self, is_waiting=waits_for in ("request", "header"))
+        self._num_unsent = self._count_unsent()
+        self._set_deadline(self._delays_s.get(waits_for))
+
+    def _next_wait(self) -> _Wait:
+        if self.flow.write_paused or self.transport.is_closing():
+            return "reader"
+        if self.cycle is not None and not self.cycle.response_complete:
+            return "answer"
+        # The rest of a body that was answered before its end counts as a header: nobody reads it.
+        has_begun = self.conn.their_state is not h11.IDLE or bool(self.conn.trailing_data[0])
+        return "header" if has_begun else "request"
+
+    def _set_deadline(self, delay_s: float | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if delay_s is None else self.loop.call_later(delay_s, self._expire, delay_s)
+
+    def _expire(self, delay_s: float) -> None:
+        """Close, unless the client has taken a part of an answer since: then it has as long again."""
+        num_unsent = self._count_unsent()
+        if 0 < num_unsent < self._num_unsent:
+            self._num_unsent = num_unsent
+            self._set_deadline(delay_s)
+        else:
+            self.transport.abort()
+
+    def _count_unsent(self) -> int:
+        """Return the bytes that the client's machine has not taken, those in the kernel's buffer included."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        if descriptor < 0:
+            return 0
+        in_kernel: tuple[int] = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))
+        return self.transport.get_write_buffer_size() + in_kernel[0]
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP/1.1, and close: nobody knows where the next request begins."""
+        self._refuse(*self._parser.refusal(msg))
+
+    def _refuse(self, status: int, body: bytes) -> None:
         self._is_refused = True
         if self.cycle is not None:
             self.cycle.disconnected = True  # what the application still says is for nobody
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            status, body = self._parser.refusal(msg)
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
             reason = http.HTTPStatus(status).phrase.encode()
             head = h11.Response(status_code=status, headers=[*headers, ("Connection", "close")], reason=reason)
@@ -55,7 +160,7 @@ class Http1Protocol(H11Protocol):
         # To close while the client still sends would reset the connection, and lose the answer.
         self.transport.write_eof()
         self.flow.resume_reading()
-        self.loop.call_later(_LINGER_S, self.transport.close)
+        self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
 class _Parser(h11.Connection):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ernie_frontend.connections import MOST_CONNECTIONS
 from ernie_frontend.cors import Cors
 
 
@@ -27,6 +28,11 @@ class Settings:
         cors: which web pages of other origins may use the API; None: none.
         has_docs: whether ``/docs`` and ``/openapi.json`` are served.
         max_body_bytes: largest request body; above it 413.
+        max_connections: most connections of one process; above it those give way that wait for a request.
+        idle_timeout_s: how long a connection may stand open before a request begins.
+        header_timeout_s: from a header's first byte to its last.
+        body_timeout_s: in so long a body must bring a KiB for each second, or its end.
+        write_timeout_s: how long a client may take nothing of an answer that waits to be sent.
         max_answers: most answers that are made to one request: prompts times ``n`` or ``best_of``.
         control_deadline_s: how long describe, health and index questions may take.
         cancel_deadline_s: how long an answer that nobody waits for may take to end; then its call is cancelled.
@@ -44,6 +50,11 @@ class Settings:
     cors: Cors | None = None
     has_docs: bool = True
     max_body_bytes: int = 8 << 20
+    max_connections: int = MOST_CONNECTIONS
+    idle_timeout_s: float = 75.0  # proxies keep one for 60 s: they are to close it first
+    header_timeout_s: float = 10.0  # a header is one packet or two
+    body_timeout_s: float = 30.0  # a KiB a second is slower than any network in use
+    write_timeout_s: float = 60.0
     max_answers: int = 128
     control_deadline_s: float = 3.0
     cancel_deadline_s: float = 5.0

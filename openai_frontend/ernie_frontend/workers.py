@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from ernie_frontend.app import create_app
+from ernie_frontend.connections import Connections
 from ernie_frontend.http1 import Http1Protocol
 from ernie_frontend.log_output import log_to_standard_error
 from ernie_frontend.metrics import DIRECTORY_VARIABLE
@@ -49,6 +50,7 @@ def serve(
     """
     config = http_config(
         partial(worker_app, settings, slots_file(), is_child=workers > 1),
+        settings,
         factory=True,
         workers=workers,
         log_level="warning",
@@ -67,9 +69,11 @@ def serve(
     return server.started
 
 
-def http_config(app: Callable[..., Any], **named: Any) -> uvicorn.Config:  # noqa: ANN401  uvicorn's own
+def http_config(app: Callable[..., Any], settings: Settings, **named: Any) -> uvicorn.Config:  # noqa: ANN401
     """Return how uvicorn serves an application of ours; ``named`` are other arguments of its ``Config``."""
-    return uvicorn.Config(app, http=Http1Protocol, ws="none", log_config=None, access_log=False, **named)
+    connections = Connections(settings.max_connections)
+    protocol: Any = partial(Http1Protocol, settings, connections)
+    return uvicorn.Config(app, http=protocol, ws="none", log_config=None, access_log=False, **named)
 
 
 def worker_app(settings: Settings, slots_path: str, *, is_child: bool) -> FastAPI:

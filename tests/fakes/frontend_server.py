@@ -24,8 +24,8 @@ from fakes.triton_grpc import EventLoopThread, FakeTriton
 @contextmanager
 def running_frontend(loop: EventLoopThread, *triton_urls: str, **settings: Any) -> Iterator[str]:
     """Run a frontend over some Tritons; gives its base URL, ``http://127.0.0.1:PORT``."""
-    app = create_app(Settings(triton_urls=triton_urls, **settings))
-    server = uvicorn.Server(http_config(app, timeout_graceful_shutdown=5))
+    told = Settings(triton_urls=triton_urls, **settings)
+    server = uvicorn.Server(http_config(create_app(told), told, timeout_graceful_shutdown=5))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.run_coroutine_threadsafe(server.serve([listener]), loop.loop)
         loop.run(_until_started(server))

@@ -1,0 +1,106 @@
+"""Which connection gives way when there are too many, and how often the log says so."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from ernie_frontend.connections import Connections, TooFewDescriptors, connection_limit
+
+
+class Client:
+    has_given_way = False
+
+    def give_way(self) -> None:
+        self.has_given_way = True
+
+
+def admitted(count: Connections, number: int, *, is_waiting: bool = True) -> list[Client]:
+    clients = [Client() for _ in range(number)]
+    for client in clients:
+        assert count.admit(client)
+        count.note_waiting(client, is_waiting=is_waiting)
+    return clients
+
+
+def test_the_longest_waiting_gives_way() -> None:
+    count = Connections(3)
+    first, second, third = admitted(count, 3)
+    count.note_waiting(first, is_waiting=False)
+    count.note_waiting(first, is_waiting=True)  # after its request it waits anew
+    admitted(count, 1)
+    assert [client.has_given_way for client in (first, second, third)] == [False, True, False]
+
+
+def test_those_at_work_do_not_and_a_new_one_is_refused() -> None:
+    count = Connections(2)
+    working = admitted(count, 2, is_waiting=False)
+    assert not count.admit(Client())
+    assert not any(client.has_given_way for client in working)
+    count.forget(working[0])
+    admitted(count, 1)
+
+
+def test_one_that_was_refused_takes_nobodys_place() -> None:
+    count = Connections(1)
+    working = admitted(count, 1, is_waiting=False)
+    refused = Client()
+    assert not count.admit(refused)
+    count.note_waiting(refused, is_waiting=True)
+    assert not count.admit(Client())
+    count.forget(refused)
+    assert not count.admit(Client())
+    count.forget(working[0])
+    assert count.admit(Client())
+
+
+def test_one_line_a_minute_with_what_happened_since(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    count = Connections(2, lambda: now)
+    admitted(count, 5)
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "1 that waited for a request were closed, 0 new ones refused since the last such line"
+    ]
+    now = 59.0
+    admitted(count, 1)
+    assert len(caplog.records) == 1
+    now = 61.0
+    admitted(count, 1)
+    assert caplog.records[1].getMessage().partition(": ")[2].startswith("4 that waited")
+
+
+INFINITY = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("limits", "max_concurrency", "raised", "most"),
+    [
+        ((1024, 1024), 512, None, 896),
+        ((1024, 4096), 512, 4096, 3968),
+        ((1024, 1 << 20), 512, 8320, 8192),
+        ((1024, INFINITY), 512, 8320, 8192),
+        ((INFINITY, INFINITY), 512, None, 8192),
+        ((1 << 20, 1 << 20), 512, None, 8192),
+        ((1024, 1 << 20), 10_000, 20_128, 20_000),
+        ((192, 192), 512, None, 64),
+    ],
+)
+def test_the_limit_stays_below_that_of_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+    limits: tuple[int, int],
+    max_concurrency: int,
+    raised: int | None,
+    most: int,
+) -> None:
+    calls: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, pair: calls.append(pair))
+    assert connection_limit(max_concurrency) == most
+    assert calls == ([] if raised is None else [(raised, limits[1])])
+
+
+def test_too_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (191, 191))
+    with pytest.raises(TooFewDescriptors, match=r"may open 191 files \(ulimit -Hn\); it needs 192 at least"):
+        connection_limit(512)
