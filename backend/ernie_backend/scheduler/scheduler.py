@@ -3,7 +3,7 @@
 Continuous batching in the order of rank, which is priority (lower first), then arrival:
 
 1. every running request that is decoding gets its one token;
-2. running requests with unfinished prompts, then waiting ones that find room in the batch and in the KV cache,
+2. unfinished prompts, of running requests and of waiting ones that find room in the batch and in the KV cache,
    are computed as far as ``max_num_batched_tokens`` goes.
 
 A long prompt does not own the steps that it takes. The first prompt that does not end within a step gets half
@@ -18,13 +18,14 @@ the queue and later computes its tokens again, as far as the prefix cache does n
 twice). The first in rank of the running is never preempted, so every step brings somebody forward: no deadlock.
 
 Nobody is preempted to admit another: a waiting request of better priority gets the next free place, and places
-become free since every answer is bounded. Within one priority nobody starves, because a request that finds too
-few free blocks is not passed by smaller ones. Between priorities starvation is what was asked for: as long as
+become free since every answer is bounded. Within one priority nobody starves: once the long prompts before a
+request have ended, it finds room, or none is admitted until it does. Between priorities starvation is what was asked for: as long as
 better ones keep coming, worse ones wait; ``max_waiting_time_s`` ends that with an error.
 
 Two things let a request pass those before it in the queue, neither for long. Short prompts pass long ones, as
 above, while no more than ``max_num_partial_prefills`` are under way and, of these, no more than
-``max_long_partial_prefills`` long ones: each holds blocks for all of its prompt. And a request whose next block
+``max_long_partial_prefills`` long ones: each holds blocks for all of its prompt. None passes one that might
+share the step too but for room. And a request whose next block
 is being computed by another in this very step waits for the next one, to share it.
 
 A request that wants the logits of its prompt takes nothing from the prefix cache. All of them together get at
@@ -39,7 +40,8 @@ from __future__ import annotations
 import logging
 import time
 from bisect import insort
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ernie_backend.engine.sequence import Sequence
@@ -59,14 +61,16 @@ class _Draft:
     Attributes:
         budget: tokens it may still take.
         prompt_rows: tokens it may still take whose logits are wanted although nothing is sampled from them.
-        has_preempted: whether a request had to give up its blocks for it, so that none is admitted.
+        is_full: whether a request had to give up its blocks, or one that waits found no room: none is admitted.
         ends: for each request in the plan, in its order, how many of its tokens will have been computed.
+        unfinished: running requests whose prompts it does not finish, without those that wait for prompt rows.
     """
 
     budget: int
     prompt_rows: int
-    has_preempted: bool = False
+    is_full: bool = False
     ends: dict[Sequence, int] = field(default_factory=dict)
+    unfinished: set[Sequence] = field(default_factory=set)
 
 
 class Scheduler:
@@ -135,7 +139,9 @@ class Scheduler:
         for sequence in [each for each in self._running if each.is_decoding]:
             if draft.budget and sequence in self._running and self._grow_or_preempt(sequence, draft):
                 self._take(sequence, 1, draft)
-        for sequence in self._prompts_by_rank(draft):
+        under_way = [each for each in self._running if not each.is_decoding]
+        draft.unfinished.update(each for each in under_way if not each.needs_prompt_logits)
+        for sequence in self._prompts_by_rank(under_way, draft):
             num_left = sequence.num_tokens - sequence.num_computed_tokens
             if sequence.needs_prompt_logits or num_left <= draft.budget:
                 self._take(sequence, draft.budget, draft)
@@ -174,34 +180,36 @@ class Scheduler:
             self._blocks.free(last.request_id)
             last.num_computed_tokens = 0
             self._waiting.put_back(last)
-            draft.has_preempted = True
+            draft.is_full = True
             self.num_preemptions += 1
             logger.info("request %s gives up its KV blocks and waits again", last.request_id)
             if last is sequence:
                 return False
         return True
 
-    def _prompts_by_rank(self, draft: _Draft) -> Iterator[Sequence]:
-        """Yield running requests with unfinished prompts, then admit waiting ones, while there is a budget."""
-        for sequence in [each for each in self._running if not each.is_decoding]:
-            if draft.budget:
-                yield sequence
+    def _prompts_by_rank(self, under_way: Iterable[Sequence], draft: _Draft) -> Iterator[Sequence]:
+        """Yield unfinished prompts, admitting those that wait and find room, while there is a budget."""
+        running = deque(under_way)
         while draft.budget:
-            first = next((each for each in self._waiting if self._may_begin(each, draft)), None)
-            if first is None or not self._admit(first):
+            ahead = (each for each in self._waiting if not running or rank(each) < rank(running[0]))
+            admitted = next((each for each in ahead if self._admit(each, draft)), None)
+            if admitted is not None:
+                yield admitted
+            elif running:
+                yield running.popleft()
+            else:
                 return
-            yield first
 
     def _prompts_that_pass(self, lead: Sequence, draft: _Draft) -> Iterator[Sequence]:
-        """Yield the prompts that share the steps of ``lead``, admitting those that wait."""
-        place = self._place(lead)
-        under_way = [each for each in self._running if not each.is_decoding]
-        rivals = [each for each in (*under_way, *self._waiting) if each not in draft.ends]
-        for sequence in sorted((each for each in rivals if self._place(each) < place), key=self._place):
+        """Yield the prompts that share the steps of ``lead``, admitting those that wait and find room."""
+        under_way = [each for each in self._running if not (each.is_decoding or each in draft.ends)]
+        waiting = self._waiting if self._has_room(draft) else ()
+        places = {each: self._place(each) for each in (lead, *under_way, *waiting)}
+        passing = [each for each in places if places[each] < places[lead]]
+        for sequence in sorted(passing, key=places.__getitem__):
             if not draft.budget:
                 return
-            is_running = sequence in under_way
-            if is_running or (self._may_join(sequence, draft) and self._admit(sequence)):
+            if sequence in under_way or self._admit(sequence, draft):
                 yield sequence
 
     def _place(self, sequence: Sequence) -> tuple[int, int]:
@@ -215,47 +223,50 @@ class Scheduler:
 
     def _may_begin(self, sequence: Sequence, draft: _Draft) -> bool:
         """Whether a waiting request has something to compute in this step that no other computes in it."""
-        if draft.has_preempted:
-            return False
         if sequence.needs_prompt_logits:
             return draft.prompt_rows > 0
         return not self._blocks.is_awaited(sequence.request_id, sequence.token_ids, salt=sequence.cache_salt)
 
-    def _may_join(self, sequence: Sequence, draft: _Draft) -> bool:
-        """Whether a waiting request may begin while others are left with unfinished prompts."""
-        unfinished = [
-            each
-            for each in self._running
-            if not (each.is_decoding or each.needs_prompt_logits or draft.ends.get(each) == each.num_tokens)
-        ]
-        num_long = sum(self._is_long(each) for each in unfinished)
+    def _has_room(self, draft: _Draft) -> bool:
+        """Whether the batch has room for a further request."""
         return (
-            len(unfinished) < self._limits.max_num_partial_prefills
-            and not (self._is_long(sequence) and num_long >= self._limits.max_long_partial_prefills)
-            and self._may_begin(sequence, draft)
+            not draft.is_full
+            and len(self._running) < self._limits.max_num_seqs
+            and len(draft.unfinished) < self._limits.max_num_partial_prefills
         )
 
-    def _admit(self, sequence: Sequence) -> bool:
-        """Move a waiting request into the batch, if there is room for it and for all its tokens.
+    def _admit(self, sequence: Sequence, draft: _Draft) -> bool:
+        """Move a waiting request into the batch, if it may begin and there is room.
+
+        One that finds none is the last of its step: others would take the room that it waits for.
+        """
+        num_long = sum(self._is_long(each) for each in draft.unfinished)
+        is_long_too_many = self._is_long(sequence) and num_long >= self._limits.max_long_partial_prefills
+        if draft.is_full or is_long_too_many or not self._may_begin(sequence, draft):
+            return False
+        if not (self._has_room(draft) and self._give_blocks(sequence)):
+            draft.is_full = True
+            return False
+        self._waiting.remove(sequence)
+        insort(self._running, sequence, key=rank)
+        if not sequence.needs_prompt_logits:
+            draft.unfinished.add(sequence)
+        return True
+
+    def _give_blocks(self, sequence: Sequence) -> bool:
+        """Give a waiting request blocks for all its tokens, if they are free.
 
         One block per running request stays free: else the next step might preempt what this one admits.
         """
-        if len(self._running) >= self._limits.max_num_seqs:
-            return False
+        request_id, headroom, reuse = sequence.request_id, len(self._running), not sequence.needs_prompt_logits
         num_found = self._blocks.admit(
-            sequence.request_id,
-            sequence.token_ids,
-            headroom=len(self._running),
-            reuse=not sequence.needs_prompt_logits,
-            salt=sequence.cache_salt,
+            request_id, sequence.token_ids, headroom=headroom, reuse=reuse, salt=sequence.cache_salt
         )
         if num_found is None:
             return False
         sequence.num_computed_tokens = num_found
         if sequence.num_cached_tokens is None:
             sequence.num_cached_tokens = num_found
-        self._waiting.remove(sequence)
-        insort(self._running, sequence, key=rank)
         return True
 
     def _is_long(self, sequence: Sequence) -> bool:
@@ -271,6 +282,8 @@ class Scheduler:
         end = start + num_tokens
         self._blocks.announce(sequence.request_id, sequence.token_ids, start, end, salt=sequence.cache_salt)
         draft.ends[sequence] = end
+        if end == sequence.num_tokens:
+            draft.unfinished.discard(sequence)
         draft.budget -= num_tokens
         if wants_all_logits:
             draft.prompt_rows -= num_tokens

@@ -35,6 +35,7 @@ class EngineMachine(RuleBasedStateMachine):
         num_blocks=st.integers(5, 9),
         block_size=st.integers(1, 4),
         partial_prefills=st.integers(1, 3),
+        long_prefills=st.integers(1, 3),
         enable_prefix_caching=st.booleans(),
     )
     def start(
@@ -44,6 +45,7 @@ class EngineMachine(RuleBasedStateMachine):
         num_blocks: int,
         block_size: int,
         partial_prefills: int,
+        long_prefills: int,
         enable_prefix_caching: bool,
     ) -> None:
         self.budget, self.max_num_seqs = budget, max_num_seqs
@@ -55,6 +57,7 @@ class EngineMachine(RuleBasedStateMachine):
             budget,
             1000,
             max_num_partial_prefills=partial_prefills,
+            max_long_partial_prefills=long_prefills,
             long_prefill_token_threshold=4,
             max_prompt_logit_rows=3,
             max_waiting_time_s=10.0,
@@ -324,8 +327,54 @@ def test_a_worse_priority_does_not_share_a_step_and_a_better_one_does_whatever_i
     steps.add("worse", (1, 2), priority=1)
     assert steps.step() == [("long", 8, 8)]
     steps.add("better", range(50, 90), priority=-1)
-    assert steps.step() == [("long", 16, 4), ("better", 0, 4)]
-    assert steps.step() == [("better", 4, 8)], "it leads now"
+    assert steps.step() == [("better", 0, 8)], "it leads now"
+
+
+def test_a_better_priority_that_finds_no_room_beside_a_long_prompt_is_not_passed() -> None:
+    steps = Steps(num_blocks=40)
+    steps.add("long", range(100, 160))
+    steps.step()
+    steps.add("better", range(30), priority=-1)
+    steps.add("short", (1, 2))
+    assert steps.step() == [("long", 8, 8)]
+
+
+def test_a_prompt_that_passed_a_long_one_does_not_lead_before_those_that_came_earlier() -> None:
+    steps = Steps(num_blocks=80)
+    long = steps.add("long", range(100, 140), 1)
+    steps.step()
+    steps.add("second", range(200, 260))
+    steps.add("third", range(300, 331))
+    assert steps.step() == [("long", 8, 4), ("third", 0, 4)]
+    for number in range(5):
+        short = steps.add(f"short {number}", (number, 1, 2, 3), 1)
+        assert steps.step() == [("long", 12 + 4 * number, 4), (short.request_id, 0, 4)]
+        steps.scheduler.remove(short)
+    assert steps.step() == [("long", 32, 8)]
+    steps.scheduler.remove(long)
+    assert steps.step() == [("second", 0, 4), ("third", 4, 4)]
+
+
+def test_a_long_queue_is_not_looked_through_when_no_more_prompts_may_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = Steps(num_blocks=200, max_num_partial_prefills=2, max_num_waiting=100)
+    steps.add("long", range(100, 130))
+    steps.step()
+    steps.add("middle", range(40, 55))
+    steps.step()
+    for number in range(20):
+        steps.add(f"short {number}", (number, 1, 2))
+    looked: list[str] = []
+    find = steps.blocks.num_found
+
+    def num_found(request_id: str, token_ids: list[int], *, salt: str) -> int:
+        looked.append(request_id)
+        return find(request_id, token_ids, salt=salt)
+
+    monkeypatch.setattr(steps.blocks, "num_found", num_found)
+    steps.step()
+    assert looked == []
 
 
 def test_no_more_prompts_than_allowed_are_unfinished_at_once() -> None:
