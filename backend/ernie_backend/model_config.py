@@ -39,6 +39,15 @@ _COMPUTED: Mapping[str, object] = {
     "sliding_window": None,
     "partial_rotary_factor": 1,
     "rope_reorder": False,
+}
+"""Fields of config.json that would change the maths -> the one value that is computed here; null means it too.
+
+They are those of ERNIE-4.5 in PaddleFormers and transformers, and a few of other families. Fields of training
+are left alone, as are ``rope_3d`` and ``freq_allocation``: the three positions of text are equal, so that they
+change nothing.
+"""
+
+_COMPUTED_MOE: Mapping[str, object] = {
     "scoring_func": "softmax",
     "moe_gate_act": "softmax",
     "moe_norm_gate_logits": True,
@@ -48,12 +57,7 @@ _COMPUTED: Mapping[str, object] = {
     "moe_group_experts": False,
     "routed_scaling_factor": 1,
 }
-"""Fields of config.json that would change the maths -> the one value that is computed here; null means it too.
-
-They are those of ERNIE-4.5 in PaddleFormers and transformers, and a few of other families. Fields of training
-are left alone, as are ``rope_3d`` and ``freq_allocation``: the three positions of text are equal, so that they
-change nothing.
-"""
+"""The same for the choice of experts; a dense model's file may hold them, too, and any value of them."""
 
 _COMPUTED_ROPE: Mapping[str, object] = {
     "rope_type": "default",
@@ -262,6 +266,7 @@ def _last_expert_layer(end: int, num_layers: int) -> int:
 
 
 def _moe(fields: ConfigFields, num_layers: int) -> MoeConfig:
+    _refuse_others(fields, _COMPUTED_MOE)
     num_experts = fields.size("moe_num_experts")
     experts_per_token = fields.size("moe_k")
     if experts_per_token > num_experts:

@@ -30,14 +30,21 @@ OTHER_PRODUCTS = {
     "addmm",
     "bmm",
     "einsum",
+    "fc_xpu",
     "flash_attn",
     "flash_attn_unpadded",
     "flashmask_attention",
     "fused_attention",
     "fused_gemm_epilogue",
+    "fused_multi_transformer_xpu",
+    "legacy_matmul",
+    "matmul_v2",
     "matmul_with_flatten",
+    "mul",
+    "multi_encoder_xpu",
     "qkv_attention_xpu",
     "variable_length_memory_efficient_attention",
+    "weight_only_linear",
 }
 """What else in the KL3 list multiplies matrices: how it meets batches of them on an XPU was not read."""
 

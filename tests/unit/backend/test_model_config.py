@@ -211,6 +211,8 @@ OTHER_MATHS: list[tuple[str, Any, str]] = [
     ("sliding_window", 4096, "null"),
     ("partial_rotary_factor", 0.5, "1"),
     ("rope_reorder", True, "false"),
+]
+OTHER_EXPERTS: list[tuple[str, Any, str]] = [
     ("scoring_func", "sigmoid", '"softmax"'),
     ("moe_gate_act", "sigmoid", '"softmax"'),
     ("moe_norm_gate_logits", False, "true"),
@@ -222,16 +224,22 @@ OTHER_MATHS: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "supported"), OTHER_MATHS, ids=lambda each: str(each))
+@pytest.mark.parametrize(
+    ("name", "value", "supported"), OTHER_MATHS + OTHER_EXPERTS, ids=lambda each: str(each)
+)
 def test_other_maths_are_refused_by_the_name_of_their_field(
     tmp_path: Path, name: str, value: Any, supported: str
 ) -> None:
     with pytest.raises(StartError) as caught:
-        read(tmp_path, **{name: value})
+        read(tmp_path, **MOE_FIELDS, **{name: value})
     expected = f"{tmp_path / 'config.json'}: {name} is {json.dumps(value)}; only {supported} is supported"
     assert caught.value.message.startswith(expected)
-    neutral = read(tmp_path, **{name: json.loads(supported)})
-    assert neutral == read(tmp_path), "its neutral value is as none"
+    neutral = read(tmp_path, **MOE_FIELDS, **{name: json.loads(supported)})
+    assert neutral == read(tmp_path, **MOE_FIELDS), "its neutral value is as none"
+
+
+def test_a_dense_model_may_say_anything_of_experts(tmp_path: Path) -> None:
+    assert read(tmp_path, **{name: value for name, value, _ in OTHER_EXPERTS}) == read(tmp_path)
 
 
 @pytest.mark.parametrize("where", ["rope_parameters", "rope_scaling"])
