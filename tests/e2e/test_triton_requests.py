@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc.aio as triton
 
 from e2e.serving import DATA, DENSE
-from e2e.triton_server import TritonServer, add_entry, eventually
+from e2e.triton_server import TritonServer, add_entry, eventually, infer_inputs
 from ernie_wire.logprobs import parse_logprobs
 
 GOLDENS = np.load(DATA / "dense.npz")
@@ -118,6 +119,54 @@ def test_special_tokens_are_no_text_and_structural_ones_are_marked(
         assert marked == (3 * [(text, token_id)] if is_marked else [])
 
 
+def test_a_cumulative_logprob_and_log_probabilities_as_the_vllm_backend_has_them(server: TritonServer) -> None:
+    sampling = json.dumps({"max_tokens": 5, "ignore_eos": True, "logprobs": 1})
+    body = {"text_input": PROMPT, "sampling_parameters": sampling, **ASK_ALL, "stream": True}
+    asked = server.stream({**body, "return_cumulative_logprob": True, "return_logprobs": True})
+    responses = list(asked.rest())
+    asked.close()
+    so_far = 0.0
+    for response in responses:
+        for token_id, entry in zip(response["output_ids"], json.loads(response["logprobs"]), strict=True):
+            assert entry[str(token_id)]["rank"] == 1, "the model is greedy"
+            so_far += entry[str(token_id)]["logprob"]
+        assert response["cumulative_logprob"] == [pytest.approx(so_far, rel=1e-6)]
+    alone = {"text_input": PROMPT, "max_tokens": 5, "ignore_eos": True, "return_cumulative_logprob": True}
+    whole = server.generate(alone).json()
+    assert whole["cumulative_logprob"] == pytest.approx(so_far, rel=1e-6)
+    assert "logprobs" not in whole
+
+
+async def test_a_client_of_the_vllm_backend_sends_numbers_as_text(server: TritonServer) -> None:
+    """As its samples/client.py: many requests in one stream, the parameters as a tensor and as such."""
+    prompts = [PROMPT, "The most dangerous animal is\n"]
+    sampling = {"temperature": "0.1", "top_p": "0.95", "max_tokens": "10"}
+
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        for number, prompt in enumerate(prompts):
+            inputs = {"text_input": prompt, "stream": False, "exclude_input_in_output": False}
+            yield {
+                "model_name": "ernie-tiny",
+                "inputs": infer_inputs({**inputs, "sampling_parameters": json.dumps(sampling)}),
+                "outputs": [triton.InferRequestedOutput("text_output")],
+                "request_id": str(number),
+                "parameters": sampling,
+            }
+
+    answers = {}
+    async with triton.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+        async for result, error in client.stream_infer(requests()):
+            assert error is None, error
+            [output] = result.get_response().outputs
+            answers[int(result.get_response().id)] = result.as_numpy(output.name)[0].decode()
+    assert [len(answers[number]) > len(prompt) for number, prompt in enumerate(prompts)] == [True] * 2
+    assert all(answers[number].startswith(prompt) for number, prompt in enumerate(prompts))
+    as_parameters = {**sampling, "temperature": "0"}
+    as_numbers = {"temperature": 0, "top_p": 0.95, "max_tokens": 10}
+    given = [server.generate({"text_input": PROMPT, **each}).json() for each in (as_parameters, as_numbers)]
+    assert given[0]["text_output"] == given[1]["text_output"]
+
+
 @pytest.mark.parametrize("row", range(4))
 def test_goldens(server: TritonServer, row: int) -> None:
     stream = server.stream(
@@ -210,6 +259,7 @@ def test_describe(server: TritonServer) -> None:
         ({"text_input": "a", "sampling_parameters": "{"}, "invalid_value[sampling_parameters]: "),
         ({"text_input": "a", "sampling_parameters": '{"top_p": 7}'}, "invalid_value[top_p]: "),
         ({"text_input": "a", "top_p": 7}, "invalid_value[top_p]: "),
+        ({"text_input": "a", "max_tokens": "many"}, "invalid_value[max_tokens]: max_tokens is 'many'"),
         ({"stream": False}, "invalid_value[text_input]: "),
         ({"messages": "hi"}, "invalid_value[messages]: "),
         ({"input_ids": [999_999_999]}, "invalid_value[input_ids]: "),

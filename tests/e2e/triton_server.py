@@ -126,7 +126,7 @@ class TritonServer:
         client = grpc_client.InferenceServerClient(f"127.0.0.1:{self.grpc_port}")
         stream = Stream(client)
         client.start_stream(lambda result, error: stream.responses.put((result, error)))
-        client.async_stream_infer(model, _inputs(inputs))
+        client.async_stream_infer(model, infer_inputs(inputs))
         return stream
 
     def control(self, op: str, model: str = "ernie-tiny", **fields: str) -> dict[str, Any]:
@@ -197,7 +197,8 @@ def _state(client: Any, model: str) -> tuple[str, str]:
     return found.state, found.reason
 
 
-def _inputs(values: dict[str, Any]) -> list[Any]:
+def infer_inputs(values: dict[str, Any]) -> list[Any]:
+    """Return values by the name of their tensor as tritonclient's inputs."""
     datatypes = {spec.name: spec.datatype for spec in tensors.INPUTS}
     return [_input(name, datatypes[name], value) for name, value in values.items()]
 

@@ -77,6 +77,7 @@ class Answer:
         self._schedule = schedule
         self._triton_sender = triton_sender  # the sender thread's; None after the final flag
         self._echo = options.echo  # the sender thread's
+        self._cumulative_logprob = 0.0  # the sender thread's
         self._lock = threading.Lock()
         self._pending: Output | None = None  # guarded
         self._is_poll_wanted = False  # guarded
@@ -134,7 +135,8 @@ class Answer:
 
     def _response(self, output: Output) -> Any:  # noqa: ANN401 - Triton's own class
         echo, self._echo = self._echo, ""
-        return output_response(output, self._options, echo)
+        self._cumulative_logprob += sum(entry.logprob for entry in output.logprobs or () if entry is not None)
+        return output_response(output, self._options, echo, self._cumulative_logprob)
 
     def _send_final(self, response: Any) -> None:  # noqa: ANN401 - Triton's own class
         sender, self._triton_sender = self._triton_sender, None

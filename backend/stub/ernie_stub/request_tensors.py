@@ -8,7 +8,7 @@ is answered.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from ernie_wire import tensors
 from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
 from ernie_wire.messages import GenerateRequest, parse_control
-from ernie_wire.sampling import SamplingParameters
+from ernie_wire.sampling import SamplingParameters, read_texts
 
 MAX_REQUEST_ID_CHARACTERS = 256
 MAX_TENSOR_BYTES = 16 << 20
@@ -34,6 +34,9 @@ class ResponseOptions:
         stream: a response for each new text; otherwise exactly one.
         echo: text that the first ``text_output`` begins with.
         finish_reason, num_input_tokens, num_output_tokens, token_ids, marks: the outputs asked for.
+        cumulative_logprob: this too; the engine computes log probabilities for it.
+        logprobs: ``sampling_parameters`` ask for log probabilities.
+        is_logprobs_vllm: they are in the form of Triton's vLLM backend.
     """
 
     stream: bool = False
@@ -43,6 +46,9 @@ class ResponseOptions:
     num_output_tokens: bool = False
     token_ids: bool = False
     marks: bool = False
+    cumulative_logprob: bool = False
+    logprobs: bool = False
+    is_logprobs_vllm: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,14 +76,17 @@ def read_request(triton_request: Any) -> GenerateCall | ControlCall:  # noqa: AN
     if tensors.CONTROL.name in inputs:
         return _control(inputs)
     text_input = _text(inputs, tensors.TEXT_INPUT)
-    options = _options(inputs, text_input)
+    sampling = _sampling(inputs, triton_request)
+    options = _options(inputs, text_input, sampling)
+    if options.cumulative_logprob and sampling.logprobs is None:
+        sampling = replace(sampling, logprobs=0)
     request = GenerateRequest(
         request_id=_request_id(inputs),
         text_input=text_input,
         input_ids=_token_ids(inputs, tensors.INPUT_IDS),
         messages=_messages(inputs),
         stream=options.stream,
-        sampling=_sampling(inputs, triton_request),
+        sampling=sampling,
         return_prompt=options.token_ids,
         priority=_priority(inputs),
         cache_salt=_text(inputs, tensors.CACHE_SALT) or "",
@@ -92,7 +101,9 @@ def _control(inputs: dict[str, NDArray[Any]]) -> ControlCall:
     return ControlCall(parse_control(_text(inputs, tensors.CONTROL) or ""))
 
 
-def _options(inputs: dict[str, NDArray[Any]], text_input: str | None) -> ResponseOptions:
+def _options(
+    inputs: dict[str, NDArray[Any]], text_input: str | None, sampling: SamplingParameters
+) -> ResponseOptions:
     stream = _flag(inputs, tensors.STREAM)
     exclude = _flag(inputs, tensors.EXCLUDE_INPUT, default=stream)
     if stream and not exclude:
@@ -109,6 +120,9 @@ def _options(inputs: dict[str, NDArray[Any]], text_input: str | None) -> Respons
         num_output_tokens=_flag(inputs, tensors.RETURN_NUM_OUTPUT_TOKENS),
         token_ids=_flag(inputs, tensors.RETURN_TOKEN_IDS),
         marks=_flag(inputs, tensors.RETURN_MARKS),
+        cumulative_logprob=_flag(inputs, tensors.RETURN_CUMULATIVE_LOGPROB),
+        logprobs=sampling.logprobs is not None,
+        is_logprobs_vllm=_flag(inputs, tensors.RETURN_LOGPROBS),
     )
 
 
@@ -152,12 +166,11 @@ def _messages(inputs: dict[str, NDArray[Any]]) -> dict[str, Any] | None:
 def _sampling(inputs: dict[str, NDArray[Any]], triton_request: Any) -> SamplingParameters:  # noqa: ANN401
     """Read the tensor, else the request's parameters: Triton's generate endpoint puts unknown fields there."""
     text = _text(inputs, tensors.SAMPLING_PARAMETERS)
-    if text is not None:
-        return SamplingParameters.from_json(read_json_object(text, tensors.SAMPLING_PARAMETERS.name))
-    parameters = read_json_object(triton_request.parameters() or "{}", tensors.SAMPLING_PARAMETERS.name)
-    return SamplingParameters.from_json(
-        {name: value for name, value in parameters.items() if not name.startswith(RESERVED_PARAMETERS)}
-    )
+    given = triton_request.parameters() or "{}" if text is None else text
+    values = read_json_object(given, tensors.SAMPLING_PARAMETERS.name)
+    if text is None:
+        values = {name: value for name, value in values.items() if not name.startswith(RESERVED_PARAMETERS)}
+    return SamplingParameters.from_json(read_texts(values))
 
 
 def _text(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> str | None:

@@ -15,18 +15,19 @@ import triton_python_backend_utils as pb_utils
 from ernie_stub.request_tensors import ResponseOptions
 from ernie_wire import tensors
 from ernie_wire.errors import ErnieError
-from ernie_wire.logprobs import logprobs_to_json
+from ernie_wire.logprobs import logprobs_to_json, logprobs_to_vllm
 from ernie_wire.marked_text import Mark, MarkedText, joined
 from ernie_wire.messages import Output
 
 
-def output_response(output: Output, options: ResponseOptions, echo: str) -> Any:  # noqa: ANN401 - Triton's class
+def output_response(output: Output, options: ResponseOptions, echo: str, cumulative_logprob: float) -> Any:  # noqa: ANN401 - Triton's class
     """Return the response for new output.
 
     Args:
         output: what is new since the last response to this request.
         options: the outputs asked for.
         echo: what ``text_output`` begins with: the prompt in the first response if asked for, else nothing.
+        cumulative_logprob: of all tokens so far.
     """
     text = joined((MarkedText(echo), output))
     made = [_text(tensors.TEXT_OUTPUT, text.text)]
@@ -45,13 +46,22 @@ def output_response(output: Output, options: ResponseOptions, echo: str) -> Any:
             made.append(_numbers(tensors.PROMPT_IDS, output.prompt_ids, np.int32))
         if output.prompt_text is not None:
             made.append(_text(tensors.PROMPT_TEXT, output.prompt_text))
-    for spec, entries in (
-        (tensors.LOGPROBS, output.logprobs),
-        (tensors.PROMPT_LOGPROBS, output.prompt_logprobs),
-    ):
-        if entries is not None:
-            made.append(_text(spec, json.dumps(logprobs_to_json(entries), separators=(",", ":"))))
+    if options.cumulative_logprob:
+        made.append(_numbers(tensors.CUMULATIVE_LOGPROB, [cumulative_logprob], np.float32))
+    made += _logprobs(output, options)
     return pb_utils.InferenceResponse(output_tensors=made)
+
+
+def _logprobs(output: Output, options: ResponseOptions) -> list[Any]:
+    made = []
+    if options.is_logprobs_vllm:
+        entries = logprobs_to_vllm(output.logprobs or ()) if options.logprobs else None
+        made.append(_json(tensors.LOGPROBS, entries))
+    elif options.logprobs and output.logprobs is not None:
+        made.append(_json(tensors.LOGPROBS, logprobs_to_json(output.logprobs)))
+    if output.prompt_logprobs is not None:
+        made.append(_json(tensors.PROMPT_LOGPROBS, logprobs_to_json(output.prompt_logprobs)))
+    return made
 
 
 def control_response(answer: dict[str, Any]) -> Any:  # noqa: ANN401 - Triton's class
@@ -69,5 +79,9 @@ def _text(spec: tensors.TensorSpec, text: str) -> Any:  # noqa: ANN401 - Triton'
     return pb_utils.Tensor(spec.name, np.array([text.encode()], dtype=np.object_))
 
 
-def _numbers(spec: tensors.TensorSpec, values: Sequence[int | Mark], dtype: type) -> Any:  # noqa: ANN401
+def _json(spec: tensors.TensorSpec, value: object) -> Any:  # noqa: ANN401 - Triton's class
+    return _text(spec, json.dumps(value, separators=(",", ":")))
+
+
+def _numbers(spec: tensors.TensorSpec, values: Sequence[float | Mark], dtype: type) -> Any:  # noqa: ANN401
     return pb_utils.Tensor(spec.name, np.array(values, dtype=dtype))

@@ -81,6 +81,26 @@ def logprobs_to_json(entries: Logprobs) -> list[dict[str, Any] | None]:
     return [None if entry is None else entry.to_json() for entry in entries]
 
 
+def logprobs_to_vllm(entries: Logprobs) -> list[dict[str, Any]]:
+    """Return entries of an answer in the form of Triton's vLLM backend: by token id, the chosen one first."""
+    return [_to_vllm(entry) for entry in entries if entry is not None]
+
+
+def _to_vllm(entry: TokenLogprobs) -> dict[str, Any]:
+    ranked: list[tuple[int, TokenLogprobs | TopLogprob]] = [
+        (entry.rank, entry),
+        *enumerate(entry.top, start=1),
+    ]
+    return {
+        str(token.token_id): {
+            "logprob": token.logprob,
+            "rank": rank,
+            "decoded_token": token.text_bytes.decode(errors="replace"),
+        }
+        for rank, token in ranked
+    }
+
+
 def logprobs_from_json(values: Sequence[Mapping[str, Any] | None]) -> Logprobs:
     """Return what ``logprobs_to_json`` made."""
     return tuple(None if value is None else TokenLogprobs.from_json(value) for value in values)

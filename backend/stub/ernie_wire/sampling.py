@@ -7,9 +7,10 @@ defaults, nor its vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from ernie_wire.errors import InvalidValue
 from ernie_wire.limits import (
@@ -156,6 +157,39 @@ class SamplingParameters:
             elif isinstance(value, Mapping):
                 set_fields[name] = {str(token_id): bias for token_id, bias in value.items()}
         return set_fields
+
+
+def read_texts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with numbers and truth values in place of the texts that say them.
+
+    Clients of Triton's vLLM backend send such. Other texts stay, and ``SamplingParameters`` refuses them.
+    """
+    return {
+        name: _TEXT_READERS[name](value) if isinstance(value, str) and name in _TEXT_READERS else value
+        for name, value in values.items()
+    }
+
+
+def _number(text: str) -> float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def _flag(text: str) -> bool | str:
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+_READER_OF_TYPE: dict[Any, Callable[[str], object]] = {
+    bool: _flag,
+    **dict.fromkeys((int, int | None, float, float | None), _number),
+}
+_TEXT_READERS = {
+    name: _READER_OF_TYPE[hint]
+    for name, hint in get_type_hints(SamplingParameters).items()
+    if hint in _READER_OF_TYPE
+}
 
 
 def _tuple(name: str, value: object) -> tuple[Any, ...]:

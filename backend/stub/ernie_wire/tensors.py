@@ -53,6 +53,12 @@ RETURN_NUM_OUTPUT_TOKENS = TensorSpec(
 RETURN_TOKEN_IDS = TensorSpec(
     "return_token_ids", "TYPE_BOOL", (1,), "ask for output_ids, prompt_ids and prompt_text"
 )
+RETURN_CUMULATIVE_LOGPROB = TensorSpec(
+    "return_cumulative_logprob", "TYPE_BOOL", (1,), "ask for cumulative_logprob"
+)
+RETURN_LOGPROBS = TensorSpec(
+    "return_logprobs", "TYPE_BOOL", (1,), "true: logprobs has the form of Triton's vLLM backend, see below"
+)
 RETURN_MARKS = TensorSpec("return_marks", "TYPE_BOOL", (1,), "ask for marks")
 REQUEST_ID = TensorSpec("request_id", "TYPE_STRING", (1,), "chosen by the client; what a cancel names")
 PRIORITY = TensorSpec(
@@ -76,6 +82,8 @@ INPUTS: tuple[TensorSpec, ...] = (
     RETURN_NUM_INPUT_TOKENS,
     RETURN_NUM_OUTPUT_TOKENS,
     RETURN_TOKEN_IDS,
+    RETURN_CUMULATIVE_LOGPROB,
+    RETURN_LOGPROBS,
     RETURN_MARKS,
     REQUEST_ID,
     PRIORITY,
@@ -97,6 +105,9 @@ NUM_OUTPUT_TOKENS = TensorSpec(
 OUTPUT_IDS = TensorSpec("output_ids", "TYPE_INT32", (-1,), "token ids generated since the last response")
 PROMPT_IDS = TensorSpec("prompt_ids", "TYPE_INT32", (-1,), "token ids of the prompt, in the first response")
 PROMPT_TEXT = TensorSpec("prompt_text", "TYPE_STRING", (1,), "the rendered prompt, in the first response")
+CUMULATIVE_LOGPROB = TensorSpec(
+    "cumulative_logprob", "TYPE_FP32", (1,), "sum of the log probabilities of all tokens generated so far"
+)
 LOGPROBS = TensorSpec(
     "logprobs",
     "TYPE_STRING",
@@ -126,6 +137,7 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     OUTPUT_IDS,
     PROMPT_IDS,
     PROMPT_TEXT,
+    CUMULATIVE_LOGPROB,
     LOGPROBS,
     PROMPT_LOGPROBS,
     MARKS,

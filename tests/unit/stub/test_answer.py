@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from dataclasses import replace
@@ -145,6 +146,51 @@ def test_marks_count_characters_of_what_is_sent_in_one_response() -> None:
     assert "marks" not in sender.responses[0].values()
 
 
+def scored(token_id: int, logprob: float, *top: TopLogprob, rank: int = 1) -> TokenLogprobs:
+    return TokenLogprobs(token_id, logprob, b"a", rank, top)
+
+
+def test_a_cumulative_logprob_counts_all_tokens_so_far_however_they_are_merged() -> None:
+    for merged in (False, True):
+        work = Work()
+        answer, sender = work.answer(ResponseOptions(stream=True, cumulative_logprob=True))
+        answer.put(Output("r", "a", (1,), logprobs=(scored(1, -0.5),)))
+        if not merged:
+            work.run()
+        answer.put(Output("r", "b", (2, 3), logprobs=(scored(2, -1.0), scored(3, -2.0))))
+        work.run()
+        answer.put(Output("r", "", finish_reason="stop"))
+        work.run()
+        sums = [response.values()["cumulative_logprob"] for response in sender.responses]
+        assert sums == [[-0.5]] * (not merged) + [[-3.5], [-3.5]]
+        assert not any("logprobs" in response.values() for response in sender.responses), (
+            "they were not asked for"
+        )
+
+
+def test_log_probabilities_in_the_form_of_the_vllm_backend() -> None:
+    top = (TopLogprob(9, -0.25, b"b"), TopLogprob(8, -0.5, bytes([0xE5])))
+    output = Output("r", "a", (1,), logprobs=(scored(1, -1.5, *top, rank=3),), finish_reason="stop")
+    for options, expected in (
+        (
+            ResponseOptions(logprobs=True, is_logprobs_vllm=True),
+            [
+                {
+                    "1": {"logprob": -1.5, "rank": 3, "decoded_token": "a"},
+                    "9": {"logprob": -0.25, "rank": 1, "decoded_token": "b"},
+                    "8": {"logprob": -0.5, "rank": 2, "decoded_token": "\ufffd"},
+                }
+            ],
+        ),
+        (ResponseOptions(is_logprobs_vllm=True, cumulative_logprob=True), None),
+    ):
+        work = Work()
+        answer, sender = work.answer(options)
+        answer.put(output)
+        work.run()
+        assert json.loads(sender.responses[0].values()["logprobs"]) == expected
+
+
 def test_an_error_comes_after_the_text_before_it_and_ends_the_answer() -> None:
     work = Work()
     answer, sender = work.answer(ResponseOptions(stream=True))
@@ -214,7 +260,7 @@ def test_no_lock_is_held_while_triton_is_called() -> None:
 def test_logprobs_that_gather_are_joined_and_the_prompt_s_come_once() -> None:
     entries = [TokenLogprobs(each, -0.5, bytes([each]), 1, (TopLogprob(9, -0.1, b"9"),)) for each in range(4)]
     work = Work()
-    answer, sender = work.answer(ALL_OUTPUTS)
+    answer, sender = work.answer(replace(ALL_OUTPUTS, logprobs=True))
     answer.put(Output("r", "a", (0,), logprobs=(entries[0],), prompt_logprobs=(None, entries[3])))
     answer.put(Output("r", "b", (1,), logprobs=(entries[1],)))
     work.run()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -50,23 +51,82 @@ def test_everything_that_can_be_asked_for() -> None:
     call = read(
         input_ids=ids(1, 2, 3),
         stream=flag(True),
-        sampling_parameters=text('{"max_tokens": 3, "stop": "."}'),
+        sampling_parameters=text('{"max_tokens": 3, "stop": ".", "logprobs": 2}'),
         return_finish_reason=flag(True),
         return_num_input_tokens=flag(True),
         return_num_output_tokens=flag(True),
         return_token_ids=flag(True),
         return_marks=flag(True),
+        return_cumulative_logprob=flag(True),
+        return_logprobs=flag(True),
         request_id=text("r1"),
         priority=ids(-7),
         cache_salt=text("s"),
     )
     assert call.request.input_ids == (1, 2, 3)
-    assert call.request.sampling == SamplingParameters(max_tokens=3, stop=(".",))
+    assert call.request.sampling == SamplingParameters(max_tokens=3, stop=(".",), logprobs=2)
     assert call.request.return_prompt
     assert call.request.request_id == "r1"
     assert call.request.priority == -7
     assert call.request.cache_salt == "s"
-    assert call.options == ResponseOptions(True, "", True, True, True, True, True)
+    assert call.options == ResponseOptions(True, "", *[True] * 8)
+
+
+def test_a_cumulative_logprob_needs_log_probabilities_that_nobody_asked_for() -> None:
+    call = read(text_input=text("a"), return_cumulative_logprob=flag(True))
+    assert call.request.sampling.logprobs == 0
+    assert (call.options.cumulative_logprob, call.options.logprobs) == (True, False)
+
+
+AS_TEXT = {
+    "max_tokens": ("16", 16),
+    "min_tokens": ("8", 8),
+    "temperature": ("0.1", 0.1),
+    "top_p": ("0.95", 0.95),
+    "top_k": ("-1", -1),
+    "min_p": ("1e-1", 0.1),
+    "repetition_penalty": ("1", 1),
+    "frequency_penalty": ("-1.5", -1.5),
+    "presence_penalty": ("0", 0),
+    "seed": ("9007199254740993", 9007199254740993),  # no float
+    "include_stop_str_in_output": ("true", True),
+    "ignore_eos": ("True", True),
+    "skip_special_tokens": ("false", False),
+    "logprobs": ("2", 2),
+    "prompt_logprobs": ("0", 0),
+}
+
+
+def test_every_number_and_truth_value_may_be_text() -> None:
+    """Triton's own sample client for the vLLM backend, and genai-perf, send them so."""
+    scalars = (int, float, bool, int | None, float | None)
+    hints = get_type_hints(SamplingParameters)
+    assert AS_TEXT.keys() == {name for name, hint in hints.items() if hint in scalars}
+    texts = {name: spelled for name, (spelled, _) in AS_TEXT.items()}
+    expected = SamplingParameters.from_json({name: value for name, (_, value) in AS_TEXT.items()})
+    as_tensor = read(text_input=text("a"), sampling_parameters=text(json.dumps(texts)))
+    as_parameters = read(json.dumps(texts), text_input=text("a"))
+    assert as_tensor.request.sampling == as_parameters.request.sampling == expected
+
+
+def test_whole_numbers_in_text_may_have_a_point_and_texts_stay_texts() -> None:
+    sampling = read(
+        '{"max_tokens": "16.0", "stop": "5", "bad_words": "true"}', text_input=text("a")
+    ).request.sampling
+    assert sampling == SamplingParameters(max_tokens=16, stop=("5",), bad_words=("true",))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, "many") for name in AS_TEXT]
+    + [("max_tokens", "1.5"), ("max_tokens", ""), ("temperature", "nan"), ("top_p", "2"), ("logprobs", "true")]
+    + [("ignore_eos", "1"), ("max_tokens", "true"), ("seed", "inf")],
+)
+def test_a_text_that_is_no_value_of_its_field_is_refused(name: str, value: str) -> None:
+    with pytest.raises(InvalidValue, match=f"^{name} is ") as caught:
+        read(json.dumps({name: value}), text_input=text("a"))
+    assert caught.value.param == name
+    assert value in caught.value.message
 
 
 def test_messages_are_a_json_object() -> None:
