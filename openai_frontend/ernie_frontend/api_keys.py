@@ -131,9 +131,9 @@ class ApiKeys:
 
 
 class _Version(NamedTuple):
-    """What changes with a file's content or its mode."""
+    """What changes with a file's content or its mode; ctime and not mtime, which programs may set back."""
 
-    st_mtime_ns: int
+    st_ctime_ns: int
     st_ino: int
     st_dev: int
     st_size: int

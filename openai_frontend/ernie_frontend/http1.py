@@ -11,6 +11,7 @@ import asyncio
 import fcntl
 import http
 import json
+import re
 import struct
 import termios
 from typing import Any, Literal, TypeAlias, cast
@@ -27,6 +28,8 @@ MAX_HEADER_BYTES = 64 << 10
 _MAX_SMALL_CHUNKS = 4096
 _SMALL_CHUNK_BYTES = 64
 _LINGER_S = 1.0
+_MOST_REASON_CHARACTERS = 200
+_SCHEME_AND_HOST = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
 
 _Wait: TypeAlias = Literal["request", "header", "answer", "reader"]
 _Next: TypeAlias = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]
@@ -202,6 +205,8 @@ class _Parser(h11.Connection):
         """Return status and body of the answer to what was refused."""
         error = self._refused
         reason, status = (str(error), error.error_status_hint) if error is not None else (otherwise, 400)
+        if len(reason) > _MOST_REASON_CHARACTERS:  # h11 quotes the whole line
+            reason = f"{reason[:_MOST_REASON_CHARACTERS]}..."
         return status, json.dumps(envelope(InvalidRequest(reason))).encode()
 
 
@@ -212,9 +217,13 @@ def _checked(request: h11.Request) -> h11.Request:
     size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
     if size > MAX_HEADER_BYTES:
         raise h11.RemoteProtocolError(f"the header has {size} bytes; at most {MAX_HEADER_BYTES} are taken", 431)
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in request.headers}:
+        # A proxy before us may believe the other one, and see the next request elsewhere (RFC 9112 6.3).
+        raise h11.RemoteProtocolError("Content-Length and Transfer-Encoding contradict each other; send one")
     target = request.target
-    if target.startswith((b"http://", b"https://")):  # sent to proxies; a server takes it, too (RFC 9112 3.2.2)
-        target = b"/" + target.split(b"/", 3)[3] if target.count(b"/") > 2 else b"/"
+    if host := _SCHEME_AND_HOST.match(target):  # sent to proxies; a server takes it, too (RFC 9112 3.2.2)
+        target = target[host.end() :]
+        target = target if target.startswith(b"/") else b"/" + target
     headers = [field for field in request.headers if field[0] != b"upgrade"]
     if target == request.target and len(headers) == len(request.headers):
         return request

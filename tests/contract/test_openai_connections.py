@@ -175,10 +175,34 @@ def test_a_body_of_tiny_chunks_is_refused(frontend: str, triton: FakeTriton) -> 
             assert answer_of(connection)[0].status == 200
 
 
-@pytest.mark.parametrize("url", ["http://example.com:80", "https://example.com"])
-def test_a_target_with_a_host_is_taken(frontend: str, triton: FakeTriton, url: str) -> None:
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)], ids=["length first", "length last"])
+def test_two_lengths_of_one_body_are_refused(frontend: str, triton: FakeTriton, order: slice) -> None:
+    """RFC 9112 6.3: who believes the other one takes a part of the body for the next request."""
+    fields = [b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"][order]
+    hidden = b"".join(request("/v1/models"))
     with connected(frontend) as connection:
-        for path, status in (("/v1/models?a=http://b/c", 200), ("/v1/models/http://a/b", 404), ("", 404)):
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n" + b"".join(fields)
+        send(connection, [head + b"\r\n0\r\n\r\n" + hidden])
+        assert "Content-Length and Transfer-Encoding" in refused(connection, 400)
+    assert not triton.inferences
+
+
+def test_a_refusal_quotes_no_more_than_its_beginning(frontend: str) -> None:
+    with connected(frontend) as connection:
+        send(connection, [b"GET / HTTP/1.1\r\nHost: x\r\nX: \0" + b"x" * 50_000 + b"\r\n\r\n"])
+        assert len(refused(connection, 400)) < 300
+
+
+@pytest.mark.parametrize("url", ["http://example.com:80", "https://example.com", "HTTP://example.com"])
+def test_a_target_with_a_host_is_taken(frontend: str, triton: FakeTriton, url: str) -> None:
+    targets = (
+        ("/v1/models?a=http://b/c", 200),
+        ("/v1/models/http://a/b", 404),
+        ("", 404),
+        ("?a=/v1/models", 404),
+    )
+    with connected(frontend) as connection:
+        for path, status in targets:
             send(connection, request(f"{url}{path}"))
             answer, content = answer_of(connection)
             assert answer.status == status, content
