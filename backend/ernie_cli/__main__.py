@@ -12,8 +12,9 @@ from types import FrameType
 
 def main() -> None:
     """Entry point of the console script."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)  # until a command takes care of them itself
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, _stop)  # until a command takes care of them itself
     from ernie_cli.main import main as run
 
     run()

@@ -64,8 +64,7 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
         else:
             asyncio.run(keep_ranks(layout, {"model": str(model.directory), **settings.engine}))
     except StopRequested:
-        after_ctrl_c = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
-        standard_error().write(f"{after_ctrl_c}Stopped.\n")
+        standard_error().write("Stopped.\n")
     except CommandError as error:
         if "SIGKILL" not in error.message:
             raise
@@ -98,11 +97,17 @@ class _Serving:
                 try:
                     await self._start_triton(supervisor, directory, model)
                     await self._start_frontend(supervisor, url)
+                    supervisor.stop_notice = self._stop_notice()
                     self._print_times()
                     if await supervisor.run(_as_coroutine(when_ready(self._url))):
                         await supervisor.run(model.keep_loaded())
                 finally:
                     await model.close()
+
+    def _stop_notice(self) -> str:
+        drain_s = self._settings.drain_s
+        limit = f"{drain_s} s at most" if drain_s else "as long as they take"
+        return f"Stopping: answers under way get {limit}; a second Ctrl-C or signal ends at once."
 
     def _print_times(self) -> None:
         total_s = process_age_s()

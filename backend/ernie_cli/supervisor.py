@@ -1,7 +1,7 @@
 """Owns the children and the signals of one command: whatever ends the command, all children end with it.
 
-Children are stopped in the reverse order of their start. The first SIGTERM or SIGINT asks for an orderly end,
-the second one kills. This module must not know what the children are.
+Children are stopped in the reverse order of their start. The first SIGTERM, SIGINT or SIGHUP asks for an
+orderly end, the second one kills. This module must not know what the children are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ernie_frontend.log_output import LogOutput, standard_error
 Result = TypeVar("Result")
 
 STOP_GRACE_S = 20.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _DEATH_NOTICE_S = 1.0  # how much later than its sockets a dead child is seen
 
 
@@ -31,16 +31,21 @@ class Supervisor:
 
     Args:
         output: where their output goes; None is standard error.
+
+    Attributes:
+        stop_notice: what the user is told at the first signal: what is waited for.
     """
 
     def __init__(self, output: LogOutput | None = None) -> None:
         self._output = standard_error() if output is None else output
         self._children: list[Child] = []
         self._stop = asyncio.Event()
+        self.stop_notice = ""
 
     async def __aenter__(self) -> Supervisor:
         for number in _SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+                asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
         return self
 
     async def __aexit__(
@@ -100,4 +105,6 @@ class Supervisor:
         if self._stop.is_set():
             for child in self._children:
                 child.kill()
+        elif self.stop_notice:
+            standard_error().write(f"{self.stop_notice}\n")
         self._stop.set()

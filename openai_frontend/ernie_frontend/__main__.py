@@ -71,6 +71,7 @@ def run(  # noqa: PLR0913, PLR0917 - flags
         has_docs=not disable_fastapi_docs,
         max_concurrency=max_concurrency,
         max_connections=_connection_limit(max_concurrency),
+        drain_s=timeout_graceful_shutdown or None,
     )
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(_listen(host, port))]
@@ -81,7 +82,7 @@ def run(  # noqa: PLR0913, PLR0917 - flags
         logger.info("serving http://%s:%d/v1, Triton at %s", host, bound_port, ", ".join(settings.triton_urls))
         logger.info("metrics at http://%s:%d/metrics", host, settings.metrics_port or bound_port)
         _warn_of_keys(settings, host, bound_port, is_in_command_line=bool(api_key))
-        if not serve(settings, listeners, workers, timeout_graceful_shutdown or None):
+        if not serve(settings, listeners, workers):
             raise typer.Exit(1)
 
 

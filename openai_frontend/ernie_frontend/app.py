@@ -9,10 +9,12 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
+from ernie_frontend import draining
 from ernie_frontend.api_keys import ApiKeys
 from ernie_frontend.auth import ApiKeyAuth
 from ernie_frontend.bodies import Bodies
 from ernie_frontend.cors import READABLE_HEADERS
+from ernie_frontend.draining import Drain
 from ernie_frontend.errors import install_handlers
 from ernie_frontend.limits import ConcurrencyLimit
 from ernie_frontend.metrics import Metrics
@@ -48,10 +50,10 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
     slots = Slots(slots_path or slots_file(), settings.max_concurrency)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Drain]]:
         pool = TritonPool(settings)
         app.state.services = Services(settings, pool, ModelDirectory(pool, settings), metrics)
-        yield
+        yield {draining.STATE_KEY: Drain(pool, settings.drain_s)}
         await pool.close()
         slots.close()
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias, cast
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ernie_frontend import draining
 from ernie_frontend.connections import Connections
 from ernie_frontend.errors import envelope
 from ernie_frontend.settings import Settings
@@ -81,6 +82,11 @@ class Http1Protocol(H11Protocol):
     def give_way(self) -> None:
         """Close at once: it waits for a request, and others want to be served."""
         self.transport.abort()
+
+    def shutdown(self) -> None:
+        """End with the answer under way, whose time is counted from now on."""
+        super().shutdown()
+        self.app_state[draining.STATE_KEY].begin()
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless the connection only waits for its end."""

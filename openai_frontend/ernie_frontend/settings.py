@@ -37,6 +37,7 @@ class Settings:
         control_deadline_s: how long describe, health and index questions may take.
         cancel_deadline_s: how long an answer that nobody waits for may take to end; then its call is cancelled.
         directory_age_s: how old the list of models may be before it is asked again.
+        drain_s: seconds that answers under way get when the process is told to end; None: as long as they take.
         quiet_check_s: after this long without an answer, the model behind a stream is asked whether it lives.
     """
 
@@ -60,3 +61,4 @@ class Settings:
     cancel_deadline_s: float = 5.0
     directory_age_s: float = 5.0
     quiet_check_s: float = 2.0
+    drain_s: float | None = None

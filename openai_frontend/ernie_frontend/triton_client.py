@@ -57,6 +57,10 @@ class TritonUnreachable(ModelUnavailable):
     """Nothing answers at a Triton's address, or not in time."""
 
 
+class ServiceStopping(ModelUnavailable):
+    """This process ends, and the answer took longer than it could wait."""
+
+
 class TritonClient:
     """The frontend's view of one Triton. Make and close it inside the event loop that uses it."""
 
@@ -69,6 +73,7 @@ class TritonClient:
         self._health: dict[str, SharedQuestion[Mapping[str, Any]]] = {}
         self._instances: dict[str, str] = {}  # by model: the start of the stub that answered last
         self._tasks: set[asyncio.Task[Any]] = set()  # they outlive those who started them
+        self._generations: set[TritonStream] = set()
 
     async def close(self) -> None:
         """Wait until the generations that nobody waits for are ended, then close the channel."""
@@ -76,15 +81,26 @@ class TritonClient:
             await asyncio.wait(self._tasks)
         await self._client.close()
 
+    @property
+    def num_generations(self) -> int:
+        """How many are under way."""
+        return len(self._generations)
+
+    def stop_generations(self) -> None:
+        """End all that are under way with ``ServiceStopping``."""
+        for stream in self._generations:
+            stream.give_up(ServiceStopping("the service is stopping; send the request again"))
+
     async def generate(self, model: str, request: GenerateRequest) -> Deltas:
         """Yield what a model answers; the last delta has a finish reason.
 
         Closing the generator, or cancelling the task that waits for it, cancels the generation.
 
         Raises:
-            ErnieError: what the backend answered, ``TritonUnreachable`` or ``EngineCrashed``.
+            ErnieError: what the backend answered, or an error of this module.
         """
         stream = TritonStream(self._client.stream_infer(_one(_inference(model, _generate_inputs(request)))))
+        self._generations.add(stream)
         heard = asyncio.Event()
         watch = asyncio.create_task(self._watch(model, request.request_id, stream, heard))
         is_answered = False
@@ -96,11 +112,12 @@ class TritonClient:
                 yield delta
             if not is_answered:
                 raise EngineCrashed("Triton ended the stream before the answer was complete; try again")
-        except ErnieError:
-            is_answered = True
+        except ErnieError as error:
+            is_answered = not isinstance(error, ServiceStopping)
             raise
         finally:
             watch.cancel()
+            self._generations.discard(stream)
             if not stream.is_over:
                 self._start(self._end(model, request.request_id, stream, is_cancelled=not is_answered))
 

@@ -35,6 +35,16 @@ class TritonPool:
         """Close every channel."""
         await asyncio.gather(*(client.close() for client in self._clients))
 
+    @property
+    def num_generations(self) -> int:
+        """How many are under way, at all Tritons."""
+        return sum(client.num_generations for client in self._clients)
+
+    def stop_generations(self) -> None:
+        """End all that are under way, as ``TritonClient.stop_generations``."""
+        for client in self._clients:
+            client.stop_generations()
+
     async def generate(self, model: str, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Yield what a model answers, as ``TritonClient.generate``."""
         failures = []

@@ -59,7 +59,7 @@ class TritonStream:
 
         Raises:
             grpc.aio.AioRpcError: the call failed.
-            ErnieError: what ``fail`` was given.
+            ErnieError: what ``fail`` or ``give_up`` was given.
         """
         response = None if self._unread.empty() and self.is_over else await self._unread.get()
         if response is not None:
@@ -73,6 +73,12 @@ class TritonStream:
         """Cancel the call, which nobody works on any more, and tell the listener why."""
         self._failure = error
         self._call.cancel()
+
+    def give_up(self, error: ErnieError) -> None:
+        """Tell the listener that nothing more comes to it, and why; the call goes on until it is ended."""
+        self._failure = error
+        self.leave()
+        self._unread.put_nowait(None)
 
     def leave(self) -> None:
         """Listen no more: what else comes is dropped."""

@@ -32,18 +32,17 @@ from ernie_frontend.slots import slots_file
 # A worker that does not answer its supervisor for so long hangs and is replaced. One that dies just while it is
 # asked is noticed only then, so it is no more than a slow start needs.
 _HEALTH_CHECK_S = 20
+_LAST_WORDS_S = 5
+"""What clients get to read the error with which their answer ended; then uvicorn cuts their connections."""
 
 
-def serve(
-    settings: Settings, listeners: list[socket.socket], workers: int, timeout_graceful_shutdown_s: int | None
-) -> bool:
-    """Serve until SIGTERM or Ctrl-C, then let the answers in flight end.
+def serve(settings: Settings, listeners: list[socket.socket], workers: int) -> bool:
+    """Serve until SIGTERM, SIGHUP or Ctrl-C, then let the answers under way end (``Settings.drain_s``).
 
     Args:
         settings: what every worker is told.
         listeners: the listening sockets.
         workers: how many processes; 1 serves in this one.
-        timeout_graceful_shutdown_s: for the answers in flight; None waits for ever.
 
     Returns:
         Whether it served at all.
@@ -54,16 +53,19 @@ def serve(
         factory=True,
         workers=workers,
         log_level="warning",
-        timeout_graceful_shutdown=timeout_graceful_shutdown_s,
+        timeout_graceful_shutdown=None if settings.drain_s is None else int(settings.drain_s) + _LAST_WORDS_S,
         timeout_worker_healthcheck=_HEALTH_CHECK_S,
     )
     if workers > 1:
         with tempfile.TemporaryDirectory(prefix="ernie-frontend-metrics-") as directory:
             os.environ[DIRECTORY_VARIABLE] = directory  # read by the workers, which have not begun
-            Multiprocess(config, listeners).run()
+            supervisor = Multiprocess(config, listeners)
+            _take_hangup_as(lambda: supervisor.signal_queue.append(signal.SIGTERM))
+            supervisor.run()
         return True
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises them again when it is done: not to kill us
+    _take_hangup_as(lambda: signal.raise_signal(signal.SIGTERM))
     server = uvicorn.Server(config)
     server.run(listeners)
     return server.started
@@ -82,6 +84,12 @@ def worker_app(settings: Settings, slots_path: str, *, is_child: bool) -> FastAP
         log_to_standard_error(logging.INFO)
         threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     return create_app(settings, slots_path)
+
+
+def _take_hangup_as(end: Callable[[], None]) -> None:
+    """End when the terminal is closed, unless that is ignored, as nohup wants it."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: end())
 
 
 def _end_with_parent() -> None:

@@ -50,6 +50,10 @@ def test_it_answers_the_goldens_and_sigterm_leaves_nothing(serving: Serving) -> 
     serving.process.send_signal(signal.SIGTERM)
     assert serving.wait() == 0, serving.output
     assert serving.output[-1] == "Stopped."
+    assert (
+        "Stopping: answers under way get 10 s at most; a second Ctrl-C or signal ends at once."
+        in serving.output
+    )
     assert not any("Exit timeout expired" in line for line in serving.output), serving.output
     assert serving.leftovers() == []
     with socket.socket() as probe:
