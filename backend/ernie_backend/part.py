@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ernie_backend.devices.backend import create_ops
 from ernie_backend.memory.host_memory import release_freed, resident_bytes
-from ernie_backend.memory.kv_sizing import KvDemand, check_blocks, kv_blocks
+from ernie_backend.memory.kv_sizing import KvDemand, check_available, check_blocks, kv_blocks
 from ernie_backend.memory.memory_plan import MemoryPlan
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings, Model
@@ -63,11 +63,17 @@ class ModelPart:
         num_heads = len(kv_heads_of(config, self.shard))
         return CacheSpec(1, settings.block_size, num_heads, config.head_dim, dtype, self._scales(dtype)[0])
 
-    def affordable_blocks(self, settings: EngineSettings, plan: MemoryPlan) -> int:
+    def affordable_blocks(self, settings: EngineSettings, plan: MemoryPlan, available_bytes: int) -> int:
         """Return how many blocks of KV cache this rank has memory for, at most what all requests can use.
 
+        Args:
+            settings: the engine's.
+            plan: the rank's.
+            available_bytes: memory that the rank can take now, after loading; on a card the plan counts.
+
         Raises:
-            StartError: not even one request fits, or not what the user asks for.
+            StartError: not even one request fits, or not what the user asks for, or the memory is gone since
+                the plan was made.
         """
         demand = KvDemand(
             bytes_per_block=self.block(settings).bytes_per_block * self.model.config.num_layers,
@@ -78,7 +84,10 @@ class ModelPart:
         # Of a CPU's memory what was measured counts, of a card's the plan.
         taken = self.used_bytes + plan.activations if plan.device.is_shared else plan.fixed
         budget, override = plan.budget - taken, settings.num_gpu_blocks_override
-        return check_blocks(demand, override, budget) if override else kv_blocks(demand, budget)
+        num_blocks = check_blocks(demand, override, budget) if override else kv_blocks(demand, budget)
+        if plan.device.is_shared:
+            check_available(demand, num_blocks, available_bytes)
+        return num_blocks
 
     def runner(self, spec: CacheSpec) -> ModelRunner:
         """Allocate a KV cache like ``spec`` for each layer, and return what runs the model over it."""

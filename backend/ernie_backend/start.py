@@ -90,8 +90,8 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         with nullcontext() if group is None else group.explained():
             part = load_part(settings, config, device, seat)
         weights.size_bytes = part.weight_bytes
-    with _logged(stages, "KV cache") as kv_cache:
-        num_blocks = part.affordable_blocks(settings, plan)
+    with _logged(stages, "KV cache (reserved)") as kv_cache:
+        num_blocks = part.affordable_blocks(settings, plan, available_bytes() // layout.ranks_per_host)
         if group is not None:
             num_blocks = group.least_blocks(num_blocks)
             group.allocate(num_blocks)

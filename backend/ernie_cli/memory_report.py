@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_CGROUP = "sys/fs/cgroup"
+from ernie_backend.memory.host_memory import own_cgroups, total_bytes
+
 _GIB = 2**30
 
 
@@ -39,33 +40,11 @@ class MemoryReport:
         )
 
     def _limit(self) -> tuple[int, str]:
-        total = self._meminfo("MemTotal")
-        for name in ("memory.max", "memory/memory.limit_in_bytes"):
-            limit = self._number(self._root / _CGROUP / name)
-            if limit is not None and limit < total:
-                return limit, "limit of the container"
-        return total, "all of the machine"
-
-    def _meminfo(self, field: str) -> int:
-        for line in (self._root / "proc/meminfo").read_text().splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-        return 0
+        total = total_bytes(self._root)
+        limits = [group.limit for group in own_cgroups(self._root)]
+        least = min((each for each in limits if each is not None), default=total)
+        return (least, "limit of the container") if least < total else (total, "all of the machine")
 
     def _oom_kills(self) -> int | None:
-        for name in ("memory.events", "memory/memory.oom_control"):
-            try:
-                lines = (self._root / _CGROUP / name).read_text().splitlines()
-            except OSError:
-                continue
-            for line in lines:
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
-        return None
-
-    @staticmethod
-    def _number(path: Path) -> int | None:
-        try:
-            return int(path.read_text())
-        except (OSError, ValueError):  # absent, or "max"
-            return None
+        counts = (group.oom_kills for group in own_cgroups(self._root))
+        return next((each for each in counts if each is not None), None)

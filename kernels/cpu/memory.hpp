@@ -1,4 +1,5 @@
-// Zeroed memory aligned for SIMD; large allocations ask for huge pages.
+// Zeroed memory aligned for SIMD; large allocations ask for huge pages and become resident as they are touched,
+// each page on the NUMA node of the thread that touches it first.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-"""The engine takes the memory that the plan says: layers of full width, random weights, one step of full size.
+"""The engine takes the memory that the plan says: layers of full width, random weights, one step of full size,
+and every block of the KV cache used. At the start the cache is only reserved.
 
 In a process of its own each, since what other tests leave behind may be freed at any time. The wide models take
 gigabytes and belong to the full tier.
@@ -28,6 +29,7 @@ from ernie_backend.memory.engine_plan import engine_plan
 from ernie_backend.memory.host_memory import available_bytes, resident_bytes
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.part import ModelPart
+from ernie_backend.scheduler.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.settings import read_settings
 from ernie_backend.stages import Stage
 from ernie_backend.start import start_engine
@@ -44,8 +46,18 @@ allocate = ModelPart.runner
 def measured_allocate(part, spec):
     before = resident_bytes()
     runner = allocate(part, spec)
-    taken["kv_cache"] = resident_bytes() - before
+    taken["reserved"] = resident_bytes() - before
     return runner
+
+def use_all_blocks(runner, num_blocks):
+    # One token for each 16 of a block, since the C++ kernels write a page of so many for each of them.
+    chunks = [
+        ScheduledChunk(f"{block} {start}", (3,), start, (block,), is_sampled=False)
+        for block in range(num_blocks)
+        for start in range(0, settings.block_size, 16)
+    ]
+    for start in range(0, len(chunks), settings.max_num_batched_tokens):
+        runner.run(SchedulePlan(tuple(chunks[start : start + settings.max_num_batched_tokens])))
 
 ModelPart.runner = measured_allocate
 parameters = json.loads(sys.argv[1])
@@ -57,13 +69,18 @@ request = GenerateRequest("1", input_ids=prompt, sampling=SamplingParameters(max
 started.engine.submit(started.preparation.prepare(request))
 while started.engine.has_work:
     started.engine.step()
+before = resident_bytes()
+use_all_blocks(started.engine._runner, plan.least_blocks)
+taken["kv_cache"] = resident_bytes() - before
+not_in_prompt = plan.least_blocks - len(prompt) // settings.block_size
 stages = map(Stage.from_json, started.ready.description["startup"])
 weights = next(stage.size_bytes for stage in stages if stage.name.startswith("weights"))
 ranks = [os.getpid(), *Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 rotary = settings.max_model_len * plan.shape.head_dim * 4  # planned with the activations, made with the weights
 print(json.dumps({
     "weights": [weights, sum(plan.weights.values()) + rotary],
-    "kv_cache": [taken["kv_cache"], plan.least_blocks * plan.bytes_per_block],
+    "reserved KV cache": [taken["reserved"], 0],
+    "used KV cache": [taken["kv_cache"], not_in_prompt * plan.bytes_per_block],
     **{f"total of rank {rank}": [peak_bytes(process), plan.needed] for rank, process in enumerate(ranks)},
 }))
 """

@@ -7,25 +7,91 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-_CGROUP_FILES = (
-    ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-"""Folder, limit, usage, and what memory.stat calls file cache that the kernel drops when memory is needed."""
+_HIERARCHIES = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", "memory.events", "inactive_file"),
+    "memory": (
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "memory.oom_control",
+        "total_inactive_file",
+    ),
+}
+"""Controller in /proc/self/cgroup (version 2 names none) -> folder of all groups, and fields of ``Cgroup``."""
+_PROCESS_LIMITS = (("Max address space", "VmSize:"), ("Max data size", "VmData:"))
+"""Rows of /proc/self/limits (``ulimit -v`` and ``-d``), and what of /proc/self/status counts towards each."""
+_NO_OVERCOMMIT = 2
+"""The value of vm.overcommit_memory under which the kernel counts what is reserved, not what is touched."""
+
+
+@dataclass(frozen=True)
+class Cgroup:
+    """A control group that counts this process's memory: its own, or one around it.
+
+    Attributes:
+        folder: of its files.
+        limit_name, usage_name, events_name: names of files.
+        cache_field: of memory.stat: file cache that the kernel drops when memory is needed.
+    """
+
+    folder: Path
+    limit_name: str
+    usage_name: str
+    events_name: str
+    cache_field: str
+
+    @property
+    def limit(self) -> int | None:
+        """Its limit in bytes; None: it has none."""
+        return _number(self.folder / self.limit_name)
+
+    @property
+    def left(self) -> int | None:
+        """What of the limit is left; None: it has none."""
+        limit, usage = self.limit, _number(self.folder / self.usage_name)
+        if limit is None or usage is None:
+            return None
+        return limit - max(0, usage - (_field(self.folder / "memory.stat", self.cache_field) or 0))
+
+    @property
+    def oom_kills(self) -> int | None:
+        """How often the kernel's OOM killer struck in it; None: nobody counts."""
+        return _field(self.folder / self.events_name, "oom_kill")
+
+
+def own_cgroups(root: Path = Path("/")) -> list[Cgroup]:
+    """Return the groups that this process is in, from the innermost outwards; some may lack files."""
+    groups = []
+    for row in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = row.split(":", 2)
+        for controller, (folder, *names) in _HIERARCHIES.items():
+            if controller in controllers.split(","):
+                # A container may see the host's path; then only the last of these folders is there: its own.
+                own = Path(path.lstrip("/"))
+                groups += [Cgroup(root / folder / each, *names) for each in (own, *own.parents)]
+    return groups
 
 
 def available_bytes(root: Path = Path("/")) -> int:
-    """Return the bytes this process can still take: MemAvailable, cut to what its cgroup leaves."""
+    """Return the bytes that this process can still take.
+
+    They are MemAvailable, cut to what its cgroups leave (its own and those around it), its own limits, and,
+    where the kernel does not overcommit, what all processes have reserved.
+    """
     free = _field(root / "proc/meminfo", "MemAvailable:")
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if free is None else free * 1024
-    for folder, limit_file, usage_file, cache in _CGROUP_FILES:
-        limit, usage = _number(root / folder / limit_file), _number(root / folder / usage_file)
-        if limit is not None and usage is not None:
-            dropped = _field(root / folder / "memory.stat", cache) or 0
-            available = min(available, max(0, limit - max(0, usage - dropped)))
-    return available
+    left = [available, *_limits_leave(root), *_commitments_leave(root)]
+    left += [group.left for group in own_cgroups(root) if group.left is not None]
+    return max(0, min(left))
+
+
+def total_bytes(root: Path = Path("/")) -> int:
+    """Return the bytes of memory that the machine has."""
+    return (_field(root / "proc/meminfo", "MemTotal:") or 0) * 1024
 
 
 def resident_bytes() -> int:
@@ -43,12 +109,34 @@ def release_freed() -> None:
         trim(0)
 
 
+def _limits_leave(root: Path) -> Iterator[int]:
+    for row in _lines(root / "proc/self/limits"):
+        for name, counted in _PROCESS_LIMITS:
+            limit = row.removeprefix(name).split()[0] if row.startswith(name) else ""
+            taken = _field(root / "proc/self/status", counted)
+            if limit.isdigit() and taken is not None:  # or "unlimited"
+                yield int(limit) - taken * 1024
+
+
+def _commitments_leave(root: Path) -> Iterator[int]:
+    meminfo = root / "proc/meminfo"
+    limit, reserved = _field(meminfo, "CommitLimit:"), _field(meminfo, "Committed_AS:")
+    is_strict = _number(root / "proc/sys/vm/overcommit_memory") == _NO_OVERCOMMIT
+    if is_strict and limit is not None and reserved is not None:
+        yield (limit - reserved) * 1024
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file; none if it is not there."""
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
 def _field(path: Path, name: str) -> int | None:
     """Return the number beside a name; None if the file or the name is not there."""
-    try:
-        rows = [line.split() for line in path.read_text().splitlines()]
-    except OSError:
-        return None
+    rows = (line.split() for line in _lines(path))
     return next((int(row[1]) for row in rows if row[:1] == [name]), None)
 
 

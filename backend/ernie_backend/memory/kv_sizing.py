@@ -68,6 +68,21 @@ def check_blocks(demand: KvDemand, num_blocks: int, budget_bytes: int) -> int:
     return num_blocks
 
 
+def check_available(demand: KvDemand, num_blocks: int, available_bytes: int) -> None:
+    """Check that memory which was planned with is still there, since it is reserved now and touched later.
+
+    Raises:
+        StartError: it is not.
+    """
+    need = num_blocks * demand.bytes_per_block
+    if need > available_bytes:
+        raise StartError(
+            f"the KV cache of {num_blocks} blocks needs {in_mib(need)}, and only {in_mib(available_bytes)} are "
+            "available now, less than when the start began: another process has taken memory; end it, or start "
+            "again to plan with what it leaves"
+        )
+
+
 def in_mib(size_bytes: int) -> str:
     """Return a size for people to read."""
     return f"{size_bytes / 2**20:,.1f} MiB"

@@ -110,7 +110,8 @@ class Follower:
         seat = group_seat(settings, config, layout, join.rank, join.master, self._pulse.meetings, self._come)
         part = load_part(settings, config, device, seat)
         plan = engine_plan(settings, device, self._available * len(layout.hosts))
-        self._send(Loaded(part.affordable_blocks(settings, plan)))
+        available = available_bytes() // layout.ranks_per_host
+        self._send(Loaded(part.affordable_blocks(settings, plan, available)))
         num_blocks = self._take(Allocate).num_blocks
         runner = part.runner(replace(part.block(settings), num_blocks=num_blocks))
         logger.info("rank %d follows", join.rank)

@@ -21,6 +21,16 @@ def test_blocks_without_a_name_are_taken_first_then_the_longest_free() -> None:
     pool.check_integrity()
 
 
+def test_content_is_kept_while_there_are_blocks_that_never_held_any() -> None:
+    pool = BlockPool(4)
+    first, second = pool.take(2)
+    pool.name(first, b"x")
+    pool.give_back([first, second])
+    assert pool.take(1) == [second], "used before, and its memory is there"
+    assert set(pool.take(2)) == {2, 3}
+    assert pool.find(b"x") == first
+
+
 def test_a_shared_block_is_free_when_its_last_user_is_gone() -> None:
     pool = BlockPool(2)
     (block,) = pool.take(1)

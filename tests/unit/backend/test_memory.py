@@ -10,9 +10,10 @@ import pytest
 
 from ernie_backend.errors import StartError
 from ernie_backend.memory.host_memory import available_bytes, resident_bytes
-from ernie_backend.memory.kv_sizing import KvDemand, check_blocks, kv_blocks
+from ernie_backend.memory.kv_sizing import KvDemand, check_available, check_blocks, kv_blocks
 
 MIB = 1 << 20
+LEGACY_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes")
 DEMAND = KvDemand(bytes_per_block=MIB, block_size=64, max_model_len=1000, max_num_seqs=4)
 
 
@@ -39,8 +40,15 @@ def test_blocks_that_the_user_chose_must_fit() -> None:
         check_blocks(DEMAND, 8, 7 * MIB)
 
 
-def _machine(root: Path, limit: str) -> Path:
-    (root / "proc").mkdir()
+def test_memory_that_was_taken_since_the_plan_was_made_is_told() -> None:
+    check_available(DEMAND, 7, 7 * MIB)
+    with pytest.raises(StartError, match=r"of 8 blocks needs 8.0 MiB, and only 7.0 MiB are available now"):
+        check_available(DEMAND, 8, 7 * MIB)
+
+
+def _machine(root: Path, limit: str, group: str = "/") -> Path:
+    (root / "proc" / "self").mkdir(parents=True)
+    (root / "proc" / "self" / "cgroup").write_text(f"4:memory:{group}\n1:cpu,cpuacct:/elsewhere\n0::{group}\n")
     (root / "proc" / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
     (root / "sys" / "fs" / "cgroup").mkdir(parents=True)
     (root / "sys" / "fs" / "cgroup" / "memory.max").write_text(limit)
@@ -73,6 +81,58 @@ def test_what_a_container_has_read_is_no_memory_taken(
     for name, content in zip(files, contents, strict=True):
         (root / "sys/fs/cgroup" / name).write_text(content)
     assert available_bytes(root) == available
+
+
+@pytest.mark.parametrize("names", [("memory.max", "memory.current"), LEGACY_NAMES])
+@pytest.mark.parametrize(("inner", "outer", "available"), [(3, 5, 2), (6, 5, 4), ("max", 5, 4), (3, "max", 2)])
+def test_the_groups_around_the_own_one_count_too(
+    tmp_path: Path, names: tuple[str, str], inner: int | str, outer: int | str, available: int
+) -> None:
+    root = _machine(tmp_path, "max\n", "/system.slice/triton.service")
+    folder = root / "sys/fs/cgroup" / ("memory" if names == LEGACY_NAMES else "") / "system.slice"
+    (folder / "triton.service").mkdir(parents=True)
+    for group, limit in ((folder / "triton.service", inner), (folder, outer)):
+        (group / names[0]).write_text(f"{limit}000000\n" if isinstance(limit, int) else limit)
+        (group / names[1]).write_text("1000000\n")
+    assert available_bytes(root) == available * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("limits", "available"),
+    [
+        ("Max address space         4096000              unlimited            bytes", 4096000 - 1000 * 1024),
+        ("Max data size             2048000              2048000              bytes", 2048000 - 500 * 1024),
+        ("Max data size             1024                 unlimited            bytes", 0),
+        ("Max address space         unlimited            unlimited            bytes", 8000 * 1024),
+    ],
+)
+def test_limits_of_the_process_count_too(tmp_path: Path, limits: str, available: int) -> None:
+    root = _machine(tmp_path, "max\n")
+    (root / "proc/self/status").write_text("Name:\tpython\nVmSize:\t    1000 kB\nVmData:\t     500 kB\n")
+    (root / "proc/self/limits").write_text(
+        f"Limit  Soft Limit  Hard Limit  Units\nMax cpu time  7  7  s\n{limits}\n"
+    )
+    assert available_bytes(root) == available
+
+
+@pytest.mark.parametrize(("overcommit", "available"), [(0, 8000), (1, 8000), (2, 600)])
+def test_a_kernel_that_does_not_overcommit_counts_what_is_reserved(
+    tmp_path: Path, overcommit: int, available: int
+) -> None:
+    root = _machine(tmp_path, "max\n")
+    with (root / "proc/meminfo").open("a") as file:
+        file.write("CommitLimit:    4600 kB\nCommitted_AS:   4000 kB\n")
+    (root / "proc/sys/vm").mkdir(parents=True)
+    (root / "proc/sys/vm/overcommit_memory").write_text(f"{overcommit}\n")
+    assert available_bytes(root) == available * 1024
+
+
+def test_ulimit_v_counts() -> None:
+    """In a shell of its own: the limit stays with a process."""
+    script = "from ernie_backend.memory.host_memory import available_bytes as a; print(a())"
+    command = ["sh", "-c", 'ulimit -v 2000000; exec "$0" -c "$1"', sys.executable, script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert 0 < int(done.stdout) < 2_000_000 * 1024
 
 
 def test_this_process_holds_memory() -> None:

@@ -11,7 +11,8 @@ from ernie_cli.memory_report import MemoryReport
 GIB = 1 << 30
 
 
-def write(root: Path, files: dict[str, str]) -> None:
+def write(root: Path, files: dict[str, str], group: str = "/") -> None:
+    files = {"proc/self/cgroup": f"4:memory:{group}\n0::{group}\n", **files}
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -33,6 +34,23 @@ def test_a_container_whose_oom_killer_struck(counter: str, limit: str, tmp_path:
     write(tmp_path, {counter: "oom 2\noom_kill 3\n"})
     told = report.on_kill(41 * GIB)
     assert "memory needed: 41.00 GiB for the weights" in told
+    assert "had: 24.00 GiB (limit of the container)" in told
+    assert "struck 1 times since the start" in told
+
+
+def test_the_limit_of_a_group_around_the_own_one(tmp_path: Path) -> None:
+    own = "sys/fs/cgroup/system.slice/triton.service"
+    files = {
+        "proc/meminfo": "MemTotal: 67108864 kB\n",
+        f"{own}/memory.max": "max\n",
+        f"{own}/memory.events": "oom_kill 2\n",
+        "sys/fs/cgroup/system.slice/memory.max": f"{24 * GIB}\n",
+        "sys/fs/cgroup/system.slice/memory.events": "oom_kill 9\n",
+    }
+    write(tmp_path, files, "/system.slice/triton.service")
+    report = MemoryReport(tmp_path)
+    write(tmp_path, {f"{own}/memory.events": "oom_kill 3\n"}, "/system.slice/triton.service")
+    told = report.on_kill(41 * GIB)
     assert "had: 24.00 GiB (limit of the container)" in told
     assert "struck 1 times since the start" in told
 
