@@ -86,10 +86,11 @@ sanitize: setup
 	@$(BIN)/cmake -G Ninja -S . -B $(SANITIZED) -DERNIE_SANITIZE=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
 	    -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) >/dev/null
 	@$(BIN)/cmake --build $(SANITIZED)
+	@rm -f $(SANITIZED)/report.*
 	@LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:log_path=$(SANITIZED)/report ERNIE_SANITIZED_CPU=$$(echo $(SANITIZED)/_cpu*.so) \
 	    $(BIN)/python -m pytest -p sanitized_kernels --timeout=3000 -k "not paddle" \
-	    $(wildcard tests/numerics/test_ops_*.py)
+	    $(wildcard tests/numerics/test_ops_*.py) || { cat $(SANITIZED)/report.* 2>/dev/null; exit 1; }
 
 check: setup
 	$(BIN)/ruff check .

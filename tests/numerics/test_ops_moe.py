@@ -17,7 +17,6 @@ from ernie_kernels.formats import ActivationType, Float32Weight
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.reference.moe import moe as reference_moe
 from ernie_kernels.routing import RouterWeights, Routing
-from ernie_kernels.xpu.linear import PackedLinear
 from numerics.backends import BACKENDS, make_ops
 from numerics.ops_cases import ISAS, WEIGHT_TYPES, Floats, bits, cpu_ops, make_weight, random_floats
 
@@ -249,6 +248,8 @@ def test_reference_multiplies_an_expert_once_however_many_rows_chose_it() -> Non
 
 
 def test_paddle_multiplies_an_expert_once_however_many_rows_chose_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ernie_kernels.xpu.linear import PackedLinear
+
     layer, x = make_layer(21, 12, 9, 24, 2), random_floats(22, 12, 12)
     ops = make_ops("paddle")
     packed, given_x = layer.packed(ops), ops.pack_vector(x)
