@@ -265,6 +265,7 @@ def test_all_sampling_fields_go_to_the_engine(frontend: str, triton: FakeTriton)
     }
     for path in ("/v1/chat/completions", "/v1/completions"):
         post(frontend, path, {**CHAT, "prompt": "Hi", **sampling, "priority": -3})
+    assert len(triton.inferences) == 2
     for inference in triton.inferences:
         assert inference.sampling == sampling
         assert inference.inputs["priority"] == [-3]

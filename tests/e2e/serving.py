@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -39,7 +40,6 @@ class Serving:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self._regions = {entry.name for entry in Path("/dev/shm").iterdir()}
-        self._started: list[psutil.Process] = []
 
     def _read(self) -> None:
         for line in self.process.stdout:
@@ -58,7 +58,6 @@ class Serving:
         """Return the base URL; fails with the output if the process ended instead."""
         assert self._is_ready.wait(START_DEADLINE_S), self.output
         assert self.url, "\n".join(self.output)
-        self._started = self.process.children(recursive=True)
         return self.url
 
     @property
@@ -88,11 +87,20 @@ class Serving:
 
     def leftovers(self) -> list[str]:
         """Return whatever is left: processes, files, shared memory regions of ours."""
-        _, alive = psutil.wait_procs(self._started, STOP_DEADLINE_S)
+        _, alive = psutil.wait_procs(self._running(), STOP_DEADLINE_S)
         files = [str(path) for path in self.temporary.iterdir()]
         regions = {entry.name for entry in Path("/dev/shm").glob("ernie-triton-*")} - self._regions
         mine = [region for region in regions if f"-{self.process.pid}-" in region]
         return [*map(str, alive), *files, *mine]
+
+    def _running(self) -> list[psutil.Process]:
+        """Return the processes with our temporary folder: nothing else tells where an orphan comes from."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):  # it is another user's, or has just ended
+                if process.environ().get("TMPDIR") == str(self.temporary):
+                    found.append(process)
+        return found
 
     def close(self) -> None:
         """End the process in any case, as a user does if it still can; leave nothing in /tmp and /dev/shm."""

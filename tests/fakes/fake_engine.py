@@ -16,6 +16,7 @@ prompts   "count N"   N outputs, "1 ", "2 ", ... with the token ids 1..N
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -133,9 +134,10 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads)
     arguments = parser.parse_args()
     engine = FakeEngine(socket.socket(fileno=arguments.socket_fd))
-    start(engine, arguments.settings)
-    threading.Thread(target=engine.heartbeats, daemon=True).start()
-    engine.serve()
+    with contextlib.suppress(OSError):  # the stub has closed the socket: the end, as for a real engine
+        start(engine, arguments.settings)
+        threading.Thread(target=engine.heartbeats, daemon=True).start()
+        engine.serve()
 
 
 if __name__ == "__main__":

@@ -85,8 +85,9 @@ def test_on_a_cpu_more_ranks_do_not_help() -> None:
 
 def test_a_quantized_checkpoint_keeps_its_format() -> None:
     shape = replace(with_experts(), stored_quantization=StoredQuantization("w4a8", has_cache_scales=True))
-    for each in nearest_fits(misfit(0.7, shape, quantization="w4a8")):
-        assert not {"quantization", "kv_cache_dtype"} & set(each.changed)
+    nearest = nearest_fits(misfit(0.7, shape, quantization="w4a8"))
+    assert nearest
+    assert not {"quantization", "kv_cache_dtype"} & {name for each in nearest for name in each.changed}
 
 
 @pytest.mark.parametrize("memory", [1 << 20, 0])  # a container that is full has none left

@@ -158,6 +158,8 @@ def test_requests_that_change_no_logits_cost_nothing() -> None:
 def test_bad_words_and_endings_become_tokens() -> None:
     word = "Hello"
     spellings = {TOKENIZER.encode(word), TOKENIZER.encode(" " + word)}
+    long = [each for each in spellings if len(each) > 1]
+    assert long
     single = sorted(each[0] for each in spellings if len(each) == 1)
     assert _excluded(_edits(bad_words=[word])) == single
     assert _excluded(_edits(bad_words_token_ids=[9, 4])) == [4, 9]
@@ -165,11 +167,10 @@ def test_bad_words_and_endings_become_tokens() -> None:
     assert _excluded(_edits(min_tokens=1, stop_token_ids=[11], ignore_eos=True)) == [11]
     edits = _edits(bad_words=[word])
     assert edits is not None
-    for spelling in spellings:
-        if len(spelling) > 1:
-            for token in spelling[:-1]:
-                edits.add(token)
-            assert spelling[-1] in _excluded(edits)
+    for spelling in long:
+        for token in spelling[:-1]:
+            edits.add(token)
+        assert spelling[-1] in _excluded(edits)
 
 
 def test_penalties_of_the_model_hold_unless_the_request_has_its_own() -> None:

@@ -69,8 +69,25 @@ READ_BY_SERVE: Mapping[str, tuple[str, str, object]] = {
     "--triton-grpc-port": ("2", "triton_grpc_port", 2),
     "--triton-metrics-port": ("3", "triton_metrics_port", 3),
     "--revision": ("v1", "revision", "v1"),
+    "--chat-template": (f"{DENSE}/../dense.json", "engine", {"chat_template": str(DENSE.with_suffix(".json"))}),
+    "--scheduler-max-size": ("-1", "engine", {}),
 }
 """What becomes of the flags that ``serve`` itself reads: a value, a setting and its value then."""
+DEFAULTS_IN_WORDS = {
+    "--chat-template",
+    "--ips",
+    "--long-prefill-token-threshold",
+    "--max-long-partial-prefills",
+    "--max-num-batched-tokens",
+    "--max-waiting-time",
+    "--num-gpu-blocks-override",
+    "--quantization",
+    "--scheduler-max-size",
+    "--served-model-name",
+    "--threads",
+    "--weight-cache",
+}
+"""Flags of the engine whose default in the table is no value of the setting."""
 
 
 def flags_with(effect: type[NoEffect | Refused]) -> list[Flag]:
@@ -87,7 +104,6 @@ def refused() -> list[tuple[Flag, Refused]]:
 
 ENGINE = [(flag, effect.engine) for flag, effect in passed() if effect.engine and flag.name != "--model"]
 FRONTEND = [(flag, effect.frontend) for flag, effect in passed() if effect.frontend]
-SERVE = [flag for flag, effect in passed() if effect.serve]
 NEUTRAL = [(flag, value) for flag, effect in refused() for value in effect.neutral]
 
 
@@ -185,13 +201,19 @@ def test_a_flag_of_the_frontend_reaches_its_command_line_and_it_knows_it(flag: F
     assert option.removeprefix("--").replace("-", "_") in inspect.signature(frontend).parameters
 
 
-@pytest.mark.parametrize("flag", SERVE, ids=named)
-def test_a_flag_of_serve_changes_a_setting(flag: Flag) -> None:
-    if flag.name in ("--print-config", "--chat-template", "--scheduler-max-size"):
-        return  # test_command_line.py, test_serve_settings.py
-    value, name, then = READ_BY_SERVE[flag.name]
-    assert getattr(ServeSettings("DIR"), name) != then
-    assert getattr(ServeSettings.from_flags(read(flag, value)), name) == then
+@pytest.mark.parametrize("name", READ_BY_SERVE)
+def test_a_flag_of_serve_changes_a_setting(name: str) -> None:
+    value, setting, then = READ_BY_SERVE[name]
+    effect = FLAGS[name].effect
+    assert isinstance(effect, Passed)
+    unread = {effect.engine: value} if setting == "engine" else getattr(ServeSettings("DIR"), setting)
+    assert unread != then
+    assert getattr(ServeSettings.from_flags(read(FLAGS[name], value)), setting) == then
+
+
+def test_every_flag_of_serve_is_read_by_it() -> None:
+    """``--print-config`` changes no setting: test_command_line.py."""
+    assert {flag.name for flag, effect in passed() if effect.serve} == {*READ_BY_SERVE, "--print-config"}
 
 
 @pytest.mark.parametrize("flag", flags_with(NoEffect), ids=named)
@@ -241,12 +263,14 @@ def test_a_variable_without_effect_is_noticed_when_it_was_set_on_purpose(variabl
     assert told == ([f"{variable.name} has no effect here: {variable.help.en}"] if variable.is_noticed else [])
 
 
-def test_the_engines_defaults_are_those_of_the_table() -> None:
-    settings = EngineSettings(Path("m"))
-    for flag, parameter in ENGINE:
-        value = getattr(settings, parameter, None)
-        if re.fullmatch(r"[\d.]+|float32|bfloat16|int\d+|default|auto", flag.default) and value is not None:
-            assert str(value.value if isinstance(value, Enum) else value) == flag.default, flag.name
+@pytest.mark.parametrize(("flag", "parameter"), ENGINE, ids=lambda each: getattr(each, "name", ""))
+def test_the_engines_default_is_that_of_the_table(flag: Flag, parameter: str) -> None:
+    value = getattr(EngineSettings(Path("m")), parameter)
+    if isinstance(value, bool):
+        spelled = "on" if value else "off"
+    else:
+        spelled = str(value.value if isinstance(value, Enum) else value)
+    assert (spelled == flag.default) == (flag.name not in DEFAULTS_IN_WORDS)
 
 
 @pytest.mark.parametrize("language", FILES)
@@ -267,7 +291,8 @@ def test_the_documents_are_made_from_the_table(language: str, name: str) -> None
 
 
 def test_the_chinese_document_has_no_english_cells_left() -> None:
-    for line in document("zh").splitlines():
-        if line.startswith("| `--"):
-            meaning = line.split(" | ")[1]
-            assert re.search(r"[\u4e00-\u9fff]", meaning), line
+    rows = [line for line in document("zh").splitlines() if line.startswith("| `--")]
+    assert len(rows) == len(FLAGS)
+    for row in rows:
+        meaning = row.split(" | ")[1]
+        assert re.search(r"[\u4e00-\u9fff]", meaning), row

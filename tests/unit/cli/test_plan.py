@@ -225,7 +225,9 @@ def test_a_proposal_can_be_pasted() -> None:
         request = plan_request(given)
         plan = plan_memory(request.shape, request.settings, request.device)
         shown = lines(Answer(request, plan, nearest_fits(plan)))
-        for proposal in (line for line in shown if line.startswith("  --")):
+        proposals = [line for line in shown if line.startswith("  --")]
+        assert bool(proposals) != plan.fits
+        for proposal in proposals:
             again = plan_request({**given, **parsed_flags(shlex.split(proposal), PLAN_GROUPS)})
             assert plan_memory(again.shape, again.settings, again.device).fits
 

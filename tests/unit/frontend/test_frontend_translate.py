@@ -100,7 +100,8 @@ def test_every_unsupported_field_has_a_reason_and_a_way_out(table: dict[str, Ref
 
 
 def test_unknown_fields_are_ignored() -> None:
-    refuse_unsupported({"brand_new": 1}, UNSUPPORTED_IN_CHAT)
+    for fields in ({"brand_new": 1}, {"metadata": {"brand_new": 1}}):
+        assert chat_to_wire(chat(**fields), "r", 1000, 8) == chat_to_wire(chat(), "r", 1000, 8)
 
 
 @pytest.mark.parametrize(("vocab_size", "token_id"), [(1000, 1000), (1000, -1), (None, 2**31), (0, 2**31)])

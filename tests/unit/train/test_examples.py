@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 from random import Random
@@ -24,18 +23,20 @@ def encoder() -> Encoder:
 
 
 @pytest.fixture
-def chats() -> Iterator[Chat]:
-    return islice(taught(Random(11)), 400)
+def chats() -> list[Chat]:
+    chats = list(islice(taught(Random(11)), 400))
+    assert len(chats) == 400
+    return chats
 
 
-def test_the_prompt_of_the_server_begins_the_example(encoder: Encoder, chats: Iterator[Chat]) -> None:
+def test_the_prompt_of_the_server_begins_the_example(encoder: Encoder, chats: list[Chat]) -> None:
     for chat in chats:
         ids, _ = encoder.example(chat)
         prompt = encoder.prompt(chat)
         assert ids[: len(prompt)] == list(prompt)
 
 
-def test_the_labels_spell_the_answers_and_then_end(encoder: Encoder, chats: Iterator[Chat]) -> None:
+def test_the_labels_spell_the_answers_and_then_end(encoder: Encoder, chats: list[Chat]) -> None:
     for chat in [TWO_TURNS, *chats]:
         _, labels = encoder.example(chat)
         answers = "".join(turn.answer + "</s>" for turn in chat.turns)
@@ -55,7 +56,9 @@ def test_every_answer_of_a_chat_is_learned_and_no_question(encoder: Encoder) -> 
 
 
 def test_batches_hold_as_many_tokens_as_asked_and_pad_with_what_is_ignored(encoder: Encoder) -> None:
-    for batch in islice(batches(encoder, Random(1), 2048), 8):
+    made = list(islice(batches(encoder, Random(1), 2048), 8))
+    assert len(made) == 8
+    for batch in made:
         assert batch.ids.shape == batch.labels.shape
         assert batch.ids.size <= 2048
         assert (batch.labels[batch.ids == UNK] == IGNORED).all()

@@ -98,6 +98,7 @@ def test_a_line_holds_what_a_client_sends(held_out: dict[str, list[Chat]]) -> No
     for chat in held_out[evaluation_sets.QUESTIONS]:
         line = json.loads(evaluation_sets.text([chat]))
         assert line["messages"][-1]["role"] == "user"
+        assert line["answers"]
         assert all(isinstance(each, str) and each for each in line["answers"])
 
 
