@@ -16,6 +16,7 @@ from ernie_frontend.bodies import Bodies
 from ernie_frontend.cors import READABLE_HEADERS
 from ernie_frontend.draining import Drain
 from ernie_frontend.errors import install_handlers
+from ernie_frontend.large_bodies import LargeBodies
 from ernie_frontend.limits import ConcurrencyLimit
 from ernie_frontend.metrics import Metrics
 from ernie_frontend.metrics_port import MetricsPort
@@ -52,8 +53,10 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Drain]]:
         pool = TritonPool(settings)
-        app.state.services = Services(settings, pool, ModelDirectory(pool, settings), metrics)
+        large_bodies = LargeBodies()
+        app.state.services = Services(settings, pool, ModelDirectory(pool, settings), metrics, large_bodies)
         yield {draining.STATE_KEY: Drain(pool, settings.drain_s)}
+        large_bodies.close()
         await pool.close()
         slots.close()
 

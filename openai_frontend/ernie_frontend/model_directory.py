@@ -60,6 +60,11 @@ class ModelEntry:
         """Number of token ids, or None while the engine does not tell."""
         return None if self.engine is None else self.engine.get("vocab_size")
 
+    @property
+    def max_model_len(self) -> int | None:
+        """Tokens of prompt and answer, or None while the engine does not tell."""
+        return None if self.engine is None else self.engine.get("max_model_len")
+
 
 @dataclass(frozen=True)
 class ServedModel:
@@ -120,6 +125,11 @@ class ModelDirectory:
             return [ServedModel(entry.name, entry) for entry in entries.values() if entry.is_served]
         entry = self._default(entries)
         return [ServedModel(only, entry)] if entry.is_served else []
+
+    async def longest_context(self) -> int | None:
+        """Return the most tokens that any model takes, or None while none tells."""
+        entries = (await self._fresh()).values()
+        return max((entry.max_model_len for entry in entries if entry.max_model_len), default=None)
 
     async def health(self) -> dict[str, Any]:
         """Return the answer of the default model to control health, never from before.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from ernie_frontend.large_bodies import LargeBodies
 from ernie_frontend.metrics import Metrics
 from ernie_frontend.model_directory import ModelDirectory
 from ernie_frontend.settings import Settings
@@ -22,6 +23,7 @@ class Services:
         triton: the Tritons.
         models: the served models.
         metrics: what this process has counted.
+        large_bodies: what reads the bodies.
         started_at: Unix time of the start in seconds; the ``created`` of every model.
     """
 
@@ -29,6 +31,7 @@ class Services:
     triton: TritonPool
     models: ModelDirectory
     metrics: Metrics
+    large_bodies: LargeBodies
     started_at: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod

@@ -552,7 +552,7 @@ def test_a_large_body_does_not_hold_up_the_others(
     monkeypatch.setattr(completions, "completion_to_wire", noting(completion_to_wire))
     prompt = "word " * (LARGE_BYTES if is_large else 1)
     assert post(frontend, "/v1/completions", {"prompt": prompt}).status_code == 200
-    in_executor = [thread.name.startswith("asyncio_") for thread in threads]
+    in_executor = [thread.name.startswith("large-bodies") for thread in threads]
     assert in_executor == [is_large]
 
 

@@ -172,7 +172,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     async def start(self, port: int = 0) -> None:
         """Listen on a loopback port; ``url`` tells which."""
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])  # as Triton
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
         bound = self._server.add_insecure_port(f"127.0.0.1:{port}")
         await self._server.start()

@@ -10,12 +10,11 @@ from starlette.responses import JSONResponse, Response
 from ernie_frontend.auth import client_salt
 from ernie_frontend.disconnect import unless_disconnected
 from ernie_frontend.generation import collect_all, gather
-from ernie_frontend.large_bodies import beside_loop_if_large
 from ernie_frontend.request_log import record_of
+from ernie_frontend.routes.reading import check_context, read_body
 from ernie_frontend.routes.streaming import stream_answer
 from ernie_frontend.schema.answers import ChatCompletion
 from ernie_frontend.schema.chat import ChatRequest
-from ernie_frontend.schema.common import read_body
 from ernie_frontend.schema.openapi import GENERATION_ERRORS, responses
 from ernie_frontend.services import Services
 from ernie_frontend.translate import sse
@@ -32,11 +31,12 @@ router = APIRouter()
 async def create_chat_completion(request: Request) -> Response:
     """Continue a conversation; each of the ``n`` answers is a generation of its own."""
     services, record = Services.of(request), record_of(request.scope)
-    body = await read_body(ChatRequest, request)
+    body, num_bytes = await read_body(ChatRequest, request)
     model = await services.models.resolve(body.model)
+    check_context(body, body.num_prompt_ids, model.entry.max_model_len)
     answer_id = record.wire_id("chatcmpl", body.user)
     limits = (model.entry.vocab_size, services.settings.max_answers, client_salt(request.scope))
-    wires = await beside_loop_if_large(len(await request.body()), chat_to_wire, body, answer_id, *limits)
+    wires = await services.large_bodies.beside_loop(num_bytes, chat_to_wire, body, answer_id, *limits)
     header = AnswerHeader.of(
         body, answer_id, int(time.time()), model.public_name, num_logprobs=body.num_logprobs
     )

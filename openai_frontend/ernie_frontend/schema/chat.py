@@ -122,6 +122,11 @@ class ChatRequest(GenerationFields):
         raise ValueError("a required or named tool is not supported yet; use none or auto")
 
     @property
+    def num_prompt_ids(self) -> int:
+        """Token ids of the prompt; 0 if it is text."""
+        return len(self.prompt_token_ids or ()) + len(self.completion_token_ids or ())
+
+    @property
     def num_logprobs(self) -> int | None:
         """Alternatives for each token of the answer; None if log probabilities were not asked for."""
         return (self.top_logprobs or 0) if self.logprobs else None

@@ -1,4 +1,4 @@
-"""The fields that chat and plain completions share, and the reading of a request body.
+"""The fields that chat and plain completions share.
 
 Unknown fields are kept in ``model_extra``: ``unsupported`` looks there for those that may not be neglected.
 Types are strict ("5" is no number): a wrong type is the client's mistake and gets 400. But an integer may be a
@@ -8,24 +8,18 @@ whole float (16.0), and a number of log probabilities true or false. Limits of s
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from starlette.requests import ClientDisconnect, Request
 
-from ernie_frontend.errors import from_validation
-from ernie_frontend.large_bodies import beside_loop_if_large
-from ernie_frontend.request_log import record_of
-from ernie_wire.errors import RequestCancelled
 from ernie_wire.limits import as_count, as_integer, as_integers
 
 Integer = Annotated[int, BeforeValidator(as_integer)]
@@ -172,23 +166,3 @@ class GenerationFields(BaseModel):
         if value is not None and value.model_fields_set and not info.data.get("stream"):
             raise ValueError("it may only be given with stream true")
         return value
-
-
-Body = TypeVar("Body", bound=BaseModel)
-
-
-async def read_body(kind: type[Body], request: Request) -> Body:
-    """Return the checked body of a request, whatever content type it announces.
-
-    Raises:
-        ErnieError: the body is not JSON, not an object, or a field is missing or of a wrong type; or the client
-            went away before it was complete.
-    """
-    try:
-        body = await request.body()
-        return await beside_loop_if_large(len(body), kind.model_validate_json, body)
-    except ClientDisconnect:
-        record_of(request.scope).is_disconnected = True
-        raise RequestCancelled("the client closed the connection before its request was complete") from None
-    except ValidationError as error:
-        raise from_validation(error) from None

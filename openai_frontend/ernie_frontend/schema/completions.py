@@ -90,6 +90,17 @@ class CompletionRequest(GenerationFields):
         return value
 
     @property
+    def num_prompt_ids(self) -> int:
+        """Token ids of the longest prompt; 0 if all are texts."""
+        prompt = self.prompt if self.prompt_token_ids is None else self.prompt_token_ids
+        if not isinstance(prompt, list):
+            return 0
+        sizes = (
+            [len(prompt)] if type(prompt[0]) is int else [len(item) for item in prompt if type(item) is list]
+        )
+        return max(sizes, default=0) + len(self.completion_token_ids or ())
+
+    @property
     def num_logprobs(self) -> int | None:
         """Alternatives for each token of the answer; None if log probabilities were not asked for."""
         return self.logprobs

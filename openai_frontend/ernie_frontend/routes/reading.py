@@ -1,0 +1,73 @@
+"""From the bytes of a generation request to its checked body, or to the error that says what is wrong."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TypeVar
+
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from ernie_frontend.errors import BodyTooLarge, from_validation
+from ernie_frontend.large_bodies import MOST_VALUES, Excess, find_excess
+from ernie_frontend.request_log import record_of
+from ernie_frontend.schema.common import GenerationFields
+from ernie_frontend.services import Services
+from ernie_wire.errors import ContextLengthExceeded, ErnieError, RequestCancelled
+
+Body = TypeVar("Body", bound=GenerationFields)
+_TOKEN_ID_FIELDS = (b"prompt", b"prompt_token_ids", b"completion_token_ids", b"messages")
+
+
+class _TooManyValues(Exception):
+    def __init__(self, excess: Excess) -> None:
+        super().__init__()
+        self.excess = excess
+
+
+async def read_body(kind: type[Body], request: Request) -> tuple[Body, int]:
+    """Return the checked body of a request, whatever content type it announces, and how many bytes it has.
+
+    Raises:
+        ErnieError: the body is not JSON, not an object, or a field is missing or of a wrong type; it has more
+            values than any request needs; or the client went away before it was complete.
+    """
+    services = Services.of(request)
+    try:
+        return await services.large_bodies.read(request.stream(), partial(_parse, kind))
+    except ClientDisconnect:
+        record_of(request.scope).is_disconnected = True
+        raise RequestCancelled("the client closed the connection before its request was complete") from None
+    except _TooManyValues as error:
+        raise _refusal(error.excess, await services.models.longest_context()) from None
+    except ValidationError as error:
+        raise from_validation(error) from None
+
+
+def _parse(kind: type[Body], content: bytes) -> Body:
+    excess = find_excess(content)
+    if excess is not None:
+        raise _TooManyValues(excess)
+    return kind.model_validate_json(content)
+
+
+def _refusal(excess: Excess, context: int | None) -> ErnieError:
+    """Return the error of a body that is not parsed: the context's if a prompt is too long for any model."""
+    if context is not None and excess.name in _TOKEN_ID_FIELDS and excess.num_in_list >= context:
+        return ContextLengthExceeded.of(context, excess.num_in_list, 1, "prompt")
+    return BodyTooLarge(f"the request body has more than {MOST_VALUES} values; send several requests")
+
+
+def check_context(body: GenerationFields, num_prompt_tokens: int, context: int | None) -> None:
+    """Refuse a prompt of too many token ids before anything is made of it.
+
+    Args:
+        body: the request.
+        num_prompt_tokens: token ids of its longest prompt.
+        context: tokens of prompt and answer; None if the model does not tell now.
+
+    Raises:
+        ContextLengthExceeded: the prompt leaves no room for an answer.
+    """
+    if context is not None and num_prompt_tokens >= context:
+        raise ContextLengthExceeded.of(context, num_prompt_tokens, max(1, body.min_tokens or 0), "prompt")
