@@ -1,16 +1,20 @@
 """One child process: its output is passed on, and its last lines are kept; it is ended with its whole group.
 
 A child is the leader of a session of its own: Ctrl-C at the terminal reaches only us, so the order in which
-things end is ours, and whatever the child started can be ended with it. Must not know what a child does.
+things end is ours, and whatever the child started can be ended with it. Only a stray SIGSTOP can stop a
+process of such a session, and whoever waits for it hangs: one that stays stopped is killed, unless a debugger
+holds it. Must not know what a child does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_cli.errors import CommandError
@@ -18,43 +22,68 @@ from ernie_cli.tied import tied_command
 from ernie_frontend.log_output import LogOutput
 from ernie_wire.exit_status import describe_exit
 
+STOPPED_S = 3.0
+"""How long a process may stay stopped: no load on the machine can stop one, so it need not be long."""
+_LOOK_S = 1.0
 _TAIL_BYTES = 16384
 _LAST_LINES = 40
 _POLL_S = 0.05
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ChildCommand:
+    """How a child is started, and ended.
+
+    Attributes:
+        name: what it is called in messages.
+        command: program and arguments.
+        environment: all of its environment.
+        grace_s: how long it may take to end when asked to; None: as long as it takes.
+        stopped_s: how long a process of its group may stay stopped before it is killed.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    grace_s: float | None
+    stopped_s: float = STOPPED_S
+
+
+@dataclass(frozen=True)
+class Member:
+    """A process of a child's group: its id, the first 15 bytes of its name, its state as in proc(5)."""
+
+    pid: int
+    name: str
+    state: str
 
 
 class Child:
     """A running child process. Make it with ``start``."""
 
-    def __init__(
-        self, name: str, process: asyncio.subprocess.Process, grace_s: float | None, output: LogOutput
-    ) -> None:
-        self.name = name
+    def __init__(self, origin: ChildCommand, process: asyncio.subprocess.Process, output: LogOutput) -> None:
+        self.origin = origin
+        self.name = origin.name
         self._process = process
-        self._grace_s = grace_s
         self._output = output
         self._tail = b""
         self._pump = asyncio.create_task(self._pass_on())
+        self._guard = asyncio.create_task(self._kill_what_stays_stopped())
 
     @classmethod
-    async def start(
-        cls,
-        name: str,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        grace_s: float | None,
-        output: LogOutput,
-    ) -> Child:
-        """Start ``command``; it gets SIGTERM if this process dies. What it writes goes to ``output``."""
+    async def start(cls, origin: ChildCommand, output: LogOutput) -> Child:
+        """Start a command; it gets SIGTERM if this process dies. What it writes goes to ``output``."""
         process = await asyncio.create_subprocess_exec(
-            *tied_command(command),
+            *tied_command(origin.command),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=dict(environment),
+            env=dict(origin.environment),
             start_new_session=True,
         )
-        return cls(name, process, grace_s, output)
+        return cls(origin, process, output)
 
     @property
     def pid(self) -> int:
@@ -66,12 +95,17 @@ class Child:
         """Exit status; negative for a signal, None while it runs."""
         return self._process.returncode
 
-    def is_stopped(self) -> bool:
-        """Whether a signal or a debugger has stopped the process."""
-        try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
-        except OSError:  # it has ended
-            return False
+    def members(self) -> Iterator[Member]:
+        """Yield the processes of its group, itself among them while it is there."""
+        for directory in Path("/proc").glob("[0-9]*"):
+            try:
+                before, _, after = (directory / "stat").read_bytes().rpartition(b")")
+            except OSError:  # it has ended
+                continue
+            state, _, group = after.split()[:3]
+            if int(group) == self.pid:
+                name = before.partition(b"(")[2].decode(errors="replace")
+                yield Member(int(directory.name), name, state.decode())
 
     async def ended(self) -> CommandError:
         """Wait until the process ends by itself; return what to tell the user."""
@@ -89,8 +123,9 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._group_is_empty(), self._grace_s)
+            await asyncio.wait_for(self._group_is_empty(), self.origin.grace_s)
         self.kill()
+        self._guard.cancel()
         await self._process.wait()
         await asyncio.wait({self._pump}, timeout=1)
         self._pump.cancel()
@@ -99,6 +134,25 @@ class Child:
         """Kill whatever is left of the process's group, at once."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+
+    def kill_descendants(self) -> None:
+        """Kill all of the process's group but itself, at once."""
+        for member in self.members():
+            if member.pid != self.pid:
+                _kill(member.pid)
+
+    async def _kill_what_stays_stopped(self) -> None:
+        looks: dict[int, int] = {}
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            stopped = [member for member in self.members() if member.state == "T"]
+            looks = {member.pid: looks.get(member.pid, 0) + 1 for member in stopped}
+            for member in stopped:
+                if looks[member.pid] * _LOOK_S >= self.origin.stopped_s:
+                    logger.warning(
+                        "%s: process %d (%s) was stopped: it is killed", self.name, member.pid, member.name
+                    )
+                    _kill(member.pid)
 
     async def _group_is_empty(self) -> None:
         """Wait for the process, then for what it started; these are not our children, so they are polled."""
@@ -114,3 +168,8 @@ class Child:
         while written is not None and (data := await written.read(65536)):
             self._tail = (self._tail + data)[-_TAIL_BYTES:]
             self._output.write(data)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

@@ -16,15 +16,14 @@ import typer
 
 from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.local_rank import rank_command
-from ernie_cli.child import Child
+from ernie_cli.child import Child, ChildCommand
 from ernie_cli.errors import CommandError
 from ernie_cli.supervisor import STOP_GRACE_S, Supervisor
 from ernie_frontend.log_output import standard_error
 
 _CANNOT_START = 1
 _PAUSE_S = 1.0
-_LOOK_S, _LOOKS = 1.0, 15
-"""How often a rank is looked at; how often in a row stopped to be killed: rank 0 is to see it first."""
+_STOPPED_S = 15.0  # before a stopped rank is killed: rank 0 is to see it first
 
 
 async def keep_ranks(layout: Layout, parameters: Mapping[str, str]) -> None:
@@ -59,10 +58,11 @@ async def _keep_all(count: int, settings: str) -> None:
 
 async def _keep(index: int, settings: str) -> None:
     command = rank_command(["--settings", settings, "--index", str(index)])
+    origin = ChildCommand(f"rank process {index}", command, os.environ, STOP_GRACE_S, _STOPPED_S)
     while True:
-        child = await Child.start(f"rank process {index}", command, os.environ, STOP_GRACE_S, standard_error())
+        child = await Child.start(origin, standard_error())
         try:
-            error = await _end_of(child)
+            error = await child.ended()
         finally:
             await child.stop()
         if child.status == _CANNOT_START:
@@ -70,18 +70,3 @@ async def _keep(index: int, settings: str) -> None:
         if child.status:
             typer.echo(f"{error.message}; it is started again", err=True)
         await asyncio.sleep(_PAUSE_S)
-
-
-async def _end_of(child: Child) -> CommandError:
-    """Wait until a rank ends; kill it if it stays stopped. Returns how it ended."""
-    ended = asyncio.create_task(child.ended())
-    stopped = 0
-    try:
-        while not (await asyncio.wait({ended}, timeout=_LOOK_S))[0]:
-            stopped = stopped + 1 if child.is_stopped() else 0
-            if stopped == _LOOKS:
-                typer.echo(f"{child.name} was stopped: it is killed", err=True)
-                child.kill()
-        return ended.result()
-    finally:
-        ended.cancel()

@@ -34,6 +34,7 @@ from ernie_wire.tensors import config_pbtxt
 PREFIX = "ernie-triton-"
 LOCK = "serve.lock"
 _SOCKET = "triton.sock:0"
+_PYTHON_FOLDER = "python_env"
 _MOST_SOCKET_BYTES = 107  # unix(7): 108 with the zero byte at the end
 _RANDOM_CHARACTERS = 8  # of tempfile.mkdtemp
 PYTHON_FOLDERS = ("/tmp", "python_env_*")  # noqa: S108 - fixed in Triton's Python backend
@@ -107,10 +108,21 @@ class RunDirectory:
     def python_folder_found(self) -> Iterator[None]:
         """Find the folder that Triton's Python backend makes meanwhile, unless somebody else makes one too."""
         before = _python_folders()
-        yield
-        made = _python_folders() - before
-        if len(made) == 1:
-            (self.path / "python_env").symlink_to(made.pop())
+        try:
+            yield
+        finally:
+            made = _python_folders() - before
+            if len(made) == 1:
+                (self.path / _PYTHON_FOLDER).symlink_to(made.pop())
+
+    def remove_leftovers_of_triton(self) -> None:
+        """Remove what a Triton that was killed has left: the next one makes its own."""
+        _remove_leftovers_of_triton(self.path)
+        self.triton_socket.unlink(missing_ok=True)
+
+    def remove_shared_memory(self) -> None:
+        """Remove the regions of a stub that was killed, and of its side of Triton."""
+        _remove_shared_memory(self.path)
 
     @property
     def triton_socket(self) -> Path:
@@ -159,12 +171,21 @@ def _lock(path: Path) -> int | None:
 
 
 def _remove(run: Path) -> None:
-    folder = run / "python_env"
-    if folder.is_symlink():
-        shutil.rmtree(folder.readlink(), ignore_errors=True)
+    _remove_leftovers_of_triton(run)
+    shutil.rmtree(run, ignore_errors=True)
+
+
+def _remove_leftovers_of_triton(run: Path) -> None:
+    link = run / _PYTHON_FOLDER
+    if link.is_symlink():
+        shutil.rmtree(link.readlink(), ignore_errors=True)
+        link.unlink()
+    _remove_shared_memory(run)
+
+
+def _remove_shared_memory(run: Path) -> None:
     for region in SHARED_MEMORY.glob(f"{run.name}-*"):
         region.unlink(missing_ok=True)
-    shutil.rmtree(run, ignore_errors=True)
 
 
 def _python_folders() -> set[Path]:

@@ -2,9 +2,10 @@
 
     flags -> ports -> model files -> tritonserver -> load the model -> frontend -> time table -> "Launching ..."
 
-Ends are in the opposite order. On a machine of ``--ips`` that is not the first, ranks are run instead. Whatever
-goes wrong, its sentence is the last thing printed and the exit status is 1; a signal ends everything with
-status 0. This module must not know the engine or HTTP requests.
+Ends are in the opposite order. On a machine of ``--ips`` that is not the first, ranks are run instead. What
+goes wrong until then ends the command; what goes wrong later is mended (``recovery.py``), unless that happens
+too often. The sentence of what ends it is the last thing printed and the exit status is 1; a signal ends
+everything with status 0. This module must not know the engine or HTTP requests.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ernie_cli.model_check import check_model
 from ernie_cli.model_source import ModelFiles, find_model
 from ernie_cli.ports import LOOPBACK, choose_ports
 from ernie_cli.rank_host import keep_ranks
+from ernie_cli.recovery import KeptFrontend, KeptTriton, keep_all, load_model
 from ernie_cli.run_directory import RunDirectory, check_socket_path, remove_abandoned
 from ernie_cli.serve_settings import ServeSettings
 from ernie_cli.supervisor import STOP_GRACE_S, StopRequested, Supervisor
@@ -95,12 +97,14 @@ class _Serving:
                 url = triton_url(directory, self._triton_ports)
                 model = TritonModel(url, self._entry)
                 try:
-                    await self._start_triton(supervisor, directory, model)
-                    await self._start_frontend(supervisor, url)
+                    triton = await self._start_triton(supervisor, directory, model)
+                    frontend = await self._start_frontend(supervisor, url)
                     supervisor.stop_notice = self._stop_notice()
                     self._print_times()
                     if await supervisor.run(_as_coroutine(when_ready(self._url))):
-                        await supervisor.run(model.keep_loaded())
+                        kept_triton = KeptTriton(supervisor, directory, model, triton)
+                        keeping = keep_all(kept_triton, KeptFrontend(supervisor, frontend))
+                        await supervisor.run(keeping, children_may_end=True)
                 finally:
                     await model.close()
 
@@ -117,7 +121,7 @@ class _Serving:
         for line in timeline.table(self._stages.list, total_s):
             typer.echo(line)
 
-    async def _start_triton(self, supervisor: Supervisor, directory: RunDirectory, model: TritonModel) -> None:
+    async def _start_triton(self, supervisor: Supervisor, directory: RunDirectory, model: TritonModel) -> Child:
         installed = find_installed_server()
         with self._stages.stage("tritonserver"):
             command, environment = triton_command(directory, self._triton_ports, installed)
@@ -126,10 +130,11 @@ class _Serving:
         for line in triton_lines(version, installed, self._triton_ports, has_keys=self._settings.asks_for_keys):
             typer.echo(line)
         with self._stages.stage("model"), directory.python_folder_found():
-            await supervisor.run(_load(model, child))
+            await supervisor.run(load_model(model, child))
             description = await supervisor.run(model.engine_description())
         load = self._stages.list.pop()
         self._stages.list += timeline.with_engine_stages(load, description)
+        return child
 
     async def _version(self, supervisor: Supervisor, model: TritonModel, installed: Path | None) -> str:
         """Wait until Triton is live; return its version."""
@@ -143,13 +148,14 @@ class _Serving:
             )
             raise CommandError(f"{error.message}; {way_out}", error.last_lines) from None
 
-    async def _start_frontend(self, supervisor: Supervisor, url: str) -> None:
+    async def _start_frontend(self, supervisor: Supervisor, url: str) -> Child:
         with self._stages.stage("OpenAI frontend"):
             command, environment = frontend_command(self._settings, self._port, url, self._entry)
             drain_s = self._settings.drain_s
             grace_s = drain_s + STOP_GRACE_S if drain_s else None
-            await supervisor.start("the OpenAI frontend", command, environment, grace_s)
+            child = await supervisor.start("the OpenAI frontend", command, environment, grace_s)
             await supervisor.run(wait_until_healthy(self._url))
+        return child
 
 
 @contextmanager
@@ -165,16 +171,6 @@ def _output(directory: RunDirectory, is_quiet: bool) -> Iterator[LogOutput]:
         except CommandError as error:
             lines = directory.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
             raise CommandError(error.message, error.last_lines or tuple(lines)) from None
-
-
-async def _load(model: TritonModel, triton: Child) -> None:
-    """Load the model; if the engine died without a word of its own, its last lines go with the error."""
-    try:
-        await model.load()
-    except CommandError as error:
-        if "ended before it was ready" not in error.message:
-            raise
-        raise CommandError(error.message, triton.last_lines()) from None
 
 
 async def _as_coroutine(work: Awaitable[bool]) -> bool:

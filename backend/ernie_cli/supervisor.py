@@ -1,7 +1,8 @@
 """Owns the children and the signals of one command: whatever ends the command, all children end with it.
 
 Children are stopped in the reverse order of their start. The first SIGTERM, SIGINT or SIGHUP asks for an
-orderly end, the second one kills. This module must not know what the children are.
+orderly end, the second one kills. A child can be started again, in its place of that order. This module must not
+know what the children are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ernie_cli.child import Child
+from ernie_cli.child import Child, ChildCommand
 from ernie_frontend.log_output import LogOutput, standard_error
 
 Result = TypeVar("Result")
@@ -72,34 +73,41 @@ class Supervisor:
             environment: all of its environment.
             grace_s: how long it may take to end when asked to; None: as long as it takes.
         """
-        child = await Child.start(name, command, environment, grace_s, self._output)
-        self._children.append(child)
-        return child
+        return await self._start(ChildCommand(name, command, environment, grace_s), len(self._children))
 
-    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+    async def start_again(self, child: Child) -> Child:
+        """Start a child again that has been stopped (``Child.stop``); the new one takes its place."""
+        place = self._children.index(child)
+        del self._children[place]
+        return await self._start(child.origin, place)
+
+    async def _start(self, origin: ChildCommand, place: int) -> Child:
+        starting = asyncio.create_task(Child.start(origin, self._output))
+        try:
+            return await asyncio.shield(starting)
+        finally:  # also when this is cancelled: whatever has been started is ended with us
+            self._children.insert(place, await starting)
+
+    async def run(self, work: Coroutine[Any, Any, Result], *, children_may_end: bool = False) -> Result:
         """Return what ``work`` returns, unless something ends first.
+
+        Args:
+            work: what is done.
+            children_may_end: leaves it to ``work`` to see that a child ends.
 
         Raises:
             StopRequested: a signal came.
             CommandError: a child ended; whatever ``work`` then raised is only a consequence.
         """
-        task = asyncio.ensure_future(work)
         stop = asyncio.create_task(self._stop.wait())
-        deaths = [asyncio.create_task(child.ended()) for child in self._children]
+        task = asyncio.create_task(while_running([] if children_may_end else self._children, work))
         try:
-            await asyncio.wait({task, stop, *deaths}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done() and not task.cancelled() and task.exception() is not None and deaths:
-                await asyncio.wait(deaths, timeout=_DEATH_NOTICE_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
             if stop.done():
                 raise StopRequested
-            for death in deaths:
-                if death.done():
-                    raise death.result()
             return await task
         finally:
-            for pending in (task, stop, *deaths):
-                pending.cancel()
-            await asyncio.gather(task, stop, *deaths, return_exceptions=True)
+            await _cancelled(task, stop)
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
@@ -108,3 +116,29 @@ class Supervisor:
         elif self.stop_notice:
             standard_error().write(f"{self.stop_notice}\n")
         self._stop.set()
+
+
+async def while_running(children: Sequence[Child], work: Coroutine[Any, Any, Result]) -> Result:
+    """Return what ``work`` returns, unless one of the children ends first.
+
+    Raises:
+        CommandError: a child ended; whatever ``work`` then raised is only a consequence.
+    """
+    task = asyncio.ensure_future(work)
+    deaths = [asyncio.create_task(child.ended()) for child in children]
+    try:
+        await asyncio.wait({task, *deaths}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() and not task.cancelled() and task.exception() is not None and deaths:
+            await asyncio.wait(deaths, timeout=_DEATH_NOTICE_S, return_when=asyncio.FIRST_COMPLETED)
+        for death in deaths:
+            if death.done():
+                raise death.result()
+        return await task
+    finally:
+        await _cancelled(task, *deaths)
+
+
+async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -3,17 +3,18 @@
 Triton goes on answering "ready" when the stub of a model is dead, and never starts it again; explicit model
 control can: unload, then load. So the model is asked for its health (never for a generation), and when Triton
 cannot deliver even that question, the model is loaded again. An engine that is restarting answers through its
-stub, so it is left alone. This module must not know how Triton is started, nor the frontend.
+stub, so it is left alone. Triton is asked whether it is live itself, too: if it does not answer, it hangs. This
+module must not know how Triton is started, nor the frontend.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
-from collections import deque
-from typing import Any
+from typing import Any, NoReturn
 
 import tritonclient.grpc.aio as grpc_client
 from tritonclient.utils import InferenceServerException
@@ -25,15 +26,23 @@ from ernie_wire.errors import ErnieError
 
 START_DEADLINE_S = 120.0
 HEALTH_INTERVAL_S = 2.0
+_DOUBT_INTERVAL_S = 0.5
 DEATHS_BEFORE_RELOAD = 2
-SILENCE_LIMIT_S = 120.0
-MOST_RELOADS = 5
-RELOADS_WINDOW_S = 600.0
+SILENCE_LIMIT_S = 30.0
+LIVENESS_LIMIT_S, LIVENESS_QUESTIONS = 2.5, 2
+"""How long Triton may take to say that it is live, and how often in a row it may fail to. It waits for nobody
+to answer, and takes milliseconds, with all cores taken up to a second or two. One question alone can be lost
+when this process, or the whole machine, was asleep; too short a limit would end a healthy Triton."""
+UNLOAD_LIMIT_S = 10.0
 _POLL_S = 0.1
 # gRPC's own second would be most of the start: the first try comes before Triton listens.
 _CHANNEL_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
 
 logger = logging.getLogger(__name__)
+
+
+class ModelDied(CommandError):
+    """The model in a Triton that is live does not answer."""
 
 
 class TritonModel:
@@ -43,7 +52,6 @@ class TritonModel:
         self._entry = entry
         self._server = grpc_client.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
         self._asker = TritonClient(url, Settings(triton_urls=(url,)))
-        self._reloads: deque[float] = deque()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -88,18 +96,20 @@ class TritonModel:
             logger.warning("%s does not describe itself: %s", self._entry, error.message)
             return None
 
-    async def keep_loaded(self) -> None:
-        """Load the entry again whenever its stub is dead; returns never.
+    async def watch(self) -> NoReturn:
+        """Ask for the model's health again and again.
 
         Raises:
-            CommandError: that did not help, or happens too often.
+            ModelDied: it can no longer be asked; ``unload`` and ``load`` help.
+            CommandError: Triton itself does not answer.
         """
         patience = Patience(time.monotonic())
+        fault: ErnieError | None = None
         while True:
-            await asyncio.sleep(HEALTH_INTERVAL_S)
-            if patience.is_over(await self._fault(), time.monotonic()):
-                await self._reload()
-                patience = Patience(time.monotonic())
+            await asyncio.sleep(HEALTH_INTERVAL_S if fault is None else _DOUBT_INTERVAL_S)
+            fault, _ = await asyncio.gather(self._fault(), self._check_live())
+            if patience.is_over(fault, time.monotonic()):
+                raise ModelDied(f"{self._entry} is dead inside Triton")
 
     async def _fault(self) -> ErnieError | None:
         """Ask the stub for its health; return what came instead."""
@@ -110,23 +120,19 @@ class TritonModel:
             return error
         return None
 
-    async def _reload(self) -> None:
-        now = time.monotonic()
-        while self._reloads and now - self._reloads[0] > RELOADS_WINDOW_S:
-            self._reloads.popleft()
-        if len(self._reloads) == MOST_RELOADS:
-            raise CommandError(
-                f"{self._entry} died {MOST_RELOADS + 1} times within {RELOADS_WINDOW_S / 60:g} minutes;"
-                " the log above says how"
-            )
-        self._reloads.append(now)
-        logger.warning("%s is dead inside Triton: loading it again", self._entry)
+    async def _check_live(self) -> None:
+        for _ in range(LIVENESS_QUESTIONS):
+            with contextlib.suppress(InferenceServerException):
+                await self._server.is_server_live(client_timeout=LIVENESS_LIMIT_S)
+                return
+        raise CommandError(f"tritonserver does not answer for {LIVENESS_QUESTIONS * LIVENESS_LIMIT_S:g} s")
+
+    async def unload(self) -> None:
+        """Unload the entry, as far as that works: what is left of a dead one is no reason not to load it."""
         try:
-            await self._server.unload_model(self._entry)
+            await self._server.unload_model(self._entry, client_timeout=UNLOAD_LIMIT_S)
         except InferenceServerException as error:
             logger.warning("unloading %s: %s", self._entry, error.message())
-        await self.load()
-        logger.warning("%s is loaded again", self._entry)
 
 
 class Patience:

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT = "default"
 _FAILURE_AGE_S = 1.0  # requests of this long after a failure are told at once
+_SLOW_S = 5.0  # a Triton that has failed to answer for this long is not slow: longer than one question may take
 _MAX_NAME_SHOWN = 100
 _PREFERENCE = {"ready": 0, "starting": 1, "failed": 2, "unconfigured": 3}
 
@@ -88,7 +89,9 @@ class ModelDirectory:
     ) -> None:
         self._control = control
         self._settings = settings
+        self._clock = clock
         self._entries: dict[str, ModelEntry] = {}
+        self._failing_since_s: float | None = None
         age_s = settings.directory_age_s
         self._question = SharedQuestion(self._ask, age_s, min(age_s, _FAILURE_AGE_S), clock)
 
@@ -151,20 +154,31 @@ class ModelDirectory:
         return min(entries.values(), key=lambda entry: _PREFERENCE.get(entry.state, len(_PREFERENCE)))
 
     async def _fresh(self) -> Mapping[str, ModelEntry]:
-        entries = await self._question.answer()
-        if not entries:  # the first model may be loaded any moment
-            self._question.forget()
-        return entries
-
-    async def _ask(self) -> Mapping[str, ModelEntry]:
         try:
-            names = await self._control.ready_models()
+            entries = await self._question.answer()
         except ModelUnavailable as error:
-            if not self._entries:
+            if not self._entries or self._has_failed_long():
                 raise
             # The request itself will find out whether Triton is only slow.
             logger.warning("the list of models could not be asked again: %s", error.message)
             return self._entries
+        if not entries:  # the first model may be loaded any moment
+            self._question.forget()
+        return entries
+
+    def _has_failed_long(self) -> bool:
+        failing_since_s = self._failing_since_s
+        return failing_since_s is not None and self._clock() - failing_since_s >= _SLOW_S
+
+    async def _ask(self) -> Mapping[str, ModelEntry]:
+        began_s = self._clock()
+        try:
+            names = await self._control.ready_models()
+        except ModelUnavailable:
+            if self._failing_since_s is None:
+                self._failing_since_s = began_s
+            raise
+        self._failing_since_s = None
         entries = await asyncio.gather(*(self._describe(name) for name in names))
         self._entries = {entry.name: entry for entry in entries if entry is not None}
         return self._entries

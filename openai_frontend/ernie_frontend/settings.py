@@ -39,6 +39,7 @@ class Settings:
         directory_age_s: how old the list of models may be before it is asked again.
         drain_s: seconds that answers under way get when the process is told to end; None: as long as they take.
         quiet_check_s: after this long without an answer, the model behind a stream is asked whether it lives.
+        silence_limit_s: a Triton that has answered no such question for so long hangs, and so do its streams.
     """
 
     triton_urls: tuple[str, ...]
@@ -61,4 +62,5 @@ class Settings:
     cancel_deadline_s: float = 5.0
     directory_age_s: float = 5.0
     quiet_check_s: float = 2.0
+    silence_limit_s: float = 10.0
     drain_s: float | None = None

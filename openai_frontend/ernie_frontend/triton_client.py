@@ -11,6 +11,7 @@ import asyncio
 import functools
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -69,6 +70,7 @@ class TritonClient:
         self._deadline_s = settings.control_deadline_s
         self._cancel_deadline_s = settings.cancel_deadline_s
         self._quiet_check_s = settings.quiet_check_s
+        self._silence_limit_s = settings.silence_limit_s
         self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
         self._health: dict[str, SharedQuestion[Mapping[str, Any]]] = {}
         self._instances: dict[str, str] = {}  # by model: the start of the stub that answered last
@@ -170,10 +172,12 @@ class TritonClient:
     async def _watch(self, model: str, request_id: str, stream: TritonStream, heard: asyncio.Event) -> None:
         """Fail a quiet stream when nobody works on it any more: Triton lets it hang."""
         instance = self._instances.get(model)
+        heard_at = time.monotonic()
         while True:
             heard.clear()
             await asyncio.sleep(self._quiet_check_s)
             if heard.is_set():
+                heard_at = time.monotonic()
                 continue
             try:
                 await self._shared_health(model).answer()
@@ -181,9 +185,12 @@ class TritonClient:
                 is_lost = (
                     current != instance and instance is not None and await self._is_lost(model, request_id)
                 )
-                instance = current
-            except TritonUnreachable:
-                continue  # slow or gone; a connection that is gone ends the call by itself
+                instance, heard_at = current, time.monotonic()
+            except TritonUnreachable as error:  # slow, or it hangs; one that is gone ends the call by itself
+                if time.monotonic() - heard_at < self._silence_limit_s:
+                    continue
+                stream.fail(error)
+                return
             except ErnieError as error:
                 cause = f"died while it answered ({error.message})"
                 break

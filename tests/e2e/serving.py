@@ -72,11 +72,11 @@ class Serving:
         return f"unix:{self.run_directory}/triton.sock:0"
 
     def descendants(self, name: str) -> list[psutil.Process]:
-        """Return the processes below this one whose command line holds ``name``."""
+        """Return the processes below this one, none that has ended, whose command line holds ``name``."""
         return [
             process
             for process in self.process.children(recursive=True)
-            if any(name in argument for argument in process.cmdline())
+            if any(name in argument for argument in _command_line(process))
         ]
 
     def wait(self) -> int:
@@ -119,3 +119,11 @@ class Serving:
         for region in Path("/dev/shm").glob(f"ernie-triton-*-{self.process.pid}-*"):
             region.unlink(missing_ok=True)
         shutil.rmtree(self.temporary)
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    """Return a process's command line; empty if it has ended, reaped or not."""
+    try:
+        return list(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []

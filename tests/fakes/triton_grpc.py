@@ -146,6 +146,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         finished: request ids whose gRPC stream was read to its end.
         aborted: request ids whose gRPC stream was cancelled.
         num_health_questions: ``health`` controls that came.
+        is_silent: controls are not answered any more, as by a Triton that is stopped.
     """
 
     answer: Callable[[Inference], AsyncIterator[Response]] = tell
@@ -160,12 +161,13 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     cancel: Callable[[str], bool] | None = None
     url: str = ""
     num_health_questions: int = 0
+    is_silent: bool = False
     _in_flight: dict[str, tuple[asyncio.Event, queue.Queue[str]]] = field(default_factory=dict)
 
     def reset(self) -> None:
         """Forget what came and what a test has scripted."""
         fresh = FakeTriton()
-        self.num_health_questions = 0
+        self.num_health_questions, self.is_silent = 0, False
         self.answer, self.models, self.health = fresh.answer, fresh.models, fresh.health
         self.inferences, self.cancelled, self.cancel = fresh.inferences, fresh.cancelled, fresh.cancel
         self.finished, self.aborted = fresh.finished, fresh.aborted
@@ -197,6 +199,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             if inference.model not in self.models:
                 yield _encode(f"Request for unknown model: '{inference.model}' is not found")
             elif "control" in inference.inputs:
+                if self.is_silent:
+                    await asyncio.Event().wait()
                 yield _encode(self._control(inference))
             else:
                 self.inferences.append(inference)

@@ -29,7 +29,7 @@ def pids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory in which every rank process leaves its id."""
     monkeypatch.setattr(rank_host, "rank_command", lambda _: [sys.executable, "-c", RANK, str(tmp_path)])
     monkeypatch.setattr(rank_host, "_PAUSE_S", 0.0)
-    monkeypatch.setattr(rank_host, "_LOOK_S", 0.05)
+    monkeypatch.setattr(rank_host, "_STOPPED_S", 1.0)
     return tmp_path
 
 

@@ -189,3 +189,63 @@ def test_a_tied_command_that_is_not_there_says_so() -> None:
     result = subprocess.run(tied_command(["/nowhere/program"]), capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr == "/nowhere/program cannot be run: No such file or directory\n"
+
+
+async def test_a_process_that_stays_stopped_is_killed_and_no_other(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    grandchild = "import signal; signal.pause()"
+    code = (
+        "import subprocess, sys\n"
+        f"process = subprocess.Popen([sys.executable, '-c', {grandchild!r}])\n"
+        f"open({str(pid_file)!r}, 'w').write(f'{{process.pid}}\\n')\n"
+        "process.wait(); import signal; signal.pause()\n"
+    )
+    async with Supervisor() as supervisor:
+        child = await supervisor.start("parent", python(code), os.environ)
+        pid = int(await asyncio.wait_for(wait_for_file(pid_file), DEADLINE_S))
+        assert {member.pid for member in child.members()} == {child.pid, pid}
+        os.kill(pid, signal.SIGSTOP)
+        while pid in {member.pid for member in child.members()}:
+            await asyncio.sleep(0.05)
+        assert child.status is None
+        os.kill(child.pid, signal.SIGSTOP)
+        error = await asyncio.wait_for(child.ended(), DEADLINE_S)
+    assert "SIGKILL" in error.message
+
+
+async def test_only_the_descendants_are_killed(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    code = (
+        "import subprocess, sys\n"
+        "process = subprocess.Popen(['sleep', '1000'])\n"
+        f"open({str(pid_file)!r}, 'w').write(f'{{process.pid}}\\n')\n"
+        "raise SystemExit(process.wait() + 10)\n"
+    )
+    async with Supervisor() as supervisor:
+        child = await supervisor.start("parent", python(code), os.environ)
+        await asyncio.wait_for(wait_for_file(pid_file), DEADLINE_S)
+        child.kill_descendants()
+        await asyncio.wait_for(child.ended(), DEADLINE_S)
+    assert child.status == 10 - signal.SIGKILL
+
+
+async def test_a_child_that_is_started_again_keeps_its_place(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = (
+        "import os, signal, sys\n"
+        "name, log = sys.argv[1:]\n"
+        "def end(*_):\n"
+        "    open(log, 'a').write(name + ' ends\\n'); raise SystemExit\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "open(f'{log}{name}{os.getpid()}', 'w').write('up\\n')\n"
+        "signal.pause()\n"
+    )
+    async with Supervisor() as supervisor:
+        children = [await supervisor.start(name, [*python(code), name, str(log)], os.environ) for name in "ab"]
+        children[0].kill()
+        await children[0].stop()
+        children[0] = await supervisor.start_again(children[0])
+        for name, child in zip("ab", children, strict=True):
+            await wait_for_file(Path(f"{log}{name}{child.pid}"))
+        await supervisor.run(asyncio.sleep(0))
+    assert log.read_text() == "b ends\na ends\n"

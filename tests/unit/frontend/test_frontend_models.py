@@ -122,9 +122,26 @@ async def test_old_answers_serve_while_triton_is_slow() -> None:
     clock.now_s = 100.0
     control.failure = ModelUnavailable("slow")
     assert (await models.resolve("null")).entry.vocab_size == 10
+    clock.now_s += 2.0  # it is asked again after a moment, not after directory_age_s
     control.failure = None
     control.models["a"] = ModelUnavailable("slow")
     assert (await models.resolve("null")).entry.vocab_size == 10
+    assert control.num_questions == 3
+
+
+async def test_a_triton_that_is_gone_for_long_is_told_at_once() -> None:
+    control = Control(a=described())
+    models, clock = directory(control)
+    await models.resolve("null")
+    clock.now_s = 100.0
+    control.failure = ModelUnavailable("gone")
+    await models.resolve("null")
+    clock.now_s += 5.0
+    with pytest.raises(ModelUnavailable, match="gone"):
+        await models.resolve("null")
+    clock.now_s += 2.0
+    control.failure = None
+    assert (await models.resolve("null")).entry.name == "a"
 
 
 async def test_all_who_ask_at_once_wait_for_one_answer() -> None:

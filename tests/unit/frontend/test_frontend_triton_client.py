@@ -226,6 +226,18 @@ def test_the_watch_ends_streams_of_a_dead_model_not_of_a_slow_one(
     assert triton.cancelled.empty()  # there is nobody to tell
 
 
+@pytest.mark.timeout(60)
+def test_a_stream_of_a_triton_that_answers_nothing_ends_after_a_while(
+    triton_loop: EventLoopThread, triton: FakeTriton
+) -> None:
+    triton.answer = hang_after_first
+    triton.is_silent = True
+    with pytest.raises(TritonUnreachable):
+        triton_loop.run(
+            collected(triton.url, request(), quiet_check_s=0.02, silence_limit_s=0.1, control_deadline_s=0.05)
+        )
+
+
 def test_one_question_tells_all_quiet_streams_of_a_dead_model(
     triton_loop: EventLoopThread, triton: FakeTriton
 ) -> None:

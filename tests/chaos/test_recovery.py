@@ -1,0 +1,235 @@
+"""Dead, stopped and hanging processes of a real ``serve``: what clients see, and that it serves again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from e2e.serving import DENSE, Serving
+
+RECOVERY_S = 100.0
+"""Ten times the target."""
+FAILURE_S = 100.0
+FLAGS = ("--model", str(DENSE), "--port", "0", "--host", "127.0.0.1", "--dtype", "float32")
+LONG = {"model": "null", "prompt": [5, 6, 7], "max_tokens": 1400, "ignore_eos": True}
+SHORT = {"model": "null", "prompt": [5, 6, 7], "max_tokens": 2}
+MOST_FAULTS = 6
+
+
+class House:
+    """A running service, and its processes."""
+
+    def __init__(self) -> None:
+        self.serving = Serving("serve", *FLAGS)
+
+    def wait_until_ready(self) -> None:
+        self.url = self.serving.wait_until_ready()
+
+    def triton(self) -> psutil.Process:
+        return next(child for child in self.serving.process.children() if child not in self._frontends())
+
+    def frontend(self) -> psutil.Process:
+        return self._frontends()[0]
+
+    def stub(self) -> psutil.Process:
+        return self.serving.descendants("triton_python_backend_stub")[0]
+
+    def engine(self) -> psutil.Process:
+        return self.serving.descendants("ernie_backend")[0]
+
+    def _frontends(self) -> list[psutil.Process]:
+        return [process for process in self.serving.descendants("ernie_frontend") if process.is_running()]
+
+    def answer(self) -> httpx.Response | None:
+        """Ask for two tokens; None if nobody listens."""
+        try:
+            return httpx.post(f"{self.url}/v1/completions", json=SHORT, timeout=FAILURE_S, trust_env=False)
+        except httpx.TransportError:
+            return None
+
+    def num_regions(self) -> int:
+        """Count the shared memory regions."""
+        return len(list(Path("/dev/shm").glob(f"ernie-triton-*-{self.serving.process.pid}-*")))
+
+    def python_folder(self) -> Path | None:
+        """Return the folder of Triton's Python backend, if known: others may make one meanwhile."""
+        link = self.serving.run_directory / "python_env"
+        return link.readlink() if link.is_symlink() else None
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[House]:
+    running = House()
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.serving.close()
+
+
+class Reader(threading.Thread):
+    """A client that reads one long stream."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self._url = url
+        self.has_begun = threading.Event()
+        self.events: list[str] = []
+        self.error: httpx.TransportError | None = None
+        self.start()
+
+    def run(self) -> None:
+        body = {**LONG, "stream": True}
+        try:
+            with httpx.stream("POST", f"{self._url}/v1/completions", json=body, timeout=FAILURE_S) as response:
+                for line in response.iter_lines():
+                    if line.startswith("data: "):
+                        self.events.append(line.removeprefix("data: "))
+                        self.has_begun.set()
+        except httpx.TransportError as error:
+            self.error = error
+
+    def ended(self) -> list[str]:
+        self.join(FAILURE_S)
+        assert not self.is_alive(), "the stream hangs"
+        return self.events
+
+
+def error_code(events: list[str]) -> str | None:
+    """Return the code of the error that ended a stream; None if its answer was complete before the fault."""
+    assert events[-1] == "[DONE]"
+    last = json.loads(events[-2])
+    if "error" not in last:
+        assert last["choices"][0]["finish_reason"] == "length"
+        return None
+    code: str = last["error"]["code"]
+    return code
+
+
+def stop(process: psutil.Process) -> None:
+    process.send_signal(signal.SIGSTOP)
+
+
+def kill(process: psutil.Process) -> None:
+    process.kill()
+
+
+HOLD = """
+import ctypes, os, sys
+ptrace = ctypes.CDLL(None).ptrace
+ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
+for thread in os.listdir(f"/proc/{sys.argv[1]}/task"):
+    assert ptrace(SEIZE, int(thread), None, None) == 0
+    ptrace(INTERRUPT, int(thread), None, None)
+print("held", flush=True)
+while True:
+    try:
+        os.waitpid(-1, WALL)
+    except ChildProcessError:
+        break
+"""
+
+
+def hang(process: psutil.Process) -> None:
+    """Let none of its threads run, though it is not stopped, until it is killed."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(process.pid)], stdout=subprocess.PIPE)
+    threading.Thread(target=holder.communicate, daemon=True).start()
+
+
+def break_under_streams(
+    house: House, part: Callable[[House], psutil.Process], act: Callable[[Any], None]
+) -> list[Reader]:
+    """Let a fault happen under four streams, and wait until the service answers again; returns the streams."""
+    broken = part(house)
+    readers = [Reader(house.url) for _ in range(4)]
+    assert all(reader.has_begun.wait(FAILURE_S) for reader in readers)
+    act(broken)
+    until = time.monotonic() + RECOVERY_S
+    while (response := house.answer()) is None or response.status_code != 200 or part(house) == broken:
+        if response is not None and response.status_code == 503:
+            assert int(response.headers["Retry-After"]) > 0
+        assert time.monotonic() < until, "\n".join(house.serving.output)
+        time.sleep(0.2)
+    return readers
+
+
+full = pytest.mark.full
+
+
+@pytest.mark.timeout(3 * RECOVERY_S)
+@pytest.mark.parametrize(
+    ("part", "act"),
+    [
+        pytest.param(House.triton, stop, id="triton stopped"),
+        pytest.param(House.stub, kill, id="stub killed"),
+        pytest.param(House.triton, kill, id="triton killed", marks=full),
+        pytest.param(House.triton, hang, id="triton hangs", marks=full),
+        pytest.param(House.stub, stop, id="stub stopped", marks=full),
+        pytest.param(House.engine, stop, id="engine stopped", marks=full),
+    ],
+)
+def test_streams_end_with_an_error_and_the_service_returns(
+    house: House, part: Callable[[House], psutil.Process], act: Callable[[Any], None]
+) -> None:
+    frontend, num_regions, folder, triton = (
+        house.frontend(),
+        house.num_regions(),
+        house.python_folder(),
+        house.triton(),
+    )
+    codes = [error_code(reader.ended()) for reader in break_under_streams(house, part, act)]
+    assert any(codes), "all streams ended before the fault"
+    assert set(codes) <= {"model_unavailable", "engine_crashed", None}
+    assert house.frontend() == frontend
+    assert house.num_regions() == num_regions
+    assert folder is None or folder.exists() == triton.is_running()
+    assert httpx.get(f"{house.url}/health", timeout=FAILURE_S).status_code == 200
+    assert len(house.serving.descendants("ernie_backend")) == 1
+
+
+def test_a_killed_frontend_is_started_again_and_the_engine_stays(house: House) -> None:
+    engine = house.engine()
+    for reader in break_under_streams(house, House.frontend, kill):
+        reader.ended()
+        assert reader.error is not None
+    assert house.engine() == engine
+
+
+@full
+@pytest.mark.timeout(3 * RECOVERY_S)
+def test_a_triton_that_dies_again_and_again_ends_it_with_the_cause_last() -> None:
+    house = House()
+    try:
+        house.wait_until_ready()
+        killed: set[int] = set()
+        until = time.monotonic() + RECOVERY_S
+        while len(killed) < MOST_FAULTS and house.serving.process.is_running():
+            assert time.monotonic() < until, house.serving.output
+            triton = house.triton()
+            killed.add(triton.pid)
+            os.kill(triton.pid, signal.SIGKILL)
+            while triton.is_running():
+                time.sleep(0.1)
+            while len(house.serving.process.children()) < 2 and len(killed) < MOST_FAULTS:
+                time.sleep(0.1)
+        assert house.serving.wait() == 1
+        assert (
+            "given up after 6 faults within 10 minutes, the last: tritonserver ended"
+            in house.serving.output[-1]
+        )
+        assert house.serving.leftovers() == []
+    finally:
+        house.serving.close()

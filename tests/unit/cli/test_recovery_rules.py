@@ -1,0 +1,74 @@
+"""When a fault is mended, and when it is given up; a load whose stub is dead ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Any, cast
+
+import pytest
+
+from ernie_cli import recovery
+from ernie_cli.errors import CommandError
+from ernie_cli.recovery import FAULTS_WINDOW_S, MOST_FAULTS, Faults, Kept, load_model
+from ernie_cli.supervisor import Supervisor
+from ernie_cli.triton import TritonModel
+
+FAULT = CommandError("it died", ("a line",))
+
+
+def test_the_first_fault_is_mended_at_once_and_the_last_told() -> None:
+    faults = Faults()
+    assert [faults.pause_s(FAULT, float(second)) for second in range(MOST_FAULTS)] == [0, 1, 2, 4, 8]
+    with pytest.raises(
+        CommandError, match="given up after 6 faults within 10 minutes, the last: it died"
+    ) as end:
+        faults.pause_s(FAULT, float(MOST_FAULTS))
+    assert end.value.last_lines == ("a line",)
+
+
+def test_old_faults_are_forgotten() -> None:
+    faults = Faults()
+    for number in range(3 * MOST_FAULTS):
+        assert faults.pause_s(FAULT, number * (FAULTS_WINDOW_S + 1)) == 0
+
+
+class Brittle(Kept):
+    """Dies at once, and cannot be mended the first time."""
+
+    def __init__(self) -> None:
+        self.mended: list[str] = []
+
+    async def watch(self) -> None:
+        raise CommandError("died")
+
+    async def mend(self, fault: CommandError, /) -> None:
+        self.mended.append(fault.message)
+        if len(self.mended) == 1:
+            raise CommandError("not mended")
+
+
+async def test_what_keeps_from_mending_is_the_next_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "_LONGEST_PAUSE_S", 0.0)
+    brittle = Brittle()
+    with pytest.raises(CommandError, match="given up"):
+        await brittle.keep()
+    assert brittle.mended == ["died", "not mended", "died", "died", "died"]
+
+
+class WaitsForEver:
+    """A Triton that waits for a stub that has died in its first moment."""
+
+    async def load(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.timeout(60)
+async def test_a_load_without_a_stub_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "_LOADING_WITHOUT_STUB_S", 1.0)
+    command = [sys.executable, "-c", "import signal; signal.pause()"]
+    async with Supervisor() as supervisor:
+        child = await supervisor.start("tritonserver", command, os.environ)
+        with pytest.raises(CommandError, match="the stub of the model has ended"):
+            await load_model(cast("TritonModel", cast("Any", WaitsForEver())), child)
