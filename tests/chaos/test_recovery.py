@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -150,7 +149,7 @@ def hang(process: psutil.Process) -> None:
 
 
 def break_under_streams(
-    house: House, part: Callable[[House], psutil.Process], act: Callable[[Any], None]
+    house: House, part: Callable[[House], psutil.Process], act: Callable[[psutil.Process], None]
 ) -> list[Reader]:
     """Let a fault happen under four streams, and wait until the service answers again; returns the streams."""
     broken = part(house)
@@ -166,30 +165,12 @@ def break_under_streams(
     return readers
 
 
-full = pytest.mark.full
-
-
-@pytest.mark.timeout(3 * RECOVERY_S)
-@pytest.mark.parametrize(
-    ("part", "act"),
-    [
-        pytest.param(House.triton, stop, id="triton stopped"),
-        pytest.param(House.stub, kill, id="stub killed"),
-        pytest.param(House.triton, kill, id="triton killed", marks=full),
-        pytest.param(House.triton, hang, id="triton hangs", marks=full),
-        pytest.param(House.stub, stop, id="stub stopped", marks=full),
-        pytest.param(House.engine, stop, id="engine stopped", marks=full),
-    ],
-)
-def test_streams_end_with_an_error_and_the_service_returns(
-    house: House, part: Callable[[House], psutil.Process], act: Callable[[Any], None]
+def check_recovery(
+    house: House, part: Callable[[House], psutil.Process], act: Callable[[psutil.Process], None]
 ) -> None:
-    frontend, num_regions, folder, triton = (
-        house.frontend(),
-        house.num_regions(),
-        house.python_folder(),
-        house.triton(),
-    )
+    """Let a fault happen: streams end with an error, the service returns, and nothing is left."""
+    frontend, triton = house.frontend(), house.triton()
+    num_regions, folder = house.num_regions(), house.python_folder()
     codes = [error_code(reader.ended()) for reader in break_under_streams(house, part, act)]
     assert any(codes), "all streams ended before the fault"
     assert set(codes) <= {"model_unavailable", "engine_crashed", None}
@@ -200,6 +181,42 @@ def test_streams_end_with_an_error_and_the_service_returns(
     assert len(house.serving.descendants("ernie_backend")) == 1
 
 
+@pytest.mark.timeout(3 * RECOVERY_S)
+@pytest.mark.parametrize(
+    ("part", "act"),
+    [
+        pytest.param(House.triton, stop, id="triton stopped"),
+        pytest.param(House.stub, kill, id="stub killed"),
+    ],
+)
+def test_streams_end_with_an_error_and_the_service_returns(
+    house: House, part: Callable[[House], psutil.Process], act: Callable[[psutil.Process], None]
+) -> None:
+    check_recovery(house, part, act)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3 * RECOVERY_S)
+@pytest.mark.parametrize(
+    ("part", "act"),
+    [
+        pytest.param(House.triton, kill, id="triton killed"),
+        pytest.param(House.triton, hang, id="triton hangs"),
+        pytest.param(House.stub, stop, id="stub stopped"),
+        pytest.param(House.engine, stop, id="engine stopped"),
+    ],
+)
+def test_so_they_do_after_any_fault(
+    part: Callable[[House], psutil.Process], act: Callable[[psutil.Process], None]
+) -> None:
+    house = House()
+    try:
+        house.wait_until_ready()
+        check_recovery(house, part, act)
+    finally:
+        house.serving.close()
+
+
 def test_a_killed_frontend_is_started_again_and_the_engine_stays(house: House) -> None:
     engine = house.engine()
     for reader in break_under_streams(house, House.frontend, kill):
@@ -208,7 +225,7 @@ def test_a_killed_frontend_is_started_again_and_the_engine_stays(house: House) -
     assert house.engine() == engine
 
 
-@full
+@pytest.mark.full
 @pytest.mark.timeout(3 * RECOVERY_S)
 def test_a_triton_that_dies_again_and_again_ends_it_with_the_cause_last() -> None:
     house = House()
