@@ -1,8 +1,8 @@
 """Owns the children and the signals of one command: whatever ends the command, all children end with it.
 
 Children are stopped in the reverse order of their start. The first SIGTERM, SIGINT or SIGHUP asks for an
-orderly end, the second one kills. A child can be started again, in its place of that order. This module must not
-know what the children are.
+orderly end, the second one kills. A child can be started again, in its place of that order. This module must
+not know what the children are.
 """
 
 from __future__ import annotations
