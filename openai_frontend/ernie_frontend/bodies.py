@@ -21,6 +21,8 @@ _PIECE_BYTES = 256 << 10
 _LEAST_BYTES_PER_S = 1024
 _GZIP = 16 + zlib.MAX_WBITS
 """zlib's word for gzip, checksum included."""
+_MOST_MEMBERS = 1024
+"""Each costs as much time as a large one; those who write many (bgzip) put up to 64 KiB into each."""
 
 
 class Bodies:
@@ -50,7 +52,7 @@ class Bodies:
             announced = headers.get("content-length", "")
             if announced.isdecimal():
                 _check_size(int(announced), self._max_body_bytes)
-            is_compressed = _is_compressed(headers.get("content-encoding", ""))
+            is_compressed = _is_compressed(",".join(headers.getlist("content-encoding")))
         except ErnieError as error:
             await error_response(error)(scope, receive, send)
             return
@@ -165,27 +167,34 @@ class _Gunzip:
 
     def __init__(self) -> None:
         self.num_bytes = 0
+        self._num_members = 1
         self._inflate = zlib.decompressobj(_GZIP)
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
         """Yield what some more of the compressed bytes become, ``_PIECE_BYTES`` at a time at most.
 
         Raises:
-            InvalidRequest: they are not gzip.
+            InvalidRequest: they are not gzip, or too many members.
         """
-        is_full = False  # then there may be more without further input
-        while data or is_full:
+        while data:
             if self._inflate.eof:
-                self._inflate = zlib.decompressobj(_GZIP)
+                self._begin_member()
             try:
                 piece = self._inflate.decompress(data, _PIECE_BYTES)
             except zlib.error as error:
                 raise InvalidRequest(f"the request body is not gzip: {error}") from None
             data = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
-            is_full = len(piece) == _PIECE_BYTES and not self._inflate.eof
             self.num_bytes += len(piece)
             if piece:
                 yield piece
+
+    def _begin_member(self) -> None:
+        self._num_members += 1
+        if self._num_members > _MOST_MEMBERS:
+            raise InvalidRequest(
+                f"the request body has more than {_MOST_MEMBERS} members of gzip; compress it as one"
+            )
+        self._inflate = zlib.decompressobj(_GZIP)
 
     def check_complete(self) -> None:
         """Raise InvalidRequest if the last member has not ended."""

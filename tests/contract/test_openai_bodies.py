@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 
 import httpx
@@ -132,32 +133,65 @@ def test_a_bomb_stops_at_the_limit(run_frontend: RunFrontend, triton: FakeTriton
     assert 8 << 20 < seen < 9 << 20
 
 
-@pytest.mark.parametrize("kind", ["members", "blocks"])
-def test_compressed_bytes_that_become_nothing_are_counted(frontend: str, triton: FakeTriton, kind: str) -> None:
-    member = gzip.compress(b"")
-    endless = (
-        member * (LIMIT // 16) if kind == "members" else member[:10] + b"\x00\x00\x00\xff\xff" * (LIMIT // 4)
-    )
+def test_blocks_that_become_nothing_are_counted(frontend: str, triton: FakeTriton) -> None:
+    endless = gzip.compress(b"")[:10] + b"\x00\x00\x00\xff\xff" * (LIMIT // 4)
     pieces = (endless[start : start + 65536] for start in range(0, len(endless), 65536))
     assert post(frontend, pieces).status_code == 413
 
 
+@pytest.mark.parametrize("content", [b"", b" "])
+def test_members_are_bounded(frontend: str, triton: FakeTriton, content: bytes) -> None:
+    """Each takes as long as a large one: a body of 8 MiB of them took half a minute."""
+    small = gzip.compress(content)
+    assert post(frontend, small * 1023 + PACKED).status_code == 200
+    answer = post(frontend, small * 1024 + PACKED)
+    assert answer.status_code == 400
+    assert "more than 1024 members" in answer.json()["error"]["message"]
+
+
+def test_encodings_of_several_fields_are_one_list(frontend: str, triton: FakeTriton) -> None:
+    """RFC 9110 5.3."""
+    for fields, status in ((("identity", "gzip"), 200), (("gzip", "gzip"), 415), (("gzip", "br"), 415)):
+        headers = [("Content-Encoding", field) for field in fields]
+        answer = httpx.post(
+            f"{frontend}/v1/completions", content=PACKED, headers=headers, trust_env=False, verify=False
+        )
+        assert answer.status_code == status
+
+
+async def read(receive: Callable[[], Awaitable[Message]]) -> None:
+    body = _Body(receive, 8 << 20, is_compressed=True)
+    while (await body.receive())["more_body"]:
+        pass
+
+
 async def test_a_bomb_takes_no_memory(bomb: bytes) -> None:
-    messages = iter([{"type": "http.request", "body": bomb, "more_body": False}])
-
     async def receive() -> Message:
-        return next(messages)
-
-    async def read() -> None:
-        body = _Body(receive, 8 << 20, is_compressed=True)
-        while (await body.receive())["more_body"]:
-            pass
+        return {"type": "http.request", "body": bomb, "more_body": False}
 
     tracemalloc.start()
     try:
         with pytest.raises(BodyTooLarge):
-            await read()
+            await read(receive)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert most < 4 << 20
+
+
+async def test_others_have_their_turn_between_two_pieces() -> None:
+    num_turns = 0
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": gzip.compress(bytes(8 << 20)), "more_body": False}
+
+    async def others() -> None:
+        nonlocal num_turns
+        while True:
+            num_turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    await read(receive)
+    task.cancel()
+    assert num_turns >= 32  # pieces of 256 KiB
