@@ -24,9 +24,9 @@ asked for: as long as better ones keep coming, worse ones wait; ``max_waiting_ti
 
 Two things let a request pass those before it in the queue, neither for long. Short prompts pass long ones, as
 above, while no more than ``max_num_partial_prefills`` are under way and, of these, no more than
-``max_long_partial_prefills`` long ones: each holds blocks for all of its prompt. None passes one that might
-share the step too but for room. And a request whose next block
-is being computed by another in this very step waits for the next one, to share it.
+``max_long_partial_prefills`` long ones: each holds blocks for all of its prompt. A prompt that found no room to
+share the step is not passed. And a request whose next block is being computed by another in this very step
+waits for the next one, to share it.
 
 A request that wants the logits of its prompt takes nothing from the prefix cache. All of them together get at
 most ``max_prompt_logit_rows`` tokens of prompt a step, and others may pass them: a row is as wide as the
