@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import logging
 import os
+import select
 import threading
 from collections import deque
 from functools import lru_cache
@@ -44,11 +45,8 @@ class LogOutput:
             if self._num_waiting_bytes + len(data) > self._capacity_bytes:
                 self._num_dropped += data.count(b"\n")
                 return
-            if self._num_dropped:
-                note = b"%d lines were dropped here: nobody read them in time\n" % self._num_dropped
-                data, self._num_dropped = note + data, 0
-            self._waiting.append(data)
-            self._num_waiting_bytes += len(data)
+            self._tell_of_dropped()
+            self._append(data)
             self._changed.notify_all()
 
     def flush(self) -> None:
@@ -67,12 +65,31 @@ class LogOutput:
             self._write(data)
             with self._changed:
                 self._num_waiting_bytes -= len(data)
+                if not self._waiting:
+                    self._tell_of_dropped()
                 self._changed.notify_all()
+
+    def _append(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._num_waiting_bytes += len(data)
+
+    def _tell_of_dropped(self) -> None:
+        if self._num_dropped:
+            self._append(b"%d lines were dropped here: nobody read them in time\n" % self._num_dropped)
+            self._num_dropped = 0
 
     def _write(self, data: bytes) -> None:
         with contextlib.suppress(OSError):  # the reader is gone for good
             while data:
-                data = data[os.write(self._descriptor, data) :]
+                data = data[self._write_part(data) :]
+
+    def _write_part(self, data: bytes) -> int:
+        """Return how many bytes could be written now."""
+        try:
+            return os.write(self._descriptor, data)
+        except BlockingIOError:  # whoever shares the descriptor has made it so
+            select.select([], [self._descriptor], [])
+            return 0
 
 
 @lru_cache(maxsize=1)

@@ -122,6 +122,7 @@ def test_the_rest_of_what_is_asked_is_passed_on() -> None:
     assert (sampling.min_p, sampling.min_tokens, sampling.stop_token_ids) == (0.1, 3, frozenset([7]))
     assert (sampling.includes_stop, sampling.logprobs, sampling.prompt_logprobs) == (True, 20, 0)
     assert _prepare(GenerateRequest("r", input_ids=(5,), priority=-2)).priority == -2
+    assert _prepare(GenerateRequest("r", input_ids=(5,), cache_salt="key")).cache_salt == "key"
 
 
 def test_numbers_that_stand_for_another() -> None:

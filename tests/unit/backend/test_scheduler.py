@@ -262,6 +262,19 @@ def test_a_request_waits_a_step_for_the_prefix_that_another_computes() -> None:
     assert [steps.sequences[name].num_cached_tokens for name in ("a", "b", "other")] == [0, 6, 0]
 
 
+def test_requests_of_different_salts_neither_wait_for_each_other_nor_share() -> None:
+    steps = Steps(num_blocks=60, max_num_batched_tokens=20)
+    for name in ("a", "b"):
+        steps.add(name, range(10, 17), 1).cache_salt = name
+    assert steps.step() == [("a", 0, 7), ("b", 0, 7)]
+    for name in ("a", "b"):
+        steps.scheduler.remove(steps.sequences[name])
+    steps.add("long", range(100, 140))
+    steps.add("unsalted", range(10, 17))
+    steps.add("b again", range(10, 17)).cache_salt = "b"
+    assert steps.step() == [("long", 0, 12), ("b again", 6, 1), ("unsalted", 0, 7)]
+
+
 def test_a_preempted_request_finds_what_it_computed_but_does_not_count_it_as_cached() -> None:
     steps = Steps(num_blocks=7, max_num_batched_tokens=20)
     steps.add("old", (1, 2, 3), 11)

@@ -54,7 +54,22 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(pipe: tuple[int, int]) 
     assert "dropped" in lines[-2], "those that were dropped last, too"
 
 
-def test_everything_arrives_at_a_reader_however_long_a_write_is(pipe: tuple[int, int]) -> None:
+def test_the_number_of_dropped_lines_needs_no_further_line(pipe: tuple[int, int]) -> None:
+    output = LogOutput(pipe[1], capacity_bytes=10_000)
+    for number in range(5000):
+        output.write(f"line {number:06}\n")
+    reader, writer = pipe
+    read = b""
+    while b"dropped" not in read:
+        read += os.read(reader, 65536)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("is_blocking", [True, False])
+def test_everything_arrives_at_a_reader_however_long_a_write_is(
+    pipe: tuple[int, int], is_blocking: bool
+) -> None:
+    os.set_blocking(pipe[1], is_blocking)
     output = LogOutput(pipe[1])
     expected = [f"{number} " + "x" * 3000 for number in range(100)]
     for line in expected:
