@@ -101,6 +101,37 @@ def test_every_field_of_a_request_is_there(document: dict[str, Any], path: str, 
     assert schema["properties"]["temperature"]["anyOf"] == [{"type": "number"}, {"type": "null"}]
 
 
+def test_limits_are_those_of_json_schema(document: dict[str, Any]) -> None:
+    """Pydantic writes a limit that it does not understand as a word of its own, which no client knows."""
+    known = {
+        "type",
+        "anyOf",
+        "items",
+        "properties",
+        "additionalProperties",
+        "required",
+        "enum",
+        "const",
+        "$ref",
+    }
+    known |= {"title", "description", "default", "minimum", "exclusiveMaximum", "minItems"}
+    schemas = document["components"]["schemas"]
+    assert {word for schema in schemas.values() for word in words_of(schema)} <= known
+    chat, completion = (schemas[model.__name__]["properties"] for model in (ChatRequest, CompletionRequest))
+    for field, least in ((chat["n"], 1), (chat["top_logprobs"], -1), (completion["max_tokens"], 0)):
+        assert field["anyOf"] == [{"type": "integer", "minimum": least}, {"type": "null"}]
+
+
+def words_of(schema: object) -> Iterator[str]:
+    """Yield the keywords in a schema and in those within it; what is no object has none."""
+    if not isinstance(schema, dict):
+        return
+    yield from schema
+    within = [schema.get("items"), schema.get("additionalProperties"), *schema.get("anyOf", ())]
+    for part in (*within, *schema.get("properties", {}).values()):
+        yield from words_of(part)
+
+
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "two answers": {"n": 2},

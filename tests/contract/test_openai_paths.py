@@ -113,6 +113,7 @@ def test_head_where_only_post_is(frontend: str) -> None:
     ("headers", "status"),
     [
         ({"Authorization": "Bearer two"}, 200),
+        ({"Authorization": "bearer  two"}, 200),
         ({"x-api-key": "one"}, 200),
         ({"X-API-Key": "two"}, 200),
         ({"x-api-key": "one", "Authorization": "Bearer wrong"}, 200),

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from ernie_frontend.schema.common import GenerationFields, Integer, TokenIds
+from ernie_frontend.schema.common import GenerationFields, PositiveInteger, TokenIds
 from ernie_wire.limits import as_count, as_integers
 
 _PART_WANTED = 'it must be a string or a list of parts such as {"type": "text", "text": "..."}'
@@ -63,16 +63,16 @@ class ChatRequest(GenerationFields):
     prompt_token_ids: TokenIds | None = Field(
         None, min_length=1, description="the whole prompt as token ids, in place of messages and template"
     )
-    max_completion_tokens: Integer | None = Field(None, ge=1, description="as max_tokens, and wins over it")
+    max_completion_tokens: PositiveInteger | None = Field(None, description="as max_tokens, and wins over it")
     logprobs: bool | None = Field(None, description="give the log probability of each token")
-    top_logprobs: Integer | None = Field(
+    top_logprobs: int | None = Field(
         None,
         ge=-1,
         description="so many of the most likely tokens with it, at most --max-logprobs (20); needs logprobs; "
         "-1 all tokens",
     )
     tools: list[dict[str, Any]] | None = Field(
-        None, description="functions, given to the model's template; see Tools below"
+        None, description="functions, given to the model's template; calls in an answer stay text"
     )
     tool_choice: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = Field(
         None, description="auto, or none: tools are not shown to the model"

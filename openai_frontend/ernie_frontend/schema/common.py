@@ -23,9 +23,12 @@ from pydantic import (
 from ernie_wire.limits import as_count, as_integer, as_integers
 
 Integer = Annotated[int, BeforeValidator(as_integer)]
+# Limits come before the validator, or openapi.json would not have them as JSON Schema's minimum and maximum.
+PositiveInteger = Annotated[int, Field(ge=1), BeforeValidator(as_integer)]
+_MaxTokens = Annotated[int, Field(ge=0), BeforeValidator(as_integer)]
+_Priority = Annotated[int, Field(ge=-(2**31), lt=2**31), BeforeValidator(as_integer)]
 TokenIds = Annotated[list[int], BeforeValidator(as_integers)]
 
-_INT32 = 2**31
 # What metadata may not set: its own place in the request is part of what these mean.
 _NOT_FROM_METADATA = frozenset(
     ("metadata", "messages", "prompt", "model", "stream", "stream_options", "enable_thinking")
@@ -53,15 +56,14 @@ class GenerationFields(BaseModel):
         description="only with stream; include_usage (default true) adds a last chunk with the usage, "
         "continuous_usage_stats the usage so far to each chunk",
     )
-    max_streaming_response_tokens: Integer | None = Field(
-        None, ge=1, description="join so many tokens into one chunk"
+    max_streaming_response_tokens: PositiveInteger | None = Field(
+        None, description="join so many tokens into one chunk"
     )
-    n: Integer | None = Field(
-        None, ge=1, description="answers to each prompt; the seed of answer i is seed + i"
+    n: PositiveInteger | None = Field(
+        None, description="answers to each prompt; the seed of answer i is seed + i"
     )
-    max_tokens: Integer | None = Field(
+    max_tokens: _MaxTokens | None = Field(
         None,
-        ge=0,
         description="at least 1; cut to the rest of the context; default max_new_tokens of the model's "
         "generation_config.json, else the rest of the context",
     )
@@ -105,9 +107,9 @@ class GenerationFields(BaseModel):
     )
     ignore_eos: bool | None = Field(None, description="go on after the end-of-sequence token")
     skip_special_tokens: bool | None = Field(
-        None, description="leave special tokens out of the text; default true (Special tokens below)"
+        None, description="leave special tokens out of the text; default true"
     )
-    prompt_logprobs: Integer | None = Field(
+    prompt_logprobs: int | None = Field(
         None,
         ge=-1,
         description="log probabilities of the prompt's tokens with so many alternatives, at most "
@@ -117,9 +119,7 @@ class GenerationFields(BaseModel):
     completion_token_ids: TokenIds | None = Field(
         None, description="the beginning of the answer, to go on from; needs a prompt of token ids"
     )
-    priority: Integer | None = Field(
-        None, ge=-_INT32, lt=_INT32, description="the lower, the sooner it leaves the queue; default 0"
-    )
+    priority: _Priority | None = Field(None, description="the lower, the sooner it leaves the queue; default 0")
     cache_salt: str | None = Field(
         None, description="only requests with the same one, and the same API key, share the prefix cache"
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
-from ernie_frontend.schema.common import GenerationFields, Integer
+from ernie_frontend.schema.common import GenerationFields, PositiveInteger
 from ernie_wire.limits import as_count, as_integers
 
 _TEXTS = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
@@ -44,10 +44,10 @@ class CompletionRequest(GenerationFields):
         None,
         description="begin with the prompt; with logprobs its log probabilities too, with max_tokens 0 alone",
     )
-    best_of: Integer | None = Field(
-        None, ge=1, description="make so many answers to each prompt and return the n most likely per token"
+    best_of: PositiveInteger | None = Field(
+        None, description="make so many answers to each prompt and return the n most likely per token"
     )
-    logprobs: Integer | None = Field(
+    logprobs: int | None = Field(
         None,
         ge=-1,
         description="log probabilities with so many of the most likely tokens, at most --max-logprobs (20); "
