@@ -139,7 +139,7 @@ class RequestLog:
         path: str = scope["path"]
         if path in _UNCOUNTED_PATHS:
             return
-        if path in GENERATION_PATHS:
+        if path in GENERATION_PATHS and scope["method"] == "POST":
             self._metrics.count_generation(
                 is_success=record.outcome == 200,
                 num_input_tokens=record.num_input_tokens,

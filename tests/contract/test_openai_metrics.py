@@ -56,7 +56,14 @@ def test_what_is_counted(run_frontend: RunFrontend, triton: FakeTriton) -> None:
         triton.answer = fail
         assert post(url, True).status_code == 200
         assert post(url).status_code == 500
-        for path in ("/v1/models", "/v1/models/ernie-tiny", "/v1/models/x", "/made/up", "/health"):
+        for path in (
+            "/v1/models",
+            "/v1/models/ernie-tiny",
+            "/v1/models/x",
+            "/made/up",
+            "/health",
+            "/v1/completions",
+        ):
             httpx.get(f"{url}{path}", trust_env=False, verify=False)
         found = samples(url)
     assert (found["requests_number_total"], found["request_success_total"]) == (5, 3)
@@ -65,7 +72,7 @@ def test_what_is_counted(run_frontend: RunFrontend, triton: FakeTriton) -> None:
     assert found["time_per_output_token_seconds_count"] == 2
     assert (found["e2e_request_latency_seconds_count"], found["request_prompt_tokens_sum"]) == (3, 21)
     assert found["/v1/models 200"] == found["/v1/models/* 200"] == found["/v1/models/* 404"] == 1
-    assert found["other 404"] == 1
+    assert found["other 404"] == found["/v1/completions 405"] == 1
     assert not [name for name in found if "health" in name or "made" in name]
     assert (found["/v1/chat/completions 200"], found["/v1/chat/completions 500"]) == (3, 2)
 
