@@ -112,6 +112,7 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": MESSAGES, "logprobs": 3}, "logprobs", "invalid_value"),
     ({"messages": MESSAGES, "prompt_logprobs": -2}, "prompt_logprobs", "invalid_value"),
     ({"messages": MESSAGES, "priority": 2**31}, "priority", "invalid_value"),
+    ({"messages": MESSAGES, "cache_salt": "x" * 513}, "cache_salt", "invalid_value"),
     (
         {"messages": MESSAGES, "max_streaming_response_tokens": 0},
         "max_streaming_response_tokens",

@@ -121,7 +121,10 @@ class GenerationFields(BaseModel):
     )
     priority: _Priority | None = Field(None, description="the lower, the sooner it leaves the queue; default 0")
     cache_salt: str | None = Field(
-        None, description="only requests with the same one, and the same API key, share the prefix cache"
+        None,
+        max_length=512,
+        description="up to 512 characters; only requests with the same one, and the same API key, share the "
+        "prefix cache",
     )
     user: str | None = Field(None, description="becomes part of the answer's id")
     metadata: dict[str, Any] | None = Field(
