@@ -37,8 +37,11 @@ def extend_names(
         block_size: tokens of a block.
         salt: shared by the requests that may share blocks.
     """
-    before = blake2b(salt.encode(), digest_size=NAME_BYTES, person=b"salt").digest() if salt else b""
     for begin in range(len(names) * block_size, num_blocks * block_size, block_size):
-        block = blake2b(names[-1] if names else before, digest_size=NAME_BYTES)
+        block = blake2b(names[-1] if names else _salt_hash(salt), digest_size=NAME_BYTES)
         block.update(array("i", token_ids[begin : begin + block_size]))
         names.append(block.digest())
+
+
+def _salt_hash(salt: str) -> bytes:
+    return blake2b(salt.encode(), digest_size=NAME_BYTES, person=b"salt").digest() if salt else b""
