@@ -43,6 +43,7 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's own 120 s would outlast a restart of Triton
     ("grpc.enable_http_proxy", 0),
 ]
+_UNREACHABLE = "Triton cannot be reached now; try again later"
 # What Triton itself says of a model that is not loaded, or whose stub is dead.
 _UNAVAILABLE_PHRASES = (
     "unknown model",
@@ -107,7 +108,7 @@ class TritonClient:
         watch = asyncio.create_task(self._watch(model, request.request_id, stream, heard))
         is_answered = False
         try:
-            async for result in self._results(stream):
+            async for result in self._results(stream, request.request_id):
                 heard.set()
                 delta = _delta(result)
                 is_answered = delta.finish_reason is not None
@@ -135,8 +136,10 @@ class TritonClient:
         inputs = [_input(tensors.CONTROL, json.dumps(dict(question)))]
         call = self._client.stream_infer(_one(_inference(model, inputs)), stream_timeout=self._deadline_s)
         stream = TritonStream(call)
+        # A model that is not ours does not know what it is asked here, and that is no failure.
+        about = "" if question.get("op") == "describe" else f"control {question.get('op')}"
         try:
-            answers = [_text(result, tensors.CONTROL_OUTPUT) async for result in self._results(stream)]
+            answers = [_text(result, tensors.CONTROL_OUTPUT) async for result in self._results(stream, about)]
         finally:
             await stream.end(self._deadline_s)
         answer = next((answer for answer in answers if answer is not None), None)
@@ -156,18 +159,24 @@ class TritonClient:
         try:
             index = await self._client.get_model_repository_index(client_timeout=self._deadline_s)
         except InferenceServerException as error:
-            raise TritonUnreachable(f"Triton at {self.url} cannot be reached: {error.message()}") from None
+            self._log(error.message(), "the question for its models")
+            raise TritonUnreachable(_UNREACHABLE) from None
         return sorted({model.name for model in index.models if model.state == "READY"})
 
-    async def _results(self, stream: TritonStream) -> AsyncIterator[InferResult]:
-        """Yield the results of a stream, with every way it can fail mapped to the error tree."""
+    async def _results(self, stream: TritonStream, about: str) -> AsyncIterator[InferResult]:
+        """Yield the results of a stream, with every way it can fail mapped to the error tree.
+
+        Args:
+            stream: of one request.
+            about: names the request in the log; empty: its failure is none, and not logged.
+        """
         try:
             async for result, error in stream:
                 if error is not None:
-                    raise self._triton_error(error.message())
+                    raise self._triton_error(error.message(), about)
                 yield result
         except grpc.aio.AioRpcError as error:
-            raise self._call_error(error) from None
+            raise self._call_error(error, about) from None
 
     async def _watch(self, model: str, request_id: str, stream: TritonStream, heard: asyncio.Event) -> None:
         """Fail a quiet stream when nobody works on it any more: Triton lets it hang."""
@@ -212,17 +221,26 @@ class TritonClient:
             self._health[model] = SharedQuestion(ask, age_s, age_s)
         return self._health[model]
 
-    def _triton_error(self, message: str) -> ErnieError:
+    def _triton_error(self, message: str, about: str) -> ErnieError:
         error = parse_error(message)
-        if type(error) is InternalError and any(phrase in message for phrase in _UNAVAILABLE_PHRASES):
-            return ModelUnavailable(f"Triton at {self.url} cannot serve the model now: {message}")
-        return error
+        if type(error) is not InternalError or message.startswith(("internal_error: ", "internal_error[")):
+            return error
+        # Not of our making: names of shared memory, paths and addresses are for the log alone.
+        self._log(message, about)
+        if any(phrase in message for phrase in _UNAVAILABLE_PHRASES):
+            return ModelUnavailable("Triton cannot serve the model now; try again later")
+        return InternalError("Triton could not answer the request; the log has the cause with its id")
 
-    def _call_error(self, error: grpc.aio.AioRpcError) -> ErnieError:
+    def _call_error(self, error: grpc.aio.AioRpcError, about: str) -> ErnieError:
         details = error.details() or error.code().name
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            return TritonUnreachable(f"Triton at {self.url} cannot be reached: {details}")
-        return self._triton_error(details)
+            self._log(details, about)
+            return TritonUnreachable(_UNREACHABLE)
+        return self._triton_error(details, about)
+
+    def _log(self, message: str, about: str) -> None:
+        if about:
+            logger.warning("Triton at %s failed %s: %s", self.url, about, message)
 
     def _start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         """Start work that ends by itself, whoever waits for it, and that ``close`` waits for."""

@@ -62,7 +62,7 @@ class TritonPool:
                 failures.append(error.message)
             else:
                 return
-        raise ModelUnavailable("; ".join(failures))
+        raise ModelUnavailable("; ".join(dict.fromkeys(failures)))
 
     async def control(self, model: str, question: Mapping[str, Any]) -> dict[str, Any]:
         """Return a model's answer to a ``control`` question, as ``TritonClient.control``."""
@@ -80,7 +80,7 @@ class TritonPool:
             except TritonUnreachable as error:  # noqa: PERF203  a handful of addresses
                 self._avoid(client)
                 failures.append(error.message)
-        raise ModelUnavailable("; ".join(failures))
+        raise ModelUnavailable("; ".join(dict.fromkeys(failures)))
 
     def _in_turn(self) -> Iterator[TritonClient]:
         """Yield every client once, beginning with the next; those lately unreachable come last."""

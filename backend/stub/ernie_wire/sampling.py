@@ -26,6 +26,7 @@ from ernie_wire.limits import (
 MAX_SEED = 2**63 - 1
 MAX_TOKEN_ID = 2**31 - 1
 MAX_BIAS = 100
+_MAX_DIGITS = 20
 MAX_STOPS, MAX_STOP_BYTES = 16, 4096
 """Every new text of an answer is compared with every stop text, between two steps of all requests."""
 MAX_BAD_WORDS, MAX_BAD_WORD_BYTES = 1024, 65536
@@ -207,6 +208,13 @@ def _biases(value: object) -> dict[int, Any]:
             f"logit_bias is {value!r}; it must be an object of token ids and numbers", "logit_bias"
         )
     for key in value:
-        if not (isinstance(key, int) or (isinstance(key, str) and key.isascii() and key.isdecimal())):
-            raise InvalidValue(f"logit_bias has the key {key!r}; keys must be token ids", "logit_bias")
+        if not (isinstance(key, int) or _is_number(key)):
+            raise InvalidValue(
+                f"logit_bias has the key {str(key)[:40]!r}; keys must be token ids", "logit_bias"
+            )
     return {int(key): bias for key, bias in value.items()}
+
+
+def _is_number(key: object) -> bool:
+    """Whether a key holds digits, and so few that Python makes an integer of them."""
+    return isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) <= _MAX_DIGITS

@@ -6,6 +6,7 @@ Must not know the template: messages go out in one plain form, whatever form the
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from dataclasses import replace
 from typing import Any
@@ -91,7 +92,19 @@ def _conversation(body: ChatRequest, messages: list[ChatMessage]) -> dict[str, A
     if body.tools and body.tool_choice != "none":
         conversation["tools"] = body.tools
         _warn_of_tools()
+    for name, value in conversation.items():
+        _check_finite(name, value)
     return conversation
+
+
+def _check_finite(name: str, value: object) -> None:
+    """Check a part of the conversation that may hold any JSON, which goes to the engine as JSON."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise InvalidValue(
+            f"{name} holds a number that JSON does not have: NaN, an infinite one, or one above 1.8e308", name
+        ) from None
 
 
 @functools.cache
