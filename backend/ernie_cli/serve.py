@@ -11,8 +11,10 @@ everything with status 0. This module must not know the engine or HTTP requests.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +69,8 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
             asyncio.run(keep_ranks(layout, {"model": str(model.directory), **settings.engine}))
     except StopRequested:
         standard_error().write("Stopped.\n")
+    except OSError as error:
+        raise CommandError(_of_system(error)) from error
     except CommandError as error:
         if "SIGKILL" not in error.message:
             raise
@@ -171,6 +175,19 @@ def _output(directory: RunDirectory, is_quiet: bool) -> Iterator[LogOutput]:
         except CommandError as error:
             lines = directory.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
             raise CommandError(error.message, error.last_lines or tuple(lines)) from None
+
+
+def _of_system(error: OSError) -> str:
+    """Return what the system refused, and the way out."""
+    ways_out = {
+        errno.ENOSPC: f"make room in {tempfile.gettempdir()}, or set TMPDIR to another directory",
+        errno.EDQUOT: f"make room in {tempfile.gettempdir()}, or set TMPDIR to another directory",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.ENOMEM: "free memory, or raise the limit of it (ulimit -v)",
+        errno.EAGAIN: "raise the limit of processes (ulimit -u)",
+    }
+    what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    return "; ".join(filter(None, [f"the system refuses: {what}", ways_out.get(error.errno or 0)]))
 
 
 async def _as_coroutine(work: Awaitable[bool]) -> bool:

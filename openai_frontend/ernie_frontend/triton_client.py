@@ -52,6 +52,8 @@ _UNAVAILABLE_PHRASES = (
     "is not healthy",
     "no available versions",
 )
+# What its Python backend says when /dev/shm is full.
+_NO_SHARED_MEMORY_PHRASE = "shared memory"
 _CANCEL_PAUSE_S = 0.02
 
 
@@ -227,6 +229,8 @@ class TritonClient:
             return error
         # Not of our making: names of shared memory, paths and addresses are for the log alone.
         self._log(message, about)
+        if _NO_SHARED_MEMORY_PHRASE in message:
+            return ModelUnavailable("Triton has no shared memory left for a request of this size now")
         if any(phrase in message for phrase in _UNAVAILABLE_PHRASES):
             return ModelUnavailable("Triton cannot serve the model now; try again later")
         return InternalError("Triton could not answer the request; the log has the cause with its id")

@@ -28,6 +28,9 @@ from ernie_frontend.log_output import log_to_standard_error
 from ernie_frontend.metrics import DIRECTORY_VARIABLE
 from ernie_frontend.settings import Settings
 from ernie_frontend.slots import slots_file
+from ernie_wire.exit_status import describe_exit
+
+logger = logging.getLogger(__name__)
 
 # A worker that does not answer its supervisor for so long hangs and is replaced. One that dies just while it is
 # asked is noticed only then, so it is no more than a slow start needs.
@@ -59,7 +62,7 @@ def serve(settings: Settings, listeners: list[socket.socket], workers: int) -> b
     if workers > 1:
         with tempfile.TemporaryDirectory(prefix="ernie-frontend-metrics-") as directory:
             os.environ[DIRECTORY_VARIABLE] = directory  # read by the workers, which have not begun
-            supervisor = Multiprocess(config, listeners)
+            supervisor = _Supervisor(config, listeners)
             _take_hangup_as(lambda: supervisor.signal_queue.append(signal.SIGTERM))
             supervisor.run()
         return True
@@ -69,6 +72,18 @@ def serve(settings: Settings, listeners: list[socket.socket], workers: int) -> b
     server = uvicorn.Server(config)
     server.run(listeners)
     return server.started
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's supervisor, which tells of each worker that it replaces, and why that one ended."""
+
+    def keep_subprocess_alive(self) -> None:
+        before = list(self.processes)
+        super().keep_subprocess_alive()
+        for worker in before:
+            if worker not in self.processes:
+                how = describe_exit(worker.exitcode or 0)
+                logger.warning("worker %s ended: it %s; another one is started", worker.pid, how)
 
 
 def http_config(app: Callable[..., Any], settings: Settings, **named: Any) -> uvicorn.Config:  # noqa: ANN401

@@ -121,6 +121,8 @@ def test_a_dead_worker_is_replaced_and_its_slots_are_free(
         assert workers.ask().status_code == 200
     for connection, _ in opened:
         connection.close()
+    workers.process.terminate()
+    assert workers.process.stderr.read().count("ended: it was killed by SIGKILL") == 2
 
 
 def test_sigterm_lets_answers_end_and_ends_all(triton: FakeTriton, run_workers: Callable[..., Workers]) -> None:

@@ -3,23 +3,25 @@
 The directory's own template is rendered (``chat_template.jinja``, ``chat_template.json``, or ``chat_template``
 in ``tokenizer_config.json``); without one, the built-in template of the ERNIE-4.5 text models. Templates run
 in a sandbox, with what transformers' ``apply_chat_template`` offers them: ``break`` and ``continue``, the tag
-``generation``, ``raise_exception``, ``strftime_now`` and a ``tojson`` of its own. This module must not know
-tokens.
+``generation``, ``raise_exception``, ``strftime_now`` and a ``tojson`` of its own. A template that does not come
+to an end is cut off: its loops and calls look at the clock. This module must not know tokens.
 """
 
 from __future__ import annotations
 
 import json
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError
+from jinja2 import Template, TemplateError, nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node, Scope
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ernie_backend.chat.messages import normalize_messages
@@ -29,6 +31,11 @@ from ernie_wire.errors import ChatTemplateFailed, InvalidValue
 
 _COMPILED_NAME = "<template>"
 """What jinja2 names the file of a template that was given as text."""
+
+RENDER_LIMIT_S = 5.0
+"""Processor time; thousands of messages take some tens of milliseconds, and other requests wait meanwhile."""
+_MOST_REPEATED = 1 << 24
+_LARGEST_EXPONENT = 64
 
 BUILT_IN = """\
 {{- '<|begin_of_sentence|>' -}}
@@ -58,7 +65,7 @@ class ChatTemplate:
         Raises:
             StartError: the template is not valid; ``where`` says which one.
         """
-        environment = ImmutableSandboxedEnvironment(
+        environment = _TimedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
         )
         environment.filters["tojson"] = _to_json
@@ -69,6 +76,7 @@ class ChatTemplate:
         except Exception as error:  # some faults of the syntax, such as a stray break, are found by Python only
             reason = error.msg if isinstance(error, SyntaxError) else error
             raise StartError(f"{where} is not a valid Jinja template: {reason}") from error
+        self._environment = environment
         self._special_tokens = dict(special_tokens)
         self._where = where
 
@@ -107,7 +115,7 @@ class ChatTemplate:
         return cls(BUILT_IN, specials)
 
     def render(self, chat: Mapping[str, Any]) -> str:
-        """Return the prompt of a chat.
+        """Return the prompt of a chat; not for two threads at once.
 
         Args:
             chat: ``messages``, optional ``tools`` and ``chat_template_kwargs``.
@@ -128,6 +136,7 @@ class ChatTemplate:
             "messages": normalize_messages(chat.get("messages")),
             "tools": chat.get("tools"),
         }
+        self._environment.end_s = time.thread_time() + RENDER_LIMIT_S
         try:
             return self._template.render(context)
         except _Refusal as error:
@@ -159,15 +168,64 @@ class _Refusal(TemplateError):
     """The template has judged the messages and refuses them."""
 
 
+class _TimedCode(CodeGenerator):
+    """Lets what every loop runs over pass through ``_TimedEnvironment.timed``."""
+
+    def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:  # noqa: N802
+        for loop in node.find_all(nodes.For):
+            loop.iter = nodes.Filter(loop.iter, "timed", [], [], None, None, lineno=loop.lineno)
+        super().visit_Template(node, frame)
+
+
+class _TimedEnvironment(ImmutableSandboxedEnvironment):
+    """A sandbox whose loops, calls and large products end.
+
+    Attributes:
+        end_s: the ``time.thread_time()`` at which they do.
+    """
+
+    code_generator_class = _TimedCode
+    intercepted_binops = frozenset({"*", "**"})
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401  jinja2's own
+        super().__init__(**options)
+        self.end_s = 0.0
+        self.filters["timed"] = self.timed
+
+    def timed(self, items: Iterable[object]) -> Iterator[object]:
+        """Yield the items, as long as there is time."""
+        for item in items:
+            self._check_time()
+            yield item
+
+    def call(self, context: Context, called: Any, /, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        """Call what the template calls, a macro for instance, if there is time."""
+        self._check_time()
+        return super().call(context, called, *arguments, **named)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401
+        """Multiply, unless the result alone would take the machine's time or memory."""
+        if operator == "**" and isinstance(right, int) and right > _LARGEST_EXPONENT:
+            raise OverflowError(f"the exponent {right} is over {_LARGEST_EXPONENT}")
+        for repeated, count in ((left, right), (right, left)):
+            if isinstance(repeated, str | list | tuple) and len(repeated) * count > _MOST_REPEATED:
+                raise OverflowError(f"a repetition is longer than {_MOST_REPEATED}")
+        return super().call_binop(context, operator, left, right)
+
+    def _check_time(self) -> None:
+        if time.thread_time() > self.end_s:
+            raise TimeoutError(f"it has not come to an end within {RENDER_LIMIT_S:g} s")
+
+
 class _GenerationTag(Extension):
     """Renders what stands in ``{% generation %}``: the mark of answers is for those who train on chats."""
 
     tags = {"generation"}  # noqa: RUF012 - not assigned to, and the base class has no ClassVar
 
-    def parse(self, parser: Parser) -> Node:
+    def parse(self, parser: Parser) -> nodes.Node:
         """Return the content in a scope of its own."""
         line = next(parser.stream).lineno
-        return Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 def _to_json(

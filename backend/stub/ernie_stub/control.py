@@ -13,7 +13,10 @@ from ernie_stub.in_flight import InFlight
 
 INSTANCE = uuid.uuid4().hex
 """Names this start of the stub: a client that sees another one knows that its requests in flight are lost."""
-UNRESPONSIVE_S = 30.0  # heartbeats come several times a second between steps; no step should last so long
+STOPPED_S = 3.0
+"""After this long without a sign of life the engine process is dead or stopped: it gives two a second, from a
+thread that waits for no step."""
+LOOP_HANGS_S = 30.0  # heartbeats come several times a second between steps; no step should last so long
 
 
 def answer_control(control: dict[str, Any], status: EngineStatus, in_flight: InFlight) -> dict[str, Any]:
@@ -39,16 +42,16 @@ def _describe(status: EngineStatus) -> dict[str, Any]:
 
 
 def _health(status: EngineStatus) -> dict[str, Any]:
-    """Ready means that the engine's loop turns: told by its heartbeat, never by a generation."""
-    age_s = status.heartbeat_age_s
-    is_silent = age_s is not None and age_s > UNRESPONSIVE_S
+    """Ready means that the engine lives and its loop turns: told by its messages, never by a generation."""
+    fault = _fault(status)
     heartbeat = status.heartbeat
     total_blocks = (status.description or {}).get("kv_blocks", 0)
     return {
         "state": status.state,
-        "detail": f"the engine has sent no heartbeat for {age_s:.0f} s" if is_silent else status.detail,
-        "ready": status.state == "ready" and not is_silent,
-        "heartbeat_age_s": age_s,
+        "detail": fault or status.detail,
+        "ready": status.state == "ready" and not fault,
+        "alive_age_s": status.alive_age_s,
+        "heartbeat_age_s": status.heartbeat_age_s,
         "running": heartbeat.running if heartbeat else 0,
         "waiting": heartbeat.waiting if heartbeat else 0,
         "free_blocks": heartbeat.free_blocks if heartbeat else total_blocks,
@@ -60,3 +63,12 @@ def _health(status: EngineStatus) -> dict[str, Any]:
         "generation": status.generation,
         "instance": INSTANCE,
     }
+
+
+def _fault(status: EngineStatus) -> str:
+    """Return what is wrong with an engine that should be ready; empty if nothing is known."""
+    if status.alive_age_s is not None and status.alive_age_s > STOPPED_S:
+        return f"the engine process has given no sign of life for {status.alive_age_s:.0f} s"
+    if status.heartbeat_age_s is not None and status.heartbeat_age_s > LOOP_HANGS_S:
+        return f"the engine has sent no heartbeat for {status.heartbeat_age_s:.0f} s"
+    return ""

@@ -6,8 +6,8 @@ flight, and starts again. Its states:
     starting --Ready--> ready --end of the socket--> starting --> ...
         \--StartFailed or death--> failed --after a pause--> starting
 
-The lock guards ``_status`` and ``_heartbeat_at``; nothing is called while it is held. This module must not
-know Triton, nor what a request asks for.
+The lock guards ``_status``, ``_heartbeat_at`` and ``_heard_at``; nothing is called while it is held. This
+module must not know Triton, nor what a request asks for.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Deadlines:
 
     start_stall_s: float = 120.0
     silence_s: float = 300.0
-    stopped_s: float = 15.0
+    stopped_s: float = 8.0
     exit_s: float = 5.0
     settled_s: float = 60.0
     longest_pause_s: float = 30.0
@@ -75,6 +75,7 @@ class EngineStatus:
         description: ``Ready.description`` of the one that is ready, else None.
         heartbeat: its last heartbeat, or None before the first.
         heartbeat_age_s: seconds since that, or since Ready; None when it is not ready.
+        alive_age_s: seconds since its last message, which no step delays; None when it is not ready.
     """
 
     state: str
@@ -83,6 +84,7 @@ class EngineStatus:
     description: dict[str, Any] | None = None
     heartbeat: Heartbeat | None = None
     heartbeat_age_s: float | None = None
+    alive_age_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Engine:
         self._link: EngineLink | None = None
         self._lock = threading.Lock()
         self._status = EngineStatus("starting", "the engine is starting")
-        self._heartbeat_at = 0.0
+        self._heartbeat_at = self._heard_at = 0.0
         self._supervisor = threading.Thread(target=self._supervise, name="engine-supervisor", daemon=True)
 
     def start(self) -> None:
@@ -132,10 +134,11 @@ class Engine:
     def status(self) -> EngineStatus:
         """Return the state of the engine; never waits for it."""
         with self._lock:
-            status, heartbeat_at = self._status, self._heartbeat_at
+            status, heartbeat_at, heard_at = self._status, self._heartbeat_at, self._heard_at
         if status.state != "ready":
             return status
-        return replace(status, heartbeat_age_s=time.monotonic() - heartbeat_at)
+        now = time.monotonic()
+        return replace(status, heartbeat_age_s=now - heartbeat_at, alive_age_s=now - heard_at)
 
     def stop(self) -> None:
         """End every request with an error and the engine process; nothing is left running."""
@@ -233,7 +236,7 @@ class Engine:
         with self._lock:
             generation = self._status.generation + 1
             self._status = EngineStatus("ready", "", generation, ready.description)
-            self._heartbeat_at = time.monotonic()
+            self._heartbeat_at = self._heard_at = time.monotonic()
         self._in_flight.connect(link)
         self._first_start.is_decided.set()
         logger.info("the engine is ready (generation %d)", generation)
@@ -281,7 +284,10 @@ class Engine:
         ticks = round(self._deadlines.stopped_s / TICK_S)  # a pause of this process is but one of them
         if not any(link.is_readable(TICK_S) for _ in range(ticks)):
             raise TimeoutError
-        return link.receive()
+        message = link.receive()
+        with self._lock:
+            self._heard_at = time.monotonic()
+        return message
 
     def _refuse(self, output: Output) -> None:
         self._in_flight.deliver((output,))

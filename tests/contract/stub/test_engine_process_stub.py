@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ernie_stub.answer import Answer
-from ernie_stub.control import answer_control
+from ernie_stub.control import STOPPED_S, answer_control
 from ernie_stub.engine import Deadlines, Engine
 from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError
 from ernie_stub.in_flight import InFlight
@@ -184,6 +184,24 @@ def test_an_engine_that_hangs_is_aborted_and_replaced(
     after = stub.submit("b", "count 1")
     assert after.finished.wait(WAIT_S)
     assert after.texts() == ["1 "]
+
+
+def test_a_stopped_engine_is_not_ready_long_before_it_is_given_up(start: Start) -> None:
+    stub = start(deadlines=Deadlines(stopped_s=WAIT_S))
+    os.kill(stub.pid(), signal.SIGSTOP)
+    eventually(lambda: not stub.control("health")["ready"])
+    assert "no sign of life" in stub.control("health")["detail"]
+    os.kill(stub.pid(), signal.SIGCONT)
+    eventually(lambda: stub.control("health")["ready"])
+
+
+def test_a_long_step_delays_no_sign_of_life(start: Start) -> None:
+    stub = start()
+    stub.submit("a", "stuck")
+    time.sleep(STOPPED_S + 1)
+    health = stub.control("health")
+    assert health["ready"]
+    assert health["heartbeat_age_s"] > STOPPED_S
 
 
 def test_many_messages_to_an_engine_that_hangs_do_not_block(start: Start) -> None:

@@ -121,7 +121,7 @@ def test_a_template_that_refuses_is_the_messages_fault() -> None:
         ("{{ missing | tojson }}", "TypeError: Object of type Undefined is not JSON serializable"),
         ("{{ strftime_now() }}", "TypeError: "),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError: maximum recursion depth"),
-        ("{{ 'x' * 99999999999999999 }}", "MemoryError"),
+        ("{{ 'x' * 99999999999999999 }}", "OverflowError"),
         ("{{ 5 | dictsort }}", "AttributeError: 'int' object has no attribute 'items'"),
     ],
 )
@@ -251,3 +251,35 @@ def test_deeply_nested_files_and_arguments_are_no_json(tmp_path: Path, template:
         ChatTemplate.from_directory(tmp_path)
     call = {"role": "assistant", "content": "x", "tool_calls": [{"function": {"arguments": deep}}]}
     assert "Assistant: x" in _render(template, call)
+
+
+NESTED = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+BRANCHING = (
+    "{% macro twice(n) %}{{ twice(n + 1) if n < 60 }}{{ twice(n + 1) if n < 60 }}{% endmacro %}{{ twice(0) }}"
+)
+
+
+@pytest.mark.parametrize("source", [NESTED, BRANCHING])
+@pytest.mark.timeout(60)
+def test_a_template_without_an_end_is_cut_off(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_module, "RENDER_LIMIT_S", 0.2)
+    with pytest.raises(ChatTemplateFailed, match="it has not come to an end within"):
+        ChatTemplate(source, {}).render({"messages": [{"role": "user", "content": "Hi"}]})
+
+
+@pytest.mark.parametrize("source", ["{{ 9 ** (9 ** 9) }}", "{{ 'x' * 10 ** 10 }}", "{{ 10 ** 10 * [1] }}"])
+@pytest.mark.timeout(60)
+def test_nor_does_a_product_take_the_machine(source: str) -> None:
+    with pytest.raises(ChatTemplateFailed, match="OverflowError"):
+        ChatTemplate(source, {}).render({"messages": [{"role": "user", "content": "Hi"}]})
+
+
+def test_timed_loops_are_loops_as_ever() -> None:
+    source = (
+        "{% for m in messages if m.role != 'x' %}{{ loop.index }}/{{ loop.length }}{{ loop.last }}"
+        "{{ loop.previtem.role if not loop.first }}{{ loop.nextitem.role if not loop.last }} {% endfor %}"
+        "{% for n in none_such %}{{ n }}{% else %}none{% endfor %}{{ 2 * 3 }}{{ 2 ** 3 }}{{ '-' * 2 }}"
+    )
+    messages = [{"role": role, "content": "Hi"} for role in ("user", "assistant")]
+    rendered = ChatTemplate(source, {}).render({"messages": messages})
+    assert rendered == "1/2Falseassistant 2/2Trueuser none68--"

@@ -292,6 +292,19 @@ def test_a_stub_that_was_started_again_has_lost_its_streams(
             triton_loop.run(ask())
 
 
+def test_full_shared_memory_is_a_503_that_names_no_region(
+    triton_loop: EventLoopThread, triton: FakeTriton
+) -> None:
+    async def full(_: Inference) -> AsyncIterator[Response]:
+        yield "Failed to increase the shared memory pool size for key 'ernie-triton-abc-1-def' to 1048576"
+
+    triton.answer = full
+    with pytest.raises(ModelUnavailable, match="no shared memory left") as error:
+        triton_loop.run(collected(triton.url, request()))
+    assert error.value.status == 503
+    assert "abc" not in error.value.message
+
+
 def test_control_errors(triton_loop: EventLoopThread, triton: FakeTriton) -> None:
     triton.models["odd"] = "strange words"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ernie_stub.control import INSTANCE, answer_control
 from ernie_stub.engine import EngineStatus
 from ernie_stub.in_flight import InFlight
@@ -9,11 +11,12 @@ from ernie_wire.messages import GenerateRequest, Heartbeat
 
 
 def test_health_follows_the_heartbeat() -> None:
-    status = EngineStatus("ready", "", 2, {"kv_blocks": 9}, Heartbeat(1, 2, 3, 9, 5, 6, 8, 7), 0.5)
+    status = EngineStatus("ready", "", 2, {"kv_blocks": 9}, Heartbeat(1, 2, 3, 9, 5, 6, 8, 7), 0.5, 0.2)
     assert answer_control({"op": "health"}, status, InFlight()) == {
         "state": "ready",
         "detail": "",
         "ready": True,
+        "alive_age_s": 0.2,
         "heartbeat_age_s": 0.5,
         "running": 1,
         "waiting": 2,
@@ -29,16 +32,26 @@ def test_health_follows_the_heartbeat() -> None:
 
 
 def test_an_engine_is_ready_until_its_heartbeat_is_30_s_old() -> None:
-    status = EngineStatus("ready", "", 1, {}, None, 29.9)
+    status = EngineStatus("ready", "", 1, {}, None, 29.9, 0.2)
     assert answer_control({"op": "health"}, status, InFlight())["ready"]
 
 
 def test_an_engine_without_heartbeat_is_not_ready() -> None:
-    status = EngineStatus("ready", "", 1, {"kv_blocks": 9}, None, 31.0)
+    status = EngineStatus("ready", "", 1, {"kv_blocks": 9}, None, 31.0, 0.2)
     health = answer_control({"op": "health"}, status, InFlight())
     assert not health["ready"]
     assert health["detail"] == "the engine has sent no heartbeat for 31 s"
     assert (health["free_blocks"], health["total_blocks"]) == (9, 9)
+
+
+@pytest.mark.parametrize(("alive_age_s", "is_ready"), [(2.9, True), (3.1, False)])
+def test_a_process_that_gives_no_sign_of_life_is_not_ready_however_young_its_heartbeat(
+    alive_age_s: float, is_ready: bool
+) -> None:
+    status = EngineStatus("ready", "", 1, {}, None, 0.5, alive_age_s)
+    health = answer_control({"op": "health"}, status, InFlight())
+    assert health["ready"] == is_ready
+    assert health["detail"] == ("" if is_ready else "the engine process has given no sign of life for 3 s")
 
 
 def test_an_entry_without_weights() -> None:
