@@ -168,6 +168,7 @@ def _description(
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "vocab_size": config.vocab_size,
+        "longest_token_bytes": preparation.tokenizer.longest_token_bytes,
         "dtype": settings.dtype,
         "quantization": settings.quantization,
         "activation_dtype": settings.activation_dtype.value,

@@ -62,6 +62,11 @@ class ModelEntry:
         return None if self.engine is None else self.engine.get("vocab_size")
 
     @property
+    def longest_token_bytes(self) -> int | None:
+        """Most bytes of text that one token stands for; None or 0 if the engine does not tell."""
+        return None if self.engine is None else self.engine.get("longest_token_bytes")
+
+    @property
     def max_model_len(self) -> int | None:
         """Tokens of prompt and answer, or None while the engine does not tell."""
         return None if self.engine is None else self.engine.get("max_model_len")

@@ -21,7 +21,7 @@ from e2e.frontend_process import frontend_process
 from ernie_frontend import large_bodies
 from ernie_frontend.large_bodies import MOST_VALUES, LargeBodies, find_excess
 from ernie_wire.errors import QueueFull
-from fakes.triton_grpc import FakeTriton
+from fakes.triton_grpc import FakeTriton, ready_model
 
 pytest_plugins = ("fakes.frontend_server",)
 
@@ -76,6 +76,24 @@ def test_a_prompt_that_just_fits_is_passed_on(frontend: str, triton: FakeTriton)
     for path in (COMPLETIONS, CHAT):
         assert post(frontend, path, begun.encode()).status_code == 400
     assert len(triton.inferences) == 2
+
+
+@pytest.mark.parametrize("spare", [0, -1])
+def test_a_text_that_cannot_fit_never_reaches_triton(frontend: str, triton: FakeTriton, spare: int) -> None:
+    """By the engine's rule: no token stands for more bytes than the longest."""
+    description = ready_model()
+    description["engine"]["longest_token_bytes"] = 30
+    triton.models = {"ernie-tiny": description}
+    text = "word\u00e9" * (30 * (CONTEXT - 1) // 6)
+    texts = ["Hi", text + "x" * (30 * (CONTEXT - 1) - len(text.encode()) - spare)]
+    for prompt in (texts[1], texts):
+        answer = post(frontend, COMPLETIONS, json.dumps({"prompt": prompt, "max_tokens": 1}).encode())
+        assert answer.status_code == (400 if spare else 200)
+        if spare:
+            error = answer.json()["error"]
+            assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+            assert f"({CONTEXT} or more in the prompt" in error["message"]
+    assert bool(triton.inferences) == (not spare)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ async def create_chat_completion(request: Request) -> Response:
     services, record = Services.of(request), record_of(request.scope)
     body, num_bytes = await read_body(ChatRequest, request)
     model = await services.models.resolve(body.model)
-    check_context(body, body.num_prompt_ids, model.entry.max_model_len)
+    check_context(body, model.entry)
     answer_id = record.wire_id("chatcmpl", body.user)
     limits = (model.entry.vocab_size, services.settings.max_answers, client_salt(request.scope))
     wires = await services.large_bodies.beside_loop(num_bytes, chat_to_wire, body, answer_id, *limits)

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from ernie_frontend.errors import BodyTooLarge, from_validation
 from ernie_frontend.large_bodies import MOST_VALUES, Excess, find_excess
+from ernie_frontend.model_directory import ModelEntry
 from ernie_frontend.request_log import record_of
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.services import Services
@@ -58,16 +59,18 @@ def _refusal(excess: Excess, context: int | None) -> ErnieError:
     return BodyTooLarge(f"the request body has more than {MOST_VALUES} values; send several requests")
 
 
-def check_context(body: GenerationFields, num_prompt_tokens: int, context: int | None) -> None:
-    """Refuse a prompt of too many token ids before anything is made of it.
-
-    Args:
-        body: the request.
-        num_prompt_tokens: token ids of its longest prompt.
-        context: tokens of prompt and answer; None if the model does not tell now.
+def check_context(body: GenerationFields, model: ModelEntry) -> None:
+    """Refuse a prompt that cannot fit before anything is made of it, by the engine's own rules.
 
     Raises:
         ContextLengthExceeded: the prompt leaves no room for an answer.
     """
-    if context is not None and num_prompt_tokens >= context:
-        raise ContextLengthExceeded.of(context, num_prompt_tokens, max(1, body.min_tokens or 0), "prompt")
+    context, longest = model.max_model_len, model.longest_token_bytes
+    if context is None:
+        return
+    least = max(1, body.min_tokens or 0)
+    if body.num_prompt_ids >= context:
+        raise ContextLengthExceeded.of(context, body.num_prompt_ids, least, "prompt")
+    if longest and body.num_prompt_bytes > longest * (context - 1):
+        num_tokens = -(-body.num_prompt_bytes // longest)
+        raise ContextLengthExceeded.of(context, num_tokens, least, "prompt", is_estimate=True)

@@ -169,3 +169,13 @@ class GenerationFields(BaseModel):
         if value is not None and value.model_fields_set and not info.data.get("stream"):
             raise ValueError("it may only be given with stream true")
         return value
+
+    @property
+    def num_prompt_ids(self) -> int:
+        """Token ids of the longest prompt; 0 if all are texts."""
+        return 0
+
+    @property
+    def num_prompt_bytes(self) -> int:
+        """Bytes of the longest text that is a prompt as it stands: a template may leave out a part."""
+        return 0

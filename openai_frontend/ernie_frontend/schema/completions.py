@@ -101,6 +101,11 @@ class CompletionRequest(GenerationFields):
         return max(sizes, default=0) + len(self.completion_token_ids or ())
 
     @property
+    def num_prompt_bytes(self) -> int:
+        """Bytes of the longest text; 0 if there is none."""
+        return max((len(text.encode()) for text in self.prompts() if isinstance(text, str)), default=0)
+
+    @property
     def num_logprobs(self) -> int | None:
         """Alternatives for each token of the answer; None if log probabilities were not asked for."""
         return self.logprobs
