@@ -141,7 +141,7 @@ def test_what_is_not_http_gets_the_envelope(frontend: str, sent: bytes) -> None:
 
 
 @pytest.mark.parametrize("form", ["one header", "many headers", "without an end", "target"])
-def test_a_large_header_is_refused(frontend: str, form: str) -> None:
+def test_a_large_header_is_refused(frontend: str, caplog: pytest.LogCaptureFixture, form: str) -> None:
     large = b"x" * MAX_HEADER_BYTES
     lines = {
         "one header": b"X: " + large,
@@ -154,6 +154,7 @@ def test_a_large_header_is_refused(frontend: str, form: str) -> None:
     with connected(frontend) as connection:
         send(connection, [b"GET %b HTTP/1.1\r\nHost: x\r\n%b%b" % (target, lines, end)])
         refused(connection, 431)
+    assert len([record for record in caplog.records if record.name.startswith("uvicorn")]) == 1, "one line"
 
 
 def test_a_header_below_the_limit_is_taken(frontend: str, triton: FakeTriton) -> None:
