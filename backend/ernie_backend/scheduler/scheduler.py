@@ -191,7 +191,8 @@ class Scheduler:
         """Yield unfinished prompts, admitting those that wait and find room, while there is a budget."""
         running = deque(under_way)
         while draft.budget:
-            ahead = (each for each in self._waiting if not running or rank(each) < rank(running[0]))
+            waiting = self._waiting if self._has_room(draft) else ()
+            ahead = (each for each in waiting if not running or rank(each) < rank(running[0]))
             admitted = next((each for each in ahead if self._admit(each, draft)), None)
             if admitted is not None:
                 yield admitted

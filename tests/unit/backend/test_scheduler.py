@@ -293,6 +293,14 @@ def test_with_one_partial_prefill_prompts_wait_for_each_other() -> None:
     assert steps.step() == [("long", 0, 8)]
 
 
+def test_a_better_priority_takes_the_rest_of_the_step_in_which_a_place_becomes_free() -> None:
+    steps = Steps(max_num_partial_prefills=1)
+    steps.add("long", range(10, 22))
+    steps.step()
+    steps.add("better", (1, 2, 3, 4, 5), priority=-1)
+    assert steps.step() == [("long", 8, 4), ("better", 0, 4)]
+
+
 def test_a_short_prompt_shares_the_steps_of_a_long_one_which_gets_the_rest() -> None:
     steps = Steps()
     steps.add("long", range(10, 40))
