@@ -29,7 +29,8 @@ h4 { margin: 1rem 0 .2rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; }
 tr { border-bottom: 1px solid var(--line); }
-td:nth-child(2) { min-width: 13rem; }
+td { overflow-wrap: anywhere; }
+@media (min-width: 50rem) { td:nth-child(2) { min-width: 13rem; } }
 td:first-child, th:first-child { white-space: nowrap; }
 """
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
