@@ -14,7 +14,6 @@ import asyncio
 import errno
 import logging
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +51,13 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
         CommandError: something could not be started, or ended.
     """
     log_to_standard_error(logging.WARNING)
+    try:
+        _run_until_stopped(settings, when_ready)
+    except OSError as error:
+        raise CommandError(_of_system(error)) from error
+
+
+def _run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
     stages = Stages("command line")
     with stages.stage("ports"):
         _choose_ports(settings)  # a taken one is told before anything long
@@ -69,8 +75,6 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
             asyncio.run(keep_ranks(layout, {"model": str(model.directory), **settings.engine}))
     except StopRequested:
         standard_error().write("Stopped.\n")
-    except OSError as error:
-        raise CommandError(_of_system(error)) from error
     except CommandError as error:
         if "SIGKILL" not in error.message:
             raise
@@ -180,8 +184,8 @@ def _output(directory: RunDirectory, is_quiet: bool) -> Iterator[LogOutput]:
 def _of_system(error: OSError) -> str:
     """Return what the system refused, and the way out."""
     ways_out = {
-        errno.ENOSPC: f"make room in {tempfile.gettempdir()}, or set TMPDIR to another directory",
-        errno.EDQUOT: f"make room in {tempfile.gettempdir()}, or set TMPDIR to another directory",
+        errno.ENOSPC: "make room in the temporary directory, or set TMPDIR to another one",
+        errno.EDQUOT: "make room in the temporary directory, or set TMPDIR to another one",
         errno.EMFILE: "raise the limit of open files (ulimit -n)",
         errno.ENOMEM: "free memory, or raise the limit of it (ulimit -v)",
         errno.EAGAIN: "raise the limit of processes (ulimit -u)",

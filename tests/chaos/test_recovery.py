@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -25,6 +26,8 @@ FLAGS = ("--model", str(DENSE), "--port", "0", "--host", "127.0.0.1", "--dtype",
 LONG = {"model": "null", "prompt": [5, 6, 7], "max_tokens": 1400, "ignore_eos": True}
 SHORT = {"model": "null", "prompt": [5, 6, 7], "max_tokens": 2}
 MOST_FAULTS = 6
+NUM_TRIALS = 30
+NUM_STREAMS = 8
 
 
 class House:
@@ -126,6 +129,16 @@ def kill(process: psutil.Process) -> None:
     process.kill()
 
 
+def stop_and_go(process: psutil.Process) -> None:
+    """Let a process miss the deadlines of those who wait for it, and die when they have given it up."""
+    stop(process)
+    time.sleep(1.8)
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may have been replaced meanwhile
+        process.send_signal(signal.SIGCONT)
+        time.sleep(1.0)
+        process.kill()
+
+
 HOLD = """
 import ctypes, os, sys
 ptrace = ctypes.CDLL(None).ptrace
@@ -152,9 +165,9 @@ def hang(process: psutil.Process) -> None:
 def break_under_streams(
     house: House, part: Callable[[House], psutil.Process], act: Callable[[psutil.Process], None]
 ) -> list[Reader]:
-    """Let a fault happen under four streams, and wait until the service answers again; returns the streams."""
+    """Let a fault happen under streams, and wait until the service answers again; returns the streams."""
     broken = part(house)
-    readers = [Reader(house.url) for _ in range(4)]
+    readers = [Reader(house.url) for _ in range(NUM_STREAMS)]
     assert all(reader.has_begun.wait(FAILURE_S) for reader in readers)
     act(broken)
     until = time.monotonic() + RECOVERY_S
@@ -216,6 +229,24 @@ def test_so_they_do_after_any_fault(
         check_recovery(house, part, act)
     finally:
         house.serving.close()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(NUM_TRIALS * RECOVERY_S)
+def test_a_triton_that_a_dying_stub_takes_along_is_started_again() -> None:
+    """Triton 2.51 aborts now and then when its stub stops, goes on and dies: tried until that was met."""
+    for _ in range(NUM_TRIALS):
+        house = House()
+        try:
+            house.wait_until_ready()
+            triton = house.triton()
+            check_recovery(house, House.stub, stop_and_go)
+            if house.triton() != triton:
+                assert any("tritonserver ended: it was" in line for line in house.serving.output)
+                return
+        finally:
+            house.serving.close()
+    raise AssertionError(f"Triton survived {NUM_TRIALS} deaths of its stub")
 
 
 def test_a_killed_frontend_is_started_again_and_the_engine_stays(house: House) -> None:

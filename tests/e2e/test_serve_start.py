@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,3 +113,32 @@ def engine_processes(serving: Serving) -> list[psutil.Process]:
         return serving.descendants("ernie_backend")
     except psutil.NoSuchProcess:
         return []
+
+
+@pytest.mark.parametrize(
+    ("limit", "sentence"),
+    [
+        (
+            (resource.RLIMIT_NOFILE, 16),
+            "the system refuses: Too many open files; raise the limit of open files",
+        ),
+        ((resource.RLIMIT_FSIZE, 0), "the system refuses: No usable temporary directory"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(limit: tuple[int, int], sentence: str, tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from ernie_cli.main import main\n"
+        f"resource.setrlimit({limit[0]}, ({limit[1]}, {limit[1]})); sys.argv[0] = 'ernie-triton'; main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "serve", "--model", str(DENSE), *FLAGS],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=STOP_DEADLINE_S,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert re.match(f"ernie-triton: {sentence}", ended.stderr.splitlines()[-1]), ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
