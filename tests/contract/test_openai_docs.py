@@ -103,18 +103,9 @@ def test_every_field_of_a_request_is_there(document: dict[str, Any], path: str, 
 
 def test_limits_are_those_of_json_schema(document: dict[str, Any]) -> None:
     """Pydantic writes a limit that it does not understand as a word of its own, which no client knows."""
-    known = {
-        "type",
-        "anyOf",
-        "items",
-        "properties",
-        "additionalProperties",
-        "required",
-        "enum",
-        "const",
-        "$ref",
-    }
-    known |= {"title", "description", "default", "minimum", "exclusiveMaximum", "minItems"}
+    known = {"type", "anyOf", "items", "properties", "additionalProperties", "required", "enum", "const"}
+    known |= {"$ref", "title", "description", "default", "pattern", "minimum", "maximum"}
+    known |= {"exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems", "minLength", "maxLength"}
     schemas = document["components"]["schemas"]
     assert {word for schema in schemas.values() for word in words_of(schema)} <= known
     chat, completion = (schemas[model.__name__]["properties"] for model in (ChatRequest, CompletionRequest))
