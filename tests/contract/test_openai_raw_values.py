@@ -162,7 +162,7 @@ SECRET = "/dev/shm/ernie-triton-4711-0"
     [
         (
             f"Failed to increase the shared memory pool size for key '{SECRET}'. Error: No space",
-            500,
+            503,
         ),
         (f"Stub process 'ernie-tiny_0_0' is not healthy. {SECRET}", 503),
         (f"Internal: {SECRET}", 500),
