@@ -12,6 +12,7 @@ import pytest
 
 from ernie_backend import part, start
 from ernie_backend.devices.backend import create_ops
+from ernie_backend.errors import StartError
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.settings import EngineSettings
 from ernie_backend.start import StartedEngine, start_engine
@@ -108,6 +109,12 @@ def test_the_cache_is_the_part_of_the_memory_that_was_asked_for(monkeypatch: pyt
     assert half - quarter == pytest.approx((1 << 28) / bytes_per_block, abs=1)
     assert three_quarters - half == pytest.approx(half - quarter, abs=1)
     assert started(num_gpu_blocks_override="40").ready.description["kv_blocks"] == 40
+
+
+def test_memory_that_is_gone_when_the_cache_is_reserved_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "available_bytes", Mock(side_effect=[1 << 30, 1 << 20]))
+    with pytest.raises(StartError, match=r"of 256 blocks needs .*, and only 1\.0 MiB are available now"):
+        started()
 
 
 def test_every_limit_of_the_scheduler_is_the_setting_of_its_name() -> None:
