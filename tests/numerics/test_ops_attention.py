@@ -186,6 +186,26 @@ def test_a_cache_gives_back_what_its_format_says(isa: str, kind: str) -> None:
     np.testing.assert_array_equal(found, through_cache(values, cache_of.dtype, scales)[:, 0])
 
 
+@pytest.mark.parametrize("size", [16, 128])
+def test_a_new_cache_is_zeros_also_where_another_was(size: int) -> None:
+    """Of 0.5 and 4 MiB an array: small ones are written, large ones get new pages from the kernel."""
+    written, read = (Layout(((context, 64 - context),) * size, 64, size) for context in (0, 63))
+    tables, ops, spec = (
+        np.arange(size, dtype=np.int32)[:, None],
+        cpu_ops(ISAS[-1]),
+        RotarySpec(128, 64, 10000.0),
+    )
+    rotary, qkv = ops.pack_rotary(spec), random_floats(12, 64 * size, 3 * 128)
+    for _ in range(3):  # malloc uses freed memory of this size again when it has met it once
+        cache = ops.allocate_cache(cache_spec(written, 1, 128, "float32"))
+        found = ops.attention(qkv[:size].copy(), rotary, cache, ops.upload(make_batch(read, tables)))
+        scores = (qkv[:size, :128] * qkv[:size, 128:256]).sum(1) / np.sqrt(np.float32(128))
+        weights = np.exp(scores) / (63 + np.exp(scores))
+        np.testing.assert_allclose(found, weights[:, None] * qkv[:size, 256:], rtol=1e-4, atol=1e-6)
+        ops.attention(qkv, rotary, cache, ops.upload(make_batch(written, tables)))
+        del cache
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kind", CACHE_KINDS)
 def test_nan_stays_in_its_sequence_and_after_its_token(isa: str, kind: str) -> None:
