@@ -21,7 +21,7 @@ from ernie_cli.presets.released import RELEASED
 MIB = 1 << 20
 DEADLINE_S = 1800
 TOKENS = 2048
-CONTEXT = 32 * TOKENS
+CONTEXT = 16 * TOKENS
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
