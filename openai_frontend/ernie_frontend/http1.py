@@ -1,8 +1,8 @@
 """HTTP/1.1 by uvicorn and h11, with bounds of ours and the envelope for what is not HTTP/1.1.
 
 h11 and not httptools, uvicorn's other parser, which drops the body of a request that offers another protocol
-(``Upgrade: h2c``, as the JDK's client does by default) and bounds no header. h11 takes up to 4 % more CPU time
-for a streamed event. Must not know what a request means.
+(``Upgrade: h2c``, as the JDK's client does by default) and bounds no header. h11 takes 2 us more CPU time
+for a streamed event, of some 200. Must not know what a request means.
 """
 
 from __future__ import annotations
