@@ -117,15 +117,19 @@ class CompletionLogprobs:
         if not text_bytes:
             return self._offset
         end_of_first = self._offset + len(self._decoder.decode(text_bytes[:1]))
-        is_incomplete = bool(self._decoder.getstate()[0])  # the character that the first byte is in
+        pending = self._decoder.getstate()[0]  # of a character that the first byte does not complete
         self._offset = end_of_first + len(self._decoder.decode(text_bytes[1:]))
-        return end_of_first if is_incomplete else end_of_first - 1
+        if not pending:
+            return end_of_first - 1
+        # The decoder keeps both bytes of half a surrogate pair (ed a0 to ed bf), which become a U+FFFD each.
+        return end_of_first + (pending[:1] == b"\xed" and pending[1:] >= b"\xa0")
 
 
 def _beginning(text: str, following: bytes) -> bytes:
     """Return the bytes of a prompt's first token: what its text has before those of the other tokens.
 
-    The first of these may complete a character that the first token begins: up to three bytes.
+    The first of these may complete a character that the first token begins: up to three bytes. A first token
+    whose last bytes are no character cannot be known from its text: then the offset of the next may be too low.
     """
     for num_shared in range(4):
         rest = following[num_shared:].decode(errors="replace")
