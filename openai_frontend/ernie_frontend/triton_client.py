@@ -1,4 +1,4 @@
-"""One Triton over gRPC: the only module that knows tritonclient and the tensors on the wire.
+"""One Triton over gRPC.
 
 One gRPC stream for each generation and each control question: a decoupled model answers nothing else. A
 generation that nobody waits for is ended by ``control`` cancel, and its stream read to the end. Must not know
@@ -16,25 +16,22 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 import tritonclient.grpc.aio as triton
 from tritonclient.grpc import InferResult
 from tritonclient.utils import InferenceServerException
 
-from ernie_frontend.generation import Delta, Deltas
+from ernie_frontend.generation import Deltas
 from ernie_frontend.settings import Settings
 from ernie_frontend.shared_question import SharedQuestion
 from ernie_frontend.triton_stream import TritonStream
+from ernie_frontend.triton_tensors import delta_of, generate_inputs, input_tensor, text_of
 from ernie_wire import tensors
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError, ModelUnavailable, parse_error
-from ernie_wire.logprobs import parse_logprobs
-from ernie_wire.marked_text import Mark
 from ernie_wire.messages import GenerateRequest
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
-_DATATYPES = {"TYPE_STRING": "BYTES", "TYPE_BOOL": "BOOL", "TYPE_INT32": "INT32"}
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
@@ -104,7 +101,7 @@ class TritonClient:
         Raises:
             ErnieError: what the backend answered, or an error of this module.
         """
-        stream = TritonStream(self._client.stream_infer(_one(_inference(model, _generate_inputs(request)))))
+        stream = TritonStream(self._client.stream_infer(_one(_inference(model, generate_inputs(request)))))
         self._generations.add(stream)
         heard = asyncio.Event()
         watch = asyncio.create_task(self._watch(model, request.request_id, stream, heard))
@@ -112,7 +109,7 @@ class TritonClient:
         try:
             async for result in self._results(stream, request.request_id):
                 heard.set()
-                delta = _delta(result)
+                delta = delta_of(result)
                 is_answered = delta.finish_reason is not None
                 yield delta
             if not is_answered:
@@ -135,13 +132,13 @@ class TritonClient:
         return await asyncio.shield(self._start(self._control(model, question)))
 
     async def _control(self, model: str, question: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = [_input(tensors.CONTROL, json.dumps(dict(question)))]
+        inputs = [input_tensor(tensors.CONTROL, json.dumps(dict(question)))]
         call = self._client.stream_infer(_one(_inference(model, inputs)), stream_timeout=self._deadline_s)
         stream = TritonStream(call)
         # A model that is not ours does not know what it is asked here, and that is no failure.
         about = "" if question.get("op") == "describe" else f"control {question.get('op')}"
         try:
-            answers = [_text(result, tensors.CONTROL_OUTPUT) async for result in self._results(stream, about)]
+            answers = [text_of(result, tensors.CONTROL_OUTPUT) async for result in self._results(stream, about)]
         finally:
             await stream.end(self._deadline_s)
         answer = next((answer for answer in answers if answer is not None), None)
@@ -275,72 +272,3 @@ async def _one(inference: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
 
 def _inference(model: str, inputs: list[triton.InferInput]) -> dict[str, Any]:
     return {"model_name": model, "inputs": inputs}
-
-
-def _generate_inputs(request: GenerateRequest) -> list[triton.InferInput]:
-    values: list[tuple[tensors.TensorSpec, object]] = [
-        (tensors.REQUEST_ID, request.request_id),
-        (tensors.STREAM, request.stream),
-        (tensors.EXCLUDE_INPUT, True),
-        (tensors.RETURN_FINISH_REASON, True),
-        (tensors.RETURN_NUM_INPUT_TOKENS, True),
-        (tensors.RETURN_NUM_OUTPUT_TOKENS, True),
-        (tensors.RETURN_TOKEN_IDS, request.return_prompt),
-        (tensors.RETURN_MARKS, True),
-        (tensors.SAMPLING_PARAMETERS, json.dumps(request.sampling.to_json())),
-    ]
-    if request.priority:
-        values.append((tensors.PRIORITY, [request.priority]))
-    if request.cache_salt:
-        values.append((tensors.CACHE_SALT, request.cache_salt))
-    if request.messages is not None:
-        values.append((tensors.MESSAGES, json.dumps(request.messages, ensure_ascii=False)))
-    elif request.text_input is not None:
-        values.append((tensors.TEXT_INPUT, request.text_input))
-    else:
-        values.append((tensors.INPUT_IDS, request.input_ids))
-    return [_input(spec, value) for spec, value in values]
-
-
-def _input(spec: tensors.TensorSpec, value: object) -> triton.InferInput:
-    if isinstance(value, str):
-        array = np.array([value.encode()], dtype=np.object_)
-    elif isinstance(value, bool):
-        array = np.array([value])
-    else:
-        array = np.array(value, dtype=np.int32)
-    tensor = triton.InferInput(spec.name, list(array.shape), _DATATYPES[spec.datatype])
-    tensor.set_data_from_numpy(array)
-    return tensor
-
-
-def _delta(result: InferResult) -> Delta:
-    logprobs = _text(result, tensors.LOGPROBS)
-    prompt_logprobs = _text(result, tensors.PROMPT_LOGPROBS)
-    marks = result.as_numpy(tensors.MARKS.name)
-    return Delta(
-        text=_text(result, tensors.TEXT_OUTPUT) or "",
-        token_ids=_integers(result, tensors.OUTPUT_IDS) or (),
-        num_output_tokens=sum(_integers(result, tensors.NUM_OUTPUT_TOKENS) or ()),
-        num_input_tokens=sum(_integers(result, tensors.NUM_INPUT_TOKENS) or ()),
-        num_cached_tokens=sum(_integers(result, tensors.NUM_CACHED_TOKENS) or ()),
-        finish_reason=_text(result, tensors.FINISH_REASON) or None,
-        prompt_ids=_integers(result, tensors.PROMPT_IDS),
-        prompt_text=_text(result, tensors.PROMPT_TEXT),
-        logprobs=() if logprobs is None else parse_logprobs(logprobs),
-        prompt_logprobs=None if prompt_logprobs is None else parse_logprobs(prompt_logprobs),
-        marks=() if marks is None else tuple(Mark(*row) for row in marks.tolist()),
-    )
-
-
-def _text(result: InferResult, spec: tensors.TensorSpec) -> str | None:
-    array = result.as_numpy(spec.name)
-    if array is None or array.size == 0:
-        return None
-    text: str = array.reshape(-1)[0].decode()
-    return text
-
-
-def _integers(result: InferResult, spec: tensors.TensorSpec) -> tuple[int, ...] | None:
-    array = result.as_numpy(spec.name)
-    return None if array is None else tuple(array.reshape(-1).tolist())

@@ -24,7 +24,7 @@ from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
 from ernie_frontend.translate.chat_request import chat_to_wire
 from ernie_frontend.translate.completion_request import completion_to_wire
-from ernie_frontend.triton_client import _generate_inputs
+from ernie_frontend.triton_tensors import generate_inputs
 from ernie_wire.errors import ErnieError, InvalidRequest
 from ernie_wire.messages import GenerateRequest
 from fakes.triton_grpc import FakeTriton, Inference, Response
@@ -75,7 +75,7 @@ def values(field: str) -> list[str]:
 
 def check_wires(wires: list[GenerateRequest]) -> None:
     for wire in wires:
-        _generate_inputs(wire)
+        generate_inputs(wire)
         json.dumps([wire.messages, wire.sampling.to_json()], allow_nan=False)
 
 

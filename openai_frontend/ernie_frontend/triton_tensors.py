@@ -1,0 +1,93 @@
+"""Requests and responses as tritonclient's tensors, by the specifications in ``ernie_wire.tensors``.
+
+Must not know how they are sent.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import tritonclient.grpc.aio as triton
+from tritonclient.grpc import InferResult
+
+from ernie_frontend.generation import Delta
+from ernie_wire import tensors
+from ernie_wire.logprobs import parse_logprobs
+from ernie_wire.marked_text import Mark
+from ernie_wire.messages import GenerateRequest
+
+_DATATYPES = {"TYPE_STRING": "BYTES", "TYPE_BOOL": "BOOL", "TYPE_INT32": "INT32"}
+
+
+def generate_inputs(request: GenerateRequest) -> list[triton.InferInput]:
+    """Return the tensors of a request."""
+    values: list[tuple[tensors.TensorSpec, object]] = [
+        (tensors.REQUEST_ID, request.request_id),
+        (tensors.STREAM, request.stream),
+        (tensors.EXCLUDE_INPUT, True),
+        (tensors.RETURN_FINISH_REASON, True),
+        (tensors.RETURN_NUM_INPUT_TOKENS, True),
+        (tensors.RETURN_NUM_OUTPUT_TOKENS, True),
+        (tensors.RETURN_TOKEN_IDS, request.return_prompt),
+        (tensors.RETURN_MARKS, True),
+        (tensors.SAMPLING_PARAMETERS, json.dumps(request.sampling.to_json())),
+    ]
+    if request.priority:
+        values.append((tensors.PRIORITY, [request.priority]))
+    if request.cache_salt:
+        values.append((tensors.CACHE_SALT, request.cache_salt))
+    if request.messages is not None:
+        values.append((tensors.MESSAGES, json.dumps(request.messages, ensure_ascii=False)))
+    elif request.text_input is not None:
+        values.append((tensors.TEXT_INPUT, request.text_input))
+    else:
+        values.append((tensors.INPUT_IDS, request.input_ids))
+    return [input_tensor(spec, value) for spec, value in values]
+
+
+def input_tensor(spec: tensors.TensorSpec, value: object) -> triton.InferInput:
+    """Return a tensor with a text, a truth value or a sequence of integers in it."""
+    if isinstance(value, str):
+        array = np.array([value.encode()], dtype=np.object_)
+    elif isinstance(value, bool):
+        array = np.array([value])
+    else:
+        array = np.array(value, dtype=np.int32)
+    tensor = triton.InferInput(spec.name, list(array.shape), _DATATYPES[spec.datatype])
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def delta_of(result: InferResult) -> Delta:
+    """Return what a response to a generation says."""
+    logprobs = text_of(result, tensors.LOGPROBS)
+    prompt_logprobs = text_of(result, tensors.PROMPT_LOGPROBS)
+    marks = result.as_numpy(tensors.MARKS.name)
+    return Delta(
+        text=text_of(result, tensors.TEXT_OUTPUT) or "",
+        token_ids=_integers(result, tensors.OUTPUT_IDS) or (),
+        num_output_tokens=sum(_integers(result, tensors.NUM_OUTPUT_TOKENS) or ()),
+        num_input_tokens=sum(_integers(result, tensors.NUM_INPUT_TOKENS) or ()),
+        num_cached_tokens=sum(_integers(result, tensors.NUM_CACHED_TOKENS) or ()),
+        finish_reason=text_of(result, tensors.FINISH_REASON) or None,
+        prompt_ids=_integers(result, tensors.PROMPT_IDS),
+        prompt_text=text_of(result, tensors.PROMPT_TEXT),
+        logprobs=() if logprobs is None else parse_logprobs(logprobs),
+        prompt_logprobs=None if prompt_logprobs is None else parse_logprobs(prompt_logprobs),
+        marks=() if marks is None else tuple(Mark(*row) for row in marks.tolist()),
+    )
+
+
+def text_of(result: InferResult, spec: tensors.TensorSpec) -> str | None:
+    """Return the text in a tensor of a response; None where it has none."""
+    array = result.as_numpy(spec.name)
+    if array is None or array.size == 0:
+        return None
+    text: str = array.reshape(-1)[0].decode()
+    return text
+
+
+def _integers(result: InferResult, spec: tensors.TensorSpec) -> tuple[int, ...] | None:
+    array = result.as_numpy(spec.name)
+    return None if array is None else tuple(array.reshape(-1).tolist())
