@@ -69,6 +69,7 @@ class Child:
         self._process = process
         self._output = output
         self._tail = b""
+        self._was_stopped = False
         self._pump = asyncio.create_task(self._pass_on())
         self._guard = asyncio.create_task(self._kill_what_stays_stopped())
 
@@ -111,7 +112,8 @@ class Child:
         """Wait until the process ends by itself; return what to tell the user."""
         status = await self._process.wait()
         await asyncio.wait({self._pump}, timeout=1)  # a grandchild may hold the pipe open
-        return CommandError(f"{self.name} ended: it {describe_exit(status)}", self.last_lines())
+        how = "was stopped, and so killed" if self._was_stopped else describe_exit(status)
+        return CommandError(f"{self.name} ended: it {how}", self.last_lines())
 
     def last_lines(self) -> tuple[str, ...]:
         """Return what it wrote last."""
@@ -152,6 +154,7 @@ class Child:
                     logger.warning(
                         "%s: process %d (%s) was stopped: it is killed", self.name, member.pid, member.name
                     )
+                    self._was_stopped |= member.pid == self.pid
                     _kill(member.pid)
 
     async def _group_is_empty(self) -> None:

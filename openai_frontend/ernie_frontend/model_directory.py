@@ -152,7 +152,7 @@ class ModelDirectory:
         wanted = self._settings.default_model
         if wanted is not None:
             if wanted not in entries:
-                raise ModelUnavailable(f"the default model {wanted} is not loaded in Triton", "model")
+                raise ModelUnavailable(f"the model {wanted} is not loaded now; try again later")
             return entries[wanted]
         if not entries:
             raise ModelUnavailable("Triton has no model of ernie-triton loaded", "model")

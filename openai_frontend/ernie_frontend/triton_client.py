@@ -247,8 +247,13 @@ class TritonClient:
         """Start work that ends by itself, whoever waits for it, and that ``close`` waits for."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
         return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited for it may have gone; asyncio would write a traceback
 
     async def _end(self, model: str, request_id: str, stream: TritonStream, *, is_cancelled: bool) -> None:
         """Have a stream that was left end; it is read to its end, for Triton's sake."""

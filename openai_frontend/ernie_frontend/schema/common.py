@@ -53,8 +53,8 @@ class GenerationFields(BaseModel):
     stream: bool | None = Field(None, description="send the answer as server-sent events")
     stream_options: StreamOptions | None = Field(
         None,
-        description="only with stream; include_usage (default true) adds a last chunk with the usage, "
-        "continuous_usage_stats the usage so far to each chunk",
+        description="only with stream; include_usage (true in an object without it) adds a last chunk with the "
+        "usage, continuous_usage_stats the usage so far to each chunk",
     )
     max_streaming_response_tokens: PositiveInteger | None = Field(
         None, description="join so many tokens into one chunk"

@@ -6,6 +6,7 @@ are neither here nor in the schema are ignored, as OpenAI's own servers and Fast
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -82,7 +83,7 @@ def refuse_unsupported(extra: Mapping[str, object] | None, unsupported: Mapping[
         refusal = unsupported[name]
         if _without_nulls(value) in refusal.neutral:
             continue
-        neutral = " or ".join(repr(entry) for entry in refusal.neutral)
+        neutral = " or ".join(json.dumps(entry) for entry in refusal.neutral)
         way_out = f"leave it out or send {neutral}" if neutral else "leave it out"
         raise InvalidValue(f"{name} is refused: {refusal.reason}; {way_out}", name)
 
