@@ -19,6 +19,7 @@ import pytest
 from ernie_cli.presets.released import RELEASED
 
 MIB = 1 << 20
+HUGE_PAGE = 2 * MIB
 DEADLINE_S = 1800
 TOKENS = 2048
 CONTEXT = 16 * TOKENS
@@ -111,6 +112,8 @@ def measured(directory: Path, fields: Mapping[str, Any], **parameters: str) -> d
 def check(found: dict[str, list[int]]) -> None:
     for part, (taken, planned) in found.items():
         tolerance, slack = (0.10, 300e6) if part.startswith("total") else (0.01, 4 * MIB)
+        if part == "used KV cache":
+            slack += 2 * HUGE_PAGE  # in each of the two layers, the one that the prompt's last block began
         assert abs(taken - planned) <= max(tolerance * planned, slack), (part, found)
 
 
