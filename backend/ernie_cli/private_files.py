@@ -22,9 +22,7 @@ _SYS_SECCOMP = 317  # on x86-64, as the two below
 _SYS_FCHMOD = 91
 _AUDIT_ARCH_X86_64 = 0xC000003E
 _SET_MODE_FILTER = 1  # linux/seccomp.h
-_FLAG_SPEC_ALLOW = (
-    4  # a filter must not cost the speed that speculation gives: nothing hostile is confined here
-)
+_FLAG_SPEC_ALLOW = 4  # nothing hostile is confined here, so speculation keeps its speed
 _ALLOW = 0x7FFF0000
 _SUCCEED_WITHOUT_EFFECT = 0x00050000  # SECCOMP_RET_ERRNO with errno 0
 

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 import pytest
 
+from e2e.triton_server import eventually
 from fakes.triton_grpc import FakeTriton, Inference, Response
 
 pytest_plugins = ("fakes.frontend_server",)
@@ -62,13 +63,6 @@ async def hang(inference: Inference) -> AsyncIterator[Response]:
     if inference.inputs["text_input"] != "queued":
         yield {"text_output": "Bei", "finish_reason": "", "num_input_tokens": 7, "num_output_tokens": 1}
     await asyncio.Event().wait()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def events(answer: httpx.Response) -> list[str]:
