@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import resource
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ from ernie_frontend.log_output import LogOutput, log_to_standard_error, standard
 WhenReady = Callable[[str], Awaitable[bool]]
 """Called with the API's base URL once it answers; returns whether to go on serving."""
 _LOG_LINES = 20
+_LEAST_DESCRIPTORS = 256
+"""Of each process; the frontend needs the most, for its connections."""
 
 
 def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
@@ -59,6 +62,7 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
 
 def _run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
     stages = Stages("command line")
+    _check_descriptor_limit()
     with stages.stage("ports"):
         _choose_ports(settings)  # a taken one is told before anything long
     with stages.stage("model files") as reading:
@@ -166,6 +170,23 @@ class _Serving:
         return child
 
 
+def _check_descriptor_limit() -> None:
+    """Raise the limit of open files as far as the processes need it.
+
+    A process that reaches the limit can fail anywhere, in libraries that abort and while it cleans up too.
+
+    Raises:
+        CommandError: it may not be raised that far.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _LEAST_DESCRIPTORS:
+        raise CommandError(
+            f"the limit of open files is {hard}; serve needs {_LEAST_DESCRIPTORS} at least (ulimit -n)"
+        )
+    if soft != resource.RLIM_INFINITY and soft < _LEAST_DESCRIPTORS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_LEAST_DESCRIPTORS, hard))
+
+
 @contextmanager
 def _output(directory: RunDirectory, is_quiet: bool) -> Iterator[LogOutput]:
     """Give the place for what the processes write; of a file, an error gets the last lines along."""
@@ -186,7 +207,6 @@ def _of_system(error: OSError) -> str:
     ways_out = {
         errno.ENOSPC: "make room in the temporary directory, or set TMPDIR to another one",
         errno.EDQUOT: "make room in the temporary directory, or set TMPDIR to another one",
-        errno.EMFILE: "raise the limit of open files (ulimit -n)",
         errno.ENOMEM: "free memory, or raise the limit of it (ulimit -v)",
         errno.EAGAIN: "raise the limit of processes (ulimit -u)",
     }

@@ -118,10 +118,7 @@ def engine_processes(serving: Serving) -> list[psutil.Process]:
 @pytest.mark.parametrize(
     ("limit", "sentence"),
     [
-        (
-            (resource.RLIMIT_NOFILE, 16),
-            "the system refuses: Too many open files; raise the limit of open files",
-        ),
+        ((resource.RLIMIT_NOFILE, 16), "the limit of open files is 16; serve needs 256 at least"),
         ((resource.RLIMIT_FSIZE, 0), "the system refuses: No usable temporary directory"),
     ],
 )
