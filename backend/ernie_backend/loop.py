@@ -46,5 +46,5 @@ class EngineLoop:
         """Cancel and submit; return the refusals."""
         for request_id in arrivals.cancelled:
             self._engine.cancel(request_id)
-        refused = (self._engine.submit(sequence) for sequence in arrivals.sequences)
+        refused = (self._engine.submit(request) for request in arrivals.requests)
         return arrivals.refusals + tuple(output for output in refused if output is not None)

@@ -12,7 +12,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from ernie_backend.engine.sequence import Sequence
+from ernie_backend.engine.request_state import RequestState
 from ernie_backend.inbox import Inbox
 from ernie_wire.errors import ErnieError, InternalError, QueueFull
 from ernie_wire.messages import Cancel, GenerateRequest, Output
@@ -26,7 +26,7 @@ class PreparationThread:
     """Prepares requests in the order they came and puts the results into the inbox.
 
     Args:
-        prepare: makes the sequence of a request.
+        prepare: makes the engine's request of a client's.
         inbox: of the engine loop.
         max_pending: most requests that wait here.
         max_pending_bytes: most bytes of their prompts.
@@ -34,7 +34,7 @@ class PreparationThread:
 
     def __init__(
         self,
-        prepare: Callable[[GenerateRequest], Sequence],
+        prepare: Callable[[GenerateRequest], RequestState],
         inbox: Inbox,
         max_pending: int,
         max_pending_bytes: int = MAX_PENDING_BYTES,
@@ -84,7 +84,7 @@ class PreparationThread:
                     del self._pending[request.request_id]
                     self._inbox.put(result)
 
-    def _result(self, request: GenerateRequest) -> Sequence | Output:
+    def _result(self, request: GenerateRequest) -> RequestState | Output:
         try:
             return self._prepare(request)
         except ErnieError as error:

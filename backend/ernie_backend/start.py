@@ -33,9 +33,9 @@ from ernie_backend.parallel.leading_runner import LeadingRunner
 from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.seat import engine_layout, group_seat
 from ernie_backend.part import Seat, load_part
+from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.runner.sampler import Sampler
 from ernie_backend.scheduler.limits import SchedulerLimits
-from ernie_backend.scheduler.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.settings import EngineSettings, model_directory, read_settings
 from ernie_backend.stages import Stage, Stages
 from ernie_backend.weights.shard import Shard

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ernie_backend.engine.answer_text import AnswerText
 from ernie_backend.engine.detokenizer import Detokenizer
-from ernie_backend.engine.sequence import ResolvedSampling, Sequence
+from ernie_backend.engine.request_state import RequestState
 from ernie_backend.engine.stop import StopMatcher
+from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
+from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.sampler import Sampler
 from ernie_kernels.reference import ReferenceOps
 
@@ -27,24 +28,53 @@ class CharacterTokens:
         return chr(token_id + 48).encode()
 
 
+def sampled_sequence(
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+    index: int = 0,
+    min_p: float = 0.0,
+    *,
+    processors: tuple[LogitsProcessor, ...] = (),
+    logprobs: int | None = None,
+) -> Sequence:
+    """Return a sequence that has generated ``index`` tokens."""
+    sampling = ResolvedSampling(
+        temperature, top_p, top_k, seed, index + 1, frozenset(), min_p, logprobs=logprobs
+    )
+    sequence = Sequence("r", (), sampling, processors)
+    sequence.token_ids = [0] * index
+    return sequence
+
+
 def make_sequence(
     request_id: str,
     prompt: tuple[int, ...],
     max_tokens: int,
     *,
+    eos: frozenset[int] = frozenset(),
+    priority: int = 0,
+) -> Sequence:
+    """Return a greedy sequence."""
+    sampling = ResolvedSampling(GREEDY, 1.0, 0, 0, max_tokens, eos)
+    return Sequence(request_id=request_id, prompt_ids=prompt, sampling=sampling, priority=priority)
+
+
+def make_request(
+    request_id: str,
+    prompt: tuple[int, ...],
+    max_tokens: int,
+    *,
     stop: tuple[str, ...] = (),
+    includes_stop: bool = False,
     eos: frozenset[int] = frozenset(),
     stream: bool = True,
     prompt_text: str | None = None,
     priority: int = 0,
-) -> Sequence:
-    """Return a greedy sequence."""
-    return Sequence(
-        request_id=request_id,
-        prompt_ids=prompt,
-        sampling=ResolvedSampling(GREEDY, 1.0, 0, 0, max_tokens, eos),
-        answer=AnswerText(Detokenizer(CharacterTokens()), StopMatcher(stop)),
-        stream=stream,
-        prompt_text=prompt_text,
-        priority=priority,
-    )
+) -> RequestState:
+    """Return a greedy request as the engine takes it."""
+    sequence = make_sequence(request_id, prompt, max_tokens, eos=eos, priority=priority)
+    matcher = StopMatcher(stop, is_included=includes_stop)
+    detokenizer = Detokenizer(CharacterTokens())
+    return RequestState(sequence, detokenizer, matcher, stream=stream, prompt_text=prompt_text)

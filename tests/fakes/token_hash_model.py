@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_backend.request.plan import SchedulePlan
 from ernie_backend.runner.inputs import build_batch
-from ernie_backend.scheduler.plan import SchedulePlan
 
 
 def next_token(token_ids: Iterable[int], vocab_size: int) -> int:

@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from ernie_backend.devices.backend import create_chooser
 from ernie_backend.engine.engine import Engine
-from ernie_backend.engine.sequence import Sequence
+from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.models.base import Model
+from ernie_backend.request.plan import SchedulePlan
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.runner.sampler import Sampler
 from ernie_backend.scheduler.limits import SchedulerLimits
-from ernie_backend.scheduler.plan import SchedulePlan
 from ernie_kernels.api import CacheSpec, Ops
 from ernie_kernels.formats import ActivationType
 from ernie_wire.messages import Heartbeat
-from fakes.sequences import make_sequence
+from fakes.sequences import make_request
 from numerics.backends import CPU_BACKENDS, make_ops
 from numerics.generation import load
 from numerics.golden import checkpoint
@@ -56,13 +56,14 @@ class _RecordingRunner(ModelRunner):
         return logits
 
 
-def _sequences() -> list[Sequence]:
+def _requests() -> list[RequestState]:
     """Requests with shared beginnings, some greedy and some with a seed; the last goes on from the first."""
     prompts = [(*SHARED, *range(200, 200 + count)) for count in (1, 3, 6)]
     prompts += [SHARED, SHARED[:13], tuple(range(300, 317)), (*prompts[0], *range(400, 409))]
-    made = [make_sequence(f"r{index}", prompt, MAX_TOKENS) for index, prompt in enumerate(prompts)]
-    for index, sequence in enumerate(made[1::2]):
-        sequence.sampling = replace(sequence.sampling, temperature=1.0, top_p=0.9, seed=index)
+    made = [make_request(f"r{index}", prompt, MAX_TOKENS) for index, prompt in enumerate(prompts)]
+    for index, request in enumerate(made[1::2]):
+        sampling = replace(request.sequence.sampling, temperature=1.0, top_p=0.9, seed=index)
+        request.sequence.sampling = sampling
     return made
 
 
@@ -75,14 +76,14 @@ class _House:
     cache_dtype: str
 
     def answers(
-        self, sequences: Iterable[Sequence], limits: SchedulerLimits, num_blocks: int, *, cache: bool
+        self, requests: Iterable[RequestState], limits: SchedulerLimits, num_blocks: int, *, cache: bool
     ) -> tuple[dict[str, Answer], Heartbeat]:
         """Serve requests that arrive one in a step."""
         runner = _RecordingRunner(self.model, self.ops, num_blocks, self.cache_dtype)
         blocks = BlockManager(num_blocks, BLOCK_SIZE, enable_prefix_caching=cache)
         engine = Engine(runner, blocks, limits, Sampler(create_chooser(self.ops), VOCAB_SIZE))
         tokens: dict[str, tuple[int, ...]] = {}
-        coming = list(sequences)
+        coming = list(requests)
         while coming or engine.has_work:
             if coming:
                 assert engine.submit(coming.pop(0)) is None
@@ -110,18 +111,18 @@ def test_company_chunks_hits_and_preemption_change_no_bit(
     model = load(checkpoint(family), ops, "bfloat16", quantization, activation)
     house = _House(model, ops, cache_dtype)
     alone: dict[str, Answer] = {}
-    for sequence in _sequences():
-        alone |= house.answers([sequence], SchedulerLimits(1, 1000, 99), 60, cache=False)[0]
-    together, _ = house.answers(_sequences(), SchedulerLimits(8, 1000, 99), 120, cache=False)
+    for request in _requests():
+        alone |= house.answers([request], SchedulerLimits(1, 1000, 99), 60, cache=False)[0]
+    together, _ = house.answers(_requests(), SchedulerLimits(8, 1000, 99), 120, cache=False)
     assert together == alone
-    hit, beat = house.answers(_sequences(), SchedulerLimits(8, 1000, 99), 120, cache=True)
+    hit, beat = house.answers(_requests(), SchedulerLimits(8, 1000, 99), 120, cache=True)
     assert hit == alone
     assert beat.prefix_cache_hits > 0
     for chunk in (1, 5):
-        tight, beat = house.answers(_sequences(), SchedulerLimits(4, chunk, 99), 15, cache=True)
+        tight, beat = house.answers(_requests(), SchedulerLimits(4, chunk, 99), 15, cache=True)
         assert tight == alone
         assert beat.prefix_cache_hits > 0
         assert (beat.free_blocks, beat.running, beat.waiting) == (15, 0, 0)
-    preempting, beat = house.answers(_sequences(), SchedulerLimits(8, 64, 99), 15, cache=True)
+    preempting, beat = house.answers(_requests(), SchedulerLimits(8, 64, 99), 15, cache=True)
     assert preempting == alone
     assert beat.preemptions > 0

@@ -30,7 +30,7 @@ from ernie_backend.memory.engine_plan import engine_plan
 from ernie_backend.memory.host_memory import available_bytes, resident_bytes
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.part import ModelPart
-from ernie_backend.scheduler.plan import ScheduledChunk, SchedulePlan
+from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.settings import read_settings
 from ernie_backend.stages import Stage
 from ernie_backend.start import start_engine

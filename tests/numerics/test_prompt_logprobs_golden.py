@@ -17,7 +17,7 @@ from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_kernels.api import CacheSpec
 from ernie_kernels.formats import ActivationType
 from ernie_wire.messages import Output
-from fakes.sequences import make_sequence
+from fakes.sequences import make_request
 from numerics.backends import CPU_BACKENDS, make_ops
 from numerics.generation import load
 from numerics.golden import DETAILED_ROW, DIRECTORIES, LOGITS_TOLERANCE, golden_details, golden_rows
@@ -31,9 +31,9 @@ def _answer(backend: str, rows: int) -> list[Output]:
     runner = ModelRunner(model, ops, [ops.allocate_cache(spec) for _ in range(config.num_layers)])
     limits = SchedulerLimits(2, 100, 9, max_prompt_logit_rows=rows)
     engine = Engine(runner, BlockManager(30, 4), limits, Sampler(create_chooser(ops), config.vocab_size))
-    sequence = make_sequence("r", tuple(golden_rows()[DETAILED_ROW].prompt), 32)
-    sequence.sampling = replace(sequence.sampling, logprobs=5, prompt_logprobs=5)
-    assert engine.submit(sequence) is None
+    request = make_request("r", tuple(golden_rows()[DETAILED_ROW].prompt), 32)
+    request.sequence.sampling = replace(request.sequence.sampling, logprobs=5, prompt_logprobs=5)
+    assert engine.submit(request) is None
     outputs: list[Output] = []
     while engine.has_work:
         outputs += engine.step()

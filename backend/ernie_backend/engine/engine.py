@@ -3,8 +3,7 @@
     step():  expire -> schedule -> run -> sample -> outputs
 
 One thread calls it. A request's fault ends that request with an error output and no other; a fault of the model
-ends the process, whose restart is the stub's affair. This module must not know sockets, threads, prompts as
-text or how a step is computed.
+ends the process, whose restart is the stub's affair.
 """
 
 from __future__ import annotations
@@ -19,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.engine.prompt_scores import score_prompts
-from ernie_backend.engine.sequence import Sequence
+from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.request.plan import SchedulePlan
+from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.sampler import NO_TOKEN, SampledToken, Sampler
 from ernie_backend.scheduler.limits import SchedulerLimits
-from ernie_backend.scheduler.plan import SchedulePlan
 from ernie_backend.scheduler.scheduler import Scheduler
 from ernie_wire.errors import ErnieError, InternalError, InvalidValue, RequestTimeout
 from ernie_wire.messages import Heartbeat, Output
@@ -56,14 +56,14 @@ class Engine:
         self._limits = limits
         self._scheduler = Scheduler(limits, blocks, clock)
         self._sampler = sampler
-        self._sequences: dict[str, Sequence] = {}
+        self._requests: dict[str, RequestState] = {}
         self._arrivals = count()
         self._steps = 0
 
     @property
     def has_work(self) -> bool:
         """Whether a step would compute anything."""
-        return bool(self._sequences)
+        return bool(self._requests)
 
     @property
     def heartbeat(self) -> Heartbeat:
@@ -79,16 +79,16 @@ class Engine:
             prefix_cache_hits=self._blocks.num_hit_tokens,
         )
 
-    def submit(self, sequence: Sequence) -> Output | None:
+    def submit(self, request: RequestState) -> Output | None:
         """Accept a request; a refusal is returned as its only output."""
         try:
-            if sequence.request_id in self._sequences:
-                raise InvalidValue(f"request_id {sequence.request_id!r} is in flight already", "request_id")
-            sequence.arrival = next(self._arrivals)
-            self._scheduler.add(sequence)
+            if request.request_id in self._requests:
+                raise InvalidValue(f"request_id {request.request_id!r} is in flight already", "request_id")
+            request.sequence.arrival = next(self._arrivals)
+            self._scheduler.add(request.sequence)
         except ErnieError as error:
-            return Output(sequence.request_id, error=error.to_line())
-        self._sequences[sequence.request_id] = sequence
+            return Output(request.request_id, error=error.to_line())
+        self._requests[request.request_id] = request
         return None
 
     def cancel(self, request_id: str) -> bool:
@@ -101,11 +101,12 @@ class Engine:
         plan = self._scheduler.schedule()
         if not plan.chunks:
             return expired
-        logits = score_prompts(plan, self._runner.run(plan), self._sequences, self._sampler)
-        self._scheduler.complete(plan, self._sequences)
+        logits = score_prompts(plan, self._runner.run(plan), self._requests, self._sampler)
+        requests = [self._requests[chunk.request_id] for chunk in plan.chunks if chunk.is_sampled]
+        self._scheduler.complete(plan)
         self._steps += 1
-        sampled = [self._sequences[chunk.request_id] for chunk in plan.chunks if chunk.is_sampled]
-        outputs = (self._advance(*pair) for pair in zip(sampled, self._sample(logits, sampled), strict=True))
+        sampled = self._sample(logits, [request.sequence for request in requests])
+        outputs = (self._advance(*pair) for pair in zip(requests, sampled, strict=True))
         return expired + tuple(output for output in outputs if output is not None)
 
     def check_integrity(self) -> None:
@@ -114,11 +115,10 @@ class Engine:
 
     def _sample(self, logits: NDArray[np.float32], sequences: list[Sequence]) -> list[SampledToken]:
         """Choose a token for each row; a request that cannot be sampled gets ``NO_TOKEN``, alone."""
-        rows = [sequence.sampling_row() for sequence in sequences]
         try:
-            return self._sampler.sample(logits, rows)
+            return self._sampler.sample(logits, sequences)
         except Exception:
-            if len(rows) == 1:
+            if len(sequences) == 1:
                 logger.exception("request %s cannot be sampled", sequences[0].request_id)
                 return [SampledToken(NO_TOKEN)]
         return [
@@ -128,10 +128,10 @@ class Engine:
         ]
 
     def _forget(self, request_id: str, *, keep_content: bool = True) -> bool:
-        sequence = self._sequences.pop(request_id, None)
-        if sequence is not None:
-            self._scheduler.remove(sequence, keep_content=keep_content)
-        return sequence is not None
+        request = self._requests.pop(request_id, None)
+        if request is not None:
+            self._scheduler.remove(request.sequence, keep_content=keep_content)
+        return request is not None
 
     def _expire(self) -> tuple[Output, ...]:
         """End the requests that have waited too long."""
@@ -146,14 +146,14 @@ class Engine:
             self._forget(sequence.request_id)
         return tuple(Output(sequence.request_id, error=error.to_line()) for sequence in expired)
 
-    def _advance(self, sequence: Sequence, sampled: SampledToken) -> Output | None:
+    def _advance(self, request: RequestState, sampled: SampledToken) -> Output | None:
         """Append a sampled token; return the output if there is something to send."""
         if sampled.token_id == NO_TOKEN:
-            logger.error("the logits of request %s are not numbers", sequence.request_id)
-            self._forget(sequence.request_id, keep_content=False)  # the KV cache may hold no numbers either
+            logger.error("the logits of request %s are not numbers", request.request_id)
+            self._forget(request.request_id, keep_content=False)  # the KV cache may hold no numbers either
             error = InternalError("the model computed no valid probabilities for this request")
-            return Output(sequence.request_id, error=error.to_line())
-        output = sequence.advance(sampled)
-        if sequence.finish_reason is not None:
-            self._forget(sequence.request_id)
+            return Output(request.request_id, error=error.to_line())
+        output = request.advance(sampled)
+        if request.finish_reason is not None:
+            self._forget(request.request_id)
         return output

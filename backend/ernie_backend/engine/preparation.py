@@ -1,4 +1,4 @@
-"""From a request to a sequence: render, tokenize, check, fill in the model's defaults.
+"""From a client's request to the engine's: render, tokenize, check, fill in the model's defaults.
 
 Pure apart from the random seed of requests that give none; runs beside the engine's loop. This module must not
 know scheduling, KV blocks or sockets.
@@ -12,12 +12,12 @@ from typing import NoReturn
 from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer
-from ernie_backend.engine.answer_text import AnswerText
 from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
+from ernie_backend.engine.request_state import RequestState
 from ernie_backend.engine.sampling_resolver import LogprobLimits, SamplingResolver
-from ernie_backend.engine.sequence import Sequence
 from ernie_backend.engine.stop import StopMatcher
+from ernie_backend.request.sequence import Sequence
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
@@ -25,7 +25,7 @@ from ernie_wire.sampling import SamplingParameters
 
 @dataclass(frozen=True)
 class Preparation:
-    """Makes sequences for one model.
+    """Prepares the requests to one model.
 
     Attributes:
         tokenizer: text to token ids and back.
@@ -43,8 +43,8 @@ class Preparation:
     vocab_size: int
     logprob_limits: LogprobLimits = field(default_factory=LogprobLimits)
 
-    def prepare(self, request: GenerateRequest) -> Sequence:
-        """Return the sequence for a request.
+    def prepare(self, request: GenerateRequest) -> RequestState:
+        """Return a request as the engine takes it.
 
         Raises:
             InvalidRequest: the prompt is empty, too long or cannot be rendered.
@@ -54,16 +54,19 @@ class Preparation:
         asked = request.sampling
         resolver = SamplingResolver(self.tokenizer, self.defaults, self.vocab_size, self.logprob_limits)
         sampling = resolver.resolve(asked, len(prompt_ids), self.max_model_len - len(prompt_ids))
-        stop = StopMatcher(asked.stop, is_included=asked.include_stop_str_in_output)
-        return Sequence(
+        sequence = Sequence(
             request_id=request.request_id,
             prompt_ids=prompt_ids,
             sampling=sampling,
-            answer=AnswerText(Detokenizer(self.tokenizer, self._skipped_ids(asked)), stop),
-            edits=resolver.edits(asked, sampling, prompt_ids),
-            stream=request.stream,
+            processors=resolver.processors(asked, sampling, prompt_ids),
             priority=request.priority,
             cache_salt=request.cache_salt,
+        )
+        return RequestState(
+            sequence,
+            Detokenizer(self.tokenizer, self._skipped_ids(asked)),
+            StopMatcher(asked.stop, is_included=asked.include_stop_str_in_output),
+            stream=request.stream,
             prompt_text=text if request.return_prompt else None,
         )
 

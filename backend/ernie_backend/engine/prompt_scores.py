@@ -1,7 +1,6 @@
 """Log probabilities of prompts (``prompt_logprobs``), taken from a step's logits.
 
-A chunk whose logits are all wanted has a row for each of its tokens, which scores the token after it. This
-module must not know policy.
+A chunk whose logits are all wanted has a row for each of its tokens, which scores the token after it.
 """
 
 from __future__ import annotations
@@ -11,22 +10,22 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.engine.sequence import Sequence
+from ernie_backend.engine.request_state import RequestState
+from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.runner.sampler import Sampler
-from ernie_backend.scheduler.plan import ScheduledChunk, SchedulePlan
 
 Logits = NDArray[np.float32]
 
 
 def score_prompts(
-    plan: SchedulePlan, logits: Logits, sequences: Mapping[str, Sequence], sampler: Sampler
+    plan: SchedulePlan, logits: Logits, requests: Mapping[str, RequestState], sampler: Sampler
 ) -> Logits:
     """Score the prompts of a step; return the logits that are sampled, a row for each sampled chunk.
 
     Args:
         plan: of the step.
         logits: ``[R, V]``, the rows that the plan wants.
-        sequences: the requests in the engine; those that asked are given their log probabilities.
+        requests: those in the engine; those that asked are given their log probabilities.
         sampler: ranks tokens.
     """
     if not any(chunk.wants_all_logits for chunk in plan.chunks):
@@ -34,16 +33,17 @@ def score_prompts(
     ends = np.cumsum([chunk.num_logit_rows for chunk in plan.chunks])
     for chunk, end in zip(plan.chunks, ends, strict=True):
         if chunk.wants_all_logits:
-            _score(chunk, logits[end - chunk.num_logit_rows : end], sequences[chunk.request_id], sampler)
+            _score(chunk, logits[end - chunk.num_logit_rows : end], requests[chunk.request_id], sampler)
     return logits[[end - 1 for chunk, end in zip(plan.chunks, ends, strict=True) if chunk.is_sampled]]
 
 
-def _score(chunk: ScheduledChunk, logits: Logits, sequence: Sequence, sampler: Sampler) -> None:
+def _score(chunk: ScheduledChunk, logits: Logits, request: RequestState, sampler: Sampler) -> None:
     """Score what is not scored yet: a request that was preempted computes the beginning again."""
-    begin = len(sequence.prompt_logprobs)
+    sequence = request.sequence
+    begin = sequence.num_scored_tokens
     next_ids = sequence.prompt_ids[begin : chunk.start + len(chunk.token_ids) + 1]
     first = begin - 1 - chunk.start
     wanted = sequence.sampling.prompt_logprobs
     if next_ids and wanted is not None:
         rows = logits[first : first + len(next_ids)]
-        sequence.add_prompt_logprobs(sampler.rank_prompt(rows, next_ids, wanted))
+        request.add_prompt_logprobs(sampler.rank_prompt(rows, next_ids, wanted))

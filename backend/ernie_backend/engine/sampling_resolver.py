@@ -6,16 +6,17 @@ This module must not know prompts as text, scheduling or how a token is chosen.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
+
+import numpy as np
 
 from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
-from ernie_backend.engine.sequence import ResolvedSampling
-from ernie_backend.runner.logit_edits import EditRules, LogitEdits
-from ernie_backend.runner.penalties import PenaltyStrengths
+from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
+from ernie_backend.runner.logits_processors import BadWords, LogitBias, MinTokens, Penalties
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.sampling import MAX_SEED, SamplingParameters
 
@@ -87,33 +88,51 @@ class SamplingResolver:
             prompt_logprobs=prompt_logprobs,
         )
 
-    def edits(
+    def processors(
         self, asked: SamplingParameters, resolved: ResolvedSampling, prompt_ids: Iterable[int]
-    ) -> LogitEdits | None:
-        """Return what the request changes in its logits; None: nothing.
+    ) -> tuple[LogitsProcessor, ...]:
+        """Return what changes the logits of the request's tokens; most requests need nothing.
+
+        Rules for tokens that the tokenizer lacks are left out: those are never chosen.
 
         Raises:
             InvalidRequest: no token is left that could be chosen.
         """
+        vocab_size = self.tokenizer.vocab_size
+        bias = {token_id: value for token_id, value in asked.logit_bias.items() if token_id < vocab_size}
+        words = (*((each,) for each in asked.bad_words_token_ids), *self._bad_words(asked.bad_words))
+        words = tuple(word for word in words if word[-1] < vocab_size)
+        ending = {each for each in resolved.eos_token_ids | resolved.stop_token_ids if each < vocab_size}
+        processors: list[LogitsProcessor] = []
+        if bias:
+            processors.append(LogitBias(bias))
+        processors += self._penalties(asked, prompt_ids)
+        if words:
+            processors.append(BadWords(words))
+        if asked.min_tokens and ending:
+            processors.append(MinTokens(asked.min_tokens, ending))
+        self._check_choice(processors)
+        return tuple(processors)
+
+    def _penalties(self, asked: SamplingParameters, prompt_ids: Iterable[int]) -> Iterator[Penalties]:
         defaults = self.defaults
-        rules = EditRules(
-            bad_words=(*((each,) for each in asked.bad_words_token_ids), *self._bad_words(asked.bad_words)),
-            ending_ids=tuple(resolved.eos_token_ids | resolved.stop_token_ids),
-            min_tokens=asked.min_tokens,
-            logit_bias=asked.logit_bias,
-            penalties=PenaltyStrengths(
-                repetition=_first(asked.repetition_penalty, defaults.repetition_penalty),
-                frequency=_first(asked.frequency_penalty, defaults.frequency_penalty),
-                presence=_first(asked.presence_penalty, defaults.presence_penalty),
-            ),
-        )
-        edits = LogitEdits(rules, prompt_ids, self.tokenizer.vocab_size)
-        if edits.num_excluded >= self.tokenizer.vocab_size:
+        repetition = _first(asked.repetition_penalty, defaults.repetition_penalty)
+        frequency = _first(asked.frequency_penalty, defaults.frequency_penalty)
+        presence = _first(asked.presence_penalty, defaults.presence_penalty)
+        if (repetition, frequency, presence) != (1, 0, 0):
+            known = (token_id for token_id in prompt_ids if token_id < self.tokenizer.vocab_size)
+            yield Penalties(known, repetition=repetition, frequency=frequency, presence=presence)
+
+    def _check_choice(self, processors: Iterable[LogitsProcessor]) -> None:
+        """Check that a token is left that may begin the answer."""
+        logits = np.zeros(self.tokenizer.vocab_size, np.float32)
+        for processor in processors:
+            processor.apply(logits)
+        if np.isneginf(logits).all():
             raise InvalidValue(
                 "bad_words, bad_words_token_ids and min_tokens together exclude every token",
                 "bad_words_token_ids",
             )
-        return None if edits.are_empty else edits
 
     def _bad_words(self, words: Iterable[str]) -> Iterable[tuple[int, ...]]:
         """Return the tokens of each word without and with a space before it; other spellings are not found."""

@@ -9,8 +9,6 @@ requests that have the same first tokens. Only full blocks are shared, and never
 token: that is computed again, since a token must be sampled from its logits. So nobody writes into a block
 that others read. Blocks go free last to first: the end of a prefix is evicted before its beginning, without
 which it could not be found.
-
-This module must not know scheduling policy or tensors.
 """
 
 from __future__ import annotations

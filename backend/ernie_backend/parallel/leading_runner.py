@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.parallel.group import Group
+from ernie_backend.request.plan import SchedulePlan
 from ernie_backend.runner.inputs import build_batch
 from ernie_backend.runner.model_runner import ModelRunner
-from ernie_backend.scheduler.plan import SchedulePlan
 
 
 class LeadingRunner:

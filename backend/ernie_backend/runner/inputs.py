@@ -6,7 +6,7 @@
     4            0               9        context_lengths [S]
          (if A is sampled) 2,       7     logit_rows [R]; all of 3 to 6 if B wants all logits
 
-This module must not know policy, models or devices.
+Rows of a chunk are consecutive, and chunks are laid end to end in the plan's order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import chain
 
 import numpy as np
 
-from ernie_backend.scheduler.plan import SchedulePlan
+from ernie_backend.request.plan import SchedulePlan
 from ernie_kernels.api import ELSEWHERE, Batch
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.models.base import Model
+from ernie_backend.request.plan import SchedulePlan
 from ernie_backend.runner.inputs import build_batch, own_tokens
-from ernie_backend.scheduler.plan import SchedulePlan
 from ernie_kernels.api import Batch, LayerCache, Ops
 
 

@@ -1,7 +1,4 @@
-"""What the scheduler may not exceed.
-
-This module must not know how the limits are kept.
-"""
+"""What the scheduler may not exceed."""
 
 from __future__ import annotations
 

@@ -31,8 +31,6 @@ waits for the next one, to share it.
 A request that wants the logits of its prompt takes nothing from the prefix cache. All of them together get at
 most ``max_prompt_logit_rows`` tokens of prompt a step, and others may pass them: a row is as wide as the
 vocabulary.
-
-This module must not know tensors, text or sampling.
 """
 
 from __future__ import annotations
@@ -41,13 +39,13 @@ import logging
 import time
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ernie_backend.engine.sequence import Sequence
 from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
+from ernie_backend.request.sequence import Sequence
 from ernie_backend.scheduler.limits import SchedulerLimits
-from ernie_backend.scheduler.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.scheduler.waiting_queue import WaitingQueue, rank
 from ernie_wire.errors import ContextLengthExceeded
 
@@ -152,11 +150,12 @@ class Scheduler:
             self._take(sequence, draft.budget, draft)
         return SchedulePlan(tuple(self._chunk(*each) for each in draft.ends.items()))
 
-    def complete(self, plan: SchedulePlan, sequences: Mapping[str, Sequence]) -> None:
+    def complete(self, plan: SchedulePlan) -> None:
         """Note that the tokens of ``plan`` are in the KV cache now."""
+        running = {sequence.request_id: sequence for sequence in self._running}
         for chunk in plan.chunks:
             end = chunk.start + len(chunk.token_ids)
-            sequences[chunk.request_id].num_computed_tokens = end
+            running[chunk.request_id].num_computed_tokens = end
             self._blocks.commit(chunk.request_id, chunk.start, end)
 
     def check_integrity(self) -> None:

@@ -12,7 +12,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from ernie_backend.engine.sequence import Sequence
+from ernie_backend.request.sequence import Sequence
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_wire.errors import QueueFull
 

@@ -12,7 +12,7 @@ from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.loop import EngineLoop
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_wire.messages import Cancel, Message, Outputs
-from fakes.sequences import make_sequence, reference_sampler
+from fakes.sequences import make_request, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation
 
 VOCAB = 10
@@ -52,7 +52,7 @@ def test_a_thousand_dropped_clients_leave_nothing_behind(enable_prefix_caching: 
         for _ in range(chance.randrange(5) if clients < CLIENTS else 0):
             name, length = f"client {clients}", chance.randrange(1, 60)
             prompt = [index % VOCAB if chance.random() < 0.98 else 0 for index in range(length)]
-            house.inbox.put(make_sequence(name, tuple(prompt), 100))
+            house.inbox.put(make_request(name, tuple(prompt), 100))
             drops.setdefault(turn + chance.choice(STEPS_UNTIL_DROP), []).append(name)
             clients += 1
         dropped = drops.pop(turn, [])
@@ -65,9 +65,9 @@ def test_a_thousand_dropped_clients_leave_nothing_behind(enable_prefix_caching: 
     beat = house.engine.heartbeat
     assert (beat.running, beat.waiting, beat.free_blocks) == (0, 0, BLOCKS)
     assert not house.engine.has_work
-    assert not house.engine._sequences
+    assert not house.engine._requests
     assert not house.blocks._names
-    house.inbox.put(make_sequence("after", (1, 2, 3), 20))
+    house.inbox.put(make_request("after", (1, 2, 3), 20))
     answer: tuple[int, ...] = ()
     for _ in range(20):
         house.loop.turn()
@@ -80,9 +80,9 @@ def test_a_cancel_frees_blocks_before_the_next_step(phase: str) -> None:
     house = House(enable_prefix_caching=True)
     if phase == "queued":
         for index in range(4):
-            house.inbox.put(make_sequence(f"ahead {index}", (index,), 100))
+            house.inbox.put(make_request(f"ahead {index}", (index,), 100))
         house.loop.turn()
-    house.inbox.put(make_sequence("client", tuple(index % 7 for index in range(40)), 100))
+    house.inbox.put(make_request("client", tuple(index % 7 for index in range(40)), 100))
     house.loop.turn()
     while phase == "decoding" and "client" not in house.answered():
         house.loop.turn()

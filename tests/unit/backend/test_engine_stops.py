@@ -7,16 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from ernie_backend.engine.answer_text import AnswerText
-from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.engine import Engine
-from ernie_backend.engine.sequence import Sequence
-from ernie_backend.engine.stop import StopMatcher
+from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
-from ernie_backend.runner.logit_edits import EditRules, LogitEdits
+from ernie_backend.runner.logits_processors import MinTokens
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_wire.messages import Output
-from fakes.sequences import CharacterTokens, make_sequence, reference_sampler
+from fakes.sequences import make_request, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation
 
 VOCAB = 10
@@ -26,17 +23,17 @@ TEXT = "".join(str(token) for token in ANSWER)
 LATE = next(index for index in range(3, 8) if ANSWER[index] not in ANSWER[:index])
 
 
-def _run(sequence: Sequence) -> list[Output]:
+def _run(request: RequestState) -> list[Output]:
     limits = SchedulerLimits(4, 16, 9)
     engine = Engine(TokenHashRunner(400, 2, VOCAB), BlockManager(400, 2), limits, reference_sampler(VOCAB))
-    assert engine.submit(sequence) is None
+    assert engine.submit(request) is None
     outputs: list[Output] = []
     while engine.has_work:
         outputs += engine.step()
     return outputs
 
 
-def _sequence(
+def _request(
     *,
     stop: tuple[str, ...] = (),
     stop_ids: tuple[int, ...] = (),
@@ -44,10 +41,14 @@ def _sequence(
     includes_stop: bool = False,
     logprobs: int | None = None,
     eos: frozenset[int] = frozenset(),
-) -> Sequence:
-    sequence = make_sequence("r", PROMPT, 8, eos=eos)
-    sequence.answer = AnswerText(Detokenizer(CharacterTokens()), StopMatcher(stop, is_included=includes_stop))
-    sequence.edits = LogitEdits(EditRules(ending_ids=(*stop_ids, *eos), min_tokens=min_tokens), PROMPT, VOCAB)
+    max_tokens: int = 8,
+    stream: bool = True,
+) -> RequestState:
+    request = make_request(
+        "r", PROMPT, max_tokens, stop=stop, includes_stop=includes_stop, eos=eos, stream=stream
+    )
+    sequence = request.sequence
+    sequence.processors = (MinTokens(min_tokens, (*stop_ids, *eos)),)
     sequence.sampling = replace(
         sequence.sampling,
         stop_token_ids=frozenset(stop_ids),
@@ -55,7 +56,7 @@ def _sequence(
         includes_stop=includes_stop,
         logprobs=logprobs,
     )
-    return sequence
+    return request
 
 
 def _text(outputs: list[Output]) -> str:
@@ -68,7 +69,7 @@ def _ids(outputs: list[Output]) -> list[int]:
 
 @pytest.mark.parametrize("includes_stop", [False, True])
 def test_a_stop_token_ends_the_answer_and_its_text_is_part_of_it_if_asked(includes_stop: bool) -> None:
-    outputs = _run(_sequence(stop_ids=(ANSWER[LATE],), includes_stop=includes_stop))
+    outputs = _run(_request(stop_ids=(ANSWER[LATE],), includes_stop=includes_stop))
     assert _ids(outputs) == ANSWER[: LATE + 1]
     assert _text(outputs) == TEXT[: LATE + includes_stop]
     assert outputs[-1].finish_reason == "stop"
@@ -76,7 +77,7 @@ def test_a_stop_token_ends_the_answer_and_its_text_is_part_of_it_if_asked(includ
 
 @pytest.mark.parametrize("includes_stop", [False, True])
 def test_so_does_the_end_of_sequence_token(includes_stop: bool) -> None:
-    outputs = _run(_sequence(eos=frozenset([ANSWER[LATE]]), includes_stop=includes_stop))
+    outputs = _run(_request(eos=frozenset([ANSWER[LATE]]), includes_stop=includes_stop))
     assert _ids(outputs) == ANSWER[: LATE + 1]
     assert _text(outputs) == TEXT[: LATE + includes_stop]
 
@@ -85,7 +86,7 @@ def test_so_does_the_end_of_sequence_token(includes_stop: bool) -> None:
 def test_a_stop_text_is_part_of_the_answer_if_asked(includes_stop: bool) -> None:
     stop = TEXT[3:6]
     begin = TEXT.index(stop)
-    outputs = _run(_sequence(stop=(stop,), includes_stop=includes_stop))
+    outputs = _run(_request(stop=(stop,), includes_stop=includes_stop))
     assert _text(outputs) == TEXT[: begin + (3 if includes_stop else 0)]
     assert outputs[-1].finish_reason == "stop"
 
@@ -93,7 +94,7 @@ def test_a_stop_text_is_part_of_the_answer_if_asked(includes_stop: bool) -> None
 def test_before_min_tokens_no_ending_token_is_sampled() -> None:
     ending = ANSWER[0]
     for min_tokens in range(1, 8):
-        outputs = _run(_sequence(eos=frozenset([ending]), min_tokens=min_tokens))
+        outputs = _run(_request(eos=frozenset([ending]), min_tokens=min_tokens))
         ids = _ids(outputs)
         assert len(ids) >= min_tokens
         assert ending not in ids[:min_tokens]
@@ -102,30 +103,30 @@ def test_before_min_tokens_no_ending_token_is_sampled() -> None:
 
 def test_before_min_tokens_no_stop_text_counts() -> None:
     first, last = TEXT[0], TEXT[5]
-    assert _text(_run(_sequence(stop=(first,)))) == ""
-    outputs = _run(_sequence(stop=(first,), min_tokens=8))
+    assert _text(_run(_request(stop=(first,)))) == ""
+    outputs = _run(_request(stop=(first,), min_tokens=8))
     assert (_text(outputs), outputs[-1].finish_reason) == (TEXT, "length")
     end = TEXT.index(last, 3)
-    assert _text(_run(_sequence(stop=(last,), min_tokens=3))) == TEXT[:end]
+    assert _text(_run(_request(stop=(last,), min_tokens=3))) == TEXT[:end]
 
 
 def test_a_stop_text_that_begins_before_min_tokens_and_ends_after_counts() -> None:
-    assert _text(_run(_sequence(stop=(TEXT[2:5],), min_tokens=4))) == TEXT[:2]
-    assert _text(_run(_sequence(stop=(TEXT[2:5],), min_tokens=5))) == TEXT
+    assert _text(_run(_request(stop=(TEXT[2:5],), min_tokens=4))) == TEXT[:2]
+    assert _text(_run(_request(stop=(TEXT[2:5],), min_tokens=5))) == TEXT
 
 
 @pytest.mark.parametrize(
-    "sequence",
+    "request_",
     [
-        _sequence(logprobs=2),
-        _sequence(logprobs=0, stop=(TEXT[3:6],)),
-        _sequence(logprobs=1, stop_ids=(ANSWER[LATE],)),
-        _sequence(logprobs=1, eos=frozenset([ANSWER[LATE]])),
+        _request(logprobs=2),
+        _request(logprobs=0, stop=(TEXT[3:6],)),
+        _request(logprobs=1, stop_ids=(ANSWER[LATE],)),
+        _request(logprobs=1, eos=frozenset([ANSWER[LATE]])),
     ],
 )
-def test_there_is_an_entry_for_every_token_id(sequence: Sequence) -> None:
-    num_top = sequence.sampling.logprobs
-    outputs = _run(sequence)
+def test_there_is_an_entry_for_every_token_id(request_: RequestState) -> None:
+    num_top = request_.sequence.sampling.logprobs
+    outputs = _run(request_)
     for output in outputs:
         entries = output.logprobs or ()
         assert tuple(entry.token_id for entry in entries if entry) == output.token_ids
@@ -139,14 +140,11 @@ def test_there_is_an_entry_for_every_token_id(sequence: Sequence) -> None:
 
 
 def test_without_stream_many_log_probabilities_go_in_parts() -> None:
-    sequence = _sequence(logprobs=1)
-    sequence.stream = False
-    sequence.sampling = replace(sequence.sampling, max_tokens=600)
-    outputs = _run(sequence)
+    outputs = _run(_request(logprobs=1, max_tokens=600, stream=False))
     assert [len(output.logprobs or ()) for output in outputs] == [256, 256, 88]
     assert _ids(outputs) == continuation(PROMPT, 600, VOCAB)
     assert [output.finish_reason for output in outputs] == [None, None, "length"]
 
 
 def test_without_asking_there_are_none() -> None:
-    assert {output.logprobs for output in _run(_sequence())} == {None}
+    assert {output.logprobs for output in _run(_request())} == {None}

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ernie_backend.runner.logit_edits import EditRules, LogitEdits
+from ernie_backend.request.sequence import Sequence
+from ernie_backend.runner.logits_processors import LogitBias
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, ranked_token
-from ernie_backend.runner.sampler import Sampler, SamplingRow
+from ernie_backend.runner.sampler import Sampler
 from ernie_kernels.reference import ReferenceOps
 from ernie_wire.logprobs import LOWEST_LOGPROB
+from fakes.sequences import sampled_sequence
 
 
 def _exact(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -43,7 +45,7 @@ def test_a_probability_of_zero_has_a_number() -> None:
     assert ranked.top == ((0, 0.0), (1, LOWEST_LOGPROB), (2, LOWEST_LOGPROB))
 
 
-def _first(mode: str, row: SamplingRow, logits: list[float]) -> dict[int, float]:
+def _first(mode: str, row: Sequence, logits: list[float]) -> dict[int, float]:
     sampler = Sampler(ReferenceOps(), len(logits), mode)
     ranked = sampler.sample(np.array([logits], np.float32), [row])[0].ranked
     assert ranked is not None
@@ -51,8 +53,7 @@ def _first(mode: str, row: SamplingRow, logits: list[float]) -> dict[int, float]
 
 
 def test_the_four_modes() -> None:
-    edits = LogitEdits(EditRules(logit_bias={3: 8.0}), (), 4)
-    row = SamplingRow(temperature=0.5, top_p=1.0, top_k=2, seed=0, index=0, edits=edits, num_top=4)
+    row = sampled_sequence(0.5, top_k=2, processors=(LogitBias({3: 8.0}),), logprobs=4)
     logits = [2.0, 1.0, 0.0, -5.0]
     found = {mode: _first(mode, row, logits) for mode in LOGPROBS_MODES}
     assert found["raw_logits"] == {0: 2.0, 1: 1.0, 2: 0.0, 3: -5.0}
@@ -66,14 +67,14 @@ def test_the_four_modes() -> None:
 
 
 def test_greedy_rows_have_neither_temperature_nor_filters() -> None:
-    row = SamplingRow(temperature=0.0, top_p=0.5, top_k=1, seed=0, index=0, num_top=2)
+    row = sampled_sequence(0.0, top_p=0.5, top_k=1, logprobs=2)
     assert _first("processed_logits", row, [2.0, 1.0]) == {0: 2.0, 1: 1.0}
 
 
 def test_none_are_made_unless_asked_for_and_none_of_no_numbers() -> None:
     sampler = Sampler(ReferenceOps(), 2)
     logits = np.array([[0.0, 1.0], [np.nan, 0.0]], np.float32)
-    rows = [SamplingRow(0.0, 1.0, 0, 0, 0), SamplingRow(0.0, 1.0, 0, 0, 0, num_top=1)]
+    rows = [sampled_sequence(0.0), sampled_sequence(0.0, logprobs=1)]
     assert [each.ranked for each in sampler.sample(logits, rows)] == [None, None]
 
 

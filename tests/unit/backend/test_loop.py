@@ -10,10 +10,10 @@ from ernie_backend.engine.engine import Engine
 from ernie_backend.inbox import Inbox
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.loop import EngineLoop
+from ernie_backend.request.plan import SchedulePlan
 from ernie_backend.scheduler.limits import SchedulerLimits
-from ernie_backend.scheduler.plan import SchedulePlan
 from ernie_wire.messages import Cancel, Heartbeat, Message, Output, Outputs
-from fakes.sequences import make_sequence, reference_sampler
+from fakes.sequences import make_request, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation
 
 
@@ -31,8 +31,8 @@ def _loop(runner: TokenHashRunner) -> tuple[EngineLoop, Inbox, list[Message]]:
 def test_a_turn_accepts_steps_and_sends_one_message() -> None:
     loop, inbox, sent = _loop(TokenHashRunner(20, 2, 10))
     for name in ("a", "b", "cancelled"):
-        inbox.put(make_sequence(name, (1, 2), 2))
-    inbox.put(make_sequence("big", (1,) * 50, 2))
+        inbox.put(make_request(name, (1, 2), 2))
+    inbox.put(make_request("big", (1,) * 50, 2))
     inbox.put(Output("refused", error="invalid_value: no"))
     inbox.put(Cancel("cancelled"))
     loop.turn()
@@ -58,6 +58,6 @@ def test_an_idle_turn_waits_and_sends_a_heartbeat() -> None:
 
 def test_a_fault_of_the_model_is_raised() -> None:
     loop, inbox, _ = _loop(_BrokenRunner(20, 2, 10))
-    inbox.put(make_sequence("a", (1, 2), 2))
+    inbox.put(make_request("a", (1, 2), 2))
     with pytest.raises(RuntimeError, match="device fault"):
         loop.turn()

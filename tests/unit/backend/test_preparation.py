@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,17 @@ from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.preparation import Preparation
+from ernie_backend.engine.request_state import RequestState
 from ernie_backend.engine.sampling_resolver import LogprobLimits
-from ernie_backend.engine.sequence import ResolvedSampling, Sequence
 from ernie_backend.errors import StartError
 from ernie_backend.inbox import Inbox
 from ernie_backend.preparation_thread import PreparationThread
-from ernie_backend.runner.logit_edits import LogitEdits
+from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
+from ernie_backend.runner.logits_processors import Penalties
 from ernie_wire.errors import ContextLengthExceeded, InvalidRequest, InvalidValue
 from ernie_wire.messages import Cancel, GenerateRequest, Output
 from ernie_wire.sampling import SamplingParameters
-from fakes.sequences import make_sequence
+from fakes.sequences import make_request
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
 TOKENIZER, TEMPLATE = Tokenizer.from_directory(DENSE), ChatTemplate.from_directory(DENSE)
@@ -31,23 +33,23 @@ DEFAULTS = GenerationConfig(0.8, 0.9, 5, None, (2,))
 
 def _prepare(
     request: GenerateRequest, defaults: GenerationConfig = DEFAULTS, max_model_len: int = 32
-) -> Sequence:
+) -> RequestState:
     return Preparation(TOKENIZER, TEMPLATE, defaults, max_model_len, 640).prepare(request)
 
 
 def _sampling(defaults: GenerationConfig = DEFAULTS, **asked: object) -> ResolvedSampling:
     request = GenerateRequest("r", input_ids=(5, 6), sampling=SamplingParameters.from_json(asked))
-    return _prepare(request, defaults).sampling
+    return _prepare(request, defaults).sequence.sampling
 
 
 def test_the_three_kinds_of_prompt() -> None:
     raw = _prepare(GenerateRequest("r", text_input="Hello, how", return_prompt=True))
-    assert (raw.prompt_ids, raw.prompt_text) == (TOKENIZER.encode("Hello, how"), "Hello, how")
-    ids = _prepare(GenerateRequest("r", input_ids=raw.prompt_ids, return_prompt=True))
-    assert (ids.prompt_ids, ids.prompt_text) == (raw.prompt_ids, "Hello, how")
+    assert (raw.sequence.prompt_ids, raw.prompt_text) == (TOKENIZER.encode("Hello, how"), "Hello, how")
+    ids = _prepare(GenerateRequest("r", input_ids=raw.sequence.prompt_ids, return_prompt=True))
+    assert (ids.sequence.prompt_ids, ids.prompt_text) == (raw.sequence.prompt_ids, "Hello, how")
     chat = _prepare(GenerateRequest("r", messages={"messages": [{"role": "user", "content": "a"}]}))
-    assert chat.prompt_ids == TOKENIZER.encode("<|begin_of_sentence|>User: a\nAssistant: ")
-    assert chat.prompt_ids[0] == 13
+    assert chat.sequence.prompt_ids == TOKENIZER.encode("<|begin_of_sentence|>User: a\nAssistant: ")
+    assert chat.sequence.prompt_ids[0] == 13
     assert chat.prompt_text is None
 
 
@@ -69,7 +71,7 @@ def test_wrong_prompts(request_: GenerateRequest, param: str, complaint: str) ->
 
 
 def test_a_prompt_must_leave_room_for_one_token() -> None:
-    assert _prepare(GenerateRequest("r", input_ids=(3,) * 31)).sampling.max_tokens == 1
+    assert _prepare(GenerateRequest("r", input_ids=(3,) * 31)).sequence.sampling.max_tokens == 1
     with pytest.raises(ContextLengthExceeded, match=r"32 tokens\. .* 33 tokens \(32 in the prompt, 1 "):
         _prepare(GenerateRequest("r", input_ids=(3,) * 32))
     asked = SamplingParameters(min_tokens=5)
@@ -84,7 +86,7 @@ def test_a_text_that_cannot_fit_is_not_tokenized(monkeypatch: pytest.MonkeyPatch
     longest = max(len(TOKENIZER.token_bytes(each)) for each in range(TOKENIZER.vocab_size))
     token = next(each for each in range(TOKENIZER.vocab_size) if len(TOKENIZER.token_bytes(each)) == longest)
     fits = TOKENIZER.token_bytes(token).decode() * 31
-    assert len(_prepare(GenerateRequest("r", text_input=fits)).prompt_ids) == 31
+    assert len(_prepare(GenerateRequest("r", text_input=fits)).sequence.prompt_ids) == 31
     monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("it was tokenized"))
     for request, place in (
         (GenerateRequest("r", text_input=fits + "a"), "prompt"),
@@ -121,8 +123,8 @@ def test_the_rest_of_what_is_asked_is_passed_on() -> None:
     )
     assert (sampling.min_p, sampling.min_tokens, sampling.stop_token_ids) == (0.1, 3, frozenset([7]))
     assert (sampling.includes_stop, sampling.logprobs, sampling.prompt_logprobs) == (True, 20, 0)
-    assert _prepare(GenerateRequest("r", input_ids=(5,), priority=-2)).priority == -2
-    assert _prepare(GenerateRequest("r", input_ids=(5,), cache_salt="key")).cache_salt == "key"
+    assert _prepare(GenerateRequest("r", input_ids=(5,), priority=-2)).sequence.priority == -2
+    assert _prepare(GenerateRequest("r", input_ids=(5,), cache_salt="key")).sequence.cache_salt == "key"
 
 
 def test_numbers_that_stand_for_another() -> None:
@@ -133,27 +135,27 @@ def test_numbers_that_stand_for_another() -> None:
     everything = SamplingParameters(logprobs=-1, prompt_logprobs=-1)
     request = GenerateRequest("r", input_ids=(5, 6), sampling=everything)
     limits = LogprobLimits(max_logprobs=-1)
-    sampling = Preparation(TOKENIZER, TEMPLATE, DEFAULTS, 32, 640, limits).prepare(request).sampling
+    sampling = Preparation(TOKENIZER, TEMPLATE, DEFAULTS, 32, 640, limits).prepare(request).sequence.sampling
     assert (sampling.logprobs, sampling.prompt_logprobs) == (640, 640)
 
 
-def _edits(defaults: GenerationConfig = DEFAULTS, **asked: object) -> LogitEdits | None:
+def _processors(defaults: GenerationConfig = DEFAULTS, **asked: object) -> tuple[LogitsProcessor, ...]:
     return _prepare(
         GenerateRequest("r", input_ids=(5, 6), sampling=SamplingParameters.from_json(asked)), defaults
-    ).edits
+    ).sequence.processors
 
 
-def _excluded(edits: LogitEdits | None) -> list[int]:
+def _excluded(processors: tuple[LogitsProcessor, ...]) -> list[int]:
     logits = np.zeros(TOKENIZER.vocab_size, np.float32)
-    if edits is not None:
-        edits.apply(logits)
+    for processor in processors:
+        processor.apply(logits)
     excluded: list[int] = np.flatnonzero(np.isneginf(logits)).tolist()
     return excluded
 
 
 def test_requests_that_change_no_logits_cost_nothing() -> None:
-    assert _edits() is None
-    assert _edits(repetition_penalty=1, frequency_penalty=0, logit_bias={}, stop_token_ids=[3]) is None
+    assert _processors() == ()
+    assert _processors(repetition_penalty=1, frequency_penalty=0, logit_bias={}, stop_token_ids=[3]) == ()
 
 
 def test_bad_words_and_endings_become_tokens() -> None:
@@ -162,22 +164,40 @@ def test_bad_words_and_endings_become_tokens() -> None:
     long = [each for each in spellings if len(each) > 1]
     assert long
     single = sorted(each[0] for each in spellings if len(each) == 1)
-    assert _excluded(_edits(bad_words=[word])) == single
-    assert _excluded(_edits(bad_words_token_ids=[9, 4])) == [4, 9]
-    assert _excluded(_edits(min_tokens=1, stop_token_ids=[11])) == [2, 11]
-    assert _excluded(_edits(min_tokens=1, stop_token_ids=[11], ignore_eos=True)) == [11]
-    edits = _edits(bad_words=[word])
-    assert edits is not None
+    assert _excluded(_processors(bad_words=[word])) == single
+    assert _excluded(_processors(bad_words_token_ids=[9, 4])) == [4, 9]
+    assert _excluded(_processors(min_tokens=1, stop_token_ids=[11])) == [2, 11]
+    assert _excluded(_processors(min_tokens=1, stop_token_ids=[11], ignore_eos=True)) == [11]
+    (processor,) = _processors(bad_words=[word])
     for spelling in long:
         for token in spelling[:-1]:
-            edits.add(token)
-        assert spelling[-1] in _excluded(edits)
+            processor.accept(token)
+        assert spelling[-1] in _excluded((processor,))
+
+
+def test_rules_for_tokens_that_the_tokenizer_lacks_are_left_out() -> None:
+    """The model has rows for them, so they are not refused, but they are never chosen."""
+    beyond = TOKENIZER.vocab_size
+    request = GenerateRequest(
+        "r",
+        input_ids=(5, beyond),
+        sampling=SamplingParameters(
+            logit_bias={beyond: 5.0}, bad_words_token_ids=(beyond,), stop_token_ids=(beyond,), min_tokens=1
+        ),
+    )
+    model = Preparation(TOKENIZER, TEMPLATE, GenerationConfig(), 32, beyond + 1)
+    assert model.prepare(request).sequence.processors == ()
+    penalized = replace(request, sampling=SamplingParameters(repetition_penalty=2.0))
+    logits = np.ones(beyond, np.float32)
+    (penalties,) = model.prepare(penalized).sequence.processors
+    penalties.apply(logits)
+    assert np.flatnonzero(logits != 1).tolist() == [5]
 
 
 def test_penalties_of_the_model_hold_unless_the_request_has_its_own() -> None:
     defaults = GenerationConfig(repetition_penalty=1.5)
-    assert _edits(defaults) is not None
-    assert _edits(defaults, repetition_penalty=1.0) is None
+    assert [type(each) for each in _processors(defaults)] == [Penalties]
+    assert _processors(defaults, repetition_penalty=1.0) == ()
 
 
 @pytest.mark.parametrize(
@@ -196,16 +216,16 @@ def test_penalties_of_the_model_hold_unless_the_request_has_its_own() -> None:
 )
 def test_what_the_model_does_not_allow_is_named(asked: dict[str, object], param: str, complaint: str) -> None:
     with pytest.raises(InvalidRequest, match=complaint) as caught:
-        _edits(DEFAULTS, **asked)
+        _processors(DEFAULTS, **asked)
     assert caught.value.param == param
 
 
 def test_a_prompt_has_only_so_many_log_probabilities() -> None:
-    def prepare(length: int) -> Sequence:
+    def prepare(length: int) -> RequestState:
         request = GenerateRequest("r", input_ids=(5,) * length, sampling=SamplingParameters(prompt_logprobs=20))
         return _prepare(request, max_model_len=20000)
 
-    assert prepare(12483).sampling.prompt_logprobs == 20
+    assert prepare(12483).sequence.sampling.prompt_logprobs == 20
     with pytest.raises(
         InvalidValue, match="the prompt has 12484 tokens; at most 262144 log probabilities"
     ) as caught:
@@ -214,14 +234,14 @@ def test_a_prompt_has_only_so_many_log_probabilities() -> None:
 
 
 def test_log_probabilities_can_be_disabled_and_unlimited() -> None:
-    def prepare(limits: LogprobLimits, **asked: object) -> Sequence:
+    def prepare(limits: LogprobLimits, **asked: object) -> RequestState:
         request = GenerateRequest("r", input_ids=(5,), sampling=SamplingParameters.from_json(asked))
         return Preparation(TOKENIZER, TEMPLATE, DEFAULTS, 32, 640, limits).prepare(request)
 
     for name in ("logprobs", "prompt_logprobs"):
         with pytest.raises(InvalidValue, match="Logprobs is disabled, please enable it in startup config"):
             prepare(LogprobLimits(is_enabled=False), **{name: 0})
-    assert prepare(LogprobLimits(max_logprobs=-1), logprobs=640).sampling.logprobs == 640
+    assert prepare(LogprobLimits(max_logprobs=-1), logprobs=640).sequence.sampling.logprobs == 640
 
 
 def test_max_new_tokens_of_the_model_holds_without_max_tokens() -> None:
@@ -277,7 +297,7 @@ class _Gate:
         self.began, self.go_on = threading.Event(), threading.Event()
         self.prepared: list[str] = []
 
-    def prepare(self, request: GenerateRequest) -> Sequence:
+    def prepare(self, request: GenerateRequest) -> RequestState:
         self.began.set()
         assert self.go_on.wait(10)
         self.prepared.append(request.request_id)
@@ -285,7 +305,7 @@ class _Gate:
             raise InvalidValue("no", "text_input")
         if request.text_input == "bug":
             raise ZeroDivisionError
-        return make_sequence(request.request_id, (1,), 1)
+        return make_request(request.request_id, (1,), 1)
 
 
 def test_a_cancel_overtakes_prompts_that_are_being_prepared() -> None:
@@ -298,7 +318,7 @@ def test_a_cancel_overtakes_prompts_that_are_being_prepared() -> None:
     thread.cancel(Cancel("queued"))
     gate.go_on.set()
     arrivals = inbox.take(10)
-    assert [sequence.request_id for sequence in arrivals.sequences] == ["last"]
+    assert [request.request_id for request in arrivals.requests] == ["last"]
     assert arrivals.cancelled == ()
     assert gate.prepared == ["slow", "last"]
     thread.cancel(Cancel("last"))
@@ -335,18 +355,18 @@ def test_faults_become_outputs_and_the_thread_lives_on() -> None:
         "internal_error",
     ]
     thread.submit(GenerateRequest("good", text_input="good"))
-    assert inbox.take(10).sequences[0].request_id == "good"
+    assert inbox.take(10).requests[0].request_id == "good"
 
 
 def test_a_submit_and_its_cancel_in_one_round_come_to_nothing() -> None:
     inbox = Inbox()
-    inbox.put(make_sequence("a", (1,), 1))
-    inbox.put(make_sequence("b", (1,), 1))
+    inbox.put(make_request("a", (1,), 1))
+    inbox.put(make_request("b", (1,), 1))
     inbox.put(Output("c", error="x: y"))
     inbox.put(Cancel("a"))
     inbox.put(Cancel("c"))
     arrivals = inbox.take(0)
     assert arrivals.cancelled == ("a", "c")
-    assert [sequence.request_id for sequence in arrivals.sequences] == ["b"]
+    assert [request.request_id for request in arrivals.requests] == ["b"]
     assert arrivals.refusals == ()
     assert inbox.take(0).cancelled == ()

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 
 from ernie_backend.engine.engine import Engine
-from ernie_backend.engine.sequence import Sequence
+from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.runner.logprobs import ranked_token
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_wire.messages import Output
-from fakes.sequences import make_sequence, reference_sampler
+from fakes.sequences import make_request, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation, next_token
 
 VOCAB = 10
 PROMPT = tuple(np.random.default_rng(1).integers(0, VOCAB, 21).tolist())
 
 
-def _asking(request_id: str, prompt: tuple[int, ...] = PROMPT, max_tokens: int = 4) -> Sequence:
-    sequence = make_sequence(request_id, prompt, max_tokens)
-    sequence.sampling = replace(sequence.sampling, prompt_logprobs=2)
-    return sequence
+def _asking(request_id: str, prompt: tuple[int, ...] = PROMPT, max_tokens: int = 4) -> RequestState:
+    request = make_request(request_id, prompt, max_tokens)
+    request.sequence.sampling = replace(request.sequence.sampling, prompt_logprobs=2)
+    return request
 
 
 def _engine(num_blocks: int = 40, budget: int = 16, rows: int = 64) -> tuple[Engine, TokenHashRunner]:
@@ -32,10 +32,10 @@ def _engine(num_blocks: int = 40, budget: int = 16, rows: int = 64) -> tuple[Eng
     return Engine(runner, BlockManager(num_blocks, 2), limits, reference_sampler(VOCAB)), runner
 
 
-def _run(engine: Engine, *sequences: Sequence) -> dict[str, list[Output]]:
+def _run(engine: Engine, *requests: RequestState) -> dict[str, list[Output]]:
     outputs: dict[str, list[Output]] = {}
-    for sequence in sequences:
-        assert engine.submit(sequence) is None
+    for request in requests:
+        assert engine.submit(request) is None
     while engine.has_work:
         for output in engine.step():
             outputs.setdefault(output.request_id, []).append(output)
@@ -76,16 +76,16 @@ def test_a_prompt_of_one_token_has_nothing_to_compute() -> None:
 
 def test_the_prefix_cache_spares_nothing_of_it_and_gets_it() -> None:
     engine, _ = _engine()
-    _run(engine, make_sequence("before", PROMPT, 4))
+    _run(engine, make_request("before", PROMPT, 4))
     outputs = _run(engine, _asking("r"))["r"]
     _check(outputs)
     assert outputs[0].num_cached_tokens == 0
-    assert _run(engine, make_sequence("after", PROMPT, 4))["after"][0].num_cached_tokens == 20
+    assert _run(engine, make_request("after", PROMPT, 4))["after"][0].num_cached_tokens == 20
 
 
 def test_many_at_once_share_the_rows_and_do_not_hold_up_others() -> None:
     engine, runner = _engine(budget=32, rows=4)
-    others = make_sequence("other", (9, 8, 7), 4)
+    others = make_request("other", (9, 8, 7), 4)
     outputs = _run(engine, _asking("a"), _asking("b"), others)
     _check(outputs["a"])
     _check(outputs["b"])
@@ -98,7 +98,7 @@ def test_many_at_once_share_the_rows_and_do_not_hold_up_others() -> None:
 
 def test_preempted_it_is_scored_once() -> None:
     engine, _ = _engine(num_blocks=14, budget=8, rows=3)
-    old = make_sequence("old", (1, 2), 20)
+    old = make_request("old", (1, 2), 20)
     outputs = _run(engine, old, _asking("young"))
     _check(outputs["young"])
     assert [token for output in outputs["old"] for token in output.token_ids] == continuation((1, 2), 20, VOCAB)

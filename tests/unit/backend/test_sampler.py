@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ernie_backend.runner.logit_edits import EditRules, LogitEdits
-from ernie_backend.runner.sampler import NO_TOKEN, Sampler, SamplingRow, uniform
+from ernie_backend.request.sequence import Sequence
+from ernie_backend.runner.logits_processors import BadWords, LogitBias
+from ernie_backend.runner.sampler import NO_TOKEN, Sampler, uniform
 from ernie_kernels.choice import TokenChooser
 from ernie_kernels.cpu import CpuOps
 from ernie_kernels.reference import ReferenceOps
+from fakes.sequences import sampled_sequence as _row
 
 DRAWS = 2500
 
@@ -23,25 +25,22 @@ CHOOSERS: list[TokenChooser] = [ReferenceOps(), CpuOps(2)]
 
 
 def sample(
-    logits: NDArray[np.float32], rows: list[SamplingRow], vocab_size: int, chooser: TokenChooser = CHOOSERS[1]
+    logits: NDArray[np.float32], rows: list[Sequence], vocab_size: int, chooser: TokenChooser = CHOOSERS[1]
 ) -> NDArray[np.int64]:
     sampled = Sampler(chooser, vocab_size).sample(logits, rows)
     return np.array([each.token_id for each in sampled])
 
 
-def _row(
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    seed: int = 0,
-    index: int = 0,
-    min_p: float = 0.0,
-) -> SamplingRow:
-    return SamplingRow(temperature, top_p, top_k, seed, index, min_p)
+def _like(sequence: Sequence, index: int) -> Sequence:
+    """A sequence sampled like another, with so many tokens."""
+    like = _row(index=index)
+    like.sampling = sequence.sampling
+    return like
 
 
-def _exact(logits: NDArray[np.float32], row: SamplingRow) -> NDArray[np.float64]:
+def _exact(logits: NDArray[np.float32], sequence: Sequence) -> NDArray[np.float64]:
     """The distribution by the textbook: full sort, no shortcuts."""
+    row = sequence.sampling
     weights = np.exp((logits.astype(np.float64) - logits.max()) / row.temperature)
     weights[weights < row.min_p] = 0
     order = np.argsort(-weights, kind="stable")
@@ -54,7 +53,7 @@ def _exact(logits: NDArray[np.float32], row: SamplingRow) -> NDArray[np.float64]
 
 
 @pytest.mark.parametrize(
-    "row",
+    "asked",
     [
         _row(),
         _row(0.5),
@@ -69,10 +68,11 @@ def _exact(logits: NDArray[np.float32], row: SamplingRow) -> NDArray[np.float64]
     ids=str,
 )
 @pytest.mark.parametrize("chooser", CHOOSERS, ids=lambda chooser: type(chooser).__name__)
-def test_frequencies_follow_the_exact_probabilities(row: SamplingRow, chooser: TokenChooser) -> None:
+def test_frequencies_follow_the_exact_probabilities(asked: Sequence, chooser: TokenChooser) -> None:
     logits = np.random.default_rng(5).normal(0, 2, 24).astype(np.float32)
-    exact = _exact(logits, row)
-    rows = [replace(row, seed=11, index=index) for index in range(DRAWS)]
+    exact = _exact(logits, asked)
+    asked.sampling = replace(asked.sampling, seed=11)
+    rows = [_like(asked, index) for index in range(DRAWS)]
     counts = np.bincount(sample(np.tile(logits, (DRAWS, 1)), rows, 24, chooser), minlength=24)
     assert not counts[exact == 0].any(), "a token outside the kept set was chosen"
     expected = exact * DRAWS
@@ -93,7 +93,8 @@ def test_what_is_kept_of_a_large_vocabulary_is_exact(spread: float) -> None:
         _row(1.0, 1.0, 4999),
     ):
         exact = _exact(logits, row)
-        rows = [_row(row.temperature, row.top_p, row.top_k, 3, index) for index in range(200)]
+        row.sampling = replace(row.sampling, seed=3)
+        rows = [_like(row, index) for index in range(200)]
         tokens = sample(np.tile(logits, (200, 1)), rows, 5000)
         assert (exact[tokens] > 0).all()
         many = min(200, 1 / float((exact**2).sum()))  # the effective number of tokens
@@ -103,7 +104,7 @@ def test_what_is_kept_of_a_large_vocabulary_is_exact(spread: float) -> None:
 @pytest.mark.parametrize(
     "row", [_row(0.0), _row(9e-6), _row(1.0, 0.0), _row(1.0, 9e-6), _row(1.0, 1.0, 1)], ids=str
 )
-def test_greedy_takes_the_most_likely(row: SamplingRow) -> None:
+def test_greedy_takes_the_most_likely(row: Sequence) -> None:
     logits = np.array([[0.0, 3.0, 2.9, -1.0]], np.float32)
     assert sample(logits, [row], 4).tolist() == [1]
 
@@ -155,17 +156,16 @@ def test_a_row_is_the_same_alone_and_in_any_batch(data: st.DataObject) -> None:
     assert [sample(logits[each : each + 1], [rows[each]], 40)[0] for each in range(5)] == together.tolist()
 
 
-def test_edits_change_their_own_row_of_a_copy() -> None:
+def test_processors_change_their_own_row_of_a_copy() -> None:
     logits = np.tile(np.array([0.0, 3.0, 2.9, -1.0], np.float32), (3, 1))
     before = logits.copy()
-    edits = LogitEdits(EditRules(bad_words=((1,),)), (), 4)
-    rows = [_row(0.0), replace(_row(0.0), edits=edits), _row(0.0)]
+    rows = [_row(0.0), _row(0.0, processors=(BadWords([(1,)]),)), _row(0.0)]
     assert sample(logits, rows, 4).tolist() == [1, 2, 1]
     np.testing.assert_array_equal(logits, before)
 
 
-def test_edits_come_before_the_choice() -> None:
-    edits = LogitEdits(EditRules(logit_bias={3: 50.0}), (), 4)
+def test_processors_come_before_the_choice() -> None:
+    processors = (LogitBias({3: 50.0}),)
     logits = np.zeros((20, 4), np.float32)
-    rows = [replace(_row(index=index, top_k=2), edits=edits) for index in range(20)]
+    rows = [_row(index=index, top_k=2, processors=processors) for index in range(20)]
     assert set(sample(logits, rows, 4).tolist()) == {3}

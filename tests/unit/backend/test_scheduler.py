@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ernie_backend.engine.engine import Engine
-from ernie_backend.engine.sequence import Sequence
 from ernie_backend.kv.block_manager import BlockManager
-from ernie_backend.runner.sampler import SampledToken
+from ernie_backend.request.sequence import Sequence
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.scheduler import Scheduler
 from ernie_wire.errors import ContextLengthExceeded, QueueFull
-from fakes.sequences import make_sequence, reference_sampler
+from fakes.sequences import make_request, make_sequence, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation
 
 VOCAB = 50
@@ -89,9 +88,9 @@ class EngineMachine(RuleBasedStateMachine):
         prompt = data.draw(st.sampled_from(self.conversations)) + turn
         request_id = f"r{self.count}"
         self.count += 1
-        sequence = make_sequence(request_id, tuple(prompt), max_tokens, priority=priority)
-        sequence.sampling = replace(sequence.sampling, prompt_logprobs=prompt_logprobs)
-        refusal = self.engine.submit(sequence)
+        request = make_request(request_id, tuple(prompt), max_tokens, priority=priority)
+        request.sequence.sampling = replace(request.sequence.sampling, prompt_logprobs=prompt_logprobs)
+        refusal = self.engine.submit(request)
         fits = len(prompt) + max_tokens <= self.capacity
         assert (refusal is None) == fits
         if fits:
@@ -184,10 +183,10 @@ class Steps:
     def step(self) -> list[tuple[str, int, int]]:
         """Return request, start and number of tokens of every chunk."""
         plan = self.scheduler.schedule()
-        self.scheduler.complete(plan, self.sequences)
+        self.scheduler.complete(plan)
         for chunk in plan.chunks:
             if chunk.is_sampled:
-                self.sequences[chunk.request_id].advance(SampledToken(7))
+                self.sequences[chunk.request_id].append(7)
         self.scheduler.check_integrity()
         return [(chunk.request_id, chunk.start, len(chunk.token_ids)) for chunk in plan.chunks]
 

@@ -16,7 +16,7 @@ from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.preparation import Preparation
-from ernie_backend.engine.sequence import Sequence
+from ernie_backend.engine.request_state import RequestState
 from ernie_backend.runner.logprobs import RankedToken
 from ernie_backend.runner.sampler import SampledToken
 from ernie_wire.marked_text import Mark, MarkedText, joined
@@ -100,7 +100,7 @@ def test_what_calls_no_token_special(tmp_path: Path, files: dict[str, object]) -
     assert _texts(tokenizer, tokenizer.special_ids) == {"<unk>", "<s>", "</s>"}
 
 
-def _sequence(**asked: Any) -> Sequence:
+def _request(**asked: Any) -> RequestState:
     template = ChatTemplate.from_directory(DENSE)
     defaults = GenerationConfig(eos_token_ids=(EOS,))
     sampling = SamplingParameters.from_json(asked)
@@ -110,11 +110,11 @@ def _sequence(**asked: Any) -> Sequence:
 
 def _answer(token_ids: tuple[int, ...], **asked: Any) -> list[Output]:
     """Return the outputs of an answer of which the model chooses the tokens, as many as it may."""
-    sequence = _sequence(**{"max_tokens": len(token_ids), **asked})
+    request = _request(**{"max_tokens": len(token_ids), **asked})
     outputs = []
     for token_id in token_ids:
-        ranked = RankedToken(token_id, -1.0, 1, ()) if sequence.sampling.logprobs is not None else None
-        output = sequence.advance(SampledToken(token_id, ranked))
+        ranked = RankedToken(token_id, -1.0, 1, ()) if request.sequence.sampling.logprobs is not None else None
+        output = request.advance(SampledToken(token_id, ranked))
         assert output is not None
         outputs.append(output)
         if output.is_last:
@@ -157,9 +157,9 @@ def test_an_end_of_sequence_token_that_no_file_calls_special_is_left_out_too() -
     template = ChatTemplate.from_directory(DENSE)
     defaults = GenerationConfig(eos_token_ids=(HI[0],))
     request = GenerateRequest("r", text_input="a", sampling=SamplingParameters(max_tokens=2, ignore_eos=True))
-    sequence = Preparation(TOKENIZER, template, defaults, 2048, 640).prepare(request)
-    sequence.advance(SampledToken(HI[0]))
-    output = sequence.advance(SampledToken(CLS))
+    state = Preparation(TOKENIZER, template, defaults, 2048, 640).prepare(request)
+    state.advance(SampledToken(HI[0]))
+    output = state.advance(SampledToken(CLS))
     assert output is not None
     assert (output.text, output.token_ids) == ("", (HI[0], CLS))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ernie_backend.engine.sequence import Sequence
+from ernie_backend.request.sequence import Sequence
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.waiting_queue import LONGEST_RETRY_S, WaitingQueue
 from ernie_wire.errors import QueueFull

@@ -1,7 +1,4 @@
-"""The plan of one engine step: all that passes from the scheduler to the runner.
-
-This module must not know policy or tensors.
-"""
+"""The plan of one engine step: all that passes from the scheduler to the runner."""
 
 from __future__ import annotations
 

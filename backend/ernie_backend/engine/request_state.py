@@ -1,0 +1,130 @@
+"""A request in the engine: the sequence that is computed, and what its tokens are to the client.
+
+Tokens become text, stop tokens and stop texts end the answer, and what was made is kept until it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ernie_backend.engine.detokenizer import Detokenizer
+from ernie_backend.engine.stop import StopMatcher
+from ernie_backend.request.sequence import Sequence
+from ernie_backend.runner.logprobs import RankedToken
+from ernie_backend.runner.sampler import SampledToken
+from ernie_wire.logprobs import TokenLogprobs, TopLogprob
+from ernie_wire.marked_text import MarkedText, joined
+from ernie_wire.messages import Output
+
+MAX_UNSENT_LOGPROBS = 256
+"""Without ``stream`` all goes in one output, except where log probabilities would make it large."""
+
+
+class RequestState:
+    """A request from its admission to its end.
+
+    Args:
+        sequence: its tokens.
+        detokenizer: makes text of those of the answer.
+        stop: finds stop texts.
+        stream: whether every new text is sent, or all of it at the end.
+        prompt_text: the prompt as text if it was asked for; sent in the first output.
+
+    Attributes:
+        finish_reason: ``stop`` or ``length`` at the end.
+    """
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        detokenizer: Detokenizer,
+        stop: StopMatcher,
+        *,
+        stream: bool = True,
+        prompt_text: str | None = None,
+    ) -> None:
+        self.sequence = sequence
+        self.prompt_text = prompt_text
+        self.finish_reason: str | None = None
+        self._detokenizer = detokenizer
+        self._stop = stop
+        self._stream = stream
+        self._prompt_logprobs: list[TokenLogprobs | None] = [None]  # the first token has none
+        self._has_sent = False
+        self._begin_output()
+
+    @property
+    def request_id(self) -> str:
+        """Unique among the requests in the engine."""
+        return self.sequence.request_id
+
+    def add_prompt_logprobs(self, ranked: Iterable[RankedToken]) -> None:
+        """Take what the model thought of the next tokens of the prompt."""
+        self._prompt_logprobs += [self._token_logprobs(each) for each in ranked]
+        self.sequence.num_scored_tokens = len(self._prompt_logprobs)
+
+    def advance(self, sampled: SampledToken) -> Output | None:
+        """Add a sampled token, find out whether it is the last, return what is to be sent now."""
+        token_id = sampled.token_id
+        self.sequence.append(token_id)
+        self._unsent_ids.append(token_id)
+        if sampled.ranked is not None:
+            is_skipped = self._detokenizer.skips(token_id)
+            self._unsent_logprobs.append(self._token_logprobs(sampled.ranked, is_skipped=is_skipped))
+        self._unsent_text.append(self._text_of(token_id))
+        may_wait = not self._stream and len(self._unsent_logprobs) < MAX_UNSENT_LOGPROBS
+        if self.finish_reason is None and may_wait:
+            return None
+        return self._output()
+
+    def _begin_output(self) -> None:
+        self._unsent_text: list[MarkedText] = []
+        self._unsent_ids: list[int] = []
+        self._unsent_logprobs: list[TokenLogprobs] = []
+
+    def _output(self) -> Output:
+        sequence, sampling, is_first = self.sequence, self.sequence.sampling, not self._has_sent
+        text = joined(self._unsent_text)
+        prompt_logprobs = tuple(self._prompt_logprobs) if sampling.prompt_logprobs is not None else None
+        output = Output(
+            request_id=sequence.request_id,
+            text=text.text,
+            token_ids=tuple(self._unsent_ids),
+            num_input_tokens=len(sequence.prompt_ids),
+            num_cached_tokens=sequence.num_cached_tokens or 0,
+            finish_reason=self.finish_reason,
+            prompt_ids=sequence.prompt_ids if self.prompt_text is not None and is_first else None,
+            prompt_text=self.prompt_text if is_first else None,
+            logprobs=tuple(self._unsent_logprobs) if sampling.logprobs is not None else None,
+            prompt_logprobs=prompt_logprobs if is_first else None,
+            marks=text.marks,
+        )
+        self._begin_output()
+        self._has_sent = True
+        return output
+
+    def _text_of(self, token_id: int) -> MarkedText:
+        """Return the text that is certain with this token; set ``finish_reason`` at the end."""
+        sampling, num_generated = self.sequence.sampling, self.sequence.num_generated
+        if token_id in sampling.stop_token_ids or token_id in sampling.eos_token_ids:
+            self.finish_reason = "stop"
+            return self._last_text(token_id if sampling.includes_stop else None)
+        text = self._stop.push(self._detokenizer.push(token_id), may_stop=num_generated > sampling.min_tokens)
+        if self._stop.is_stopped:
+            self.finish_reason = "stop"
+        elif num_generated >= sampling.max_tokens:
+            text = joined((text, self._last_text()))
+            self.finish_reason = "stop" if self._stop.is_stopped else "length"
+        return text
+
+    def _last_text(self, last_id: int | None = None) -> MarkedText:
+        """Return all text that was held back, and that of ``last_id``, which ends the answer as part of it."""
+        text = self._detokenizer.push(last_id) if last_id is not None else MarkedText()
+        text = self._stop.push(joined((text, self._detokenizer.finish())))
+        return joined((text, self._stop.finish()))
+
+    def _token_logprobs(self, ranked: RankedToken, *, is_skipped: bool = False) -> TokenLogprobs:
+        bytes_of = self._detokenizer.token_bytes
+        top = tuple(TopLogprob(token_id, value, bytes_of(token_id)) for token_id, value in ranked.top)
+        own_bytes = bytes_of(ranked.token_id)
+        return TokenLogprobs(ranked.token_id, ranked.value, own_bytes, ranked.rank, top, is_skipped)

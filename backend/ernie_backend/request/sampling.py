@@ -1,0 +1,62 @@
+"""How the tokens of one request are chosen, and when it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+GREEDY_BELOW = 1e-5
+
+
+@dataclass(frozen=True)
+class ResolvedSampling:
+    """Sampling parameters with the model's defaults filled in.
+
+    Attributes:
+        temperature, top_p, top_k, min_p: see ``ernie_wire.sampling``.
+        seed: the request's, else random.
+        max_tokens: most tokens to generate; prompt and answer fit the context.
+        eos_token_ids: tokens that end the answer; empty with ``ignore_eos``.
+        stop_token_ids: more of them.
+        includes_stop: the token that ends the answer is part of its text, unless it is skipped there.
+        min_tokens: tokens in which no stop text counts; a logits processor holds off tokens that would end the
+            answer.
+        logprobs, prompt_logprobs: how many of the most likely tokens to return; None: no log probabilities.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int
+    max_tokens: int
+    eos_token_ids: frozenset[int]
+    min_p: float = 0.0
+    stop_token_ids: frozenset[int] = frozenset()
+    includes_stop: bool = False
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is taken."""
+        return self.temperature < GREEDY_BELOW or self.top_p < GREEDY_BELOW or self.top_k == 1
+
+
+class LogitsProcessor(Protocol):
+    """Changes the logits of one request's next token, by the tokens that its answer has so far."""
+
+    def apply(self, logits: NDArray[np.float32], /) -> None:
+        """Change the logits ``[V]`` of the next token in place; -infinity keeps a token from being chosen."""
+        ...
+
+    def accept(self, token_id: int, /) -> None:
+        """Take note of the next token of the answer."""
+        ...
+
+    def rollback(self, num_tokens: int, /) -> None:
+        """Forget the last accepted tokens, as if they had never been accepted."""
+        ...
