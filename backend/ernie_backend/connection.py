@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from ernie_wire.errors import InvalidValue
 from ernie_wire.frames import FrameTooLarge, receive_frame, send_frame
-from ernie_wire.messages import Cancel, Message, Output, Outputs, Shutdown, from_frame, to_frame
+from ernie_wire.messages import CODEC, Cancel, Message, Output, Outputs, Shutdown
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Connection:
     def _send_now(self, message: Message) -> None:
         """Send a message; outputs that no frame holds go one by one, one too large as an error."""
         try:
-            send_frame(self._socket, *to_frame(message))
+            send_frame(self._socket, *CODEC.encode(message))
         except FrameTooLarge as error:
             if not isinstance(message, Outputs):
                 raise
@@ -77,7 +77,7 @@ class Connection:
     def _read(self) -> None:
         try:
             while (frame := receive_frame(self._socket)) is not None:
-                message = from_frame(*frame)
+                message = CODEC.decode(*frame)
                 if isinstance(message, Shutdown):
                     _leave("the stub asks for the end", 0)
                 self._hand_over(message)

@@ -27,7 +27,7 @@ from ernie_backend.parallel.group import GroupWatch
 from ernie_backend.parent_death import die_with_parent
 from ernie_backend.preparation_thread import PreparationThread
 from ernie_backend.start import StartedEngine, start_engine
-from ernie_wire.messages import ALIVE_S, Alive, Cancel, Fault, Message, StartFailed, Starting, Submit
+from ernie_wire.messages import ALIVE_S, Alive, Cancel, Fault, GenerateRequest, Message, StartFailed, Starting
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +85,8 @@ def _serve(started: StartedEngine, connection: Connection) -> int:
     preparation = PreparationThread(started.preparation.prepare, inbox, started.max_num_waiting)
 
     def receive(message: Message) -> None:
-        if isinstance(message, Submit):
-            preparation.submit(message.request)
+        if isinstance(message, GenerateRequest):
+            preparation.submit(message)
         elif isinstance(message, Cancel):
             preparation.cancel(message)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ernie_wire.frames import receive_frame, send_frame
-from ernie_wire.messages import Heartbeat, Message, Output, Outputs, Ready, Starting, from_frame, to_frame
+from ernie_wire.messages import CODEC, Heartbeat, Message, Output, Outputs, Ready, Starting
 
 DATA = Path(__file__).parents[1] / "data"
 DENSE = DATA / "dense"
@@ -51,12 +51,12 @@ class Engine:
         self.close()
 
     def send(self, message: Message) -> None:
-        send_frame(self.socket, *to_frame(message))
+        send_frame(self.socket, *CODEC.encode(message))
 
     def receive(self) -> Message:
         frame = receive_frame(self.socket)
         assert frame is not None, "the engine closed the socket"
-        return from_frame(*frame)
+        return CODEC.decode(*frame)
 
     def ready(self) -> Ready:
         while isinstance(message := self.receive(), Starting):

@@ -23,7 +23,6 @@ from ernie_wire.messages import (
     Outputs,
     Shutdown,
     StartFailed,
-    Submit,
 )
 from ernie_wire.sampling import SamplingParameters
 
@@ -40,12 +39,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
         yield running
 
 
-def _submit(row: int, *, stream: bool = True, name: str = "row", **sampling: Any) -> Submit:
+def _submit(row: int, *, stream: bool = True, name: str = "row", **sampling: Any) -> GenerateRequest:
     asked = {"max_tokens": 32, "temperature": 0, "ignore_eos": True, **sampling}
-    return Submit(
-        GenerateRequest(
-            f"{name}{row}", input_ids=PROMPTS[row], stream=stream, sampling=SamplingParameters.from_json(asked)
-        )
+    return GenerateRequest(
+        f"{name}{row}", input_ids=PROMPTS[row], stream=stream, sampling=SamplingParameters.from_json(asked)
     )
 
 
@@ -150,9 +147,9 @@ def test_what_is_asked_of_the_sampler_reaches_it(engine: Engine) -> None:
 
 def test_wrong_requests_fail_alone(engine: Engine) -> None:
     engine.send(_submit(3))
-    engine.send(Submit(GenerateRequest("long", input_ids=(5,) * 2048)))
+    engine.send(GenerateRequest("long", input_ids=(5,) * 2048))
     engine.send(_submit(2, logprobs=21))
-    engine.send(Submit(GenerateRequest("role", messages={"messages": [{"role": "king"}]})))
+    engine.send(GenerateRequest("role", messages={"messages": [{"role": "king"}]}))
     outputs = engine.outputs_until(4)
     assert str(outputs["row2"][0].error).startswith(
         "invalid_value[logprobs]: logprobs is 21; it must be at most 20"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from contract.engine_process import DATA, TIMEOUT_S, Engine
-from ernie_wire.messages import Fault, GenerateRequest, Outputs, Starting, Submit
+from ernie_wire.messages import Fault, GenerateRequest, Outputs, Starting
 from ernie_wire.sampling import SamplingParameters
 from numerics.golden import FAMILIES, MOVED_CODE_TOLERANCE, checkpoint
 from unit.backend.converted import make
@@ -38,10 +38,10 @@ def prompts_and_answers(family: str) -> list[tuple[tuple[int, ...], tuple[int, .
         ]
 
 
-def submit(name: str, prompt: tuple[int, ...], **sampling: Any) -> Submit:
+def submit(name: str, prompt: tuple[int, ...], **sampling: Any) -> GenerateRequest:
     asked = {"max_tokens": 32, "temperature": 0, "ignore_eos": True, **sampling}
     parameters = SamplingParameters.from_json(asked)
-    return Submit(GenerateRequest(name, input_ids=prompt, stream=True, sampling=parameters))
+    return GenerateRequest(name, input_ids=prompt, stream=True, sampling=parameters)
 
 
 def answers(engine: Engine, prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from ernie_wire.frames import receive_frame, send_frame
 from ernie_wire.messages import (
+    CODEC,
     Alive,
     Cancel,
     Fault,
@@ -40,9 +41,6 @@ from ernie_wire.messages import (
     Shutdown,
     StartFailed,
     Starting,
-    Submit,
-    from_frame,
-    to_frame,
 )
 
 
@@ -55,7 +53,7 @@ class FakeEngine:
 
     def send(self, message: Message) -> None:
         with self._lock:
-            send_frame(self._socket, *to_frame(message))
+            send_frame(self._socket, *CODEC.encode(message))
 
     def heartbeats(self) -> None:
         step = 0
@@ -67,13 +65,13 @@ class FakeEngine:
 
     def serve(self) -> None:
         while (frame := receive_frame(self._socket)) is not None:
-            message = from_frame(*frame)
+            message = CODEC.decode(*frame)
             if isinstance(message, Shutdown):
                 return
             if isinstance(message, Cancel):
                 self._running.discard(message.request_id)
-            if isinstance(message, Submit):
-                self._generate(message.request)
+            if isinstance(message, GenerateRequest):
+                self._generate(message)
 
     def _generate(self, request: GenerateRequest) -> None:
         word, _, number = (request.text_input or "").partition(" ")

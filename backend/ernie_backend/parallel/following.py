@@ -24,6 +24,7 @@ from ernie_backend.memory.engine_plan import engine_plan
 from ernie_backend.memory.host_memory import available_bytes
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.parallel.messages import (
+    CODEC,
     AllHere,
     Allocate,
     Failed,
@@ -32,8 +33,6 @@ from ernie_backend.parallel.messages import (
     Loaded,
     RankMessage,
     Step,
-    from_frame,
-    to_frame,
 )
 from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.seat import engine_layout, group_seat
@@ -131,14 +130,14 @@ class Follower:
     def _send(self, message: RankMessage) -> None:
         with self._sending:
             try:
-                send_frame(self._socket, *to_frame(message))
+                send_frame(self._socket, *CODEC.encode(message))
             except OSError:
                 _leave("rank 0 is gone")
 
     def _read(self) -> None:
         try:
             while (frame := receive_frame(self._socket)) is not None:
-                self._inbox.put(from_frame(*frame))
+                self._inbox.put(CODEC.decode(*frame))
         except (OSError, FrameError):
             _leave("the socket is broken")
         except Exception:

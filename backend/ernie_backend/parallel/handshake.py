@@ -21,14 +21,14 @@ import socket
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.messages import (
+    CODEC,
     Challenge,
     Hello,
     RankMessage,
     Refused,
     Welcome,
-    from_frame,
-    to_frame,
 )
+from ernie_wire.codec import MessageError
 from ernie_wire.frames import FrameError, receive_frame, send_frame
 
 SECRET_VARIABLE = "ERNIE_GROUP_SECRET"  # noqa: S105 - the name of it
@@ -56,9 +56,9 @@ def examine(sock: socket.socket, address: str, layout: Layout) -> int:
     try:
         rank = _rank(sock, address, layout)
     except RefusalError as refusal:
-        send_frame(sock, *to_frame(Refused(str(refusal))))
+        send_frame(sock, *CODEC.encode(Refused(str(refusal))))
         raise
-    send_frame(sock, *to_frame(Welcome()))
+    send_frame(sock, *CODEC.encode(Welcome()))
     return rank
 
 
@@ -73,7 +73,7 @@ def introduce(sock: socket.socket, layout: Layout, index: int) -> None:
     if isinstance(answer, Challenge):
         proof = _proof(answer.number)
         hello = Hello(layout.size, len(layout.hosts), layout.own_host, index, proof)
-        send_frame(sock, *to_frame(hello))
+        send_frame(sock, *CODEC.encode(hello))
         answer = _receive(sock)
     if isinstance(answer, Refused):
         raise StartError(f"rank 0 at {layout.hosts[0]}:{layout.port} refuses this rank: {answer.reason}")
@@ -85,8 +85,8 @@ def _receive(sock: socket.socket) -> RankMessage:
     try:
         frame = receive_frame(sock, _MAX_BYTES)
         if frame is not None:
-            return from_frame(*frame)
-    except (FrameError, KeyError, TypeError, ValueError) as error:
+            return CODEC.decode(*frame)
+    except FrameError as error:
         raise ConnectionResetError("whoever listens there is no rank 0") from error
     raise ConnectionResetError("rank 0 has closed the connection")
 
@@ -95,22 +95,24 @@ def _rank(sock: socket.socket, address: str, layout: Layout) -> int:
     if address not in layout.hosts[1:]:
         raise RefusalError(f"its address {address} is not in the list; give the same ips on every machine")
     number = secrets.token_hex(16)
-    send_frame(sock, *to_frame(Challenge(number)))
+    send_frame(sock, *CODEC.encode(Challenge(number)))
     frame = receive_frame(sock, _MAX_BYTES)
     if frame is None:
         raise FrameError("it does not introduce itself")
+    hello: RankMessage | None
     try:
-        return _checked(from_frame(*frame), number, address, layout)
-    except (KeyError, TypeError, ValueError) as error:
+        hello = CODEC.decode(*frame)
+    except MessageError:
+        hello = None
+    if not isinstance(hello, Hello):
         raise RefusalError(
             "its greeting is not understood; install the same version of ernie-triton on every machine"
-        ) from error
+        )
+    return _checked(hello, number, address, layout)
 
 
-def _checked(hello: RankMessage, number: str, address: str, layout: Layout) -> int:
-    """Return the rank that a greeting is of; raises RefusalError, or TypeError if it is no greeting."""
-    if not isinstance(hello, Hello):
-        raise TypeError(type(hello).__name__)
+def _checked(hello: Hello, number: str, address: str, layout: Layout) -> int:
+    """Return the rank that a greeting is of; raises RefusalError."""
     if not hmac.compare_digest(hello.proof, _proof(number)):
         raise RefusalError(f"it does not know the secret; {SECRET_VARIABLE} must be the same on every machine")
     if (hello.size, hello.hosts) != (layout.size, len(layout.hosts)):

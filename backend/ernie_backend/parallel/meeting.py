@@ -121,7 +121,7 @@ class _Arrival:
             self.rank = examine(self.socket, self._address, self._layout)
         except RefusalError as refusal:
             self.complaint = f"a connection from {self._address} was turned away: {refusal}"
-        except (OSError, FrameError, RecursionError) as error:
+        except (OSError, FrameError) as error:
             self.complaint = f"a connection from {self._address} was of no rank: {error}"
 
 

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 
 from ernie_backend.parallel.local_rank import LocalRank
-from ernie_backend.parallel.messages import Beat, Failed, Here, Loaded, RankMessage, from_frame, to_frame
+from ernie_backend.parallel.messages import CODEC, Beat, Failed, Here, Loaded, RankMessage
 from ernie_backend.parallel.vital_signs import VitalSigns
+from ernie_wire.codec import MessageError
 from ernie_wire.frames import FrameError, receive_frame, send_frame
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Member:
     def send(self, message: RankMessage) -> None:
         """Send a message; to a rank that is gone it is lost, which the reader sees."""
         try:
-            send_frame(self._socket, *to_frame(message))
+            send_frame(self._socket, *CODEC.encode(message))
         except OSError as error:
             logger.info("%s takes no more messages: %s", self.name, error)
 
@@ -69,17 +70,17 @@ class Member:
         with self._socket:
             try:
                 self._hear(lost, moved)
+            except MessageError as error:
+                lost(f"{self.name} sent {error}")
             except (OSError, FrameError) as error:
                 logger.info("%s cannot be heard: %s", self.name, error)
-            except (KeyError, TypeError, ValueError) as error:
-                lost(f"{self.name} sent something that is no message: {error!r}")
         how = self._process.why_it_ended() if self._process else "closed its connection; its own log says why"
         lost(f"{self.name} {how}")
 
     def _hear(self, lost: Callable[[str], None], moved: Callable[[], None]) -> None:
         while (frame := receive_frame(self._socket)) is not None:
             self.signs.heard_at = time.monotonic()
-            message = from_frame(*frame)
+            message = CODEC.decode(*frame)
             if isinstance(message, Failed):
                 lost(f"{self.name}: {message.error}")
             elif isinstance(message, Here):

@@ -10,12 +10,14 @@ message is sent.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch
+from ernie_wire.codec import Buffers, Codec, Form
 
 
 @dataclass(frozen=True)
@@ -131,36 +133,18 @@ class Step:
 RankMessage = (
     Challenge | Hello | Welcome | Refused | Join | Here | AllHere | Beat | Loaded | Failed | Allocate | Step
 )
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (Challenge, Hello, Welcome, Refused, Join, Here, AllHere, Beat, Loaded, Failed, Allocate, Step)
-}
 
 
-def to_frame(message: RankMessage) -> tuple[dict[str, Any], list[bytes]]:
-    """Return a message as a frame's header and buffers; the arrays of a batch travel raw."""
-    kind = type(message).__name__
-    if not isinstance(message, Step):
-        return {"kind": kind, **asdict(message)}, []
-    arrays = [getattr(message.batch, field.name) for field in fields(Batch)]
-    return {"kind": kind, "shapes": [array.shape for array in arrays]}, [array.tobytes() for array in arrays]
+def _encode_array(array: NDArray[np.int32], buffers: Buffers) -> list[int]:
+    buffers.append(array.tobytes())
+    return [len(buffers) - 1, *array.shape]
 
 
-def from_frame(header: dict[str, Any], buffers: list[bytes]) -> RankMessage:
-    """Return the message of a frame made by ``to_frame``.
+def _decode_array(place: list[int], buffers: Buffers) -> NDArray[np.int32]:
+    number, *shape = place
+    return np.frombuffer(buffers[number], np.int32).reshape(shape)
 
-    Raises:
-        KeyError, TypeError, ValueError: it is none.
-    """
-    values = dict(header)
-    kind = _KINDS[values.pop("kind")]
-    if kind is Step:
-        arrays = [
-            np.frombuffer(buffer, np.int32).reshape(shape)
-            for buffer, shape in zip(buffers, values["shapes"], strict=True)
-        ]
-        return Step(Batch(*arrays))
-    if kind is Beat:
-        return Beat(tuple(values["progress"]), values["meetings"], values["is_held"])
-    message: RankMessage = kind(**values)
-    return message
+
+CODEC: Codec[RankMessage] = Codec(
+    *get_args(RankMessage), forms={NDArray[np.int32]: Form(frozenset(), _encode_array, _decode_array)}
+)

@@ -16,8 +16,8 @@ import threading
 from collections.abc import Callable
 
 from ernie_wire.errors import InvalidValue
-from ernie_wire.frames import FrameError, FrameTooLarge, receive_frame, send_frame
-from ernie_wire.messages import Message, Output, Submit, from_frame, to_frame
+from ernie_wire.frames import FrameTooLarge, receive_frame, send_frame
+from ernie_wire.messages import CODEC, GenerateRequest, Message, Output
 
 logger = logging.getLogger(__name__)
 
@@ -56,13 +56,11 @@ class EngineLink:
         """
         try:
             frame = receive_frame(self._socket)
-            return None if frame is None else from_frame(*frame)
+            return None if frame is None else CODEC.decode(*frame)
         except TimeoutError:
             raise
         except OSError:  # reset: the engine died with messages unread
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise FrameError(f"not a message: {error!r}") from error
 
     def finish_sending(self) -> None:
         """Let the engine see the end of the stream after what is queued."""
@@ -92,10 +90,9 @@ class EngineLink:
 
     def _send(self, message: Message) -> None:
         try:
-            send_frame(self._socket, *to_frame(message))
+            send_frame(self._socket, *CODEC.encode(message))
         except FrameTooLarge as error:
-            if not isinstance(message, Submit):
+            if not isinstance(message, GenerateRequest):
                 raise
-            request_id = message.request.request_id
             refusal = InvalidValue(f"the request is too large for the engine: {error}")
-            self._refuse(Output(request_id, error=refusal.to_line()))
+            self._refuse(Output(message.request_id, error=refusal.to_line()))

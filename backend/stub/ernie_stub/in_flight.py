@@ -7,7 +7,7 @@ Three modes, set by the engine's supervisor:
     refusing     no engine will come soon: requests get the reason at once
 
 The lock guards all fields below it. ``EngineLink.send`` only queues, so it may be called with the lock held,
-which keeps a Cancel behind its Submit. Answers are ended without the lock. This module must not know the
+which keeps a Cancel behind its request. Answers are ended without the lock. This module must not know the
 engine process, nor Triton.
 """
 
@@ -22,7 +22,7 @@ from typing import Protocol
 
 from ernie_stub.answer import Answer
 from ernie_wire.errors import ErnieError, InvalidValue, ModelUnavailable, RequestCancelled
-from ernie_wire.messages import Cancel, GenerateRequest, Message, Output, Submit
+from ernie_wire.messages import Cancel, GenerateRequest, Message, Output
 
 MAX_HELD = 256
 HOLD_TIMEOUT_S = 60.0
@@ -204,7 +204,7 @@ class InFlight:
     @staticmethod
     def _hand_over(engine: MessageSink, held: _Held) -> None:
         held.expires_at = None
-        engine.send(Submit(held.request))
+        engine.send(held.request)
 
     def _take(self, chosen: Iterable[_Held]) -> list[Answer]:
         """Remove requests from the table and return their answers; the lock is held by the caller."""

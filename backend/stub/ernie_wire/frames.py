@@ -85,7 +85,7 @@ def _parse_header(text: bytes) -> tuple[dict[str, Any], list[int]]:
     try:
         header = json.loads(text)
         sizes = header.pop("buffers")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FrameError(f"a header that is no JSON object with buffers: {error!r}") from error
     return header, sizes
 

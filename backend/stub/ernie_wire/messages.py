@@ -1,6 +1,6 @@
 """The messages of the stub and the engine, as frozen dataclasses, and their form in a frame.
 
-    stub -> engine   Submit, Cancel, Shutdown
+    stub -> engine   GenerateRequest, Cancel, Shutdown
     engine -> stub   Starting now and then, Ready or StartFailed, then Outputs, Heartbeat and Alive until the
                      socket ends; Fault at any time
 
@@ -10,13 +10,13 @@ that is gone. This module must not know how a message is sent or what is done wi
 
 from __future__ import annotations
 
-from array import array
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
+from ernie_wire.codec import Codec
 from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
-from ernie_wire.logprobs import Logprobs, logprobs_from_json, logprobs_to_json
+from ernie_wire.logprobs import Logprobs
 from ernie_wire.marked_text import Mark
 from ernie_wire.sampling import SamplingParameters
 
@@ -26,7 +26,9 @@ MAX_CACHE_SALT_CHARACTERS = 1024
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One request for text. Exactly one of the three prompts is set.
+    """One request for text; the answer is a series of Outputs that ends with ``is_last``.
+
+    Exactly one of the three prompts is set.
 
     Attributes:
         request_id: unique among the requests in flight.
@@ -110,13 +112,6 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Submit:
-    """Generate; the answer is a series of Outputs that ends with ``is_last``."""
-
-    request: GenerateRequest
-
-
-@dataclass(frozen=True)
 class Cancel:
     """Stop working on a request; nothing more is sent for it. Unknown ids are ignored."""
 
@@ -188,70 +183,10 @@ class Alive:
     """The engine process is not stopped; sent every ``ALIVE_S``, from a thread, however long a step is."""
 
 
-Message = Submit | Cancel | Shutdown | Starting | Fault | Ready | StartFailed | Outputs | Heartbeat | Alive
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (Submit, Cancel, Shutdown, Starting, Fault, Ready, StartFailed, Outputs, Heartbeat, Alive)
-}
-
-
-def to_frame(message: Message) -> tuple[dict[str, Any], list[bytes]]:
-    """Return a message as a frame's header and buffers (prompts as token ids travel as raw int32)."""
-    kind = type(message).__name__
-    if isinstance(message, Outputs):
-        return {"kind": kind, "outputs": [_output_values(output) for output in message.outputs]}, []
-    if not isinstance(message, Submit):
-        return {"kind": kind, **asdict(message)}, []
-    request = message.request
-    header = {"kind": kind, **_sparse(request), "sampling": request.sampling.to_json()}
-    if request.input_ids is None:
-        return header, []
-    del header["input_ids"]
-    return header, [array("i", request.input_ids).tobytes()]
-
-
-def from_frame(header: dict[str, Any], buffers: list[bytes]) -> Message:
-    """Return the message of a frame made by ``to_frame``."""
-    values = dict(header)
-    kind = _KINDS[values.pop("kind")]
-    if kind is Outputs:
-        return Outputs(tuple(_output(output) for output in values["outputs"]))
-    if kind is not Submit:
-        message: Message = kind(**values)
-        return message
-    values["sampling"] = SamplingParameters.from_json(values["sampling"])
-    if buffers:
-        ids = array("i")
-        ids.frombytes(buffers[0])
-        values["input_ids"] = tuple(ids)
-    return Submit(GenerateRequest(**values))
-
-
-def _sparse(record: GenerateRequest | Output) -> dict[str, Any]:
-    """Return the fields that differ from their defaults: most outputs carry three of twelve."""
-    return {
-        entry.name: value for entry in fields(record) if (value := getattr(record, entry.name)) != entry.default
-    }
-
-
-def _output_values(output: Output) -> dict[str, Any]:
-    values = _sparse(output)
-    for name in ("logprobs", "prompt_logprobs"):
-        if name in values:
-            values[name] = logprobs_to_json(values[name])
-    return values
-
-
-def _output(values: dict[str, Any]) -> Output:
-    for name in ("token_ids", "prompt_ids"):
-        if name in values:
-            values[name] = tuple(values[name])
-    for name in ("logprobs", "prompt_logprobs"):
-        if name in values:
-            values[name] = logprobs_from_json(values[name])
-    if "marks" in values:
-        values["marks"] = tuple(Mark(*each) for each in values["marks"])
-    return Output(**values)
+Message = (
+    GenerateRequest | Cancel | Shutdown | Starting | Fault | Ready | StartFailed | Outputs | Heartbeat | Alive
+)
+CODEC: Codec[Message] = Codec(*get_args(Message))
 
 
 def parse_control(text: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from ernie_backend import connection
 from ernie_backend.connection import Connection
 from ernie_wire.frames import receive_frame, send_frame
-from ernie_wire.messages import Cancel, Heartbeat, Message, Output, Outputs, Ready, from_frame, to_frame
+from ernie_wire.messages import CODEC, Cancel, Heartbeat, Message, Output, Outputs, Ready
 
 WAIT_S = 60.0
 
@@ -41,7 +41,7 @@ def stub(exits: queue.SimpleQueue[int]) -> Iterator[tuple[socket.socket, Connect
 def received(sock: socket.socket) -> Message:
     frame = receive_frame(sock)
     assert frame is not None
-    return from_frame(*frame)
+    return CODEC.decode(*frame)
 
 
 def test_outputs_too_large_fail_their_request_and_no_other(
@@ -73,7 +73,7 @@ def test_a_reader_that_meets_a_fault_ends_the_process(
         raise RecursionError
 
     ends.receive_with(fail)
-    send_frame(ours, *to_frame(Cancel("r")))
+    send_frame(ours, *CODEC.encode(Cancel("r")))
     assert exits.get(timeout=WAIT_S) == 1
 
 

@@ -12,7 +12,7 @@ from ernie_backend.model_config import ModelConfig
 from ernie_backend.parallel.gathering import gather_group
 from ernie_backend.parallel.group import GroupWatch
 from ernie_backend.parallel.layout import Layout
-from ernie_backend.parallel.messages import Failed, to_frame
+from ernie_backend.parallel.messages import CODEC, Failed
 from ernie_backend.settings import read_settings
 from ernie_wire.frames import send_frame
 from free_ports import free_port
@@ -28,7 +28,7 @@ class EndedRank:
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair()
         with theirs:
-            send_frame(theirs, *to_frame(Failed("what nobody reads yet")))
+            send_frame(theirs, *CODEC.encode(Failed("what nobody reads yet")))
 
     def why_it_ended(self) -> str:
         return "ended with status 2"

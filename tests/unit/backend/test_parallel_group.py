@@ -16,6 +16,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.parallel.group import Group, GroupWatch, Patience
 from ernie_backend.parallel.member import Member
 from ernie_backend.parallel.messages import (
+    CODEC,
     AllHere,
     Allocate,
     Beat,
@@ -24,8 +25,6 @@ from ernie_backend.parallel.messages import (
     Loaded,
     RankMessage,
     Step,
-    from_frame,
-    to_frame,
 )
 from ernie_backend.parallel.pulse import Pulse
 from ernie_kernels.api import Batch
@@ -56,7 +55,7 @@ class Rank:
         self.member = Member(name, ours)
 
     def say(self, message: RankMessage) -> None:
-        send_frame(self.socket, *to_frame(message))
+        send_frame(self.socket, *CODEC.encode(message))
 
     def keep_saying(self, message: RankMessage) -> None:
         """Say a message again and again, from a thread, until the connection ends."""
@@ -70,7 +69,7 @@ class Rank:
 
     def hear(self) -> RankMessage | None:
         frame = receive_frame(self.socket)
-        return None if frame is None else from_frame(*frame)
+        return None if frame is None else CODEC.decode(*frame)
 
 
 def group_of(ranks: list[Rank], patience: Patience | None = None) -> tuple[Group, Watch]:

@@ -19,7 +19,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.parallel.handshake import HANDSHAKE_S, SECRET_VARIABLE
 from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.meeting import meet_ranks, reach_rank_0
-from ernie_backend.parallel.messages import Challenge, Hello, Loaded, RankMessage, Refused, from_frame, to_frame
+from ernie_backend.parallel.messages import CODEC, Challenge, Hello, Loaded, RankMessage, Refused
 from ernie_wire.frames import receive_frame, send_frame
 from free_ports import free_port
 
@@ -68,7 +68,7 @@ def connected(layout: Layout, own: str) -> socket.socket:
 def received(sock: socket.socket) -> RankMessage:
     frame = receive_frame(sock)
     assert frame is not None
-    return from_frame(*frame)
+    return CODEC.decode(*frame)
 
 
 def test_every_rank_of_the_other_machine_is_met_by_its_number(layout: Layout) -> None:
@@ -79,7 +79,7 @@ def test_every_rank_of_the_other_machine_is_met_by_its_number(layout: Layout) ->
     assert sorted(sockets) == [2, 3]
     for rank, sock in sockets.items():
         with sock, came[rank]:
-            send_frame(came[rank], *to_frame(Loaded(rank)))
+            send_frame(came[rank], *CODEC.encode(Loaded(rank)))
             assert receive_frame(sock) == ({"kind": "Loaded", "num_blocks": rank}, [])
 
 
@@ -99,7 +99,7 @@ def test_a_rank_with_another_secret_is_refused_and_rank_0_tells_once(
     for _ in range(2):
         with connected(layout, "127.0.0.2") as other:
             receive_frame(other)
-            send_frame(other, *to_frame(Hello(4, 2, 1, 0, "guessed")))
+            send_frame(other, *CODEC.encode(Hello(4, 2, 1, 0, "guessed")))
             answer = received(other)
             assert isinstance(answer, Refused)
             assert answer.reason.startswith("it does not know the secret; ERNIE_GROUP_SECRET must be the same")
@@ -150,7 +150,7 @@ def test_a_wrong_greeting_is_refused(layout: Layout, hello: dict[str, Any], reas
         challenge = received(other)
         assert isinstance(challenge, Challenge)
         proof = hmac.new(b"", challenge.number.encode(), "sha256").hexdigest()
-        greeting, _ = to_frame(Hello(4, 2, 1, 0, proof))
+        greeting, _ = CODEC.encode(Hello(4, 2, 1, 0, proof))
         send_frame(other, {**greeting, **hello})
         answer = received(other)
         assert isinstance(answer, Refused)

@@ -74,6 +74,7 @@ def test_the_end_between_frames_is_none(pair: Pair) -> None:
         (struct.pack("<IQ", 3, 0) + b"{x}", "no JSON object"),
         (struct.pack("<IQ", 2, 0) + b"[]", "no JSON object"),
         (struct.pack("<IQ", 2, 0) + b"{}", "no JSON object"),
+        (struct.pack("<IQ", 100_000, 0) + b"[" * 100_000, "no JSON object"),
         (struct.pack("<IQ", 15, 0) + b'{"buffers":[3]}', "3 bytes announced, 0 sent"),
     ],
 )
