@@ -69,6 +69,7 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         await send(start)
-        async for event in self._events:
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+        async for events in self._events:
+            if events:
+                await send({"type": "http.response.body", "body": events, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,7 +1,7 @@
 """The outputs of generations as they come from Triton, and ways to gather them.
 
-A stream of outputs is an async generator of ``Delta``; closing it early cancels the generation. This module
-must not know where the outputs come from (``triton_client``) or what becomes of them (``translate``).
+A stream is an async generator of ``Output``; closing it early cancels the generation. This module must not know
+where the outputs come from (``triton_client``) or what becomes of them (``translate``).
 """
 
 from __future__ import annotations
@@ -9,109 +9,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ernie_wire.errors import EngineCrashed
-from ernie_wire.logprobs import Logprobs
-from ernie_wire.marked_text import Mark, joined
+from ernie_wire.messages import Output, join_outputs
+
+OutputStream = AsyncGenerator[Output, None]
+Item = tuple[int, Output]
+"""The index of a stream, and what it gave."""
 
 
-@dataclass(frozen=True)
-class Delta:
-    """What one response of Triton adds to an answer.
-
-    Attributes:
-        text: new text.
-        token_ids: new token ids, if they were asked for.
-        num_output_tokens: how many tokens are new.
-        num_input_tokens: tokens of the prompt; the same in every delta.
-        num_cached_tokens: of these, how many were found in the prefix cache.
-        finish_reason: ``stop`` or ``length`` in the last delta, else None.
-        prompt_ids, prompt_text: the prompt as the model saw it, in the first delta, if asked for.
-        logprobs: one for each new token, if asked for.
-        prompt_logprobs: one for each token of the prompt, in the first delta, if asked for.
-        marks: where structural tokens stand in ``text``.
-    """
-
-    text: str = ""
-    token_ids: tuple[int, ...] = ()
-    num_output_tokens: int = 0
-    num_input_tokens: int = 0
-    finish_reason: str | None = None
-    prompt_ids: tuple[int, ...] | None = None
-    prompt_text: str | None = None
-    num_cached_tokens: int = 0
-    logprobs: Logprobs = ()
-    prompt_logprobs: Logprobs | None = None
-    marks: tuple[Mark, ...] = ()
-
-
-Deltas = AsyncGenerator[Delta, None]
-
-
-async def collect(deltas: Deltas) -> Delta:
-    """Return a whole answer as one delta.
+async def collect(stream: OutputStream) -> Output:
+    """Return a whole answer as one output.
 
     Raises:
         ErnieError: the generation failed.
         EngineCrashed: the stream ended without a finish reason.
     """
-    async with aclosing(deltas):
-        parts = [delta async for delta in deltas]
+    async with aclosing(stream):
+        parts = [output async for output in stream]
     if not parts or parts[-1].finish_reason is None:
         raise EngineCrashed("the answer ended before it was complete; try again")
-    return _joined_deltas(parts)
+    return join_outputs(parts)
 
 
-def _joined_deltas(parts: Sequence[Delta]) -> Delta:
-    first, last, text = parts[0], parts[-1], joined(parts)
-    return Delta(
-        text=text.text,
-        marks=text.marks,
-        token_ids=tuple(token_id for part in parts for token_id in part.token_ids),
-        num_output_tokens=sum(part.num_output_tokens for part in parts),
-        num_input_tokens=last.num_input_tokens,
-        num_cached_tokens=max(part.num_cached_tokens for part in parts),
-        finish_reason=last.finish_reason,
-        prompt_ids=first.prompt_ids,
-        prompt_text=first.prompt_text,
-        logprobs=tuple(entry for part in parts for entry in part.logprobs),
-        prompt_logprobs=first.prompt_logprobs,
-    )
-
-
-async def gather(deltas: Deltas, num_tokens: int) -> Deltas:
-    """Yield the deltas of a generation joined, ``num_tokens`` or more in each but the last."""
-    parts: list[Delta] = []
-    async with aclosing(deltas):
-        async for delta in deltas:
-            parts.append(delta)
-            is_enough = sum(part.num_output_tokens for part in parts) >= num_tokens
-            if is_enough or delta.finish_reason is not None:
-                yield _joined_deltas(parts)
-                parts = []
-    if parts:
-        yield _joined_deltas(parts)
-
-
-async def only_prompt(deltas: Deltas) -> Deltas:
-    """Yield a generation without its answer: of requests for no tokens the engine makes one."""
-    async with aclosing(deltas):
-        async for delta in deltas:
-            reason = None if delta.finish_reason is None else "length"
-            yield replace(
-                delta,
-                text="",
-                marks=(),
-                token_ids=(),
-                num_output_tokens=0,
-                logprobs=(),
-                finish_reason=reason,
-            )
-
-
-async def collect_all(streams: Sequence[Deltas]) -> list[Delta]:
+async def collect_all(streams: Sequence[OutputStream]) -> list[Output]:
     """Return the whole answers of concurrent generations; if one fails, the others are cancelled."""
+    if len(streams) == 1:
+        return [await collect(streams[0])]
     tasks = [asyncio.ensure_future(collect(stream)) for stream in streams]
     try:
         return list(await asyncio.gather(*tasks))
@@ -119,38 +44,72 @@ async def collect_all(streams: Sequence[Deltas]) -> list[Delta]:
         await _cancel(tasks)
 
 
-async def merge(streams: Sequence[Deltas]) -> AsyncGenerator[tuple[int, Delta], None]:
-    """Yield ``(index of the stream, delta)`` as they come; if one stream fails, the others are cancelled."""
-    pending = {asyncio.ensure_future(anext(stream)): index for index, stream in enumerate(streams)}
+async def gather(stream: OutputStream, num_tokens: int) -> OutputStream:
+    """Yield the outputs of a generation joined, ``num_tokens`` or more in each but the last."""
+    parts: list[Output] = []
+    async with aclosing(stream):
+        async for output in stream:
+            parts.append(output)
+            is_enough = sum(part.num_output_tokens for part in parts) >= num_tokens
+            if is_enough or output.is_last:
+                yield join_outputs(parts)
+                parts = []
+    if parts:
+        yield join_outputs(parts)
+
+
+async def only_prompt(stream: OutputStream) -> OutputStream:
+    """Yield a generation without its answer: of requests for no tokens the engine makes one."""
+    async with aclosing(stream):
+        async for output in stream:
+            reason = None if output.finish_reason is None else "length"
+            yield replace(
+                output,
+                text="",
+                marks=(),
+                token_ids=(),
+                num_output_tokens=0,
+                logprobs=None,
+                finish_reason=reason,
+            )
+
+
+async def merge(streams: Sequence[OutputStream]) -> AsyncGenerator[Item, None]:
+    """Yield the outputs of all streams as they come; if one stream fails, the others are cancelled."""
+    if len(streams) == 1:  # most answers are alone: no queue, no task
+        async with aclosing(streams[0]) as alone:
+            async for output in alone:
+                yield 0, output
+        return
+    items: asyncio.Queue[Item | Exception | None] = asyncio.Queue(len(streams))
+    readers = [asyncio.create_task(_read(index, stream, items)) for index, stream in enumerate(streams)]
+    num_open = len(streams)
     try:
-        while pending:
-            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                index = pending.pop(task)
-                try:
-                    delta = task.result()
-                except StopAsyncIteration:
-                    continue
-                pending[asyncio.ensure_future(anext(streams[index]))] = index
-                yield index, delta
+        while num_open:
+            item = await items.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                num_open -= 1
+            else:
+                yield item
     finally:
-        await _cancel(list(pending))
-        for stream in streams:
-            await stream.aclose()
+        await _cancel(readers)
 
 
-async def _cancel(tasks: Sequence[asyncio.Future[Delta]]) -> None:
+async def _read(index: int, stream: OutputStream, items: asyncio.Queue[Item | Exception | None]) -> None:
+    """Put what a stream gives into a queue, and at its end None or the error that ended it."""
+    end = None
+    try:
+        async with aclosing(stream):
+            async for output in stream:
+                await items.put((index, output))
+    except Exception as error:  # noqa: BLE001 - raised by whoever takes it from the queue
+        end = error
+    await items.put(end)
+
+
+async def _cancel(tasks: Sequence[asyncio.Future[Output]] | Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-Item = tuple[int, Delta]
-
-
-async def replay(first: Item, rest: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
-    """Yield an item that was already taken from a stream, then the stream's others; closes the stream."""
-    async with aclosing(rest):
-        yield first
-        async for item in rest:
-            yield item

@@ -20,11 +20,11 @@ import tritonclient.grpc.aio as triton
 from tritonclient.grpc import InferResult
 from tritonclient.utils import InferenceServerException
 
-from ernie_frontend.generation import Deltas
+from ernie_frontend.generation import OutputStream
 from ernie_frontend.settings import Settings
 from ernie_frontend.shared_question import SharedQuestion
 from ernie_frontend.triton_stream import TritonStream
-from ernie_frontend.triton_tensors import delta_of, generate_inputs, input_tensor, text_of
+from ernie_frontend.triton_tensors import generate_inputs, input_tensor, output_of, text_of
 from ernie_wire import tensors
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError, ModelUnavailable, parse_error
 from ernie_wire.messages import GenerateRequest
@@ -93,8 +93,8 @@ class TritonClient:
         for stream in self._generations:
             stream.give_up(ServiceStopping("the service is stopping; send the request again"))
 
-    async def generate(self, model: str, request: GenerateRequest) -> Deltas:
-        """Yield what a model answers; the last delta has a finish reason.
+    async def generate(self, model: str, request: GenerateRequest) -> OutputStream:
+        """Yield what a model answers; the last output has a finish reason.
 
         Closing the generator, or cancelling the task that waits for it, cancels the generation.
 
@@ -109,9 +109,9 @@ class TritonClient:
         try:
             async for result in self._results(stream, request.request_id):
                 heard.set()
-                delta = delta_of(result)
-                is_answered = delta.finish_reason is not None
-                yield delta
+                output = output_of(request.request_id, result)
+                is_answered = output.finish_reason is not None
+                yield output
             if not is_answered:
                 raise EngineCrashed("Triton ended the stream before the answer was complete; try again")
         except ErnieError as error:

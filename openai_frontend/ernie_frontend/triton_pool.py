@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from ernie_frontend.generation import Delta
+from ernie_frontend.generation import OutputStream
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton_client import TritonClient, TritonUnreachable
 from ernie_wire.errors import ModelUnavailable
@@ -45,16 +45,16 @@ class TritonPool:
         for client in self._clients:
             client.stop_generations()
 
-    async def generate(self, model: str, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+    async def generate(self, model: str, request: GenerateRequest) -> OutputStream:
         """Yield what a model answers, as ``TritonClient.generate``."""
         failures = []
         for client in self._in_turn():
             has_begun = False
             try:
-                async with aclosing(client.generate(model, request)) as deltas:
-                    async for delta in deltas:
+                async with aclosing(client.generate(model, request)) as outputs:
+                    async for output in outputs:
                         has_begun = True
-                        yield delta
+                        yield output
             except TritonUnreachable as error:
                 self._avoid(client)
                 if has_begun:

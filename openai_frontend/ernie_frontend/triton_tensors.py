@@ -11,11 +11,10 @@ import numpy as np
 import tritonclient.grpc.aio as triton
 from tritonclient.grpc import InferResult
 
-from ernie_frontend.generation import Delta
 from ernie_wire import tensors
 from ernie_wire.logprobs import parse_logprobs
 from ernie_wire.marked_text import Mark
-from ernie_wire.messages import GenerateRequest
+from ernie_wire.messages import GenerateRequest, Output
 
 _DATATYPES = {"TYPE_STRING": "BYTES", "TYPE_BOOL": "BOOL", "TYPE_INT32": "INT32"}
 
@@ -29,7 +28,7 @@ def generate_inputs(request: GenerateRequest) -> list[triton.InferInput]:
         (tensors.RETURN_FINISH_REASON, True),
         (tensors.RETURN_NUM_INPUT_TOKENS, True),
         (tensors.RETURN_NUM_OUTPUT_TOKENS, True),
-        (tensors.RETURN_TOKEN_IDS, request.return_prompt),
+        (tensors.RETURN_TOKEN_IDS, request.return_token_ids),
         (tensors.RETURN_MARKS, True),
         (tensors.SAMPLING_PARAMETERS, json.dumps(request.sampling.to_json())),
     ]
@@ -59,12 +58,13 @@ def input_tensor(spec: tensors.TensorSpec, value: object) -> triton.InferInput:
     return tensor
 
 
-def delta_of(result: InferResult) -> Delta:
+def output_of(request_id: str, result: InferResult) -> Output:
     """Return what a response to a generation says."""
     logprobs = text_of(result, tensors.LOGPROBS)
     prompt_logprobs = text_of(result, tensors.PROMPT_LOGPROBS)
     marks = result.as_numpy(tensors.MARKS.name)
-    return Delta(
+    return Output(
+        request_id=request_id,
         text=text_of(result, tensors.TEXT_OUTPUT) or "",
         token_ids=_integers(result, tensors.OUTPUT_IDS) or (),
         num_output_tokens=sum(_integers(result, tensors.NUM_OUTPUT_TOKENS) or ()),
@@ -73,7 +73,7 @@ def delta_of(result: InferResult) -> Delta:
         finish_reason=text_of(result, tensors.FINISH_REASON) or None,
         prompt_ids=_integers(result, tensors.PROMPT_IDS),
         prompt_text=text_of(result, tensors.PROMPT_TEXT),
-        logprobs=() if logprobs is None else parse_logprobs(logprobs),
+        logprobs=None if logprobs is None else parse_logprobs(logprobs),
         prompt_logprobs=None if prompt_logprobs is None else parse_logprobs(prompt_logprobs),
         marks=() if marks is None else tuple(Mark(*row) for row in marks.tolist()),
     )

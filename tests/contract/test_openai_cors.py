@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -114,10 +115,10 @@ def test_429_can_be_read(open_to_origin: str, triton: FakeTriton) -> None:
 def test_a_fault_of_ours_can_be_read(
     open_to_origin: str, triton: FakeTriton, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def break_down(*_: object) -> None:
+    def break_down(*_: object) -> dict[str, Any]:
         raise RuntimeError
 
-    monkeypatch.setattr(chat, "chat_completion", break_down)
+    monkeypatch.setattr(chat, "CHAT", replace(chat.CHAT, whole=break_down))
     answer = ask(f"{open_to_origin}{CHAT}", headers={"Authorization": "Bearer k"}, json=BODY)
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
     check_readable(answer)

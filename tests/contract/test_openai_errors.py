@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -551,7 +552,8 @@ def test_a_large_body_does_not_hold_up_the_others(
 
     read = CompletionRequest.model_validate_json
     monkeypatch.setattr(CompletionRequest, "model_validate_json", noting(read))
-    monkeypatch.setattr(completions, "completion_to_wire", noting(completion_to_wire))
+    noted = replace(completions.COMPLETION, to_wire=noting(completion_to_wire))
+    monkeypatch.setattr(completions, "COMPLETION", noted)
     prompt = "word " * (LARGE_BYTES if is_large else 1)
     assert post(frontend, "/v1/completions", {"prompt": prompt}).status_code == 200
     in_executor = [thread.name.startswith("large-bodies") for thread in threads]

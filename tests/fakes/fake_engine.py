@@ -79,7 +79,7 @@ class FakeEngine:
             self._count(request, int(number))
         elif word == "wait":
             self._running.add(request.request_id)
-            self.send(Outputs((Output(request.request_id, "waiting ", (7,), 1),)))
+            self.send(Outputs((Output(request.request_id, "waiting ", (7,), 1, num_output_tokens=1),)))
         elif word == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         elif word == "exit":
@@ -99,8 +99,13 @@ class FakeEngine:
                 send_frame(self._socket, {"kind": "Nonsense"})
 
     def _count(self, request: GenerateRequest, last: int) -> None:
-        made = [Output(request.request_id, f"{number} ", (number,), 1) for number in range(1, last)]
-        made.append(Output(request.request_id, f"{last} ", (last,), 1, finish_reason="length"))
+        made = [
+            Output(request.request_id, f"{number} ", (number,), 1, num_output_tokens=1)
+            for number in range(1, last)
+        ]
+        made.append(
+            Output(request.request_id, f"{last} ", (last,), 1, finish_reason="length", num_output_tokens=1)
+        )
         for output in made:
             self.send(Outputs((output,)))
 

@@ -67,7 +67,7 @@ class Preparation:
             Detokenizer(self.tokenizer, self._skipped_ids(asked)),
             StopMatcher(asked.stop, is_included=asked.include_stop_str_in_output),
             stream=request.stream,
-            prompt_text=text if request.return_prompt else None,
+            prompt_text=text if request.return_token_ids else None,
         )
 
     def _skipped_ids(self, asked: SamplingParameters) -> frozenset[int]:
@@ -81,7 +81,7 @@ class Preparation:
         if request.input_ids is not None:
             self._check_length(len(request.input_ids), request)
             self._check_ids(request.input_ids)
-            text = self.tokenizer.decode(request.input_ids) if request.return_prompt else ""
+            text = self.tokenizer.decode(request.input_ids) if request.return_token_ids else ""
             return text, request.input_ids
         if request.messages is not None:
             text = self.template.render(request.messages)

@@ -90,6 +90,7 @@ class RequestState:
             request_id=sequence.request_id,
             text=text.text,
             token_ids=tuple(self._unsent_ids),
+            num_output_tokens=len(self._unsent_ids),
             num_input_tokens=len(sequence.prompt_ids),
             num_cached_tokens=sequence.num_cached_tokens or 0,
             finish_reason=self.finish_reason,

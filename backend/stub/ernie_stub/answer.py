@@ -1,7 +1,7 @@
 """The answer to one request on its way out: outputs that wait for their sender thread.
 
-    engine reader --put()--> [pending Output] --send_pending()--> Triton
-                              merged while a send blocks
+    engine reader --put()--> [pending Outputs] --send_pending()--> Triton
+                              they gather while a send blocks, and are joined
 
 ``put`` may be called from any thread and never blocks on Triton. ``send_pending`` is only ever run by the one
 sender thread that the answer is bound to, so that responses keep their order and nothing is asked of
@@ -22,34 +22,9 @@ import triton_python_backend_utils as pb_utils
 from ernie_stub.request_tensors import ResponseOptions
 from ernie_stub.response_tensors import error_response, output_response
 from ernie_wire.errors import ErnieError, parse_error
-from ernie_wire.logprobs import Logprobs
-from ernie_wire.marked_text import joined
-from ernie_wire.messages import Output
+from ernie_wire.messages import Output, join_outputs
 
 logger = logging.getLogger(__name__)
-
-
-def merge(earlier: Output, later: Output) -> Output:
-    """Return two outputs of one request as one: what each step made joined, the end taken from the later."""
-    text = joined((earlier, later))
-    return replace(
-        later,
-        text=text.text,
-        marks=text.marks,
-        token_ids=earlier.token_ids + later.token_ids,
-        num_input_tokens=later.num_input_tokens or earlier.num_input_tokens,
-        num_cached_tokens=later.num_cached_tokens or earlier.num_cached_tokens,
-        prompt_ids=earlier.prompt_ids if earlier.prompt_ids is not None else later.prompt_ids,
-        prompt_text=earlier.prompt_text if earlier.prompt_text is not None else later.prompt_text,
-        logprobs=_joined_logprobs(earlier.logprobs, later.logprobs),
-        prompt_logprobs=earlier.prompt_logprobs
-        if earlier.prompt_logprobs is not None
-        else later.prompt_logprobs,
-    )
-
-
-def _joined_logprobs(earlier: Logprobs | None, later: Logprobs | None) -> Logprobs | None:
-    return None if earlier is None and later is None else (earlier or ()) + (later or ())
 
 
 class Answer:
@@ -79,7 +54,7 @@ class Answer:
         self._echo = options.echo  # the sender thread's
         self._cumulative_logprob = 0.0  # the sender thread's
         self._lock = threading.Lock()
-        self._pending: Output | None = None  # guarded
+        self._pending: list[Output] = []  # guarded
         self._is_poll_wanted = False  # guarded
         self._is_scheduled = False  # guarded
         self._has_ended = False  # guarded
@@ -89,7 +64,7 @@ class Answer:
         with self._lock:
             if self._has_ended:
                 return
-            self._pending = merge(self._pending, output) if self._pending else output
+            self._pending.append(output)
             self._has_ended = output.is_last
             if self._options.stream or self._has_ended:
                 self._schedule_once()
@@ -109,14 +84,15 @@ class Answer:
         """Send what has gathered, in one response, or ask Triton for a cancellation (sender thread only)."""
         with self._lock:
             self._is_scheduled = False
-            is_due = self._options.stream or self._has_ended
-            output, self._pending = (self._pending, None) if is_due else (None, self._pending)
+            outputs: list[Output] = []
+            if self._options.stream or self._has_ended:
+                outputs, self._pending = self._pending, []
             is_poll_wanted, self._is_poll_wanted = self._is_poll_wanted, False
         if self._triton_sender is None:
             return
         try:
-            if output is not None:
-                self._send(output)
+            if outputs:
+                self._send(join_outputs(outputs))
             elif is_poll_wanted and self._triton_sender.is_cancelled():
                 self._on_abandoned(self)
         except Exception:  # Triton raises its own TritonModelException and RuntimeError alike
@@ -145,7 +121,7 @@ class Answer:
     def _give_up(self) -> None:
         with self._lock:
             self._has_ended = True
-            self._pending = None
+            self._pending = []
         self._triton_sender = None
         self._on_abandoned(self)
 

@@ -87,7 +87,7 @@ def read_request(triton_request: Any) -> GenerateCall | ControlCall:  # noqa: AN
         messages=_messages(inputs),
         stream=options.stream,
         sampling=sampling,
-        return_prompt=options.token_ids,
+        return_token_ids=options.token_ids,
         priority=_priority(inputs),
         cache_salt=_text(inputs, tensors.CACHE_SALT) or "",
     )

@@ -39,7 +39,7 @@ def output_response(output: Output, options: ResponseOptions, echo: str, cumulat
         made.append(_numbers(tensors.NUM_INPUT_TOKENS, [output.num_input_tokens], np.uint32))
         made.append(_numbers(tensors.NUM_CACHED_TOKENS, [output.num_cached_tokens], np.uint32))
     if options.num_output_tokens:
-        made.append(_numbers(tensors.NUM_OUTPUT_TOKENS, [len(output.token_ids)], np.uint32))
+        made.append(_numbers(tensors.NUM_OUTPUT_TOKENS, [output.num_output_tokens], np.uint32))
     if options.token_ids:
         made.append(_numbers(tensors.OUTPUT_IDS, output.token_ids, np.int32))
         if output.prompt_ids is not None:

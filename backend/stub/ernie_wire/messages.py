@@ -10,15 +10,19 @@ that is gone. This module must not know how a message is sent or what is done wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any, TypeVar, get_args
 
 from ernie_wire.codec import Codec
 from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
 from ernie_wire.logprobs import Logprobs
-from ernie_wire.marked_text import Mark
+from ernie_wire.marked_text import Mark, joined
 from ernie_wire.sampling import SamplingParameters
+
+Value = TypeVar("Value")
 
 ALIVE_S = 0.5
 MAX_CACHE_SALT_CHARACTERS = 1024
@@ -37,7 +41,7 @@ class GenerateRequest:
         messages: ``{"messages": [...], "tools": [...], "chat_template_kwargs": {...}}``.
         stream: send text as it is made; otherwise once, at the end.
         sampling: what is asked of the sampler.
-        return_prompt: ask for the prompt's token ids and its text in the first output.
+        return_token_ids: ask for the prompt's token ids and its text in the first output.
         priority: the lower, the sooner; equal ones in order of arrival.
         cache_salt: only requests with the same one share what the prefix cache holds.
     """
@@ -48,7 +52,7 @@ class GenerateRequest:
     messages: dict[str, Any] | None = None
     stream: bool = False
     sampling: SamplingParameters = field(default_factory=SamplingParameters)
-    return_prompt: bool = False
+    return_token_ids: bool = False
     priority: int = 0
     cache_salt: str = ""
 
@@ -76,20 +80,21 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Output:
-    """What one step made for one request.
+    """What one step, or several, made for one request: from the engine to the writer of the client's answer.
 
     Attributes:
         request_id: whose output it is.
         text: new text; whole characters only.
-        token_ids: new token ids.
+        token_ids: new token ids; in the frontend only if ``return_token_ids`` was asked for.
         num_input_tokens: tokens of the prompt.
         num_cached_tokens: of these, how many were found in the prefix cache.
         finish_reason: ``stop`` or ``length`` in the request's last output, else None.
         error: an error line (``errors.parse_error``) in the last output of a failed request, else None.
-        prompt_ids, prompt_text: in the first output, if ``return_prompt`` was asked for.
+        prompt_ids, prompt_text: in the first output, if ``return_token_ids`` was asked for.
         logprobs: one for each of ``token_ids``, if asked for.
         prompt_logprobs: in the first output, one for each token of the prompt, if asked for.
         marks: where structural tokens stand in ``text``.
+        num_output_tokens: how many tokens are new.
     """
 
     request_id: str
@@ -104,11 +109,37 @@ class Output:
     logprobs: Logprobs | None = None
     prompt_logprobs: Logprobs | None = None
     marks: tuple[Mark, ...] = ()
+    num_output_tokens: int = 0
 
     @property
     def is_last(self) -> bool:
         """Whether nothing follows for this request."""
         return self.finish_reason is not None or self.error is not None
+
+
+def join_outputs(parts: Sequence[Output]) -> Output:
+    """Return outputs of one request, one or more in order, as one: how it ends is what the last says."""
+    if len(parts) == 1:
+        return parts[0]
+    text = joined(parts)
+    logprobs = [part.logprobs for part in parts if part.logprobs is not None]
+    return replace(
+        parts[-1],
+        text=text.text,
+        marks=text.marks,
+        token_ids=tuple(chain.from_iterable(part.token_ids for part in parts)),
+        num_output_tokens=sum(part.num_output_tokens for part in parts),
+        num_input_tokens=max(part.num_input_tokens for part in parts),
+        num_cached_tokens=max(part.num_cached_tokens for part in parts),
+        prompt_ids=_first(part.prompt_ids for part in parts),
+        prompt_text=_first(part.prompt_text for part in parts),
+        logprobs=tuple(chain.from_iterable(logprobs)) if logprobs else None,
+        prompt_logprobs=_first(part.prompt_logprobs for part in parts),
+    )
+
+
+def _first(values: Iterable[Value | None]) -> Value | None:
+    return next((value for value in values if value is not None), None)
 
 
 @dataclass(frozen=True)

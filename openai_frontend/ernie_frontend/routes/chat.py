@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import time
-
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from ernie_frontend.auth import client_salt
-from ernie_frontend.disconnect import unless_disconnected
-from ernie_frontend.generation import collect_all, gather
-from ernie_frontend.request_log import record_of
-from ernie_frontend.routes.reading import check_context, read_body
-from ernie_frontend.routes.streaming import stream_answer
+from ernie_frontend.routes.answering import Endpoint, answer_request
 from ernie_frontend.schema.answers import ChatCompletion
 from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.openapi import GENERATION_ERRORS, responses
-from ernie_frontend.services import Services
-from ernie_frontend.translate import sse
-from ernie_frontend.translate.answer import AnswerHeader, UsageCount
 from ernie_frontend.translate.chat_request import chat_to_wire
-from ernie_frontend.translate.chat_response import chat_completion
+from ernie_frontend.translate.chat_response import CHUNKS, chat_completion
 
 router = APIRouter()
+CHAT = Endpoint(ChatRequest, "chatcmpl", chat_to_wire, chat_completion, CHUNKS)
 
 
 @router.post(
@@ -30,23 +21,4 @@ router = APIRouter()
 )
 async def create_chat_completion(request: Request) -> Response:
     """Continue a conversation; each of the ``n`` answers is a generation of its own."""
-    services, record = Services.of(request), record_of(request.scope)
-    body, num_bytes = await read_body(ChatRequest, request)
-    model = await services.models.resolve(body.model)
-    check_context(body, model.entry)
-    answer_id = record.wire_id("chatcmpl", body.user)
-    limits = (model.entry.vocab_size, services.settings.max_answers, client_salt(request.scope))
-    wires = await services.large_bodies.beside_loop(num_bytes, chat_to_wire, body, answer_id, *limits)
-    header = AnswerHeader.of(
-        body, answer_id, int(time.time()), model.public_name, num_logprobs=body.num_logprobs
-    )
-    count = UsageCount(num_candidates=len(wires))
-    streams = [services.triton.generate(model.entry.name, wire) for wire in wires]
-    if body.stream:
-        if body.max_streaming_response_tokens is not None:
-            streams = [gather(stream, body.max_streaming_response_tokens) for stream in streams]
-        return await stream_answer(request, header, sse.CHAT, streams, count)
-    answers = await unless_disconnected(collect_all(streams), request.scope, request.receive)
-    count.add_all(answers)
-    record.count(count.num_input_tokens, count.num_output_tokens)
-    return JSONResponse(chat_completion(header, answers, count.to_json()))
+    return await answer_request(request, CHAT)

@@ -171,6 +171,21 @@ class GenerationFields(BaseModel):
         return value
 
     @property
+    def num_candidates(self) -> int:
+        """How many answers are made to each prompt."""
+        return self.n or 1
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives for each token of the answer; None if log probabilities were not asked for."""
+        return None
+
+    @property
+    def has_echo(self) -> bool:
+        """Whether the answer begins with the prompt."""
+        return False
+
+    @property
     def num_prompt_ids(self) -> int:
         """Token ids of the longest prompt; 0 if all are texts."""
         return 0

@@ -111,6 +111,11 @@ class CompletionRequest(GenerationFields):
         return self.logprobs
 
     @property
+    def has_echo(self) -> bool:
+        """Whether the answer begins with the prompt."""
+        return bool(self.echo)
+
+    @property
     def num_candidates(self) -> int:
         """How many answers are made to each prompt."""
         return self.best_of or self.n or 1

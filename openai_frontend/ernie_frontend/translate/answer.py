@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ernie_frontend.generation import Delta
 from ernie_frontend.schema.common import GenerationFields, StreamOptions
+from ernie_wire.messages import Output
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class AnswerHeader:
         answer_id: ``chatcmpl-...`` or ``cmpl-...``.
         created: Unix time in seconds.
         model: the public name of the model.
-        has_token_ids: the client asked for ``return_token_ids``.
+        return_token_ids: the client asked for token ids and the texts that they stand for.
         has_echo: choices begin with the prompt.
         num_logprobs: alternatives for each token of the answer, -1: all; None for no log probabilities.
         num_prompt_logprobs: the same for the prompt's tokens in ``prompt_logprobs``.
@@ -29,7 +29,7 @@ class AnswerHeader:
     answer_id: str
     created: int
     model: str
-    has_token_ids: bool = False
+    return_token_ids: bool = False
     has_echo: bool = False
     num_logprobs: int | None = None
     num_prompt_logprobs: int | None = None
@@ -37,25 +37,16 @@ class AnswerHeader:
     has_running_usage: bool = False
 
     @classmethod
-    def of(
-        cls,
-        body: GenerationFields,
-        answer_id: str,
-        created: int,
-        model: str,
-        *,
-        num_logprobs: int | None,
-        has_echo: bool = False,
-    ) -> AnswerHeader:
+    def of(cls, body: GenerationFields, answer_id: str, created: int, model: str) -> AnswerHeader:
         """Return the header of the answer to a request."""
         options = body.stream_options or StreamOptions(include_usage=False)
         return cls(
             answer_id=answer_id,
             created=created,
             model=model,
-            has_token_ids=bool(body.return_token_ids),
-            has_echo=has_echo,
-            num_logprobs=num_logprobs,
+            return_token_ids=bool(body.return_token_ids),
+            has_echo=body.has_echo,
+            num_logprobs=body.num_logprobs,
             num_prompt_logprobs=body.prompt_logprobs,
             has_usage=bool(options.include_usage),
             has_running_usage=bool(options.continuous_usage_stats),
@@ -73,7 +64,7 @@ class AnswerHeader:
 
 
 class UsageCount:
-    """Counts the tokens of a request's generations while their deltas come.
+    """Counts the tokens of a request's generations while their outputs come.
 
     A prompt counts once, however many answers are made to it; every token that was made counts, also of the
     candidates that ``best_of`` rejects. Cached are those tokens of a prompt that all its generations found in
@@ -89,14 +80,14 @@ class UsageCount:
         self._num_cached_tokens: dict[int, int] = {}  # by generation
         self.num_output_tokens = 0
 
-    def add(self, index: int, delta: Delta) -> None:
-        """Count a delta of the generation ``index``."""
-        self._num_input_tokens[index // self._num_candidates] = delta.num_input_tokens
-        cached = max(delta.num_cached_tokens, self._num_cached_tokens.get(index, 0))
+    def add(self, index: int, output: Output) -> None:
+        """Count an output of the generation ``index``."""
+        self._num_input_tokens[index // self._num_candidates] = output.num_input_tokens
+        cached = max(output.num_cached_tokens, self._num_cached_tokens.get(index, 0))
         self._num_cached_tokens[index] = cached
-        self.num_output_tokens += delta.num_output_tokens
+        self.num_output_tokens += output.num_output_tokens
 
-    def add_all(self, answers: Sequence[Delta]) -> None:
+    def add_all(self, answers: Sequence[Output]) -> None:
         """Count whole answers, one for each generation."""
         for index, answer in enumerate(answers):
             self.add(index, answer)
@@ -128,3 +119,19 @@ class UsageCount:
             },
             "completion_tokens_details": {"reasoning_tokens": 0, "image_tokens": 0},
         }
+
+
+def best(answers: Sequence[Output], num_candidates: int, n: int) -> list[Output]:
+    """Return for each prompt its ``n`` answers with the highest log probability per token, best first."""
+    if num_candidates == n:
+        return list(answers)
+    chosen: list[Output] = []
+    for start in range(0, len(answers), num_candidates):
+        candidates = answers[start : start + num_candidates]
+        chosen += sorted(candidates, key=_mean_logprob, reverse=True)[:n]
+    return chosen
+
+
+def _mean_logprob(answer: Output) -> float:
+    logprobs = [entry.logprob for entry in answer.logprobs or () if entry is not None]
+    return sum(logprobs) / len(logprobs) if logprobs else 0.0

@@ -50,7 +50,7 @@ def chat_to_wire(
         **_prompt(body, vocab_size),
         stream=bool(body.stream),
         sampling=sampling,
-        return_prompt=bool(body.return_token_ids),
+        return_token_ids=bool(body.return_token_ids),
         priority=body.priority or 0,
         cache_salt=client_salt + (body.cache_salt or ""),
     )

@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ernie_frontend.generation import Delta
 from ernie_frontend.translate.answer import AnswerHeader
 from ernie_frontend.translate.logprobs import chat_logprobs, prompt_logprobs
+from ernie_frontend.translate.sse import ChunkShape
+from ernie_wire.messages import Output
 
-CHUNK = "chat.completion.chunk"
 
-
-def chat_completion(header: AnswerHeader, answers: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
+def chat_completion(header: AnswerHeader, answers: Sequence[Output], usage: dict[str, Any]) -> dict[str, Any]:
     """Return the whole answers, one choice for each."""
     choices = [_whole_choice(header, index, answer) for index, answer in enumerate(answers)]
     return {**header.to_object("chat.completion", choices), "usage": usage}
 
 
-def _whole_choice(header: AnswerHeader, index: int, answer: Delta) -> dict[str, Any]:
+def _whole_choice(header: AnswerHeader, index: int, answer: Output) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
         "content": answer.text,
@@ -30,9 +29,9 @@ def _whole_choice(header: AnswerHeader, index: int, answer: Delta) -> dict[str, 
         "reasoning_content": None,
         "tool_calls": None,
         "prompt_token_ids": _listed(answer.prompt_ids),
-        "completion_token_ids": list(answer.token_ids) if header.has_token_ids else None,
+        "completion_token_ids": list(answer.token_ids) if header.return_token_ids else None,
         "prompt_tokens": answer.prompt_text,
-        "completion_tokens": answer.text if header.has_token_ids else None,
+        "completion_tokens": answer.text if header.return_token_ids else None,
     }
     return {
         "index": index,
@@ -50,7 +49,7 @@ class ChatChunks:
         self._header = header
         self._index = index
 
-    def opening(self, first: Delta) -> dict[str, Any]:
+    def opening(self, first: Output) -> dict[str, Any]:
         """Return the choice of the first chunk: the role, and what is told of the prompt, the same for all."""
         delta: dict[str, Any] = {
             "role": "assistant",
@@ -60,17 +59,17 @@ class ChatChunks:
             "prompt_token_ids": _listed(first.prompt_ids),
             "completion_token_ids": None,
         }
-        if self._header.has_token_ids:
+        if self._header.return_token_ids:
             delta["prompt_tokens"] = first.prompt_text
         return {**self._choice(delta), **_prompt_logprobs(self._header, first)}
 
-    def prompt(self, first: Delta) -> None:
+    def prompt(self, first: Output) -> None:
         """Return None: the opening has told it."""
 
-    def text(self, new: Delta) -> dict[str, Any]:
+    def text(self, new: Output) -> dict[str, Any]:
         """Return the choice of a chunk with new text."""
         delta: dict[str, Any] = {"content": new.text, "reasoning_content": None}
-        if self._header.has_token_ids:
+        if self._header.return_token_ids:
             delta["completion_token_ids"] = list(new.token_ids)
             delta["completion_tokens"] = new.text
         return {**self._choice(delta), "logprobs": _logprobs(self._header, new)}
@@ -83,11 +82,11 @@ class ChatChunks:
         return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
 
-def _logprobs(header: AnswerHeader, new: Delta) -> dict[str, Any] | None:
-    return None if header.num_logprobs is None else chat_logprobs(new.logprobs, header.num_logprobs)
+def _logprobs(header: AnswerHeader, new: Output) -> dict[str, Any] | None:
+    return None if header.num_logprobs is None else chat_logprobs(new.logprobs or (), header.num_logprobs)
 
 
-def _prompt_logprobs(header: AnswerHeader, first: Delta) -> dict[str, Any]:
+def _prompt_logprobs(header: AnswerHeader, first: Output) -> dict[str, Any]:
     if header.num_prompt_logprobs is None:
         return {}
     return {"prompt_logprobs": prompt_logprobs(first.prompt_logprobs or (), header.num_prompt_logprobs)}
@@ -95,3 +94,6 @@ def _prompt_logprobs(header: AnswerHeader, first: Delta) -> dict[str, Any]:
 
 def _listed(token_ids: tuple[int, ...] | None) -> list[int] | None:
     return None if token_ids is None else list(token_ids)
+
+
+CHUNKS = ChunkShape("chat.completion.chunk", ChatChunks, opens_single=True)

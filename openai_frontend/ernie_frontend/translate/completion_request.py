@@ -43,7 +43,7 @@ def completion_to_wire(
             input_ids=None if isinstance(prompt, str) else prompt,
             stream=bool(body.stream),
             sampling=with_seed_offset(sampling, index % body.num_candidates),
-            return_prompt=bool(body.return_token_ids or body.echo),
+            return_token_ids=bool(body.return_token_ids or body.echo),
             priority=body.priority or 0,
             cache_salt=client_salt + (body.cache_salt or ""),
         )

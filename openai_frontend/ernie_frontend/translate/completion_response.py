@@ -5,36 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ernie_frontend.generation import Delta
 from ernie_frontend.translate.answer import AnswerHeader
 from ernie_frontend.translate.logprobs import CompletionLogprobs, joined, prompt_logprobs
+from ernie_frontend.translate.sse import ChunkShape
+from ernie_wire.messages import Output
 
 OBJECT = "text_completion"
 
 
-def text_completion(header: AnswerHeader, answers: Sequence[Delta], usage: dict[str, Any]) -> dict[str, Any]:
+def text_completion(header: AnswerHeader, answers: Sequence[Output], usage: dict[str, Any]) -> dict[str, Any]:
     """Return the whole answers to all prompts, one choice for each."""
     choices = [_whole_choice(header, index, answer) for index, answer in enumerate(answers)]
     return {**header.to_object(OBJECT, choices), "usage": usage}
 
 
-def best(answers: Sequence[Delta], num_candidates: int, n: int) -> list[Delta]:
-    """Return for each prompt its ``n`` answers with the highest log probability per token, best first."""
-    if num_candidates == n:
-        return list(answers)
-    chosen: list[Delta] = []
-    for start in range(0, len(answers), num_candidates):
-        candidates = answers[start : start + num_candidates]
-        chosen += sorted(candidates, key=_mean_logprob, reverse=True)[:n]
-    return chosen
-
-
-def _mean_logprob(answer: Delta) -> float:
-    logprobs = [entry.logprob for entry in answer.logprobs if entry is not None]
-    return sum(logprobs) / len(logprobs) if logprobs else 0.0
-
-
-def _whole_choice(header: AnswerHeader, index: int, answer: Delta) -> dict[str, Any]:
+def _whole_choice(header: AnswerHeader, index: int, answer: Output) -> dict[str, Any]:
     chunks = CompletionChunks(header, index)
     prompt, choice = chunks.prompt(answer), chunks.text(answer)
     choice["finish_reason"] = answer.finish_reason
@@ -54,32 +39,32 @@ class CompletionChunks:
         self._index = index
         self._logprobs = None if header.num_logprobs is None else CompletionLogprobs(header.num_logprobs)
 
-    def opening(self, first: Delta) -> dict[str, Any]:  # noqa: ARG002
+    def opening(self, first: Output) -> dict[str, Any]:  # noqa: ARG002
         """Return a choice without text: prompts differ, what is told of them comes with their own answers."""
         return self._choice("")
 
-    def prompt(self, first: Delta) -> dict[str, Any] | None:
+    def prompt(self, first: Output) -> dict[str, Any] | None:
         """Return the choice with what was asked of the prompt, or None if nothing was."""
         header = self._header
-        if not (header.has_token_ids or header.has_echo or header.num_prompt_logprobs is not None):
+        if not (header.return_token_ids or header.has_echo or header.num_prompt_logprobs is not None):
             return None
         choice = self._choice((first.prompt_text or "") if header.has_echo else "")
         if header.has_echo and self._logprobs is not None:
             choice["logprobs"] = self._logprobs.echo(first)
         if header.num_prompt_logprobs is not None:
             choice["prompt_logprobs"] = prompt_logprobs(first.prompt_logprobs or (), header.num_prompt_logprobs)
-        if header.has_token_ids:
+        if header.return_token_ids:
             choice["prompt_token_ids"] = None if first.prompt_ids is None else list(first.prompt_ids)
             choice["prompt_tokens"] = first.prompt_text
             choice["completion_token_ids"] = None
         return choice
 
-    def text(self, new: Delta) -> dict[str, Any]:
+    def text(self, new: Output) -> dict[str, Any]:
         """Return the choice of a chunk with new text."""
         choice = self._choice(new.text)
         if self._logprobs is not None:
-            choice["logprobs"] = self._logprobs.answer(new.logprobs)
-        if self._header.has_token_ids:
+            choice["logprobs"] = self._logprobs.answer(new.logprobs or ())
+        if self._header.return_token_ids:
             choice["completion_token_ids"] = list(new.token_ids)
             choice["completion_tokens"] = new.text
         return choice
@@ -90,3 +75,6 @@ class CompletionChunks:
 
     def _choice(self, text: str, finish_reason: str | None = None) -> dict[str, Any]:
         return {"index": self._index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+
+
+CHUNKS = ChunkShape(OBJECT, CompletionChunks, opens_single=False)

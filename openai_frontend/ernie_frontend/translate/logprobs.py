@@ -9,8 +9,8 @@ from __future__ import annotations
 import codecs
 from typing import Any
 
-from ernie_frontend.generation import Delta
 from ernie_wire.logprobs import Logprobs, TokenLogprobs, TopLogprob
+from ernie_wire.messages import Output
 
 
 def token_text(text_bytes: bytes) -> str:
@@ -76,7 +76,7 @@ class CompletionLogprobs:
         self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def echo(self, first: Delta) -> dict[str, Any]:
+    def echo(self, first: Output) -> dict[str, Any]:
         """Return the part of the repeated prompt. Its first token has no probability: nothing came before."""
         entries, text = first.prompt_logprobs or (), first.prompt_text or ""
         beginning = _beginning(text, b"".join(entry.text_bytes for entry in entries if entry is not None))

@@ -51,9 +51,8 @@ def test_a_stream_is_one_output_a_token() -> None:
 
 def test_without_stream_there_is_one_output() -> None:
     outputs = _finish(_engine(), make_request("r", PROMPT, 8, stream=False, prompt_text="123"))
-    assert outputs == [
-        Output("r", TEXT, tuple(ANSWER), 3, finish_reason="length", prompt_ids=PROMPT, prompt_text="123")
-    ]
+    (output,) = outputs
+    assert output == Output("r", TEXT, tuple(ANSWER), 3, 0, "length", None, PROMPT, "123", num_output_tokens=8)
 
 
 def test_the_end_of_sequence_token_ends_without_text() -> None:

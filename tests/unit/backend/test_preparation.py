@@ -43,9 +43,9 @@ def _sampling(defaults: GenerationConfig = DEFAULTS, **asked: object) -> Resolve
 
 
 def test_the_three_kinds_of_prompt() -> None:
-    raw = _prepare(GenerateRequest("r", text_input="Hello, how", return_prompt=True))
+    raw = _prepare(GenerateRequest("r", text_input="Hello, how", return_token_ids=True))
     assert (raw.sequence.prompt_ids, raw.prompt_text) == (TOKENIZER.encode("Hello, how"), "Hello, how")
-    ids = _prepare(GenerateRequest("r", input_ids=raw.sequence.prompt_ids, return_prompt=True))
+    ids = _prepare(GenerateRequest("r", input_ids=raw.sequence.prompt_ids, return_token_ids=True))
     assert (ids.sequence.prompt_ids, ids.prompt_text) == (raw.sequence.prompt_ids, "Hello, how")
     chat = _prepare(GenerateRequest("r", messages={"messages": [{"role": "user", "content": "a"}]}))
     assert chat.sequence.prompt_ids == TOKENIZER.encode("<|begin_of_sentence|>User: a\nAssistant: ")
@@ -99,7 +99,7 @@ def test_a_text_that_cannot_fit_is_not_tokenized(monkeypatch: pytest.MonkeyPatch
 def test_a_long_list_of_ids_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tokenizer, "decode", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(ContextLengthExceeded, match="32 in the prompt"):
-        _prepare(GenerateRequest("r", input_ids=(5,) * 32, return_prompt=True))
+        _prepare(GenerateRequest("r", input_ids=(5,) * 32, return_token_ids=True))
 
 
 def test_the_model_s_defaults_fill_what_is_not_asked() -> None:

@@ -104,7 +104,7 @@ def _request(**asked: Any) -> RequestState:
     template = ChatTemplate.from_directory(DENSE)
     defaults = GenerationConfig(eos_token_ids=(EOS,))
     sampling = SamplingParameters.from_json(asked)
-    request = GenerateRequest("r", input_ids=(CLS, *HI), sampling=sampling, stream=True, return_prompt=True)
+    request = GenerateRequest("r", input_ids=(CLS, *HI), sampling=sampling, stream=True, return_token_ids=True)
     return Preparation(TOKENIZER, template, defaults, 2048, 640).prepare(request)
 
 

@@ -1,20 +1,23 @@
-"""Gathering deltas: whole answers, several at once, and what happens to the others when one fails."""
+"""Gathering outputs: whole answers, several at once, and what happens to the others when one fails."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from ernie_frontend.generation import Delta, Deltas, collect, collect_all, gather, merge, only_prompt, replay
+from ernie_frontend.generation import OutputStream, collect, collect_all, gather, merge, only_prompt
 from ernie_wire.errors import EngineCrashed, InvalidValue
 from ernie_wire.marked_text import Mark
+from ernie_wire.messages import Output
 
 
-async def tell(*texts: str) -> Deltas:
+async def tell(*texts: str) -> OutputStream:
     for index, text in enumerate(texts):
-        is_last = index == len(texts) - 1
-        yield Delta(text, (index,), 1, 5, "stop" if is_last else None, (9,) if index == 0 else None)
+        reason = "stop" if index == len(texts) - 1 else None
+        prompt_ids = (9,) if index == 0 else None
+        yield Output("r", text, (index,), 5, 0, reason, prompt_ids=prompt_ids, num_output_tokens=1)
 
 
 class Hanging:
@@ -23,40 +26,42 @@ class Hanging:
     def __init__(self) -> None:
         self.is_closed = False
 
-    async def deltas(self) -> Deltas:
+    async def outputs(self) -> OutputStream:
         try:
             await asyncio.Event().wait()
-            yield Delta()
+            yield Output("r")
         finally:
             self.is_closed = True
 
 
-async def fail() -> Deltas:
+async def fail() -> OutputStream:
     raise InvalidValue("no")
-    yield Delta()
+    yield Output("r")
 
 
 async def test_collect_joins() -> None:
-    assert await collect(tell("a", "b")) == Delta("ab", (0, 1), 2, 5, "stop", (9,))
+    whole = Output("r", "ab", (0, 1), 5, 0, "stop", prompt_ids=(9,), num_output_tokens=2)
+    assert await collect(tell("a", "b")) == whole
 
 
 async def test_marks_move_with_the_text_that_they_are_in() -> None:
-    async def tags() -> Deltas:
-        yield Delta("a<nl>", marks=(Mark(1, 5, 7),), num_output_tokens=2)
-        yield Delta("<nl>", marks=(Mark(0, 4, 7),), num_output_tokens=1, finish_reason="stop")
+    async def tags() -> OutputStream:
+        yield Output("r", "a<nl>", marks=(Mark(1, 5, 7),), num_output_tokens=2)
+        yield Output("r", "<nl>", marks=(Mark(0, 4, 7),), num_output_tokens=1, finish_reason="stop")
 
-    whole = Delta("a<nl><nl>", (), 3, marks=(Mark(1, 5, 7), Mark(5, 9, 7)), finish_reason="stop")
+    marks = (Mark(1, 5, 7), Mark(5, 9, 7))
+    whole = Output("r", "a<nl><nl>", marks=marks, finish_reason="stop", num_output_tokens=3)
     assert await collect(tags()) == whole
-    assert [delta async for delta in gather(tags(), 9)] == [whole]
-    assert [(delta.text, delta.marks) async for delta in only_prompt(tags())] == [("", ())] * 2
+    assert [output async for output in gather(tags(), 9)] == [whole]
+    assert [(output.text, output.marks) async for output in only_prompt(tags())] == [("", ())] * 2
 
 
 async def test_collect_reads_to_the_end() -> None:
     has_ended = False
 
-    async def ends_later() -> Deltas:
+    async def ends_later() -> OutputStream:
         nonlocal has_ended
-        yield Delta("a", (0,), 1, 5, "stop")
+        yield Output("r", "a", finish_reason="stop")
         has_ended = True
 
     await collect(ends_later())
@@ -64,8 +69,8 @@ async def test_collect_reads_to_the_end() -> None:
 
 
 async def test_collect_wants_a_finish_reason() -> None:
-    async def cut() -> Deltas:
-        yield Delta("a")
+    async def cut() -> OutputStream:
+        yield Output("r", "a")
 
     with pytest.raises(EngineCrashed):
         await collect(cut())
@@ -79,27 +84,57 @@ async def test_collect_all_keeps_the_order() -> None:
 async def test_collect_all_closes_the_others() -> None:
     hanging = Hanging()
     with pytest.raises(InvalidValue):
-        await collect_all([hanging.deltas(), fail()])
+        await collect_all([hanging.outputs(), fail()])
     assert hanging.is_closed
 
 
 async def test_merge_yields_everything_with_its_index() -> None:
-    merged = [(index, delta.text) async for index, delta in merge([tell("a", "b"), tell("c")])]
+    merged = [(index, output.text) async for index, output in merge([tell("a", "b"), tell("c")])]
     assert sorted(merged) == [(0, "a"), (0, "b"), (1, "c")]
 
 
 async def test_merge_closes_the_others() -> None:
     hanging = Hanging()
     with pytest.raises(InvalidValue):
-        [item async for item in merge([hanging.deltas(), fail()])]
+        [item async for item in merge([hanging.outputs(), fail()])]
     assert hanging.is_closed
 
 
 async def test_closing_a_merge_closes_its_streams() -> None:
     hanging = Hanging()
-    merged = merge([tell("a", "b"), hanging.deltas()])
-    first = await anext(merged)
-    again = replay(first, merged)
-    assert (await anext(again))[1].text == "a"
-    await again.aclose()
+    merged = merge([tell("a", "b"), hanging.outputs()])
+    assert (await anext(merged))[1].text == "a"
+    await merged.aclose()
     assert hanging.is_closed
+
+
+async def test_a_merge_of_one_stream_closes_it() -> None:
+    is_closed = False
+
+    async def endless() -> OutputStream:
+        nonlocal is_closed
+        try:
+            while True:
+                yield Output("r", "a", num_output_tokens=1)
+        finally:
+            is_closed = True
+
+    merged = merge([endless()])
+    assert [(await anext(merged))[0] for _ in range(3)] == [0, 0, 0]
+    await merged.aclose()
+    assert is_closed
+
+
+@pytest.mark.parametrize(("num_streams", "num_tasks"), [(1, 0), (3, 3)])
+async def test_outputs_need_no_task_of_their_own(num_streams: int, num_tasks: int) -> None:
+    tasks: list[str] = []
+    loop = asyncio.get_running_loop()
+
+    def noting(running: asyncio.AbstractEventLoop, work: Any, **named: Any) -> asyncio.Task[Any]:
+        tasks.append(str(work))
+        return asyncio.Task(work, loop=running, **named)
+
+    loop.set_task_factory(noting)
+    merged = [index async for index, _ in merge([tell(*"abcdefgh") for _ in range(num_streams)])]
+    assert len(merged) == 8 * num_streams
+    assert len(tasks) == num_tasks

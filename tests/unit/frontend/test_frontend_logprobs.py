@@ -10,9 +10,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ernie_frontend.generation import Delta
-from ernie_frontend.translate.answer import UsageCount
-from ernie_frontend.translate.completion_response import best
+from ernie_frontend.translate.answer import UsageCount, best
 from ernie_frontend.translate.logprobs import (
     CompletionLogprobs,
     chat_logprobs,
@@ -21,6 +19,7 @@ from ernie_frontend.translate.logprobs import (
     token_text,
 )
 from ernie_wire.logprobs import TokenLogprobs, TopLogprob
+from ernie_wire.messages import Output
 
 
 def entry(text: bytes, logprob: float = -1.0, *top: tuple[bytes, float]) -> TokenLogprobs:
@@ -92,7 +91,9 @@ def test_a_skipped_token_has_the_offset_of_where_it_would_stand() -> None:
 
 def test_the_repeated_prompt_begins_with_a_token_without_probability() -> None:
     made = CompletionLogprobs(0)
-    first = Delta(prompt_text="中国 ok", prompt_logprobs=(None, entry("国".encode()), entry(b" ok", -2.0)))
+    first = Output(
+        "r", prompt_text="中国 ok", prompt_logprobs=(None, entry("国".encode()), entry(b" ok", -2.0))
+    )
     echo = made.echo(first)
     assert echo == {
         "tokens": ["中", "国", " ok"],
@@ -172,7 +173,7 @@ def test_offsets_after_a_repeated_prompt(prompt: list[bytes], answer: list[bytes
     assume(is_text_in(prompt))
     prompt_text = b"".join(prompt).decode(errors="replace")
     made = CompletionLogprobs(0)
-    first = Delta(prompt_text=prompt_text, prompt_logprobs=(None, *map(entry, prompt[1:])))
+    first = Output("r", prompt_text=prompt_text, prompt_logprobs=(None, *map(entry, prompt[1:])))
     assert made.echo(first)["text_offset"] == places(prompt)
     expected = [len(prompt_text) + place for place in places(answer)]
     assert made.answer(tuple(map(entry, answer)))["text_offset"] == expected
@@ -192,9 +193,9 @@ def is_text_in(prompt: list[bytes]) -> bool:
 
 def test_the_best_are_the_most_likely_per_token() -> None:
     answers = [
-        Delta(text="long", logprobs=(entry(b"a", -1.0),) * 8),
-        Delta(text="short", logprobs=(entry(b"a", -2.0),)),
-        Delta(text="good", logprobs=(entry(b"a", -0.5),) * 3),
+        Output("r", text="long", logprobs=(entry(b"a", -1.0),) * 8),
+        Output("r", text="short", logprobs=(entry(b"a", -2.0),)),
+        Output("r", text="good", logprobs=(entry(b"a", -0.5),) * 3),
     ]
     assert [answer.text for answer in best([*answers, *reversed(answers)], 3, 2)] == ["good", "long"] * 2
     assert best(answers, 3, 3) == answers
@@ -203,8 +204,8 @@ def test_the_best_are_the_most_likely_per_token() -> None:
 def test_usage_counts_prompts_once_and_what_all_answers_found_in_the_cache() -> None:
     count = UsageCount(num_candidates=2)
     for index, cached in enumerate((0, 64, 32, 48)):
-        count.add(index, Delta(num_input_tokens=100, num_cached_tokens=cached, num_output_tokens=1))
-        count.add(index, Delta(num_input_tokens=100, num_output_tokens=2))
+        count.add(index, Output("r", num_input_tokens=100, num_cached_tokens=cached, num_output_tokens=1))
+        count.add(index, Output("r", num_input_tokens=100, num_output_tokens=2))
     usage = count.to_json()
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (200, 12, 212)
     assert usage["prompt_tokens_details"]["cached_tokens"] == 32

@@ -8,16 +8,21 @@ from typing import Any
 
 import pytest
 
-from ernie_frontend.generation import Delta, Item
+from ernie_frontend.generation import Item
+from ernie_frontend.request_log import RequestRecord
+from ernie_frontend.routes.answering import events
 from ernie_frontend.translate.answer import AnswerHeader, UsageCount
-from ernie_frontend.translate.sse import CHAT, COMPLETION, ChunkShape, events
-from ernie_wire.errors import ErnieError, QueueFull
+from ernie_frontend.translate.chat_response import CHUNKS as CHAT
+from ernie_frontend.translate.completion_response import CHUNKS as COMPLETION
+from ernie_frontend.translate.sse import ChunkShape, EventWriter
+from ernie_wire.errors import QueueFull
+from ernie_wire.messages import Output
 
 HEADER = AnswerHeader("id", 0, "m")
 
 
-def delta(text: str, reason: str | None = None, **fields: Any) -> Delta:
-    return Delta(text, num_output_tokens=1, num_input_tokens=2, finish_reason=reason, **fields)
+def output(text: str, reason: str | None = None, **fields: Any) -> Output:
+    return Output("r", text, num_output_tokens=1, num_input_tokens=2, finish_reason=reason, **fields)
 
 
 async def choices_of(
@@ -25,18 +30,21 @@ async def choices_of(
 ) -> list[dict[str, Any]]:
     """Return the one choice of each event; an error as it is."""
 
-    async def deltas() -> AsyncGenerator[Item, None]:
-        for item in items:
+    async def rest() -> AsyncGenerator[Item, None]:
+        for item in items[1:]:
             if isinstance(item, QueueFull):
                 raise item
             yield item
 
-    count = UsageCount(num_choices)
-    errors: list[ErnieError] = []
-    sent = [event async for event in events(header, shape, deltas(), num_choices, count, errors.append)]
-    assert sent.pop() == b"data: [DONE]\n\n"
-    assert errors == [item for item in items if isinstance(item, QueueFull)]
-    decoded = [json.loads(event.removeprefix(b"data: ")) for event in sent]
+    first, record = items[0], RequestRecord("r", "r")
+    assert not isinstance(first, QueueFull)
+    writer = EventWriter(header, shape, num_choices, UsageCount(num_choices))
+    sent = b"".join([part async for part in events(writer, first, rest(), record)])
+    *made, done, end = sent.split(b"\n\n")
+    assert (done, end) == (b"data: [DONE]", b"")
+    assert record.failed_status == sum(item.status for item in items if isinstance(item, QueueFull))
+    assert record.num_output_tokens == sum(not isinstance(item, QueueFull) for item in items)
+    decoded = [json.loads(event.removeprefix(b"data: ")) for event in made]
     return [event["choices"][0] if "choices" in event else event for event in decoded]
 
 
@@ -48,10 +56,10 @@ def text_of(choice: dict[str, Any]) -> str:
 @pytest.mark.parametrize("shape", [CHAT, COMPLETION])
 async def test_choices_open_in_order_before_any_text(shape: ChunkShape) -> None:
     items: list[Item | QueueFull] = [
-        (2, delta("c")),
-        (0, delta("a", "stop")),
-        (2, delta("C", "stop")),
-        (1, delta("b", "length")),
+        (2, output("c")),
+        (0, output("a", "stop")),
+        (2, output("C", "stop")),
+        (1, output("b", "length")),
     ]
     choices = await choices_of(shape, items, 3)
     assert [(choice["index"], text_of(choice), choice["finish_reason"]) for choice in choices] == [
@@ -71,16 +79,16 @@ async def test_choices_open_in_order_before_any_text(shape: ChunkShape) -> None:
 
 
 async def test_a_single_completion_has_no_opening() -> None:
-    choices = await choices_of(COMPLETION, [(0, delta("a", "stop"))], 1)
+    choices = await choices_of(COMPLETION, [(0, output("a", "stop"))], 1)
     assert [text_of(choice) for choice in choices] == ["a", ""]
 
 
 async def test_what_is_told_of_the_prompt() -> None:
     """In chat with the openings, since all answers have one prompt; in completions each with its own answer."""
-    header = AnswerHeader("id", 0, "m", has_token_ids=True)
+    header = AnswerHeader("id", 0, "m", return_token_ids=True)
     items: list[Item | QueueFull] = [
-        (1, delta("b", "stop", prompt_ids=(7,), prompt_text="p")),
-        (0, delta("a", "stop", prompt_ids=(5,), prompt_text="q")),
+        (1, output("b", "stop", prompt_ids=(7,), prompt_text="p")),
+        (0, output("a", "stop", prompt_ids=(5,), prompt_text="q")),
     ]
     chat = await choices_of(CHAT, items, 2, header)
     assert [choice["delta"].get("prompt_token_ids") for choice in chat] == [[7], [7], *[None] * 4]
@@ -91,6 +99,6 @@ async def test_what_is_told_of_the_prompt() -> None:
 
 
 async def test_an_answer_that_fails_later_fails_in_the_stream() -> None:
-    *choices, error = await choices_of(CHAT, [(1, delta("b")), QueueFull("full")], 2)
+    *choices, error = await choices_of(CHAT, [(1, output("b")), QueueFull("full")], 2)
     assert [(choice["index"], text_of(choice)) for choice in choices] == [(0, ""), (1, ""), (1, "b")]
     assert error["error"]["code"] == "queue_full"

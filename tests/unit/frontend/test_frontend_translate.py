@@ -181,7 +181,7 @@ def test_which_log_probabilities_the_engine_is_asked_for(
     body = CompletionRequest.model_validate({"prompt": "a", **fields})
     wire = completion_to_wire(body, "r", 1000, 8)[0]
     assert (wire.sampling.logprobs, wire.sampling.prompt_logprobs) == (logprobs, prompt_logprobs)
-    assert wire.return_prompt is ("echo" in fields)
+    assert wire.return_token_ids is ("echo" in fields)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_whole_floats_are_integers_wherever_these_are_wanted() -> None:
 )
 def test_stream_options(options: dict[str, Any] | None, has_usage: bool, has_running_usage: bool) -> None:
     body = chat(stream=True, stream_options=options)
-    header = AnswerHeader.of(body, "id", 0, "m", num_logprobs=None)
+    header = AnswerHeader.of(body, "id", 0, "m")
     assert (header.has_usage, header.has_running_usage) == (has_usage, has_running_usage)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from ernie_frontend.generation import Delta, collect
+from ernie_frontend.generation import collect
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton_client import TritonClient, TritonUnreachable
 from ernie_frontend.triton_pool import TritonPool
 from ernie_wire.errors import EngineCrashed, InternalError, ModelUnavailable
-from ernie_wire.messages import GenerateRequest
+from ernie_wire.messages import GenerateRequest, Output
 from ernie_wire.sampling import SamplingParameters
 from fakes.triton_grpc import EventLoopThread, FakeTriton, Inference, Response, hang_after_first
 
@@ -30,7 +30,7 @@ def settings(*urls: str, **fields: Any) -> Settings:
     return Settings(triton_urls=urls, **fields)
 
 
-async def collected(url: str, wire: GenerateRequest, **fields: Any) -> Delta:
+async def collected(url: str, wire: GenerateRequest, **fields: Any) -> Output:
     client = TritonClient(url, settings(url, **fields))
     try:
         return await collect(client.generate("ernie-tiny", wire))
@@ -40,10 +40,11 @@ async def collected(url: str, wire: GenerateRequest, **fields: Any) -> Delta:
 
 def test_the_tensors_of_a_request(triton_loop: EventLoopThread, triton: FakeTriton) -> None:
     wire = request(
-        text_input=None, input_ids=(1, 2), return_prompt=True, sampling=SamplingParameters(max_tokens=3)
+        text_input=None, input_ids=(1, 2), return_token_ids=True, sampling=SamplingParameters(max_tokens=3)
     )
     answer = triton_loop.run(collected(triton.url, wire))
-    assert answer == Delta("Beijing.", (100, 101, 102), 3, 7, "stop", (1, 2, 3, 4, 5, 6, 7), "User: Hi\nA:", 4)
+    prompt = (1, 2, 3, 4, 5, 6, 7), "User: Hi\nA:"
+    assert answer == Output("r", "Beijing.", (100, 101, 102), 7, 4, "stop", None, *prompt, num_output_tokens=3)
     assert triton.inferences[0].inputs == {
         "request_id": "r",
         "stream": True,
@@ -274,7 +275,7 @@ def test_a_stub_that_was_started_again_has_lost_its_streams(
         await asyncio.sleep(20 * quiet_check_s)
         yield {"text_output": "late", "finish_reason": "stop"}
 
-    async def ask() -> Delta:
+    async def ask() -> Output:
         client = TritonClient(triton.url, settings(triton.url, quiet_check_s=quiet_check_s))
         try:
             await client.control("ernie-tiny", {"op": "health"})

@@ -10,7 +10,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_stub.answer import Answer, merge
+from ernie_stub.answer import Answer
 from ernie_stub.request_tensors import ResponseOptions
 from ernie_stub.senders import Senders
 from ernie_wire.errors import InvalidValue
@@ -49,11 +49,11 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
     sender = ResponseSender()
     answer = Answer("r", ALL_OUTPUTS, sender, senders.bind(), lambda _: None)
     sender.gate.clear()
-    answer.put(Output("r", "a", (1,), 3, 2, prompt_ids=(7, 8, 9), prompt_text="xyz"))
+    answer.put(Output("r", "a", (1,), 3, 2, prompt_ids=(7, 8, 9), prompt_text="xyz", num_output_tokens=1))
     assert sender.sending.wait(WAIT_S)
-    answer.put(Output("r", "b", (2, 3), 3, 2))
-    answer.put(Output("r", "", (4,), 3))
-    answer.put(Output("r", "c", (5,), 3, finish_reason="stop"))
+    answer.put(Output("r", "b", (2, 3), 3, 2, num_output_tokens=2))
+    answer.put(Output("r", "", (4,), 3, num_output_tokens=1))
+    answer.put(Output("r", "c", (5,), 3, finish_reason="stop", num_output_tokens=1))
     sender.gate.set()
     assert sender.finished.wait(WAIT_S)
     senders.close(WAIT_S)
@@ -78,16 +78,15 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
     }
 
 
-def _with_marks(output: Output) -> Output:
+def _completed(output: Output) -> Output:
     starts = [each.start() for each in re.finditer(TAG, output.text)]
-    return replace(output, marks=tuple(Mark(start, start + len(TAG), TAG_ID) for start in starts))
+    marks = tuple(Mark(start, start + len(TAG), TAG_ID) for start in starts)
+    return replace(output, marks=marks, num_output_tokens=len(output.token_ids))
 
 
 texts = st.lists(st.sampled_from([TAG, "a", "é", "😀"]) | st.text(max_size=3), max_size=4).map("".join)
 outputs = st.lists(
-    st.builds(Output, st.just("r"), texts, st.lists(st.integers(0, 99)).map(tuple), st.just(5)).map(
-        _with_marks
-    ),
+    st.builds(Output, st.just("r"), texts, st.lists(st.integers(0, 99)).map(tuple), st.just(5)).map(_completed),
     min_size=1,
     max_size=12,
 )
@@ -95,7 +94,7 @@ outputs = st.lists(
 
 @given(outputs, st.data())
 def test_however_outputs_are_merged_nothing_is_lost_or_doubled(made: list[Output], data: st.DataObject) -> None:
-    made = [*made, Output("r", "end", (1,), 5, finish_reason="length")]
+    made = [*made, Output("r", "end", (1,), 5, finish_reason="length", num_output_tokens=1)]
     work = Work()
     answer, sender = work.answer(ALL_OUTPUTS)
     for output in made:
@@ -271,9 +270,3 @@ def test_logprobs_that_gather_are_joined_and_the_prompt_s_come_once() -> None:
     assert parse_logprobs(first["prompt_logprobs"]) == (None, entries[3])
     assert parse_logprobs(last["logprobs"]) == (entries[2],)
     assert "prompt_logprobs" not in last
-
-
-def test_merge_keeps_the_prompt_of_the_first_and_the_end_of_the_last() -> None:
-    first = Output("r", "a", (1,), 2, 1, prompt_ids=(5,), prompt_text="p")
-    last = Output("r", "b", (2,), error="internal_error: x")
-    assert merge(first, last) == Output("r", "ab", (1, 2), 2, 1, None, "internal_error: x", (5,), "p")

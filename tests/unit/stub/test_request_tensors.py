@@ -65,7 +65,7 @@ def test_everything_that_can_be_asked_for() -> None:
     )
     assert call.request.input_ids == (1, 2, 3)
     assert call.request.sampling == SamplingParameters(max_tokens=3, stop=(".",), logprobs=2)
-    assert call.request.return_prompt
+    assert call.request.return_token_ids
     assert call.request.request_id == "r1"
     assert call.request.priority == -7
     assert call.request.cache_salt == "s"

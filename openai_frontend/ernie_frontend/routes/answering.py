@@ -1,0 +1,128 @@
+"""How every endpoint that generates answers a request: read it, generate, and write the answer.
+
+A stream is held back until its first output is here, so that an error before it is a plain HTTP error with its
+status.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from fastapi import Request
+from starlette.responses import JSONResponse, Response
+
+from ernie_frontend.auth import client_salt
+from ernie_frontend.disconnect import EventStream, unless_disconnected
+from ernie_frontend.errors import envelope
+from ernie_frontend.generation import Item, collect_all, gather, merge, only_prompt
+from ernie_frontend.request_log import RequestRecord, record_of
+from ernie_frontend.routes.reading import Body, check_context, read_body
+from ernie_frontend.services import Services
+from ernie_frontend.translate.answer import AnswerHeader, UsageCount, best
+from ernie_frontend.translate.sse import DONE, ChunkShape, EventWriter, event
+from ernie_wire.errors import EngineCrashed, ErnieError, InternalError
+from ernie_wire.messages import GenerateRequest, Output
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Endpoint(Generic[Body]):
+    """What one endpoint does in its own way.
+
+    Attributes:
+        body: the schema of a request.
+        id_prefix: what the ids of answers begin with.
+        to_wire: makes the requests for the engine; its arguments are those of ``chat_to_wire``.
+        whole: makes the object of a whole answer of its header, an output for each choice, and the usage.
+        chunks: how the chunks of a stream look.
+    """
+
+    body: type[Body]
+    id_prefix: str
+    to_wire: Callable[[Body, str, int | None, int, str], list[GenerateRequest]]
+    whole: Callable[[AnswerHeader, Sequence[Output], dict[str, Any]], dict[str, Any]]
+    chunks: ChunkShape
+
+
+async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response:
+    """Answer a request that generates, whole or as a stream.
+
+    Raises:
+        ErnieError: what is wrong with the request, or why it cannot be answered.
+    """
+    services, record = Services.of(request), record_of(request.scope)
+    body, num_bytes = await read_body(endpoint.body, request)
+    model = await services.models.resolve(body.model)
+    check_context(body, model.entry)
+    answer_id = record.wire_id(endpoint.id_prefix, body.user)
+    limits = (model.entry.vocab_size, services.settings.max_answers, client_salt(request.scope))
+    wires = await services.large_bodies.beside_loop(num_bytes, endpoint.to_wire, body, answer_id, *limits)
+    header = AnswerHeader.of(body, answer_id, int(time.time()), model.public_name)
+    count = UsageCount(body.num_candidates)
+    streams = [services.triton.generate(model.entry.name, wire) for wire in wires]
+    if body.max_tokens == 0:
+        streams = [only_prompt(stream) for stream in streams]
+    if body.stream:
+        if body.max_streaming_response_tokens is not None:
+            streams = [gather(stream, body.max_streaming_response_tokens) for stream in streams]
+        return await _stream(request, EventWriter(header, endpoint.chunks, len(wires), count), merge(streams))
+    answers = await unless_disconnected(collect_all(streams), request.scope, request.receive)
+    count.add_all(answers)
+    record.count(count.num_input_tokens, count.num_output_tokens)
+    chosen = best(answers, body.num_candidates, body.n or 1)
+    return JSONResponse(endpoint.whole(header, chosen, count.to_json()))
+
+
+async def _stream(request: Request, writer: EventWriter, items: AsyncGenerator[Item, None]) -> EventStream:
+    """Return the event stream of an answer, once its first output is here.
+
+    Raises:
+        ErnieError: the generation failed before its first output; it becomes a plain HTTP error.
+        RequestCancelled: the client went away before.
+    """
+    try:
+        first = await unless_disconnected(_first(items), request.scope, request.receive)
+    except BaseException:
+        await items.aclose()
+        raise
+    return EventStream(events(writer, first, items, record_of(request.scope)))
+
+
+async def _first(items: AsyncGenerator[Item, None]) -> Item:
+    async for item in items:
+        return item
+    raise EngineCrashed("the answer ended before it began; try again")
+
+
+async def events(
+    writer: EventWriter, first: Item, rest: AsyncGenerator[Item, None], record: RequestRecord
+) -> AsyncGenerator[bytes, None]:
+    """Yield the events of a streamed answer; an error is the last but ``[DONE]``.
+
+    Args:
+        writer: writes them.
+        first: what was already taken from ``rest``.
+        rest: the outputs; closed when this generator is.
+        record: is told the tokens and the error, if there is one.
+    """
+    try:
+        async with aclosing(rest):
+            yield writer.events(*first)
+            async for item in rest:
+                yield writer.events(*item)
+            yield writer.end()
+    except Exception as error:
+        if not isinstance(error, ErnieError):
+            logger.exception("the stream of %s failed", writer.answer_id)
+            error = InternalError("something went wrong on our side")
+        record.fail(error)
+        yield event(envelope(error))
+    finally:
+        record.count(writer.count.num_input_tokens, writer.count.num_output_tokens)
+    yield DONE
