@@ -53,11 +53,12 @@ class ChildCommand:
 
 @dataclass(frozen=True)
 class Member:
-    """A process of a child's group: its id, the first 15 bytes of its name, its state as in proc(5)."""
+    """A process of a child's group: id, first 15 bytes of the name, state as in proc(5), parent's id."""
 
     pid: int
     name: str
     state: str
+    parent: int
 
 
 class Child:
@@ -103,10 +104,10 @@ class Child:
                 before, _, after = (directory / "stat").read_bytes().rpartition(b")")
             except OSError:  # it has ended
                 continue
-            state, _, group = after.split()[:3]
+            state, parent, group = after.split()[:3]
             if int(group) == self.pid:
                 name = before.partition(b"(")[2].decode(errors="replace")
-                yield Member(int(directory.name), name, state.decode())
+                yield Member(int(directory.name), name, state.decode(), int(parent))
 
     async def ended(self) -> CommandError:
         """Wait until the process ends by itself; return what to tell the user."""

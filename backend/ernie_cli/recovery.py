@@ -1,5 +1,6 @@
 """What ``serve`` does about faults: what is dead or hangs is loaded or started again.
 
+    a load of the model hangs              Triton's processes are killed, it is started, three times at most
     the model's stub is dead or silent     its processes are killed, the model is unloaded and loaded
     tritonserver ended or does not answer  its processes are killed, what it left is removed, it is started
     the frontend ended                     it is started; Triton and the engine know nothing of it
@@ -15,11 +16,11 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Coroutine
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ernie_cli.child import Child
 from ernie_cli.errors import CommandError
+from ernie_cli.loading import LoadHangs, first_of, load_model, watch_stub
 from ernie_cli.run_directory import RunDirectory
 from ernie_cli.supervisor import Supervisor, while_running
 from ernie_cli.triton import ModelDied, TritonModel
@@ -27,9 +28,7 @@ from ernie_cli.triton import ModelDied, TritonModel
 MOST_FAULTS = 5
 FAULTS_WINDOW_S = 600.0
 _LONGEST_PAUSE_S = 8.0
-_STUB = "triton_python_backend_stub"
-_LOOK_S = 1.0
-_LOADING_WITHOUT_STUB_S = 10.0  # Triton starts one in less than a second, if it is given a processor
+MOST_LOADS = 3
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ class Kept(ABC):
 
 
 class KeptTriton(Kept):
-    """A tritonserver and its model."""
+    """A tritonserver and its model, which is still to be loaded."""
 
     def __init__(
         self, supervisor: Supervisor, directory: RunDirectory, model: TritonModel, child: Child
@@ -104,33 +103,51 @@ class KeptTriton(Kept):
         self._model = model
         self._child = child
 
+    async def load(self, attempts: int = MOST_LOADS) -> None:
+        """Load the model; after a load that hangs again, in a new Triton.
+
+        Raises:
+            CommandError: it cannot be loaded, or every attempt hung.
+        """
+        try:
+            await self._load()
+        except LoadHangs as hang:
+            if attempts == 1:
+                raise CommandError(f"{hang.message}, {MOST_LOADS} times in a row", hang.last_lines) from None
+            logger.warning("%s; tritonserver is started again", hang.message)
+            await self._start_triton_again()
+            await self.load(attempts - 1)
+
+    async def _load(self) -> None:
+        with self._directory.python_folder_found():
+            await while_running([self._child], load_model(self._model, self._child))
+
     async def watch(self) -> None:
         """See ``Kept``."""
-        await while_running([self._child], _first(self._model.watch(), _watch_stub(self._child, _LOOK_S)))
+        await while_running([self._child], first_of(self._model.watch(), watch_stub(self._child)))
 
     async def mend(self, fault: CommandError, /) -> None:
         """See ``Kept``."""
         if isinstance(fault, ModelDied):
-            await while_running([self._child], self._load_again())
+            await while_running([self._child], self._unload())
+            await self.load()
+            logger.warning("the model is loaded again")
         else:
-            await self._start_again()
+            await self._start_triton_again()
+            await self.load()
+            logger.warning("tritonserver is started again, and the model is loaded")
 
-    async def _load_again(self) -> None:
+    async def _unload(self) -> None:
         self._child.kill_descendants()  # Triton would wait for a stub that hangs, and for its engine
         await self._model.unload()
         self._directory.remove_shared_memory()
-        await load_model(self._model, self._child)
-        logger.warning("the model is loaded again")
 
-    async def _start_again(self) -> None:
+    async def _start_triton_again(self) -> None:
         self._child.kill()
         await self._child.stop()
         self._directory.remove_leftovers_of_triton()
         self._child = await self._supervisor.start_again(self._child)
         await while_running([self._child], self._model.wait_until_live())
-        with self._directory.python_folder_found():
-            await while_running([self._child], load_model(self._model, self._child))
-        logger.warning("tritonserver is started again, and the model is loaded")
 
 
 class KeptFrontend(Kept):
@@ -155,42 +172,3 @@ class KeptFrontend(Kept):
 async def keep_all(*kept: Kept) -> None:
     """Keep several things; raises the ``CommandError`` of the first that is given up."""
     await asyncio.gather(*(each.keep() for each in kept))
-
-
-async def load_model(model: TritonModel, triton: Child) -> None:
-    """Load the model; if the engine died without a word of its own, its last lines go with the error.
-
-    Raises:
-        CommandError: it cannot be loaded, or its stub died in its first moment: Triton waits for it for ever.
-    """
-    try:
-        await _first(model.load(), _watch_stub(triton, _LOADING_WITHOUT_STUB_S))
-    except CommandError as error:
-        says_nothing = isinstance(error, ModelDied) or "ended before it was ready" in error.message
-        raise CommandError(error.message, triton.last_lines() if says_nothing else ()) from None
-
-
-async def _watch_stub(triton: Child, absence_s: float) -> NoReturn:
-    """Look for the stub of Triton's model.
-
-    Raises:
-        ModelDied: there was none for ``absence_s``.
-    """
-    absent_s = 0.0
-    while absent_s < absence_s:
-        await asyncio.sleep(_LOOK_S)
-        is_there = any(_STUB.startswith(member.name) and member.state != "Z" for member in triton.members())
-        absent_s = 0.0 if is_there else absent_s + _LOOK_S
-    raise ModelDied("the stub of the model has ended", triton.last_lines())
-
-
-async def _first(work: Coroutine[Any, Any, None], watch: Coroutine[Any, Any, NoReturn]) -> None:
-    """Do some work, unless a watch ends it with an error."""
-    tasks = [asyncio.create_task(work), asyncio.create_task(watch)]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        await done.pop()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -106,14 +106,15 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def python_folder_found(self) -> Iterator[None]:
-        """Find the folder that Triton's Python backend makes meanwhile, unless somebody else makes one too."""
+        """Find the folder that Triton's Python backend makes for the first load, unless others make one too."""
         before = _python_folders()
         try:
             yield
         finally:
             made = _python_folders() - before
-            if len(made) == 1:
-                (self.path / _PYTHON_FOLDER).symlink_to(made.pop())
+            link = self.path / _PYTHON_FOLDER
+            if len(made) == 1 and not link.is_symlink():
+                link.symlink_to(made.pop())
 
     def remove_leftovers_of_triton(self) -> None:
         """Remove what a Triton that was killed has left: the next one makes its own."""

@@ -31,7 +31,7 @@ from ernie_cli.model_check import check_model
 from ernie_cli.model_source import ModelFiles, find_model
 from ernie_cli.ports import LOOPBACK, choose_ports
 from ernie_cli.rank_host import keep_ranks
-from ernie_cli.recovery import KeptFrontend, KeptTriton, keep_all, load_model
+from ernie_cli.recovery import KeptFrontend, KeptTriton, keep_all
 from ernie_cli.run_directory import RunDirectory, check_socket_path, remove_abandoned
 from ernie_cli.serve_settings import ServeSettings
 from ernie_cli.supervisor import STOP_GRACE_S, StopRequested, Supervisor
@@ -114,8 +114,7 @@ class _Serving:
                     supervisor.stop_notice = self._stop_notice()
                     self._print_times()
                     if await supervisor.run(_as_coroutine(when_ready(self._url))):
-                        kept_triton = KeptTriton(supervisor, directory, model, triton)
-                        keeping = keep_all(kept_triton, KeptFrontend(supervisor, frontend))
+                        keeping = keep_all(triton, KeptFrontend(supervisor, frontend))
                         await supervisor.run(keeping, children_may_end=True)
                 finally:
                     await model.close()
@@ -133,7 +132,9 @@ class _Serving:
         for line in timeline.table(self._stages.list, total_s):
             typer.echo(line)
 
-    async def _start_triton(self, supervisor: Supervisor, directory: RunDirectory, model: TritonModel) -> Child:
+    async def _start_triton(
+        self, supervisor: Supervisor, directory: RunDirectory, model: TritonModel
+    ) -> KeptTriton:
         installed = find_installed_server()
         with self._stages.stage("tritonserver"):
             command, environment = triton_command(directory, self._triton_ports, installed)
@@ -141,12 +142,13 @@ class _Serving:
             version = await self._version(supervisor, model, installed)
         for line in triton_lines(version, installed, self._triton_ports, has_keys=self._settings.asks_for_keys):
             typer.echo(line)
-        with self._stages.stage("model"), directory.python_folder_found():
-            await supervisor.run(load_model(model, child))
+        triton = KeptTriton(supervisor, directory, model, child)
+        with self._stages.stage("model"):
+            await supervisor.run(triton.load(), children_may_end=True)
             description = await supervisor.run(model.engine_description())
         load = self._stages.list.pop()
         self._stages.list += timeline.with_engine_stages(load, description)
-        return child
+        return triton
 
     async def _version(self, supervisor: Supervisor, model: TritonModel, installed: Path | None) -> str:
         """Wait until Triton is live; return its version."""

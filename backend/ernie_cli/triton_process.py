@@ -77,6 +77,7 @@ def triton_command(
         "--pinned-memory-pool-byte-size=0",
         "--log-info=false",
         "--exit-timeout-secs=5",
+        "--disable-auto-complete-config",  # it would start another stub, ask it for nothing and sleep a second
     ]
     if installed is None:
         return bundled_command(arguments)

@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from chaos.freezing import hang, stop
 from e2e.serving import DENSE, Serving
 
 RECOVERY_S = 100.0
@@ -121,10 +120,6 @@ class Reader(threading.Thread):
         return code
 
 
-def stop(process: psutil.Process) -> None:
-    process.send_signal(signal.SIGSTOP)
-
-
 def kill(process: psutil.Process) -> None:
     process.kill()
 
@@ -137,29 +132,6 @@ def stop_and_go(process: psutil.Process) -> None:
         process.send_signal(signal.SIGCONT)
         time.sleep(1.0)
         process.kill()
-
-
-HOLD = """
-import ctypes, os, sys
-ptrace = ctypes.CDLL(None).ptrace
-ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
-for thread in os.listdir(f"/proc/{sys.argv[1]}/task"):
-    assert ptrace(SEIZE, int(thread), None, None) == 0
-    ptrace(INTERRUPT, int(thread), None, None)
-print("held", flush=True)
-while True:
-    try:
-        os.waitpid(-1, WALL)
-    except ChildProcessError:
-        break
-"""
-
-
-def hang(process: psutil.Process) -> None:
-    """Let none of its threads run, though it is not stopped, until it is killed."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(process.pid)], stdout=subprocess.PIPE)
-    threading.Thread(target=holder.communicate, daemon=True).start()
 
 
 def break_under_streams(

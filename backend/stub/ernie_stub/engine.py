@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ernie_stub.engine_link import EngineLink
-from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError
+from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError, ready_notice
 from ernie_stub.in_flight import InFlight
 from ernie_wire.errors import EngineCrashed, ModelUnavailable
 from ernie_wire.frames import FrameError
@@ -213,7 +213,7 @@ class Engine:
             if link.is_readable(TICK_S):
                 message = _receive(link)
                 if isinstance(message, Ready):
-                    self._become_ready(message, link)
+                    self._become_ready(message, process, link)
                     return
                 if isinstance(message, StartFailed):
                     raise EngineStartError(message.error)
@@ -232,14 +232,14 @@ class Engine:
                 )
         raise EngineStartError("the server is shutting down")
 
-    def _become_ready(self, ready: Ready, link: EngineLink) -> None:
+    def _become_ready(self, ready: Ready, process: EngineProcess, link: EngineLink) -> None:
         with self._lock:
             generation = self._status.generation + 1
             self._status = EngineStatus("ready", "", generation, ready.description)
             self._heartbeat_at = self._heard_at = time.monotonic()
         self._in_flight.connect(link)
         self._first_start.is_decided.set()
-        logger.info("the engine is ready (generation %d)", generation)
+        logger.info("%s (generation %d)", ready_notice(process.pid), generation)
 
     def _serve(self, process: EngineProcess, link: EngineLink) -> None:
         """Pass on what the engine sends until it ends, then end what it leaves unfinished."""

@@ -106,6 +106,11 @@ class EngineProcess:
         self._process.send_signal(signal.SIGCONT)
 
 
+def ready_notice(pid: int) -> str:
+    """Return what the log says of an engine process that is ready; ``ernie_cli.loading`` looks for it."""
+    return f"engine process {pid} is ready"
+
+
 def engine_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for the engine: Triton's libraries are not its own.
 

@@ -1,19 +1,12 @@
-"""When a fault is mended, and when it is given up; a load whose stub is dead ends."""
+"""When a fault is mended, and when it is given up."""
 
 from __future__ import annotations
-
-import asyncio
-import os
-import sys
-from typing import Any, cast
 
 import pytest
 
 from ernie_cli import recovery
 from ernie_cli.errors import CommandError
-from ernie_cli.recovery import FAULTS_WINDOW_S, MOST_FAULTS, Faults, Kept, load_model
-from ernie_cli.supervisor import Supervisor
-from ernie_cli.triton import TritonModel
+from ernie_cli.recovery import FAULTS_WINDOW_S, MOST_FAULTS, Faults, Kept
 
 FAULT = CommandError("it died", ("a line",))
 
@@ -55,20 +48,3 @@ async def test_what_keeps_from_mending_is_the_next_fault(monkeypatch: pytest.Mon
     with pytest.raises(CommandError, match="given up"):
         await brittle.keep()
     assert brittle.mended == ["died", "not mended", "died", "died", "died"]
-
-
-class WaitsForEver:
-    """A Triton that waits for a stub that has died in its first moment."""
-
-    async def load(self) -> None:
-        await asyncio.Event().wait()
-
-
-@pytest.mark.timeout(60)
-async def test_a_load_without_a_stub_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "_LOADING_WITHOUT_STUB_S", 1.0)
-    command = [sys.executable, "-c", "import signal; signal.pause()"]
-    async with Supervisor() as supervisor:
-        child = await supervisor.start("tritonserver", command, os.environ)
-        with pytest.raises(CommandError, match="the stub of the model has ended"):
-            await load_model(cast("TritonModel", cast("Any", WaitsForEver())), child)

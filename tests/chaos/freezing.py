@@ -1,0 +1,37 @@
+"""Processes of which no thread runs, though they live: stopped, or held as a debugger holds them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+
+import psutil
+
+HOLD = """
+import ctypes, os, sys
+ptrace = ctypes.CDLL(None).ptrace
+ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
+for thread in os.listdir(f"/proc/{sys.argv[1]}/task"):
+    assert ptrace(SEIZE, int(thread), None, None) == 0
+    ptrace(INTERRUPT, int(thread), None, None)
+print("held", flush=True)
+while True:
+    try:
+        os.waitpid(-1, WALL)
+    except ChildProcessError:
+        break
+"""
+
+
+def stop(process: psutil.Process) -> None:
+    """Stop it, which whoever looks can see."""
+    process.send_signal(signal.SIGSTOP)
+
+
+def hang(process: psutil.Process) -> None:
+    """Let none of its threads run, though it is not stopped, until it is killed."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(process.pid)], stdout=subprocess.PIPE)
+    threading.Thread(target=holder.communicate, daemon=True).start()
