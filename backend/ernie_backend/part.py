@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ernie_backend.devices.backend import create_ops
+from ernie_backend.devices.backend import Backend
 from ernie_backend.memory.host_memory import release_freed, resident_bytes
 from ernie_backend.memory.kv_sizing import KvDemand, check_available, check_blocks, kv_blocks
 from ernie_backend.memory.memory_plan import MemoryPlan
@@ -101,14 +101,14 @@ class ModelPart:
         return self.model.cache_scales if dtype == "int8" else [None] * self.model.config.num_layers
 
 
-def load_part(settings: EngineSettings, config: ModelConfig, device: str, seat: Seat) -> ModelPart:
+def load_part(settings: EngineSettings, config: ModelConfig, backend: Backend, seat: Seat) -> ModelPart:
     """Join the other ranks, if there are any, and load this rank's part of the model.
 
     Raises:
-        StartError: the device cannot be used, or the weights cannot be loaded.
+        StartError: the backend cannot be used, or the weights cannot be loaded.
     """
     before = resident_bytes()
-    ops = create_ops(device, seat.threads, seat.rendezvous)
+    ops = backend.create_ops(seat.threads, seat.rendezvous)
     without_weights = resident_bytes()
     how = LoadSettings(
         dtype=settings.dtype,

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ernie_backend.devices.backend import DEVICES, resolve_device
+from ernie_backend.devices.backend import AUTO, DEVICES, find_backend
 from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, RAW_LOGPROBS
-from ernie_backend.scheduler.limits import DEFAULT_PARTIAL_PREFILLS, default_step_tokens
+from ernie_backend.scheduler.limits import DEFAULT_PARTIAL_PREFILLS
 from ernie_backend.weights.placement import DTYPES, QUANTIZATIONS, check_activation_setting
 from ernie_backend.weights.shard import Shard, check_split
 from ernie_backend.weights.split import MAX_RANKS, expert_block
@@ -139,10 +139,10 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
     quantization = _quantization(reader, config, notices, is_dummy=load_choices == "dummy")
     max_model_len = _max_model_len(reader, config, notices)
     shard = _shard(reader, config, quantization)
-    device = reader.choice("device", DEVICES, "auto")
+    device = reader.choice("device", DEVICES, AUTO)
     max_num_seqs = reader.integer("max_num_seqs", 8, (1, 4096))
     partial_prefills = reader.integer("max_num_partial_prefills", DEFAULT_PARTIAL_PREFILLS, (1, 4096))
-    step_tokens = default_step_tokens(resolve_device(device)[0], max_num_seqs)
+    step_tokens = find_backend(device)[0].step_tokens(max_num_seqs)
     return EngineSettings(
         model=directory,
         device=device,

@@ -15,7 +15,7 @@ from typing import Any
 from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
-from ernie_backend.devices.backend import create_chooser, resolve_device
+from ernie_backend.devices.backend import find_backend
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.preparation import Preparation
@@ -72,10 +72,10 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         config = ModelConfig.from_directory(directory)
         settings = read_settings(parameters, config)
         preparation = _preparation(settings, config)
-        device, notice = resolve_device(settings.device)
+        backend, notice = find_backend(settings.device)
         layout = engine_layout(settings)
         check_leads(layout)
-        plan = engine_plan(settings, device, available * len(layout.hosts))
+        plan = engine_plan(settings, backend, available * len(layout.hosts))
         check_fits(plan)
     for line in filter(None, (*settings.notices, notice, layout.notice)):
         logger.warning("notice: %s", line)
@@ -86,9 +86,9 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
             group, master = gather_group(settings, parameters, layout, watch or GroupWatch())
             seat = group_seat(settings, config, layout, 0, master, pulse.meetings, group.come)
             group.lead(pulse)
-    with _logged(stages, f"weights on {device}, {seat.threads} threads") as weights:
+    with _logged(stages, f"weights on {backend.name}, {seat.threads} threads") as weights:
         with nullcontext() if group is None else group.explained():
-            part = load_part(settings, config, device, seat)
+            part = load_part(settings, config, backend, seat)
         weights.size_bytes = part.weight_bytes
     with _logged(stages, "KV cache (reserved)") as kv_cache:
         num_blocks = part.affordable_blocks(settings, plan, available_bytes() // layout.ranks_per_host)
@@ -104,9 +104,9 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         runner,
         BlockManager(spec.num_blocks, spec.block_size, enable_prefix_caching=settings.enable_prefix_caching),
         _limits(settings),
-        Sampler(create_chooser(part.ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
+        Sampler(backend.chooser(part.ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
     )
-    description = _description(settings, config, preparation, device, spec)
+    description = _description(settings, config, preparation, backend.name, spec)
     description["startup"] = [stage.to_json() for stage in stages.list]
     return StartedEngine(engine, preparation, Ready(description), settings.max_num_waiting)
 

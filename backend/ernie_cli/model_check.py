@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
-from ernie_backend.devices.backend import resolve_device
+from ernie_backend.devices.backend import find_backend
 from ernie_backend.errors import StartError
 from ernie_backend.memory.engine_plan import check_fits, engine_plan
 from ernie_backend.memory.host_memory import available_bytes
@@ -40,7 +40,7 @@ def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
     try:
         layout = engine_layout(settings)
         available = available_bytes() * len(layout.hosts)
-        check_fits(engine_plan(settings, resolve_device(settings.device)[0], available))
+        check_fits(engine_plan(settings, find_backend(settings.device)[0], available))
         _check_files(directory, settings)
     except StartError as error:
         raise CommandError(error.message) from None

@@ -13,7 +13,8 @@ from ernie_backend.weights.placement import QUANTIZATIONS
 from ernie_cli.parameters.flag import Choice, Flag, Group, Number, Passed, Switch, Text, WeightFormat, Word
 from ernie_cli.parameters.table import FLAGS, GROUPS
 
-DEVICES = ("auto", "cpu", "p800")
+P800 = "p800"
+DEVICES = ("auto", "cpu", P800)
 USAGE = "ernie-triton plan [--model] DIRECTORY|ROW|ID [flags]"
 DESCRIPTION = Text(
     "Tell from config.json alone how much memory a model takes, and what fits. Takes the flags of serve;"

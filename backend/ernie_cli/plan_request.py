@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ernie_backend.config_fields import ConfigFields
-from ernie_backend.devices.backend import resolve_device
+from ernie_backend.devices.backend import AUTO, BACKENDS, XPU, Backend, find_backend
+from ernie_backend.devices.device import GIB, Device
 from ernie_backend.memory.config_shape import has_text_only, read_shape, shape_of, text_configs
-from ernie_backend.memory.devices import GIB, Device, composed_p800, cpu, p800
 from ernie_backend.memory.engine_plan import plan_settings
 from ernie_backend.memory.host_memory import available_bytes
 from ernie_backend.memory.plan_settings import PlanSettings
@@ -25,7 +25,7 @@ from ernie_backend.parallel.seat import count_machines
 from ernie_backend.settings import EngineSettings, read_settings
 from ernie_cli.errors import CommandError
 from ernie_cli.model_source import local_model
-from ernie_cli.plan_flags import MEDIA, SHOWN
+from ernie_cli.plan_flags import MEDIA, P800, SHOWN
 from ernie_cli.presets.released import RELEASED, released_model
 from ernie_cli.presets.rows import ROWS
 from ernie_cli.serve_settings import engine_parameters
@@ -79,16 +79,16 @@ def plan_request(given: Mapping[str, str]) -> PlanRequest:
     model = _model(given.get("--model", ""))
     given = {**(model.options or {}), **given}
     config = text_configs(model.fields)[0]
-    kind = _device_kind(given, is_found=model.directory is not None)
-    settings = _settings(given, config, model, kind)
+    backend = _backend(given, is_found=model.directory is not None)
+    settings = _settings(given, config, model, backend)
     if model.directory is None:
         shape = replace(shape_of(model.fields), num_parts=model.num_parts)
     else:
         shape = read_shape(model.directory, is_dummy=settings.is_dummy)
     memory = int(float(given["--device-memory"]) * GIB) if "--device-memory" in given else None
-    device, composed = _device(kind, memory, settings), None
-    if kind == "xpu" and model.directory is None:
-        device, composed = p800(memory), device
+    device, composed = _device(backend, memory, settings), None
+    if backend.vendor_device is not None and model.directory is None:
+        device, composed = backend.vendor_device(memory), device
     return PlanRequest(
         model.name,
         shape,
@@ -124,30 +124,29 @@ def _nearest(name: str) -> str:
     return (f"near are {', '.join(known[each] for each in near)}; " if near else "") + "docs/plan.md lists them"
 
 
-def _device_kind(given: Mapping[str, str], *, is_found: bool) -> str:
-    """Return the engine's name of the device; a directory is planned for the device found here."""
-    asked = given.get("--device", "auto")
-    if asked == "auto":
-        return resolve_device("auto")[0] if is_found else "xpu"
-    return "xpu" if asked == "p800" else asked
+def _backend(given: Mapping[str, str], *, is_found: bool) -> Backend:
+    """Return what the model should run on; a directory is planned for the device found here."""
+    asked = given.get("--device", AUTO)
+    if asked == AUTO:
+        return find_backend(AUTO)[0] if is_found else XPU
+    return XPU if asked == P800 else BACKENDS[asked]
 
 
-def _settings(given: Mapping[str, str], config: ModelConfig, model: _Model, kind: str) -> EngineSettings:
+def _settings(given: Mapping[str, str], config: ModelConfig, model: _Model, backend: Backend) -> EngineSettings:
     parameters = {
         **engine_parameters({name: value for name, value in given.items() if name in _READ}),
         "model": str(model.directory or model.name),
-        "device": kind,
+        "device": backend.name,
     }
     if model.directory is None:  # no checkpoint that could lack something
         parameters["load_choices"] = "dummy"
     return read_settings(parameters, config)
 
 
-def _device(kind: str, memory: int | None, settings: EngineSettings) -> Device:
+def _device(backend: Backend, memory: int | None, settings: EngineSettings) -> Device:
     """Return the device as the engine knows it; ranks on CPUs have the memory of all machines."""
-    if kind == "xpu":
-        return composed_p800(memory)
-    return cpu((available_bytes() if memory is None else memory) * count_machines(settings))
+    host = available_bytes() if memory is None else memory
+    return backend.planned_device(host * count_machines(settings), memory)
 
 
 def _notices(settings: EngineSettings, config: ModelConfig, model: _Model) -> tuple[str, ...]:

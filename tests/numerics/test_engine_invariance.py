@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ernie_backend.devices.backend import create_chooser
+from ernie_backend.devices.backend import CPU
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
@@ -81,7 +81,7 @@ class _House:
         """Serve requests that arrive one in a step."""
         runner = _RecordingRunner(self.model, self.ops, num_blocks, self.cache_dtype)
         blocks = BlockManager(num_blocks, BLOCK_SIZE, enable_prefix_caching=cache)
-        engine = Engine(runner, blocks, limits, Sampler(create_chooser(self.ops), VOCAB_SIZE))
+        engine = Engine(runner, blocks, limits, Sampler(CPU.chooser(self.ops), VOCAB_SIZE))
         tokens: dict[str, tuple[int, ...]] = {}
         coming = list(requests)
         while coming or engine.has_work:

@@ -26,6 +26,7 @@ CONTEXT = 16 * TOKENS
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
+from ernie_backend.devices.backend import CPU
 from ernie_backend.memory.engine_plan import engine_plan
 from ernie_backend.memory.host_memory import available_bytes, resident_bytes
 from ernie_backend.model_config import ModelConfig
@@ -64,7 +65,7 @@ def use_blocks(runner, num_blocks, times=1):
 ModelPart.runner = measured_allocate
 parameters = json.loads(sys.argv[1])
 settings = read_settings(parameters, ModelConfig.from_directory(Path(parameters["model"])))
-plan = engine_plan(settings, "cpu", available_bytes())
+plan = engine_plan(settings, CPU, available_bytes())
 started = start_engine(parameters)
 prompt = tuple(3 + index % 500 for index in range(settings.max_num_batched_tokens))
 request = GenerateRequest("1", input_ids=prompt, sampling=SamplingParameters(max_tokens=1))

@@ -1,101 +1,177 @@
-"""Chooses the ops backend, once at start; only the chosen one is imported.
+"""The backends: one record each of all that depends on what computes.
 
-This module must not know models.
+    ops         how they are made, alone or joined to other ranks; only the chosen backend is imported
+    step        how many tokens it has unless the user says
+    memory      what a plan takes its device for
+    device      how this machine shows that it has one
+    sampling    what chooses tokens out of logits
+
+A new backend is an implementation of ``ernie_kernels.api.Ops`` and a record here; no other file asks which one
+it is. This module must not know models.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
+from ernie_backend.devices.device import Device, composed_p800, cpu, p800
 from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_kernels.api import Ops
 from ernie_kernels.choice import TokenChooser
-from ernie_kernels.ranks import Rendezvous
+from ernie_kernels.ranks import Ranks, Rendezvous
 
-DEVICES = ("auto", "cpu", "reference", "xpu")
+CPU_PROMPT_TOKENS = 256
+"""Prompt tokens of a step on a CPU: running streams wait for a step as long as these take, so it is the least
+that costs little speed; docs/performance.md has the measurement."""
+CARD_STEP_TOKENS = 2048
 
 
-def resolve_device(
+@dataclass(frozen=True)
+class Backend:
+    """An implementation of the ops, and what the engine must know of it.
+
+    Attributes:
+        name: its value of ``--device``.
+        make_ops: returns the ops of a rank, from its threads and its way to the others; None: it is alone.
+        planned_device: returns what memory is planned for, from the bytes that the hosts have free, and those
+            of one card; None: as many as a card has.
+        step_tokens: returns the default of ``max_num_batched_tokens``, from ``max_num_seqs``.
+        chooser: returns what chooses tokens out of logits on the host, from the ops.
+        instruction_set: returns the one in use, where it is the machine's; None: the same everywhere.
+        vendor_device: returns the card as it is with its maker's kernels, which this backend lacks, from its
+            bytes; None: there are none.
+        nodes: pattern of the files in /dev that show that there is a card; None: it needs none.
+        variable: environment variable by which a user chooses cards.
+    """
+
+    name: str
+    make_ops: Callable[[int, Rendezvous | None], Ops]
+    planned_device: Callable[[int, int | None], Device]
+    step_tokens: Callable[[int], int]
+    chooser: Callable[[Ops], TokenChooser]
+    instruction_set: Callable[[], str] | None = None
+    vendor_device: Callable[[int | None], Device] | None = None
+    nodes: str | None = None
+    variable: str | None = None
+
+    def create_ops(self, threads: int, rendezvous: Rendezvous | None = None) -> Ops:
+        """Return the ops, joined to those of the other ranks if there is a rendezvous.
+
+        Raises:
+            StartError: the backend cannot be imported, finds no device, or does not find the other ranks.
+        """
+        try:
+            return self.make_ops(threads, rendezvous)
+        except (ImportError, OSError, RuntimeError) as error:
+            raise StartError(f"device {self.name} cannot be used: {error}") from error
+
+    @property
+    def kernels(self) -> str:
+        """What computes: ranks that differ in it compute other bits."""
+        return self.name if self.instruction_set is None else f"{self.name} {self.instruction_set()}"
+
+
+def find_backend(
     asked: str, environment: Mapping[str, str] = os.environ, device_nodes: Path = Path("/dev")
-) -> tuple[str, str | None]:
-    """Return the device to use for one of ``DEVICES``, and a notice for the user or None.
+) -> tuple[Backend, str | None]:
+    """Return the backend for one of ``DEVICES``, and a notice for the user or None.
 
-    ``auto`` is ``xpu`` where there is a card, else ``cpu``.
+    ``auto`` is the one whose card is in this machine, else the CPU.
     """
-    if asked != "auto":
-        return asked, None
-    if any(device_nodes.glob("xpu[0-9]*")):
-        return "xpu", None
-    if environment.get("XPU_VISIBLE_DEVICES"):
-        return "cpu", "XPU_VISIBLE_DEVICES is set, but this machine has no XPU: using the CPU"
-    return "cpu", None
+    if asked != AUTO:
+        return BACKENDS[asked], None
+    for backend in BACKENDS.values():
+        if backend.nodes is not None and any(device_nodes.glob(backend.nodes)):
+            return backend, None
+    for backend in BACKENDS.values():
+        if backend.variable is not None and environment.get(backend.variable):
+            missing = backend.name.upper()
+            return CPU, f"{backend.variable} is set, but this machine has no {missing}: using the CPU"
+    return CPU, None
 
 
-def create_ops(device: str, threads: int, rendezvous: Rendezvous | None = None) -> Ops:
-    """Return the ops of a device, joined to those of the other ranks if there is a rendezvous.
-
-    Raises:
-        StartError: the backend cannot be imported, finds no device, or does not find the other ranks.
-    """
-    try:
-        return _create(device, threads) if rendezvous is None else _create_joined(device, threads, rendezvous)
-    except (ImportError, OSError, RuntimeError) as error:
-        raise StartError(f"device {device} cannot be used: {error}") from error
-
-
-def kernels_of(device: str) -> str:
-    """Return what computes on a device: its name, on CPUs with this machine's instruction set.
-
-    Ranks that differ in it compute other bits.
-    """
-    if device != "cpu":
-        return device
+def _cpu_ops(threads: int, rendezvous: Rendezvous | None) -> Ops:
     from ernie_kernels.cpu import CpuOps
 
-    return f"cpu {CpuOps(1).instruction_set}"
+    return CpuOps(threads, ranks=None if rendezvous is None else _host_ranks(rendezvous))
 
 
-def create_chooser(ops: Ops) -> TokenChooser:
-    """Return what chooses tokens out of logits, which are on the host: the ops or the CPU."""
-    if isinstance(ops, TokenChooser):
-        return ops
+def _reference_ops(_: int, rendezvous: Rendezvous | None) -> Ops:
+    from ernie_kernels.reference import ReferenceOps
+
+    return ReferenceOps(None if rendezvous is None else _host_ranks(rendezvous))
+
+
+def _xpu_ops(_: int, rendezvous: Rendezvous | None) -> Ops:
+    from ernie_kernels.xpu import PaddleOps
+    from ernie_kernels.xpu.process_group import join_devices
+
+    if rendezvous is None:
+        return PaddleOps("xpu:0")
+    place = f"xpu:{rendezvous.card}"
+    return PaddleOps(place, join_devices(rendezvous, place))
+
+
+def _host_ranks(rendezvous: Rendezvous) -> Ranks[Any]:
+    try:
+        from ernie_kernels.xpu.process_group import join_hosts
+    except ImportError as error:
+        raise StartError(f"several ranks need Paddle ({error}); install ernie-triton[paddle]") from error
+    return join_hosts(rendezvous)
+
+
+def _chooses_itself(ops: Ops) -> TokenChooser:
+    return cast(TokenChooser, ops)
+
+
+def _cpu_chooser(_: Ops) -> TokenChooser:
     from ernie_kernels.cpu import CpuOps
 
     return CpuOps(usable_cores())
 
 
-def _create(device: str, threads: int) -> Ops:
-    if device == "cpu":
-        from ernie_kernels.cpu import CpuOps
+def _cpu_instruction_set() -> str:
+    from ernie_kernels.cpu import CpuOps
 
-        return CpuOps(threads)
-    if device == "xpu":
-        from ernie_kernels.xpu import PaddleOps
-
-        return PaddleOps("xpu:0")
-    from ernie_kernels.reference import ReferenceOps
-
-    return ReferenceOps()
+    return CpuOps(1).instruction_set
 
 
-def _create_joined(device: str, threads: int, rendezvous: Rendezvous) -> Ops:
-    try:
-        from ernie_kernels.xpu.process_group import join_devices, join_hosts
-    except ImportError as error:
-        raise StartError(f"several ranks need Paddle ({error}); install ernie-triton[paddle]") from error
+def _cpu_step_tokens(max_num_seqs: int) -> int:
+    """Requests that decode take nothing from the prompts' tokens, however many there are."""
+    return CPU_PROMPT_TOKENS + max_num_seqs
 
-    if device == "xpu":
-        from ernie_kernels.xpu import PaddleOps
 
-        place = f"xpu:{rendezvous.card}"
-        return PaddleOps(place, join_devices(rendezvous, place))
-    if device == "cpu":
-        from ernie_kernels.cpu import CpuOps
-
-        return CpuOps(threads, ranks=join_hosts(rendezvous))
-    from ernie_kernels.reference import ReferenceOps
-
-    return ReferenceOps(join_hosts(rendezvous))
+CPU = Backend(
+    name="cpu",
+    make_ops=_cpu_ops,
+    planned_device=lambda host_bytes, _: cpu(host_bytes),
+    step_tokens=_cpu_step_tokens,
+    chooser=_chooses_itself,
+    instruction_set=_cpu_instruction_set,
+)
+REFERENCE = Backend(
+    name="reference",
+    make_ops=_reference_ops,
+    planned_device=lambda host_bytes, _: cpu(host_bytes),
+    step_tokens=_cpu_step_tokens,
+    chooser=_chooses_itself,
+)
+XPU = Backend(
+    name="xpu",
+    make_ops=_xpu_ops,
+    planned_device=lambda _, card_bytes: composed_p800(card_bytes),
+    step_tokens=lambda _: CARD_STEP_TOKENS,
+    chooser=_cpu_chooser,
+    vendor_device=p800,
+    nodes="xpu[0-9]*",
+    variable="XPU_VISIBLE_DEVICES",
+)
+BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in (CPU, XPU, REFERENCE)}
+AUTO = "auto"
+DEVICES = (AUTO, *BACKENDS)
+"""The values of ``--device``."""

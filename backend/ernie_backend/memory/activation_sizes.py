@@ -10,7 +10,7 @@ This module must not know formats of weights.
 
 from __future__ import annotations
 
-from ernie_backend.memory.devices import Device
+from ernie_backend.devices.device import Device
 from ernie_backend.memory.plan_settings import PlanSettings, dense_ranks
 from ernie_backend.model_shape import ModelShape, VisionShape
 

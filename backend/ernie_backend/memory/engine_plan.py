@@ -5,29 +5,29 @@ This module must not know files other than config.json.
 
 from __future__ import annotations
 
+from ernie_backend.devices.backend import Backend
+from ernie_backend.devices.device import GIB
 from ernie_backend.errors import StartError
 from ernie_backend.memory.alternatives import nearest_fits
 from ernie_backend.memory.config_shape import read_shape
-from ernie_backend.memory.devices import GIB, composed_p800, cpu
 from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
 from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_backend.settings import EngineSettings
 
 
-def engine_plan(settings: EngineSettings, device: str, available_bytes: int) -> MemoryPlan:
+def engine_plan(settings: EngineSettings, backend: Backend, available_bytes: int) -> MemoryPlan:
     """Return the plan of an engine with these settings.
 
     Args:
         settings: the engine's.
-        device: ``xpu``, or another name for the CPU.
+        backend: what computes.
         available_bytes: memory of the hosts that is free.
 
     Raises:
         StartError: config.json or the settings are no plan.
     """
     shape = read_shape(settings.model, is_dummy=settings.is_dummy)
-    planned_device = composed_p800() if device == "xpu" else cpu(available_bytes)
-    return plan_memory(shape, plan_settings(settings), planned_device)
+    return plan_memory(shape, plan_settings(settings), backend.planned_device(available_bytes, None))
 
 
 def plan_settings(settings: EngineSettings, image_max_pixels: int | None = None) -> PlanSettings:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ernie_backend.devices.device import Device
 from ernie_backend.memory.activation_sizes import activation_bytes
-from ernie_backend.memory.devices import Device
 from ernie_backend.memory.plan_settings import PlanSettings, check_plan_settings, dense_ranks
 from ernie_backend.memory.weight_sizes import cast_bytes, weight_bytes
 from ernie_backend.model_shape import ModelShape

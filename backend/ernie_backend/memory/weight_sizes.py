@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ernie_backend.memory.devices import Device
+from ernie_backend.devices.device import Device
 from ernie_backend.memory.plan_settings import PlanSettings, dense_ranks
 from ernie_backend.model_shape import ModelShape
 from ernie_backend.weights.placement import WeightFormat, weight_format

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from ernie_backend.devices.backend import kernels_of, resolve_device
+from ernie_backend.devices.backend import find_backend
 from ernie_backend.errors import StartError
 from ernie_backend.memory.engine_plan import engine_plan
 from ernie_backend.memory.host_memory import available_bytes
@@ -99,16 +99,16 @@ class Follower:
             )
         settings = read_settings(parameters, config)
         layout = engine_layout(settings)
-        device, _ = resolve_device(settings.device)
-        if (own := kernels_of(device)) != join.kernels:
+        backend, _ = find_backend(settings.device)
+        if (own := backend.kernels) != join.kernels:
             logger.warning(
                 "notice: rank %d computes with %s, and rank 0 with %s: in bits of its own, by which another "
                 "expert may be chosen; take equal machines for models with experts",
                 *(join.rank, own, join.kernels),
             )
         seat = group_seat(settings, config, layout, join.rank, join.master, self._pulse.meetings, self._come)
-        part = load_part(settings, config, device, seat)
-        plan = engine_plan(settings, device, self._available * len(layout.hosts))
+        part = load_part(settings, config, backend, seat)
+        plan = engine_plan(settings, backend, self._available * len(layout.hosts))
         available = available_bytes() // layout.ranks_per_host
         self._send(Loaded(part.affordable_blocks(settings, plan, available)))
         num_blocks = self._take(Allocate).num_blocks

@@ -11,7 +11,7 @@ import select
 import socket
 from collections.abc import Mapping
 
-from ernie_backend.devices.backend import kernels_of, resolve_device
+from ernie_backend.devices.backend import find_backend
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.following import config_digest
 from ernie_backend.parallel.group import Group, GroupWatch
@@ -55,7 +55,7 @@ def gather_group(
     members = {rank: Member(_name(rank, process), process.socket, process) for rank, process in started.items()}
     for rank, sock in meet_ranks(layout, while_waiting).items():
         members[rank] = Member(f"rank {rank} of {layout.hosts[rank // layout.ranks_per_host]}", sock)
-    digest, kernels = config_digest(settings.model), kernels_of(resolve_device(settings.device)[0])
+    digest, kernels = config_digest(settings.model), find_backend(settings.device)[0].kernels
     master = _free_master(layout)
     group = Group([members[rank] for rank in sorted(members)], watch)
     for rank, member in members.items():

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CPU_PROMPT_TOKENS = 256
-"""Prompt tokens of a step on a CPU: running streams wait for a step as long as these take, so it is the least
-that costs little speed; docs/performance.md has the measurement."""
-CARD_STEP_TOKENS = 2048
 DEFAULT_PARTIAL_PREFILLS = 4
 """A long prompt, a shorter one that passes it, and still shorter ones that pass both go on at once. Each holds
 KV blocks for all of its prompt, so it is a small number."""
@@ -39,11 +35,3 @@ class SchedulerLimits:
     max_long_partial_prefills: int = DEFAULT_PARTIAL_PREFILLS
     long_prefill_token_threshold: int = 0
     max_prompt_logit_rows: int = 64
-
-
-def default_step_tokens(device: str, max_num_seqs: int) -> int:
-    """Return ``max_num_batched_tokens`` for a device if the user gave none.
-
-    On a CPU the requests that decode take nothing from the prompts' tokens, however many there are.
-    """
-    return CARD_STEP_TOKENS if device == "xpu" else CPU_PROMPT_TOKENS + max_num_seqs

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ernie_backend.config_fields import ConfigFields
+from ernie_backend.devices.device import Device, p800
 from ernie_backend.memory.config_shape import shape_of
-from ernie_backend.memory.devices import Device, p800
 from ernie_backend.model_shape import ModelShape
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as some
 
+from ernie_backend.devices.device import GIB, p800
 from ernie_backend.errors import StartError
 from ernie_backend.memory.alternatives import nearest_fits
-from ernie_backend.memory.devices import GIB, p800
 from ernie_backend.memory.engine_plan import check_fits
 from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
 from ernie_backend.memory.plan_settings import PlanSettings

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ernie_backend.config_fields import ConfigFields
+from ernie_backend.devices.device import p800
 from ernie_backend.errors import StartError
 from ernie_backend.memory.config_shape import read_shape, shape_of
-from ernie_backend.memory.devices import p800
 from ernie_backend.memory.memory_plan import plan_memory
 from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_backend.model_shape import ExpertBank, ExpertShape

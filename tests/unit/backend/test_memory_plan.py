@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ernie_backend.devices.device import GIB, cpu, p800
 from ernie_backend.errors import StartError
 from ernie_backend.memory.config_shape import read_shape
-from ernie_backend.memory.devices import GIB, cpu, p800
 from ernie_backend.memory.memory_plan import plan_memory
 from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_backend.memory.weight_sizes import weight_bytes

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ernie_backend.devices.backend import create_ops, resolve_device
+from ernie_backend.devices.backend import BACKENDS, CPU, REFERENCE, XPU, Backend, find_backend
 from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.settings import DEFAULT_ACTIVATION, EngineSettings, read_settings
 from ernie_backend.stored_quantization import StoredQuantization
+from ernie_kernels.cpu import instruction_sets
 from ernie_kernels.formats import ActivationType
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
@@ -116,7 +117,7 @@ def test_every_value_is_read() -> None:
         ("gpu_memory_utilization", "1.1", "gpu_memory_utilization is 1.1; it must be above 0 and at most 1"),
         ("gpu_memory_utilization", "nan", "must be above 0"),
         ("gpu_memory_utilization", "much", "must be a number"),
-        ("device", "cuda", "device is 'cuda'; known: auto, cpu, reference, xpu"),
+        ("device", "cuda", "device is 'cuda'; known: auto, cpu, xpu, reference"),
         ("dtype", "float16", "known: float32, bfloat16"),
         ("activation_dtype", "int4", "known: float32, bfloat16, int16, int8"),
         ("quantization", "w4a16", "quantization is 'w4a16'; known for this model: wint8, wint4, w4a8"),
@@ -204,17 +205,36 @@ def test_config_json_wins_over_the_flags() -> None:
 
 
 def test_the_device_is_the_card_that_is_there(tmp_path: Path) -> None:
-    assert resolve_device("auto", {}, tmp_path) == ("cpu", None)
-    device, notice = resolve_device("auto", {"XPU_VISIBLE_DEVICES": "0"}, tmp_path)
-    assert device == "cpu"
+    assert find_backend("auto", {}, tmp_path) == (CPU, None)
+    backend, notice = find_backend("auto", {"XPU_VISIBLE_DEVICES": "0"}, tmp_path)
+    assert backend is CPU
     assert notice == "XPU_VISIBLE_DEVICES is set, but this machine has no XPU: using the CPU"
-    assert resolve_device("reference", {"XPU_VISIBLE_DEVICES": "0"}, tmp_path) == ("reference", None)
+    assert find_backend("reference", {"XPU_VISIBLE_DEVICES": "0"}, tmp_path) == (REFERENCE, None)
     (tmp_path / "xpu0").touch()
-    assert resolve_device("auto", {"XPU_VISIBLE_DEVICES": "0"}, tmp_path) == ("xpu", None)
+    assert find_backend("auto", {"XPU_VISIBLE_DEVICES": "0"}, tmp_path) == (XPU, None)
 
 
 def test_the_reference_device_needs_nothing_built() -> None:
-    assert type(create_ops("reference", 1)).__name__ == "ReferenceOps"
+    assert type(REFERENCE.create_ops(1)).__name__ == "ReferenceOps"
+
+
+def test_only_the_cpu_s_kernels_depend_on_the_machine() -> None:
+    assert {name: backend.kernels.partition(" ")[::2] for name, backend in BACKENDS.items()} == {
+        "cpu": ("cpu", instruction_sets()[-1]),
+        "xpu": ("xpu", ""),
+        "reference": ("reference", ""),
+    }
+
+
+@pytest.mark.parametrize("backend", [CPU, REFERENCE])
+def test_ops_on_the_host_choose_tokens_themselves(backend: Backend) -> None:
+    ops = backend.create_ops(1)
+    chooser: object = backend.chooser(ops)
+    assert chooser is ops
+
+
+def test_the_cpu_chooses_tokens_of_other_ops() -> None:
+    assert type(XPU.chooser(REFERENCE.create_ops(1))).__name__ == "CpuOps"
 
 
 @pytest.mark.parametrize(("limit", "cores"), [("max 100000", None), ("50000 100000", 1), ("100000 100000", 1)])

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from ernie_backend import part, start
-from ernie_backend.devices.backend import create_ops
+from ernie_backend.devices.backend import Backend
 from ernie_backend.errors import StartError
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.settings import EngineSettings
 from ernie_backend.start import StartedEngine, start_engine
 from ernie_backend.weights import quantized_cache
+from ernie_kernels.api import Ops
+from ernie_kernels.ranks import Rendezvous
 from ernie_wire.errors import InvalidValue
 from ernie_wire.messages import GenerateRequest, Output
 from ernie_wire.sampling import SamplingParameters
@@ -91,11 +93,17 @@ def test_quantized_weights_are_kept_where_they_should_be(
 
 
 def test_threads_and_device_choose_the_ops(monkeypatch: pytest.MonkeyPatch) -> None:
-    create = Mock(wraps=create_ops)
-    monkeypatch.setattr(part, "create_ops", create)
+    created: list[tuple[str, int]] = []
+    create_ops = Backend.create_ops
+
+    def recorded(backend: Backend, threads: int, rendezvous: Rendezvous | None = None) -> Ops:
+        created.append((backend.name, threads))
+        return create_ops(backend, threads, rendezvous)
+
+    monkeypatch.setattr(Backend, "create_ops", recorded)
     for device, threads in (("cpu", "3"), ("reference", "1")):
         started(device=device, threads=threads)
-        create.assert_called_with(device, int(threads), None)
+    assert created == [("cpu", 3), ("reference", 1)]
 
 
 def test_the_cache_is_the_part_of_the_memory_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

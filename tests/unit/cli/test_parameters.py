@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ernie_backend.devices.backend import DEVICES
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.settings import EngineSettings, read_settings
 from ernie_cli.command_line import UsageError, help_text, notices, read_flags
@@ -33,6 +34,7 @@ from ernie_cli.parameters.table import FLAGS, GROUPS
 from ernie_cli.run_directory import RunDirectory
 from ernie_cli.serve_settings import ServeSettings
 from ernie_frontend.__main__ import run as frontend
+from ernie_kernels.formats import ActivationType
 
 ROOT = Path(__file__).parents[3]
 DENSE = ROOT / "tests" / "data" / "dense"
@@ -271,6 +273,15 @@ def test_the_engines_default_is_that_of_the_table(flag: Flag, parameter: str) ->
     else:
         spelled = str(value.value if isinstance(value, Enum) else value)
     assert (spelled == flag.default) == (flag.name not in DEFAULTS_IN_WORDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("--device", DEVICES), ("--activation-dtype", tuple(each.value for each in ActivationType))],
+)
+def test_a_choice_of_the_table_is_that_of_the_engine(name: str, known: tuple[str, ...]) -> None:
+    """The table does not import the backend, for the sake of a quick ``--help``."""
+    assert FLAGS[name].kind == Choice(known)
 
 
 @pytest.mark.parametrize("language", FILES)

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from ernie_backend.memory import devices
+from ernie_backend.devices.device import GIB, cpu, p800
 from ernie_backend.memory.alternatives import nearest_fits
-from ernie_backend.memory.devices import GIB, p800
 from ernie_backend.memory.memory_plan import plan_memory
 from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_cli import main as command_line
@@ -151,7 +150,7 @@ def test_the_static_scales_of_w4a8c8_halve_the_kv_cache() -> None:
 
 def test_a_cpu_keeps_the_output_head_in_int8() -> None:
     shape = RELEASED["ERNIE-4.5-0.3B"].shape
-    plan = plan_memory(shape, PlanSettings(quantization="wint8"), devices.cpu(GIB))
+    plan = plan_memory(shape, PlanSettings(quantization="wint8"), cpu(GIB))
     assert sum(plan.weights.values()) / 1e9 == pytest.approx(0.363, rel=0.01)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ernie_backend.memory.devices import GIB, p800
+from ernie_backend.devices.backend import BACKENDS
+from ernie_backend.devices.device import GIB, p800
 from ernie_backend.memory.engine_plan import engine_plan
 from ernie_backend.memory.memory_plan import plan_memory
 from ernie_cli.command_line import parsed_flags
@@ -51,13 +52,13 @@ def test_larger_pictures_take_more() -> None:
 def test_plan_and_engine_plan_a_directory_alike(
     monkeypatch: pytest.MonkeyPatch, name: str, flags: str, kind: str
 ) -> None:
-    monkeypatch.setattr("ernie_cli.plan_request.resolve_device", lambda asked: (kind, None))
+    monkeypatch.setattr("ernie_cli.plan_request.find_backend", lambda asked: (BACKENDS[kind], None))
     monkeypatch.setattr("ernie_cli.plan_request.available_bytes", lambda: GIB)
     given = parsed_flags(shlex.split(flags), PLAN_GROUPS)
     settings = engine_settings(DATA / name, {**engine_parameters(given), "device": kind})
     request = plan_request({**given, "--model": str(DATA / name)})
     planned = plan_memory(request.shape, request.settings, request.device)
-    assert planned == engine_plan(settings, kind, GIB)
+    assert planned == engine_plan(settings, BACKENDS[kind], GIB)
     assert request.notices == settings.notices
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ernie_backend.memory.host_memory import available_bytes
-
 GIB = 1 << 30
 P800_BYTES = 96 * GIB
 """Public listings of xpu-smi show 98,304 MiB for a P800; no card was at hand."""
@@ -79,11 +77,11 @@ def composed_p800(memory_bytes: int | None = None) -> Device:
     )
 
 
-def cpu(memory_bytes: int | None = None) -> Device:
-    """Return this machine's CPU with the memory that is available now, or with as much as is given."""
+def cpu(memory_bytes: int) -> Device:
+    """Return this machine's CPU, or the CPUs of the machines whose memory this is."""
     return Device(
         name="CPU",
-        memory_bytes=available_bytes() if memory_bytes is None else memory_bytes,
+        memory_bytes=memory_bytes,
         value_bytes=4,
         runtime_bytes=_CPU_RUNTIME_BYTES,
         group_bytes=_CPU_GROUP_BYTES,
