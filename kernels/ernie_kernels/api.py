@@ -4,7 +4,7 @@ Arrays are opaque to their callers: no operator, index or shape arithmetic. An o
 that any backend fuses. Ops return new arrays, except that ``attention`` appends to the KV cache it is given;
 buffers and their lifetime belong to the backend. A row of a result does not depend on which other rows are in
 the batch, nor on how a prompt was cut into chunks: bit for bit on ``cpu``, within the tolerance of the goldens
-on ``reference`` and ``xpu``, whose matrix products come from a library.
+on ``reference`` and ``paddle``, whose matrix products come from a library.
 
 Where several ranks share a model (``ernie_kernels.ranks``), each calls the same ops over its part of the
 weights: rows of what comes first in a block, columns of what comes second, so that ``all_reduce`` completes it.

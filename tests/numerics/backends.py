@@ -17,7 +17,7 @@ def make_ops(name: str) -> Ops:
     if name == "reference":
         return ReferenceOps()
     if name == "paddle":
-        from ernie_kernels.xpu import PaddleOps  # here, since make sanitize has no Paddle in its process
+        from ernie_kernels.paddle import PaddleOps  # here, since make sanitize has no Paddle in its process
 
         return PaddleOps("cpu")
     return CpuOps(threads=2, instruction_set=name.removeprefix("cpu-"))

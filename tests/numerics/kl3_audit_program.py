@@ -11,8 +11,8 @@ from typing import Any
 
 from ernie_kernels.api import Ops, RotarySpec
 from ernie_kernels.formats import ActivationType, quantize_w4a8
-from ernie_kernels.xpu import PaddleOps
-from ernie_kernels.xpu.place import paddle
+from ernie_kernels.paddle import PaddleOps
+from ernie_kernels.paddle.place import paddle
 from numerics.generation import generate, load
 from numerics.golden import checkpoint, golden_rows
 from numerics.ops_cases import Layout, cache_spec, plain_batch, random_floats

@@ -21,9 +21,9 @@ from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.weights.shard import kv_heads_of, shard_of, vocabulary_of
 from ernie_kernels.api import CacheSpec
 from ernie_kernels.formats import ActivationType
+from ernie_kernels.paddle import PaddleOps
+from ernie_kernels.paddle.process_group import join_devices
 from ernie_kernels.ranks import Rendezvous
-from ernie_kernels.xpu import PaddleOps
-from ernie_kernels.xpu.process_group import join_devices
 from numerics.golden import checkpoint, golden_rows
 
 BLOCK_SIZE = 8

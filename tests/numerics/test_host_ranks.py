@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ernie_kernels.paddle import process_group
 from ernie_kernels.ranks import Rendezvous
-from ernie_kernels.xpu import process_group
 from numerics.ops_cases import Floats, bits, random_floats
 
 

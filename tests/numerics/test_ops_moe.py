@@ -248,7 +248,7 @@ def test_reference_multiplies_an_expert_once_however_many_rows_chose_it() -> Non
 
 
 def test_paddle_multiplies_an_expert_once_however_many_rows_chose_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ernie_kernels.xpu.linear import PackedLinear
+    from ernie_kernels.paddle.linear import PackedLinear
 
     layer, x = make_layer(21, 12, 9, 24, 2), random_floats(22, 12, 12)
     ops = make_ops("paddle")

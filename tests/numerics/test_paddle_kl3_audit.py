@@ -57,7 +57,7 @@ def kernels_in(log: str) -> Kernels:
 
 
 def violations(kernels: Kernels) -> list[tuple[str, str]]:
-    listed = json.loads((files("ernie_kernels.xpu") / "kl3_ops.json").read_text())["phi_ops"]
+    listed = json.loads((files("ernie_kernels.paddle") / "kl3_ops.json").read_text())["phi_ops"]
     return sorted(
         (name, dtype) for name, dtype in kernels if name not in VIEWS and dtype not in listed.get(name, [])
     )

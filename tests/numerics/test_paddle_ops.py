@@ -24,9 +24,9 @@ from ernie_kernels.formats import (
     quantize_int8,
     quantize_w4a8,
 )
+from ernie_kernels.paddle import PaddleOps
+from ernie_kernels.paddle.place import FULL_FLOAT32, Place, paddle
 from ernie_kernels.reference import ReferenceOps
-from ernie_kernels.xpu import PaddleOps
-from ernie_kernels.xpu.place import FULL_FLOAT32, Place, paddle
 from numerics.ops_cases import CACHE_KINDS, Layout, cache_spec
 
 Floats = NDArray[np.float32]

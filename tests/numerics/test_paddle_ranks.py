@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ernie_kernels.paddle.place import paddle
+from ernie_kernels.paddle.process_group import join_hosts
 from ernie_kernels.ranks import Rendezvous
-from ernie_kernels.xpu.place import paddle
-from ernie_kernels.xpu.process_group import join_hosts
 from free_ports import free_port
 from numerics.golden import golden_rows
 

@@ -108,8 +108,8 @@ def _reference_ops(_: int, rendezvous: Rendezvous | None) -> Ops:
 
 
 def _xpu_ops(_: int, rendezvous: Rendezvous | None) -> Ops:
-    from ernie_kernels.xpu import PaddleOps
-    from ernie_kernels.xpu.process_group import join_devices
+    from ernie_kernels.paddle import PaddleOps
+    from ernie_kernels.paddle.process_group import join_devices
 
     if rendezvous is None:
         return PaddleOps("xpu:0")
@@ -119,7 +119,7 @@ def _xpu_ops(_: int, rendezvous: Rendezvous | None) -> Ops:
 
 def _host_ranks(rendezvous: Rendezvous) -> Ranks[Any]:
     try:
-        from ernie_kernels.xpu.process_group import join_hosts
+        from ernie_kernels.paddle.process_group import join_hosts
     except ImportError as error:
         raise StartError(f"several ranks need Paddle ({error}); install ernie-triton[paddle]") from error
     return join_hosts(rendezvous)

@@ -65,7 +65,7 @@ def p800(memory_bytes: int | None = None) -> Device:
 
 
 def composed_p800(memory_bytes: int | None = None) -> Device:
-    """Return a P800 with the composed Paddle ops, which hold more: see ``ernie_kernels.xpu.linear``."""
+    """Return a P800 with the composed Paddle ops, which hold more: see ``ernie_kernels.paddle.linear``."""
     return replace(
         p800(memory_bytes),
         name="P800 (composed ops)",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, CacheSpec
 from ernie_kernels.batch_checks import check_batch, check_indices
-from ernie_kernels.xpu.place import Place, Tensor
+from ernie_kernels.paddle.place import Place, Tensor
 
 
 @dataclass(frozen=True)

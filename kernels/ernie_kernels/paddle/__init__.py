@@ -4,6 +4,6 @@ Only ops of the KL3 list (``kl3_ops.json``) are used, because Paddle silently ru
 was available: the same compositions are checked on Paddle's CPU place.
 """
 
-from ernie_kernels.xpu.paddle_ops import PaddleOps
+from ernie_kernels.paddle.ops import PaddleOps
 
 __all__ = ["PaddleOps"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from ernie_kernels.formats import ACTIVATION_LEVELS, ActivationType, activation_groups
-from ernie_kernels.xpu.place import Tensor, paddle
+from ernie_kernels.paddle.place import Tensor, paddle
 
 _SMALLEST_DIVISOR = float(np.finfo(np.float32).tiny)
 """Stands for the scale 0 of an all-zero group: 0 / tiny is 0."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from ernie_kernels.formats import W4A8Weight
 from ernie_kernels.hadamard import check_block
-from ernie_kernels.xpu.place import Place, Tensor, paddle
+from ernie_kernels.paddle.place import Place, Tensor, paddle
 
 MOST_INPUTS = 2**24 // (127 * 8)
 """With more, float32 would round the sums."""

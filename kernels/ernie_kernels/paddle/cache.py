@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import CacheSpec
 from ernie_kernels.cache_format import check_cache_spec
-from ernie_kernels.xpu.place import Place, Tensor, paddle
-from ernie_kernels.xpu.step import Group
+from ernie_kernels.paddle.place import Place, Tensor, paddle
+from ernie_kernels.paddle.step import Group
 
 _LEVELS = 127.0
 _SMALLEST_DIVISOR = float(np.finfo(np.float32).smallest_subnormal)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ernie_kernels.api import RotarySpec
+from ernie_kernels.paddle.cache import PagedCache
+from ernie_kernels.paddle.place import Place, Tensor, paddle
+from ernie_kernels.paddle.step import AttentionPlan, Group
 from ernie_kernels.rotary import rotary_table
-from ernie_kernels.xpu.cache import PagedCache
-from ernie_kernels.xpu.place import Place, Tensor, paddle
-from ernie_kernels.xpu.step import AttentionPlan, Group
 
 _HIDDEN = -1e9
 """Added to the scores of keys that a query must not see: exp of it is exactly 0 in float32."""

@@ -16,9 +16,9 @@ import numpy as np
 
 from ernie_kernels.api import MlpWeights
 from ernie_kernels.formats import ActivationType, Float32Weight
+from ernie_kernels.paddle.linear import PackedLinear, pack
+from ernie_kernels.paddle.place import Place, Tensor, paddle
 from ernie_kernels.routing import RouterWeights, Routing, check_experts, check_router, choose_experts
-from ernie_kernels.xpu.linear import PackedLinear, pack
-from ernie_kernels.xpu.place import Place, Tensor, paddle
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from ernie_kernels.formats import (
     check_activation,
     weight_codes,
 )
-from ernie_kernels.xpu import activations, w4a8
-from ernie_kernels.xpu.place import Place, Tensor, paddle
-from ernie_kernels.xpu.w4a8 import StaticInputs
+from ernie_kernels.paddle import activations, w4a8
+from ernie_kernels.paddle.place import Place, Tensor, paddle
+from ernie_kernels.paddle.w4a8 import StaticInputs
 
 
 @dataclass(frozen=True)
