@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from ernie_wire.frames import receive_frame, send_frame
+from ernie_wire.channel import Channel
 from ernie_wire.messages import CODEC, Heartbeat, Message, Output, Outputs, Ready, Starting
 
 DATA = Path(__file__).parents[1] / "data"
@@ -23,6 +23,7 @@ class Engine:
     def __init__(self, **parameters: str) -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(TIMEOUT_S)
+        self._channel = Channel(self.socket, CODEC, "the engine")
         settings = {
             "model": str(DENSE),
             "device": "cpu",
@@ -51,12 +52,12 @@ class Engine:
         self.close()
 
     def send(self, message: Message) -> None:
-        send_frame(self.socket, *CODEC.encode(message))
+        self._channel.send(message)
 
     def receive(self) -> Message:
-        frame = receive_frame(self.socket)
-        assert frame is not None, "the engine closed the socket"
-        return CODEC.decode(*frame)
+        message = self._channel.receive()
+        assert message is not None, "the engine closed the socket"
+        return message
 
     def ready(self) -> Ready:
         while isinstance(message := self.receive(), Starting):

@@ -38,7 +38,7 @@ from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.seat import engine_layout, group_seat
 from ernie_backend.part import load_part
 from ernie_backend.settings import model_directory, read_settings
-from ernie_wire.frames import FrameError, receive_frame, send_frame
+from ernie_wire.channel import Channel
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +64,12 @@ class Follower:
 
     def __init__(self, sock: socket.socket, own: Mapping[str, str]) -> None:
         self._available = available_bytes()  # before anything is loaded
-        self._socket = sock
         self._own = {name: own[name] for name in _OF_A_MACHINE if name in own}
         self._inbox: queue.SimpleQueue[RankMessage] = queue.SimpleQueue()
-        self._sending = threading.Lock()
+        self._channel = Channel(sock, CODEC, "rank 0")
+        self._channel.listen(self._inbox.put, _end)
         self._pulse = Pulse()
-        for target in (self._read, self._beat):
-            threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True).start()
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
 
     def run(self) -> int:
         """Join, load, and compute until the socket ends; return 1 if it could not start, 2 if it failed."""
@@ -80,12 +79,12 @@ class Follower:
             has_met = not self._pulse.meetings.has_failed
             if isinstance(error, StartError) and has_met:
                 logger.error("the rank cannot start: %s", error.message)  # noqa: TRY400  one line, no traceback
-                self._send(Failed(error.message))
+                self._channel.send(Failed(error.message))
                 return 1
             logger.exception("the rank failed")
             # If another rank has died or hangs, that is the cause, and the socket ends while we wait.
             time.sleep(_BLAME_S if has_met else _BLAME_AFTER_MEETING_S)
-            self._send(Failed(f"{type(error).__name__}: {error}"))
+            self._channel.send(Failed(f"{type(error).__name__}: {error}"))
             return 2
 
     def _follow(self) -> NoReturn:
@@ -110,7 +109,7 @@ class Follower:
         part = load_part(settings, config, backend, seat)
         plan = engine_plan(settings, backend, self._available * len(layout.hosts))
         available = available_bytes() // layout.ranks_per_host
-        self._send(Loaded(part.affordable_blocks(settings, plan, available)))
+        self._channel.send(Loaded(part.affordable_blocks(settings, plan, available)))
         num_blocks = self._take(Allocate).num_blocks
         runner = part.runner(replace(part.block(settings), num_blocks=num_blocks))
         logger.info("rank %d follows", join.rank)
@@ -118,7 +117,7 @@ class Follower:
             runner.compute(self._take(Step).batch)
 
     def _come(self) -> None:
-        self._send(Here())
+        self._channel.send(Here())
         self._take(AllHere)
 
     def _take(self, kind: type[_M]) -> _M:
@@ -127,28 +126,14 @@ class Follower:
             raise TypeError(f"rank 0 sent {type(message).__name__}, expected {kind.__name__}")
         return message
 
-    def _send(self, message: RankMessage) -> None:
-        with self._sending:
-            try:
-                send_frame(self._socket, *CODEC.encode(message))
-            except OSError:
-                _leave("rank 0 is gone")
-
-    def _read(self) -> None:
-        try:
-            while (frame := receive_frame(self._socket)) is not None:
-                self._inbox.put(CODEC.decode(*frame))
-        except (OSError, FrameError):
-            _leave("the socket is broken")
-        except Exception:
-            logger.exception("a message cannot be read")
-            _leave("rank 0 sent something that is no message")
-        _leave("rank 0 has closed the socket")
-
     def _beat(self) -> None:
         while True:
-            self._send(self._pulse.beat())
+            self._channel.send(self._pulse.beat())
             time.sleep(BEAT_S)
+
+
+def _end(fault: Exception | None) -> None:
+    _leave("rank 0 is gone" if fault is None else f"it cannot talk to rank 0: {fault!r}")
 
 
 def _leave(reason: str) -> NoReturn:

@@ -18,15 +18,17 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ernie_stub.engine_link import EngineLink
 from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError, ready_notice
 from ernie_stub.in_flight import InFlight
-from ernie_wire.errors import EngineCrashed, ModelUnavailable
-from ernie_wire.frames import FrameError
+from ernie_wire.channel import Channel
+from ernie_wire.errors import EngineCrashed, InvalidValue, ModelUnavailable
+from ernie_wire.frames import FrameError, FrameTooLarge
 from ernie_wire.messages import (
     ALIVE_S,
+    CODEC,
     Alive,
     Fault,
+    GenerateRequest,
     Heartbeat,
     Message,
     Output,
@@ -113,7 +115,7 @@ class Engine:
         self._first_start = _FirstStart()
         self._stopping = threading.Event()
         self._process: EngineProcess | None = None
-        self._link: EngineLink | None = None
+        self._link: Channel[Message] | None = None
         self._lock = threading.Lock()
         self._status = EngineStatus("starting", "the engine is starting")
         self._heartbeat_at = self._heard_at = 0.0
@@ -147,7 +149,7 @@ class Engine:
         link, process = self._link, self._process
         if link is not None and process is not None:
             link.send(Shutdown())
-            link.finish_sending()
+            link.finish()
             process.end(self._deadlines.exit_s)
         self._supervisor.join()
 
@@ -194,7 +196,8 @@ class Engine:
             EngineStartError: it did not become ready.
         """
         process = EngineProcess(self._command)
-        link = EngineLink(process.socket, self._deadlines.silence_s, self._refuse)
+        process.socket.settimeout(self._deadlines.silence_s)
+        link = Channel(process.socket, CODEC, "the engine", has_writer=True, instead=self._refuse)
         self._process, self._link = process, link
         try:
             self._await_ready(process, link)
@@ -204,7 +207,7 @@ class Engine:
             process.end(self._deadlines.exit_s)
             self._process = self._link = None
 
-    def _await_ready(self, process: EngineProcess, link: EngineLink) -> None:
+    def _await_ready(self, process: EngineProcess, link: Channel[Message]) -> None:
         self._set_status("starting", "the engine is starting")
         self._in_flight.hold()
         progress, progress_at = process.progress(), time.monotonic()
@@ -232,7 +235,7 @@ class Engine:
                 )
         raise EngineStartError("the server is shutting down")
 
-    def _become_ready(self, ready: Ready, process: EngineProcess, link: EngineLink) -> None:
+    def _become_ready(self, ready: Ready, process: EngineProcess, link: Channel[Message]) -> None:
         with self._lock:
             generation = self._status.generation + 1
             self._status = EngineStatus("ready", "", generation, ready.description)
@@ -241,7 +244,7 @@ class Engine:
         self._first_start.is_decided.set()
         logger.info("%s (generation %d)", ready_notice(process.pid), generation)
 
-    def _serve(self, process: EngineProcess, link: EngineLink) -> None:
+    def _serve(self, process: EngineProcess, link: Channel[Message]) -> None:
         """Pass on what the engine sends until it ends, then end what it leaves unfinished."""
         fault = self._read_until_end(link)
         if fault is not None and fault.hangs:
@@ -255,7 +258,7 @@ class Engine:
         for answer in lost:
             answer.fail(EngineCrashed(f"the engine process ended: {cause}; retry the request"))
 
-    def _read_until_end(self, link: EngineLink) -> _Fault | None:
+    def _read_until_end(self, link: Channel[Message]) -> _Fault | None:
         """Return what was wrong with the engine, as far as it is known before it is gone."""
         silent_s = 0.0  # by the engine's clock: if it was we who slept, its messages are all there
         try:
@@ -279,8 +282,8 @@ class Engine:
             return _Fault(f"its loop hung for {self._deadlines.silence_s:g} s and was aborted", hangs=True)
         return None
 
-    def _hear(self, link: EngineLink) -> Message | None:
-        """Receive; raises what ``EngineLink.receive`` does, TimeoutError after ``stopped_s``."""
+    def _hear(self, link: Channel[Message]) -> Message | None:
+        """Receive; raises what ``Channel.receive`` does, TimeoutError after ``stopped_s``."""
         ticks = round(self._deadlines.stopped_s / TICK_S)  # a pause of this process is but one of them
         if not any(link.is_readable(TICK_S) for _ in range(ticks)):
             raise TimeoutError
@@ -289,15 +292,20 @@ class Engine:
             self._heard_at = time.monotonic()
         return message
 
-    def _refuse(self, output: Output) -> None:
-        self._in_flight.deliver((output,))
+    def _refuse(self, message: Message, error: FrameTooLarge) -> tuple[()]:
+        """Answer a request that no frame holds; the engine gets nothing in its place."""
+        if not isinstance(message, GenerateRequest):
+            raise error
+        refusal = InvalidValue(f"the request is too large for the engine: {error}")
+        self._in_flight.deliver((Output(message.request_id, error=refusal.to_line()),))
+        return ()
 
     def _set_status(self, state: str, detail: str) -> None:
         with self._lock:
             self._status = EngineStatus(state, detail, self._status.generation)
 
 
-def _receive(link: EngineLink) -> Message | None:
+def _receive(link: Channel[Message]) -> Message | None:
     """Receive while starting: an engine that sends nonsense or nothing more did not start."""
     try:
         return link.receive()

@@ -6,7 +6,7 @@ Three modes, set by the engine's supervisor:
     holding      no engine at the moment, one is starting: requests wait, at most so many and so long
     refusing     no engine will come soon: requests get the reason at once
 
-The lock guards all fields below it. ``EngineLink.send`` only queues, so it may be called with the lock held,
+The lock guards all fields below it. The engine's ``send`` only queues, so it may be called with the lock held,
 which keeps a Cancel behind its request. Answers are ended without the lock. This module must not know the
 engine process, nor Triton.
 """

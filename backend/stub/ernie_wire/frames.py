@@ -22,7 +22,7 @@ MAX_BODY_BYTES = 4 << 30
 
 
 class FrameError(Exception):
-    """The peer sent something that is not a frame, or closed the socket inside one."""
+    """The peer sent something that is not a frame."""
 
 
 class FrameTooLarge(Exception):
@@ -53,7 +53,8 @@ def receive_frame(
         max_bytes: of header and body; memory is taken for what is announced, so a stranger may send little.
 
     Raises:
-        FrameError: the stream ended inside a frame, or what came is not a frame, or is too large.
+        FrameError: what came is not a frame, or is too large.
+        OSError: the stream ended inside a frame.
     """
     prefix = _receive_exactly(sock, _PREFIX.size, may_end=True)
     if prefix is None:
@@ -98,6 +99,6 @@ def _receive_exactly(sock: socket.socket, size: int, *, may_end: bool = False) -
         if count == 0:
             if may_end and have == 0:
                 return None
-            raise FrameError(f"the stream ended after {have} of {size} bytes")
+            raise ConnectionResetError(f"the stream ended after {have} of {size} bytes")
         have += count
     return bytes(data)

@@ -34,7 +34,7 @@ def stub(exits: queue.SimpleQueue[int]) -> Iterator[tuple[socket.socket, Connect
         with ours:
             yield ours, Connection(theirs)
         for thread in threading.enumerate():
-            if thread.name == "reader":  # it sees the end of the socket while ``exits`` stands for the exit
+            if thread.name == "reader of the stub":  # it sees the end while ``exits`` stands in for it
                 thread.join(WAIT_S)
 
 

@@ -67,8 +67,6 @@ def test_the_end_between_frames_is_none(pair: Pair) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\x05\x00", "ended after 2 of 12 bytes"),
-        (struct.pack("<IQ", 9, 0) + b"{", "ended after 1 of 9 bytes"),
         (struct.pack("<IQ", 1 << 30, 0), "at most"),
         (struct.pack("<IQ", 2, 1 << 60), "at most"),
         (struct.pack("<IQ", 3, 0) + b"{x}", "no JSON object"),
@@ -83,6 +81,21 @@ def test_what_is_no_frame(pair: Pair, data: bytes, message: str) -> None:
     ours.sendall(data)
     ours.close()
     with pytest.raises(FrameError, match=message):
+        receive_frame(theirs)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x05\x00", "ended after 2 of 12 bytes"),
+        (struct.pack("<IQ", 9, 0) + b"{", "ended after 1 of 9 bytes"),
+    ],
+)
+def test_the_end_inside_a_frame_is_that_of_the_connection(pair: Pair, data: bytes, message: str) -> None:
+    ours, theirs = pair
+    ours.sendall(data)
+    ours.close()
+    with pytest.raises(ConnectionError, match=message):
         receive_frame(theirs)
 
 
