@@ -104,7 +104,7 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         runner,
         BlockManager(spec.num_blocks, spec.block_size, enable_prefix_caching=settings.enable_prefix_caching),
         _limits(settings),
-        Sampler(backend.chooser(part.ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
+        Sampler(backend.token_sampler(part.ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
     )
     description = _description(settings, config, preparation, backend.name, spec)
     description["startup"] = [stage.to_json() for stage in stages.list]

@@ -205,24 +205,13 @@ void lm_head(Ops& ops, nb::handle hidden, const PackedLinear& head, const Batch&
     ops.lm_head(matrix(input), head, batch.view(), matrix(y));
 }
 
-void choose(Ops& ops, nb::handle logits, nb::handle temperatures, nb::handle min_p, nb::handle top_k,
-            nb::handle top_p, nb::handle numbers, nb::handle result) {
-    const Buffer x("logits", logits, 'f', 2), t("temperatures", temperatures, 'f', 1),
-        m("min_p", min_p, 'f', 1);
-    const Buffer k("top_k", top_k, 'l', 1), p("top_p", top_p, 'd', 1), u("numbers", numbers, 'd', 1);
+void sample(Ops& ops, nb::handle logits, nb::handle batch, nb::handle result) {
+    const Buffer x("logits", logits, 'f', 2), rows("batch", batch, SamplingRow::kFormat, 1);
     const Buffer y("tokens", result, 'l', 1, true);
-    for (const Buffer* each : {&t, &m, &k, &p, &u, &y})
-        if (each->size(0) != x.size(0))
-            throw std::invalid_argument("each row of logits needs one of everything");
-    ChoiceTask task{};
-    task.temperatures = t.data<float>();
-    task.min_p = m.data<float>();
-    task.top_k = k.data<int64_t>();
-    task.top_p = p.data<double>();
-    task.numbers = u.data<double>();
-    task.tokens = y.data<int64_t>();
+    if (rows.size(0) != x.size(0) || y.size(0) != x.size(0))
+        throw std::invalid_argument("each row of logits needs a row of the batch and a token");
     const nb::gil_scoped_release release;
-    ops.choose(matrix(x), task);
+    ops.sample(matrix(x), rows.data<const SamplingRow>(), y.data<int64_t>());
 }
 
 void bind_data(nb::module_& module) {
@@ -267,7 +256,6 @@ NB_MODULE(_cpu, module) {
         .def("linear", &linear, "x"_a, "weight"_a, "result"_a)
         .def("mlp", &mlp, "x"_a, "gate_up"_a, "down"_a, "result"_a)
         .def("attention", &attention, "qkv"_a, "rotary"_a, "cache"_a, "batch"_a, "result"_a)
-        .def("choose", &choose, "logits"_a, "temperatures"_a, "min_p"_a, "top_k"_a, "top_p"_a, "numbers"_a,
-             "tokens"_a)
+        .def("sample", &sample, "logits"_a, "batch"_a, "tokens"_a)
         .def("lm_head", &lm_head, "hidden"_a, "head"_a, "batch"_a, "logits"_a);
 }

@@ -120,18 +120,21 @@ struct EmbedTask {
     int64_t rows;
 };
 
-struct ChoiceTask {
-    const float* logits;  // [rows][stride], the first `width` of each count
+// What is asked of a row of logits, and its NumPy type: ernie_kernels/sampling.py.
+struct SamplingRow {
+    static constexpr char kFormat[] = "T{f:temperature:f:min_p:l:top_k:d:top_p:d:uniform:}";
+    float temperature, min_p;
+    int64_t top_k;
+    double top_p, uniform;
+};
+
+struct SamplingTask {
+    const float* logits;       // [rows][width]
+    const SamplingRow* batch;  // [rows]
     int64_t rows;
     int64_t width;
-    int64_t stride;
-    const float* temperatures;  // [rows]
-    const float* min_p;         // [rows]
-    const int64_t* top_k;       // [rows]
-    const double* top_p;        // [rows]
-    const double* numbers;      // [rows]
-    float* weights;             // scratch [parts][2][width]
-    int64_t* tokens;            // [rows]
+    float* weights;   // scratch [parts][2][width]
+    int64_t* tokens;  // [rows]
 };
 
 struct Kernels {
@@ -147,7 +150,7 @@ struct Kernels {
     void (*append)(const AttentionTask&, int part, int parts);
     void (*attend)(const AttentionTask&, int part, int parts);
     void (*join)(const AttentionTask&, int part, int parts);
-    void (*choose)(const ChoiceTask&, int part, int parts);
+    void (*sample)(const SamplingTask&, int part, int parts);
 };
 
 extern const Kernels kScalarKernels;

@@ -266,20 +266,17 @@ void Ops::attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, con
     run(kernels_.join, task, plan_.partial_rows * cache.stride);
 }
 
-// `asked` comes without logits, their sizes and scratch memory.
-void Ops::choose(Matrix logits, const ChoiceTask& asked) {
+void Ops::sample(Matrix logits, const SamplingRow* batch, int64_t* tokens) {
     expect_below("logits columns", 0, logits.columns);
     for (int64_t row = 0; row < logits.rows; ++row) {
-        if (!(asked.temperatures[row] > 0)) throw std::invalid_argument("temperatures must be above 0");
-        if (!(asked.top_p[row] > 0)) throw std::invalid_argument("top_p must be above 0");
+        if (!(batch[row].temperature > 0)) throw std::invalid_argument("temperature must be above 0");
+        if (!(batch[row].top_p > 0)) throw std::invalid_argument("top_p must be above 0");
     }
     const std::lock_guard<std::mutex> lock(mutex_);
-    ChoiceTask task = asked;
-    task.logits = logits.data;
-    task.rows = logits.rows;
-    task.width = task.stride = logits.columns;
-    task.weights = grow(scratch_, 2 * pool_.size() * logits.columns);
-    run(kernels_.choose, task, 16 * logits.rows * logits.columns);
+    const SamplingTask task{
+        logits.data, batch, logits.rows, logits.columns, grow(scratch_, 2 * pool_.size() * logits.columns),
+        tokens};
+    run(kernels_.sample, task, 16 * logits.rows * logits.columns);
 }
 
 void Ops::lm_head(Matrix hidden, const PackedLinear& head, const BatchView& batch, Matrix y) {

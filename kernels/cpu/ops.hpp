@@ -78,7 +78,7 @@ class Ops {
     void moe(Matrix x, const MoeLayer& layer, Matrix y);
     void route(Matrix x, const MoeLayer& layer, int32_t* experts, Matrix weights);
     void attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, const BatchView& batch, Matrix y);
-    void choose(Matrix logits, const ChoiceTask& asked);
+    void sample(Matrix logits, const SamplingRow* batch, int64_t* tokens);
     void lm_head(Matrix hidden, const PackedLinear& head, const BatchView& batch, Matrix y);
 
   private:

@@ -1,4 +1,4 @@
-// The choice of a token from each row of logits; ernie_kernels/choice.py defines it.
+// The choice of a token from each row of logits; ernie_kernels/sampling.py defines it.
 //
 // Nothing is sorted. A weight is in [0, 1], so its bits rise with it: the bound of top_k or top_p is found ten
 // bits at a time, by what each of 1024 bins holds. Sums are double, in an order that depends on the row alone.
@@ -132,9 +132,9 @@ inline void drop(float* weights, int64_t n, Bound bound) {
     }
 }
 
-// The token at which the sum of the weights exceeds number * their sum.
-inline int64_t pick(const float* weights, int64_t n, double number) {
-    const double threshold = number * sum(weights, n);
+// The token at which the sum of the weights exceeds uniform * their sum.
+inline int64_t pick(const float* weights, int64_t n, double uniform) {
+    const double threshold = uniform * sum(weights, n);
     double before = 0;
     int64_t token = 0;
     for (int64_t i = 0; i < n; i += kSumBlock) {
@@ -154,17 +154,18 @@ inline int64_t pick(const float* weights, int64_t n, double number) {
 }
 
 template <typename V>
-void choose(const ChoiceTask& task, int part, int parts) {
+void sample(const SamplingTask& task, int part, int parts) {
     const Range range = share(task.rows, part, parts);
     const int64_t n = task.width;
     float *weights = task.weights + 2 * part * n, *scratch = weights + n;
     for (int64_t row = range.begin; row < range.end; ++row) {
-        weigh<V>(task.logits + row * task.stride, n, task.temperatures[row], task.min_p[row], weights);
-        if (const int64_t top_k = task.top_k[row]; top_k > 0 && top_k < n)
-            drop(weights, n, find_bound<false>(weights, n, double(top_k), scratch));
-        if (const double top_p = task.top_p[row]; top_p < 1)
-            drop(weights, n, find_bound<true>(weights, n, top_p * sum(weights, n), scratch));
-        task.tokens[row] = pick(weights, n, task.numbers[row]);
+        const SamplingRow& asked = task.batch[row];
+        weigh<V>(task.logits + row * n, n, asked.temperature, asked.min_p, weights);
+        if (asked.top_k > 0 && asked.top_k < n)
+            drop(weights, n, find_bound<false>(weights, n, double(asked.top_k), scratch));
+        if (asked.top_p < 1)
+            drop(weights, n, find_bound<true>(weights, n, asked.top_p * sum(weights, n), scratch));
+        task.tokens[row] = pick(weights, n, asked.uniform);
     }
 }
 

@@ -17,7 +17,7 @@ namespace ernie::ERNIE_VARIANT {
 template <typename V, typename D, typename P>
 constexpr Kernels make_kernels(const char* name) {
     return {name,      kPanel<V>, linear<D, P>, quantize<D>, round_rows<P>, quantize_static<D>, norm<V>,
-            swiglu<V>, embed<V>,  append<V>,    attend<V>,   join<V>,       choose<V>};
+            swiglu<V>, embed<V>,  append<V>,    attend<V>,   join<V>,       sample<V>};
 }
 
 }  // namespace ernie::ERNIE_VARIANT

@@ -9,6 +9,7 @@ from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.sampler import Sampler
 from ernie_kernels.reference import ReferenceOps
+from ernie_kernels.sampling import SamplingFilters
 
 GREEDY = 0.0
 
@@ -40,9 +41,8 @@ def sampled_sequence(
     logprobs: int | None = None,
 ) -> Sequence:
     """Return a sequence that has generated ``index`` tokens."""
-    sampling = ResolvedSampling(
-        temperature, top_p, top_k, seed, index + 1, frozenset(), min_p, logprobs=logprobs
-    )
+    filters = SamplingFilters(temperature, min_p, top_k, top_p)
+    sampling = ResolvedSampling(filters, seed, index + 1, frozenset(), logprobs=logprobs)
     sequence = Sequence("r", (), sampling, processors)
     sequence.token_ids = [0] * index
     return sequence
@@ -57,7 +57,7 @@ def make_sequence(
     priority: int = 0,
 ) -> Sequence:
     """Return a greedy sequence."""
-    sampling = ResolvedSampling(GREEDY, 1.0, 0, 0, max_tokens, eos)
+    sampling = ResolvedSampling(SamplingFilters(GREEDY), 0, max_tokens, eos)
     return Sequence(request_id=request_id, prompt_ids=prompt, sampling=sampling, priority=priority)
 
 

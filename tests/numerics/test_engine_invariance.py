@@ -24,6 +24,7 @@ from ernie_backend.runner.sampler import Sampler
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_kernels.api import CacheSpec, Ops
 from ernie_kernels.formats import ActivationType
+from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.messages import Heartbeat
 from fakes.sequences import make_request
 from numerics.backends import CPU_BACKENDS, make_ops
@@ -62,7 +63,7 @@ def _requests() -> list[RequestState]:
     prompts += [SHARED, SHARED[:13], tuple(range(300, 317)), (*prompts[0], *range(400, 409))]
     made = [make_request(f"r{index}", prompt, MAX_TOKENS) for index, prompt in enumerate(prompts)]
     for index, request in enumerate(made[1::2]):
-        sampling = replace(request.sequence.sampling, temperature=1.0, top_p=0.9, seed=index)
+        sampling = replace(request.sequence.sampling, filters=SamplingFilters(1.0, top_p=0.9), seed=index)
         request.sequence.sampling = sampling
     return made
 
@@ -81,7 +82,7 @@ class _House:
         """Serve requests that arrive one in a step."""
         runner = _RecordingRunner(self.model, self.ops, num_blocks, self.cache_dtype)
         blocks = BlockManager(num_blocks, BLOCK_SIZE, enable_prefix_caching=cache)
-        engine = Engine(runner, blocks, limits, Sampler(CPU.chooser(self.ops), VOCAB_SIZE))
+        engine = Engine(runner, blocks, limits, Sampler(CPU.token_sampler(self.ops), VOCAB_SIZE))
         tokens: dict[str, tuple[int, ...]] = {}
         coming = list(requests)
         while coming or engine.has_work:

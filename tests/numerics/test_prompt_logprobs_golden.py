@@ -30,7 +30,7 @@ def _answer(backend: str, rows: int) -> list[Output]:
     spec = CacheSpec(30, 4, config.num_kv_heads, config.head_dim, "float32")
     runner = ModelRunner(model, ops, [ops.allocate_cache(spec) for _ in range(config.num_layers)])
     limits = SchedulerLimits(2, 100, 9, max_prompt_logit_rows=rows)
-    engine = Engine(runner, BlockManager(30, 4), limits, Sampler(CPU.chooser(ops), config.vocab_size))
+    engine = Engine(runner, BlockManager(30, 4), limits, Sampler(CPU.token_sampler(ops), config.vocab_size))
     request = make_request("r", tuple(golden_rows()[DETAILED_ROW].prompt), 32)
     request.sequence.sampling = replace(request.sequence.sampling, logprobs=5, prompt_logprobs=5)
     assert engine.submit(request) is None

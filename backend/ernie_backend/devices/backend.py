@@ -4,7 +4,7 @@
     step        how many tokens it has unless the user says
     memory      what a plan takes its device for
     device      how this machine shows that it has one
-    sampling    what chooses tokens out of logits
+    sampling    what samples tokens from logits
 
 A new backend is an implementation of ``ernie_kernels.api.Ops`` and a record here; no other file asks which one
 it is. This module must not know models.
@@ -22,8 +22,8 @@ from ernie_backend.devices.device import Device, composed_p800, cpu, p800
 from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_kernels.api import Ops
-from ernie_kernels.choice import TokenChooser
 from ernie_kernels.ranks import Ranks, Rendezvous
+from ernie_kernels.sampling import TokenSampler
 
 CPU_PROMPT_TOKENS = 256
 """Prompt tokens of a step on a CPU: running streams wait for a step as long as these take, so it is the least
@@ -41,7 +41,7 @@ class Backend:
         planned_device: returns what memory is planned for, from the bytes that the hosts have free, and those
             of one card; None: as many as a card has.
         step_tokens: returns the default of ``max_num_batched_tokens``, from ``max_num_seqs``.
-        chooser: returns what chooses tokens out of logits on the host, from the ops.
+        token_sampler: returns what samples tokens from logits on the host, from the ops.
         instruction_set: returns the one in use, where it is the machine's; None: the same everywhere.
         vendor_device: returns the card as it is with its maker's kernels, which this backend lacks, from its
             bytes; None: there are none.
@@ -53,7 +53,7 @@ class Backend:
     make_ops: Callable[[int, Rendezvous | None], Ops]
     planned_device: Callable[[int, int | None], Device]
     step_tokens: Callable[[int], int]
-    chooser: Callable[[Ops], TokenChooser]
+    token_sampler: Callable[[Ops], TokenSampler]
     instruction_set: Callable[[], str] | None = None
     vendor_device: Callable[[int | None], Device] | None = None
     nodes: str | None = None
@@ -125,11 +125,11 @@ def _host_ranks(rendezvous: Rendezvous) -> Ranks[Any]:
     return join_hosts(rendezvous)
 
 
-def _chooses_itself(ops: Ops) -> TokenChooser:
-    return cast(TokenChooser, ops)
+def _samples_itself(ops: Ops) -> TokenSampler:
+    return cast(TokenSampler, ops)
 
 
-def _cpu_chooser(_: Ops) -> TokenChooser:
+def _cpu_sampler(_: Ops) -> TokenSampler:
     from ernie_kernels.cpu import CpuOps
 
     return CpuOps(usable_cores())
@@ -151,7 +151,7 @@ CPU = Backend(
     make_ops=_cpu_ops,
     planned_device=lambda host_bytes, _: cpu(host_bytes),
     step_tokens=_cpu_step_tokens,
-    chooser=_chooses_itself,
+    token_sampler=_samples_itself,
     instruction_set=_cpu_instruction_set,
 )
 REFERENCE = Backend(
@@ -159,14 +159,14 @@ REFERENCE = Backend(
     make_ops=_reference_ops,
     planned_device=lambda host_bytes, _: cpu(host_bytes),
     step_tokens=_cpu_step_tokens,
-    chooser=_chooses_itself,
+    token_sampler=_samples_itself,
 )
 XPU = Backend(
     name="xpu",
     make_ops=_xpu_ops,
     planned_device=lambda _, card_bytes: composed_p800(card_bytes),
     step_tokens=lambda _: CARD_STEP_TOKENS,
-    chooser=_cpu_chooser,
+    token_sampler=_cpu_sampler,
     vendor_device=p800,
     nodes="xpu[0-9]*",
     variable="XPU_VISIBLE_DEVICES",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
@@ -17,12 +16,12 @@ from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import BadWords, LogitBias, MinTokens, Penalties
+from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.sampling import MAX_SEED, SamplingParameters
 
 MAX_PROMPT_VALUES = 1 << 18
 """Values in the ``prompt_logprobs`` of one request: they all go in one message, about 75 bytes each."""
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,7 @@ class SamplingResolver:
         defaults = self.defaults
         max_tokens = asked.max_tokens if asked.max_tokens is not None else defaults.max_new_tokens
         return ResolvedSampling(
-            temperature=_first(asked.temperature, defaults.temperature),
-            top_p=_first(asked.top_p, defaults.top_p),
-            top_k=max(0, _first(asked.top_k, defaults.top_k)),
-            min_p=_first(asked.min_p, defaults.min_p),
+            filters=SamplingFilters._make(self._value(asked, name) for name in SamplingFilters._fields),
             seed=_resolved_seed(asked.seed),
             max_tokens=min(max(max_tokens, asked.min_tokens), room) if max_tokens is not None else room,
             min_tokens=asked.min_tokens,
@@ -111,17 +107,22 @@ class SamplingResolver:
             processors.append(BadWords(words))
         if asked.min_tokens and ending:
             processors.append(MinTokens(asked.min_tokens, ending))
-        self._check_choice(processors)
+        if processors:
+            self._check_choice(processors)
         return tuple(processors)
 
     def _penalties(self, asked: SamplingParameters, prompt_ids: Iterable[int]) -> Iterator[Penalties]:
-        defaults = self.defaults
-        repetition = _first(asked.repetition_penalty, defaults.repetition_penalty)
-        frequency = _first(asked.frequency_penalty, defaults.frequency_penalty)
-        presence = _first(asked.presence_penalty, defaults.presence_penalty)
+        names = ("repetition_penalty", "frequency_penalty", "presence_penalty")
+        repetition, frequency, presence = (self._value(asked, name) for name in names)
         if (repetition, frequency, presence) != (1, 0, 0):
             known = (token_id for token_id in prompt_ids if token_id < self.tokenizer.vocab_size)
             yield Penalties(known, repetition=repetition, frequency=frequency, presence=presence)
+
+    def _value(self, asked: SamplingParameters, name: str) -> float:
+        """Return one of ``MODEL_DEFAULTS``: what a request asks for, else the model's default."""
+        value: float | None = getattr(asked, name)
+        default: float = getattr(self.defaults.sampling, name)
+        return default if value is None else value
 
     def _check_choice(self, processors: Iterable[LogitsProcessor]) -> None:
         """Check that a token is left that may begin the answer."""
@@ -180,7 +181,3 @@ def _check_prompt_values(num_top: int | None, num_prompt_tokens: int) -> None:
             f"{MAX_PROMPT_VALUES} log probabilities of a prompt are returned, for {most} tokens with so many",
             "prompt_logprobs",
         )
-
-
-def _first(asked: _T | None, default: _T) -> _T:
-    return default if asked is None else asked

@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_kernels.sampling import SamplingFilters
+
 GREEDY_BELOW = 1e-5
 
 
@@ -16,7 +18,7 @@ class ResolvedSampling:
     """Sampling parameters with the model's defaults filled in.
 
     Attributes:
-        temperature, top_p, top_k, min_p: see ``ernie_wire.sampling``.
+        filters: temperature and what follows it.
         seed: the request's, else random.
         max_tokens: most tokens to generate; prompt and answer fit the context.
         eos_token_ids: tokens that end the answer; empty with ``ignore_eos``.
@@ -27,13 +29,10 @@ class ResolvedSampling:
         logprobs, prompt_logprobs: how many of the most likely tokens to return; None: no log probabilities.
     """
 
-    temperature: float
-    top_p: float
-    top_k: int
+    filters: SamplingFilters
     seed: int
     max_tokens: int
     eos_token_ids: frozenset[int]
-    min_p: float = 0.0
     stop_token_ids: frozenset[int] = frozenset()
     includes_stop: bool = False
     min_tokens: int = 0
@@ -43,7 +42,8 @@ class ResolvedSampling:
     @property
     def is_greedy(self) -> bool:
         """Whether the most likely token is taken."""
-        return self.temperature < GREEDY_BELOW or self.top_p < GREEDY_BELOW or self.top_k == 1
+        chosen = self.filters
+        return chosen.temperature < GREEDY_BELOW or chosen.top_p < GREEDY_BELOW or chosen.top_k == 1
 
 
 class LogitsProcessor(Protocol):

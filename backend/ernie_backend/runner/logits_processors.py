@@ -2,7 +2,7 @@
 
 Each kind is a ``LogitsProcessor``; a request has those that change anything, in the order of this file: the
 bias, the penalties, then the tokens that may not come, whose logit becomes -infinity. vLLM and FastDeploy begin
-with the last, which gives the same. Temperature and the filters follow (``ernie_kernels.choice``).
+with the last, which gives the same. Temperature and the filters follow (``ernie_kernels.sampling``).
 
 Token ids are below the width V of the logits, which end before the padding of the vocabulary.
 """

@@ -1,7 +1,7 @@
 """Chooses the next token of every row of logits.
 
     logits -> logits processors (on a copy) -> greedy: the largest
-                                            -> else: temperature, filters, choice (``ernie_kernels.choice``)
+                                            -> else: temperature, filters, choice (``ernie_kernels.sampling``)
 
 Greedy if temperature or top_p is below 1e-5, or top_k is 1. The number that makes the choice comes from the
 counter-based generator Philox, keyed by the request's seed and counted by the index of the token in the answer:
@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.logprobs import RAW_LOGPROBS, RankedToken, ranked_token
-from ernie_kernels.choice import ChoiceRows, TokenChooser
-from ernie_kernels.reference.choice import kept_weights
+from ernie_kernels.sampling import SamplingBatch, TokenSampler, kept_weights, sampling_batch
 
 NO_TOKEN = -1
 
@@ -38,13 +37,13 @@ class Sampler:
     """Samples for one model.
 
     Args:
-        chooser: makes the choices that are not greedy.
+        tokens: samples those that are not greedy.
         vocab_size: tokens of the tokenizer; the columns from there on are padding and never chosen.
         logprobs_mode: one of ``logprobs.LOGPROBS_MODES``.
     """
 
-    def __init__(self, chooser: TokenChooser, vocab_size: int, logprobs_mode: str = RAW_LOGPROBS) -> None:
-        self._chooser = chooser
+    def __init__(self, tokens: TokenSampler, vocab_size: int, logprobs_mode: str = RAW_LOGPROBS) -> None:
+        self._tokens = tokens
         self._vocab_size = vocab_size
         self._is_processed = logprobs_mode.startswith("processed")
         self._is_logprob = logprobs_mode.endswith("logprobs")
@@ -66,8 +65,8 @@ class Sampler:
         ]
         if random:
             chosen = edited if len(random) == len(sequences) else edited[random]
-            rows = _choice_rows([sequences[row] for row in random])
-            tokens[random] = self._chooser.choose_tokens(chosen, rows)
+            batch = _batch([sequences[row] for row in random])
+            tokens[random] = self._tokens.sample_tokens(chosen, batch)
         return [
             SampledToken(token, self._ranked(raw[row], edited[row], sequences[row], token))
             for row, token in enumerate(tokens.tolist())
@@ -111,22 +110,18 @@ def _processed(logits: Logits, sequences: list[Sequence]) -> Logits:
     return processed
 
 
-def _choice_rows(sequences: list[Sequence]) -> ChoiceRows:
-    asked = [sequence.sampling for sequence in sequences]
-    numbers = [uniform(sequence.sampling.seed, sequence.num_generated) for sequence in sequences]
-    return ChoiceRows(
-        temperatures=np.array([each.temperature for each in asked], np.float32),
-        min_p=np.array([each.min_p for each in asked], np.float32),
-        top_k=np.array([each.top_k for each in asked], np.int64),
-        top_p=np.array([each.top_p for each in asked], np.float64),
-        numbers=np.array(numbers, np.float64),
+def _batch(sequences: list[Sequence]) -> SamplingBatch:
+    return sampling_batch(
+        (sequence.sampling.filters, uniform(sequence.sampling.seed, sequence.num_generated))
+        for sequence in sequences
     )
 
 
-def _filtered(edited: Logits, sequence: Sequence) -> Logits:
+def _filtered(logits: Logits, sequence: Sequence) -> Logits:
     """Return a row's logits after temperature and filters; greedy rows have neither."""
     if sequence.sampling.is_greedy:
-        return edited
-    kept = kept_weights(edited[None], _choice_rows([sequence]))[0] > 0
-    filtered: Logits = np.where(kept, edited / np.float32(sequence.sampling.temperature), np.float32(-np.inf))
+        return logits
+    kept = kept_weights(logits[None], _batch([sequence]))[0] > 0
+    temperature = np.float32(sequence.sampling.filters.temperature)
+    filtered: Logits = np.where(kept, logits / temperature, np.float32(-np.inf))
     return filtered

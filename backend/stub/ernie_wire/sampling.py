@@ -1,8 +1,7 @@
 """Sampling parameters: what a request may ask of the sampler and of the stop rules.
 
-One definition for every path. Limits are checked here, before a request enters a queue. Absent values
-(None) are filled by the engine from the model's generation_config: this module must not know any model's
-defaults, nor its vocabulary.
+One definition for every path. Limits are checked here, before a request enters a queue. Absent values (None)
+are filled by the engine with the defaults of the model.
 """
 
 from __future__ import annotations
@@ -23,6 +22,16 @@ from ernie_wire.limits import (
     check_token_ids,
 )
 
+MODEL_DEFAULTS: Mapping[str, Any] = {
+    "temperature": 1.0,
+    "top_p": 0.7,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+}
+"""Fields for which a model's generation_config.json may have defaults, and what holds where it has none."""
 MAX_SEED = 2**63 - 1
 MAX_TOKEN_ID = 2**31 - 1
 MAX_BIAS = 100

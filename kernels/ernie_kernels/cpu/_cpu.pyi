@@ -91,14 +91,5 @@ class Ops:
     def attention(
         self, qkv: Floats, rotary: Rotary, cache: LayerCache, batch: Batch, result: Floats
     ) -> None: ...
-    def choose(
-        self,
-        logits: Floats,
-        temperatures: Floats,
-        min_p: Floats,
-        top_k: NDArray[np.int64],
-        top_p: NDArray[np.float64],
-        numbers: NDArray[np.float64],
-        tokens: NDArray[np.int64],
-    ) -> None: ...
+    def sample(self, logits: Floats, batch: NDArray[np.void], tokens: NDArray[np.int64]) -> None: ...
     def lm_head(self, hidden: Floats, head: PackedLinear, batch: Batch, logits: Floats) -> None: ...

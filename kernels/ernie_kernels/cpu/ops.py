@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from ernie_kernels.api import Batch, CacheSpec, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_batch
 from ernie_kernels.cache_format import check_cache_spec
-from ernie_kernels.choice import ChoiceRows
 from ernie_kernels.cpu import _cpu
 from ernie_kernels.formats import (
     ACTIVATION_GROUP,
@@ -26,6 +25,7 @@ from ernie_kernels.formats import (
 from ernie_kernels.ranks import Alone, Ranks
 from ernie_kernels.rotary import rotary_table
 from ernie_kernels.routing import RouterWeights, Routing, check_experts, check_router
+from ernie_kernels.sampling import SamplingBatch
 
 ISA_VARIABLE = "ERNIE_CPU_ISA"
 
@@ -230,20 +230,12 @@ class CpuOps:
         self._ops.lm_head(hidden, head, batch, logits)
         return self._ranks.join(logits)
 
-    def choose_tokens(self, logits: Floats, rows: ChoiceRows) -> NDArray[np.int64]:
-        """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.choice``.
+    def sample_tokens(self, logits: Floats, batch: SamplingBatch) -> NDArray[np.int64]:
+        """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.sampling``.
 
         Raises:
             ValueError: a temperature or top_p is not positive, or R differs.
         """
         tokens = np.empty(len(logits), np.int64)
-        self._ops.choose(
-            np.ascontiguousarray(logits),
-            rows.temperatures,
-            rows.min_p,
-            rows.top_k,
-            rows.top_p,
-            rows.numbers,
-            tokens,
-        )
+        self._ops.sample(np.ascontiguousarray(logits), batch, tokens)
         return tokens

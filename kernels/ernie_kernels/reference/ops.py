@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_batch, check_indices
-from ernie_kernels.choice import ChoiceRows
 from ernie_kernels.formats import ActivationType, LinearWeight, check_activation, dequantize
 from ernie_kernels.ranks import Alone, Ranks
 from ernie_kernels.reference.attention import ReferenceCache, paged_attention
-from ernie_kernels.reference.choice import choose_tokens
 from ernie_kernels.reference.linear import linear
 from ernie_kernels.reference.mlp import swiglu
 from ernie_kernels.reference.moe import ReferenceMoe, moe, route
@@ -22,6 +20,7 @@ from ernie_kernels.reference.norm import rms_norm
 from ernie_kernels.reference.rotary import rotate
 from ernie_kernels.rotary import RotaryTable, rotary_table
 from ernie_kernels.routing import RouterWeights, Routing, check_experts, check_router
+from ernie_kernels.sampling import SamplingBatch, sample_tokens
 
 Floats = NDArray[np.float32]
 
@@ -139,6 +138,6 @@ class ReferenceOps:
         """Return the logits of the batch's ``logit_rows``."""
         return self._ranks.join(self.linear(hidden[batch.logit_rows], head))
 
-    def choose_tokens(self, logits: Floats, rows: ChoiceRows) -> NDArray[np.int64]:
-        """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.choice``."""
-        return choose_tokens(logits, rows)
+    def sample_tokens(self, logits: Floats, batch: SamplingBatch) -> NDArray[np.int64]:
+        """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.sampling``."""
+        return sample_tokens(logits, batch)

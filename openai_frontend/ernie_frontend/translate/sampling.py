@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from ernie_frontend.schema.common import GenerationFields
 from ernie_wire.errors import InvalidValue
 from ernie_wire.sampling import MAX_SEED, SamplingParameters
 
-_SAME_NAME = (
-    "min_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "logit_bias",
-    "bad_words",
-    "bad_words_token_ids",
-    "seed",
-    "stop",
-    "stop_token_ids",
-    "include_stop_str_in_output",
-    "ignore_eos",
-    "skip_special_tokens",
-    "prompt_logprobs",
-)
 _INT32_LIMIT = 2**31
 
 
@@ -37,11 +17,14 @@ def sampling_parameters(
 ) -> SamplingParameters:
     """Return what a request asks of the sampler; what it does not say is left to the model's defaults.
 
+    Fields have the same names in both, but for these two, which the routes say in several ways.
+
     Raises:
         InvalidValue: a value outside its limits.
     """
-    values = {name: getattr(body, name) for name in _SAME_NAME}
-    return SamplingParameters.from_json({**values, "max_tokens": max_tokens, "logprobs": logprobs})
+    values = {"max_tokens": max_tokens, "logprobs": logprobs}
+    others = (each.name for each in fields(SamplingParameters) if each.name not in values)
+    return SamplingParameters.from_json({**{name: getattr(body, name) for name in others}, **values})
 
 
 def with_seed_offset(sampling: SamplingParameters, offset: int) -> SamplingParameters:

@@ -13,6 +13,7 @@ from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.request.plan import SchedulePlan
 from ernie_backend.scheduler.limits import SchedulerLimits
+from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.messages import Output
 from fakes.sequences import make_request, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation
@@ -145,7 +146,7 @@ def test_logits_that_are_no_numbers_fail_one_request() -> None:
 def test_a_request_that_cannot_be_sampled_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
     engine = _engine()
     bad = make_request("bad", PROMPT, 8)
-    bad.sequence.sampling = replace(bad.sequence.sampling, temperature=10**400)
+    bad.sequence.sampling = replace(bad.sequence.sampling, filters=SamplingFilters(10**400))
     outputs = _finish(engine, make_request("good", PROMPT, 8, stream=False), bad)
     assert outputs[0].request_id == "bad"
     assert str(outputs[0].error).startswith("internal_error: ")

@@ -6,6 +6,7 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,14 +22,21 @@ from ernie_backend.inbox import Inbox
 from ernie_backend.preparation_thread import PreparationThread
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import Penalties
+from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.errors import ContextLengthExceeded, InvalidRequest, InvalidValue
 from ernie_wire.messages import Cancel, GenerateRequest, Output
-from ernie_wire.sampling import SamplingParameters
+from ernie_wire.sampling import MODEL_DEFAULTS, SamplingParameters
 from fakes.sequences import make_request
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
 TOKENIZER, TEMPLATE = Tokenizer.from_directory(DENSE), ChatTemplate.from_directory(DENSE)
-DEFAULTS = GenerationConfig(0.8, 0.9, 5, None, (2,))
+
+
+def _defaults(**sampling: float) -> SamplingParameters:
+    return SamplingParameters.from_json({**MODEL_DEFAULTS, **sampling})
+
+
+DEFAULTS = GenerationConfig(_defaults(temperature=0.8, top_p=0.9, top_k=5), None, (2,))
 
 
 def _prepare(
@@ -104,12 +112,12 @@ def test_a_long_list_of_ids_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_model_s_defaults_fill_what_is_not_asked() -> None:
     sampling = _sampling()
-    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.8, 0.9, 5)
+    assert sampling.filters == SamplingFilters(0.8, 0.0, 5, 0.9)
     assert sampling.eos_token_ids == {2}
     assert sampling.max_tokens == 30, "the rest of the context"
     assert _sampling().seed != sampling.seed, "random without a seed"
     asked = _sampling(temperature=0, top_p=0.0, top_k=0, seed=0, ignore_eos=True, max_tokens=10000)
-    assert asked == ResolvedSampling(0, 0.0, 0, 0, 30, frozenset())
+    assert asked == ResolvedSampling(SamplingFilters(0, 0.0, 0, 0.0), 0, 30, frozenset())
 
 
 def test_the_rest_of_what_is_asked_is_passed_on() -> None:
@@ -121,7 +129,7 @@ def test_the_rest_of_what_is_asked_is_passed_on() -> None:
         logprobs=20,
         prompt_logprobs=0,
     )
-    assert (sampling.min_p, sampling.min_tokens, sampling.stop_token_ids) == (0.1, 3, frozenset([7]))
+    assert (sampling.filters.min_p, sampling.min_tokens, sampling.stop_token_ids) == (0.1, 3, frozenset([7]))
     assert (sampling.includes_stop, sampling.logprobs, sampling.prompt_logprobs) == (True, 20, 0)
     assert _prepare(GenerateRequest("r", input_ids=(5,), priority=-2)).sequence.priority == -2
     assert _prepare(GenerateRequest("r", input_ids=(5,), cache_salt="key")).sequence.cache_salt == "key"
@@ -129,7 +137,7 @@ def test_the_rest_of_what_is_asked_is_passed_on() -> None:
 
 def test_numbers_that_stand_for_another() -> None:
     """-1 as vLLM and FastDeploy take it, and seeds below it."""
-    assert _sampling(top_k=-1).top_k == 0, "not the model's 5"
+    assert _sampling(top_k=-1).filters.top_k == -1, "all, not the model's 5"
     assert _sampling(seed=-1).seed != _sampling(seed=-1).seed
     assert (_sampling(seed=-2).seed, _sampling(seed=-(2**63)).seed) == (2**63 - 2, 0)
     everything = SamplingParameters(logprobs=-1, prompt_logprobs=-1)
@@ -195,7 +203,7 @@ def test_rules_for_tokens_that_the_tokenizer_lacks_are_left_out() -> None:
 
 
 def test_penalties_of_the_model_hold_unless_the_request_has_its_own() -> None:
-    defaults = GenerationConfig(repetition_penalty=1.5)
+    defaults = GenerationConfig(_defaults(repetition_penalty=1.5))
     assert [type(each) for each in _processors(defaults)] == [Penalties]
     assert _processors(defaults, repetition_penalty=1.0) == ()
 
@@ -251,36 +259,50 @@ def test_max_new_tokens_of_the_model_holds_without_max_tokens() -> None:
     assert _sampling(GenerationConfig(max_new_tokens=700)).max_tokens == 30
 
 
+NEUTRAL: dict[str, Any] = {
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+}
+
+
 def _generation_config(tmp_path: Path, **values: object) -> GenerationConfig:
     (tmp_path / "generation_config.json").write_text(json.dumps(values))
     return GenerationConfig.from_directory(tmp_path, (2,))
 
 
 def test_generation_config_files(tmp_path: Path) -> None:
-    assert GenerationConfig.from_directory(tmp_path, (2,)) == GenerationConfig(1.0, 0.7, 0, None, (2,))
-    assert _generation_config(tmp_path) == GenerationConfig(1.0, 0.7, 0, None, (2,))
+    silent = GenerationConfig(SamplingParameters(**NEUTRAL, temperature=1.0, top_p=0.7), None, (2,))
+    assert GenerationConfig.from_directory(tmp_path, (2,)) == silent
+    assert _generation_config(tmp_path) == silent
     greedy = _generation_config(
         tmp_path, do_sample=False, temperature=0.8, max_new_tokens=64, eos_token_id=[2, 5]
     )
-    assert greedy == GenerationConfig(0.0, 0.7, 0, 64, (2, 5))
+    assert greedy == GenerationConfig(_defaults(temperature=0.0, top_p=0.7), 64, (2, 5))
     more = _generation_config(
         tmp_path, min_p=0.05, repetition_penalty=1.1, frequency_penalty=0.2, presence_penalty=-0.1
     )
-    assert (more.min_p, more.repetition_penalty) == (0.05, 1.1)
-    assert (more.frequency_penalty, more.presence_penalty) == (0.2, -0.1)
-    assert GenerationConfig.from_directory(DENSE, (2,)) == GenerationConfig(0.8, 0.8, 0, None, (2,))
+    assert (more.sampling.min_p, more.sampling.repetition_penalty) == (0.05, 1.1)
+    assert (more.sampling.frequency_penalty, more.sampling.presence_penalty) == (0.2, -0.1)
+    assert GenerationConfig.from_directory(DENSE, (2,)) == GenerationConfig(
+        _defaults(temperature=0.8, top_p=0.8), None, (2,)
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
-        ("temperature", -1, "temperature is -1; it must be finite and at least 0"),
+        ("temperature", -1, "temperature is -1; it must be at least 0"),
         ("top_p", 2, r"top_p is 2; it must be in \[0, 1\]"),
-        ("top_k", "5", "top_k must be a number"),
-        ("top_k", float("inf"), "top_k is inf; it must be finite and at least -1"),
-        ("temperature", float("nan"), "temperature is nan; it must be finite"),
+        ("top_k", "5", "top_k is '5'; it must be an integer"),
+        ("top_k", float("inf"), "top_k is inf; it must be an integer"),
+        ("temperature", float("nan"), "temperature is nan; it must be at least 0"),
+        ("max_new_tokens", 1.5, "max_new_tokens is 1.5; it must be an integer"),
         ("min_p", 1.5, r"min_p is 1.5; it must be in \[0, 1\]"),
-        ("repetition_penalty", 0, "repetition_penalty is 0; it must be finite and at least 0.001"),
+        ("repetition_penalty", 0, "repetition_penalty is 0; it must be above 0"),
+        ("repetition_penalty", 0.0005, "repetition_penalty is 0.0005; it must be at least 0.001"),
         ("presence_penalty", 3, r"presence_penalty is 3; it must be in \[-2, 2\]"),
         ("eos_token_id", "x", "eos_token_id must be a token id"),
     ],

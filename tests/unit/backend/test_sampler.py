@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.logits_processors import BadWords, LogitBias
 from ernie_backend.runner.sampler import NO_TOKEN, Sampler, uniform
-from ernie_kernels.choice import TokenChooser
 from ernie_kernels.cpu import CpuOps
 from ernie_kernels.reference import ReferenceOps
+from ernie_kernels.sampling import TokenSampler
 from fakes.sequences import sampled_sequence as _row
 
 DRAWS = 2500
 
 
-CHOOSERS: list[TokenChooser] = [ReferenceOps(), CpuOps(2)]
+SAMPLERS: list[TokenSampler] = [ReferenceOps(), CpuOps(2)]
 
 
 def sample(
-    logits: NDArray[np.float32], rows: list[Sequence], vocab_size: int, chooser: TokenChooser = CHOOSERS[1]
+    logits: NDArray[np.float32], rows: list[Sequence], vocab_size: int, tokens: TokenSampler = SAMPLERS[1]
 ) -> NDArray[np.int64]:
-    sampled = Sampler(chooser, vocab_size).sample(logits, rows)
+    sampled = Sampler(tokens, vocab_size).sample(logits, rows)
     return np.array([each.token_id for each in sampled])
 
 
@@ -40,7 +40,7 @@ def _like(sequence: Sequence, index: int) -> Sequence:
 
 def _exact(logits: NDArray[np.float32], sequence: Sequence) -> NDArray[np.float64]:
     """The distribution by the textbook: full sort, no shortcuts."""
-    row = sequence.sampling
+    row = sequence.sampling.filters
     weights = np.exp((logits.astype(np.float64) - logits.max()) / row.temperature)
     weights[weights < row.min_p] = 0
     order = np.argsort(-weights, kind="stable")
@@ -67,13 +67,13 @@ def _exact(logits: NDArray[np.float32], sequence: Sequence) -> NDArray[np.float6
     ],
     ids=str,
 )
-@pytest.mark.parametrize("chooser", CHOOSERS, ids=lambda chooser: type(chooser).__name__)
-def test_frequencies_follow_the_exact_probabilities(asked: Sequence, chooser: TokenChooser) -> None:
+@pytest.mark.parametrize("tokens", SAMPLERS, ids=lambda tokens: type(tokens).__name__)
+def test_frequencies_follow_the_exact_probabilities(asked: Sequence, tokens: TokenSampler) -> None:
     logits = np.random.default_rng(5).normal(0, 2, 24).astype(np.float32)
     exact = _exact(logits, asked)
     asked.sampling = replace(asked.sampling, seed=11)
     rows = [_like(asked, index) for index in range(DRAWS)]
-    counts = np.bincount(sample(np.tile(logits, (DRAWS, 1)), rows, 24, chooser), minlength=24)
+    counts = np.bincount(sample(np.tile(logits, (DRAWS, 1)), rows, 24, tokens), minlength=24)
     assert not counts[exact == 0].any(), "a token outside the kept set was chosen"
     expected = exact * DRAWS
     large = expected >= 5

@@ -229,12 +229,12 @@ def test_only_the_cpu_s_kernels_depend_on_the_machine() -> None:
 @pytest.mark.parametrize("backend", [CPU, REFERENCE])
 def test_ops_on_the_host_choose_tokens_themselves(backend: Backend) -> None:
     ops = backend.create_ops(1)
-    chooser: object = backend.chooser(ops)
-    assert chooser is ops
+    sampler: object = backend.token_sampler(ops)
+    assert sampler is ops
 
 
 def test_the_cpu_chooses_tokens_of_other_ops() -> None:
-    assert type(XPU.chooser(REFERENCE.create_ops(1))).__name__ == "CpuOps"
+    assert type(XPU.token_sampler(REFERENCE.create_ops(1))).__name__ == "CpuOps"
 
 
 @pytest.mark.parametrize(("limit", "cores"), [("max 100000", None), ("50000 100000", 1), ("100000 100000", 1)])

@@ -1,0 +1,92 @@
+"""How a token is chosen from each row of logits, as pure NumPy functions: the golden model of every sampler.
+
+A row's temperature divides its logits, whose exponentials are its weights. Then, in this order:
+
+    min_p    drops tokens whose weight is below this part of the largest;
+    top_k    keeps the k heaviest, of equals those with the lower index; 0 or less keeps all;
+    top_p    keeps the fewest of the heaviest that together have at least this part of the weight left.
+
+The row's uniform number u in [0, 1) chooses among what is left: the token at which the sum of the weights, in
+the order of the vocabulary, exceeds u times their total. Every row is computed alone: it does not depend on the
+others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+Weights = NDArray[np.float64]
+
+
+class SamplingFilters(NamedTuple):
+    """A row's temperature, above 0, and its filters; the defaults are neutral."""
+
+    temperature: float = 1.0
+    min_p: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+ROW = np.dtype(
+    [
+        ("temperature", np.float32),
+        ("min_p", np.float32),
+        ("top_k", np.int64),
+        ("top_p", np.float64),
+        ("uniform", np.float64),
+    ],
+    align=True,
+)
+"""``SamplingFilters`` and the uniform number, as ``SamplingRow`` of kernels/cpu/kernels.hpp lays them out."""
+
+SamplingBatch = NDArray[np.void]
+"""What is asked of R rows: ``[R]`` of ``ROW``."""
+
+
+def sampling_batch(rows: Iterable[tuple[SamplingFilters, float]]) -> SamplingBatch:
+    """Return the batch of rows with these filters and uniform numbers."""
+    return np.array([(*filters, uniform) for filters, uniform in rows], ROW)
+
+
+@runtime_checkable
+class TokenSampler(Protocol):
+    """Chooses tokens: ``ernie_kernels.cpu.CpuOps`` and ``ernie_kernels.reference.ReferenceOps`` do."""
+
+    def sample_tokens(self, logits: Logits, batch: SamplingBatch) -> NDArray[np.int64]:
+        """Return a token for each row of logits ``[R, V]``.
+
+        The largest logit of each row is finite; -infinity is a weight of zero.
+        """
+        ...
+
+
+def kept_weights(logits: Logits, batch: SamplingBatch) -> Weights:
+    """Return the weights ``[R, V]`` that temperature and filters leave: at most 1, dropped ones are 0."""
+    columns = batch[:, None]
+    best = logits.max(axis=1, keepdims=True).astype(np.float64)
+    weights: Weights = np.exp((logits - best) / columns["temperature"])
+    weights[weights < columns["min_p"]] = 0
+    order = np.argsort(-weights, axis=1, kind="stable")
+    heaviest = np.take_along_axis(weights, order, axis=1)
+    places = np.arange(logits.shape[1])
+    heaviest[(places >= columns["top_k"]) & (columns["top_k"] > 0)] = 0
+    before = np.cumsum(heaviest, axis=1) - heaviest
+    mass = columns["top_p"] * heaviest.sum(axis=1, keepdims=True)
+    heaviest[(before >= mass) & (places > 0) & (columns["top_p"] < 1)] = 0
+    np.put_along_axis(weights, order, heaviest, axis=1)
+    return weights
+
+
+def sample_tokens(logits: Logits, batch: SamplingBatch) -> NDArray[np.int64]:
+    """Return a token for each row of logits ``[R, V]``."""
+    sums = np.cumsum(kept_weights(logits, batch), axis=1)
+    thresholds = batch["uniform"] * sums[:, -1]
+    # Rounding may lift a threshold onto the total; the last token that has a weight is taken then.
+    last = (sums < sums[:, -1:]).sum(axis=1)
+    tokens: NDArray[np.int64] = np.minimum((sums <= thresholds[:, None]).sum(axis=1), last)
+    return tokens

@@ -1,0 +1,115 @@
+"""The trail of a sampling field from a request's body to the kernels: what it does, and how few files know it.
+
+docs/architecture.md has the recipe for a new field.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import get_type_hints
+
+import numpy as np
+import pytest
+
+from ernie_backend.chat.template import ChatTemplate
+from ernie_backend.chat.tokenizer import Tokenizer
+from ernie_backend.engine.generation_config import GenerationConfig
+from ernie_backend.engine.preparation import Preparation
+from ernie_backend.runner.sampler import Sampler
+from ernie_frontend.schema.chat import ChatRequest
+from ernie_frontend.schema.common import GenerationFields
+from ernie_frontend.translate.sampling import sampling_parameters
+from ernie_kernels.cpu import CpuOps
+from ernie_kernels.reference import ReferenceOps
+from ernie_kernels.sampling import TokenSampler
+from ernie_wire.messages import GenerateRequest
+from ernie_wire.sampling import SamplingParameters
+
+ROOT = Path(__file__).parents[3]
+SOURCES = [
+    path
+    for folder in ("backend", "kernels", "openai_frontend")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in {".py", ".pyi", ".hpp", ".cpp"}
+]
+MOST_FILES = 5
+DENSE = ROOT / "tests" / "data" / "dense"
+TOKENIZER = Tokenizer.from_directory(DENSE)
+MODEL = Preparation(TOKENIZER, ChatTemplate.from_directory(DENSE), GenerationConfig(), 64, TOKENIZER.vocab_size)
+
+
+def _files(name: str) -> list[str]:
+    """Return the source files in which a word stands."""
+    word = re.compile(rf"\b{name}\b")
+    return sorted(str(path.relative_to(ROOT)) for path in SOURCES if word.search(path.read_text()))
+
+
+def test_a_filter_is_known_to_five_files() -> None:
+    assert _files("min_p") == [
+        "backend/stub/ernie_wire/sampling.py",
+        "kernels/cpu/kernels.hpp",
+        "kernels/cpu/sampling.hpp",
+        "kernels/ernie_kernels/sampling.py",
+        "openai_frontend/ernie_frontend/schema/common.py",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "repetition_penalty",
+        "frequency_penalty",
+        "presence_penalty",
+        "logit_bias",
+        "bad_words",
+        "bad_words_token_ids",
+        "stop_token_ids",
+        "include_stop_str_in_output",
+        "ignore_eos",
+        "skip_special_tokens",
+    ],
+)
+def test_so_is_every_field_that_has_one_meaning(name: str) -> None:
+    assert name in {field.name for field in fields(SamplingParameters)}
+    assert len(_files(name)) <= MOST_FILES
+
+
+@pytest.mark.parametrize("tokens", [ReferenceOps(), CpuOps(1)], ids=["reference", "cpu"])
+def test_a_filter_goes_from_the_body_to_the_choice(tokens: TokenSampler) -> None:
+    def sampled(min_p: float | None) -> set[int]:
+        body = {"messages": [{"role": "user", "content": "a"}], "temperature": 50.0, "top_p": 1.0}
+        asked = sampling_parameters(ChatRequest.model_validate({**body, "min_p": min_p}), None, None)
+        asked = SamplingParameters.from_json(asked.to_json())
+        request = GenerateRequest("r", input_ids=(5,), sampling=asked)
+        sequences = [MODEL.prepare(request).sequence for _ in range(40)]
+        logits = np.zeros((40, TOKENIZER.vocab_size), np.float32)
+        logits[:, 7] = 1.0
+        sampler = Sampler(tokens, TOKENIZER.vocab_size)
+        return {each.token_id for each in sampler.sample(logits, sequences)}
+
+    assert len(sampled(None)) > 10
+    assert sampled(1.0) == {7}
+
+
+@pytest.mark.parametrize("name", sorted(field.name for field in fields(SamplingParameters)))
+def test_the_body_s_fields_have_the_types_of_the_wire_s(name: str) -> None:
+    """But ``logprobs``, which chat and completions each spell in their own way."""
+    if name == "logprobs":
+        assert name not in GenerationFields.model_fields
+        return
+    kinds = {
+        "Mapping[int, float]": {"object"},
+        "bool": {"boolean"},
+        "float": {"number"},
+        "int": {"integer"},
+        "tuple[int, ...]": {"array"},
+        "tuple[str, ...]": {"array", "string"},
+    }
+    hint = str(get_type_hints(SamplingParameters)[name])
+    kind = (
+        hint.replace("<class '", "").replace("'>", "").replace("collections.abc.", "").removesuffix(" | None")
+    )
+    schema = GenerationFields.model_json_schema()["properties"][name]["anyOf"]
+    assert {each["type"] for each in schema} == {*kinds[kind], "null"}
