@@ -62,15 +62,6 @@ void Ops::route_rows(Matrix x, const MoeLayer& layer) {
     });
 }
 
-void Ops::route(Matrix x, const MoeLayer& layer, int32_t* experts, Matrix weights) {
-    expect("route input columns", x.columns, layer.router->inputs);
-    expect_shape("route result", weights, x.rows, layer.experts_per_token);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    route_rows(x, layer);
-    std::copy_n(chosen_.data(), x.rows * weights.columns, experts);
-    std::copy_n(chosen_weights_.data(), x.rows * weights.columns, weights.data);
-}
-
 void Ops::moe(Matrix x, const MoeLayer& layer, Matrix y) {
     expect("moe input columns", x.columns, layer.router->inputs);
     expect_shape("moe result", y, x.rows, x.columns);

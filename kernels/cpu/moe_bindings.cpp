@@ -31,15 +31,6 @@ void moe(Ops& ops, nb::handle x, const MoeLayer& layer, nb::handle result) {
     ops.moe(matrix(input), layer, matrix(y));
 }
 
-void route(Ops& ops, nb::handle x, const MoeLayer& layer, nb::handle experts, nb::handle weights) {
-    const Buffer input("x", x, 'f', 2), chosen("experts", experts, 'i', 2, true);
-    const Buffer factors("weights", weights, 'f', 2, true);
-    if (chosen.size(0) != factors.size(0) || chosen.size(1) != factors.size(1))
-        throw std::invalid_argument("experts and weights must have the same shape");
-    const nb::gil_scoped_release release;
-    ops.route(matrix(input), layer, chosen.data<int32_t>(), matrix(factors));
-}
-
 }  // namespace
 
 void bind_moe(nb::module_& module, nb::class_<Ops>& ops) {
@@ -53,10 +44,8 @@ void bind_moe(nb::module_& module, nb::class_<Ops>& ops) {
                            {std::move(shared_gate_up), std::move(shared_down)});
             },
             "ops"_a, "router"_a, "correction_bias"_a, "experts_per_token"_a, "first_expert"_a, "gate_up"_a,
-            "down"_a, "shared_gate_up"_a.none(), "shared_down"_a.none())
-        .def_ro("experts_per_token", &MoeLayer::experts_per_token);
-    ops.def("moe", &moe, "x"_a, "layer"_a, "result"_a)
-        .def("route", &route, "x"_a, "layer"_a, "experts"_a, "weights"_a);
+            "down"_a, "shared_gate_up"_a.none(), "shared_down"_a.none());
+    ops.def("moe", &moe, "x"_a, "layer"_a, "result"_a);
 }
 
 }  // namespace ernie

@@ -76,7 +76,6 @@ class Ops {
     void linear(Matrix x, const PackedLinear& weight, Matrix y);
     void mlp(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y);
     void moe(Matrix x, const MoeLayer& layer, Matrix y);
-    void route(Matrix x, const MoeLayer& layer, int32_t* experts, Matrix weights);
     void attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, const BatchView& batch, Matrix y);
     void sample(Matrix logits, const SamplingRow* batch, int64_t* tokens);
     void lm_head(Matrix hidden, const PackedLinear& head, const BatchView& batch, Matrix y);

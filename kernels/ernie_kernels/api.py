@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.formats import ActivationType, LinearWeight
-from ernie_kernels.routing import RouterWeights, Routing
+from ernie_kernels.routing import RouterWeights
 
 Array = Any
 """A float array ``[rows, width]`` on the backend's device."""
@@ -170,10 +170,6 @@ class Ops(Protocol):
         """Bring a step's index arrays to the device; the host's lengths stay at hand."""
         ...
 
-    def download(self, x: Array) -> NDArray[np.float32]:
-        """Return an array as float32 on the host, ``[rows, width]``."""
-        ...
-
     def embed(self, table: Linear, batch: DeviceBatch) -> Array:
         """Return the rows of ``table [V, H]`` that the token ids name, zeros for ``ELSEWHERE``: ``[T, H]``."""
         ...
@@ -200,10 +196,6 @@ class Ops(Protocol):
         The choice is that of ``ernie_kernels.routing``. An expert's weights are read once however many rows
         chose it, those of an expert that none chose not at all; every row reaches all of its experts.
         """
-        ...
-
-    def route(self, x: Array, layer: Moe) -> Routing:
-        """Return the experts that ``moe`` chooses for each row, on the host."""
         ...
 
     def attention(self, qkv: Array, rotary: Rotary, cache: LayerCache, batch: DeviceBatch) -> Array:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ernie_kernels.api import Ops
 from ernie_kernels.cpu import CpuOps, instruction_sets
@@ -21,3 +25,8 @@ def make_ops(name: str) -> Ops:
 
         return PaddleOps("cpu")
     return CpuOps(threads=2, instruction_set=name.removeprefix("cpu-"))
+
+
+def to_host(x: Any) -> NDArray[np.float32]:
+    """An array of any implementation, as NumPy's."""
+    return x if isinstance(x, np.ndarray) else np.asarray(x.numpy(), np.float32)

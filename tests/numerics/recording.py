@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.api import Ops
-from ernie_kernels.routing import Routing
+from ernie_kernels.routing import RouterWeights, Routing
+from numerics.backends import to_host
+from numerics.routing import routing_of
 
 Floats = NDArray[np.float32]
 
@@ -20,7 +22,7 @@ class RecordingOps:
         residuals: the embeddings, then the residual stream after each addition: 1 + 2 * layers per step.
         normed: the norm of each of them.
         products: input and result of each ``linear``, ``mlp`` and ``moe``, in order: 3 * layers per step.
-        routings: where each ``moe`` sent its rows.
+        routings: where each ``moe`` sent its rows, the expert of the largest weight first.
     """
 
     def __init__(self, ops: Ops) -> None:
@@ -29,6 +31,7 @@ class RecordingOps:
         self.normed: list[Floats] = []
         self.products: list[tuple[Floats, Floats]] = []
         self.routings: list[Routing] = []
+        self._routers: list[tuple[Any, RouterWeights]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ops, name)
@@ -59,11 +62,17 @@ class RecordingOps:
         self.products.append((self._copy(x), self._copy(result)))
         return result
 
+    def pack_moe(self, router: RouterWeights, *arguments: Any) -> Any:
+        packed = self._ops.pack_moe(router, *arguments)
+        self._routers.append((packed, router))
+        return packed
+
     def moe(self, x: Any, layer: Any) -> Any:
         result = self._ops.moe(x, layer)
         self.products.append((self._copy(x), self._copy(result)))
-        self.routings.append(self._ops.route(x, layer))
+        (router,) = (each for packed, each in self._routers if packed is layer)
+        self.routings.append(routing_of(self._ops, router, x))
         return result
 
     def _copy(self, x: Any) -> Floats:
-        return self._ops.download(x).copy()
+        return to_host(x).copy()

@@ -19,7 +19,7 @@ import pytest
 from ernie_backend.start import start_engine
 from ernie_kernels.api import CACHE_DTYPES, CacheSpec, RotarySpec
 from ernie_kernels.rotary import rotary_table
-from numerics.backends import BACKENDS, make_ops
+from numerics.backends import BACKENDS, make_ops, to_host
 from numerics.generation import Driver, load
 from numerics.golden import DIRECTORIES, LOGITS_TOLERANCE, Floats, max_difference
 from numerics.ops_cases import Layout, make_batch, with_fields
@@ -117,7 +117,7 @@ def test_attention_at_the_last_position(backend: str, is_interleaved: bool) -> N
     rotary = ops.pack_rotary(RotarySpec(width, LONGEST, 500000.0, is_interleaved))
     cache = ops.allocate_cache(CacheSpec(1, 16, 1, width, "float32"))
     source: Any = qkv if backend != "paddle" else ops.pack_vector(qkv)
-    found = ops.download(ops.attention(source, rotary, cache, ops.upload(far)))[1]
+    found = to_host(ops.attention(source, rotary, cache, ops.upload(far)))[1]
     angles = (LONGEST - 1) * 500000.0 ** (-np.arange(0, width, 2) / width)
 
     def pairs(x: Floats) -> Any:

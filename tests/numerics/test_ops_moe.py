@@ -16,9 +16,11 @@ from ernie_kernels.cpu import _cpu
 from ernie_kernels.formats import ActivationType, Float32Weight
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.reference.moe import moe as reference_moe
+from ernie_kernels.reference.moe import route as reference_route
 from ernie_kernels.routing import RouterWeights, Routing
-from numerics.backends import BACKENDS, make_ops
+from numerics.backends import BACKENDS, make_ops, to_host
 from numerics.ops_cases import ISAS, WEIGHT_TYPES, Floats, bits, cpu_ops, make_weight, random_floats
+from numerics.routing import routing_of
 
 REFERENCE = ReferenceOps()
 FLOAT32 = ActivationType.FLOAT32
@@ -63,10 +65,10 @@ def make_layer(
 
 
 def run(backend: str, x: Floats, layer: Layer) -> tuple[Floats, Routing]:
-    """The result of ``moe`` and of ``route`` on any backend."""
+    """The result of ``moe`` on any backend, and the choice behind it."""
     ops = make_ops(backend)
-    packed, given_x = layer.packed(ops), ops.pack_vector(x)
-    return ops.download(ops.moe(given_x, packed)), ops.route(given_x, packed)
+    given_x = ops.pack_vector(x)
+    return to_host(ops.moe(given_x, layer.packed(ops))), routing_of(ops, layer.router, given_x)
 
 
 def expected_sum(x: Floats, layer: Layer, routing: Routing, activation: ActivationType) -> Floats:
@@ -98,7 +100,7 @@ def test_parts_with_some_experts_each_add_up_to_the_whole(
 
     def part(own: range) -> Floats:
         packed = ops.pack_moe(layer.router, (layer.experts[each] for each in own), None, FLOAT32, own)
-        return ops.download(ops.moe(ops.pack_vector(x), packed))
+        return to_host(ops.moe(ops.pack_vector(x), packed))
 
     whole = part(range(experts))
     np.testing.assert_allclose(part(range(cut)) + part(range(cut, experts)), whole, rtol=1e-4, atol=1e-4)
@@ -140,7 +142,7 @@ def test_cpu_equals_the_reference(
     x = random_floats(seed + 5000, rows, hidden)
     ops = cpu_ops(isa)
     packed = layer.packed(ops, activation)
-    found, routing = ops.moe(x, packed), ops.route(x, packed)
+    found, routing = ops.moe(x, packed), routing_of(ops, layer.router, x)
     expected = expected_sum(x, layer, routing, activation)
     # the second rounding may take a borderline input the other way: one step of its scale
     step = {"float32": 1e-5, "bfloat16": 1e-2, "int16": 1e-3, "int8": 2e-1}[activation.value]
@@ -165,7 +167,6 @@ def test_the_best_are_chosen_and_weigh_their_share(
         assert len(set(members)) == chosen
         left = np.delete(scores[row], members)
         assert left.max(initial=-np.inf) <= scores[row, members].min() + 1e-6
-        assert (np.diff(scores[row, members]) <= 1e-6).all()
         share = probabilities[row, members] / probabilities[row, members].sum()
         np.testing.assert_allclose(routing.weights[row], share, rtol=1e-4, atol=1e-6)
 
@@ -211,7 +212,7 @@ def test_of_equals_the_lower_index_is_chosen(backend: str) -> None:
 def test_the_bias_decides_who_but_not_how_much(backend: str) -> None:
     layer = biased(make_layer(1, 8, 5, 6, 3), [0, 5, 0, 9, -1, 0])
     _, routing = run(backend, random_floats(2, 4, 8), layer)
-    np.testing.assert_array_equal(routing.experts, [[3, 1, 0]] * 4)
+    np.testing.assert_array_equal(routing.experts, [[0, 1, 3]] * 4)
     np.testing.assert_allclose(routing.weights, np.full((4, 3), 1 / 3), rtol=1e-6)
 
 
@@ -241,7 +242,7 @@ def test_reference_multiplies_an_expert_once_however_many_rows_chose_it() -> Non
         return rows
 
     reference_moe(x, packed, mlp)
-    rows = Counter(REFERENCE.route(x, packed).experts.reshape(-1).tolist())
+    rows = Counter(reference_route(x, packed).experts.reshape(-1).tolist())
     assert max(rows.values()) > 1
     assert len(rows) < len(layer.experts)
     assert seen == Counter(rows.keys())
@@ -262,7 +263,7 @@ def test_paddle_multiplies_an_expert_once_however_many_rows_chose_it(monkeypatch
     monkeypatch.setattr(PackedLinear, "multiply", counted)
     ops.moe(given_x, packed)
     counts = [(seen[id(expert.gate_up)], seen[id(expert.down)]) for expert in packed.experts]
-    chosen = set(np.unique(ops.route(given_x, packed).experts).tolist())
+    chosen = set(np.unique(packed.route(given_x).experts).tolist())
     assert counts == [(1, 1) if expert in chosen else (0, 0) for expert in range(24)]
 
 
@@ -272,21 +273,25 @@ def test_weights_that_sum_to_nothing_are_nothing(backend: str) -> None:
     gate = np.zeros((3, 4), np.float32)
     gate[0] = 1000
     layer = biased(make_layer(5, 4, 3, 3, 1, shared=2), [0, 2, 0], gate=gate)
-    x = np.ones((2, 4), np.float32)
-    found, routing = run(backend, x, layer)
-    np.testing.assert_array_equal(routing.experts, [[1]] * 2)
-    np.testing.assert_array_equal(routing.weights, np.zeros((2, 1)))
-    np.testing.assert_allclose(found, expected_sum(x, layer, routing, FLOAT32), rtol=1e-4, atol=1e-4)
+    x, ops = np.ones((2, 4), np.float32), make_ops(backend)
+    found = to_host(ops.moe(ops.pack_vector(x), layer.packed(ops)))
+    nothing = Routing(np.array([[1]] * 2, np.int32), np.zeros((2, 1), np.float32))
+    np.testing.assert_allclose(found, expected_sum(x, layer, nothing, FLOAT32), rtol=1e-4, atol=1e-4)
 
 
 @backends
 def test_huge_logits_choose_one_expert(backend: str) -> None:
     gate = np.zeros((4, 2), np.float32)
     gate[2] = 1e18
-    layer = biased(make_layer(6, 2, 3, 4, 2), [0, 0, 0, 0], gate=gate)
-    _, routing = run(backend, np.array([[1e18, 1e18], [-1e18, -1e18]], np.float32), layer)
-    np.testing.assert_array_equal(routing.experts, [[2, 0], [0, 1]])
-    np.testing.assert_allclose(routing.weights, np.array([[1, 0], [0.5, 0.5]]), rtol=1e-6)
+    experts = [
+        MlpWeights(Float32Weight(random_floats(seed, 6, 2, scale=1e-18)), Float32Weight(random_floats(9, 2, 3)))
+        for seed in range(4)
+    ]
+    layer = biased(Layer(make_layer(6, 2, 3, 4, 2).router, experts, None), [0, 0, 0, 0], gate=gate)
+    x, ops = np.array([[1e18, 1e18], [-1e18, -1e18]], np.float32), make_ops(backend)
+    found = to_host(ops.moe(ops.pack_vector(x), layer.packed(ops)))
+    routing = Routing(np.array([[2, 0], [0, 1]], np.int32), np.array([[1, 0], [0.5, 0.5]], np.float32))
+    np.testing.assert_allclose(found, expected_sum(x, layer, routing, FLOAT32), rtol=1e-4, atol=1e-4)
 
 
 @backends
@@ -333,7 +338,7 @@ def test_many_rows_go_through_the_experts_in_waves(isa: str) -> None:
     for row in (0, 1, 749, 1499):
         np.testing.assert_array_equal(bits(ops.moe(x[row : row + 1], packed)[0]), bits(whole[row]))
     np.testing.assert_allclose(
-        whole, expected_sum(x, layer, ops.route(x, packed), FLOAT32), rtol=1e-4, atol=1e-3
+        whole, expected_sum(x, layer, routing_of(ops, layer.router, x), FLOAT32), rtol=1e-4, atol=1e-3
     )
 
 
@@ -391,9 +396,8 @@ def test_cpu_refuses_experts_that_do_not_fit(
 def test_cpu_refuses_inputs_that_do_not_fit() -> None:
     ops = cpu_ops("scalar")
     packed = make_layer(1, 8, 5, 3, 2).packed(ops)
-    for call in (ops.moe, ops.route):
-        with pytest.raises(ValueError, match="input columns is 7, expected 8"):
-            call(random_floats(1, 2, 7), packed)
+    with pytest.raises(ValueError, match="input columns is 7, expected 8"):
+        ops.moe(random_floats(1, 2, 7), packed)
 
 
 @pytest.mark.parametrize("missing", ["gate_up", "down", "shared_gate_up", "shared_down"])

@@ -27,6 +27,7 @@ from ernie_kernels.formats import (
 from ernie_kernels.paddle import PaddleOps
 from ernie_kernels.paddle.place import FULL_FLOAT32, Place, paddle
 from ernie_kernels.reference import ReferenceOps
+from numerics.backends import to_host
 from numerics.ops_cases import CACHE_KINDS, Layout, cache_spec
 
 Floats = NDArray[np.float32]
@@ -68,7 +69,7 @@ def on_paddle(x: Floats) -> Any:
 
 
 def assert_close(found: Any, expected: Floats, tolerance: float = 1e-5) -> None:
-    values = PADDLE.download(found)
+    values = to_host(found)
     assert values.shape == expected.shape
     np.testing.assert_allclose(
         values, expected, rtol=tolerance, atol=tolerance * max(1.0, np.abs(expected).max())
@@ -172,7 +173,7 @@ def test_w4a8(seed: int, tokens: int, width: tuple[int, int], absmax: float) -> 
     x[::3] *= 1e-20
     weight = quantize_w4a8(normal(seed + 1, 17, inputs), absmax, rotation)
     found, expected = (
-        ops.download(ops.linear(given, ops.pack_linear(weight, ActivationType.FLOAT32)))
+        to_host(ops.linear(given, ops.pack_linear(weight, ActivationType.FLOAT32)))
         for ops, given in ((PADDLE, on_paddle(x)), (REFERENCE, x))
     )
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-37)
@@ -182,7 +183,7 @@ def test_w4a8_with_numbers_that_are_not_finite_or_do_not_fit() -> None:
     x = normal(0, 4, 256)
     x[0, 3], x[1, 200], x[2, 0] = 1e30, np.nan, np.inf
     weight = quantize_w4a8(normal(1, 9, 256), 3.0, 128)
-    found = PADDLE.download(PADDLE.linear(on_paddle(x), PADDLE.pack_linear(weight, ActivationType.FLOAT32)))
+    found = to_host(PADDLE.linear(on_paddle(x), PADDLE.pack_linear(weight, ActivationType.FLOAT32)))
     assert (
         np.isnan(found).all(axis=1).tolist()
         == np.isnan(found).any(axis=1).tolist()
@@ -254,13 +255,11 @@ def test_a_sequence_never_meets_the_numbers_of_another() -> None:
     qkv = normal(0, 5, 12)
     qkv[:4] = np.nan
     rotary = PADDLE.pack_rotary(RotarySpec(4, 8, 10000.0))
-    assert np.isfinite(
-        PADDLE.download(PADDLE.attention(on_paddle(qkv), rotary, cache, PADDLE.upload(batch)))[4]
-    ).all()
+    assert np.isfinite(to_host(PADDLE.attention(on_paddle(qkv), rotary, cache, PADDLE.upload(batch)))[4]).all()
     step = attention_batch(
         np.ones(2, np.int32), np.array([3, 1], np.int32), np.array([[0, 1], [2, 3]], np.int32)
     )
-    result = PADDLE.download(PADDLE.attention(on_paddle(qkv[3:]), rotary, cache, PADDLE.upload(step)))
+    result = to_host(PADDLE.attention(on_paddle(qkv[3:]), rotary, cache, PADDLE.upload(step)))
     assert np.isnan(result[0]).all()
     assert np.isfinite(result[1]).all()
 
@@ -276,7 +275,7 @@ def test_a_cache_gives_back_what_its_format_says(kind: str) -> None:
     result = PADDLE.attention(on_paddle(qkv), rotary, PADDLE.allocate_cache(spec), PADDLE.upload(batch))
     scales = spec.scales.values if spec.scales else None
     values = np.ascontiguousarray(qkv[:, None, 8:])
-    np.testing.assert_array_equal(PADDLE.download(result), through_cache(values, spec.dtype, scales)[:, 0])
+    np.testing.assert_array_equal(to_host(result), through_cache(values, spec.dtype, scales)[:, 0])
 
 
 def test_int8_heads_must_fill_words() -> None:

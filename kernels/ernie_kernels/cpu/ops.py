@@ -24,7 +24,7 @@ from ernie_kernels.formats import (
 )
 from ernie_kernels.ranks import Alone, Ranks
 from ernie_kernels.rotary import rotary_table
-from ernie_kernels.routing import RouterWeights, Routing, check_experts, check_router
+from ernie_kernels.routing import RouterWeights, check_experts, check_router
 from ernie_kernels.sampling import SamplingBatch
 
 ISA_VARIABLE = "ERNIE_CPU_ISA"
@@ -166,10 +166,6 @@ class CpuOps:
             batch.logit_rows,
         )
 
-    def download(self, x: Floats) -> Floats:
-        """Return ``x``: it is on the host."""
-        return x
-
     def embed(self, table: _cpu.PackedLinear, batch: _cpu.Batch) -> Floats:
         """Return the table's rows of the token ids."""
         result = np.empty((batch.tokens, table.inputs), np.float32)
@@ -205,13 +201,6 @@ class CpuOps:
         result = np.empty_like(x)
         self._ops.moe(x, layer, result)
         return result
-
-    def route(self, x: Floats, layer: _cpu.MoeLayer) -> Routing:
-        """Return the experts that ``moe`` chooses."""
-        shape = len(x), layer.experts_per_token
-        routing = Routing(np.empty(shape, np.int32), np.empty(shape, np.float32))
-        self._ops.route(x, layer, routing.experts, routing.weights)
-        return routing
 
     def attention(self, qkv: Floats, rotary: _cpu.Rotary, cache: _cpu.LayerCache, batch: _cpu.Batch) -> Floats:
         """Rotate, append, attend."""

@@ -21,7 +21,7 @@ from ernie_kernels.paddle.moe import PackedMlp, PaddleMoe
 from ernie_kernels.paddle.place import Place, Tensor, paddle
 from ernie_kernels.paddle.step import DeviceStep
 from ernie_kernels.ranks import Alone, Ranks
-from ernie_kernels.routing import RouterWeights, Routing
+from ernie_kernels.routing import RouterWeights
 
 
 class PaddleOps:
@@ -70,10 +70,6 @@ class PaddleOps:
         """Bring a step's index arrays to the place."""
         return step.upload(batch, self._place)
 
-    def download(self, x: Tensor) -> NDArray[np.float32]:
-        """Return a tensor as a float32 array."""
-        return np.asarray(x.numpy(), np.float32)
-
     def embed(self, table: PackedLinear, batch: DeviceStep) -> Tensor:
         """Look the token ids up."""
         is_here = batch.host.token_ids != ELSEWHERE
@@ -105,10 +101,6 @@ class PaddleOps:
         """Return shared(x) plus the weighted sum of each row's experts."""
         return layer.transform(x)
 
-    def route(self, x: Tensor, layer: PaddleMoe) -> Routing:
-        """Return the experts that ``moe`` chooses."""
-        return layer.route(x)
-
     def attention(self, qkv: Tensor, rotary: RotaryTable, cache: PagedCache, batch: DeviceStep) -> Tensor:
         """Rotate, append to the cache, attend."""
         check_indices("batch.positions", batch.host.positions, rotary.cosines.shape[0])
@@ -132,4 +124,5 @@ class PaddleOps:
         """Return the logits of the logit rows on the host."""
         if batch.host.logit_rows.size == 0:
             return np.zeros((0, self._ranks.size * head.values.shape[0]), np.float32)
-        return self.download(self._ranks.join(head.multiply(paddle.gather(hidden, batch.logit_rows))))
+        logits = self._ranks.join(head.multiply(paddle.gather(hidden, batch.logit_rows)))
+        return np.asarray(logits.numpy(), np.float32)

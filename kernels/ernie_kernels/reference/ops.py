@@ -15,11 +15,11 @@ from ernie_kernels.ranks import Alone, Ranks
 from ernie_kernels.reference.attention import ReferenceCache, paged_attention
 from ernie_kernels.reference.linear import linear
 from ernie_kernels.reference.mlp import swiglu
-from ernie_kernels.reference.moe import ReferenceMoe, moe, route
+from ernie_kernels.reference.moe import ReferenceMoe, moe
 from ernie_kernels.reference.norm import rms_norm
 from ernie_kernels.reference.rotary import rotate
 from ernie_kernels.rotary import RotaryTable, rotary_table
-from ernie_kernels.routing import RouterWeights, Routing, check_experts, check_router
+from ernie_kernels.routing import RouterWeights, check_experts, check_router
 from ernie_kernels.sampling import SamplingBatch, sample_tokens
 
 Floats = NDArray[np.float32]
@@ -79,10 +79,6 @@ class ReferenceOps:
         check_batch(batch)
         return batch
 
-    def download(self, x: Floats) -> Floats:
-        """Return ``x``."""
-        return x
-
     def embed(self, table: ReferenceLinear, batch: Batch) -> Floats:
         """Return the table's rows of the token ids."""
         values = dequantize(table.weight)
@@ -116,10 +112,6 @@ class ReferenceOps:
             )
 
         return moe(x, layer, mlp)
-
-    def route(self, x: Floats, layer: ReferenceMoe) -> Routing:
-        """Return the experts that ``moe`` chooses."""
-        return route(x, layer)
 
     def attention(self, qkv: Floats, rotary: RotaryTable, cache: ReferenceCache, batch: Batch) -> Floats:
         """Rotate, append, attend."""
