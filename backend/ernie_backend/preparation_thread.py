@@ -6,7 +6,6 @@ bounded: a request more is refused. This module must not know sockets or the eng
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import threading
@@ -97,6 +96,5 @@ class PreparationThread:
 
 def _prompt_bytes(request: GenerateRequest) -> int:
     """Return about how much memory a prompt takes."""
-    if request.messages is not None:
-        return len(json.dumps(request.messages))
-    return len(request.text_input or "") + 4 * len(request.input_ids or ())
+    texts = len(request.text_input or "") + len(request.messages or b"")
+    return texts + sum(map(len, request.media)) + 4 * len(request.input_ids or ())

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from ernie_wire.errors import ErnieError, InvalidRequest, InvalidValue, MissingParameter, QueueFull
 
 # The field of the HTTP request that became a tensor of the wire.
-_FIELDS = {"text_input": "prompt", "input_ids": "prompt"}
+_FIELDS = {"text_input": "prompt", "input_ids": "prompt", "media": "messages"}
 _ROUTES = ("/v1/models", "/v1/chat/completions", "/v1/completions")
 _RETRY_AFTER_S = {408: "1", 503: "5"}
 

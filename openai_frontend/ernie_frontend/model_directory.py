@@ -62,6 +62,11 @@ class ModelEntry:
         return None if self.engine is None else self.engine.get("vocab_size")
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the model reads: ``text``, ``image``, ``video``; nothing while the engine does not tell."""
+        return () if self.engine is None else tuple(self.engine.get("modalities", ()))
+
+    @property
     def longest_token_bytes(self) -> int | None:
         """Most bytes of text that one token stands for; None or 0 if the engine does not tell."""
         return None if self.engine is None else self.engine.get("longest_token_bytes")

@@ -6,6 +6,7 @@ Must not know how they are sent.
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import numpy as np
 import tritonclient.grpc.aio as triton
@@ -17,42 +18,25 @@ from ernie_wire.marked_text import Mark
 from ernie_wire.messages import GenerateRequest, Output
 
 _DATATYPES = {"TYPE_STRING": "BYTES", "TYPE_BOOL": "BOOL", "TYPE_INT32": "INT32"}
+_DEFAULTS = {each.name: each.default for each in fields(GenerateRequest)}
 
 
 def generate_inputs(request: GenerateRequest) -> list[triton.InferInput]:
-    """Return the tensors of a request."""
-    values: list[tuple[tensors.TensorSpec, object]] = [
-        (tensors.REQUEST_ID, request.request_id),
-        (tensors.STREAM, request.stream),
-        (tensors.EXCLUDE_INPUT, True),
-        (tensors.RETURN_FINISH_REASON, True),
-        (tensors.RETURN_NUM_INPUT_TOKENS, True),
-        (tensors.RETURN_NUM_OUTPUT_TOKENS, True),
-        (tensors.RETURN_TOKEN_IDS, request.return_token_ids),
-        (tensors.RETURN_MARKS, True),
-        (tensors.SAMPLING_PARAMETERS, json.dumps(request.sampling.to_json())),
-    ]
-    if request.priority:
-        values.append((tensors.PRIORITY, [request.priority]))
-    if request.cache_salt:
-        values.append((tensors.CACHE_SALT, request.cache_salt))
-    if request.messages is not None:
-        values.append((tensors.MESSAGES, json.dumps(request.messages, ensure_ascii=False)))
-    elif request.text_input is not None:
-        values.append((tensors.TEXT_INPUT, request.text_input))
-    else:
-        values.append((tensors.INPUT_IDS, request.input_ids))
-    return [input_tensor(spec, value) for spec, value in values]
+    """Return the tensors of a request: of what it sets, each field in the one that has its name."""
+    values = [(spec, getattr(request, spec.name)) for spec in tensors.FIELDS]
+    made = [input_tensor(spec, value) for spec, value in values if value != _DEFAULTS[spec.name]]
+    return [*made, input_tensor(tensors.SAMPLING_PARAMETERS, json.dumps(request.sampling.to_json()))]
 
 
 def input_tensor(spec: tensors.TensorSpec, value: object) -> triton.InferInput:
-    """Return a tensor with a text, a truth value or a sequence of integers in it."""
-    if isinstance(value, str):
-        array = np.array([value.encode()], dtype=np.object_)
-    elif isinstance(value, bool):
-        array = np.array([value])
+    """Return a tensor with one value, or with a tuple of them: texts, bytes, truth values or integers."""
+    values = value if isinstance(value, tuple) else (value,)
+    if spec.datatype == "TYPE_STRING":
+        array = np.array(
+            [each.encode() if isinstance(each, str) else each for each in values], dtype=np.object_
+        )
     else:
-        array = np.array(value, dtype=np.int32)
+        array = np.array(values, dtype=np.bool_ if spec.datatype == "TYPE_BOOL" else np.int32)
     tensor = triton.InferInput(spec.name, list(array.shape), _DATATYPES[spec.datatype])
     tensor.set_data_from_numpy(array)
     return tensor

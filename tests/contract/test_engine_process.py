@@ -149,7 +149,7 @@ def test_wrong_requests_fail_alone(engine: Engine) -> None:
     engine.send(_submit(3))
     engine.send(GenerateRequest("long", input_ids=(5,) * 2048))
     engine.send(_submit(2, logprobs=21))
-    engine.send(GenerateRequest("role", messages={"messages": [{"role": "king"}]}))
+    engine.send(GenerateRequest("role", messages=b'{"messages": [{"role": "king"}]}'))
     outputs = engine.outputs_until(4)
     assert str(outputs["row2"][0].error).startswith(
         "invalid_value[logprobs]: logprobs is 21; it must be at most 20"

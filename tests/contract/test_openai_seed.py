@@ -8,6 +8,7 @@ import httpx
 import openai
 import pytest
 
+from ernie_backend.chat.messages import normalize_messages
 from fakes.triton_grpc import FakeTriton
 
 pytest_plugins = ("fakes.frontend_server",)
@@ -147,12 +148,13 @@ def test_curl_with_tools_and_a_tool_result(frontend: str, triton: FakeTriton) ->
     assert answer.status_code == 200
     sent = triton.inferences[0].messages
     assert sent["tools"] == WEATHER_TOOLS
-    assert [message["content"] for message in sent["messages"]] == [
+    messages = normalize_messages(sent["messages"])
+    assert [message["content"] for message in messages] == [
         "Get the current weather in Beijing",
         "",
         WEATHER,
     ]
-    assert sent["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"location": "Beijing", "unit": "c"}
+    assert messages[1]["tool_calls"][0]["function"]["arguments"] == {"location": "Beijing", "unit": "c"}
 
 
 def test_curl_with_an_image_is_refused_with_a_reason(frontend: str, triton: FakeTriton) -> None:

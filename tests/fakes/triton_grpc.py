@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import deserialize_bytes_tensor
 
 Result = TypeVar("Result")
 Response = dict[str, Any] | str
@@ -256,7 +257,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 def _decode(request: Any) -> Inference:
     inputs: dict[str, Any] = {}
     for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
-        if tensor.datatype == "BYTES":
+        if tensor.name == "media":
+            inputs[tensor.name] = deserialize_bytes_tensor(raw).tolist()
+        elif tensor.datatype == "BYTES":
             (size,) = struct.unpack_from("<I", raw)
             inputs[tensor.name] = raw[4 : 4 + size].decode()
         elif tensor.datatype == "BOOL":

@@ -66,6 +66,7 @@ def _records_of(cls: Any) -> st.SearchStrategy[Any]:
     needed = {each.name for each in fields(cls) if each.default is each.default_factory is MISSING}
     if cls is GenerateRequest:
         given["cache_salt"] = st.text("abc", max_size=3)
+        given["media"] = st.lists(st.binary(min_size=1, max_size=2 * MAX_INLINE), max_size=3).map(tuple)
         return st.sampled_from(PROMPTS).flatmap(lambda prompt: _built(cls, given, needed | {prompt}))
     return _built(cls, given, needed)
 

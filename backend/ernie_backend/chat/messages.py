@@ -1,8 +1,8 @@
 """The messages of a chat request, checked and brought into the form that templates expect.
 
 Templates want ``content`` to be a string, tool arguments to be objects, and fields without a value to be
-absent; clients send lists of parts, JSON strings and null. Roles that only other systems know are mapped:
-``bot`` is an assistant, ``developer`` a system. This module must not know any template.
+absent; clients send lists of parts, JSON strings, null and empty lists of calls. Roles that only other systems
+know are mapped: ``bot`` is an assistant, ``developer`` a system. This module must not know any template.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ def normalize_messages(messages: object) -> list[dict[str, Any]]:
         InvalidValue: not a list of messages, an unknown role, or content that is no text.
     """
     if not isinstance(messages, list) or not messages:
-        raise InvalidValue("messages must be a list with at least one message", "messages")
+        raise InvalidValue(
+            "messages must be a JSON object with a list in its field messages, of at least one message",
+            "messages",
+        )
     return [_message(index, message) for index, message in enumerate(messages)]
 
 
@@ -42,8 +45,11 @@ def _message(index: int, message: object) -> dict[str, Any]:
         raise InvalidValue(f"{where}.role is {role!r}; known: {', '.join(_ROLES)}", "messages")
     given = {name: value for name, value in message.items() if value is not None}
     normal = {**given, "role": _ROLES[role], "content": _text(where, message.get("content"))}
-    if isinstance(message.get("tool_calls"), list):
-        normal["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
+    calls = message.get("tool_calls")
+    if isinstance(calls, list):
+        normal["tool_calls"] = [_tool_call(call) for call in calls]
+    if not calls:
+        normal.pop("tool_calls", None)
     return normal
 
 

@@ -6,7 +6,7 @@ know scheduling, KV blocks or sockets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from ernie_backend.chat.missing_tokenizer import MissingTokenizer
@@ -19,6 +19,7 @@ from ernie_backend.engine.sampling_resolver import LogprobLimits, SamplingResolv
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.request.sequence import Sequence
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
+from ernie_wire.json_text import read_json_object
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 
@@ -50,8 +51,13 @@ class Preparation:
             InvalidRequest: the prompt is empty, too long or cannot be rendered.
         """
         text, prompt_ids = self._prompt(request)
+        if request.media:
+            number = len(request.media)
+            raise InvalidValue(
+                f"media holds {number} buffers; this model takes only text: leave them out", "media"
+            )
         self._check_length(len(prompt_ids), request)
-        asked = request.sampling
+        asked = self._asked(request)
         resolver = SamplingResolver(self.tokenizer, self.defaults, self.vocab_size, self.logprob_limits)
         sampling = resolver.resolve(asked, len(prompt_ids), self.max_model_len - len(prompt_ids))
         sequence = Sequence(
@@ -70,6 +76,13 @@ class Preparation:
             prompt_text=text if request.return_token_ids else None,
         )
 
+    def _asked(self, request: GenerateRequest) -> SamplingParameters:
+        """Return the sampling, with the log probabilities that are needed for their sum."""
+        asked = request.sampling
+        if request.return_cumulative_logprob and asked.logprobs is None:
+            return replace(asked, logprobs=0)
+        return asked
+
     def _skipped_ids(self, asked: SamplingParameters) -> frozenset[int]:
         """Return the tokens that are no part of the answer's text."""
         if not asked.skip_special_tokens:
@@ -84,7 +97,7 @@ class Preparation:
             text = self.tokenizer.decode(request.input_ids) if request.return_token_ids else ""
             return text, request.input_ids
         if request.messages is not None:
-            text = self.template.render(request.messages)
+            text = self.template.render(read_json_object(request.messages, "messages"))
         else:
             text = request.text_input or ""
         field = request.prompt_field

@@ -19,10 +19,9 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from ernie_stub.request_tensors import ResponseOptions
 from ernie_stub.response_tensors import error_response, output_response
 from ernie_wire.errors import ErnieError, parse_error
-from ernie_wire.messages import Output, join_outputs
+from ernie_wire.messages import GenerateRequest, Output, join_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +30,7 @@ class Answer:
     """The answer to one request.
 
     Args:
-        request_id: whose answer it is.
-        options: the form of the responses.
+        request: what it answers, as the client sent it.
         triton_sender: Triton's response sender of the request.
         schedule: puts work into the queue of the answer's sender thread; never blocks.
         on_abandoned: told of this answer when its client has gone.
@@ -40,18 +38,17 @@ class Answer:
 
     def __init__(
         self,
-        request_id: str,
-        options: ResponseOptions,
+        request: GenerateRequest,
         triton_sender: Any,  # noqa: ANN401 - Triton's own class
         schedule: Callable[[Callable[[], None]], None],
         on_abandoned: Callable[[Answer], object],
     ) -> None:
-        self.request_id = request_id
+        self.request_id = request.request_id
+        self._request = request
         self._on_abandoned = on_abandoned
-        self._options = options
         self._schedule = schedule
         self._triton_sender = triton_sender  # the sender thread's; None after the final flag
-        self._echo = options.echo  # the sender thread's
+        self._echo = "" if request.exclude_input_in_output else request.text_input or ""  # the sender thread's
         self._cumulative_logprob = 0.0  # the sender thread's
         self._lock = threading.Lock()
         self._pending: list[Output] = []  # guarded
@@ -66,7 +63,7 @@ class Answer:
                 return
             self._pending.append(output)
             self._has_ended = output.is_last
-            if self._options.stream or self._has_ended:
+            if self._request.stream or self._has_ended:
                 self._schedule_once()
 
     def fail(self, error: ErnieError) -> None:
@@ -85,7 +82,7 @@ class Answer:
         with self._lock:
             self._is_scheduled = False
             outputs: list[Output] = []
-            if self._options.stream or self._has_ended:
+            if self._request.stream or self._has_ended:
                 outputs, self._pending = self._pending, []
             is_poll_wanted, self._is_poll_wanted = self._is_poll_wanted, False
         if self._triton_sender is None:
@@ -101,7 +98,7 @@ class Answer:
 
     def _send(self, output: Output) -> None:
         if output.error is not None:
-            if self._options.stream and output.text:
+            if self._request.stream and output.text:
                 self._triton_sender.send(self._response(replace(output, error=None)))
             self._send_final(error_response(parse_error(output.error)))
         elif output.is_last:
@@ -112,7 +109,7 @@ class Answer:
     def _response(self, output: Output) -> Any:  # noqa: ANN401 - Triton's own class
         echo, self._echo = self._echo, ""
         self._cumulative_logprob += sum(entry.logprob for entry in output.logprobs or () if entry is not None)
-        return output_response(output, self._options, echo, self._cumulative_logprob)
+        return output_response(output, self._request, echo, self._cumulative_logprob)
 
     def _send_final(self, response: Any) -> None:  # noqa: ANN401 - Triton's own class
         sender, self._triton_sender = self._triton_sender, None

@@ -8,7 +8,7 @@ is answered.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,40 +23,8 @@ from ernie_wire.sampling import SamplingParameters, read_texts
 MAX_REQUEST_ID_CHARACTERS = 256
 MAX_TENSOR_BYTES = 16 << 20
 """More than any context holds; escaped as JSON, six times as much, it still fits a frame to the engine."""
+_FLAGS = [spec for spec in tensors.FIELDS if spec.datatype == "TYPE_BOOL" and spec is not tensors.EXCLUDE_INPUT]
 RESERVED_PARAMETERS = "triton_"  # Triton's own request parameters begin so
-
-
-@dataclass(frozen=True)
-class ResponseOptions:
-    """What the responses to one request look like.
-
-    Attributes:
-        stream: a response for each new text; otherwise exactly one.
-        echo: text that the first ``text_output`` begins with.
-        finish_reason, num_input_tokens, num_output_tokens, token_ids, marks: the outputs asked for.
-        cumulative_logprob: this too; the engine computes log probabilities for it.
-        logprobs: ``sampling_parameters`` ask for log probabilities.
-        is_logprobs_vllm: they are in the form of Triton's vLLM backend.
-    """
-
-    stream: bool = False
-    echo: str = ""
-    finish_reason: bool = False
-    num_input_tokens: bool = False
-    num_output_tokens: bool = False
-    token_ids: bool = False
-    marks: bool = False
-    cumulative_logprob: bool = False
-    logprobs: bool = False
-    is_logprobs_vllm: bool = False
-
-
-@dataclass(frozen=True)
-class GenerateCall:
-    """A request for text and the form of its answer."""
-
-    request: GenerateRequest
-    options: ResponseOptions
 
 
 @dataclass(frozen=True)
@@ -66,7 +34,7 @@ class ControlCall:
     control: dict[str, Any]
 
 
-def read_request(triton_request: Any) -> GenerateCall | ControlCall:  # noqa: ANN401 - Triton's own class
+def read_request(triton_request: Any) -> GenerateRequest | ControlCall:  # noqa: ANN401 - Triton's own class
     """Return what a Triton request asks for.
 
     Raises:
@@ -75,23 +43,19 @@ def read_request(triton_request: Any) -> GenerateCall | ControlCall:  # noqa: AN
     inputs = {tensor.name(): tensor.as_numpy() for tensor in triton_request.inputs()}
     if tensors.CONTROL.name in inputs:
         return _control(inputs)
-    text_input = _text(inputs, tensors.TEXT_INPUT)
-    sampling = _sampling(inputs, triton_request)
-    options = _options(inputs, text_input, sampling)
-    if options.cumulative_logprob and sampling.logprobs is None:
-        sampling = replace(sampling, logprobs=0)
-    request = GenerateRequest(
+    flags: dict[str, Any] = {spec.name: _flag(inputs, spec) for spec in _FLAGS}
+    return GenerateRequest(
         request_id=_request_id(inputs),
-        text_input=text_input,
+        text_input=_text(inputs, tensors.TEXT_INPUT),
         input_ids=_token_ids(inputs, tensors.INPUT_IDS),
-        messages=_messages(inputs),
-        stream=options.stream,
-        sampling=sampling,
-        return_token_ids=options.token_ids,
+        messages=_bytes(inputs, tensors.MESSAGES),
+        media=_media(inputs),
+        sampling=_sampling(inputs, triton_request),
+        exclude_input_in_output=_is_input_excluded(inputs, stream=flags["stream"]),
         priority=_priority(inputs),
         cache_salt=_text(inputs, tensors.CACHE_SALT) or "",
+        **flags,
     )
-    return GenerateCall(request, options)
 
 
 def _control(inputs: dict[str, NDArray[Any]]) -> ControlCall:
@@ -101,29 +65,15 @@ def _control(inputs: dict[str, NDArray[Any]]) -> ControlCall:
     return ControlCall(parse_control(_text(inputs, tensors.CONTROL) or ""))
 
 
-def _options(
-    inputs: dict[str, NDArray[Any]], text_input: str | None, sampling: SamplingParameters
-) -> ResponseOptions:
-    stream = _flag(inputs, tensors.STREAM)
-    exclude = _flag(inputs, tensors.EXCLUDE_INPUT, default=stream)
-    if stream and not exclude:
+def _is_input_excluded(inputs: dict[str, NDArray[Any]], *, stream: bool) -> bool:
+    is_excluded = _flag(inputs, tensors.EXCLUDE_INPUT, default=stream)
+    if stream and not is_excluded:
         raise InvalidValue(
             "exclude_input_in_output is false and stream is true; a stream never repeats its input: leave "
             "exclude_input_in_output out, or set stream to false",
             tensors.EXCLUDE_INPUT.name,
         )
-    return ResponseOptions(
-        stream=stream,
-        echo="" if exclude else text_input or "",
-        finish_reason=_flag(inputs, tensors.RETURN_FINISH_REASON),
-        num_input_tokens=_flag(inputs, tensors.RETURN_NUM_INPUT_TOKENS),
-        num_output_tokens=_flag(inputs, tensors.RETURN_NUM_OUTPUT_TOKENS),
-        token_ids=_flag(inputs, tensors.RETURN_TOKEN_IDS),
-        marks=_flag(inputs, tensors.RETURN_MARKS),
-        cumulative_logprob=_flag(inputs, tensors.RETURN_CUMULATIVE_LOGPROB),
-        logprobs=sampling.logprobs is not None,
-        is_logprobs_vllm=_flag(inputs, tensors.RETURN_LOGPROBS),
-    )
+    return is_excluded
 
 
 def _request_id(inputs: dict[str, NDArray[Any]]) -> str:
@@ -151,16 +101,14 @@ def _priority(inputs: dict[str, NDArray[Any]]) -> int:
     return value
 
 
-def _messages(inputs: dict[str, NDArray[Any]]) -> dict[str, Any] | None:
-    text = _text(inputs, tensors.MESSAGES)
-    if text is None:
-        return None
-    messages = read_json_object(text, tensors.MESSAGES.name)
-    if not isinstance(messages.get("messages"), list):
-        raise InvalidValue(
-            "messages must be a JSON object with a list in its field messages", tensors.MESSAGES.name
-        )
-    return messages
+def _media(inputs: dict[str, NDArray[Any]]) -> tuple[bytes, ...]:
+    array = inputs.get(tensors.MEDIA.name)
+    if array is None:
+        return ()
+    media = tuple(array.reshape(-1).tolist())
+    if not all(isinstance(medium, bytes) for medium in media):
+        raise InvalidValue("media must be of type BYTES", tensors.MEDIA.name)
+    return media
 
 
 def _sampling(inputs: dict[str, NDArray[Any]], triton_request: Any) -> SamplingParameters:  # noqa: ANN401
@@ -174,16 +122,21 @@ def _sampling(inputs: dict[str, NDArray[Any]], triton_request: Any) -> SamplingP
 
 
 def _text(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> str | None:
+    value = _bytes(inputs, spec)
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidValue(f"{spec.name} is not UTF-8: {error}", spec.name) from None
+
+
+def _bytes(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> bytes | None:
     value = _single(inputs, spec)
     if value is None:
         return None
     if not isinstance(value, bytes):
         raise InvalidValue(f"{spec.name} must be of type BYTES", spec.name)
     _check_size(spec, len(value))
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidValue(f"{spec.name} is not UTF-8: {error}", spec.name) from None
+    return value
 
 
 def _flag(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec, *, default: bool = False) -> bool:

@@ -12,52 +12,51 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from ernie_stub.request_tensors import ResponseOptions
 from ernie_wire import tensors
 from ernie_wire.errors import ErnieError
 from ernie_wire.logprobs import logprobs_to_json, logprobs_to_vllm
 from ernie_wire.marked_text import Mark, MarkedText, joined
-from ernie_wire.messages import Output
+from ernie_wire.messages import GenerateRequest, Output
 
 
-def output_response(output: Output, options: ResponseOptions, echo: str, cumulative_logprob: float) -> Any:  # noqa: ANN401 - Triton's class
+def output_response(output: Output, request: GenerateRequest, echo: str, cumulative_logprob: float) -> Any:  # noqa: ANN401 - Triton's class
     """Return the response for new output.
 
     Args:
         output: what is new since the last response to this request.
-        options: the outputs asked for.
+        request: what it answers; says which outputs are wanted.
         echo: what ``text_output`` begins with: the prompt in the first response if asked for, else nothing.
         cumulative_logprob: of all tokens so far.
     """
     text = joined((MarkedText(echo), output))
     made = [_text(tensors.TEXT_OUTPUT, text.text)]
-    if options.marks and text.marks:
+    if request.return_marks and text.marks:
         made.append(_numbers(tensors.MARKS, text.marks, np.int32))
-    if options.finish_reason:
+    if request.return_finish_reason:
         made.append(_text(tensors.FINISH_REASON, output.finish_reason or ""))
-    if options.num_input_tokens:
+    if request.return_num_input_tokens:
         made.append(_numbers(tensors.NUM_INPUT_TOKENS, [output.num_input_tokens], np.uint32))
         made.append(_numbers(tensors.NUM_CACHED_TOKENS, [output.num_cached_tokens], np.uint32))
-    if options.num_output_tokens:
+    if request.return_num_output_tokens:
         made.append(_numbers(tensors.NUM_OUTPUT_TOKENS, [output.num_output_tokens], np.uint32))
-    if options.token_ids:
+    if request.return_token_ids:
         made.append(_numbers(tensors.OUTPUT_IDS, output.token_ids, np.int32))
         if output.prompt_ids is not None:
             made.append(_numbers(tensors.PROMPT_IDS, output.prompt_ids, np.int32))
         if output.prompt_text is not None:
             made.append(_text(tensors.PROMPT_TEXT, output.prompt_text))
-    if options.cumulative_logprob:
+    if request.return_cumulative_logprob:
         made.append(_numbers(tensors.CUMULATIVE_LOGPROB, [cumulative_logprob], np.float32))
-    made += _logprobs(output, options)
+    made += _logprobs(output, request)
     return pb_utils.InferenceResponse(output_tensors=made)
 
 
-def _logprobs(output: Output, options: ResponseOptions) -> list[Any]:
-    made = []
-    if options.is_logprobs_vllm:
-        entries = logprobs_to_vllm(output.logprobs or ()) if options.logprobs else None
+def _logprobs(output: Output, request: GenerateRequest) -> list[Any]:
+    made, are_wanted = [], request.sampling.logprobs is not None
+    if request.return_logprobs:
+        entries = logprobs_to_vllm(output.logprobs or ()) if are_wanted else None
         made.append(_json(tensors.LOGPROBS, entries))
-    elif options.logprobs and output.logprobs is not None:
+    elif are_wanted and output.logprobs is not None:
         made.append(_json(tensors.LOGPROBS, logprobs_to_json(output.logprobs)))
     if output.prompt_logprobs is not None:
         made.append(_json(tensors.PROMPT_LOGPROBS, logprobs_to_json(output.prompt_logprobs)))

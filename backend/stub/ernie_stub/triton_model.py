@@ -19,10 +19,11 @@ from ernie_stub.engine import Engine, EngineStatus
 from ernie_stub.engine_process import EngineCommand, EngineStartError
 from ernie_stub.entry import Entry, EntryError
 from ernie_stub.in_flight import InFlight
-from ernie_stub.request_tensors import ControlCall, GenerateCall, read_request
+from ernie_stub.request_tensors import ControlCall, read_request
 from ernie_stub.response_tensors import control_response, error_response
 from ernie_stub.senders import Senders
 from ernie_wire.errors import ErnieError, InternalError, ModelUnavailable
+from ernie_wire.messages import GenerateRequest
 
 DRAIN_TIMEOUT_S = 5.0
 
@@ -85,11 +86,9 @@ class TritonPythonModel:
         engine.start()
         return engine
 
-    def _generate(self, call: GenerateCall, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
-        answer = Answer(
-            call.request.request_id, call.options, triton_sender, self._senders.bind(), self._in_flight.abandon
-        )
-        self._in_flight.submit(call.request, answer)
+    def _generate(self, request: GenerateRequest, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
+        answer = Answer(request, triton_sender, self._senders.bind(), self._in_flight.abandon)
+        self._in_flight.submit(request, answer)
 
     def _control(self, call: ControlCall, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
         status = self._unconfigured if self._engine is None else self._engine.status()

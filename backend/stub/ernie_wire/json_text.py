@@ -14,18 +14,20 @@ from ernie_wire.errors import InvalidValue
 MAX_DEPTH = 64
 
 
-def read_json_object(text: str, name: str) -> dict[str, Any]:
+def read_json_object(text: str | bytes, name: str) -> dict[str, Any]:
     """Return the JSON object in a text.
 
     Args:
-        text: what the client sent.
+        text: what the client sent; bytes are UTF-8.
         name: the field that it came in, for the error.
 
     Raises:
-        InvalidValue: not JSON, not an object, or nested deeper than ``MAX_DEPTH``.
+        InvalidValue: not UTF-8, not JSON, not an object, or nested deeper than ``MAX_DEPTH``.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text if isinstance(text, str) else text.decode())
+    except UnicodeDecodeError as error:
+        raise InvalidValue(f"{name} is not UTF-8: {error}", name) from None
     except RecursionError:
         raise _too_deep(name) from None
     except ValueError as error:

@@ -26,22 +26,28 @@ Value = TypeVar("Value")
 
 ALIVE_S = 0.5
 MAX_CACHE_SALT_CHARACTERS = 1024
+MAX_MEDIA, MAX_MEDIUM_BYTES, MAX_MEDIA_BYTES = 256, 64 << 20, 128 << 20
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One request for text; the answer is a series of Outputs that ends with ``is_last``.
+    """One request for text. Exactly one of the three prompts is set.
 
-    Exactly one of the three prompts is set.
+    Its fields have the names of the tensors that they travel in (``tensors``); ``sampling`` is the decoded
+    ``sampling_parameters``.
 
     Attributes:
         request_id: unique among the requests in flight.
         text_input: a raw prompt.
         input_ids: a prompt as token ids.
-        messages: ``{"messages": [...], "tools": [...], "chat_template_kwargs": {...}}``.
+        messages: JSON, ``{"messages": [...], "tools": [...], "chat_template_kwargs": {...}}``, which only the
+            engine reads.
+        media: what parts of the messages name by index: ``{"type": "image_url", "image_url": {"media": 0}}``.
         stream: send text as it is made; otherwise once, at the end.
         sampling: what is asked of the sampler.
-        return_token_ids: ask for the prompt's token ids and its text in the first output.
+        exclude_input_in_output: the text of the answer does not begin with ``text_input``.
+        return_finish_reason, return_num_input_tokens, return_num_output_tokens, return_token_ids,
+            return_cumulative_logprob, return_logprobs, return_marks: what the answer shall tell.
         priority: the lower, the sooner; equal ones in order of arrival.
         cache_salt: only requests with the same one share what the prefix cache holds.
     """
@@ -49,15 +55,23 @@ class GenerateRequest:
     request_id: str
     text_input: str | None = None
     input_ids: tuple[int, ...] | None = None
-    messages: dict[str, Any] | None = None
+    messages: bytes | None = None
+    media: tuple[bytes, ...] = ()
     stream: bool = False
     sampling: SamplingParameters = field(default_factory=SamplingParameters)
+    exclude_input_in_output: bool = False
+    return_finish_reason: bool = False
+    return_num_input_tokens: bool = False
+    return_num_output_tokens: bool = False
     return_token_ids: bool = False
+    return_cumulative_logprob: bool = False
+    return_logprobs: bool = False
+    return_marks: bool = False
     priority: int = 0
     cache_salt: str = ""
 
     def __post_init__(self) -> None:
-        """Check that there is exactly one prompt, and that the salt is text of a bounded length."""
+        """Check that there is exactly one prompt, and what the salt and the media may be."""
         if len(self.cache_salt) > MAX_CACHE_SALT_CHARACTERS or not self.cache_salt.isprintable():
             raise InvalidValue(
                 f"cache_salt has {len(self.cache_salt)} characters; it must have at most "
@@ -68,6 +82,7 @@ class GenerateRequest:
         if len(given) != 1:
             what = f"got {' and '.join(given)}" if given else "got none of them"
             raise InvalidValue(f"give exactly one of text_input, input_ids and messages; {what}", "text_input")
+        _check_media(self.media)
 
     @property
     def prompt_field(self) -> str:
@@ -76,6 +91,19 @@ class GenerateRequest:
 
     def _given_prompts(self) -> list[str]:
         return [name for name in ("text_input", "input_ids", "messages") if getattr(self, name) is not None]
+
+
+def _check_media(media: tuple[bytes, ...]) -> None:
+    if len(media) > MAX_MEDIA:
+        raise InvalidValue(f"media holds {len(media)} buffers; at most {MAX_MEDIA} are allowed", "media")
+    for index, medium in enumerate(media):
+        if not 0 < len(medium) <= MAX_MEDIUM_BYTES:
+            raise InvalidValue(
+                f"media[{index}] has {len(medium)} bytes; each must have 1 to {MAX_MEDIUM_BYTES}", "media"
+            )
+    total = sum(map(len, media))
+    if total > MAX_MEDIA_BYTES:
+        raise InvalidValue(f"media has {total} bytes; at most {MAX_MEDIA_BYTES} are allowed", "media")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,12 @@ INPUT_IDS = TensorSpec("input_ids", "TYPE_INT32", (-1,), "a prompt as token ids"
 MESSAGES = TensorSpec(
     "messages", "TYPE_STRING", (1,), "JSON: {messages, tools, chat_template_kwargs}; the engine renders it"
 )
+MEDIA = TensorSpec(
+    "media",
+    "TYPE_STRING",
+    (-1,),
+    "pictures and other media, which parts of messages name by index; refused by models that read text only",
+)
 STREAM = TensorSpec(
     "stream", "TYPE_BOOL", (1,), "true: one response per new text; false or absent: one response"
 )
@@ -71,12 +77,12 @@ CONTROL = TensorSpec(
     "control", "TYPE_STRING", (1,), "JSON with op cancel, describe or health; alone in its request"
 )
 
-INPUTS: tuple[TensorSpec, ...] = (
+FIELDS: tuple[TensorSpec, ...] = (
     TEXT_INPUT,
     INPUT_IDS,
     MESSAGES,
+    MEDIA,
     STREAM,
-    SAMPLING_PARAMETERS,
     EXCLUDE_INPUT,
     RETURN_FINISH_REASON,
     RETURN_NUM_INPUT_TOKENS,
@@ -88,8 +94,9 @@ INPUTS: tuple[TensorSpec, ...] = (
     REQUEST_ID,
     PRIORITY,
     CACHE_SALT,
-    CONTROL,
 )
+"""Those with the value of the field of ``messages.GenerateRequest`` that has their name."""
+INPUTS = (*FIELDS, SAMPLING_PARAMETERS, CONTROL)
 
 TEXT_OUTPUT = TensorSpec("text_output", "TYPE_STRING", (1,), "the new text, or all of it without stream")
 FINISH_REASON = TensorSpec(

@@ -24,6 +24,7 @@ from ernie_frontend.request_log import RequestRecord, record_of
 from ernie_frontend.routes.reading import Body, check_context, read_body
 from ernie_frontend.services import Services
 from ernie_frontend.translate.answer import AnswerHeader, UsageCount, best
+from ernie_frontend.translate.generate_request import Circumstances
 from ernie_frontend.translate.sse import DONE, ChunkShape, EventWriter, event
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError
 from ernie_wire.messages import GenerateRequest, Output
@@ -38,14 +39,14 @@ class Endpoint(Generic[Body]):
     Attributes:
         body: the schema of a request.
         id_prefix: what the ids of answers begin with.
-        to_wire: makes the requests for the engine; its arguments are those of ``chat_to_wire``.
+        to_wire: makes the requests for the engine.
         whole: makes the object of a whole answer of its header, an output for each choice, and the usage.
         chunks: how the chunks of a stream look.
     """
 
     body: type[Body]
     id_prefix: str
-    to_wire: Callable[[Body, str, int | None, int, str], list[GenerateRequest]]
+    to_wire: Callable[[Body, Circumstances], list[GenerateRequest]]
     whole: Callable[[AnswerHeader, Sequence[Output], dict[str, Any]], dict[str, Any]]
     chunks: ChunkShape
 
@@ -61,8 +62,14 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
     model = await services.models.resolve(body.model)
     check_context(body, model.entry)
     answer_id = record.wire_id(endpoint.id_prefix, body.user)
-    limits = (model.entry.vocab_size, services.settings.max_answers, client_salt(request.scope))
-    wires = await services.large_bodies.beside_loop(num_bytes, endpoint.to_wire, body, answer_id, *limits)
+    circumstances = Circumstances(
+        answer_id,
+        model.entry.vocab_size,
+        services.settings.max_answers,
+        client_salt(request.scope),
+        model.entry.modalities,
+    )
+    wires = await services.large_bodies.beside_loop(num_bytes, endpoint.to_wire, body, circumstances)
     header = AnswerHeader.of(body, answer_id, int(time.time()), model.public_name)
     count = UsageCount(body.num_candidates)
     streams = [services.triton.generate(model.entry.name, wire) for wire in wires]

@@ -17,6 +17,8 @@ from pydantic import (
 from ernie_frontend.schema.common import GenerationFields, PositiveInteger, TokenIds
 from ernie_wire.limits import as_count, as_integers
 
+MEDIA_PARTS = {"image_url": "image", "video_url": "video"}
+"""Types of parts that a model may read, and the modality that it needs; others are refused here."""
 _PART_WANTED = 'it must be a string or a list of parts such as {"type": "text", "text": "..."}'
 
 
@@ -135,6 +137,8 @@ class ChatRequest(GenerationFields):
 def _check_part(part: object) -> None:
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         raise ValueError(_PART_WANTED)  # noqa: TRY004  pydantic reports no other
+    if part["type"] in MEDIA_PARTS:
+        return
     if part["type"] != "text":
         raise ValueError(f"a part of type {part['type'][:40]!r} is not supported yet; send text parts only")
     if not isinstance(part.get("text"), str):

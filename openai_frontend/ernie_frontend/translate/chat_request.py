@@ -1,74 +1,54 @@
 """A chat request as ``GenerateRequest``s, one for each of the ``n`` answers.
 
-Must not know the template: messages go out in one plain form, whatever form they came in.
+The conversation goes out as it came, as JSON that only the engine reads, with its media beside it. Must not
+know the template.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import logging
-from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
-from ernie_frontend.schema.chat import ChatMessage, ChatRequest
+from ernie_frontend.schema.chat import MEDIA_PARTS, ChatMessage, ChatRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, refuse_unsupported
-from ernie_frontend.translate.sampling import check_token_ids, sampling_parameters, with_seed_offset
+from ernie_frontend.translate.generate_request import Circumstances, Prompt, generate_requests
+from ernie_frontend.translate.sampling import check_token_ids, sampling_parameters
 from ernie_frontend.translate.thinking import resolve_thinking
 from ernie_wire.errors import InvalidValue, MissingParameter
 from ernie_wire.messages import GenerateRequest
 
 logger = logging.getLogger(__name__)
 
-_ROLES = {"bot": "assistant", "developer": "system"}
 # Names that the engine itself gives to the template.
 _RESERVED_OPTIONS = ("messages", "tools", "chat_template", "add_generation_prompt")
 
 
-def chat_to_wire(
-    body: ChatRequest, request_id: str, vocab_size: int | None, max_answers: int, client_salt: str = ""
-) -> list[GenerateRequest]:
+def chat_to_wire(body: ChatRequest, circumstances: Circumstances) -> list[GenerateRequest]:
     """Return the requests for the engine.
-
-    Args:
-        body: the checked request.
-        request_id: the id of a single answer; of several each has this and its number.
-        vocab_size: token ids must be below it; None if the model does not tell now.
-        max_answers: most answers that one request may ask for.
-        client_salt: what keeps the clients' parts of the prefix cache apart.
 
     Raises:
         InvalidRequest: a value outside its limits, something that is not served, or no prompt.
     """
     refuse_unsupported(body.model_extra, UNSUPPORTED_IN_CHAT)
-    n = body.n or 1
-    if n > max_answers:
-        raise InvalidValue(f"n is {n}; at most {max_answers} answers are made to one request", "n")
+    if body.num_candidates > circumstances.max_answers:
+        raise InvalidValue(
+            f"n is {body.num_candidates}; at most {circumstances.max_answers} answers are made to one request",
+            "n",
+        )
     sampling = sampling_parameters(body, body.max_completion_tokens or body.max_tokens, body.num_logprobs)
-    request = GenerateRequest(
-        request_id=request_id,
-        **_prompt(body, vocab_size),
-        stream=bool(body.stream),
-        sampling=sampling,
-        return_token_ids=bool(body.return_token_ids),
-        priority=body.priority or 0,
-        cache_salt=client_salt + (body.cache_salt or ""),
-    )
-    if n == 1:
-        return [request]
-    return [
-        replace(request, request_id=f"{request_id}-{index}", sampling=with_seed_offset(sampling, index))
-        for index in range(n)
-    ]
+    return generate_requests(body, circumstances, [_prompt(body, circumstances)], sampling)
 
 
-def _prompt(body: ChatRequest, vocab_size: int | None) -> dict[str, Any]:
-    """Return the prompt as the one field of ``GenerateRequest`` that holds it."""
+def _prompt(body: ChatRequest, circumstances: Circumstances) -> Prompt:
     if body.prompt_token_ids is not None:
-        check_token_ids("prompt_token_ids", body.prompt_token_ids, vocab_size)
         begun = body.completion_token_ids or []
-        check_token_ids("completion_token_ids", begun, vocab_size)
-        return {"input_ids": (*body.prompt_token_ids, *begun)}
+        check_token_ids("prompt_token_ids", body.prompt_token_ids, circumstances.vocab_size)
+        check_token_ids("completion_token_ids", begun, circumstances.vocab_size)
+        return Prompt(input_ids=(*body.prompt_token_ids, *begun))
     if body.completion_token_ids:
         raise InvalidValue(
             "completion_token_ids go on from a prompt of token ids; send prompt_token_ids too "
@@ -79,26 +59,91 @@ def _prompt(body: ChatRequest, vocab_size: int | None) -> dict[str, Any]:
         raise MissingParameter("messages is missing", "messages")
     if not body.messages:
         raise InvalidValue("messages is empty; it must have at least one message", "messages")
+    media: list[bytes] = []
+    messages = [
+        _message(f"messages.{index}.content", message, circumstances.modalities, media)
+        for index, message in enumerate(body.messages)
+    ]
     if body.disable_chat_template:
-        return {"text_input": _plain_text(body.messages[0].content)}
-    return {"messages": _conversation(body, body.messages)}
+        return Prompt(text_input=_first_text(body.messages[0].content))
+    return Prompt(messages=_conversation(body, messages), media=tuple(media))
 
 
-def _conversation(body: ChatRequest, messages: list[ChatMessage]) -> dict[str, Any]:
-    conversation: dict[str, Any] = {
-        "messages": [_plain_message(message) for message in messages],
-        "chat_template_kwargs": _template_options(body),
-    }
+def _first_text(content: str | dict[str, Any] | list[dict[str, Any]] | None) -> str:
+    """Return the content of a message that is the prompt as it stands."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = content if isinstance(content, list) else [content]
+    for part in parts:
+        if part["type"] != "text":
+            raise InvalidValue(
+                f"a part of type {part['type']!r} needs the chat template; leave disable_chat_template out",
+                "disable_chat_template",
+            )
+    return "".join(part["text"] for part in parts)
+
+
+def _message(
+    where: str, message: ChatMessage, modalities: tuple[str, ...], media: list[bytes]
+) -> dict[str, Any]:
+    """Return what a message says, with its media moved to ``media``."""
+    said = {name: value for name, value in message if value is not None}
+    content = message.content
+    if isinstance(content, dict):
+        said["content"] = _part(where, content, modalities, media)
+    elif isinstance(content, list):
+        said["content"] = [_part(where, part, modalities, media) for part in content]
+    return said
+
+
+def _part(where: str, part: dict[str, Any], modalities: tuple[str, ...], media: list[bytes]) -> dict[str, Any]:
+    kind = part["type"]
+    if kind not in MEDIA_PARTS:
+        return part
+    if MEDIA_PARTS[kind] not in modalities:
+        raise InvalidValue(
+            f"{where}: a part of type {kind!r} is not supported yet; send text parts only", "content"
+        )
+    described = part.get(kind)
+    url = described.get("url") if isinstance(described, dict) else None
+    if not isinstance(described, dict) or not isinstance(url, str):
+        raise InvalidValue(f'{where}: a part of type {kind!r} needs {kind}: {{"url": "data:..."}}', "content")
+    media.append(_data_of(where, url))
+    others = {name: value for name, value in described.items() if name != "url"}
+    return {**part, kind: {**others, "media": len(media) - 1}}
+
+
+def _data_of(where: str, url: str) -> bytes:
+    """Return what a data: URL (RFC 2397) holds; others are not fetched because a request says so."""
+    header, comma, data = url.partition(",")
+    scheme, _, form = header.partition(":")
+    if scheme.lower() != "data" or not comma:
+        raise InvalidValue(
+            f"{where}: a URL begins with {url[:20]!r}; send the data itself, data:...", "content"
+        )
+    if not form.lower().endswith(";base64"):
+        return unquote_to_bytes(data)
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise InvalidValue(f"{where}: a data: URL is not base64: {error}", "content") from None
+
+
+def _conversation(body: ChatRequest, messages: list[dict[str, Any]]) -> bytes:
+    conversation: dict[str, Any] = {"messages": messages, "chat_template_kwargs": _template_options(body)}
     if body.tools and body.tool_choice != "none":
         conversation["tools"] = body.tools
         _warn_of_tools()
-    for name, value in conversation.items():
-        _check_finite(name, value)
-    return conversation
+    try:
+        return json.dumps(conversation, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError:
+        for name, value in conversation.items():
+            _check_finite(name, value)
+        raise
 
 
 def _check_finite(name: str, value: object) -> None:
-    """Check a part of the conversation that may hold any JSON, which goes to the engine as JSON."""
+    """Check a part of the conversation that may hold any JSON."""
     try:
         json.dumps(value, allow_nan=False)
     except ValueError:
@@ -125,27 +170,3 @@ def _template_options(body: ChatRequest) -> dict[str, Any]:
     if thinking is not None:
         options["enable_thinking"] = thinking
     return options
-
-
-def _plain_message(message: ChatMessage) -> dict[str, Any]:
-    plain: dict[str, Any] = {
-        "role": _ROLES.get(message.role, message.role),
-        "content": _plain_text(message.content),
-    }
-    if message.tool_calls:
-        plain["tool_calls"] = message.tool_calls
-    for name in ("name", "reasoning_content", "tool_call_id"):
-        value = getattr(message, name)
-        if value is not None:
-            plain[name] = value
-    return plain
-
-
-def _plain_text(content: str | dict[str, Any] | list[dict[str, Any]] | None) -> str:
-    """Return content as one string: a text model's template knows neither parts nor null."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else [content]
-    return "".join(part["text"] for part in parts)

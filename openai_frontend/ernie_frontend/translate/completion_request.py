@@ -4,54 +4,34 @@ from __future__ import annotations
 
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_COMPLETIONS, refuse_unsupported
-from ernie_frontend.translate.sampling import check_token_ids, sampling_parameters, with_seed_offset
+from ernie_frontend.translate.generate_request import Circumstances, Prompt, generate_requests
+from ernie_frontend.translate.sampling import check_token_ids, sampling_parameters
 from ernie_wire.errors import InvalidValue, MissingParameter
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 
-Prompt = str | tuple[int, ...]
 
-
-def completion_to_wire(
-    body: CompletionRequest, request_id: str, vocab_size: int | None, max_answers: int, client_salt: str = ""
-) -> list[GenerateRequest]:
-    """Return the requests for the engine: all answers to the first prompt, then those to the second ...
-
-    Args:
-        body: the checked request.
-        request_id: each answer's id is this and its number.
-        vocab_size: token ids must be below it; None if the model does not tell now.
-        max_answers: most answers that are made to one request.
-        client_salt: what keeps the clients' parts of the prefix cache apart.
+def completion_to_wire(body: CompletionRequest, circumstances: Circumstances) -> list[GenerateRequest]:
+    """Return the requests for the engine.
 
     Raises:
         InvalidRequest: a value outside its limits, something that is not served, or no prompt.
     """
     refuse_unsupported(body.model_extra, UNSUPPORTED_IN_COMPLETIONS)
-    prompts = _checked_prompts(body, vocab_size)
-    if len(prompts) * body.num_candidates > max_answers:
+    prompts = _checked_prompts(body, circumstances.vocab_size)
+    if len(prompts) * body.num_candidates > circumstances.max_answers:
         raise InvalidValue(
             f"prompt holds {len(prompts)} prompts with {body.num_candidates} answers each; at most "
-            f"{max_answers} answers are made to one request",
+            f"{circumstances.max_answers} answers are made to one request",
             "prompt" if len(prompts) > 1 else "best_of" if body.best_of else "n",
         )
-    sampling = _sampling(body)
-    return [
-        GenerateRequest(
-            request_id=f"{request_id}-{index}",
-            text_input=prompt if isinstance(prompt, str) else None,
-            input_ids=None if isinstance(prompt, str) else prompt,
-            stream=bool(body.stream),
-            sampling=with_seed_offset(sampling, index % body.num_candidates),
-            return_token_ids=bool(body.return_token_ids or body.echo),
-            priority=body.priority or 0,
-            cache_salt=client_salt + (body.cache_salt or ""),
-        )
-        for index, prompt in enumerate(prompt for prompt in prompts for _ in range(body.num_candidates))
+    made = [
+        Prompt(text_input=prompt) if isinstance(prompt, str) else Prompt(input_ids=prompt) for prompt in prompts
     ]
+    return generate_requests(body, circumstances, made, _sampling(body))
 
 
-def _checked_prompts(body: CompletionRequest, vocab_size: int | None) -> list[Prompt]:
+def _checked_prompts(body: CompletionRequest, vocab_size: int | None) -> list[str | tuple[int, ...]]:
     prompts = body.prompts()
     if not prompts:
         raise MissingParameter("prompt is missing", "prompt")

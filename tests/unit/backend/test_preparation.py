@@ -50,12 +50,21 @@ def _sampling(defaults: GenerationConfig = DEFAULTS, **asked: object) -> Resolve
     return _prepare(request, defaults).sequence.sampling
 
 
+def _chat(content: str) -> bytes:
+    return f'{{"messages": [{{"role": "user", "content": "{content}"}}]}}'.encode()
+
+
+def _nested(levels: int) -> bytes:
+    """Return an object with so many levels of nesting."""
+    return b'{"messages": ' + b"[" * levels + b"]" * levels + b"}"
+
+
 def test_the_three_kinds_of_prompt() -> None:
     raw = _prepare(GenerateRequest("r", text_input="Hello, how", return_token_ids=True))
     assert (raw.sequence.prompt_ids, raw.prompt_text) == (TOKENIZER.encode("Hello, how"), "Hello, how")
     ids = _prepare(GenerateRequest("r", input_ids=raw.sequence.prompt_ids, return_token_ids=True))
     assert (ids.sequence.prompt_ids, ids.prompt_text) == (raw.sequence.prompt_ids, "Hello, how")
-    chat = _prepare(GenerateRequest("r", messages={"messages": [{"role": "user", "content": "a"}]}))
+    chat = _prepare(GenerateRequest("r", messages=_chat("a")))
     assert chat.sequence.prompt_ids == TOKENIZER.encode("<|begin_of_sentence|>User: a\nAssistant: ")
     assert chat.sequence.prompt_ids[0] == 13
     assert chat.prompt_text is None
@@ -69,7 +78,22 @@ def test_the_three_kinds_of_prompt() -> None:
         (GenerateRequest("r", input_ids=(1, 640)), "input_ids", r"holds 640; token ids must be in \[0, 639\]"),
         (GenerateRequest("r", input_ids=(-1, 3)), "input_ids", "holds -1"),
         (GenerateRequest("r", text_input="\ud800"), "text_input", "half of a surrogate pair"),
-        (GenerateRequest("r", messages={"messages": []}), "messages", "at least one message"),
+        (GenerateRequest("r", messages=b'{"messages": []}'), "messages", "at least one message"),
+        (GenerateRequest("r", messages=b'{"messages": "hi"}'), "messages", "list in its field messages"),
+        (GenerateRequest("r", messages=b"[]"), "messages", "JSON object, not list"),
+        (GenerateRequest("r", messages=b"{"), "messages", "not JSON"),
+        (GenerateRequest("r", messages=b'{"messages": "\xff"}'), "messages", "not UTF-8"),
+        (GenerateRequest("r", messages=_chat("a").decode().encode("utf-16")), "messages", "not UTF-8"),
+        (GenerateRequest("r", messages=_chat(r"\ud800")), "messages", "half of a surrogate pair"),
+        (GenerateRequest("r", messages=b"[" * 100_000), "messages", "nested too deeply; at most 64"),
+        (GenerateRequest("r", messages=_nested(989)), "messages", "nested too deeply; at most 64"),
+        (GenerateRequest("r", messages=_nested(64)), "messages", "nested too deeply; at most 64"),
+        (GenerateRequest("r", messages=_nested(63)), "messages", r"messages\[0\] is list"),
+        (
+            GenerateRequest("r", messages=_chat("a"), media=(b"\0", b"\xff")),
+            "media",
+            "2 buffers; this model takes only text",
+        ),
     ],
 )
 def test_wrong_prompts(request_: GenerateRequest, param: str, complaint: str) -> None:
@@ -98,7 +122,7 @@ def test_a_text_that_cannot_fit_is_not_tokenized(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("it was tokenized"))
     for request, place in (
         (GenerateRequest("r", text_input=fits + "a"), "prompt"),
-        (GenerateRequest("r", messages={"messages": [{"role": "user", "content": fits}]}), "messages"),
+        (GenerateRequest("r", messages=_chat(fits)), "messages"),
     ):
         with pytest.raises(ContextLengthExceeded, match=rf"\(3[23] or more in the {place}, 1 in the"):
             _prepare(request)
@@ -133,6 +157,25 @@ def test_the_rest_of_what_is_asked_is_passed_on() -> None:
     assert (sampling.includes_stop, sampling.logprobs, sampling.prompt_logprobs) == (True, 20, 0)
     assert _prepare(GenerateRequest("r", input_ids=(5,), priority=-2)).sequence.priority == -2
     assert _prepare(GenerateRequest("r", input_ids=(5,), cache_salt="key")).sequence.cache_salt == "key"
+
+
+def test_a_sum_of_log_probabilities_needs_them() -> None:
+    def prepared(logprobs: int | None = None) -> RequestState:
+        asked = SamplingParameters(logprobs=logprobs)
+        return _prepare(GenerateRequest("r", "a", sampling=asked, return_cumulative_logprob=True))
+
+    assert prepared().sequence.sampling.logprobs == 0
+    assert prepared(logprobs=3).sequence.sampling.logprobs == 3
+
+
+def test_media_count_for_what_may_wait() -> None:
+    gate, inbox = _Gate(), Inbox()
+    thread = PreparationThread(gate.prepare, inbox, max_pending=3, max_pending_bytes=100)
+    for request_id in "ab":
+        thread.submit(GenerateRequest(request_id, messages=b"{}", media=(b"x" * 40, b"y" * 20)))
+    (refusal,) = inbox.take(10).refusals
+    assert refusal.request_id == "b"
+    gate.go_on.set()
 
 
 def test_numbers_that_stand_for_another() -> None:
@@ -358,7 +401,7 @@ def test_what_waits_to_be_prepared_is_bounded() -> None:
         assert str(refusal.error).startswith("queue_full: ")
     thread.cancel(Cancel("huge"))
     for request_id in "abc":
-        thread.submit(GenerateRequest(request_id, messages={"messages": [{"role": "user", "content": "x"}]}))
+        thread.submit(GenerateRequest(request_id, messages=_chat("x")))
     (refusal,) = inbox.take(10).refusals
     assert refusal.request_id == "c"  # two take 104 of the 130 bytes
     gate.go_on.set()

@@ -77,7 +77,7 @@ def test_log_probabilities_may_be_refused_or_limited() -> None:
 
 
 def test_the_given_template_makes_the_prompt() -> None:
-    messages = {"messages": [{"role": "user", "content": "b"}]}
+    messages = b'{"messages": [{"role": "user", "content": "b"}]}'
     request = GenerateRequest("r", messages=messages, return_token_ids=True)
     prepared = started(chat_template="a{{ messages[0].content }}c").preparation.prepare(request)
     assert prepared.prompt_text == "abc"

@@ -67,6 +67,7 @@ SYSTEM = {"role": "system", "content": "SYS"}
             "D\nAssistant: <|end_of_sentence|>Assistant: ",
         ),
         ([{"role": "user", "content": None}], "User: \nAssistant: "),
+        ([{"role": "user", "content": {"type": "text", "text": "a"}}], "User: a\nAssistant: "),
         (
             [{"role": "user", "content": [{"type": "text", "text": "a"}, "b", {"type": "text", "text": "c"}]}],
             "User: abc\nAssistant: ",

@@ -113,7 +113,7 @@ def test_an_engine_without_tokenizer_takes_and_gives_token_ids(
     (output,) = [output for _ in range(4) for output in started.engine.step()]
     assert len(output.token_ids) == 4
     assert (output.text, output.finish_reason) == ("", "length")
-    messages = {"messages": [{"role": "user", "content": "x"}]}
+    messages = b'{"messages": [{"role": "user", "content": "x"}]}'
     for text_request in (GenerateRequest("b", text_input="hello"), GenerateRequest("c", messages=messages)):
         with pytest.raises(InvalidValue, match=r"has no tokenizer\.model; send token ids"):
             started.preparation.prepare(text_request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -20,12 +21,22 @@ from ernie_frontend.translate import chat_request
 from ernie_frontend.translate.answer import AnswerHeader
 from ernie_frontend.translate.chat_request import chat_to_wire
 from ernie_frontend.translate.completion_request import completion_to_wire
+from ernie_frontend.translate.generate_request import Circumstances
 from ernie_frontend.translate.thinking import resolve_thinking
 from ernie_wire.errors import InvalidValue, QueueFull
+from ernie_wire.messages import GenerateRequest
+
+MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
 
 
 def chat(**fields: Any) -> ChatRequest:
-    return ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hi"}], **fields})
+    return ChatRequest.model_validate({"messages": MESSAGES, **fields})
+
+
+def conversation(wire: GenerateRequest) -> dict[str, Any]:
+    """Return what the engine reads."""
+    decoded: dict[str, Any] = json.loads(wire.messages or b"")
+    return decoded
 
 
 @pytest.mark.parametrize(
@@ -55,9 +66,8 @@ def chat(**fields: Any) -> ChatRequest:
 )
 def test_the_thinking_switch(fields: dict[str, Any], expected: bool | None) -> None:
     assert resolve_thinking(chat(**fields)) is expected
-    [wire] = chat_to_wire(chat(**fields), "r", 1000, 8)
-    assert wire.messages is not None
-    assert wire.messages["chat_template_kwargs"].get("enable_thinking") is expected
+    [wire] = chat_to_wire(chat(**fields), Circumstances("r", 1000, 8))
+    assert conversation(wire)["chat_template_kwargs"].get("enable_thinking") is expected
 
 
 def test_tool_calls_go_on_as_they_came_whatever_their_arguments_hold() -> None:
@@ -66,26 +76,101 @@ def test_tool_calls_go_on_as_they_came_whatever_their_arguments_hold() -> None:
         {"function": {"name": "b", "arguments": {"x": 1}}},
         {"function": {"name": "c", "arguments": "[" * 100_000}},
     ]
-    [wire] = chat_to_wire(chat(messages=[{"role": "assistant", "tool_calls": calls}]), "r", 1000, 8)
-    assert wire.messages is not None
-    [message] = wire.messages["messages"]
+    [wire] = chat_to_wire(
+        chat(messages=[{"role": "assistant", "tool_calls": calls}]), Circumstances("r", 1000, 8)
+    )
+    [message] = conversation(wire)["messages"]
     assert message["tool_calls"] == calls
 
 
 def test_tools_go_along_unless_the_choice_is_none() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     for choice, expected in ((None, tools), ("auto", tools), ("none", None)):
-        [wire] = chat_to_wire(chat(tools=tools, tool_choice=choice), "r", 1000, 8)
-        assert wire.messages is not None
-        assert wire.messages.get("tools") == expected
+        [wire] = chat_to_wire(chat(tools=tools, tool_choice=choice), Circumstances("r", 1000, 8))
+        assert conversation(wire).get("tools") == expected
 
 
-def test_a_tool_message_may_hold_one_part() -> None:
-    [wire] = chat_to_wire(
-        chat(messages=[{"role": "tool", "content": {"type": "text", "text": "23"}}]), "r", 1000, 8
-    )
-    assert wire.messages is not None
-    assert wire.messages["messages"] == [{"role": "tool", "content": "23"}]
+def test_messages_go_on_as_they_came_without_what_nobody_reads() -> None:
+    """Roles and contents in other forms are the engine's to read; null and unknown fields are left out."""
+    messages: list[dict[str, Any]] = [
+        {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "bot", "content": None, "name": None, "brand_new": 1},
+        {"role": "tool", "content": {"type": "text", "text": "23"}, "tool_call_id": "c"},
+    ]
+    [wire] = chat_to_wire(chat(messages=messages), Circumstances("r", 1000, 8))
+    assert conversation(wire)["messages"] == [messages[0], {"role": "bot"}, messages[2]]
+    assert wire.media == ()
+
+
+def test_several_answers_share_one_serialized_conversation() -> None:
+    wires = chat_to_wire(chat(n=3), Circumstances("r", 1000, 8))
+    assert len({id(wire.messages) for wire in wires}) == 1
+
+
+PICTURE = bytes(range(256))
+PICTURE_URL = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
+
+
+def pictured(url: object, **more: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url, **more}}]}]
+
+
+def test_media_go_beside_the_messages_whose_parts_name_them_by_index() -> None:
+    content: list[dict[str, Any]] = [
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"url": PICTURE_URL, "detail": "high"}},
+        {"type": "video_url", "video_url": {"url": "DATA:,%00a%20b"}},
+    ]
+    seeing = Circumstances("r", 1000, 8, modalities=("text", "image", "video"))
+    [wire] = chat_to_wire(chat(messages=[{"role": "user", "content": content}]), seeing)
+    assert wire.media == (PICTURE, b"\0a b")
+    assert conversation(wire)["messages"][0]["content"] == [
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"detail": "high", "media": 0}},
+        {"type": "video_url", "video_url": {"media": 1}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("messages", "complaint"),
+    [
+        (
+            pictured("https://example.com/a.png"),
+            r"^messages\.0\.content: a URL begins with 'https://example\.com/'",
+        ),
+        (pictured("file:///etc/passwd"), "send the data itself"),
+        (pictured("data:image/png;base64"), "send the data itself"),
+        (pictured("data:image/png;base64,@@@"), "is not base64"),
+        (pictured(None), r'needs image_url: \{"url": "data:\.\.\."\}'),
+        ([{"role": "user", "content": {"type": "image_url"}}], "needs image_url"),
+        (
+            [*MESSAGES, {"role": "user", "content": {"type": "video_url"}}],
+            r"^messages\.1\.content: a part of type 'v",
+        ),
+    ],
+)
+def test_media_that_cannot_be_had(messages: list[dict[str, Any]], complaint: str) -> None:
+    seeing = Circumstances("r", 1000, 8, modalities=("text", "image"))
+    with pytest.raises(InvalidValue, match=complaint) as caught:
+        chat_to_wire(chat(messages=messages), seeing)
+    assert caught.value.param == "content"
+
+
+def test_a_text_model_is_sent_no_media() -> None:
+    """The same words whether the part is complete or not."""
+    for messages in (pictured(PICTURE_URL), [{"role": "user", "content": {"type": "image_url"}}]):
+        with pytest.raises(InvalidValue) as caught:
+            chat_to_wire(chat(messages=messages), Circumstances("r", 1000, 8, modalities=("text",)))
+        assert caught.value.param == "content"
+        assert caught.value.message == (
+            "messages.0.content: a part of type 'image_url' is not supported yet; send text parts only"
+        )
+
+
+def test_media_are_no_prompt_without_the_template() -> None:
+    seeing = Circumstances("r", 1000, 8, modalities=("text", "image"))
+    with pytest.raises(InvalidValue, match="leave disable_chat_template out"):
+        chat_to_wire(chat(messages=pictured(PICTURE_URL), disable_chat_template=True), seeing)
 
 
 @pytest.mark.parametrize("table", [UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS])
@@ -101,37 +186,41 @@ def test_every_unsupported_field_has_a_reason_and_a_way_out(table: dict[str, Ref
 
 def test_unknown_fields_are_ignored() -> None:
     for fields in ({"brand_new": 1}, {"metadata": {"brand_new": 1}}):
-        assert chat_to_wire(chat(**fields), "r", 1000, 8) == chat_to_wire(chat(), "r", 1000, 8)
+        assert chat_to_wire(chat(**fields), Circumstances("r", 1000, 8)) == chat_to_wire(
+            chat(), Circumstances("r", 1000, 8)
+        )
 
 
 @pytest.mark.parametrize(("vocab_size", "token_id"), [(1000, 1000), (1000, -1), (None, 2**31), (0, 2**31)])
 def test_token_ids_are_checked_at_the_edge(vocab_size: int | None, token_id: int) -> None:
     body = CompletionRequest.model_validate({"prompt": [1, token_id]})
     with pytest.raises(InvalidValue, match=str(token_id)):
-        completion_to_wire(body, "r", vocab_size, 8)
+        completion_to_wire(body, Circumstances("r", vocab_size, 8))
 
 
 def test_each_prompt_is_a_request_of_its_own() -> None:
     body = CompletionRequest.model_validate({"prompt": [[1, 999], [3]], "max_tokens": 4, "stream": True})
-    wires = completion_to_wire(body, "r", 1000, 2)
+    wires = completion_to_wire(body, Circumstances("r", 1000, 2))
     assert [wire.request_id for wire in wires] == ["r-0", "r-1"]
     assert [wire.input_ids for wire in wires] == [(1, 999), (3,)]
     assert all(wire.stream and wire.sampling.max_tokens == 4 for wire in wires)
     with pytest.raises(InvalidValue, match="at most 1"):
-        completion_to_wire(body, "r", 1000, 1)
+        completion_to_wire(body, Circumstances("r", 1000, 1))
 
 
 def test_several_answers_count_the_seed_on() -> None:
-    wires = chat_to_wire(chat(n=3, seed=2**63 - 2), "r", 1000, 3)
+    wires = chat_to_wire(chat(n=3, seed=2**63 - 2), Circumstances("r", 1000, 3))
     assert [wire.request_id for wire in wires] == ["r-0", "r-1", "r-2"]
     assert [wire.sampling.seed for wire in wires] == [2**63 - 2, 2**63 - 1, 0]
     for unseeded in ({}, {"seed": None}, {"seed": -1}):
-        seeds = {wire.sampling.seed for wire in chat_to_wire(chat(n=3, **unseeded), "r", 1000, 3)}
+        seeds = {
+            wire.sampling.seed for wire in chat_to_wire(chat(n=3, **unseeded), Circumstances("r", 1000, 3))
+        }
         assert seeds == {unseeded.get("seed")}
-    counted = [wire.sampling.seed for wire in chat_to_wire(chat(n=3, seed=-3), "r", 1000, 3)]
+    counted = [wire.sampling.seed for wire in chat_to_wire(chat(n=3, seed=-3), Circumstances("r", 1000, 3))]
     assert counted == [-3, 2**63 - 2, 2**63 - 1], "-3 is 2**63 - 3"
     body = CompletionRequest.model_validate({"prompt": ["a", "b"], "n": 2, "seed": 5})
-    wires = completion_to_wire(body, "r", 1000, 8)
+    wires = completion_to_wire(body, Circumstances("r", 1000, 8))
     assert [wire.text_input for wire in wires] == ["a", "a", "b", "b"]
     assert [wire.sampling.seed for wire in wires] == [5, 6, 5, 6]
 
@@ -143,20 +232,20 @@ def test_prompts_of_token_ids() -> None:
         {"messages": [], "prompt_token_ids": [5, 6]},
     )
     for fields in forms:
-        [wire] = chat_to_wire(ChatRequest.model_validate(fields), "r", 1000, 1)
+        [wire] = chat_to_wire(ChatRequest.model_validate(fields), Circumstances("r", 1000, 1))
         assert (wire.input_ids, wire.messages) == ((5, 6), None)
-    [wire] = chat_to_wire(chat(prompt_token_ids=[5, 6], completion_token_ids=[7]), "r", 1000, 1)
+    [wire] = chat_to_wire(chat(prompt_token_ids=[5, 6], completion_token_ids=[7]), Circumstances("r", 1000, 1))
     assert wire.input_ids == (5, 6, 7)
     forms = ({"prompt": [1]}, {"prompt": "x", "prompt_token_ids": [1]}, {"prompt_token_ids": [1]})
     for fields in forms:
         body = CompletionRequest.model_validate({**fields, "completion_token_ids": [2, 3]})
-        [wire] = completion_to_wire(body, "r", 1000, 1)
+        [wire] = completion_to_wire(body, Circumstances("r", 1000, 1))
         assert wire.input_ids == (1, 2, 3)
 
 
 def test_no_template() -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "as it stands"}]}]
-    [wire] = chat_to_wire(chat(messages=messages, disable_chat_template=True), "r", 1000, 1)
+    [wire] = chat_to_wire(chat(messages=messages, disable_chat_template=True), Circumstances("r", 1000, 1))
     assert (wire.text_input, wire.messages) == ("as it stands", None)
 
 
@@ -179,7 +268,7 @@ def test_which_log_probabilities_the_engine_is_asked_for(
     fields: dict[str, Any], logprobs: int | None, prompt_logprobs: int | None
 ) -> None:
     body = CompletionRequest.model_validate({"prompt": "a", **fields})
-    wire = completion_to_wire(body, "r", 1000, 8)[0]
+    wire = completion_to_wire(body, Circumstances("r", 1000, 8))[0]
     assert (wire.sampling.logprobs, wire.sampling.prompt_logprobs) == (logprobs, prompt_logprobs)
     assert wire.return_token_ids is ("echo" in fields)
 
@@ -205,18 +294,22 @@ def test_which_log_probabilities_the_engine_is_asked_for(
 )
 def test_spellings_that_other_servers_accept(fields: dict[str, Any], sampling: dict[str, Any]) -> None:
     """What vLLM and FastDeploy take, with the same meaning, on both endpoints alike."""
-    [wire] = chat_to_wire(chat(**fields), "r", 1000, 8)
+    [wire] = chat_to_wire(chat(**fields), Circumstances("r", 1000, 8))
     body = CompletionRequest.model_validate({"prompt": "a", **fields})
-    for made in (wire, *completion_to_wire(body, "r", 1000, 8)):
+    for made in (wire, *completion_to_wire(body, Circumstances("r", 1000, 8))):
         assert json.dumps(made.sampling.to_json(), sort_keys=True) == json.dumps(sampling, sort_keys=True)
 
 
 def test_null_is_absent_in_every_field() -> None:
     nothing = dict.fromkeys(set(ChatRequest.model_fields) - {"messages"})
-    assert chat_to_wire(chat(**nothing), "r", 1000, 8) == chat_to_wire(chat(), "r", 1000, 8)
+    assert chat_to_wire(chat(**nothing), Circumstances("r", 1000, 8)) == chat_to_wire(
+        chat(), Circumstances("r", 1000, 8)
+    )
     nothing = dict.fromkeys(set(CompletionRequest.model_fields) - {"prompt"})
     bodies = [CompletionRequest.model_validate({"prompt": "a", **fields}) for fields in (nothing, {})]
-    assert completion_to_wire(bodies[0], "r", 1000, 8) == completion_to_wire(bodies[1], "r", 1000, 8)
+    assert completion_to_wire(bodies[0], Circumstances("r", 1000, 8)) == completion_to_wire(
+        bodies[1], Circumstances("r", 1000, 8)
+    )
 
 
 @pytest.mark.parametrize(
@@ -231,7 +324,7 @@ def test_null_is_absent_in_every_field() -> None:
 )
 def test_how_many_log_probabilities_completions_give(fields: dict[str, Any], logprobs: int | None) -> None:
     body = CompletionRequest.model_validate({"prompt": "a", "echo": True, "prompt_logprobs": 0, **fields})
-    [wire] = completion_to_wire(body, "r", 1000, 8)
+    [wire] = completion_to_wire(body, Circumstances("r", 1000, 8))
     assert (wire.sampling.logprobs, body.num_logprobs) == (logprobs, logprobs)
     assert wire.sampling.prompt_logprobs == (logprobs or 0), "echo needs as many of the prompt"
 
@@ -243,16 +336,16 @@ def test_how_many_log_probabilities_chat_gives() -> None:
 
 def test_whole_floats_are_integers_wherever_these_are_wanted() -> None:
     fields = {"n": 2.0, "priority": -1.0, "max_completion_tokens": 4.0, "max_streaming_response_tokens": 3.0}
-    wires = chat_to_wire(chat(**fields), "r", 1000, 8)
+    wires = chat_to_wire(chat(**fields), Circumstances("r", 1000, 8))
     assert [(wire.priority, wire.sampling.max_tokens) for wire in wires] == [(-1, 4), (-1, 4)]
     ids = {"prompt_token_ids": [5.0, 6], "completion_token_ids": [7.0]}
     for body in (chat(messages=[5.0, 6.0]), ChatRequest.model_validate(ids)):
-        [wire] = chat_to_wire(body, "r", 1000, 8)
+        [wire] = chat_to_wire(body, Circumstances("r", 1000, 8))
         assert json.dumps(wire.input_ids) in ("[5, 6]", "[5, 6, 7]")
     for prompt in ([5.0, 6], [[5, 6.0]]):
         for name in ("prompt", "prompt_token_ids"):
             plain = CompletionRequest.model_validate({name: prompt, "best_of": 1.0})
-            [wire] = completion_to_wire(plain, "r", 1000, 8)
+            [wire] = completion_to_wire(plain, Circumstances("r", 1000, 8))
             assert json.dumps(wire.input_ids) == "[5, 6]"
 
 
@@ -295,7 +388,7 @@ def test_metadata_does_not_carry_the_prompt() -> None:
 def test_tools_are_accepted_with_one_word_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     chat_request._warn_of_tools.cache_clear()
     for _ in range(2):
-        chat_to_wire(chat(tools=[{"type": "function", "function": {"name": "f"}}]), "r", 1000, 8)
+        chat_to_wire(chat(tools=[{"type": "function", "function": {"name": "f"}}]), Circumstances("r", 1000, 8))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "calls in answers stay text" in caplog.text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from ernie_frontend.generation import collect
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton_client import TritonClient, TritonUnreachable
 from ernie_frontend.triton_pool import TritonPool
+from ernie_wire import tensors
 from ernie_wire.errors import EngineCrashed, InternalError, ModelUnavailable
 from ernie_wire.messages import GenerateRequest, Output
 from ernie_wire.sampling import SamplingParameters
@@ -48,14 +50,28 @@ def test_the_tensors_of_a_request(triton_loop: EventLoopThread, triton: FakeTrit
     assert triton.inferences[0].inputs == {
         "request_id": "r",
         "stream": True,
-        "exclude_input_in_output": True,
-        "return_finish_reason": True,
-        "return_num_input_tokens": True,
-        "return_num_output_tokens": True,
         "return_token_ids": True,
-        "return_marks": True,
         "sampling_parameters": '{"max_tokens": 3}',
         "input_ids": [1, 2],
+    }
+
+
+def test_every_field_of_a_request_has_a_tensor_of_its_name(
+    triton_loop: EventLoopThread, triton: FakeTriton
+) -> None:
+    names = {spec.name for spec in tensors.FIELDS}
+    assert names == {field.name for field in fields(GenerateRequest)} - {"sampling"}
+    flags = {spec.name: True for spec in tensors.FIELDS if spec.datatype == "TYPE_BOOL"}
+    values = {"messages": b'{"messages": "\xc3\xa9"}', "media": (b"\x00\xff", b"\n" * 9), "text_input": None}
+    more = {"priority": -7, "cache_salt": "s", **flags}
+    triton_loop.run(collected(triton.url, request(**values, **more)))
+    assert triton.inferences[0].inputs == {
+        "request_id": "r",
+        "sampling_parameters": "{}",
+        "messages": '{"messages": "é"}',
+        "media": [b"\x00\xff", b"\n" * 9],
+        **more,
+        "priority": [-7],
     }
 
 

@@ -6,22 +6,36 @@ import json
 import re
 import threading
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ernie_stub.answer import Answer
-from ernie_stub.request_tensors import ResponseOptions
 from ernie_stub.senders import Senders
 from ernie_wire.errors import InvalidValue
 from ernie_wire.logprobs import TokenLogprobs, TopLogprob, parse_logprobs
 from ernie_wire.marked_text import Mark
-from ernie_wire.messages import Output
+from ernie_wire.messages import GenerateRequest, Output
+from ernie_wire.sampling import SamplingParameters
 from fakes.triton_python_backend_utils import ResponseSender
 
 WAIT_S = 60.0
-ALL_OUTPUTS = ResponseOptions(
-    stream=True, finish_reason=True, num_input_tokens=True, num_output_tokens=True, token_ids=True, marks=True
+SCORED = SamplingParameters(logprobs=1)
+
+
+def asking(text_input: str = "Hi: ", **fields: Any) -> GenerateRequest:
+    """Return a request that asks for some outputs."""
+    return GenerateRequest("r", text_input, **{"exclude_input_in_output": True, **fields})
+
+
+ALL_OUTPUTS = asking(
+    stream=True,
+    return_finish_reason=True,
+    return_num_input_tokens=True,
+    return_num_output_tokens=True,
+    return_token_ids=True,
+    return_marks=True,
 )
 TAG, TAG_ID = "<nl>", 7
 
@@ -33,9 +47,9 @@ class Work:
         self.jobs: list[object] = []
         self.abandoned: list[Answer] = []
 
-    def answer(self, options: ResponseOptions) -> tuple[Answer, ResponseSender]:
+    def answer(self, request: GenerateRequest) -> tuple[Answer, ResponseSender]:
         sender = ResponseSender()
-        return Answer("r", options, sender, self.jobs.append, self.abandoned.append), sender
+        return Answer(request, sender, self.jobs.append, self.abandoned.append), sender
 
     def run(self) -> None:
         while self.jobs:
@@ -47,7 +61,7 @@ class Work:
 def test_outputs_that_gather_during_a_send_become_one_response() -> None:
     senders = Senders(1)
     sender = ResponseSender()
-    answer = Answer("r", ALL_OUTPUTS, sender, senders.bind(), lambda _: None)
+    answer = Answer(ALL_OUTPUTS, sender, senders.bind(), lambda _: None)
     sender.gate.clear()
     answer.put(Output("r", "a", (1,), 3, 2, prompt_ids=(7, 8, 9), prompt_text="xyz", num_output_tokens=1))
     assert sender.sending.wait(WAIT_S)
@@ -115,7 +129,7 @@ def test_however_outputs_are_merged_nothing_is_lost_or_doubled(made: list[Output
 
 def test_without_stream_one_response_begins_with_the_echo() -> None:
     work = Work()
-    answer, sender = work.answer(ResponseOptions(echo="Hi: "))
+    answer, sender = work.answer(asking(exclude_input_in_output=False))
     answer.put(Output("r", "a", (1,)))
     work.run()
     assert sender.responses == []
@@ -126,20 +140,20 @@ def test_without_stream_one_response_begins_with_the_echo() -> None:
 
 
 def test_marks_count_characters_of_what_is_sent_in_one_response() -> None:
-    for options, marks in (
-        (ResponseOptions(echo="Hi: ", marks=True), [[5, 9, 7], [10, 14, 8]]),
-        (ResponseOptions(marks=True), [[1, 5, 7], [6, 10, 8]]),
-        (ResponseOptions(echo="Hi: "), None),
+    for request, marks in (
+        (asking(exclude_input_in_output=False, return_marks=True), [[5, 9, 7], [10, 14, 8]]),
+        (asking(return_marks=True), [[1, 5, 7], [6, 10, 8]]),
+        (asking(exclude_input_in_output=False), None),
     ):
         work = Work()
-        answer, sender = work.answer(options)
+        answer, sender = work.answer(request)
         answer.put(Output("r", "é<nl>", (1, 7), marks=(Mark(1, 5, 7),)))
         answer.put(Output("r", "a<nl>", (2, 8), marks=(Mark(1, 5, 8),), finish_reason="stop"))
         work.run()
         [response] = sender.responses
         assert response.values().get("marks") == marks
     work = Work()
-    answer, sender = work.answer(ResponseOptions(marks=True))
+    answer, sender = work.answer(asking(return_marks=True))
     answer.put(Output("r", "a", finish_reason="stop"))
     work.run()
     assert "marks" not in sender.responses[0].values()
@@ -152,7 +166,7 @@ def scored(token_id: int, logprob: float, *top: TopLogprob, rank: int = 1) -> To
 def test_a_cumulative_logprob_counts_all_tokens_so_far_however_they_are_merged() -> None:
     for merged in (False, True):
         work = Work()
-        answer, sender = work.answer(ResponseOptions(stream=True, cumulative_logprob=True))
+        answer, sender = work.answer(asking(stream=True, return_cumulative_logprob=True))
         answer.put(Output("r", "a", (1,), logprobs=(scored(1, -0.5),)))
         if not merged:
             work.run()
@@ -170,9 +184,9 @@ def test_a_cumulative_logprob_counts_all_tokens_so_far_however_they_are_merged()
 def test_log_probabilities_in_the_form_of_the_vllm_backend() -> None:
     top = (TopLogprob(9, -0.25, b"b"), TopLogprob(8, -0.5, bytes([0xE5])))
     output = Output("r", "a", (1,), logprobs=(scored(1, -1.5, *top, rank=3),), finish_reason="stop")
-    for options, expected in (
+    for request, expected in (
         (
-            ResponseOptions(logprobs=True, is_logprobs_vllm=True),
+            asking(sampling=SCORED, return_logprobs=True),
             [
                 {
                     "1": {"logprob": -1.5, "rank": 3, "decoded_token": "a"},
@@ -181,10 +195,10 @@ def test_log_probabilities_in_the_form_of_the_vllm_backend() -> None:
                 }
             ],
         ),
-        (ResponseOptions(is_logprobs_vllm=True, cumulative_logprob=True), None),
+        (asking(return_logprobs=True, return_cumulative_logprob=True), None),
     ):
         work = Work()
-        answer, sender = work.answer(options)
+        answer, sender = work.answer(request)
         answer.put(output)
         work.run()
         assert json.loads(sender.responses[0].values()["logprobs"]) == expected
@@ -192,7 +206,7 @@ def test_log_probabilities_in_the_form_of_the_vllm_backend() -> None:
 
 def test_an_error_comes_after_the_text_before_it_and_ends_the_answer() -> None:
     work = Work()
-    answer, sender = work.answer(ResponseOptions(stream=True))
+    answer, sender = work.answer(asking(stream=True))
     answer.put(Output("r", "a"))
     answer.fail(InvalidValue("too long", "text_input"))
     answer.put(Output("r", "late"))
@@ -208,7 +222,7 @@ def test_an_error_comes_after_the_text_before_it_and_ends_the_answer() -> None:
 
 def test_a_client_that_is_gone_is_reported_and_nothing_is_asked_after_the_end() -> None:
     work = Work()
-    answer, sender = work.answer(ResponseOptions(stream=True))
+    answer, sender = work.answer(asking(stream=True))
     answer.poll_cancellation()
     work.run()
     assert work.abandoned == []
@@ -226,7 +240,7 @@ def test_a_client_that_is_gone_is_reported_and_nothing_is_asked_after_the_end() 
 
 def test_when_triton_refuses_a_response_the_request_is_given_up() -> None:
     work = Work()
-    answer, sender = work.answer(ResponseOptions(stream=True))
+    answer, sender = work.answer(asking(stream=True))
     sender.sending_fails = True
     answer.put(Output("r", "a"))
     work.run()
@@ -238,7 +252,7 @@ def test_when_triton_refuses_a_response_the_request_is_given_up() -> None:
 
 def test_no_lock_is_held_while_triton_is_called() -> None:
     work = Work()
-    answer, sender = work.answer(ResponseOptions(stream=True))
+    answer, sender = work.answer(asking(stream=True))
     is_free = threading.Event()
 
     def put_from_another_thread() -> None:
@@ -259,7 +273,7 @@ def test_no_lock_is_held_while_triton_is_called() -> None:
 def test_logprobs_that_gather_are_joined_and_the_prompt_s_come_once() -> None:
     entries = [TokenLogprobs(each, -0.5, bytes([each]), 1, (TopLogprob(9, -0.1, b"9"),)) for each in range(4)]
     work = Work()
-    answer, sender = work.answer(replace(ALL_OUTPUTS, logprobs=True))
+    answer, sender = work.answer(replace(ALL_OUTPUTS, sampling=SCORED))
     answer.put(Output("r", "a", (0,), logprobs=(entries[0],), prompt_logprobs=(None, entries[3])))
     answer.put(Output("r", "b", (1,), logprobs=(entries[1],)))
     work.run()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ernie_stub.answer import Answer
 from ernie_stub.in_flight import InFlight
-from ernie_stub.request_tensors import ResponseOptions
 from ernie_wire.messages import Cancel, GenerateRequest, Message, Output
 from fakes.triton_python_backend_utils import ResponseSender
 
@@ -17,8 +16,9 @@ class Sent(list[Message]):
 
 
 def submit(table: InFlight, request_id: str) -> Answer:
-    answer = Answer(request_id, ResponseOptions(), ResponseSender(), lambda _: None, table.abandon)
-    table.submit(GenerateRequest(request_id, "hi"), answer)
+    request = GenerateRequest(request_id, "hi")
+    answer = Answer(request, ResponseSender(), lambda _: None, table.abandon)
+    table.submit(request, answer)
     return answer
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ernie_stub.request_tensors import ControlCall, GenerateCall, ResponseOptions, read_request
+from ernie_stub.request_tensors import ControlCall, read_request
 from ernie_wire.errors import InvalidValue
+from ernie_wire.messages import MAX_MEDIA, MAX_MEDIA_BYTES, MAX_MEDIUM_BYTES, GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 from fakes.triton_python_backend_utils import InferenceRequest
 
@@ -32,23 +33,23 @@ def nested(levels: int) -> str:
     return '{"messages": ' + "[" * levels + "]" * levels + "}"
 
 
-def read(parameters: str = "", **inputs: NDArray[Any]) -> GenerateCall:
-    call = read_request(InferenceRequest(inputs, parameters))
-    assert isinstance(call, GenerateCall)
-    return call
+def read(parameters: str = "", **inputs: NDArray[Any]) -> GenerateRequest:
+    request = read_request(InferenceRequest(inputs, parameters))
+    assert isinstance(request, GenerateRequest)
+    return request
 
 
 def test_text_input_alone_is_enough() -> None:
-    call = read(text_input=text("Grüße"))
-    assert call.request.text_input == "Grüße"
-    assert call.request.sampling == SamplingParameters()
-    assert call.options == ResponseOptions(stream=False, echo="Grüße")
-    assert len(call.request.request_id) == 36
-    assert read(text_input=text("a")).request.request_id != read(text_input=text("a")).request.request_id
+    request = read(text_input=text("Grüße"))
+    assert request.text_input == "Grüße"
+    assert request.sampling == SamplingParameters()
+    assert request == GenerateRequest(request.request_id, "Grüße")
+    assert len(request.request_id) == 36
+    assert read(text_input=text("a")).request_id != read(text_input=text("a")).request_id
 
 
 def test_everything_that_can_be_asked_for() -> None:
-    call = read(
+    request = read(
         input_ids=ids(1, 2, 3),
         stream=flag(True),
         sampling_parameters=text('{"max_tokens": 3, "stop": ".", "logprobs": 2}'),
@@ -63,19 +64,15 @@ def test_everything_that_can_be_asked_for() -> None:
         priority=ids(-7),
         cache_salt=text("s"),
     )
-    assert call.request.input_ids == (1, 2, 3)
-    assert call.request.sampling == SamplingParameters(max_tokens=3, stop=(".",), logprobs=2)
-    assert call.request.return_token_ids
-    assert call.request.request_id == "r1"
-    assert call.request.priority == -7
-    assert call.request.cache_salt == "s"
-    assert call.options == ResponseOptions(True, "", *[True] * 8)
-
-
-def test_a_cumulative_logprob_needs_log_probabilities_that_nobody_asked_for() -> None:
-    call = read(text_input=text("a"), return_cumulative_logprob=flag(True))
-    assert call.request.sampling.logprobs == 0
-    assert (call.options.cumulative_logprob, call.options.logprobs) == (True, False)
+    assert request.input_ids == (1, 2, 3)
+    assert request.sampling == SamplingParameters(max_tokens=3, stop=(".",), logprobs=2)
+    assert request.return_token_ids
+    assert request.request_id == "r1"
+    assert request.priority == -7
+    assert request.cache_salt == "s"
+    assert request.stream
+    assert request.exclude_input_in_output
+    assert all(getattr(request, name) for name in dir(request) if name.startswith("return_"))
 
 
 AS_TEXT = {
@@ -106,13 +103,11 @@ def test_every_number_and_truth_value_may_be_text() -> None:
     expected = SamplingParameters.from_json({name: value for name, (_, value) in AS_TEXT.items()})
     as_tensor = read(text_input=text("a"), sampling_parameters=text(json.dumps(texts)))
     as_parameters = read(json.dumps(texts), text_input=text("a"))
-    assert as_tensor.request.sampling == as_parameters.request.sampling == expected
+    assert as_tensor.sampling == as_parameters.sampling == expected
 
 
 def test_whole_numbers_in_text_may_have_a_point_and_texts_stay_texts() -> None:
-    sampling = read(
-        '{"max_tokens": "16.0", "stop": "5", "bad_words": "true"}', text_input=text("a")
-    ).request.sampling
+    sampling = read('{"max_tokens": "16.0", "stop": "5", "bad_words": "true"}', text_input=text("a")).sampling
     assert sampling == SamplingParameters(max_tokens=16, stop=("5",), bad_words=("true",))
 
 
@@ -129,11 +124,18 @@ def test_a_text_that_is_no_value_of_its_field_is_refused(name: str, value: str) 
     assert value in caught.value.message
 
 
-def test_messages_are_a_json_object() -> None:
-    call = read(messages=text('{"messages": [{"role": "user", "content": "hi"}]}'))
-    assert call.request.messages == {"messages": [{"role": "user", "content": "hi"}]}
-    assert call.options.echo == ""
-    assert read(messages=text(nested(63))).request.messages is not None
+def test_messages_and_media_are_bytes_that_nobody_looks_at() -> None:
+    media = [bytes(range(256)), b"\xff"]
+    request = read(messages=text(b"{\xff"), media=np.array(media, dtype=np.object_))
+    assert (request.messages, request.media) == (b"{\xff", tuple(media))
+
+
+def buffers(*sizes: int) -> NDArray[Any]:
+    """Return media of so many bytes; equal ones share their memory."""
+    array = np.empty(len(sizes), dtype=np.object_)
+    made = {size: bytes(size) for size in set(sizes)}
+    array[:] = [made[size] for size in sizes]
+    return array
 
 
 @pytest.mark.parametrize(
@@ -149,16 +151,15 @@ def test_messages_are_a_json_object() -> None:
 def test_the_input_is_repeated_by_default_without_stream_only(
     inputs: dict[str, NDArray[Any]], echo: str
 ) -> None:
-    call = read_request(InferenceRequest({"text_input": text("hi"), **inputs}))
-    assert isinstance(call, GenerateCall)
-    assert call.options.echo == echo
+    request = read("", **{"text_input": text("hi"), **inputs})
+    assert ("" if request.exclude_input_in_output else request.text_input) == echo
 
 
 def test_request_parameters_are_sampling_parameters_if_there_is_no_tensor() -> None:
     parameters = '{"temperature": 0.5, "triton_enable_empty_final_response": true}'
-    assert read(parameters, text_input=text("a")).request.sampling == SamplingParameters(temperature=0.5)
-    call = read(parameters, text_input=text("a"), sampling_parameters=text('{"top_k": 2}'))
-    assert call.request.sampling == SamplingParameters(top_k=2)
+    assert read(parameters, text_input=text("a")).sampling == SamplingParameters(temperature=0.5)
+    request = read(parameters, text_input=text("a"), sampling_parameters=text('{"top_k": 2}'))
+    assert request.sampling == SamplingParameters(top_k=2)
 
 
 @pytest.mark.parametrize(
@@ -171,10 +172,6 @@ def test_request_parameters_are_sampling_parameters_if_there_is_no_tensor() -> N
         ({"text_input": text(b"\xff\xfe")}, "text_input", "not UTF-8"),
         ({"input_ids": ids()}, "input_ids", "is empty"),
         ({"input_ids": np.array([1.0])}, "input_ids", "INT32"),
-        ({"messages": text("{")}, "messages", "not JSON"),
-        ({"messages": text("[" * 100_000)}, "messages", "nested too deeply; at most 64"),
-        ({"messages": text(nested(989))}, "messages", "nested too deeply; at most 64"),
-        ({"messages": text(nested(64))}, "messages", "nested too deeply; at most 64"),
         ({"control": text(nested(989))}, "control", "nested too deeply; at most 64"),
         (
             {"text_input": text("a"), "sampling_parameters": text(nested(989))},
@@ -188,8 +185,24 @@ def test_request_parameters_are_sampling_parameters_if_there_is_no_tensor() -> N
             "temperature",
             "is too large",
         ),
-        ({"messages": text("[]")}, "messages", "JSON object, not list"),
-        ({"messages": text('{"messages": "hi"}')}, "messages", "list in its field messages"),
+        ({"messages": text("x" * ((16 << 20) + 1))}, "messages", "at most 16777216"),
+        ({"messages": text("{}"), "media": np.array([1])}, "media", "type BYTES"),
+        (
+            {"messages": text("{}"), "media": buffers(1, 0)},
+            "media",
+            "media[1] has 0 bytes; each must have 1 to ",
+        ),
+        ({"messages": text("{}"), "media": buffers(MAX_MEDIUM_BYTES + 1)}, "media", "1 to 67108864"),
+        (
+            {"messages": text("{}"), "media": buffers(*[MAX_MEDIA_BYTES // 2] * 2, 1)},
+            "media",
+            "134217729 bytes",
+        ),
+        (
+            {"messages": text("{}"), "media": buffers(*[1] * (MAX_MEDIA + 1))},
+            "media",
+            "at most 256 are allowed",
+        ),
         ({"text_input": text("a"), "stream": np.array([1])}, "stream", "type BOOL"),
         ({"text_input": text("a"), "sampling_parameters": text("x")}, "sampling_parameters", "not JSON"),
         ({"text_input": text("a"), "sampling_parameters": text('{"top_p": 2}')}, "top_p", "in [0, 1]"),

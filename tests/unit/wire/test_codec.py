@@ -97,4 +97,4 @@ def test_a_field_of_a_type_that_cannot_travel_is_found_at_once() -> None:
 def test_a_request_is_checked_where_it_arrives() -> None:
     header, buffers = CODEC.encode(GenerateRequest("r", text_input="a"))
     with pytest.raises(Exception, match="exactly one"):
-        CODEC.decode({**header, "messages": {}}, buffers)
+        CODEC.decode({**header, "messages": "{}"}, buffers)

@@ -1,0 +1,78 @@
+"""What chat and completions requests have in common on their way to the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ernie_frontend.schema.common import GenerationFields
+from ernie_frontend.translate.sampling import with_seed_offset
+from ernie_wire.messages import GenerateRequest
+from ernie_wire.sampling import SamplingParameters
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What is known of a request besides its body.
+
+    Attributes:
+        request_id: the id of the whole answer; of several requests each has this and its number.
+        vocab_size: token ids must be below it; None if the model does not tell now.
+        max_answers: most answers that one request may ask for.
+        client_salt: what keeps the clients' parts of the prefix cache apart.
+        modalities: what the model reads: ``text``, ``image``, ``video``.
+    """
+
+    request_id: str
+    vocab_size: int | None
+    max_answers: int
+    client_salt: str = ""
+    modalities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt in one of its three forms; see ``GenerateRequest``."""
+
+    text_input: str | None = None
+    input_ids: tuple[int, ...] | None = None
+    messages: bytes | None = None
+    media: tuple[bytes, ...] = ()
+
+
+def generate_requests(
+    body: GenerationFields,
+    circumstances: Circumstances,
+    prompts: Sequence[Prompt],
+    sampling: SamplingParameters,
+) -> list[GenerateRequest]:
+    """Return the requests for the engine: all answers to the first prompt, then those to the second ...
+
+    Args:
+        body: the checked request of the client.
+        circumstances: see there.
+        prompts: what to answer.
+        sampling: of the first answer to each prompt.
+    """
+    number, request_id = body.num_candidates, circumstances.request_id
+    is_single = len(prompts) * number == 1
+    return [
+        GenerateRequest(
+            request_id=request_id if is_single else f"{request_id}-{index}",
+            text_input=prompt.text_input,
+            input_ids=prompt.input_ids,
+            messages=prompt.messages,
+            media=prompt.media,
+            stream=bool(body.stream),
+            sampling=with_seed_offset(sampling, index % number),
+            exclude_input_in_output=True,
+            return_finish_reason=True,
+            return_num_input_tokens=True,
+            return_num_output_tokens=True,
+            return_token_ids=bool(body.return_token_ids or body.has_echo),
+            return_marks=True,
+            priority=body.priority or 0,
+            cache_salt=circumstances.client_salt + (body.cache_salt or ""),
+        )
+        for index, prompt in enumerate(prompt for prompt in prompts for _ in range(number))
+    ]
