@@ -62,11 +62,16 @@ class Member:
 
 
 class Child:
-    """A running child process. Make it with ``start``."""
+    """A running child process. Make it with ``start``.
+
+    Attributes:
+        grace_s: how long it may take to end when asked to; None: as long as it takes.
+    """
 
     def __init__(self, origin: ChildCommand, process: asyncio.subprocess.Process, output: LogOutput) -> None:
         self.origin = origin
         self.name = origin.name
+        self.grace_s = origin.grace_s
         self._process = process
         self._output = output
         self._tail = b""
@@ -126,7 +131,7 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._group_is_empty(), self.origin.grace_s)
+            await asyncio.wait_for(self._group_is_empty(), self.grace_s)
         self.kill()
         self._guard.cancel()
         await self._process.wait()

@@ -29,6 +29,7 @@ MOST_FAULTS = 5
 FAULTS_WINDOW_S = 600.0
 _LONGEST_PAUSE_S = 8.0
 MOST_LOADS = 3
+_GRACE_AFTER_DEATH_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +140,8 @@ class KeptTriton(Kept):
 
     async def _unload(self) -> None:
         self._child.kill_descendants()  # Triton would wait for a stub that hangs, and for its engine
+        # It never gives up the requests that a dead stub had, and would wait for them at its end.
+        self._child.grace_s = _GRACE_AFTER_DEATH_S
         await self._model.unload()
         self._directory.remove_shared_memory()
 

@@ -25,7 +25,7 @@ from ernie_frontend.triton_client import TritonClient, TritonUnreachable
 from ernie_wire.errors import ErnieError
 
 START_DEADLINE_S = 120.0
-HEALTH_INTERVAL_S = 2.0
+HEALTH_INTERVAL_S = 1.0
 _DOUBT_INTERVAL_S = 0.5
 DEATHS_BEFORE_RELOAD = 2
 SILENCE_LIMIT_S = 30.0

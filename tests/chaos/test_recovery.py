@@ -6,9 +6,12 @@ import contextlib
 import json
 import os
 import signal
+import statistics
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -26,14 +29,20 @@ LONG = {"model": "null", "prompt": [5, 6, 7], "max_tokens": 1400, "ignore_eos": 
 SHORT = {"model": "null", "prompt": [5, 6, 7], "max_tokens": 2}
 MOST_FAULTS = 6
 NUM_TRIALS = 30
+PATIENT = """
+from ernie_cli import recovery
+recovery.MOST_FAULTS, recovery._LONGEST_PAUSE_S = 1000, 0.0
+from ernie_cli.main import main
+main()
+"""
 NUM_STREAMS = 8
 
 
 class House:
     """A running service, and its processes."""
 
-    def __init__(self) -> None:
-        self.serving = Serving("serve", *FLAGS)
+    def __init__(self, program: Sequence[str] = ("-m", "ernie_cli")) -> None:
+        self.serving = Serving("serve", *FLAGS, program=program)
 
     def wait_until_ready(self) -> None:
         self.url = self.serving.wait_until_ready()
@@ -60,6 +69,16 @@ class House:
         except httpx.TransportError:
             return None
 
+    def stop(self) -> float:
+        """Let it end as its user does; return how many seconds that takes."""
+        begin = time.monotonic()
+        self.serving.process.terminate()
+        assert self.serving.wait() == 0
+        assert self.serving.output[-1] == "Stopped."
+        assert not any("Exit timeout expired" in line for line in self.serving.output)
+        assert self.serving.leftovers() == []
+        return time.monotonic() - begin
+
     def num_regions(self) -> int:
         """Count the shared memory regions."""
         return len(list(Path("/dev/shm").glob(f"ernie-triton-*-{self.serving.process.pid}-*")))
@@ -76,6 +95,7 @@ def house() -> Iterator[House]:
     try:
         running.wait_until_ready()
         yield running
+        running.stop()
     finally:
         running.serving.close()
 
@@ -136,19 +156,20 @@ def stop_and_go(process: psutil.Process) -> None:
 
 def break_under_streams(
     house: House, part: Callable[[House], psutil.Process], act: Callable[[psutil.Process], None]
-) -> list[Reader]:
-    """Let a fault happen under streams, and wait until the service answers again; returns the streams."""
+) -> tuple[list[Reader], float]:
+    """Let a fault happen under streams; return them, and the seconds until the service answers again."""
     broken = part(house)
     readers = [Reader(house.url) for _ in range(NUM_STREAMS)]
     assert all(reader.has_begun.wait(FAILURE_S) for reader in readers)
+    begin = time.monotonic()
     act(broken)
-    until = time.monotonic() + RECOVERY_S
+    until = begin + RECOVERY_S
     while (response := house.answer()) is None or response.status_code != 200 or part(house) == broken:
         if response is not None and response.status_code == 503:
             assert int(response.headers["Retry-After"]) > 0
         assert time.monotonic() < until, "\n".join(house.serving.output)
         time.sleep(0.2)
-    return readers
+    return readers, time.monotonic() - begin
 
 
 def check_recovery(
@@ -157,7 +178,8 @@ def check_recovery(
     """Let a fault happen: streams end with an error, the service returns, and nothing is left."""
     frontend, triton = house.frontend(), house.triton()
     num_regions, folder = house.num_regions(), house.python_folder()
-    codes = [reader.code() for reader in break_under_streams(house, part, act)]
+    readers, _ = break_under_streams(house, part, act)
+    codes = [reader.code() for reader in readers]
     assert any(codes), "no stream was under way"
     assert set(codes) <= {"model_unavailable", "engine_crashed", None}
     assert house.frontend() == frontend
@@ -204,6 +226,40 @@ def test_so_they_do_after_any_fault(
 
 
 @pytest.mark.full
+@pytest.mark.timeout(20 * RECOVERY_S)
+@pytest.mark.parametrize(
+    ("act", "times"),
+    [pytest.param(kill, 20, id="killed"), pytest.param(stop_and_go, 5, id="stopped, continued and killed")],
+)
+def test_one_service_survives_many_deaths_of_its_stub(
+    act: Callable[[psutil.Process], None], times: int
+) -> None:
+    """Run with -s to see the figures for docs/operations.md."""
+    house = House(("-c", PATIENT))
+    try:
+        house.wait_until_ready()
+        num_regions = house.num_regions()
+        codes: Counter[str | None] = Counter()
+        seconds = []
+        for _ in range(times):
+            readers, recovery_s = break_under_streams(house, House.stub, act)
+            seconds.append(recovery_s)
+            codes.update(reader.code() for reader in readers)
+            assert house.num_regions() == num_regions
+            assert len(house.serving.descendants("ernie_backend")) == 1
+        stopping_s = house.stop()
+    finally:
+        house.serving.close()
+    assert set(codes) <= {"model_unavailable", "engine_crashed", None}
+    begun = codes.total() - codes[None]
+    sys.stdout.write(
+        f"\n{times} deaths under {NUM_STREAMS} streams: {begun} ended with an error event and [DONE],"
+        f" {codes[None]} had not begun; served again after {statistics.median(seconds):.1f} s,"
+        f" {max(seconds):.1f} s at most; stopped in {stopping_s:.1f} s\n"
+    )
+
+
+@pytest.mark.full
 @pytest.mark.timeout(NUM_TRIALS * RECOVERY_S)
 def test_a_triton_that_a_dying_stub_takes_along_is_started_again() -> None:
     """Triton 2.51 aborts now and then when its stub stops, goes on and dies: tried until that was met."""
@@ -223,7 +279,8 @@ def test_a_triton_that_a_dying_stub_takes_along_is_started_again() -> None:
 
 def test_a_killed_frontend_is_started_again_and_the_engine_stays(house: House) -> None:
     engine = house.engine()
-    for reader in break_under_streams(house, House.frontend, kill):
+    readers, _ = break_under_streams(house, House.frontend, kill)
+    for reader in readers:
         reader.join(FAILURE_S)
         assert reader.error is not None
     assert house.engine() == engine

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -23,15 +23,26 @@ _READY = re.compile(r"Launching chat completion service at (\S+)/v1/chat/complet
 
 
 class Serving:
-    """One ``ernie-triton`` process; its output is kept."""
+    """One ``ernie-triton`` process; its output is kept.
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    Args:
+        arguments: of the command.
+        environment: what is added to ours.
+        program: what Python runs.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "ernie_cli"),
+    ) -> None:
         self.temporary = Path(tempfile.mkdtemp(prefix="e2e-serve-"))
         self._lines: list[str] = []
         self._is_ready = threading.Event()
         self.url = ""
         self.process = psutil.Popen(
-            [sys.executable, "-m", "ernie_cli", *arguments],
+            [sys.executable, *program, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
