@@ -3,7 +3,7 @@
     a load of the model hangs              Triton's processes are killed, it is started, three times at most
     the model's stub is dead or silent     its processes are killed, the model is unloaded and loaded
     tritonserver ended or does not answer  its processes are killed, what it left is removed, it is started
-    the frontend ended                     it is started; Triton and the engine know nothing of it
+    the frontend ended or does not answer  it is started; Triton and the engine know nothing of it
 
 Clients get 503 with Retry-After meanwhile. Only a fault that comes back again and again ends ``serve``. This
 module must not know how a command line is made.
@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from ernie_cli.child import Child
 from ernie_cli.errors import CommandError
+from ernie_cli.frontend import wait_until_answering, watch_answers
 from ernie_cli.loading import LoadHangs, first_of, load_model, watch_stub
 from ernie_cli.run_directory import RunDirectory
 from ernie_cli.supervisor import Supervisor, while_running
@@ -154,21 +155,29 @@ class KeptTriton(Kept):
 
 
 class KeptFrontend(Kept):
-    """The frontend."""
+    """The frontend.
 
-    def __init__(self, supervisor: Supervisor, child: Child) -> None:
+    Args:
+        supervisor: of its process.
+        child: its process.
+        url: where it answers.
+    """
+
+    def __init__(self, supervisor: Supervisor, child: Child, url: str) -> None:
         self._supervisor = supervisor
         self._child = child
+        self._url = url
 
     async def watch(self) -> None:
         """See ``Kept``."""
-        raise await self._child.ended()
+        await while_running([self._child], watch_answers(self._url))
 
     async def mend(self, _: CommandError, /) -> None:
         """See ``Kept``."""
         self._child.kill()  # its workers
         await self._child.stop()
         self._child = await self._supervisor.start_again(self._child)
+        await while_running([self._child], wait_until_answering(self._url))
         logger.warning("the OpenAI frontend is started again")
 
 

@@ -106,15 +106,14 @@ class _Serving:
             parameters = {"model": str(self._model.directory), "engine_python": sys.executable}
             directory.write_entry(self._entry, {**parameters, **self._settings.engine})
             async with Supervisor(output) as supervisor:
-                url = triton_url(directory, self._triton_ports)
-                model = TritonModel(url, self._entry)
+                model = TritonModel(triton_url(directory, self._triton_ports), self._entry)
                 try:
                     triton = await self._start_triton(supervisor, directory, model)
-                    frontend = await self._start_frontend(supervisor, url)
+                    frontend = await self._start_frontend(supervisor, directory)
                     supervisor.stop_notice = self._stop_notice()
                     self._print_times()
                     if await supervisor.run(_as_coroutine(when_ready(self._url))):
-                        keeping = keep_all(triton, KeptFrontend(supervisor, frontend))
+                        keeping = keep_all(triton, KeptFrontend(supervisor, frontend, self._url))
                         await supervisor.run(keeping, children_may_end=True)
                 finally:
                     await model.close()
@@ -162,9 +161,12 @@ class _Serving:
             )
             raise CommandError(f"{error.message}; {way_out}", error.last_lines) from None
 
-    async def _start_frontend(self, supervisor: Supervisor, url: str) -> Child:
+    async def _start_frontend(self, supervisor: Supervisor, directory: RunDirectory) -> Child:
         with self._stages.stage("OpenAI frontend"):
-            command, environment = frontend_command(self._settings, self._port, url, self._entry)
+            url = triton_url(directory, self._triton_ports)
+            command, environment = frontend_command(
+                self._settings, self._port, url, self._entry, directory.path
+            )
             drain_s = self._settings.drain_s
             grace_s = drain_s + STOP_GRACE_S if drain_s else None
             child = await supervisor.start("the OpenAI frontend", command, environment, grace_s)

@@ -41,8 +41,8 @@ NUM_STREAMS = 8
 class House:
     """A running service, and its processes."""
 
-    def __init__(self, program: Sequence[str] = ("-m", "ernie_cli")) -> None:
-        self.serving = Serving("serve", *FLAGS, program=program)
+    def __init__(self, *flags: str, program: Sequence[str] = ("-m", "ernie_cli")) -> None:
+        self.serving = Serving("serve", *FLAGS, *flags, program=program)
 
     def wait_until_ready(self) -> None:
         self.url = self.serving.wait_until_ready()
@@ -235,7 +235,7 @@ def test_one_service_survives_many_deaths_of_its_stub(
     act: Callable[[psutil.Process], None], times: int
 ) -> None:
     """Run with -s to see the figures for docs/operations.md."""
-    house = House(("-c", PATIENT))
+    house = House(program=("-c", PATIENT))
     try:
         house.wait_until_ready()
         num_regions = house.num_regions()
@@ -284,6 +284,30 @@ def test_a_killed_frontend_is_started_again_and_the_engine_stays(house: House) -
         reader.join(FAILURE_S)
         assert reader.error is not None
     assert house.engine() == engine
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3 * RECOVERY_S)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_frontend_that_hangs_is_started_again_and_the_engine_stays(workers: int) -> None:
+    house = House("--workers", str(workers))
+    try:
+        house.wait_until_ready()
+        engine, frontend = house.engine(), house.frontend()
+        for process in [frontend, *frontend.children(recursive=True)]:
+            hang(process)
+        until = time.monotonic() + RECOVERY_S
+        while not any("the OpenAI frontend is started again" in line for line in house.serving.output):
+            assert time.monotonic() < until, "\n".join(house.serving.output)
+            time.sleep(0.2)
+        assert not frontend.is_running()
+        response = house.answer()
+        assert response is not None
+        assert response.status_code == 200
+        assert house.engine() == engine
+        house.stop()
+    finally:
+        house.serving.close()
 
 
 @pytest.mark.full

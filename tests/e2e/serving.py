@@ -109,7 +109,7 @@ class Serving:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):  # it is another user's, or has just ended
-                if process.environ().get("TMPDIR") == str(self.temporary):
+                if process.environ().get("TMPDIR", "").startswith(str(self.temporary)):
                     found.append(process)
         return found
 

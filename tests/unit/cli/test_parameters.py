@@ -198,7 +198,7 @@ def test_a_flag_of_the_engine_reaches_config_pbtxt_and_the_engine_reads_it(flag:
 def test_a_flag_of_the_frontend_reaches_its_command_line_and_it_knows_it(flag: Flag, option: str) -> None:
     value = sample(flag)
     settings = ServeSettings.from_flags(read(flag, value))
-    command, _ = frontend_command(settings, settings.port, "triton:1", "entry")
+    command, _ = frontend_command(settings, settings.port, "triton:1", "entry", Path("/run"))
     assert (option if isinstance(flag.kind, Switch) else f"{option}={value}") in command
     assert option.removeprefix("--").replace("-", "_") in inspect.signature(frontend).parameters
 

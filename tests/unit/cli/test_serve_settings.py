@@ -63,7 +63,7 @@ def test_the_frontend_gets_its_flags_and_no_key_on_its_command_line() -> None:
     read = settings(
         "--served-model-name", "e", "--timeout-graceful-shutdown", "3", "--api-key", "k", "--port", "9"
     )
-    command, environment = frontend_command(read, 1234, "unix:/run/triton.sock:0", "entry")
+    command, environment = frontend_command(read, 1234, "unix:/run/triton.sock:0", "entry", Path("/run"))
     assert command[3:] == [
         "--triton-url=unix:/run/triton.sock:0",
         "--host=0.0.0.0",
@@ -100,7 +100,7 @@ def test_keys_are_those_of_the_flag_else_of_the_environment_and_those_of_the_fil
     monkeypatch.delenv("FD_API_KEY")
     read = settings("--api-key-file", str(path))
     assert (read.api_keys, read.asks_for_keys) == ((), True)
-    command, environment = frontend_command(read, 1, "triton:1", "entry")
+    command, environment = frontend_command(read, 1, "triton:1", "entry", Path("/run"))
     assert f"--api-key-file={path}" in command
     assert "FD_API_KEY" not in environment
 
