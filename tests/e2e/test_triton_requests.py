@@ -67,6 +67,24 @@ def test_generate_and_generate_stream_and_grpc_give_the_same_tokens(server: Trit
     assert responses[0]["num_input_tokens"] == [whole["num_input_tokens"]] == [len(whole["prompt_ids"])]
 
 
+def test_messages_of_any_form_and_media_are_the_engine_s_to_read(server: TritonServer) -> None:
+    conversation = [
+        {"role": "developer", "content": [{"type": "text", "text": "S"}]},
+        {"role": "bot", "content": None, "tool_calls": []},
+        {"role": "user", "content": {"type": "text", "text": "é"}},
+    ]
+    body = {"messages": json.dumps({"messages": conversation}), "return_token_ids": True}
+    told = server.generate(body).json()["prompt_text"]
+    assert told == "<|begin_of_sentence|>S\nAssistant: <|end_of_sentence|>User: é\nAssistant: "
+    for media, complaint in (
+        ([bytes(range(256)), b"\xff" * 100_000], "media holds 2 buffers; this model takes only text"),
+        ([b"\0", b""], "media[1] has 0 bytes; each must have 1 to 67108864"),
+    ):
+        stream = server.stream({**body, "media": media})
+        assert stream.error().startswith(f"invalid_value[media]: {complaint}")
+        stream.close()
+
+
 def test_log_probabilities_cached_tokens_and_priority(server: TritonServer) -> None:
     sampling = json.dumps({"max_tokens": 5, "ignore_eos": True, "logprobs": 2, "prompt_logprobs": 0})
     body = {"text_input": PROMPT, "sampling_parameters": sampling, "priority": -1, **ASK_ALL}

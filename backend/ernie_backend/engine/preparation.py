@@ -20,6 +20,7 @@ from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.request.sequence import Sequence
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.json_text import read_json_object
+from ernie_wire.limits import check_token_ids
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 
@@ -128,8 +129,4 @@ class Preparation:
     def _check_ids(self, ids: tuple[int, ...]) -> None:
         if not ids:
             raise InvalidValue("input_ids is empty; a prompt has at least one token", "input_ids")
-        for token_id in (min(ids), max(ids)):
-            if not 0 <= token_id < self.vocab_size:
-                raise InvalidValue(
-                    f"input_ids holds {token_id}; token ids must be in [0, {self.vocab_size - 1}]", "input_ids"
-                )
+        check_token_ids("input_ids", ids, self.vocab_size - 1)

@@ -18,6 +18,7 @@ from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import BadWords, LogitBias, MinTokens, Penalties
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
+from ernie_wire.limits import check_token_ids
 from ernie_wire.sampling import MAX_SEED, SamplingParameters
 
 MAX_PROMPT_VALUES = 1 << 18
@@ -147,11 +148,7 @@ class SamplingResolver:
 
     def _check(self, asked: SamplingParameters) -> None:
         for name in ("stop_token_ids", "bad_words_token_ids", "logit_bias"):
-            highest = max(getattr(asked, name), default=0)
-            if highest >= self.vocab_size:
-                raise InvalidValue(
-                    f"{name} holds {highest}; token ids must be in [0, {self.vocab_size - 1}]", name
-                )
+            check_token_ids(name, getattr(asked, name), self.vocab_size - 1)
 
     def _num_logprobs(self, name: str, count: int | None) -> int | None:
         """Return how many log probabilities are asked for at one place; -1 asks for those of all tokens."""

@@ -5,9 +5,13 @@ This module must not know any field.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 from ernie_wire.errors import InvalidValue
 
 MAX_INTEGER = 2**63 - 1
+MAX_TOKEN_ID = 2**31 - 1
 MAX_NUMBER = 3.0e38
 """Every number is used as a float32 somewhere, whose largest is 3.4e38."""
 
@@ -79,8 +83,11 @@ def check_texts(name: str, values: tuple[object, ...], max_texts: int, max_bytes
         raise InvalidValue(f"{name} holds {size} bytes of text; at most {max_bytes} are allowed", name)
 
 
-def check_token_ids(name: str, values: tuple[object, ...], highest: int) -> None:
-    """Check integers in ``[0, highest]``."""
+def check_token_ids(name: str, values: Collection[Any], highest: int) -> None:
+    """Check token ids: integers in ``[0, highest]``, of which there may be 100,000."""
+    are_integers = set(map(type, values)) <= {int}
+    if are_integers and min(values, default=0) >= 0 and max(values, default=0) <= highest:
+        return
     for token_id in values:
-        if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id <= highest:
+        if type(token_id) is not int or not 0 <= token_id <= highest:
             raise InvalidValue(f"{name} holds {token_id!r}; token ids are integers in [0, {highest}]", name)

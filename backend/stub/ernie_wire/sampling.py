@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from ernie_wire.errors import InvalidValue
 from ernie_wire.limits import (
+    MAX_TOKEN_ID,
     as_count,
     as_integer,
     as_integers,
@@ -33,7 +34,6 @@ MODEL_DEFAULTS: Mapping[str, Any] = {
 }
 """Fields for which a model's generation_config.json may have defaults, and what holds where it has none."""
 MAX_SEED = 2**63 - 1
-MAX_TOKEN_ID = 2**31 - 1
 MAX_BIAS = 100
 _MAX_DIGITS = 20
 MAX_STOPS, MAX_STOP_BYTES = 16, 4096
@@ -116,7 +116,7 @@ class SamplingParameters:
             check_token_ids(name, getattr(self, name), MAX_TOKEN_ID)
         for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
             check_flag(name, getattr(self, name))
-        check_token_ids("logit_bias", tuple(self.logit_bias), MAX_TOKEN_ID)
+        check_token_ids("logit_bias", self.logit_bias, MAX_TOKEN_ID)
         for bias in self.logit_bias.values():
             check_number("logit_bias", bias, -MAX_BIAS, MAX_BIAS, needed=True)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:

@@ -16,9 +16,10 @@ from urllib.parse import unquote_to_bytes
 from ernie_frontend.schema.chat import MEDIA_PARTS, ChatMessage, ChatRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, refuse_unsupported
 from ernie_frontend.translate.generate_request import Circumstances, Prompt, generate_requests
-from ernie_frontend.translate.sampling import check_token_ids, sampling_parameters
+from ernie_frontend.translate.sampling import sampling_parameters
 from ernie_frontend.translate.thinking import resolve_thinking
 from ernie_wire.errors import InvalidValue, MissingParameter
+from ernie_wire.limits import check_token_ids
 from ernie_wire.messages import GenerateRequest
 
 logger = logging.getLogger(__name__)
@@ -46,8 +47,8 @@ def chat_to_wire(body: ChatRequest, circumstances: Circumstances) -> list[Genera
 def _prompt(body: ChatRequest, circumstances: Circumstances) -> Prompt:
     if body.prompt_token_ids is not None:
         begun = body.completion_token_ids or []
-        check_token_ids("prompt_token_ids", body.prompt_token_ids, circumstances.vocab_size)
-        check_token_ids("completion_token_ids", begun, circumstances.vocab_size)
+        check_token_ids("prompt_token_ids", body.prompt_token_ids, circumstances.highest_token_id)
+        check_token_ids("completion_token_ids", begun, circumstances.highest_token_id)
         return Prompt(input_ids=(*body.prompt_token_ids, *begun))
     if body.completion_token_ids:
         raise InvalidValue(

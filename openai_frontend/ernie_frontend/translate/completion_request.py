@@ -5,8 +5,9 @@ from __future__ import annotations
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_COMPLETIONS, refuse_unsupported
 from ernie_frontend.translate.generate_request import Circumstances, Prompt, generate_requests
-from ernie_frontend.translate.sampling import check_token_ids, sampling_parameters
+from ernie_frontend.translate.sampling import sampling_parameters
 from ernie_wire.errors import InvalidValue, MissingParameter
+from ernie_wire.limits import check_token_ids
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 
@@ -18,7 +19,7 @@ def completion_to_wire(body: CompletionRequest, circumstances: Circumstances) ->
         InvalidRequest: a value outside its limits, something that is not served, or no prompt.
     """
     refuse_unsupported(body.model_extra, UNSUPPORTED_IN_COMPLETIONS)
-    prompts = _checked_prompts(body, circumstances.vocab_size)
+    prompts = _checked_prompts(body, circumstances.highest_token_id)
     if len(prompts) * body.num_candidates > circumstances.max_answers:
         raise InvalidValue(
             f"prompt holds {len(prompts)} prompts with {body.num_candidates} answers each; at most "
@@ -31,17 +32,17 @@ def completion_to_wire(body: CompletionRequest, circumstances: Circumstances) ->
     return generate_requests(body, circumstances, made, _sampling(body))
 
 
-def _checked_prompts(body: CompletionRequest, vocab_size: int | None) -> list[str | tuple[int, ...]]:
+def _checked_prompts(body: CompletionRequest, highest_token_id: int) -> list[str | tuple[int, ...]]:
     prompts = body.prompts()
     if not prompts:
         raise MissingParameter("prompt is missing", "prompt")
     name = "prompt" if body.prompt_token_ids is None else "prompt_token_ids"
     for prompt in prompts:
         if not isinstance(prompt, str):
-            check_token_ids(name, prompt, vocab_size)
+            check_token_ids(name, prompt, highest_token_id)
     if not body.completion_token_ids:
         return prompts
-    check_token_ids("completion_token_ids", body.completion_token_ids, vocab_size)
+    check_token_ids("completion_token_ids", body.completion_token_ids, highest_token_id)
     if len(prompts) > 1 or isinstance(prompts[0], str):
         raise InvalidValue(
             "completion_token_ids go on from one prompt of token ids; send prompt_token_ids "

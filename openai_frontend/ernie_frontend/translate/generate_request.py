@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.translate.sampling import with_seed_offset
+from ernie_wire.limits import MAX_TOKEN_ID
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 
@@ -17,7 +18,7 @@ class Circumstances:
 
     Attributes:
         request_id: the id of the whole answer; of several requests each has this and its number.
-        vocab_size: token ids must be below it; None if the model does not tell now.
+        vocab_size: token ids of the model; None or 0 if it does not tell now.
         max_answers: most answers that one request may ask for.
         client_salt: what keeps the clients' parts of the prefix cache apart.
         modalities: what the model reads: ``text``, ``image``, ``video``.
@@ -28,6 +29,11 @@ class Circumstances:
     max_answers: int
     client_salt: str = ""
     modalities: tuple[str, ...] = ()
+
+    @property
+    def highest_token_id(self) -> int:
+        """The highest that a prompt may hold."""
+        return self.vocab_size - 1 if self.vocab_size else MAX_TOKEN_ID
 
 
 @dataclass(frozen=True)

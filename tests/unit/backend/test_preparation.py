@@ -75,7 +75,11 @@ def test_the_three_kinds_of_prompt() -> None:
     [
         (GenerateRequest("r", text_input=""), "text_input", "empty prompt"),
         (GenerateRequest("r", input_ids=()), "input_ids", "input_ids is empty"),
-        (GenerateRequest("r", input_ids=(1, 640)), "input_ids", r"holds 640; token ids must be in \[0, 639\]"),
+        (
+            GenerateRequest("r", input_ids=(1, 640)),
+            "input_ids",
+            r"holds 640; token ids are integers in \[0, 639\]",
+        ),
         (GenerateRequest("r", input_ids=(-1, 3)), "input_ids", "holds -1"),
         (GenerateRequest("r", text_input="\ud800"), "text_input", "half of a surrogate pair"),
         (GenerateRequest("r", messages=b'{"messages": []}'), "messages", "at least one message"),
@@ -254,7 +258,7 @@ def test_penalties_of_the_model_hold_unless_the_request_has_its_own() -> None:
 @pytest.mark.parametrize(
     ("asked", "param", "complaint"),
     [
-        ({"stop_token_ids": [640]}, "stop_token_ids", r"holds 640; token ids must be in \[0, 639\]"),
+        ({"stop_token_ids": [640]}, "stop_token_ids", r"holds 640; token ids are integers in \[0, 639\]"),
         ({"bad_words_token_ids": [5, 700]}, "bad_words_token_ids", "holds 700"),
         ({"logit_bias": {"641": 1}}, "logit_bias", "holds 641"),
         ({"logprobs": 21}, "logprobs", r"logprobs is 21; it must be at most 20 \(max_logprobs\)"),
