@@ -50,10 +50,9 @@ class EngineUnderTest:
 
     def print_start(self) -> None:
         """Print what each stage of the start took."""
-        for stage in self._started.ready.description["startup"]:
-            size = stage["bytes"]
-            memory = "" if size is None else f"  {size / 1e9:7.2f} GB"
-            print(f"start: {stage['stage']:40} {stage['seconds']:7.2f} s{memory}", flush=True)
+        for stage in self._started.ready.description.startup:
+            memory = "" if stage.size_bytes is None else f"  {stage.size_bytes / 1e9:7.2f} GB"
+            print(f"start: {stage.name:40} {stage.seconds:7.2f} s{memory}", flush=True)
 
     def _submit(self, tokens: int, max_tokens: int) -> str:
         self._count += 1

@@ -7,35 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-
-@dataclass
-class Stage:
-    """One stage.
-
-    Attributes:
-        name: what was done.
-        seconds: how long it took.
-        size_bytes: of what it read or allocated; None if that says nothing.
-    """
-
-    name: str
-    seconds: float = 0.0
-    size_bytes: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the stage as JSON."""
-        return {"stage": self.name, "seconds": round(self.seconds, 4), "bytes": self.size_bytes}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Stage:
-        """Return the stage in what ``to_json`` made."""
-        return cls(str(value["stage"]), float(value["seconds"]), value["bytes"])
+from ernie_wire.status import Stage
 
 
 class Stages:

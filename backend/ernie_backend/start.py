@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.chat.template import ChatTemplate
@@ -37,10 +36,11 @@ from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.runner.sampler import Sampler
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.settings import EngineSettings, model_directory, read_settings
-from ernie_backend.stages import Stage, Stages
+from ernie_backend.stages import Stages
 from ernie_backend.weights.shard import Shard
 from ernie_kernels.api import CacheSpec
 from ernie_wire.messages import Ready
+from ernie_wire.status import Description, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -107,8 +107,8 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         Sampler(backend.token_sampler(part.ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
     )
     description = _description(settings, config, preparation, backend.name, spec)
-    description["startup"] = [stage.to_json() for stage in stages.list]
-    return StartedEngine(engine, preparation, Ready(description), settings.max_num_waiting)
+    ready = Ready(replace(description, startup=tuple(stages.list)))
+    return StartedEngine(engine, preparation, ready, settings.max_num_waiting)
 
 
 @contextmanager
@@ -162,27 +162,24 @@ def _warm_up_plan(config: ModelConfig) -> SchedulePlan:
 
 def _description(
     settings: EngineSettings, config: ModelConfig, preparation: Preparation, device: str, spec: CacheSpec
-) -> dict[str, Any]:
-    return {
-        "architecture": config.architecture,
-        "max_model_len": settings.max_model_len,
-        "max_num_seqs": settings.max_num_seqs,
-        "vocab_size": config.vocab_size,
-        "longest_token_bytes": preparation.tokenizer.longest_token_bytes,
-        "dtype": settings.dtype,
-        "quantization": settings.quantization,
-        "activation_dtype": settings.activation_dtype.value,
-        "device": device,
-        "modalities": ["text"],
-        "reasoning_parser": None,
-        "tool_call_parser": None,
-        "has_tokenizer": isinstance(preparation.tokenizer, Tokenizer),
-        "enable_logprob": settings.enable_logprob,
-        "max_logprobs": settings.max_logprobs,
-        "logprobs_mode": settings.logprobs_mode,
-        "generation_config": preparation.defaults.to_json(),
-        "kv_blocks": spec.num_blocks,
-        "kv_cache_dtype": spec.dtype,
-        "block_size": spec.block_size,
-        "root": str(settings.model),
-    }
+) -> Description:
+    return Description(
+        architecture=config.architecture,
+        root=str(settings.model),
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        vocab_size=config.vocab_size,
+        longest_token_bytes=preparation.tokenizer.longest_token_bytes,
+        has_tokenizer=isinstance(preparation.tokenizer, Tokenizer),
+        device=device,
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+        activation_dtype=settings.activation_dtype.value,
+        kv_cache_dtype=spec.dtype,
+        kv_blocks=spec.num_blocks,
+        block_size=spec.block_size,
+        enable_logprob=settings.enable_logprob,
+        max_logprobs=settings.max_logprobs,
+        logprobs_mode=settings.logprobs_mode,
+        generation_config=preparation.defaults.to_json(),
+    )

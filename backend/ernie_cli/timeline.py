@@ -5,22 +5,21 @@ The engine's own stages come with its description. This module must not know how
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from ernie_backend.stages import Stage
+from ernie_wire.status import Description, Stage
 
 _WIDTH = 44
 
 
-def with_engine_stages(load: Stage, description: Mapping[str, Any] | None) -> list[Stage]:
+def with_engine_stages(load: Stage, description: Description | None) -> list[Stage]:
     """Return the stages that the loading of the model consists of, and what remains of it.
 
     Args:
         load: the whole of it, as ``serve`` saw it.
-        description: the engine's; holds its ``startup`` stages.
+        description: the engine's.
     """
-    inside = [Stage.from_json(each) for each in (description or {}).get("startup", [])]
+    inside = description.startup if description else ()
     engine = [Stage(f"engine: {stage.name}", stage.seconds, stage.size_bytes) for stage in inside]
     rest = max(0.0, load.seconds - sum(stage.seconds for stage in engine))
     return [Stage("model entry: Triton's stub", rest), *engine]

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import re
 import time
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import tritonclient.grpc.aio as grpc_client
 from tritonclient.utils import InferenceServerException
@@ -23,6 +23,7 @@ from ernie_cli.errors import CommandError
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton_client import TritonClient, TritonUnreachable
 from ernie_wire.errors import ErnieError
+from ernie_wire.status import Description
 
 START_DEADLINE_S = 120.0
 HEALTH_INTERVAL_S = 1.0
@@ -88,10 +89,10 @@ class TritonModel:
         except InferenceServerException as error:
             raise CommandError(start_error(error.message() or str(error))) from None
 
-    async def engine_description(self) -> dict[str, Any] | None:
+    async def engine_description(self) -> Description | None:
         """Return what the engine says of itself, or None if it does not answer now."""
         try:
-            return (await self._asker.control(self._entry, {"op": "describe"})).get("engine")
+            return (await self._asker.describe(self._entry)).engine
         except ErnieError as error:
             logger.warning("%s does not describe itself: %s", self._entry, error.message)
             return None
@@ -114,7 +115,7 @@ class TritonModel:
     async def _fault(self) -> ErnieError | None:
         """Ask the stub for its health; return what came instead."""
         try:
-            await self._asker.control(self._entry, {"op": "health"})
+            await self._asker.health(self._entry)
         except ErnieError as error:
             logger.warning("%s does not answer: %s", self._entry, error.message)
             return error

@@ -7,8 +7,6 @@ starts them, and any of them answers with the sums. Must not know prompts or ans
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,6 +17,8 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from ernie_wire.status import Health, Stats
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own
 _PREFIX = "fastdeploy:"
@@ -92,11 +92,11 @@ class Metrics:
             self._prompt_size.observe(num_input_tokens)
             self._answer_size.observe(num_output_tokens)
 
-    def to_text(self, health: Mapping[str, Any] | None) -> bytes:
+    def to_text(self, health: Health | None) -> bytes:
         """Return everything in Prometheus' text format.
 
         Args:
-            health: the model's answer to ``control`` health; None leaves the engine's gauges out.
+            health: the model's; None leaves the engine's gauges out.
         """
         registry = self._registry
         if DIRECTORY_VARIABLE in os.environ:
@@ -106,13 +106,13 @@ class Metrics:
         return text if health is None else text + generate_latest(_engine_gauges(health))
 
 
-def _engine_gauges(health: Mapping[str, Any]) -> CollectorRegistry:
+def _engine_gauges(stats: Stats) -> CollectorRegistry:
     registry = CollectorRegistry()
-    total, free = health.get("total_blocks", 0), health.get("free_blocks", 0)
-    queries, hits = health.get("prefix_cache_queries", 0), health.get("prefix_cache_hits", 0)
+    total, free = stats.total_blocks, stats.free_blocks
+    queries, hits = stats.prefix_cache_queries, stats.prefix_cache_hits
     for name, meaning, value in (
-        ("num_requests_running", "requests in the engine's batch", health.get("running", 0)),
-        ("num_requests_waiting", "requests in the engine's queue", health.get("waiting", 0)),
+        ("num_requests_running", "requests in the engine's batch", stats.running),
+        ("num_requests_waiting", "requests in the engine's queue", stats.waiting),
         ("max_gpu_block_num", "blocks of the KV cache", total),
         ("free_gpu_block_num", "of these, free", free),
         ("gpu_cache_usage_perc", "part of the KV cache in use, 0 to 1", 1 - free / total if total else 0),

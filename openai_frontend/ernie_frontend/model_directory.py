@@ -12,11 +12,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from ernie_frontend.settings import Settings
 from ernie_frontend.shared_question import SharedQuestion
 from ernie_wire.errors import ErnieError, ModelNotFound, ModelUnavailable
+from ernie_wire.status import Description, Health, Status
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +33,15 @@ class ControlClient(Protocol):
 
     async def ready_models(self) -> list[str]:
         """Return the names of the loaded models."""
+        ...
 
-    async def control(self, model: str, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a model's answer to a control question."""
+    async def describe(self, model: str) -> Status:
+        """Return what a model says of itself."""
+        ...
+
+    async def health(self, model: str) -> Health:
+        """Return how a model is."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,12 @@ class ModelEntry:
     Attributes:
         name: the entry's name in Triton.
         state: ``ready``, ``starting``, ``unconfigured`` or ``failed``.
-        engine: what the engine says of its model (``Ready.description``), or None while there is none.
+        engine: what the engine says of its model, or None while there is none.
     """
 
     name: str
     state: str
-    engine: Mapping[str, Any] | None
+    engine: Description | None
 
     @property
     def is_served(self) -> bool:
@@ -59,22 +66,22 @@ class ModelEntry:
     @property
     def vocab_size(self) -> int | None:
         """Number of token ids, or None while the engine does not tell."""
-        return None if self.engine is None else self.engine.get("vocab_size")
+        return None if self.engine is None else self.engine.vocab_size
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """What the model reads: ``text``, ``image``, ``video``; nothing while the engine does not tell."""
-        return () if self.engine is None else tuple(self.engine.get("modalities", ()))
+        return () if self.engine is None else self.engine.modalities
 
     @property
     def longest_token_bytes(self) -> int | None:
         """Most bytes of text that one token stands for; None or 0 if the engine does not tell."""
-        return None if self.engine is None else self.engine.get("longest_token_bytes")
+        return None if self.engine is None else self.engine.longest_token_bytes
 
     @property
     def max_model_len(self) -> int | None:
         """Tokens of prompt and answer, or None while the engine does not tell."""
-        return None if self.engine is None else self.engine.get("max_model_len")
+        return None if self.engine is None else self.engine.max_model_len
 
 
 @dataclass(frozen=True)
@@ -144,14 +151,14 @@ class ModelDirectory:
         entries = (await self._fresh()).values()
         return max((entry.max_model_len for entry in entries if entry.max_model_len), default=None)
 
-    async def health(self) -> dict[str, Any]:
-        """Return the answer of the default model to control health, never from before.
+    async def health(self) -> Health:
+        """Return how the default model is, never from before.
 
         Raises:
             ErnieError: the model or Triton does not answer.
         """
         entry = self._default(await self._fresh())
-        return await self._control.control(entry.name, {"op": "health"})
+        return await self._control.health(entry.name)
 
     def _default(self, entries: Mapping[str, ModelEntry]) -> ModelEntry:
         wanted = self._settings.default_model
@@ -196,9 +203,9 @@ class ModelDirectory:
     async def _describe(self, name: str) -> ModelEntry | None:
         """Return what an entry says of itself; None for one that is not ours, and so knows no ``control``."""
         try:
-            answer = await self._control.control(name, {"op": "describe"})
+            status = await self._control.describe(name)
         except ModelUnavailable:
             return self._entries.get(name)
         except ErnieError:
             return None
-        return ModelEntry(name, answer["state"], answer.get("engine"))
+        return ModelEntry(name, status.state, status.engine)

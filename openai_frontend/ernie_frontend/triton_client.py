@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 import grpc
@@ -26,8 +25,10 @@ from ernie_frontend.shared_question import SharedQuestion
 from ernie_frontend.triton_stream import TritonStream
 from ernie_frontend.triton_tensors import generate_inputs, input_tensor, output_of, text_of
 from ernie_wire import tensors
+from ernie_wire.codec import MessageError
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError, ModelUnavailable, parse_error
 from ernie_wire.messages import GenerateRequest
+from ernie_wire.status import A, Cancelled, Control, Health, Status, read_answer
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class TritonClient:
         self._quiet_check_s = settings.quiet_check_s
         self._silence_limit_s = settings.silence_limit_s
         self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
-        self._health: dict[str, SharedQuestion[Mapping[str, Any]]] = {}
+        self._health: dict[str, SharedQuestion[Health]] = {}
         self._instances: dict[str, str] = {}  # by model: the start of the stub that answered last
         self._tasks: set[asyncio.Task[Any]] = set()  # they outlive those who started them
         self._generations: set[TritonStream] = set()
@@ -123,31 +124,48 @@ class TritonClient:
             if not stream.is_over:
                 self._start(self._end(model, request.request_id, stream, is_cancelled=not is_answered))
 
-    async def control(self, model: str, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a model's answer to a ``control`` question.
+    async def describe(self, model: str) -> Status:
+        """Return what a model says of itself; raises as ``health`` does."""
+        return await self._control(model, Control("describe"), Status)
+
+    async def health(self, model: str, request_id: str | None = None) -> Health:
+        """Return how a model is, and whether a request is in flight there.
 
         Raises:
             ErnieError: what the backend answered; ``TritonUnreachable`` if nothing came in time.
         """
-        return await asyncio.shield(self._start(self._control(model, question)))
+        return await self._control(model, Control("health", request_id), Health)
 
-    async def _control(self, model: str, question: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = [input_tensor(tensors.CONTROL, json.dumps(dict(question)))]
+    async def cancel(self, model: str, request_id: str) -> bool:
+        """Cancel a request; return whether it was in flight. Raises as ``health`` does."""
+        return (await self._control(model, Control("cancel", request_id), Cancelled)).cancelled
+
+    async def _control(self, model: str, question: Control, kind: type[A]) -> A:
+        return await asyncio.shield(self._start(self._answer(model, question, kind)))
+
+    async def _answer(self, model: str, question: Control, kind: type[A]) -> A:
+        inputs = [input_tensor(tensors.CONTROL, question.to_text())]
         call = self._client.stream_infer(_one(_inference(model, inputs)), stream_timeout=self._deadline_s)
         stream = TritonStream(call)
         # A model that is not ours does not know what it is asked here, and that is no failure.
-        about = "" if question.get("op") == "describe" else f"control {question.get('op')}"
+        about = "" if question.op == "describe" else f"control {question.op}"
         try:
             answers = [text_of(result, tensors.CONTROL_OUTPUT) async for result in self._results(stream, about)]
         finally:
             await stream.end(self._deadline_s)
         answer = next((answer for answer in answers if answer is not None), None)
         if answer is None:
-            raise InternalError(f"the model {model} answered nothing to control {question.get('op')}")
-        decoded: dict[str, Any] = json.loads(answer)
-        if "instance" in decoded:
-            self._instances[model] = decoded["instance"]
-        return decoded
+            raise InternalError(f"the model {model} answered nothing to control {question.op}")
+        try:
+            read = read_answer(kind, answer)
+        except MessageError as error:
+            logger.warning("the model %s answered control %s with %s", model, question.op, error)
+            raise InternalError(
+                f"the model {model} is of another version; install the same ernie-triton everywhere"
+            ) from error
+        if isinstance(read, Health | Status) and read.instance:
+            self._instances[model] = read.instance
+        return read
 
     async def ready_models(self) -> list[str]:
         """Return the names of the models that this Triton has loaded.
@@ -209,15 +227,13 @@ class TritonClient:
 
     async def _is_lost(self, model: str, request_id: str) -> bool:
         """Whether a new start of the stub does not know a request: then the start before took it along."""
-        health = await self.control(model, {"op": "health", "request_id": request_id})
-        return not health.get("in_flight", True)
+        return (await self.health(model, request_id)).in_flight is False
 
-    def _shared_health(self, model: str) -> SharedQuestion[Mapping[str, Any]]:
+    def _shared_health(self, model: str) -> SharedQuestion[Health]:
         """Return the question that all quiet streams of a model share; there may be hundreds."""
         if model not in self._health:
             age_s = self._quiet_check_s / 2
-            ask = functools.partial(self.control, model, {"op": "health"})
-            self._health[model] = SharedQuestion(ask, age_s, age_s)
+            self._health[model] = SharedQuestion(functools.partial(self.health, model), age_s, age_s)
         return self._health[model]
 
     def _triton_error(self, message: str, about: str) -> ErnieError:
@@ -262,8 +278,7 @@ class TritonClient:
         stream.leave()
         try:
             while is_cancelled and not stream.is_over and clock() < deadline:
-                answer = await self.control(model, {"op": "cancel", "request_id": request_id})
-                if answer["cancelled"]:
+                if await self.cancel(model, request_id):
                     break
                 await asyncio.sleep(_CANCEL_PAUSE_S)  # the request has not reached the stub yet
         except ErnieError as error:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ernie_frontend.generation import OutputStream
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton_client import TritonClient, TritonUnreachable
 from ernie_wire.errors import ModelUnavailable
 from ernie_wire.messages import GenerateRequest
+from ernie_wire.status import Health, Status
 
 Answer = TypeVar("Answer")
 _AVOID_S = 5.0
@@ -64,9 +65,13 @@ class TritonPool:
                 return
         raise ModelUnavailable("; ".join(dict.fromkeys(failures)))
 
-    async def control(self, model: str, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a model's answer to a ``control`` question, as ``TritonClient.control``."""
-        return await self._ask(lambda client: client.control(model, question))
+    async def describe(self, model: str) -> Status:
+        """Return what a model says of itself, as ``TritonClient.describe``."""
+        return await self._ask(lambda client: client.describe(model))
+
+    async def health(self, model: str) -> Health:
+        """Return how a model is, as ``TritonClient.health``."""
+        return await self._ask(lambda client: client.health(model))
 
     async def ready_models(self) -> list[str]:
         """Return the loaded models of the first Triton that answers."""

@@ -61,16 +61,16 @@ def test_the_description() -> None:
     with Engine(max_model_len="512", max_num_seqs="2", quantization="wint4", dtype="bfloat16") as other:
         described = other.ready().description
         log = other.close()
-    assert described["architecture"] == "Ernie4_5ForCausalLM"
-    assert (described["max_model_len"], described["max_num_seqs"], described["vocab_size"]) == (512, 2, 640)
-    assert (described["quantization"], described["dtype"], described["device"]) == (
+    assert described.architecture == "Ernie4_5ForCausalLM"
+    assert (described.max_model_len, described.max_num_seqs, described.vocab_size) == (512, 2, 640)
+    assert (described.quantization, described.dtype, described.device) == (
         "wint8",
         "bfloat16",
         "cpu",
     )
-    assert (described["kv_blocks"], described["block_size"]) == (16, 64)
-    assert described["generation_config"]["temperature"] == 0.8
-    assert described["root"] == str(DENSE)
+    assert (described.kv_blocks, described.block_size) == (16, 64)
+    assert described.generation_config["temperature"] == 0.8
+    assert described.root == str(DENSE)
     assert "uses wint8" in log
     assert re.search(r"start: weights on cpu, 1 threads: .* s, .* MiB", log)
 
@@ -221,7 +221,7 @@ def test_the_prefix_cache_does_not_change_the_answer(enabled: str) -> None:
 
 def test_an_int8_kv_cache_serves() -> None:
     with Engine(kv_cache_dtype="int8", dtype="bfloat16") as engine:
-        assert engine.ready().description["kv_cache_dtype"] == "int8"
+        assert engine.ready().description.kv_cache_dtype == "int8"
         engine.send(_submit(0))
         assert len(_tokens(engine.outputs_until(1))["row0"]) == 32
 

@@ -142,7 +142,7 @@ def test_ranks_of_a_quantized_model_give_the_tokens_of_one(
     found = []
     for ranks in (1, 2):
         with start(family, ranks, quantization=quantization, **parameters) as engine:
-            assert engine.ready().description["quantization"] == quantization
+            assert engine.ready().description.quantization == quantization
             found.append(answers(engine, prompts))
     assert found[0] == found[1]
 
@@ -170,7 +170,7 @@ def test_ranks_of_a_checkpoint_that_was_cut_for_them_compute_what_one_rank_does(
     for ranks, experts in ((1, "false"), (4, "false"), (4, "true")):
         with start("moe_tp", ranks, model=str(directory), enable_expert_parallel=experts) as engine:
             description = engine.ready().description
-            assert (description["quantization"], description["kv_cache_dtype"]) == ("w4a8", "int8")
+            assert (description.quantization, description.kv_cache_dtype) == ("w4a8", "int8")
             for row, (prompt, _) in enumerate(prompts_and_answers("moe_tp")):
                 engine.send(submit(str(row), prompt, prompt_logprobs=1))
             outputs = engine.outputs_until(4)

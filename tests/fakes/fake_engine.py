@@ -128,7 +128,10 @@ def start(engine: FakeEngine, settings: dict[str, str]) -> None:
         engine.send(Starting())
     if mode == "die-after-first":
         marker.touch()
-    engine.send(Ready({"architecture": "Fake", "kv_blocks": 100, "pid": os.getpid()}))
+    sys.path.append(str(Path(__file__).parents[1]))
+    from fakes.descriptions import description  # this file is run as a program
+
+    engine.send(Ready(description(architecture="Fake", root=f"/proc/{os.getpid()}")))
 
 
 def main() -> None:

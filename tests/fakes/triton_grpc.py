@@ -21,6 +21,9 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import deserialize_bytes_tensor
 
+from ernie_wire.status import Status, answer_text
+from fakes.descriptions import description
+
 Result = TypeVar("Result")
 Response = dict[str, Any] | str
 """Output tensors by name, or the text of a Triton error."""
@@ -117,20 +120,10 @@ async def hang_after_first(inference: Inference) -> AsyncIterator[Response]:
     await asyncio.Event().wait()
 
 
-DESCRIPTION: dict[str, Any] = {
-    "architecture": "Ernie4_5ForCausalLM",
-    "max_model_len": 2048,
-    "vocab_size": 1000,
-    "dtype": "float32",
-    "quantization": "",
-    "modalities": ["text"],
-    "root": "/models/tiny",
-}
-
-
 def ready_model() -> dict[str, Any]:
     """Return what ``describe`` of a ready model says."""
-    return {"state": "ready", "detail": "", "generation": 1, "engine": dict(DESCRIPTION)}
+    told: dict[str, Any] = json.loads(answer_text(Status("ready", generation=1, engine=description())))
+    return told
 
 
 @dataclass

@@ -185,7 +185,7 @@ def test_the_engine_holds_one_request_of_131072_tokens(
     }
     with caplog.at_level("INFO"):
         description = start_engine(parameters).ready.description
-    assert (description["max_model_len"], description["kv_blocks"]) == (LONGEST, LONGEST // 64)
-    assert description["kv_cache_dtype"] == ("bfloat16" if dtype == "auto" else dtype)
+    assert (description.max_model_len, description.kv_blocks) == (LONGEST, LONGEST // 64)
+    assert description.kv_cache_dtype == ("bfloat16" if dtype == "auto" else dtype)
     cache_line = next(line for line in caplog.messages if "KV cache" in line)
     assert cache_line.endswith(f"{bytes_per_token * LONGEST / MIB:,.1f} MiB")

@@ -33,7 +33,6 @@ from ernie_backend.model_config import ModelConfig
 from ernie_backend.part import ModelPart
 from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.settings import read_settings
-from ernie_backend.stages import Stage
 from ernie_backend.start import start_engine
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
@@ -78,7 +77,7 @@ before = resident_bytes()
 use_blocks(started.engine._runner, plan.least_blocks)
 taken["kv_cache"] = resident_bytes() - before
 not_in_prompt = plan.least_blocks - len(prompt) // settings.block_size
-stages = map(Stage.from_json, started.ready.description["startup"])
+stages = started.ready.description.startup
 weights = next(stage.size_bytes for stage in stages if stage.name.startswith("weights"))
 ranks = [os.getpid(), *Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 rotary = settings.max_model_len * plan.shape.head_dim * 4  # planned with the activations, made with the weights

@@ -6,10 +6,10 @@ This module must not know how an answer travels.
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 from ernie_stub.engine import EngineStatus
 from ernie_stub.in_flight import InFlight
+from ernie_wire.status import Cancelled, Control, Health, Stats, Status
 
 INSTANCE = uuid.uuid4().hex
 """Names this start of the stub: a client that sees another one knows that its requests in flight are lost."""
@@ -19,50 +19,31 @@ thread that waits for no step."""
 LOOP_HANGS_S = 30.0  # heartbeats come several times a second between steps; no step should last so long
 
 
-def answer_control(control: dict[str, Any], status: EngineStatus, in_flight: InFlight) -> dict[str, Any]:
-    """Return the answer to a decoded control (``ernie_wire.messages.parse_control``)."""
-    if control["op"] == "cancel":
-        return {"cancelled": in_flight.cancel(control["request_id"])}
-    if control["op"] == "describe":
-        return _describe(status)
-    health = _health(status)
-    if "request_id" in control:
-        health["in_flight"] = in_flight.holds(control["request_id"])
-    return health
+def answer_control(control: Control, status: EngineStatus, in_flight: InFlight) -> Health | Status | Cancelled:
+    """Return the answer to a question."""
+    if control.op == "cancel":
+        return Cancelled(in_flight.cancel(control.request_id or ""))
+    if control.op == "describe":
+        return Status(status.state, status.detail, status.generation, INSTANCE, status.description)
+    return _health(status, None if control.request_id is None else in_flight.holds(control.request_id))
 
 
-def _describe(status: EngineStatus) -> dict[str, Any]:
-    return {
-        "state": status.state,
-        "detail": status.detail,
-        "generation": status.generation,
-        "instance": INSTANCE,
-        "engine": status.description,
-    }
-
-
-def _health(status: EngineStatus) -> dict[str, Any]:
+def _health(status: EngineStatus, in_flight: bool | None) -> Health:
     """Ready means that the engine lives and its loop turns: told by its messages, never by a generation."""
     fault = _fault(status)
-    heartbeat = status.heartbeat
-    total_blocks = (status.description or {}).get("kv_blocks", 0)
-    return {
-        "state": status.state,
-        "detail": fault or status.detail,
-        "ready": status.state == "ready" and not fault,
-        "alive_age_s": status.alive_age_s,
-        "heartbeat_age_s": status.heartbeat_age_s,
-        "running": heartbeat.running if heartbeat else 0,
-        "waiting": heartbeat.waiting if heartbeat else 0,
-        "free_blocks": heartbeat.free_blocks if heartbeat else total_blocks,
-        "total_blocks": heartbeat.total_blocks if heartbeat else total_blocks,
-        "steps": heartbeat.steps if heartbeat else 0,
-        "preemptions": heartbeat.preemptions if heartbeat else 0,
-        "prefix_cache_queries": heartbeat.prefix_cache_queries if heartbeat else 0,
-        "prefix_cache_hits": heartbeat.prefix_cache_hits if heartbeat else 0,
-        "generation": status.generation,
-        "instance": INSTANCE,
-    }
+    num_blocks = status.description.kv_blocks if status.description else 0
+    stats = status.stats or Stats(free_blocks=num_blocks, total_blocks=num_blocks)
+    return Health(
+        **vars(stats),
+        state=status.state,
+        detail=fault or status.detail,
+        ready=status.state == "ready" and not fault,
+        alive_age_s=status.alive_age_s,
+        heartbeat_age_s=status.heartbeat_age_s,
+        generation=status.generation,
+        instance=INSTANCE,
+        in_flight=in_flight,
+    )
 
 
 def _fault(status: EngineStatus) -> str:

@@ -16,7 +16,6 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError, ready_notice
 from ernie_stub.in_flight import InFlight
@@ -38,6 +37,7 @@ from ernie_wire.messages import (
     StartFailed,
     Starting,
 )
+from ernie_wire.status import Description, Stats
 
 TICK_S = 0.1  # how often a waiting supervisor looks around
 
@@ -75,7 +75,7 @@ class EngineStatus:
         detail: why it is not ready; empty when it is.
         generation: how many engines have become ready so far.
         description: ``Ready.description`` of the one that is ready, else None.
-        heartbeat: its last heartbeat, or None before the first.
+        stats: those of its last heartbeat, or None before the first.
         heartbeat_age_s: seconds since that, or since Ready; None when it is not ready.
         alive_age_s: seconds since its last message, which no step delays; None when it is not ready.
     """
@@ -83,8 +83,8 @@ class EngineStatus:
     state: str
     detail: str = ""
     generation: int = 0
-    description: dict[str, Any] | None = None
-    heartbeat: Heartbeat | None = None
+    description: Description | None = None
+    stats: Stats | None = None
     heartbeat_age_s: float | None = None
     alive_age_s: float | None = None
 
@@ -268,7 +268,7 @@ class Engine:
                 elif isinstance(message, Heartbeat):
                     silent_s = 0.0
                     with self._lock:
-                        self._status = replace(self._status, heartbeat=message)
+                        self._status = replace(self._status, stats=message)
                         self._heartbeat_at = time.monotonic()
                 elif isinstance(message, Alive):
                     silent_s += ALIVE_S

@@ -8,7 +8,6 @@ is answered.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ from numpy.typing import NDArray
 from ernie_wire import tensors
 from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
-from ernie_wire.messages import GenerateRequest, parse_control
+from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters, read_texts
+from ernie_wire.status import Control, parse_control
 
 MAX_REQUEST_ID_CHARACTERS = 256
 MAX_TENSOR_BYTES = 16 << 20
@@ -27,14 +27,7 @@ _FLAGS = [spec for spec in tensors.FIELDS if spec.datatype == "TYPE_BOOL" and sp
 RESERVED_PARAMETERS = "triton_"  # Triton's own request parameters begin so
 
 
-@dataclass(frozen=True)
-class ControlCall:
-    """A decoded ``control``: a JSON object with an ``op`` that is known."""
-
-    control: dict[str, Any]
-
-
-def read_request(triton_request: Any) -> GenerateRequest | ControlCall:  # noqa: ANN401 - Triton's own class
+def read_request(triton_request: Any) -> GenerateRequest | Control:  # noqa: ANN401 - Triton's own class
     """Return what a Triton request asks for.
 
     Raises:
@@ -58,11 +51,11 @@ def read_request(triton_request: Any) -> GenerateRequest | ControlCall:  # noqa:
     )
 
 
-def _control(inputs: dict[str, NDArray[Any]]) -> ControlCall:
+def _control(inputs: dict[str, NDArray[Any]]) -> Control:
     others = sorted(set(inputs) - {tensors.CONTROL.name})
     if others:
         raise InvalidValue(f"control must be alone in its request; it came with {', '.join(others)}", "control")
-    return ControlCall(parse_control(_text(inputs, tensors.CONTROL) or ""))
+    return parse_control(_text(inputs, tensors.CONTROL) or "")
 
 
 def _is_input_excluded(inputs: dict[str, NDArray[Any]], *, stream: bool) -> bool:

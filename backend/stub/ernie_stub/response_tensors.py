@@ -17,6 +17,7 @@ from ernie_wire.errors import ErnieError
 from ernie_wire.logprobs import logprobs_to_json, logprobs_to_vllm
 from ernie_wire.marked_text import Mark, MarkedText, joined
 from ernie_wire.messages import GenerateRequest, Output
+from ernie_wire.status import Cancelled, Health, Status, answer_text
 
 
 def output_response(output: Output, request: GenerateRequest, echo: str, cumulative_logprob: float) -> Any:  # noqa: ANN401 - Triton's class
@@ -63,9 +64,9 @@ def _logprobs(output: Output, request: GenerateRequest) -> list[Any]:
     return made
 
 
-def control_response(answer: dict[str, Any]) -> Any:  # noqa: ANN401 - Triton's class
+def control_response(answer: Health | Status | Cancelled) -> Any:  # noqa: ANN401 - Triton's class
     """Return the response to a control."""
-    return pb_utils.InferenceResponse(output_tensors=[_text(tensors.CONTROL_OUTPUT, json.dumps(answer))])
+    return pb_utils.InferenceResponse(output_tensors=[_text(tensors.CONTROL_OUTPUT, answer_text(answer))])
 
 
 def error_response(error: ErnieError) -> Any:  # noqa: ANN401 - Triton's class

@@ -19,11 +19,12 @@ from ernie_stub.engine import Engine, EngineStatus
 from ernie_stub.engine_process import EngineCommand, EngineStartError
 from ernie_stub.entry import Entry, EntryError
 from ernie_stub.in_flight import InFlight
-from ernie_stub.request_tensors import ControlCall, read_request
+from ernie_stub.request_tensors import read_request
 from ernie_stub.response_tensors import control_response, error_response
 from ernie_stub.senders import Senders
 from ernie_wire.errors import ErnieError, InternalError, ModelUnavailable
 from ernie_wire.messages import GenerateRequest
+from ernie_wire.status import Control
 
 DRAIN_TIMEOUT_S = 5.0
 
@@ -55,7 +56,7 @@ class TritonPythonModel:
             triton_sender = request.get_response_sender()
             try:
                 call = read_request(request)
-                if isinstance(call, ControlCall):
+                if isinstance(call, Control):
                     self._control(call, triton_sender)
                 else:
                     self._generate(call, triton_sender)
@@ -90,9 +91,9 @@ class TritonPythonModel:
         answer = Answer(request, triton_sender, self._senders.bind(), self._in_flight.abandon)
         self._in_flight.submit(request, answer)
 
-    def _control(self, call: ControlCall, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
+    def _control(self, control: Control, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
         status = self._unconfigured if self._engine is None else self._engine.status()
-        self._reply(triton_sender, control_response(answer_control(call.control, status, self._in_flight)))
+        self._reply(triton_sender, control_response(answer_control(control, status, self._in_flight)))
 
     def _reply(self, triton_sender: Any, response: Any) -> None:  # noqa: ANN401 - Triton's classes
         """Have a sender thread send the only response to a request."""

@@ -38,6 +38,10 @@ class MessageError(FrameError):
     """The peer sent a frame that is no message: it is no peer, or of another version."""
 
 
+class Extensible:
+    """A dataclass to which later versions may add fields: received, those that are not known are left out."""
+
+
 class Form(NamedTuple):
     """How values of one type travel.
 
@@ -97,6 +101,7 @@ class _Record:
         self._fields = [(each.name, _default(each), self._forms[each.name].encode) for each in fields(cls)]
         self._defaults = {name: default for name, default, _ in self._fields if default is not MISSING}
         self._check = getattr(cls, "__post_init__", None)
+        self._is_extensible = issubclass(cls, Extensible)
 
     def encode(self, record: object, buffers: Buffers) -> dict[str, Any]:
         values = {}
@@ -108,7 +113,10 @@ class _Record:
 
     def decode(self, values: object, buffers: Buffers) -> Any:  # noqa: ANN401 - of that class
         given = self._defaults.copy()
-        for name, value in _checked(values, dict).items():
+        found = _checked(values, dict)
+        if self._is_extensible:
+            found = {name: value for name, value in found.items() if name in self._forms}
+        for name, value in found.items():
             plain, _, decode = self._forms[name]
             given[name] = value if type(value) in plain else decode(value, buffers)
         if len(given) < len(self._forms):

@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 from ernie_wire.codec import Codec
 from ernie_wire.errors import InvalidValue
-from ernie_wire.json_text import read_json_object
 from ernie_wire.logprobs import Logprobs
 from ernie_wire.marked_text import Mark, joined
 from ernie_wire.sampling import SamplingParameters
+from ernie_wire.status import Description, Stats
 
 Value = TypeVar("Value")
 
@@ -196,9 +196,9 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ready:
-    """The engine serves; ``description`` is what ``control`` describe answers (JSON)."""
+    """The engine serves."""
 
-    description: dict[str, Any]
+    description: Description
 
 
 @dataclass(frozen=True)
@@ -216,25 +216,8 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Heartbeat:
-    """The engine loop is alive; sent at least once a second, idle or not, between steps.
-
-    Attributes:
-        running, waiting: requests in the batch and in the queue.
-        free_blocks, total_blocks: KV cache blocks.
-        steps: steps run since the start.
-        preemptions: how often a request has given up its blocks to others since the start.
-        prefix_cache_queries, prefix_cache_hits: tokens looked for and found in the prefix cache.
-    """
-
-    running: int
-    waiting: int
-    free_blocks: int
-    total_blocks: int
-    steps: int
-    preemptions: int = 0
-    prefix_cache_queries: int = 0
-    prefix_cache_hits: int = 0
+class Heartbeat(Stats):
+    """The engine loop is alive; sent at least once a second, idle or not, between steps."""
 
 
 @dataclass(frozen=True)
@@ -246,22 +229,3 @@ Message = (
     GenerateRequest | Cancel | Shutdown | Starting | Fault | Ready | StartFailed | Outputs | Heartbeat | Alive
 )
 CODEC: Codec[Message] = Codec(*get_args(Message))
-
-
-def parse_control(text: str) -> dict[str, Any]:
-    """Return a decoded ``control``: ``{"op": "cancel", "request_id": ...}``, ``describe`` or ``health``.
-
-    A ``health`` may have a ``request_id`` too: the answer then tells whether that request is in flight.
-
-    Raises:
-        InvalidValue: not a JSON object, an unknown op, or a cancel without ``request_id``.
-    """
-    control = read_json_object(text, "control")
-    op = control.get("op")
-    if op not in ("cancel", "describe", "health"):
-        raise InvalidValue(f"control has op {op!r}; known: cancel, describe, health", "control")
-    if op == "cancel" and "request_id" not in control:
-        raise InvalidValue("control cancel needs request_id, a string", "control")
-    if not isinstance(control.get("request_id", ""), str):
-        raise InvalidValue(f"control has request_id {control['request_id']!r}; it must be a string", "control")
-    return control

@@ -22,7 +22,6 @@ async def check_health(request: Request) -> Response:
     """Tell whether requests can be answered now."""
     services = Services.of(request)
     health = await services.models.health()
-    if not health.get("ready"):
-        why = health.get("detail") or health.get("state", "unknown")
-        raise ModelUnavailable(f"the engine is not ready: {why}")
+    if not health.ready:
+        raise ModelUnavailable(f"the engine is not ready: {health.detail or health.state}")
     return Response(status_code=200)

@@ -36,18 +36,18 @@ async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
 
 
 def _card(model: ServedModel, created: int) -> dict[str, Any]:
-    engine = model.entry.engine or {}
+    engine = model.entry.engine
     return {
         "id": model.public_name,
         "object": "model",
         "created": created,
         "owned_by": "ernie-triton",
-        "root": engine.get("root"),
+        "root": engine and engine.root,
         "parent": None,
-        "max_model_len": engine.get("max_model_len"),
+        "max_model_len": engine and engine.max_model_len,
         "permission": [],
-        "architecture": engine.get("architecture"),
-        "modalities": engine.get("modalities"),
-        "dtype": engine.get("dtype"),
-        "quantization": engine.get("quantization"),
+        "architecture": engine and engine.architecture,
+        "modalities": engine and engine.modalities,
+        "dtype": engine and engine.dtype,
+        "quantization": engine and engine.quantization,
     }

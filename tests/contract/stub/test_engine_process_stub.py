@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from ernie_stub.in_flight import InFlight
 from ernie_stub.senders import Senders
 from ernie_wire.errors import InvalidValue, ModelUnavailable
 from ernie_wire.messages import GenerateRequest
+from ernie_wire.status import Control, answer_text
 from fakes import triton_python_backend_utils as fake_utils
 
 FAKE_ENGINE = (str(Path(__file__).parents[2] / "fakes" / "fake_engine.py"),)
@@ -48,10 +50,12 @@ class Stub:
         return sender
 
     def control(self, op: str, **fields: str) -> dict[str, Any]:
-        return answer_control({"op": op, **fields}, self.engine.status(), self.in_flight)
+        answer = answer_control(Control(op, **fields), self.engine.status(), self.in_flight)
+        told: dict[str, Any] = json.loads(answer_text(answer))
+        return told
 
     def pid(self) -> int:
-        pid: int = self.control("describe")["engine"]["pid"]
+        pid = int(Path(self.control("describe")["engine"]["root"]).name)
         return pid
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from ernie_backend import connection
 from ernie_backend.connection import Connection
 from ernie_wire.frames import receive_frame, send_frame
 from ernie_wire.messages import CODEC, Cancel, Heartbeat, Message, Output, Outputs, Ready
+from fakes.descriptions import description
 
 WAIT_S = 60.0
 
@@ -92,5 +93,5 @@ def test_a_writer_that_meets_a_fault_ends_the_process(
     ours, ends = stub
     ends.send(Heartbeat(0, 0, 1, 1, 1))
     assert isinstance(received(ours), Heartbeat)
-    ends.send(Ready({"not": {1}}))
+    ends.send(Ready(description(generation_config={"not": {1}})))
     assert exits.get(timeout=WAIT_S) == 1

@@ -110,13 +110,13 @@ def test_the_cache_is_the_part_of_the_memory_that_was_asked_for(monkeypatch: pyt
     monkeypatch.setattr(start, "available_bytes", lambda: 1 << 30)
     monkeypatch.setattr(part, "resident_bytes", lambda: 0)
     quarter, half, three_quarters = (
-        started(gpu_memory_utilization=share, max_num_seqs="4096").ready.description["kv_blocks"]
+        started(gpu_memory_utilization=share, max_num_seqs="4096").ready.description.kv_blocks
         for share in ("0.25", "0.5", "0.75")
     )
     bytes_per_block = 2 * 64 * 2 * 32 * 2 * 3  # keys and values, tokens, heads, their width, bfloat16, layers
     assert half - quarter == pytest.approx((1 << 28) / bytes_per_block, abs=1)
     assert three_quarters - half == pytest.approx(half - quarter, abs=1)
-    assert started(num_gpu_blocks_override="40").ready.description["kv_blocks"] == 40
+    assert started(num_gpu_blocks_override="40").ready.description.kv_blocks == 40
 
 
 def test_memory_that_is_gone_when_the_cache_is_reserved_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

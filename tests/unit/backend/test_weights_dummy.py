@@ -106,7 +106,7 @@ def test_an_engine_without_tokenizer_takes_and_gives_token_ids(
     shutil.copy(model / "config.json", bare)
     parameters = {"model": str(bare), "load_choices": "dummy", "dtype": "float32", "quantization": quantization}
     started = start_engine(parameters)
-    assert started.ready.description["has_tokenizer"] is False
+    assert started.ready.description.has_tokenizer is False
     sampling = SamplingParameters(max_tokens=4, ignore_eos=True)
     request = GenerateRequest("a", input_ids=(5, 6, 7), sampling=sampling)
     assert started.engine.submit(started.preparation.prepare(request)) is None

@@ -9,13 +9,15 @@ import time
 
 import pytest
 
-from ernie_backend.stages import Stage, Stages
+from ernie_backend.stages import Stages
 from ernie_cli.timeline import table, with_engine_stages
+from ernie_wire.status import Stage
+from fakes.descriptions import description
 
 
 def test_the_engines_stages_take_the_place_of_the_loading() -> None:
-    inside = [Stage("weights", 2.0, 3 << 20), Stage("warm-up", 0.5)]
-    stages = with_engine_stages(Stage("model", 4.0), {"startup": [stage.to_json() for stage in inside]})
+    inside = (Stage("weights", 2.0, 3 << 20), Stage("warm-up", 0.5))
+    stages = with_engine_stages(Stage("model", 4.0), description(startup=inside))
     assert stages == [
         Stage("model entry: Triton's stub", 1.5),
         Stage("engine: weights", 2.0, 3 << 20),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,17 +10,18 @@ import pytest
 from ernie_frontend.model_directory import ModelDirectory
 from ernie_frontend.settings import Settings
 from ernie_wire.errors import ErnieError, InternalError, ModelNotFound, ModelUnavailable
+from ernie_wire.status import Health, Status
+from fakes.descriptions import description
 
 
-def described(state: str = "ready") -> dict[str, Any]:
-    engine = {"vocab_size": 10} if state == "ready" else None
-    return {"state": state, "detail": "", "generation": 1, "engine": engine}
+def described(state: str = "ready") -> Status:
+    return Status(state, generation=1, engine=description(vocab_size=10) if state == "ready" else None)
 
 
 class Control:
     """Answers from a table; an error in it is raised."""
 
-    def __init__(self, **models: dict[str, Any] | ErnieError) -> None:
+    def __init__(self, **models: Status | ErnieError) -> None:
         self.models = models
         self.failure: ErnieError | None = None
         self.num_questions = 0
@@ -37,7 +37,10 @@ class Control:
             raise self.failure
         return list(self.models)
 
-    async def control(self, model: str, question: Mapping[str, Any]) -> dict[str, Any]:
+    async def health(self, model: str) -> Health:
+        raise AssertionError(model)
+
+    async def describe(self, model: str) -> Status:
         answer = self.models[model]
         if isinstance(answer, ErnieError):
             raise answer

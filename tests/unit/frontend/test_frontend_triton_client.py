@@ -188,7 +188,7 @@ def test_a_control_question_is_asked_to_its_end_whoever_goes_away(
 
     async def ask() -> None:
         client = TritonClient(triton.url, settings(triton.url))
-        question = asyncio.create_task(client.control("ernie-tiny", {"op": "cancel", "request_id": "r"}))
+        question = asyncio.create_task(client.cancel("ernie-tiny", "r"))
         await asyncio.sleep(0)
         question.cancel()
         await client.close()
@@ -294,7 +294,7 @@ def test_a_stub_that_was_started_again_has_lost_its_streams(
     async def ask() -> Output:
         client = TritonClient(triton.url, settings(triton.url, quiet_check_s=quiet_check_s))
         try:
-            await client.control("ernie-tiny", {"op": "health"})
+            await client.health("ernie-tiny")
             return await collect(client.generate("ernie-tiny", request()))
         finally:
             await client.close()
@@ -328,7 +328,7 @@ def test_control_errors(triton_loop: EventLoopThread, triton: FakeTriton) -> Non
     async def ask(url: str, model: str) -> None:
         client = TritonClient(url, settings(url))
         try:
-            await client.control(model, {"op": "describe"})
+            await client.describe(model)
         finally:
             await client.close()
 

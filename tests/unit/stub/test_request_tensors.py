@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ernie_stub.request_tensors import ControlCall, read_request
+from ernie_stub.request_tensors import read_request
 from ernie_wire.errors import InvalidValue
 from ernie_wire.messages import MAX_MEDIA, MAX_MEDIA_BYTES, MAX_MEDIUM_BYTES, GenerateRequest
 from ernie_wire.sampling import SamplingParameters
+from ernie_wire.status import Control
 from fakes.triton_python_backend_utils import InferenceRequest
 
 
@@ -233,4 +234,4 @@ def test_what_is_wrong_is_named(inputs: dict[str, NDArray[Any]], param: str, mes
 
 def test_control() -> None:
     call = read_request(InferenceRequest({"control": text('{"op": "cancel", "request_id": "r"}')}))
-    assert call == ControlCall({"op": "cancel", "request_id": "r"})
+    assert call == Control("cancel", "r")

@@ -6,7 +6,7 @@ import pytest
 
 from ernie_wire.errors import InvalidValue
 from ernie_wire.logprobs import TokenLogprobs
-from ernie_wire.messages import GenerateRequest, Output, join_outputs, parse_control
+from ernie_wire.messages import GenerateRequest, Output, join_outputs
 
 LOGPROBS = TokenLogprobs(7, -0.25, b"a", 2)
 SKIPPED = TokenLogprobs(2, -0.5, b"</s>", 1, is_skipped=True)
@@ -33,19 +33,3 @@ def test_joined_outputs_have_the_prompt_of_the_first_and_the_end_of_the_last() -
 def test_a_request_has_exactly_one_prompt(prompts: dict[str, object]) -> None:
     with pytest.raises(InvalidValue, match="exactly one"):
         GenerateRequest("r", **prompts)  # type: ignore[arg-type]
-
-
-def test_controls() -> None:
-    assert parse_control('{"op": "describe"}') == {"op": "describe"}
-    for text in (
-        "{",
-        "[]",
-        "{}",
-        '{"op": "x"}',
-        '{"op": "cancel"}',
-        '{"op": "cancel", "request_id": 1}',
-        '{"op": "health", "request_id": 1}',
-    ):
-        with pytest.raises(InvalidValue) as caught:
-            parse_control(text)
-        assert caught.value.param == "control"

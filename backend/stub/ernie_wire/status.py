@@ -1,0 +1,208 @@
+"""What a model entry says of itself: the questions in ``control``, and what is told there and at the start.
+
+Field names are those of the JSON that clients of Triton get. This module must not know where a figure comes
+from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from ernie_wire.codec import Codec, Extensible, MessageError
+from ernie_wire.errors import InvalidValue
+from ernie_wire.json_text import read_json_object
+
+_OPS = ("cancel", "describe", "health")
+
+
+@dataclass(frozen=True)
+class Control:
+    """A question to the stub.
+
+    Attributes:
+        op: ``cancel``, ``describe`` or ``health``.
+        request_id: which request a cancel ends; in a health question, whether which is in flight.
+    """
+
+    op: str
+    request_id: str | None = None
+
+    def to_text(self) -> str:
+        """Return the question as JSON, which ``parse_control`` reads."""
+        return json.dumps({name: value for name, value in vars(self).items() if value is not None})
+
+
+def parse_control(text: str) -> Control:
+    """Return the question in ``control``: ``{"op": "cancel", "request_id": ...}``, ``describe`` or ``health``.
+
+    Raises:
+        InvalidValue: not a JSON object, an unknown op, or a cancel without ``request_id``.
+    """
+    values = read_json_object(text, "control")
+    op, request_id = values.get("op"), values.get("request_id")
+    if op not in _OPS:
+        raise InvalidValue(f"control has op {op!r}; known: {', '.join(_OPS)}", "control")
+    if op == "cancel" and "request_id" not in values:
+        raise InvalidValue("control cancel needs request_id, a string", "control")
+    if "request_id" in values and not isinstance(request_id, str):
+        raise InvalidValue(f"control has request_id {request_id!r}; it must be a string", "control")
+    return Control(op, request_id)
+
+
+@dataclass
+class Stage(Extensible):
+    """One stage of a start.
+
+    Attributes:
+        name: what was done.
+        seconds: how long it took.
+        size_bytes: of what it read or allocated; None if that says nothing.
+    """
+
+    name: str
+    seconds: float = 0.0
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Description(Extensible):
+    """An engine and what its model can do.
+
+    Attributes:
+        architecture: that of config.json.
+        root: directory of the model.
+        modalities: what its prompts may hold: ``text``.
+        max_model_len: most tokens of a prompt and its answer.
+        max_num_seqs: most requests of a step.
+        vocab_size: number of token ids.
+        longest_token_bytes: most bytes of text that one token stands for; 0 if that is not known.
+        has_tokenizer: it takes and makes text.
+        device, dtype, quantization, activation_dtype: where and in which formats it computes.
+        kv_cache_dtype, kv_blocks, block_size: the KV cache, ``kv_blocks`` blocks of ``block_size`` tokens.
+        enable_logprob, max_logprobs, logprobs_mode: what may be asked for, see parameters.md.
+        reasoning_parser, tool_call_parser: names of those that read its answers, or None.
+        generation_config: its defaults for sampling parameters.
+        startup: the stages of its start.
+    """
+
+    architecture: str
+    root: str
+    max_model_len: int
+    max_num_seqs: int
+    vocab_size: int
+    longest_token_bytes: int
+    has_tokenizer: bool
+    device: str
+    dtype: str
+    quantization: str | None
+    activation_dtype: str
+    kv_cache_dtype: str
+    kv_blocks: int
+    block_size: int
+    enable_logprob: bool
+    max_logprobs: int
+    logprobs_mode: str
+    modalities: tuple[str, ...] = ("text",)
+    reasoning_parser: str | None = None
+    tool_call_parser: str | None = None
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
+    startup: tuple[Stage, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stats(Extensible):
+    """An engine's figures.
+
+    Attributes:
+        running, waiting: requests in the batch and in the queue.
+        free_blocks, total_blocks: KV cache blocks.
+        steps: steps run since the start.
+        preemptions: how often a request has given up its blocks to others since the start.
+        prefix_cache_queries, prefix_cache_hits: tokens looked for and found in the prefix cache.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    free_blocks: int = 0
+    total_blocks: int = 0
+    steps: int = 0
+    preemptions: int = 0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health(Stats):
+    """The answer to ``health``: the engine's last figures, and whether it is well.
+
+    Attributes:
+        state: ``starting``, ``ready``, ``failed`` or ``unconfigured``.
+        detail: why it is not ready; empty when it is.
+        ready: it can answer requests now.
+        alive_age_s: seconds since the last sign of life of its process; None when it is not ready.
+        heartbeat_age_s: the same of its loop.
+        generation: how many engines have become ready since the stub's start.
+        instance: names the stub's start.
+        in_flight: whether the request that was asked about is; None if none was.
+    """
+
+    state: str
+    detail: str = ""
+    ready: bool = False
+    alive_age_s: float | None = None
+    heartbeat_age_s: float | None = None
+    generation: int = 0
+    instance: str = ""
+    in_flight: bool | None = None
+
+
+@dataclass(frozen=True)
+class Status(Extensible):
+    """The answer to ``describe``.
+
+    Attributes:
+        state, detail, generation, instance: as in ``Health``.
+        engine: what it says of itself; None while there is none.
+    """
+
+    state: str
+    detail: str = ""
+    generation: int = 0
+    instance: str = ""
+    engine: Description | None = None
+
+
+@dataclass(frozen=True)
+class Cancelled(Extensible):
+    """The answer to ``cancel``: whether such a request was in flight, and has been ended."""
+
+    cancelled: bool
+
+
+A = TypeVar("A", Health, Status, Cancelled)
+_CODEC: Codec[Any] = Codec(Health, Status, Cancelled)
+
+
+def answer_text(answer: Health | Status | Cancelled) -> str:
+    """Return an answer as JSON."""
+    values = asdict(answer)
+    if values.get("in_flight", ...) is None:
+        del values["in_flight"]
+    return json.dumps(values)
+
+
+def read_answer(kind: type[A], text: str) -> A:
+    """Return the answer in what ``answer_text`` made, there or in a version close to ours.
+
+    Raises:
+        MessageError: it is none, or of a version too far from ours.
+    """
+    try:
+        values = dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise MessageError("something that is no JSON object") from error
+    answer: A = _CODEC.decode({**values, "kind": kind.__name__}, [])
+    return answer
