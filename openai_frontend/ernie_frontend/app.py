@@ -68,7 +68,7 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    install_handlers(app)
+    install_handlers(app, sorted(path for path in _PATHS if path.startswith("/v1/") and "{" not in path))
     for router in _ROUTERS:
         app.include_router(router)
     if settings.has_docs:

@@ -6,6 +6,8 @@ translation of what pydantic and Starlette raise. This module must not know any 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,7 +19,6 @@ from ernie_wire.errors import ErnieError, InvalidRequest, InvalidValue, MissingP
 
 # The field of the HTTP request that became a tensor of the wire.
 _FIELDS = {"text_input": "prompt", "input_ids": "prompt", "media": "messages"}
-_ROUTES = ("/v1/models", "/v1/chat/completions", "/v1/completions")
 _RETRY_AFTER_S = {408: "1", 503: "5"}
 
 
@@ -106,10 +107,10 @@ def from_validation(error: ValidationError) -> ErnieError:
     return InvalidValue(f"{path}: {reason.removeprefix('Value error, ')}", param)
 
 
-def install_handlers(app: FastAPI) -> None:
-    """Make an app answer its errors in the envelope."""
+def install_handlers(app: FastAPI, paths: Iterable[str]) -> None:
+    """Make an app answer its errors in the envelope; ``paths`` are shown to who asks for one that is not there."""
     app.add_exception_handler(ErnieError, _answer_ernie_error)
-    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(HTTPException, partial(_answer_http_exception, paths))
 
 
 async def _answer_ernie_error(_: Request, error: Exception) -> Response:
@@ -118,13 +119,13 @@ async def _answer_ernie_error(_: Request, error: Exception) -> Response:
     return error_response(error)
 
 
-async def _answer_http_exception(request: Request, error: Exception) -> Response:
+async def _answer_http_exception(paths: Iterable[str], request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     where = f"{request.method} {request.url.path}"
     if error.status_code == UnknownRoute.status:
         has_slash = request.url.path.endswith("/") and request.url.path != "/"
-        way_out = "leave out the slash at the end" if has_slash else f"see {', '.join(_ROUTES)}"
+        way_out = "leave out the slash at the end" if has_slash else f"see {', '.join(paths)}"
         return error_response(UnknownRoute(f"{where} does not exist; {way_out}"))
     if error.status_code == WrongMethod.status:
         allowed = (error.headers or {}).get("Allow", "another method").replace("GET", "GET, HEAD")

@@ -8,10 +8,9 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ernie_frontend.errors import error_response
+from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_frontend.slots import Slots
 from ernie_wire.errors import QueueFull
-
-GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
 class ConcurrencyLimit:
@@ -27,7 +26,7 @@ class ConcurrencyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and count it, or answer 429."""
-        if scope["type"] != "http" or scope["path"] not in GENERATION_PATHS:
+        if scope["type"] != "http" or scope["path"] not in GENERATIONS:
             await self._app(scope, receive, send)
             return
         try:

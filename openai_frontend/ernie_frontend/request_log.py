@@ -17,8 +17,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ernie_frontend.errors import error_response
-from ernie_frontend.limits import GENERATION_PATHS
 from ernie_frontend.metrics import Metrics
+from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_wire.errors import ErnieError, InternalError, ModelUnavailable, RequestCancelled
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class RequestLog:
         path: str = scope["path"]
         if path in _UNCOUNTED_PATHS:
             return
-        if path in GENERATION_PATHS and scope["method"] == "POST":
+        if path in GENERATIONS and scope["method"] == "POST":
             self._metrics.count_generation(
                 is_success=record.outcome == 200,
                 num_input_tokens=record.num_input_tokens,

@@ -18,14 +18,13 @@ from starlette.responses import JSONResponse, Response
 
 from ernie_frontend.auth import client_salt
 from ernie_frontend.disconnect import EventStream, unless_disconnected
-from ernie_frontend.errors import envelope
 from ernie_frontend.generation import Item, collect_all, gather, merge, only_prompt
 from ernie_frontend.request_log import RequestRecord, record_of
 from ernie_frontend.routes.reading import Body, check_context, read_body
 from ernie_frontend.services import Services
 from ernie_frontend.translate.answer import AnswerHeader, UsageCount, best
 from ernie_frontend.translate.generate_request import Circumstances
-from ernie_frontend.translate.sse import DONE, ChunkShape, EventWriter, event
+from ernie_frontend.translate.sse import ChunkShape, EventWriter
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError
 from ernie_wire.messages import GenerateRequest, Output
 
@@ -110,7 +109,7 @@ async def _first(items: AsyncGenerator[Item, None]) -> Item:
 async def events(
     writer: EventWriter, first: Item, rest: AsyncGenerator[Item, None], record: RequestRecord
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the events of a streamed answer; an error is the last but ``[DONE]``.
+    """Yield the events of a streamed answer, also of its end by an error.
 
     Args:
         writer: writes them.
@@ -129,7 +128,6 @@ async def events(
             logger.exception("the stream of %s failed", writer.answer_id)
             error = InternalError("something went wrong on our side")
         record.fail(error)
-        yield event(envelope(error))
+        yield writer.fail(error)
     finally:
         record.count(writer.count.num_input_tokens, writer.count.num_output_tokens)
-    yield DONE

@@ -29,7 +29,7 @@ _SECRETS = {
 }
 
 
-class _Generation(NamedTuple):
+class Generation(NamedTuple):
     """What FastAPI does not know of a path that generates."""
 
     body: type[BaseModel]
@@ -37,16 +37,17 @@ class _Generation(NamedTuple):
     chunk: type[BaseModel]
 
 
-_GENERATIONS = {
-    "/v1/chat/completions": _Generation(
+GENERATIONS = {
+    "/v1/chat/completions": Generation(
         ChatRequest,
         {"messages": [{"role": "user", "content": "Where is the capital of China?"}], "max_tokens": 64},
         ChatCompletionChunk,
     ),
-    "/v1/completions": _Generation(
+    "/v1/completions": Generation(
         CompletionRequest, {"prompt": "The capital of China is", "max_tokens": 16}, Completion
     ),
 }
+"""All paths that generate: they are limited, counted and described by this table."""
 
 
 def responses(answer: type[BaseModel] | None, *error_statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -81,7 +82,7 @@ class DescribedApp(FastAPI):
 def _complete(document: dict[str, Any]) -> None:
     """Add what FastAPI cannot know: bodies, streams and keys."""
     paths, components = document["paths"], document["components"]
-    for path, generation in _GENERATIONS.items():
+    for path, generation in GENERATIONS.items():
         components["schemas"] |= _schemas(generation.body, generation.chunk)
         _describe(paths[path]["post"], generation)
     components["securitySchemes"] = _SECRETS
@@ -119,7 +120,7 @@ def _schemas(*models: type[BaseModel]) -> dict[str, Any]:
     return schemas
 
 
-def _describe(operation: dict[str, Any], generation: _Generation) -> None:
+def _describe(operation: dict[str, Any], generation: Generation) -> None:
     body = {"schema": _reference(generation.body), "example": generation.example}
     operation["requestBody"] = {"required": True, "content": {"application/json": body}}
     answer = operation["responses"]["200"]

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ernie_frontend.errors import envelope
 from ernie_frontend.translate.answer import AnswerHeader, UsageCount
+from ernie_wire.errors import ErnieError
 from ernie_wire.messages import Output
 
-DONE = b"data: [DONE]\n\n"
+_DONE = b"data: [DONE]\n\n"
 Choice = dict[str, Any]
 
 
@@ -51,7 +53,7 @@ class ChunkShape:
     opens_single: bool
 
 
-def event(content: dict[str, Any]) -> bytes:
+def _event(content: dict[str, Any]) -> bytes:
     """Return one server-sent event."""
     return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
@@ -87,13 +89,17 @@ class EventWriter:
             choices += [chunks.opening(output) for chunks in self._chunks]
         choices += self._choices(self._chunks[index], output, is_first=index not in self._begun)
         self._begun.add(index)
-        return b"".join(self._event(choice) for choice in choices)
+        return b"".join(self._chunk(choice) for choice in choices)
 
     def end(self) -> bytes:
-        """Return the event with the usage if it was asked for, else nothing."""
+        """Return the events after the last output: the usage if it was asked for, and ``[DONE]``."""
         if not self._header.has_usage:
-            return b""
-        return event({**self._header.to_object(self._kind, []), "usage": self.count.to_json()})
+            return _DONE
+        return _event({**self._header.to_object(self._kind, []), "usage": self.count.to_json()}) + _DONE
+
+    def fail(self, error: ErnieError) -> bytes:
+        """Return the events that end a stream in which something went wrong: the error, and ``[DONE]``."""
+        return _event(envelope(error)) + _DONE
 
     def _choices(self, chunks: ChoiceChunks, output: Output, *, is_first: bool) -> list[Choice]:
         choices = []
@@ -108,10 +114,10 @@ class EventWriter:
             choices.append(chunks.finish(output.finish_reason))
         return choices
 
-    def _event(self, choice: Choice) -> bytes:
+    def _chunk(self, choice: Choice) -> bytes:
         chunk = self._header.to_object(self._kind, [choice])
         if self._header.has_running_usage:
             chunk["usage"] = self.count.to_json()
         elif self._header.has_usage:
             chunk["usage"] = None
-        return event(chunk)
+        return _event(chunk)
