@@ -246,7 +246,7 @@ class Engine:
 
     def _serve(self, process: EngineProcess, link: Channel[Message]) -> None:
         """Pass on what the engine sends until it ends, then end what it leaves unfinished."""
-        fault = self._read_until_end(link)
+        fault = self._read_until_end(process, link)
         if fault is not None and fault.hangs:
             process.abort()
         self._set_status("starting", "the engine ended and is being restarted")
@@ -258,11 +258,11 @@ class Engine:
         for answer in lost:
             answer.fail(EngineCrashed(f"the engine process ended: {cause}; retry the request"))
 
-    def _read_until_end(self, link: Channel[Message]) -> _Fault | None:
+    def _read_until_end(self, process: EngineProcess, link: Channel[Message]) -> _Fault | None:
         """Return what was wrong with the engine, as far as it is known before it is gone."""
         silent_s = 0.0  # by the engine's clock: if it was we who slept, its messages are all there
         try:
-            while silent_s <= self._deadlines.silence_s and (message := self._hear(link)) is not None:
+            while silent_s <= self._deadlines.silence_s and (message := self._hear(process, link)) is not None:
                 if isinstance(message, Outputs):
                     self._in_flight.deliver(message.outputs)
                 elif isinstance(message, Heartbeat):
@@ -282,11 +282,13 @@ class Engine:
             return _Fault(f"its loop hung for {self._deadlines.silence_s:g} s and was aborted", hangs=True)
         return None
 
-    def _hear(self, link: Channel[Message]) -> Message | None:
+    def _hear(self, process: EngineProcess, link: Channel[Message]) -> Message | None:
         """Receive; raises what ``Channel.receive`` does, TimeoutError after ``stopped_s``."""
         ticks = round(self._deadlines.stopped_s / TICK_S)  # a pause of this process is but one of them
-        if not any(link.is_readable(TICK_S) for _ in range(ticks)):
-            raise TimeoutError
+        while not link.is_readable(TICK_S):
+            process.note_stop()
+            if (ticks := ticks - 1) <= 0:
+                raise TimeoutError
         message = link.receive()
         with self._lock:
             self._heard_at = time.monotonic()

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_wire.exit_status import describe_exit
+
+_SOON_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +72,7 @@ class EngineProcess:
             ) from None
         finally:
             theirs.close()
+        self._seen_stopped_at = -math.inf
         logger.info("engine process %d started", self.pid)
 
     @property
@@ -77,21 +82,36 @@ class EngineProcess:
 
     def progress(self) -> tuple[int, ...]:
         """Return figures that grow while the process works: CPU ticks and pages read; empty once it is gone."""
+        figures = self._stat()
+        return tuple(int(figures[field]) for field in (9, 11, 12)) if figures else ()  # majflt, utime, stime
+
+    def note_stop(self) -> None:
+        """Look whether the process is stopped (SIGSTOP): whoever kills it soon does so for that."""
+        if self._stat()[:1] == ["T"]:
+            self._seen_stopped_at = time.monotonic()
+
+    def _stat(self) -> list[str]:
+        """Return the fields of proc(5) from the state on; none once the process is gone."""
         try:
-            after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
-            return ()
-        return tuple(int(after_name[field]) for field in (9, 11, 12))  # majflt, utime, stime: proc(5)
+            return []
 
     def end(self, grace_s: float) -> str:
         """End the process: wait for it, then SIGTERM, then SIGKILL, ``grace_s`` apart; return why it ended."""
         for escalation in (signal.SIGTERM, signal.SIGKILL):
             if self._has_ended_within(grace_s):
-                return f"it {describe_exit(self._process.wait())}"
+                return f"it {self._how_it_ended(self._process.wait())}"
             logger.warning("engine process %d did not end in %g s: %s", self.pid, grace_s, escalation.name)
             self._process.send_signal(escalation)
         self._process.wait()
         return f"it did not end by itself and was killed after {2 * grace_s:g} s"
+
+    def _how_it_ended(self, status: int) -> str:
+        was_stopped = time.monotonic() - self._seen_stopped_at < _SOON_S
+        return (
+            "was stopped, and so killed" if was_stopped and status == -signal.SIGKILL else describe_exit(status)
+        )
 
     def _has_ended_within(self, timeout_s: float) -> bool:
         try:

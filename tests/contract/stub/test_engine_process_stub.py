@@ -199,6 +199,24 @@ def test_a_stopped_engine_is_not_ready_long_before_it_is_given_up(start: Start) 
     eventually(lambda: stub.control("health")["ready"])
 
 
+def test_an_engine_that_is_killed_because_it_was_stopped_is_not_said_to_lack_memory(start: Start) -> None:
+    stub = start(deadlines=Deadlines(stopped_s=WAIT_S))
+    sender = stub.submit("a", "stuck")
+    os.kill(stub.pid(), signal.SIGSTOP)
+    eventually(lambda: not stub.control("health")["ready"])
+    os.kill(stub.pid(), signal.SIGKILL)
+    assert "the engine process ended: it was stopped, and so killed; retry" in sender.error_line()
+
+
+def test_an_engine_that_is_killed_while_it_runs_may_lack_memory(start: Start) -> None:
+    stub = start()
+    sender = stub.submit("a", "stuck")
+    os.kill(stub.pid(), signal.SIGSTOP)
+    os.kill(stub.pid(), signal.SIGCONT)
+    os.kill(stub.pid(), signal.SIGKILL)
+    assert "probably by the kernel because memory ran out" in sender.error_line()
+
+
 def test_a_long_step_delays_no_sign_of_life(start: Start) -> None:
     stub = start()
     stub.submit("a", "stuck")
