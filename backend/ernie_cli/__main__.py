@@ -1,6 +1,6 @@
 """The command ``ernie-triton``, from its first moment: a signal ends it well before anything is imported, too.
 
-Only the standard library is imported here; the rest takes most of a second.
+Next to nothing is imported here; the rest takes most of a second.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import signal
 import sys
 from types import FrameType
 
+from ernie_wire.end_signals import end_signals
+
 
 def main() -> None:
     """Entry point of the console script."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
-            signal.signal(number, _stop)  # until a command takes care of them itself
+    for number in end_signals():
+        signal.signal(number, _stop)  # until a command takes care of them itself
     from ernie_cli.main import main as run
 
     run()

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,9 @@ from ernie_wire.exit_status import describe_exit
 
 STOPPED_S = 3.0
 """How long a process may stay stopped: no load on the machine can stop one, so it need not be long."""
-_LOOK_S = 1.0
+LOOK_S = 1.0
+SHARED_LOOK_S = 0.9
+"""What is looked at every ``LOOK_S`` may be as old as this, so that one look serves all who look that often."""
 _TAIL_BYTES = 16384
 _LAST_LINES = 40
 _POLL_S = 0.05
@@ -53,12 +57,42 @@ class ChildCommand:
 
 @dataclass(frozen=True)
 class Member:
-    """A process of a child's group: id, first 15 bytes of the name, state as in proc(5), parent's id."""
+    """A process: id, first 15 bytes of the name, state as in proc(5), ids of its parent and its group."""
 
     pid: int
     name: str
     state: str
     parent: int
+    group: int
+
+
+class _Processes:
+    """The processes of this machine, which several look at again and again."""
+
+    def __init__(self) -> None:
+        self._members: list[Member] = []
+        self._looked_at_s = -math.inf
+
+    def members(self, max_age_s: float) -> list[Member]:
+        """Return all processes as they were at most ``max_age_s`` ago."""
+        if time.monotonic() - self._looked_at_s > max_age_s:
+            self._members = list(_all_processes())
+            self._looked_at_s = time.monotonic()
+        return self._members
+
+
+def _all_processes() -> Iterator[Member]:
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            before, _, after = (directory / "stat").read_bytes().rpartition(b")")
+        except OSError:  # it has ended
+            continue
+        state, parent, group = after.split()[:3]
+        name = before.partition(b"(")[2].decode(errors="replace")
+        yield Member(int(directory.name), name, state.decode(), int(parent), int(group))
+
+
+_PROCESSES = _Processes()
 
 
 class Child:
@@ -102,17 +136,13 @@ class Child:
         """Exit status; negative for a signal, None while it runs."""
         return self._process.returncode
 
-    def members(self) -> Iterator[Member]:
-        """Yield the processes of its group, itself among them while it is there."""
-        for directory in Path("/proc").glob("[0-9]*"):
-            try:
-                before, _, after = (directory / "stat").read_bytes().rpartition(b")")
-            except OSError:  # it has ended
-                continue
-            state, parent, group = after.split()[:3]
-            if int(group) == self.pid:
-                name = before.partition(b"(")[2].decode(errors="replace")
-                yield Member(int(directory.name), name, state.decode(), int(parent))
+    def members(self, max_age_s: float = 0.0) -> list[Member]:
+        """Return the processes of its group, itself among them while it is there.
+
+        Args:
+            max_age_s: how long ago they may have been looked at.
+        """
+        return [member for member in _PROCESSES.members(max_age_s) if member.group == self.pid]
 
     async def ended(self) -> CommandError:
         """Wait until the process ends by itself; return what to tell the user."""
@@ -152,11 +182,11 @@ class Child:
     async def _kill_what_stays_stopped(self) -> None:
         looks: dict[int, int] = {}
         while True:
-            await asyncio.sleep(_LOOK_S)
-            stopped = [member for member in self.members() if member.state == "T"]
+            await asyncio.sleep(LOOK_S)
+            stopped = [member for member in self.members(SHARED_LOOK_S) if member.state == "T"]
             looks = {member.pid: looks.get(member.pid, 0) + 1 for member in stopped}
             for member in stopped:
-                if looks[member.pid] * _LOOK_S >= self.origin.stopped_s:
+                if looks[member.pid] * LOOK_S >= self.origin.stopped_s:
                     logger.warning(
                         "%s: process %d (%s) was stopped: it is killed", self.name, member.pid, member.name
                     )

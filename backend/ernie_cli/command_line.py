@@ -25,6 +25,9 @@ MODEL = "--model"
 """The flag whose value may stand alone."""
 
 
+_LEAST_LIKENESS = 0.68  # of a misspelled flag and the one that was meant
+
+
 class UsageError(Exception):
     """The arguments cannot be read; the message is one line for the user."""
 
@@ -162,8 +165,8 @@ def _unexpected(argument: str, known: Iterable[str]) -> str:
     if not argument.startswith("-"):
         return f"unexpected argument {argument!r}; values with blanks need quotes"
     name = argument.partition("=")[0]
-    nearest = max(known, key=lambda each: difflib.SequenceMatcher(None, name, each).ratio())
-    return f"unknown flag {name}; the nearest known flag is {nearest}"
+    nearest = difflib.get_close_matches(name, known, 1, _LEAST_LIKENESS)
+    return f"unknown flag {name}" + (f"; the nearest known flag is {nearest[0]}" if nearest else "")
 
 
 def _check_refused(flag: Flag, given: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ import json
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,6 +32,7 @@ from ernie_cli.evaluation.report import (
 from ernie_cli.evaluation.server import Server
 from ernie_cli.evaluation.shown import shown
 from ernie_cli.serve_settings import api_keys
+from ernie_frontend.api_keys import NoKey, read_key_file
 
 _MOST_WRONG = 5
 _MOST_AT_ONCE = 512
@@ -50,12 +52,17 @@ def eval_command(
     api_key: Annotated[
         str | None, typer.Option(help="of a server that asks for one; else the first of $FD_API_KEY")
     ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="file of such keys, one a line, of which the first is taken")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, every wrong answer included")] = False,
 ) -> None:
     """Ask a running server the held-out questions and print how many answers are exact."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # an evaluation cut short is no success
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    server = Server(url.rstrip("/").removesuffix("/v1"), model, _first_key() if api_key is None else api_key)
+    server = Server(
+        url.rstrip("/").removesuffix("/v1"), model, _first_key(api_key_file) if api_key is None else api_key
+    )
     question_sets = [read_set(name) for name in dict.fromkeys(sets or shipped_sets())]
     begin = time.monotonic()
     outcomes = _ask(server, question_sets, concurrency)
@@ -69,9 +76,18 @@ def eval_command(
         _print(outcomes, seconds)
 
 
-def _first_key() -> str | None:
-    """Return a key of the variable that the server takes its own keys from; None if it is not set."""
-    return next(iter(api_keys({})), None)
+def _first_key(file: Path | None) -> str | None:
+    """Return a key of the file, else of the variable that the server takes its own keys from, else None.
+
+    Raises:
+        CommandError: the file, or the variable, holds no key.
+    """
+    if file is None:
+        return next(iter(api_keys({})), None)
+    try:
+        return read_key_file(file)[0]
+    except NoKey as error:
+        raise CommandError(f"--api-key-file: {error}") from None
 
 
 def _print(outcomes: Sequence[Outcome], seconds: float) -> None:

@@ -109,7 +109,7 @@ def download_model(
         if isinstance(refusal, HubUnreachable):
             raise refusal
     raise CommandError(
-        f"--model {model_id} is no directory, and {_address(source)} does not give it ({_listed(refusals)});"
+        f"--model {model_id} is not a directory, and {_address(source)} does not give it ({_listed(refusals)});"
         " check the id, set HF_TOKEN if it is private, or give the model's directory"
     )
 

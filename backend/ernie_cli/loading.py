@@ -8,18 +8,17 @@ the end of that Triton ends such a load (``recovery.py``). This module must not 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ernie_cli.child import Child, Member
+from ernie_cli.child import LOOK_S, SHARED_LOOK_S, Child, Member
 from ernie_cli.errors import CommandError
 from ernie_cli.triton import ModelDied, TritonModel
 from ernie_stub.engine_process import ready_notice
 
 _STUB = "triton_python_backend_stub"
-_LOOK_S = 1.0
 _WITHOUT_STUB_S = 5.0  # Triton starts one in less than a second, if it is given a processor
 _STALL_S = 15.0  # a thread that can run does so every second, with twenty others on each core too
 
@@ -65,8 +64,8 @@ async def watch_stub(triton: Child) -> NoReturn:
     Raises:
         ModelDied: there is none.
     """
-    while _stub(tuple(triton.members())) is not None:
-        await asyncio.sleep(_LOOK_S)
+    while _stub(triton.members(SHARED_LOOK_S)) is not None:
+        await asyncio.sleep(LOOK_S)
     raise ModelDied("the stub of the model has ended", triton.last_lines())
 
 
@@ -85,15 +84,15 @@ async def first_of(work: Coroutine[Any, Any, None], watch: Coroutine[Any, Any, N
 async def _watch_load(triton: Child) -> NoReturn:
     seen: _Sight | None = None
     num_looks = 0  # not the time: this process may have slept longer than it meant to
-    while seen is None or num_looks * _LOOK_S < seen.limit_s:
-        await asyncio.sleep(_LOOK_S)
+    while seen is None or num_looks * LOOK_S < seen.limit_s:
+        await asyncio.sleep(LOOK_S)
         last, seen = seen, _sight(triton)
         num_looks = num_looks + 1 if seen == last else 0
     raise LoadHangs(f"the load of the model hangs: {seen.fault} for {seen.limit_s:g} s", triton.last_lines())
 
 
 def _sight(triton: Child) -> _Sight:
-    members = tuple(triton.members())
+    members = triton.members(SHARED_LOOK_S)
     stub = _stub(members)
     if stub is None:
         return _Sight("there has been no stub", _WITHOUT_STUB_S)
@@ -108,7 +107,7 @@ def _sight(triton: Child) -> _Sight:
     return _Sight("its stub has not run", _STALL_S, _times_run(*process.glob("task/*")))
 
 
-def _stub(members: tuple[Member, ...]) -> Member | None:
+def _stub(members: Sequence[Member]) -> Member | None:
     return next((each for each in members if _STUB.startswith(each.name) and each.state != "Z"), None)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -15,13 +17,29 @@ from ernie_cli.serve_command import serve_command
 from ernie_frontend.log_output import standard_error
 
 app = typer.Typer(
-    help="Serve the ERNIE-4.5 family behind Triton Inference Server, with an OpenAI API.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its tables cut the names of long flags
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"ernie-triton {version('ernie-triton')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="print the version")
+    ] = False,
+) -> None:
+    """Serve the ERNIE-4.5 family behind Triton Inference Server, with an OpenAI API."""
+
+
 app.command()(demo)
 app.command("eval")(eval_command)
 app.command()(quantize)

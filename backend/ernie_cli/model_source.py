@@ -67,7 +67,7 @@ def find_model(model: str, revision: str | None = None, *, with_weights: bool = 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the client is imported
     from ernie_cli.hub import download_model  # it takes time to import, and most starts do without
 
-    typer.echo(f"Model: {model} is no directory: looking for it on the hub", err=True)
+    typer.echo(f"Model: {model} is not a directory: looking for it on the hub", err=True)
     directory = download_model(model, revision, with_weights=with_weights)
     typer.echo(f"Model: {directory}", err=True)
     return ModelFiles(_checked(model, directory), model.partition("/")[2], downloaded=True)
@@ -77,7 +77,7 @@ def local_model(model: str) -> ModelFiles:
     """Return a model that lies on this machine.
 
     Raises:
-        CommandError: it is no directory, or holds no config.json.
+        CommandError: it is not a directory, or holds no config.json.
     """
     path = Path(model).expanduser()
     if not path.exists():

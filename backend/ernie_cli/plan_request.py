@@ -113,7 +113,7 @@ def _model(name: str) -> _Model:
         options = row.options if row else None
         return _Model(released.name, released.config, None, options, released.assumed, released.num_parts)
     if not is_here:
-        raise CommandError(f"--model {name} is no directory, no released model and no row; {_nearest(name)}")
+        raise CommandError(f"--model {name} is not a directory, a released model or a row; {_nearest(name)}")
     files = local_model(name)
     return _Model(files.name, ConfigFields.read(files.directory / "config.json"), files.directory)
 

@@ -8,18 +8,17 @@ not know what the children are.
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 from ernie_cli.child import Child, ChildCommand
 from ernie_frontend.log_output import LogOutput, standard_error
+from ernie_wire.end_signals import end_signals
 
 Result = TypeVar("Result")
 
 STOP_GRACE_S = 20.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _DEATH_NOTICE_S = 1.0  # how much later than its sockets a dead child is seen
 
 
@@ -41,12 +40,12 @@ class Supervisor:
         self._output = standard_error() if output is None else output
         self._children: list[Child] = []
         self._stop = asyncio.Event()
-        self.stop_notice = ""
+        self.stop_notice = "Stopping: what has been started is ended; a second Ctrl-C or signal ends at once."
 
     async def __aenter__(self) -> Supervisor:
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
-                asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+        self._signals = end_signals()
+        for number in self._signals:
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
         return self
 
     async def __aexit__(
@@ -55,7 +54,7 @@ class Supervisor:
         for child in reversed(self._children):
             await child.stop()
         await asyncio.to_thread(self._output.drain)
-        for number in _SIGNALS:
+        for number in self._signals:
             asyncio.get_running_loop().remove_signal_handler(number)
 
     async def start(
@@ -113,7 +112,7 @@ class Supervisor:
         if self._stop.is_set():
             for child in self._children:
                 child.kill()
-        elif self.stop_notice:
+        else:
             standard_error().write(f"{self.stop_notice}\n")
         self._stop.set()
 

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote_to_bytes
@@ -24,6 +25,7 @@ from ernie_frontend.settings import Settings
 from ernie_frontend.workers import serve
 
 _MOST_SOCKET_BYTES = 107  # unix(7): 108 with the zero byte at the end
+_CONNECT_S = 5.0
 logger = logging.getLogger("ernie_frontend")
 
 
@@ -82,6 +84,7 @@ def run(  # noqa: PLR0913, PLR0917 - flags
         logger.info("serving http://%s:%d/v1, Triton at %s", host, bound_port, ", ".join(settings.triton_urls))
         logger.info("metrics at http://%s:%d/metrics", host, settings.metrics_port or bound_port)
         _warn_of_keys(settings, host, bound_port, is_in_command_line=bool(api_key))
+        threading.Thread(target=_warn_of_triton, args=(settings.triton_urls,), daemon=True).start()
         if not serve(settings, listeners, workers):
             raise typer.Exit(1)
 
@@ -124,6 +127,28 @@ def _check_socket_path(url: str) -> None:
     if not 0 < size <= _MOST_SOCKET_BYTES:
         limits = f"1 to {_MOST_SOCKET_BYTES} bytes"
         raise _usage_error(f"--triton-url {url!r}: the path of a Unix socket has {limits}")
+
+
+def _warn_of_triton(urls: tuple[str, ...]) -> None:
+    """Say which Tritons are not there at the start; requests find out by themselves when they are."""
+    for url in urls:
+        if why := _why_not_there(url):
+            logger.warning("Triton cannot be reached at %s now: %s; requests get 503 until it can", url, why)
+
+
+def _why_not_there(url: str) -> str:
+    """Return why nothing listens at an address; empty if something does."""
+    try:
+        if url.startswith("unix:"):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(_CONNECT_S)
+                probe.connect(unquote_to_bytes(url.removeprefix("unix:")))
+        else:
+            host, _, port = url.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    except OSError as error:
+        return str(error.strerror or error)
+    return ""
 
 
 def _api_keys(given: list[str] | None, file: Path | None) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The outermost ASGI middleware: each request gets an id, a log line, its metrics, and a 500 if all else fails.
 
-The line holds the id, the path, the status, token counts and the time; never a prompt or an answer.
+The line holds the id, the path, the status, token counts and the time; never a prompt or an answer. Probes that
+find all well are logged at the level of debugging: they come every few seconds.
 """
 
 from __future__ import annotations
@@ -168,7 +169,9 @@ def _server_timing(content_type: str, record: RequestRecord) -> str:
 
 
 def _write_line(scope: Scope, record: RequestRecord) -> None:
-    logger.info(
+    is_probe = scope["path"] in _UNCOUNTED_PATHS and record.status == 200
+    logger.log(
+        logging.DEBUG if is_probe else logging.INFO,
         "%s %s %s status=%d%s input_tokens=%d output_tokens=%d ms=%.1f",
         record.request_id,
         scope["method"],

@@ -28,6 +28,7 @@ from ernie_frontend.log_output import log_to_standard_error
 from ernie_frontend.metrics import DIRECTORY_VARIABLE
 from ernie_frontend.settings import Settings
 from ernie_frontend.slots import slots_file
+from ernie_wire.end_signals import end_signals
 from ernie_wire.exit_status import describe_exit
 
 logger = logging.getLogger(__name__)
@@ -102,8 +103,8 @@ def worker_app(settings: Settings, slots_path: str, *, is_child: bool) -> FastAP
 
 
 def _take_hangup_as(end: Callable[[], None]) -> None:
-    """End when the terminal is closed, unless that is ignored, as nohup wants it."""
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    """End when the terminal is closed, unless that is ignored."""
+    if signal.SIGHUP in end_signals():
         signal.signal(signal.SIGHUP, lambda *_: end())
 
 

@@ -280,13 +280,40 @@ def test_a_server_with_a_key(
     run_frontend: Callable[..., AbstractContextManager[str]],
     triton: FakeTriton,
     echo_set: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     triton.answer = repeat
     monkeypatch.delenv("FD_API_KEY", raising=False)
     with run_frontend(triton.url, api_keys=("secret",)) as url:
-        assert "status 401" in failure("--url", url, "--set", echo_set)
+        refusal = failure("--url", url, "--set", echo_set)
+        assert "status 401" in refusal
+        assert "give the key with --api-key-file" in refusal
         assert evaluate("--url", url, "--set", echo_set, "--api-key", "secret").exit_code == 0
         monkeypatch.setenv("FD_API_KEY", "secret,another")
         assert evaluate("--url", url, "--set", echo_set).exit_code == 0
         assert "status 401" in failure("--url", url, "--set", echo_set, "--api-key", "another")
+        keys = tmp_path / "keys"
+        keys.write_text("# of the server\n\nsecret\nanother\n")
+        monkeypatch.setenv("FD_API_KEY", "another")
+        assert evaluate("--url", url, "--set", echo_set, "--api-key-file", str(keys)).exit_code == 0
+        keys.write_text("# none\n")
+        assert "--api-key-file: " in failure("--url", url, "--set", echo_set, "--api-key-file", str(keys))
+
+
+def test_a_wrong_key_ends_it_at_the_first_refusal(echo_set: str) -> None:
+    asked = Counter[str]()
+
+    class Guarded(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked["times"] += 1
+            self.send_error(401)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        failure("--url", url, "--set", echo_set, "--concurrency", "1", "--api-key", "wrong")
+        server.shutdown()
+    assert asked["times"] == 1

@@ -34,7 +34,8 @@ async def ask_all(
         on_answer: called after each answer.
 
     Raises:
-        CommandError: nobody listens there, or the server stopped answering; the other questions are given up.
+        CommandError: nobody listens there, the server stopped answering, or it refuses the key; what is left is
+            not asked.
     """
     answers: dict[int, Answer] = {}
     waiting = iter(range(len(questions)))
@@ -75,6 +76,11 @@ async def _ask(client: httpx.AsyncClient, server: Server, question: Question) ->
         "max_tokens": _MAX_TOKENS,
     }
     response = await client.post(f"{server.url}/v1/chat/completions", json=body)
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        raise CommandError(
+            f"{server.url} takes no question without its API key: status 401: {_reason(response)};"
+            " give the key with --api-key-file, --api-key or $FD_API_KEY"
+        )
     if response.status_code != httpx.codes.OK:
         return Answer(refusal=f"status {response.status_code}: {_reason(response)}")
     try:

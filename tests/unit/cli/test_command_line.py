@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -137,8 +138,8 @@ def test_a_wrong_value_names_flag_value_and_limit(
     ("arguments", "complaint"),
     [
         ("DIR stray --port 0", "unexpected argument 'stray'; values with blanks need quotes"),
-        ("DIR --nonsense 3", "unknown flag --nonsense; "),
-        ("--nonsense DIR", "unknown flag --nonsense; "),
+        ("DIR --nonsense 3", "unknown flag --nonsense\n"),
+        ("--nonsense DIR", "unknown flag --nonsense\n"),
     ],
 )
 def test_an_argument_beside_the_model_is_unexpected(
@@ -244,3 +245,8 @@ def test_print_config_tells_what_the_engine_would_refuse(
 ) -> None:
     assert run(monkeypatch, f"serve --model {DENSE} -tp 4 --print-config") == 1
     assert "tensor_parallel_size is 4" in last_words(capfd)
+
+
+def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"ernie-triton {version('ernie-triton')}\n"

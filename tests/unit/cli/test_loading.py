@@ -44,7 +44,8 @@ class WaitsForEver:
 
 @pytest.fixture(autouse=True)
 def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_LOOK_S", LOOK_S)
+    monkeypatch.setattr(loading, "LOOK_S", LOOK_S)
+    monkeypatch.setattr(loading, "SHARED_LOOK_S", 0.0)
     for name in ("_WITHOUT_STUB_S", "_STALL_S"):
         monkeypatch.setattr(loading, name, LIMIT_S)
 

@@ -178,9 +178,9 @@ def test_flags_win_over_those_of_a_row(run_plan: RunPlan) -> None:
     ("arguments", "message"),
     [
         ("--max-num-seqs 8", "--model is missing; give a directory, the id of a released model, or a row"),
-        ("--model nobody/knows", "nobody/knows is no directory, no released model and no row; docs/plan.md"),
-        ("--model Ernie-4.5-21b-a3b-wint4", "no row; near are ernie-4.5-21b-a3b-wint4-32k, "),
-        ("--model baidu/ERNIE-4.5-21B-A3", "no row; near are ERNIE-4.5-21B-A3B, "),
+        ("--model nobody/knows", "nobody/knows is not a directory, a released model or a row; docs/plan.md"),
+        ("--model Ernie-4.5-21b-a3b-wint4", "or a row; near are ernie-4.5-21b-a3b-wint4-32k, "),
+        ("--model baidu/ERNIE-4.5-21B-A3", "or a row; near are ERNIE-4.5-21B-A3B, "),
         (f"--model {DENSE} -tp 3", "tensor_parallel_size is 3, which does not divide 4 query heads"),
         (f"--model {DENSE} --device h100", "--device: 'h100' is not known; known: auto, cpu, p800"),
         (f"--model {DENSE} --quantization fp8", "available: wint8, wint4, w4a8, none"),

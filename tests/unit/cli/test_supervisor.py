@@ -12,10 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ernie_cli.child import Member, _Processes
 from ernie_cli.errors import CommandError
 from ernie_cli.supervisor import StopRequested, Supervisor
 from ernie_cli.tied import tied_command
-from ernie_frontend.log_output import LogOutput
+from ernie_frontend.log_output import LogOutput, standard_error
 
 DEADLINE_S = 60.0
 
@@ -94,7 +95,9 @@ async def test_a_failure_while_all_children_live_is_told_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_stops_the_children_in_reverse_order(number: signal.Signals, tmp_path: Path) -> None:
+async def test_a_signal_stops_the_children_in_reverse_order(
+    number: signal.Signals, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     log = tmp_path / "log"
     code = (
         "import pathlib, signal, sys\n"
@@ -118,6 +121,9 @@ async def test_a_signal_stops_the_children_in_reverse_order(number: signal.Signa
         with pytest.raises(StopRequested):
             await supervisor.run(signal_when_up())
     assert log.read_text() == "second ends\nfirst ends\n"
+    standard_error().drain()
+    notice = "Stopping: what has been started is ended; a second Ctrl-C or signal ends at once.\n"
+    assert capfd.readouterr().err == notice
 
 
 async def test_what_a_child_started_ends_with_it(tmp_path: Path) -> None:
@@ -211,6 +217,19 @@ async def test_a_process_that_stays_stopped_is_killed_and_no_other(tmp_path: Pat
         os.kill(child.pid, signal.SIGSTOP)
         error = await asyncio.wait_for(child.ended(), DEADLINE_S)
     assert "was stopped" in error.message
+
+
+def test_one_look_at_the_processes_serves_all_who_look_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[list[Member]] = []
+
+    def look() -> list[Member]:
+        looks.append([Member(len(looks), "name", "R", 1, 1)])
+        return looks[-1]
+
+    monkeypatch.setattr("ernie_cli.child._all_processes", look)
+    processes = _Processes()
+    assert processes.members(DEADLINE_S) == processes.members(DEADLINE_S) == looks[0]
+    assert processes.members(0.0) == looks[1]
 
 
 async def test_only_the_descendants_are_killed(tmp_path: Path) -> None:

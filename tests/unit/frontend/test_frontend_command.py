@@ -15,7 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from ernie_frontend.__main__ import run
+from ernie_frontend.__main__ import _warn_of_triton, run
 from ernie_frontend.cors import Cors
 from ernie_frontend.settings import Settings
 
@@ -31,6 +31,24 @@ def refuse(*arguments: str) -> str:
     [line] = result.stderr.splitlines()
     assert line.startswith("ernie-triton-frontend: ")
     return line
+
+
+def test_a_triton_that_is_not_there_is_told_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    there = tmp_path / "there"
+    with socket.socket(socket.AF_UNIX) as listener, socket.create_server(("127.0.0.1", 0)) as other:
+        listener.bind(str(there))
+        listener.listen()
+        open_port = f"127.0.0.1:{other.getsockname()[1]}"
+        _warn_of_triton((f"unix:{there}", f"unix:{tmp_path}/nowhere", open_port))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Triton cannot be reached at unix:{tmp_path}/nowhere now: No such file or directory;"
+        " requests get 503 until it can"
+    ]
+    caplog.clear()
+    _warn_of_triton((open_port,))
+    assert "Connection refused" in caplog.text
 
 
 def test_a_port_in_use() -> None:
