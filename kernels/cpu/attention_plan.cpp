@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "batch.hpp"
+#include "checks.hpp"
+
 namespace ernie {
 namespace {
 
@@ -35,27 +38,46 @@ int64_t cost(const AttentionUnit& unit) {
     return (unit.end - unit.begin) * (unit.last_range - unit.first_range) * kKeyRange + unit.begin;
 }
 
+// Every block that the sequence needs exists.
+void check_blocks(const Batch& batch, int64_t sequence, int64_t keys, const AttentionShape& shape) {
+    const int64_t blocks = (keys + shape.block_size - 1) / shape.block_size;
+    if (blocks > batch.table_width)
+        throw std::invalid_argument("block table of " + std::to_string(batch.table_width) +
+                                    " blocks is too short for " + std::to_string(blocks) + " blocks");
+    const int32_t* table = batch.block_tables.data() + sequence * batch.table_width;
+    for (int64_t b = 0; b < blocks; ++b) expect_below("batch.block_tables", table[b], shape.num_blocks);
+}
+
 }  // namespace
 
-void plan_attention(const int32_t* query_starts, const int32_t* contexts, int64_t sequences, int64_t kv_heads,
-                    int64_t group, AttentionPlan& plan) {
-    plan.units.clear();
-    plan.joins.clear();
-    plan.partial_rows = 0;
-    for (int64_t s = 0; s < sequences; ++s) {
-        const int64_t first = query_starts[s], tokens = query_starts[s + 1] - first;
-        if (tokens == 0) continue;
-        const int64_t rows = tokens * group;
-        for (int64_t head = 0; head < kv_heads; ++head) {
-            const AttentionUnit unit{s, head, first, contexts[s], 0, rows, 0, 0, -1};
+AttentionPlan plan_attention(const Batch& batch, const AttentionShape& shape) {
+    for (const int32_t position : batch.positions)
+        expect_below("batch.positions", position, shape.max_positions);
+    AttentionPlan plan{shape, {}, {}, {}, {}};
+    plan.row_sequences.reserve(batch.token_ids.size());
+    plan.row_slots.reserve(batch.token_ids.size());
+    for (int64_t s = 0; s < batch.sequences(); ++s) {
+        const int64_t first = batch.query_starts[size_t(s)], context = batch.context_lengths[size_t(s)];
+        const int64_t keys = context + batch.query_starts[size_t(s) + 1] - first;
+        if (keys == context) continue;
+        check_blocks(batch, s, keys, shape);
+        for (int64_t slot = context; slot < keys; ++slot) {
+            plan.row_sequences.push_back(int32_t(s));
+            plan.row_slots.push_back(int32_t(slot));
+            plan.attended_keys += slot + 1;
+        }
+        const int64_t rows = (keys - context) * shape.group;
+        for (int64_t head = 0; head < shape.kv_heads; ++head) {
+            const AttentionUnit unit{s, head, first, context, 0, rows, 0, 0, -1};
             if (rows <= kRowTile)
-                split_ranges(unit, ranges_of(contexts[s] + tokens), plan);
+                split_ranges(unit, ranges_of(keys), plan);
             else
-                split_rows(unit, rows, group, plan);
+                split_rows(unit, rows, shape.group, plan);
         }
     }
     std::stable_sort(plan.units.begin(), plan.units.end(),
                      [](const AttentionUnit& a, const AttentionUnit& b) { return cost(a) > cost(b); });
+    return plan;
 }
 
 }  // namespace ernie

@@ -12,15 +12,31 @@
 
 namespace ernie {
 
-struct AttentionPlan {
-    std::vector<AttentionUnit> units;  // the longest first
-    std::vector<AttentionJoin> joins;
-    int64_t partial_rows = 0;
+struct Batch;
+
+// What a plan depends on besides the batch; all layers of a model have the same.
+struct AttentionShape {
+    int64_t num_blocks;
+    int64_t block_size;
+    int64_t kv_heads;
+    int64_t group;  // query heads per kv head
+    int64_t max_positions;
+
+    bool operator==(const AttentionShape&) const = default;
 };
 
-// query_starts [sequences + 1] and contexts [sequences] as in the batch, checked; group: query heads per kv
-// head.
-void plan_attention(const int32_t* query_starts, const int32_t* contexts, int64_t sequences, int64_t kv_heads,
-                    int64_t group, AttentionPlan& plan);
+struct AttentionPlan {
+    AttentionShape shape;
+    std::vector<int32_t> row_sequences;  // [tokens]
+    std::vector<int32_t> row_slots;      // [tokens] index of the row's token in its sequence's cache
+    std::vector<AttentionUnit> units;    // the longest first
+    std::vector<AttentionJoin> joins;
+    int64_t partial_rows = 0;
+    int64_t attended_keys = 0;  // of all rows together
+};
+
+// The batch is checked. Throws std::invalid_argument if a position has no angles, or a sequence needs a block
+// that its table or the cache does not have.
+AttentionPlan plan_attention(const Batch& batch, const AttentionShape& shape);
 
 }  // namespace ernie

@@ -17,39 +17,28 @@ int64_t positive(const char* name, int64_t value) {
     throw std::invalid_argument(std::string(name) + " " + std::to_string(value) + " must be positive");
 }
 
-// A step's index arrays, held for its duration: (T,), (T,), (S + 1,), (S,), (S, B), (R,).
-class Batch {
-  public:
-    Batch(nb::handle token_ids, nb::handle positions, nb::handle query_starts, nb::handle context_lengths,
-          nb::handle block_tables, nb::handle logit_rows)
-        : token_ids_("batch.token_ids", token_ids, 'i', 1),
-          positions_("batch.positions", positions, 'i', 1),
-          query_starts_("batch.query_starts", query_starts, 'i', 1),
-          context_lengths_("batch.context_lengths", context_lengths, 'i', 1),
-          block_tables_("batch.block_tables", block_tables, 'i', 2),
-          logit_rows_("batch.logit_rows", logit_rows, 'i', 1) {
-        const int64_t sequences = context_lengths_.size(0);
-        if (positions_.size(0) != token_ids_.size(0) || query_starts_.size(0) != sequences + 1 ||
-            block_tables_.size(0) != sequences)
-            throw std::invalid_argument("the lengths of the batch's arrays do not fit each other");
-    }
+std::vector<int32_t> copied(const Buffer& array) {
+    const int32_t* data = array.data<int32_t>();
+    return {data, data + array.items()};
+}
 
-    BatchView view() const {
-        return {token_ids_.data<int32_t>(),
-                positions_.data<int32_t>(),
-                query_starts_.data<int32_t>(),
-                context_lengths_.data<int32_t>(),
-                block_tables_.data<int32_t>(),
-                logit_rows_.data<int32_t>(),
-                token_ids_.size(0),
-                context_lengths_.size(0),
-                block_tables_.size(1),
-                logit_rows_.size(0)};
-    }
+std::vector<int32_t> copied(const char* name, nb::handle array) { return copied(Buffer(name, array, 'i', 1)); }
 
-  private:
-    Buffer token_ids_, positions_, query_starts_, context_lengths_, block_tables_, logit_rows_;
-};
+// (T,), (T,), (S + 1,), (S,), (S, B), (R,).
+void make_batch(Batch* self, nb::handle token_ids, nb::handle positions, nb::handle query_starts,
+                nb::handle context_lengths, nb::handle block_tables, nb::handle logit_rows) {
+    const Buffer tables("batch.block_tables", block_tables, 'i', 2);
+    Batch batch{copied("batch.token_ids", token_ids),
+                copied("batch.positions", positions),
+                copied("batch.query_starts", query_starts),
+                copied("batch.context_lengths", context_lengths),
+                copied(tables),
+                copied("batch.logit_rows", logit_rows),
+                tables.size(1),
+                {}};
+    batch.check();
+    new (self) Batch(std::move(batch));
+}
 
 // Cosines and sines (max_positions, head_dim / 2), held as long as the table.
 class Rotary {
@@ -161,7 +150,7 @@ PackedLinear pack_w4a8(Ops& ops, nb::handle packed, int64_t inputs, nb::handle s
 void embed(Ops& ops, const PackedLinear& table, const Batch& batch, nb::handle result) {
     const Buffer y("result", result, 'f', 2, true);
     const nb::gil_scoped_release release;
-    ops.embed(table, batch.view(), matrix(y));
+    ops.embed(table, batch, matrix(y));
 }
 
 void norm(Ops& ops, nb::handle x, nb::handle weight, float epsilon, nb::handle result) {
@@ -192,17 +181,17 @@ void mlp(Ops& ops, nb::handle x, const PackedLinear& gate_up, const PackedLinear
     ops.mlp(matrix(input), gate_up, down, matrix(y));
 }
 
-void attention(Ops& ops, nb::handle qkv, const Rotary& rotary, LayerCache& cache, const Batch& batch,
+void attention(Ops& ops, nb::handle qkv, const Rotary& rotary, LayerCache& cache, Batch& batch,
                nb::handle result) {
     const Buffer input("qkv", qkv, 'f', 2), y("result", result, 'f', 2, true);
     const nb::gil_scoped_release release;
-    ops.attention(matrix(input), rotary.view(), cache, batch.view(), matrix(y));
+    ops.attention(matrix(input), rotary.view(), cache, batch, matrix(y));
 }
 
 void lm_head(Ops& ops, nb::handle hidden, const PackedLinear& head, const Batch& batch, nb::handle result) {
     const Buffer input("hidden", hidden, 'f', 2), y("logits", result, 'f', 2, true);
     const nb::gil_scoped_release release;
-    ops.lm_head(matrix(input), head, batch.view(), matrix(y));
+    ops.lm_head(matrix(input), head, batch, matrix(y));
 }
 
 void sample(Ops& ops, nb::handle logits, nb::handle batch, nb::handle result) {
@@ -223,11 +212,11 @@ void bind_data(nb::module_& module) {
              "key_scales"_a.none(), "value_scales"_a.none())
         .def_ro("num_kv_heads", &LayerCache::kv_heads)
         .def_ro("head_dim", &LayerCache::head_dim);
-    nb::class_<Batch>(module, "Batch", "A step's index arrays.")
-        .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle>(), "token_ids"_a,
-             "positions"_a, "query_starts"_a, "context_lengths"_a, "block_tables"_a, "logit_rows"_a)
-        .def_prop_ro("tokens", [](const Batch& batch) { return batch.view().tokens; })
-        .def_prop_ro("num_logit_rows", [](const Batch& batch) { return batch.view().num_logit_rows; });
+    nb::class_<Batch>(module, "Batch", "A step's index arrays, copied.")
+        .def("__init__", &make_batch, "token_ids"_a, "positions"_a, "query_starts"_a, "context_lengths"_a,
+             "block_tables"_a, "logit_rows"_a)
+        .def_prop_ro("tokens", &Batch::tokens)
+        .def_prop_ro("num_logit_rows", &Batch::num_logit_rows);
     nb::class_<Rotary>(module, "Rotary", "A table of rotary embeddings.")
         .def(nb::init<nb::handle, nb::handle, bool>(), "cosines"_a, "sines"_a, "interleaved"_a);
 }

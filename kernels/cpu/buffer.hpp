@@ -40,6 +40,7 @@ class Buffer {
         return static_cast<T*>(view_.buf);
     }
     int64_t size(int axis) const { return view_.shape[axis]; }
+    int64_t items() const { return view_.len / view_.itemsize; }
 
   private:
     Py_buffer view_;

@@ -23,30 +23,6 @@ int checked_threads(int threads) {
                                 std::to_string(kMostThreads));
 }
 
-// The rows of the batch by sequence; every block that a sequence needs exists.
-void locate_rows(const BatchView& batch, const LayerCache& cache, int32_t* sequences, int32_t* slots) {
-    expect_below("batch.query_starts", batch.query_starts[batch.sequences], batch.tokens + 1);
-    expect("batch.query_starts first", batch.query_starts[0], 0);
-    expect("batch.query_starts last", batch.query_starts[batch.sequences], batch.tokens);
-    for (int64_t s = 0; s < batch.sequences; ++s) {
-        const int64_t start = batch.query_starts[s], end = batch.query_starts[s + 1];
-        if (end < start || end > batch.tokens) throw std::invalid_argument("batch.query_starts must rise");
-        if (end == start) continue;
-        const int64_t context = batch.context_lengths[s];
-        if (context < 0) throw std::invalid_argument("batch.context_lengths must not be negative");
-        const int64_t blocks = (context + end - start + cache.block_size - 1) / cache.block_size;
-        if (blocks > batch.table_width)
-            throw std::invalid_argument("block table of " + std::to_string(batch.table_width) +
-                                        " blocks is too short for " + std::to_string(blocks) + " blocks");
-        for (int64_t b = 0; b < blocks; ++b)
-            expect_below("batch.block_tables", batch.block_tables[s * batch.table_width + b], cache.num_blocks);
-        for (int64_t row = start; row < end; ++row) {
-            sequences[row] = int32_t(s);
-            slots[row] = int32_t(context + row - start);
-        }
-    }
-}
-
 // Sizes of a row of codes; all are 0 where the weight is multiplied by floats.
 QuantizedRows quantized_shape(const PackedLinear& weight) {
     if (weight.activation == Activation::Float32 || weight.activation == Activation::Bfloat16) return {};
@@ -57,12 +33,6 @@ QuantizedRows quantized_shape(const PackedLinear& weight) {
 // Items of a row in bfloat16; none where the weight is not multiplied by such rows.
 int64_t rounded_stride(const PackedLinear& weight) {
     return weight.activation == Activation::Bfloat16 ? (weight.inputs + 1) / 2 * 2 : 0;
-}
-
-int64_t attended_keys(const int32_t* slots, int64_t rows) {
-    int64_t keys = 0;
-    for (int64_t row = 0; row < rows; ++row) keys += slots[row] + 1;
-    return keys;
 }
 
 }  // namespace
@@ -107,15 +77,14 @@ PackedLinear Ops::pack_w4a8(int64_t outputs, int64_t inputs, const void* source,
     return packed;
 }
 
-void Ops::embed(const PackedLinear& table, const BatchView& batch, Matrix y) {
+void Ops::embed(const PackedLinear& table, const Batch& batch, Matrix y) {
     expect("table panel width", table.panel, kernels_.panel);
-    expect_shape("embed result", y, batch.tokens, table.inputs);
-    for (int64_t row = 0; row < batch.tokens; ++row)
-        if (batch.token_ids[row] != kElsewhere)
-            expect_below("batch.token_ids", batch.token_ids[row], table.outputs);
+    expect_shape("embed result", y, batch.tokens(), table.inputs);
+    for (const int32_t token : batch.token_ids)
+        if (token != kElsewhere) expect_below("batch.token_ids", token, table.outputs);
     const std::lock_guard<std::mutex> lock(mutex_);
-    run(kernels_.embed, EmbedTask{table.view(), batch.token_ids, y.data, batch.tokens},
-        16 * batch.tokens * table.inputs);
+    run(kernels_.embed, EmbedTask{table.view(), batch.token_ids.data(), y.data, batch.tokens()},
+        16 * batch.tokens() * table.inputs);
 }
 
 void Ops::norm(Matrix x, const Matrix* delta, const float* weight, int64_t width, float epsilon,
@@ -222,48 +191,43 @@ void Ops::transform(Matrix x, const PackedLinear& gate_up, const PackedLinear& d
     multiply(hidden, x.rows, down, y.data);
 }
 
-void Ops::attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, const BatchView& batch, Matrix y) {
-    expect("qkv rows", qkv.rows, batch.tokens);
+void Ops::attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, Batch& batch, Matrix y) {
+    expect("qkv rows", qkv.rows, batch.tokens());
     expect("rotary head_dim", rotary.head_dim, cache.head_dim);
     const int64_t heads = qkv.columns / cache.head_dim - 2 * cache.kv_heads;
     if (heads <= 0 || heads % cache.kv_heads || qkv.columns % cache.head_dim)
         throw std::invalid_argument("qkv columns " + std::to_string(qkv.columns) + " do not fit " +
                                     std::to_string(cache.kv_heads) + " kv heads of " +
                                     std::to_string(cache.head_dim));
-    expect_shape("attention result", y, batch.tokens, heads * cache.head_dim);
-    for (int64_t row = 0; row < batch.tokens; ++row)
-        expect_below("batch.positions", batch.positions[row], rotary.max_positions);
+    expect_shape("attention result", y, qkv.rows, heads * cache.head_dim);
     const std::lock_guard<std::mutex> lock(mutex_);
-    int32_t* sequences = grow(row_sequences_, batch.tokens);
-    int32_t* slots = grow(row_slots_, batch.tokens);
-    locate_rows(batch, cache, sequences, slots);
-    const int64_t group = heads / cache.kv_heads;
-    plan_attention(batch.query_starts, batch.context_lengths, batch.sequences, cache.kv_heads, group, plan_);
+    const AttentionPlan& plan = batch.attention_plan(
+        {cache.num_blocks, cache.block_size, cache.kv_heads, heads / cache.kv_heads, rotary.max_positions});
     std::atomic<int64_t> next_unit{0};
     const AttentionTask task{cache.view(),
                              qkv.data,
                              rotary.cosines,
                              rotary.sines,
                              rotary.interleaved,
-                             batch.positions,
-                             sequences,
-                             slots,
-                             batch.block_tables,
+                             batch.positions.data(),
+                             plan.row_sequences.data(),
+                             plan.row_slots.data(),
+                             batch.block_tables.data(),
                              batch.table_width,
-                             batch.tokens,
+                             qkv.rows,
                              heads,
-                             grow(queries_, (batch.tokens * heads + kRowTile) * cache.stride),
-                             grow(partials_, plan_.partial_rows * (cache.stride + 2)),
+                             grow(queries_, (qkv.rows * heads + kRowTile) * cache.stride),
+                             grow(partials_, plan.partial_rows * (cache.stride + 2)),
                              y.data,
                              grow(scratch_, pool_.size() * attention_scratch(cache.stride)),
-                             plan_.units.data(),
-                             int64_t(plan_.units.size()),
-                             plan_.joins.data(),
-                             int64_t(plan_.joins.size()),
+                             plan.units.data(),
+                             int64_t(plan.units.size()),
+                             plan.joins.data(),
+                             int64_t(plan.joins.size()),
                              &next_unit};
     run(kernels_.append, task, 2 * qkv.rows * qkv.columns);
-    run(kernels_.attend, task, attended_keys(slots, batch.tokens) * heads * cache.stride * 2);
-    run(kernels_.join, task, plan_.partial_rows * cache.stride);
+    run(kernels_.attend, task, plan.attended_keys * heads * cache.stride * 2);
+    run(kernels_.join, task, plan.partial_rows * cache.stride);
 }
 
 void Ops::sample(Matrix logits, const SamplingRow* batch, int64_t* tokens) {
@@ -279,17 +243,16 @@ void Ops::sample(Matrix logits, const SamplingRow* batch, int64_t* tokens) {
     run(kernels_.sample, task, 16 * logits.rows * logits.columns);
 }
 
-void Ops::lm_head(Matrix hidden, const PackedLinear& head, const BatchView& batch, Matrix y) {
+void Ops::lm_head(Matrix hidden, const PackedLinear& head, const Batch& batch, Matrix y) {
     expect("head panel width", head.panel, kernels_.panel);
     expect("lm_head input columns", hidden.columns, head.inputs);
-    expect_shape("logits", y, batch.num_logit_rows, head.outputs);
-    for (int64_t row = 0; row < batch.num_logit_rows; ++row)
-        expect_below("batch.logit_rows", batch.logit_rows[row], hidden.rows);
+    expect_shape("logits", y, batch.num_logit_rows(), head.outputs);
+    for (const int32_t row : batch.logit_rows) expect_below("batch.logit_rows", row, hidden.rows);
     const std::lock_guard<std::mutex> lock(mutex_);
-    float* rows = grow(hidden_, batch.num_logit_rows * head.inputs);
-    for (int64_t row = 0; row < batch.num_logit_rows; ++row)
-        std::copy_n(hidden.data + batch.logit_rows[row] * head.inputs, head.inputs, rows + row * head.inputs);
-    multiply(rows, batch.num_logit_rows, head, y.data);
+    float* rows = grow(hidden_, batch.num_logit_rows() * head.inputs);
+    for (float* next = rows; const int32_t row : batch.logit_rows)
+        next = std::copy_n(hidden.data + row * head.inputs, head.inputs, next);
+    multiply(rows, batch.num_logit_rows(), head, y.data);
 }
 
 }  // namespace ernie

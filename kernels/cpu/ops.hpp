@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "attention_plan.hpp"
+#include "batch.hpp"
 #include "cache.hpp"
 #include "kernels.hpp"
 #include "moe.hpp"
@@ -31,19 +31,6 @@ struct RotaryView {
     int64_t max_positions;
     int64_t head_dim;
     bool interleaved;
-};
-
-struct BatchView {
-    const int32_t* token_ids;
-    const int32_t* positions;
-    const int32_t* query_starts;
-    const int32_t* context_lengths;
-    const int32_t* block_tables;
-    const int32_t* logit_rows;
-    int64_t tokens;
-    int64_t sequences;
-    int64_t table_width;
-    int64_t num_logit_rows;
 };
 
 // y [rows][outputs] = x [rows][inputs] times a weight.
@@ -70,15 +57,15 @@ class Ops {
                       const void* source, const float* scales);
     PackedLinear pack_w4a8(int64_t outputs, int64_t inputs, const void* source, const float* scales,
                            float input_scale, int64_t rotation);
-    void embed(const PackedLinear& table, const BatchView& batch, Matrix y);
+    void embed(const PackedLinear& table, const Batch& batch, Matrix y);
     void norm(Matrix x, const Matrix* delta, const float* weight, int64_t width, float epsilon,
               Matrix* residual, Matrix y);
     void linear(Matrix x, const PackedLinear& weight, Matrix y);
     void mlp(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y);
     void moe(Matrix x, const MoeLayer& layer, Matrix y);
-    void attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, const BatchView& batch, Matrix y);
+    void attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, Batch& batch, Matrix y);
     void sample(Matrix logits, const SamplingRow* batch, int64_t* tokens);
-    void lm_head(Matrix hidden, const PackedLinear& head, const BatchView& batch, Matrix y);
+    void lm_head(Matrix hidden, const PackedLinear& head, const Batch& batch, Matrix y);
 
   private:
     template <typename Task>
@@ -98,10 +85,9 @@ class Ops {
     std::vector<int16_t> codes_;
     std::vector<std::byte> rounded_;
     std::vector<float> scales_, hidden_, gate_up_, queries_, scratch_, partials_, expert_rows_, chosen_weights_;
-    std::vector<int32_t> row_sequences_, row_slots_, chosen_;
+    std::vector<int32_t> chosen_;
     std::vector<LinearTask> products_;
     std::vector<int> chunk_ends_;
-    AttentionPlan plan_;
     Pairs pairs_;
 };
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ernie_kernels.api import RotarySpec
+from ernie_kernels.api import CacheSpec, RotarySpec
 from ernie_kernels.cache_format import through_cache
 from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import (
@@ -95,6 +95,44 @@ def test_chunks_blocks_and_threads_do_not_change_a_bit(isa: str, kind: str) -> N
         for chunks in ([150], [1] * 20 + [130], [64, 64, 22], [7] * 21 + [3]):
             part = run_steps(cpu_ops(isa, 1 + block_size % 3), qkv, chunks, block_size, kind, 2, spec)
             np.testing.assert_array_equal(bits(part), bits(whole))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_caches_of_any_sizes_can_share_an_uploaded_batch(isa: str) -> None:
+    """The plan of a step is kept with it: for caches and heads that are alike, and for no others."""
+    ops = cpu_ops(isa)
+    batch = make_batch(Layout(((0, 40), (30, 1)), 16, 8), np.array([[0, 1, 2], [3, 4, -1]], np.int32))
+    shared = ops.upload(batch)
+    for kv_heads, block_size, positions in ((1, 16, 64), (1, 16, 64), (2, 16, 64), (1, 32, 64), (1, 16, 99)):
+        rotary = ops.pack_rotary(RotarySpec(8, positions, 10000.0))
+        for heads in (2, 4):
+            qkv = random_floats(heads, 41, (heads + 2 * kv_heads) * 8)
+            found, alone = (
+                ops.attention(
+                    qkv, rotary, ops.allocate_cache(CacheSpec(8, block_size, kv_heads, 8, "float32")), step
+                )
+                for step in (shared, ops.upload(batch))
+            )
+            np.testing.assert_array_equal(bits(found), bits(alone))
+    few = ops.allocate_cache(CacheSpec(4, 16, 1, 8, "float32"))
+    with pytest.raises(ValueError, match="block_tables has 4, expected 0 to 3"):
+        ops.attention(random_floats(2, 41, 32), ops.pack_rotary(RotarySpec(8, 64, 10000.0)), few, shared)
+    with pytest.raises(ValueError, match="positions has 39, expected 0 to 38"):
+        ops.attention(random_floats(2, 41, 32), ops.pack_rotary(RotarySpec(8, 39, 10000.0)), few, shared)
+
+
+def test_a_batch_is_what_it_was_when_it_was_uploaded() -> None:
+    """Its indices are checked once in a step, so nobody may change them afterwards."""
+    ops, batch = cpu_ops("scalar"), make_batch(Layout(((0, 3),), 16, 1), np.zeros((1, 1), np.int32))
+    rotary, qkv = ops.pack_rotary(RotarySpec(8, 4, 10000.0)), random_floats(1, 3, 3 * 8)
+    step = ops.upload(batch)
+    results = []
+    for _ in range(2):
+        cache = ops.allocate_cache(CacheSpec(1, 16, 1, 8, "float32"))
+        results.append(ops.attention(qkv, rotary, cache, step))
+        for array in vars(batch).values():
+            array[...] = 10**6
+    np.testing.assert_array_equal(bits(results[1]), bits(results[0]))
 
 
 @st.composite

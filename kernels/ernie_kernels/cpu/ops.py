@@ -155,7 +155,7 @@ class CpuOps:
         )
 
     def upload(self, batch: Batch) -> _cpu.Batch:
-        """Check the batch and hold its arrays."""
+        """Check the batch and copy its arrays; the first layer adds the plan of attention for all of them."""
         check_batch(batch)
         return _cpu.Batch(
             batch.token_ids,
