@@ -108,7 +108,7 @@ def from_validation(error: ValidationError) -> ErnieError:
 
 
 def install_handlers(app: FastAPI, paths: Iterable[str]) -> None:
-    """Make an app answer its errors in the envelope; ``paths`` are shown to who asks for one that is not there."""
+    """Make an app answer its errors in the envelope; ``paths`` are named where one does not exist."""
     app.add_exception_handler(ErnieError, _answer_ernie_error)
     app.add_exception_handler(HTTPException, partial(_answer_http_exception, paths))
 

@@ -23,7 +23,7 @@ from ernie_frontend.generation import OutputStream
 from ernie_frontend.settings import Settings
 from ernie_frontend.shared_question import SharedQuestion
 from ernie_frontend.triton_stream import TritonStream
-from ernie_frontend.triton_tensors import generate_inputs, input_tensor, output_of, text_of
+from ernie_frontend.triton_tensors import generate_inputs, input_tensor, output_of, sent_tensors, text_of
 from ernie_wire import tensors
 from ernie_wire.codec import MessageError
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError, ModelUnavailable, parse_error
@@ -150,9 +150,10 @@ class TritonClient:
         # A model that is not ours does not know what it is asked here, and that is no failure.
         about = "" if question.op == "describe" else f"control {question.op}"
         try:
-            answers = [text_of(result, tensors.CONTROL_OUTPUT) async for result in self._results(stream, about)]
+            results = [result async for result in self._results(stream, about)]
         finally:
             await stream.end(self._deadline_s)
+        answers = (text_of(sent_tensors(result), tensors.CONTROL_OUTPUT) for result in results)
         answer = next((answer for answer in answers if answer is not None), None)
         if answer is None:
             raise InternalError(f"the model {model} answered nothing to control {question.op}")

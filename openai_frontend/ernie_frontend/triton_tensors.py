@@ -6,10 +6,13 @@ Must not know how they are sent.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import tritonclient.grpc.aio as triton
+from numpy.typing import NDArray
 from tritonclient.grpc import InferResult
 
 from ernie_wire import tensors
@@ -17,6 +20,7 @@ from ernie_wire.logprobs import parse_logprobs
 from ernie_wire.marked_text import Mark
 from ernie_wire.messages import GenerateRequest, Output
 
+SentTensors = Mapping[str, NDArray[Any]]
 _DATATYPES = {"TYPE_STRING": "BYTES", "TYPE_BOOL": "BOOL", "TYPE_INT32": "INT32"}
 _DEFAULTS = {each.name: each.default for each in fields(GenerateRequest)}
 
@@ -44,34 +48,40 @@ def input_tensor(spec: tensors.TensorSpec, value: object) -> triton.InferInput:
 
 def output_of(request_id: str, result: InferResult) -> Output:
     """Return what a response to a generation says."""
-    logprobs = text_of(result, tensors.LOGPROBS)
-    prompt_logprobs = text_of(result, tensors.PROMPT_LOGPROBS)
-    marks = result.as_numpy(tensors.MARKS.name)
+    sent = sent_tensors(result)
+    logprobs = text_of(sent, tensors.LOGPROBS)
+    prompt_logprobs = text_of(sent, tensors.PROMPT_LOGPROBS)
+    marks = sent.get(tensors.MARKS.name)
     return Output(
         request_id=request_id,
-        text=text_of(result, tensors.TEXT_OUTPUT) or "",
-        token_ids=_integers(result, tensors.OUTPUT_IDS) or (),
-        num_output_tokens=sum(_integers(result, tensors.NUM_OUTPUT_TOKENS) or ()),
-        num_input_tokens=sum(_integers(result, tensors.NUM_INPUT_TOKENS) or ()),
-        num_cached_tokens=sum(_integers(result, tensors.NUM_CACHED_TOKENS) or ()),
-        finish_reason=text_of(result, tensors.FINISH_REASON) or None,
-        prompt_ids=_integers(result, tensors.PROMPT_IDS),
-        prompt_text=text_of(result, tensors.PROMPT_TEXT),
+        text=text_of(sent, tensors.TEXT_OUTPUT) or "",
+        token_ids=_integers(sent, tensors.OUTPUT_IDS) or (),
+        num_output_tokens=sum(_integers(sent, tensors.NUM_OUTPUT_TOKENS) or ()),
+        num_input_tokens=sum(_integers(sent, tensors.NUM_INPUT_TOKENS) or ()),
+        num_cached_tokens=sum(_integers(sent, tensors.NUM_CACHED_TOKENS) or ()),
+        finish_reason=text_of(sent, tensors.FINISH_REASON) or None,
+        prompt_ids=_integers(sent, tensors.PROMPT_IDS),
+        prompt_text=text_of(sent, tensors.PROMPT_TEXT),
         logprobs=None if logprobs is None else parse_logprobs(logprobs),
         prompt_logprobs=None if prompt_logprobs is None else parse_logprobs(prompt_logprobs),
         marks=() if marks is None else tuple(Mark(*row) for row in marks.tolist()),
     )
 
 
-def text_of(result: InferResult, spec: tensors.TensorSpec) -> str | None:
+def sent_tensors(result: InferResult) -> SentTensors:
+    """Return the tensors of a response by name; to ask tritonclient for one that is not there takes long."""
+    return {sent.name: result.as_numpy(sent.name) for sent in result.get_response().outputs}
+
+
+def text_of(sent: SentTensors, spec: tensors.TensorSpec) -> str | None:
     """Return the text in a tensor of a response; None where it has none."""
-    array = result.as_numpy(spec.name)
+    array = sent.get(spec.name)
     if array is None or array.size == 0:
         return None
     text: str = array.reshape(-1)[0].decode()
     return text
 
 
-def _integers(result: InferResult, spec: tensors.TensorSpec) -> tuple[int, ...] | None:
-    array = result.as_numpy(spec.name)
+def _integers(sent: SentTensors, spec: tensors.TensorSpec) -> tuple[int, ...] | None:
+    array = sent.get(spec.name)
     return None if array is None else tuple(array.reshape(-1).tolist())
