@@ -10,6 +10,8 @@ import pytest
 
 from ernie_frontend import errors as frontend
 from ernie_wire.errors import ErnieError
+from ernie_wire.json_text import MAX_DEPTH
+from ernie_wire.messages import MAX_MEDIA, MAX_MEDIA_BYTES, MAX_MEDIUM_BYTES
 from ernie_wire.sampling import SamplingParameters
 from ernie_wire.tensors import INPUTS, OUTPUTS, TensorSpec
 
@@ -42,6 +44,14 @@ def test_every_sampling_parameter_is_in_the_wire_document() -> None:
     expected = set(sampling_rows())
     assert len(expected) == len(SamplingParameters.__dataclass_fields__)
     assert expected <= rows("wire.md")
+
+
+def test_limits_of_media_are_in_the_wire_document() -> None:
+    document = " ".join((ROOT / "docs" / "wire.md").read_text().split())
+    one, all_together = MAX_MEDIUM_BYTES >> 20, MAX_MEDIA_BYTES >> 20
+    limits = f"{MAX_MEDIA} buffers of 1 byte to {one} MiB, with {all_together} MiB together"
+    assert limits in document
+    assert f"at most {MAX_DEPTH} levels deep" in document
 
 
 def leaves(error: type[ErnieError], module: str = "ernie_wire.errors") -> Iterator[type[ErnieError]]:
