@@ -36,6 +36,7 @@ backends = pytest.mark.parametrize("backend", BACKENDS)
 quantized = pytest.mark.parametrize(("family", "quantization"), QUANTIZED)
 rounded = pytest.mark.parametrize("activation", [ActivationType.INT8, ActivationType.INT16])
 BFLOAT16 = ("dense", None, ActivationType.BFLOAT16)
+BFLOAT16_EXPERTS = ("moe", None, ActivationType.BFLOAT16)
 ROUNDED = [
     (family, quantization, activation)
     for family, quantization in QUANTIZED
@@ -116,7 +117,7 @@ def test_rounded_activations_stay_close(
 
 
 @backends
-@pytest.mark.parametrize(("family", "quantization", "activation"), [BFLOAT16, *ROUNDED])
+@pytest.mark.parametrize(("family", "quantization", "activation"), [BFLOAT16, BFLOAT16_EXPERTS, *ROUNDED])
 def test_every_linear_rounds_its_input_as_the_oracle_does(
     backend: str, family: str, quantization: str | None, activation: ActivationType
 ) -> None:
@@ -140,6 +141,7 @@ def test_every_linear_rounds_its_input_as_the_oracle_does(
     ("family", "quantization", "activation"),
     [
         BFLOAT16,
+        BFLOAT16_EXPERTS,
         *(
             (family, quantization, activation)
             for family, quantization in (("dense", "wint8"), ("moe", "wint4"), ("moe300b", "wint8"))
