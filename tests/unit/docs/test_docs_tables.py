@@ -93,7 +93,7 @@ def test_files_named_in_the_architecture_exist() -> None:
     named = set(re.findall(r"`([\w/]+\.py)`", text))
     sources = [
         str(path)
-        for folder in ("backend", "openai_frontend", "kernels", "tests")
+        for folder in ("backend", "openai_frontend", "kernels", "benchmarks", "tests")
         for path in (ROOT / folder).rglob("*.py")
     ]
     assert named
