@@ -81,13 +81,13 @@ async def merge(streams: Sequence[OutputStream]) -> AsyncGenerator[Item, None]:
             async for output in alone:
                 yield 0, output
         return
-    items: asyncio.Queue[Item | Exception | None] = asyncio.Queue(len(streams))
+    items: asyncio.Queue[Item | BaseException | None] = asyncio.Queue(len(streams))
     readers = [asyncio.create_task(_read(index, stream, items)) for index, stream in enumerate(streams)]
     num_open = len(streams)
     try:
         while num_open:
             item = await items.get()
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 raise item
             if item is None:
                 num_open -= 1
@@ -97,8 +97,8 @@ async def merge(streams: Sequence[OutputStream]) -> AsyncGenerator[Item, None]:
         await _cancel(readers)
 
 
-async def _read(index: int, stream: OutputStream, items: asyncio.Queue[Item | Exception | None]) -> None:
-    """Put what a stream gives into a queue, and at its end None or the error that ended it."""
+async def _read(index: int, stream: OutputStream, items: asyncio.Queue[Item | BaseException | None]) -> None:
+    """Put what a stream gives into a queue, and at its end None or what ended it."""
     end = None
     try:
         async with aclosing(stream):
@@ -106,6 +106,11 @@ async def _read(index: int, stream: OutputStream, items: asyncio.Queue[Item | Ex
                 await items.put((index, output))
     except Exception as error:  # noqa: BLE001 - raised by whoever takes it from the queue
         end = error
+    except asyncio.CancelledError as error:
+        if items.full():  # nobody may be there to make room
+            items.get_nowait()
+        items.put_nowait(error)
+        raise
     await items.put(end)
 
 

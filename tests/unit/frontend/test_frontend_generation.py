@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from ernie_frontend.generation import OutputStream, collect, collect_all, gather, merge, only_prompt
+from ernie_frontend.generation import Item, OutputStream, collect, collect_all, gather, merge, only_prompt
 from ernie_wire.errors import EngineCrashed, InvalidValue
 from ernie_wire.marked_text import Mark
 from ernie_wire.messages import Output
@@ -98,6 +99,20 @@ async def test_merge_closes_the_others() -> None:
     with pytest.raises(InvalidValue):
         [item async for item in merge([hanging.outputs(), fail()])]
     assert hanging.is_closed
+
+
+async def test_a_merge_ends_with_a_stream_that_is_cancelled_from_elsewhere() -> None:
+    async def cut() -> OutputStream:
+        yield Output("r", "a")
+        raise asyncio.CancelledError
+
+    for streams in ([cut()], [cut(), Hanging().outputs()], [cut(), tell(*"abcdefgh"), Hanging().outputs()]):
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(_everything(streams), 10)
+
+
+async def _everything(streams: Sequence[OutputStream]) -> list[Item]:
+    return [item async for item in merge(streams)]
 
 
 async def test_closing_a_merge_closes_its_streams() -> None:
