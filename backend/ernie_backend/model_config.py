@@ -8,24 +8,15 @@ later part meets an impossible size. This module must not know weights, devices 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ernie_backend.architectures import Architecture, find_architecture
 from ernie_backend.config_fields import ConfigFields, is_int
 from ernie_backend.stored_quantization import StoredQuantization, read_stored_quantization
 from ernie_kernels.api import RotarySpec
 from ernie_kernels.hadamard import check_block
-
-ARCHITECTURES: Mapping[str, str] = {
-    "Ernie4_5ForCausalLM": "Ernie4_5ForCausalLM",
-    "Ernie4_5_ForCausalLM": "Ernie4_5ForCausalLM",
-    "Ernie4_5_MoeForCausalLM": "Ernie4_5_MoeForCausalLM",
-}
-"""Spellings of an architecture -> the one name that the rest of the program uses."""
-
-MOE_ARCHITECTURES = frozenset({"Ernie4_5_MoeForCausalLM"})
-"""Those whose layers may have experts."""
 
 DEFAULT_ROPE_THETA = 500000.0
 DEFAULT_RMS_NORM_EPS = 1e-5
@@ -70,41 +61,26 @@ _COMPUTED_ROPE: Mapping[str, object] = {
 
 @dataclass(frozen=True)
 class MoeConfig:
-    """The experts of a model, and the layers that have them.
-
-    Layer i has experts if ``(i + 1) % interval == 0`` and ``start <= i <= end``; the others have a dense MLP.
+    """The experts of a model, and the layers that have them; the others have a dense MLP.
 
     Attributes:
         num_experts: routed experts of a layer.
         experts_per_token: how many of them see a token.
         intermediate_size: width of one expert.
         num_shared_experts: experts that see every token, kept as one MLP; 0 if there are none.
-        start: first layer that may have experts.
-        end: last one; less than the number of layers.
-        interval: every how many layers there are experts.
+        layers: the layers that have experts, in order.
     """
 
     num_experts: int
     experts_per_token: int
     intermediate_size: int
     num_shared_experts: int
-    start: int
-    end: int
-    interval: int
+    layers: Sequence[int]
 
     @property
     def shared_size(self) -> int:
         """Width of the MLP of all shared experts."""
         return self.num_shared_experts * self.intermediate_size
-
-    @property
-    def num_layers(self) -> int:
-        """How many layers have experts."""
-        return max(0, (self.end + 1) // self.interval - self.start // self.interval)
-
-    def has_experts(self, layer: int) -> bool:
-        """Whether a layer has experts."""
-        return (layer + 1) % self.interval == 0 and self.start <= layer <= self.end
 
 
 @dataclass(frozen=True)
@@ -129,6 +105,7 @@ class ModelConfig:
         eos_token_ids: tokens that end a generation.
         pad_token_id: the padding token.
         moe: the experts; None in a dense model.
+        vision_moe: the routed experts that pictures go to, in a vision-language model.
         stored_quantization: how the checkpoint's weights are quantized; None: they are not.
     """
 
@@ -149,6 +126,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     moe: MoeConfig | None = None
+    vision_moe: MoeConfig | None = None
     stored_quantization: StoredQuantization | None = None
 
     @classmethod
@@ -161,19 +139,23 @@ class ModelConfig:
         return cls.from_fields(ConfigFields.read(directory / "config.json"))
 
     @classmethod
-    def from_fields(cls, fields: ConfigFields) -> ModelConfig:
+    def from_fields(cls, fields: ConfigFields, architecture: Architecture | None = None) -> ModelConfig:
         """Return what the fields of a config.json say.
+
+        Args:
+            fields: of config.json, or of the text model inside it.
+            architecture: that of the model; default: the one that the fields name, which must be one to serve.
 
         Raises:
             StartError: the architecture is unknown, or a field is missing, of the wrong type, unsupported, or
                 contradicts another one.
         """
-        architecture = _architecture(fields)
+        architecture = architecture or find_architecture(fields, is_served=True)
         _refuse_others(fields, _COMPUTED)
         num_heads = fields.size("num_attention_heads")
         num_layers = fields.size("num_hidden_layers")
         config = cls(
-            architecture=architecture,
+            architecture=architecture.name,
             vocab_size=fields.size("vocab_size"),
             hidden_size=fields.size("hidden_size"),
             intermediate_size=fields.size("intermediate_size"),
@@ -189,31 +171,31 @@ class ModelConfig:
             bos_token_id=fields.token("bos_token_id", 1),
             eos_token_ids=_eos_token_ids(fields),
             pad_token_id=fields.token("pad_token_id", 0),
-            moe=_moe(fields, num_layers) if architecture in MOE_ARCHITECTURES else None,
+            moe=_moe(fields, num_layers) if architecture.has_experts else None,
             stored_quantization=read_stored_quantization(fields),
         )
         _check(fields, config)
         return config
 
+    @property
+    def expert_banks(self) -> tuple[MoeConfig, ...]:
+        """The routed experts of one width: none, those of text, or those of text and those of pictures."""
+        return tuple(bank for bank in (self.moe, self.vision_moe) if bank is not None)
+
+    @property
+    def expert_layers(self) -> Sequence[int]:
+        """The layers that have experts in place of a dense MLP."""
+        return max((bank.layers for bank in self.expert_banks), key=len, default=())
+
     def has_experts(self, layer: int) -> bool:
         """Whether a layer has experts in place of a dense MLP."""
-        return self.moe is not None and self.moe.has_experts(layer)
+        return layer in self.expert_layers
 
     def rotary(self, max_positions: int) -> RotarySpec:
         """Return how queries and keys are rotated at positions below ``max_positions``."""
         return RotarySpec(
             self.head_dim, max_positions, self.rope_theta, compression_ratio=self.compression_ratio
         )
-
-
-def _architecture(fields: ConfigFields) -> str:
-    named = fields.values.get("architectures")
-    known = ", ".join(ARCHITECTURES)
-    if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
-        raise fields.error(f"architectures must be a list of one name, found {named!r}; known are {known}")
-    if named[0] not in ARCHITECTURES:
-        raise fields.error(f"unknown architecture {named[0]!r}; known are {known}")
-    return ARCHITECTURES[named[0]]
 
 
 def _refuse_others(fields: ConfigFields, computed: Mapping[str, object], where: str = "") -> None:
@@ -271,15 +253,16 @@ def _moe(fields: ConfigFields, num_layers: int) -> MoeConfig:
     experts_per_token = fields.size("moe_k")
     if experts_per_token > num_experts:
         raise fields.error(f"moe_k {experts_per_token} is more than moe_num_experts {num_experts}")
-    end = fields.integer("moe_layer_end_index", -1, default=-1)
+    start = fields.integer("moe_layer_start_index", 0, default=0)
+    end = _last_expert_layer(fields.integer("moe_layer_end_index", -1, default=-1), num_layers)
+    interval = fields.size("moe_layer_interval", default=1)
+    first = start + -(start + 1) % interval  # a layer i has experts if interval divides i + 1
     return MoeConfig(
         num_experts=num_experts,
         experts_per_token=experts_per_token,
         intermediate_size=fields.size("moe_intermediate_size"),
         num_shared_experts=fields.integer("moe_num_shared_experts", 0, default=0),
-        start=fields.integer("moe_layer_start_index", 0, default=0),
-        end=_last_expert_layer(end, num_layers),
-        interval=fields.size("moe_layer_interval", default=1),
+        layers=range(first, end + 1, interval),
     )
 
 

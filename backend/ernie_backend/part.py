@@ -15,10 +15,10 @@ from ernie_backend.memory.kv_sizing import KvDemand, check_available, check_bloc
 from ernie_backend.memory.memory_plan import MemoryPlan
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings, Model
-from ernie_backend.models.registry import load_model
+from ernie_backend.models.load import load_model
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.settings import EngineSettings
-from ernie_backend.weights.shard import Shard, kv_heads_of, vocabulary_of
+from ernie_backend.weights.sharding import Shard, kv_heads_of, vocabulary_of
 from ernie_kernels.api import CacheScales, CacheSpec, Ops
 from ernie_kernels.ranks import Rendezvous
 

@@ -18,9 +18,8 @@ from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, RAW_LOGPROBS
 from ernie_backend.scheduler.limits import DEFAULT_PARTIAL_PREFILLS
-from ernie_backend.weights.placement import DTYPES, QUANTIZATIONS, check_activation_setting
-from ernie_backend.weights.shard import Shard, check_split
-from ernie_backend.weights.split import MAX_RANKS, expert_block
+from ernie_backend.weights.precision import DTYPES, QUANTIZATIONS, check_activation_setting
+from ernie_backend.weights.sharding import MAX_RANKS, Shard, check_split, expert_block
 from ernie_kernels.formats import ACTIVATION_LEVELS, ActivationType
 
 DEFAULT_ACTIVATION = ActivationType.INT16

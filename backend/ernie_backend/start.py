@@ -37,7 +37,7 @@ from ernie_backend.runner.sampler import Sampler
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.settings import EngineSettings, model_directory, read_settings
 from ernie_backend.stages import Stages
-from ernie_backend.weights.shard import Shard
+from ernie_backend.weights.sharding import Shard
 from ernie_kernels.api import CacheSpec
 from ernie_wire.messages import Ready
 from ernie_wire.status import Description, Stage

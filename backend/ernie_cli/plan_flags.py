@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ernie_backend.weights.placement import QUANTIZATIONS
+from ernie_backend.weights.precision import QUANTIZATIONS
 from ernie_cli.parameters.flag import Choice, Flag, Group, Number, Passed, Switch, Text, WeightFormat, Word
 from ernie_cli.parameters.table import FLAGS, GROUPS
 

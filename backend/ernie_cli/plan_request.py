@@ -15,12 +15,11 @@ from pathlib import Path
 from ernie_backend.config_fields import ConfigFields
 from ernie_backend.devices.backend import AUTO, BACKENDS, XPU, Backend, find_backend
 from ernie_backend.devices.device import GIB, Device
-from ernie_backend.memory.config_shape import has_text_only, read_shape, shape_of, text_configs
 from ernie_backend.memory.engine_plan import plan_settings
 from ernie_backend.memory.host_memory import available_bytes
+from ernie_backend.memory.model_shape import ModelShape, read_shape, shape_of
 from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.model_shape import ModelShape
 from ernie_backend.parallel.seat import count_machines
 from ernie_backend.settings import EngineSettings, read_settings
 from ernie_cli.errors import CommandError
@@ -78,12 +77,10 @@ def plan_request(given: Mapping[str, str]) -> PlanRequest:
     """
     model = _model(given.get("--model", ""))
     given = {**(model.options or {}), **given}
-    config = text_configs(model.fields)[0]
+    shape = replace(shape_of(model.fields), num_parts=model.num_parts)
     backend = _backend(given, is_found=model.directory is not None)
-    settings = _settings(given, config, model, backend)
-    if model.directory is None:
-        shape = replace(shape_of(model.fields), num_parts=model.num_parts)
-    else:
+    settings = _settings(given, shape.config, model, backend)
+    if model.directory is not None:
         shape = read_shape(model.directory, is_dummy=settings.is_dummy)
     memory = int(float(given["--device-memory"]) * GIB) if "--device-memory" in given else None
     device, composed = _device(backend, memory, settings), None
@@ -96,7 +93,7 @@ def plan_request(given: Mapping[str, str]) -> PlanRequest:
         device,
         composed,
         model.assumed,
-        _notices(settings, config, model),
+        _notices(settings, shape),
     )
 
 
@@ -149,13 +146,13 @@ def _device(backend: Backend, memory: int | None, settings: EngineSettings) -> D
     return backend.planned_device(host * count_machines(settings), memory)
 
 
-def _notices(settings: EngineSettings, config: ModelConfig, model: _Model) -> tuple[str, ...]:
+def _notices(settings: EngineSettings, shape: ModelShape) -> tuple[str, ...]:
     notices = list(settings.notices)
-    if settings.quantization == "w4a8" and config.stored_quantization is None:
+    if settings.quantization == "w4a8" and shape.config.stored_quantization is None:
         notices.append(
             "quantization w4a8 needs a checkpoint with scales of activations; ernie-triton quantize makes one"
         )
-    if not has_text_only(model.fields):
+    if shape.vision is not None:
         notices.append("serve cannot run models with vision yet")
     return tuple(notices)
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.models.registry import LoadSettings, Model, load_model
+from ernie_backend.models.base import LoadSettings, Model
+from ernie_backend.models.load import load_model
 from ernie_kernels.api import Batch, CacheSpec, Ops
 from ernie_kernels.formats import ActivationType
 

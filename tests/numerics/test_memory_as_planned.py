@@ -80,7 +80,7 @@ not_in_prompt = plan.least_blocks - len(prompt) // settings.block_size
 stages = started.ready.description.startup
 weights = next(stage.size_bytes for stage in stages if stage.name.startswith("weights"))
 ranks = [os.getpid(), *Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-rotary = settings.max_model_len * plan.shape.head_dim * 4  # planned with the activations, made with the weights
+rotary = settings.max_model_len * plan.shape.config.head_dim * 4  # planned as activations, made with weights
 print(json.dumps({
     "weights": [weights, sum(plan.weights.values()) + rotary],
     "reserved KV cache": [taken["reserved"], 0],

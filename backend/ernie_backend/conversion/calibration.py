@@ -1,22 +1,25 @@
 """What goes into a model's experts and KV cache, measured on texts: the static scales of w4a8 and c8.
 
 The model is computed in float32 from its own weights, layer by layer. In memory are the hidden states of all
-texts and, for some texts at a time, one matrix and what it makes of them. This module must not know files.
+texts and, for some texts at a time, one matrix and what it makes of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
+from ernie_backend.weights.checkpoints.safetensors_reader import SafetensorsFile
+from ernie_backend.weights.checkpoints.safetensors_writer import tensor_file
+from ernie_backend.weights.float_conversion import as_float32
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role
-from ernie_backend.weights.stored_floats import as_float32
 from ernie_kernels.hadamard import rotate_blocks
 from ernie_kernels.reference.attention import attend
 from ernie_kernels.reference.mlp import swiglu
@@ -90,6 +93,35 @@ class CalibrationState:
     layers: int
     hidden: Floats
     measured: Calibration
+
+
+_MEASURED = [field.name for field in fields(Calibration)]
+_NAMES = ["layers", "hidden", *_MEASURED]
+
+
+def write_state(path: Path, state: CalibrationState) -> None:
+    """Write how far a calibration has come to ``path``."""
+    with tensor_file(path, _NAMES) as file:
+        file.add("layers", np.array([state.layers], np.float32))
+        file.add("hidden", state.hidden)
+        for name in _MEASURED:
+            file.add(name, getattr(state.measured, name))
+
+
+def read_state(path: Path) -> CalibrationState | None:
+    """Return what ``write_state`` has written; None if there is nothing, or it is damaged."""
+    try:
+        file = SafetensorsFile(path)
+    except StartError:
+        return None
+    try:
+        if file.entries.keys() != set(_NAMES):
+            return None
+        found = {name: np.array(file.tensor(name), np.float32) for name in _NAMES}
+    finally:
+        file.close()
+    measured = Calibration(**{name: found[name] for name in _MEASURED})
+    return CalibrationState(int(found["layers"][0]), found["hidden"], measured)
 
 
 def calibrate(

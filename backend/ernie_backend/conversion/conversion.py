@@ -15,9 +15,9 @@ from typing import Any
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.stored_quantization import HADAMARD_BLOCK, StoredQuantization
-from ernie_backend.weights.checkpoint import checkpoint_files
-from ernie_backend.weights.quantized_cache import fingerprint
-from ernie_backend.weights.shard import Shard, check_split
+from ernie_backend.weights.checkpoints.files import checkpoint_files
+from ernie_backend.weights.checkpoints.quantized_cache import fingerprint
+from ernie_backend.weights.sharding import Shard, check_split
 
 _VERSION = 2
 """Of the numbers that a conversion writes: what another version has left unfinished cannot be finished."""

@@ -17,30 +17,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.conversion.calibration import Calibration, CalibrationState, calibrate
-from ernie_backend.conversion.calibration_file import read_state, write_state
+from ernie_backend.architectures import ARCHITECTURES
+from ernie_backend.conversion.calibration import (
+    Calibration,
+    CalibrationState,
+    calibrate,
+    read_state,
+    write_state,
+)
 from ernie_backend.conversion.conversion import Conversion
 from ernie_backend.conversion.marker import MARKER, Marker
-from ernie_backend.conversion.stored_tensors import quantized_tensors
-from ernie_backend.conversion.tensor_file import tensor_file
-from ernie_backend.conversion.whole_file import SUFFIX, whole_file
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.stored_quantization import QUANTIZATION_CONFIG
-from ernie_backend.weights.checkpoint import INDEX
+from ernie_backend.weights.checkpoints.files import INDEX
+from ernie_backend.weights.checkpoints.prequantized import cache_scale_specs, quantized_tensors, stored_weights
+from ernie_backend.weights.checkpoints.rank_parts import tensor_parts
+from ernie_backend.weights.checkpoints.safetensors_reader import SafetensorsFile
+from ernie_backend.weights.checkpoints.safetensors_writer import UNFINISHED, tensor_file, whole_file
 from ernie_backend.weights.loader import CheckpointWeights
-from ernie_backend.weights.names import paddle_recipes
-from ernie_backend.weights.offline import cache_scale_specs, stored_weights
-from ernie_backend.weights.placement import WeightFormat, weight_format
-from ernie_backend.weights.rank_parts import tensor_parts
+from ernie_backend.weights.precision import Precision
+from ernie_backend.weights.recipes import paddle_recipes
 from ernie_backend.weights.roles import Role, WeightKey
-from ernie_backend.weights.safetensors_file import SafetensorsFile
 
 Report = Callable[[str], None]
 Tensors = Iterable[tuple[str, NDArray[np.generic]]]
 _MEASURED = "calibration.safetensors"
-_WEIGHTS = (".safetensors", ".pdparams", ".bin", ".pt", ".pth", ".gguf", ".index.json", SUFFIX)
-_PADDLE_ARCHITECTURES = {"Ernie4_5ForCausalLM": "Ernie4_5_ForCausalLM"}
+_WEIGHTS = (".safetensors", ".pdparams", ".bin", ".pt", ".pth", ".gguf", ".index.json", UNFINISHED)
 _WITHOUT_LAYER = (Role.EMBEDDING, Role.HEAD, Role.FINAL_NORM)
 
 
@@ -104,7 +107,8 @@ class _Writer:
         self._measured = Calibration.empty(config)
         self._report = report
         self._recipes = paddle_recipes(config)
-        self._stored = stored_weights(self._recipes, self._format, (), is_expected=True)
+        self._precision = Precision("bfloat16", conversion.how.quantization, config.tie_word_embeddings)
+        self._stored = stored_weights(self._recipes, self._precision, (), is_expected=True)
         ranks = conversion.ranks
         self._parts = tensor_parts(self._recipes, self._stored, config, ranks) if ranks > 1 else {}
 
@@ -129,14 +133,6 @@ class _Writer:
         index = json.dumps({"metadata": {}, "weight_map": weight_map}, indent=1)
         for directory in self._directories():
             (directory / INDEX).write_text(index)
-
-    def _format(self, role: Role) -> WeightFormat:
-        return weight_format(
-            role,
-            "bfloat16",
-            self._conversion.how.quantization,
-            is_tied=self._config.tie_word_embeddings,
-        )
 
     def _directories(self) -> list[Path]:
         target, ranks = self._conversion.target, self._conversion.ranks
@@ -189,8 +185,8 @@ class _Writer:
         of_role = {Role.EXPERT_GATE_UP: self._measured.gate_up, Role.EXPERT_DOWN: self._measured.down}
         absmax = of_role[key.role][key.layer, key.expert] if key.role in of_role else 0.0
         rotation = self._conversion.rotation if key.role is Role.EXPERT_DOWN else 0
-        tensors = quantized_tensors(stored, self._format(key.role), values, float(absmax), rotation)
-        yield from tensors.items()
+        kept = self._precision.format_of(key.role)
+        yield from quantized_tensors(stored, kept, values, float(absmax), rotation).items()
 
 
 def _holds(path: Path, names: set[str]) -> bool:
@@ -215,7 +211,7 @@ def _copy_files(conversion: Conversion) -> None:
 def _write_config(conversion: Conversion, config: ModelConfig) -> None:
     """Write the source's config.json with what FastDeploy reads under other names."""
     fields: dict[str, Any] = json.loads((conversion.source / "config.json").read_text(encoding="utf-8"))
-    fields["architectures"] = [_PADDLE_ARCHITECTURES.get(config.architecture, config.architecture)]
+    fields["architectures"] = [ARCHITECTURES[config.architecture].paddle_name]
     fields.setdefault("rope_theta", config.rope_theta)
     fields.setdefault("torch_dtype", fields.get("dtype", "bfloat16"))
     fields[QUANTIZATION_CONFIG] = conversion.how.to_json()

@@ -11,8 +11,10 @@ This module must not know formats of weights.
 from __future__ import annotations
 
 from ernie_backend.devices.device import Device
-from ernie_backend.memory.plan_settings import PlanSettings, dense_ranks
-from ernie_backend.model_shape import ModelShape, VisionShape
+from ernie_backend.memory.model_shape import ModelShape
+from ernie_backend.memory.plan_settings import PlanSettings
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.vision_shape import VisionShape
 
 _LOGIT_BYTES = 2 * 4
 _ROTARY_BYTES = 4
@@ -22,27 +24,29 @@ def activation_bytes(shape: ModelShape, settings: PlanSettings, device: Device) 
     """Return the bytes of the largest step, and of the table of rotary angles."""
     tokens = min(settings.max_num_batched_tokens, settings.max_num_seqs * settings.max_model_len)
     rows = min(tokens, settings.max_num_seqs)
-    ranks = dense_ranks(shape, settings)
-    layer = 4 * shape.hidden_size + _attention_values(shape) // ranks + _mlp_values(shape, ranks, device)
+    config = shape.config
+    ranks = settings.shard(config).dense.size
+    layer = 4 * config.hidden_size + _attention_values(config) // ranks + _mlp_values(config, ranks, device)
     picture = _picture_values(shape.vision, settings.image_max_pixels) if shape.vision else 0
-    rotary = settings.max_model_len * shape.head_dim * _ROTARY_BYTES
-    return (tokens * layer + picture) * device.value_bytes + rows * shape.vocab_size * _LOGIT_BYTES + rotary
+    rotary = settings.max_model_len * config.head_dim * _ROTARY_BYTES
+    return (tokens * layer + picture) * device.value_bytes + rows * config.vocab_size * _LOGIT_BYTES + rotary
 
 
-def _attention_values(shape: ModelShape) -> int:
+def _attention_values(config: ModelConfig) -> int:
     """Return queries, keys, values and what the queries found, of a token."""
-    return 2 * (shape.num_heads + shape.num_kv_heads) * shape.head_dim
+    return 2 * (config.num_heads + config.num_kv_heads) * config.head_dim
 
 
-def _mlp_values(shape: ModelShape, ranks: int, device: Device) -> int:
+def _mlp_values(config: ModelConfig, ranks: int, device: Device) -> int:
     """Return gate, up and their product of a token, in a dense layer or in one with experts."""
-    dense = 3 * shape.intermediate_size // ranks if shape.dense_layers else 0
-    if shape.experts is None:
+    has_dense_layers = len(config.expert_layers) < config.num_layers
+    dense = 3 * config.intermediate_size // ranks if has_dense_layers else 0
+    if config.moe is None:
         return dense
-    widest = max(bank.width for bank in shape.experts.banks)
-    at_once = shape.experts.per_token if device.takes_experts_at_once else 1
-    routed = at_once * (3 * widest // ranks + 2 * shape.hidden_size)
-    return max(dense, routed + 3 * shape.experts.shared_width // ranks)
+    widest = max(bank.intermediate_size for bank in config.expert_banks)
+    at_once = config.moe.experts_per_token if device.takes_experts_at_once else 1
+    routed = at_once * (3 * widest // ranks + 2 * config.hidden_size)
+    return max(dense, routed + 3 * config.moe.shared_size // ranks)
 
 
 def _picture_values(vision: VisionShape, image_max_pixels: int | None) -> int:

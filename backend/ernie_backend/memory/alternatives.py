@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
-from ernie_backend.memory.plan_settings import PlanSettings, can_split
+from ernie_backend.memory.plan_settings import PlanSettings, can_share
 
 MAX_UTILIZATION = 0.95
 """The most that is proposed; the highest of FastDeploy's documented commands."""
@@ -112,9 +112,9 @@ def _smaller(plan: MemoryPlan) -> dict[str, Sequence[object]]:
 
 def _smaller_weights(plan: MemoryPlan) -> list[str]:
     """Return the quantizations that take less; w4a8 needs a checkpoint of its own and is not proposed."""
-    if plan.shape.stored_quantization is not None:
+    if plan.shape.config.stored_quantization is not None:
         return []
-    known = ("wint8", "wint4") if plan.shape.experts else ("wint8",)
+    known = ("wint8", "wint4") if plan.shape.config.moe else ("wint8",)
     return [each for each in known if _WEIGHT_BITS[each] < _WEIGHT_BITS[plan.settings.quantization]]
 
 
@@ -133,7 +133,7 @@ def _more_devices(plan: MemoryPlan) -> list[int]:
     if plan.device.is_shared:
         return []
     more = range(plan.settings.tensor_parallel_size + 1, MAX_DEVICES + 1)
-    return [size for size in more if can_split(plan.shape, plan.settings, size)]
+    return [size for size in more if can_share(plan.shape, plan.settings, size)]
 
 
 def _more_memory(plan: MemoryPlan) -> Iterator[PlanSettings]:

@@ -9,8 +9,8 @@ from ernie_backend.devices.backend import Backend
 from ernie_backend.devices.device import GIB
 from ernie_backend.errors import StartError
 from ernie_backend.memory.alternatives import nearest_fits
-from ernie_backend.memory.config_shape import read_shape
 from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
+from ernie_backend.memory.model_shape import read_shape
 from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_backend.settings import EngineSettings
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from ernie_backend.devices.device import Device
 from ernie_backend.memory.activation_sizes import activation_bytes
-from ernie_backend.memory.plan_settings import PlanSettings, check_plan_settings, dense_ranks
+from ernie_backend.memory.model_shape import ModelShape
+from ernie_backend.memory.plan_settings import PlanSettings, check_plan_settings
 from ernie_backend.memory.weight_sizes import cast_bytes, weight_bytes
-from ernie_backend.model_shape import ModelShape
+from ernie_backend.weights.sharding import kv_heads_of
 from ernie_kernels.api import CacheScales, CacheSpec
 
 
@@ -121,8 +122,9 @@ def plan_memory(shape: ModelShape, settings: PlanSettings, device: Device) -> Me
     Raises:
         StartError: the settings are no plan for this model.
     """
-    if shape.stored_quantization is not None:
-        settings = replace(settings, quantization=shape.stored_quantization.quantization)
+    config = shape.config
+    if config.stored_quantization is not None:
+        settings = replace(settings, quantization=config.stored_quantization.quantization)
     check_plan_settings(shape, settings)
     return MemoryPlan(
         shape=shape,
@@ -130,13 +132,14 @@ def plan_memory(shape: ModelShape, settings: PlanSettings, device: Device) -> Me
         device=device,
         weights=weight_bytes(shape, settings, device),
         activations=activation_bytes(shape, settings, device) + cast_bytes(shape, settings, device),
-        bytes_per_block=shape.num_layers * _cache_spec(shape, settings).bytes_per_block,
+        bytes_per_block=config.num_layers * _cache_spec(shape, settings).bytes_per_block,
     )
 
 
 def _cache_spec(shape: ModelShape, settings: PlanSettings) -> CacheSpec:
     """Return one block of one layer of a rank's KV cache."""
-    heads, head_dim = shape.num_kv_heads // dense_ranks(shape, settings), shape.head_dim
+    heads = len(kv_heads_of(shape.config, settings.shard(shape.config)))
+    head_dim = shape.config.head_dim
     dtype = settings.dtype if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype
     scales = None
     if shape.has_cache_scales:

@@ -5,11 +5,12 @@ This module must not know where the settings come from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ernie_backend.errors import StartError
-from ernie_backend.model_shape import ModelShape
-from ernie_backend.weights.split import can_share, check_sizes, expert_block, is_dense_whole
+from ernie_backend.memory.model_shape import ModelShape
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.weights.sharding import Shard, can_split, check_split, expert_block, shard_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class PlanSettings:
         """KV cache blocks of one request of ``max_model_len`` tokens."""
         return -(-self.max_model_len // self.block_size)
 
+    def shard(self, config: ModelConfig) -> Shard:
+        """Return the first rank's shard, which is planned."""
+        return shard_of(config, 0, self.tensor_parallel_size, is_expert_parallel=self.enable_expert_parallel)
+
 
 def check_plan_settings(shape: ModelShape, settings: PlanSettings) -> None:
     """Check what a plan takes for granted.
@@ -55,12 +60,7 @@ def check_plan_settings(shape: ModelShape, settings: PlanSettings) -> None:
             f"the checkpoint was cut for {parts} ranks (rank0 to rank{parts - 1}) and tensor_parallel_size is "
             f"{ranks}; give {parts}, or 1, which joins the parts"
         )
-    check_sizes(
-        shape,
-        ranks,
-        is_expert_parallel=settings.enable_expert_parallel,
-        block=expert_block(shape.stored_quantization, settings.quantization),
-    )
+    check_split(shape.config, settings.shard(shape.config), _block(shape, settings))
     blocks = settings.num_gpu_blocks_override
     if blocks is not None and blocks < settings.blocks_per_request:
         raise StartError(
@@ -70,20 +70,14 @@ def check_plan_settings(shape: ModelShape, settings: PlanSettings) -> None:
         )
 
 
-def can_split(shape: ModelShape, settings: PlanSettings, ranks: int) -> bool:
+def can_share(shape: ModelShape, settings: PlanSettings, ranks: int) -> bool:
     """Whether ``ranks`` can share a model under these settings."""
-    return _can_read(shape, ranks) and can_share(
-        shape,
-        ranks,
-        is_expert_parallel=settings.enable_expert_parallel,
-        block=expert_block(shape.stored_quantization, settings.quantization),
-    )
+    shard = replace(settings, tensor_parallel_size=ranks).shard(shape.config)
+    return _can_read(shape, ranks) and can_split(shape.config, shard, _block(shape, settings))
 
 
-def dense_ranks(shape: ModelShape, settings: PlanSettings) -> int:
-    """Return among how many ranks attention, dense MLPs and shared experts are cut; 1: each has all of them."""
-    ranks = settings.tensor_parallel_size
-    return 1 if is_dense_whole(shape, ranks, is_expert_parallel=settings.enable_expert_parallel) else ranks
+def _block(shape: ModelShape, settings: PlanSettings) -> int:
+    return expert_block(shape.config.stored_quantization, settings.quantization)
 
 
 def _can_read(shape: ModelShape, ranks: int) -> bool:

@@ -18,20 +18,17 @@ from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.roles import Role
-from ernie_backend.weights.shard import Shard, experts_of
 from ernie_kernels.api import (
     Array,
     DeviceBatch,
     LayerCache,
     Linear,
     Logits,
-    MlpWeights,
     Moe,
     Ops,
     Vector,
 )
-from ernie_kernels.formats import ActivationType, dequantize
-from ernie_kernels.routing import RouterWeights
+from ernie_kernels.formats import ActivationType
 
 
 @dataclass(frozen=True)
@@ -64,12 +61,12 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
     """The ERNIE-4.5 decoder, dense or with experts, its weights packed by ``ops``."""
 
     def __init__(self, config: ModelConfig, weights: ModelWeights, ops: Ops, settings: LoadSettings) -> None:
-        packer = _Packer(config, weights, ops, settings.activation, settings.shard)
+        packer = _Packer(config, weights, ops, settings.activation)
         self.config = config
         self.cache_dtype = settings.dtype
         self.cache_scales = tuple(weights.cache_scales(layer) for layer in range(config.num_layers))
         self._ops = ops
-        self._shard = settings.shard
+        self._has_partial_sums = weights.has_partial_sums
         self._rotary = ops.pack_rotary(config.rotary(settings.max_positions))
         self._embedding = packer.linear(Role.EMBEDDING)
         self._head = self._embedding if config.tie_word_embeddings else packer.linear(Role.HEAD)
@@ -96,7 +93,7 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
 
     def _completed(self, x: Array) -> Array:
         """Return what the ranks' ``x`` make together, unless each has computed all of it."""
-        return x if self._shard.is_dense_whole else self._ops.all_reduce(x)
+        return self._ops.all_reduce(x) if self._has_partial_sums else x
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,6 @@ class _Packer:
     weights: ModelWeights
     ops: Ops
     activation: ActivationType
-    shard: Shard
 
     def linear(self, role: Role, layer: int = 0) -> Linear:
         return self.ops.pack_linear(self.weights.linear(role, layer), self.activation)
@@ -126,24 +122,7 @@ class _Packer:
         )
 
     def _mlp(self, layer: int) -> DenseMlp | Experts:
-        moe = self.config.moe
-        if moe is None or not moe.has_experts(layer):
+        if not self.config.has_experts(layer):
             return DenseMlp(self.linear(Role.GATE_UP, layer), self.linear(Role.DOWN, layer))
-        shared, own = (Role.SHARED_GATE_UP, Role.SHARED_DOWN), experts_of(moe.num_experts, self.shard)
-        has_shared = moe.num_shared_experts > 0 and self.shard.has_shared_experts
-        return Experts(
-            self.ops.pack_moe(
-                self._router(layer, moe.experts_per_token),
-                (self._mlp_weights(Role.EXPERT_GATE_UP, Role.EXPERT_DOWN, layer, expert) for expert in own),
-                self._mlp_weights(*shared, layer) if has_shared else None,
-                self.activation,
-                own,
-            )
-        )
-
-    def _router(self, layer: int, experts_per_token: int) -> RouterWeights:
-        gate = dequantize(self.weights.linear(Role.ROUTER, layer))
-        return RouterWeights(gate, self.weights.vector(Role.ROUTER_BIAS, layer), experts_per_token)
-
-    def _mlp_weights(self, gate_up: Role, down: Role, layer: int, expert: int = 0) -> MlpWeights:
-        return MlpWeights(self.weights.linear(gate_up, layer, expert), self.weights.linear(down, layer, expert))
+        moe = self.weights.moe(layer)
+        return Experts(self.ops.pack_moe(moe.router, moe.experts, moe.shared, self.activation, moe.own))

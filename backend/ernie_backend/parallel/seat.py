@@ -8,7 +8,7 @@ from ernie_backend.model_config import ModelConfig
 from ernie_backend.parallel.layout import Layout, read_layout, read_machines
 from ernie_backend.part import Seat
 from ernie_backend.settings import EngineSettings
-from ernie_backend.weights.shard import shard_of
+from ernie_backend.weights.sharding import shard_of
 from ernie_kernels.ranks import Meetings, Rendezvous
 
 

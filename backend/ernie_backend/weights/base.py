@@ -1,31 +1,90 @@
-"""What a model takes its weights from: a checkpoint, or random numbers.
+"""What a model takes its weights from, by role and as its rank has them: a checkpoint, or random numbers.
 
 This module must not know files, names or backends.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.weights.precision import Precision, WeightFormat
 from ernie_backend.weights.roles import Role
-from ernie_kernels.api import CacheScales
-from ernie_kernels.formats import LinearWeight
+from ernie_backend.weights.sharding import Shard, experts_of
+from ernie_kernels.api import CacheScales, MlpWeights
+from ernie_kernels.formats import LinearWeight, dequantize
+from ernie_kernels.routing import RouterWeights
 
 
-class ModelWeights(Protocol):
-    """Weights by role, made one at a time: nobody holds two of them but the model."""
+@dataclass(frozen=True)
+class MoeWeights:
+    """A layer of experts as one rank has it.
 
+    Attributes:
+        router: of all experts.
+        own: the experts of which the rank has something.
+        experts: these, made one at a time.
+        shared: the shared experts as one MLP; None if there are none, or another rank adds them.
+    """
+
+    router: RouterWeights
+    own: range
+    experts: Iterator[MlpWeights]
+    shared: MlpWeights | None
+
+
+class ModelWeights(ABC):
+    """The weights of a rank, made one at a time: nobody holds two of them but the model.
+
+    Args:
+        config: the model's sizes.
+        precision: in which formats they are kept.
+        shard: the rank whose part of each matrix is wanted; None: the whole.
+    """
+
+    def __init__(self, config: ModelConfig, precision: Precision, shard: Shard | None) -> None:
+        self._config = config
+        self._precision = precision
+        self._shard = shard or Shard()
+
+    @abstractmethod
     def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
-        """Return the ``[N, K]`` matrix of ``role`` in the format it is kept in."""
-        ...
+        """Return the rank's part of the ``[N, K]`` matrix of ``role`` in the format it is kept in."""
 
+    @abstractmethod
     def vector(self, role: Role, layer: int = 0) -> NDArray[np.float32]:
         """Return the float32 ``[K]`` vector of ``role``."""
-        ...
 
+    @abstractmethod
     def cache_scales(self, layer: int) -> CacheScales | None:
-        """Return the static scales of a layer's int8 KV cache, if the model brings them."""
-        ...
+        """Return the static scales of the rank's int8 KV cache, if the model brings them."""
+
+    @property
+    def has_partial_sums(self) -> bool:
+        """Whether what attention and dense MLPs make is added up over the ranks, not whole on each."""
+        return not self._shard.is_dense_whole
+
+    def moe(self, layer: int) -> MoeWeights:
+        """Return the experts of a layer that has some."""
+        moe = self._config.moe
+        assert moe is not None  # noqa: S101 - the layer has experts
+        gate, bias = dequantize(self.linear(Role.ROUTER, layer)), self.vector(Role.ROUTER_BIAS, layer)
+        own = experts_of(Role.EXPERT_DOWN, moe.num_experts, self._shard)
+        has_shared = moe.num_shared_experts and experts_of(Role.SHARED_DOWN, 1, self._shard)
+        return MoeWeights(
+            RouterWeights(gate, bias, moe.experts_per_token),
+            own,
+            (self._mlp(Role.EXPERT_GATE_UP, Role.EXPERT_DOWN, layer, expert) for expert in own),
+            self._mlp(Role.SHARED_GATE_UP, Role.SHARED_DOWN, layer) if has_shared else None,
+        )
+
+    def _mlp(self, gate_up: Role, down: Role, layer: int, expert: int = 0) -> MlpWeights:
+        return MlpWeights(self.linear(gate_up, layer, expert), self.linear(down, layer, expert))
+
+    def _format(self, role: Role) -> WeightFormat:
+        return self._precision.format_of(role)

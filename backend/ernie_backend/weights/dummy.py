@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.stored_quantization import StoredQuantization
-from ernie_backend.weights.names import huggingface_recipes
-from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
+from ernie_backend.weights.base import ModelWeights
+from ernie_backend.weights.precision import Precision, WeightFormat
+from ernie_backend.weights.recipes import huggingface_recipes
 from ernie_backend.weights.roles import Role, WeightKey
-from ernie_backend.weights.shard import Shard, kv_heads_of, part_of
+from ernie_backend.weights.sharding import Shard, kv_heads_of, part_of
 from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
     Bfloat16Weight,
@@ -37,7 +38,7 @@ _LARGEST = np.float32(2**-5)
 _LARGEST_INPUT = 4.0
 
 
-class DummyWeights:
+class DummyWeights(ModelWeights):
     """The weights of ``config`` as random numbers; see ``ModelWeights``.
 
     Raises:
@@ -47,15 +48,11 @@ class DummyWeights:
     def __init__(
         self, config: ModelConfig, dtype: str, quantization: str | None, shard: Shard | None = None
     ) -> None:
-        check_format_settings(dtype, quantization)
+        super().__init__(config, Precision(dtype, quantization, config.tie_word_embeddings), shard)
         self._shapes = {key: recipe.shape for key, recipe in huggingface_recipes(config).items()}
-        self._dtype = dtype
-        self._quantization = quantization
-        self._config = config
-        self._shard = shard or Shard()
         stored = config.stored_quantization or StoredQuantization("w4a8")
         self._rotation, self._has_cache_scales = stored.hadamard_block, stored.has_cache_scales
-        self._cache_shape = len(kv_heads_of(config, shard or Shard())), config.head_dim
+        self._cache_shape = len(kv_heads_of(config, self._shard)), config.head_dim
 
     def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
         """Return a random ``[N, K]`` matrix, of the size of the rank's part."""
@@ -63,8 +60,7 @@ class DummyWeights:
         outputs, inputs = part_of(role, (whole_outputs, whole_inputs), self._config, self._shard).shape
         seed = zlib.crc32(f"{role.name} {layer} {expert} {self._shard.name}".rstrip().encode())
         random = np.random.Generator(np.random.SFC64(seed))
-        is_tied = self._config.tie_word_embeddings
-        kept = weight_format(role, self._dtype, self._quantization, is_tied=is_tied)
+        kept = self._format(role)
         if kept is WeightFormat.INT8:
             codes = np.maximum(_random_bytes(random, outputs, inputs).view(np.int8), -127)
             return Int8Weight(codes, np.full(outputs, _LARGEST / 127, np.float32))

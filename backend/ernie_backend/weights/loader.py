@@ -20,11 +20,9 @@ from numpy.typing import NDArray
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.stored_quantization import StoredQuantization
-from ernie_backend.weights.checkpoint import Checkpoint, checkpoint_files
-from ernie_backend.weights.contents import check_tensors, check_tied_head
-from ernie_backend.weights.names import Recipe, TensorSpec, recipes_for
-from ernie_backend.weights.offline import (
-    QUANTIZED,
+from ernie_backend.weights.base import ModelWeights
+from ernie_backend.weights.checkpoints.files import Checkpoint, checkpoint_files
+from ernie_backend.weights.checkpoints.prequantized import (
     brings_cache_scales,
     cache_scale_specs,
     read_cache_scales,
@@ -32,12 +30,14 @@ from ernie_backend.weights.offline import (
     rotation_warning,
     stored_weights,
 )
-from ernie_backend.weights.placement import WeightFormat, check_format_settings, weight_format
-from ernie_backend.weights.presharded import PreshardedTensors, open_tensors
-from ernie_backend.weights.quantized_cache import QuantizedCache
+from ernie_backend.weights.checkpoints.presharded import PreshardedTensors, open_tensors
+from ernie_backend.weights.checkpoints.quantized_cache import QuantizedCache
+from ernie_backend.weights.checkpoints.validation import check_tensors, check_tied_head
+from ernie_backend.weights.float_conversion import as_bfloat16, as_float32, finite_outputs, float32_blocks
+from ernie_backend.weights.precision import QUANTIZED, Precision, WeightFormat
+from ernie_backend.weights.recipes import Recipe, TensorSpec, recipes_for
 from ernie_backend.weights.roles import Role, WeightKey
-from ernie_backend.weights.shard import Part, Shard, kv_heads_of, part_of
-from ernie_backend.weights.stored_floats import as_bfloat16, as_float32, finite_outputs, float32_blocks
+from ernie_backend.weights.sharding import Part, Shard, kv_heads_of, part_of
 from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
     Bfloat16Weight,
@@ -56,27 +56,23 @@ _CHECKED = (Role.ROUTER, Role.EMBEDDING)
 """What is checked also if it is not quantized: NaN elsewhere shows in every answer, here in some of them."""
 
 
-class CheckpointWeights:
+class CheckpointWeights(ModelWeights):
     """The weights of an open checkpoint; close it, or use it as a context manager."""
 
     def __init__(
         self,
         checkpoint: Checkpoint | PreshardedTensors,
         config: ModelConfig,
-        dtype: str,
-        quantization: str | None,
-        cache: QuantizedCache | None = None,
-        shard: Shard | None = None,
+        precision: Precision,
+        cache: QuantizedCache | None,
+        shard: Shard | None,
     ) -> None:
+        super().__init__(config, precision, shard)
         self._checkpoint = checkpoint
-        self._shard = shard or Shard()
         self._recipes = recipes_for(checkpoint.names, config, str(checkpoint.directory))
-        self._dtype = dtype
-        self._quantization = quantization
-        self._config = config
         self._cache = cache
         self._stored = stored_weights(
-            self._recipes, self._format, checkpoint.names, is_expected=config.stored_quantization is not None
+            self._recipes, precision, checkpoint.names, is_expected=config.stored_quantization is not None
         )
         self._has_cache_scales = brings_cache_scales(config, checkpoint.names)
         check_tensors(checkpoint, list(self._wanted()))
@@ -110,16 +106,12 @@ class CheckpointWeights:
             StartError: a file or tensor is missing or damaged, a tensor has another shape than ``config`` says,
                 or a setting names no format.
         """
-        check_format_settings(dtype, quantization)
-
-        def format_of(role: Role) -> WeightFormat:
-            return weight_format(role, dtype, quantization, is_tied=config.tie_word_embeddings)
-
+        precision = Precision(dtype, quantization, config.tie_word_embeddings)
         part = shard.name if shard else ""
         cache = _open_cache(cache_root, directory, part) if quantization is not None else None
-        checkpoint = open_tensors(directory, config, format_of, shard or Shard())
+        checkpoint = open_tensors(directory, config, precision, shard or Shard())
         try:
-            return cls(checkpoint, config, dtype, quantization, cache, shard)
+            return cls(checkpoint, config, precision, cache, shard)
         except StartError:
             checkpoint.close()
             raise
@@ -172,7 +164,7 @@ class CheckpointWeights:
         """
         key = WeightKey(role, layer, expert)
         stored = self._read(self._recipes[key])
-        if stored.ndim == 1 or role is Role.ROUTER_BIAS:
+        if role.is_vector:
             self._check_finite(key, finite_outputs(stored.reshape(-1)))
         else:
             whole = Part((range(len(stored)),), range(stored.shape[1]))
@@ -184,9 +176,6 @@ class CheckpointWeights:
         if not self._has_cache_scales:
             return None
         return read_cache_scales(self._checkpoint, self._config, layer, kv_heads_of(self._config, self._shard))
-
-    def _format(self, role: Role) -> WeightFormat:
-        return weight_format(role, self._dtype, self._quantization, is_tied=self._config.tie_word_embeddings)
 
     def _wanted(self) -> Iterator[TensorSpec]:
         for key, recipe in self._recipes.items():

@@ -32,6 +32,17 @@ class Role(enum.Enum):
     FINAL_NORM = "final norm"  # [H]
     HEAD = "output head"  # [V, H]; absent from a checkpoint that ties it to the embedding
 
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is a norm or a bias, which is float32 always; otherwise a matrix."""
+        return self in _VECTORS
+
+
+_VECTORS = frozenset({Role.INPUT_NORM, Role.POST_ATTENTION_NORM, Role.FINAL_NORM, Role.ROUTER_BIAS})
+ROUTED = frozenset({Role.EXPERT_GATE_UP, Role.EXPERT_DOWN})
+"""The routed experts: most of a model, and the least of what a token reads."""
+SHARED = frozenset({Role.SHARED_GATE_UP, Role.SHARED_DOWN})
+
 
 class WeightKey(NamedTuple):
     """One weight of a model; 0 stands for the layer or the expert of what is of none."""

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_backend.config_fields import ConfigFields
-from ernie_backend.memory.config_shape import shape_of
-from ernie_backend.model_shape import ModelShape
+from ernie_backend.memory.model_shape import ModelShape, shape_of
 
 _COMMON = {"vocab_size": 103424, "max_position_embeddings": 131072, "head_dim": 128}
 _0_3B = {

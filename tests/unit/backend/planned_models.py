@@ -9,8 +9,8 @@ from typing import Any
 
 from ernie_backend.config_fields import ConfigFields
 from ernie_backend.devices.device import Device, p800
-from ernie_backend.memory.config_shape import shape_of
-from ernie_backend.model_shape import ModelShape
+from ernie_backend.memory.model_shape import ModelShape, shape_of
+from ernie_backend.stored_quantization import StoredQuantization
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
 EXPERTS = {
@@ -33,36 +33,40 @@ def model(directory: Path, **fields: Any) -> Path:
     return directory
 
 
-WIDE = ModelShape(
-    vocab_size=1000,
-    hidden_size=1024,
-    intermediate_size=4096,
-    num_layers=4,
-    num_heads=16,
-    num_kv_heads=4,
-    head_dim=64,
-    is_tied=False,
-)
-
-
-def with_experts(shape: ModelShape = WIDE, **fields: Any) -> ModelShape:
-    """Return a model with experts, with other fields."""
+def wide(**fields: Any) -> ModelShape:
+    """Return a dense model, with other fields."""
     text = {
-        "architectures": ["Ernie4_5_MoeForCausalLM"],
-        "vocab_size": shape.vocab_size,
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.num_layers,
-        "num_attention_heads": shape.num_heads,
-        "num_key_value_heads": shape.num_kv_heads,
-        "head_dim": shape.head_dim,
+        "architectures": ["Ernie4_5ForCausalLM"],
+        "vocab_size": 1000,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
         "max_position_embeddings": 4096,
-        "tie_word_embeddings": shape.is_tied,
+        "tie_word_embeddings": False,
+    }
+    return shape_of(ConfigFields(Path("config.json"), {**text, **fields}))
+
+
+WIDE = wide()
+
+
+def with_experts(**fields: Any) -> ModelShape:
+    """Return the same with experts in each layer."""
+    experts = {
+        "architectures": ["Ernie4_5_MoeForCausalLM"],
         "moe_num_experts": 8,
         "moe_k": 2,
         "moe_intermediate_size": 512,
     }
-    return shape_of(ConfigFields(Path("config.json"), {**text, **fields}))
+    return wide(**{**experts, **fields})
+
+
+def quantized(shape: ModelShape, stored: StoredQuantization | None) -> ModelShape:
+    """Return a model whose checkpoint is quantized."""
+    return replace(shape, config=replace(shape.config, stored_quantization=stored))
 
 
 def exactly(needed: int) -> Device:

@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 from ernie_backend.conversion import calibration
 from ernie_backend.conversion.conversion import Conversion, wanted
 from ernie_backend.conversion.converter import convert
-from ernie_backend.conversion.stored_tensors import quantized_tensors
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.stored_quantization import StoredQuantization
+from ernie_backend.weights.checkpoints.prequantized import quantized_tensors, read_stored, stored_weight
 from ernie_backend.weights.loader import CheckpointWeights
-from ernie_backend.weights.names import Recipe, TensorSpec, paddle_recipes
-from ernie_backend.weights.offline import read_stored, stored_weight
-from ernie_backend.weights.placement import WeightFormat
+from ernie_backend.weights.precision import WeightFormat
+from ernie_backend.weights.recipes import Recipe, TensorSpec, paddle_recipes
 from ernie_backend.weights.roles import Role, WeightKey
-from ernie_backend.weights.shard import Part, Shard, part_of
+from ernie_backend.weights.sharding import Part, Shard, part_of
 from ernie_kernels.formats import (
     Int4Weight,
     Int8Weight,

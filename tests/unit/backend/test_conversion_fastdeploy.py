@@ -10,7 +10,7 @@ import pytest
 
 from ernie_backend.conversion import converter
 from ernie_backend.conversion.calibration import Calibration
-from ernie_backend.weights.checkpoint import INDEX
+from ernie_backend.weights.checkpoints.files import INDEX
 from unit.backend.converted import DATA, make
 from unit.backend.fastdeploy_writer import Tensors, checkpoint_tensors, cut
 from unit.backend.safetensors_writer import read_tensors

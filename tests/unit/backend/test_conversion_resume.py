@@ -13,9 +13,9 @@ from ernie_backend.conversion import converter
 from ernie_backend.conversion.conversion import Conversion, wanted
 from ernie_backend.conversion.converter import convert
 from ernie_backend.conversion.marker import Marker
-from ernie_backend.conversion.stored_tensors import quantized_tensors
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
+from ernie_backend.weights.checkpoints.prequantized import quantized_tensors
 from unit.backend.converted import DATA, TEXTS, assert_same_files, make
 from unit.backend.safetensors_writer import read_tensors, write_tensors
 

@@ -16,10 +16,11 @@ from ernie_backend.errors import StartError
 from ernie_backend.memory.alternatives import nearest_fits
 from ernie_backend.memory.engine_plan import check_fits
 from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
+from ernie_backend.memory.model_shape import ModelShape
 from ernie_backend.memory.plan_settings import PlanSettings
-from ernie_backend.model_shape import ModelShape, VisionShape
 from ernie_backend.stored_quantization import StoredQuantization
-from unit.backend.planned_models import WIDE, exactly, with_experts
+from ernie_backend.vision_shape import VisionShape
+from unit.backend.planned_models import WIDE, exactly, quantized, wide, with_experts
 
 
 def misfit(share: float, shape: ModelShape | None = None, **settings: Any) -> MemoryPlan:
@@ -61,7 +62,7 @@ def test_a_change_that_brings_next_to_nothing_is_not_proposed() -> None:
 
 
 def test_requests_and_pictures_are_lowered_too() -> None:
-    wordy = replace(WIDE, vocab_size=100_000)
+    wordy = wide(vocab_size=100_000)
     many = misfit(0.97, wordy, max_num_seqs=64, max_num_batched_tokens=256, gpu_memory_utilization=0.95)
     assert {"max_num_seqs": 32} in [each.changed for each in nearest_fits(many, 5)]
     vision = VisionShape(parameters=10**6, width=1024, mlp_width=4096, patch_size=14, max_pixels=1 << 24)
@@ -84,7 +85,7 @@ def test_on_a_cpu_more_ranks_do_not_help() -> None:
 
 
 def test_a_quantized_checkpoint_keeps_its_format() -> None:
-    shape = replace(with_experts(), stored_quantization=StoredQuantization("w4a8", has_cache_scales=True))
+    shape = quantized(with_experts(), StoredQuantization("w4a8", has_cache_scales=True))
     nearest = nearest_fits(misfit(0.7, shape, quantization="w4a8"))
     assert nearest
     assert not {"quantization", "kv_cache_dtype"} & {name for each in nearest for name in each.changed}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,18 @@ import pytest
 from ernie_backend.config_fields import ConfigFields
 from ernie_backend.devices.device import p800
 from ernie_backend.errors import StartError
-from ernie_backend.memory.config_shape import read_shape, shape_of
 from ernie_backend.memory.memory_plan import plan_memory
+from ernie_backend.memory.model_shape import read_shape, shape_of
 from ernie_backend.memory.plan_settings import PlanSettings
-from ernie_backend.model_shape import ExpertBank, ExpertShape
-from unit.backend.planned_models import EXPERTS, WIDE, model, with_experts
+from ernie_backend.model_config import MoeConfig
+from unit.backend.planned_models import EXPERTS, model, with_experts
 
 
 def test_experts_are_counted_in_the_layers_that_have_them(tmp_path: Path) -> None:
     directory = model(tmp_path, **EXPERTS, mlp_layer_types=["sparse"] * 5)  # means nothing to a text model
     shape = read_shape(directory)
-    assert shape.experts == ExpertShape((ExpertBank(8, 48, 2),), per_token=3, shared_width=96)
-    assert shape.dense_layers == 3
+    assert shape.config.moe == MoeConfig(8, 3, 48, 2, layers=range(1, 5, 2))
+    assert list(shape.config.expert_layers) == [1, 3]
 
 
 VISION: dict[str, Any] = {
@@ -46,10 +45,16 @@ def test_the_two_layouts_of_a_vision_model_have_one_shape(tmp_path: Path) -> Non
     text |= {"moe_num_experts": 8, "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}
     del text["moe_layer_start_index"], text["moe_layer_end_index"], text["vision_config"]
     outer = {"architectures": text.pop("architectures"), "text_config": text, "vision_config": tower}
-    assert shape_of(ConfigFields(tmp_path, outer)) == paddle
-    assert paddle.experts is not None
-    assert paddle.experts.banks == (ExpertBank(8, 32, 3), ExpertBank(8, 16, 3))
-    assert paddle.experts.shared_width == 64
+    huggingface = shape_of(ConfigFields(tmp_path, outer))
+    assert huggingface.vision == paddle.vision
+    assert (
+        plan_memory(huggingface, PlanSettings(), p800()).needed
+        == plan_memory(paddle, PlanSettings(), p800()).needed
+    )
+    for shape in (huggingface, paddle):
+        banks = shape.config.expert_banks
+        assert [(bank.num_experts, bank.intermediate_size) for bank in banks] == [(8, 32), (8, 16)]
+        assert [(list(bank.layers), bank.shared_size) for bank in banks] == [([1, 2, 3], 64), ([1, 2, 3], 32)]
 
 
 @pytest.mark.parametrize(
@@ -63,8 +68,8 @@ def test_the_two_layouts_of_a_vision_model_have_one_shape(tmp_path: Path) -> Non
         ({**EXPERTS, "moe_num_experts": [8, 8]}, "moe_num_experts must be an integer"),
         ({**VISION, "vision_config": 3}, "vision_config must be an object"),
         ({**VISION, "moe_num_experts": [8, "8"]}, "moe_num_experts must be"),
-        ({**VISION, "moe_num_experts": [8, 8, 8]}, "lists of experts differ in length"),
-        ({**VISION, "moe_intermediate_size": []}, "lists of experts differ in length"),
+        ({**VISION, "moe_num_experts": [8, 8, 8]}, "lengths found are {'moe_num_experts': 3"),
+        ({**VISION, "moe_intermediate_size": []}, "a number for text and one for pictures"),
         ({**VISION, "moe_k": 9}, "moe_k 9 is more than moe_num_experts 8"),
         ({**VISION, "head_dim": 15}, "head_dim 15 is odd"),
         ({**VISION, "mlp_layer_types": ["sparse"] * 5}, "a list of num_hidden_layers 4 words"),
@@ -86,21 +91,21 @@ def test_a_tower_with_an_embed_dim_is_so_wide(tmp_path: Path) -> None:
 
 def test_impossibly_large_sizes_are_planned_at_once() -> None:
     stored = {"quantization": "wint8", "kv_cache_quant_type": "int8"}
-    huge = replace(WIDE, num_layers=10**12, num_heads=1 << 40, num_kv_heads=1 << 40)
-    shape = with_experts(huge, quantization_config=stored)
-    assert shape.experts is not None
-    assert shape.experts.layers == 10**12
+    heads = dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 1 << 40)
+    shape = with_experts(num_hidden_layers=10**12, **heads, quantization_config=stored)
+    assert len(shape.config.expert_layers) == 10**12
     assert not plan_memory(shape, PlanSettings(), p800()).fits
 
 
 def test_fields_of_experts_mean_nothing_to_a_dense_model(tmp_path: Path) -> None:
-    assert read_shape(model(tmp_path, moe_num_experts=8)).experts is None
+    assert read_shape(model(tmp_path, moe_num_experts=8)).config.moe is None
 
 
 def test_a_number_in_place_of_a_list_is_that_of_both_modalities(tmp_path: Path) -> None:
     shape = read_shape(model(tmp_path, **{**VISION, "moe_num_experts": 4, "moe_layer_start_index": 2}))
-    assert shape.experts is not None
-    assert shape.experts.banks == (ExpertBank(4, 32, 2), ExpertBank(4, 16, 2))
+    banks = shape.config.expert_banks
+    assert [(bank.num_experts, bank.intermediate_size) for bank in banks] == [(4, 32), (4, 16)]
+    assert [list(bank.layers) for bank in banks] == [[2, 3], [2, 3]]
 
 
 def test_parts_are_counted_unless_the_weights_are_random(tmp_path: Path) -> None:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ernie_backend.devices.device import GIB, cpu, p800
 from ernie_backend.errors import StartError
-from ernie_backend.memory.config_shape import read_shape
 from ernie_backend.memory.memory_plan import plan_memory
+from ernie_backend.memory.model_shape import ModelShape, read_shape
 from ernie_backend.memory.plan_settings import PlanSettings
 from ernie_backend.memory.weight_sizes import weight_bytes
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.model_shape import ModelShape
+from ernie_backend.models.base import LoadSettings
+from ernie_backend.models.load import load_model
 from ernie_backend.stored_quantization import StoredQuantization
-from ernie_backend.weights.dummy import DummyWeights
-from ernie_backend.weights.names import huggingface_recipes
-from ernie_backend.weights.roles import Role
-from ernie_kernels.formats import LinearWeight, W4A8Weight
-from unit.backend.planned_models import DENSE, EXPERTS, WIDE, exactly, model, with_experts
+from ernie_backend.weights.sharding import shard_of
+from ernie_kernels.api import MlpWeights, Ops, RotarySpec
+from ernie_kernels.formats import ActivationType, LinearWeight, W4A8Weight
+from ernie_kernels.routing import RouterWeights
+from unit.backend.planned_models import DENSE, EXPERTS, WIDE, exactly, model, quantized, with_experts
 
-VECTORS = {Role.INPUT_NORM, Role.POST_ATTENTION_NORM, Role.FINAL_NORM, Role.ROUTER_BIAS}
 FORMATS = [
     ("float32", None),
     ("bfloat16", None),
@@ -41,21 +43,72 @@ def size(weight: LinearWeight) -> int:
     return sum(each.nbytes for each in vars(weight).values() if isinstance(each, np.ndarray))
 
 
+class WeighingOps:
+    """Adds up the bytes of what a model packs."""
+
+    def __init__(self) -> None:
+        self.packed_bytes = 0
+
+    def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> None:
+        del activation
+        self.packed_bytes += size(weight)
+
+    def pack_vector(self, values: NDArray[np.float32]) -> None:
+        self.packed_bytes += values.nbytes
+
+    def pack_rotary(self, spec: RotarySpec) -> None:
+        """Of the activations' bytes."""
+
+    def pack_moe(
+        self,
+        router: RouterWeights,
+        experts: Iterable[MlpWeights],
+        shared: MlpWeights | None,
+        activation: ActivationType,
+        own: range,
+    ) -> None:
+        del activation
+        self.packed_bytes += router.gate.nbytes + router.correction_bias.nbytes
+        mlps = [*experts, *([shared] if shared else [])]
+        assert len(mlps) == len(own) + (shared is not None)
+        self.packed_bytes += sum(size(mlp.gate_up) + size(mlp.down) for mlp in mlps)
+
+
 @pytest.mark.parametrize("is_tied", [True, False])
-@pytest.mark.parametrize("experts", [{}, EXPERTS], ids=["dense", "experts"])
+@pytest.mark.parametrize("fields", [{}, EXPERTS], ids=["dense", "experts"])
 @pytest.mark.parametrize(("dtype", "quantization"), FORMATS)
-def test_the_weights_take_what_the_engine_makes_of_them(
-    tmp_path: Path, dtype: str, quantization: str | None, experts: dict[str, Any], is_tied: bool
+@pytest.mark.parametrize(("ranks", "is_expert_parallel"), [(1, False), (2, False), (2, True), (4, True)])
+def test_the_plan_has_the_bytes_that_the_model_packs(
+    tmp_path: Path,
+    dtype: str,
+    quantization: str | None,
+    fields: dict[str, Any],
+    is_tied: bool,
+    ranks: int,
+    is_expert_parallel: bool,
 ) -> None:
-    directory = model(tmp_path, tie_word_embeddings=is_tied, **experts)
-    config = ModelConfig.from_directory(directory)
-    weights, held = DummyWeights(config, dtype, quantization), 0
-    for key in huggingface_recipes(config):
-        is_vector = key.role in VECTORS
-        held += weights.vector(*key[:2]).nbytes if is_vector else size(weights.linear(*key))
-    settings = PlanSettings(dtype=dtype, quantization=quantization)
-    planned = weight_bytes(read_shape(directory), settings, cpu(GIB))
-    assert sum(planned.values()) == held
+    """Of the first rank; with 4 ranks its attention and shared experts are whole, having 2 kv heads."""
+    if fields:
+        fields = {
+            **fields,
+            "moe_intermediate_size": 256,
+            "vocab_size": 600,
+        }  # whole Hadamard blocks for 2 ranks
+    elif ranks == 4:
+        fields = {"num_key_value_heads": 4}
+    directory = model(tmp_path, tie_word_embeddings=is_tied, **fields)
+    config, ops = ModelConfig.from_directory(directory), WeighingOps()
+    shard = shard_of(config, 0, ranks, is_expert_parallel=is_expert_parallel)
+    how = LoadSettings(dtype, quantization, ActivationType.FLOAT32, 64, is_dummy=True, shard=shard)
+    load_model(directory, config, cast("Ops", ops), how)
+    settings = PlanSettings(
+        dtype=dtype,
+        quantization=quantization,
+        tensor_parallel_size=ranks,
+        enable_expert_parallel=is_expert_parallel,
+    )
+    plan = plan_memory(read_shape(directory), settings, cpu(GIB))
+    assert sum(plan.weights.values()) == ops.packed_bytes
 
 
 @pytest.mark.parametrize("name", ["dense", "dense-Paddle", "moe", "moe-Paddle", "moe300b", "moe_tp"])
@@ -65,7 +118,7 @@ def test_the_weights_of_a_bfloat16_checkpoint_are_all_planned(name: str) -> None
     for path in directory.glob("*.safetensors"):
         with path.open("rb") as file:
             stored += path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
-    norms_in_float32 = 2 * (2 * shape.num_layers + 1) * shape.hidden_size
+    norms_in_float32 = 2 * (2 * shape.config.num_layers + 1) * shape.config.hidden_size
     assert sum(weight_bytes(shape, PlanSettings(), p800()).values()) == stored + norms_in_float32
 
 
@@ -87,14 +140,14 @@ def test_four_ranks_hold_the_model_once_but_for_what_each_has_whole(
 
 def test_blocks_of_a_rotation_are_whole_in_a_plan_too() -> None:
     stored = StoredQuantization("w4a8", hadamard_block=64)
-    shape = replace(with_experts(moe_intermediate_size=256), stored_quantization=stored)
+    shape = quantized(with_experts(moe_intermediate_size=256), stored)
     assert plan_memory(shape, PlanSettings(tensor_parallel_size=4), p800()).fits
-    random = replace(shape, stored_quantization=None), PlanSettings(quantization="w4a8", tensor_parallel_size=4)
+    random = quantized(shape, None), PlanSettings(quantization="w4a8", tensor_parallel_size=4)
     with pytest.raises(
         StartError, match=r"2 blocks of 128 in moe_intermediate_size .*; possible are 1, 2, or 4 with"
     ):
         plan_memory(*random, p800())
-    with pytest.raises(StartError, match="moe_intermediate_size 64 is no multiple of 128"):
+    with pytest.raises(StartError, match="moe_intermediate_size 64 is not a multiple of 128"):
         plan_memory(with_experts(moe_intermediate_size=64), PlanSettings(quantization="w4a8"), p800())
 
 
@@ -106,7 +159,7 @@ def test_blocks_of_a_rotation_are_whole_in_a_plan_too() -> None:
         (PlanSettings(kv_cache_dtype="int8"), WIDE, 4 * 2 * 4 * (64 + 4)),
         (
             PlanSettings(),
-            replace(WIDE, stored_quantization=StoredQuantization("wint8", has_cache_scales=True)),
+            quantized(WIDE, StoredQuantization("wint8", has_cache_scales=True)),
             4 * 2 * 4 * 64,
         ),
         (PlanSettings(tensor_parallel_size=4), WIDE, 4 * 2 * 64 * 2),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.models.registry import LoadSettings, load_model
+from ernie_backend.models.base import LoadSettings
+from ernie_backend.models.load import load_model
 from ernie_kernels.api import Ops
 from ernie_kernels.formats import ActivationType
 
@@ -148,11 +147,3 @@ def test_a_tied_table_is_packed_once() -> None:
     load_model(DENSE, ModelConfig.from_directory(DENSE), ops, settings())
     assert ops.calls.count("pack_linear") == 1 + 3 * 4
     assert ops.calls.count("pack_vector") == 1 + 3 * 2
-
-
-def test_unknown_architecture() -> None:
-    config = ModelConfig.from_directory(DENSE)
-    fields = {name: getattr(config, name) for name in inspect.signature(ModelConfig).parameters}
-    other = ModelConfig(**{**fields, "architecture": "Other"})
-    with pytest.raises(StartError, match="no model for architecture 'Other'; known are Ernie4_5ForCausalLM"):
-        load_model(DENSE, other, TracerOps(), settings())

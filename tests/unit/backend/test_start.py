@@ -16,7 +16,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.settings import EngineSettings
 from ernie_backend.start import StartedEngine, start_engine
-from ernie_backend.weights import quantized_cache
+from ernie_backend.weights.checkpoints import quantized_cache
 from ernie_kernels.api import Ops
 from ernie_kernels.ranks import Rendezvous
 from ernie_wire.errors import InvalidValue

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.loader import CheckpointWeights
-from ernie_backend.weights.placement import WeightFormat, weight_format
+from ernie_backend.weights.precision import Precision, WeightFormat
 from ernie_backend.weights.roles import Role
 from ernie_kernels.formats import (
     Bfloat16Weight,
@@ -113,12 +113,11 @@ def test_wint4_is_int4_for_routed_experts_and_int8_for_the_rest() -> None:
 
 @pytest.mark.parametrize("quantization", [None, "wint8", "wint4"])
 def test_a_router_is_never_rounded(quantization: str | None) -> None:
-    kept = weight_format(Role.ROUTER, "bfloat16", quantization, is_tied=True)
-    assert kept is WeightFormat.FLOAT32
+    assert Precision("bfloat16", quantization, is_tied=True).format_of(Role.ROUTER) is WeightFormat.FLOAT32
 
 
 def test_quantized_experts_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ernie_backend.weights.quantized_cache.MIN_BYTES", 1)
+    monkeypatch.setattr("ernie_backend.weights.checkpoints.quantized_cache.MIN_BYTES", 1)
     config = ModelConfig.from_directory(MOE)
     found = []
     for _ in range(2):

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.loader import CheckpointWeights
-from ernie_backend.weights.names import paddle_recipes
+from ernie_backend.weights.recipes import paddle_recipes
 from ernie_backend.weights.roles import Role
-from ernie_backend.weights.shard import Shard
+from ernie_backend.weights.sharding import Shard
 from ernie_kernels.formats import W4A8Weight, bfloat16_to_float32, dequantize
 from unit.backend.converted import DATA, assert_same
 from unit.backend.fastdeploy_writer import Tensors, checkpoint_tensors, paddle_tensors, quantized, write_model
@@ -69,7 +69,7 @@ def test_every_rank_reads_its_part_of_what_one_rank_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str
 ) -> None:
     """Weights that are quantized when they are loaded have scales of whole outputs, whatever was cut."""
-    monkeypatch.setattr("ernie_backend.weights.quantized_cache.MIN_BYTES", 0)
+    monkeypatch.setattr("ernie_backend.weights.checkpoints.quantized_cache.MIN_BYTES", 0)
     kind = quantization.split()[-1]
     is_mixed = kind != quantization
     config, tensors = (config_of(kind), with_experts(kind)) if is_mixed else (CONFIG, FLOAT)

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.weights import loader, quantized_cache
-from ernie_backend.weights.checkpoint import Checkpoint
+from ernie_backend.weights import loader
+from ernie_backend.weights.checkpoints import quantized_cache
+from ernie_backend.weights.checkpoints.files import Checkpoint
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role
-from ernie_backend.weights.shard import Shard
+from ernie_backend.weights.sharding import Shard
 from ernie_kernels.formats import (
     Bfloat16Weight,
     Float32Weight,

@@ -10,7 +10,7 @@ import pytest
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role, WeightKey
-from ernie_backend.weights.shard import Shard, part_of
+from ernie_backend.weights.sharding import Shard, part_of
 from ernie_kernels.formats import dequantize
 
 DATA = Path(__file__).parents[2] / "data"
@@ -53,7 +53,7 @@ def test_vectors_are_whole_on_every_rank() -> None:
 def test_ranks_share_a_cache_without_mixing_their_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ernie_backend.weights.quantized_cache.MIN_BYTES", 0)
+    monkeypatch.setattr("ernie_backend.weights.checkpoints.quantized_cache.MIN_BYTES", 0)
     found = []
     for _ in range(2):
         for rank in range(2):

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.weights.checkpoint import INDEX, Checkpoint
+from ernie_backend.weights.checkpoints.files import INDEX, Checkpoint
+from ernie_backend.weights.checkpoints.presharded import rank_directories
 from ernie_backend.weights.loader import CheckpointWeights
-from ernie_backend.weights.names import paddle_recipes
-from ernie_backend.weights.presharded import rank_directories
+from ernie_backend.weights.recipes import paddle_recipes
 from ernie_backend.weights.roles import Role
-from ernie_backend.weights.shard import Shard
+from ernie_backend.weights.sharding import Shard
 from ernie_kernels.formats import W4A8Weight, bfloat16_to_float32
 from unit.backend.converted import assert_same, make
 from unit.backend.safetensors_writer import read_tensors, write_tensors

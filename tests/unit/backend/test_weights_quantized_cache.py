@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_backend.weights import quantized_cache
-from ernie_backend.weights.placement import WeightFormat
-from ernie_backend.weights.quantized_cache import QuantizedCache, fingerprint
+from ernie_backend.weights.checkpoints import quantized_cache
+from ernie_backend.weights.checkpoints.quantized_cache import QuantizedCache, fingerprint
+from ernie_backend.weights.precision import WeightFormat
 from ernie_backend.weights.roles import Role, WeightKey
 from ernie_kernels.formats import Int4Weight, Int8Weight, QuantizedWeight, quantize_int4, quantize_int8
 

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.weights.checkpoint import Checkpoint
+from ernie_backend.weights.checkpoints.files import Checkpoint
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role
-from ernie_backend.weights.shard import Shard
+from ernie_backend.weights.sharding import Shard
 from unit.backend.converted import make
 
 DATA = Path(__file__).parents[2] / "data"

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
-from ernie_backend.weights.safetensors_file import SafetensorsFile
+from ernie_backend.weights.checkpoints.safetensors_reader import SafetensorsFile
 from unit.backend.safetensors_writer import write_raw, write_tensors
 
 

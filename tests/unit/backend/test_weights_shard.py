@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig, MoeConfig
 from ernie_backend.weights.roles import Role
-from ernie_backend.weights.shard import Part, Shard, check_split, experts_of, kv_heads_of, part_of, shard_of
+from ernie_backend.weights.sharding import Part, Shard, check_split, experts_of, kv_heads_of, part_of, shard_of
 
 HIDDEN = 6
 CONFIG = ModelConfig(
@@ -36,9 +36,7 @@ CONFIG = ModelConfig(
         experts_per_token=2,
         intermediate_size=16,
         num_shared_experts=2,
-        start=1,
-        end=1,
-        interval=1,
+        layers=(1,),
     ),
 )
 QKV_ROWS = (8 + 2 * 4) * 2
@@ -110,11 +108,15 @@ def test_an_mlp_is_the_sum_of_its_parts(size: int) -> None:
 
 def test_expert_parallelism_spreads_whole_experts_and_still_cuts_the_rest() -> None:
     shards = ranks(3, is_expert_parallel=True)
-    assert [list(experts_of(12, shard)) for shard in shards] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert [list(experts_of(Role.EXPERT_DOWN, 12, shard)) for shard in shards] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10, 11],
+    ]
     assert part_of(Role.EXPERT_DOWN, (HIDDEN, 24), CONFIG, shards[1]).columns == range(24)
     assert part_of(Role.EXPERT_GATE_UP, (48, HIDDEN), CONFIG, shards[1]).rows == (range(48),)
     assert part_of(Role.SHARED_DOWN, (HIDDEN, 24), CONFIG, shards[1]).columns == range(8, 16)
-    assert experts_of(12, Shard(1, 3)) == range(12)
+    assert experts_of(Role.EXPERT_DOWN, 12, Shard(1, 3)) == range(12)
 
 
 def test_pieces_find_the_rows_in_the_tensors_that_make_up_a_matrix() -> None:
@@ -167,8 +169,11 @@ def test_heads_that_cannot_be_cut_are_whole_on_every_rank_with_expert_parallelis
         assert part_of(Role.SHARED_DOWN, (HIDDEN, 32), config, shard).columns == range(32)
         assert kv_heads_of(config, shard) == range(1)
         assert part_of(Role.HEAD, (40, HIDDEN), config, shard).shape == (20, HIDDEN)
-    assert (first.has_shared_experts, second.has_shared_experts) == (True, False)
-    assert [list(experts_of(12, shard)) for shard in (first, second)] == [list(range(6)), list(range(6, 12))]
+    assert [len(experts_of(Role.SHARED_DOWN, 1, shard)) for shard in (first, second)] == [1, 0]
+    assert [list(experts_of(Role.EXPERT_DOWN, 12, shard)) for shard in (first, second)] == [
+        list(range(6)),
+        list(range(6, 12)),
+    ]
 
 
 def test_expert_parallelism_cuts_the_rest_where_it_can_and_means_nothing_without_experts() -> None:
@@ -177,14 +182,14 @@ def test_expert_parallelism_cuts_the_rest_where_it_can_and_means_nothing_without
 
 
 def test_hadamard_blocks_stay_whole() -> None:
-    check_split(CONFIG, Shard(0, 4), expert_block=4)
+    check_split(CONFIG, Shard(0, 4), block=4)
     complaint = r"2 blocks of 8 in moe_intermediate_size .*; possible are 1, 2, or 4 with enable_expert_p"
     with pytest.raises(StartError, match=complaint):
-        check_split(CONFIG, Shard(0, 4), expert_block=8)
+        check_split(CONFIG, Shard(0, 4), block=8)
 
 
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("is_expert_parallel", [False, True])
 def test_blocks_that_experts_do_not_have_are_refused_for_any_group(size: int, is_expert_parallel: bool) -> None:
-    with pytest.raises(StartError, match="moe_intermediate_size 16 is no multiple of 32: so many inputs"):
-        check_split(CONFIG, Shard(0, size, is_expert_parallel), expert_block=32)
+    with pytest.raises(StartError, match="moe_intermediate_size 16 is not a multiple of 32, the inputs"):
+        check_split(CONFIG, Shard(0, size, is_expert_parallel), block=32)

@@ -29,7 +29,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.weights.placement import WeightFormat
+from ernie_backend.weights.precision import WeightFormat
 from ernie_backend.weights.roles import WeightKey
 from ernie_kernels.formats import Int4Weight, Int8Weight, QuantizedWeight
 

@@ -1,23 +1,23 @@
 """Which part of each stored tensor of the Paddle layout a rank has, and the tensor that all parts make up.
 
-``weights.shard`` says which outputs and inputs of a weight a rank has; here they are found in its tensors. What
-is not listed is whole on every rank. This module must not know files.
+``weights.sharding`` says which outputs and inputs of a weight a rank has; here they are found in its tensors.
+What is not listed is whole on every rank. This module must not know files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.weights.names import Recipe, Recipes, TensorSpec
-from ernie_backend.weights.offline import QUANTIZED, StoredWeight, cache_scale_specs
-from ernie_backend.weights.placement import WeightFormat
-from ernie_backend.weights.roles import Role, WeightKey
-from ernie_backend.weights.shard import Part, Shard, part_of
+from ernie_backend.weights.checkpoints.prequantized import StoredWeight, cache_scale_specs
+from ernie_backend.weights.precision import QUANTIZED, Precision
+from ernie_backend.weights.recipes import Recipe, Recipes, TensorSpec
+from ernie_backend.weights.roles import WeightKey
+from ernie_backend.weights.sharding import Part, Shard, part_of
 
 Tensor = NDArray[np.generic]
 Place = tuple[slice | NDArray[np.intp], ...]
@@ -67,12 +67,12 @@ def tensor_parts(
     Args:
         recipes: the weights of the Paddle layout.
         stored: those that are kept quantized.
-        config: the model's sizes, which ``shard.check_split`` has found to fit.
+        config: the model's sizes, which ``check_split`` has found to fit.
         ranks: among how many.
     """
     found = {}
     for key, recipe in recipes.items():
-        if len(recipe.shape) != 2 or key.role is Role.ROUTER_BIAS:
+        if key.role.is_vector:
             continue
         outputs, inputs = recipe.shape
         parts = [part_of(key.role, (outputs, inputs), config, Shard(rank, ranks)) for rank in range(ranks)]
@@ -92,7 +92,7 @@ def tensor_parts(
 def needed_whole(
     recipes: Recipes,
     stored: Mapping[WeightKey, StoredWeight],
-    format_of: Callable[[Role], WeightFormat],
+    precision: Precision,
     config: ModelConfig,
     shard: Shard,
 ) -> set[str]:
@@ -103,7 +103,7 @@ def needed_whole(
     """
     found: set[str] = set()
     for key, recipe in recipes.items():
-        if len(recipe.shape) != 2 or key in stored or format_of(key.role) not in QUANTIZED:
+        if key.role.is_vector or key in stored or precision.format_of(key.role) not in QUANTIZED:
             continue
         outputs, inputs = recipe.shape
         if part_of(key.role, (outputs, inputs), config, shard).shape[1] < inputs:

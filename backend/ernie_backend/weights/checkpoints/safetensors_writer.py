@@ -7,6 +7,7 @@ with spaces, as the format allows. This module must not know what the tensors me
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,27 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.conversion.whole_file import whole_file
-
+UNFINISHED = ".unfinished"
+"""The suffix of a file before it has its name."""
 _TYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int8": "I8"}
 _ENTRY_BYTES = 160
 """What an entry of the header needs beside the tensor's name: type, shape, offsets."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that gets its name at the end; an error or an interrupt leaves nothing of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(UNFINISHED)
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

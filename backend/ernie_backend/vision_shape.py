@@ -5,8 +5,9 @@ This module must not know settings or devices.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ernie_backend.config_fields import ConfigFields
-from ernie_backend.model_shape import VisionShape
 
 _CHANNELS = 3
 _MERGED = 4
@@ -15,6 +16,25 @@ _RESAMPLER_PIXELS = 6177 * 28 * 28
 """Pixels of ERNIE-4.5-VL's largest picture, as its preprocessor is released."""
 _OCR_PIXELS = 2_822_400
 """Pixels of PaddleOCR-VL's."""
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    """The vision tower, with what joins it to the decoder.
+
+    Attributes:
+        parameters: of all of it.
+        width: values of a patch.
+        mlp_width: values of a patch inside the MLP.
+        patch_size: pixels of a patch's side.
+        max_pixels: of the largest picture, unless the settings say otherwise.
+    """
+
+    parameters: int
+    width: int
+    mlp_width: int
+    patch_size: int
+    max_pixels: int
 
 
 def resampler_tower(tower: ConfigFields, hidden: int) -> VisionShape:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
 from ernie_backend.model_files import read_json_object
-from ernie_backend.weights.safetensors_file import SafetensorsFile
+from ernie_backend.weights.checkpoints.safetensors_reader import SafetensorsFile
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -8,7 +8,7 @@ cut. This module must not know formats.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, KeysView, Mapping
+from collections.abc import Collection, KeysView, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.weights.checkpoint import Checkpoint
-from ernie_backend.weights.names import recipes_for
-from ernie_backend.weights.offline import stored_weights
-from ernie_backend.weights.placement import WeightFormat
-from ernie_backend.weights.rank_parts import TensorParts, needed_whole, tensor_parts
-from ernie_backend.weights.roles import Role
-from ernie_backend.weights.safetensors_file import type_name
-from ernie_backend.weights.shard import Shard
+from ernie_backend.weights.checkpoints.files import Checkpoint
+from ernie_backend.weights.checkpoints.prequantized import stored_weights
+from ernie_backend.weights.checkpoints.rank_parts import TensorParts, needed_whole, tensor_parts
+from ernie_backend.weights.checkpoints.safetensors_reader import type_name
+from ernie_backend.weights.precision import Precision
+from ernie_backend.weights.recipes import recipes_for
+from ernie_backend.weights.sharding import Shard
 
 _RANK = re.compile(r"rank(\d+)")
 
@@ -42,14 +41,14 @@ def rank_directories(directory: Path) -> list[Path]:
 
 
 def open_tensors(
-    directory: Path, config: ModelConfig, format_of: Callable[[Role], WeightFormat], shard: Shard
+    directory: Path, config: ModelConfig, precision: Precision, shard: Shard
 ) -> Checkpoint | PreshardedTensors:
     """Open what rank ``shard`` needs of a model directory, whole or cut for ranks.
 
     Args:
         directory: the model directory.
         config: the model's sizes.
-        format_of: how the weights of each role are kept.
+        precision: in which formats the weights are kept.
         shard: the rank.
 
     Raises:
@@ -71,8 +70,8 @@ def open_tensors(
         ranks[shard.rank] = Checkpoint.open(directories[shard.rank])
         names = ranks[shard.rank].names
         recipes = recipes_for(names, config, str(directories[shard.rank]))
-        stored = stored_weights(recipes, format_of, names, is_expected=config.stored_quantization is not None)
-        whole = needed_whole(recipes, stored, format_of, config, shard) if is_own else names
+        stored = stored_weights(recipes, precision, names, is_expected=config.stored_quantization is not None)
+        whole = needed_whole(recipes, stored, precision, config, shard) if is_own else names
         for rank in set(range(count)) - {shard.rank} if whole else ():
             ranks[rank] = Checkpoint.open(directories[rank])
         parts = tensor_parts(recipes, stored, config, count)

@@ -11,10 +11,10 @@ from collections.abc import Collection
 import numpy as np
 
 from ernie_backend.errors import StartError
-from ernie_backend.weights.checkpoint import Checkpoint
-from ernie_backend.weights.names import HEAD, TensorSpec, is_harmless
-from ernie_backend.weights.offline import missing_hint
-from ernie_backend.weights.presharded import PreshardedTensors
+from ernie_backend.weights.checkpoints.files import Checkpoint
+from ernie_backend.weights.checkpoints.prequantized import missing_hint
+from ernie_backend.weights.checkpoints.presharded import PreshardedTensors
+from ernie_backend.weights.recipes import HEAD, TensorSpec, is_harmless
 
 _LOG = logging.getLogger(__name__)
 _COMPARED_ROWS = 4096

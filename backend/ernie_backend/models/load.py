@@ -1,4 +1,4 @@
-"""Architecture -> model file, imported when it is needed.
+"""Loads a model: the model file of its architecture, over the weights of its checkpoint.
 
 This module must not know what is inside a model or a checkpoint.
 """
@@ -6,22 +6,15 @@ This module must not know what is inside a model or a checkpoint.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from pathlib import Path
 
+from ernie_backend.architectures import ARCHITECTURES
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings, Model
 from ernie_backend.weights.dummy import DummyWeights
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_kernels.api import Ops
-
-__all__ = ["LoadSettings", "Model", "load_model"]
-
-_MODELS: Mapping[str, tuple[str, str]] = {
-    "Ernie4_5ForCausalLM": ("ernie_backend.models.ernie4_5", "Ernie4_5ForCausalLM"),
-    "Ernie4_5_MoeForCausalLM": ("ernie_backend.models.ernie4_5", "Ernie4_5ForCausalLM"),
-}
 
 
 def load_model(directory: Path, config: ModelConfig, ops: Ops, settings: LoadSettings) -> Model:
@@ -31,9 +24,10 @@ def load_model(directory: Path, config: ModelConfig, ops: Ops, settings: LoadSet
         StartError: the weights are missing, damaged, of other shapes than ``config`` says, or the settings ask
             for a format that does not exist.
     """
-    if config.architecture not in _MODELS:
-        raise StartError(f"no model for architecture {config.architecture!r}; known are {', '.join(_MODELS)}")
-    module, name = _MODELS[config.architecture]
+    path = ARCHITECTURES[config.architecture].model
+    if path is None:
+        raise StartError(f"{directory}: {config.architecture} can be planned, but not served yet")
+    module, name = path.split(":")
     build = getattr(importlib.import_module(module), name)
     if settings.is_dummy:
         random_weights = DummyWeights(config, settings.dtype, settings.quantization, settings.shard)

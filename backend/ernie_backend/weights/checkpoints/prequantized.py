@@ -1,4 +1,4 @@
-"""Weights that a checkpoint holds quantized, in FastDeploy's layout.
+"""Weights that a checkpoint holds quantized, in FastDeploy's layout: read, and written by ``quantize``.
 
 Beside the Paddle layout's names, with ``weight`` replaced; a Linear has K inputs and N outputs:
 
@@ -14,7 +14,7 @@ an expert's down matrix are of rotated inputs, and of the weight that undoes the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.weights.names import Recipe, Recipes, TensorSpec
-from ernie_backend.weights.placement import EXPERT_ROLES, WeightFormat
-from ernie_backend.weights.roles import Role, WeightKey
-from ernie_backend.weights.shard import Part
-from ernie_backend.weights.stored_floats import as_float32
+from ernie_backend.weights.float_conversion import as_float32, float32_blocks
+from ernie_backend.weights.precision import QUANTIZED, Precision, WeightFormat
+from ernie_backend.weights.recipes import Recipe, Recipes, TensorSpec
+from ernie_backend.weights.roles import ROUTED, Role, WeightKey
+from ernie_backend.weights.sharding import Part
 from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
     Int4Weight,
@@ -36,9 +36,11 @@ from ernie_kernels.formats import (
     QuantizedWeight,
     W4A8Weight,
     input_scale,
+    quantize_int4,
+    quantize_int8,
 )
+from ernie_kernels.hadamard import fold_rotation
 
-QUANTIZED = (WeightFormat.INT8, WeightFormat.INT4, WeightFormat.W4A8)
 _LEVELS = {WeightFormat.INT8: 127, WeightFormat.INT4: 7, WeightFormat.W4A8: 7}
 
 
@@ -84,7 +86,7 @@ def stored_weight(recipe: Recipe, kept: WeightFormat) -> StoredWeight | None:
 
 
 def stored_weights(
-    recipes: Recipes, format_of: Callable[[Role], WeightFormat], names: Collection[str], *, is_expected: bool
+    recipes: Recipes, precision: Precision, names: Collection[str], *, is_expected: bool
 ) -> dict[WeightKey, StoredWeight]:
     """Return the weights that a checkpoint with tensors ``names`` holds quantized, or should.
 
@@ -96,13 +98,13 @@ def stored_weights(
     """
     found = {}
     for key, recipe in recipes.items():
-        kept = format_of(key.role) if len(recipe.shape) > 1 else WeightFormat.FLOAT32
+        kept = WeightFormat.FLOAT32 if key.role.is_vector else precision.format_of(key.role)
         stored = stored_weight(recipe, kept) if kept in QUANTIZED else None
         if stored is None:
             if kept is WeightFormat.W4A8:
                 raise StartError("w4a8 is read from the Paddle layout only (ernie.layers.*)")
             continue
-        if key.role in EXPERT_ROLES and kept is not WeightFormat.W4A8:
+        if key.role in ROUTED and kept is not WeightFormat.W4A8:
             _check_not_w4a8(stored, kept, names)
         is_missing = is_expected and recipe.tensors[0].name not in names
         if kept is WeightFormat.W4A8 or stored.codes.name in names or is_missing:
@@ -183,6 +185,37 @@ def read_stored(
             tensors, stored.input_absmax, "is 0: the expert would see zeros only; copy the checkpoint again"
         )
     return W4A8Weight(weight, input_scale(absmax), rotation)
+
+
+def quantized_tensors(
+    stored: StoredWeight,
+    kept: WeightFormat,
+    values: NDArray[np.generic],
+    input_absmax: float = 0.0,
+    rotation: int = 0,
+) -> dict[str, NDArray[np.generic]]:
+    """Return the tensors of a quantized weight, by name.
+
+    Args:
+        stored: their names and shapes.
+        kept: the format.
+        values: the weight ``[N, K]``: floats, or bfloat16 bits as uint16.
+        input_absmax: for w4a8, that of the inputs, rotated if they are.
+        rotation: block of the rotation of the inputs, which the weight undoes; 0: they are not rotated.
+    """
+    codes = np.empty(stored.codes.shape, np.int8)
+    absmax = np.empty(stored.absmax.shape, np.float32)
+    for rows, block in float32_blocks(values):
+        seen = fold_rotation(block, rotation) if rotation else block
+        absmax[rows] = np.abs(seen).max(axis=1, initial=0.0)
+        if kept is WeightFormat.INT8:
+            codes[:, rows] = quantize_int8(seen).codes.T
+        else:
+            codes[:, rows] = quantize_int4(seen).packed.view(np.int8).T
+    tensors: dict[str, NDArray[np.generic]] = {stored.codes.name: codes, stored.absmax.name: absmax}
+    if stored.input_absmax is not None:
+        tensors[stored.input_absmax.name] = np.array([input_absmax], np.float32)
+    return tensors
 
 
 def rotation_warning(tensors: Tensors, stored: Mapping[WeightKey, StoredWeight], block: int) -> str | None:

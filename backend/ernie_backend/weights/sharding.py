@@ -1,4 +1,4 @@
-"""Which part of each weight belongs to a rank of a group of n.
+"""Which part of each weight belongs to a rank of a group of n, and which n there can be.
 
     QKV                    rows     1/n of the queries, of the keys and of the values: whole heads
     GATE_UP                rows     1/n of the gate rows and of the up rows
@@ -8,12 +8,13 @@
 
 So a rank multiplies by its rows, then by its columns, and the sum over the ranks is the whole product. Experts
 are cut like any MLP; with expert parallelism a routed expert is whole, and a rank has 1/n of them. If n then
-does not divide the heads or a width, attention, dense MLPs and shared experts are whole on every rank. Which n
-there can be says ``split``. This module must not know files, tensor names or formats.
+does not divide the heads or a width, attention, dense MLPs and shared experts are whole on every rank. What is
+cut must be divided by n, in units that stay whole. This module must not know files, tensor names or formats.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,16 +22,17 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
-from ernie_backend.model_shape import text_shape
-from ernie_backend.weights.roles import Role
-from ernie_backend.weights.split import check_sizes, is_dense_whole
+from ernie_backend.stored_quantization import StoredQuantization
+from ernie_backend.weights.roles import ROUTED, SHARED, Role
 
+MAX_RANKS = 1 << 10
+"""The most that ``tensor_parallel_size`` may be."""
 _BY_HALVES = frozenset({Role.GATE_UP, Role.EXPERT_GATE_UP, Role.SHARED_GATE_UP})
 _BY_ROWS = frozenset({Role.EMBEDDING, Role.HEAD})
 _BY_COLUMNS = frozenset({Role.OUTPUT, Role.DOWN, Role.EXPERT_DOWN, Role.SHARED_DOWN})
 T = TypeVar("T", bound=np.generic)
-_ROUTED = frozenset({Role.EXPERT_GATE_UP, Role.EXPERT_DOWN})
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,6 @@ class Shard:
     def dense(self) -> Shard:
         """The part of attention, dense MLPs and shared experts."""
         return Shard() if self.is_dense_whole else self
-
-    @property
-    def has_shared_experts(self) -> bool:
-        """Whether the rank adds the shared experts, or its part of them, to what its routed ones make."""
-        return not self.is_dense_whole or self.rank == 0
 
     @property
     def name(self) -> str:
@@ -105,8 +102,8 @@ def shard_of(config: ModelConfig, rank: int, size: int, *, is_expert_parallel: b
     """Return the shard of a rank; expert parallelism means nothing to a model without experts."""
     if not is_expert_parallel or config.moe is None:
         return Shard(rank, size)
-    is_whole = is_dense_whole(text_shape(config), size, is_expert_parallel=True)
-    return Shard(rank, size, is_expert_parallel=True, is_dense_whole=is_whole)
+    is_dense_whole = any(length % size for length, _ in _dense_sizes(config))
+    return Shard(rank, size, is_expert_parallel=True, is_dense_whole=is_dense_whole)
 
 
 def part_of(role: Role, shape: tuple[int, int], config: ModelConfig, shard: Shard) -> Part:
@@ -114,7 +111,7 @@ def part_of(role: Role, shape: tuple[int, int], config: ModelConfig, shard: Shar
     outputs, inputs = shape
     if role in _BY_ROWS:
         return Part(_rows((outputs,), shard), range(inputs))
-    is_whole = shard.is_expert_parallel if role in _ROUTED else shard.is_dense_whole
+    is_whole = shard.is_expert_parallel if role in ROUTED else shard.is_dense_whole
     if is_whole or shard.size == 1:
         return Part((range(outputs),), range(inputs))
     if role is Role.QKV:
@@ -127,9 +124,15 @@ def part_of(role: Role, shape: tuple[int, int], config: ModelConfig, shard: Shar
     return Part((range(outputs),), range(inputs))
 
 
-def experts_of(num_experts: int, shard: Shard) -> range:
-    """Return the routed experts of which the rank has a part, or the whole."""
-    return _share(num_experts, shard) if shard.is_expert_parallel else range(num_experts)
+def experts_of(role: Role, num_experts: int, shard: Shard) -> range:
+    """Return the experts of which the rank has the matrices of ``role``, or parts of them.
+
+    Shared experts that are whole on every rank are those of the first one only, so that they are added once.
+    What is of no expert counts as one that all ranks have.
+    """
+    if role in ROUTED and shard.is_expert_parallel:
+        return _share(num_experts, shard)
+    return range(0 if role in SHARED and shard.is_dense_whole and shard.rank else num_experts)
 
 
 def kv_heads_of(config: ModelConfig, shard: Shard) -> range:
@@ -140,11 +143,6 @@ def kv_heads_of(config: ModelConfig, shard: Shard) -> range:
 def vocabulary_of(vocab_size: int, shard: Shard) -> range:
     """Return the token ids whose rows of the embedding and of the head the rank has."""
     return _share(vocab_size, shard)
-
-
-def check_split(config: ModelConfig, shard: Shard, expert_block: int = 1) -> None:
-    """Check that a group of ``shard.size`` ranks can share a model; see ``split.check_sizes``."""
-    check_sizes(text_shape(config), shard.size, is_expert_parallel=shard.is_expert_parallel, block=expert_block)
 
 
 def _rows(groups: Sequence[int], shard: Shard) -> tuple[range, ...]:
@@ -160,3 +158,77 @@ def _rows(groups: Sequence[int], shard: Shard) -> tuple[range, ...]:
 def _share(length: int, shard: Shard) -> range:
     share = length // shard.size
     return range(shard.rank * share, (shard.rank + 1) * share)
+
+
+def expert_block(stored: StoredQuantization | None, quantization: str | None) -> int:
+    """Return how many inputs of an expert's down matrix stay together; see ``StoredQuantization.expert_block``.
+
+    Args:
+        stored: how the checkpoint is quantized.
+        quantization: what it is loaded as; w4a8 without a checkpoint of its own are random weights.
+    """
+    if stored is None and quantization == "w4a8":
+        stored = StoredQuantization("w4a8")
+    return 1 if stored is None else stored.expert_block
+
+
+def can_split(config: ModelConfig, shard: Shard, block: int = 1) -> bool:
+    """Whether a group of ``shard.size`` ranks can share a model; for ``block`` see ``check_split``."""
+    has_whole_blocks = all(bank.intermediate_size % block == 0 for bank in config.expert_banks)
+    return has_whole_blocks and all(length % shard.size == 0 for length, _ in _cut_sizes(config, shard, block))
+
+
+def check_split(config: ModelConfig, shard: Shard, block: int = 1) -> None:
+    """Check that a group of ``shard.size`` ranks can share a model.
+
+    Args:
+        config: the model's sizes.
+        shard: one of the ranks, whichever.
+        block: inputs of an expert's down matrix that must stay together: a Hadamard block, or the two whose
+            stored int4 codes share a byte.
+
+    Raises:
+        StartError: the block does not divide that matrix, or the ranks do not divide what is cut; names all
+            numbers of ranks that do.
+    """
+    for bank in config.expert_banks:
+        if bank.intermediate_size % block:
+            raise StartError(
+                f"moe_intermediate_size {bank.intermediate_size} is not a multiple of {block}, the inputs of "
+                "an expert's down matrix that stay together under this quantization; choose another"
+            )
+    sizes = _cut_sizes(config, shard, block)
+    misfits = dict.fromkeys(f"{length} {name}" for length, name in sizes if length % shard.size)
+    if misfits:
+        common = math.gcd(*(length for length, _ in sizes))
+        possible = [str(n) for n in range(1, min(common, MAX_RANKS) + 1) if common % n == 0]
+        spread = Shard(0, shard.size, is_expert_parallel=True)
+        is_spread_possible = (
+            bool(config.expert_banks) and not shard.is_expert_parallel and can_split(config, spread, block)
+        )
+        raise StartError(
+            f"tensor_parallel_size is {shard.size}, which does not divide {', '.join(misfits)} of this model; "
+            f"possible {'are' if len(possible) > 1 else 'is'} {', '.join(possible)}"
+            + (f", or {shard.size} with enable_expert_parallel" if is_spread_possible else "")
+        )
+
+
+def _cut_sizes(config: ModelConfig, shard: Shard, block: int) -> list[tuple[int, str]]:
+    """Return what must be cut, in the units that stay whole, with names for people."""
+    vocabulary = (config.vocab_size, "rows of the vocabulary")
+    if config.expert_banks and shard.is_expert_parallel:
+        return [vocabulary, *((bank.num_experts, "experts") for bank in config.expert_banks)]
+    unit = "moe_intermediate_size" if block == 1 else f"blocks of {block} in moe_intermediate_size"
+    widths = [(bank.intermediate_size // block, unit) for bank in config.expert_banks]
+    return [*_dense_sizes(config), vocabulary, *widths]
+
+
+def _dense_sizes(config: ModelConfig) -> list[tuple[int, str]]:
+    sizes = [
+        (config.num_heads, "query heads"),
+        (config.num_kv_heads, "key and value heads"),
+        (config.intermediate_size, "intermediate_size"),
+    ]
+    if config.moe is not None and config.moe.shared_size:
+        sizes.append((config.moe.shared_size, "moe_intermediate_size of the shared experts"))
+    return sizes

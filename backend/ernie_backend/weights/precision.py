@@ -1,0 +1,86 @@
+"""In which format each weight of a model is kept.
+
+The one place for this rule: loader, converter and planner follow it. ``dtype`` is the format of
+what is not quantized. Under ``wint8`` all Linears of the decoder and the output head are int8; a tied embedding
+is the head, so its one int8 copy serves lookup and head, while an untied lookup table stays bfloat16. ``wint4``
+is the same but for the routed experts, which are int4; under ``w4a8`` these meet int8 inputs. Routers are
+float32 always: a rounded one would choose other experts.
+
+This module must not know files, names or shapes.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from ernie_backend.errors import StartError
+from ernie_backend.weights.roles import ROUTED, Role
+from ernie_kernels.formats import ActivationType
+
+DTYPES = ("float32", "bfloat16")
+QUANTIZATIONS = ("wint8", "wint4", "w4a8")
+
+
+class WeightFormat(enum.Enum):
+    """The formats of ``ernie_kernels.formats``."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+    INT4 = "int4"
+    W4A8 = "w4a8"
+
+
+QUANTIZED = (WeightFormat.INT8, WeightFormat.INT4, WeightFormat.W4A8)
+_EXPERT_FORMATS = {"wint4": WeightFormat.INT4, "w4a8": WeightFormat.W4A8}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the settings say of a model's weights.
+
+    Attributes:
+        dtype: ``float32`` or ``bfloat16``.
+        quantization: None, ``wint8``, ``wint4`` or ``w4a8``.
+        is_tied: whether the embedding is the output head too.
+
+    Raises:
+        StartError: ``dtype`` or ``quantization`` names no format.
+    """
+
+    dtype: str
+    quantization: str | None
+    is_tied: bool
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise StartError(f"dtype {self.dtype!r} is not supported; choose from {', '.join(DTYPES)}")
+        if self.quantization is not None and self.quantization not in QUANTIZATIONS:
+            raise StartError(
+                f"quantization {self.quantization!r} is not supported; choose from {', '.join(QUANTIZATIONS)}, "
+                "or none"
+            )
+
+    def format_of(self, role: Role) -> WeightFormat:
+        """Return the format of the matrix that plays ``role``."""
+        if role is Role.ROUTER:
+            return WeightFormat.FLOAT32
+        if self.quantization is None:
+            return WeightFormat(self.dtype)
+        if role is Role.EMBEDDING and not self.is_tied:
+            return WeightFormat.BFLOAT16
+        if role in ROUTED and self.quantization in _EXPERT_FORMATS:
+            return _EXPERT_FORMATS[self.quantization]
+        return WeightFormat.INT8
+
+
+def check_activation_setting(activation: ActivationType, dtype: str, quantization: str | None) -> None:
+    """Raise StartError if ``activation`` rounds the inputs of weights that this model would not have."""
+    if activation is not ActivationType.BFLOAT16 or (dtype == "bfloat16" and quantization is None):
+        return
+    found = f"dtype is {dtype!r}" if quantization is None else f"quantization is {quantization!r}"
+    raise StartError(
+        f"activation_dtype is 'bfloat16', which is for bfloat16 weights, but {found}; "
+        "use float32, int16 or int8, or dtype bfloat16 without quantization"
+    )

@@ -1,0 +1,189 @@
+"""Which tensors make up each weight of a model: their names and shapes in a checkpoint's layout.
+
+    HF      model.*   Linears [out, in], q, k, v and gate, up apart
+    Paddle  ernie.*   Linears [in, out], fused: columns [q | k | v], [gate | up]; lookup table [V, H] as in HF
+
+The weights of all layers are those of a few blocks that repeat: the loader spells them out weight by weight,
+the planner counts them. Every MLP, be it dense, an expert or the shared experts, is named alike under a prefix
+of its own. This module must not know how tensors are read or in which format they are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ernie_backend.architectures import ARCHITECTURES, HUGGINGFACE, PADDLE, TensorLayout
+from ernie_backend.errors import StartError
+from ernie_backend.model_config import ModelConfig, MoeConfig
+from ernie_backend.weights.roles import Role, WeightKey
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor as it must be in the files: its name and its shape there."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a weight is made: its tensors, each transposed if so stored, one after another along the outputs."""
+
+    tensors: tuple[TensorSpec, ...]
+    is_transposed: bool = False
+
+    @property
+    def heights(self) -> list[int]:
+        """How many of the weight's outputs each tensor has."""
+        return [tensor.shape[-1 if self.is_transposed else 0] for tensor in self.tensors]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape, outputs first."""
+        if self.is_transposed:
+            return self.tensors[0].shape[::-1]
+        return (sum(self.heights), *self.tensors[0].shape[1:])
+
+    def named(self, layer: int, expert: int) -> Recipe:
+        """Return the recipe with the numbers of a layer and an expert in the names of its tensors."""
+        named = (replace(each, name=each.name.format(layer=layer, expert=expert)) for each in self.tensors)
+        return replace(self, tensors=tuple(named))
+
+
+Recipes = dict[WeightKey, Recipe]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Weights that are alike in some layers, and for some experts of each.
+
+    Attributes:
+        recipes: by role; names of tensors have ``{layer}`` and ``{expert}`` where their numbers stand.
+        layers: the first and last of them, every how many; ``range(1)`` for what is outside of the layers.
+        without: layers between these that do not have them.
+        experts: ``range(1)`` for what is of no expert.
+    """
+
+    recipes: Mapping[Role, Recipe]
+    layers: Sequence[int] = range(1)
+    without: Sequence[int] = ()
+    experts: range = range(1)
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers have them."""
+        return len(self.layers) - len(self.without)
+
+    def weights(self) -> Iterator[tuple[WeightKey, Recipe]]:
+        """Yield every weight, layer by layer."""
+        without = set(self.without)
+        for layer in self.layers:
+            for expert in self.experts if layer not in without else ():
+                for role, recipe in self.recipes.items():
+                    yield WeightKey(role, layer, expert), recipe.named(layer, expert)
+
+
+HEAD = "lm_head.weight"
+"""The output head, in both layouts."""
+
+
+def blocks(config: ModelConfig, layout: TensorLayout) -> Iterator[Block]:
+    """Yield all weights of a model by their names in a layout.
+
+    Only the sizes of a vision bank are known: its experts are yielded under the names of the text's.
+    """
+    hidden, layers = config.hidden_size, range(config.num_layers)
+    of_layer = layout.prefix + "layers.{layer}."
+    embedding = _tensor(layout.prefix + "embed_tokens.weight", config.vocab_size, hidden)
+    yield Block({Role.EMBEDDING: embedding, Role.FINAL_NORM: _tensor(layout.prefix + "norm.weight", hidden)})
+    if not config.tie_word_embeddings:
+        yield Block({Role.HEAD: _linear(layout, "", ("lm_head",), (config.vocab_size,), hidden)})
+    norms = {
+        Role.INPUT_NORM: _tensor(of_layer + "input_layernorm.weight", hidden),
+        Role.POST_ATTENTION_NORM: _tensor(of_layer + "post_attention_layernorm.weight", hidden),
+    }
+    yield Block(norms, layers)
+    mlp = _mlp(layout, of_layer + "mlp.", hidden, config.intermediate_size)
+    yield Block(dict(zip((Role.GATE_UP, Role.DOWN), mlp, strict=True)), layers, config.expert_layers)
+    for bank in config.expert_banks:
+        yield from _experts(layout, of_layer + "mlp.", hidden, bank)
+    if config.moe is not None and config.moe.num_shared_experts:
+        mlp = _mlp(layout, of_layer + "mlp.shared_experts.", hidden, config.moe.shared_size)
+        roles = (Role.SHARED_GATE_UP, Role.SHARED_DOWN)
+        yield Block(dict(zip(roles, mlp, strict=True)), config.expert_layers)
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention = {
+        Role.QKV: _linear(layout, of_layer + "self_attn.", layout.qkv, (queries, keys, keys), hidden),
+        Role.OUTPUT: _linear(layout, of_layer + "self_attn.", ("o_proj",), (hidden,), queries),
+    }
+    yield Block(attention, layers)
+    for bank in config.expert_banks:
+        router = _linear(layout, of_layer + "mlp.", ("gate",), (bank.num_experts,), hidden)
+        yield Block({Role.ROUTER: router}, bank.layers)
+
+
+def _experts(layout: TensorLayout, prefix: str, hidden: int, bank: MoeConfig) -> Iterator[Block]:
+    bias = _tensor(prefix + "moe_statics.e_score_correction_bias", 1, bank.num_experts)
+    yield Block({Role.ROUTER_BIAS: bias}, bank.layers)
+    mlp = _mlp(layout, prefix + "experts.{expert}.", hidden, bank.intermediate_size)
+    recipes = dict(zip((Role.EXPERT_GATE_UP, Role.EXPERT_DOWN), mlp, strict=True))
+    yield Block(recipes, bank.layers, experts=range(bank.num_experts))
+
+
+def _mlp(layout: TensorLayout, prefix: str, hidden: int, width: int) -> tuple[Recipe, Recipe]:
+    """Return the recipes of gate and up, and of down."""
+    gate_up = _linear(layout, prefix, layout.gate_up, (width, width), hidden)
+    return gate_up, _linear(layout, prefix, ("down_proj",), (hidden,), width)
+
+
+def _linear(
+    layout: TensorLayout, prefix: str, names: tuple[str, ...], outputs: tuple[int, ...], inputs: int
+) -> Recipe:
+    """Return the recipe of a Linear with groups of ``outputs``, each in a tensor or all in one."""
+    heights = outputs if len(names) > 1 else (sum(outputs),)
+    shapes = [(inputs, height) if layout.is_transposed else (height, inputs) for height in heights]
+    tensors = [TensorSpec(f"{prefix}{name}.weight", shape) for name, shape in zip(names, shapes, strict=True)]
+    return Recipe(tuple(tensors), layout.is_transposed)
+
+
+def _tensor(name: str, *shape: int) -> Recipe:
+    """Return the recipe of what is stored alike in all layouts."""
+    return Recipe((TensorSpec(name, shape),))
+
+
+def recipes_for(names: Collection[str], config: ModelConfig, where: str) -> Recipes:
+    """Return the recipes of the layout that a checkpoint with tensors ``names`` has.
+
+    ``where`` names the checkpoint in the error.
+
+    Raises:
+        StartError: it has none of the architecture's layouts.
+    """
+    layouts = ARCHITECTURES[config.architecture].layouts
+    for layout in layouts:
+        if any(name.startswith(f"{layout.prefix}layers.") for name in names):
+            return recipes(config, layout)
+    known = " or ".join(f"{layout.prefix}layers.* (the {layout.name} layout)" for layout in layouts)
+    raise StartError(f"{where}: no tensor is named {known}; this is not a checkpoint of {config.architecture}")
+
+
+def recipes(config: ModelConfig, layout: TensorLayout) -> Recipes:
+    """Return the recipe of every weight in a layout."""
+    return dict(pair for block in blocks(config, layout) for pair in block.weights())
+
+
+def huggingface_recipes(config: ModelConfig) -> Recipes:
+    """Return the recipes of the HF layout."""
+    return recipes(config, HUGGINGFACE)
+
+
+def paddle_recipes(config: ModelConfig) -> Recipes:
+    """Return the recipes of the Paddle layout."""
+    return recipes(config, PADDLE)
+
+
+def is_harmless(name: str) -> bool:
+    """Whether a tensor is left unread without a warning: of MTP, a saved rotary table, a tied head's copy."""
+    return "mtp" in name or name.endswith("rotary_emb.inv_freq") or name == HEAD

@@ -1,0 +1,84 @@
+"""A new architecture is an entry of the table and a model file: nothing else names one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ernie_backend.architectures import ARCHITECTURES, Architecture, TensorLayout, find_architecture
+from ernie_backend.config_fields import ConfigFields
+from ernie_backend.devices.device import GIB, cpu
+from ernie_backend.errors import StartError
+from ernie_backend.memory.memory_plan import plan_memory
+from ernie_backend.memory.model_shape import read_shape
+from ernie_backend.memory.plan_settings import PlanSettings
+from ernie_backend.model_config import ModelConfig
+from ernie_backend.models.base import LoadSettings
+from ernie_backend.models.load import load_model
+from ernie_kernels.formats import ActivationType, float32_to_bfloat16
+from ernie_kernels.reference.ops import ReferenceOps
+from numerics.paddle_layout import tensors_of
+from unit.backend.safetensors_writer import write_tensors
+
+DENSE = Path(__file__).parents[2] / "data" / "dense"
+MODEL_FILE = """
+from ernie_backend.models.ernie4_5 import Ernie4_5ForCausalLM
+from ernie_backend.weights.roles import Role
+
+
+class ShallowForCausalLM(Ernie4_5ForCausalLM):
+    def __init__(self, config, weights, ops, settings):
+        super().__init__(config, weights, ops, settings)
+        self.first_norm = weights.vector(Role.INPUT_NORM, 0)
+"""
+NAMES = {"q_proj": "wq", "k_proj": "wk", "v_proj": "wv", "gate_proj": "w1", "up_proj": "w3"}
+
+
+def named(name: str) -> str:
+    for old, new in NAMES.items():
+        name = name.replace(old, new)
+    return name.replace("model.", "decoder.", 1)
+
+
+def test_a_new_architecture_is_one_entry_and_one_model_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = TensorLayout("shallow", "decoder.", ("wq", "wk", "wv"), ("w1", "w3"), is_transposed=False)
+    entry = Architecture(
+        "ShallowForCausalLM", "ShallowLM", "shallow_model_file:ShallowForCausalLM", layouts=(layout,)
+    )
+    monkeypatch.setitem(ARCHITECTURES, "ShallowForCausalLM", entry)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "shallow_model_file.py").write_text(MODEL_FILE)
+    tensors = {named(name): values for name, values in tensors_of(DENSE).items()}
+    norm = np.arange(64, dtype=np.float32)
+    tensors["decoder.layers.0.input_layernorm.weight"] = float32_to_bfloat16(norm)
+    write_tensors(tmp_path / "model.safetensors", tensors)
+    fields = json.loads((DENSE / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "architectures": ["ShallowForCausalLM"]}))
+
+    ours, theirs = (
+        plan_memory(read_shape(path), PlanSettings(), cpu(GIB)).weights for path in (tmp_path, DENSE)
+    )
+    assert ours == theirs
+    settings = LoadSettings("float32", None, ActivationType.FLOAT32, max_positions=64)
+    model = load_model(tmp_path, ModelConfig.from_directory(tmp_path), ReferenceOps(), settings)
+    assert type(model).__name__ == "ShallowForCausalLM"
+    np.testing.assert_array_equal(vars(model)["first_norm"], norm)
+
+
+def test_a_model_with_vision_is_planned_and_not_served() -> None:
+    vision = ConfigFields(Path("config.json"), {"architectures": ["PaddleOCRVLForConditionalGeneration"]})
+    assert find_architecture(vision, is_served=False).tower is not None
+    with pytest.raises(StartError, match=r"unknown architecture 'PaddleOCR.*; known are Ernie4_5F"):
+        find_architecture(vision, is_served=True)
+
+
+def test_every_model_file_that_is_named_is_there() -> None:
+    for architecture in ARCHITECTURES.values():
+        if architecture.model is not None:
+            module, name = architecture.model.split(":")
+            assert hasattr(__import__(module, fromlist=[name]), name)
