@@ -1,13 +1,13 @@
 """What goes into a model's experts and KV cache, measured on texts: the static scales of w4a8 and c8.
 
-The model is computed in float32 from its own weights, layer by layer. In memory are the hidden states of all
-texts and, for some texts at a time, one matrix and what it makes of them.
+The model's own file is run in float32, layer by layer, over ops that record. In memory are the hidden states of
+all texts and, for some texts at a time, one matrix and what it makes of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +15,23 @@ from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
+from ernie_backend.models.base import LoadSettings, Model
+from ernie_backend.models.load import build_model
+from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.checkpoints.safetensors_reader import SafetensorsFile
 from ernie_backend.weights.checkpoints.safetensors_writer import tensor_file
 from ernie_backend.weights.float_conversion import as_float32
 from ernie_backend.weights.loader import CheckpointWeights
+from ernie_backend.weights.precision import Precision
 from ernie_backend.weights.roles import Role
+from ernie_kernels.api import Batch, CacheSpec, MlpWeights, Ops
+from ernie_kernels.formats import ActivationType, Float32Weight, LinearWeight, dequantize
 from ernie_kernels.hadamard import rotate_blocks
-from ernie_kernels.reference.attention import attend
+from ernie_kernels.reference.attention import ReferenceCache
 from ernie_kernels.reference.mlp import swiglu
-from ernie_kernels.reference.norm import rms_norm
-from ernie_kernels.reference.rotary import rotate
-from ernie_kernels.rotary import RotaryTable, rotary_table
-from ernie_kernels.routing import choose_experts
+from ernie_kernels.reference.moe import ReferenceMoe, moe
+from ernie_kernels.reference.ops import ReferenceOps
+from ernie_kernels.rotary import RotaryTable
 
 Floats = NDArray[np.float32]
 NOTHING = -1.0
@@ -150,11 +155,15 @@ def calibrate(
         hidden = as_float32(weights.as_stored(Role.EMBEDDING)[ids])
         state = CalibrationState(0, hidden, Calibration.empty(config))
     lengths = [len(text) for text in texts]
-    forward = _Forward(weights, config, max(lengths), rotation, state.measured)
     for layer in range(state.layers, config.num_layers):
+        ops = _RecordingOps(state.measured, layer, rotation)
+        model = _one_layer(weights, config, layer, state.hidden, max(lengths), ops)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
             for rows, of_block in _blocks(lengths):
-                state.hidden[rows] = forward.run(layer, state.hidden[rows], of_block)
+                batch = _batch(rows, of_block)
+                cache = CacheSpec(len(batch.token_ids), 1, config.num_kv_heads, config.head_dim, "float32")
+                model.forward(batch, [ops.allocate_cache(cache)])
+                state.hidden[rows] = ops.residual
         if not np.isfinite(state.hidden).all():
             raise StartError(
                 f"calibration: layer {layer + 1} makes a number that is not finite of these texts, so nothing "
@@ -176,72 +185,115 @@ def _blocks(lengths: Sequence[int]) -> Iterator[tuple[slice, list[int]]]:
     yield slice(start, start + sum(block)), block
 
 
-class _Forward:
-    """The layers of a model; what goes into experts and cache is added to ``measured``."""
+def _batch(rows: slice, lengths: Sequence[int]) -> Batch:
+    """Return a step of whole texts, which are ``rows`` of all texts; a block of the cache holds one token."""
+    starts = np.cumsum([0, *lengths])
+    tables = np.full((len(lengths), max(lengths)), -1)
+    for table, start, length in zip(tables, starts, lengths, strict=False):
+        table[:length] = range(start, start + length)
+    fields = (
+        np.arange(rows.start, rows.stop),
+        np.concatenate([np.arange(length) for length in lengths]),
+        starts,
+        np.zeros(len(lengths)),
+        tables,
+        np.zeros(0),
+    )
+    return Batch(*(field.astype(np.int32) for field in fields))
 
-    def __init__(
-        self,
-        weights: CheckpointWeights,
-        config: ModelConfig,
-        longest: int,
-        rotation: int,
-        measured: Calibration,
-    ) -> None:
+
+def _one_layer(
+    weights: CheckpointWeights, config: ModelConfig, layer: int, states: Floats, longest: int, ops: Ops
+) -> Model:
+    """Return a layer as a model of its own.
+
+    Its tokens are the rows of all texts, and its embedding is what the layers before have made of each: so
+    the model file computes the layer that it computes in a whole model.
+    """
+    moe = replace(config.moe, layers=range(1)) if config.moe and config.has_experts(layer) else None
+    one = replace(config, num_layers=1, tie_word_embeddings=True, moe=moe)
+    how = LoadSettings("float32", None, ActivationType.FLOAT32, max_positions=longest)
+    return build_model(one, _LayerWeights(weights, one, layer, states), ops, how)
+
+
+class _LayerWeights(ModelWeights):
+    """The weights of one layer, as those of a model of one layer with ``states`` as its embedding."""
+
+    def __init__(self, weights: CheckpointWeights, config: ModelConfig, layer: int, states: Floats) -> None:
+        super().__init__(config, Precision("float32", None, is_tied=True), None)
         self._weights = weights
-        self._config = config
-        self._rotary: RotaryTable = rotary_table(config.rotary(longest))
-        self._rotation = rotation
-        self._measured = measured
+        self._layer = layer
+        self._states = states
 
-    def run(self, layer: int, x: Floats, lengths: Sequence[int]) -> Floats:
-        """Return what a layer makes of some texts ``[T, H]`` of ``lengths``, laid end to end."""
-        x = x + self._attention(layer, self._normed(x, Role.INPUT_NORM, layer), lengths)
-        hidden = self._normed(x, Role.POST_ATTENTION_NORM, layer)
-        return x + (self._moe if self._config.has_experts(layer) else self._dense)(layer, hidden)
+    def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
+        """Return a matrix that is read when something is multiplied by it."""
+        if role is Role.EMBEDDING:
+            return Float32Weight(self._states)
+        return _Unread(lambda: self._read(role, self._layer + layer, expert))
 
-    def _normed(self, x: Floats, role: Role, layer: int) -> Floats:
-        return rms_norm(x, self._weights.vector(role, layer), self._config.rms_norm_eps)
+    def vector(self, role: Role, layer: int = 0) -> Floats:
+        """Return a vector of the layer, or the final norm."""
+        return self._weights.vector(role, 0 if role is Role.FINAL_NORM else self._layer + layer)
 
-    def _product(self, x: Floats, role: Role, layer: int, expert: int = 0) -> Floats:
-        product: Floats = x @ as_float32(self._weights.as_stored(role, layer, expert)).T
+    def cache_scales(self, layer: int) -> None:
+        """Return that there are none."""
+
+    def _read(self, role: Role, layer: int, expert: int) -> Floats:
+        values = as_float32(self._weights.as_stored(role, layer, expert))
         self._weights.forget()
-        return product
+        return values
 
-    def _attention(self, layer: int, hidden: Floats, lengths: Sequence[int]) -> Floats:
-        positions = np.concatenate([np.arange(length) for length in lengths]).astype(np.int32)
-        kv_heads = self._config.num_kv_heads
-        heads = self._product(hidden, Role.QKV, layer).reshape(len(hidden), -1, self._config.head_dim)
-        queries, keys, values = np.split(heads, [-2 * kv_heads, -kv_heads], axis=1)
-        queries, keys = (rotate(part, positions, self._rotary) for part in (queries, keys))
-        for absmax, seen in ((self._measured.keys[layer], keys), (self._measured.values[layer], values)):
-            np.maximum(absmax, np.abs(seen).max(axis=0).reshape(-1), out=absmax)
-        ends = np.cumsum(lengths)[:-1]
-        parts = zip(*(np.split(part, ends) for part in (queries, keys, values)), strict=True)
-        attended = np.concatenate([attend(text[0], text[1], text[2], context=0) for text in parts])
-        return self._product(attended.reshape(len(hidden), -1), Role.OUTPUT, layer)
 
-    def _dense(self, layer: int, hidden: Floats) -> Floats:
-        return self._product(swiglu(self._product(hidden, Role.GATE_UP, layer)), Role.DOWN, layer)
+class _Unread(Float32Weight):
+    """A matrix that is read each time it is needed, and not kept."""
 
-    def _moe(self, layer: int, hidden: Floats) -> Floats:
-        moe = self._config.moe
-        assert moe is not None  # noqa: S101 - the layer has experts
-        logits = self._product(hidden, Role.ROUTER, layer)
-        routing = choose_experts(logits, self._weights.vector(Role.ROUTER_BIAS, layer), moe.experts_per_token)
-        total = np.zeros_like(hidden)
-        if moe.num_shared_experts:
-            inner = swiglu(self._product(hidden, Role.SHARED_GATE_UP, layer))
-            total += self._product(inner, Role.SHARED_DOWN, layer)
-        for expert in range(moe.num_experts):
-            rows, places = np.nonzero(routing.experts == expert)
-            if rows.size:
-                result = self._expert(layer, expert, hidden[rows])
-                total[rows] += routing.weights[rows, places][:, None] * result
-        return total
+    def __init__(self, read: Callable[[], Floats]) -> None:
+        object.__setattr__(self, "_read", read)
 
-    def _expert(self, layer: int, expert: int, x: Floats) -> Floats:
-        inner = swiglu(self._product(x, Role.EXPERT_GATE_UP, layer, expert))
-        seen = rotate_blocks(inner, self._rotation) if self._rotation else inner
-        for absmax, inputs in ((self._measured.gate_up, x), (self._measured.down, seen)):
-            absmax[layer, expert] = max(absmax[layer, expert], np.abs(inputs).max())
-        return self._product(inner, Role.EXPERT_DOWN, layer, expert)
+    @property
+    def values(self) -> Floats:
+        """The numbers, ``[N, K]``."""
+        read: Callable[[], Floats] = vars(self)["_read"]
+        return read()
+
+
+class _RecordingOps(ReferenceOps):
+    """The reference ops; what goes into the experts and the cache of ``layer`` is added to ``measured``.
+
+    Attributes:
+        residual: float32 ``[T, H]``, what the last addition made.
+    """
+
+    def __init__(self, measured: Calibration, layer: int, rotation: int) -> None:
+        super().__init__()
+        self.residual: Floats = np.empty((0, 0), np.float32)
+        self._measured = measured
+        self._layer = layer
+        self._rotation = rotation
+
+    def attention(self, qkv: Floats, rotary: RotaryTable, cache: ReferenceCache, batch: Batch) -> Floats:
+        """Attend, and record the keys and values that the cache has then."""
+        attended = super().attention(qkv, rotary, cache, batch)
+        for absmax, seen in ((self._measured.keys, cache.keys), (self._measured.values, cache.values)):
+            of_layer = absmax[self._layer]
+            np.maximum(of_layer, np.abs(seen).max(axis=(0, 1)).reshape(-1), out=of_layer)
+        return attended
+
+    def moe(self, x: Floats, layer: ReferenceMoe) -> Floats:
+        """Compute a layer of experts, and record the inputs of both matrices of each."""
+        experts = {id(expert): number for number, expert in zip(layer.own, layer.experts, strict=True)}
+
+        def mlp(rows: Floats, weights: MlpWeights) -> Floats:
+            inner = swiglu(rows @ dequantize(weights.gate_up).T)
+            if (expert := experts.get(id(weights))) is not None:
+                seen = rotate_blocks(inner, self._rotation) if self._rotation else inner
+                for absmax, inputs in ((self._measured.gate_up, rows), (self._measured.down, seen)):
+                    absmax[self._layer, expert] = max(absmax[self._layer, expert], np.abs(inputs).max())
+            return inner @ dequantize(weights.down).T
+
+        return moe(x, layer, mlp)
+
+    def add_norm(self, x: Floats, delta: Floats, weight: Floats, epsilon: float) -> tuple[Floats, Floats]:
+        """Add and norm; the last sum of a layer is what it makes of the texts."""
+        self.residual, normed = super().add_norm(x, delta, weight, epsilon)
+        return self.residual, normed

@@ -9,9 +9,9 @@ import importlib
 from pathlib import Path
 
 from ernie_backend.architectures import ARCHITECTURES
-from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings, Model
+from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.dummy import DummyWeights
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_kernels.api import Ops
@@ -24,17 +24,19 @@ def load_model(directory: Path, config: ModelConfig, ops: Ops, settings: LoadSet
         StartError: the weights are missing, damaged, of other shapes than ``config`` says, or the settings ask
             for a format that does not exist.
     """
-    path = ARCHITECTURES[config.architecture].model
-    if path is None:
-        raise StartError(f"{directory}: {config.architecture} can be planned, but not served yet")
-    module, name = path.split(":")
-    build = getattr(importlib.import_module(module), name)
     if settings.is_dummy:
         random_weights = DummyWeights(config, settings.dtype, settings.quantization, settings.shard)
-        dummy: Model = build(config, random_weights, ops, settings)
-        return dummy
+        return build_model(config, random_weights, ops, settings)
     with CheckpointWeights.open(
         directory, config, settings.dtype, settings.quantization, settings.weight_cache, settings.shard
     ) as weights:
-        model: Model = build(config, weights, ops, settings)
-        return model
+        return build_model(config, weights, ops, settings)
+
+
+def build_model(config: ModelConfig, weights: ModelWeights, ops: Ops, settings: LoadSettings) -> Model:
+    """Return the model that ``config.architecture`` names, over ``weights`` and ``ops``."""
+    path = ARCHITECTURES[config.architecture].model
+    assert path is not None  # noqa: S101 - a ModelConfig is read to be served
+    module, name = path.split(":")
+    model: Model = getattr(importlib.import_module(module), name)(config, weights, ops, settings)
+    return model
