@@ -157,7 +157,7 @@ def _limits(settings: EngineSettings) -> SchedulerLimits:
 
 def _warm_up_plan(config: ModelConfig) -> SchedulePlan:
     """Return a step of one token; nothing reads what it leaves in the first block."""
-    return SchedulePlan((ScheduledChunk("warm-up", (config.bos_token_id,), 0, (0,), is_sampled=True),))
+    return SchedulePlan((ScheduledChunk("warm-up", (config.bos_token_id,), 0, (0,), num_sampled=1),))
 
 
 def _description(

@@ -54,11 +54,13 @@ class Batch:
 
     Attributes:
         token_ids: int32 ``[T]``.
-        positions: int32 ``[T]``, position of each token in its sequence.
+        positions: int32 ``[T]``, position of each token in its sequence; ``[A, T]`` for a rotary embedding of A
+            axes.
         query_starts: int32 ``[S + 1]``; rows ``query_starts[s]:query_starts[s + 1]`` belong to sequence s.
         context_lengths: int32 ``[S]``, tokens of each sequence that were in the KV cache before this step.
         block_tables: int32 ``[S, B]``, the cache block of every ``block_size`` tokens, padded with -1.
         logit_rows: int32 ``[R]``, the rows whose logits are wanted.
+        media_rows: int32 ``[M]``, the rows whose embeddings an encoder makes; None: it makes none.
     """
 
     token_ids: NDArray[np.int32]
@@ -67,6 +69,7 @@ class Batch:
     context_lengths: NDArray[np.int32]
     block_tables: NDArray[np.int32]
     logit_rows: NDArray[np.int32]
+    media_rows: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,6 @@ from ernie_kernels.api import Batch
 
 _DIMENSIONS = {
     "token_ids": 1,
-    "positions": 1,
     "query_starts": 1,
     "context_lengths": 1,
     "block_tables": 2,
@@ -25,7 +24,7 @@ def check_batch(batch: Batch) -> None:
     """Check dtypes, shapes and row bounds.
 
     Raises:
-        ValueError: a field does not fit the others.
+        ValueError: a field does not fit the others, or no op here can use it.
     """
     for name, dimensions in _DIMENSIONS.items():
         array = getattr(batch, name)
@@ -34,7 +33,7 @@ def check_batch(batch: Batch) -> None:
                 f"batch.{name} is {array.dtype} {array.shape}, expected int32 with {dimensions} dimensions"
             )
     tokens, sequences = len(batch.token_ids), len(batch.context_lengths)
-    _check_length("positions", batch.positions, tokens)
+    _check_text(batch, tokens)
     _check_length("query_starts", batch.query_starts, sequences + 1)
     _check_length("block_tables", batch.block_tables, sequences)
     starts = batch.query_starts
@@ -43,6 +42,17 @@ def check_batch(batch: Batch) -> None:
     if (batch.context_lengths < 0).any():
         raise ValueError(f"batch.context_lengths {batch.context_lengths.tolist()} must not be negative")
     check_indices("batch.logit_rows", batch.logit_rows, tokens)
+
+
+def _check_text(batch: Batch, tokens: int) -> None:
+    """Check that all tokens are text: rotary embeddings have one axis, and embeddings come from a table."""
+    if batch.positions.dtype != np.int32 or batch.positions.shape != (tokens,):
+        raise ValueError(
+            f"batch.positions is {batch.positions.dtype} {batch.positions.shape}, expected int32 ({tokens},): "
+            "rotary embeddings have one axis"
+        )
+    if batch.media_rows is not None:
+        raise ValueError(f"batch.media_rows has {len(batch.media_rows)} rows, but no op encodes media")
 
 
 def check_indices(name: str, indices: NDArray[np.int32], limit: int) -> None:

@@ -49,7 +49,7 @@ def main(family: str, layout: str, rank: int, size: int, master: str, is_expert_
     starts = [0] * len(rows)
     while len(answers[0]) < len(rows[0].greedy):
         chunks = tuple(
-            ScheduledChunk("", piece, start, table, is_sampled=True)
+            ScheduledChunk("", piece, start, table, num_sampled=1)
             for piece, start, table in zip(pieces, starts, tables, strict=True)
         )
         tokens = np.argmax(runner.compute(build_batch(SchedulePlan(chunks))), axis=1).tolist()

@@ -51,7 +51,7 @@ class _RecordingRunner(ModelRunner):
 
     def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
         logits = super().run(plan)
-        sampled = [chunk.request_id for chunk in plan.chunks if chunk.is_sampled]
+        sampled = [chunk.request_id for chunk in plan.chunks if chunk.num_sampled]
         for request_id, row in zip(sampled, logits, strict=True):
             self.logits.setdefault(request_id, []).append(row.tobytes())
         return logits

@@ -53,7 +53,7 @@ def measured_allocate(part, spec):
 def use_blocks(runner, num_blocks, times=1):
     # One token for each 16 of a block, since the C++ kernels write a page of so many for each of them.
     chunks = [
-        ScheduledChunk(f"{block} {start} {time}", (3,), start, (block,), is_sampled=False)
+        ScheduledChunk(f"{block} {start} {time}", (3,), start, (block,), num_sampled=0)
         for time in range(times)
         for block in range(num_blocks)
         for start in range(0, settings.block_size, 16)

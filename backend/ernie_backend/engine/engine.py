@@ -21,8 +21,7 @@ from ernie_backend.engine.prompt_scores import score_prompts
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.request.plan import SchedulePlan
-from ernie_backend.request.sequence import Sequence
-from ernie_backend.runner.sampler import NO_TOKEN, SampledToken, Sampler
+from ernie_backend.runner.sampler import NO_TOKEN, SampledToken, Sampler, SamplingRow
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.scheduler import Scheduler
 from ernie_wire.errors import ErnieError, InternalError, InvalidValue, RequestTimeout
@@ -102,30 +101,51 @@ class Engine:
         if not plan.chunks:
             return expired
         logits = score_prompts(plan, self._runner.run(plan), self._requests, self._sampler)
-        requests = [self._requests[chunk.request_id] for chunk in plan.chunks if chunk.is_sampled]
+        outputs = self._advance(plan, self._sample(logits, self._rows(plan)))
         self._scheduler.complete(plan)
         self._steps += 1
-        sampled = self._sample(logits, [request.sequence for request in requests])
-        outputs = (self._advance(*pair) for pair in zip(requests, sampled, strict=True))
-        return expired + tuple(output for output in outputs if output is not None)
+        for output in outputs:
+            if output.is_last:
+                # After an error the KV cache may hold no numbers either.
+                self._forget(output.request_id, keep_content=output.error is None)
+        return expired + outputs
 
     def check_integrity(self) -> None:
         """Check the scheduler's and the KV cache's invariants; raise ValueError if one does not hold."""
         self._scheduler.check_integrity()
 
-    def _sample(self, logits: NDArray[np.float32], sequences: list[Sequence]) -> list[SampledToken]:
+    def _rows(self, plan: SchedulePlan) -> list[SamplingRow]:
+        """Return what is sampled after each row of a plan's sampled logits."""
+        return [
+            SamplingRow(self._requests[chunk.request_id].sequence, chunk.draft_ids[:count])
+            for chunk in plan.chunks
+            for count in range(chunk.num_sampled)
+        ]
+
+    def _sample(self, logits: NDArray[np.float32], rows: list[SamplingRow]) -> list[SampledToken]:
         """Choose a token for each row; a request that cannot be sampled gets ``NO_TOKEN``, alone."""
         try:
-            return self._sampler.sample(logits, sequences)
+            return self._sampler.sample(logits, rows)
         except Exception:
-            if len(sequences) == 1:
-                logger.exception("request %s cannot be sampled", sequences[0].request_id)
+            if len(rows) == 1:
+                logger.exception("request %s cannot be sampled", rows[0].sequence.request_id)
                 return [SampledToken(NO_TOKEN)]
         return [
-            token
-            for row, sequence in enumerate(sequences)
-            for token in self._sample(logits[row : row + 1], [sequence])
+            token for index, row in enumerate(rows) for token in self._sample(logits[index : index + 1], [row])
         ]
+
+    def _advance(self, plan: SchedulePlan, sampled: list[SampledToken]) -> tuple[Output, ...]:
+        """Add each chunk's tokens to its request; return what there is to send."""
+        outputs, begin = list[Output](), 0
+        for chunk in plan.chunks:
+            if chunk.num_sampled:
+                end = begin + chunk.num_sampled
+                accepted = _accepted(chunk.draft_ids, sampled[begin:end])
+                output = self._append(self._requests[chunk.request_id], accepted)
+                begin = end
+                if output is not None:
+                    outputs.append(output)
+        return tuple(outputs)
 
     def _forget(self, request_id: str, *, keep_content: bool = True) -> bool:
         request = self._requests.pop(request_id, None)
@@ -146,14 +166,17 @@ class Engine:
             self._forget(sequence.request_id)
         return tuple(Output(sequence.request_id, error=error.to_line()) for sequence in expired)
 
-    def _advance(self, request: RequestState, sampled: SampledToken) -> Output | None:
-        """Append a sampled token; return the output if there is something to send."""
-        if sampled.token_id == NO_TOKEN:
-            logger.error("the logits of request %s are not numbers", request.request_id)
-            self._forget(request.request_id, keep_content=False)  # the KV cache may hold no numbers either
-            error = InternalError("the model computed no valid probabilities for this request")
-            return Output(request.request_id, error=error.to_line())
-        output = request.advance(sampled)
-        if request.finish_reason is not None:
-            self._forget(request.request_id)
-        return output
+    def _append(self, request: RequestState, tokens: list[SampledToken]) -> Output | None:
+        if tokens[-1].token_id != NO_TOKEN:
+            return request.advance(tokens)
+        logger.error("the logits of request %s are not numbers", request.request_id)
+        error = InternalError("the model computed no valid probabilities for this request")
+        return Output(request.request_id, error=error.to_line())
+
+
+def _accepted(draft_ids: tuple[int, ...], tokens: list[SampledToken]) -> list[SampledToken]:
+    """Return the tokens up to the first that is not its draft: what follows came after a wrong token."""
+    for index, draft_id in enumerate(draft_ids):
+        if tokens[index].token_id != draft_id:
+            return tokens[: index + 1]
+    return tokens

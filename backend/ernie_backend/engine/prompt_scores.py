@@ -20,7 +20,7 @@ Logits = NDArray[np.float32]
 def score_prompts(
     plan: SchedulePlan, logits: Logits, requests: Mapping[str, RequestState], sampler: Sampler
 ) -> Logits:
-    """Score the prompts of a step; return the logits that are sampled, a row for each sampled chunk.
+    """Score the prompts of a step; return the logits that are sampled, ``num_sampled`` rows of each chunk.
 
     Args:
         plan: of the step.
@@ -34,7 +34,9 @@ def score_prompts(
     for chunk, end in zip(plan.chunks, ends, strict=True):
         if chunk.wants_all_logits:
             _score(chunk, logits[end - chunk.num_logit_rows : end], requests[chunk.request_id], sampler)
-    return logits[[end - 1 for chunk, end in zip(plan.chunks, ends, strict=True) if chunk.is_sampled]]
+    pairs = zip(plan.chunks, ends, strict=True)
+    sampled: Logits = logits[np.concatenate([np.arange(end - chunk.num_sampled, end) for chunk, end in pairs])]
+    return sampled
 
 
 def _score(chunk: ScheduledChunk, logits: Logits, request: RequestState, sampler: Sampler) -> None:

@@ -50,8 +50,10 @@ class RequestState:
         self._stop = stop
         self._stream = stream
         self._prompt_logprobs: list[TokenLogprobs | None] = [None]  # the first token has none
+        self._unsent_text: list[MarkedText] = []
+        self._unsent_ids: list[int] = []
+        self._unsent_logprobs: list[TokenLogprobs] = []
         self._has_sent = False
-        self._begin_output()
 
     @property
     def request_id(self) -> str:
@@ -63,8 +65,17 @@ class RequestState:
         self._prompt_logprobs += [self._token_logprobs(each) for each in ranked]
         self.sequence.num_scored_tokens = len(self._prompt_logprobs)
 
-    def advance(self, sampled: SampledToken) -> Output | None:
-        """Add a sampled token, find out whether it is the last, return what is to be sent now."""
+    def advance(self, tokens: Iterable[SampledToken]) -> Output | None:
+        """Add sampled tokens up to one that ends the answer; return what is to be sent now."""
+        for token in tokens:
+            if self.finish_reason is None:
+                self._append(token)
+        may_wait = not self._stream and len(self._unsent_logprobs) < MAX_UNSENT_LOGPROBS
+        if self.finish_reason is None and may_wait:
+            return None
+        return self._output()
+
+    def _append(self, sampled: SampledToken) -> None:
         token_id = sampled.token_id
         self.sequence.append(token_id)
         self._unsent_ids.append(token_id)
@@ -72,15 +83,6 @@ class RequestState:
             is_skipped = self._detokenizer.skips(token_id)
             self._unsent_logprobs.append(self._token_logprobs(sampled.ranked, is_skipped=is_skipped))
         self._unsent_text.append(self._text_of(token_id))
-        may_wait = not self._stream and len(self._unsent_logprobs) < MAX_UNSENT_LOGPROBS
-        if self.finish_reason is None and may_wait:
-            return None
-        return self._output()
-
-    def _begin_output(self) -> None:
-        self._unsent_text: list[MarkedText] = []
-        self._unsent_ids: list[int] = []
-        self._unsent_logprobs: list[TokenLogprobs] = []
 
     def _output(self) -> Output:
         sequence, sampling, is_first = self.sequence, self.sequence.sampling, not self._has_sent
@@ -100,8 +102,7 @@ class RequestState:
             prompt_logprobs=prompt_logprobs if is_first else None,
             marks=text.marks,
         )
-        self._begin_output()
-        self._has_sent = True
+        self._unsent_text, self._unsent_ids, self._unsent_logprobs, self._has_sent = [], [], [], True
         return output
 
     def _text_of(self, token_id: int) -> MarkedText:

@@ -128,11 +128,14 @@ class BlockManager:
         """Return how many tokens of a request that owns nothing are in the prefix cache now."""
         return len(self._found(request_id, token_ids, salt)) * self.block_size
 
-    def commit(self, request_id: str, start: int, end: int) -> None:
-        """Note that the announced tokens ``start`` to ``end`` of a request are in the KV cache."""
-        if self._has_names:
-            table, names = self._tables[request_id], self._names[request_id]
-            for index in range(start // self.block_size, end // self.block_size):
+    def commit(
+        self, request_id: str, token_ids: Sequence[int], start: int, end: int, *, salt: str = ""
+    ) -> None:
+        """Note that the tokens ``start`` to ``end`` of a request are in the KV cache."""
+        first, last = start // self.block_size, end // self.block_size
+        if self._has_names and first < last:
+            table, names = self._tables[request_id], self._extended(request_id, token_ids, last, salt)
+            for index in range(first, last):
                 self._pool.name(table[index], names[index])
 
     def free(self, request_id: str, *, keep_content: bool = True) -> None:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_backend.request.media import MediaSpan
+
 
 @dataclass(frozen=True)
 class ScheduledChunk:
@@ -11,24 +16,35 @@ class ScheduledChunk:
 
     Attributes:
         request_id: whose tokens.
-        token_ids: the tokens.
-        start: position of the first of them: so many tokens of the request are in the KV cache already.
+        token_ids: the tokens; drafts of the tokens after the request's last one may be at the end.
+        start: position of the first of them: how many tokens of the request are in the KV cache already.
         block_table: cache blocks of the request, enough for all tokens up to the end of the chunk.
-        is_sampled: whether the chunk reaches the request's last token, so that a new one is sampled.
-        wants_all_logits: whether the logits of all its tokens are wanted, not only of a sampled last one.
+        num_sampled: rows, the last ones, after which a token is sampled: none if the chunk does not reach the
+            request's last token; else one after that and one after each draft.
+        wants_all_logits: whether the logits of all its tokens are wanted, not only of the sampled ones.
+        media: tokens of the chunk whose embeddings an encoder makes; they start within the chunk.
+        positions: int32 ``[A, n]``, places of its n tokens on the A axes of a rotary embedding; None: on one
+            axis, from ``start`` on.
     """
 
     request_id: str
     token_ids: tuple[int, ...]
     start: int
     block_table: tuple[int, ...]
-    is_sampled: bool
+    num_sampled: int
     wants_all_logits: bool = False
+    media: tuple[MediaSpan, ...] = ()
+    positions: NDArray[np.int32] | None = None
 
     @property
     def num_logit_rows(self) -> int:
         """How many of its last tokens have their logits computed."""
-        return len(self.token_ids) if self.wants_all_logits else int(self.is_sampled)
+        return len(self.token_ids) if self.wants_all_logits else self.num_sampled
+
+    @property
+    def draft_ids(self) -> tuple[int, ...]:
+        """The drafts among its tokens."""
+        return self.token_ids[1 - self.num_sampled :] if self.num_sampled > 1 else ()
 
 
 @dataclass(frozen=True)

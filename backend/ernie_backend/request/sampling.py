@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -39,7 +40,7 @@ class ResolvedSampling:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
 
-    @property
+    @cached_property
     def is_greedy(self) -> bool:
         """Whether the most likely token is taken."""
         chosen = self.filters

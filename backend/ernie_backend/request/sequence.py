@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_backend.request.media import MediaSpan, cut_spans
+from ernie_backend.request.plan import ScheduledChunk
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 
 
@@ -16,6 +21,9 @@ class Sequence:
         prompt_ids: the prompt.
         sampling: how tokens are chosen and when to stop.
         processors: what changes its logits before a token is chosen, in this order.
+        media: tokens of the prompt whose embeddings an encoder makes.
+        prompt_positions: int32 ``[A, P]``, places of the prompt's tokens on the A axes of a rotary embedding;
+            those of the answer go on from the largest. None: on one axis, from 0 on.
         token_ids: prompt and answer.
         num_computed_tokens: how many of them are in the KV cache.
         priority: the lower, the sooner; equal ones in order of arrival.
@@ -24,12 +32,16 @@ class Sequence:
         num_cached_tokens: of the prompt, found in the prefix cache; None until the scheduler has looked.
         num_scored_tokens: of the prompt, whose log probabilities are known if they are asked for; the first has
             none.
+        draft_ids: guesses of the tokens that follow, which the next step checks; those that are right cost no
+            step of their own.
     """
 
     request_id: str
     prompt_ids: tuple[int, ...]
     sampling: ResolvedSampling
     processors: tuple[LogitsProcessor, ...] = ()
+    media: tuple[MediaSpan, ...] = ()
+    prompt_positions: NDArray[np.int32] | None = None
     token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
     priority: int = 0
@@ -37,6 +49,7 @@ class Sequence:
     arrival: int = 0
     num_cached_tokens: int | None = None
     num_scored_tokens: int = 1
+    draft_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Begin with the prompt."""
@@ -67,8 +80,33 @@ class Sequence:
         """Whether logits of its prompt are still wanted: then the prefix cache may not spare any of it."""
         return self.sampling.prompt_logprobs is not None and self.num_scored_tokens < len(self.prompt_ids)
 
+    def chunk(self, end: int, block_table: tuple[int, ...]) -> ScheduledChunk:
+        """Return what is to be computed up to token ``end``; beyond the known tokens are drafts."""
+        start, num_drafts = self.num_computed_tokens, end - len(self.token_ids)
+        tokens = self.token_ids[start:end]
+        tokens += self.draft_ids[: max(0, num_drafts)]
+        places = self.prompt_positions
+        return ScheduledChunk(
+            request_id=self.request_id,
+            token_ids=tuple(tokens),
+            start=start,
+            block_table=block_table,
+            num_sampled=max(0, num_drafts + 1),
+            wants_all_logits=self.needs_prompt_logits,
+            media=cut_spans(self.media, start, end) if self.media else (),
+            positions=None if places is None else _places(places, start, end),
+        )
+
     def append(self, token_id: int) -> None:
         """Add the next token of the answer."""
         self.token_ids.append(token_id)
         for processor in self.processors:
             processor.accept(token_id)
+
+
+def _places(of_prompt: NDArray[np.int32], begin: int, end: int) -> NDArray[np.int32]:
+    num_axes, num_prompt = of_prompt.shape
+    answer = np.arange(max(begin, num_prompt), end) - num_prompt + of_prompt.max() + 1
+    parts = (of_prompt[:, begin:end], np.tile(answer, (num_axes, 1)))
+    places: NDArray[np.int32] = np.concatenate(parts, axis=1).astype(np.int32)
+    return places

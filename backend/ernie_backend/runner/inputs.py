@@ -15,8 +15,9 @@ from dataclasses import replace
 from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ernie_backend.request.plan import SchedulePlan
+from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
 from ernie_kernels.api import ELSEWHERE, Batch
 
 
@@ -30,15 +31,42 @@ def build_batch(plan: SchedulePlan) -> Batch:
     for row, chunk in zip(tables, chunks, strict=True):
         row[: len(chunk.block_table)] = chunk.block_table
     ends = query_starts[1:]
+    positions = np.arange(query_starts[-1], dtype=np.int32) + np.repeat(starts - query_starts[:-1], lengths)
     logit_rows = [np.arange(end - chunk.num_logit_rows, end) for end, chunk in zip(ends, chunks, strict=True)]
     return Batch(
         token_ids=np.fromiter(chain.from_iterable(chunk.token_ids for chunk in chunks), np.int32),
-        positions=np.arange(query_starts[-1], dtype=np.int32) + np.repeat(starts - query_starts[:-1], lengths),
+        positions=_on_axes(positions, chunks, query_starts),
         query_starts=query_starts,
         context_lengths=starts,
         block_tables=tables,
         logit_rows=np.concatenate(logit_rows).astype(np.int32),
+        media_rows=_media_rows(chunks, query_starts),
     )
+
+
+def _on_axes(
+    positions: NDArray[np.int32], chunks: tuple[ScheduledChunk, ...], query_starts: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Return positions ``[T]`` as ``[A, T]`` if a chunk has places on A axes; others have the same on each."""
+    num_axes = max((len(chunk.positions) for chunk in chunks if chunk.positions is not None), default=0)
+    if not num_axes:
+        return positions
+    on_axes = np.tile(positions, (num_axes, 1))
+    for chunk, start in zip(chunks, query_starts, strict=False):
+        if chunk.positions is not None:
+            on_axes[:, start : start + len(chunk.token_ids)] = chunk.positions
+    return on_axes
+
+
+def _media_rows(
+    chunks: tuple[ScheduledChunk, ...], query_starts: NDArray[np.int32]
+) -> NDArray[np.int32] | None:
+    rows = [
+        np.arange(span.start, span.start + span.length, dtype=np.int32) + start
+        for chunk, start in zip(chunks, query_starts, strict=False)
+        for span in chunk.media
+    ]
+    return np.concatenate(rows) if rows else None
 
 
 def own_tokens(batch: Batch, vocabulary: range) -> Batch:

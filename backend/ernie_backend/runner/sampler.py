@@ -6,12 +6,14 @@
 Greedy if temperature or top_p is below 1e-5, or top_k is 1. The number that makes the choice comes from the
 counter-based generator Philox, keyed by the request's seed and counted by the index of the token in the answer:
 the same seed gives the same answer whatever else is in the batch, chunked or preempted. All arithmetic of a row
-is its own.
+is its own. So tokens that are sampled after drafts are those that would be sampled without, as long as the
+drafts are right.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,13 @@ from ernie_kernels.sampling import SamplingBatch, TokenSampler, kept_weights, sa
 NO_TOKEN = -1
 
 Logits = NDArray[np.float32]
+
+
+class SamplingRow(NamedTuple):
+    """What a row of logits is sampled for: the token of a sequence after drafts of the tokens before it."""
+
+    sequence: Sequence
+    draft_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,28 +57,29 @@ class Sampler:
         self._is_processed = logprobs_mode.startswith("processed")
         self._is_logprob = logprobs_mode.endswith("logprobs")
 
-    def sample(self, logits: Logits, sequences: list[Sequence]) -> list[SampledToken]:
-        """Choose the next token of each sequence.
+    def sample(self, logits: Logits, rows: list[SamplingRow]) -> list[SampledToken]:
+        """Choose a token for each row.
 
         Args:
             logits: ``[R, V]``; left as they are.
-            sequences: R of them.
+            rows: R of them.
         """
         raw = logits[:, : self._vocab_size]
-        edited = _processed(raw, sequences)
+        edited = _processed(raw, rows)
         tokens: NDArray[np.int64] = edited.argmax(axis=1)  # NaN counts as the largest
         best = np.take_along_axis(edited, tokens[:, None], axis=1)[:, 0]
         tokens[~np.isfinite(best)] = NO_TOKEN
         random = [
-            row for row, each in enumerate(sequences) if not each.sampling.is_greedy and tokens[row] != NO_TOKEN
+            index
+            for index, row in enumerate(rows)
+            if not row.sequence.sampling.is_greedy and tokens[index] != NO_TOKEN
         ]
         if random:
-            chosen = edited if len(random) == len(sequences) else edited[random]
-            batch = _batch([sequences[row] for row in random])
-            tokens[random] = self._tokens.sample_tokens(chosen, batch)
+            chosen = edited if len(random) == len(rows) else edited[random]
+            tokens[random] = self._tokens.sample_tokens(chosen, _batch([rows[index] for index in random]))
         return [
-            SampledToken(token, self._ranked(raw[row], edited[row], sequences[row], token))
-            for row, token in enumerate(tokens.tolist())
+            SampledToken(token, self._ranked(raw[index], edited[index], rows[index], token))
+            for index, token in enumerate(tokens.tolist())
         ]
 
     def rank_prompt(self, logits: Logits, next_ids: tuple[int, ...], num_top: int) -> list[RankedToken]:
@@ -85,11 +95,11 @@ class Sampler:
             for row, token_id in zip(rows, next_ids, strict=True)
         ]
 
-    def _ranked(self, raw: Logits, edited: Logits, sequence: Sequence, token_id: int) -> RankedToken | None:
-        num_top = sequence.sampling.logprobs
+    def _ranked(self, raw: Logits, edited: Logits, row: SamplingRow, token_id: int) -> RankedToken | None:
+        num_top = row.sequence.sampling.logprobs
         if num_top is None or token_id == NO_TOKEN:
             return None
-        values = _filtered(edited, sequence) if self._is_processed else raw
+        values = _filtered(edited, row) if self._is_processed else raw
         return ranked_token(values, token_id, num_top, is_logprob=self._is_logprob)
 
 
@@ -99,29 +109,36 @@ def uniform(seed: int, index: int) -> float:
     return (bits >> 11) * 2.0**-53
 
 
-def _processed(logits: Logits, sequences: list[Sequence]) -> Logits:
+def _processed(logits: Logits, rows: list[SamplingRow]) -> Logits:
     """Return the logits after the sequences' logits processors, a copy if there is any."""
-    if not any(sequence.processors for sequence in sequences):
+    if not any(row.sequence.processors for row in rows):
         return logits
     processed = logits.copy()
-    for row, sequence in zip(processed, sequences, strict=True):
+    for row_logits, (sequence, draft_ids) in zip(processed, rows, strict=True):
         for processor in sequence.processors:
-            processor.apply(row)
+            for token_id in draft_ids:
+                processor.accept(token_id)
+            processor.apply(row_logits)
+            if draft_ids:
+                processor.rollback(len(draft_ids))
     return processed
 
 
-def _batch(sequences: list[Sequence]) -> SamplingBatch:
+def _batch(rows: list[SamplingRow]) -> SamplingBatch:
     return sampling_batch(
-        (sequence.sampling.filters, uniform(sequence.sampling.seed, sequence.num_generated))
-        for sequence in sequences
+        (
+            sequence.sampling.filters,
+            uniform(sequence.sampling.seed, sequence.num_generated + len(draft_ids)),
+        )
+        for sequence, draft_ids in rows
     )
 
 
-def _filtered(logits: Logits, sequence: Sequence) -> Logits:
+def _filtered(logits: Logits, row: SamplingRow) -> Logits:
     """Return a row's logits after temperature and filters; greedy rows have neither."""
-    if sequence.sampling.is_greedy:
+    sampling = row.sequence.sampling
+    if sampling.is_greedy:
         return logits
-    kept = kept_weights(logits[None], _batch([sequence]))[0] > 0
-    temperature = np.float32(sequence.sampling.filters.temperature)
-    filtered: Logits = np.where(kept, logits / temperature, np.float32(-np.inf))
+    kept = kept_weights(logits[None], _batch([row]))[0] > 0
+    filtered: Logits = np.where(kept, logits / np.float32(sampling.filters.temperature), np.float32(-np.inf))
     return filtered

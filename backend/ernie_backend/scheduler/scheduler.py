@@ -2,7 +2,7 @@
 
 Continuous batching in the order of rank, which is priority (lower first), then arrival:
 
-1. every running request that is decoding gets its one token;
+1. every running request that is decoding gets its one token, and then drafts of the tokens after it;
 2. unfinished prompts, of running requests and of waiting ones that find room in the batch and in the KV cache,
    are computed as far as ``max_num_batched_tokens`` goes.
 
@@ -43,7 +43,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ernie_backend.kv.block_manager import BlockManager
-from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
+from ernie_backend.request.plan import SchedulePlan
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.waiting_queue import WaitingQueue, rank
@@ -137,6 +137,8 @@ class Scheduler:
         for sequence in [each for each in self._running if each.is_decoding]:
             if draft.budget and sequence in self._running and self._grow_or_preempt(sequence, draft):
                 self._take(sequence, 1, draft)
+        for sequence in [each for each in draft.ends if each.draft_ids]:
+            self._take_drafts(sequence, draft)
         under_way = [each for each in self._running if not each.is_decoding]
         draft.unfinished.update(each for each in under_way if not each.needs_prompt_logits)
         for sequence in self._prompts_by_rank(under_way, draft):
@@ -148,15 +150,25 @@ class Scheduler:
             for passing in self._prompts_that_pass(sequence, draft):
                 self._take(passing, draft.budget, draft)
             self._take(sequence, draft.budget, draft)
-        return SchedulePlan(tuple(self._chunk(*each) for each in draft.ends.items()))
+        ends = draft.ends.items()
+        return SchedulePlan(
+            tuple(sequence.chunk(end, self._blocks.table(sequence.request_id)) for sequence, end in ends)
+        )
 
     def complete(self, plan: SchedulePlan) -> None:
-        """Note that the tokens of ``plan`` are in the KV cache now."""
+        """Note that the tokens of ``plan`` are in the KV cache now, without those after a wrong draft.
+
+        The sampled tokens have been added to the sequences.
+        """
         running = {sequence.request_id: sequence for sequence in self._running}
         for chunk in plan.chunks:
-            end = chunk.start + len(chunk.token_ids)
-            running[chunk.request_id].num_computed_tokens = end
-            self._blocks.commit(chunk.request_id, chunk.start, end)
+            sequence = running[chunk.request_id]
+            end = min(chunk.start + len(chunk.token_ids), len(sequence.token_ids) - 1)
+            sequence.num_computed_tokens = end
+            sequence.draft_ids = ()
+            self._blocks.commit(
+                chunk.request_id, sequence.token_ids, chunk.start, end, salt=sequence.cache_salt
+            )
 
     def check_integrity(self) -> None:
         """Check the invariants in the module's docstring.
@@ -288,13 +300,10 @@ class Scheduler:
         if wants_all_logits:
             draft.prompt_rows -= num_tokens
 
-    def _chunk(self, sequence: Sequence, end: int) -> ScheduledChunk:
-        start = sequence.num_computed_tokens
-        return ScheduledChunk(
-            request_id=sequence.request_id,
-            token_ids=tuple(sequence.token_ids[start:end]),
-            start=start,
-            block_table=self._blocks.table(sequence.request_id),
-            is_sampled=end == sequence.num_tokens,
-            wants_all_logits=sequence.needs_prompt_logits,
-        )
+    def _take_drafts(self, sequence: Sequence, draft: _Draft) -> None:
+        """Let the plan take drafts of a decoding request, as far as budget, answer and free blocks go."""
+        most = min(draft.budget, sequence.max_total_tokens - sequence.num_tokens - 1)
+        num_drafts = min(len(sequence.draft_ids), most)
+        if self._blocks.grow(sequence.request_id, sequence.num_tokens + num_drafts):
+            draft.ends[sequence] += num_drafts
+            draft.budget -= num_drafts

@@ -119,7 +119,7 @@ class _PoisonedRunner(TokenHashRunner):
 
     def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
         logits = super().run(plan)
-        rows = [chunk for chunk in plan.chunks if chunk.is_sampled]
+        rows = [chunk for chunk in plan.chunks if chunk.num_sampled]
         for row, chunk in enumerate(rows):
             if chunk.request_id == "poisoned":
                 logits[row] = np.nan

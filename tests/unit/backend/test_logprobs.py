@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.logits_processors import LogitBias
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, ranked_token
-from ernie_backend.runner.sampler import Sampler
+from ernie_backend.runner.sampler import Sampler, SamplingRow
 from ernie_kernels.reference import ReferenceOps
 from ernie_wire.logprobs import LOWEST_LOGPROB
 from fakes.sequences import sampled_sequence
@@ -47,7 +47,7 @@ def test_a_probability_of_zero_has_a_number() -> None:
 
 def _first(mode: str, row: Sequence, logits: list[float]) -> dict[int, float]:
     sampler = Sampler(ReferenceOps(), len(logits), mode)
-    ranked = sampler.sample(np.array([logits], np.float32), [row])[0].ranked
+    ranked = sampler.sample(np.array([logits], np.float32), [SamplingRow(row)])[0].ranked
     assert ranked is not None
     return dict(ranked.top)
 
@@ -74,7 +74,7 @@ def test_greedy_rows_have_neither_temperature_nor_filters() -> None:
 def test_none_are_made_unless_asked_for_and_none_of_no_numbers() -> None:
     sampler = Sampler(ReferenceOps(), 2)
     logits = np.array([[0.0, 1.0], [np.nan, 0.0]], np.float32)
-    rows = [sampled_sequence(0.0), sampled_sequence(0.0, logprobs=1)]
+    rows = [SamplingRow(sampled_sequence(0.0)), SamplingRow(sampled_sequence(0.0, logprobs=1))]
     assert [each.ranked for each in sampler.sample(logits, rows)] == [None, None]
 
 

@@ -39,11 +39,12 @@ def test_messages_come_as_they_were_sent(message: RankMessage) -> None:
 def test_a_batch_keeps_its_arrays_empty_ones_too() -> None:
     batch = Batch(
         token_ids=np.array([5, 6, 7], np.int32),
-        positions=np.arange(3, dtype=np.int32),
+        positions=np.arange(9, dtype=np.int32).reshape(3, 3),
         query_starts=np.array([0, 2, 3], np.int32),
         context_lengths=np.array([0, 9], np.int32),
         block_tables=np.array([[3, -1], [1, 2]], np.int32),
         logit_rows=np.array([], np.int32),
+        media_rows=np.array([1], np.int32),
     )
     came = over_a_socket(Step(batch))
     assert isinstance(came, Step)

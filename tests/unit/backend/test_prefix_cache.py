@@ -26,7 +26,7 @@ def _computed(blocks: BlockManager, request_id: str, tokens: tuple[int, ...]) ->
     if found is not None:
         blocks.begin_step()
         blocks.announce(request_id, tokens, found, len(tokens))
-        blocks.commit(request_id, found, len(tokens))
+        blocks.commit(request_id, tokens, found, len(tokens))
     blocks.check_integrity()
     return found
 
@@ -57,7 +57,7 @@ def test_requests_with_different_salts_share_nothing_and_no_salt_makes_a_name_of
         blocks.begin_step()
         blocks.announce(request_id, TOKENS, count, len(TOKENS), salt=salt)
         assert blocks.is_awaited(request_id + " waits", TOKENS, salt=salt) == (count == 0)
-        blocks.commit(request_id, count, len(TOKENS))
+        blocks.commit(request_id, TOKENS, count, len(TOKENS), salt=salt)
         return count
 
     assert [found("a", ""), found("b", "red"), found("c", "blue")] == [0, 0, 0]
@@ -85,7 +85,7 @@ def test_nothing_is_found_before_it_is_computed() -> None:
     blocks = BlockManager(20, 2)
     blocks.admit("a", TOKENS)
     blocks.announce("a", TOKENS, 0, 6)
-    blocks.commit("a", 0, 6)
+    blocks.commit("a", TOKENS, 0, 6)
     assert blocks.admit("b", TOKENS) == 6
 
 
@@ -147,7 +147,7 @@ def test_a_block_that_this_step_computes_is_awaited() -> None:
     assert blocks.is_awaited("b", TOKENS)
     assert not blocks.is_awaited("other", (0, *TOKENS))
     assert not blocks.is_awaited("short", TOKENS[:2]), "its only full block ends with its last token"
-    blocks.commit("a", 0, 5)
+    blocks.commit("a", TOKENS, 0, 5)
     blocks.begin_step()
     assert not blocks.is_awaited("b", TOKENS)
     assert blocks.admit("b", TOKENS) == 4
@@ -196,7 +196,7 @@ class BlockMachine(RuleBasedStateMachine):
         self.blocks.announce(request_id, tokens, start, end)
         for position in range(start, end):
             self._write(request_id, position)
-        self.blocks.commit(request_id, start, end)
+        self.blocks.commit(request_id, tokens, start, end)
         self.live[request_id] = (tokens, end)
         for other, (_, computed) in self.live.items():
             self._check(other, computed)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.logits_processors import BadWords, LogitBias
-from ernie_backend.runner.sampler import NO_TOKEN, Sampler, uniform
+from ernie_backend.runner.sampler import NO_TOKEN, Sampler, SamplingRow, uniform
 from ernie_kernels.cpu import CpuOps
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.sampling import TokenSampler
@@ -27,7 +27,7 @@ SAMPLERS: list[TokenSampler] = [ReferenceOps(), CpuOps(2)]
 def sample(
     logits: NDArray[np.float32], rows: list[Sequence], vocab_size: int, tokens: TokenSampler = SAMPLERS[1]
 ) -> NDArray[np.int64]:
-    sampled = Sampler(tokens, vocab_size).sample(logits, rows)
+    sampled = Sampler(tokens, vocab_size).sample(logits, [SamplingRow(row) for row in rows])
     return np.array([each.token_id for each in sampled])
 
 

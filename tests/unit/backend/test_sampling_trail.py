@@ -17,7 +17,7 @@ from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.preparation import Preparation
-from ernie_backend.runner.sampler import Sampler
+from ernie_backend.runner.sampler import Sampler, SamplingRow
 from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.translate.sampling import sampling_parameters
@@ -83,11 +83,11 @@ def test_a_filter_goes_from_the_body_to_the_choice(tokens: TokenSampler) -> None
         asked = sampling_parameters(ChatRequest.model_validate({**body, "min_p": min_p}), None, None)
         asked = SamplingParameters.from_json(asked.to_json())
         request = GenerateRequest("r", input_ids=(5,), sampling=asked)
-        sequences = [MODEL.prepare(request).sequence for _ in range(40)]
+        rows = [SamplingRow(MODEL.prepare(request).sequence) for _ in range(40)]
         logits = np.zeros((40, TOKENIZER.vocab_size), np.float32)
         logits[:, 7] = 1.0
         sampler = Sampler(tokens, TOKENIZER.vocab_size)
-        return {each.token_id for each in sampler.sample(logits, sequences)}
+        return {each.token_id for each in sampler.sample(logits, rows)}
 
     assert len(sampled(None)) > 10
     assert sampled(1.0) == {7}

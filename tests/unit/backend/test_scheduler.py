@@ -111,9 +111,15 @@ class EngineMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.now_s += seconds
 
-    @rule(steps=st.integers(1, 6))
-    def run_steps(self, steps: int) -> None:
+    @rule(steps=st.integers(1, 6), num_right=st.integers(0, 3), num_wrong=st.integers(0, 2))
+    def run_steps(self, steps: int, num_right: int, num_wrong: int) -> None:
+        """Run steps before which the next tokens are guessed, the first of them rightly."""
         for _ in range(steps):
+            for request in self.engine._requests.values():
+                known = request.sequence.token_ids
+                right = continuation(known, num_right, VOCAB)
+                wrong = [each + 1 for each in continuation([*known, *right], num_wrong, VOCAB)]
+                request.sequence.draft_ids = (*right, *wrong)
             self._step()
 
     def _step(self) -> None:
@@ -183,10 +189,10 @@ class Steps:
     def step(self) -> list[tuple[str, int, int]]:
         """Return request, start and number of tokens of every chunk."""
         plan = self.scheduler.schedule()
-        self.scheduler.complete(plan)
         for chunk in plan.chunks:
-            if chunk.is_sampled:
+            if chunk.num_sampled:
                 self.sequences[chunk.request_id].append(7)
+        self.scheduler.complete(plan)
         self.scheduler.check_integrity()
         return [(chunk.request_id, chunk.start, len(chunk.token_ids)) for chunk in plan.chunks]
 

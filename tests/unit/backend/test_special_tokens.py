@@ -114,7 +114,7 @@ def _answer(token_ids: tuple[int, ...], **asked: Any) -> list[Output]:
     outputs = []
     for token_id in token_ids:
         ranked = RankedToken(token_id, -1.0, 1, ()) if request.sequence.sampling.logprobs is not None else None
-        output = request.advance(SampledToken(token_id, ranked))
+        output = request.advance([SampledToken(token_id, ranked)])
         assert output is not None
         outputs.append(output)
         if output.is_last:
@@ -158,8 +158,8 @@ def test_an_end_of_sequence_token_that_no_file_calls_special_is_left_out_too() -
     defaults = GenerationConfig(eos_token_ids=(HI[0],))
     request = GenerateRequest("r", text_input="a", sampling=SamplingParameters(max_tokens=2, ignore_eos=True))
     state = Preparation(TOKENIZER, template, defaults, 2048, 640).prepare(request)
-    state.advance(SampledToken(HI[0]))
-    output = state.advance(SampledToken(CLS))
+    state.advance([SampledToken(HI[0])])
+    output = state.advance([SampledToken(CLS)])
     assert output is not None
     assert (output.text, output.token_ids) == ("", (HI[0], CLS))
 
