@@ -1,7 +1,4 @@
-"""Typed fields of one ``config.json``; every complaint names the file and the field.
-
-This module must not know which fields a model has.
-"""
+"""Typed fields of one ``config.json``; every complaint names the file and the field."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Both writers agree on most names; they differ in where the rotary base stands (``rope_theta`` or
 ``rope_parameters.rope_theta``) and in how the architecture is spelled. Everything is checked here, so that no
-later part meets an impossible size. This module must not know weights, devices or the engine's settings.
+later part meets an impossible size.
 """
 
 from __future__ import annotations

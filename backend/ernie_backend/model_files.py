@@ -1,7 +1,4 @@
-"""Reading the small JSON files of a model directory.
-
-This module must not know what any of them means.
-"""
+"""Reading the small JSON files of a model directory."""
 
 from __future__ import annotations
 

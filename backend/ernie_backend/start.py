@@ -75,7 +75,7 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         backend, notice = find_backend(settings.device)
         layout = engine_layout(settings)
         check_leads(layout)
-        plan = engine_plan(settings, backend, available * len(layout.hosts))
+        plan = engine_plan(settings, config, backend, available * len(layout.hosts))
         check_fits(plan)
     for line in filter(None, (*settings.notices, notice, layout.notice)):
         logger.warning("notice: %s", line)

@@ -1,8 +1,7 @@
 """What ``quantization_config`` of a config.json says: which weights the checkpoint holds quantized, and how.
 
 The keys are those of FastDeploy's offline-quantized checkpoints. ``quantization`` names a format, or is
-``mix_quant`` with a format for the dense Linears and one for the routed experts. This module must not know
-tensors or how anything is read.
+``mix_quant`` with a format for the dense Linears and one for the routed experts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Parameters of the vision towers, from their widths: Linears with biases, norms with weight and bias.
-
-This module must not know settings or devices.
-"""
+"""Parameters of the vision towers, from their widths: Linears with biases, norms with weight and bias."""
 
 from __future__ import annotations
 

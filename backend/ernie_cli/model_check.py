@@ -1,7 +1,4 @@
-"""Whether the engine could load a model: what can be known without loading it, so that nothing starts in vain.
-
-This module must not know how anything is started.
-"""
+"""Whether the engine could load a model: checked without loading it, so that nothing starts in vain."""
 
 from __future__ import annotations
 
@@ -17,40 +14,39 @@ from ernie_backend.memory.host_memory import available_bytes
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.seat import engine_layout
-from ernie_backend.settings import EngineSettings
+from ernie_backend.settings import EngineSettings, read_settings
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_cli.errors import CommandError
-from ernie_cli.printed_config import engine_settings
 
 
 def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
     """Check settings, config.json, memory, chat template, tokenizer, and names and shapes of the weights.
 
-    Returns:
-        Which ranks are on which machine.
-
     Args:
         directory: of the model.
         parameters: the engine's settings that were given.
 
+    Returns:
+        Which ranks are on which machine.
+
     Raises:
         CommandError: the engine would refuse one of them, in its own words.
     """
-    settings = engine_settings(directory, parameters)
     try:
+        config = ModelConfig.from_directory(directory)
+        settings = read_settings({**parameters, "model": str(directory)}, config)
         layout = engine_layout(settings)
         available = available_bytes() * len(layout.hosts)
-        check_fits(engine_plan(settings, find_backend(settings.device)[0], available))
-        _check_files(directory, settings)
+        check_fits(engine_plan(settings, config, find_backend(settings.device)[0], available))
+        _check_files(directory, config, settings)
     except StartError as error:
         raise CommandError(error.message) from None
     return layout
 
 
-def _check_files(directory: Path, settings: EngineSettings) -> None:
+def _check_files(directory: Path, config: ModelConfig, settings: EngineSettings) -> None:
     ChatTemplate.from_directory(directory, settings.chat_template)
     if find_tokenizer(directory) is not None or not settings.is_dummy:
         Tokenizer.from_directory(directory)
     if not settings.is_dummy:
-        config = ModelConfig.from_directory(directory)
         CheckpointWeights.open(directory, config, settings.dtype, settings.quantization).close()

@@ -63,8 +63,9 @@ def use_blocks(runner, num_blocks, times=1):
 
 ModelPart.runner = measured_allocate
 parameters = json.loads(sys.argv[1])
-settings = read_settings(parameters, ModelConfig.from_directory(Path(parameters["model"])))
-plan = engine_plan(settings, CPU, available_bytes())
+config = ModelConfig.from_directory(Path(parameters["model"]))
+settings = read_settings(parameters, config)
+plan = engine_plan(settings, config, CPU, available_bytes())
 started = start_engine(parameters)
 prompt = tuple(3 + index % 500 for index in range(settings.max_num_batched_tokens))
 request = GenerateRequest("1", input_ids=prompt, sampling=SamplingParameters(max_tokens=1))

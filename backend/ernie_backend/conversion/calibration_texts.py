@@ -1,7 +1,7 @@
 """The texts that a conversion is calibrated with, as token ids.
 
 A ``.jsonl`` file has a JSON string (a text) or a JSON list of token ids in each line; any other file has a text
-in each line. This module must not know what the texts are used for.
+in each line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What a conversion is to make, and whether that can be made.
-
-This module must not know tensors.
-"""
+"""What a conversion is to make, and whether that can be made."""
 
 from __future__ import annotations
 

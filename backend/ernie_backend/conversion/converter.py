@@ -1,7 +1,7 @@
 """Writes a quantized checkpoint: one file for the vocabulary and one for each layer, weight by weight.
 
 A file has its name only when it is complete, and config.json comes last: an interrupted conversion goes on with
-the next file, and is never taken for a model. This module must not know how weights are packed or measured.
+the next file, and is never taken for a model.
 """
 
 from __future__ import annotations

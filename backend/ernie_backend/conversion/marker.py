@@ -1,8 +1,7 @@
 """The file ``conversion.json`` in a target: it names the conversion that is unfinished, and one run holds it.
 
 A run locks it, so that two never write into one target; a later one with the same identity goes on where the
-last one ended. Damaged it can only be before anything else was written. This module must not know what a
-conversion consists of.
+last one ended. Damaged it can only be before anything else was written.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ Every result of a layer is counted once, as if none made way for another. A devi
 a layer at once holds a row for each token and expert it chose; one that takes them in turn, a row for each
 token. The logits are float32 and counted twice, for the copy
 that penalties and the like are written into; those of ``prompt_logprobs`` are not counted.
-
-This module must not know formats of weights.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 Near is first what changes few settings, then what doubles or halves least: from bfloat16 to wint8 is one
 halving, from 4 devices to 8 one doubling, utilization 0.8 to 0.9 a sixth of one. What changes all that a nearer
-proposal changes, and none of it notably less, is not proposed. This module must not know devices' kinds or
-models.
+proposal changes, and none of it notably less, is not proposed.
 """
 
 from __future__ import annotations

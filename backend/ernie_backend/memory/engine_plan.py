@@ -1,7 +1,4 @@
-"""The plan of an engine's own memory, and its refusal before anything is loaded.
-
-This module must not know files other than config.json.
-"""
+"""The plan of an engine's own memory, and its refusal before anything is loaded."""
 
 from __future__ import annotations
 
@@ -10,23 +7,27 @@ from ernie_backend.devices.device import GIB
 from ernie_backend.errors import StartError
 from ernie_backend.memory.alternatives import nearest_fits
 from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
-from ernie_backend.memory.model_shape import read_shape
+from ernie_backend.memory.model_shape import ModelShape, count_parts
 from ernie_backend.memory.plan_settings import PlanSettings
+from ernie_backend.model_config import ModelConfig
 from ernie_backend.settings import EngineSettings
 
 
-def engine_plan(settings: EngineSettings, backend: Backend, available_bytes: int) -> MemoryPlan:
+def engine_plan(
+    settings: EngineSettings, config: ModelConfig, backend: Backend, available_bytes: int
+) -> MemoryPlan:
     """Return the plan of an engine with these settings.
 
     Args:
         settings: the engine's.
+        config: the model's.
         backend: what computes.
         available_bytes: memory of the hosts that is free.
 
     Raises:
-        StartError: config.json or the settings are no plan.
+        StartError: the settings are not a plan for this model, or a part of its checkpoint is missing.
     """
-    shape = read_shape(settings.model, is_dummy=settings.is_dummy)
+    shape = ModelShape(config, num_parts=1 if settings.is_dummy else count_parts(settings.model))
     return plan_memory(shape, plan_settings(settings), backend.planned_device(available_bytes, None))
 
 

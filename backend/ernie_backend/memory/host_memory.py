@@ -1,7 +1,4 @@
-"""The memory of the host, as far as this process may use it.
-
-This module must not know what the memory is for.
-"""
+"""The memory of the host, as far as this process may use it."""
 
 from __future__ import annotations
 

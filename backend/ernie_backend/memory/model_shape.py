@@ -72,7 +72,12 @@ def read_shape(directory: Path, *, is_dummy: bool = False) -> ModelShape:
         StartError: see ``shape_of`` and ``rank_directories``.
     """
     shape = shape_of(ConfigFields.read(directory / "config.json"))
-    return shape if is_dummy else replace(shape, num_parts=max(1, len(rank_directories(directory))))
+    return shape if is_dummy else replace(shape, num_parts=count_parts(directory))
+
+
+def count_parts(directory: Path) -> int:
+    """Return for how many ranks a checkpoint was cut; 1: it is whole. Raises what ``rank_directories`` does."""
+    return max(1, len(rank_directories(directory)))
 
 
 def shape_of(fields: ConfigFields) -> ModelShape:

@@ -1,7 +1,4 @@
-"""What of a service's settings decides how much memory it takes.
-
-This module must not know where the settings come from.
-"""
+"""What of a service's settings decides how much memory it takes."""
 
 from __future__ import annotations
 

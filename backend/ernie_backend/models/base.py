@@ -1,7 +1,4 @@
-"""What the engine needs of a model, and how it is to be loaded.
-
-This module must not know any architecture, any backend, or how weights are stored.
-"""
+"""What the engine needs of a model, and how it is to be loaded."""
 
 from __future__ import annotations
 

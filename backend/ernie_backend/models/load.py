@@ -1,7 +1,4 @@
-"""Loads a model: the model file of its architecture, over the weights of its checkpoint.
-
-This module must not know what is inside a model or a checkpoint.
-"""
+"""Loads a model: the model file of its architecture, over the weights of its checkpoint."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Follower:
             )
         seat = group_seat(settings, config, layout, join.rank, join.master, self._pulse.meetings, self._come)
         part = load_part(settings, config, backend, seat)
-        plan = engine_plan(settings, backend, self._available * len(layout.hosts))
+        plan = engine_plan(settings, config, backend, self._available * len(layout.hosts))
         available = available_bytes() // layout.ranks_per_host
         self._channel.send(Loaded(part.affordable_blocks(settings, plan, available)))
         num_blocks = self._take(Allocate).num_blocks

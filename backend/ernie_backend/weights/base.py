@@ -1,7 +1,4 @@
-"""What a model takes its weights from, by role and as its rank has them: a checkpoint, or random numbers.
-
-This module must not know files, names or backends.
-"""
+"""What a model takes its weights from, by role and as its rank has them: a checkpoint, or random numbers."""
 
 from __future__ import annotations
 

@@ -3,8 +3,7 @@
 They are made in the format they are kept in, as fast as random bits: a float is a bfloat16 of random sign and
 mantissa with magnitude in [2^-6, 2^-5), of the size of trained weights; a quantized matrix has random codes and
 scales that give it the same largest magnitude. Norms are one, biases of routers zero. A weight depends on its
-role, layer, expert, rank and shape only, so every start makes the same model. This module must not know files
-or backends.
+role, layer, expert, rank and shape only, so every start makes the same model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Floats as files hold them: float32, float16, or bfloat16 as uint16 bits.
-
-This module must not know names, files or which weight the numbers are of.
-"""
+"""Floats as files hold them: float32, float16, or bfloat16 as uint16 bits."""
 
 from __future__ import annotations
 

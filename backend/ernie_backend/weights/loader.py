@@ -3,7 +3,7 @@
 Everything is checked when the checkpoint is opened, before a weight is read; weights are then made one at a
 time, so that loading needs the memory of one weight beside what the model keeps.
 
-This module must not know any backend: it yields the plain formats of ``ernie_kernels.formats``.
+Weights come in the plain formats of ``ernie_kernels.formats``; no backend is known here.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ what is not quantized. Under ``wint8`` all Linears of the decoder and the output
 is the head, so its one int8 copy serves lookup and head, while an untied lookup table stays bfloat16. ``wint4``
 is the same but for the routed experts, which are int4; under ``w4a8`` these meet int8 inputs. Routers are
 float32 always: a rounded one would choose other experts.
-
-This module must not know files, names or shapes.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 The weights of all layers are those of a few blocks that repeat: the loader spells them out weight by weight,
 the planner counts them. Every MLP, be it dense, an expert or the shared experts, is named alike under a prefix
-of its own. This module must not know how tensors are read or in which format they are kept.
+of its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The parts that weights play in a decoder, whatever a checkpoint calls them.
-
-This module must not know names, shapes or formats.
-"""
+"""The parts that weights play in a decoder, whatever a checkpoint calls them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@
 So a rank multiplies by its rows, then by its columns, and the sum over the ranks is the whole product. Experts
 are cut like any MLP; with expert parallelism a routed expert is whole, and a rank has 1/n of them. If n then
 does not divide the heads or a width, attention, dense MLPs and shared experts are whole on every rank. What is
-cut must be divided by n, in units that stay whole. This module must not know files, tensor names or formats.
+cut must be divided by n, in units that stay whole.
 """
 
 from __future__ import annotations

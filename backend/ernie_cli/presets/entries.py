@@ -1,7 +1,7 @@
 """The Triton entries of the text models: each is a row of the table, under a name of its own.
 
 They name no weights: those are looked for in ``$ERNIE_MODEL_ROOT/<entry>``, and without them an entry loads as
-unconfigured. This module must not know what an entry consists of.
+unconfigured.
 """
 
 from __future__ import annotations

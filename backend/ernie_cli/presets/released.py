@@ -2,8 +2,6 @@
 
 No hub could be reached while this was written. The figures come from transformers' and PaddlePaddle/ERNIE's
 sources and from counting parameters; what could not be confirmed stands in ``assumed``.
-
-This module must not know settings or commands.
 """
 
 from __future__ import annotations

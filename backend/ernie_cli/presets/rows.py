@@ -1,7 +1,4 @@
-"""The rows of FastDeploy's table for the P800: a model, its format, the cards, the options.
-
-This module must not know how memory is planned nor how a service is started.
-"""
+"""The rows of FastDeploy's table for the P800: a model, its format, the cards, the options."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from ernie_backend.devices.backend import BACKENDS
 from ernie_backend.devices.device import GIB, p800
 from ernie_backend.memory.engine_plan import engine_plan
 from ernie_backend.memory.memory_plan import plan_memory
+from ernie_backend.model_config import ModelConfig
 from ernie_cli.command_line import parsed_flags
 from ernie_cli.plan_flags import PLAN_GROUPS
 from ernie_cli.plan_request import plan_request
@@ -58,7 +59,7 @@ def test_plan_and_engine_plan_a_directory_alike(
     settings = engine_settings(DATA / name, {**engine_parameters(given), "device": kind})
     request = plan_request({**given, "--model": str(DATA / name)})
     planned = plan_memory(request.shape, request.settings, request.device)
-    assert planned == engine_plan(settings, BACKENDS[kind], GIB)
+    assert planned == engine_plan(settings, ModelConfig.from_directory(DATA / name), BACKENDS[kind], GIB)
     assert request.notices == settings.notices
 
 

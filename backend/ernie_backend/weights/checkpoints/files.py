@@ -1,7 +1,4 @@
-"""The files of one checkpoint: a single ``.safetensors`` file, or shards named by an index.
-
-This module must not know what the tensors mean.
-"""
+"""The files of one checkpoint: a single ``.safetensors`` file, or shards named by an index."""
 
 from __future__ import annotations
 

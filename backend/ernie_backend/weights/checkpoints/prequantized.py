@@ -9,7 +9,7 @@ Beside the Paddle layout's names, with ``weight`` replaced; a Linear has K input
 
 An absmax becomes a scale of ``ernie_kernels.formats`` by dividing it by the largest code. Under w4a8 those of
 an expert's down matrix are of rotated inputs, and of the weight that undoes their rotation
-(``ernie_kernels.hadamard``). This module must not know which weights are quantized, nor how files are read.
+(``ernie_kernels.hadamard``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 One of N ranks reads its own directory only, but for the weights that it quantizes before it cuts them. A single
 rank, or one that has whole experts, joins the parts tensor by tensor. Both look like a checkpoint that was not
-cut. This module must not know formats.
+cut.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ of older ones are removed. One of the times, the inode's last change, only the k
 into a file and puts its modification time back has changed it too.
 
 The numbers are those of ``ernie_kernels.formats``, before any backend packs them: one cache serves all
-instruction sets and devices. This module must not know how weights are made.
+instruction sets and devices.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which part of each stored tensor of the Paddle layout a rank has, and the tensor that all parts make up.
 
 ``weights.sharding`` says which outputs and inputs of a weight a rank has; here they are found in its tensors.
-What is not listed is whole on every rank. This module must not know files.
+What is not listed is whole on every rank.
 """
 
 from __future__ import annotations

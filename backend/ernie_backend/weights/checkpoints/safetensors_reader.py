@@ -2,8 +2,6 @@
 
 The file is mapped, so a tensor costs memory only while somebody looks at it. bfloat16, which NumPy has no type
 for, comes back as uint16 bits. Everything in the header is checked against the file before a byte is believed.
-
-This module must not know what the tensors mean.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes one ``.safetensors`` file tensor by tensor, so that nothing has to be known or held beforehand.
 
 The header comes first in the file but is known last: room is kept for it, and what it does not need is filled
-with spaces, as the format allows. This module must not know what the tensors mean.
+with spaces, as the format allows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Checks of a checkpoint when it is opened: that it holds the tensors of its model, and no other output head.
-
-This module must not know formats, nor how tensors become weights.
-"""
+"""Checks of an opened checkpoint: that it holds the tensors of its model, and no other output head."""
 
 from __future__ import annotations
 
