@@ -63,8 +63,12 @@ def serve(settings: Settings, listeners: list[socket.socket], workers: int) -> b
     if workers > 1:
         with tempfile.TemporaryDirectory(prefix="ernie-frontend-metrics-") as directory:
             os.environ[DIRECTORY_VARIABLE] = directory  # read by the workers, which have not begun
-            supervisor = _Supervisor(config, listeners)
-            _take_hangup_as(lambda: supervisor.signal_queue.append(signal.SIGTERM))
+            ends_on_hangup = signal.SIGHUP in end_signals()
+            supervisor = _Supervisor(config, listeners)  # takes SIGHUP itself, as a wish for new workers
+            if ends_on_hangup:
+                signal.signal(signal.SIGHUP, lambda *_: supervisor.signal_queue.append(signal.SIGTERM))
+            else:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
             supervisor.run()
         return True
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -28,8 +29,8 @@ DRAIN_S = 1
 class Frontend:
     """A frontend process; its log is read as it comes."""
 
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "ernie_frontend", "--host=127.0.0.1", "--port=0", *arguments]
+    def __init__(self, *arguments: str, wrapper: tuple[str, ...] = ()) -> None:
+        command = [*wrapper, sys.executable, "-m", "ernie_frontend", "--host=127.0.0.1", "--port=0", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         first = self.process.stderr.readline()
@@ -149,3 +150,18 @@ def test_a_second_ctrl_c_ends_at_once(triton: FakeTriton) -> None:
                 asked.result()
         finally:
             frontend.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_under_nohup_the_end_of_the_terminal_is_ignored(triton: FakeTriton, workers: int) -> None:
+    frontend = Frontend(f"--triton-url={triton.url}", f"--workers={workers}", wrapper=("nohup",))
+    try:
+        assert frontend.post(stream=False).status_code == 200
+        status = Path(f"/proc/{frontend.process.pid}/status").read_text(encoding="utf-8")
+        ignored = re.search(r"SigIgn:\s*(\w+)", status)
+        assert ignored is not None
+        assert int(ignored[1], 16) & 1 << signal.SIGHUP - 1
+    finally:
+        frontend.process.send_signal(signal.SIGTERM)
+        frontend.end()
+        frontend.close()

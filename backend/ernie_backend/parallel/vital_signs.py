@@ -2,8 +2,9 @@
 
 A rank hangs if its main thread does not move although it must: it uses no CPU time, gets no page from a disk,
 begins and ends no meeting with the others. It must move while another rank is ahead of it, and so waits for it.
-However long a step is, who works on it moves. This module must not know how beats come, nor what is done about
-a rank that hangs.
+However long a step is, who works on it moves. Only beats say that a rank does not move: one that sends none, as
+it was stopped, is silent, and has another message. This module must not know how beats come, nor what is done
+about a rank that hangs.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ class VitalSigns:
         """Take note of a beat; return whether the rank has moved since the one before."""
         has_moved = beat != self._beat
         self._beat = beat
+        self.heard_at = time.monotonic()
         if has_moved:
-            self.moved_at = time.monotonic()
+            self.moved_at = self.heard_at
         return has_moved
 
 
@@ -62,7 +64,7 @@ def find_hanging(
         must_load = is_loading and not rank.has_loaded and rank.meetings % 2 == 0
         if rank.meetings == most and not must_load and not rank.is_held:
             rank.moved_at = now
-    late = [rank for rank in ranks if now - rank.moved_at > allowed_s]
+    late = [rank for rank in ranks if rank.heard_at - rank.moved_at > allowed_s]
     first = min(late, key=lambda rank: (not rank.is_held, rank.meetings), default=None)
     if first is None or first.is_held or first.meetings % 2 == 0:
         return first

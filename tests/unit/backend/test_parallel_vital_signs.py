@@ -26,13 +26,17 @@ class Group:
 
     def beat(self, rank: VitalSigns, meetings: int, ticks: int = 0, *, is_held: bool = False) -> bool:
         has_moved = rank.note(Beat((0, ticks, 0), meetings, is_held))
+        rank.heard_at = self._now
         if has_moved:
             rank.moved_at = self._now
         return has_moved
 
-    def after(self, seconds: float) -> str | None:
-        """Who hangs when so many seconds have passed, if nobody has moved?"""
+    def after(self, seconds: float, *silent: int) -> str | None:
+        """Who hangs when so many seconds have passed, if nobody has moved and all but some were heard?"""
         self._now += seconds
+        for number, rank in enumerate(self.ranks):
+            if number not in silent:
+                rank.heard_at = self._now
         hanging = find_hanging(self.ranks, self._now, ALLOWED_S, is_loading=self._is_loading)
         return None if hanging is None else hanging.name
 
@@ -55,6 +59,13 @@ def test_whom_the_others_wait_for_hangs(meetings: tuple[int, ...], hanging: str 
     group = Group(*meetings)
     assert group.after(9.0) is None
     assert group.after(2.0) == hanging
+
+
+def test_who_is_silent_is_not_said_to_hang() -> None:
+    group = Group(5, 4)
+    assert group.after(9.0) is None
+    assert group.after(9.0, 1) is None
+    assert group.after(9.0) == "rank 1"
 
 
 def test_who_is_held_hangs_wherever_the_others_are() -> None:
