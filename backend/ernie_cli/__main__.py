@@ -5,6 +5,7 @@ Next to nothing is imported here; the rest takes most of a second.
 
 from __future__ import annotations
 
+import resource
 import signal
 import sys
 from types import FrameType
@@ -16,8 +17,15 @@ def main() -> None:
     """Entry point of the console script."""
     for number in end_signals():
         signal.signal(number, _stop)  # until a command takes care of them itself
-    from ernie_cli.main import main as run
-
+    try:
+        from ernie_cli.main import main as run
+    except (ImportError, MemoryError):
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit == resource.RLIM_INFINITY:
+            raise
+        sys.exit(
+            f"ernie-triton: {limit >> 20} MiB of address space is too little to load its modules (ulimit -v)"
+        )
     run()
 
 

@@ -45,6 +45,8 @@ WhenReady = Callable[[str], Awaitable[bool]]
 _LOG_LINES = 20
 _LEAST_DESCRIPTORS = 256
 """Of each process; the frontend needs the most, for its connections."""
+_LEAST_ADDRESS_SPACE = 2 << 30
+"""Of each process; Triton needs the most: 1.5 GiB under 64 streams on 2 cores; with 1.3 a load hangs."""
 
 
 def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
@@ -63,6 +65,7 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
 def _run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
     stages = Stages("command line")
     _check_descriptor_limit()
+    _check_memory_limit()
     with stages.stage("ports"):
         _choose_ports(settings)  # a taken one is told before anything long
     with stages.stage("model files") as reading:
@@ -189,6 +192,22 @@ def _check_descriptor_limit() -> None:
         )
     if soft != resource.RLIM_INFINITY and soft < _LEAST_DESCRIPTORS:
         resource.setrlimit(resource.RLIMIT_NOFILE, (_LEAST_DESCRIPTORS, hard))
+
+
+def _check_memory_limit() -> None:
+    """Check that Triton can run at all: short of address space it aborts, or waits for a thread that it lacks.
+
+    Whether the weights fit is checked by the engine, which knows them.
+
+    Raises:
+        CommandError: it cannot.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _LEAST_ADDRESS_SPACE:
+        raise CommandError(
+            f"the limit of address space is {limit >> 20} MiB for a process; serve needs"
+            f" {_LEAST_ADDRESS_SPACE >> 20} MiB at least, and what the weights take (ulimit -v)"
+        )
 
 
 @contextmanager

@@ -119,6 +119,7 @@ def engine_processes(serving: Serving) -> list[psutil.Process]:
     ("limit", "sentence"),
     [
         ((resource.RLIMIT_NOFILE, 16), "the limit of open files is 16; serve needs 256 at least"),
+        ((resource.RLIMIT_AS, 1200 << 20), "the limit of address space is 1200 MiB for a process; serve needs"),
         ((resource.RLIMIT_FSIZE, 0), "the system refuses: No usable temporary directory"),
     ],
 )

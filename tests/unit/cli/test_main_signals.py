@@ -1,4 +1,4 @@
-"""A signal that comes before anything is up ends the command well."""
+"""A signal, or too little memory, before anything is up ends the command well."""
 
 from __future__ import annotations
 
@@ -27,3 +27,11 @@ def test_a_signal_while_modules_are_imported(number: signal.Signals) -> None:
         [sys.executable, "-c", CODE.format(number=int(number))], capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "Stopped.\n")
+
+
+def test_too_little_address_space_for_the_modules_is_one_line() -> None:
+    code = "import resource; resource.setrlimit(resource.RLIMIT_AS, (60 << 20, 60 << 20))\n"
+    code += "import sys; sys.argv = ['ernie-triton', '--version']; from ernie_cli.__main__ import main; main()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    told = "ernie-triton: 60 MiB of address space is too little to load its modules (ulimit -v)\n"
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", told)
