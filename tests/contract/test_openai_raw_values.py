@@ -24,7 +24,7 @@ from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
 from ernie_frontend.translate.chat_request import chat_to_wire
 from ernie_frontend.translate.completion_request import completion_to_wire
-from ernie_frontend.translate.generate_request import Circumstances
+from ernie_frontend.translate.generate_request import RequestContext
 from ernie_frontend.triton_tensors import generate_inputs
 from ernie_wire.errors import ErnieError, InvalidRequest
 from ernie_wire.messages import GenerateRequest
@@ -85,9 +85,9 @@ def outcome(path: str, body: bytes) -> ErnieError | None:
     """Return the error of a body, or None if it would be sent to Triton; fails if that cannot be read."""
     try:
         if path == CHAT:
-            check_wires(chat_to_wire(_parse(ChatRequest, body), Circumstances("r", 1000, 8)))
+            check_wires(chat_to_wire(_parse(ChatRequest, body), RequestContext("r", 1000, 8)))
         else:
-            check_wires(completion_to_wire(_parse(CompletionRequest, body), Circumstances("r", 1000, 8)))
+            check_wires(completion_to_wire(_parse(CompletionRequest, body), RequestContext("r", 1000, 8)))
     except ValidationError as error:
         return from_validation(error)
     except ErnieError as error:

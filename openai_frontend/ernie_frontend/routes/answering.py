@@ -23,8 +23,8 @@ from ernie_frontend.request_log import RequestRecord, record_of
 from ernie_frontend.routes.reading import Body, check_context, read_body
 from ernie_frontend.services import Services
 from ernie_frontend.translate.answer import AnswerHeader, UsageCount, best
-from ernie_frontend.translate.generate_request import Circumstances
-from ernie_frontend.translate.sse import ChunkShape, EventWriter
+from ernie_frontend.translate.generate_request import RequestContext
+from ernie_frontend.translate.sse import StreamWriter
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError
 from ernie_wire.messages import GenerateRequest, Output
 
@@ -40,14 +40,14 @@ class Endpoint(Generic[Body]):
         id_prefix: what the ids of answers begin with.
         to_wire: makes the requests for the engine.
         whole: makes the object of a whole answer of its header, an output for each choice, and the usage.
-        chunks: how the chunks of a stream look.
+        writer: makes the writer of a stream of its header, the number of answers and the count of tokens.
     """
 
     body: type[Body]
     id_prefix: str
-    to_wire: Callable[[Body, Circumstances], list[GenerateRequest]]
+    to_wire: Callable[[Body, RequestContext], list[GenerateRequest]]
     whole: Callable[[AnswerHeader, Sequence[Output], dict[str, Any]], dict[str, Any]]
-    chunks: ChunkShape
+    writer: Callable[[AnswerHeader, int, UsageCount], StreamWriter]
 
 
 async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response:
@@ -61,14 +61,14 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
     model = await services.models.resolve(body.model)
     check_context(body, model.entry)
     answer_id = record.wire_id(endpoint.id_prefix, body.user)
-    circumstances = Circumstances(
+    context = RequestContext(
         answer_id,
         model.entry.vocab_size,
         services.settings.max_answers,
         client_salt(request.scope),
         model.entry.modalities,
     )
-    wires = await services.large_bodies.beside_loop(num_bytes, endpoint.to_wire, body, circumstances)
+    wires = await services.large_bodies.beside_loop(num_bytes, endpoint.to_wire, body, context)
     header = AnswerHeader.of(body, answer_id, int(time.time()), model.public_name)
     count = UsageCount(body.num_candidates)
     streams = [services.triton.generate(model.entry.name, wire) for wire in wires]
@@ -77,7 +77,7 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
     if body.stream:
         if body.max_streaming_response_tokens is not None:
             streams = [gather(stream, body.max_streaming_response_tokens) for stream in streams]
-        return await _stream(request, EventWriter(header, endpoint.chunks, len(wires), count), merge(streams))
+        return await _stream(request, endpoint.writer(header, len(wires), count), merge(streams), count)
     answers = await unless_disconnected(collect_all(streams), request.scope, request.receive)
     count.add_all(answers)
     record.count(count.num_input_tokens, count.num_output_tokens)
@@ -85,7 +85,9 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
     return JSONResponse(endpoint.whole(header, chosen, count.to_json()))
 
 
-async def _stream(request: Request, writer: EventWriter, items: AsyncGenerator[Item, None]) -> EventStream:
+async def _stream(
+    request: Request, writer: StreamWriter, items: AsyncGenerator[Item, None], count: UsageCount
+) -> EventStream:
     """Return the event stream of an answer, once its first output is here.
 
     Raises:
@@ -97,7 +99,7 @@ async def _stream(request: Request, writer: EventWriter, items: AsyncGenerator[I
     except BaseException:
         await items.aclose()
         raise
-    return EventStream(events(writer, first, items, record_of(request.scope)))
+    return EventStream(events(writer, first, items, record_of(request.scope), count))
 
 
 async def _first(items: AsyncGenerator[Item, None]) -> Item:
@@ -107,7 +109,11 @@ async def _first(items: AsyncGenerator[Item, None]) -> Item:
 
 
 async def events(
-    writer: EventWriter, first: Item, rest: AsyncGenerator[Item, None], record: RequestRecord
+    writer: StreamWriter,
+    first: Item,
+    rest: AsyncGenerator[Item, None],
+    record: RequestRecord,
+    count: UsageCount,
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events of a streamed answer, also of its end by an error.
 
@@ -116,6 +122,7 @@ async def events(
         first: what was already taken from ``rest``.
         rest: the outputs; closed when this generator is.
         record: is told the tokens and the error, if there is one.
+        count: the writer's.
     """
     try:
         async with aclosing(rest):
@@ -125,9 +132,9 @@ async def events(
             yield writer.end()
     except Exception as error:
         if not isinstance(error, ErnieError):
-            logger.exception("the stream of %s failed", writer.answer_id)
+            logger.exception("the stream of request %s failed", record.request_id)
             error = InternalError("something went wrong on our side")
         record.fail(error)
         yield writer.fail(error)
     finally:
-        record.count(writer.count.num_input_tokens, writer.count.num_output_tokens)
+        record.count(count.num_input_tokens, count.num_output_tokens)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -11,9 +13,16 @@ from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.openapi import GENERATION_ERRORS, responses
 from ernie_frontend.translate.chat_request import chat_to_wire
 from ernie_frontend.translate.chat_response import CHUNKS, chat_completion
+from ernie_frontend.translate.sse import ChunkWriter
 
 router = APIRouter()
-CHAT = Endpoint(ChatRequest, "chatcmpl", chat_to_wire, chat_completion, CHUNKS)
+CHAT = Endpoint(
+    body=ChatRequest,
+    id_prefix="chatcmpl",
+    to_wire=chat_to_wire,
+    whole=chat_completion,
+    writer=partial(ChunkWriter, CHUNKS),
+)
 
 
 @router.post(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -11,9 +13,16 @@ from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.openapi import GENERATION_ERRORS, responses
 from ernie_frontend.translate.completion_request import completion_to_wire
 from ernie_frontend.translate.completion_response import CHUNKS, text_completion
+from ernie_frontend.translate.sse import ChunkWriter
 
 router = APIRouter()
-COMPLETION = Endpoint(CompletionRequest, "cmpl", completion_to_wire, text_completion, CHUNKS)
+COMPLETION = Endpoint(
+    body=CompletionRequest,
+    id_prefix="cmpl",
+    to_wire=completion_to_wire,
+    whole=text_completion,
+    writer=partial(ChunkWriter, CHUNKS),
+)
 
 
 @router.post("/v1/completions", response_model=None, responses=responses(Completion, *GENERATION_ERRORS))

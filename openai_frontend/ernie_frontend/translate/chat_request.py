@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from ernie_frontend.schema.chat import MEDIA_PARTS, ChatMessage, ChatRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, refuse_unsupported
-from ernie_frontend.translate.generate_request import Circumstances, Prompt, generate_requests
+from ernie_frontend.translate.generate_request import Prompt, RequestContext, generate_requests
 from ernie_frontend.translate.sampling import sampling_parameters
 from ernie_frontend.translate.thinking import resolve_thinking
 from ernie_wire.errors import InvalidValue, MissingParameter
@@ -28,27 +28,27 @@ logger = logging.getLogger(__name__)
 _RESERVED_OPTIONS = ("messages", "tools", "chat_template", "add_generation_prompt")
 
 
-def chat_to_wire(body: ChatRequest, circumstances: Circumstances) -> list[GenerateRequest]:
+def chat_to_wire(body: ChatRequest, context: RequestContext) -> list[GenerateRequest]:
     """Return the requests for the engine.
 
     Raises:
         InvalidRequest: a value outside its limits, something that is not served, or no prompt.
     """
     refuse_unsupported(body.model_extra, UNSUPPORTED_IN_CHAT)
-    if body.num_candidates > circumstances.max_answers:
+    if body.num_candidates > context.max_answers:
         raise InvalidValue(
-            f"n is {body.num_candidates}; at most {circumstances.max_answers} answers are made to one request",
+            f"n is {body.num_candidates}; at most {context.max_answers} answers are made to one request",
             "n",
         )
     sampling = sampling_parameters(body, body.max_completion_tokens or body.max_tokens, body.num_logprobs)
-    return generate_requests(body, circumstances, [_prompt(body, circumstances)], sampling)
+    return generate_requests(body, context, [_prompt(body, context)], sampling)
 
 
-def _prompt(body: ChatRequest, circumstances: Circumstances) -> Prompt:
+def _prompt(body: ChatRequest, context: RequestContext) -> Prompt:
     if body.prompt_token_ids is not None:
         begun = body.completion_token_ids or []
-        check_token_ids("prompt_token_ids", body.prompt_token_ids, circumstances.highest_token_id)
-        check_token_ids("completion_token_ids", begun, circumstances.highest_token_id)
+        check_token_ids("prompt_token_ids", body.prompt_token_ids, context.highest_token_id)
+        check_token_ids("completion_token_ids", begun, context.highest_token_id)
         return Prompt(input_ids=(*body.prompt_token_ids, *begun))
     if body.completion_token_ids:
         raise InvalidValue(
@@ -62,7 +62,7 @@ def _prompt(body: ChatRequest, circumstances: Circumstances) -> Prompt:
         raise InvalidValue("messages is empty; it must have at least one message", "messages")
     media: list[bytes] = []
     messages = [
-        _message(f"messages.{index}.content", message, circumstances.modalities, media)
+        _message(f"messages.{index}.content", message, context.modalities, media)
         for index, message in enumerate(body.messages)
     ]
     if body.disable_chat_template:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_COMPLETIONS, refuse_unsupported
-from ernie_frontend.translate.generate_request import Circumstances, Prompt, generate_requests
+from ernie_frontend.translate.generate_request import Prompt, RequestContext, generate_requests
 from ernie_frontend.translate.sampling import sampling_parameters
 from ernie_wire.errors import InvalidValue, MissingParameter
 from ernie_wire.limits import check_token_ids
@@ -12,24 +12,24 @@ from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 
 
-def completion_to_wire(body: CompletionRequest, circumstances: Circumstances) -> list[GenerateRequest]:
+def completion_to_wire(body: CompletionRequest, context: RequestContext) -> list[GenerateRequest]:
     """Return the requests for the engine.
 
     Raises:
         InvalidRequest: a value outside its limits, something that is not served, or no prompt.
     """
     refuse_unsupported(body.model_extra, UNSUPPORTED_IN_COMPLETIONS)
-    prompts = _checked_prompts(body, circumstances.highest_token_id)
-    if len(prompts) * body.num_candidates > circumstances.max_answers:
+    prompts = _checked_prompts(body, context.highest_token_id)
+    if len(prompts) * body.num_candidates > context.max_answers:
         raise InvalidValue(
             f"prompt holds {len(prompts)} prompts with {body.num_candidates} answers each; at most "
-            f"{circumstances.max_answers} answers are made to one request",
+            f"{context.max_answers} answers are made to one request",
             "prompt" if len(prompts) > 1 else "best_of" if body.best_of else "n",
         )
     made = [
         Prompt(text_input=prompt) if isinstance(prompt, str) else Prompt(input_ids=prompt) for prompt in prompts
     ]
-    return generate_requests(body, circumstances, made, _sampling(body))
+    return generate_requests(body, context, made, _sampling(body))
 
 
 def _checked_prompts(body: CompletionRequest, highest_token_id: int) -> list[str | tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""What chat and completions requests have in common on their way to the wire."""
+"""What the requests of all endpoints have in common on their way to the wire."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ernie_wire.sampling import SamplingParameters
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class RequestContext:
     """What is known of a request besides its body.
 
     Attributes:
@@ -48,7 +48,7 @@ class Prompt:
 
 def generate_requests(
     body: GenerationFields,
-    circumstances: Circumstances,
+    context: RequestContext,
     prompts: Sequence[Prompt],
     sampling: SamplingParameters,
 ) -> list[GenerateRequest]:
@@ -56,11 +56,11 @@ def generate_requests(
 
     Args:
         body: the checked request of the client.
-        circumstances: see there.
+        context: what else is known of it.
         prompts: what to answer.
         sampling: of the first answer to each prompt.
     """
-    number, request_id = body.num_candidates, circumstances.request_id
+    number, request_id = body.num_candidates, context.request_id
     is_single = len(prompts) * number == 1
     return [
         GenerateRequest(
@@ -78,7 +78,7 @@ def generate_requests(
             return_token_ids=bool(body.return_token_ids or body.has_echo),
             return_marks=True,
             priority=body.priority or 0,
-            cache_salt=circumstances.client_salt + (body.cache_salt or ""),
+            cache_salt=context.client_salt + (body.cache_salt or ""),
         )
         for index, prompt in enumerate(prompt for prompt in prompts for _ in range(number))
     ]

@@ -22,6 +22,19 @@ _DONE = b"data: [DONE]\n\n"
 Choice = dict[str, Any]
 
 
+class StreamWriter(Protocol):
+    """Writes the events of one streamed answer, in the way of one API; counts the tokens."""
+
+    def events(self, index: int, output: Output) -> bytes:
+        """Return the events that an output of the answer ``index`` makes; empty if there are none."""
+
+    def end(self) -> bytes:
+        """Return the events after the last output."""
+
+    def fail(self, error: ErnieError) -> bytes:
+        """Return the events that end a stream in which something went wrong."""
+
+
 class ChoiceChunks(Protocol):
     """The choices of one generation, chunk by chunk."""
 
@@ -58,32 +71,27 @@ def _event(content: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
-class EventWriter:
-    """Writes the events of one streamed answer.
+class ChunkWriter(StreamWriter):
+    """Writes each choice as chunks of its own, which is OpenAI's way in chat and completions.
 
     Args:
-        header: what every chunk carries.
         shape: how the chunks of the endpoint look.
+        header: what every chunk carries.
         num_choices: of the answer.
-        count: counts the tokens; the caller may read it afterwards.
+        count: counts the tokens.
     """
 
-    def __init__(self, header: AnswerHeader, shape: ChunkShape, num_choices: int, count: UsageCount) -> None:
-        self.count = count
+    def __init__(self, shape: ChunkShape, header: AnswerHeader, num_choices: int, count: UsageCount) -> None:
+        self._count = count
         self._header = header
         self._kind = shape.kind
         self._chunks = [shape.start(header, index) for index in range(num_choices)]
         self._has_openings = shape.opens_single or num_choices > 1
         self._begun: set[int] = set()
 
-    @property
-    def answer_id(self) -> str:
-        """The id of the answer."""
-        return self._header.answer_id
-
     def events(self, index: int, output: Output) -> bytes:
         """Return the events that an output of the choice ``index`` makes; empty if there are none."""
-        self.count.add(index, output)
+        self._count.add(index, output)
         choices = []
         if self._has_openings and not self._begun:
             choices += [chunks.opening(output) for chunks in self._chunks]
@@ -95,7 +103,7 @@ class EventWriter:
         """Return the events after the last output: the usage if it was asked for, and ``[DONE]``."""
         if not self._header.has_usage:
             return _DONE
-        return _event({**self._header.to_object(self._kind, []), "usage": self.count.to_json()}) + _DONE
+        return _event({**self._header.to_object(self._kind, []), "usage": self._count.to_json()}) + _DONE
 
     def fail(self, error: ErnieError) -> bytes:
         """Return the events that end a stream in which something went wrong: the error, and ``[DONE]``."""
@@ -117,7 +125,7 @@ class EventWriter:
     def _chunk(self, choice: Choice) -> bytes:
         chunk = self._header.to_object(self._kind, [choice])
         if self._header.has_running_usage:
-            chunk["usage"] = self.count.to_json()
+            chunk["usage"] = self._count.to_json()
         elif self._header.has_usage:
             chunk["usage"] = None
         return _event(chunk)

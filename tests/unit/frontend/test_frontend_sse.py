@@ -14,7 +14,7 @@ from ernie_frontend.routes.answering import events
 from ernie_frontend.translate.answer import AnswerHeader, UsageCount
 from ernie_frontend.translate.chat_response import CHUNKS as CHAT
 from ernie_frontend.translate.completion_response import CHUNKS as COMPLETION
-from ernie_frontend.translate.sse import ChunkShape, EventWriter
+from ernie_frontend.translate.sse import ChunkShape, ChunkWriter
 from ernie_wire.errors import QueueFull
 from ernie_wire.messages import Output
 
@@ -38,8 +38,9 @@ async def choices_of(
 
     first, record = items[0], RequestRecord("r", "r")
     assert not isinstance(first, QueueFull)
-    writer = EventWriter(header, shape, num_choices, UsageCount(num_choices))
-    sent = b"".join([part async for part in events(writer, first, rest(), record)])
+    count = UsageCount(num_choices)
+    writer = ChunkWriter(shape, header, num_choices, count)
+    sent = b"".join([part async for part in events(writer, first, rest(), record, count)])
     *made, done, end = sent.split(b"\n\n")
     assert (done, end) == (b"data: [DONE]", b"")
     assert record.failed_status == sum(item.status for item in items if isinstance(item, QueueFull))

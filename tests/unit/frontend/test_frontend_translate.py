@@ -21,7 +21,7 @@ from ernie_frontend.translate import chat_request
 from ernie_frontend.translate.answer import AnswerHeader
 from ernie_frontend.translate.chat_request import chat_to_wire
 from ernie_frontend.translate.completion_request import completion_to_wire
-from ernie_frontend.translate.generate_request import Circumstances
+from ernie_frontend.translate.generate_request import RequestContext
 from ernie_frontend.translate.thinking import resolve_thinking
 from ernie_wire.errors import InvalidValue, QueueFull
 from ernie_wire.messages import GenerateRequest
@@ -66,7 +66,7 @@ def conversation(wire: GenerateRequest) -> dict[str, Any]:
 )
 def test_the_thinking_switch(fields: dict[str, Any], expected: bool | None) -> None:
     assert resolve_thinking(chat(**fields)) is expected
-    [wire] = chat_to_wire(chat(**fields), Circumstances("r", 1000, 8))
+    [wire] = chat_to_wire(chat(**fields), RequestContext("r", 1000, 8))
     assert conversation(wire)["chat_template_kwargs"].get("enable_thinking") is expected
 
 
@@ -77,7 +77,7 @@ def test_tool_calls_go_on_as_they_came_whatever_their_arguments_hold() -> None:
         {"function": {"name": "c", "arguments": "[" * 100_000}},
     ]
     [wire] = chat_to_wire(
-        chat(messages=[{"role": "assistant", "tool_calls": calls}]), Circumstances("r", 1000, 8)
+        chat(messages=[{"role": "assistant", "tool_calls": calls}]), RequestContext("r", 1000, 8)
     )
     [message] = conversation(wire)["messages"]
     assert message["tool_calls"] == calls
@@ -86,7 +86,7 @@ def test_tool_calls_go_on_as_they_came_whatever_their_arguments_hold() -> None:
 def test_tools_go_along_unless_the_choice_is_none() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     for choice, expected in ((None, tools), ("auto", tools), ("none", None)):
-        [wire] = chat_to_wire(chat(tools=tools, tool_choice=choice), Circumstances("r", 1000, 8))
+        [wire] = chat_to_wire(chat(tools=tools, tool_choice=choice), RequestContext("r", 1000, 8))
         assert conversation(wire).get("tools") == expected
 
 
@@ -97,13 +97,13 @@ def test_messages_go_on_as_they_came_without_what_nobody_reads() -> None:
         {"role": "bot", "content": None, "name": None, "brand_new": 1},
         {"role": "tool", "content": {"type": "text", "text": "23"}, "tool_call_id": "c"},
     ]
-    [wire] = chat_to_wire(chat(messages=messages), Circumstances("r", 1000, 8))
+    [wire] = chat_to_wire(chat(messages=messages), RequestContext("r", 1000, 8))
     assert conversation(wire)["messages"] == [messages[0], {"role": "bot"}, messages[2]]
     assert wire.media == ()
 
 
 def test_several_answers_share_one_serialized_conversation() -> None:
-    wires = chat_to_wire(chat(n=3), Circumstances("r", 1000, 8))
+    wires = chat_to_wire(chat(n=3), RequestContext("r", 1000, 8))
     assert len({id(wire.messages) for wire in wires}) == 1
 
 
@@ -121,7 +121,7 @@ def test_media_go_beside_the_messages_whose_parts_name_them_by_index() -> None:
         {"type": "image_url", "image_url": {"url": PICTURE_URL, "detail": "high"}},
         {"type": "video_url", "video_url": {"url": "DATA:,%00a%20b"}},
     ]
-    seeing = Circumstances("r", 1000, 8, modalities=("text", "image", "video"))
+    seeing = RequestContext("r", 1000, 8, modalities=("text", "image", "video"))
     [wire] = chat_to_wire(chat(messages=[{"role": "user", "content": content}]), seeing)
     assert wire.media == (PICTURE, b"\0a b")
     assert conversation(wire)["messages"][0]["content"] == [
@@ -150,7 +150,7 @@ def test_media_go_beside_the_messages_whose_parts_name_them_by_index() -> None:
     ],
 )
 def test_media_that_cannot_be_had(messages: list[dict[str, Any]], complaint: str) -> None:
-    seeing = Circumstances("r", 1000, 8, modalities=("text", "image"))
+    seeing = RequestContext("r", 1000, 8, modalities=("text", "image"))
     with pytest.raises(InvalidValue, match=complaint) as caught:
         chat_to_wire(chat(messages=messages), seeing)
     assert caught.value.param == "content"
@@ -160,7 +160,7 @@ def test_a_text_model_is_sent_no_media() -> None:
     """The same words whether the part is complete or not."""
     for messages in (pictured(PICTURE_URL), [{"role": "user", "content": {"type": "image_url"}}]):
         with pytest.raises(InvalidValue) as caught:
-            chat_to_wire(chat(messages=messages), Circumstances("r", 1000, 8, modalities=("text",)))
+            chat_to_wire(chat(messages=messages), RequestContext("r", 1000, 8, modalities=("text",)))
         assert caught.value.param == "content"
         assert caught.value.message == (
             "messages.0.content: a part of type 'image_url' is not supported yet; send text parts only"
@@ -168,7 +168,7 @@ def test_a_text_model_is_sent_no_media() -> None:
 
 
 def test_media_are_no_prompt_without_the_template() -> None:
-    seeing = Circumstances("r", 1000, 8, modalities=("text", "image"))
+    seeing = RequestContext("r", 1000, 8, modalities=("text", "image"))
     with pytest.raises(InvalidValue, match="leave disable_chat_template out"):
         chat_to_wire(chat(messages=pictured(PICTURE_URL), disable_chat_template=True), seeing)
 
@@ -186,8 +186,8 @@ def test_every_unsupported_field_has_a_reason_and_a_way_out(table: dict[str, Ref
 
 def test_unknown_fields_are_ignored() -> None:
     for fields in ({"brand_new": 1}, {"metadata": {"brand_new": 1}}):
-        assert chat_to_wire(chat(**fields), Circumstances("r", 1000, 8)) == chat_to_wire(
-            chat(), Circumstances("r", 1000, 8)
+        assert chat_to_wire(chat(**fields), RequestContext("r", 1000, 8)) == chat_to_wire(
+            chat(), RequestContext("r", 1000, 8)
         )
 
 
@@ -195,32 +195,32 @@ def test_unknown_fields_are_ignored() -> None:
 def test_token_ids_are_checked_at_the_edge(vocab_size: int | None, token_id: int) -> None:
     body = CompletionRequest.model_validate({"prompt": [1, token_id]})
     with pytest.raises(InvalidValue, match=str(token_id)):
-        completion_to_wire(body, Circumstances("r", vocab_size, 8))
+        completion_to_wire(body, RequestContext("r", vocab_size, 8))
 
 
 def test_each_prompt_is_a_request_of_its_own() -> None:
     body = CompletionRequest.model_validate({"prompt": [[1, 999], [3]], "max_tokens": 4, "stream": True})
-    wires = completion_to_wire(body, Circumstances("r", 1000, 2))
+    wires = completion_to_wire(body, RequestContext("r", 1000, 2))
     assert [wire.request_id for wire in wires] == ["r-0", "r-1"]
     assert [wire.input_ids for wire in wires] == [(1, 999), (3,)]
     assert all(wire.stream and wire.sampling.max_tokens == 4 for wire in wires)
     with pytest.raises(InvalidValue, match="at most 1"):
-        completion_to_wire(body, Circumstances("r", 1000, 1))
+        completion_to_wire(body, RequestContext("r", 1000, 1))
 
 
 def test_several_answers_count_the_seed_on() -> None:
-    wires = chat_to_wire(chat(n=3, seed=2**63 - 2), Circumstances("r", 1000, 3))
+    wires = chat_to_wire(chat(n=3, seed=2**63 - 2), RequestContext("r", 1000, 3))
     assert [wire.request_id for wire in wires] == ["r-0", "r-1", "r-2"]
     assert [wire.sampling.seed for wire in wires] == [2**63 - 2, 2**63 - 1, 0]
     for unseeded in ({}, {"seed": None}, {"seed": -1}):
         seeds = {
-            wire.sampling.seed for wire in chat_to_wire(chat(n=3, **unseeded), Circumstances("r", 1000, 3))
+            wire.sampling.seed for wire in chat_to_wire(chat(n=3, **unseeded), RequestContext("r", 1000, 3))
         }
         assert seeds == {unseeded.get("seed")}
-    counted = [wire.sampling.seed for wire in chat_to_wire(chat(n=3, seed=-3), Circumstances("r", 1000, 3))]
+    counted = [wire.sampling.seed for wire in chat_to_wire(chat(n=3, seed=-3), RequestContext("r", 1000, 3))]
     assert counted == [-3, 2**63 - 2, 2**63 - 1], "-3 is 2**63 - 3"
     body = CompletionRequest.model_validate({"prompt": ["a", "b"], "n": 2, "seed": 5})
-    wires = completion_to_wire(body, Circumstances("r", 1000, 8))
+    wires = completion_to_wire(body, RequestContext("r", 1000, 8))
     assert [wire.text_input for wire in wires] == ["a", "a", "b", "b"]
     assert [wire.sampling.seed for wire in wires] == [5, 6, 5, 6]
 
@@ -232,20 +232,20 @@ def test_prompts_of_token_ids() -> None:
         {"messages": [], "prompt_token_ids": [5, 6]},
     )
     for fields in forms:
-        [wire] = chat_to_wire(ChatRequest.model_validate(fields), Circumstances("r", 1000, 1))
+        [wire] = chat_to_wire(ChatRequest.model_validate(fields), RequestContext("r", 1000, 1))
         assert (wire.input_ids, wire.messages) == ((5, 6), None)
-    [wire] = chat_to_wire(chat(prompt_token_ids=[5, 6], completion_token_ids=[7]), Circumstances("r", 1000, 1))
+    [wire] = chat_to_wire(chat(prompt_token_ids=[5, 6], completion_token_ids=[7]), RequestContext("r", 1000, 1))
     assert wire.input_ids == (5, 6, 7)
     forms = ({"prompt": [1]}, {"prompt": "x", "prompt_token_ids": [1]}, {"prompt_token_ids": [1]})
     for fields in forms:
         body = CompletionRequest.model_validate({**fields, "completion_token_ids": [2, 3]})
-        [wire] = completion_to_wire(body, Circumstances("r", 1000, 1))
+        [wire] = completion_to_wire(body, RequestContext("r", 1000, 1))
         assert wire.input_ids == (1, 2, 3)
 
 
 def test_no_template() -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "as it stands"}]}]
-    [wire] = chat_to_wire(chat(messages=messages, disable_chat_template=True), Circumstances("r", 1000, 1))
+    [wire] = chat_to_wire(chat(messages=messages, disable_chat_template=True), RequestContext("r", 1000, 1))
     assert (wire.text_input, wire.messages) == ("as it stands", None)
 
 
@@ -268,7 +268,7 @@ def test_which_log_probabilities_the_engine_is_asked_for(
     fields: dict[str, Any], logprobs: int | None, prompt_logprobs: int | None
 ) -> None:
     body = CompletionRequest.model_validate({"prompt": "a", **fields})
-    wire = completion_to_wire(body, Circumstances("r", 1000, 8))[0]
+    wire = completion_to_wire(body, RequestContext("r", 1000, 8))[0]
     assert (wire.sampling.logprobs, wire.sampling.prompt_logprobs) == (logprobs, prompt_logprobs)
     assert wire.return_token_ids is ("echo" in fields)
 
@@ -294,21 +294,21 @@ def test_which_log_probabilities_the_engine_is_asked_for(
 )
 def test_spellings_that_other_servers_accept(fields: dict[str, Any], sampling: dict[str, Any]) -> None:
     """What vLLM and FastDeploy take, with the same meaning, on both endpoints alike."""
-    [wire] = chat_to_wire(chat(**fields), Circumstances("r", 1000, 8))
+    [wire] = chat_to_wire(chat(**fields), RequestContext("r", 1000, 8))
     body = CompletionRequest.model_validate({"prompt": "a", **fields})
-    for made in (wire, *completion_to_wire(body, Circumstances("r", 1000, 8))):
+    for made in (wire, *completion_to_wire(body, RequestContext("r", 1000, 8))):
         assert json.dumps(made.sampling.to_json(), sort_keys=True) == json.dumps(sampling, sort_keys=True)
 
 
 def test_null_is_absent_in_every_field() -> None:
     nothing = dict.fromkeys(set(ChatRequest.model_fields) - {"messages"})
-    assert chat_to_wire(chat(**nothing), Circumstances("r", 1000, 8)) == chat_to_wire(
-        chat(), Circumstances("r", 1000, 8)
+    assert chat_to_wire(chat(**nothing), RequestContext("r", 1000, 8)) == chat_to_wire(
+        chat(), RequestContext("r", 1000, 8)
     )
     nothing = dict.fromkeys(set(CompletionRequest.model_fields) - {"prompt"})
     bodies = [CompletionRequest.model_validate({"prompt": "a", **fields}) for fields in (nothing, {})]
-    assert completion_to_wire(bodies[0], Circumstances("r", 1000, 8)) == completion_to_wire(
-        bodies[1], Circumstances("r", 1000, 8)
+    assert completion_to_wire(bodies[0], RequestContext("r", 1000, 8)) == completion_to_wire(
+        bodies[1], RequestContext("r", 1000, 8)
     )
 
 
@@ -324,7 +324,7 @@ def test_null_is_absent_in_every_field() -> None:
 )
 def test_how_many_log_probabilities_completions_give(fields: dict[str, Any], logprobs: int | None) -> None:
     body = CompletionRequest.model_validate({"prompt": "a", "echo": True, "prompt_logprobs": 0, **fields})
-    [wire] = completion_to_wire(body, Circumstances("r", 1000, 8))
+    [wire] = completion_to_wire(body, RequestContext("r", 1000, 8))
     assert (wire.sampling.logprobs, body.num_logprobs) == (logprobs, logprobs)
     assert wire.sampling.prompt_logprobs == (logprobs or 0), "echo needs as many of the prompt"
 
@@ -336,16 +336,16 @@ def test_how_many_log_probabilities_chat_gives() -> None:
 
 def test_whole_floats_are_integers_wherever_these_are_wanted() -> None:
     fields = {"n": 2.0, "priority": -1.0, "max_completion_tokens": 4.0, "max_streaming_response_tokens": 3.0}
-    wires = chat_to_wire(chat(**fields), Circumstances("r", 1000, 8))
+    wires = chat_to_wire(chat(**fields), RequestContext("r", 1000, 8))
     assert [(wire.priority, wire.sampling.max_tokens) for wire in wires] == [(-1, 4), (-1, 4)]
     ids = {"prompt_token_ids": [5.0, 6], "completion_token_ids": [7.0]}
     for body in (chat(messages=[5.0, 6.0]), ChatRequest.model_validate(ids)):
-        [wire] = chat_to_wire(body, Circumstances("r", 1000, 8))
+        [wire] = chat_to_wire(body, RequestContext("r", 1000, 8))
         assert json.dumps(wire.input_ids) in ("[5, 6]", "[5, 6, 7]")
     for prompt in ([5.0, 6], [[5, 6.0]]):
         for name in ("prompt", "prompt_token_ids"):
             plain = CompletionRequest.model_validate({name: prompt, "best_of": 1.0})
-            [wire] = completion_to_wire(plain, Circumstances("r", 1000, 8))
+            [wire] = completion_to_wire(plain, RequestContext("r", 1000, 8))
             assert json.dumps(wire.input_ids) == "[5, 6]"
 
 
@@ -388,7 +388,9 @@ def test_metadata_does_not_carry_the_prompt() -> None:
 def test_tools_are_accepted_with_one_word_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     chat_request._warn_of_tools.cache_clear()
     for _ in range(2):
-        chat_to_wire(chat(tools=[{"type": "function", "function": {"name": "f"}}]), Circumstances("r", 1000, 8))
+        chat_to_wire(
+            chat(tools=[{"type": "function", "function": {"name": "f"}}]), RequestContext("r", 1000, 8)
+        )
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "calls in answers stay text" in caplog.text
 
