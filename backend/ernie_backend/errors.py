@@ -12,8 +12,10 @@ class StartError(Exception):
 
     Attributes:
         message: one line that names the file, tensor or setting, what was found and expected, and the way out.
+        exit_signal: the one that ended a rank, if that is the cause.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, exit_signal: int | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.exit_signal = exit_signal

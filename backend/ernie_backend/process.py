@@ -50,10 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
         started = start_engine(options.settings, _RankWatch(connection))
     except StartError as error:
         logger.error("the engine cannot start: %s", error.message)  # noqa: TRY400  one line, no traceback
-        return _refuse(error.message, connection)
+        return _refuse(StartFailed(error.message, error.exit_signal), connection)
     except Exception as error:
         logger.exception("the engine cannot start")
-        return _refuse(f"{type(error).__name__}: {error}", connection)
+        return _refuse(StartFailed(f"{type(error).__name__}: {error}"), connection)
     return _serve(started, connection)
 
 
@@ -67,15 +67,15 @@ class _RankWatch(GroupWatch):
         """See ``GroupWatch``."""
         self._connection.send(Starting())
 
-    def lost(self, cause: str) -> None:
+    def lost(self, cause: str, exit_signal: int | None, /) -> None:
         """See ``GroupWatch``."""
-        self._connection.send(Fault(cause))
+        self._connection.send(Fault(cause, exit_signal))
         self._connection.flush()
-        super().lost(cause)
+        super().lost(cause, exit_signal)
 
 
-def _refuse(cause: str, connection: Connection) -> int:
-    connection.send(StartFailed(cause))
+def _refuse(failure: StartFailed, connection: Connection) -> int:
+    connection.send(failure)
     connection.flush()
     return 1
 

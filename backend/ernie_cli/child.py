@@ -22,7 +22,7 @@ from pathlib import Path
 from ernie_cli.errors import CommandError
 from ernie_cli.tied import tied_command
 from ernie_frontend.log_output import LogOutput
-from ernie_wire.exit_status import describe_exit
+from ernie_wire.exit_status import Exit
 
 STOPPED_S = 3.0
 """How long a process may stay stopped: no load on the machine can stop one, so it need not be long."""
@@ -148,8 +148,8 @@ class Child:
         """Wait until the process ends by itself; return what to tell the user."""
         status = await self._process.wait()
         await asyncio.wait({self._pump}, timeout=1)  # a grandchild may hold the pipe open
-        how = "was stopped, and so killed" if self._was_stopped else describe_exit(status)
-        return CommandError(f"{self.name} ended: it {how}", self.last_lines())
+        end = Exit("was stopped, and so killed") if self._was_stopped else Exit.of(status)
+        return CommandError(f"{self.name} ended: it {end.words}", self.last_lines(), end.signal)
 
     def last_lines(self) -> tuple[str, ...]:
         """Return what it wrote last."""

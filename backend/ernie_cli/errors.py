@@ -9,12 +9,18 @@ class CommandError(Exception):
     Attributes:
         message: what is wrong and the way out; printed last.
         last_lines: what the process at fault wrote last; printed before the message.
+        exit_signal: the one that ended it, if one did.
     """
 
-    def __init__(self, message: str, last_lines: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, last_lines: tuple[str, ...] = (), exit_signal: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.last_lines = last_lines
+        self.exit_signal = exit_signal
+
+    def saying(self, message: str) -> CommandError:
+        """Return the error with another message."""
+        return CommandError(message, self.last_lines, self.exit_signal)
 
     def to_text(self) -> str:
         """Return the lines for the terminal, the message last."""

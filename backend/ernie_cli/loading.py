@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from ernie_cli.child import LOOK_S, SHARED_LOOK_S, Child, Member
 from ernie_cli.errors import CommandError
-from ernie_cli.triton import ModelDied, TritonModel
+from ernie_cli.triton import EngineDied, ModelDied, TritonModel
 from ernie_stub.engine_process import ready_notice
 
 _STUB = "triton_python_backend_stub"
@@ -51,11 +51,9 @@ async def load_model(model: TritonModel, triton: Child) -> None:
     """
     try:
         await first_of(model.load(), _watch_load(triton))
-    except LoadHangs:
+    except EngineDied as error:
+        error.last_lines = triton.last_lines()
         raise
-    except CommandError as error:
-        says_nothing = "ended before it was ready" in error.message
-        raise CommandError(error.message, triton.last_lines() if says_nothing else ()) from None
 
 
 async def watch_stub(triton: Child) -> NoReturn:

@@ -54,7 +54,7 @@ class Faults:
         if count > MOST_FAULTS:
             within = f"{FAULTS_WINDOW_S / 60:g} minutes"
             message = f"given up after {count} faults within {within}, the last: {fault.message}"
-            raise CommandError(message, fault.last_lines)
+            raise fault.saying(message)
         return min(2.0 ** (count - 2), _LONGEST_PAUSE_S) if count > 1 else 0.0
 
 
@@ -115,7 +115,7 @@ class KeptTriton(Kept):
             await self._load()
         except LoadHangs as hang:
             if attempts == 1:
-                raise CommandError(f"{hang.message}, {MOST_LOADS} times in a row", hang.last_lines) from None
+                raise hang.saying(f"{hang.message}, {MOST_LOADS} times in a row") from None
             logger.warning("%s; tritonserver is started again", hang.message)
             await self._start_triton_again()
             await self.load(attempts - 1)

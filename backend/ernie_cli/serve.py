@@ -14,6 +14,7 @@ import asyncio
 import errno
 import logging
 import resource
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -83,10 +84,9 @@ def _run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
     except StopRequested:
         standard_error().write("Stopped.\n")
     except CommandError as error:
-        if "SIGKILL" not in error.message:
+        if error.exit_signal != signal.SIGKILL:
             raise
-        need = memory.on_kill(model.weights_bytes)
-        raise CommandError(f"{error.message}; {need}", error.last_lines) from None
+        raise error.saying(f"{error.message}; {memory.on_kill(model.weights_bytes)}") from None
 
 
 class _Serving:
@@ -162,7 +162,7 @@ class _Serving:
             way_out = (
                 f"if {installed} cannot listen on a Unix socket, --triton-grpc-port N opens a port instead"
             )
-            raise CommandError(f"{error.message}; {way_out}", error.last_lines) from None
+            raise error.saying(f"{error.message}; {way_out}") from None
 
     async def _start_frontend(self, supervisor: Supervisor, directory: RunDirectory) -> Child:
         with self._stages.stage("OpenAI frontend"):
@@ -222,7 +222,8 @@ def _output(directory: RunDirectory, is_quiet: bool) -> Iterator[LogOutput]:
             yield LogOutput(log.fileno())
         except CommandError as error:
             lines = directory.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
-            raise CommandError(error.message, error.last_lines or tuple(lines)) from None
+            error.last_lines = error.last_lines or tuple(lines)
+            raise
 
 
 def _of_system(error: OSError) -> str:

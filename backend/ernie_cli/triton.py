@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException
 from ernie_cli.errors import CommandError
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton_client import TritonClient, TritonUnreachable
-from ernie_wire.errors import ErnieError
+from ernie_wire.errors import EngineCrashed, ErnieError, InternalError, parse_error
 from ernie_wire.status import Description
 
 START_DEADLINE_S = 120.0
@@ -44,6 +44,10 @@ logger = logging.getLogger(__name__)
 
 class ModelDied(CommandError):
     """The model in a Triton that is live does not answer."""
+
+
+class EngineDied(CommandError):
+    """The engine process ended before it was ready, without a word."""
 
 
 class TritonModel:
@@ -82,12 +86,13 @@ class TritonModel:
         """Load the entry; takes as long as the weights take.
 
         Raises:
+            EngineDied: the engine did, and said nothing.
             CommandError: with the engine's own sentence.
         """
         try:
             await self._server.load_model(self._entry)
         except InferenceServerException as error:
-            raise CommandError(start_error(error.message() or str(error))) from None
+            raise load_error(error.message() or str(error)) from None
 
     async def engine_description(self) -> Description | None:
         """Return what the engine says of itself, or None if it does not answer now."""
@@ -156,9 +161,14 @@ class Patience:
         return self._deaths >= DEATHS_BEFORE_RELOAD or now_s - self._heard_at_s >= SILENCE_LIMIT_S
 
 
-def start_error(message: str) -> str:
-    """Return the engine's sentence out of what Triton says of a failed load."""
+def load_error(message: str) -> CommandError:
+    """Return the engine's error out of what Triton says of a failed load."""
     sentence = re.sub(r"(?s)^.*?TritonModelException: ", "", message)
     sentence = re.sub(r"(?s)\n+At:\n.*$", "", sentence)  # where in our code it was raised
     sentence = re.sub(r"^load failed for model '[^']*': version \d+ is at UNAVAILABLE state: ", "", sentence)
-    return " ".join(sentence.strip().rstrip(";").split())
+    sentence = " ".join(sentence.strip().rstrip(";").split())
+    error = parse_error(sentence)
+    if not isinstance(error, InternalError):
+        return CommandError(sentence)
+    kind = EngineDied if isinstance(error, EngineCrashed) else CommandError
+    return kind(error.message, exit_signal=error.exit_signal)

@@ -238,8 +238,7 @@ class TritonClient:
         return self._health[model]
 
     def _triton_error(self, message: str, about: str) -> ErnieError:
-        error = parse_error(message)
-        if type(error) is not InternalError or message.startswith(("internal_error: ", "internal_error[")):
+        if (error := parse_error(message)) is not None:
             return error
         # Not of our making: names of shared memory, paths and addresses are for the log alone.
         self._log(message, about)

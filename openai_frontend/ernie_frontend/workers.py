@@ -29,7 +29,7 @@ from ernie_frontend.metrics import DIRECTORY_VARIABLE
 from ernie_frontend.settings import Settings
 from ernie_frontend.slots import slots_file
 from ernie_wire.end_signals import end_signals
-from ernie_wire.exit_status import describe_exit
+from ernie_wire.exit_status import Exit
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class _Supervisor(Multiprocess):
         super().keep_subprocess_alive()
         for worker in before:
             if worker not in self.processes:
-                how = describe_exit(worker.exitcode or 0)
+                how = Exit.of(worker.exitcode or 0).words
                 logger.warning("worker %s ended: it %s; another one is started", worker.pid, how)
 
 

@@ -119,7 +119,7 @@ def start(engine: FakeEngine, settings: dict[str, str]) -> None:
     if mode == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if mode == "fault":
-        engine.send(Fault("rank 1 is lost"))
+        engine.send(Fault("rank 1 is lost", signal.SIGKILL))
         sys.exit(1)
     if mode == "stall":
         time.sleep(1000)

@@ -88,4 +88,5 @@ def _check_lives(rank: int, process: LocalRank) -> None:
     poll = select.poll()
     poll.register(process.socket, select.POLLRDHUP)
     if poll.poll(0):
-        raise StartError(f"{_name(rank, process)} {process.why_it_ended()}")
+        end = process.how_it_ended()
+        raise StartError(f"{_name(rank, process)} {end.words}", end.signal)

@@ -49,8 +49,13 @@ class GroupWatch:
     def moved(self) -> None:
         """Take note that a rank has got on with loading; called on any thread."""
 
-    def lost(self, cause: str) -> None:
-        """End this process, since a rank has ended or hangs; called once, on any thread."""
+    def lost(self, cause: str, _: int | None, /) -> None:
+        """End this process, since a rank has ended or hangs; called once, on any thread.
+
+        Args:
+            cause: in words.
+            _: the signal that ended the rank, or None.
+        """
         logger.error("the group of ranks ends: %s", cause)
         logging.shutdown()
         os._exit(1)
@@ -143,12 +148,12 @@ class Group:
         if self._is_loading:
             self._told.moved()
 
-    def _lose(self, cause: str) -> None:
+    def _lose(self, cause: str, exit_signal: int | None = None) -> None:
         with self._lock:
             if self._is_over.is_set():
                 return
             self.kill()
-        self._told.lost(cause)
+        self._told.lost(cause, exit_signal)
         self._is_told.set()
 
     def _watch(self) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from ernie_wire.exit_status import describe_exit
+from ernie_wire.exit_status import Exit
 
 _END_S = 5.0
 
@@ -42,13 +42,13 @@ class LocalRank:
         """End it at once, stopped or not."""
         self._process.kill()
 
-    def why_it_ended(self) -> str:
-        """Return, in words, how the process ended; kills it if it has not ended."""
+    def how_it_ended(self) -> Exit:
+        """Return how the process ended; kills it if it has not ended."""
         try:
-            return describe_exit(self._process.wait(_END_S))
+            return Exit.of(self._process.wait(_END_S))
         except subprocess.TimeoutExpired:
             self.kill()
-            return "closed its socket and did not end"
+            return Exit("closed its socket and did not end")
 
 
 def rank_command(arguments: Sequence[str]) -> list[str]:

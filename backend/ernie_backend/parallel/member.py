@@ -14,6 +14,11 @@ from ernie_backend.parallel.local_rank import LocalRank
 from ernie_backend.parallel.messages import CODEC, Beat, Failed, Here, Loaded, RankMessage
 from ernie_backend.parallel.vital_signs import VitalSigns
 from ernie_wire.channel import Channel
+from ernie_wire.exit_status import Exit
+
+Lost = Callable[[str, int | None], None]
+"""Takes the cause in words, and the signal that ended the rank, if one did."""
+_ELSEWHERE = Exit("closed its connection; its own log says why")
 
 
 class Member:
@@ -35,11 +40,11 @@ class Member:
         self._process = process
         self._channel = Channel(sock, CODEC, name)
 
-    def listen(self, lost: Callable[[str], None], moved: Callable[[], None]) -> None:
+    def listen(self, lost: Lost, moved: Callable[[], None]) -> None:
         """Begin to read; its signs of life count from now on.
 
         Args:
-            lost: called with the cause, in words, when the rank has ended or must.
+            lost: called when the rank has ended or must.
             moved: called when the rank has got on with its work.
         """
         self.signs.heard_at = self.signs.moved_at = time.monotonic()
@@ -55,10 +60,10 @@ class Member:
             self._process.kill()
         self._channel.break_off()
 
-    def _hear(self, lost: Callable[[str], None], moved: Callable[[], None], message: RankMessage) -> None:
+    def _hear(self, lost: Lost, moved: Callable[[], None], message: RankMessage) -> None:
         self.signs.heard_at = time.monotonic()
         if isinstance(message, Failed):
-            lost(f"{self.name}: {message.error}")
+            lost(f"{self.name}: {message.error}", None)
         elif isinstance(message, Here):
             self.is_here = True
         elif isinstance(message, Loaded):
@@ -67,8 +72,8 @@ class Member:
         elif isinstance(message, Beat) and self.signs.note(message):
             moved()
 
-    def _end(self, lost: Callable[[str], None], fault: Exception | None) -> None:
+    def _end(self, lost: Lost, fault: Exception | None) -> None:
         if fault is not None:
-            lost(f"{self.name} sent {fault}")
-        how = self._process.why_it_ended() if self._process else "closed its connection; its own log says why"
-        lost(f"{self.name} {how}")
+            lost(f"{self.name} sent {fault}", None)
+        end = self._process.how_it_ended() if self._process else _ELSEWHERE
+        lost(f"{self.name} {end.words}", end.signal)

@@ -48,7 +48,7 @@ class WaitingQueue:
         """Put a new request in its place.
 
         Raises:
-            QueueFull: the queue has all it accepts; the message ends with a hint when to come again.
+            QueueFull: the queue has all it accepts; ``retry_after_s`` says when to come again.
         """
         num_tokens = len(sequence.prompt_ids)
         self._check_room(num_tokens)
@@ -97,21 +97,22 @@ class WaitingQueue:
     def _check_room(self, num_tokens: int) -> None:
         limits, num_new = self._limits, len(self._since)
         if num_new >= limits.max_num_waiting:
-            raise QueueFull(
+            raise self._full(
                 f"{num_new} requests are waiting and no more are accepted "
-                f"(max_num_waiting {limits.max_num_waiting}); {self._hint()}"
+                f"(max_num_waiting {limits.max_num_waiting})"
             )
         if num_new and self._num_tokens + num_tokens > limits.max_num_waiting_tokens:
-            raise QueueFull(
+            raise self._full(
                 f"{self._num_tokens} prompt tokens are waiting and {num_tokens} more are not accepted "
-                f"(max_num_waiting_tokens {limits.max_num_waiting_tokens}); {self._hint()}"
+                f"(max_num_waiting_tokens {limits.max_num_waiting_tokens})"
             )
 
-    def _hint(self) -> str:
+    def _full(self, cause: str) -> QueueFull:
         """Say when to come again: when half of the queue will have left, at the rate of the last that left.
 
         Half, so that those who come again find room and the queue has not run empty.
         """
         per_request_s = (self._clock() - self._left[0]) / max(1, len(self._left) - 1)
         seconds = math.ceil(len(self._since) / 2 * per_request_s)
-        return f"retry after {min(max(1, seconds), LONGEST_RETRY_S)} s"
+        retry_after_s = min(max(1, seconds), LONGEST_RETRY_S)
+        return QueueFull(f"{cause}; retry after {retry_after_s} s", retry_after_s=retry_after_s)

@@ -20,7 +20,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from ernie_stub.response_tensors import error_response, output_response
-from ernie_wire.errors import ErnieError, parse_error
+from ernie_wire.errors import ErnieError, InternalError, parse_error
 from ernie_wire.messages import GenerateRequest, Output, join_outputs
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Answer:
         if output.error is not None:
             if self._request.stream and output.text:
                 self._triton_sender.send(self._response(replace(output, error=None)))
-            self._send_final(error_response(parse_error(output.error)))
+            self._send_final(error_response(parse_error(output.error) or InternalError(output.error)))
         elif output.is_last:
             self._send_final(self._response(output))
         else:

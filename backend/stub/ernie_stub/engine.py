@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError, ready_notice
 from ernie_stub.in_flight import InFlight
 from ernie_wire.channel import Channel
-from ernie_wire.errors import EngineCrashed, InvalidValue, ModelUnavailable
+from ernie_wire.errors import EngineCrashed, InternalError, InvalidValue, ModelUnavailable
 from ernie_wire.frames import FrameError, FrameTooLarge
 from ernie_wire.messages import (
     ALIVE_S,
@@ -102,7 +102,7 @@ class _FirstStart:
     """The outcome of the first start, which ``Engine.start`` waits for."""
 
     is_decided: threading.Event = field(default_factory=threading.Event)
-    error: str | None = None
+    error: InternalError | None = None
 
 
 class Engine:
@@ -126,12 +126,13 @@ class Engine:
 
         Raises:
             EngineStartError: it did not become ready; nothing is left running.
+            EngineCrashed: nor did it say why.
         """
         self._supervisor.start()
         self._first_start.is_decided.wait()
         if self._first_start.error is not None:
             self._supervisor.join()
-            raise EngineStartError(self._first_start.error)
+            raise self._first_start.error
 
     def status(self) -> EngineStatus:
         """Return the state of the engine; never waits for it."""
@@ -159,11 +160,11 @@ class Engine:
             started_at = time.monotonic()
             try:
                 self._run_engine()
-            except EngineStartError as error:
-                self._note_start_failure(str(error))
+            except InternalError as error:
+                self._note_start_failure(error)
             except Exception as error:  # without its supervisor the entry would be lost for ever
                 logger.exception("the engine's supervisor failed")
-                self._note_start_failure(f"{type(error).__name__}: {error}")
+                self._note_start_failure(InternalError(f"{type(error).__name__}: {error}"))
             if not self._first_start.is_decided.is_set():
                 self._first_start.is_decided.set()
                 return
@@ -171,12 +172,12 @@ class Engine:
             quick_failures = 0 if has_settled else quick_failures + 1
             self._pause(quick_failures)
 
-    def _note_start_failure(self, cause: str) -> None:
-        logger.error("the engine did not start: %s", cause)
+    def _note_start_failure(self, error: InternalError) -> None:
+        logger.error("the engine did not start: %s", error.message)
         if not self._first_start.is_decided.is_set():
-            self._first_start.error = cause
+            self._first_start.error = error
         elif not self._stopping.is_set():
-            detail = f"the engine did not start again: {cause}"
+            detail = f"the engine did not start again: {error.message}"
             self._set_status("failed", detail)
             self._in_flight.refuse(ModelUnavailable(detail))
 
@@ -193,7 +194,7 @@ class Engine:
         """Start an engine, serve with it, and return when it has ended and is gone.
 
         Raises:
-            EngineStartError: it did not become ready.
+            EngineStartError, EngineCrashed: it did not become ready.
         """
         process = EngineProcess(self._command)
         process.socket.settimeout(self._deadlines.silence_s)
@@ -219,14 +220,16 @@ class Engine:
                     self._become_ready(message, process, link)
                     return
                 if isinstance(message, StartFailed):
-                    raise EngineStartError(message.error)
+                    raise EngineStartError(message.error, exit_signal=message.exit_signal)
                 if isinstance(message, Fault):
-                    raise EngineStartError(message.cause)
+                    raise EngineStartError(message.cause, exit_signal=message.exit_signal)
                 if isinstance(message, Starting):
                     progress_at = time.monotonic()
                 if message is None:
-                    cause = process.end(self._deadlines.exit_s)
-                    raise EngineStartError(f"the engine process ended before it was ready: {cause}")
+                    end = process.end(self._deadlines.exit_s)
+                    raise EngineCrashed(
+                        f"the engine process ended before it was ready: it {end.words}", exit_signal=end.signal
+                    )
             if (now_progress := process.progress()) != progress:
                 progress, progress_at = now_progress, time.monotonic()
             elif time.monotonic() - progress_at > self._deadlines.start_stall_s:
@@ -251,8 +254,8 @@ class Engine:
             process.abort()
         self._set_status("starting", "the engine ended and is being restarted")
         lost = self._in_flight.hold()
-        exit_cause = process.end(self._deadlines.exit_s)
-        cause = exit_cause if fault is None else fault.cause
+        end = process.end(self._deadlines.exit_s)
+        cause = f"it {end.words}" if fault is None else fault.cause
         if not self._stopping.is_set():
             logger.error("the engine ended: %s; %d requests are lost", cause, len(lost))
         for answer in lost:

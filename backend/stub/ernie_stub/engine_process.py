@@ -20,14 +20,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ernie_wire.exit_status import describe_exit
+from ernie_wire.errors import InternalError
+from ernie_wire.exit_status import Exit
 
 _SOON_S = 5.0
 
 logger = logging.getLogger(__name__)
 
 
-class EngineStartError(Exception):
+class EngineStartError(InternalError):
     """The engine could not start; the message is one clear line."""
 
 
@@ -97,20 +98,20 @@ class EngineProcess:
         except OSError:
             return []
 
-    def end(self, grace_s: float) -> str:
-        """End the process: wait for it, then SIGTERM, then SIGKILL, ``grace_s`` apart; return why it ended."""
+    def end(self, grace_s: float) -> Exit:
+        """End the process: wait for it, then SIGTERM, then SIGKILL, ``grace_s`` apart; return how it ended."""
         for escalation in (signal.SIGTERM, signal.SIGKILL):
             if self._has_ended_within(grace_s):
-                return f"it {self._how_it_ended(self._process.wait())}"
+                return self._how_it_ended(self._process.wait())
             logger.warning("engine process %d did not end in %g s: %s", self.pid, grace_s, escalation.name)
             self._process.send_signal(escalation)
         self._process.wait()
-        return f"it did not end by itself and was killed after {2 * grace_s:g} s"
+        return Exit(f"did not end by itself and was killed after {2 * grace_s:g} s")
 
-    def _how_it_ended(self, status: int) -> str:
+    def _how_it_ended(self, status: int) -> Exit:
         was_stopped = time.monotonic() - self._seen_stopped_at < _SOON_S
         return (
-            "was stopped, and so killed" if was_stopped and status == -signal.SIGKILL else describe_exit(status)
+            Exit("was stopped, and so killed") if was_stopped and status == -signal.SIGKILL else Exit.of(status)
         )
 
     def _has_ended_within(self, timeout_s: float) -> bool:

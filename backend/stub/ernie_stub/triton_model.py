@@ -16,7 +16,7 @@ from ernie_stub.answer import Answer
 from ernie_stub.cancellation import CancellationPoll
 from ernie_stub.control import answer_control
 from ernie_stub.engine import Engine, EngineStatus
-from ernie_stub.engine_process import EngineCommand, EngineStartError
+from ernie_stub.engine_process import EngineCommand
 from ernie_stub.entry import Entry, EntryError
 from ernie_stub.in_flight import InFlight
 from ernie_stub.request_tensors import read_request
@@ -45,8 +45,10 @@ class TritonPythonModel:
             entry = Entry.from_triton(args)
             self._in_flight = InFlight()
             self._engine = self._start_engine(entry)
-        except (EntryError, EngineStartError) as error:
+        except EntryError as error:
             raise pb_utils.TritonModelException(" ".join(str(error).split())) from None
+        except InternalError as error:
+            raise pb_utils.TritonModelException(" ".join(error.to_line().split())) from None
         self._senders = Senders()
         self._cancellation_poll = CancellationPoll(self._in_flight)
 

@@ -15,7 +15,8 @@
         └── EngineCrashed                 the engine process ended while it worked on the request
 
 An error crosses a process boundary as one line of text, ``code[param]: message``, because a Triton error
-is a line of text: a plain gRPC client can read it, and ``parse_error`` gives the same object back.
+is a line of text: a plain gRPC client can read it, and ``parse_error`` gives the same object back. A number
+that belongs to an error travels before the colon: ``queue_full(retry_after_s=7): 512 requests are waiting``.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from typing import ClassVar
 
 MAX_MESSAGE_CHARACTERS = 2000
 MAX_PARAM_CHARACTERS = 100
-_LINE = re.compile(r"^(?P<code>[a-z_]+)(?:\[(?P<param>.*?)\])?: (?P<message>.*)$", re.DOTALL)
-_RETRY_AFTER = re.compile(r"retry after (\d+) s")
+_LINE = re.compile(
+    r"^(?P<code>[a-z_]+)(?:\[(?P<param>.*?)\])?(?:\((?P<number>[a-z_]+)=(?P<value>\d{1,9})\))?"
+    r": (?P<message>.*)$",
+    re.DOTALL,
+)
 
 
 def _cut(text: str, most: int) -> str:
@@ -43,12 +47,14 @@ class ErnieError(Exception):
         status: HTTP status.
         openai_type: the ``type`` of the OpenAI error object.
         triton_code: the name of the ``TritonError`` code.
+        number: the name of the attribute, an integer or None, that travels in the line; empty: there is none.
     """
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     openai_type: ClassVar[str] = "internal_error"
     triton_code: ClassVar[str] = "INTERNAL"
+    number: ClassVar[str] = ""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -61,7 +67,9 @@ class ErnieError(Exception):
         ``parse_error`` reads it. What no UTF-8 can hold is escaped, and what is too long is cut.
         """
         param = "" if self.param is None else f"[{_cut(self.param, MAX_PARAM_CHARACTERS)}]"
-        line = f"{self.code}{param}: {_cut(self.message, MAX_MESSAGE_CHARACTERS)}"
+        value = getattr(self, self.number, None)
+        number = "" if value is None else f"({self.number}={value})"
+        line = f"{self.code}{param}{number}: {_cut(self.message, MAX_MESSAGE_CHARACTERS)}"
         return line.encode(errors="backslashreplace").decode()
 
 
@@ -141,18 +149,21 @@ class ModelNotFound(ErnieError):
 
 
 class QueueFull(ErnieError):
-    """The server has all the work it accepts; try again later."""
+    """The server has all the work it accepts; try again later.
+
+    Attributes:
+        retry_after_s: seconds after which to come again.
+    """
 
     code = "queue_full"
     status = 429
     openai_type = "server_error"
     triton_code = "UNAVAILABLE"
+    number = "retry_after_s"
 
-    @property
-    def retry_after_s(self) -> int:
-        """Seconds after which to come again: those that the message names, else 1."""
-        hint = _RETRY_AFTER.search(self.message)
-        return int(hint[1]) if hint else 1
+    def __init__(self, message: str, param: str | None = None, *, retry_after_s: int = 1) -> None:
+        super().__init__(message, param)
+        self.retry_after_s = retry_after_s
 
 
 class RequestTimeout(ErnieError):
@@ -183,7 +194,17 @@ class ModelUnavailable(ErnieError):
 
 
 class InternalError(ErnieError):
-    """A fault of ours."""
+    """A fault of ours.
+
+    Attributes:
+        exit_signal: the signal that ended the process at fault; None if none did.
+    """
+
+    number = "exit_signal"
+
+    def __init__(self, message: str, param: str | None = None, *, exit_signal: int | None = None) -> None:
+        super().__init__(message, param)
+        self.exit_signal = exit_signal
 
 
 class EngineCrashed(InternalError):
@@ -211,10 +232,13 @@ _BY_CODE: dict[str, type[ErnieError]] = {
 }
 
 
-def parse_error(line: str) -> ErnieError:
-    """Return the error that ``ErnieError.to_line`` wrote; any other text becomes an ``InternalError``."""
+def parse_error(line: str) -> ErnieError | None:
+    """Return the error that ``ErnieError.to_line`` wrote; None if the line is of somebody else."""
     match = _LINE.match(line)
     leaf = _BY_CODE.get(match["code"]) if match else None
     if match is None or leaf is None:
-        return InternalError(line)
-    return leaf(match["message"], match["param"])
+        return None
+    error = leaf(match["message"], match["param"])
+    if match["number"] is not None and match["number"] == leaf.number:
+        setattr(error, leaf.number, int(match["value"]))
+    return error

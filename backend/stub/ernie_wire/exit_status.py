@@ -1,21 +1,34 @@
-"""Why a process ended, in words. This module must not know whose process it was."""
+"""Why a process ended. This module must not know whose process it was."""
 
 from __future__ import annotations
 
 import signal
+from typing import NamedTuple
 
 
-def describe_exit(returncode: int) -> str:
-    """Return what goes after a process's name: ``was ended by SIGTERM``.
+class Exit(NamedTuple):
+    """How a process ended.
 
-    Args:
-        returncode: as ``subprocess`` has it: the exit status, or minus the number of a signal.
+    Attributes:
+        words: what goes after its name: ``was ended by SIGTERM``.
+        signal: the number of the signal that ended it, or None.
     """
-    if returncode >= 0:
-        return f"exited with status {returncode}; its log says why"
-    if -returncode == signal.SIGKILL:
+
+    words: str
+    signal: int | None = None
+
+    @classmethod
+    def of(cls, returncode: int) -> Exit:
+        """Return how a process ended; ``returncode`` as in ``subprocess``: its status, or minus a signal."""
+        if returncode >= 0:
+            return cls(f"exited with status {returncode}; its log says why")
+        return cls(_by_signal(-returncode), -returncode)
+
+
+def _by_signal(number: int) -> str:
+    if number == signal.SIGKILL:
         return "was killed by SIGKILL, probably by the kernel because memory ran out (see dmesg)"
     try:
-        return f"was ended by {signal.Signals(-returncode).name}"
+        return f"was ended by {signal.Signals(number).name}"
     except ValueError:  # one of the real-time signals
-        return f"was ended by signal {-returncode}"
+        return f"was ended by signal {number}"

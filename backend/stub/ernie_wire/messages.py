@@ -189,9 +189,13 @@ class Starting:
 
 @dataclass(frozen=True)
 class Fault:
-    """The engine ends itself; ``cause`` says why in one clear sentence."""
+    """The engine ends itself; ``cause`` says why in one clear sentence.
+
+    ``exit_signal`` is the one that ended a rank of it, if that is the cause.
+    """
 
     cause: str
+    exit_signal: int | None = None
 
 
 @dataclass(frozen=True)
@@ -203,9 +207,13 @@ class Ready:
 
 @dataclass(frozen=True)
 class StartFailed:
-    """The engine could not start; ``error`` is one clear sentence, and the process ends."""
+    """The engine could not start; ``error`` is one clear sentence, and the process ends.
+
+    ``exit_signal`` is as in ``Fault``.
+    """
 
     error: str
+    exit_signal: int | None = None
 
 
 @dataclass(frozen=True)

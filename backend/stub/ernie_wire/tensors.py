@@ -17,7 +17,6 @@ class TensorSpec:
         name: tensor name on the wire.
         datatype: Triton configuration type, e.g. ``TYPE_STRING`` (``BYTES`` in KServe).
         dims: shape; -1 is any length.
-        optional: inputs only: the request may leave it out.
         meaning: one line for the documentation.
     """
 
@@ -25,7 +24,6 @@ class TensorSpec:
     datatype: str
     dims: tuple[int, ...]
     meaning: str
-    optional: bool = True
 
 
 TEXT_INPUT = TensorSpec("text_input", "TYPE_STRING", (1,), "a raw prompt, no chat template is applied")

@@ -21,7 +21,8 @@ from ernie_stub.engine import Deadlines, Engine
 from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError
 from ernie_stub.in_flight import InFlight
 from ernie_stub.senders import Senders
-from ernie_wire.errors import InvalidValue, ModelUnavailable
+from ernie_wire.errors import EngineCrashed, InternalError, InvalidValue, ModelUnavailable
+from ernie_wire.exit_status import Exit
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.status import Control, answer_text
 from fakes import triton_python_backend_utils as fake_utils
@@ -267,8 +268,10 @@ def test_an_engine_that_does_not_start_again_is_told(start: Start, tmp_path: Pat
 def test_an_engine_that_cannot_start_says_why_and_leaves_nothing(mode: str, message: str) -> None:
     deadlines = Deadlines(start_stall_s=1.0, exit_s=0.2)
     engine = Engine(EngineCommand(sys.executable, {"start": mode}, FAKE_ENGINE), InFlight(), deadlines)
-    with pytest.raises(EngineStartError, match=message):
+    with pytest.raises(InternalError, match=message) as raised:
         engine.start()
+    assert isinstance(raised.value, EngineCrashed) == (mode == "die")
+    assert raised.value.exit_signal == (signal.SIGKILL if mode in ("die", "fault") else None)
     assert not [thread for thread in threading.enumerate() if "engine" in thread.name]
 
 
@@ -365,7 +368,7 @@ def test_stop_during_a_restart_leaves_nothing(start: Start) -> None:
 def test_the_end_of_the_stub_ends_the_engine() -> None:
     process = EngineProcess(EngineCommand(sys.executable, {}, FAKE_ENGINE))
     process.socket.close()
-    assert process.end(WAIT_S).startswith("it exited with status 0;"), "no signal was needed"
+    assert process.end(WAIT_S) == Exit.of(0), "no signal was needed"
     assert is_gone(process.pid)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ernie_backend.parallel.group import GroupWatch
 from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.messages import CODEC, Failed
 from ernie_backend.settings import read_settings
+from ernie_wire.exit_status import Exit
 from ernie_wire.frames import send_frame
 from free_ports import free_port
 
@@ -30,8 +32,8 @@ class EndedRank:
         with theirs:
             send_frame(theirs, *CODEC.encode(Failed("what nobody reads yet")))
 
-    def why_it_ended(self) -> str:
-        return "ended with status 2"
+    def how_it_ended(self) -> Exit:
+        return Exit("was killed", signal.SIGKILL)
 
 
 class CountingWatch(GroupWatch):
@@ -50,6 +52,7 @@ def test_a_rank_that_ends_while_others_are_waited_for_is_named(monkeypatch: pyte
     parameters = {"model": str(MOE_TP), "tensor_parallel_size": "4"}
     settings = read_settings(parameters, ModelConfig.from_directory(MOE_TP))
     watch = CountingWatch()
-    with rank.socket, pytest.raises(StartError, match=r"^rank 1 \(process 7\) ended with status 2$"):
+    with rank.socket, pytest.raises(StartError, match=r"^rank 1 \(process 7\) was killed$") as raised:
         gather_group(settings, parameters, layout, watch)
+    assert raised.value.exit_signal == signal.SIGKILL
     assert watch.count

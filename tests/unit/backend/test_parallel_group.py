@@ -43,7 +43,7 @@ class Watch(GroupWatch):
     def moved(self) -> None:
         self.moves.put(None)
 
-    def lost(self, cause: str) -> None:
+    def lost(self, cause: str, exit_signal: int | None, /) -> None:
         self.causes.put(cause)
 
 
@@ -93,9 +93,9 @@ def batch() -> Batch:
 class SlowWatch(Watch):
     """Takes its time to tell, as one that must write to a socket first."""
 
-    def lost(self, cause: str) -> None:
+    def lost(self, cause: str, exit_signal: int | None, /) -> None:
         time.sleep(0.3)
-        super().lost(cause)
+        super().lost(cause, exit_signal)
 
 
 def test_an_error_that_follows_from_a_death_waits_until_the_death_is_told(ranks: list[Rank]) -> None:

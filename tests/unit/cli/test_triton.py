@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ernie_cli.triton import SILENCE_LIMIT_S, Patience, start_error
+from ernie_cli.triton import SILENCE_LIMIT_S, EngineDied, Patience, load_error
 from ernie_frontend.triton_client import TritonUnreachable
-from ernie_wire.errors import InternalError
+from ernie_wire.errors import EngineCrashed, InternalError
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,18 @@ from ernie_wire.errors import InternalError
     ],
 )
 def test_the_engines_sentence_comes_out_of_tritons_wrapping(said: str, sentence: str) -> None:
-    assert start_error(said) == sentence
+    assert load_error(said).message == sentence
+
+
+@pytest.mark.parametrize(
+    ("told", "is_silent"), [(EngineCrashed("it died", exit_signal=9), True), (InternalError("it died"), False)]
+)
+def test_the_fields_of_the_engines_error_come_out_too(told: InternalError, is_silent: bool) -> None:
+    error = load_error(
+        f"load failed: TritonModelException: {told.to_line()}\n\nAt:\n  /x/triton_model.py(47)\n"
+    )
+    assert (error.message, error.exit_signal) == ("it died", told.exit_signal)
+    assert isinstance(error, EngineDied) == is_silent
 
 
 def test_a_dead_stub_is_given_up_after_two_answers_that_say_so() -> None:

@@ -396,5 +396,5 @@ def test_tools_are_accepted_with_one_word_in_the_log(caplog: pytest.LogCaptureFi
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:
-    response = error_response(QueueFull("the queue holds 512 requests; retry after 7 s"))
+    response = error_response(QueueFull("the queue holds 512 requests", retry_after_s=7))
     assert (response.status_code, response.headers["retry-after"]) == (429, "7")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ernie_wire.exit_status import describe_exit
+from ernie_wire.exit_status import Exit
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,4 @@ from ernie_wire.exit_status import describe_exit
     ],
 )
 def test_exits_in_words(returncode: int, words: str) -> None:
-    assert describe_exit(returncode) == words
+    assert Exit.of(returncode) == (words, -returncode if returncode < 0 else None)
