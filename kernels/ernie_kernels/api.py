@@ -8,8 +8,6 @@ on ``reference`` and ``paddle``, whose matrix products come from a library.
 
 Where several ranks share a model (``ernie_kernels.ranks``), each calls the same ops over its part of the
 weights: rows of what comes first in a block, columns of what comes second, so that ``all_reduce`` completes it.
-
-This module must not know any backend, nor the model that calls it.
 """
 
 from __future__ import annotations

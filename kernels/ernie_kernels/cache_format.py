@@ -8,8 +8,6 @@ not finite has codes 0, so that the vector reads as zeros or NaN.
 ``int8`` with static scales (``CacheScales``, FastDeploy's C8) takes one float32 scale for each channel of each
 kv head from the checkpoint instead: absmax / 127 over the data that it was calibrated with. Codes are made the
 same way, so what is larger than its absmax is cut to it; a channel with scale 0 and a NaN have code 0.
-
-This module must not know how a backend lays a cache out in memory.
 """
 
 from __future__ import annotations

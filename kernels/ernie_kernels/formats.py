@@ -1,8 +1,7 @@
 """Weight formats: what the numbers of a Linear mean, as pure NumPy functions.
 
 A format fixes the weights; how activations are rounded is a separate choice (``ActivationType``). Matrices are
-``[N, K]``: N outputs, K inputs, y = x @ W.T. This module is the golden model of every packer; it must not know
-how a backend lays the numbers out in memory.
+``[N, K]``: N outputs, K inputs, y = x @ W.T. This module is the golden model of every packer.
 
 Int8 (``wint8``): scale = float32 absmax / 127 per output, q = round half to even of w / scale, clipped to
 +-127; an all-zero row has scale 0 and q 0.

@@ -6,7 +6,7 @@ kernels do so, and the scales of its checkpoints are made for it. H is symmetric
 W H / B gives with H x the product W x: nothing changes but what rounding costs.
 
 The sums are made as a fast Walsh-Hadamard transform, distances 1, 2, 4, ... in this order: every backend that
-follows gives the same bits. This module must not know what is rotated.
+follows gives the same bits.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Int4 codes in bytes: two of a row in each, in two's complement, the even one in the low nibble.
 
-A row with an odd number of codes leaves its last high nibble 0. This module must not know what the codes mean.
+A row with an odd number of codes leaves its last high nibble 0.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Ranks that share one model: what an op needs of the others.
 
 Each rank holds a part of every large matrix and works through the same steps; ``Ops.all_reduce`` adds up what
-each has computed, ``Ops.lm_head`` lays the ranks' logits side by side. This module must not know how numbers
-travel, nor what is cut how.
+each has computed, ``Ops.lm_head`` lays the ranks' logits side by side.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Tables of rotary embeddings (RoFormer), which every backend makes alike.
-
-This module must not know any backend.
-"""
+"""Tables of rotary embeddings (RoFormer), which every backend makes alike."""
 
 from __future__ import annotations
 

@@ -4,8 +4,7 @@
     chosen = the experts_per_token largest of p + correction_bias, of equals the lower index
     weights = p[chosen] / max(sum(p[chosen]), 1e-12)
 
-The bias decides who is chosen, never how much. Every row is computed alone. This module must not know experts'
-weights, nor how a backend brings tokens to them.
+The bias decides who is chosen, never how much. Every row is computed alone.
 """
 
 from __future__ import annotations

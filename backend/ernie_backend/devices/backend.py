@@ -7,7 +7,7 @@
     sampling    what samples tokens from logits
 
 A new backend is an implementation of ``ernie_kernels.api.Ops`` and a record here; no other file asks which one
-it is. This module must not know models.
+it is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The devices that a plan is made for: how much memory one has, and what it spends besides the model.
-
-This module must not know models or settings.
-"""
+"""The devices that a plan is made for: how much memory one has, and what it spends besides the model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How many cores this process may use: its affinity, cut to its cgroup's quota.
-
-This module must not know what runs on them.
-"""
+"""How many cores this process may use: its affinity, cut to its cgroup's quota."""
 
 from __future__ import annotations
 

@@ -4,8 +4,6 @@ The numbers are those of ``formats.quantize_activations``. Every matrix product 
 8 bits and 128 inputs, so its sums stay below 2**24: float32 (and TF32 operands) hold them exactly. Scaling and
 adding the groups are the same float32 operations as in the reference. What is left to the device is to divide
 and add as IEEE 754 says and to round halves to even, as Paddle's CPU place does.
-
-This module must not know how a matrix is stored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Rotary embedding, and causal attention over the paged KV cache in float32, as Paddle ops.
-
-This module must not know models or how a step was planned.
-"""
+"""Rotary embedding, and causal attention over the paged KV cache in float32, as Paddle ops."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """The paged KV cache of a layer, as Paddle tensors.
 
 Keys and values are one row per token slot; scatter writes the new tokens in place, gather collects a context.
-
-This module must not know models, rotary embeddings or how a step was planned.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 Activations are float32 between ops. A matrix is held in float32, in bfloat16 (where the place multiplies it;
 otherwise its values in float32), or as int8 codes with a scale per output (int4 codes too, a byte each), which
 are cast to float32 for every product: correct, and slow until a weight-only kernel takes its place.
-
-This module must not know what the matrices are for.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 Which experts a token goes to decides the shapes of all that follows, so the router's logits come to the host
 and the choice is made there (``ernie_kernels.routing``): one wait for the device in each layer. Rows are
 gathered by expert, and each expert sees all of its rows at once.
-
-This module must not know how a matrix is stored.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``Ops`` on a Paddle place: an XPU, or Paddle's CPU place where the compositions are tested.
 
-Arrays are float32 Paddle tensors. This module must not know models.
+Arrays are float32 Paddle tensors.
 """
 
 from __future__ import annotations

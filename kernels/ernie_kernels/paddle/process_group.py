@@ -4,8 +4,7 @@
                            row depend neither on the other rows nor on the way gloo would cut a buffer
     sum of XPU tensors     BKCL's all-reduce, in whatever order is fastest
 
-A collective whose peer has died fails; one whose peer hangs waits, and somebody else must notice. This module
-must not know what the numbers mean.
+A collective whose peer has died fails; one whose peer hangs waits, and somebody else must notice.
 """
 
 from __future__ import annotations

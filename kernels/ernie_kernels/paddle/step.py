@@ -3,8 +3,6 @@
 Shapes that depend on the data are settled here, so that no op waits for the device. Attention works on groups
 of sequences with equally many new tokens: all that decode (one token each) are one group, every other sequence
 is one by itself, so queries are never padded. Contexts are padded to the longest of their group.
-
-This module must not know heads, rotary embeddings or models.
 """
 
 from __future__ import annotations

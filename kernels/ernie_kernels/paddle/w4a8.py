@@ -3,8 +3,6 @@
 The numbers are those of ``formats.quantize_inputs``. The rotation is made of additions in the golden model's
 order: a product with a Hadamard matrix would round otherwise, and in TF32 far more. Integer sums stay below
 2**24, so float32 holds them exactly.
-
-This module must not know what the matrices are for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The golden model: ops in NumPy float32, composed of small functions that read like the paper.
 
-Never optimised; must not know any other backend.
+Never optimised.
 """
 
 from ernie_kernels.reference.ops import ReferenceOps
