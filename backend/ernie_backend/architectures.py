@@ -48,7 +48,7 @@ class Architecture:
         model: ``module:class`` of the model file; None: it can be planned but not served.
         has_experts: whether its layers may have experts.
         tower: reads the vision tower from its fields of config.json and the decoder's width; None: text only.
-        layouts: those that its checkpoints have.
+        layouts: those that its checkpoints have; what ``quantize`` writes has ``PADDLE``.
     """
 
     name: str

@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ernie_backend.devices.device import Device
-from ernie_backend.memory.activation_sizes import activation_bytes
 from ernie_backend.memory.model_shape import ModelShape
 from ernie_backend.memory.plan_settings import PlanSettings, check_plan_settings
-from ernie_backend.memory.weight_sizes import cast_bytes, weight_bytes
+from ernie_backend.memory.rank_sizes import activation_bytes, cast_bytes, weight_bytes
 from ernie_backend.weights.sharding import kv_heads_of
 from ernie_kernels.api import CacheScales, CacheSpec
 

@@ -8,8 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_backend.architectures import ARCHITECTURES, Architecture, TensorLayout, find_architecture
+from ernie_backend.architectures import (
+    ARCHITECTURES,
+    PADDLE,
+    Architecture,
+    TensorLayout,
+    find_architecture,
+)
 from ernie_backend.config_fields import ConfigFields
+from ernie_backend.conversion.conversion import Conversion, wanted
+from ernie_backend.conversion.converter import convert
 from ernie_backend.devices.device import GIB, cpu
 from ernie_backend.errors import StartError
 from ernie_backend.memory.memory_plan import plan_memory
@@ -21,6 +29,7 @@ from ernie_backend.models.load import load_model
 from ernie_kernels.formats import ActivationType, float32_to_bfloat16
 from ernie_kernels.reference.ops import ReferenceOps
 from numerics.paddle_layout import tensors_of
+from unit.backend.converted import TEXTS
 from unit.backend.safetensors_writer import write_tensors
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
@@ -48,9 +57,10 @@ def test_a_new_architecture_is_one_entry_and_one_model_file(
 ) -> None:
     layout = TensorLayout("shallow", "decoder.", ("wq", "wk", "wv"), ("w1", "w3"), is_transposed=False)
     entry = Architecture(
-        "ShallowForCausalLM", "ShallowLM", "shallow_model_file:ShallowForCausalLM", layouts=(layout,)
+        "ShallowForCausalLM", "ShallowLM", "shallow_model_file:ShallowForCausalLM", layouts=(layout, PADDLE)
     )
-    monkeypatch.setitem(ARCHITECTURES, "ShallowForCausalLM", entry)
+    for spelling in (entry.name, entry.paddle_name):
+        monkeypatch.setitem(ARCHITECTURES, spelling, entry)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "shallow_model_file.py").write_text(MODEL_FILE)
     tensors = {named(name): values for name, values in tensors_of(DENSE).items()}
@@ -64,10 +74,16 @@ def test_a_new_architecture_is_one_entry_and_one_model_file(
         plan_memory(read_shape(path), PlanSettings(), cpu(GIB)).weights for path in (tmp_path, DENSE)
     )
     assert ours == theirs
-    settings = LoadSettings("float32", None, ActivationType.FLOAT32, max_positions=64)
-    model = load_model(tmp_path, ModelConfig.from_directory(tmp_path), ReferenceOps(), settings)
-    assert type(model).__name__ == "ShallowForCausalLM"
-    np.testing.assert_array_equal(vars(model)["first_norm"], norm)
+    how = wanted("wint8", has_cache_scales=True)
+    convert(Conversion(tmp_path, tmp_path / "quantized", how, texts=TEXTS), lambda line: None)
+    for directory, quantization in ((tmp_path, None), (tmp_path / "quantized", "wint8")):
+        settings = LoadSettings("float32", quantization, ActivationType.FLOAT32, max_positions=64)
+        model = load_model(directory, ModelConfig.from_directory(directory), ReferenceOps(), settings)
+        assert type(model).__name__ == "ShallowForCausalLM"
+        np.testing.assert_array_equal(vars(model)["first_norm"], norm)
+    scales = model.cache_scales[0]
+    assert scales is not None
+    assert (scales.keys > 0).all()
 
 
 def test_a_model_with_vision_is_planned_and_not_served() -> None:

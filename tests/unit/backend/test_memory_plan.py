@@ -16,7 +16,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.memory.memory_plan import plan_memory
 from ernie_backend.memory.model_shape import ModelShape, read_shape
 from ernie_backend.memory.plan_settings import PlanSettings
-from ernie_backend.memory.weight_sizes import weight_bytes
+from ernie_backend.memory.rank_sizes import weight_bytes
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings
 from ernie_backend.models.load import load_model
