@@ -49,7 +49,7 @@ class PreparationThread:
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a request, or refuse it if too much waits."""
-        size = _prompt_bytes(request)
+        size = request.prompt_bytes
         with self._lock:
             waiting = sum(self._pending.values())
             if self._pending and (
@@ -92,9 +92,3 @@ class PreparationThread:
             logger.exception("request %s could not be prepared", request.request_id)
             failure = InternalError("the request could not be prepared; the engine's log says why")
             return Output(request.request_id, error=failure.to_line())
-
-
-def _prompt_bytes(request: GenerateRequest) -> int:
-    """Return about how much memory a prompt takes."""
-    texts = len(request.text_input or "") + len(request.messages or b"")
-    return texts + sum(map(len, request.media)) + 4 * len(request.input_ids or ())

@@ -25,6 +25,7 @@ from ernie_wire.errors import ErnieError, InvalidValue, ModelUnavailable, Reques
 from ernie_wire.messages import Cancel, GenerateRequest, Message, Output
 
 MAX_HELD = 256
+MAX_HELD_BYTES = 256 << 20
 HOLD_TIMEOUT_S = 60.0
 
 
@@ -51,6 +52,7 @@ class InFlight:
 
     Args:
         max_held: most requests that wait for an engine.
+        max_held_bytes: most bytes of their prompts; one alone may have more.
         hold_timeout_s: longest wait for an engine.
         clock: seconds, monotonic.
     """
@@ -58,10 +60,12 @@ class InFlight:
     def __init__(
         self,
         max_held: int = MAX_HELD,
+        max_held_bytes: int = MAX_HELD_BYTES,
         hold_timeout_s: float = HOLD_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_held = max_held
+        self._max_held_bytes = max_held_bytes
         self._hold_timeout_s = hold_timeout_s
         self._clock = clock
         self._numbers = itertools.count(1)
@@ -89,10 +93,8 @@ class InFlight:
                     "request_id",
                 )
             now = self._clock()
-            if self._engine is None and self._num_waiting() >= self._max_held:
-                raise ModelUnavailable(
-                    f"the engine is starting and {self._max_held} requests wait for it; retry"
-                )
+            if self._engine is None:
+                self._check_room(request.prompt_bytes)
             engine_id = f"{request.request_id}#{next(self._numbers)}"
             held = _Held(replace(request, request_id=engine_id), answer, now + self._hold_timeout_s, now)
             self._held[engine_id] = held
@@ -198,8 +200,13 @@ class InFlight:
         if self._engine is not None:
             self._engine.send(Cancel(held.request.request_id))
 
-    def _num_waiting(self) -> int:
-        return sum(held.expires_at is not None for held in self._held.values())
+    def _check_room(self, num_bytes: int) -> None:
+        waiting = [held.request.prompt_bytes for held in self._held.values() if held.expires_at is not None]
+        number, total = len(waiting), sum(waiting)
+        if waiting and (number >= self._max_held or total + num_bytes > self._max_held_bytes):
+            raise ModelUnavailable(
+                f"the engine is starting, and {number} requests wait for it with {total} bytes; retry"
+            )
 
     @staticmethod
     def _hand_over(engine: MessageSink, held: _Held) -> None:

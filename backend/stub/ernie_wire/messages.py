@@ -85,6 +85,12 @@ class GenerateRequest:
         _check_media(self.media)
 
     @property
+    def prompt_bytes(self) -> int:
+        """About how much memory the prompt takes."""
+        texts = len(self.text_input or "") + len(self.messages or b"")
+        return texts + sum(map(len, self.media)) + 4 * len(self.input_ids or ())
+
+    @property
     def prompt_field(self) -> str:
         """The name of the field that holds the prompt."""
         return self._given_prompts()[0]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ernie_stub.answer import Answer
 from ernie_stub.in_flight import InFlight
+from ernie_wire.errors import ModelUnavailable
 from ernie_wire.messages import Cancel, GenerateRequest, Message, Output
 from fakes.triton_python_backend_utils import ResponseSender
 
@@ -46,3 +49,26 @@ def test_the_end_of_a_first_answer_leaves_a_second_request_with_its_id_alone() -
     table.abandon(first)
     assert cancelled(engine) == []
     assert table.holds("r")
+
+
+def test_what_waits_for_an_engine_is_bounded_in_number_and_bytes() -> None:
+    table = InFlight(max_held=3, max_held_bytes=100)
+    table.hold()
+    media = (b"x" * 60, b"y" * 60)
+
+    def ask(request_id: str, media: tuple[bytes, ...] = ()) -> None:
+        request = GenerateRequest(request_id, messages=b"{}", media=media)
+        table.submit(request, Answer(request, ResponseSender(), lambda _: None, table.abandon))
+
+    ask("large", media)  # alone it may be as large as it likes
+    with pytest.raises(
+        ModelUnavailable, match="the engine is starting, and 1 requests wait for it with 122 bytes"
+    ):
+        ask("small")
+    assert table.cancel("large")
+    for request_id in "abc":
+        ask(request_id)
+    with pytest.raises(ModelUnavailable, match="3 requests wait for it with 6 bytes"):
+        ask("d")
+    table.connect(Sent())
+    ask("large", media)
