@@ -28,14 +28,14 @@ class ConfigFields:
         """Read a file.
 
         Raises:
-            StartError: there is no such file, or it is no JSON object.
+            StartError: there is no such file, or it is not a JSON object.
         """
         if not path.parent.is_dir():
             raise StartError(
                 f"model directory {path.parent} does not exist; give the directory of a checkpoint"
             )
         if not path.is_file():
-            raise StartError(f"{path} does not exist; a model directory holds config.json beside its weights")
+            raise StartError(f"{path} does not exist; a model directory holds config.json next to its weights")
         return cls(path, read_json_object(path))
 
     def error(self, complaint: str) -> StartError:

@@ -134,7 +134,7 @@ class ModelConfig:
         """Read ``directory/config.json``.
 
         Raises:
-            StartError: there is no such file, it is no JSON object, or see ``from_fields``.
+            StartError: there is no such file, it is not a JSON object, or see ``from_fields``.
         """
         return cls.from_fields(ConfigFields.read(directory / "config.json"))
 
@@ -229,7 +229,7 @@ def _head_dim(fields: ConfigFields, num_heads: int) -> int:
     hidden_size = fields.size("hidden_size")
     if hidden_size % num_heads:
         raise fields.error(
-            f"hidden_size {hidden_size} is no multiple of num_attention_heads {num_heads}; give head_dim"
+            f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}; give head_dim"
         )
     return hidden_size // num_heads
 
@@ -269,7 +269,7 @@ def _moe(fields: ConfigFields, num_layers: int) -> MoeConfig:
 def _check(fields: ConfigFields, config: ModelConfig) -> None:
     if config.num_heads % config.num_kv_heads:
         raise fields.error(
-            f"num_attention_heads {config.num_heads} is no multiple of "
+            f"num_attention_heads {config.num_heads} is not a multiple of "
             f"num_key_value_heads {config.num_kv_heads}"
         )
     _check_rotation(fields, config)

@@ -17,7 +17,7 @@ LONGEST_TEXT = 1024
 """Tokens of a text that are used; attention over more would cost gigabytes."""
 
 MOST_TOKENS = 65536
-"""Tokens of all texts: the hidden states of so many take 2 GiB in a model of 8,192."""
+"""Tokens of all texts: their hidden states take 2 GiB in a model of 8,192."""
 
 
 def read_texts(path: Path, model: Path, config: ModelConfig) -> list[list[int]]:
@@ -36,7 +36,7 @@ def read_texts(path: Path, model: Path, config: ModelConfig) -> list[list[int]]:
     except OSError as error:
         raise StartError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise StartError(f"{path} is no text in UTF-8: {error}") from error
+        raise StartError(f"{path} is not text in UTF-8: {error}") from error
     if not lines:
         raise StartError(f"{path} is empty; give a text in each line")
     entries = [_entry(path, number, line) for number, line in enumerate(lines, 1)]
@@ -61,7 +61,7 @@ def _entry(path: Path, number: int, line: str) -> object:
     try:
         return json.loads(line)
     except ValueError as error:
-        raise StartError(f"{path}:{number} is no JSON: {error}") from error
+        raise StartError(f"{path}:{number} is not JSON: {error}") from error
 
 
 def _checked_ids(where: str, ids: object, vocab_size: int) -> list[int]:

@@ -69,7 +69,7 @@ def convert(conversion: Conversion, report: Report) -> None:
         path = error.filename2 or error.filename or conversion.target
         raise StartError(
             f"{path} cannot be written or read: {error.strerror or error}; the same command goes on when that "
-            "is mended"
+            "is fixed"
         ) from error
 
 

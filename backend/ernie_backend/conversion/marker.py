@@ -1,7 +1,7 @@
 """The file ``conversion.json`` in a target: it names the conversion that is unfinished, and one run holds it.
 
 A run locks it, so that two never write into one target; a later one with the same identity goes on where the
-last one ended. Damaged it can only be before anything else was written.
+last one ended. It can be damaged only while nothing else has been written.
 """
 
 from __future__ import annotations
@@ -91,11 +91,11 @@ class Marker:
             )
 
     def _write(self) -> None:
-        """Write the identity; what is no JSON was left by a run that ended before it had done so."""
+        """Write the identity; what is not JSON was left by a run that ended before it had done so."""
         others = [path.name for path in self._target.iterdir() if path.name != MARKER]
         if others:
             raise StartError(
-                f"{self._path} is damaged, so nobody knows what {min(others)} is; empty the directory"
+                f"{self._path} is damaged, so where {min(others)} is from is not known; empty the directory"
             )
         self._file.truncate(0)
         self._file.write(json.dumps(self._identity))

@@ -25,7 +25,7 @@ def engine_plan(
         available_bytes: memory of the hosts that is free.
 
     Raises:
-        StartError: the settings are not a plan for this model, or a part of its checkpoint is missing.
+        StartError: the settings do not suit this model, or a part of its checkpoint is missing.
     """
     shape = ModelShape(config, num_parts=1 if settings.is_dummy else count_parts(settings.model))
     return plan_memory(shape, plan_settings(settings), backend.planned_device(available_bytes, None))

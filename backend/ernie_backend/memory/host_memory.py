@@ -56,7 +56,7 @@ class Cgroup:
 
     @property
     def oom_kills(self) -> int | None:
-        """How often the kernel's OOM killer struck in it; None: nobody counts."""
+        """How often the kernel's OOM killer struck in it; None: it is not counted."""
         return _field(self.folder / self.events_name, "oom_kill")
 
 
@@ -99,7 +99,7 @@ def resident_bytes() -> int:
 def release_freed() -> None:
     """Give memory that was freed back to the system, where the C library can: glibc keeps it otherwise.
 
-    Loading frees a temporary beside each weight that stays; what lies between the weights is never trimmed.
+    Loading frees a temporary array next to each weight that stays; what lies between them is never trimmed.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -132,7 +132,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _field(path: Path, name: str) -> int | None:
-    """Return the number beside a name; None if the file or the name is not there."""
+    """Return the number that follows a name; None if the file or the name is not there."""
     rows = (line.split() for line in _lines(path))
     return next((int(row[1]) for row in rows if row[:1] == [name]), None)
 

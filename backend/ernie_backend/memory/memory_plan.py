@@ -119,7 +119,7 @@ def plan_memory(shape: ModelShape, settings: PlanSettings, device: Device) -> Me
     A checkpoint that is quantized already keeps its format, whatever the settings say.
 
     Raises:
-        StartError: the settings are no plan for this model.
+        StartError: the settings do not suit this model.
     """
     config = shape.config
     if config.stored_quantization is not None:

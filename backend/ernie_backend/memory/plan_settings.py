@@ -48,7 +48,7 @@ def check_plan_settings(shape: ModelShape, settings: PlanSettings) -> None:
     """Check what a plan takes for granted.
 
     Raises:
-        StartError: the model, or its checkpoint, cannot be shared by so many ranks, or the KV cache that the
+        StartError: the model, or its checkpoint, cannot be shared by that many ranks, or the KV cache that the
             user chose does not hold one request.
     """
     ranks, parts = settings.tensor_parallel_size, shape.num_parts

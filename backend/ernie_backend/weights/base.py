@@ -36,7 +36,7 @@ class MoeWeights:
 
 
 class ModelWeights(ABC):
-    """The weights of a rank, made one at a time: nobody holds two of them but the model.
+    """The weights of a rank, made one at a time: only the model holds several.
 
     Args:
         config: the model's sizes.

@@ -1,7 +1,7 @@
 """The weights of one checkpoint, by role and in the format they are kept in.
 
 Everything is checked when the checkpoint is opened, before a weight is read; weights are then made one at a
-time, so that loading needs the memory of one weight beside what the model keeps.
+time, so that loading needs the memory of one weight besides what the model keeps.
 
 Weights come in the plain formats of ``ernie_kernels.formats``; no backend is known here.
 """

@@ -112,7 +112,7 @@ def test_a_marker_that_was_not_written_whole_is_written_again(tmp_path: Path) ->
     assert not marker.exists()
     marker.touch()
     with pytest.raises(
-        StartError, match=r"conversion\.json is damaged, .* config\.json is; empty the directory"
+        StartError, match=r"conversion\.json is damaged, so .* config\.json .*; empty the directory"
     ):
         convert(conversion, print)
 

@@ -26,7 +26,7 @@ def test_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("[1, 2", "t.jsonl:1 is no JSON"),
+        ("[1, 2", "t.jsonl:1 is not JSON"),
         ("[]", "t.jsonl:1 must be a text, or a list of token ids that is not empty"),
         ("[1, 2.5]", "must be a text, or a list"),
         ("[1, 640]", "t.jsonl:1 has token id 640; the vocabulary has 0 to 639"),

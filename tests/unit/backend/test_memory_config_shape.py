@@ -62,7 +62,7 @@ def test_the_two_layouts_of_a_vision_model_have_one_shape(tmp_path: Path) -> Non
     [
         ({"architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be"),
-        ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads 3"),
+        ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"use_bias": True}, "use_bias is true"),
         ({**EXPERTS, "moe_k": 9}, "moe_k 9 is more than moe_num_experts 8"),
         ({**EXPERTS, "moe_num_experts": [8, 8]}, "moe_num_experts must be an integer"),

@@ -175,10 +175,10 @@ def test_several_eos_tokens(tmp_path: Path) -> None:
         ({"num_hidden_layers": 0}, "num_hidden_layers must be an integer of at least 1, found 0"),
         ({"num_hidden_layers": True}, "num_hidden_layers must be an integer of at least 1, found True"),
         ({"intermediate_size": 160.0}, "intermediate_size must be an integer of at least 1, found 160.0"),
-        ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
         (
             {"num_attention_heads": 6, "head_dim": None},
-            "hidden_size 64 is no multiple of num_attention_heads 6",
+            "hidden_size 64 is not a multiple of num_attention_heads 6",
         ),
         ({"head_dim": 31}, "head_dim 31 is odd"),
         ({"rms_norm_eps": 0}, "rms_norm_eps must be a number above 0, found 0"),

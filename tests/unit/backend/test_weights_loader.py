@@ -337,7 +337,7 @@ def test_terms_of_another_decoder_are_refused(tmp_path: Path, name: str) -> None
     tensors = TENSORS | {"lm_head.weight": TENSORS["model.embed_tokens.weight"]}
     write_tensors(tmp_path / "model.safetensors", tensors | {name: np.ones(64, np.float32)})
     message = fail(tmp_path, tie_word_embeddings=False)
-    assert f"tensor {name} belongs to no ERNIE-4.5 text model" in message
+    assert f"tensor {name} is not of an ERNIE-4.5 text model" in message
 
 
 def test_wrong_shape(tmp_path: Path) -> None:
@@ -404,8 +404,8 @@ def test_shard_without_its_tensor(tmp_path: Path) -> None:
         ("{", "cannot be read: its content is not JSON"),
         ("[]", "must be a JSON object, not list"),
         ('{"weight_map": {}}', "has no weight_map"),
-        ('{"weight_map": {"a": 1}}', "tensor a is said to be in 1, which is no file name"),
-        ('{"weight_map": {"a": "../b.safetensors"}}', "which is no file name"),
+        ('{"weight_map": {"a": 1}}', "tensor a is said to be in 1, which is not a file name"),
+        ('{"weight_map": {"a": "../b.safetensors"}}', "which is not a file name"),
     ],
 )
 def test_broken_index(tmp_path: Path, index: str, complaint: str) -> None:

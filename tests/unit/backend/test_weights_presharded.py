@@ -145,7 +145,7 @@ def test_a_missing_rank_is_named(copy: Path) -> None:
         (EXPERT + "down_proj.activation_scale", "; w4a8 needs the absmax of the inputs of every expert"),
         (
             EXPERT + "up_gate_proj.weight_scale",
-            "; it is the absmax of each output of the quant_weight beside it",
+            "; it is the absmax of each output of its quant_weight",
         ),
         (LAYER + "self_attn.o_proj.quant_weight", "; quantization_config in config.json says that this weight"),
         (

@@ -73,7 +73,7 @@ def test_other_types_may_be_present_but_not_read(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"1234", "has 4 bytes, too few"),
-        ((1 << 62).to_bytes(8, "little") + b"{}", "is no safetensors file: its header would have"),
+        ((1 << 62).to_bytes(8, "little") + b"{}", "is not a safetensors file: its header would have"),
         ((100).to_bytes(8, "little") + b"{}", "is truncated: its header ends at byte 108, the file has 10"),
         ((2).to_bytes(8, "little") + b"{]", "its header is malformed"),
         ((2).to_bytes(8, "little") + b"[]", "its header is malformed"),

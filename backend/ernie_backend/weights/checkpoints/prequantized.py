@@ -162,7 +162,7 @@ def read_stored(
         part: what of it; of int4 codes, two inputs share a byte and stay together.
 
     Raises:
-        StartError: the codes are no int8, or a scale is no number of at least 0, or that of the inputs is 0.
+        StartError: the codes are not int8, or a scale is negative or not finite, or that of the inputs is 0.
     """
     codes = tensors.tensor(stored.codes.name)
     if codes.dtype != np.int8:
@@ -257,7 +257,7 @@ def missing_hint(name: str, names: Collection[str]) -> str:
     if name.endswith("quant_weight"):
         return "; quantization_config in config.json says that this weight is quantized"
     if name.endswith("weight_scale"):
-        return "; it is the absmax of each output of the quant_weight beside it"
+        return "; it is the absmax of each output of its quant_weight"
     if "_matmul.activation_scale" in name:
         return "; an int8 KV cache has the absmax of each channel of keys and values, in all layers or in none"
     if name.endswith("activation_scale"):

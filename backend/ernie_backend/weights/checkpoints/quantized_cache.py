@@ -6,8 +6,8 @@ One file for each weight: a JSON line with shape and checksum, the scales, the c
 another name and renamed, so two servers may fill one cache at once and a killed one leaves nothing half done. A
 file that is damaged is made again. The fingerprint covers the format version, config.json and, for each file of
 the checkpoint, its size, its times and a sample of its content: other weights have another directory, and those
-of older ones are removed. One of the times, the inode's last change, only the kernel can set: whoever writes
-into a file and puts its modification time back has changed it too.
+of older ones are removed. One of the times, the inode's last change, only the kernel can set: a program that
+writes into a file and puts its modification time back has changed it too.
 
 The numbers are those of ``ernie_kernels.formats``, before any backend packs them: one cache serves all
 instruction sets and devices.

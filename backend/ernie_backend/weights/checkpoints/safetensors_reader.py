@@ -1,6 +1,6 @@
 """Reads one ``.safetensors`` file: 8 bytes of header length, a JSON header, then the tensors' bytes.
 
-The file is mapped, so a tensor costs memory only while somebody looks at it. bfloat16, which NumPy has no type
+The file is mapped, so a tensor costs memory only while it is being read. bfloat16, which NumPy has no type
 for, comes back as uint16 bits. Everything in the header is checked against the file before a byte is believed.
 """
 
@@ -62,7 +62,7 @@ class SafetensorsFile:
         del self._bytes
 
     def forget(self) -> None:
-        """Give back the memory of what was read; it is read again when somebody looks at it."""
+        """Give back the memory of what was read; it is read from the file again when it is used."""
         self._bytes.madvise(mmap.MADV_DONTNEED)
 
     def tensor(self, name: str) -> NDArray[np.generic]:
@@ -101,7 +101,7 @@ def _read_header(path: Path, data: mmap.mmap) -> tuple[int, dict[str, TensorEntr
         raise StartError(f"{path} has {len(data)} bytes, too few for a safetensors file; copy it again")
     (length,) = struct.unpack("<Q", data[:_HEADER_LENGTH_BYTES])
     if length > _MAX_HEADER_BYTES:
-        raise StartError(f"{path} is no safetensors file: its header would have {length} bytes")
+        raise StartError(f"{path} is not a safetensors file: its header would have {length} bytes")
     data_start = _HEADER_LENGTH_BYTES + length
     if data_start > len(data):
         raise StartError(
@@ -112,7 +112,7 @@ def _read_header(path: Path, data: mmap.mmap) -> tuple[int, dict[str, TensorEntr
         header = json.loads(data[_HEADER_LENGTH_BYTES:data_start])
         entries = {name: _entry(fields) for name, fields in header.items() if name != "__metadata__"}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise StartError(f"{path} is no safetensors file: its header is malformed ({error!r})") from error
+        raise StartError(f"{path} is not a safetensors file: its header is malformed ({error!r})") from error
     _check_extents(path, entries, len(data) - data_start)
     return data_start, entries
 

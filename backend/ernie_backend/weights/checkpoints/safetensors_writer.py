@@ -20,7 +20,7 @@ UNFINISHED = ".unfinished"
 """The suffix of a file before it has its name."""
 _TYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int8": "I8"}
 _ENTRY_BYTES = 160
-"""What an entry of the header needs beside the tensor's name: type, shape, offsets."""
+"""What an entry of the header needs besides the tensor's name: type, shape, offsets."""
 
 
 @contextmanager

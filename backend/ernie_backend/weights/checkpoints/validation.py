@@ -58,7 +58,7 @@ def _refuse_terms(
     for name in extra:
         if name.endswith(_TERMS) and _owner(name) in owners:
             raise StartError(
-                f"{checkpoint.file_of(name)}: tensor {name} belongs to no ERNIE-4.5 text model, whose layers "
+                f"{checkpoint.file_of(name)}: tensor {name} is not of an ERNIE-4.5 text model, whose layers "
                 "have two norms and no bias; answers computed without it would be wrong"
             )
 
@@ -83,7 +83,7 @@ def check_tied_head(checkpoint: Checkpoint | PreshardedTensors, table: TensorSpe
 
 
 def _is_copy(checkpoint: Checkpoint | PreshardedTensors, table: TensorSpec) -> bool:
-    """Whether the head is the embedding, in either layout; of one that was cut, nobody knows."""
+    """Whether the head is the embedding, in either layout; of one that was cut, it is not known."""
     if isinstance(checkpoint, PreshardedTensors):
         return False
     rows, head = checkpoint.tensor(table.name), checkpoint.tensor(HEAD)
