@@ -85,7 +85,13 @@ def run(  # noqa: PLR0913, PLR0917 - flags
         logger.info("metrics at http://%s:%d/metrics", host, settings.metrics_port or bound_port)
         _warn_of_keys(settings, host, bound_port, is_in_command_line=bool(api_key))
         threading.Thread(target=_warn_of_triton, args=(settings.triton_urls,), daemon=True).start()
-        if not serve(settings, listeners, workers):
+        try:
+            has_served = serve(settings, listeners, workers)
+        except OSError as error:
+            place = error.filename or "the temporary directory"
+            logger.error("cannot serve: %s: %s", place, error.strerror or error)  # noqa: TRY400 - no fault of ours
+            has_served = False
+        if not has_served:
             raise typer.Exit(1)
 
 

@@ -1,22 +1,26 @@
 """What this frontend counts and measures, under FastDeploy's names, for Prometheus.
 
 With several workers each writes files in ``PROMETHEUS_MULTIPROC_DIR``, which the supervisor makes before it
-starts them, and any of them answers with the sums. Must not know prompts or answers, nor any model.
+starts them, and any of them answers with the sums. The files are mapped: where the disk is full, a write to
+them ends the process with SIGBUS, so their room is taken before. Must not know prompts or answers, nor models.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from ernie_wire.status import Health, Stats
 
@@ -30,7 +34,42 @@ _HTTP_S = (0.005, 0.025, 0.1, 0.3, 1, 2.5, 5, 10, 30, 60, 120, 480, 1920, 7680)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 33792, 131072)
 
 
+_FILES = {"counter": 128 << 10, "histogram": 512 << 10}
+"""The files of a worker by prometheus_client's names; their bytes are several times what all series take."""
+
+
 disable_created_metrics()  # type: ignore[no-untyped-call] # a line more for each series, which nobody reads
+
+
+def reserve_files(directory: Path, workers: int) -> None:
+    """Make the files of so many workers.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
+    for kind, size in _FILES.items():
+        for number in range(workers):
+            with (directory / f"{kind}_free{number}.db").open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+
+
+def take_files(directory: Path) -> None:
+    """Make files that no living process has those of this one; what a dead one has counted goes on."""
+    for kind in _FILES:
+        for file in directory.glob(f"{kind}_*.db"):
+            owner = file.stem.partition("_")[2]
+            if not Path("/proc", owner).exists() and _is_renamed(
+                file, file.with_name(f"{kind}_{os.getpid()}.db")
+            ):
+                break
+
+
+def _is_renamed(file: Path, to: Path) -> bool:
+    try:
+        file.rename(to)
+    except FileNotFoundError:  # another worker was faster
+        return False
+    return True
 
 
 class Metrics:
@@ -108,19 +147,31 @@ class Metrics:
 
 def _engine_gauges(stats: Stats) -> CollectorRegistry:
     registry = CollectorRegistry()
-    total, free = stats.total_blocks, stats.free_blocks
-    queries, hits = stats.prefix_cache_queries, stats.prefix_cache_hits
-    for name, meaning, value in (
-        ("num_requests_running", "requests in the engine's batch", stats.running),
-        ("num_requests_waiting", "requests in the engine's queue", stats.waiting),
-        ("max_gpu_block_num", "blocks of the KV cache", total),
-        ("free_gpu_block_num", "of these, free", free),
-        ("gpu_cache_usage_perc", "part of the KV cache in use, 0 to 1", 1 - free / total if total else 0),
-        (
-            "hit_token_rate",
-            "part of the prompt tokens found in the prefix cache",
-            hits / queries if queries else 0,
-        ),
-    ):
-        Gauge(f"{_PREFIX}{name}", meaning, registry=registry).set(value)
+    registry.register(_EngineGauges(stats))
     return registry
+
+
+class _EngineGauges(Collector):
+    """What the engine says of itself, which is asked each time: a ``Gauge`` would keep it in a file."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the gauges."""
+        stats = self._stats
+        total, free = stats.total_blocks, stats.free_blocks
+        queries, hits = stats.prefix_cache_queries, stats.prefix_cache_hits
+        for name, meaning, value in (
+            ("num_requests_running", "requests in the engine's batch", stats.running),
+            ("num_requests_waiting", "requests in the engine's queue", stats.waiting),
+            ("max_gpu_block_num", "blocks of the KV cache", total),
+            ("free_gpu_block_num", "of these, free", free),
+            ("gpu_cache_usage_perc", "part of the KV cache in use, 0 to 1", 1 - free / total if total else 0),
+            (
+                "hit_token_rate",
+                "part of the prompt tokens found in the prefix cache",
+                hits / queries if queries else 0,
+            ),
+        ):
+            yield GaugeMetricFamily(f"{_PREFIX}{name}", meaning, value)

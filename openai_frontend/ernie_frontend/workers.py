@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -25,7 +26,7 @@ from ernie_frontend.app import create_app
 from ernie_frontend.connections import Connections
 from ernie_frontend.http1 import Http1Protocol
 from ernie_frontend.log_output import log_to_standard_error
-from ernie_frontend.metrics import DIRECTORY_VARIABLE
+from ernie_frontend.metrics import DIRECTORY_VARIABLE, reserve_files, take_files
 from ernie_frontend.settings import Settings
 from ernie_frontend.slots import slots_file
 from ernie_wire.end_signals import end_signals
@@ -50,6 +51,9 @@ def serve(settings: Settings, listeners: list[socket.socket], workers: int) -> b
 
     Returns:
         Whether it served at all.
+
+    Raises:
+        OSError: there is no room for the files of several workers.
     """
     config = http_config(
         partial(worker_app, settings, slots_file(), is_child=workers > 1),
@@ -63,6 +67,7 @@ def serve(settings: Settings, listeners: list[socket.socket], workers: int) -> b
     if workers > 1:
         with tempfile.TemporaryDirectory(prefix="ernie-frontend-metrics-") as directory:
             os.environ[DIRECTORY_VARIABLE] = directory  # read by the workers, which have not begun
+            reserve_files(Path(directory), workers)
             ends_on_hangup = signal.SIGHUP in end_signals()
             supervisor = _Supervisor(config, listeners)  # takes SIGHUP itself, as a wish for new workers
             if ends_on_hangup:
@@ -102,6 +107,7 @@ def worker_app(settings: Settings, slots_path: str, *, is_child: bool) -> FastAP
     """Return the application of one worker; called in its process."""
     if is_child:
         log_to_standard_error(logging.INFO)
+        take_files(Path(os.environ[DIRECTORY_VARIABLE]))
         threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     return create_app(settings, slots_path)
 
