@@ -69,12 +69,14 @@ AttentionPlan plan_attention(const Batch& batch, const AttentionShape& shape) {
         const int64_t rows = (keys - context) * shape.group;
         for (int64_t head = 0; head < shape.kv_heads; ++head) {
             const AttentionUnit unit{s, head, first, context, 0, rows, 0, 0, -1};
+            // Few rows: the keys are cut, so that one long sequence keeps all threads busy. Many: the rows are.
             if (rows <= kRowTile)
                 split_ranges(unit, ranges_of(keys), plan);
             else
                 split_rows(unit, rows, shape.group, plan);
         }
     }
+    // No thread begins a long unit when the others have nothing left to do.
     std::stable_sort(plan.units.begin(), plan.units.end(),
                      [](const AttentionUnit& a, const AttentionUnit& b) { return cost(a) > cost(b); });
     return plan;

@@ -111,6 +111,7 @@ def plan_attention(
     # Where each token stands in its sequence's cache: not its rotary position.
     shifts = np.repeat(batch.context_lengths - batch.query_starts[:-1], counts)
     places = np.arange(counts.sum(), dtype=np.int32) + shifts
+    # The groups' results lie end to end: rows says where each of them belongs in the step, order the way back.
     groups, rows = [], []
     for members in ([decoding] if decoding else []) + others:
         group_rows = np.concatenate([np.arange(*batch.query_starts[index : index + 2]) for index in members])
