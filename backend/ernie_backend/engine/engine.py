@@ -147,6 +147,13 @@ class Engine:
                     outputs.append(output)
         return tuple(outputs)
 
+    def _append(self, request: RequestState, tokens: list[SampledToken]) -> Output | None:
+        if tokens[-1].token_id != NO_TOKEN:
+            return request.advance(tokens)
+        logger.error("the logits of request %s are not numbers", request.request_id)
+        error = InternalError("the model computed no valid probabilities for this request")
+        return Output(request.request_id, error=error.to_line())
+
     def _forget(self, request_id: str, *, keep_content: bool = True) -> bool:
         request = self._requests.pop(request_id, None)
         if request is not None:
@@ -165,13 +172,6 @@ class Engine:
         for sequence in expired:
             self._forget(sequence.request_id)
         return tuple(Output(sequence.request_id, error=error.to_line()) for sequence in expired)
-
-    def _append(self, request: RequestState, tokens: list[SampledToken]) -> Output | None:
-        if tokens[-1].token_id != NO_TOKEN:
-            return request.advance(tokens)
-        logger.error("the logits of request %s are not numbers", request.request_id)
-        error = InternalError("the model computed no valid probabilities for this request")
-        return Output(request.request_id, error=error.to_line())
 
 
 def _accepted(draft_ids: tuple[int, ...], tokens: list[SampledToken]) -> list[SampledToken]:
