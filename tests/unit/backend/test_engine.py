@@ -14,6 +14,7 @@ from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.request.plan import SchedulePlan
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_kernels.sampling import SamplingFilters
+from ernie_wire.errors import parse_error
 from ernie_wire.messages import Output
 from fakes.sequences import make_request, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation
@@ -109,8 +110,12 @@ def test_refusals_are_error_outputs_of_their_own_request() -> None:
         make_request("b", PROMPT, 2),
         make_request("c", PROMPT, 2),
     )
-    errors = {output.request_id: output.error.partition(":")[0] for output in outputs if output.error}
-    assert errors == {"big": "context_length_exceeded", "a": "invalid_value[request_id]", "c": "queue_full"}
+    refusals = {output.request_id: parse_error(output.error) for output in outputs if output.error}
+    assert {name: (error.code, error.param) for name, error in refusals.items() if error} == {
+        "big": ("context_length_exceeded", None),
+        "a": ("invalid_value", "request_id"),
+        "c": ("queue_full", None),
+    }
     assert [output.request_id for output in outputs if output.finish_reason] == ["a", "b"]
 
 

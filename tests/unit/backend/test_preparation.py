@@ -402,7 +402,7 @@ def test_what_waits_to_be_prepared_is_bounded() -> None:
     for request_id, text in (("second", "x"), ("third", "y")):
         thread.submit(GenerateRequest(request_id, text_input=text))
         (refusal,) = inbox.take(10).refusals
-        assert str(refusal.error).startswith("queue_full: ")
+        assert str(refusal.error).startswith("queue_full(retry_after_s=1): ")
     thread.cancel(Cancel("huge"))
     for request_id in "abc":
         thread.submit(GenerateRequest(request_id, messages=_chat("x")))
