@@ -32,7 +32,7 @@ from ernie_backend.model_config import ModelConfig
 from ernie_backend.stored_quantization import QUANTIZATION_CONFIG
 from ernie_backend.weights.checkpoints.files import INDEX
 from ernie_backend.weights.checkpoints.prequantized import cache_scale_specs, quantized_tensors, stored_weights
-from ernie_backend.weights.checkpoints.rank_parts import tensor_parts
+from ernie_backend.weights.checkpoints.presharded import tensor_parts
 from ernie_backend.weights.checkpoints.safetensors_reader import SafetensorsFile
 from ernie_backend.weights.checkpoints.safetensors_writer import UNFINISHED, tensor_file, whole_file
 from ernie_backend.weights.loader import CheckpointWeights

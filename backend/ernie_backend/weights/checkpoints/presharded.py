@@ -1,14 +1,15 @@
-"""A checkpoint that was cut for tensor parallelism: directories ``rank0`` to ``rankN-1`` beside config.json.
+"""A checkpoint that was cut for tensor parallelism: directories ``rank0`` to ``rankN-1`` next to config.json.
 
 One of N ranks reads its own directory only, but for the weights that it quantizes before it cuts them. A single
-rank, or one that has whole experts, joins the parts tensor by tensor. Both look like a checkpoint that was not
-cut.
+rank, or one that has whole experts, joins the parts tensor by tensor. Both look like a whole checkpoint.
+``sharding`` says which outputs and inputs of a weight a rank has; here they are found in its tensors.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, KeysView, Mapping
+from collections.abc import Collection, Iterator, KeysView, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,128 @@ from numpy.typing import NDArray
 from ernie_backend.errors import StartError
 from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.checkpoints.files import Checkpoint
-from ernie_backend.weights.checkpoints.prequantized import stored_weights
-from ernie_backend.weights.checkpoints.rank_parts import TensorParts, needed_whole, tensor_parts
+from ernie_backend.weights.checkpoints.prequantized import StoredWeight, cache_scale_specs, stored_weights
 from ernie_backend.weights.checkpoints.safetensors_reader import type_name
-from ernie_backend.weights.precision import Precision
-from ernie_backend.weights.recipes import recipes_for
-from ernie_backend.weights.sharding import Shard
+from ernie_backend.weights.precision import QUANTIZED, Precision
+from ernie_backend.weights.recipes import Recipe, Recipes, TensorSpec, recipes_for
+from ernie_backend.weights.roles import WeightKey
+from ernie_backend.weights.sharding import Shard, kv_heads_of, part_of
 
 _RANK = re.compile(r"rank(\d+)")
+
+Tensor = NDArray[np.generic]
+Index = slice | NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class TensorParts:
+    """How a tensor is shared out.
+
+    Attributes:
+        shape: of the whole tensor.
+        axis: that it is cut along.
+        indices: what each rank has along this axis, in order.
+    """
+
+    shape: tuple[int, ...]
+    axis: int
+    indices: tuple[Index, ...]
+
+    def part_shape(self, rank: int) -> tuple[int, ...]:
+        """Return the shape of the part of ``rank``."""
+        index = self.indices[rank]
+        length = index.stop - index.start if isinstance(index, slice) else len(index)
+        return (*self.shape[: self.axis], length, *self.shape[self.axis + 1 :])
+
+    def part(self, whole: Tensor, rank: int) -> Tensor:
+        """Return the part of ``rank``."""
+        return whole[self._place(rank)]
+
+    def joined(self, parts: Mapping[int, Tensor]) -> Tensor:
+        """Return the tensor that the parts make up, zeros where a rank is absent.
+
+        Nothing is written there, so that memory is taken for what is present only.
+        """
+        whole = np.zeros(self.shape, next(iter(parts.values())).dtype)
+        for rank, part in parts.items():
+            whole[self._place(rank)] = part
+        return whole
+
+    def _place(self, rank: int) -> tuple[Index, ...]:
+        return (*(slice(None),) * self.axis, self.indices[rank])
+
+
+def tensor_parts(
+    recipes: Recipes, stored: Mapping[WeightKey, StoredWeight], config: ModelConfig, ranks: int
+) -> dict[str, TensorParts]:
+    """Return how the tensors that are not whole on every rank are shared out, by name.
+
+    Args:
+        recipes: the weights of the Paddle layout.
+        stored: those that are kept quantized.
+        config: the model's sizes, which ``check_split`` has found to fit.
+        ranks: among how many.
+    """
+    found = {}
+    for key, recipe in recipes.items():
+        if key.role.is_vector:
+            continue
+        outputs, inputs = recipe.shape
+        parts = [part_of(key.role, (outputs, inputs), config, Shard(rank, ranks)) for rank in range(ranks)]
+        is_cut = parts[0].shape[0] < outputs, parts[0].shape[1] < inputs
+        for spec, outputs_axis, inputs_axis in _axes(recipe, stored.get(key)):
+            if is_cut[0]:
+                rows = tuple(_index(part.rows) for part in parts)
+                found[spec.name] = TensorParts(spec.shape, outputs_axis, rows)
+            elif is_cut[1] and inputs_axis is not None:
+                packed = inputs // spec.shape[inputs_axis]  # inputs per index: 2 where a byte holds two codes
+                columns = tuple(_index([part.columns], packed) for part in parts)
+                found[spec.name] = TensorParts(spec.shape, inputs_axis, columns)
+    for layer in range(config.num_layers):
+        heads = [kv_heads_of(config, Shard(rank, ranks)) for rank in range(ranks)]
+        for spec in cache_scale_specs(config, layer) if ranks > 1 else ():
+            channels = [range(each.start * config.head_dim, each.stop * config.head_dim) for each in heads]
+            found[spec.name] = TensorParts(spec.shape, 0, tuple(_index([each]) for each in channels))
+    return found
+
+
+def needed_whole(
+    recipes: Recipes,
+    stored: Mapping[WeightKey, StoredWeight],
+    precision: Precision,
+    config: ModelConfig,
+    shard: Shard,
+) -> set[str]:
+    """Return the tensors that a rank reads with the parts of all others.
+
+    These are the weights that it quantizes and of which it has some columns: the scale of an output is that of
+    all its inputs, so that N ranks compute with the numbers of one.
+    """
+    found: set[str] = set()
+    for key, recipe in recipes.items():
+        if key.role.is_vector or key in stored or precision.format_of(key.role) not in QUANTIZED:
+            continue
+        outputs, inputs = recipe.shape
+        if part_of(key.role, (outputs, inputs), config, shard).shape[1] < inputs:
+            found.update(tensor.name for tensor in recipe.tensors)
+    return found
+
+
+def _axes(recipe: Recipe, stored: StoredWeight | None) -> Iterator[tuple[TensorSpec, int, int | None]]:
+    """Yield the tensors of a weight, with the axes of its outputs and of its inputs."""
+    if stored is None:
+        outputs_axis = 1 if recipe.is_transposed else 0
+        yield recipe.tensors[0], outputs_axis, 1 - outputs_axis
+    else:
+        yield stored.codes, 1, 0
+        yield stored.absmax, 0, None
+
+
+def _index(ranges: Sequence[range], packed: int = 1) -> Index:
+    """Return the index of some ranges, one after another; ``packed`` of their numbers share an index."""
+    if len(ranges) == 1:
+        return slice(ranges[0].start // packed, ranges[0].stop // packed)
+    return np.concatenate([np.arange(each.start, each.stop, dtype=np.intp) for each in ranges])
 
 
 def rank_directories(directory: Path) -> list[Path]:
@@ -135,7 +250,7 @@ class PreshardedTensors:
             if found != expected:
                 raise StartError(
                     f"{checkpoint.file_of(name)}: tensor {name} has shape {list(found)}; config.json asks for "
-                    f"{list(shape)}, of which one of {len(parts.places)} ranks has {list(expected)}: is the "
+                    f"{list(shape)}, of which one of {len(parts.indices)} ranks has {list(expected)}: is the "
                     "directory of a rank missing?"
                 )
 
