@@ -131,7 +131,8 @@ def test_a_batch_is_what_it_was_when_it_was_uploaded() -> None:
         cache = ops.allocate_cache(CacheSpec(1, 16, 1, 8, "float32"))
         results.append(ops.attention(qkv, rotary, cache, step))
         for array in vars(batch).values():
-            array[...] = 10**6
+            if array is not None:
+                array[...] = 10**6
     np.testing.assert_array_equal(bits(results[1]), bits(results[0]))
 
 
