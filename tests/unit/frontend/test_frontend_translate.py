@@ -92,13 +92,15 @@ def test_tools_go_along_unless_the_choice_is_none() -> None:
 
 def test_messages_go_on_as_they_came_without_what_nobody_reads() -> None:
     """Roles and contents in other forms are the engine's to read; null and unknown fields are left out."""
+    parts = [{"type": "text", "text": "a", "brand_new": float("inf")}, {"type": "text", "text": "b"}]
     messages: list[dict[str, Any]] = [
-        {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "developer", "content": parts},
         {"role": "bot", "content": None, "name": None, "brand_new": 1},
         {"role": "tool", "content": {"type": "text", "text": "23"}, "tool_call_id": "c"},
     ]
     [wire] = chat_to_wire(chat(messages=messages), RequestContext("r", 1000, 8))
-    assert conversation(wire)["messages"] == [messages[0], {"role": "bot"}, messages[2]]
+    developer = {"role": "developer", "content": [{"type": "text", "text": text} for text in "ab"]}
+    assert conversation(wire)["messages"] == [developer, {"role": "bot"}, messages[2]]
     assert wire.media == ()
 
 
