@@ -18,8 +18,11 @@ WORKER = """
 import os, signal, sys
 from pathlib import Path
 from ernie_frontend.metrics import Metrics, take_files
+from ernie_wire.status import Health
 take_files(Path(sys.argv[1]))
-Metrics().count_http("GET", "/v1/models", 200, 0.1)
+metrics = Metrics()
+metrics.count_http("GET", "/v1/models", 200, 0.1)
+metrics.to_text(Health(state="ready"))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
