@@ -62,8 +62,10 @@ async def watch_stub(triton: Child) -> NoReturn:
     Raises:
         ModelDied: there is none.
     """
-    while _stub(triton.members(SHARED_LOOK_S)) is not None:
-        await asyncio.sleep(LOOK_S)
+    is_there = True
+    while is_there:
+        await asyncio.sleep(LOOK_S)  # a look shared with others may be older than the stub
+        is_there = _stub(triton.members(SHARED_LOOK_S)) is not None
     raise ModelDied("the stub of the model has ended", triton.last_lines())
 
 
