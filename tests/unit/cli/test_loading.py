@@ -6,14 +6,15 @@ import asyncio
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from ernie_cli import loading
-from ernie_cli.child import Child, ChildCommand
-from ernie_cli.loading import LoadHangs, load_model
+from ernie_cli.child import Child, ChildCommand, Member
+from ernie_cli.loading import LoadHangs, load_model, watch_stub
 from ernie_cli.triton import TritonModel
 from ernie_frontend.log_output import standard_error
 from ernie_stub.engine_process import ready_notice
@@ -104,3 +105,20 @@ async def test_a_frozen_stub_with_an_engine_ends_it(stub: list[str]) -> None:
     frozen = WITH_ENGINE.replace("while", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)\nwhile")
     with pytest.raises(LoadHangs, match=r"its stub has not run for 1\.5 s"):
         await load([*stub, frozen, "engine process PID loads"])
+
+
+class StaleLooks:
+    """A Triton whose stub, just started, is not seen by looks that are older."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+
+    def members(self, max_age_s: float = 0.0) -> list[Member]:
+        is_older = time.monotonic() - self._started_s < max_age_s
+        return [] if is_older else [Member(2, "triton_python_b", "S", 1, 1)]
+
+
+async def test_a_stub_that_is_younger_than_the_last_look_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "SHARED_LOOK_S", 0.9 * LOOK_S)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(watch_stub(cast("Child", cast("Any", StaleLooks()))), 3 * LOOK_S)
