@@ -6,10 +6,10 @@ This module must not know how an answer travels.
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 
-from ernie_stub.engine import EngineStatus
 from ernie_stub.in_flight import InFlight
-from ernie_wire.status import Cancelled, Control, Health, Stats, Status
+from ernie_wire.status import Cancelled, Control, Description, Health, Status
 
 INSTANCE = uuid.uuid4().hex
 """Names this start of the stub: a client that sees another one knows that its requests in flight are lost."""
@@ -19,37 +19,39 @@ thread that waits for no step."""
 LOOP_HANGS_S = 30.0  # heartbeats come several times a second between steps; no step should last so long
 
 
-def answer_control(control: Control, status: EngineStatus, in_flight: InFlight) -> Health | Status | Cancelled:
-    """Return the answer to a question."""
+def answer_control(
+    control: Control, health: Health, engine: Description | None, in_flight: InFlight
+) -> Health | Status | Cancelled:
+    """Return the answer to a question.
+
+    Args:
+        control: the question.
+        health: what the engine's messages tell of it.
+        engine: what it says of itself, if it is ready.
+        in_flight: the requests.
+    """
+    request_id = control.request_id
     if control.op == "cancel":
-        return Cancelled(in_flight.cancel(control.request_id or ""))
+        return Cancelled(in_flight.cancel(request_id or ""))
     if control.op == "describe":
-        return Status(status.state, status.detail, status.generation, INSTANCE, status.description)
-    return _health(status, None if control.request_id is None else in_flight.holds(control.request_id))
-
-
-def _health(status: EngineStatus, in_flight: bool | None) -> Health:
-    """Ready means that the engine lives and its loop turns: told by its messages, never by a generation."""
-    fault = _fault(status)
-    num_blocks = status.description.kv_blocks if status.description else 0
-    stats = status.stats or Stats(free_blocks=num_blocks, total_blocks=num_blocks)
-    return Health(
-        **vars(stats),
-        state=status.state,
-        detail=fault or status.detail,
-        ready=status.state == "ready" and not fault,
-        alive_age_s=status.alive_age_s,
-        heartbeat_age_s=status.heartbeat_age_s,
-        generation=status.generation,
+        return Status(health.state, health.detail, health.generation, INSTANCE, engine)
+    fault = _fault(health)
+    return replace(
+        health,
+        detail=fault or health.detail,
+        ready=health.state == "ready" and not fault,
         instance=INSTANCE,
-        in_flight=in_flight,
+        in_flight=None if request_id is None else in_flight.holds(request_id),
     )
 
 
-def _fault(status: EngineStatus) -> str:
-    """Return what is wrong with an engine that should be ready; empty if nothing is known."""
-    if status.alive_age_s is not None and status.alive_age_s > STOPPED_S:
-        return f"the engine process has given no sign of life for {status.alive_age_s:.0f} s"
-    if status.heartbeat_age_s is not None and status.heartbeat_age_s > LOOP_HANGS_S:
-        return f"the engine has sent no heartbeat for {status.heartbeat_age_s:.0f} s"
+def _fault(health: Health) -> str:
+    """Return what is wrong with an engine that should be ready; empty if nothing is known.
+
+    It must live and its loop turn: told by its messages, never by a generation.
+    """
+    if health.alive_age_s is not None and health.alive_age_s > STOPPED_S:
+        return f"the engine process has given no sign of life for {health.alive_age_s:.0f} s"
+    if health.heartbeat_age_s is not None and health.heartbeat_age_s > LOOP_HANGS_S:
+        return f"the engine has sent no heartbeat for {health.heartbeat_age_s:.0f} s"
     return ""

@@ -6,8 +6,8 @@ flight, and starts again. Its states:
     starting --Ready--> ready --end of the socket--> starting --> ...
         \--StartFailed or death--> failed --after a pause--> starting
 
-The lock guards ``_status``, ``_heartbeat_at`` and ``_heard_at``; nothing is called while it is held. This
-module must not know Triton, nor what a request asks for.
+The lock guards ``_health``, ``_description``, ``_heartbeat_at`` and ``_heard_at``; nothing is called while it
+is held. This module must not know Triton, nor what a request asks for.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ernie_wire.messages import (
     StartFailed,
     Starting,
 )
-from ernie_wire.status import Description, Stats
+from ernie_wire.status import Description, Health
 
 TICK_S = 0.1  # how often a waiting supervisor looks around
 
@@ -64,29 +64,6 @@ class Deadlines:
     exit_s: float = 5.0
     settled_s: float = 60.0
     longest_pause_s: float = 30.0
-
-
-@dataclass(frozen=True)
-class EngineStatus:
-    """What is known of the engine.
-
-    Attributes:
-        state: ``starting``, ``ready``, ``failed`` or ``unconfigured``.
-        detail: why it is not ready; empty when it is.
-        generation: how many engines have become ready so far.
-        description: ``Ready.description`` of the one that is ready, else None.
-        stats: those of its last heartbeat, or None before the first.
-        heartbeat_age_s: seconds since that, or since Ready; None when it is not ready.
-        alive_age_s: seconds since its last message, which no step delays; None when it is not ready.
-    """
-
-    state: str
-    detail: str = ""
-    generation: int = 0
-    description: Description | None = None
-    stats: Stats | None = None
-    heartbeat_age_s: float | None = None
-    alive_age_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +94,8 @@ class Engine:
         self._process: EngineProcess | None = None
         self._link: Channel[Message] | None = None
         self._lock = threading.Lock()
-        self._status = EngineStatus("starting", "the engine is starting")
+        self._health = Health(state="starting", detail="the engine is starting")
+        self._description: Description | None = None
         self._heartbeat_at = self._heard_at = 0.0
         self._supervisor = threading.Thread(target=self._supervise, name="engine-supervisor", daemon=True)
 
@@ -134,14 +112,15 @@ class Engine:
             self._supervisor.join()
             raise self._first_start.error
 
-    def status(self) -> EngineStatus:
-        """Return the state of the engine; never waits for it."""
+    def status(self) -> tuple[Health, Description | None]:
+        """Return what its messages tell of the engine, and what it says of itself if it is ready."""
         with self._lock:
-            status, heartbeat_at, heard_at = self._status, self._heartbeat_at, self._heard_at
-        if status.state != "ready":
-            return status
+            health, description = self._health, self._description
+            heartbeat_at, heard_at = self._heartbeat_at, self._heard_at
+        if description is None:
+            return health, None
         now = time.monotonic()
-        return replace(status, heartbeat_age_s=now - heartbeat_at, alive_age_s=now - heard_at)
+        return replace(health, heartbeat_age_s=now - heartbeat_at, alive_age_s=now - heard_at), description
 
     def stop(self) -> None:
         """End every request with an error and the engine process; nothing is left running."""
@@ -240,8 +219,11 @@ class Engine:
 
     def _become_ready(self, ready: Ready, process: EngineProcess, link: Channel[Message]) -> None:
         with self._lock:
-            generation = self._status.generation + 1
-            self._status = EngineStatus("ready", "", generation, ready.description)
+            self._description = ready.description
+            num_blocks, generation = ready.description.kv_blocks, self._health.generation + 1
+            self._health = Health(
+                free_blocks=num_blocks, total_blocks=num_blocks, state="ready", generation=generation
+            )
             self._heartbeat_at = self._heard_at = time.monotonic()
         self._in_flight.connect(link)
         self._first_start.is_decided.set()
@@ -271,7 +253,7 @@ class Engine:
                 elif isinstance(message, Heartbeat):
                     silent_s = 0.0
                     with self._lock:
-                        self._status = replace(self._status, stats=message)
+                        self._health = replace(self._health, **vars(message))
                         self._heartbeat_at = time.monotonic()
                 elif isinstance(message, Alive):
                     silent_s += ALIVE_S
@@ -307,7 +289,8 @@ class Engine:
 
     def _set_status(self, state: str, detail: str) -> None:
         with self._lock:
-            self._status = EngineStatus(state, detail, self._status.generation)
+            self._description = None
+            self._health = Health(state=state, detail=detail, generation=self._health.generation)
 
 
 def _receive(link: Channel[Message]) -> Message | None:

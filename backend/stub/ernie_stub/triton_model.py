@@ -15,7 +15,7 @@ import triton_python_backend_utils as pb_utils
 from ernie_stub.answer import Answer
 from ernie_stub.cancellation import CancellationPoll
 from ernie_stub.control import answer_control
-from ernie_stub.engine import Engine, EngineStatus
+from ernie_stub.engine import Engine
 from ernie_stub.engine_process import EngineCommand
 from ernie_stub.entry import Entry, EntryError
 from ernie_stub.in_flight import InFlight
@@ -24,7 +24,7 @@ from ernie_stub.response_tensors import control_response, error_response
 from ernie_stub.senders import Senders
 from ernie_wire.errors import ErnieError, InternalError, ModelUnavailable
 from ernie_wire.messages import GenerateRequest
-from ernie_wire.status import Control
+from ernie_wire.status import Control, Health
 
 DRAIN_TIMEOUT_S = 5.0
 
@@ -83,7 +83,7 @@ class TritonPythonModel:
             missing = entry.missing_weights()
             logger.warning("unconfigured: %s", missing)
             self._in_flight.refuse(ModelUnavailable(missing))
-            self._unconfigured = EngineStatus("unconfigured", missing)
+            self._unconfigured = Health(state="unconfigured", detail=missing)
             return None
         engine = Engine(EngineCommand(entry.engine_python, entry.engine_settings(weights)), self._in_flight)
         engine.start()
@@ -94,8 +94,8 @@ class TritonPythonModel:
         self._in_flight.submit(request, answer)
 
     def _control(self, control: Control, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
-        status = self._unconfigured if self._engine is None else self._engine.status()
-        self._reply(triton_sender, control_response(answer_control(control, status, self._in_flight)))
+        health, engine = (self._unconfigured, None) if self._engine is None else self._engine.status()
+        self._reply(triton_sender, control_response(answer_control(control, health, engine, self._in_flight)))
 
     def _reply(self, triton_sender: Any, response: Any) -> None:  # noqa: ANN401 - Triton's classes
         """Have a sender thread send the only response to a request."""

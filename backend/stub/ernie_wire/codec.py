@@ -1,10 +1,11 @@
 """Dataclasses as frames: a JSON header and raw buffers, derived from the types of the fields.
 
-    bool, int, float, str, None, Any, Mapping[str, ...]    as JSON
+    bool, int, float, str, Mapping[str, ...]    as JSON
     bytes              text of one character per byte; the number of a buffer if long
-    tuple[T, ...]      a list; the number of a buffer of int64 if it is long and T is int
-    Mapping[int, T]    an object
-    NamedTuple         a list; its fields are JSON
+    tuple[int, ...]    a list; the number of a buffer of int64 if long
+    tuple[T, ...]      a list
+    Mapping[int, ...]  an object
+    NamedTuple         a list; its fields are integers
     dataclass          an object of the fields that differ from their defaults
     T | None           null, or T
 
@@ -139,10 +140,16 @@ def _form(hint: Any, known: Forms) -> Form:  # noqa: ANN401 - a type, in whateve
             record = _Record(hint, known)
             known[hint] = Form(frozenset(), record.encode, record.decode)
         elif hasattr(hint, "_fields"):
-            known[hint] = _named_tuple(hint, known)
+            known[hint] = Form(
+                frozenset(), None, lambda value, buffers: hint(*_decode_integers(value, buffers))
+            )
         else:
             known[hint] = _MAKERS[get_origin(hint)](get_args(hint), known)
     return known[hint]
+
+
+def _named_tuple(cls: Any) -> Form:  # noqa: ANN401 - a class
+    return Form(frozenset(), None, lambda values, buffers: cls(*_decode_integers(values, buffers)))
 
 
 def _optional(arguments: tuple[Any, ...], known: Forms) -> Form:
@@ -164,30 +171,7 @@ def _tuple(arguments: tuple[Any, ...], known: Forms) -> Form:
         given = _checked(values, list)
         return tuple([value if type(value) in plain else decode(value, buffers) for value in given])
 
-    everything = Form(frozenset(), encode and encode_all, decode_all)
-    return _with_long_integers(everything) if arguments[0] is int else everything
-
-
-def _with_long_integers(short: Form) -> Form:
-    def encode(values: tuple[int, ...], buffers: Buffers) -> object:
-        return values if len(values) <= MAX_INLINE else _put(array("q", values).tobytes(), buffers)
-
-    def decode(values: object, buffers: Buffers) -> object:
-        return tuple(array("q", buffers[values])) if type(values) is int else short.decode(values, buffers)
-
-    return Form(frozenset(), encode, decode)
-
-
-def _named_tuple(cls: Any, known: Forms) -> Form:  # noqa: ANN401 - a class
-    forms = [_form(hint, known) for hint in get_type_hints(cls).values()]
-
-    def decode_all(values: object, buffers: Buffers) -> object:
-        given = zip(_checked(values, list), forms, strict=True)
-        return cls(
-            *[value if type(value) in plain else decode(value, buffers) for value, (plain, _, decode) in given]
-        )
-
-    return Form(frozenset(), None, decode_all)
+    return Form(frozenset(), encode and encode_all, decode_all)
 
 
 def _mapping(arguments: tuple[Any, ...], _: Forms) -> Form:
@@ -217,6 +201,16 @@ def _decode_bytes(value: object, buffers: Buffers) -> bytes:
     return buffers[value] if type(value) is int else _checked(value, str).encode("latin-1")
 
 
+def _encode_integers(values: tuple[int, ...], buffers: Buffers) -> object:
+    return values if len(values) <= MAX_INLINE else _put(array("q", values).tobytes(), buffers)
+
+
+def _decode_integers(values: object, buffers: Buffers) -> tuple[int, ...]:
+    if type(values) is int:
+        return tuple(array("q", buffers[values]))
+    return tuple([_checked(value, int) for value in _checked(values, list)])
+
+
 def _put(value: bytes, buffers: Buffers) -> int:
     buffers.append(value)
     return len(buffers) - 1
@@ -233,8 +227,8 @@ _SCALARS: Forms = {
     int: _scalar(int),
     str: _scalar(str),
     float: _scalar(float, int),
-    Any: _scalar(NoneType, bool, int, float, str, list, dict),
     bytes: Form(frozenset(), _encode_bytes, _decode_bytes),
+    tuple[int, ...]: Form(frozenset(), _encode_integers, _decode_integers),
 }
 _MAKERS: dict[Any, Callable[[tuple[Any, ...], Forms], Form]] = {
     tuple: _tuple,

@@ -51,7 +51,7 @@ class Stub:
         return sender
 
     def control(self, op: str, **fields: str) -> dict[str, Any]:
-        answer = answer_control(Control(op, **fields), self.engine.status(), self.in_flight)
+        answer = answer_control(Control(op, **fields), *self.engine.status(), self.in_flight)
         told: dict[str, Any] = json.loads(answer_text(answer))
         return told
 
@@ -116,6 +116,7 @@ def test_a_stream_gives_the_same_text_in_order(start: Start) -> None:
 
 def test_describe_and_health_tell_what_the_engine_said(start: Start) -> None:
     stub = start()
+    assert stub.control("health")["total_blocks"] == 100  # before the first heartbeat too
     eventually(lambda: stub.control("health")["steps"] > 1)
     describe, health = stub.control("describe"), stub.control("health")
     assert (describe["state"], describe["generation"]) == ("ready", 1)
