@@ -9,25 +9,20 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from ernie_wire.codec import MAX_INLINE
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 
 PROMPTS = ("text_input", "input_ids", "messages")
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 NUMBERS = st.floats(allow_nan=False)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | NUMBERS | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
-)
+JSON = st.none() | st.booleans() | st.integers() | NUMBERS | st.text() | st.lists(st.integers(), max_size=2)
 SAMPLING = st.builds(
     SamplingParameters,
     max_tokens=st.none() | st.integers(1, 9),
     temperature=st.none() | st.floats(0, 2),
     logit_bias=st.dictionaries(st.integers(0, 9), st.floats(-100, 100), max_size=3),
     bad_words=st.lists(st.text(min_size=1), max_size=3).map(tuple),
-    stop_token_ids=st.lists(st.integers(0, 2**31 - 1), max_size=2 * MAX_INLINE).map(tuple),
+    stop_token_ids=st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple),
     ignore_eos=st.booleans(),
 )
 _SCALARS = {
@@ -35,7 +30,7 @@ _SCALARS = {
     int: INTEGERS,
     float: NUMBERS,
     str: st.text(),
-    bytes: st.binary(max_size=2 * MAX_INLINE),
+    bytes: st.binary(max_size=4),
     Any: JSON,
     SamplingParameters: SAMPLING,
 }
@@ -56,7 +51,7 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
     if origin in (dict, Mapping):
         return st.dictionaries(inner[0], inner[1], max_size=3)
     assert origin is tuple, hint
-    return st.lists(inner[0], max_size=2 * MAX_INLINE if get_args(hint)[0] is int else 3).map(tuple)
+    return st.lists(inner[0], max_size=4).map(tuple)
 
 
 def _records_of(cls: Any) -> st.SearchStrategy[Any]:
@@ -66,7 +61,7 @@ def _records_of(cls: Any) -> st.SearchStrategy[Any]:
     needed = {each.name for each in fields(cls) if each.default is each.default_factory is MISSING}
     if cls is GenerateRequest:
         given["cache_salt"] = st.text("abc", max_size=3)
-        given["media"] = st.lists(st.binary(min_size=1, max_size=2 * MAX_INLINE), max_size=3).map(tuple)
+        given["media"] = st.lists(st.binary(min_size=1, max_size=4), max_size=3).map(tuple)
         return st.sampled_from(PROMPTS).flatmap(lambda prompt: _built(cls, given, needed | {prompt}))
     return _built(cls, given, needed)
 
