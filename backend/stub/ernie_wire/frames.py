@@ -88,6 +88,8 @@ def _parse_header(text: bytes) -> tuple[dict[str, Any], list[int]]:
         sizes = header.pop("buffers")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FrameError(f"a header that is no JSON object with buffers: {error!r}") from error
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise FrameError("buffers of sizes that are none")
     return header, sizes
 
 

@@ -74,6 +74,10 @@ def test_the_end_between_frames_is_none(pair: Pair) -> None:
         (struct.pack("<IQ", 2, 0) + b"{}", "no JSON object"),
         (struct.pack("<IQ", 100_000, 0) + b"[" * 100_000, "no JSON object"),
         (struct.pack("<IQ", 15, 0) + b'{"buffers":[3]}', "3 bytes announced, 0 sent"),
+        (struct.pack("<IQ", 13, 0) + b'{"buffers":5}', "sizes that are none"),
+        (struct.pack("<IQ", 18, 0) + b'{"buffers":[-1,1]}', "sizes that are none"),
+        (struct.pack("<IQ", 17, 0) + b'{"buffers":[0.0]}', "sizes that are none"),
+        (struct.pack("<IQ", 17, 0) + b'{"buffers":["a"]}', "sizes that are none"),
     ],
 )
 def test_what_is_no_frame(pair: Pair, data: bytes, message: str) -> None:
