@@ -47,13 +47,14 @@ async def collect_all(streams: Sequence[OutputStream]) -> list[Output]:
 async def gather(stream: OutputStream, num_tokens: int) -> OutputStream:
     """Yield the outputs of a generation joined, ``num_tokens`` or more in each but the last."""
     parts: list[Output] = []
+    num_missing = num_tokens
     async with aclosing(stream):
         async for output in stream:
             parts.append(output)
-            is_enough = sum(part.num_output_tokens for part in parts) >= num_tokens
-            if is_enough or output.is_last:
+            num_missing -= output.num_output_tokens
+            if num_missing <= 0 or output.is_last:
                 yield join_outputs(parts)
-                parts = []
+                parts, num_missing = [], num_tokens
     if parts:
         yield join_outputs(parts)
 

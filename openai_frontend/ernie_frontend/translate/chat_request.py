@@ -45,6 +45,11 @@ def chat_to_wire(body: ChatRequest, context: RequestContext) -> list[GenerateReq
 
 
 def _prompt(body: ChatRequest, context: RequestContext) -> Prompt:
+    media: list[bytes] = []
+    messages = [
+        _message(f"messages.{index}.content", message, context.modalities, media)
+        for index, message in enumerate(body.messages or ())
+    ]
     if body.prompt_token_ids is not None:
         begun = body.completion_token_ids or []
         check_token_ids("prompt_token_ids", body.prompt_token_ids, context.highest_token_id)
@@ -60,11 +65,6 @@ def _prompt(body: ChatRequest, context: RequestContext) -> Prompt:
         raise MissingParameter("messages is missing", "messages")
     if not body.messages:
         raise InvalidValue("messages is empty; it must have at least one message", "messages")
-    media: list[bytes] = []
-    messages = [
-        _message(f"messages.{index}.content", message, context.modalities, media)
-        for index, message in enumerate(body.messages)
-    ]
     if body.disable_chat_template:
         return Prompt(text_input=_first_text(body.messages[0].content))
     return Prompt(messages=_conversation(body, messages), media=tuple(media))

@@ -57,6 +57,10 @@ async def test_marks_move_with_the_text_that_they_are_in() -> None:
     assert [(output.text, output.marks) async for output in only_prompt(tags())] == [("", ())] * 2
 
 
+async def test_gather_joins_a_number_of_tokens_again_and_again() -> None:
+    assert [output.text async for output in gather(tell(*"abcde"), 2)] == ["ab", "cd", "e"]
+
+
 async def test_collect_reads_to_the_end() -> None:
     has_ended = False
 

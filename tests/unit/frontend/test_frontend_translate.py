@@ -158,11 +158,12 @@ def test_media_that_cannot_be_had(messages: list[dict[str, Any]], complaint: str
     assert caught.value.param == "content"
 
 
-def test_a_text_model_is_sent_no_media() -> None:
-    """The same words whether the part is complete or not."""
+@pytest.mark.parametrize("others", [{}, {"prompt_token_ids": [1]}, {"disable_chat_template": True}])
+def test_a_text_model_is_sent_no_media(others: dict[str, Any]) -> None:
+    """The same words whether the part is complete or not, and also where messages are no prompt."""
     for messages in (pictured(PICTURE_URL), [{"role": "user", "content": {"type": "image_url"}}]):
         with pytest.raises(InvalidValue) as caught:
-            chat_to_wire(chat(messages=messages), RequestContext("r", 1000, 8, modalities=("text",)))
+            chat_to_wire(chat(messages=messages, **others), RequestContext("r", 1000, 8, modalities=("text",)))
         assert caught.value.param == "content"
         assert caught.value.message == (
             "messages.0.content: a part of type 'image_url' is not supported yet; send text parts only"
