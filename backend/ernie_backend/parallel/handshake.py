@@ -113,7 +113,7 @@ def _rank(sock: socket.socket, address: str, layout: Layout) -> int:
 
 def _checked(hello: Hello, number: str, address: str, layout: Layout) -> int:
     """Return the rank that a greeting is of; raises RefusalError."""
-    if not hmac.compare_digest(hello.proof, _proof(number)):
+    if not hmac.compare_digest(_bytes(hello.proof), _bytes(_proof(number))):
         raise RefusalError(f"it does not know the secret; {SECRET_VARIABLE} must be the same on every machine")
     if (hello.size, hello.hosts) != (layout.size, len(layout.hosts)):
         raise RefusalError(
@@ -132,4 +132,9 @@ def _checked(hello: Hello, number: str, address: str, layout: Layout) -> int:
 
 def _proof(number: str) -> str:
     secret = os.environ.get(SECRET_VARIABLE, "")
-    return hmac.new(secret.encode(), number.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(_bytes(secret), _bytes(number), hashlib.sha256).hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    """Return any text as bytes, whatever a stranger has put into it."""
+    return text.encode(errors="surrogatepass")

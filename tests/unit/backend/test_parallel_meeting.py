@@ -140,6 +140,8 @@ def test_a_rank_of_another_group_ends_with_the_reason(
         ({"index": 2}, "rank 2 of 2 of its machine"),
         ({"index": "0"}, "the same version of ernie-triton"),
         ({"proof": 7}, "the same version of ernie-triton"),
+        ({"proof": "\u00e9"}, "it does not know the secret"),
+        ({"proof": "\ud800"}, "it does not know the secret"),
         ({"kind": "Welcome"}, "the same version of ernie-triton"),
         ({"more": 1}, "the same version of ernie-triton"),
     ],
