@@ -148,10 +148,6 @@ def _form(hint: Any, known: Forms) -> Form:  # noqa: ANN401 - a type, in whateve
     return known[hint]
 
 
-def _named_tuple(cls: Any) -> Form:  # noqa: ANN401 - a class
-    return Form(frozenset(), None, lambda values, buffers: cls(*_decode_integers(values, buffers)))
-
-
 def _optional(arguments: tuple[Any, ...], known: Forms) -> Form:
     (plain, encode, decode) = next(_form(each, known) for each in arguments if each is not NoneType)
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from ernie_frontend.schema.chat import MEDIA_PARTS, ChatMessage, ChatRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, refuse_unsupported
-from ernie_frontend.translate.generate_request import Prompt, RequestContext, generate_requests
+from ernie_frontend.translate.generate_request import RequestContext, generate_requests
 from ernie_frontend.translate.sampling import sampling_parameters
 from ernie_frontend.translate.thinking import resolve_thinking
 from ernie_wire.errors import InvalidValue, MissingParameter
@@ -44,7 +44,7 @@ def chat_to_wire(body: ChatRequest, context: RequestContext) -> list[GenerateReq
     return generate_requests(body, context, [_prompt(body, context)], sampling)
 
 
-def _prompt(body: ChatRequest, context: RequestContext) -> Prompt:
+def _prompt(body: ChatRequest, context: RequestContext) -> GenerateRequest:
     media: list[bytes] = []
     messages = [
         _message(f"messages.{index}.content", message, context.modalities, media)
@@ -54,7 +54,7 @@ def _prompt(body: ChatRequest, context: RequestContext) -> Prompt:
         begun = body.completion_token_ids or []
         check_token_ids("prompt_token_ids", body.prompt_token_ids, context.highest_token_id)
         check_token_ids("completion_token_ids", begun, context.highest_token_id)
-        return Prompt(input_ids=(*body.prompt_token_ids, *begun))
+        return GenerateRequest(context.request_id, input_ids=(*body.prompt_token_ids, *begun))
     if body.completion_token_ids:
         raise InvalidValue(
             "completion_token_ids go on from a prompt of token ids; send prompt_token_ids too "
@@ -66,8 +66,8 @@ def _prompt(body: ChatRequest, context: RequestContext) -> Prompt:
     if not body.messages:
         raise InvalidValue("messages is empty; it must have at least one message", "messages")
     if body.disable_chat_template:
-        return Prompt(text_input=_first_text(body.messages[0].content))
-    return Prompt(messages=_conversation(body, messages), media=tuple(media))
+        return GenerateRequest(context.request_id, text_input=_first_text(body.messages[0].content))
+    return GenerateRequest(context.request_id, messages=_conversation(body, messages), media=tuple(media))
 
 
 def _first_text(content: str | dict[str, Any] | list[dict[str, Any]] | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_COMPLETIONS, refuse_unsupported
-from ernie_frontend.translate.generate_request import Prompt, RequestContext, generate_requests
+from ernie_frontend.translate.generate_request import RequestContext, generate_requests
 from ernie_frontend.translate.sampling import sampling_parameters
 from ernie_wire.errors import InvalidValue, MissingParameter
 from ernie_wire.limits import check_token_ids
@@ -27,7 +27,10 @@ def completion_to_wire(body: CompletionRequest, context: RequestContext) -> list
             "prompt" if len(prompts) > 1 else "best_of" if body.best_of else "n",
         )
     made = [
-        Prompt(text_input=prompt) if isinstance(prompt, str) else Prompt(input_ids=prompt) for prompt in prompts
+        GenerateRequest(context.request_id, prompt)
+        if isinstance(prompt, str)
+        else GenerateRequest(context.request_id, input_ids=prompt)
+        for prompt in prompts
     ]
     return generate_requests(body, context, made, _sampling(body))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.translate.sampling import with_seed_offset
@@ -36,20 +36,10 @@ class RequestContext:
         return self.vocab_size - 1 if self.vocab_size else MAX_TOKEN_ID
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt in one of its three forms; see ``GenerateRequest``."""
-
-    text_input: str | None = None
-    input_ids: tuple[int, ...] | None = None
-    messages: bytes | None = None
-    media: tuple[bytes, ...] = ()
-
-
 def generate_requests(
     body: GenerationFields,
     context: RequestContext,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[GenerateRequest],
     sampling: SamplingParameters,
 ) -> list[GenerateRequest]:
     """Return the requests for the engine: all answers to the first prompt, then those to the second ...
@@ -57,18 +47,15 @@ def generate_requests(
     Args:
         body: the checked request of the client.
         context: what else is known of it.
-        prompts: what to answer.
+        prompts: what to answer: requests of which only the prompt is set.
         sampling: of the first answer to each prompt.
     """
-    number, request_id = body.num_candidates, context.request_id
+    number = body.num_candidates
     is_single = len(prompts) * number == 1
     return [
-        GenerateRequest(
-            request_id=request_id if is_single else f"{request_id}-{index}",
-            text_input=prompt.text_input,
-            input_ids=prompt.input_ids,
-            messages=prompt.messages,
-            media=prompt.media,
+        replace(
+            prompt,
+            request_id=context.request_id if is_single else f"{context.request_id}-{index}",
             stream=bool(body.stream),
             sampling=with_seed_offset(sampling, index % number),
             exclude_input_in_output=True,
