@@ -6,12 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from ernie_wire.sampling import SamplingParameters
 from fakes.triton_grpc import PROMPT, FakeTriton, Inference, Response, logprobs_of, tell
 
 pytest_plugins = ("fakes.frontend_server",)
@@ -251,7 +253,15 @@ def test_the_user_is_in_the_id(frontend: str, triton: FakeTriton) -> None:
 
 def test_all_sampling_fields_go_to_the_engine(frontend: str, triton: FakeTriton) -> None:
     sampling: dict[str, Any] = {
+        "max_tokens": 5,
         "min_tokens": 2,
+        "temperature": 0.5,
+        "top_p": 0.5,
+        "top_k": 3,
+        "seed": 4,
+        "stop": ["end"],
+        "ignore_eos": True,
+        "prompt_logprobs": 1,
         "min_p": 0.1,
         "repetition_penalty": 1.5,
         "frequency_penalty": -0.5,
@@ -263,6 +273,9 @@ def test_all_sampling_fields_go_to_the_engine(frontend: str, triton: FakeTriton)
         "include_stop_str_in_output": True,
         "skip_special_tokens": False,
     }
+    assert sampling.keys() == {field.name for field in fields(SamplingParameters)} - {"logprobs"}, (
+        "whose form differs"
+    )
     for path in ("/v1/chat/completions", "/v1/completions"):
         post(frontend, path, {**CHAT, "prompt": "Hi", **sampling, "priority": -3})
     assert len(triton.inferences) == 2

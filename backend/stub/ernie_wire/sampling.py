@@ -39,11 +39,6 @@ _MAX_DIGITS = 20
 MAX_STOPS, MAX_STOP_BYTES = 16, 4096
 """Every new text of an answer is compared with every stop text, between two steps of all requests."""
 MAX_BAD_WORDS, MAX_BAD_WORD_BYTES = 1024, 65536
-_READERS = {
-    **dict.fromkeys(("max_tokens", "min_tokens", "top_k", "seed"), as_integer),
-    **dict.fromkeys(("stop_token_ids", "bad_words_token_ids"), as_integers),
-    **dict.fromkeys(("logprobs", "prompt_logprobs"), as_count),
-}
 
 
 @dataclass(frozen=True)
@@ -191,15 +186,17 @@ def _flag(text: str) -> bool | str:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
-_READER_OF_TYPE: dict[Any, Callable[[str], object]] = {
-    bool: _flag,
-    **dict.fromkeys((int, int | None, float, float | None), _number),
+def _by_type(readers: Mapping[Any, Callable[[Any], object]]) -> dict[str, Callable[[Any], object]]:
+    """Return the reader of each field whose type has one."""
+    hints = get_type_hints(SamplingParameters).items()
+    return {name: readers[hint] for name, hint in hints if hint in readers}
+
+
+_READERS = {
+    **_by_type({**dict.fromkeys((int, int | None), as_integer), tuple[int, ...]: as_integers}),
+    **dict.fromkeys(("logprobs", "prompt_logprobs"), as_count),
 }
-_TEXT_READERS = {
-    name: _READER_OF_TYPE[hint]
-    for name, hint in get_type_hints(SamplingParameters).items()
-    if hint in _READER_OF_TYPE
-}
+_TEXT_READERS = _by_type({bool: _flag, **dict.fromkeys((int, int | None, float, float | None), _number)})
 
 
 def _tuple(name: str, value: object) -> tuple[Any, ...]:

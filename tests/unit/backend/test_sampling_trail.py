@@ -20,6 +20,7 @@ from ernie_backend.engine.preparation import Preparation
 from ernie_backend.runner.sampler import Sampler, SamplingRow
 from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.common import GenerationFields
+from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
 from ernie_frontend.translate.sampling import sampling_parameters
 from ernie_kernels.cpu import CpuOps
 from ernie_kernels.reference import ReferenceOps
@@ -56,23 +57,25 @@ def test_a_filter_is_known_to_five_files() -> None:
     ]
 
 
+OF_MORE_MEANINGS = {
+    "max_tokens",
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "stop",
+    "logprobs",
+}
+"""Words that stand for something else too, and ``prompt_logprobs``, which comes back."""
+
+
 @pytest.mark.parametrize(
     "name",
-    [
-        "repetition_penalty",
-        "frequency_penalty",
-        "presence_penalty",
-        "logit_bias",
-        "bad_words",
-        "bad_words_token_ids",
-        "stop_token_ids",
-        "include_stop_str_in_output",
-        "ignore_eos",
-        "skip_special_tokens",
-    ],
+    sorted({field.name for field in fields(SamplingParameters)} - OF_MORE_MEANINGS - {"prompt_logprobs"}),
 )
 def test_so_is_every_field_that_has_one_meaning(name: str) -> None:
-    assert name in {field.name for field in fields(SamplingParameters)}
     assert len(_files(name)) <= MOST_FILES
 
 
@@ -91,6 +94,11 @@ def test_a_filter_goes_from_the_body_to_the_choice(tokens: TokenSampler) -> None
 
     assert len(sampled(None)) > 10
     assert sampled(1.0) == {7}
+
+
+def test_no_field_is_taken_and_refused() -> None:
+    names = {field.name for field in fields(SamplingParameters)}
+    assert not names & (UNSUPPORTED_IN_CHAT.keys() | UNSUPPORTED_IN_COMPLETIONS.keys())
 
 
 @pytest.mark.parametrize("name", sorted(field.name for field in fields(SamplingParameters)))
