@@ -44,7 +44,7 @@ class Answer:
         on_abandoned: Callable[[Answer], object],
     ) -> None:
         self.request_id = request.request_id
-        self._request = request
+        self._request = request.without_prompt()
         self._on_abandoned = on_abandoned
         self._schedule = schedule
         self._triton_sender = triton_sender  # the sender thread's; None after the final flag

@@ -38,9 +38,10 @@ class MessageSink(Protocol):
 
 @dataclass
 class _Held:
-    request: GenerateRequest  # as the engine sees it
+    engine_id: str
+    request: GenerateRequest | None  # as the engine sees it; None once it has it: prompts are large
     answer: Answer
-    expires_at: float | None  # None: submitted
+    expires_at: float
     polled_at: float
 
 
@@ -96,7 +97,8 @@ class InFlight:
             if self._engine is None:
                 self._check_room(request.prompt_bytes)
             engine_id = f"{request.request_id}#{next(self._numbers)}"
-            held = _Held(replace(request, request_id=engine_id), answer, now + self._hold_timeout_s, now)
+            waiting = replace(request, request_id=engine_id)
+            held = _Held(engine_id, waiting, answer, now + self._hold_timeout_s, now)
             self._held[engine_id] = held
             self._engine_ids[request.request_id] = engine_id
             if self._engine is not None:
@@ -118,7 +120,7 @@ class InFlight:
             self._engine = None
             if not self._is_closed:
                 self._refusal = None
-            return self._take(held for held in self._held.values() if held.expires_at is None)
+            return self._take(held for held in self._held.values() if held.request is None)
 
     def refuse(self, reason: ErnieError) -> None:
         """No engine will come soon: end every request, and refuse new ones, with the reason."""
@@ -140,7 +142,7 @@ class InFlight:
         now = self._clock()
         with self._lock:
             answers = self._take(
-                held for held in self._held.values() if held.expires_at is not None and held.expires_at <= now
+                held for held in self._held.values() if held.request is not None and held.expires_at <= now
             )
         for answer in answers:
             answer.fail(
@@ -198,10 +200,10 @@ class InFlight:
         """Remove a request and tell the engine; the lock is held by the caller."""
         self._take((held,))
         if self._engine is not None:
-            self._engine.send(Cancel(held.request.request_id))
+            self._engine.send(Cancel(held.engine_id))
 
     def _check_room(self, num_bytes: int) -> None:
-        waiting = [held.request.prompt_bytes for held in self._held.values() if held.expires_at is not None]
+        waiting = [held.request.prompt_bytes for held in self._held.values() if held.request is not None]
         number, total = len(waiting), sum(waiting)
         if waiting and (number >= self._max_held or total + num_bytes > self._max_held_bytes):
             raise ModelUnavailable(
@@ -210,14 +212,15 @@ class InFlight:
 
     @staticmethod
     def _hand_over(engine: MessageSink, held: _Held) -> None:
-        held.expires_at = None
-        engine.send(held.request)
+        if held.request is not None:
+            engine.send(held.request)
+            held.request = None
 
     def _take(self, chosen: Iterable[_Held]) -> list[Answer]:
         """Remove requests from the table and return their answers; the lock is held by the caller."""
         answers = []
         for held in list(chosen):
-            del self._held[held.request.request_id]
+            del self._held[held.engine_id]
             del self._engine_ids[held.answer.request_id]
             answers.append(held.answer)
         return answers

@@ -95,6 +95,11 @@ class GenerateRequest:
         """The name of the field that holds the prompt."""
         return self._given_prompts()[0]
 
+    def without_prompt(self) -> GenerateRequest:
+        """Return what is asked of the answer: a prompt is too large to be kept until its end."""
+        empty = type(getattr(self, self.prompt_field))()
+        return replace(self, media=(), **{self.prompt_field: empty})
+
     def _given_prompts(self) -> list[str]:
         return [name for name in ("text_input", "input_ids", "messages") if getattr(self, name) is not None]
 

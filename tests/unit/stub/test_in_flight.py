@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
 
 from ernie_stub.answer import Answer
@@ -49,6 +52,33 @@ def test_the_end_of_a_first_answer_leaves_a_second_request_with_its_id_alone() -
     table.abandon(first)
     assert cancelled(engine) == []
     assert table.holds("r")
+
+
+class Gone:
+    """An engine that has taken a message, of which nothing is here any more."""
+
+    def send(self, message: Message) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [("text_input", "Hi" * 99), ("input_ids", tuple(range(99))), ("messages", bytes(99))],
+    ids=["text_input", "input_ids", "messages"],
+)
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_prompt_is_not_kept_once_the_engine_has_it(name: str, prompt: Any, waits: bool) -> None:
+    table, medium = InFlight(), bytes(100)
+    table.hold() if waits else table.connect(Gone())
+    before = sys.getrefcount(prompt), sys.getrefcount(medium)
+    request = GenerateRequest(
+        "r", exclude_input_in_output=True, return_token_ids=True, media=(medium,), **{name: prompt}
+    )
+    answer = Answer(request, ResponseSender(), lambda _: None, table.abandon)
+    table.submit(request, answer)
+    del request
+    table.connect(Gone())
+    assert (sys.getrefcount(prompt), sys.getrefcount(medium)) == before
+    assert table.holds(answer.request_id)
 
 
 def test_what_waits_for_an_engine_is_bounded_in_number_and_bytes() -> None:
