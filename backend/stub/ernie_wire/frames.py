@@ -82,7 +82,7 @@ def _sizes(header_bytes: int, body_bytes: int) -> str:
     )
 
 
-def _parse_header(text: bytes) -> tuple[dict[str, Any], list[int]]:
+def _parse_header(text: bytes | bytearray) -> tuple[dict[str, Any], list[int]]:
     try:
         header = json.loads(text)
         sizes = header.pop("buffers")
@@ -93,7 +93,7 @@ def _parse_header(text: bytes) -> tuple[dict[str, Any], list[int]]:
     return header, sizes
 
 
-def _receive_exactly(sock: socket.socket, size: int, *, may_end: bool = False) -> bytes | None:
+def _receive_exactly(sock: socket.socket, size: int, *, may_end: bool = False) -> bytearray | None:
     data = bytearray(size)
     view, have = memoryview(data), 0
     while have < size:
@@ -103,4 +103,4 @@ def _receive_exactly(sock: socket.socket, size: int, *, may_end: bool = False) -
                 return None
             raise ConnectionResetError(f"the stream ended after {have} of {size} bytes")
         have += count
-    return bytes(data)
+    return data
