@@ -16,8 +16,19 @@ namespace ernie::ERNIE_VARIANT {
 // V: the float registers; D: the integer dot products on them; P: the products with rounded activations.
 template <typename V, typename D, typename P>
 constexpr Kernels make_kernels(const char* name) {
-    return {name,      kPanel<V>, linear<D, P>, quantize<D>, round_rows<P>, quantize_static<D>, norm<V>,
-            swiglu<V>, embed<V>,  append<V>,    attend<V>,   join<V>,       sample<V>};
+    return {.name = name,
+            .panel = kPanel<V>,
+            .linear = linear<D, P>,
+            .quantize = quantize<D>,
+            .round = round_rows<P>,
+            .quantize_static = quantize_static<D>,
+            .norm = norm<V>,
+            .swiglu = swiglu<V>,
+            .embed = embed<V>,
+            .append = append<V>,
+            .attend = attend<V>,
+            .join = join<V>,
+            .sample = sample<V>};
 }
 
 }  // namespace ernie::ERNIE_VARIANT
