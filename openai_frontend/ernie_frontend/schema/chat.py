@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -59,6 +59,13 @@ class ChatMessage(BaseModel):
 class ChatRequest(GenerationFields):
     """A conversation to continue."""
 
+    FROM_METADATA: ClassVar[frozenset[str]] = frozenset(
+        (
+            *("prompt_token_ids", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice"),
+            *("chat_template_kwargs", "disable_chat_template"),
+        )
+    )
+
     messages: list[ChatMessage] | None = Field(
         None, description="the conversation; a list of integers is taken as prompt_token_ids"
     )
@@ -107,13 +114,6 @@ class ChatRequest(GenerationFields):
     def _check_top_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value and not info.data.get("logprobs"):
             raise ValueError("it may only be given with logprobs true")
-        return value
-
-    @field_validator("max_tokens")
-    @classmethod
-    def _check_max_tokens(cls, value: int | None) -> int | None:
-        if value == 0:
-            raise ValueError("it must be at least 1")
         return value
 
     @field_validator("tool_choice")

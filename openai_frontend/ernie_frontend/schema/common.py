@@ -8,7 +8,7 @@ whole float (16.0), and a number of log probabilities true or false. Limits of s
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -25,14 +25,11 @@ from ernie_wire.limits import as_count, as_integer, as_integers
 Integer = Annotated[int, BeforeValidator(as_integer)]
 # Limits come before the validator, or openapi.json would not have them as JSON Schema's minimum and maximum.
 PositiveInteger = Annotated[int, Field(ge=1), BeforeValidator(as_integer)]
-_MaxTokens = Annotated[int, Field(ge=0), BeforeValidator(as_integer)]
 _Priority = Annotated[int, Field(ge=-(2**31), lt=2**31), BeforeValidator(as_integer)]
 TokenIds = Annotated[list[int], BeforeValidator(as_integers)]
 
-# What metadata may not set: its own place in the request is part of what these mean.
-_NOT_FROM_METADATA = frozenset(
-    ("metadata", "messages", "prompt", "model", "stream", "stream_options", "enable_thinking")
-)
+# What metadata may not set of the common fields: their own place in the request is part of what these mean.
+_NOT_FROM_METADATA = frozenset(("metadata", "model", "stream", "stream_options"))
 
 
 class StreamOptions(BaseModel):
@@ -45,9 +42,14 @@ class StreamOptions(BaseModel):
 
 
 class GenerationFields(BaseModel):
-    """What chat and completions requests have in common; None everywhere means "not given"."""
+    """What chat and completions requests have in common; None everywhere means "not given".
+
+    Attributes:
+        FROM_METADATA: the fields of a subclass that ``metadata`` may set; prompts are none of them.
+    """
 
     model_config = ConfigDict(strict=True, extra="allow")
+    FROM_METADATA: ClassVar[frozenset[str]] = frozenset()
 
     model: str | None = Field(None, description="name of a served model; any other goes to the default model")
     stream: bool | None = Field(None, description="send the answer as server-sent events")
@@ -62,7 +64,7 @@ class GenerationFields(BaseModel):
     n: PositiveInteger | None = Field(
         None, description="answers to each prompt; the seed of answer i is seed + i"
     )
-    max_tokens: _MaxTokens | None = Field(
+    max_tokens: PositiveInteger | None = Field(
         None,
         description="at least 1; cut to the rest of the context; default max_new_tokens of the model's "
         "generation_config.json, else the rest of the context",
@@ -141,10 +143,12 @@ class GenerationFields(BaseModel):
         metadata = values.get("metadata") if isinstance(values, dict) else None
         if not isinstance(values, dict) or not isinstance(metadata, dict):
             return values
+        added = cls.model_fields.keys() - GenerationFields.model_fields.keys()
+        barred = _NOT_FROM_METADATA | (added - cls.FROM_METADATA)
         given = {
             name: value
             for name, value in metadata.items()
-            if not isinstance(value, str) and name not in _NOT_FROM_METADATA and values.get(name) is None
+            if not isinstance(value, str) and name not in barred and values.get(name) is None
         }
         return {**values, **given}
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from ernie_frontend.schema.common import GenerationFields, PositiveInteger
-from ernie_wire.limits import as_count, as_integers
+from ernie_wire.limits import as_count, as_integer, as_integers
 
 _TEXTS = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
 _LIST_OF_INTEGERS = {"type": "array", "items": {"type": "integer"}}
@@ -32,6 +32,11 @@ def _without_default(schema: dict[str, Any]) -> None:
 class CompletionRequest(GenerationFields):
     """One prompt or several: a string, strings, token ids, or lists of token ids."""
 
+    FROM_METADATA: ClassVar[frozenset[str]] = frozenset(("prompt_token_ids", "echo", "best_of", "logprobs"))
+
+    max_tokens: Annotated[int, Field(ge=0), BeforeValidator(as_integer)] | None = Field(
+        None, description=f"{GenerationFields.model_fields['max_tokens'].description}; 0 with echo"
+    )
     prompt: Annotated[Any, WithJsonSchema({"anyOf": [*_TEXTS, *_TOKEN_IDS]})] = Field(
         None,
         description="a text, texts, token ids, or lists of token ids",

@@ -7,9 +7,11 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from ernie_frontend.errors import error_response
 from ernie_frontend.schema.chat import ChatRequest
+from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.unsupported import (
     UNSUPPORTED_IN_CHAT,
@@ -386,6 +388,25 @@ def test_metadata_carries_fields(fields: dict[str, Any], expected: float | None)
 def test_metadata_does_not_carry_the_prompt() -> None:
     body = chat(metadata={"messages": [], "prompt": ["x"], "stream": True, "model": ["x"]})
     assert (len(body.messages or ()), body.stream, body.model) == (1, None, None)
+
+
+def test_metadata_sets_no_field_that_a_body_does_not_open_to_it() -> None:
+    class Body(GenerationFields):
+        FROM_METADATA = frozenset(("opened",))
+        opened: int | None = None
+        input: int | None = None
+
+    body = Body.model_validate({"metadata": {"opened": 1, "input": 2, "top_k": 3}})
+    assert (body.opened, body.input, body.top_k) == (1, None, 3)
+    for endpoint, closed in ((ChatRequest, {"messages", "enable_thinking"}), (CompletionRequest, {"prompt"})):
+        added = endpoint.model_fields.keys() - GenerationFields.model_fields.keys()
+        assert added - closed == endpoint.FROM_METADATA
+
+
+def test_no_tokens_are_for_echo_alone() -> None:
+    with pytest.raises(ValidationError, match="max_tokens"):
+        GenerationFields.model_validate({"max_tokens": 0})
+    assert CompletionRequest.model_validate({"max_tokens": 0}).max_tokens == 0
 
 
 def test_tools_are_accepted_with_one_word_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
