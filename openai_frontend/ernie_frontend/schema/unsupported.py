@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import BaseModel
+
 from ernie_wire.errors import InvalidValue
 
 _NOT_YET = "not supported yet"
@@ -70,14 +72,14 @@ UNSUPPORTED_IN_COMPLETIONS: dict[str, Refusal] = {
 }
 
 
-def refuse_unsupported(extra: Mapping[str, object] | None, unsupported: Mapping[str, Refusal]) -> None:
-    """Raise InvalidValue for the first extra field whose value asks for something that is not served.
+def refuse_unsupported(body: BaseModel, unsupported: Mapping[str, Refusal]) -> None:
+    """Raise InvalidValue for the first field whose value asks for something that is not served.
 
     Args:
-        extra: the fields of a request that its schema does not know.
-        unsupported: the refused names.
+        body: a request, with what its schema does not know in ``model_extra``.
+        unsupported: the refused names: unknown ones, or those that the schema inherits.
     """
-    for name, value in (extra or {}).items():
+    for name, value in body:
         if value is None or name not in unsupported:
             continue
         refusal = unsupported[name]

@@ -34,7 +34,7 @@ def chat_to_wire(body: ChatRequest, context: RequestContext) -> list[GenerateReq
     Raises:
         InvalidRequest: a value outside its limits, something that is not served, or no prompt.
     """
-    refuse_unsupported(body.model_extra, UNSUPPORTED_IN_CHAT)
+    refuse_unsupported(body, UNSUPPORTED_IN_CHAT)
     if body.num_candidates > context.max_answers:
         raise InvalidValue(
             f"n is {body.num_candidates}; at most {context.max_answers} answers are made to one request",

@@ -18,7 +18,7 @@ def completion_to_wire(body: CompletionRequest, context: RequestContext) -> list
     Raises:
         InvalidRequest: a value outside its limits, something that is not served, or no prompt.
     """
-    refuse_unsupported(body.model_extra, UNSUPPORTED_IN_COMPLETIONS)
+    refuse_unsupported(body, UNSUPPORTED_IN_COMPLETIONS)
     prompts = _checked_prompts(body, context.highest_token_id)
     if len(prompts) * body.num_candidates > context.max_answers:
         raise InvalidValue(

@@ -181,12 +181,20 @@ def test_media_are_no_prompt_without_the_template() -> None:
 @pytest.mark.parametrize("table", [UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS])
 def test_every_unsupported_field_has_a_reason_and_a_way_out(table: dict[str, Refusal]) -> None:
     for name, refusal in table.items():
-        refuse_unsupported({name: None}, table)
+        refuse_unsupported(GenerationFields.model_validate({name: None}), table)
         for value in refusal.neutral:
-            refuse_unsupported({name: value}, table)
+            refuse_unsupported(GenerationFields.model_validate({name: value}), table)
         with pytest.raises(InvalidValue, match=f"^{name} is refused: .*leave it out") as caught:
-            refuse_unsupported({name: "surely not neutral"}, table)
+            refuse_unsupported(GenerationFields.model_validate({name: "surely not neutral"}), table)
         assert caught.value.param == name
+
+
+def test_a_field_that_a_body_inherits_can_be_refused() -> None:
+    refused = {"n": Refusal("there is one answer", (1,))}
+    for fields in ({}, {"n": None}, {"n": 1}):
+        refuse_unsupported(GenerationFields.model_validate(fields), refused)
+    with pytest.raises(InvalidValue, match="n is refused: there is one answer"):
+        refuse_unsupported(GenerationFields.model_validate({"n": 2}), refused)
 
 
 def test_unknown_fields_are_ignored() -> None:
