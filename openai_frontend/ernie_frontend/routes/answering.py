@@ -39,14 +39,14 @@ class Endpoint(Generic[Body]):
         body: the schema of a request.
         id_prefix: what the ids of answers begin with.
         to_wire: makes the requests for the engine.
-        whole: makes the object of a whole answer of its header, an output for each choice, and the usage.
+        whole: makes the object of a whole answer of its header, an output for each choice, and the tokens.
         writer: makes the writer of a stream of its header, the number of answers and the count of tokens.
     """
 
     body: type[Body]
     id_prefix: str
     to_wire: Callable[[Body, RequestContext], list[GenerateRequest]]
-    whole: Callable[[AnswerHeader, Sequence[Output], dict[str, Any]], dict[str, Any]]
+    whole: Callable[[AnswerHeader, Sequence[Output], UsageCount], dict[str, Any]]
     writer: Callable[[AnswerHeader, int, UsageCount], StreamWriter]
 
 
@@ -82,7 +82,7 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
     count.add_all(answers)
     record.count(count.num_input_tokens, count.num_output_tokens)
     chosen = best(answers, body.num_candidates, body.n or 1)
-    return JSONResponse(endpoint.whole(header, chosen, count.to_json()))
+    return JSONResponse(endpoint.whole(header, chosen, count))
 
 
 async def _stream(
@@ -122,12 +122,14 @@ async def events(
         first: what was already taken from ``rest``.
         rest: the outputs; closed when this generator is.
         record: is told the tokens and the error, if there is one.
-        count: the writer's.
+        count: the writer's; each output is counted before it is written.
     """
     try:
         async with aclosing(rest):
+            count.add(*first)
             yield writer.events(*first)
             async for item in rest:
+                count.add(*item)
                 yield writer.events(*item)
             yield writer.end()
     except Exception as error:

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ernie_frontend.translate.answer import AnswerHeader
+from ernie_frontend.translate.answer import AnswerHeader, UsageCount
 from ernie_frontend.translate.logprobs import chat_logprobs, prompt_logprobs
 from ernie_frontend.translate.sse import ChunkShape
 from ernie_wire.messages import Output
 
 
-def chat_completion(header: AnswerHeader, answers: Sequence[Output], usage: dict[str, Any]) -> dict[str, Any]:
+def chat_completion(header: AnswerHeader, answers: Sequence[Output], count: UsageCount) -> dict[str, Any]:
     """Return the whole answers, one choice for each."""
     choices = [_whole_choice(header, index, answer) for index, answer in enumerate(answers)]
-    return {**header.to_object("chat.completion", choices), "usage": usage}
+    return {**header.to_object("chat.completion", choices), "usage": count.to_json()}
 
 
 def _whole_choice(header: AnswerHeader, index: int, answer: Output) -> dict[str, Any]:

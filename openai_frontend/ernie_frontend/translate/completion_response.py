@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ernie_frontend.translate.answer import AnswerHeader
+from ernie_frontend.translate.answer import AnswerHeader, UsageCount
 from ernie_frontend.translate.logprobs import CompletionLogprobs, joined, prompt_logprobs
 from ernie_frontend.translate.sse import ChunkShape
 from ernie_wire.messages import Output
@@ -13,10 +13,10 @@ from ernie_wire.messages import Output
 OBJECT = "text_completion"
 
 
-def text_completion(header: AnswerHeader, answers: Sequence[Output], usage: dict[str, Any]) -> dict[str, Any]:
+def text_completion(header: AnswerHeader, answers: Sequence[Output], count: UsageCount) -> dict[str, Any]:
     """Return the whole answers to all prompts, one choice for each."""
     choices = [_whole_choice(header, index, answer) for index, answer in enumerate(answers)]
-    return {**header.to_object(OBJECT, choices), "usage": usage}
+    return {**header.to_object(OBJECT, choices), "usage": count.to_json()}
 
 
 def _whole_choice(header: AnswerHeader, index: int, answer: Output) -> dict[str, Any]:

@@ -23,7 +23,7 @@ Choice = dict[str, Any]
 
 
 class StreamWriter(Protocol):
-    """Writes the events of one streamed answer, in the way of one API; counts the tokens."""
+    """Writes the events of one streamed answer, in the way of one API."""
 
     def events(self, index: int, output: Output) -> bytes:
         """Return the events that an output of the answer ``index`` makes; empty if there are none."""
@@ -66,8 +66,8 @@ class ChunkShape:
     opens_single: bool
 
 
-def _event(content: dict[str, Any]) -> bytes:
-    """Return one server-sent event."""
+def event(content: dict[str, Any]) -> bytes:
+    """Return one server-sent event without a name."""
     return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
@@ -78,7 +78,7 @@ class ChunkWriter(StreamWriter):
         shape: how the chunks of the endpoint look.
         header: what every chunk carries.
         num_choices: of the answer.
-        count: counts the tokens.
+        count: the tokens of all outputs so far, that which is written included.
     """
 
     def __init__(self, shape: ChunkShape, header: AnswerHeader, num_choices: int, count: UsageCount) -> None:
@@ -91,7 +91,6 @@ class ChunkWriter(StreamWriter):
 
     def events(self, index: int, output: Output) -> bytes:
         """Return the events that an output of the choice ``index`` makes; empty if there are none."""
-        self._count.add(index, output)
         choices = []
         if self._has_openings and not self._begun:
             choices += [chunks.opening(output) for chunks in self._chunks]
@@ -103,11 +102,11 @@ class ChunkWriter(StreamWriter):
         """Return the events after the last output: the usage if it was asked for, and ``[DONE]``."""
         if not self._header.has_usage:
             return _DONE
-        return _event({**self._header.to_object(self._kind, []), "usage": self._count.to_json()}) + _DONE
+        return event({**self._header.to_object(self._kind, []), "usage": self._count.to_json()}) + _DONE
 
     def fail(self, error: ErnieError) -> bytes:
         """Return the events that end a stream in which something went wrong: the error, and ``[DONE]``."""
-        return _event(envelope(error)) + _DONE
+        return event(envelope(error)) + _DONE
 
     def _choices(self, chunks: ChoiceChunks, output: Output, *, is_first: bool) -> list[Choice]:
         choices = []
@@ -128,4 +127,4 @@ class ChunkWriter(StreamWriter):
             chunk["usage"] = self._count.to_json()
         elif self._header.has_usage:
             chunk["usage"] = None
-        return _event(chunk)
+        return event(chunk)
