@@ -16,15 +16,13 @@ import pytest
 from pydantic import BaseModel
 
 from ernie_frontend.schema import answers
-from ernie_frontend.schema.chat import ChatRequest
-from ernie_frontend.schema.completions import CompletionRequest
+from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_frontend.schema.page import page
 from fakes.triton_grpc import FakeTriton
 
 pytest_plugins = ("fakes.frontend_server",)
 
 RunFrontend = Callable[..., AbstractContextManager[str]]
-BODY = {"messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
@@ -70,8 +68,7 @@ def test_the_document_is_whole(document: dict[str, Any]) -> None:
 def test_every_path_is_there_and_answers(frontend: str, triton: FakeTriton, document: dict[str, Any]) -> None:
     served = {(path, method) for path, methods in document["paths"].items() for method in methods}
     assert served == {
-        (CHAT, "post"),
-        (COMPLETIONS, "post"),
+        *((path, "post") for path in GENERATIONS),
         ("/v1/models", "get"),
         ("/v1/models/{name}", "get"),
         ("/health", "get"),
@@ -88,8 +85,9 @@ def test_every_path_is_there_and_answers(frontend: str, triton: FakeTriton, docu
         assert answer.headers.get("content-type", "").partition(";")[0] in kinds
 
 
-@pytest.mark.parametrize(("path", "model"), [(CHAT, ChatRequest), (COMPLETIONS, CompletionRequest)])
-def test_every_field_of_a_request_is_there(document: dict[str, Any], path: str, model: type[BaseModel]) -> None:
+@pytest.mark.parametrize("path", GENERATIONS)
+def test_every_field_of_a_request_is_there(document: dict[str, Any], path: str) -> None:
+    model = GENERATIONS[path].body
     content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     assert content["schema"] == {"$ref": f"#/components/schemas/{model.__name__}"}
     schema = document["components"]["schemas"][model.__name__]
@@ -108,7 +106,7 @@ def test_limits_are_those_of_json_schema(document: dict[str, Any]) -> None:
     known |= {"exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems", "minLength", "maxLength"}
     schemas = document["components"]["schemas"]
     assert {word for schema in schemas.values() for word in words_of(schema)} <= known
-    chat, completion = (schemas[model.__name__]["properties"] for model in (ChatRequest, CompletionRequest))
+    chat, completion = (schemas[GENERATIONS[path].body.__name__]["properties"] for path in (CHAT, COMPLETIONS))
     for field, least in ((chat["n"], 1), (chat["top_logprobs"], -1), (completion["max_tokens"], 0)):
         assert field["anyOf"] == [{"type": "integer", "minimum": least}, {"type": "null"}]
 
@@ -150,7 +148,8 @@ def test_real_answers_are_as_described(
         options = {name: value for name, value in options.items() if name != "stream_options"}
     echo = {"echo": True, "logprobs": 2} if "logprobs" in options else {"echo": True}
     completion = {name: value for name, value in (options | echo).items() if name != "top_logprobs"}
-    for path, body in ((CHAT, BODY | options), (COMPLETIONS, BODY | completion)):
+    for path, generation in GENERATIONS.items():
+        body = generation.example | (completion if path == COMPLETIONS else options)
         answer = post(f"{frontend}{path}", body | {"stream": stream})
         assert answer.status_code == 200, answer.text
         kind = "text/event-stream" if stream else "application/json"
@@ -194,7 +193,7 @@ def test_other_answers_are_as_described(frontend: str, triton: FakeTriton) -> No
 
 
 def test_every_error_of_a_generation_is_described(document: dict[str, Any]) -> None:
-    for path in (CHAT, COMPLETIONS):
+    for path in GENERATIONS:
         described = document["paths"][path]["post"]["responses"]
         statuses = (200, 400, 401, 404, 408, 413, 415, 429, 500, 503)
         assert set(described) == {*map(str, statuses), "default"}

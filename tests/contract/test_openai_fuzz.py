@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import httpx
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
 
-from ernie_frontend.schema.chat import ChatRequest
-from ernie_frontend.schema.completions import CompletionRequest
-from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
+from ernie_frontend.schema.openapi import GENERATIONS, Generation
 from fakes.triton_grpc import FakeTriton
 
 pytest_plugins = ("fakes.frontend_server",)
@@ -70,21 +67,14 @@ OF_TYPE = {
 }
 
 
-def requests(
-    schema: type[BaseModel], unsupported: Iterable[str], needed: str, right: object
-) -> st.SearchStrategy[dict[str, Any]]:
-    """Bodies of one endpoint: the fields of the right type, of a likely one, or anything.
-
-    Args:
-        schema: the endpoint's fields.
-        unsupported: fields that it refuses.
-        needed: the field that no request can do without.
-        right: a value of that field.
-    """
-    fields = {name: str(field.annotation) for name, field in schema.model_fields.items() if name != needed}
+def requests(generation: Generation) -> st.SearchStrategy[dict[str, Any]]:
+    """Bodies of one endpoint: the fields of the right type, of a likely one, or anything."""
+    needed, right = next(iter(generation.example.items()))
+    schema = generation.body.model_fields
+    fields = {name: str(field.annotation) for name, field in schema.items() if name != needed}
     typed = {name: OF_TYPE[kind] for name, kind in fields.items() if kind in OF_TYPE}
     likely = {name: LIKELY.get(name, typed.get(name, SCALARS)) | JSON for name in fields}
-    refused = dict.fromkeys(sorted(unsupported), JSON)
+    refused = dict.fromkeys(sorted(generation.refused), JSON)
     return st.one_of(
         _some(typed).map(lambda body: {needed: right, **body}),
         st.fixed_dictionaries({needed: LIKELY[needed]}, optional=likely | refused),
@@ -118,27 +108,23 @@ def _refuse_constant(name: str) -> None:
     raise AssertionError(f"{name} is no JSON")
 
 
+BODIES = {path: requests(generation) for path, generation in GENERATIONS.items()}
 FUZZ = settings(
     max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
 
 
+@pytest.mark.parametrize("path", GENERATIONS)
 @FUZZ
-@given(body=requests(ChatRequest, UNSUPPORTED_IN_CHAT, "messages", [{"role": "user", "content": "Hi"}]))
-def test_chat(frontend: str, triton: FakeTriton, body: dict[str, Any]) -> None:
-    check(frontend, "/v1/chat/completions", body)
-
-
-@FUZZ
-@given(body=requests(CompletionRequest, UNSUPPORTED_IN_COMPLETIONS, "prompt", "Hi"))
-def test_completions(frontend: str, triton: FakeTriton, body: dict[str, Any]) -> None:
-    check(frontend, "/v1/completions", body)
+@given(data=st.data())
+def test_bodies(frontend: str, triton: FakeTriton, path: str, data: st.DataObject) -> None:
+    check(frontend, path, data.draw(BODIES[path]))
 
 
 @FUZZ
 @given(
     body=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()),
-    path=st.sampled_from(["/v1/chat/completions", "/v1/completions"]),
+    path=st.sampled_from(list(GENERATIONS)),
 )
 def test_any_bytes(frontend: str, triton: FakeTriton, body: bytes, path: str) -> None:
     answer = httpx.post(f"{frontend}{path}", content=body, trust_env=False, verify=False, timeout=30)

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import httpx
 import pytest
@@ -19,9 +20,7 @@ from pydantic import ValidationError
 from contract.test_openai_connections import answer_of, connected
 from ernie_frontend.errors import error_response, from_validation
 from ernie_frontend.routes.reading import _parse
-from ernie_frontend.schema.chat import ChatRequest
-from ernie_frontend.schema.completions import CompletionRequest
-from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
+from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_frontend.translate.chat_request import chat_to_wire
 from ernie_frontend.translate.completion_request import completion_to_wire
 from ernie_frontend.translate.generate_request import RequestContext
@@ -63,6 +62,10 @@ IN_MESSAGES = (
 )
 KEYS = (f'"{DIGITS}"', f'"-{DIGITS}"', '"\\ud800"', '"1e999"', '"NaN"', '"\\u0661"', '"' + "1" * 20 + '"')
 KEYED = ("{KEY: 1}", '{"a": {KEY: 1}}', "[{KEY: 1}]")
+TO_WIRE: dict[str, Callable[[Any, RequestContext], list[GenerateRequest]]] = {
+    CHAT: chat_to_wire,
+    COMPLETIONS: completion_to_wire,
+}
 HI = '"messages": [{"role": "user", "content": "Hi"}], '
 
 
@@ -84,10 +87,8 @@ def check_wires(wires: list[GenerateRequest]) -> None:
 def outcome(path: str, body: bytes) -> ErnieError | None:
     """Return the error of a body, or None if it would be sent to Triton; fails if that cannot be read."""
     try:
-        if path == CHAT:
-            check_wires(chat_to_wire(_parse(ChatRequest, body), RequestContext("r", 1000, 8)))
-        else:
-            check_wires(completion_to_wire(_parse(CompletionRequest, body), RequestContext("r", 1000, 8)))
+        read = _parse(GENERATIONS[path].body, body)
+        check_wires(TO_WIRE[path](read, RequestContext("r", 1000, 8)))
     except ValidationError as error:
         return from_validation(error)
     except ErnieError as error:
@@ -98,14 +99,15 @@ def outcome(path: str, body: bytes) -> ErnieError | None:
 @pytest.mark.parametrize(
     ("path", "field"),
     [
-        *((CHAT, name) for name in (*ChatRequest.model_fields, *UNSUPPORTED_IN_CHAT, "unknown")),
-        *((COMPLETIONS, name) for name in (*CompletionRequest.model_fields, *UNSUPPORTED_IN_COMPLETIONS)),
+        (path, name)
+        for path, generation in GENERATIONS.items()
+        for name in (*generation.body.model_fields, *generation.refused, "unknown")
     ],
 )
 def test_every_field(path: str, field: str) -> None:
-    needed, hi = ("messages", HI) if path == CHAT else ("prompt", '"prompt": "Hi", ')
+    others = {name: value for name, value in GENERATIONS[path].example.items() if name != field}
     for value in values(field):
-        error = outcome(path, f'{{{"" if field == needed else hi}"{field}": {value}}}'.encode())
+        error = outcome(path, f'{json.dumps(others)[:-1]}{", " * bool(others)}"{field}": {value}}}'.encode())
         if error is None:
             continue
         assert isinstance(error, InvalidRequest)

@@ -5,7 +5,7 @@ Must not know how anything is answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -16,7 +16,9 @@ from pydantic.json_schema import models_json_schema
 from ernie_frontend.errors import UnknownRoute
 from ernie_frontend.schema.answers import ChatCompletionChunk, Completion, ErrorAnswer
 from ernie_frontend.schema.chat import ChatRequest
+from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.schema.completions import CompletionRequest
+from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS, Refusal
 from ernie_wire.errors import ErnieError
 
 VERSION = version("ernie-triton-frontend")
@@ -30,24 +32,40 @@ _SECRETS = {
 
 
 class Generation(NamedTuple):
-    """What FastAPI does not know of a path that generates."""
+    """What FastAPI does not know of a path that generates.
 
-    body: type[BaseModel]
+    Attributes:
+        name: what docs/openai.md calls it.
+        body: the schema of a request.
+        refused: the fields that are refused.
+        example: of a body; the field without which there is no prompt comes first.
+        chunk: the schema of a stream's events.
+    """
+
+    name: str
+    body: type[GenerationFields]
+    refused: Mapping[str, Refusal]
     example: dict[str, Any]
     chunk: type[BaseModel]
 
 
 GENERATIONS = {
     "/v1/chat/completions": Generation(
+        "chat",
         ChatRequest,
+        UNSUPPORTED_IN_CHAT,
         {"messages": [{"role": "user", "content": "Where is the capital of China?"}], "max_tokens": 64},
         ChatCompletionChunk,
     ),
     "/v1/completions": Generation(
-        CompletionRequest, {"prompt": "The capital of China is", "max_tokens": 16}, Completion
+        "completions",
+        CompletionRequest,
+        UNSUPPORTED_IN_COMPLETIONS,
+        {"prompt": "The capital of China is", "max_tokens": 16},
+        Completion,
     ),
 }
-"""All paths that generate: they are limited, counted and described by this table."""
+"""All paths that generate: they are limited, counted, described and tested by this table."""
 
 
 def responses(answer: type[BaseModel] | None, *error_statuses: int) -> dict[int | str, dict[str, Any]]:

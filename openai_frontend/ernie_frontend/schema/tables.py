@@ -12,15 +12,12 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.common import GenerationFields
-from ernie_frontend.schema.completions import CompletionRequest
-from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS, Refusal
+from ernie_frontend.schema.openapi import GENERATIONS
 
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", typing.Any: ""}
 _MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -31,8 +28,9 @@ def tables() -> dict[str, str]:
     common = set(GenerationFields.model_fields)
     return {
         "common": _fields(GenerationFields, common),
-        "chat": _fields(ChatRequest, set(ChatRequest.model_fields) - common),
-        "completions": _fields(CompletionRequest, set(CompletionRequest.model_fields) - common),
+        **{
+            each.name: _fields(each.body, set(each.body.model_fields) - common) for each in GENERATIONS.values()
+        },
         "refused": _refusals(),
     }
 
@@ -66,19 +64,11 @@ def _type(annotation: object) -> str:
 
 def _refusals() -> str:
     rows = ["| field | where | accepted | why |", "|---|---|---|---|"]
-    names = [
-        *UNSUPPORTED_IN_CHAT,
-        *(name for name in UNSUPPORTED_IN_COMPLETIONS if name not in UNSUPPORTED_IN_CHAT),
-    ]
-    for name in names:
-        places: Mapping[str, Mapping[str, Refusal]] = {
-            "chat": UNSUPPORTED_IN_CHAT,
-            "completions": UNSUPPORTED_IN_COMPLETIONS,
-        }
-        where = [place for place, refusals in places.items() if name in refusals]
-        refusal = places[where[0]][name]
+    for name in dict.fromkeys(name for generation in GENERATIONS.values() for name in generation.refused):
+        places = [generation for generation in GENERATIONS.values() if name in generation.refused]
+        where, refusal = " and ".join(place.name for place in places), places[0].refused[name]
         neutral = ", ".join(f"`{json.dumps(value)}`" for value in (None, *refusal.neutral))
-        rows.append(f"| `{name}` | {' and '.join(where)} | {neutral} | {refusal.reason} |")
+        rows.append(f"| `{name}` | {where} | {neutral} | {refusal.reason} |")
     return "\n".join(rows) + "\n"
 
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from ernie_frontend.schema.chat import ChatRequest
-from ernie_frontend.schema.completions import CompletionRequest
-from ernie_frontend.schema.tables import with_tables
-from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
+from ernie_frontend.schema.openapi import GENERATIONS
+from ernie_frontend.schema.tables import tables, with_tables
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "openai.md"
 
 
 def test_the_tables_are_those_of_the_schema() -> None:
     text = DOCUMENT.read_text()
+    assert re.findall(r"<!-- table (\w+) -->", text) == list(tables())
     assert with_tables(text) == text, f"run python -m ernie_frontend.schema.tables {DOCUMENT}"
 
 
 def test_every_field_is_there_with_its_meaning() -> None:
     text = DOCUMENT.read_text()
-    fields = {**ChatRequest.model_fields, **CompletionRequest.model_fields}
-    for name, field in fields.items():
-        assert field.description
-        assert f"| `{name}` |" in text
-    for name in (*UNSUPPORTED_IN_CHAT, *UNSUPPORTED_IN_COMPLETIONS):
-        assert f"| `{name}` |" in text
+    for generation in GENERATIONS.values():
+        fields = generation.body.model_fields
+        assert all(field.description for field in fields.values())
+        for name in (*fields, *generation.refused):
+            assert f"| `{name}` |" in text

@@ -13,12 +13,8 @@ from ernie_frontend.errors import error_response
 from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.schema.completions import CompletionRequest
-from ernie_frontend.schema.unsupported import (
-    UNSUPPORTED_IN_CHAT,
-    UNSUPPORTED_IN_COMPLETIONS,
-    Refusal,
-    refuse_unsupported,
-)
+from ernie_frontend.schema.openapi import GENERATIONS
+from ernie_frontend.schema.unsupported import Refusal, refuse_unsupported
 from ernie_frontend.translate import chat_request
 from ernie_frontend.translate.answer import AnswerHeader
 from ernie_frontend.translate.chat_request import chat_to_wire
@@ -178,14 +174,18 @@ def test_media_are_no_prompt_without_the_template() -> None:
         chat_to_wire(chat(messages=pictured(PICTURE_URL), disable_chat_template=True), seeing)
 
 
-@pytest.mark.parametrize("table", [UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS])
-def test_every_unsupported_field_has_a_reason_and_a_way_out(table: dict[str, Refusal]) -> None:
+@pytest.mark.parametrize("path", GENERATIONS)
+def test_every_unsupported_field_has_a_reason_and_a_way_out(path: str) -> None:
+    table = GENERATIONS[path].refused
+
+    def refuse(name: str, value: Any) -> None:
+        refuse_unsupported(GenerationFields.model_construct(**{name: value}), table)
+
     for name, refusal in table.items():
-        refuse_unsupported(GenerationFields.model_validate({name: None}), table)
-        for value in refusal.neutral:
-            refuse_unsupported(GenerationFields.model_validate({name: value}), table)
+        for value in (None, *refusal.neutral):
+            refuse(name, value)
         with pytest.raises(InvalidValue, match=f"^{name} is refused: .*leave it out") as caught:
-            refuse_unsupported(GenerationFields.model_validate({name: "surely not neutral"}), table)
+            refuse(name, "surely not neutral")
         assert caught.value.param == name
 
 
