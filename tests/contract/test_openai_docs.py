@@ -107,7 +107,12 @@ def test_limits_are_those_of_json_schema(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     assert {word for schema in schemas.values() for word in words_of(schema)} <= known
     chat, completion = (schemas[GENERATIONS[path].body.__name__]["properties"] for path in (CHAT, COMPLETIONS))
-    for field, least in ((chat["n"], 1), (chat["top_logprobs"], -1), (completion["max_tokens"], 0)):
+    for field, least in (
+        (chat["n"], 1),
+        (chat["top_logprobs"], -1),
+        (chat["max_tokens"], 1),
+        (completion["max_tokens"], 0),
+    ):
         assert field["anyOf"] == [{"type": "integer", "minimum": least}, {"type": "null"}]
 
 
