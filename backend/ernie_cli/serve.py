@@ -33,7 +33,12 @@ from ernie_cli.model_source import ModelFiles, find_model
 from ernie_cli.ports import LOOPBACK, choose_ports
 from ernie_cli.rank_host import keep_ranks
 from ernie_cli.recovery import KeptFrontend, KeptTriton, keep_all
-from ernie_cli.run_directory import RunDirectory, check_socket_path, remove_abandoned
+from ernie_cli.run_directory import (
+    RunDirectory,
+    check_socket_path,
+    check_temporary_directory,
+    remove_abandoned,
+)
 from ernie_cli.serve_settings import ServeSettings
 from ernie_cli.supervisor import STOP_GRACE_S, StopRequested, Supervisor
 from ernie_cli.triton import TritonModel
@@ -67,6 +72,7 @@ def _run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
     stages = Stages("command line")
     _check_descriptor_limit()
     _check_memory_limit()
+    check_temporary_directory()
     with stages.stage("ports"):
         _choose_ports(settings)  # a taken one is told before anything long
     with stages.stage("model files") as reading:

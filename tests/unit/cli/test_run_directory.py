@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from ernie_cli import run_directory
-from ernie_cli.run_directory import SHARED_MEMORY, RunDirectory, remove_abandoned
+from ernie_cli.errors import CommandError
+from ernie_cli.run_directory import (
+    SHARED_MEMORY,
+    RunDirectory,
+    check_temporary_directory,
+    remove_abandoned,
+)
 from ernie_wire.tensors import config_pbtxt
 
 REPOSITORY = Path(__file__).parents[3]
@@ -84,6 +90,31 @@ def test_the_folder_of_tritons_python_backend_goes_too_if_it_is_surely_ours(
         assert folders["ours"].exists()
     assert folders["earlier"].exists()
     assert folders["ours"].exists() == bool(num_others)
+
+
+@pytest.mark.parametrize("kind", ["missing", "a file", "unwritable"])
+def test_a_temporary_directory_that_cannot_be_used_is_told(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = (
+        Path("/proc/self/fd") if kind == "unwritable" else tmp_path / kind
+    )  # nobody can write there, root neither
+    if kind == "a file":
+        wanted.touch()
+    monkeypatch.setattr(tempfile, "tempdir", None)  # found already
+    monkeypatch.setenv("TMPDIR", str(wanted))
+    with pytest.raises(CommandError, match=f"TMPDIR is {wanted}, which is not a directory"):
+        check_temporary_directory()
+
+
+@pytest.mark.parametrize("wanted", ["", ".", "{}", "{}/."])
+def test_a_temporary_directory_that_can_be_used_is_not_refused(
+    wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", wanted.format(tmp_path))
+    check_temporary_directory()
 
 
 def test_what_a_killed_serve_left_is_removed_by_the_next_and_nothing_else(
