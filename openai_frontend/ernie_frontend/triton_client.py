@@ -219,12 +219,15 @@ class TritonClient:
                 stream.fail(error)
                 return
             except ErnieError as error:
-                cause = f"died while it answered ({error.message})"
+                end = f"died ({error.message})"
                 break
             if is_lost and not heard.is_set():
-                cause = "was loaded again while it answered"
+                end = "was loaded again"
                 break
-        stream.fail(EngineCrashed(f"the model {model} {cause}; try again"))
+        if stream.has_begun:
+            stream.fail(EngineCrashed(f"the model {model} {end} while it answered; try again"))
+        else:  # it may have waited for a stub that was dead already
+            stream.fail(ModelUnavailable(f"the model {model} {end} before it answered; try again"))
 
     async def _is_lost(self, model: str, request_id: str) -> bool:
         """Whether a new start of the stub does not know a request: then the start before took it along."""

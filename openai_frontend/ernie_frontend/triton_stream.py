@@ -40,6 +40,8 @@ class TritonStream:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._unread: asyncio.Queue[Response | None] = asyncio.Queue(_MAX_UNREAD)
+        self.has_begun = False
+        """Whether a response has come out."""
         self._has_listener = True
         self._failure: ErnieError | None = None
         self._reader = asyncio.create_task(self._read())
@@ -63,6 +65,7 @@ class TritonStream:
         """
         response = None if self._unread.empty() and self.is_over else await self._unread.get()
         if response is not None:
+            self.has_begun = True
             return response
         if self._failure is not None:
             raise self._failure

@@ -496,7 +496,8 @@ def test_a_dead_stub_ends_the_stream(run_frontend: RunFrontend, triton: FakeTrit
         answer = post(url, "/v1/chat/completions", {"messages": MESSAGES, "stream": True})
         assert "engine_crashed" in answer.text
         whole = post(url, "/v1/chat/completions", {"messages": MESSAGES})
-        assert error_of(whole, 500)["code"] == "engine_crashed"
+        assert error_of(whole, 503)["code"] == "model_unavailable"
+        assert int(whole.headers["Retry-After"]) > 0
 
 
 def test_prompts_stay_out_of_the_log(
