@@ -282,7 +282,8 @@ def test_a_killed_frontend_is_started_again_and_the_engine_stays(house: House) -
     readers, _ = break_under_streams(house, House.frontend, kill)
     for reader in readers:
         reader.join(FAILURE_S)
-        assert reader.error is not None
+        assert not reader.is_alive()
+        assert reader.error is not None or not reader.events  # cut, or refused between two answers
     assert house.engine() == engine
 
 
