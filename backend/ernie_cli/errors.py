@@ -8,7 +8,7 @@ class CommandError(Exception):
 
     Attributes:
         message: what is wrong and the way out; printed last.
-        last_lines: what the process at fault wrote last; printed before the message.
+        last_lines: what the process at fault wrote last, unless it has been shown; printed before the message.
         exit_signal: the one that ended it, if one did.
     """
 

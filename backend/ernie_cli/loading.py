@@ -69,9 +69,9 @@ async def watch_stub(triton: Child) -> NoReturn:
     raise ModelDied("the stub of the model has ended", triton.last_lines())
 
 
-async def first_of(work: Coroutine[Any, Any, None], watch: Coroutine[Any, Any, NoReturn]) -> None:
-    """Do some work, unless a watch ends it with an error."""
-    tasks = [asyncio.create_task(work), asyncio.create_task(watch)]
+async def first_of(*works: Coroutine[Any, Any, None]) -> None:
+    """Wait until the first of several works ends, with what it raises, and end the others."""
+    tasks = [asyncio.create_task(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         await done.pop()

@@ -19,7 +19,7 @@ from ernie_backend.parallel.local_rank import rank_command
 from ernie_cli.child import Child, ChildCommand
 from ernie_cli.errors import CommandError
 from ernie_cli.supervisor import STOP_GRACE_S, Supervisor
-from ernie_frontend.log_output import standard_error
+from ernie_frontend.log_output import print_line, standard_error
 
 _CANNOT_START = 1
 _PAUSE_S = 1.0
@@ -38,7 +38,7 @@ async def keep_ranks(layout: Layout, parameters: Mapping[str, str]) -> None:
         CommandError: a rank could not start.
     """
     first = layout.rank(layout.own_host, 0)
-    typer.echo(
+    print_line(
         f"Ranks {first} to {first + layout.ranks_per_host - 1} of {layout.size} run here; the API is on "
         f"{layout.hosts[0]}, which they reach at port {layout.port}"
     )

@@ -182,5 +182,5 @@ class KeptFrontend(Kept):
 
 
 async def keep_all(*kept: Kept) -> None:
-    """Keep several things; raises the ``CommandError`` of the first that is given up."""
-    await asyncio.gather(*(each.keep() for each in kept))
+    """Keep several things, until one is given up; raises its ``CommandError``."""
+    await first_of(*(each.keep() for each in kept))

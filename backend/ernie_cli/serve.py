@@ -20,8 +20,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import typer
-
 from ernie_backend.stages import Stages, process_age_s
 from ernie_cli import timeline
 from ernie_cli.child import Child
@@ -44,7 +42,7 @@ from ernie_cli.supervisor import STOP_GRACE_S, StopRequested, Supervisor
 from ernie_cli.triton import TritonModel
 from ernie_cli.triton_process import TritonPorts, triton_command, triton_lines, triton_url
 from ernie_cli.tritonserver import find_installed_server
-from ernie_frontend.log_output import LogOutput, log_to_standard_error, standard_error
+from ernie_frontend.log_output import LogOutput, log_to_standard_error, print_line, standard_error
 
 WhenReady = Callable[[str], Awaitable[bool]]
 """Called with the API's base URL once it answers; returns whether to go on serving."""
@@ -90,6 +88,8 @@ def _run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
     except StopRequested:
         standard_error().write("Stopped.\n")
     except CommandError as error:
+        if not settings.is_quiet:
+            error.last_lines = ()  # they have been shown
         if error.exit_signal != signal.SIGKILL:
             raise
         raise error.saying(f"{error.message}; {memory.on_kill(model.weights_bytes)}") from None
@@ -135,10 +135,10 @@ class _Serving:
     def _print_times(self) -> None:
         total_s = process_age_s()
         if self._settings.is_quiet:
-            typer.echo(f"Ready after {total_s:.1f} s.")
+            print_line(f"Ready after {total_s:.1f} s.")
             return
         for line in timeline.table(self._stages.list, total_s):
-            typer.echo(line)
+            print_line(line)
 
     async def _start_triton(
         self, supervisor: Supervisor, directory: RunDirectory, model: TritonModel
@@ -149,7 +149,7 @@ class _Serving:
             child = await supervisor.start("tritonserver", command, environment)
             version = await self._version(supervisor, model, installed)
         for line in triton_lines(version, installed, self._triton_ports, has_keys=self._settings.asks_for_keys):
-            typer.echo(line)
+            print_line(line)
         triton = KeptTriton(supervisor, directory, model, child)
         with self._stages.stage("model"):
             await supervisor.run(triton.load(), children_may_end=True)
@@ -222,7 +222,7 @@ def _output(directory: RunDirectory, is_quiet: bool) -> Iterator[LogOutput]:
     if not is_quiet:
         yield standard_error()
         return
-    typer.echo(f"Log: {directory.log} (until the end)")
+    print_line(f"Log: {directory.log} (until the end)")
     with directory.log.open("wb") as log:
         try:
             yield LogOutput(log.fileno())

@@ -16,6 +16,7 @@ from ernie_cli.model_source import is_model_id, local_model
 from ernie_cli.printed_config import printed_config
 from ernie_cli.serve_settings import ServeSettings
 from ernie_frontend.api_keys import VARIABLE
+from ernie_frontend.log_output import print_line
 
 _KEY_IS_SEEN = (
     f"--api-key stands in the list of processes, which every user reads; --api-key-file and ${VARIABLE} do not"
@@ -58,6 +59,6 @@ def _print_config(given: dict[str, str], settings: ServeSettings) -> None:
 
 
 async def _print_services(url: str) -> bool:
-    typer.echo(f"Launching chat completion service at {url}/v1/chat/completions")
-    typer.echo(f"Launching completion service at {url}/v1/completions")
+    print_line(f"Launching chat completion service at {url}/v1/chat/completions")
+    print_line(f"Launching completion service at {url}/v1/completions")
     return True

@@ -2,7 +2,8 @@
 
 A terminal that is stopped, or a pipe that nobody empties, blocks the process that writes to it: here that would
 be the event loop, and with it every request and every signal. So lines go into a bounded queue, a thread of its
-own writes them, and what finds the queue full is dropped; a line then says how many were.
+own writes them, and what finds the queue full is dropped; a line then says how many were. A service does not
+depend on whoever reads its standard output either.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import select
 import threading
 from collections import deque
 from functools import lru_cache
+from pathlib import Path
+
+import typer
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _CAPACITY_BYTES = 1 << 20
@@ -98,6 +102,15 @@ def standard_error() -> LogOutput:
     output = LogOutput(2)
     atexit.register(output.drain)
     return output
+
+
+def print_line(line: str) -> None:
+    """Print a line to standard output; if that fails (its reader is gone), no line is printed any more."""
+    try:
+        typer.echo(line)
+    except OSError:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)  # for what Python still has in its buffer, too
 
 
 def log_to_standard_error(level: int) -> None:

@@ -333,6 +333,7 @@ def test_a_triton_that_dies_again_and_again_ends_it_with_the_cause_last() -> Non
             "given up after 6 faults within 10 minutes, the last: tritonserver ended"
             in house.serving.output[-1]
         )
+        assert not any("frontend ended" in line or line.startswith("  | ") for line in house.serving.output)
         assert house.serving.leftovers() == []
     finally:
         house.serving.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from ernie_cli import recovery
 from ernie_cli.errors import CommandError
-from ernie_cli.recovery import FAULTS_WINDOW_S, MOST_FAULTS, Faults, Kept
+from ernie_cli.recovery import FAULTS_WINDOW_S, MOST_FAULTS, Faults, Kept, keep_all
 
 FAULT = CommandError("it died", ("a line",))
 
@@ -48,3 +50,29 @@ async def test_what_keeps_from_mending_is_the_next_fault(monkeypatch: pytest.Mon
     with pytest.raises(CommandError, match="given up"):
         await brittle.keep()
     assert brittle.mended == ["died", "not mended", "died", "died", "died"]
+
+
+class Stopped(Kept):
+    """Ends when it is told to, which is a fault as long as it is kept."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+
+    async def watch(self) -> None:
+        await self.stop.wait()
+        raise CommandError("it ended")
+
+    async def mend(self, fault: CommandError, /) -> None:
+        raise AssertionError(fault.message)
+
+
+async def test_what_is_stopped_since_another_was_given_up_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recovery, "_LONGEST_PAUSE_S", 0.0)
+    stopped = Stopped()
+    with pytest.raises(CommandError, match="given up"):
+        await keep_all(Brittle(), stopped)
+    stopped.stop.set()
+    await asyncio.sleep(0.01)
+    assert "it ended" not in caplog.text

@@ -6,6 +6,8 @@ import fcntl
 import logging
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,3 +94,17 @@ def test_it_serves_as_a_stream_of_logging(tmp_path: Path) -> None:
         handler.emit(logging.LogRecord("name", logging.INFO, "", 0, "half \udc80 of %s", ("a pair",), None))
         output.drain(DEADLINE_S)
     assert (tmp_path / "log").read_bytes() == b"half ? of a pair\n"
+
+
+def test_a_service_does_not_depend_on_whoever_reads_its_standard_output() -> None:
+    code = (
+        "import asyncio, ernie_cli.serve_command as command\n"
+        "assert asyncio.run(command._print_services('http://127.0.0.1:1')) is True\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, "")
