@@ -177,7 +177,7 @@ class ModelDirectory:
             if not self._entries or self._has_failed_long():
                 raise
             # The request itself will find out whether Triton is only slow.
-            logger.warning("the list of models could not be asked again: %s", error.message)
+            logger.debug("the list of models could not be asked again: %s", error.message)
             return self._entries
         if not entries:  # the first model may be loaded any moment
             self._question.forget()

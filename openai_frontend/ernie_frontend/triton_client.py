@@ -75,6 +75,7 @@ class TritonClient:
         self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
         self._health: dict[str, SharedQuestion[Health]] = {}
         self._instances: dict[str, str] = {}  # by model: the start of the stub that answered last
+        self._num_unreachable = 0  # calls that failed since it answered last
         self._tasks: set[asyncio.Task[Any]] = set()  # they outlive those who started them
         self._generations: set[TritonStream] = set()
 
@@ -177,8 +178,8 @@ class TritonClient:
         try:
             index = await self._client.get_model_repository_index(client_timeout=self._deadline_s)
         except InferenceServerException as error:
-            self._log(error.message(), "the question for its models")
-            raise TritonUnreachable(_UNREACHABLE) from None
+            raise self._unreachable(error.message(), "the question for its models") from None
+        self._note_answer()
         return sorted({model.name for model in index.models if model.state == "READY"})
 
     async def _results(self, stream: TritonStream, about: str) -> AsyncIterator[InferResult]:
@@ -190,6 +191,7 @@ class TritonClient:
         """
         try:
             async for result, error in stream:
+                self._note_answer()
                 if error is not None:
                     raise self._triton_error(error.message(), about)
                 yield result
@@ -254,13 +256,25 @@ class TritonClient:
     def _call_error(self, error: grpc.aio.AioRpcError, about: str) -> ErnieError:
         details = error.details() or error.code().name
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            self._log(details, about)
-            return TritonUnreachable(_UNREACHABLE)
+            return self._unreachable(details, about)
         return self._triton_error(details, about)
 
-    def _log(self, message: str, about: str) -> None:
+    def _unreachable(self, details: str, about: str) -> TritonUnreachable:
+        """Return the error; the log has the first of an outage, and how many there were at its end."""
+        cause = details.rpartition(": ")[2]  # before it gRPC names the address, again and again
         if about:
-            logger.warning("Triton at %s failed %s: %s", self.url, about, message)
+            self._log(cause, about, logging.DEBUG if self._num_unreachable else logging.WARNING)
+            self._num_unreachable += 1
+        return TritonUnreachable(_UNREACHABLE)
+
+    def _note_answer(self) -> None:
+        if self._num_unreachable:
+            logger.warning("Triton at %s answers again; %d calls failed", self.url, self._num_unreachable)
+            self._num_unreachable = 0
+
+    def _log(self, message: str, about: str, level: int = logging.WARNING) -> None:
+        if about:
+            logger.log(level, "Triton at %s failed %s: %s", self.url, about, message)
 
     def _start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         """Start work that ends by itself, whoever waits for it, and that ``close`` waits for."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import logging
+import re
 from collections.abc import AsyncIterator
 from dataclasses import fields
 from typing import Any
@@ -371,3 +375,42 @@ def test_a_pool_without_a_reachable_triton_names_them_in_the_log(
     with pytest.raises(ModelUnavailable, match=r"^Triton cannot be reached now; try again later$"):
         triton_loop.run(ask())
     assert NOWHERE in caplog.text
+
+
+async def _until_reached(client: TritonClient) -> int:
+    """Ask until it answers; return how often it did not."""
+    for num_failed in itertools.count():
+        with contextlib.suppress(TritonUnreachable):
+            await client.ready_models()
+            return num_failed
+        await asyncio.sleep(0.05)
+    raise AssertionError
+
+
+def test_an_outage_is_two_lines_in_the_log(
+    triton_loop: EventLoopThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def two_outages() -> list[str]:
+        triton = FakeTriton()
+        await triton.start()
+        client = TritonClient(triton.url, settings(triton.url))
+        wanted = []
+        for _ in range(2):
+            await triton.stop()
+            for _ in range(3):
+                with pytest.raises(TritonUnreachable):
+                    await collect(client.generate("ernie-tiny", request()))
+            await triton.start(int(triton.url.rpartition(":")[2]))
+            num_failed = 3 + await _until_reached(client)
+            wanted += [
+                rf"Triton at {triton.url} failed r: [\w ]+",
+                rf"Triton at {triton.url} answers again; {num_failed} calls failed",
+            ]
+        await client.close()
+        await triton.stop()
+        return wanted
+
+    wanted = triton_loop.run(two_outages())
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(lines) == len(wanted)
+    assert all(map(re.fullmatch, wanted, lines)), lines
