@@ -1,6 +1,7 @@
 """Hypothesis without clocks: how long an example takes says nothing on a machine with other work.
 
-And SIGHUP as a terminal sets it for every process that a test starts, also under ``nohup``.
+And signals as a terminal sets them, here and in every process that a test starts: ``nohup`` ignores SIGHUP, and
+a shell without job control SIGINT of what runs in its background.
 """
 
 from __future__ import annotations
@@ -14,3 +15,5 @@ settings.load_profile("no clocks")
 
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)  # exec puts the default in its place, not so for SIG_IGN
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
