@@ -64,21 +64,18 @@ def serve(settings: Settings, listeners: list[socket.socket], workers: int) -> b
         timeout_graceful_shutdown=None if settings.drain_s is None else int(settings.drain_s) + _LAST_WORDS_S,
         timeout_worker_healthcheck=_HEALTH_CHECK_S,
     )
+    is_ignored = signal.SIGHUP not in end_signals()
     if workers > 1:
         with tempfile.TemporaryDirectory(prefix="ernie-frontend-metrics-") as directory:
             os.environ[DIRECTORY_VARIABLE] = directory  # read by the workers, which have not begun
             reserve_files(Path(directory), workers)
-            ends_on_hangup = signal.SIGHUP in end_signals()
             supervisor = _Supervisor(config, listeners)  # takes SIGHUP itself, as a wish for new workers
-            if ends_on_hangup:
-                signal.signal(signal.SIGHUP, lambda *_: supervisor.signal_queue.append(signal.SIGTERM))
-            else:
-                signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            _take_hangup_as(lambda: supervisor.signal_queue.append(signal.SIGTERM), is_ignored=is_ignored)
             supervisor.run()
         return True
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises them again when it is done: not to kill us
-    _take_hangup_as(lambda: signal.raise_signal(signal.SIGTERM))
+    _take_hangup_as(lambda: signal.raise_signal(signal.SIGTERM), is_ignored=is_ignored)
     server = uvicorn.Server(config)
     server.run(listeners)
     return server.started
@@ -112,10 +109,9 @@ def worker_app(settings: Settings, slots_path: str, *, is_child: bool) -> FastAP
     return create_app(settings, slots_path)
 
 
-def _take_hangup_as(end: Callable[[], None]) -> None:
-    """End when the terminal is closed, unless that is ignored."""
-    if signal.SIGHUP in end_signals():
-        signal.signal(signal.SIGHUP, lambda *_: end())
+def _take_hangup_as(end: Callable[[], None], *, is_ignored: bool) -> None:
+    """End when the terminal is closed, unless that was ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if is_ignored else lambda *_: end())
 
 
 def _end_with_parent() -> None:
