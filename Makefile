@@ -61,7 +61,7 @@ $(STAMP): $(SOURCES)
 	@echo "installing into $(VENV): ernie-triton and what it needs; the kernels are compiled (some minutes)"
 	@$(PIP) install --no-build-isolation -e backend/stub -e openai_frontend -e ".[$(EXTRAS)]"
 ifneq ($(findstring triton,$(EXTRAS)),)
-	@$(BIN)/python -c 'from pathlib import Path; from ernie_cli.tritonserver import write_launcher; write_launcher(Path("$(BIN)"))'
+	@$(BIN)/python -c 'from pathlib import Path; from ernie_cli.triton.bundled import write_launcher; write_launcher(Path("$(BIN)"))'
 endif
 	@touch $@
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ernie_backend.start import StartedEngine, start_engine
+from ernie_backend.service.start import StartedEngine, start_engine
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 

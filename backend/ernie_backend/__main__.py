@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from ernie_backend.process import main
+from ernie_backend.service.process import main
 
 sys.exit(main())

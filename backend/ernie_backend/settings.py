@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import AUTO, DEVICES, find_backend
 from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, RAW_LOGPROBS
 from ernie_backend.scheduler.limits import DEFAULT_PARTIAL_PREFILLS
 from ernie_backend.weights.precision import DTYPES, QUANTIZATIONS, check_activation_setting

@@ -15,9 +15,9 @@ import typer
 from rich.console import Console
 
 from ernie_cli.errors import CommandError
-from ernie_cli.ports import LOOPBACK
-from ernie_cli.serve import run_until_stopped
-from ernie_cli.serve_settings import ServeSettings, api_keys
+from ernie_cli.processes.ports import LOOPBACK
+from ernie_cli.serve.service import run_until_stopped
+from ernie_cli.serve.settings import ServeSettings, api_keys
 from ernie_frontend.api_keys import VARIABLE
 
 QUESTION = "Where is the capital of China?"

@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
-from ernie_backend.conversion.calibration_texts import read_texts
-from ernie_backend.conversion.conversion import Conversion, wanted
-from ernie_backend.conversion.converter import convert
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.quantization.calibration_texts import read_texts
+from ernie_backend.quantization.conversion import Conversion, wanted
+from ernie_backend.quantization.converter import convert
 from ernie_cli.errors import CommandError
-from ernie_cli.model_source import find_model
+from ernie_cli.model.source import find_model
 
 
 class Quantization(str, Enum):

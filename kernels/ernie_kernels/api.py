@@ -6,7 +6,7 @@ buffers and their lifetime belong to the backend. A row of a result does not dep
 the batch, nor on how a prompt was cut into chunks: bit for bit on ``cpu``, within the tolerance of the goldens
 on ``reference`` and ``paddle``, whose matrix products come from a library.
 
-Where several ranks share a model (``ernie_kernels.ranks``), each calls the same ops over its part of the
+Where several ranks share a model (``ernie_kernels.communicator``), each calls the same ops over its part of the
 weights: rows of what comes first in a block, columns of what comes second, so that ``all_reduce`` completes it.
 """
 

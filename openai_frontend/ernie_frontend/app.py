@@ -16,11 +16,11 @@ from ernie_frontend.bodies import Bodies
 from ernie_frontend.cors import READABLE_HEADERS
 from ernie_frontend.draining import Drain
 from ernie_frontend.errors import install_handlers
-from ernie_frontend.large_bodies import LargeBodies
 from ernie_frontend.limits import ConcurrencyLimit
 from ernie_frontend.metrics import Metrics
 from ernie_frontend.metrics_port import MetricsPort
-from ernie_frontend.model_directory import ModelDirectory
+from ernie_frontend.model_registry import ModelDirectory
+from ernie_frontend.offload import LargeBodies
 from ernie_frontend.request_line import RequestLine
 from ernie_frontend.request_log import RequestLog
 from ernie_frontend.routes import about, chat, completions, health, models

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from ernie_frontend.large_bodies import LargeBodies
 from ernie_frontend.metrics import Metrics
-from ernie_frontend.model_directory import ModelDirectory
+from ernie_frontend.model_registry import ModelDirectory
+from ernie_frontend.offload import LargeBodies
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton_pool import TritonPool
 

@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from ernie_frontend.generation import OutputStream
 from ernie_frontend.settings import Settings
-from ernie_frontend.shared_question import SharedQuestion
+from ernie_frontend.single_flight import SharedQuestion
 from ernie_frontend.triton_stream import TritonStream
 from ernie_frontend.triton_tensors import generate_inputs, input_tensor, output_of, sent_tensors, text_of
 from ernie_wire import tensors

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from ernie_cli.errors import CommandError
 from ernie_cli.main import app
-from ernie_cli.ports import free_ports
+from ernie_cli.processes.ports import free_ports
 from fakes.triton_grpc import FakeTriton, Inference, Response, ready_model, tell
 
 pytest_plugins = ("fakes.frontend_server",)

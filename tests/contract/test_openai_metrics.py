@@ -186,6 +186,6 @@ def test_metrics_of_two_workers_on_a_port_of_their_own(triton: FakeTriton, free_
 
 @pytest.fixture
 def free_port() -> int:
-    from ernie_cli.ports import free_ports
+    from ernie_cli.processes.ports import free_ports
 
     return free_ports(1)[0]

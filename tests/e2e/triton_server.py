@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 import tritonclient.grpc as grpc_client
 
-from ernie_cli.ports import free_ports
+from ernie_cli.processes.ports import free_ports
 from ernie_wire import tensors
 from ernie_wire.tensors import config_pbtxt
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings, Model
 from ernie_backend.models.load import load_model
 from ernie_kernels.api import Batch, CacheSpec, Ops

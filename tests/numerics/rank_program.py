@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings
 from ernie_backend.models.load import load_model
 from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
@@ -20,10 +20,10 @@ from ernie_backend.runner.inputs import build_batch
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.weights.sharding import kv_heads_of, shard_of, vocabulary_of
 from ernie_kernels.api import CacheSpec
+from ernie_kernels.communicator import Rendezvous
 from ernie_kernels.formats import ActivationType
 from ernie_kernels.paddle import PaddleOps
 from ernie_kernels.paddle.process_group import join_devices
-from ernie_kernels.ranks import Rendezvous
 from numerics.golden import checkpoint, golden_rows
 
 BLOCK_SIZE = 8

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_backend.conversion.conversion import Conversion, wanted
-from ernie_backend.conversion.converter import convert
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.models.base import Model
+from ernie_backend.quantization.conversion import Conversion, wanted
+from ernie_backend.quantization.converter import convert
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role
 from ernie_kernels.api import Ops

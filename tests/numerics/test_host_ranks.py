@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ernie_kernels.communicator import Rendezvous
 from ernie_kernels.paddle import process_group
-from ernie_kernels.ranks import Rendezvous
 from numerics.ops_cases import Floats, bits, random_floats
 
 

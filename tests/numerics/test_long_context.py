@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ernie_backend.start import start_engine
+from ernie_backend.service.start import start_engine
 from ernie_kernels.api import CACHE_DTYPES, CacheSpec, RotarySpec
 from ernie_kernels.rotary import rotary_table
 from numerics.backends import BACKENDS, make_ops, to_host
@@ -136,7 +136,7 @@ def test_attention_at_the_last_position(backend: str, is_interleaved: bool) -> N
 GROWTH_OF_A_CACHE = """
 import sys
 import numpy as np
-from ernie_backend.memory.host_memory import resident_bytes
+from ernie_backend.planning.host_memory import resident_bytes
 from ernie_kernels.api import Batch, CacheSpec, RotarySpec
 from ernie_kernels.cpu import CpuOps
 

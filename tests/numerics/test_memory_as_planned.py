@@ -27,13 +27,13 @@ PROGRAM = """
 import json, os, sys
 from pathlib import Path
 from ernie_backend.devices.backend import CPU
-from ernie_backend.memory.engine_plan import engine_plan
-from ernie_backend.memory.host_memory import available_bytes, resident_bytes
-from ernie_backend.model_config import ModelConfig
-from ernie_backend.part import ModelPart
+from ernie_backend.planning.engine_plan import engine_plan
+from ernie_backend.planning.host_memory import available_bytes, resident_bytes
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.worker import ModelPart
 from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.settings import read_settings
-from ernie_backend.start import start_engine
+from ernie_backend.service.start import start_engine
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 

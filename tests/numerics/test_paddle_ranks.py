@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ernie_kernels.communicator import Rendezvous
 from ernie_kernels.paddle.place import paddle
 from ernie_kernels.paddle.process_group import join_hosts
-from ernie_kernels.ranks import Rendezvous
 from free_ports import free_port
 from numerics.golden import golden_rows
 

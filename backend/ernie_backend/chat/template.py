@@ -25,8 +25,8 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ernie_backend.chat.messages import normalize_messages
+from ernie_backend.config.model_files import read_json_object
 from ernie_backend.errors import StartError
-from ernie_backend.model_files import read_json_object
 from ernie_wire.errors import ChatTemplateFailed, InvalidValue
 
 _COMPILED_NAME = "<template>"

@@ -25,8 +25,8 @@ from typing import Any
 
 import sentencepiece
 
+from ernie_backend.config.model_files import read_json_object
 from ernie_backend.errors import StartError
-from ernie_backend.model_files import read_json_object
 
 MODEL_FILES = ("tokenizer.model", "spm.model", "ernie_token_100k.model")
 MAX_ADDED_ID = 1 << 24

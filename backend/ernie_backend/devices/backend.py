@@ -22,7 +22,7 @@ from ernie_backend.devices.device import Device, composed_p800, cpu, p800
 from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_kernels.api import Ops
-from ernie_kernels.ranks import Ranks, Rendezvous
+from ernie_kernels.communicator import Ranks, Rendezvous
 from ernie_kernels.sampling import TokenSampler
 
 CPU_PROMPT_TOKENS = 256

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.engine.prompt_scores import score_prompts
+from ernie_backend.engine.prompt_logprobs import score_prompts
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.request.plan import SchedulePlan

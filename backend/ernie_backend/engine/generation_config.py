@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ernie_backend.config.model_files import read_json_object
 from ernie_backend.errors import StartError
-from ernie_backend.model_files import read_json_object
 from ernie_wire.errors import InvalidValue
 from ernie_wire.limits import as_integer, check_number
 from ernie_wire.sampling import MODEL_DEFAULTS, SamplingParameters

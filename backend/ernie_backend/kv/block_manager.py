@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ernie_backend.kv.block_names import extend_names
+from ernie_backend.kv.block_hash import extend_names
 from ernie_backend.kv.block_pool import BlockPool
 
 

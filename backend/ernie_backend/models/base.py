@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.weights.sharding import Shard
 from ernie_kernels.api import CacheScales, DeviceBatch, LayerCache, Logits
 from ernie_kernels.formats import ActivationType

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.roles import Role

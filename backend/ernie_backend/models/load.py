@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from ernie_backend.architectures import ARCHITECTURES
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.config.architectures import ARCHITECTURES
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings, Model
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.dummy import DummyWeights

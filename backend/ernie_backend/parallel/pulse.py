@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from ernie_backend.parallel.messages import Beat
-from ernie_kernels.ranks import Meetings
+from ernie_kernels.communicator import Meetings
 
 
 class Pulse:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.parallel.layout import Layout, read_layout, read_machines
-from ernie_backend.part import Seat
 from ernie_backend.settings import EngineSettings
 from ernie_backend.weights.sharding import shard_of
-from ernie_kernels.ranks import Meetings, Rendezvous
+from ernie_backend.worker import Seat
+from ernie_kernels.communicator import Meetings, Rendezvous
 
 
 def engine_layout(settings: EngineSettings) -> Layout:

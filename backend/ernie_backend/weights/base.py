@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.weights.precision import Precision, WeightFormat
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import Shard, experts_of

@@ -13,8 +13,8 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.model_config import ModelConfig
-from ernie_backend.stored_quantization import StoredQuantization
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.config.stored_quantization import StoredQuantization
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.precision import Precision, WeightFormat
 from ernie_backend.weights.recipes import huggingface_recipes

@@ -17,9 +17,9 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.config.stored_quantization import StoredQuantization
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig
-from ernie_backend.stored_quantization import StoredQuantization
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.checkpoints.files import Checkpoint, checkpoint_files
 from ernie_backend.weights.checkpoints.prequantized import (

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ernie_backend.architectures import ARCHITECTURES, HUGGINGFACE, PADDLE, TensorLayout
+from ernie_backend.config.architectures import ARCHITECTURES, HUGGINGFACE, PADDLE, TensorLayout
+from ernie_backend.config.model_config import ModelConfig, MoeConfig
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig, MoeConfig
 from ernie_backend.weights.roles import Role, WeightKey
 
 

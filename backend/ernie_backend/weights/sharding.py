@@ -22,9 +22,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.config.stored_quantization import StoredQuantization
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig
-from ernie_backend.stored_quantization import StoredQuantization
 from ernie_backend.weights.roles import ROUTED, SHARED, Role
 
 MAX_RANKS = 1 << 10

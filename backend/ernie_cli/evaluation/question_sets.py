@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ernie_cli.errors import CommandError
-from ernie_cli.evaluation.exactness import normalised
-from ernie_cli.evaluation.shown import escaped, is_unicode, shown
+from ernie_cli.evaluation.exact_match import normalised
+from ernie_cli.evaluation.terminal_text import escaped, is_unicode, shown
 from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
 

@@ -12,9 +12,9 @@ from typing import Any
 from rich.cells import cell_len
 
 from ernie_cli.evaluation.answer import Answer
-from ernie_cli.evaluation.exactness import is_exact
+from ernie_cli.evaluation.exact_match import is_exact
 from ernie_cli.evaluation.question_sets import ALL, Question
-from ernie_cli.evaluation.shown import MOST_SHOWN, escaped, shown
+from ernie_cli.evaluation.terminal_text import MOST_SHOWN, escaped, shown
 
 _HEADER = ("set", "category", "language", "exact", "of", "%")
 

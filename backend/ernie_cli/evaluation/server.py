@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from ernie_cli.errors import CommandError
-from ernie_cli.evaluation.shown import is_unicode, shown
+from ernie_cli.evaluation.terminal_text import is_unicode, shown
 
 _MOST_PORT = 65535
 _VISIBLE_ASCII = re.compile(r"[!-~]+")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ernie_cli.presets.rows import ROWS
-from ernie_cli.serve_settings import engine_parameters
+from ernie_cli.serve.settings import engine_parameters
 
 ENTRIES: Mapping[str, str] = {
     "ernie-4.5-0.3b": "ernie-4.5-0.3b-wint8-32k",

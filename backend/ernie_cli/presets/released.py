@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ernie_backend.config_fields import ConfigFields
-from ernie_backend.memory.model_shape import ModelShape, shape_of
+from ernie_backend.config.fields import ConfigFields
+from ernie_backend.planning.model_shape import ModelShape, shape_of
 
 _COMMON = {"vocab_size": 103424, "max_position_embeddings": 131072, "head_dim": 128}
 _0_3B = {

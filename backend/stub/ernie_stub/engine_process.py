@@ -128,7 +128,7 @@ class EngineProcess:
 
 
 def ready_notice(pid: int) -> str:
-    """Return what the log says of an engine process that is ready; ``ernie_cli.loading`` looks for it."""
+    """Return what the log says of an engine process that is ready; ``ernie_cli.triton.loading`` reads it."""
     return f"engine process {pid} is ready"
 
 

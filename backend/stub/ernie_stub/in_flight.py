@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ernie_stub.answer import Answer
+from ernie_stub.response_stream import Answer
 from ernie_wire.errors import ErnieError, InvalidValue, ModelUnavailable, RequestCancelled
 from ernie_wire.messages import Cancel, GenerateRequest, Message, Output
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from ernie_stub.answer import Answer
 from ernie_stub.cancellation import CancellationPoll
 from ernie_stub.control import answer_control
 from ernie_stub.engine import Engine
@@ -20,6 +19,7 @@ from ernie_stub.engine_process import EngineCommand
 from ernie_stub.entry import Entry, EntryError
 from ernie_stub.in_flight import InFlight
 from ernie_stub.request_tensors import read_request
+from ernie_stub.response_stream import Answer
 from ernie_stub.response_tensors import control_response, error_response
 from ernie_stub.senders import Senders
 from ernie_wire.errors import ErnieError, InternalError, ModelUnavailable

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ernie_kernels.api import Batch, CacheSpec, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_batch
 from ernie_kernels.cache_format import check_cache_spec
+from ernie_kernels.communicator import Alone, Ranks
 from ernie_kernels.cpu import _cpu
 from ernie_kernels.formats import (
     ACTIVATION_GROUP,
@@ -22,7 +23,6 @@ from ernie_kernels.formats import (
     W4A8Weight,
     check_activation,
 )
-from ernie_kernels.ranks import Alone, Ranks
 from ernie_kernels.rotary import rotary_table
 from ernie_kernels.routing import RouterWeights, check_experts, check_router
 from ernie_kernels.sampling import SamplingBatch

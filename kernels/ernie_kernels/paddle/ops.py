@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, Logits, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_indices
+from ernie_kernels.communicator import Alone, Ranks
 from ernie_kernels.formats import ActivationType, LinearWeight
 from ernie_kernels.paddle import linear, step
 from ernie_kernels.paddle.attention import RotaryTable, attend
@@ -20,7 +21,6 @@ from ernie_kernels.paddle.linear import PackedLinear
 from ernie_kernels.paddle.moe import PackedMlp, PaddleMoe
 from ernie_kernels.paddle.place import Place, Tensor, paddle
 from ernie_kernels.paddle.step import DeviceStep
-from ernie_kernels.ranks import Alone, Ranks
 from ernie_kernels.routing import RouterWeights
 
 

@@ -16,8 +16,8 @@ import socket
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_kernels.communicator import Ranks, Rendezvous
 from ernie_kernels.paddle.place import Tensor, paddle
-from ernie_kernels.ranks import Ranks, Rendezvous
 
 Floats = NDArray[np.float32]
 _BLOCK_VALUES = 1 << 20

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_batch, check_indices
+from ernie_kernels.communicator import Alone, Ranks
 from ernie_kernels.formats import ActivationType, LinearWeight, check_activation, dequantize
-from ernie_kernels.ranks import Alone, Ranks
 from ernie_kernels.reference.attention import ReferenceCache, paged_attention
 from ernie_kernels.reference.linear import linear
 from ernie_kernels.reference.mlp import swiglu

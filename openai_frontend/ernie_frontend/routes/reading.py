@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from ernie_frontend.errors import BodyTooLarge, from_validation
-from ernie_frontend.large_bodies import MOST_VALUES, Excess, find_excess
-from ernie_frontend.model_directory import ModelEntry
+from ernie_frontend.model_registry import ModelEntry
+from ernie_frontend.offload import MOST_VALUES, Excess, find_excess
 from ernie_frontend.request_log import record_of
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.services import Services

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from ernie_stub.answer import Answer
 from ernie_stub.control import STOPPED_S, answer_control
 from ernie_stub.engine import Deadlines, Engine
 from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError
 from ernie_stub.in_flight import InFlight
+from ernie_stub.response_stream import Answer
 from ernie_stub.senders import Senders
 from ernie_wire.errors import EngineCrashed, InternalError, InvalidValue, ModelUnavailable
 from ernie_wire.exit_status import Exit

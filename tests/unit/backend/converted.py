@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ernie_backend.conversion.conversion import Conversion, wanted
-from ernie_backend.conversion.converter import convert
+from ernie_backend.quantization.conversion import Conversion, wanted
+from ernie_backend.quantization.converter import convert
 from ernie_kernels.formats import LinearWeight, W4A8Weight
 
 DATA = Path(__file__).parents[2] / "data"

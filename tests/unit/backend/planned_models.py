@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ernie_backend.config_fields import ConfigFields
+from ernie_backend.config.fields import ConfigFields
+from ernie_backend.config.stored_quantization import StoredQuantization
 from ernie_backend.devices.device import Device, p800
-from ernie_backend.memory.model_shape import ModelShape, shape_of
-from ernie_backend.stored_quantization import StoredQuantization
+from ernie_backend.planning.model_shape import ModelShape, shape_of
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
 EXPERTS = {

@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_backend.architectures import (
+from ernie_backend.config.architectures import (
     ARCHITECTURES,
     PADDLE,
     Architecture,
     TensorLayout,
     find_architecture,
 )
-from ernie_backend.config_fields import ConfigFields
-from ernie_backend.conversion.conversion import Conversion, wanted
-from ernie_backend.conversion.converter import convert
+from ernie_backend.config.fields import ConfigFields
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.device import GIB, cpu
 from ernie_backend.errors import StartError
-from ernie_backend.memory.memory_plan import plan_memory
-from ernie_backend.memory.model_shape import read_shape
-from ernie_backend.memory.plan_settings import PlanSettings
-from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings
 from ernie_backend.models.load import load_model
+from ernie_backend.planning.memory_plan import plan_memory
+from ernie_backend.planning.model_shape import read_shape
+from ernie_backend.planning.plan_settings import PlanSettings
+from ernie_backend.quantization.conversion import Conversion, wanted
+from ernie_backend.quantization.converter import convert
 from ernie_kernels.formats import ActivationType, float32_to_bfloat16
 from ernie_kernels.reference.ops import ReferenceOps
 from numerics.paddle_layout import tensors_of

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ernie_backend import connection
-from ernie_backend.connection import Connection
+from ernie_backend.service import connection
+from ernie_backend.service.connection import Connection
 from ernie_wire.frames import receive_frame, send_frame
 from ernie_wire.messages import CODEC, Cancel, Heartbeat, Message, Output, Outputs, Ready
 from fakes.descriptions import description

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ernie_backend.conversion import calibration
-from ernie_backend.conversion.conversion import Conversion, wanted
-from ernie_backend.conversion.converter import convert
-from ernie_backend.model_config import ModelConfig
-from ernie_backend.stored_quantization import StoredQuantization
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.config.stored_quantization import StoredQuantization
+from ernie_backend.quantization import calibration
+from ernie_backend.quantization.conversion import Conversion, wanted
+from ernie_backend.quantization.converter import convert
 from ernie_backend.weights.checkpoints.prequantized import quantized_tensors, read_stored, stored_weight
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.precision import WeightFormat

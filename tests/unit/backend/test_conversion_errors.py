@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_backend.conversion.conversion import Conversion, wanted
-from ernie_backend.conversion.converter import convert
-from ernie_backend.conversion.marker import Marker
+from ernie_backend.config.stored_quantization import StoredQuantization
 from ernie_backend.errors import StartError
-from ernie_backend.stored_quantization import StoredQuantization
+from ernie_backend.quantization.conversion import Conversion, wanted
+from ernie_backend.quantization.converter import convert
+from ernie_backend.quantization.lock import Marker
 from ernie_kernels.formats import float32_to_bfloat16
 from unit.backend.converted import DATA, TEXTS, assert_same_files, make
 from unit.backend.safetensors_writer import read_tensors, write_tensors

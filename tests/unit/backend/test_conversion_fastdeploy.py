@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_backend.conversion import converter
-from ernie_backend.conversion.calibration import Calibration
+from ernie_backend.quantization import converter
+from ernie_backend.quantization.calibration import Calibration
 from ernie_backend.weights.checkpoints.files import INDEX
 from unit.backend.converted import DATA, make
 from unit.backend.fastdeploy_writer import Tensors, checkpoint_tensors, cut

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from ernie_backend.conversion import converter
-from ernie_backend.conversion.conversion import Conversion, wanted
-from ernie_backend.conversion.converter import convert
-from ernie_backend.conversion.marker import Marker
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.quantization import converter
+from ernie_backend.quantization.conversion import Conversion, wanted
+from ernie_backend.quantization.converter import convert
+from ernie_backend.quantization.lock import Marker
 from ernie_backend.weights.checkpoints.prequantized import quantized_tensors
 from unit.backend.converted import DATA, TEXTS, assert_same_files, make
 from unit.backend.safetensors_writer import read_tensors, write_tensors
@@ -158,7 +158,7 @@ def test_another_request_is_refused(
     texts = [*TEXTS[:-1], [*TEXTS[-1], 5]] if change == "texts" else TEXTS
     ranks = 4 if change == "ranks" else 2
     if change == "version":
-        monkeypatch.setattr("ernie_backend.conversion.conversion._VERSION", 1)
+        monkeypatch.setattr("ernie_backend.quantization.conversion._VERSION", 1)
     with pytest.raises(
         StartError, match="conversion of other settings, source or texts, or by another version"
     ):

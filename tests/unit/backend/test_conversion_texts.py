@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ernie_backend.conversion.calibration_texts import read_texts
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.quantization.calibration_texts import read_texts
 from unit.backend.converted import DATA
 
 

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as some
 
+from ernie_backend.config.stored_quantization import StoredQuantization
+from ernie_backend.config.vision_shape import VisionShape
 from ernie_backend.devices.device import GIB, p800
 from ernie_backend.errors import StartError
-from ernie_backend.memory.alternatives import nearest_fits
-from ernie_backend.memory.engine_plan import check_fits
-from ernie_backend.memory.memory_plan import MemoryPlan, plan_memory
-from ernie_backend.memory.model_shape import ModelShape
-from ernie_backend.memory.plan_settings import PlanSettings
-from ernie_backend.stored_quantization import StoredQuantization
-from ernie_backend.vision_shape import VisionShape
+from ernie_backend.planning.engine_plan import check_fits
+from ernie_backend.planning.memory_plan import MemoryPlan, plan_memory
+from ernie_backend.planning.model_shape import ModelShape
+from ernie_backend.planning.plan_settings import PlanSettings
+from ernie_backend.planning.suggestions import nearest_fits
 from unit.backend.planned_models import WIDE, exactly, quantized, wide, with_experts
 
 

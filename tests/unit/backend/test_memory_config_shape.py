@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from ernie_backend.config_fields import ConfigFields
+from ernie_backend.config.fields import ConfigFields
+from ernie_backend.config.model_config import MoeConfig
 from ernie_backend.devices.device import p800
 from ernie_backend.errors import StartError
-from ernie_backend.memory.memory_plan import plan_memory
-from ernie_backend.memory.model_shape import read_shape, shape_of
-from ernie_backend.memory.plan_settings import PlanSettings
-from ernie_backend.model_config import MoeConfig
+from ernie_backend.planning.memory_plan import plan_memory
+from ernie_backend.planning.model_shape import read_shape, shape_of
+from ernie_backend.planning.plan_settings import PlanSettings
 from unit.backend.planned_models import EXPERTS, model, with_experts
 
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.config.stored_quantization import StoredQuantization
 from ernie_backend.devices.device import GIB, cpu, p800
 from ernie_backend.errors import StartError
-from ernie_backend.memory.memory_plan import plan_memory
-from ernie_backend.memory.model_shape import ModelShape, read_shape
-from ernie_backend.memory.plan_settings import PlanSettings
-from ernie_backend.memory.rank_sizes import weight_bytes
-from ernie_backend.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings
 from ernie_backend.models.load import load_model
-from ernie_backend.stored_quantization import StoredQuantization
+from ernie_backend.planning.memory_plan import plan_memory
+from ernie_backend.planning.model_shape import ModelShape, read_shape
+from ernie_backend.planning.plan_settings import PlanSettings
+from ernie_backend.planning.rank_sizes import weight_bytes
 from ernie_backend.weights.sharding import shard_of
 from ernie_kernels.api import MlpWeights, Ops, RotarySpec
 from ernie_kernels.formats import ActivationType, LinearWeight, W4A8Weight

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from ernie_backend.config.model_config import ModelConfig, MoeConfig
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig, MoeConfig
 
 DATA = Path(__file__).parents[2] / "data"
 FIELDS: dict[str, Any] = json.loads((DATA / "dense-Paddle" / "config.json").read_text())

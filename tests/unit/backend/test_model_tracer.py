@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.models.base import LoadSettings
 from ernie_backend.models.load import load_model
 from ernie_kernels.api import Ops

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig
-from ernie_backend.parallel.gathering import gather_group
 from ernie_backend.parallel.group import GroupWatch
+from ernie_backend.parallel.launcher import gather_group
 from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.messages import CODEC, Failed
 from ernie_backend.settings import read_settings
@@ -47,7 +47,7 @@ class CountingWatch(GroupWatch):
 
 def test_a_rank_that_ends_while_others_are_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     rank = EndedRank()
-    monkeypatch.setattr("ernie_backend.parallel.gathering.LocalRank", lambda *_: rank)
+    monkeypatch.setattr("ernie_backend.parallel.launcher.LocalRank", lambda *_: rank)
     layout = Layout(4, ("127.0.0.1", "127.0.0.2"), 0, free_port())
     parameters = {"model": str(MOE_TP), "tensor_parallel_size": "4"}
     settings = read_settings(parameters, ModelConfig.from_directory(MOE_TP))

@@ -18,8 +18,8 @@ import pytest
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.handshake import HANDSHAKE_S, SECRET_VARIABLE
 from ernie_backend.parallel.layout import Layout
-from ernie_backend.parallel.meeting import meet_ranks, reach_rank_0
 from ernie_backend.parallel.messages import CODEC, Challenge, Hello, Loaded, RankMessage, Refused
+from ernie_backend.parallel.rendezvous import meet_ranks, reach_rank_0
 from ernie_wire.frames import receive_frame, send_frame
 from free_ports import free_port
 
@@ -177,7 +177,7 @@ def test_nobody_who_says_nothing_or_too_much_keeps_the_ranks_waiting(layout: Lay
 
 
 def test_who_drips_bytes_is_cut_off(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ernie_backend.parallel.meeting.HANDSHAKE_S", 1.0)
+    monkeypatch.setattr("ernie_backend.parallel.rendezvous.HANDSHAKE_S", 1.0)
     met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
     with connected(layout, "127.0.0.2") as other:
         other.settimeout(0.02)
@@ -231,7 +231,7 @@ def test_who_does_not_come_is_named_with_who_was_turned_away(
         """Time goes on to the end of the meeting as soon as somebody was turned away."""
         return time.monotonic() + (2 * PATIENCE_S if "was turned away" in caplog.text else 0)
 
-    monkeypatch.setattr("ernie_backend.parallel.meeting.time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr("ernie_backend.parallel.rendezvous.time", SimpleNamespace(monotonic=monotonic))
     met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
     with connected(layout, "127.0.0.3") as other:
         assert isinstance(received(other), Refused)

@@ -9,7 +9,7 @@ import pytest
 from ernie_backend.parallel.messages import Beat
 from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.vital_signs import VitalSigns, find_hanging
-from ernie_kernels.ranks import Meetings
+from ernie_kernels.communicator import Meetings
 
 ALLOWED_S = 10.0
 

@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from ernie_backend.kv.block_hash import NAME_BYTES, extend_names
 from ernie_backend.kv.block_manager import BlockManager
-from ernie_backend.kv.block_names import NAME_BYTES, extend_names
 
 TOKENS = tuple(range(10, 20))
 

@@ -14,14 +14,14 @@ import pytest
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
-from ernie_backend.engine.preparation import Preparation
+from ernie_backend.engine.input_processor import Preparation
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.engine.sampling_resolver import LogprobLimits
 from ernie_backend.errors import StartError
-from ernie_backend.inbox import Inbox
-from ernie_backend.preparation_thread import PreparationThread
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import Penalties
+from ernie_backend.service.inbox import Inbox
+from ernie_backend.service.input_thread import PreparationThread
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.errors import ContextLengthExceeded, InvalidRequest, InvalidValue
 from ernie_wire.messages import Cancel, GenerateRequest, Output

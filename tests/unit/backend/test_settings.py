@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.config.stored_quantization import StoredQuantization
 from ernie_backend.devices.backend import BACKENDS, CPU, REFERENCE, XPU, Backend, find_backend
 from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig
 from ernie_backend.settings import DEFAULT_ACTIVATION, EngineSettings, read_settings
-from ernie_backend.stored_quantization import StoredQuantization
 from ernie_kernels.cpu import instruction_sets
 from ernie_kernels.formats import ActivationType
 

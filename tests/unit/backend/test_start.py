@@ -10,15 +10,16 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from ernie_backend import part, start
+from ernie_backend import worker
 from ernie_backend.devices.backend import Backend
 from ernie_backend.errors import StartError
 from ernie_backend.scheduler.limits import SchedulerLimits
+from ernie_backend.service import start
+from ernie_backend.service.start import StartedEngine, start_engine
 from ernie_backend.settings import EngineSettings
-from ernie_backend.start import StartedEngine, start_engine
 from ernie_backend.weights.checkpoints import quantized_cache
 from ernie_kernels.api import Ops
-from ernie_kernels.ranks import Rendezvous
+from ernie_kernels.communicator import Rendezvous
 from ernie_wire.errors import InvalidValue
 from ernie_wire.messages import GenerateRequest, Output
 from ernie_wire.sampling import SamplingParameters
@@ -108,7 +109,7 @@ def test_threads_and_device_choose_the_ops(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_cache_is_the_part_of_the_memory_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "available_bytes", lambda: 1 << 30)
-    monkeypatch.setattr(part, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(worker, "resident_bytes", lambda: 0)
     quarter, half, three_quarters = (
         started(gpu_memory_utilization=share, max_num_seqs="4096").ready.description.kv_blocks
         for share in ("0.25", "0.5", "0.75")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_backend.start import start_engine
+from ernie_backend.service.start import start_engine
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 from unit.backend.converted import make

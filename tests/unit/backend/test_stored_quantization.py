@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ernie_backend.config_fields import ConfigFields
+from ernie_backend.config.fields import ConfigFields
+from ernie_backend.config.stored_quantization import StoredQuantization, read_stored_quantization
 from ernie_backend.errors import StartError
-from ernie_backend.stored_quantization import StoredQuantization, read_stored_quantization
 
 W4A8 = {"quantization": "mix_quant", "dense_quant_type": "wint8", "moe_quant_type": "w4a8"}
 MISSING = "is_permuted is missing, which means true: codes in the order of a GPU kernel"

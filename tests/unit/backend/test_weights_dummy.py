@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ernie_backend.chat.missing_tokenizer import MissingTokenizer
-from ernie_backend.model_config import ModelConfig
-from ernie_backend.start import start_engine
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.service.start import start_engine
 from ernie_backend.weights.dummy import DummyWeights
 from ernie_backend.weights.roles import Role
 from ernie_kernels.formats import (

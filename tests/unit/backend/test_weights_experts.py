@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.precision import Precision, WeightFormat
 from ernie_backend.weights.roles import Role

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights import loader
 from ernie_backend.weights.checkpoints import quantized_cache
 from ernie_backend.weights.checkpoints.files import Checkpoint

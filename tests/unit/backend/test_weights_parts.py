@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role, WeightKey
 from ernie_backend.weights.sharding import Shard, part_of

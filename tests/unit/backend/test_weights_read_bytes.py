@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.weights.checkpoints.files import Checkpoint
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role

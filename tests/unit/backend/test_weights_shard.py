@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ernie_backend.config.model_config import ModelConfig, MoeConfig
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig, MoeConfig
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import Part, Shard, check_split, experts_of, kv_heads_of, part_of, shard_of
 

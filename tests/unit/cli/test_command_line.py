@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ernie_cli import main as command_line
-from ernie_cli import serve as serve_module
-from ernie_cli.serve_settings import ServeSettings
+from ernie_cli.serve import service as serve_module
+from ernie_cli.serve.settings import ServeSettings
 from ernie_frontend.log_output import standard_error
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ernie_cli.evaluation.exactness import is_exact, normalised
+from ernie_cli.evaluation.exact_match import is_exact, normalised
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from ernie_cli import frontend
 from ernie_cli.errors import CommandError
-from ernie_cli.frontend import wait_until_answering, watch_answers
+from ernie_cli.serve import frontend
+from ernie_cli.serve.frontend import wait_until_answering, watch_answers
 
 DEADLINE_S = 60.0
 SCALE = 0.02

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.hub import candidates, download_model
+from ernie_cli.model.hub import candidates, download_model
 from fakes.model_hub import COMMIT, ModelHub
 
 DEADLINE_S = 120.0
@@ -34,7 +34,7 @@ WANTED = {"config.json", "tokenizer.model", "chat_template.jinja", "model.safete
 PROGRAM = """
 import sys
 from ernie_cli.errors import CommandError
-from ernie_cli.model_source import find_model
+from ernie_cli.model.source import find_model
 try:
     revision = sys.argv[2] if len(sys.argv) > 2 else None
     print(find_model(sys.argv[1], revision, with_weights="--dummy" not in sys.argv).directory)

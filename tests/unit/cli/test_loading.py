@@ -12,10 +12,10 @@ from typing import Any, cast
 
 import pytest
 
-from ernie_cli import loading
-from ernie_cli.child import Child, ChildCommand, Member
-from ernie_cli.loading import LoadHangs, load_model, watch_stub
-from ernie_cli.triton import TritonModel
+from ernie_cli.processes.child import Child, ChildCommand, Member
+from ernie_cli.triton import loading
+from ernie_cli.triton.loading import LoadHangs, load_model, watch_stub
+from ernie_cli.triton.model_control import TritonModel
 from ernie_frontend.log_output import standard_error
 from ernie_stub.engine_process import ready_notice
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_cli.memory_report import MemoryReport
+from ernie_cli.processes.memory_report import MemoryReport
 
 GIB = 1 << 30
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.model_check import check_model
+from ernie_cli.model.check import check_model
 from ernie_cli.presets.released import RELEASED
 from unit.backend.converted import make
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.model_source import find_model, is_model_id, local_model
+from ernie_cli.model.source import find_model, is_model_id, local_model
 
 
 def make_model(directory: Path) -> Path:

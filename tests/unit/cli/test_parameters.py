@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import DEVICES
-from ernie_backend.model_config import ModelConfig
 from ernie_backend.settings import EngineSettings, read_settings
 from ernie_cli.command_line import UsageError, help_text, notices, read_flags
-from ernie_cli.frontend import frontend_command
 from ernie_cli.parameters.document import FILES, document
 from ernie_cli.parameters.environment import VARIABLES, Variable
 from ernie_cli.parameters.flag import (
@@ -31,8 +30,9 @@ from ernie_cli.parameters.flag import (
     WeightFormat,
 )
 from ernie_cli.parameters.table import FLAGS, GROUPS
-from ernie_cli.run_directory import RunDirectory
-from ernie_cli.serve_settings import ServeSettings
+from ernie_cli.serve.frontend import frontend_command
+from ernie_cli.serve.run_directory import RunDirectory
+from ernie_cli.serve.settings import ServeSettings
 from ernie_frontend.__main__ import run as frontend
 from ernie_kernels.formats import ActivationType
 

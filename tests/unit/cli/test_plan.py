@@ -11,14 +11,14 @@ from typing import NamedTuple
 import pytest
 
 from ernie_backend.devices.device import GIB, cpu, p800
-from ernie_backend.memory.alternatives import nearest_fits
-from ernie_backend.memory.memory_plan import plan_memory
-from ernie_backend.memory.plan_settings import PlanSettings
+from ernie_backend.planning.memory_plan import plan_memory
+from ernie_backend.planning.plan_settings import PlanSettings
+from ernie_backend.planning.suggestions import nearest_fits
 from ernie_cli import main as command_line
 from ernie_cli.command_line import parsed_flags
-from ernie_cli.plan_flags import MEDIA, PLAN_GROUPS, SHOWN
-from ernie_cli.plan_report import Answer, lines
-from ernie_cli.plan_request import plan_request
+from ernie_cli.plan.flags import MEDIA, PLAN_GROUPS, SHOWN
+from ernie_cli.plan.report import Answer, lines
+from ernie_cli.plan.request import plan_request
 from ernie_cli.presets.released import RELEASED
 from ernie_cli.presets.rows import ROWS, Row
 

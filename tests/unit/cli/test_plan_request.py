@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import BACKENDS
 from ernie_backend.devices.device import GIB, p800
-from ernie_backend.memory.engine_plan import engine_plan
-from ernie_backend.memory.memory_plan import plan_memory
-from ernie_backend.model_config import ModelConfig
+from ernie_backend.planning.engine_plan import engine_plan
+from ernie_backend.planning.memory_plan import plan_memory
 from ernie_cli.command_line import parsed_flags
-from ernie_cli.plan_flags import PLAN_GROUPS
-from ernie_cli.plan_request import plan_request
+from ernie_cli.plan.flags import PLAN_GROUPS
+from ernie_cli.plan.request import plan_request
 from ernie_cli.presets.rows import ROWS
-from ernie_cli.printed_config import engine_settings
-from ernie_cli.serve_settings import engine_parameters
+from ernie_cli.serve.printed_config import engine_settings
+from ernie_cli.serve.settings import engine_parameters
 
 DATA = Path(__file__).parents[2] / "data"
 DENSE = DATA / "dense"
@@ -53,8 +53,8 @@ def test_larger_pictures_take_more() -> None:
 def test_plan_and_engine_plan_a_directory_alike(
     monkeypatch: pytest.MonkeyPatch, name: str, flags: str, kind: str
 ) -> None:
-    monkeypatch.setattr("ernie_cli.plan_request.find_backend", lambda asked: (BACKENDS[kind], None))
-    monkeypatch.setattr("ernie_cli.plan_request.available_bytes", lambda: GIB)
+    monkeypatch.setattr("ernie_cli.plan.request.find_backend", lambda asked: (BACKENDS[kind], None))
+    monkeypatch.setattr("ernie_cli.plan.request.available_bytes", lambda: GIB)
     given = parsed_flags(shlex.split(flags), PLAN_GROUPS)
     settings = engine_settings(DATA / name, {**engine_parameters(given), "device": kind})
     request = plan_request({**given, "--model": str(DATA / name)})

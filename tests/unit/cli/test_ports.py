@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.ports import LOOPBACK, check_free, choose_ports, free_ports, holder_of
+from ernie_cli.processes.ports import LOOPBACK, check_free, choose_ports, free_ports, holder_of
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ernie_backend.memory.plan_settings import PlanSettings
+from ernie_backend.planning.plan_settings import PlanSettings
 from ernie_cli.demo import EMBEDDED_ENTRY
 from ernie_cli.presets.entries import ENTRIES, entry_parameters
 from ernie_cli.presets.released import released_model
 from ernie_cli.presets.rows import ROWS
-from ernie_cli.run_directory import MODEL_PY
+from ernie_cli.serve.run_directory import MODEL_PY
 from ernie_stub.entry import Entry
 from ernie_wire.tensors import config_pbtxt
 

@@ -15,7 +15,7 @@ os.mkdir("folder")
 """
 PARENT = f"""
 import os, platform, sys
-from ernie_cli.private_files import keep_files_private
+from ernie_cli.processes.private_files import keep_files_private
 if len(sys.argv) > 1:
     platform.machine = lambda: sys.argv[1]
 keep_files_private()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ernie_backend.model_config import ModelConfig
-from ernie_backend.stored_quantization import StoredQuantization
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.config.stored_quantization import StoredQuantization
 from ernie_cli.errors import CommandError
 from ernie_cli.main import app
 

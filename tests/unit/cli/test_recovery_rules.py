@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from ernie_cli import recovery
 from ernie_cli.errors import CommandError
-from ernie_cli.recovery import FAULTS_WINDOW_S, MOST_FAULTS, Faults, Kept, keep_all
+from ernie_cli.serve import recovery
+from ernie_cli.serve.recovery import FAULTS_WINDOW_S, MOST_FAULTS, Faults, Kept, keep_all
 
 FAULT = CommandError("it died", ("a line",))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ernie_cli import run_directory
 from ernie_cli.errors import CommandError
-from ernie_cli.run_directory import (
+from ernie_cli.serve import run_directory
+from ernie_cli.serve.run_directory import (
     SHARED_MEMORY,
     RunDirectory,
     check_temporary_directory,

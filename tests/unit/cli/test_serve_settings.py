@@ -8,8 +8,8 @@ import pytest
 
 from ernie_cli.command_line import UsageError, read_flags
 from ernie_cli.errors import CommandError
-from ernie_cli.frontend import base_url, frontend_command
-from ernie_cli.serve_settings import ServeSettings
+from ernie_cli.serve.frontend import base_url, frontend_command
+from ernie_cli.serve.settings import ServeSettings
 
 
 def settings(*flags: str) -> ServeSettings:

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ernie_cli.child import Member, _Processes
 from ernie_cli.errors import CommandError
-from ernie_cli.supervisor import StopRequested, Supervisor
-from ernie_cli.tied import tied_command
+from ernie_cli.processes.child import Member, _Processes
+from ernie_cli.processes.supervisor import StopRequested, Supervisor
+from ernie_cli.processes.tied import tied_command
 from ernie_frontend.log_output import LogOutput, standard_error
 
 DEADLINE_S = 60.0
@@ -180,7 +180,7 @@ def test_a_tied_command_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     tied = f"import os, signal; open({str(pid_file)!r}, 'w').write(f'{{os.getpid()}}\\n'); signal.pause()"
     code = (
         "import subprocess, sys\n"
-        "from ernie_cli.tied import tied_command\n"
+        "from ernie_cli.processes.tied import tied_command\n"
         f"subprocess.run(tied_command([sys.executable, '-c', {tied!r}]))\n"
     )
     parent = subprocess.Popen(python(code))
@@ -226,7 +226,7 @@ def test_one_look_at_the_processes_serves_all_who_look_again_and_again(monkeypat
         looks.append([Member(len(looks), "name", "R", 1, 1)])
         return looks[-1]
 
-    monkeypatch.setattr("ernie_cli.child._all_processes", look)
+    monkeypatch.setattr("ernie_cli.processes.child._all_processes", look)
     processes = _Processes()
     assert processes.members(DEADLINE_S) == processes.members(DEADLINE_S) == looks[0]
     assert processes.members(0.0) == looks[1]

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from ernie_backend.stages import Stages
-from ernie_cli.timeline import table, with_engine_stages
+from ernie_backend.service.stages import Stages
+from ernie_cli.serve.timeline import table, with_engine_stages
 from ernie_wire.status import Stage
 from fakes.descriptions import description
 
@@ -41,7 +41,7 @@ def test_the_seconds_add_up_to_the_total() -> None:
 
 def test_the_first_stage_begins_with_the_process() -> None:
     program = (
-        "import time; time.sleep(0.5)\nfrom ernie_backend.stages import Stages\n"
+        "import time; time.sleep(0.5)\nfrom ernie_backend.service.stages import Stages\n"
         "print(Stages('Python').list[0].seconds)"
     )
     started = time.monotonic()

@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.run_directory import RunDirectory, check_socket_path
-from ernie_cli.triton_process import TritonPorts, triton_command, triton_lines, triton_url
+from ernie_cli.serve.run_directory import RunDirectory, check_socket_path
+from ernie_cli.triton.process import TritonPorts, triton_command, triton_lines, triton_url
 
 INSTALLED = Path("/opt/tritonserver/bin/tritonserver")
 

@@ -98,7 +98,7 @@ def test_it_serves_as_a_stream_of_logging(tmp_path: Path) -> None:
 
 def test_a_service_does_not_depend_on_whoever_reads_its_standard_output() -> None:
     code = (
-        "import asyncio, ernie_cli.serve_command as command\n"
+        "import asyncio, ernie_cli.serve.command as command\n"
         "assert asyncio.run(command._print_services('http://127.0.0.1:1')) is True\n"
     )
     reader, writer = os.pipe()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ernie_frontend.model_directory import ModelDirectory
+from ernie_frontend.model_registry import ModelDirectory
 from ernie_frontend.settings import Settings
 from ernie_wire.errors import ErnieError, InternalError, ModelNotFound, ModelUnavailable
 from ernie_wire.status import Health, Status

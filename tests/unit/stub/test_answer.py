@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_stub.answer import Answer
+from ernie_stub.response_stream import Answer
 from ernie_stub.senders import Senders
 from ernie_wire.errors import InvalidValue
 from ernie_wire.logprobs import TokenLogprobs, TopLogprob, parse_logprobs

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ernie_stub.answer import Answer
 from ernie_stub.in_flight import InFlight
+from ernie_stub.response_stream import Answer
 from ernie_wire.errors import ModelUnavailable
 from ernie_wire.messages import Cancel, GenerateRequest, Message, Output
 from fakes.triton_python_backend_utils import ResponseSender

@@ -22,8 +22,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.float_conversion import as_float32, float32_blocks
 from ernie_backend.weights.precision import QUANTIZED, Precision, WeightFormat
 from ernie_backend.weights.recipes import Recipe, Recipes, TensorSpec

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
-from ernie_backend.model_config import ModelConfig
 from ernie_backend.weights.checkpoints.files import Checkpoint
 from ernie_backend.weights.checkpoints.prequantized import StoredWeight, cache_scale_specs, stored_weights
 from ernie_backend.weights.checkpoints.safetensors_reader import type_name

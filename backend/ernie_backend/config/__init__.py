@@ -1,0 +1,1 @@
+"""What a model's files say: config.json, its quantization, its architecture."""

@@ -1,0 +1,95 @@
+"""The architectures: what config.json may call a model, how its tensors are named, and what computes it.
+
+The one table of them: a new architecture is an entry here and a file in models/ (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ernie_backend.config.fields import ConfigFields
+from ernie_backend.config.vision_shape import VisionShape, ocr_tower, resampler_tower
+
+
+@dataclass(frozen=True)
+class TensorLayout:
+    """How a kind of checkpoint names and stores the tensors of a decoder.
+
+    Attributes:
+        name: for messages.
+        prefix: what the names of tensors begin with.
+        qkv: the tensors that one after another are the queries, keys and values of a layer.
+        gate_up: the same for the two matrices of an MLP that see its inputs, the gate first.
+        is_transposed: whether Linears are stored as ``[inputs, outputs]``; otherwise ``[outputs, inputs]``.
+    """
+
+    name: str
+    prefix: str
+    qkv: tuple[str, ...]
+    gate_up: tuple[str, ...]
+    is_transposed: bool
+
+
+HUGGINGFACE = TensorLayout(
+    "HF", "model.", ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), is_transposed=False
+)
+PADDLE = TensorLayout("Paddle", "ernie.", ("qkv_proj",), ("up_gate_proj",), is_transposed=True)
+"""The layout that FastDeploy reads: what is quantized, or cut for ranks, has it."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture.
+
+    Attributes:
+        name: that of transformers, by which the rest of the program calls it.
+        paddle_name: that of PaddlePaddle, which ``quantize`` writes for FastDeploy.
+        model: ``module:class`` of the model file; None: it can be planned but not served.
+        has_experts: whether its layers may have experts.
+        tower: reads the vision tower from its fields of config.json and the decoder's width; None: text only.
+        layouts: those that its checkpoints have; what ``quantize`` writes has ``PADDLE``.
+    """
+
+    name: str
+    paddle_name: str
+    model: str | None
+    has_experts: bool = False
+    tower: Callable[[ConfigFields, int], VisionShape] | None = None
+    layouts: tuple[TensorLayout, ...] = (HUGGINGFACE, PADDLE)
+
+
+_ERNIE = "ernie_backend.models.ernie4_5:Ernie4_5ForCausalLM"
+_VL, _VL_PADDLE = "Ernie4_5_VLMoeForConditionalGeneration", "Ernie4_5_VL_MoeForConditionalGeneration"
+_MOE, _OCR = "Ernie4_5_MoeForCausalLM", "PaddleOCRVLForConditionalGeneration"
+_ALL = (
+    Architecture("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM", _ERNIE),
+    Architecture(_MOE, _MOE, _ERNIE, has_experts=True),
+    Architecture(_VL, _VL_PADDLE, None, has_experts=True, tower=resampler_tower),
+    Architecture(_OCR, _OCR, None, tower=ocr_tower),
+)
+ARCHITECTURES: dict[str, Architecture] = {
+    spelling: each for each in _ALL for spelling in (each.name, each.paddle_name)
+}
+"""By what config.json may call it."""
+
+
+def find_architecture(fields: ConfigFields, *, is_served: bool) -> Architecture:
+    """Return the architecture that a config.json names.
+
+    Args:
+        fields: of config.json.
+        is_served: whether only one that has a model file will do.
+
+    Raises:
+        StartError: there is no such architecture, or not one name.
+    """
+    named = fields.values.get("architectures")
+    known = {spelling: each for spelling, each in ARCHITECTURES.items() if each.model or not is_served}
+    if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
+        raise fields.error(
+            f"architectures must be a list of one name, found {named!r}; known are {', '.join(known)}"
+        )
+    if named[0] not in known:
+        raise fields.error(f"unknown architecture {named[0]!r}; known are {', '.join(known)}")
+    return known[named[0]]

@@ -1,0 +1,82 @@
+"""Typed fields of one ``config.json``; every complaint names the file and the field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ernie_backend.config.model_files import read_json_object
+from ernie_backend.errors import StartError
+
+
+@dataclass(frozen=True)
+class ConfigFields:
+    """The JSON object of a file.
+
+    Attributes:
+        path: the file, for messages.
+        values: field name -> JSON value.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> ConfigFields:
+        """Read a file.
+
+        Raises:
+            StartError: there is no such file, or it is not a JSON object.
+        """
+        if not path.parent.is_dir():
+            raise StartError(
+                f"model directory {path.parent} does not exist; give the directory of a checkpoint"
+            )
+        if not path.is_file():
+            raise StartError(f"{path} does not exist; a model directory holds config.json next to its weights")
+        return cls(path, read_json_object(path))
+
+    def error(self, complaint: str) -> StartError:
+        """Return an error that names the file."""
+        return StartError(f"{self.path}: {complaint}")
+
+    def integer(self, name: str, minimum: int, default: int | None = None) -> int:
+        """Return an integer of at least ``minimum``; without a default it must be there."""
+        value = self.values.get(name, default)
+        if value is None:
+            raise self.error(f"{name} is missing")
+        if not is_int(value) or value < minimum:
+            raise self.error(f"{name} must be an integer of at least {minimum}, found {value!r}")
+        return int(value)
+
+    def size(self, name: str, default: int | None = None) -> int:
+        """Return an integer of at least 1."""
+        return self.integer(name, 1, default)
+
+    def token(self, name: str, default: int) -> int:
+        """Return a token id."""
+        value = self.values.get(name, default)
+        if not is_int(value) or value < 0:
+            raise self.error(f"{name} must be a token id, found {value!r}")
+        return int(value)
+
+    def positive(self, name: str, default: float, inside: Mapping[str, Any] | None = None) -> float:
+        """Return a number above 0, of the object ``inside`` if it is given."""
+        value = (self.values if inside is None else inside).get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise self.error(f"{name} must be a number above 0, found {value!r}")
+        return float(value)
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        """Return true or false."""
+        value = self.values.get(name, default)
+        if not isinstance(value, bool):
+            raise self.error(f"{name} must be true or false, found {value!r}")
+        return value
+
+
+def is_int(value: object) -> bool:
+    """Whether a JSON value is an integer; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,295 @@
+"""What ``config.json`` says about a model, read from HF ("-PT") and Paddle ("-Paddle") directories alike.
+
+Both writers agree on most names; they differ in where the rotary base stands (``rope_theta`` or
+``rope_parameters.rope_theta``) and in how the architecture is spelled. Everything is checked here, so that no
+later part meets an impossible size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ernie_backend.config.architectures import Architecture, find_architecture
+from ernie_backend.config.fields import ConfigFields, is_int
+from ernie_backend.config.stored_quantization import StoredQuantization, read_stored_quantization
+from ernie_kernels.api import RotarySpec
+from ernie_kernels.hadamard import check_block
+
+DEFAULT_ROPE_THETA = 500000.0
+DEFAULT_RMS_NORM_EPS = 1e-5
+
+_COMPUTED: Mapping[str, object] = {
+    "hidden_act": "silu",
+    "use_bias": False,
+    "use_rmsnorm": True,
+    "use_qk_norm": False,
+    "scale_qk_coeff": 1,
+    "sliding_window": None,
+    "partial_rotary_factor": 1,
+    "rope_reorder": False,
+}
+"""Fields of config.json that would change the maths -> the one value that is computed here; null means it too.
+
+They are those of ERNIE-4.5 in PaddleFormers and transformers, and a few of other families. Fields of training
+are left alone, as are ``rope_3d`` and ``freq_allocation``: the three positions of text are equal, so that they
+change nothing.
+"""
+
+_COMPUTED_MOE: Mapping[str, object] = {
+    "scoring_func": "softmax",
+    "moe_gate_act": "softmax",
+    "moe_norm_gate_logits": True,
+    "moe_norm_min": 1e-12,
+    "moe_use_aux_free": True,
+    "moe_use_hard_gate": False,
+    "moe_group_experts": False,
+    "routed_scaling_factor": 1,
+}
+"""The same for the choice of experts; a dense model's file may hold them, too, and any value of them."""
+
+_COMPUTED_ROPE: Mapping[str, object] = {
+    "rope_type": "default",
+    "type": "default",
+    "factor": 1,
+    "partial_rotary_factor": 1,
+}
+"""The same for the fields of ``rope_parameters``, or ``rope_scaling`` as it was called."""
+
+
+@dataclass(frozen=True)
+class MoeConfig:
+    """The experts of a model, and the layers that have them; the others have a dense MLP.
+
+    Attributes:
+        num_experts: routed experts of a layer.
+        experts_per_token: how many of them see a token.
+        intermediate_size: width of one expert.
+        num_shared_experts: experts that see every token, kept as one MLP; 0 if there are none.
+        layers: the layers that have experts, in order.
+    """
+
+    num_experts: int
+    experts_per_token: int
+    intermediate_size: int
+    num_shared_experts: int
+    layers: Sequence[int]
+
+    @property
+    def shared_size(self) -> int:
+        """Width of the MLP of all shared experts."""
+        return self.num_shared_experts * self.intermediate_size
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and constants of an ERNIE-4.5 decoder.
+
+    Attributes:
+        architecture: the HF spelling of the architecture, whatever the file says.
+        vocab_size: rows of the embedding, padding included.
+        hidden_size: width of the residual stream.
+        intermediate_size: width of the MLP; in a layer with experts ``moe.intermediate_size`` counts.
+        num_layers: decoder layers.
+        num_heads: query heads.
+        num_kv_heads: key and value heads; divides ``num_heads``.
+        head_dim: values of one head; ``num_heads * head_dim`` may differ from ``hidden_size``.
+        rms_norm_eps: added to the mean of squares in every norm.
+        rope_theta: base of the rotary frequencies.
+        compression_ratio: what positions are divided by before they are turned into angles.
+        max_position_embeddings: longest context the checkpoint was made for, in tokens.
+        tie_word_embeddings: whether the embedding is the output head too.
+        bos_token_id: first token of a text.
+        eos_token_ids: tokens that end a generation.
+        pad_token_id: the padding token.
+        moe: the experts; None in a dense model.
+        vision_moe: the routed experts that pictures go to, in a vision-language model.
+        stored_quantization: how the checkpoint's weights are quantized; None: they are not.
+    """
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    compression_ratio: float
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    bos_token_id: int
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    moe: MoeConfig | None = None
+    vision_moe: MoeConfig | None = None
+    stored_quantization: StoredQuantization | None = None
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> ModelConfig:
+        """Read ``directory/config.json``.
+
+        Raises:
+            StartError: there is no such file, it is not a JSON object, or see ``from_fields``.
+        """
+        return cls.from_fields(ConfigFields.read(directory / "config.json"))
+
+    @classmethod
+    def from_fields(cls, fields: ConfigFields, architecture: Architecture | None = None) -> ModelConfig:
+        """Return what the fields of a config.json say.
+
+        Args:
+            fields: of config.json, or of the text model inside it.
+            architecture: that of the model; default: the one that the fields name, which must be one to serve.
+
+        Raises:
+            StartError: the architecture is unknown, or a field is missing, of the wrong type, unsupported, or
+                contradicts another one.
+        """
+        architecture = architecture or find_architecture(fields, is_served=True)
+        _refuse_others(fields, _COMPUTED)
+        num_heads = fields.size("num_attention_heads")
+        num_layers = fields.size("num_hidden_layers")
+        config = cls(
+            architecture=architecture.name,
+            vocab_size=fields.size("vocab_size"),
+            hidden_size=fields.size("hidden_size"),
+            intermediate_size=fields.size("intermediate_size"),
+            num_layers=num_layers,
+            num_heads=num_heads,
+            num_kv_heads=fields.size("num_key_value_heads", default=num_heads),
+            head_dim=_head_dim(fields, num_heads),
+            rms_norm_eps=fields.positive("rms_norm_eps", DEFAULT_RMS_NORM_EPS),
+            rope_theta=_rope_theta(fields),
+            compression_ratio=fields.positive("compression_ratio", 1.0),
+            max_position_embeddings=fields.size("max_position_embeddings"),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", default=True),
+            bos_token_id=fields.token("bos_token_id", 1),
+            eos_token_ids=_eos_token_ids(fields),
+            pad_token_id=fields.token("pad_token_id", 0),
+            moe=_moe(fields, num_layers) if architecture.has_experts else None,
+            stored_quantization=read_stored_quantization(fields),
+        )
+        _check(fields, config)
+        return config
+
+    @property
+    def expert_banks(self) -> tuple[MoeConfig, ...]:
+        """The routed experts of one width: none, those of text, or those of text and those of pictures."""
+        return tuple(bank for bank in (self.moe, self.vision_moe) if bank is not None)
+
+    @property
+    def expert_layers(self) -> Sequence[int]:
+        """The layers that have experts in place of a dense MLP."""
+        return max((bank.layers for bank in self.expert_banks), key=len, default=())
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer has experts in place of a dense MLP."""
+        return layer in self.expert_layers
+
+    def rotary(self, max_positions: int) -> RotarySpec:
+        """Return how queries and keys are rotated at positions below ``max_positions``."""
+        return RotarySpec(
+            self.head_dim, max_positions, self.rope_theta, compression_ratio=self.compression_ratio
+        )
+
+
+def _refuse_others(fields: ConfigFields, computed: Mapping[str, object], where: str = "") -> None:
+    """Raise StartError if a field asks for other maths than is ``computed``; ``where`` precedes its name."""
+    for name, value in computed.items():
+        found = fields.values.get(name)
+        if found is not None and found != value:
+            supported = "null" if value is None else json.dumps(value)
+            raise fields.error(
+                f"{where}{name} is {json.dumps(found)}; only {supported} is supported, since another value "
+                "changes what the model computes"
+            )
+
+
+def _rope_theta(fields: ConfigFields) -> float:
+    theta = fields.positive("rope_theta", DEFAULT_ROPE_THETA)
+    for name in ("rope_scaling", "rope_parameters"):
+        inner = fields.values.get(name)
+        if inner is None:
+            continue
+        if not isinstance(inner, dict):
+            raise fields.error(f"{name} must be an object, found {inner!r}")
+        _refuse_others(ConfigFields(fields.path, inner), _COMPUTED_ROPE, f"{name}.")
+        theta = fields.positive("rope_theta", theta, inner)
+    return theta
+
+
+def _head_dim(fields: ConfigFields, num_heads: int) -> int:
+    if fields.values.get("head_dim") is not None:
+        return fields.size("head_dim")
+    hidden_size = fields.size("hidden_size")
+    if hidden_size % num_heads:
+        raise fields.error(
+            f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}; give head_dim"
+        )
+    return hidden_size // num_heads
+
+
+def _eos_token_ids(fields: ConfigFields) -> tuple[int, ...]:
+    value = fields.values.get("eos_token_id", 2)
+    ids = value if isinstance(value, list) else [value]
+    if not ids or not all(is_int(token) and token >= 0 for token in ids):
+        raise fields.error(f"eos_token_id must be a token id or a list of them, found {value!r}")
+    return tuple(ids)
+
+
+def _last_expert_layer(end: int, num_layers: int) -> int:
+    """Return the layer that ``moe_layer_end_index`` means: -1 is the last, as are layers that do not exist."""
+    return num_layers - 1 if end == -1 else min(end, num_layers - 1)
+
+
+def _moe(fields: ConfigFields, num_layers: int) -> MoeConfig:
+    _refuse_others(fields, _COMPUTED_MOE)
+    num_experts = fields.size("moe_num_experts")
+    experts_per_token = fields.size("moe_k")
+    if experts_per_token > num_experts:
+        raise fields.error(f"moe_k {experts_per_token} is more than moe_num_experts {num_experts}")
+    start = fields.integer("moe_layer_start_index", 0, default=0)
+    end = _last_expert_layer(fields.integer("moe_layer_end_index", -1, default=-1), num_layers)
+    interval = fields.size("moe_layer_interval", default=1)
+    first = start + -(start + 1) % interval  # a layer i has experts if interval divides i + 1
+    return MoeConfig(
+        num_experts=num_experts,
+        experts_per_token=experts_per_token,
+        intermediate_size=fields.size("moe_intermediate_size"),
+        num_shared_experts=fields.integer("moe_num_shared_experts", 0, default=0),
+        layers=range(first, end + 1, interval),
+    )
+
+
+def _check(fields: ConfigFields, config: ModelConfig) -> None:
+    if config.num_heads % config.num_kv_heads:
+        raise fields.error(
+            f"num_attention_heads {config.num_heads} is not a multiple of "
+            f"num_key_value_heads {config.num_kv_heads}"
+        )
+    _check_rotation(fields, config)
+    if config.head_dim % 2:
+        raise fields.error(f"head_dim {config.head_dim} is odd; rotary embeddings need pairs")
+    tokens = {
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": max(config.eos_token_ids),
+        "pad_token_id": config.pad_token_id,
+    }
+    for name, token in tokens.items():
+        if token >= config.vocab_size:
+            raise fields.error(f"{name} {token} is outside the vocabulary of {config.vocab_size} tokens")
+
+
+def _check_rotation(fields: ConfigFields, config: ModelConfig) -> None:
+    stored, moe = config.stored_quantization, config.moe
+    if stored is None or moe is None or stored.quantization != "w4a8":
+        return
+    try:
+        check_block(stored.hadamard_block, moe.intermediate_size)
+    except ValueError as error:
+        raise fields.error(f"hadamard_block_size does not suit moe_intermediate_size: {error}") from error

@@ -1,0 +1,143 @@
+"""What ``quantization_config`` of a config.json says: which weights the checkpoint holds quantized, and how.
+
+The keys are those of FastDeploy's offline-quantized checkpoints. ``quantization`` names a format, or is
+``mix_quant`` with a format for the dense Linears and one for the routed experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ernie_backend.config.fields import ConfigFields
+
+QUANTIZATION_CONFIG = "quantization_config"
+HADAMARD_BLOCK = 128
+"""Default block of the rotation of the inputs of an expert's down matrix under w4a8, as in FastDeploy, which
+hands it to its kernel. What else is read there, and what is concluded: docs/quantization.md."""
+
+_PARTS: Mapping[str, tuple[str, str]] = {
+    "wint8": ("wint8", "wint8"),
+    "wint4": ("wint8", "wint4"),
+    "w4a8": ("wint8", "w4a8"),
+}
+"""The name that ``--quantization`` has -> (dense_quant_type, moe_quant_type)."""
+
+
+@dataclass(frozen=True)
+class StoredQuantization:
+    """How a checkpoint's weights are quantized.
+
+    Attributes:
+        quantization: ``wint8``, ``wint4`` (experts) or ``w4a8`` (experts), as for ``--quantization``.
+        has_cache_scales: whether it brings static scales for an int8 KV cache.
+        hadamard_block: numbers that are rotated together before an expert's down matrix under ``w4a8``.
+    """
+
+    quantization: str
+    has_cache_scales: bool = False
+    hadamard_block: int = HADAMARD_BLOCK
+
+    @property
+    def expert_block(self) -> int:
+        """Inputs of an expert's down matrix that stay together: those of a byte, or of a rotation."""
+        return {"wint8": 1, "wint4": 2, "w4a8": self.hadamard_block}[self.quantization]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that ``read_stored_quantization`` reads, in FastDeploy's words."""
+        dense, experts = _PARTS[self.quantization]
+        fields: dict[str, Any] = {
+            "quantization": "mix_quant",
+            "dense_quant_type": dense,
+            "moe_quant_type": experts,
+            "is_quantized": True,
+            "is_permuted": False,
+            "hadamard_block_size": self.hadamard_block,
+        }
+        if self.has_cache_scales:
+            fields |= {"kv_cache_quant_type": "int8", "is_channel_wise": True, "has_zero_point": False}
+        return fields
+
+
+def read_stored_quantization(config: ConfigFields) -> StoredQuantization | None:
+    """Return what a config.json says; None if its weights are not quantized.
+
+    Raises:
+        StartError: it names what does not exist here; names the key, its value and what would be right.
+    """
+    content = config.values.get(QUANTIZATION_CONFIG)
+    if content is None:
+        return None
+    if not isinstance(content, dict):
+        raise config.error(f"{QUANTIZATION_CONFIG} must be an object, found {content!r}")
+    fields = ConfigFields(config.path, content)
+    _check_method(fields)
+    if fields.flag("has_zero_point", default=False):
+        raise fields.error(f"{QUANTIZATION_CONFIG}.has_zero_point is true; KV caches are symmetric here")
+    quantization = _quantization(fields)
+    _check_order(config, fields, quantization)
+    block = fields.integer("hadamard_block_size", 2, default=HADAMARD_BLOCK)
+    return StoredQuantization(quantization, _has_cache_scales(fields), block)
+
+
+def _check_method(fields: ConfigFields) -> None:
+    """Refuse what other tools quantized: they name their method, and store tensors of another kind."""
+    method = fields.values.get("quant_method")
+    if method is not None and method != fields.values.get("quantization"):
+        raise fields.error(
+            f"{QUANTIZATION_CONFIG}.quant_method is {method!r}: weights of this method cannot be read; give "
+            "the float checkpoint that they were made from, with --quantization wint8 or wint4 to have it small"
+        )
+
+
+def _quantization(fields: ConfigFields) -> str:
+    """Return the one format that all keys with a type agree on."""
+    named = _name(fields, "quantization")
+    dense, experts = _name(fields, "dense_quant_type"), _name(fields, "moe_quant_type")
+    for name, parts in _PARTS.items():
+        if named == "mix_quant" and (dense, experts) == parts:
+            return name
+        if named == name and dense in (None, parts[0]) and experts in (None, parts[1]):
+            return name
+    known = "; ".join(f"{dense} and {experts}" for dense, experts in _PARTS.values())
+    raise fields.error(
+        f"{QUANTIZATION_CONFIG}.quantization is {named!r}, dense_quant_type {dense!r}, moe_quant_type "
+        f"{experts!r}; known are wint8, wint4, w4a8, or mix_quant with the types {known}"
+    )
+
+
+def _check_order(config: ConfigFields, fields: ConfigFields, quantization: str) -> None:
+    """Refuse codes in the order of a GPU kernel, which come with scales of that kernel.
+
+    In FastDeploy ``is_permuted`` says so of the experts' weights, and where it is absent they are. It counts if
+    they were quantized before: ``is_quantized``, else ``is_moe_quantized``, tells that; without either they
+    were unless there is a type of KV cache. Only under w4a8 have both orders the same shapes, so that nothing
+    else would tell; the other formats need not name the key.
+    """
+    of_experts = fields.flag("is_moe_quantized", default="kv_cache_quant_type" not in fields.values)
+    is_quantized = fields.flag("is_quantized", default=of_experts) or config.flag("is_quantized", default=False)
+    if not is_quantized or not fields.flag("is_permuted", default=quantization == "w4a8"):
+        return
+    found = "is true" if "is_permuted" in fields.values else "is missing, which means true"
+    raise fields.error(
+        f"{QUANTIZATION_CONFIG}.is_permuted {found}: codes in the order of a GPU kernel, which cannot be read; "
+        "set it to false if they are in plain order (docs/quantization.md), or make another checkpoint by "
+        "ernie-triton quantize"
+    )
+
+
+def _has_cache_scales(fields: ConfigFields) -> bool:
+    named = _name(fields, "kv_cache_quant_type")
+    if named not in (None, "", "none", "int8"):
+        raise fields.error(
+            f"{QUANTIZATION_CONFIG}.kv_cache_quant_type is {named!r}; known is int8, a scale for each channel"
+        )
+    return named == "int8"
+
+
+def _name(fields: ConfigFields, key: str) -> str | None:
+    value = fields.values.get(key)
+    if value is not None and not isinstance(value, str):
+        raise fields.error(f"{QUANTIZATION_CONFIG}.{key} must be a string, found {value!r}")
+    return value

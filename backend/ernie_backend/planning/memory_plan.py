@@ -1,0 +1,148 @@
+"""The memory of one rank: weights, activations, runtime, KV cache. A pure function of sizes.
+
+    fits  <=>  weights + activations + runtime + KV cache of one request of max_model_len
+               <= device memory x gpu_memory_utilization
+
+This module must not measure anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ernie_backend.devices.device import Device
+from ernie_backend.planning.model_shape import ModelShape
+from ernie_backend.planning.plan_settings import PlanSettings, check_plan_settings
+from ernie_backend.planning.rank_sizes import activation_bytes, cast_bytes, weight_bytes
+from ernie_backend.weights.sharding import kv_heads_of
+from ernie_kernels.api import CacheScales, CacheSpec
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What one rank needs and has; all sizes in bytes.
+
+    Attributes:
+        shape: the model.
+        settings: the settings.
+        device: where it runs.
+        weights: by group of weights.
+        activations: the largest step, and the largest matrix if it is turned into float32.
+        bytes_per_block: of one block of the KV cache, all layers together.
+    """
+
+    shape: ModelShape
+    settings: PlanSettings
+    device: Device
+    weights: Mapping[str, int]
+    activations: int
+    bytes_per_block: int
+
+    @property
+    def memory(self) -> int:
+        """Memory of one rank: of a device, or its share of the one memory that all ranks lie in."""
+        return self.device.memory_bytes // (self.settings.tensor_parallel_size if self.device.is_shared else 1)
+
+    @property
+    def budget(self) -> int:
+        """What the rank may take."""
+        return int(self.memory * self.settings.gpu_memory_utilization)
+
+    @property
+    def runtime(self) -> int:
+        """What it takes besides weights, activations and KV cache."""
+        is_group = self.settings.tensor_parallel_size > 1
+        return self.device.runtime_bytes + (self.device.group_bytes if is_group else 0)
+
+    @property
+    def fixed(self) -> int:
+        """What it takes besides the KV cache."""
+        return sum(self.weights.values()) + self.activations + self.runtime
+
+    @property
+    def least_blocks(self) -> int:
+        """KV cache blocks that there must be: of one request, or as many as the user asks for."""
+        return self.settings.num_gpu_blocks_override or self.settings.blocks_per_request
+
+    @property
+    def needed(self) -> int:
+        """The least that is needed."""
+        return self.fixed + self.least_blocks * self.bytes_per_block
+
+    @property
+    def fits(self) -> bool:
+        """Whether the least that is needed is there."""
+        return self.needed <= self.budget
+
+    @property
+    def affordable_blocks(self) -> int:
+        """KV cache blocks that there is room for."""
+        return max(0, self.budget - self.fixed) // self.bytes_per_block
+
+    @property
+    def num_blocks(self) -> int:
+        """KV cache blocks that there will be; without a choice of the user's, all that there is room for."""
+        return min(self.affordable_blocks, self.settings.num_gpu_blocks_override or self.affordable_blocks)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in these blocks."""
+        return self.num_blocks * self.settings.block_size
+
+    @property
+    def num_sequences(self) -> int:
+        """Requests of ``max_model_len`` tokens in these blocks."""
+        return self.num_blocks // self.settings.blocks_per_request
+
+    @property
+    def more_tokens(self) -> int:
+        """Tokens in the blocks that one request leaves."""
+        return max(0, self.num_blocks - self.settings.blocks_per_request) * self.settings.block_size
+
+    @property
+    def more_sequences(self) -> int:
+        """Requests of ``max_model_len`` tokens besides the one that must fit."""
+        return max(0, self.num_sequences - 1)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of one token in the KV cache."""
+        return self.bytes_per_block / self.settings.block_size
+
+
+def plan_memory(shape: ModelShape, settings: PlanSettings, device: Device) -> MemoryPlan:
+    """Return the plan of one rank; whether it fits, it says itself.
+
+    A checkpoint that is quantized already keeps its format, whatever the settings say.
+
+    Raises:
+        StartError: the settings do not suit this model.
+    """
+    config = shape.config
+    if config.stored_quantization is not None:
+        settings = replace(settings, quantization=config.stored_quantization.quantization)
+    check_plan_settings(shape, settings)
+    return MemoryPlan(
+        shape=shape,
+        settings=settings,
+        device=device,
+        weights=weight_bytes(shape, settings, device),
+        activations=activation_bytes(shape, settings, device) + cast_bytes(shape, settings, device),
+        bytes_per_block=config.num_layers * _cache_spec(shape, settings).bytes_per_block,
+    )
+
+
+def _cache_spec(shape: ModelShape, settings: PlanSettings) -> CacheSpec:
+    """Return one block of one layer of a rank's KV cache."""
+    heads = len(kv_heads_of(shape.config, settings.shard(shape.config)))
+    head_dim = shape.config.head_dim
+    dtype = settings.dtype if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype
+    scales = None
+    if shape.has_cache_scales:
+        dtype = "int8"
+        ones = np.broadcast_to(np.float32(1), (heads, head_dim))
+        scales = CacheScales(ones, ones)
+    return CacheSpec(1, settings.block_size, heads, head_dim, dtype, scales)

@@ -1,0 +1,132 @@
+"""Bytes that one rank needs for a model's weights, and for what a step computes and does not keep.
+
+Weights are those of the loader's recipes, cut and formatted as the loader does. The first rank is planned,
+which has at least what the others have. The vision tower it has whole, in bfloat16.
+
+Activations are a bound, for the largest step there can be: every result of a layer is counted once, as if none
+made way for another. A device that computes all experts of a layer at once holds a row for each token and each
+expert it chose; one that takes them in turn, a row for each token. The logits are float32 and counted twice,
+for the copy that penalties and the like are written into; those of ``prompt_logprobs`` are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ernie_backend.config.architectures import HUGGINGFACE
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.config.vision_shape import VisionShape
+from ernie_backend.devices.device import Device
+from ernie_backend.planning.model_shape import ModelShape
+from ernie_backend.planning.plan_settings import PlanSettings
+from ernie_backend.weights.precision import Precision, WeightFormat
+from ernie_backend.weights.recipes import blocks
+from ernie_backend.weights.roles import Role
+from ernie_backend.weights.sharding import experts_of, part_of
+
+_NORMS, _MLPS, _VISION = "routers and norms", "MLPs", "vision tower"
+_GROUPS: Mapping[Role, str] = {
+    Role.EMBEDDING: "embeddings",
+    Role.HEAD: "embeddings",
+    Role.QKV: "attention",
+    Role.OUTPUT: "attention",
+    Role.GATE_UP: _MLPS,
+    Role.DOWN: _MLPS,
+    Role.SHARED_GATE_UP: _MLPS,
+    Role.SHARED_DOWN: _MLPS,
+    Role.EXPERT_GATE_UP: "routed experts",
+    Role.EXPERT_DOWN: "routed experts",
+    Role.ROUTER: _NORMS,
+    Role.ROUTER_BIAS: _NORMS,
+    Role.INPUT_NORM: _NORMS,
+    Role.POST_ATTENTION_NORM: _NORMS,
+    Role.FINAL_NORM: _NORMS,
+}
+"""What a plan shows, in its order."""
+_LOGIT_BYTES = 2 * 4
+_ROTARY_BYTES = 4
+
+
+def weight_bytes(shape: ModelShape, settings: PlanSettings, device: Device) -> dict[str, int]:
+    """Return the bytes of one rank's weights by group, scales included; the sum is all of them."""
+    precision = Precision(settings.dtype, settings.quantization, shape.config.tie_word_embeddings)
+    bytes_of: dict[str, int] = {}
+    for role, part, count in _parts(shape, settings):
+        size = count * _bytes(_format(role, precision, device), part, device.int4_bits)
+        bytes_of[_GROUPS[role]] = bytes_of.get(_GROUPS[role], 0) + size
+    if shape.vision is not None:
+        bytes_of[_VISION] = 2 * shape.vision.parameters
+    order = [*dict.fromkeys(_GROUPS.values()), _VISION]
+    return dict(sorted(bytes_of.items(), key=lambda item: order.index(item[0])))
+
+
+def cast_bytes(shape: ModelShape, settings: PlanSettings, device: Device) -> int:
+    """Return the bytes of the largest quantized matrix in float32, as a product needs it: whole and cut up."""
+    if settings.quantization is None or not device.casts_weights:
+        return 0
+    return 2 * 4 * max(part[0] * part[1] for _, part, _ in _parts(shape, settings))
+
+
+def _parts(shape: ModelShape, settings: PlanSettings) -> Iterator[tuple[Role, tuple[int, int], int]]:
+    """Yield what the first rank has: equal ``[outputs, inputs]`` parts of a role's weights, and how many."""
+    config, shard = shape.config, settings.shard(shape.config)
+    for block in blocks(config, HUGGINGFACE):  # in every layout they are as large
+        for role, recipe in block.recipes.items():
+            count = block.num_layers * len(experts_of(role, len(block.experts), shard))
+            outputs, inputs = recipe.shape if len(recipe.shape) == 2 else (1, *recipe.shape)
+            yield role, part_of(role, (outputs, inputs), config, shard).shape, count
+
+
+def _format(role: Role, precision: Precision, device: Device) -> WeightFormat:
+    if role.is_vector:
+        return WeightFormat.FLOAT32
+    is_head = role is Role.HEAD or (role is Role.EMBEDDING and precision.is_tied)
+    if precision.quantization is not None and is_head and not device.has_int8_head:
+        return WeightFormat.BFLOAT16
+    return precision.format_of(role)
+
+
+def _bytes(kept: WeightFormat, part: tuple[int, int], int4_bits: int) -> int:
+    """Return the bytes of one part with its float32 scales, one an output."""
+    outputs, inputs = part
+    if kept is WeightFormat.FLOAT32:
+        return 4 * outputs * inputs
+    if kept is WeightFormat.BFLOAT16:
+        return 2 * outputs * inputs
+    bits = 8 if kept is WeightFormat.INT8 else int4_bits
+    return outputs * (-(-inputs * bits // 8) + 4)
+
+
+def activation_bytes(shape: ModelShape, settings: PlanSettings, device: Device) -> int:
+    """Return the bytes of the largest step, and of the table of rotary angles."""
+    tokens = min(settings.max_num_batched_tokens, settings.max_num_seqs * settings.max_model_len)
+    rows = min(tokens, settings.max_num_seqs)
+    config = shape.config
+    ranks = settings.shard(config).dense.size
+    layer = 4 * config.hidden_size + _attention_values(config) // ranks + _mlp_values(config, ranks, device)
+    picture = _picture_values(shape.vision, settings.image_max_pixels) if shape.vision else 0
+    rotary = settings.max_model_len * config.head_dim * _ROTARY_BYTES
+    return (tokens * layer + picture) * device.value_bytes + rows * config.vocab_size * _LOGIT_BYTES + rotary
+
+
+def _attention_values(config: ModelConfig) -> int:
+    """Return queries, keys, values and what the queries found, of a token."""
+    return 2 * (config.num_heads + config.num_kv_heads) * config.head_dim
+
+
+def _mlp_values(config: ModelConfig, ranks: int, device: Device) -> int:
+    """Return gate, up and their product of a token, in a dense layer or in one with experts."""
+    has_dense_layers = len(config.expert_layers) < config.num_layers
+    dense = 3 * config.intermediate_size // ranks if has_dense_layers else 0
+    if config.moe is None:
+        return dense
+    widest = max(bank.intermediate_size for bank in config.expert_banks)
+    at_once = config.moe.experts_per_token if device.takes_experts_at_once else 1
+    routed = at_once * (3 * widest // ranks + 2 * config.hidden_size)
+    return max(dense, routed + 3 * config.moe.shared_size // ranks)
+
+
+def _picture_values(vision: VisionShape, image_max_pixels: int | None) -> int:
+    """Return what the tower holds of the largest picture: the stream, a norm, q, k, v, the result; the MLP."""
+    patches = (image_max_pixels or vision.max_pixels) // vision.patch_size**2
+    return patches * (6 * vision.width + vision.mlp_width)

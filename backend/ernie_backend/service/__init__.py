@@ -1,0 +1,1 @@
+"""The engine process: started, fed by its socket, stepped by one thread."""

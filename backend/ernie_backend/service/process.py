@@ -1,0 +1,107 @@
+"""The engine process: arguments, signals, log, start, loop.
+
+Started by the stub as ``python -m ernie_backend --socket-fd N --settings JSON``. The first message is Ready or
+StartFailed. SIGINT is ignored, since Ctrl-C reaches the whole foreground group and the stub ends its engine
+itself; SIGTERM ends the process at once, as by default. The death of the stub kills it, even if it is stopped.
+This module must not know how anything is computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from ernie_backend.errors import StartError
+from ernie_backend.parallel.group import GroupWatch
+from ernie_backend.parent_death import die_with_parent
+from ernie_backend.service.connection import Connection
+from ernie_backend.service.engine_loop import EngineLoop
+from ernie_backend.service.inbox import Inbox
+from ernie_backend.service.input_thread import PreparationThread
+from ernie_backend.service.start import StartedEngine, start_engine
+from ernie_wire.messages import ALIVE_S, Alive, Cancel, Fault, GenerateRequest, Message, StartFailed, Starting
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the engine process; return its exit status."""
+    die_with_parent()
+    os.umask(0o077)  # whoever started Triton: what the engine and its ranks write is their user's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()  # the stub's SIGABRT makes a hanging engine write all its stacks
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s engine %(levelname)s %(name)s: %(message)s"
+    )
+    parser = argparse.ArgumentParser(prog="python -m ernie_backend")
+    parser.add_argument("--socket-fd", type=int, required=True, help="descriptor of the socket to the stub")
+    parser.add_argument("--settings", type=json.loads, required=True, help="the entry's parameters, JSON")
+    options = parser.parse_args(arguments)
+    connection = Connection(socket.socket(fileno=options.socket_fd))
+    try:
+        started = start_engine(options.settings, _RankWatch(connection))
+    except StartError as error:
+        logger.error("the engine cannot start: %s", error.message)  # noqa: TRY400  one line, no traceback
+        return _refuse(StartFailed(error.message, error.exit_signal), connection)
+    except Exception as error:
+        logger.exception("the engine cannot start")
+        return _refuse(StartFailed(f"{type(error).__name__}: {error}"), connection)
+    return _serve(started, connection)
+
+
+class _RankWatch(GroupWatch):
+    """Tells the stub how the ranks fare."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def moved(self) -> None:
+        """See ``GroupWatch``."""
+        self._connection.send(Starting())
+
+    def lost(self, cause: str, exit_signal: int | None, /) -> None:
+        """See ``GroupWatch``."""
+        self._connection.send(Fault(cause, exit_signal))
+        self._connection.flush()
+        super().lost(cause, exit_signal)
+
+
+def _refuse(failure: StartFailed, connection: Connection) -> int:
+    connection.send(failure)
+    connection.flush()
+    return 1
+
+
+def _serve(started: StartedEngine, connection: Connection) -> int:
+    inbox = Inbox()
+    preparation = PreparationThread(started.preparation.prepare, inbox, started.max_num_waiting)
+
+    def receive(message: Message) -> None:
+        if isinstance(message, GenerateRequest):
+            preparation.submit(message)
+        elif isinstance(message, Cancel):
+            preparation.cancel(message)
+
+    connection.send(started.ready)
+    connection.receive_with(receive)
+    threading.Thread(target=_say_alive, args=(connection,), name="alive", daemon=True).start()
+    logger.info("ready")
+    try:
+        EngineLoop(started.engine, inbox, connection.send).run()
+    except Exception:
+        logger.exception("the engine loop failed; requests in flight are lost")
+        return 1
+
+
+def _say_alive(connection: Connection) -> None:
+    while True:
+        connection.send(Alive())
+        time.sleep(ALIVE_S)

@@ -1,0 +1,185 @@
+"""Starts an engine: settings, tokenizer, weights, KV cache, one step to warm up.
+
+Every stage writes one log line with its seconds, weights and cache with their bytes too. What is cheap to
+check is checked first. This module must not know sockets or threads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+
+from ernie_backend.chat.missing_tokenizer import MissingTokenizer
+from ernie_backend.chat.template import ChatTemplate
+from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.devices.backend import find_backend
+from ernie_backend.engine.engine import Engine
+from ernie_backend.engine.generation_config import GenerationConfig
+from ernie_backend.engine.input_processor import Preparation
+from ernie_backend.engine.sampling_resolver import LogprobLimits
+from ernie_backend.errors import StartError
+from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.parallel.distributed_runner import LeadingRunner
+from ernie_backend.parallel.group import GroupWatch
+from ernie_backend.parallel.launcher import gather_group
+from ernie_backend.parallel.layout import check_leads
+from ernie_backend.parallel.pulse import Pulse
+from ernie_backend.parallel.seat import engine_layout, group_seat
+from ernie_backend.planning.engine_plan import check_fits, engine_plan
+from ernie_backend.planning.host_memory import available_bytes
+from ernie_backend.planning.kv_sizing import in_mib
+from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
+from ernie_backend.runner.sampler import Sampler
+from ernie_backend.scheduler.limits import SchedulerLimits
+from ernie_backend.service.stages import Stages
+from ernie_backend.settings import EngineSettings, model_directory, read_settings
+from ernie_backend.weights.sharding import Shard
+from ernie_backend.worker import Seat, load_part
+from ernie_kernels.api import CacheSpec
+from ernie_wire.messages import Ready
+from ernie_wire.status import Description, Stage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StartedEngine:
+    """An engine that can serve, what prepares its requests, its description and how long its queue may be."""
+
+    engine: Engine
+    preparation: Preparation
+    ready: Ready
+    max_num_waiting: int
+
+
+def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None) -> StartedEngine:
+    """Start the engine that an entry's parameters describe.
+
+    Args:
+        parameters: the entry's.
+        watch: is told how other ranks fare, if there are any.
+
+    Raises:
+        StartError: anything that keeps it from serving.
+    """
+    stages = Stages("Python and imports")
+    available = available_bytes()
+    with _logged(stages, "config and tokenizer"):
+        directory = model_directory(parameters)
+        config = ModelConfig.from_directory(directory)
+        settings = read_settings(parameters, config)
+        preparation = _preparation(settings, config)
+        backend, notice = find_backend(settings.device)
+        layout = engine_layout(settings)
+        check_leads(layout)
+        plan = engine_plan(settings, config, backend, available * len(layout.hosts))
+        check_fits(plan)
+    for line in filter(None, (*settings.notices, notice, layout.notice)):
+        logger.warning("notice: %s", line)
+    seat, group = Seat(Shard(), settings.threads), None
+    if layout.size > 1:
+        with _logged(stages, f"{layout.size} ranks"):
+            pulse = Pulse()
+            group, master = gather_group(settings, parameters, layout, watch or GroupWatch())
+            seat = group_seat(settings, config, layout, 0, master, pulse.meetings, group.come)
+            group.lead(pulse)
+    with _logged(stages, f"weights on {backend.name}, {seat.threads} threads") as weights:
+        with nullcontext() if group is None else group.explained():
+            part = load_part(settings, config, backend, seat)
+        weights.size_bytes = part.weight_bytes
+    with _logged(stages, "KV cache (reserved)") as kv_cache:
+        num_blocks = part.affordable_blocks(settings, plan, available_bytes() // layout.ranks_per_host)
+        if group is not None:
+            num_blocks = group.least_blocks(num_blocks)
+            group.allocate(num_blocks)
+        spec = replace(part.block(settings), num_blocks=num_blocks)
+        runner = part.runner(spec) if group is None else LeadingRunner(part.runner(spec), group)
+        kv_cache.size_bytes = spec.bytes_per_block * config.num_layers * spec.num_blocks
+    with _logged(stages, "warm-up step"):
+        runner.run(_warm_up_plan(config))
+    engine = Engine(
+        runner,
+        BlockManager(spec.num_blocks, spec.block_size, enable_prefix_caching=settings.enable_prefix_caching),
+        _limits(settings),
+        Sampler(backend.token_sampler(part.ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
+    )
+    description = _description(settings, config, preparation, backend.name, spec)
+    ready = Ready(replace(description, startup=tuple(stages.list)))
+    return StartedEngine(engine, preparation, ready, settings.max_num_waiting)
+
+
+@contextmanager
+def _logged(stages: Stages, name: str) -> Iterator[Stage]:
+    with stages.stage(name) as stage:
+        yield stage
+    size = "" if stage.size_bytes is None else f", {in_mib(stage.size_bytes)}"
+    logger.info("start: %s: %.2f s%s", name, stage.seconds, size)
+
+
+def _preparation(settings: EngineSettings, config: ModelConfig) -> Preparation:
+    tokenizer = _tokenizer(settings, config)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise StartError(
+            f"{settings.model}: the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"config.json says vocab_size {config.vocab_size}; they are of different models"
+        )
+    return Preparation(
+        tokenizer=tokenizer,
+        template=ChatTemplate.from_directory(settings.model, settings.chat_template),
+        defaults=GenerationConfig.from_directory(settings.model, config.eos_token_ids),
+        max_model_len=settings.max_model_len,
+        vocab_size=config.vocab_size,
+        logprob_limits=LogprobLimits(settings.enable_logprob, settings.max_logprobs),
+    )
+
+
+def _tokenizer(settings: EngineSettings, config: ModelConfig) -> Tokenizer | MissingTokenizer:
+    if settings.is_dummy and find_tokenizer(settings.model) is None:
+        return MissingTokenizer(settings.model, config.vocab_size)
+    return Tokenizer.from_directory(settings.model)
+
+
+def _limits(settings: EngineSettings) -> SchedulerLimits:
+    return SchedulerLimits(
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        max_num_waiting=settings.max_num_waiting,
+        max_num_waiting_tokens=settings.max_num_waiting_tokens,
+        max_waiting_time_s=settings.max_waiting_time,
+        max_num_partial_prefills=settings.max_num_partial_prefills,
+        max_long_partial_prefills=settings.max_long_partial_prefills,
+        long_prefill_token_threshold=settings.long_prefill_token_threshold,
+    )
+
+
+def _warm_up_plan(config: ModelConfig) -> SchedulePlan:
+    """Return a step of one token; nothing reads what it leaves in the first block."""
+    return SchedulePlan((ScheduledChunk("warm-up", (config.bos_token_id,), 0, (0,), num_sampled=1),))
+
+
+def _description(
+    settings: EngineSettings, config: ModelConfig, preparation: Preparation, device: str, spec: CacheSpec
+) -> Description:
+    return Description(
+        architecture=config.architecture,
+        root=str(settings.model),
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        vocab_size=config.vocab_size,
+        longest_token_bytes=preparation.tokenizer.longest_token_bytes,
+        has_tokenizer=isinstance(preparation.tokenizer, Tokenizer),
+        device=device,
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+        activation_dtype=settings.activation_dtype.value,
+        kv_cache_dtype=spec.dtype,
+        kv_blocks=spec.num_blocks,
+        block_size=spec.block_size,
+        enable_logprob=settings.enable_logprob,
+        max_logprobs=settings.max_logprobs,
+        logprobs_mode=settings.logprobs_mode,
+        generation_config=preparation.defaults.to_json(),
+    )

@@ -1,0 +1,52 @@
+"""Whether the engine could load a model: checked without loading it, so that nothing starts in vain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ernie_backend.chat.template import ChatTemplate
+from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.devices.backend import find_backend
+from ernie_backend.errors import StartError
+from ernie_backend.parallel.layout import Layout
+from ernie_backend.parallel.seat import engine_layout
+from ernie_backend.planning.engine_plan import check_fits, engine_plan
+from ernie_backend.planning.host_memory import available_bytes
+from ernie_backend.settings import EngineSettings, read_settings
+from ernie_backend.weights.loader import CheckpointWeights
+from ernie_cli.errors import CommandError
+
+
+def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
+    """Check settings, config.json, memory, chat template, tokenizer, and names and shapes of the weights.
+
+    Args:
+        directory: of the model.
+        parameters: the engine's settings that were given.
+
+    Returns:
+        Which ranks are on which machine.
+
+    Raises:
+        CommandError: the engine would refuse one of them, in its own words.
+    """
+    try:
+        config = ModelConfig.from_directory(directory)
+        settings = read_settings({**parameters, "model": str(directory)}, config)
+        layout = engine_layout(settings)
+        available = available_bytes() * len(layout.hosts)
+        check_fits(engine_plan(settings, config, find_backend(settings.device)[0], available))
+        _check_files(directory, config, settings)
+    except StartError as error:
+        raise CommandError(error.message) from None
+    return layout
+
+
+def _check_files(directory: Path, config: ModelConfig, settings: EngineSettings) -> None:
+    ChatTemplate.from_directory(directory, settings.chat_template)
+    if find_tokenizer(directory) is not None or not settings.is_dummy:
+        Tokenizer.from_directory(directory)
+    if not settings.is_dummy:
+        CheckpointWeights.open(directory, config, settings.dtype, settings.quantization).close()

@@ -1,0 +1,106 @@
+"""The model that ``--model`` names: a directory, or an id that is downloaded; and the name it is served under.
+
+This module must not know how anything is started.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from ernie_cli.errors import CommandError
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SAYS_NOTHING = re.compile(r"weights?|models?|checkpoints?|snapshots?|[0-9a-f]{40}|\d+")
+_CACHE_FOLDER = re.compile(r"models--.+?--(.+)")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The model on this machine.
+
+    Attributes:
+        directory: absolute.
+        name: its public name, unless another is asked for.
+        downloaded: it came, or could have come, from a hub.
+    """
+
+    directory: Path
+    name: str
+    downloaded: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its files."""
+        return sum(path.stat().st_size for path in self.directory.iterdir() if path.is_file())
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of its weights, those in the directories of ranks included."""
+        patterns = "*.safetensors", "rank*/*.safetensors"
+        return sum(path.stat().st_size for pattern in patterns for path in self.directory.glob(pattern))
+
+
+def is_model_id(model: str) -> bool:
+    """Tell whether ``model``, which is no path here, has the form of a hub id."""
+    return _ID.fullmatch(model) is not None
+
+
+def find_model(model: str, revision: str | None = None, *, with_weights: bool = True) -> ModelFiles:
+    """Return the model's files, downloaded if need be.
+
+    Args:
+        model: a directory or an id.
+        revision: branch, tag or commit of a hub model.
+        with_weights: False downloads no weights.
+
+    Raises:
+        CommandError: it is neither a model directory nor an id that can be downloaded.
+    """
+    path = Path(model).expanduser()
+    if path.exists() or not is_model_id(model):
+        return local_model(model)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the client is imported
+    from ernie_cli.model.hub import download_model  # it takes time to import, and most starts do without
+
+    typer.echo(f"Model: {model} is not a directory: looking for it on the hub", err=True)
+    directory = download_model(model, revision, with_weights=with_weights)
+    typer.echo(f"Model: {directory}", err=True)
+    return ModelFiles(_checked(model, directory), model.partition("/")[2], downloaded=True)
+
+
+def local_model(model: str) -> ModelFiles:
+    """Return a model that lies on this machine.
+
+    Raises:
+        CommandError: it is not a directory, or holds no config.json.
+    """
+    path = Path(model).expanduser()
+    if not path.exists():
+        raise CommandError(
+            f"--model {model} does not exist; check the path, or give a directory or an id like OWNER/NAME"
+        )
+    if not path.is_dir():
+        raise CommandError(f"--model {model} is not a directory; give the directory of config.json")
+    directory = _checked(model, path)
+    return ModelFiles(directory, _telling_name(directory))
+
+
+def _checked(model: str, path: Path) -> Path:
+    if not (path / "config.json").is_file():
+        raise CommandError(f"--model {model} holds no config.json, so {path} is not a model directory")
+    return path.resolve()
+
+
+def _telling_name(directory: Path) -> str:
+    """Return the name of the nearest folder whose name says something: not ``weights``, not a commit."""
+    for folder in (directory, *directory.parents):
+        if cached := _CACHE_FOLDER.fullmatch(folder.name):
+            return cached[1]
+        if folder.name and not _SAYS_NOTHING.fullmatch(folder.name):
+            return folder.name
+    return directory.name

@@ -1,0 +1,1 @@
+"""``plan``: how much memory a model needs."""

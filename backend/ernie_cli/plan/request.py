@@ -1,0 +1,164 @@
+"""What a ``plan`` was asked: the model's sizes, the settings and the device.
+
+The settings are what the engine makes of the flags. This module must not know how memory is planned nor how a
+plan is printed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ernie_backend.config.fields import ConfigFields
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.devices.backend import AUTO, BACKENDS, XPU, Backend, find_backend
+from ernie_backend.devices.device import GIB, Device
+from ernie_backend.parallel.seat import count_machines
+from ernie_backend.planning.engine_plan import plan_settings
+from ernie_backend.planning.host_memory import available_bytes
+from ernie_backend.planning.model_shape import ModelShape, read_shape, shape_of
+from ernie_backend.planning.plan_settings import PlanSettings
+from ernie_backend.settings import EngineSettings, read_settings
+from ernie_cli.errors import CommandError
+from ernie_cli.model.source import local_model
+from ernie_cli.plan.flags import MEDIA, P800, SHOWN
+from ernie_cli.presets.released import RELEASED, released_model
+from ernie_cli.presets.rows import ROWS
+from ernie_cli.serve.settings import engine_parameters
+
+_READ = (*(name for name in SHOWN if name not in ("--device", MEDIA)), "--load-choices", "--ips")
+"""The engine's flags that a plan depends on."""
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """A question for a plan.
+
+    Attributes:
+        name: the model's.
+        shape: its sizes.
+        settings: of the service.
+        device: that it should run on.
+        composed: the same device with this project's own ops, if ``device`` is one with other kernels.
+        assumed: what of the sizes could not be confirmed.
+        notices: what the user should know about how his settings were read.
+    """
+
+    name: str
+    shape: ModelShape
+    settings: PlanSettings
+    device: Device
+    composed: Device | None = None
+    assumed: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model: its config.json, the directory that this is in, or what is known of it without one."""
+
+    name: str
+    fields: ConfigFields
+    directory: Path | None = None
+    options: Mapping[str, str] | None = None
+    assumed: tuple[str, ...] = ()
+    num_parts: int = 1
+
+
+def plan_request(given: Mapping[str, str]) -> PlanRequest:
+    """Return what the given flags ask; a row's options hold where no flag says otherwise.
+
+    Raises:
+        CommandError: the model is missing or unknown.
+        StartError: its config.json is no model's, or the engine would refuse a setting.
+    """
+    model = _model(given.get("--model", ""))
+    given = {**(model.options or {}), **given}
+    shape = replace(shape_of(model.fields), num_parts=model.num_parts)
+    backend = _backend(given, is_found=model.directory is not None)
+    settings = _settings(given, shape.config, model, backend)
+    if model.directory is not None:
+        shape = read_shape(model.directory, is_dummy=settings.is_dummy)
+    memory = int(float(given["--device-memory"]) * GIB) if "--device-memory" in given else None
+    device, composed = _device(backend, memory, settings), None
+    if backend.vendor_device is not None and model.directory is None:
+        device, composed = backend.vendor_device(memory), device
+    return PlanRequest(
+        model.name,
+        shape,
+        plan_settings(settings, _image_max_pixels(given)),
+        device,
+        composed,
+        model.assumed,
+        _notices(settings, shape),
+    )
+
+
+def _model(name: str) -> _Model:
+    if not name:
+        raise CommandError(
+            "--model is missing; give a directory, the id of a released model, or a row of the table in "
+            f"docs/plan.md, such as {next(iter(ROWS))}"
+        )
+    is_here = Path(name).expanduser().exists()
+    row = ROWS.get(name.lower())
+    released = row.model if row else None if is_here else released_model(name)
+    if released is not None:
+        options = row.options if row else None
+        return _Model(released.name, released.config, None, options, released.assumed, released.num_parts)
+    if not is_here:
+        raise CommandError(f"--model {name} is not a directory, a released model or a row; {_nearest(name)}")
+    files = local_model(name)
+    return _Model(files.name, ConfigFields.read(files.directory / "config.json"), files.directory)
+
+
+def _nearest(name: str) -> str:
+    known = {each.lower(): each for each in (*ROWS, *RELEASED)}
+    near = difflib.get_close_matches(name.rpartition("/")[2].lower(), known, 3)
+    return (f"near are {', '.join(known[each] for each in near)}; " if near else "") + "docs/plan.md lists them"
+
+
+def _backend(given: Mapping[str, str], *, is_found: bool) -> Backend:
+    """Return what the model should run on; a directory is planned for the device found here."""
+    asked = given.get("--device", AUTO)
+    if asked == AUTO:
+        return find_backend(AUTO)[0] if is_found else XPU
+    return XPU if asked == P800 else BACKENDS[asked]
+
+
+def _settings(given: Mapping[str, str], config: ModelConfig, model: _Model, backend: Backend) -> EngineSettings:
+    parameters = {
+        **engine_parameters({name: value for name, value in given.items() if name in _READ}),
+        "model": str(model.directory or model.name),
+        "device": backend.name,
+    }
+    if model.directory is None:  # no checkpoint that could lack something
+        parameters["load_choices"] = "dummy"
+    return read_settings(parameters, config)
+
+
+def _device(backend: Backend, memory: int | None, settings: EngineSettings) -> Device:
+    """Return the device as the engine knows it; ranks on CPUs have the memory of all machines."""
+    host = available_bytes() if memory is None else memory
+    return backend.planned_device(host * count_machines(settings), memory)
+
+
+def _notices(settings: EngineSettings, shape: ModelShape) -> tuple[str, ...]:
+    notices = list(settings.notices)
+    if settings.quantization == "w4a8" and shape.config.stored_quantization is None:
+        notices.append(
+            "quantization w4a8 needs a checkpoint with scales of activations; ernie-triton quantize makes one"
+        )
+    if shape.vision is not None:
+        notices.append("serve cannot run models with vision yet")
+    return tuple(notices)
+
+
+def _image_max_pixels(given: Mapping[str, str]) -> int | None:
+    pixels = json.loads(given.get(MEDIA, "{}")).get("image_max_pixels")
+    if pixels is not None and (not isinstance(pixels, int) or isinstance(pixels, bool) or pixels < 1):
+        raise CommandError(f"{MEDIA}: image_max_pixels must be a whole number, found {pixels!r}")
+    return pixels

@@ -1,0 +1,1 @@
+"""Child processes, their signals, ports and files."""

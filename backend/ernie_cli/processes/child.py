@@ -1,0 +1,214 @@
+"""One child process: its output is passed on, and its last lines are kept; it is ended with its whole group.
+
+A child is the leader of a session of its own: Ctrl-C at the terminal reaches only us, so the order in which
+things end is ours, and whatever the child started can be ended with it. Only a stray SIGSTOP can stop a
+process of such a session, and whoever waits for it hangs: one that stays stopped is killed, unless a debugger
+holds it. Must not know what a child does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ernie_cli.errors import CommandError
+from ernie_cli.processes.tied import tied_command
+from ernie_frontend.log_output import LogOutput
+from ernie_wire.exit_status import Exit
+
+STOPPED_S = 3.0
+"""How long a process may stay stopped: no load on the machine can stop one, so it need not be long."""
+LOOK_S = 1.0
+SHARED_LOOK_S = 0.9
+"""What is looked at every ``LOOK_S`` may be as old as this, so that one look serves all who look that often."""
+_TAIL_BYTES = 16384
+_LAST_LINES = 40
+_POLL_S = 0.05
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ChildCommand:
+    """How a child is started, and ended.
+
+    Attributes:
+        name: what it is called in messages.
+        command: program and arguments.
+        environment: all of its environment.
+        grace_s: how long it may take to end when asked to; None: as long as it takes.
+        stopped_s: how long a process of its group may stay stopped before it is killed.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    grace_s: float | None
+    stopped_s: float = STOPPED_S
+
+
+@dataclass(frozen=True)
+class Member:
+    """A process: id, first 15 bytes of the name, state as in proc(5), ids of its parent and its group."""
+
+    pid: int
+    name: str
+    state: str
+    parent: int
+    group: int
+
+
+class _Processes:
+    """The processes of this machine, which several look at again and again."""
+
+    def __init__(self) -> None:
+        self._members: list[Member] = []
+        self._looked_at_s = -math.inf
+
+    def members(self, max_age_s: float) -> list[Member]:
+        """Return all processes as they were at most ``max_age_s`` ago."""
+        if time.monotonic() - self._looked_at_s > max_age_s:
+            self._members = list(_all_processes())
+            self._looked_at_s = time.monotonic()
+        return self._members
+
+
+def _all_processes() -> Iterator[Member]:
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            before, _, after = (directory / "stat").read_bytes().rpartition(b")")
+        except OSError:  # it has ended
+            continue
+        state, parent, group = after.split()[:3]
+        name = before.partition(b"(")[2].decode(errors="replace")
+        yield Member(int(directory.name), name, state.decode(), int(parent), int(group))
+
+
+_PROCESSES = _Processes()
+
+
+class Child:
+    """A running child process. Make it with ``start``.
+
+    Attributes:
+        grace_s: how long it may take to end when asked to; None: as long as it takes.
+    """
+
+    def __init__(self, origin: ChildCommand, process: asyncio.subprocess.Process, output: LogOutput) -> None:
+        self.origin = origin
+        self.name = origin.name
+        self.grace_s = origin.grace_s
+        self._process = process
+        self._output = output
+        self._tail = b""
+        self._was_stopped = False
+        self._pump = asyncio.create_task(self._pass_on())
+        self._guard = asyncio.create_task(self._kill_what_stays_stopped())
+
+    @classmethod
+    async def start(cls, origin: ChildCommand, output: LogOutput) -> Child:
+        """Start a command; it gets SIGTERM if this process dies. What it writes goes to ``output``."""
+        process = await asyncio.create_subprocess_exec(
+            *tied_command(origin.command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=dict(origin.environment),
+            start_new_session=True,
+        )
+        return cls(origin, process, output)
+
+    @property
+    def pid(self) -> int:
+        """Process id, and the id of its group."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Exit status; negative for a signal, None while it runs."""
+        return self._process.returncode
+
+    def members(self, max_age_s: float = 0.0) -> list[Member]:
+        """Return the processes of its group, itself among them while it is there.
+
+        Args:
+            max_age_s: how long ago they may have been looked at.
+        """
+        return [member for member in _PROCESSES.members(max_age_s) if member.group == self.pid]
+
+    async def ended(self) -> CommandError:
+        """Wait until the process ends by itself; return what to tell the user."""
+        status = await self._process.wait()
+        await asyncio.wait({self._pump}, timeout=1)  # a grandchild may hold the pipe open
+        end = Exit("was stopped, and so killed") if self._was_stopped else Exit.of(status)
+        return CommandError(f"{self.name} ended: it {end.words}", self.last_lines(), end.signal)
+
+    def last_lines(self) -> tuple[str, ...]:
+        """Return what it wrote last."""
+        return tuple(self._tail.decode(errors="replace").splitlines()[-_LAST_LINES:])
+
+    async def stop(self) -> None:
+        """End the process and its group: SIGTERM, and SIGKILL to what is left after the grace."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._group_is_empty(), self.grace_s)
+        self.kill()
+        self._guard.cancel()
+        await self._process.wait()
+        await asyncio.wait({self._pump}, timeout=1)
+        self._pump.cancel()
+
+    def kill(self) -> None:
+        """Kill whatever is left of the process's group, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def kill_descendants(self) -> None:
+        """Kill all of the process's group but itself, at once."""
+        for member in self.members():
+            if member.pid != self.pid:
+                _kill(member.pid)
+
+    async def _kill_what_stays_stopped(self) -> None:
+        looks: dict[int, int] = {}
+        while True:
+            await asyncio.sleep(LOOK_S)
+            stopped = [member for member in self.members(SHARED_LOOK_S) if member.state == "T"]
+            looks = {member.pid: looks.get(member.pid, 0) + 1 for member in stopped}
+            for member in stopped:
+                if looks[member.pid] * LOOK_S >= self.origin.stopped_s:
+                    logger.warning(
+                        "%s: process %d (%s) was stopped: it is killed", self.name, member.pid, member.name
+                    )
+                    self._was_stopped |= member.pid == self.pid
+                    _kill(member.pid)
+
+    async def _group_is_empty(self) -> None:
+        """Wait for the process, then for what it started; these are not our children, so they are polled."""
+        await self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                os.killpg(self.pid, 0)
+                await asyncio.sleep(_POLL_S)
+
+    async def _pass_on(self) -> None:
+        """Copy what the process writes, as it comes."""
+        written = self._process.stdout
+        while written is not None and (data := await written.read(65536)):
+            self._tail = (self._tail + data)[-_TAIL_BYTES:]
+            self._output.write(data)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""``serve``: its command, what it starts, and what it does about faults."""

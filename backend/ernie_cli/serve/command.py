@@ -1,0 +1,64 @@
+"""The command ``ernie-triton serve``: arguments in, a running service or a printed configuration out.
+
+This module must not know how anything is started.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import typer
+
+from ernie_cli.command_line import UsageError, help_text, is_help, notices, read_flags, terminal_language
+from ernie_cli.model.source import is_model_id, local_model
+from ernie_cli.serve import service
+from ernie_cli.serve.printed_config import printed_config
+from ernie_cli.serve.settings import ServeSettings
+from ernie_frontend.api_keys import VARIABLE
+from ernie_frontend.log_output import print_line
+
+_KEY_IS_SEEN = (
+    f"--api-key stands in the list of processes, which every user reads; --api-key-file and ${VARIABLE} do not"
+)
+
+
+def serve_command(arguments: Sequence[str]) -> None:
+    """Serve a model with the OpenAI API; takes FastDeploy's flags.
+
+    Raises:
+        typer.Exit: with status 2 if the arguments are wrong.
+        CommandError: something could not be started, or ended.
+    """
+    if is_help(arguments):
+        typer.echo(help_text(terminal_language()), nl=False)
+        return
+    try:
+        given = read_flags(arguments)
+    except UsageError as error:
+        typer.echo(f"ernie-triton serve: {error}\n(ernie-triton serve --help lists the flags)", err=True)
+        raise typer.Exit(2) from None
+    settings = ServeSettings.from_flags(given)
+    for notice in notices(given):
+        typer.echo(f"Notice: {notice}", err=True)
+    if "--api-key" in given:
+        typer.echo(f"Notice: {_KEY_IS_SEEN}", err=True)
+    if "--print-config" in given:
+        _print_config(given, settings)
+        return
+    service.run_until_stopped(settings, _print_services)
+
+
+def _print_config(given: dict[str, str], settings: ServeSettings) -> None:
+    is_elsewhere = is_model_id(settings.model) and not os.path.lexists(settings.model)
+    directory = None if is_elsewhere else local_model(settings.model).directory
+    for line in printed_config(given, directory):
+        typer.echo(line)
+    if directory is None:
+        typer.echo("(the model is not on this machine: its config.json may lower --max-model-len)")
+
+
+async def _print_services(url: str) -> bool:
+    print_line(f"Launching chat completion service at {url}/v1/chat/completions")
+    print_line(f"Launching completion service at {url}/v1/completions")
+    return True

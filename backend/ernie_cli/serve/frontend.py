@@ -1,0 +1,105 @@
+"""The OpenAI frontend of one ``serve``: how it is started, and whether it answers.
+
+This module must not know Triton beyond its address, nor the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import httpx
+
+from ernie_cli.errors import CommandError
+from ernie_cli.processes.ports import LOOPBACK
+from ernie_cli.serve.settings import ServeSettings
+from ernie_frontend.api_keys import VARIABLE
+
+START_DEADLINE_S = 120.0
+SILENCE_LIMIT_S = 30.0
+_ANSWER_LIMIT_S = 10.0  # /health takes a few seconds where Triton hangs
+_ASK_INTERVAL_S = 2.0
+_POLL_S = 0.05
+
+
+def frontend_command(
+    settings: ServeSettings, port: int, triton_url: str, entry: str, temporary: Path
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command and environment of a frontend.
+
+    Args:
+        settings: what it is told.
+        port: that it listens on.
+        triton_url: the Triton behind it.
+        entry: the model there.
+        temporary: directory for its files, which it leaves behind if it is killed.
+    """
+    command = [sys.executable, "-m", "ernie_frontend", f"--triton-url={triton_url}"]
+    command += [f"--host={settings.host}", f"--port={port}", f"--default-model={entry}"]
+    command += [f"--timeout-graceful-shutdown={settings.drain_s}", *settings.frontend]
+    if settings.served_model_name is not None:
+        command.append(f"--served-model-name={settings.served_model_name}")
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    if settings.api_keys:
+        environment[VARIABLE] = ",".join(settings.api_keys)  # a command line can be read by every user
+    return command, environment
+
+
+def base_url(host: str, port: int) -> str:
+    """Return the URL at which this machine reaches a frontend that listens on ``host``."""
+    if host in ("0.0.0.0", "", "::"):  # noqa: S104 - compared, not bound
+        host = "::1" if host == "::" else LOOPBACK
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def wait_until_healthy(url: str) -> None:
+    """Wait until the frontend at ``url`` says that it and the model are well.
+
+    Raises:
+        CommandError: it does not within ``START_DEADLINE_S``.
+    """
+    await _wait_for(url, lambda status: status == httpx.codes.OK)
+
+
+async def wait_until_answering(url: str) -> None:
+    """Wait until the frontend at ``url`` answers, whatever it says.
+
+    Raises:
+        CommandError: it does not within ``START_DEADLINE_S``.
+    """
+    await _wait_for(url, lambda status: status is not None)
+
+
+async def watch_answers(url: str) -> NoReturn:
+    """Ask the frontend again and again; whatever it says, it does not hang.
+
+    Raises:
+        CommandError: it answered none of some questions in a row.
+    """
+    silent_s = 0.0
+    while silent_s < SILENCE_LIMIT_S:
+        await asyncio.sleep(_ASK_INTERVAL_S)
+        silent_s = 0.0 if await _status(url) is not None else silent_s + _ANSWER_LIMIT_S
+    raise CommandError(f"the OpenAI frontend has answered nothing for {SILENCE_LIMIT_S:g} s")
+
+
+async def _wait_for(url: str, is_well: Callable[[int | None], bool]) -> None:
+    deadline = time.monotonic() + START_DEADLINE_S
+    while not is_well(await _status(url)):
+        if time.monotonic() > deadline:
+            raise CommandError(f"{url}/health is not well after {START_DEADLINE_S:g} s; the log is above")
+        await asyncio.sleep(_POLL_S)
+
+
+async def _status(url: str) -> int | None:
+    """Ask once, by a connection of its own, which any worker may take; None if there is no answer."""
+    async with httpx.AsyncClient(trust_env=False, verify=False) as client:  # noqa: S501 - plain HTTP
+        with contextlib.suppress(httpx.TransportError):
+            return (await client.get(f"{url}/health", timeout=_ANSWER_LIMIT_S)).status_code
+    return None

@@ -1,0 +1,1 @@
+"""The tritonserver of one ``serve``."""
