@@ -30,7 +30,7 @@ SHORT = {"model": "null", "prompt": [5, 6, 7], "max_tokens": 2}
 MOST_FAULTS = 6
 NUM_TRIALS = 30
 PATIENT = """
-from ernie_cli import recovery
+from ernie_cli.serve import recovery
 recovery.MOST_FAULTS, recovery._LONGEST_PAUSE_S = 1000, 0.0
 from ernie_cli.main import main
 main()
