@@ -3,28 +3,28 @@
     tokens of a request   0 .. block_size-1 | block_size .. 2*block_size-1 | ...
     its block table            [block 7     ,            block 2           , ...]
 
-A table only grows until the request lets go of all of it. With prefix caching, a full block whose tokens are
-computed gets a name (``block_names``), keeps its content after its request, and begins the tables of later
+A table only grows until the request frees all of it. With prefix caching, a full block whose tokens are
+computed gets a hash (``block_hash``), keeps its content after its request, and begins the tables of later
 requests that have the same first tokens. Only full blocks are shared, and never the one with a request's last
-token: that is computed again, since a token must be sampled from its logits. So nobody writes into a block
-that others read. Blocks go free last to first: the end of a prefix is evicted before its beginning, without
-which it could not be found.
+token: that token is computed again, since a token must be sampled from its logits. So no request writes into a
+block that another reads. A table is freed last block first: the end of a prefix is evicted before its
+beginning, without which it could not be found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ernie_backend.kv.block_hash import extend_names
+from ernie_backend.kv.block_hash import extend_hashes
 from ernie_backend.kv.block_pool import BlockPool
 
 
 class BlockManager:
-    """Gives blocks to requests, a table for each.
+    """Allocates blocks to requests, a table for each.
 
     Attributes:
         block_size: tokens of a block.
-        num_queried_tokens: tokens of admitted requests that were looked for in the prefix cache.
+        num_queried_tokens: tokens of admitted requests that were looked up in the prefix cache.
         num_hit_tokens: of these, those that were found.
     """
 
@@ -32,11 +32,11 @@ class BlockManager:
         self.block_size = block_size
         self.num_queried_tokens = 0
         self.num_hit_tokens = 0
-        self._has_names = enable_prefix_caching
+        self._enable_prefix_caching = enable_prefix_caching
         self._pool = BlockPool(num_blocks)
         self._tables: dict[str, list[int]] = {}
-        self._names: dict[str, list[bytes]] = {}
-        self._announced: set[bytes] = set()
+        self._hashes: dict[str, list[bytes]] = {}
+        self._scheduled: set[bytes] = set()
 
     @property
     def num_blocks(self) -> int:
@@ -45,7 +45,7 @@ class BlockManager:
 
     @property
     def num_free(self) -> int:
-        """Blocks that nobody uses; they may hold content that can be found."""
+        """Blocks that no request uses; they may hold cached content."""
         return self._pool.num_free
 
     def blocks_for(self, num_tokens: int) -> int:
@@ -56,7 +56,7 @@ class BlockManager:
         """Return the block table of a request; empty if it owns nothing."""
         return tuple(self._tables.get(request_id, ()))
 
-    def admit(
+    def allocate(
         self,
         request_id: str,
         token_ids: Sequence[int],
@@ -65,7 +65,7 @@ class BlockManager:
         reuse: bool = True,
         salt: str = "",
     ) -> int | None:
-        """Give a request that owns nothing blocks for all its tokens, those found in the prefix cache first.
+        """Give a request that owns nothing blocks for all its tokens, those in the prefix cache first.
 
         Args:
             request_id: whose table.
@@ -78,15 +78,17 @@ class BlockManager:
             How many tokens are in the KV cache already, less than all; None if too few blocks are free: then
             nothing has changed.
         """
-        found = self._found(request_id, token_ids, salt) if reuse else []
-        missing = self.blocks_for(len(token_ids)) - len(found)
-        revived = sum(not self._pool.num_users(block) for block in found)
-        if missing + revived + headroom > self._pool.num_free:
+        cached = self._cached_blocks(request_id, token_ids, salt) if reuse else []
+        missing = self.blocks_for(len(token_ids)) - len(cached)
+        # Cached blocks without a reference are on the free list too, and leave it when they are touched.
+        num_idle = sum(not self._pool.ref_count(block) for block in cached)
+        if missing + num_idle + headroom > self._pool.num_free:
             return None
-        self._pool.share(found)
-        self._tables[request_id] = found + self._pool.take(missing)
-        num_hit = len(found) * self.block_size
-        if reuse and self._has_names:
+        # Touch first: allocating could evict the very blocks that were found.
+        self._pool.touch(cached)
+        self._tables[request_id] = cached + self._pool.allocate(missing)
+        num_hit = len(cached) * self.block_size
+        if reuse and self._enable_prefix_caching:
             self.num_queried_tokens += len(token_ids)
             self.num_hit_tokens += num_hit
         return num_hit
@@ -102,94 +104,94 @@ class BlockManager:
         if missing > self._pool.num_free:
             return False
         if missing > 0:
-            self._tables[request_id] = table + self._pool.take(missing)
+            self._tables[request_id] = table + self._pool.allocate(missing)
         return True
 
     def begin_step(self) -> None:
-        """Forget what was announced: a new step is planned."""
-        self._announced.clear()
+        """Forget what was scheduled: a new step is planned."""
+        self._scheduled.clear()
 
-    def announce(
+    def mark_scheduled(
         self, request_id: str, token_ids: Sequence[int], start: int, end: int, *, salt: str = ""
     ) -> None:
-        """Tell that the step being planned computes the tokens ``start`` to ``end`` of a request."""
-        if self._has_names:
+        """Note that the step being planned computes the tokens ``start`` to ``end`` of a request."""
+        if self._enable_prefix_caching:
             num_full = end // self.block_size
-            names = self._extended(request_id, token_ids, num_full, salt)
-            self._announced.update(names[start // self.block_size : num_full])
+            hashes = self._hashes_of(request_id, token_ids, num_full, salt)
+            self._scheduled.update(hashes[start // self.block_size : num_full])
 
-    def is_awaited(self, request_id: str, token_ids: Sequence[int], *, salt: str = "") -> bool:
+    def is_scheduled(self, request_id: str, token_ids: Sequence[int], *, salt: str = "") -> bool:
         """Whether the next block that a request could share is computed in the step being planned."""
-        names = self._sharable(request_id, token_ids, salt)
-        num_found = len(self._found(request_id, token_ids, salt))
-        return num_found < len(names) and names[num_found] in self._announced
+        hashes = self._sharable_hashes(request_id, token_ids, salt)
+        num_cached = len(self._cached_blocks(request_id, token_ids, salt))
+        return num_cached < len(hashes) and hashes[num_cached] in self._scheduled
 
-    def num_found(self, request_id: str, token_ids: Sequence[int], *, salt: str = "") -> int:
+    def num_cached_tokens(self, request_id: str, token_ids: Sequence[int], *, salt: str = "") -> int:
         """Return how many tokens of a request that owns nothing are in the prefix cache now."""
-        return len(self._found(request_id, token_ids, salt)) * self.block_size
+        return len(self._cached_blocks(request_id, token_ids, salt)) * self.block_size
 
-    def commit(
+    def cache_blocks(
         self, request_id: str, token_ids: Sequence[int], start: int, end: int, *, salt: str = ""
     ) -> None:
-        """Note that the tokens ``start`` to ``end`` of a request are in the KV cache."""
+        """Make the full blocks among the tokens ``start`` to ``end`` findable: they are in the KV cache now."""
         first, last = start // self.block_size, end // self.block_size
-        if self._has_names and first < last:
-            table, names = self._tables[request_id], self._extended(request_id, token_ids, last, salt)
+        if self._enable_prefix_caching and first < last:
+            table, hashes = self._tables[request_id], self._hashes_of(request_id, token_ids, last, salt)
             for index in range(first, last):
-                self._pool.name(table[index], names[index])
+                self._pool.cache(table[index], hashes[index])
 
     def free(self, request_id: str, *, keep_content: bool = True) -> None:
-        """Let go of all blocks of a request; one that owns nothing is fine.
+        """Free all blocks of a request, if it owns any.
 
         Args:
             request_id: whose blocks.
             keep_content: whether later requests may find what is in them.
         """
         table = self._tables.pop(request_id, [])
-        self._names.pop(request_id, None)
+        self._hashes.pop(request_id, None)
         if not keep_content:
             for block in table:
-                self._pool.forget(block)
-        self._pool.give_back(reversed(table))
+                self._pool.evict(block)
+        self._pool.free(reversed(table))
 
     def check_integrity(self) -> None:
-        """Check that every block has as many users as tables hold it, and is shared only for equal tokens.
+        """Check that every block has as many references as tables hold it, and is shared only for equal tokens.
 
         Raises:
             ValueError: a block is leaked or wrongly shared.
         """
         self._pool.check_integrity()
-        users = [0] * self.num_blocks
+        counts = [0] * self.num_blocks
         content: dict[int, tuple[int, bytes | None]] = {}
         for request_id, table in self._tables.items():
-            names = self._names.get(request_id, [])
+            hashes = self._hashes.get(request_id, [])
             for index, block in enumerate(table):
-                users[block] += 1
-                mine = (index, names[index] if index < len(names) else None)
-                if users[block] > 1 and (mine[1] is None or content[block] != mine):
+                counts[block] += 1
+                held = (index, hashes[index] if index < len(hashes) else None)
+                if counts[block] > 1 and (held[1] is None or content[block] != held):
                     raise ValueError(f"block {block} is in two tables for different tokens: {self._tables}")
-                content[block] = mine
-        if users != [self._pool.num_users(block) for block in range(self.num_blocks)]:
-            raise ValueError(f"blocks have other users than the tables say: {self._tables}")
+                content[block] = held
+        if counts != [self._pool.ref_count(block) for block in range(self.num_blocks)]:
+            raise ValueError(f"reference counts differ from the tables: {self._tables}")
 
-    def _found(self, request_id: str, token_ids: Sequence[int], salt: str) -> list[int]:
-        """Return the blocks that a request can begin with."""
+    def _cached_blocks(self, request_id: str, token_ids: Sequence[int], salt: str) -> list[int]:
+        """Return the cached blocks that a request can begin with."""
         blocks = []
-        for name in self._sharable(request_id, token_ids, salt):
-            block = self._pool.find(name)
+        for block_hash in self._sharable_hashes(request_id, token_ids, salt):
+            block = self._pool.cached_block(block_hash)
             if block is None:
                 break
             blocks.append(block)
         return blocks
 
-    def _sharable(self, request_id: str, token_ids: Sequence[int], salt: str) -> list[bytes]:
-        """Return the names of all full blocks before the last token."""
-        if not self._has_names:
+    def _sharable_hashes(self, request_id: str, token_ids: Sequence[int], salt: str) -> list[bytes]:
+        """Return the hashes of the blocks that may be shared: full ones before the last token."""
+        if not self._enable_prefix_caching:
             return []
         num_sharable = (len(token_ids) - 1) // self.block_size
-        return self._extended(request_id, token_ids, num_sharable, salt)[:num_sharable]
+        return self._hashes_of(request_id, token_ids, num_sharable, salt)[:num_sharable]
 
-    def _extended(self, request_id: str, token_ids: Sequence[int], num_blocks: int, salt: str) -> list[bytes]:
-        names = self._names.setdefault(request_id, [])
-        extend_names(names, token_ids, num_blocks, self.block_size, salt)
-        return names
+    def _hashes_of(self, request_id: str, token_ids: Sequence[int], num_blocks: int, salt: str) -> list[bytes]:
+        hashes = self._hashes.setdefault(request_id, [])
+        extend_hashes(hashes, token_ids, num_blocks, self.block_size, salt)
+        return hashes

@@ -166,7 +166,7 @@ class Scheduler:
             end = min(chunk.start + len(chunk.token_ids), len(sequence.token_ids) - 1)
             sequence.num_computed_tokens = end
             sequence.draft_ids = ()
-            self._blocks.commit(
+            self._blocks.cache_blocks(
                 chunk.request_id, sequence.token_ids, chunk.start, end, salt=sequence.cache_salt
             )
 
@@ -228,7 +228,7 @@ class Scheduler:
         """Return what prompts that share a step are sorted by: priority, then tokens still to be computed."""
         num_computed = sequence.num_computed_tokens
         if not num_computed and not sequence.needs_prompt_logits:
-            num_computed = self._blocks.num_found(
+            num_computed = self._blocks.num_cached_tokens(
                 sequence.request_id, sequence.token_ids, salt=sequence.cache_salt
             )
         return sequence.priority, sequence.num_tokens - num_computed
@@ -237,7 +237,7 @@ class Scheduler:
         """Whether a waiting request has something to compute in this step that no other computes in it."""
         if sequence.needs_prompt_logits:
             return draft.prompt_rows > 0
-        return not self._blocks.is_awaited(sequence.request_id, sequence.token_ids, salt=sequence.cache_salt)
+        return not self._blocks.is_scheduled(sequence.request_id, sequence.token_ids, salt=sequence.cache_salt)
 
     def _has_room(self, draft: _Draft) -> bool:
         """Whether the batch has room for a further request."""
@@ -271,14 +271,14 @@ class Scheduler:
         One block per running request stays free: else the next step might preempt what this one admits.
         """
         request_id, headroom, reuse = sequence.request_id, len(self._running), not sequence.needs_prompt_logits
-        num_found = self._blocks.admit(
+        num_cached = self._blocks.allocate(
             request_id, sequence.token_ids, headroom=headroom, reuse=reuse, salt=sequence.cache_salt
         )
-        if num_found is None:
+        if num_cached is None:
             return False
-        sequence.num_computed_tokens = num_found
+        sequence.num_computed_tokens = num_cached
         if sequence.num_cached_tokens is None:
-            sequence.num_cached_tokens = num_found
+            sequence.num_cached_tokens = num_cached
         return True
 
     def _is_long(self, sequence: Sequence) -> bool:
@@ -292,7 +292,9 @@ class Scheduler:
         if num_tokens == 0:
             return
         end = start + num_tokens
-        self._blocks.announce(sequence.request_id, sequence.token_ids, start, end, salt=sequence.cache_salt)
+        self._blocks.mark_scheduled(
+            sequence.request_id, sequence.token_ids, start, end, salt=sequence.cache_salt
+        )
         draft.ends[sequence] = end
         if end == sequence.num_tokens:
             draft.unfinished.discard(sequence)

@@ -66,7 +66,7 @@ def test_a_thousand_dropped_clients_leave_nothing_behind(enable_prefix_caching: 
     assert (beat.running, beat.waiting, beat.free_blocks) == (0, 0, BLOCKS)
     assert not house.engine.has_work
     assert not house.engine._requests
-    assert not house.blocks._names
+    assert not house.blocks._hashes
     house.inbox.put(make_request("after", (1, 2, 3), 20))
     answer: tuple[int, ...] = ()
     for _ in range(20):

@@ -8,63 +8,63 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ernie_backend.kv.block_hash import NAME_BYTES, extend_names
+from ernie_backend.kv.block_hash import HASH_BYTES, extend_hashes
 from ernie_backend.kv.block_manager import BlockManager
 
 TOKENS = tuple(range(10, 20))
 
 
-def _names(tokens: tuple[int, ...], block_size: int = 2) -> list[bytes]:
-    names: list[bytes] = []
-    extend_names(names, tokens, len(tokens) // block_size, block_size)
-    return names
+def _hashes(tokens: tuple[int, ...], block_size: int = 2) -> list[bytes]:
+    hashes: list[bytes] = []
+    extend_hashes(hashes, tokens, len(tokens) // block_size, block_size)
+    return hashes
 
 
 def _computed(blocks: BlockManager, request_id: str, tokens: tuple[int, ...]) -> int | None:
     """Admit a request and compute all its tokens; return how many were there already."""
-    found = blocks.admit(request_id, tokens)
+    found = blocks.allocate(request_id, tokens)
     if found is not None:
         blocks.begin_step()
-        blocks.announce(request_id, tokens, found, len(tokens))
-        blocks.commit(request_id, tokens, found, len(tokens))
+        blocks.mark_scheduled(request_id, tokens, found, len(tokens))
+        blocks.cache_blocks(request_id, tokens, found, len(tokens))
     blocks.check_integrity()
     return found
 
 
-def test_a_name_depends_on_every_token_before_it() -> None:
-    names = _names(TOKENS)
-    assert len(names) == len(set(names)) == 5
-    assert {len(name) for name in names} == {NAME_BYTES}
-    assert _names(TOKENS[:7]) == names[:3], "a block that is not full has no name"
-    assert _names((0, *TOKENS[1:]))[4] != names[4]
-    assert _names(TOKENS[2:])[0] != names[1]
-    assert _names((-1, 5)) != _names((5, -1))
+def test_a_hash_depends_on_every_token_before_it() -> None:
+    hashes = _hashes(TOKENS)
+    assert len(hashes) == len(set(hashes)) == 5
+    assert {len(each) for each in hashes} == {HASH_BYTES}
+    assert _hashes(TOKENS[:7]) == hashes[:3], "a block that is not full has no hash"
+    assert _hashes((0, *TOKENS[1:]))[4] != hashes[4]
+    assert _hashes(TOKENS[2:])[0] != hashes[1]
+    assert _hashes((-1, 5)) != _hashes((5, -1))
 
 
-def test_names_are_extended_where_they_end() -> None:
-    names = _names(TOKENS[:4])
-    extend_names(names, TOKENS, 5, 2)
-    assert names == _names(TOKENS)
+def test_hashes_are_extended_where_they_end() -> None:
+    hashes = _hashes(TOKENS[:4])
+    extend_hashes(hashes, TOKENS, 5, 2)
+    assert hashes == _hashes(TOKENS)
 
 
-def test_requests_with_different_salts_share_nothing_and_no_salt_makes_a_name_of_tokens() -> None:
+def test_requests_with_different_salts_share_nothing_and_no_salt_makes_a_hash_of_tokens() -> None:
     blocks = BlockManager(40, 2)
 
     def found(request_id: str, salt: str) -> int:
-        count = blocks.admit(request_id, TOKENS, salt=salt)
+        count = blocks.allocate(request_id, TOKENS, salt=salt)
         assert count is not None
-        assert count == blocks.num_found(request_id + " asks", TOKENS, salt=salt)
+        assert count == blocks.num_cached_tokens(request_id + " asks", TOKENS, salt=salt)
         blocks.begin_step()
-        blocks.announce(request_id, TOKENS, count, len(TOKENS), salt=salt)
-        assert blocks.is_awaited(request_id + " waits", TOKENS, salt=salt) == (count == 0)
-        blocks.commit(request_id, TOKENS, count, len(TOKENS), salt=salt)
+        blocks.mark_scheduled(request_id, TOKENS, count, len(TOKENS), salt=salt)
+        assert blocks.is_scheduled(request_id + " waits", TOKENS, salt=salt) == (count == 0)
+        blocks.cache_blocks(request_id, TOKENS, count, len(TOKENS), salt=salt)
         return count
 
     assert [found("a", ""), found("b", "red"), found("c", "blue")] == [0, 0, 0]
     assert [found("d", "red"), found("e", ""), found("f", "blue")] == [8, 8, 8]
-    names: list[bytes] = []
-    extend_names(names, (7, 8), 1, 2, salt=array("i", (5, 6)).tobytes().decode())
-    assert names[0] != _names((5, 6, 7, 8))[1], "the salt is no block of tokens"
+    hashes: list[bytes] = []
+    extend_hashes(hashes, (7, 8), 1, 2, salt=array("i", (5, 6)).tobytes().decode())
+    assert hashes[0] != _hashes((5, 6, 7, 8))[1], "the salt is not a block of tokens"
 
 
 def test_full_blocks_are_shared_but_never_the_one_of_the_last_token() -> None:
@@ -83,10 +83,10 @@ def test_full_blocks_are_shared_but_never_the_one_of_the_last_token() -> None:
 
 def test_nothing_is_found_before_it_is_computed() -> None:
     blocks = BlockManager(20, 2)
-    blocks.admit("a", TOKENS)
-    blocks.announce("a", TOKENS, 0, 6)
-    blocks.commit("a", TOKENS, 0, 6)
-    assert blocks.admit("b", TOKENS) == 6
+    blocks.allocate("a", TOKENS)
+    blocks.mark_scheduled("a", TOKENS, 0, 6)
+    blocks.cache_blocks("a", TOKENS, 0, 6)
+    assert blocks.allocate("b", TOKENS) == 6
 
 
 def test_content_outlives_its_request_until_its_block_is_taken() -> None:
@@ -108,16 +108,16 @@ def test_the_least_recently_used_prefix_is_evicted_first() -> None:
         blocks.free(name)
     _computed(blocks, "taker", (7, 7, 7, 7, 7, 7))
     blocks.free("taker", keep_content=False)
-    assert blocks.admit("b again", (3, 4, 9)) == 0
-    assert blocks.admit("a again", (1, 2, 9)) == 2
+    assert blocks.allocate("b again", (3, 4, 9)) == 0
+    assert blocks.allocate("a again", (1, 2, 9)) == 2
 
 
 def test_free_blocks_that_are_found_count_as_room() -> None:
     blocks = BlockManager(3, 2)
     _computed(blocks, "a", TOKENS[:6])
     blocks.free("a")
-    assert blocks.admit("b", TOKENS[:6], headroom=1) is None
-    assert blocks.admit("b", TOKENS[:6]) == 4
+    assert blocks.allocate("b", TOKENS[:6], headroom=1) is None
+    assert blocks.allocate("b", TOKENS[:6]) == 4
     assert blocks.num_free == 0
 
 
@@ -125,32 +125,32 @@ def test_content_that_must_not_be_kept_is_not_found() -> None:
     blocks = BlockManager(9, 2)
     _computed(blocks, "a", TOKENS)
     blocks.free("a", keep_content=False)
-    assert blocks.admit("b", TOKENS) == 0
+    assert blocks.allocate("b", TOKENS) == 0
 
 
 def test_who_does_not_want_it_or_has_it_off_finds_nothing() -> None:
     blocks = BlockManager(20, 2)
     _computed(blocks, "a", TOKENS)
-    assert blocks.admit("b", TOKENS, reuse=False) == 0
+    assert blocks.allocate("b", TOKENS, reuse=False) == 0
     off = BlockManager(20, 2, enable_prefix_caching=False)
     _computed(off, "a", TOKENS)
     assert _computed(off, "b", TOKENS) == 0
     assert (off.num_queried_tokens, off.num_hit_tokens) == (0, 0)
 
 
-def test_a_block_that_this_step_computes_is_awaited() -> None:
+def test_a_block_that_this_step_computes_is_scheduled() -> None:
     blocks = BlockManager(20, 2)
-    blocks.admit("a", TOKENS)
-    assert not blocks.is_awaited("b", TOKENS)
+    blocks.allocate("a", TOKENS)
+    assert not blocks.is_scheduled("b", TOKENS)
     blocks.begin_step()
-    blocks.announce("a", TOKENS, 0, 5)
-    assert blocks.is_awaited("b", TOKENS)
-    assert not blocks.is_awaited("other", (0, *TOKENS))
-    assert not blocks.is_awaited("short", TOKENS[:2]), "its only full block ends with its last token"
-    blocks.commit("a", TOKENS, 0, 5)
+    blocks.mark_scheduled("a", TOKENS, 0, 5)
+    assert blocks.is_scheduled("b", TOKENS)
+    assert not blocks.is_scheduled("other", (0, *TOKENS))
+    assert not blocks.is_scheduled("short", TOKENS[:2]), "its only full block ends with its last token"
+    blocks.cache_blocks("a", TOKENS, 0, 5)
     blocks.begin_step()
-    assert not blocks.is_awaited("b", TOKENS)
-    assert blocks.admit("b", TOKENS) == 4
+    assert not blocks.is_scheduled("b", TOKENS)
+    assert blocks.allocate("b", TOKENS) == 4
 
 
 class BlockMachine(RuleBasedStateMachine):
@@ -169,7 +169,7 @@ class BlockMachine(RuleBasedStateMachine):
         request_id = f"r{self.count}"
         self.count += 1
         free_before = self.blocks.num_free
-        found = self.blocks.admit(request_id, tokens, headroom=headroom)
+        found = self.blocks.allocate(request_id, tokens, headroom=headroom)
         if found is None:
             assert self.blocks.num_free == free_before
             self.blocks.free(request_id)
@@ -193,10 +193,10 @@ class BlockMachine(RuleBasedStateMachine):
                 return
         end = min(len(tokens), start + count)
         self.blocks.begin_step()
-        self.blocks.announce(request_id, tokens, start, end)
+        self.blocks.mark_scheduled(request_id, tokens, start, end)
         for position in range(start, end):
             self._write(request_id, position)
-        self.blocks.commit(request_id, tokens, start, end)
+        self.blocks.cache_blocks(request_id, tokens, start, end)
         self.live[request_id] = (tokens, end)
         for other, (_, computed) in self.live.items():
             self._check(other, computed)
@@ -232,7 +232,7 @@ class BlockMachine(RuleBasedStateMachine):
             for request_id in self.live:
                 self.blocks.free(request_id)
             assert self.blocks.num_free == self.blocks.num_blocks
-            assert not self.blocks._names
+            assert not self.blocks._hashes
 
 
 TestBlockMachine = BlockMachine.TestCase

@@ -163,7 +163,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert not self.expected, "every request ends"
         beat = self.engine.heartbeat
         assert (beat.running, beat.waiting, beat.free_blocks) == (0, 0, beat.total_blocks)
-        assert not self.blocks._names, "nothing is remembered of requests that are gone"
+        assert not self.blocks._hashes, "nothing is remembered of requests that are gone"
 
 
 TestEngineMachine = EngineMachine.TestCase
@@ -392,13 +392,13 @@ def test_a_long_queue_is_not_looked_through_when_no_more_prompts_may_begin(
     for number in range(20):
         steps.add(f"short {number}", (number, 1, 2))
     looked: list[str] = []
-    find = steps.blocks.num_found
+    find = steps.blocks.num_cached_tokens
 
-    def num_found(request_id: str, token_ids: list[int], *, salt: str) -> int:
+    def num_cached_tokens(request_id: str, token_ids: list[int], *, salt: str) -> int:
         looked.append(request_id)
         return find(request_id, token_ids, salt=salt)
 
-    monkeypatch.setattr(steps.blocks, "num_found", num_found)
+    monkeypatch.setattr(steps.blocks, "num_cached_tokens", num_cached_tokens)
     steps.step()
     assert looked == []
 
