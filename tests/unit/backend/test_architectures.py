@@ -89,7 +89,7 @@ def test_a_new_architecture_is_one_entry_and_one_model_file(
 def test_a_model_with_vision_is_planned_and_not_served() -> None:
     vision = ConfigFields(Path("config.json"), {"architectures": ["PaddleOCRVLForConditionalGeneration"]})
     assert find_architecture(vision, is_served=False).tower is not None
-    with pytest.raises(StartError, match=r"unknown architecture 'PaddleOCR.*; known are Ernie4_5F"):
+    with pytest.raises(StartError, match=r"PaddleOCR.*Ernie4_5F"):
         find_architecture(vision, is_served=True)
 
 

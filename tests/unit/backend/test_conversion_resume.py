@@ -75,7 +75,7 @@ def goes_on(conversion: Conversion, whole: Path, layers: int = 3) -> list[str]:
 
 
 def test_it_goes_on_with_the_next_file(conversion: Conversion, whole: Path) -> None:
-    with pytest.raises(StartError, match=r"config\.json does not exist"):
+    with pytest.raises(StartError, match=r"config\.json"):
         ModelConfig.from_directory(conversion.target)
     assert goes_on(conversion, whole) == FILES[:2]
 
@@ -159,9 +159,7 @@ def test_another_request_is_refused(
     ranks = 4 if change == "ranks" else 2
     if change == "version":
         monkeypatch.setattr("ernie_backend.quantization.conversion._VERSION", 1)
-    with pytest.raises(
-        StartError, match="conversion of other settings, source or texts, or by another version"
-    ):
+    with pytest.raises(StartError, match="other settings"):
         convert(Conversion(source, conversion.target, how, ranks, texts), print)
 
 

@@ -36,13 +36,13 @@ def test_a_misfit_names_need_have_and_what_fits(budget_mib: int, left: str, fits
 
 def test_blocks_that_the_user_chose_must_fit() -> None:
     assert check_blocks(DEMAND, 7, 7 * MIB) == 7
-    with pytest.raises(StartError, match=r"override 8 needs 8.0 MiB, 7.0 MiB are left .*at most 7 fits"):
+    with pytest.raises(StartError, match=r"override 8 .*8\.0 MiB.* 7 "):
         check_blocks(DEMAND, 8, 7 * MIB)
 
 
 def test_memory_that_was_taken_since_the_plan_was_made_is_told() -> None:
     check_available(DEMAND, 7, 7 * MIB)
-    with pytest.raises(StartError, match=r"of 8 blocks needs 8.0 MiB, and only 7.0 MiB are available now"):
+    with pytest.raises(StartError, match=r"8\.0 MiB.*7\.0 MiB"):
         check_available(DEMAND, 8, 7 * MIB)
 
 

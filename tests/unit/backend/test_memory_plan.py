@@ -143,11 +143,9 @@ def test_blocks_of_a_rotation_are_whole_in_a_plan_too() -> None:
     shape = quantized(with_experts(moe_intermediate_size=256), stored)
     assert plan_memory(shape, PlanSettings(tensor_parallel_size=4), p800()).fits
     random = quantized(shape, None), PlanSettings(quantization="w4a8", tensor_parallel_size=4)
-    with pytest.raises(
-        StartError, match=r"2 blocks of 128 in moe_intermediate_size .*; possible are 1, 2, or 4 with"
-    ):
+    with pytest.raises(StartError, match=r"128 .*moe_intermediate_size .* 1, 2,"):
         plan_memory(*random, p800())
-    with pytest.raises(StartError, match="moe_intermediate_size 64 is not a multiple of 128"):
+    with pytest.raises(StartError, match="moe_intermediate_size 64"):
         plan_memory(with_experts(moe_intermediate_size=64), PlanSettings(quantization="w4a8"), p800())
 
 
@@ -196,7 +194,7 @@ def test_blocks_that_the_user_chose_are_what_must_fit_and_all_that_there_will_be
 
 def test_a_chosen_cache_holds_a_request() -> None:
     settings = PlanSettings(num_gpu_blocks_override=31)
-    with pytest.raises(StartError, match=r"override 31 is less than the 32 blocks .* \(at most 1984 fits\)$"):
+    with pytest.raises(StartError, match=r"override 31 .* 32 blocks .*1984"):
         plan_memory(WIDE, settings, p800())
     assert plan_memory(WIDE, replace(settings, max_model_len=1984), p800()).fits
 
@@ -208,9 +206,7 @@ def test_parts_for_ranks_are_read_by_as_many_or_by_one(ranks: int, is_readable: 
     if is_readable:
         assert plan_memory(shape, settings, p800()).fits
         return
-    with pytest.raises(
-        StartError, match=r"was cut for 4 ranks \(rank0 to rank3\) .* is 2; give 4, or 1, which"
-    ):
+    with pytest.raises(StartError, match=r"4 ranks .* is 2"):
         plan_memory(shape, settings, p800())
 
 

@@ -52,7 +52,7 @@ def test_a_rank_that_ends_while_others_are_waited_for_is_named(monkeypatch: pyte
     parameters = {"model": str(MOE_TP), "tensor_parallel_size": "4"}
     settings = read_settings(parameters, ModelConfig.from_directory(MOE_TP))
     watch = CountingWatch()
-    with rank.socket, pytest.raises(StartError, match=r"^rank 1 \(process 7\) was killed$") as raised:
+    with rank.socket, pytest.raises(StartError, match=r"^rank 1 .*killed$") as raised:
         gather_group(settings, parameters, layout, watch)
     assert raised.value.exit_signal == signal.SIGKILL
     assert watch.count

@@ -113,13 +113,13 @@ def test_a_rank_with_another_secret_is_refused_and_rank_0_tells_once(
     [
         (
             {"size": 8},
-            "it was started for 8 ranks on 2 machines, and rank 0 for 4 on 2; .* tensor_parallel_size",
+            "8 ranks .*tensor_parallel_size",
         ),
         (
             {"hosts": ("127.0.0.1", "127.0.0.2", "127.0.0.4", "127.0.0.5")},
-            "4 ranks on 4 machines, and rank 0 .* ips",
+            "4 machines.* ips",
         ),
-        ({"hosts": ("127.0.0.1", "127.0.0.3")}, r"its address 127\.0\.0\.3 is not in the list"),
+        ({"hosts": ("127.0.0.1", "127.0.0.3")}, r"127\.0\.0\.3"),
     ],
 )
 def test_a_rank_of_another_group_ends_with_the_reason(
@@ -211,7 +211,7 @@ def test_what_ends_the_wait_ends_the_meeting(layout: Layout) -> None:
     def end() -> None:
         raise StartError("a rank of this machine has died")
 
-    with pytest.raises(StartError, match="of this machine has died"):
+    with pytest.raises(StartError, match="died"):
         meet_ranks(layout, end)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", layout.port))
@@ -235,21 +235,17 @@ def test_who_does_not_come_is_named_with_who_was_turned_away(
     met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
     with connected(layout, "127.0.0.3") as other:
         assert isinstance(received(other), Refused)
-    with pytest.raises(
-        StartError, match=r"came from 127\.0\.0\.2 .*; a connection from 127\.0\.0\.3 was turned"
-    ):
+    with pytest.raises(StartError, match=r"127\.0\.0\.2 .*127\.0\.0\.3"):
         met()
 
 
 def test_a_machine_whose_ranks_do_not_come_is_named(layout: Layout) -> None:
-    with pytest.raises(StartError, match=rf"no rank came from 127\.0\.0\.2 in 0 s; .* port {layout.port}"):
+    with pytest.raises(StartError, match=rf"127\.0\.0\.2 .*{layout.port}"):
         meet_ranks(layout, timeout_s=0.0)
 
 
 def test_a_first_machine_that_does_not_listen_is_named(layout: Layout) -> None:
-    with pytest.raises(
-        StartError, match=rf"rank 0 cannot be reached at 127\.0\.0\.1:{layout.port} \(.*refused\)"
-    ):
+    with pytest.raises(StartError, match=rf"127\.0\.0\.1:{layout.port} .*refused"):
         reach_rank_0(replace(layout, own_host=1), 0, 0.0)
 
 

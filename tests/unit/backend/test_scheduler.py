@@ -458,10 +458,10 @@ def test_a_prompt_whose_logits_are_wanted_takes_few_tokens_a_step_and_holds_up_n
 def test_a_full_queue_refuses_and_names_the_limit() -> None:
     steps = Steps(max_num_waiting=1)
     steps.add("a", (1,), 1)
-    with pytest.raises(QueueFull, match=r"max_num_waiting 1\); retry after 1 s"):
+    with pytest.raises(QueueFull, match="max_num_waiting 1"):
         steps.add("b", (1,), 1)
 
 
 def test_a_request_that_can_never_fit_is_refused() -> None:
-    with pytest.raises(ContextLengthExceeded, match=r"16 tokens.* 17 tokens \(1 in .*, 16 in .* KV cache"):
+    with pytest.raises(ContextLengthExceeded, match=r"16 tokens.* 17 tokens"):
         Steps(num_blocks=8).add("a", (1,), 16)

@@ -42,7 +42,7 @@ def test_the_users_own_template_wins_as_text_and_as_file(tmp_path: Path) -> None
         assert _render(own, USER) == BEGIN + "Hi!"
     with pytest.raises(StartError, match="nowhere"):
         ChatTemplate.from_directory(DATA / "dense", str(tmp_path / "nowhere.jinja"))
-    with pytest.raises(StartError, match="given by chat_template is not a valid Jinja template"):
+    with pytest.raises(StartError, match=r"chat_template .*valid Jinja"):
         ChatTemplate.from_directory(DATA / "dense", "{{ messages")
 
 
@@ -87,14 +87,14 @@ def test_the_generation_prompt_can_be_left_out(template: ChatTemplate) -> None:
 @pytest.mark.parametrize(
     ("messages", "complaint"),
     [
-        (None, "at least one message"),
-        ([], "at least one message"),
-        (["Hi"], r"messages\[0\] is str"),
-        ([USER, {"role": "king"}], r"messages\[1\]\.role is 'king'; known: system"),
-        ([{"content": "x"}], "role is None"),
-        ([{"role": "user", "content": 5}], "must be text"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], "'image_url'; this model takes only text"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "whose text is None"),
+        (None, "at least one"),
+        ([], "at least one"),
+        (["Hi"], r"messages\[0\]"),
+        ([USER, {"role": "king"}], r"messages\[1\]\.role .*king"),
+        ([{"content": "x"}], "role"),
+        ([{"role": "user", "content": 5}], "text"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "image_url"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "None"),
     ],
 )
 def test_wrong_messages_are_refused(template: ChatTemplate, messages: object, complaint: str) -> None:
@@ -104,7 +104,7 @@ def test_wrong_messages_are_refused(template: ChatTemplate, messages: object, co
 
 
 def test_a_template_that_refuses_is_the_messages_fault() -> None:
-    with pytest.raises(InvalidValue, match="the chat template refuses these messages: no system") as caught:
+    with pytest.raises(InvalidValue, match="no system") as caught:
         _render(ChatTemplate("{{ raise_exception('no system') }}", {}), USER)
     assert caught.value.param == "messages"
 
@@ -146,13 +146,13 @@ def test_a_fault_of_the_template_names_it_and_what_failed(source: str, failure: 
     ids=lambda text: text[:20],
 )
 def test_a_template_that_cannot_be_compiled_ends_the_start(source: str, reason: str) -> None:
-    with pytest.raises(StartError, match=rf"m/chat_template\.jinja is not a valid Jinja template: {reason}"):
+    with pytest.raises(StartError, match=rf"m/chat_template\.jinja .*{reason}"):
         ChatTemplate(source, {}, "m/chat_template.jinja")
 
 
 def test_templates_run_in_a_sandbox() -> None:
     for source in ("{{ messages.append(1) }}", "{{ ''.__class__.__mro__ }}{{ ''.__class__.__mro__[1].x }}"):
-        with pytest.raises(ChatTemplateFailed, match="SecurityError: access to attribute"):
+        with pytest.raises(ChatTemplateFailed, match="SecurityError"):
             _render(ChatTemplate(source, {}), USER)
 
 
@@ -232,23 +232,21 @@ def test_where_a_directory_s_template_is_found(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("A")
     assert _render(ChatTemplate.from_directory(tmp_path), USER) == "A"
     (tmp_path / "chat_template.jinja").write_text("{% if %}")
-    with pytest.raises(StartError, match=r"chat_template\.jinja is not a valid Jinja template"):
+    with pytest.raises(StartError, match=r"chat_template\.jinja .*valid Jinja"):
         ChatTemplate.from_directory(tmp_path)
     assert _render(ChatTemplate.from_directory(DATA), USER).startswith(BEGIN), "no template: the built-in one"
 
 
 def test_a_template_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
-    with pytest.raises(StartError, match=r"chat_template\.jinja cannot be read as UTF-8"):
+    with pytest.raises(StartError, match="UTF-8"):
         ChatTemplate.from_directory(tmp_path)
 
 
 def test_deeply_nested_files_and_arguments_are_no_json(tmp_path: Path, template: ChatTemplate) -> None:
     deep = "[" * 100_000
     (tmp_path / "tokenizer_config.json").write_text(deep)
-    with pytest.raises(
-        StartError, match=r"tokenizer_config\.json cannot be read: its content is nested too deeply"
-    ):
+    with pytest.raises(StartError, match=r"tokenizer_config\.json .*nested"):
         ChatTemplate.from_directory(tmp_path)
     call = {"role": "assistant", "content": "x", "tool_calls": [{"function": {"arguments": deep}}]}
     assert "Assistant: x" in _render(template, call)
@@ -264,7 +262,7 @@ BRANCHING = (
 @pytest.mark.timeout(60)
 def test_a_template_without_an_end_is_cut_off(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_module, "RENDER_LIMIT_S", 0.2)
-    with pytest.raises(ChatTemplateFailed, match="it has not come to an end within"):
+    with pytest.raises(ChatTemplateFailed, match="within"):
         ChatTemplate(source, {}).render({"messages": [{"role": "user", "content": "Hi"}]})
 
 

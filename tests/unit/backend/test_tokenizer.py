@@ -59,7 +59,7 @@ def test_added_tokens_beyond_the_model_from_both_files(tmp_path: Path) -> None:
 
 
 def test_an_added_token_that_contradicts_the_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match=r"'<\|X\|>' has id 38, which is '<think>'"):
+    with pytest.raises(StartError, match=r"38.*<think>"):
         Tokenizer.from_directory(_copy(tmp_path, added_tokens={"<|X|>": 38}))
 
 
@@ -77,7 +77,7 @@ def test_an_added_token_that_contradicts_the_model_is_refused(tmp_path: Path) ->
     ],
 )
 def test_added_tokens_that_are_none_are_refused(tmp_path: Path, name: str, content: object) -> None:
-    with pytest.raises(StartError, match=rf"{name}\.json: .*added"):
+    with pytest.raises(StartError, match=rf"{name}\.json"):
         Tokenizer.from_directory(_copy(tmp_path, **{name: content}))
 
 
@@ -87,10 +87,10 @@ def test_no_added_tokens_at_all(tmp_path: Path) -> None:
 
 
 def test_no_tokenizer_and_a_damaged_one_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match=r"has no tokenizer: one of tokenizer\.model, spm\.model"):
+    with pytest.raises(StartError, match=r"no tokenizer"):
         Tokenizer.from_directory(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"no model")
-    with pytest.raises(StartError, match=r"tokenizer\.model cannot be read as a SentencePiece model"):
+    with pytest.raises(StartError, match=r"tokenizer\.model .*SentencePiece"):
         Tokenizer.from_directory(tmp_path)
 
 

@@ -49,7 +49,7 @@ def test_a_full_queue_refuses_new_requests_but_no_preempted_ones() -> None:
     queue.put_back(_sequence("preempted"))
     first = _sequence("first", 1)
     queue.add(first)
-    with pytest.raises(QueueFull, match=r"1 requests are waiting .*max_num_waiting 1"):
+    with pytest.raises(QueueFull, match="max_num_waiting 1"):
         queue.add(_sequence("second", 2))
     queue.put_back(_sequence("preempted too"))
     queue.remove(first)
@@ -61,7 +61,7 @@ def test_prompt_tokens_are_bounded_but_one_request_always_fits() -> None:
     queue = _queue(tokens=10)
     long, short = _sequence("long", tokens=50), _sequence("short", 1, tokens=1)
     queue.add(long)
-    with pytest.raises(QueueFull, match=r"50 prompt tokens are waiting and 1 more .*max_num_waiting_tokens 10"):
+    with pytest.raises(QueueFull, match="max_num_waiting_tokens 10"):
         queue.add(short)
     queue.remove(long)
     queue.add(short)
@@ -127,5 +127,5 @@ def test_integrity_check_sees_disorder_and_wrong_counts() -> None:
         queue.check_integrity()
     queue._sequences.reverse()
     queue._sequences.pop()
-    with pytest.raises(ValueError, match="counts 2 requests and 2 tokens wrong"):
+    with pytest.raises(ValueError, match="2 requests"):
         queue.check_integrity()

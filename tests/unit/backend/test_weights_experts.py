@@ -59,9 +59,7 @@ def test_what_would_spoil_some_answers_is_refused(tmp_path: Path, name: str, rol
     shutil.copyfile(MOE / "config.json", tmp_path / "config.json")
     with open_weights(tmp_path) as weights:
         read = weights.vector if role is Role.ROUTER_BIAS else weights.linear
-        with pytest.raises(
-            StartError, match=f"tensor {name} has a number that is not finite at output {output};"
-        ):
+        with pytest.raises(StartError, match=f"{name} .*finite.* {output}"):
             read(role, 0 if role is Role.EMBEDDING else 1)
 
 
@@ -147,12 +145,12 @@ def test_shards_and_unread_tensors(tmp_path: Path, caplog: pytest.LogCaptureFixt
         (
             "model.layers.2.mlp.moe_statics.e_score_correction_bias",
             np.zeros((16, 1), np.float32),
-            r"has shape \[16, 1\]; config.json asks for \[1, 16\]",
+            r"\[16, 1\].*\[1, 16\]",
         ),
         (
             "model.layers.2.mlp.gate.weight",
             np.zeros((80, 16), np.float32),
-            r"has shape \[80, 16\]; config.json asks for \[16, 80\]",
+            r"\[80, 16\].*\[16, 80\]",
         ),
     ],
 )
@@ -172,5 +170,5 @@ def test_a_config_of_other_experts_does_not_fit(tmp_path: Path) -> None:
     shutil.copytree(UNTIED, tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"moe_num_experts": 9}))
-    with pytest.raises(StartError, match=r"experts\.8\.down_proj\.weight and 5 more is missing"):
+    with pytest.raises(StartError, match=r"experts\.8\.down_proj\.weight and 5 more"):
         open_weights(tmp_path / "model")

@@ -165,9 +165,7 @@ def test_a_zero_point_that_config_json_does_not_tell_of(tmp_path: Path) -> None:
     name = "ernie.layers.1.self_attn.cachev_matmul.activation_zero_point"
     tensors = {**with_experts("w4a8"), name: np.zeros(64, np.float32)}
     directory = write_model(tmp_path / "q", config_of("w4a8"), tensors)
-    with pytest.raises(
-        StartError, match=rf"{name} shifts the KV cache, .* quantization_config\.has_zero_point"
-    ):
+    with pytest.raises(StartError, match=rf"{name} .*has_zero_point"):
         opened(directory, "w4a8", Shard())
 
 

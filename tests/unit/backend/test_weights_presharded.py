@@ -129,41 +129,41 @@ def test_scales_of_a_rank_s_own_are_read_by_as_many_ranks(copy: Path) -> None:
 
 def test_another_number_of_ranks_is_refused(cut: Path) -> None:
     config = ModelConfig.from_directory(cut)
-    with pytest.raises(StartError, match=r"was cut for 4 ranks .* tensor_parallel_size is 2; give 4, or 1"):
+    with pytest.raises(StartError, match=r"4 ranks .*tensor_parallel_size is 2"):
         CheckpointWeights.open(cut, config, "bfloat16", "w4a8", shard=Shard(0, 2))
 
 
 def test_a_missing_rank_is_named(copy: Path) -> None:
     shutil.rmtree(copy / "rank1")
-    with pytest.raises(StartError, match="rank1 is missing; other ranks are there"):
+    with pytest.raises(StartError, match="rank1 is missing"):
         opened(copy)
 
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        (EXPERT + "down_proj.activation_scale", "; w4a8 needs the absmax of the inputs of every expert"),
+        (EXPERT + "down_proj.activation_scale", "inputs"),
         (
             EXPERT + "up_gate_proj.weight_scale",
-            "; it is the absmax of each output of its quant_weight",
+            "output",
         ),
-        (LAYER + "self_attn.o_proj.quant_weight", "; quantization_config in config.json says that this weight"),
+        (LAYER + "self_attn.o_proj.quant_weight", "quantization_config"),
         (
             LAYER + "self_attn.cachev_matmul.activation_scale",
-            "; an int8 KV cache has the absmax of each channel",
+            "KV cache",
         ),
     ],
 )
 def test_a_missing_tensor_is_named_with_what_it_is_for(copy: Path, name: str, complaint: str) -> None:
     for directory in rank_directories(copy):
         remove(directory, name)
-    with pytest.raises(StartError, match=f"tensor {name} is missing from the checkpoint{complaint}"):
+    with pytest.raises(StartError, match=f"{name} is missing .*{complaint}"):
         opened(copy)
 
 
 def test_a_tensor_that_one_rank_lacks_is_named(copy: Path) -> None:
     remove(copy / "rank2", "ernie.norm.weight")
-    with pytest.raises(StartError, match=r"tensor ernie\.norm\.weight is not in the directory of every rank"):
+    with pytest.raises(StartError, match=r"ernie\.norm\.weight .*every rank"):
         opened(copy)
 
 
@@ -172,7 +172,7 @@ def test_a_part_of_another_shape_is_named(copy: Path) -> None:
     edit(copy / "rank0", name, lambda codes: codes[:-1])
     with pytest.raises(
         StartError,
-        match=rf"rank0/.*: tensor {name} has shape \[63, 128\]; .* for \[256, 128\], .* has \[64, 128\]",
+        match=rf"rank0/.*{name} .*\[63, 128\]",
     ):
         opened(copy)
 
@@ -193,7 +193,7 @@ def test_parts_of_different_types_cannot_be_joined(copy: Path) -> None:
     """The bits of bfloat16 would be taken for numbers, or a float's for bits."""
     name = "ernie.embed_tokens.weight"
     edit(copy / "rank2", name, bfloat16_to_float32)
-    complaint = f"tensor {name} is BF16 in rank0 and F32 in rank2; copy the checkpoint again"
+    complaint = f"{name} .*BF16 .*F32 "
     with opened(copy) as weights, pytest.raises(StartError, match=complaint):
         weights.linear(Role.EMBEDDING)
 
@@ -210,9 +210,7 @@ def test_scales_of_the_cache_are_of_all_layers_or_of_none(copy: Path) -> None:
     for directory in rank_directories(copy):
         for name in first:
             remove(directory, name)
-    with pytest.raises(
-        StartError, match=f"tensor {first[0]} and 1 more is missing .* in all layers or in none"
-    ):
+    with pytest.raises(StartError, match=f"{first[0]} and 1 more"):
         opened(copy)
 
 
@@ -221,14 +219,14 @@ def test_a_head_that_was_cut_is_not_tied_away(copy: Path) -> None:
     del fields["tie_word_embeddings"]
     (copy / "config.json").write_text(json.dumps(fields))
     for shard in (Shard(), Shard(1, 4)):
-        with pytest.raises(StartError, match=r"lm_head\.weight is another matrix than ernie\.embed_tokens"):
+        with pytest.raises(StartError, match=r"lm_head\.weight .*ernie\.embed_tokens"):
             CheckpointWeights.open(copy, ModelConfig.from_directory(copy), "bfloat16", "w4a8", shard=shard)
 
 
 def test_scales_that_differ_by_rank_cannot_be_joined(copy: Path) -> None:
     name = EXPERT + "down_proj.activation_scale"
     edit(copy / "rank3", name, lambda absmax: absmax * 2)
-    complaint = f"rank0 and rank3 differ in tensor {name}, .* give tensor_parallel_size 4"
+    complaint = f"rank0 and rank3 .*{name}"
     with opened(copy) as weights, pytest.raises(StartError, match=complaint):
         weights.linear(Role.EXPERT_DOWN, 1, 2)
 
@@ -239,9 +237,7 @@ def test_an_absmax_is_a_number_of_at_least_0(copy: Path, wrong: float) -> None:
     edit(copy / "rank0", name, lambda absmax: np.where(np.arange(16) == 3, np.float32(wrong), absmax))
     with (
         opened(copy) as weights,
-        pytest.raises(
-            StartError, match=rf"rank0/model-\S+: tensor {name} has the scale {wrong} at 3: negative or"
-        ),
+        pytest.raises(StartError, match=f"rank0/.*{name} .*{wrong}"),
     ):
         weights.cache_scales(1)
 
@@ -253,9 +249,7 @@ def test_inputs_of_an_expert_that_are_zeros_are_refused(copy: Path) -> None:
     config = ModelConfig.from_directory(copy)
     with (
         CheckpointWeights.open(copy, config, "bfloat16", "w4a8", shard=Shard(1, 4)) as weights,
-        pytest.raises(
-            StartError, match=rf"rank1/model-\S+: tensor {name} is 0: the expert would see zeros only"
-        ),
+        pytest.raises(StartError, match=f"rank1/.*{name} is 0"),
     ):
         weights.linear(Role.EXPERT_GATE_UP, 1, 2)
 
@@ -263,5 +257,5 @@ def test_inputs_of_an_expert_that_are_zeros_are_refused(copy: Path) -> None:
 def test_quantized_weights_without_a_quantization_config(copy: Path) -> None:
     config = copy / "config.json"
     config.write_text(config.read_text().replace("quantization_config", "quantization_notes"))
-    with pytest.raises(StartError, match="a quant_weight is there instead, but no quantization_config"):
+    with pytest.raises(StartError, match="quantization_config"):
         CheckpointWeights.open(copy, ModelConfig.from_directory(copy), "bfloat16", None)

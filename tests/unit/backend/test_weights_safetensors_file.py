@@ -61,9 +61,7 @@ def test_what_was_read_takes_memory_until_it_is_forgotten(tmp_path: Path) -> Non
 def test_other_types_may_be_present_but_not_read(tmp_path: Path) -> None:
     write_tensors(tmp_path / "a.safetensors", {"steps": np.arange(3)})
     file = SafetensorsFile(tmp_path / "a.safetensors")
-    with pytest.raises(
-        StartError, match=r"a.safetensors: tensor steps has type I64; weights are read from F32"
-    ):
+    with pytest.raises(StartError, match=r"steps .*I64"):
         file.tensor("steps")
     file.close()
 
@@ -72,12 +70,12 @@ def test_other_types_may_be_present_but_not_read(tmp_path: Path) -> None:
     ("content", "complaint"),
     [
         (b"", "is empty"),
-        (b"1234", "has 4 bytes, too few"),
-        ((1 << 62).to_bytes(8, "little") + b"{}", "is not a safetensors file: its header would have"),
-        ((100).to_bytes(8, "little") + b"{}", "is truncated: its header ends at byte 108, the file has 10"),
-        ((2).to_bytes(8, "little") + b"{]", "its header is malformed"),
-        ((2).to_bytes(8, "little") + b"[]", "its header is malformed"),
-        ((2).to_bytes(8, "little") + b"\xff\xff", "its header is malformed"),
+        (b"1234", "4 bytes"),
+        ((1 << 62).to_bytes(8, "little") + b"{}", "header"),
+        ((100).to_bytes(8, "little") + b"{}", "108"),
+        ((2).to_bytes(8, "little") + b"{]", "malformed"),
+        ((2).to_bytes(8, "little") + b"[]", "malformed"),
+        ((2).to_bytes(8, "little") + b"\xff\xff", "malformed"),
     ],
 )
 def test_wrong_files(tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -91,20 +89,20 @@ def test_wrong_files(tmp_path: Path, content: bytes, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("header", "complaint"),
     [
-        ({"a": entry(0, 8), "b": entry(4, 12)}, "tensor b at bytes 4 to 12 overlaps another one"),
-        ({"a": entry(8, 0)}, "tensor a at bytes 8 to 0 overlaps"),
+        ({"a": entry(0, 8), "b": entry(4, 12)}, "overlaps"),
+        ({"a": entry(8, 0)}, "overlaps"),
         (
             {"a": entry(0, 8), "b": entry(12, 20)},
-            "is truncated: tensor b ends at byte 20 of the data, the file has 16",
+            "truncated",
         ),
-        ({"a": entry(0, 12)}, "tensor a has 12 bytes; F32 [2] needs 8"),
-        ({"a": entry(0, 8, [4])}, "tensor a has 8 bytes; F32 [4] needs 16"),
-        ({"a": entry(-8, 0)}, "its header is malformed"),
-        ({"a": entry(0.0, 8)}, "its header is malformed"),
-        ({"a": entry(0, 8, [True, 2])}, "its header is malformed"),
-        ({"a": entry(0, 8, None)}, "its header is malformed"),
-        ({"a": {"dtype": "F32"}}, "its header is malformed"),
-        ({"a": 5}, "its header is malformed"),
+        ({"a": entry(0, 12)}, "12 bytes"),
+        ({"a": entry(0, 8, [4])}, "F32 [4]"),
+        ({"a": entry(-8, 0)}, "malformed"),
+        ({"a": entry(0.0, 8)}, "malformed"),
+        ({"a": entry(0, 8, [True, 2])}, "malformed"),
+        ({"a": entry(0, 8, None)}, "malformed"),
+        ({"a": {"dtype": "F32"}}, "malformed"),
+        ({"a": 5}, "malformed"),
     ],
 )
 def test_wrong_headers(tmp_path: Path, header: dict[str, Any], complaint: str) -> None:
@@ -116,5 +114,5 @@ def test_wrong_headers(tmp_path: Path, header: dict[str, Any], complaint: str) -
 
 
 def test_unreadable_file(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="cannot be read: Is a directory"):
+    with pytest.raises(StartError, match="Is a directory"):
         SafetensorsFile(tmp_path)

@@ -137,25 +137,25 @@ def test_sizes_that_divide_everything_are_taken(size: int) -> None:
 
 
 def test_a_size_that_does_not_divide_is_refused_with_the_possible_ones() -> None:
-    with pytest.raises(StartError, match=r"is 3, .* 8 query heads, 4 key .*; possible are 1, 2, 4$"):
+    with pytest.raises(StartError, match=r"is 3, .* 1, 2, 4$"):
         check_split(CONFIG, Shard(0, 3))
 
 
 def test_the_possible_sizes_are_those_of_the_flag_however_large_a_model_is() -> None:
     huge = dict.fromkeys(("num_heads", "num_kv_heads", "intermediate_size", "vocab_size"), 3 << 40)
-    with pytest.raises(StartError, match=r"; possible are 1, 2, 3, 4, .*, 768, 1024$"):
+    with pytest.raises(StartError, match=r" 1, 2, 3, 4, .*, 768, 1024$"):
         check_split(replace(CONFIG, moe=None, **huge), Shard(0, 5))  # type: ignore[arg-type]
 
 
 def test_key_heads_are_not_doubled() -> None:
-    with pytest.raises(StartError, match=r"does not divide 4 key and value heads of .*; possible are 1, 2, 4$"):
+    with pytest.raises(StartError, match=r"4 key .* 1, 2, 4$"):
         check_split(CONFIG, Shard(0, 8))
 
 
 def test_experts_and_the_vocabulary_are_all_that_expert_parallelism_must_divide() -> None:
     config = replace(CONFIG, moe=replace(CONFIG.moe, num_experts=6)) if CONFIG.moe else CONFIG
     check_split(config, Shard(0, 4))
-    with pytest.raises(StartError, match=r"does not divide 6 experts of .*; possible are 1, 2$"):
+    with pytest.raises(StartError, match=r"6 experts .* 1, 2$"):
         check_split(config, Shard(0, 4, is_expert_parallel=True))
     check_split(replace(config, num_heads=5, num_kv_heads=1), Shard(0, 2, is_expert_parallel=True))
 
@@ -183,7 +183,7 @@ def test_expert_parallelism_cuts_the_rest_where_it_can_and_means_nothing_without
 
 def test_hadamard_blocks_stay_whole() -> None:
     check_split(CONFIG, Shard(0, 4), block=4)
-    complaint = r"2 blocks of 8 in moe_intermediate_size .*; possible are 1, 2, or 4 with enable_expert_p"
+    complaint = "moe_intermediate_size .* 1, 2, .*enable_expert_p"
     with pytest.raises(StartError, match=complaint):
         check_split(CONFIG, Shard(0, 4), block=8)
 
@@ -191,5 +191,5 @@ def test_hadamard_blocks_stay_whole() -> None:
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("is_expert_parallel", [False, True])
 def test_blocks_that_experts_do_not_have_are_refused_for_any_group(size: int, is_expert_parallel: bool) -> None:
-    with pytest.raises(StartError, match="moe_intermediate_size 16 is not a multiple of 32, the inputs"):
+    with pytest.raises(StartError, match=r"moe_intermediate_size 16 .* 32"):
         check_split(CONFIG, Shard(0, size, is_expert_parallel), block=32)
