@@ -20,7 +20,7 @@ from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.settings import EngineSettings
 from ernie_backend.weights.sharding import Shard, kv_heads_of, vocabulary_of
 from ernie_kernels.api import CacheScales, CacheSpec, Ops
-from ernie_kernels.communicator import Rendezvous
+from ernie_kernels.communicator import ProcessGroupConfig
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Seat:
     Attributes:
         shard: which part is its.
         threads: its share of the threads that compute.
-        rendezvous: how it finds the other ranks; None: there are none.
+        group: how it finds the other ranks; None: there are none.
     """
 
     shard: Shard
     threads: int
-    rendezvous: Rendezvous | None = None
+    group: ProcessGroupConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def load_part(settings: EngineSettings, config: ModelConfig, backend: Backend, s
         StartError: the backend cannot be used, or the weights cannot be loaded.
     """
     before = resident_bytes()
-    ops = backend.create_ops(seat.threads, seat.rendezvous)
+    ops = backend.create_ops(seat.threads, seat.group)
     without_weights = resident_bytes()
     how = LoadSettings(
         dtype=settings.dtype,

@@ -1,7 +1,7 @@
-"""Ranks that share one model: what an op needs of the others.
+"""What an op needs of the other ranks that share the model.
 
-Each rank holds a part of every large matrix and works through the same steps; ``Ops.all_reduce`` adds up what
-each has computed, ``Ops.lm_head`` lays the ranks' logits side by side.
+Each rank holds a part of every large matrix and works through the same steps: ``Ops.all_reduce`` adds up what
+each has computed, ``Ops.lm_head`` concatenates the ranks' logits.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ A = TypeVar("A")
 """An array of the backend, float32."""
 
 
-class Meetings:
-    """Counts what this rank does together with the others, as a context manager around each.
+class CollectiveCounter:
+    """Counts this rank's collectives, as a context manager around each.
 
-    All ranks meet equally often, so the others wait for the one with the lowest count.
+    All ranks call the same collectives, so the others wait for the rank with the lowest count.
 
     Attributes:
-        count: meetings begun and meetings ended, added up: odd inside one. Any thread may read it.
+        count: collectives begun plus collectives ended: odd inside one. Any thread may read it.
         has_failed: one has ended with an error, as it does if another rank is gone or hangs.
     """
 
@@ -40,18 +40,18 @@ class Meetings:
 
 
 @dataclass(frozen=True)
-class Rendezvous:
-    """How the ranks of a group find each other.
+class ProcessGroupConfig:
+    """How a rank joins the others.
 
     Attributes:
-        rank: this one.
-        size: how many there are; at least 2.
+        rank: of this process.
+        size: number of ranks; at least 2.
         master: ``address:port`` where rank 0 serves Paddle's store; the port is free until then.
         address: this rank's own address.
         card: index of this rank's XPU among those visible on its machine.
-        meetings: is kept up to date by this rank's ``Ranks``.
-        come: called when this rank is about to join; returns when all are. Paddle's own wait holds Python's
-            lock, so that no thread could see who does not come.
+        collectives: updated by this rank's ``Communicator``.
+        barrier: called when this rank is about to join; returns when all ranks are. Paddle's own wait holds the
+            interpreter lock, so that no thread of the process could see which rank is missing.
     """
 
     rank: int
@@ -59,40 +59,40 @@ class Rendezvous:
     master: str
     address: str
     card: int = 0
-    meetings: Meetings = field(default_factory=Meetings)
-    come: Callable[[], None] = lambda: None
+    collectives: CollectiveCounter = field(default_factory=CollectiveCounter)
+    barrier: Callable[[], None] = lambda: None
 
 
-class Ranks(Protocol[A]):
-    """This rank and its way to the others; all of them make the same calls in the same order.
+class Communicator(Protocol[A]):
+    """Collectives of this rank; all ranks make the same calls in the same order.
 
     Attributes:
         rank: 0 to ``size`` - 1.
-        size: how many there are.
+        size: number of ranks.
     """
 
     rank: int
     size: int
 
-    def sum(self, x: A) -> A:
-        """Return the sum over the ranks of their ``[T, H]``; ``x`` may be spent."""
+    def all_reduce(self, x: A) -> A:
+        """Return the sum over the ranks of their ``[T, H]``; may overwrite ``x``."""
         ...
 
-    def join(self, x: A) -> A:
+    def all_gather(self, x: A) -> A:
         """Return the ranks' arrays ``[R, N]`` side by side: ``[R, size * N]``."""
         ...
 
 
-class Alone(Generic[A]):
+class SingleRank(Generic[A]):
     """The only rank."""
 
     rank = 0
     size = 1
 
-    def sum(self, x: A) -> A:
+    def all_reduce(self, x: A) -> A:
         """Return ``x``."""
         return x
 
-    def join(self, x: A) -> A:
+    def all_gather(self, x: A) -> A:
         """Return ``x``."""
         return x

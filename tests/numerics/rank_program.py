@@ -20,10 +20,10 @@ from ernie_backend.runner.inputs import build_batch
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.weights.sharding import kv_heads_of, shard_of, vocabulary_of
 from ernie_kernels.api import CacheSpec
-from ernie_kernels.communicator import Rendezvous
+from ernie_kernels.communicator import ProcessGroupConfig
 from ernie_kernels.formats import ActivationType
 from ernie_kernels.paddle import PaddleOps
-from ernie_kernels.paddle.process_group import join_devices
+from ernie_kernels.paddle.process_group import join_device_group
 from numerics.golden import checkpoint, golden_rows
 
 BLOCK_SIZE = 8
@@ -31,7 +31,7 @@ MAX_POSITIONS = 64
 
 
 def main(family: str, layout: str, rank: int, size: int, master: str, is_expert_parallel: bool) -> None:
-    ops = PaddleOps("cpu", join_devices(Rendezvous(rank, size, master, "127.0.0.1"), "cpu"))
+    ops = PaddleOps("cpu", join_device_group(ProcessGroupConfig(rank, size, master, "127.0.0.1"), "cpu"))
     config = ModelConfig.from_directory(checkpoint(family, layout))
     shard = shard_of(config, rank, size, is_expert_parallel=is_expert_parallel)
     how = LoadSettings("float32", None, ActivationType.FLOAT32, MAX_POSITIONS, shard=shard)

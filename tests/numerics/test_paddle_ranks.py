@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ernie_kernels.communicator import Rendezvous
+from ernie_kernels.communicator import ProcessGroupConfig
 from ernie_kernels.paddle.place import paddle
-from ernie_kernels.paddle.process_group import join_hosts
+from ernie_kernels.paddle.process_group import join_host_group
 from free_ports import free_port
 from numerics.golden import golden_rows
 
@@ -82,7 +82,7 @@ def test_gloo_of_one_machine_listens_at_loopback(
     environment: dict[str, str] = {}
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(paddle.distributed, "init_parallel_env", lambda: None)
-    join_hosts(Rendezvous(1, 2, f"{address}:{free_port()}", address))
+    join_host_group(ProcessGroupConfig(1, 2, f"{address}:{free_port()}", address))
     assert environment.get("GLOO_SOCKET_IFNAME") == interface
 
 
@@ -94,4 +94,4 @@ def test_a_port_that_was_taken_meanwhile_is_an_error_not_the_end_of_the_process(
         with pytest.raises(
             RuntimeError, match=rf"cannot meet at {master}, .* \(Address already in use\); start"
         ):
-            join_hosts(Rendezvous(0, 2, master, "127.0.0.1"))
+            join_host_group(ProcessGroupConfig(0, 2, master, "127.0.0.1"))

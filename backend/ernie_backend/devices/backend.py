@@ -22,7 +22,7 @@ from ernie_backend.devices.device import Device, composed_p800, cpu, p800
 from ernie_backend.devices.processors import usable_cores
 from ernie_backend.errors import StartError
 from ernie_kernels.api import Ops
-from ernie_kernels.communicator import Ranks, Rendezvous
+from ernie_kernels.communicator import Communicator, ProcessGroupConfig
 from ernie_kernels.sampling import TokenSampler
 
 CPU_PROMPT_TOKENS = 256
@@ -50,7 +50,7 @@ class Backend:
     """
 
     name: str
-    make_ops: Callable[[int, Rendezvous | None], Ops]
+    make_ops: Callable[[int, ProcessGroupConfig | None], Ops]
     planned_device: Callable[[int, int | None], Device]
     step_tokens: Callable[[int], int]
     token_sampler: Callable[[Ops], TokenSampler]
@@ -59,14 +59,14 @@ class Backend:
     nodes: str | None = None
     variable: str | None = None
 
-    def create_ops(self, threads: int, rendezvous: Rendezvous | None = None) -> Ops:
-        """Return the ops, joined to those of the other ranks if there is a rendezvous.
+    def create_ops(self, threads: int, group: ProcessGroupConfig | None = None) -> Ops:
+        """Return the ops, joined to those of the other ranks if there is a group.
 
         Raises:
             StartError: the backend cannot be imported, finds no device, or does not find the other ranks.
         """
         try:
-            return self.make_ops(threads, rendezvous)
+            return self.make_ops(threads, group)
         except (ImportError, OSError, RuntimeError) as error:
             raise StartError(f"device {self.name} cannot be used: {error}") from error
 
@@ -95,34 +95,34 @@ def find_backend(
     return CPU, None
 
 
-def _cpu_ops(threads: int, rendezvous: Rendezvous | None) -> Ops:
+def _cpu_ops(threads: int, group: ProcessGroupConfig | None) -> Ops:
     from ernie_kernels.cpu import CpuOps
 
-    return CpuOps(threads, ranks=None if rendezvous is None else _host_ranks(rendezvous))
+    return CpuOps(threads, communicator=None if group is None else _host_communicator(group))
 
 
-def _reference_ops(_: int, rendezvous: Rendezvous | None) -> Ops:
+def _reference_ops(_: int, group: ProcessGroupConfig | None) -> Ops:
     from ernie_kernels.reference import ReferenceOps
 
-    return ReferenceOps(None if rendezvous is None else _host_ranks(rendezvous))
+    return ReferenceOps(None if group is None else _host_communicator(group))
 
 
-def _xpu_ops(_: int, rendezvous: Rendezvous | None) -> Ops:
+def _xpu_ops(_: int, group: ProcessGroupConfig | None) -> Ops:
     from ernie_kernels.paddle import PaddleOps
-    from ernie_kernels.paddle.process_group import join_devices
+    from ernie_kernels.paddle.process_group import join_device_group
 
-    if rendezvous is None:
+    if group is None:
         return PaddleOps("xpu:0")
-    place = f"xpu:{rendezvous.card}"
-    return PaddleOps(place, join_devices(rendezvous, place))
+    place = f"xpu:{group.card}"
+    return PaddleOps(place, join_device_group(group, place))
 
 
-def _host_ranks(rendezvous: Rendezvous) -> Ranks[Any]:
+def _host_communicator(group: ProcessGroupConfig) -> Communicator[Any]:
     try:
-        from ernie_kernels.paddle.process_group import join_hosts
+        from ernie_kernels.paddle.process_group import join_host_group
     except ImportError as error:
         raise StartError(f"several ranks need Paddle ({error}); install ernie-triton[paddle]") from error
-    return join_hosts(rendezvous)
+    return join_host_group(group)
 
 
 def _samples_itself(ops: Ops) -> TokenSampler:

@@ -128,7 +128,7 @@ class Group:
         try:
             yield
         except Exception as error:
-            if not isinstance(error, StartError) or (self._pulse and self._pulse.meetings.has_failed):
+            if not isinstance(error, StartError) or (self._pulse and self._pulse.collectives.has_failed):
                 self._is_told.wait(_EXPLAIN_S)
             raise
 

@@ -31,7 +31,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 def gather_group(
     settings: EngineSettings, parameters: Mapping[str, str], layout: Layout, watch: GroupWatch
 ) -> tuple[Group, str]:
-    """Return the group that rank 0, this process, leads, and where it meets for sums: ``Rendezvous.master``.
+    """Return the group that rank 0, this process, leads, and ``ProcessGroupConfig.master``.
 
     Every rank has been told to join.
 

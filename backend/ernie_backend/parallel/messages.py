@@ -93,7 +93,7 @@ class Beat:
 
     Attributes:
         progress: figures of its main thread that grow while it works.
-        meetings: their count, see ``ernie_kernels.communicator.Meetings``.
+        meetings: their count, see ``ernie_kernels.communicator.CollectiveCounter``.
         is_held: its main thread is stopped or traced.
     """
 

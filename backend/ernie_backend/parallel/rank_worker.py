@@ -76,7 +76,7 @@ class Follower:
         try:
             self._follow()
         except Exception as error:
-            has_met = not self._pulse.meetings.has_failed
+            has_met = not self._pulse.collectives.has_failed
             if isinstance(error, StartError) and has_met:
                 logger.error("the rank cannot start: %s", error.message)  # noqa: TRY400  one line, no traceback
                 self._channel.send(Failed(error.message))
@@ -105,7 +105,7 @@ class Follower:
                 "expert may be chosen; take equal machines for models with experts",
                 *(join.rank, own, join.kernels),
             )
-        seat = group_seat(settings, config, layout, join.rank, join.master, self._pulse.meetings, self._come)
+        seat = group_seat(settings, config, layout, join.rank, join.master, self._pulse.collectives, self._come)
         part = load_part(settings, config, backend, seat)
         plan = engine_plan(settings, config, backend, self._available * len(layout.hosts))
         available = available_bytes() // layout.ranks_per_host

@@ -9,7 +9,7 @@ from ernie_backend.parallel.layout import Layout, read_layout, read_machines
 from ernie_backend.settings import EngineSettings
 from ernie_backend.weights.sharding import shard_of
 from ernie_backend.worker import Seat
-from ernie_kernels.communicator import Meetings, Rendezvous
+from ernie_kernels.communicator import CollectiveCounter, ProcessGroupConfig
 
 
 def engine_layout(settings: EngineSettings) -> Layout:
@@ -33,16 +33,16 @@ def group_seat(
     layout: Layout,
     rank: int,
     master: str,
-    meetings: Meetings,
-    come: Callable[[], None],
+    collectives: CollectiveCounter,
+    barrier: Callable[[], None],
 ) -> Seat:
     """Return the seat of a rank; the ranks of a machine share its threads, and take its cards in order.
 
-    For ``master``, ``meetings`` and ``come`` see ``Rendezvous``.
+    For ``master``, ``collectives`` and ``barrier`` see ``ProcessGroupConfig``.
     """
     host, index = divmod(rank, layout.ranks_per_host)
     return Seat(
         shard=shard_of(config, rank, layout.size, is_expert_parallel=settings.enable_expert_parallel),
         threads=threads_of_rank(settings, layout),
-        rendezvous=Rendezvous(rank, layout.size, master, layout.hosts[host], index, meetings, come),
+        group=ProcessGroupConfig(rank, layout.size, master, layout.hosts[host], index, collectives, barrier),
     )

@@ -84,7 +84,7 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         with _logged(stages, f"{layout.size} ranks"):
             pulse = Pulse()
             group, master = gather_group(settings, parameters, layout, watch or GroupWatch())
-            seat = group_seat(settings, config, layout, 0, master, pulse.meetings, group.come)
+            seat = group_seat(settings, config, layout, 0, master, pulse.collectives, group.come)
             group.lead(pulse)
     with _logged(stages, f"weights on {backend.name}, {seat.threads} threads") as weights:
         with nullcontext() if group is None else group.explained():

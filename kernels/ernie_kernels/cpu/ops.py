@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ernie_kernels.api import Batch, CacheSpec, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_batch
 from ernie_kernels.cache_format import check_cache_spec
-from ernie_kernels.communicator import Alone, Ranks
+from ernie_kernels.communicator import Communicator, SingleRank
 from ernie_kernels.cpu import _cpu
 from ernie_kernels.formats import (
     ACTIVATION_GROUP,
@@ -47,16 +47,16 @@ class CpuOps:
     Args:
         threads: threads of the pool, the caller's included.
         instruction_set: one of ``instruction_sets()``; default: ``$ERNIE_CPU_ISA``, else the best.
-        ranks: the way to the ranks that share the model.
+        communicator: of this rank, if several share the model.
 
     Raises:
         ValueError: ``threads`` is not positive, or the processor does not run the instruction set.
     """
 
     def __init__(
-        self, threads: int, instruction_set: str | None = None, ranks: Ranks[Floats] | None = None
+        self, threads: int, instruction_set: str | None = None, communicator: Communicator[Floats] | None = None
     ) -> None:
-        self._ranks: Ranks[Floats] = ranks or Alone()
+        self._communicator: Communicator[Floats] = communicator or SingleRank()
         self._ops = _cpu.Ops(threads, instruction_set or os.environ.get(ISA_VARIABLE, ""))
 
     @property
@@ -211,13 +211,13 @@ class CpuOps:
 
     def all_reduce(self, x: Floats) -> Floats:
         """Return the sum of the ranks' ``x``."""
-        return self._ranks.sum(x)
+        return self._communicator.all_reduce(x)
 
     def lm_head(self, hidden: Floats, head: _cpu.PackedLinear, batch: _cpu.Batch) -> Floats:
         """Return the logits of the batch's ``logit_rows``."""
         logits = np.empty((batch.num_logit_rows, head.outputs), np.float32)
         self._ops.lm_head(hidden, head, batch, logits)
-        return self._ranks.join(logits)
+        return self._communicator.all_gather(logits)
 
     def sample_tokens(self, logits: Floats, batch: SamplingBatch) -> NDArray[np.int64]:
         """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.sampling``.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, Logits, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_indices
-from ernie_kernels.communicator import Alone, Ranks
+from ernie_kernels.communicator import Communicator, SingleRank
 from ernie_kernels.formats import ActivationType, LinearWeight
 from ernie_kernels.paddle import linear, step
 from ernie_kernels.paddle.attention import RotaryTable, attend
@@ -27,17 +27,17 @@ from ernie_kernels.routing import RouterWeights
 class PaddleOps:
     """The operations of ``ernie_kernels.api.Ops``, composed of Paddle ops that the KL3 list has."""
 
-    def __init__(self, place: str, ranks: Ranks[Tensor] | None = None) -> None:
+    def __init__(self, place: str, communicator: Communicator[Tensor] | None = None) -> None:
         """Select ``place`` (``cpu`` or ``xpu:0``), which becomes Paddle's current device.
 
-        ``ranks`` is the way to the ranks that share the model.
+        ``communicator`` is this rank's, if several share the model.
 
         Raises:
             ValueError: the place is unknown.
             RuntimeError: this Paddle cannot use it.
         """
         self._place = Place.select(place)
-        self._ranks: Ranks[Tensor] = ranks or Alone()
+        self._communicator: Communicator[Tensor] = communicator or SingleRank()
 
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> PackedLinear:
         """Bring a matrix to the place."""
@@ -118,11 +118,11 @@ class PaddleOps:
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return the sum of the ranks' ``x``."""
-        return self._ranks.sum(x)
+        return self._communicator.all_reduce(x)
 
     def lm_head(self, hidden: Tensor, head: PackedLinear, batch: DeviceStep) -> Logits:
         """Return the logits of the logit rows on the host."""
         if batch.host.logit_rows.size == 0:
-            return np.zeros((0, self._ranks.size * head.values.shape[0]), np.float32)
-        logits = self._ranks.join(head.multiply(paddle.gather(hidden, batch.logit_rows)))
+            return np.zeros((0, self._communicator.size * head.values.shape[0]), np.float32)
+        logits = self._communicator.all_gather(head.multiply(paddle.gather(hidden, batch.logit_rows)))
         return np.asarray(logits.numpy(), np.float32)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_batch, check_indices
-from ernie_kernels.communicator import Alone, Ranks
+from ernie_kernels.communicator import Communicator, SingleRank
 from ernie_kernels.formats import ActivationType, LinearWeight, check_activation, dequantize
 from ernie_kernels.reference.attention import ReferenceCache, paged_attention
 from ernie_kernels.reference.linear import linear
@@ -37,11 +37,11 @@ class ReferenceOps:
     """``ernie_kernels.api.Ops`` in NumPy float32.
 
     Args:
-        ranks: the way to the ranks that share the model.
+        communicator: of this rank, if several share the model.
     """
 
-    def __init__(self, ranks: Ranks[Floats] | None = None) -> None:
-        self._ranks: Ranks[Floats] = ranks or Alone()
+    def __init__(self, communicator: Communicator[Floats] | None = None) -> None:
+        self._communicator: Communicator[Floats] = communicator or SingleRank()
 
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> ReferenceLinear:
         """Keep the weight as it is; ValueError if ``activation`` does not fit it."""
@@ -124,11 +124,11 @@ class ReferenceOps:
 
     def all_reduce(self, x: Floats) -> Floats:
         """Return the sum of the ranks' ``x``."""
-        return self._ranks.sum(x)
+        return self._communicator.all_reduce(x)
 
     def lm_head(self, hidden: Floats, head: ReferenceLinear, batch: Batch) -> Floats:
         """Return the logits of the batch's ``logit_rows``."""
-        return self._ranks.join(self.linear(hidden[batch.logit_rows], head))
+        return self._communicator.all_gather(self.linear(hidden[batch.logit_rows], head))
 
     def sample_tokens(self, logits: Floats, batch: SamplingBatch) -> NDArray[np.int64]:
         """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.sampling``."""

@@ -113,7 +113,7 @@ def test_so_does_a_start_without_the_others(ranks: list[Rank]) -> None:
     pulse = ScriptedPulse(0)
     group.lead(pulse)
     ranks[0].socket.close()
-    with contextlib.suppress(RuntimeError), pulse.meetings:
+    with contextlib.suppress(RuntimeError), pulse.collectives:
         raise RuntimeError
     with pytest.raises(StartError, match="no others"), group.explained():
         raise StartError("no others")
@@ -201,10 +201,10 @@ class ScriptedPulse(Pulse):
 
     def __init__(self, meetings: int) -> None:
         super().__init__()
-        self.meetings.count = meetings
+        self.collectives.count = meetings
 
     def beat(self) -> Beat:
-        return Beat((0, 0, 0), self.meetings.count)
+        return Beat((0, 0, 0), self.collectives.count)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from ernie_backend.parallel.messages import Beat
 from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.vital_signs import VitalSigns, find_hanging
-from ernie_kernels.communicator import Meetings
+from ernie_kernels.communicator import CollectiveCounter
 
 ALLOWED_S = 10.0
 
@@ -117,7 +117,7 @@ def test_who_loads_must_move_unless_it_waits_for_the_others(
 def test_a_pulse_tells_of_work_and_of_meetings_of_the_thread_that_made_it() -> None:
     pulse = Pulse()
     before, felt = pulse.beat(), []
-    with pulse.meetings:
+    with pulse.collectives:
         while sum(pulse.beat().progress) == sum(before.progress):
             pass
         thread = threading.Thread(target=lambda: felt.append(pulse.beat()))
@@ -127,11 +127,11 @@ def test_a_pulse_tells_of_work_and_of_meetings_of_the_thread_that_made_it() -> N
     assert sum(during.progress) > sum(before.progress)
     assert (before.meetings, during.meetings, pulse.beat().meetings) == (0, 1, 2)
     assert not during.is_held
-    assert not pulse.meetings.has_failed
+    assert not pulse.collectives.has_failed
 
 
 def test_a_meeting_that_fails_is_over_and_remembered() -> None:
-    meetings = Meetings()
+    meetings = CollectiveCounter()
     with pytest.raises(RuntimeError), meetings:
         raise RuntimeError
     assert (meetings.count, meetings.has_failed) == (2, True)

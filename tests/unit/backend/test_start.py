@@ -19,7 +19,7 @@ from ernie_backend.service.start import StartedEngine, start_engine
 from ernie_backend.settings import EngineSettings
 from ernie_backend.weights.checkpoints import quantized_cache
 from ernie_kernels.api import Ops
-from ernie_kernels.communicator import Rendezvous
+from ernie_kernels.communicator import ProcessGroupConfig
 from ernie_wire.errors import InvalidValue
 from ernie_wire.messages import GenerateRequest, Output
 from ernie_wire.sampling import SamplingParameters
@@ -97,9 +97,9 @@ def test_threads_and_device_choose_the_ops(monkeypatch: pytest.MonkeyPatch) -> N
     created: list[tuple[str, int]] = []
     create_ops = Backend.create_ops
 
-    def recorded(backend: Backend, threads: int, rendezvous: Rendezvous | None = None) -> Ops:
+    def recorded(backend: Backend, threads: int, group: ProcessGroupConfig | None = None) -> Ops:
         created.append((backend.name, threads))
-        return create_ops(backend, threads, rendezvous)
+        return create_ops(backend, threads, group)
 
     monkeypatch.setattr(Backend, "create_ops", recorded)
     for device, threads in (("cpu", "3"), ("reference", "1")):
