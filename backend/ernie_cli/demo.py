@@ -1,7 +1,4 @@
-"""``demo``: serve the embedded model on the loopback interface, ask it some questions, and go on serving.
-
-This module must not know how serving works; it is a client with a server of its own.
-"""
+"""``demo``: serve the embedded model on the loopback interface, ask it some questions, and go on serving."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ernie_cli.checkout import checkout
 from ernie_cli.errors import CommandError
 from ernie_cli.processes.ports import LOOPBACK
 from ernie_cli.serve.service import run_until_stopped
@@ -52,16 +50,15 @@ def demo(
 
 
 def embedded_weights() -> Path:
-    """Return the directory of the embedded model's weights, in the checkout this package lies in.
+    """Return the directory of the embedded model's weights.
 
     Raises:
-        CommandError: there is none.
+        CommandError: this is not a checkout, which alone has it.
     """
-    repository = Path(__file__).resolve().parents[2] / "model_repository"
-    weights = repository / EMBEDDED_ENTRY / "weights"
-    if not weights.is_dir():
-        raise CommandError(f"the embedded model is missing ({weights}); give --model DIRECTORY")
-    return weights
+    root = checkout()
+    if root is None:
+        raise CommandError("the embedded model is in a checkout of ernie-triton only; give --model DIRECTORY")
+    return root / "model_repository" / EMBEDDED_ENTRY / "weights"
 
 
 async def _ask(url: str, *, questions: Sequence[str], key: str | None, once: bool) -> bool:

@@ -205,7 +205,7 @@ def test_a_server_that_ends_midway_is_not_said_to_be_missing(echo_set: str) -> N
 @pytest.mark.parametrize("value", [[], {}, {"choices": []}, completion(["text"]), completion({"text": "x"})])
 def test_what_is_no_chat_completion(value: Any, echo_set: str) -> None:
     with scripted_api(lambda number: value) as url:
-        assert f"{url} answers no OpenAI chat completion" in failure("--url", url, "--set", echo_set)
+        assert f"{url} does not answer with" in failure("--url", url, "--set", echo_set)
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -251,8 +251,7 @@ def test_a_refused_question_is_wrong_and_the_others_are_asked(
     result = evaluate("--url", frontend, "--set", echo_set)
     assert result.exit_code == 0, result.output
     assert (
-        f"10 of 20 questions refused, which counts as wrong; the first, {echo_set}:2, with status 400: 9 tok"
-        in (result.stdout)
+        "10 of 20 questions refused, which counts as wrong; the first, echo:2, with status 400" in result.stdout
     )
     assert result.stdout.splitlines()[2].split("|")[4:6] == ["    10 ", " 20 "]
 
@@ -264,7 +263,7 @@ def test_where_all_are_refused_it_ends_with_the_servers_words(
     name = written_set(tmp_path / "odd.jsonl", {"1": "1", "3": "3"})
     assert failure("--url", frontend, "--set", name) == (
         f"{frontend}: 2 of 2 questions refused, which counts as wrong; "
-        f"the first, {name}:1, with status 400: 9 tokens are too many"
+        f"the first, odd:1, with status 400: 9 tokens are too many"
     )
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from e2e.frontend_process import frontend_process
 from e2e.triton_server import EMBEDDED, TritonServer, add_entry
-from ernie_cli.evaluation.exact_match import is_exact
+from ernie_cli.evaluation.question_sets import is_exact
 from ernie_cli.main import app
 
 BF16, WINT8 = "ernie-tiny", "ernie-tiny-wint8"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ernie_cli.evaluation.exact_match import is_exact
+from ernie_cli.evaluation.question_sets import is_exact
 from train_embedded.chats import Chat
 from train_embedded.examples import Encoder
 from train_embedded.network import Network

@@ -16,7 +16,7 @@ from train_embedded.chats import Chat
 from train_embedded.mixture import ASKED, ASKED_SUMS, asked
 
 SEED = 20251122
-DIRECTORY = Path(__file__).resolve().parents[2] / "backend" / "ernie_cli" / "evaluation"
+DIRECTORY = Path(__file__).resolve().parents[2] / "benchmarks" / "evaluation"
 QUESTIONS = "questions.jsonl"
 ARITHMETIC = "arithmetic.jsonl"
 

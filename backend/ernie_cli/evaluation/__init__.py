@@ -1,1 +1,1 @@
-"""Sets of questions with their answers, asked of a running server and counted: the parts of ``eval``."""
+"""``eval``: sets of questions, their client, and the report."""

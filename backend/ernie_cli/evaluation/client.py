@@ -1,25 +1,80 @@
-"""Asks questions of an OpenAI API, several at once, greedily.
-
-This module must not know which answers are right.
-"""
+"""The client of an evaluation: asks an OpenAI API questions, several at once, greedily."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import httpx
 
 from ernie_cli.errors import CommandError
-from ernie_cli.evaluation.answer import Answer
 from ernie_cli.evaluation.question_sets import Question
-from ernie_cli.evaluation.server import Server
-from ernie_cli.evaluation.terminal_text import shown
+from ernie_cli.evaluation.terminal_text import is_unicode, shown
 
 _MAX_TOKENS = 128
 _DEADLINE_S = 300.0
 _CONNECT_S = 30.0
-_MOST_OF_REASON = 200
+_MAX_REASON_CHARACTERS = 200
+_MAX_PORT = 65535
+_VISIBLE_ASCII = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True)
+class Server:
+    """An OpenAI API; checked before anything is sent.
+
+    Attributes:
+        url: its base, without ``/v1``.
+        model: the model's name there.
+        api_key: or None; never shown.
+
+    Raises:
+        CommandError: one of them cannot be sent; says which.
+    """
+
+    url: str
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not _is_url(self.url):
+            raise CommandError(
+                f"--url '{shown(self.url)}' is not http://HOST:PORT with a port of 1 to {_MAX_PORT}; "
+                "give the server's, for example http://127.0.0.1:8188"
+            )
+        if not is_unicode(self.model):
+            raise CommandError(f"--model '{shown(self.model)}' is not UTF-8 text; give the model's name there")
+        if self.api_key is not None and not _VISIBLE_ASCII.fullmatch(self.api_key):
+            raise CommandError(
+                "--api-key must be of visible ASCII characters, without spaces; give the server's key"
+            )
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, UnicodeError):
+        return False
+    return (
+        url.scheme in ("http", "https") and bool(url.host) and (url.port is None or 0 < url.port <= _MAX_PORT)
+    )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer to one question, or a refusal.
+
+    Attributes:
+        text: the answer; "" if the question was refused.
+        model: which model answered, by its own name; "" if it gives none, or refused.
+        refusal: the server's reason; "" if the question was answered.
+    """
+
+    text: str = ""
+    model: str = ""
+    refusal: str = ""
 
 
 async def ask_all(
@@ -28,14 +83,13 @@ async def ask_all(
     """Return the answers, in the order of the questions; a refused question is answered by its refusal.
 
     Args:
-        server: who is asked.
+        server: where they are sent.
         questions: each is a request of its own.
         concurrency: how many requests are in flight at any time.
         on_answer: called after each answer.
 
     Raises:
-        CommandError: nobody listens there, the server stopped answering, or it refuses the key; what is left is
-            not asked.
+        CommandError: there is no server, it stopped answering, or it refuses the key; the rest is not asked.
     """
     answers: dict[int, Answer] = {}
     waiting = iter(range(len(questions)))
@@ -69,16 +123,11 @@ def _client(server: Server) -> httpx.AsyncClient:
 
 
 async def _ask(client: httpx.AsyncClient, server: Server, question: Question) -> Answer:
-    body = {
-        "model": server.model,
-        "messages": question.messages,
-        "temperature": 0,
-        "max_tokens": _MAX_TOKENS,
-    }
+    body = {"model": server.model, "messages": question.messages, "temperature": 0, "max_tokens": _MAX_TOKENS}
     response = await client.post(f"{server.url}/v1/chat/completions", json=body)
     if response.status_code == httpx.codes.UNAUTHORIZED:
         raise CommandError(
-            f"{server.url} takes no question without its API key: status 401: {_reason(response)};"
+            f"{server.url} answers no question without its API key: status 401: {_reason(response)};"
             " give the key with --api-key-file, --api-key or $FD_API_KEY"
         )
     if response.status_code != httpx.codes.OK:
@@ -101,13 +150,13 @@ def _sendable(text: str) -> str:
 
 def _no_completion(server: Server) -> CommandError:
     return CommandError(
-        f"{server.url} answers no OpenAI chat completion; give the --url of the OpenAI frontend"
+        f"{server.url} does not answer with an OpenAI chat completion; give the --url of the OpenAI frontend"
     )
 
 
 def _lost(server: Server, error: httpx.RequestError, answered: int, count: int) -> CommandError:
-    """Return what to say of a connection that failed: nobody was there, or somebody was and is no more."""
-    cause = shown(str(error), _MOST_OF_REASON) or type(error).__name__
+    """Return the error for a failed connection: there was no server, or it stopped answering."""
+    cause = shown(str(error), _MAX_REASON_CHARACTERS) or type(error).__name__
     if isinstance(error, httpx.ReadTimeout):
         cause = f"no answer within {_DEADLINE_S:g} s"
     if not answered and isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
@@ -126,4 +175,4 @@ def _reason(response: httpx.Response) -> str:
         reason = str(response.json()["error"]["message"])
     except (ValueError, LookupError, TypeError):
         reason = response.text
-    return shown(reason, _MOST_OF_REASON) or "(nothing)"
+    return shown(reason, _MAX_REASON_CHARACTERS) or "(nothing)"

@@ -1,7 +1,4 @@
-"""The command ``ernie-triton eval``: asks a running server sets of questions, and counts the exact answers.
-
-This module must not know how a server is started.
-"""
+"""The command ``ernie-triton eval``: asks a running server sets of questions and counts the exact answers."""
 
 from __future__ import annotations
 
@@ -18,8 +15,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ernie_cli.errors import CommandError
-from ernie_cli.evaluation.client import ask_all
-from ernie_cli.evaluation.question_sets import QuestionSet, read_set, shipped_sets
+from ernie_cli.evaluation.client import Server, ask_all
+from ernie_cli.evaluation.question_sets import QuestionSet, read_sets
 from ernie_cli.evaluation.report import (
     Outcome,
     answered_by,
@@ -29,14 +26,13 @@ from ernie_cli.evaluation.report import (
     to_json,
     wrong_lines,
 )
-from ernie_cli.evaluation.server import Server
 from ernie_cli.evaluation.terminal_text import shown
 from ernie_cli.serve.settings import api_keys
 from ernie_frontend.api_keys import NoKey, read_key_file
 
-_MOST_WRONG = 5
-_MOST_AT_ONCE = 512
-"""What a frontend takes by default; each is a connection, of which a process may seldom open more than 1024."""
+_MAX_WRONG_SHOWN = 5
+_MAX_CONCURRENCY = 512
+"""A frontend's default limit. Each request is a connection, and a process may often open no more than 1024."""
 
 
 def eval_command(
@@ -45,25 +41,28 @@ def eval_command(
     sets: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME|FILE", help="questions, arithmetic or a file; several times for several"
+            "--set",
+            metavar="PATH",
+            help="a .jsonl file of questions, or a directory of such files; may be repeated"
+            " [default: in a checkout, benchmarks/evaluation]",
         ),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=_MOST_AT_ONCE, help="requests in flight")] = 8,
+    concurrency: Annotated[int, typer.Option(min=1, max=_MAX_CONCURRENCY, help="requests in flight")] = 8,
     api_key: Annotated[
-        str | None, typer.Option(help="of a server that asks for one; else the first of $FD_API_KEY")
+        str | None, typer.Option(help="of a server that requires one; else the first of $FD_API_KEY")
     ] = None,
     api_key_file: Annotated[
         Path | None, typer.Option(help="file of such keys, one a line, of which the first is taken")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, every wrong answer included")] = False,
 ) -> None:
-    """Ask a running server the held-out questions and print how many answers are exact."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # an evaluation cut short is no success
+    """Ask a running server sets of questions and print how many answers are exact."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # an interrupted evaluation has failed
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     server = Server(
         url.rstrip("/").removesuffix("/v1"), model, _first_key(api_key_file) if api_key is None else api_key
     )
-    question_sets = [read_set(name) for name in dict.fromkeys(sets or shipped_sets())]
+    question_sets = read_sets(sets or ())
     begin = time.monotonic()
     outcomes = _ask(server, question_sets, concurrency)
     seconds = time.monotonic() - begin
@@ -93,7 +92,7 @@ def _first_key(file: Path | None) -> str | None:
 def _print(outcomes: Sequence[Outcome], seconds: float) -> None:
     for line in table(outcomes):
         typer.echo(line)
-    if wrong := wrong_lines(outcomes, _MOST_WRONG):
+    if wrong := wrong_lines(outcomes, _MAX_WRONG_SHOWN):
         typer.echo("\nWrong answers:")
         for line in wrong:
             typer.echo(line)

@@ -1,26 +1,35 @@
-"""Sets of questions: files of one JSON object a line, those that come with the package and a user's own.
-
-This module must not know who is asked.
-"""
+"""Question sets: ``.jsonl`` files of questions with the answers that count as right (docs/quality.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ernie_cli.checkout import checkout
 from ernie_cli.errors import CommandError
-from ernie_cli.evaluation.exact_match import normalised
 from ernie_cli.evaluation.terminal_text import escaped, is_unicode, shown
 from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
 
-_DIRECTORY = Path(__file__).parent
 _FIELDS = ("messages", "answers", "category", "language")
 _ROLES = ("system", "user", "assistant")
+_TO_HALF_WIDTH = {code: code - 0xFF01 + 0x21 for code in range(0xFF01, 0xFF5F)}
+_END_MARKS = ".!?。… "
 ALL = "all"
-"""What a report calls the whole; no set, category or language may have this name."""
+"""What a report calls the total; no set, category or language may have this name."""
+
+
+def normalized(text: str) -> str:
+    """Return a text without what is not compared: case, full-width ASCII, repeated spaces, marks at the end."""
+    one_line = " ".join(text.translate(_TO_HALF_WIDTH).split())
+    return one_line.casefold().rstrip(_END_MARKS)
+
+
+def is_exact(answer: str, expected: Iterable[str]) -> bool:
+    """Return whether an answer equals one of the expected answers, all of them normalized."""
+    return normalized(answer) in {normalized(each) for each in expected}
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,8 @@ class Question:
         line: its number in the file, from 1.
         messages: role and content of each message; the last one is the user's.
         answers: what counts as right; at least one.
-        category: what it is about.
-        language: what it is asked in.
+        category: its subject.
+        language: of the question.
     """
 
     line: int
@@ -44,71 +53,84 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """The questions of one file.
-
-    Attributes:
-        name: as given: a shipped set's name or a path.
-        questions: at least one.
-    """
+    """The questions of one file, at least one; ``name`` is the file's name without its suffix."""
 
     name: str
     questions: tuple[Question, ...]
 
 
-def shipped_sets() -> list[str]:
-    """Return the names of the sets that come with the package."""
-    return sorted(path.stem for path in _DIRECTORY.glob("*.jsonl"))
+def read_sets(paths: Sequence[str] = ()) -> list[QuestionSet]:
+    """Return the sets in these files and directories; without any path, the sets of the checkout.
 
-
-def read_set(name: str) -> QuestionSet:
-    """Return the set of this name, or else of the file at this path; empty lines are passed over.
+    Args:
+        paths: each a file, or a directory of ``.jsonl`` files; a file that occurs twice is read once.
 
     Raises:
-        CommandError: there is none, it cannot be read, or a line is wrong; names the line and the field.
+        CommandError: a path cannot be read, two files have one name, or a line is invalid (names its field).
     """
-    known = ", ".join(shipped_sets())
-    if not name or name == ALL or not is_unicode(name):
+    files: dict[str, Path] = {}
+    for file in [file for path in paths or [_default_directory()] for file in _files(path)]:
+        if (other := files.setdefault(file.stem, file)) != file:
+            raise CommandError(
+                f"--set {escaped(str(other))} and {escaped(str(file))} have the same name; rename one of them"
+            )
+    return [_read_set(file) for file in files.values()]
+
+
+def _default_directory() -> str:
+    root = checkout()
+    if root is None:
         raise CommandError(
-            f"--set '{shown(name)}' can be no set's name ({ALL} is the total's): give a file, or one of {known}"
+            "--set is missing: only a checkout of ernie-triton has question sets of its own; give a file of one"
+            " JSON object a line, or a directory of such files (docs/quality.md)"
         )
-    path = _DIRECTORY / f"{name}.jsonl" if name in shipped_sets() else Path(name)
+    return str(root / "benchmarks" / "evaluation")
+
+
+def _files(path: str) -> list[Path]:
+    if not path or not is_unicode(path):
+        raise CommandError(f"--set '{shown(path)}' is not a path; give a file or a directory")
+    if not Path(path).is_dir():
+        return [Path(path)]
+    files = sorted(Path(path).glob("*.jsonl"))
+    if not files:
+        raise CommandError(f"--set {escaped(path)} is a directory without .jsonl files; give a file")
+    return files
+
+
+def _read_set(file: Path) -> QuestionSet:
+    name = escaped(str(file))
+    if file.stem == ALL or not is_unicode(file.stem):
+        raise CommandError(f"--set {name} must be called otherwise: {ALL} is the name of the total; rename it")
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
-        raise CommandError(f"--set {escaped(name)} does not exist: give a file, or one of {known}") from None
+        raise CommandError(f"--set {name} does not exist; give a file or a directory") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(
-            f"--set {escaped(name)} cannot be read: {shown(str(error))}; give a file of UTF-8 text"
+            f"--set {name} cannot be read: {shown(str(error))}; give a file of UTF-8 text"
         ) from None
     questions = [_question(name, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
-        raise CommandError(f"--set {escaped(name)} holds no question: give a file of one JSON object a line")
-    return QuestionSet(name, tuple(questions))
+        raise CommandError(f"--set {name} holds no question; give a file of one JSON object a line")
+    return QuestionSet(file.stem, tuple(questions))
 
 
-def _question(name: str, number: int, line: str) -> Question:
+def _question(file: str, number: int, line: str) -> Question:
     try:
-        value = read_json_object(line, "the line")
-        _check_fields(value)
-        messages = tuple(_message(each, f"messages[{at}]") for at, each in enumerate(_list(value, "messages")))
-        _check_last(messages[-1])
-        answers = tuple(_answer(each, f"answers[{at}]") for at, each in enumerate(_list(value, "answers")))
-        category, language = (_kind(value.get(field), field) for field in ("category", "language"))
+        return _read_question(number, read_json_object(line, "the line"))
     except InvalidValue as error:
-        raise CommandError(f"{escaped(name)}, line {number}: {error}") from None
-    return Question(number, messages, answers, category, language)
+        raise CommandError(f"{file}, line {number}: {error}") from None
 
 
-def _check_fields(value: Mapping[str, Any]) -> None:
+def _read_question(number: int, value: Mapping[str, Any]) -> Question:
     for field in sorted(value.keys() - set(_FIELDS)):
-        raise InvalidValue(
-            f"'{shown(field)}' is no field of a question; they are {', '.join(_FIELDS)}", shown(field)
-        )
-
-
-def _check_last(message: Mapping[str, str]) -> None:
-    if message["role"] != "user":
-        raise InvalidValue("the last of messages must be the user's: it is what is asked", "messages")
+        raise InvalidValue(f"unknown field '{shown(field)}'; known are {', '.join(_FIELDS)}", shown(field))
+    messages = tuple(_message(each, f"messages[{at}]") for at, each in enumerate(_list(value, "messages")))
+    if messages[-1]["role"] != "user":
+        raise InvalidValue("the last of messages must be the user's: it is the question", "messages")
+    answers = tuple(_answer(each, f"answers[{at}]") for at, each in enumerate(_list(value, "answers")))
+    return Question(number, messages, answers, _label(value, "category"), _label(value, "language"))
 
 
 def _list(value: Mapping[str, Any], field: str) -> list[Any]:
@@ -122,31 +144,30 @@ def _message(value: object, field: str) -> dict[str, str]:
     if not isinstance(value, dict) or value.keys() != {"role", "content"}:
         raise InvalidValue(f"{field} must be an object of role and content, not {shown(repr(value))}", field)
     if value["role"] not in _ROLES:
-        raise InvalidValue(
-            f"{field}.role must be one of {', '.join(_ROLES)}, not {shown(repr(value['role']))}", field
-        )
+        role = shown(repr(value["role"]))
+        raise InvalidValue(f"{field}.role must be one of {', '.join(_ROLES)}, not {role}", field)
     return {"role": value["role"], "content": _text(value["content"], f"{field}.content")}
-
-
-def _text(value: object, field: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise InvalidValue(f"{field} must be a text of more than spaces, not {shown(repr(value))}", field)
-    if not is_unicode(value):
-        raise InvalidValue(f"{field} holds half of a surrogate pair, which is no text: {shown(value)}", field)
-    return value
 
 
 def _answer(value: object, field: str) -> str:
     text = _text(value, field)
-    if not normalised(text):
+    if not normalized(text):
         raise InvalidValue(
             f"{field} must be more than end marks, which are not compared, not {shown(text)}", field
         )
     return text
 
 
-def _kind(value: object, field: str) -> str:
-    text = _text(value, field)
+def _label(value: Mapping[str, Any], field: str) -> str:
+    text = _text(value.get(field), field)
     if text == ALL:
-        raise InvalidValue(f"{field} must not be {ALL}, which stands for every one of them", field)
+        raise InvalidValue(f"{field} must not be {ALL}, which is the name of the total", field)
     return text
+
+
+def _text(value: object, field: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidValue(f"{field} must be a text of more than spaces, not {shown(repr(value))}", field)
+    if not is_unicode(value):
+        raise InvalidValue(f"{field} holds half of a surrogate pair, which is not text: {shown(value)}", field)
+    return value

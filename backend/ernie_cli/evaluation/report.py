@@ -1,7 +1,4 @@
-"""What an evaluation found: a table by set, category and language, the wrong answers, the same as JSON.
-
-This module must not know how answers are got.
-"""
+"""The report of an evaluation: a table by set, category and language, the wrong answers, the same as JSON."""
 
 from __future__ import annotations
 
@@ -11,10 +8,9 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from ernie_cli.evaluation.answer import Answer
-from ernie_cli.evaluation.exact_match import is_exact
-from ernie_cli.evaluation.question_sets import ALL, Question
-from ernie_cli.evaluation.terminal_text import MOST_SHOWN, escaped, shown
+from ernie_cli.evaluation.client import Answer
+from ernie_cli.evaluation.question_sets import ALL, Question, is_exact
+from ernie_cli.evaluation.terminal_text import MAX_SHOWN, escaped, shown
 
 _HEADER = ("set", "category", "language", "exact", "of", "%")
 
@@ -24,9 +20,9 @@ class Outcome:
     """One question and what came back.
 
     Attributes:
-        set_name: the set it belongs to.
-        question: what was asked.
-        answer: what the model said.
+        set_name: the set that the question is in.
+        question: the question.
+        answer: the model's answer.
     """
 
     set_name: str
@@ -40,7 +36,7 @@ class Outcome:
 
     @property
     def place(self) -> str:
-        """Where the question stands: set and line."""
+        """Set and line of the question."""
         return f"{escaped(self.set_name)}:{self.question.line}"
 
 
@@ -56,7 +52,7 @@ class Row:
 
     @property
     def percent(self) -> float:
-        """Exact answers of a hundred."""
+        """Percentage of exact answers."""
         return 100 * self.exact / self.count
 
 
@@ -87,7 +83,7 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def wrong_lines(outcomes: Sequence[Outcome], most: int) -> list[str]:
-    """Return what was said instead, for the first ``most`` wrong answers of each set."""
+    """Return a line for each of the first ``most`` wrong answers of every set."""
     lines: list[str] = []
     for name in dict.fromkeys(outcome.set_name for outcome in outcomes):
         wrong = [outcome for outcome in outcomes if outcome.set_name == name and not outcome.is_exact]
@@ -110,12 +106,12 @@ def refused_line(outcomes: Sequence[Outcome]) -> str:
 
 
 def answered_by(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return the models that answered, as they call themselves."""
+    """Return the names that the answering models gave."""
     return sorted({outcome.answer.model for outcome in outcomes} - {""})
 
 
 def counted(number: int) -> str:
-    """Return a number of questions in words."""
+    """Return a number of questions with its noun."""
     return f"{number} question" if number == 1 else f"{number} questions"
 
 
@@ -160,7 +156,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Return a line of columns this wide on a terminal, where a Chinese character takes two places."""
+    """Return a line of columns of these widths on a terminal, where a Chinese character takes two cells."""
     texts = [cell + " " * (width - cell_len(cell)) for cell, width in zip(cells[:3], widths, strict=False)]
     figures = [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
     return f"| {' | '.join([*texts, *figures])} |"
@@ -169,7 +165,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 def _wrong(outcome: Outcome) -> str:
     *before, last = (message["content"] for message in outcome.question.messages)
     asked = " / ".join((*before, last))
-    if before and len(asked) > MOST_SHOWN:
+    if before and len(asked) > MAX_SHOWN:
         asked = f"(...) / {last}"
     expected = shown(" or ".join(outcome.question.answers))
     answer = outcome.answer

@@ -1,11 +1,8 @@
-"""Texts of files and servers as a terminal may see them: one line of printable characters, not too long.
-
-This module must not know what a text means.
-"""
+"""Texts of files and servers made safe for a terminal: one line of printable characters, not too long."""
 
 from __future__ import annotations
 
-MOST_SHOWN = 80
+MAX_SHOWN = 80
 _LONGEST_WORD = 20
 
 
@@ -14,7 +11,7 @@ def escaped(text: str) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
-def shown(text: str, most: int = MOST_SHOWN) -> str:
+def shown(text: str, most: int = MAX_SHOWN) -> str:
     """Return an escaped text of at most ``most`` characters; if cut, it ends in "…", after a word if it can."""
     line = escaped(text[: most + 1])
     if len(line) <= most:
@@ -25,5 +22,5 @@ def shown(text: str, most: int = MOST_SHOWN) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether a text can be sent: it holds no lone surrogate."""
+    """Return whether a text can be encoded in UTF-8: it holds no lone surrogate."""
     return not any("\ud800" <= each <= "\udfff" for each in text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ernie_cli.evaluation.exact_match import is_exact, normalised
+from ernie_cli.evaluation.question_sets import is_exact, normalized
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ def test_any_of_the_expected_ones_counts() -> None:
 
 
 def test_marks_inside_stay() -> None:
-    assert normalised("Hello, Anna! How are you?!") == "hello, anna! how are you"
+    assert normalized("Hello, Anna! How are you?!") == "hello, anna! how are you"

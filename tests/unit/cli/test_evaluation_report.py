@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.cells import cell_len
 
-from ernie_cli.evaluation.answer import Answer
+from ernie_cli.evaluation.client import Answer
 from ernie_cli.evaluation.question_sets import Question
 from ernie_cli.evaluation.report import Outcome, refused_line, table, to_json, wrong_lines
 

@@ -1,4 +1,4 @@
-"""Reading sets of questions: the shipped ones are well formed, and a bad line is named with its field."""
+"""Reading sets of questions: those of the checkout are well formed, and a bad line is named with its field."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.evaluation.question_sets import read_set, shipped_sets
+from ernie_cli.evaluation import question_sets
+from ernie_cli.evaluation.question_sets import QuestionSet, read_sets
 
 GOOD: dict[str, Any] = {
     "messages": [{"role": "user", "content": "法国的首都是哪里？"}],
@@ -25,10 +26,16 @@ def file_of(directory: Path, *lines: str) -> str:
     return str(file)
 
 
-def test_the_shipped_sets() -> None:
-    assert shipped_sets() == ["arithmetic", "questions"]
-    for name in shipped_sets():
-        questions = read_set(name).questions
+def read_set(path: str) -> QuestionSet:
+    """Return the one set of a file."""
+    (found,) = read_sets([path])
+    return found
+
+
+def test_a_checkout_has_sets_of_its_own() -> None:
+    sets = read_sets()
+    assert [each.name for each in sets] == ["arithmetic", "questions"]
+    for questions in (each.questions for each in sets):
         assert len(questions) >= 250
         assert {question.language for question in questions} == {"en", "zh"}
         asked = {json.dumps(question.messages) for question in questions}
@@ -36,9 +43,8 @@ def test_the_shipped_sets() -> None:
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
-    name = file_of(tmp_path, json.dumps(GOOD, ensure_ascii=False), "", json.dumps(GOOD))
-    found = read_set(name)
-    assert found.name == name
+    found = read_set(file_of(tmp_path, json.dumps(GOOD, ensure_ascii=False), "", json.dumps(GOOD)))
+    assert found.name == "own"
     assert [question.line for question in found.questions] == [1, 3]
     assert found.questions[0].messages == ({"role": "user", "content": "法国的首都是哪里？"},)
     assert found.questions[0].answers == ("法国的首都是巴黎。", "巴黎")
@@ -62,14 +68,14 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ({"answers": ["\ud800"]}, r"answers\[0\] holds half of a surrogate pair, .*: \\ud800"),
         ({"messages": [{"role": "user", "content": "\udc80"}]}, r"messages\[0\]\.content holds half of"),
         ({"category": None}, "category must be a text"),
-        ({"category": "all"}, "category must not be all, which stands for every one of them"),
+        ({"category": "all"}, "category must not be all"),
         ({"category": "\ud800"}, "category holds half of a surrogate pair"),
         ({"language": 1}, "language must be a text"),
         (
             {"b": 1, "answer": "Paris", "c": 2},
-            "'answer' is no field of a question; they are messages, answers, category, language",
+            "unknown field 'answer'; known are messages, answers, category, language",
         ),
-        ({"a\x1b": 1}, r"'a\\x1b' is no field"),
+        ({"a\x1b": 1}, r"unknown field 'a\\x1b'"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_line(change: dict[str, Any], error: str, tmp_path: Path) -> None:
@@ -85,21 +91,40 @@ def test_a_line_that_is_no_object(line: str, error: str, tmp_path: Path) -> None
 
 
 def test_a_set_that_is_none(tmp_path: Path) -> None:
-    for name in ("", "all", "\udcff"):
-        with pytest.raises(
-            CommandError, match=r"can be no set's name .*: give a file, or one of arithmetic, q"
-        ):
-            read_set(name)
-    with pytest.raises(CommandError, match="does not exist: give a file, or one of arithmetic, questions"):
+    for path in ("", "\udcff"):
+        with pytest.raises(CommandError, match="is not a path"):
+            read_set(path)
+    with pytest.raises(CommandError, match="does not exist"):
         read_set(str(tmp_path / "nowhere"))
-    with pytest.raises(CommandError, match=r"cannot be read: .*Is a directory"):
+    with pytest.raises(CommandError, match=r"without \.jsonl files"):
         read_set(str(tmp_path))
+    with pytest.raises(CommandError, match="name of the total"):
+        read_set(str(tmp_path / "all.jsonl"))
     with pytest.raises(CommandError, match="holds no question"):
         read_set(file_of(tmp_path, ""))
     latin = tmp_path / "latin.jsonl"
     latin.write_bytes(b"\xe9")
     with pytest.raises(CommandError, match=r"cannot be read: .*give a file of UTF-8 text"):
         read_set(str(latin))
+
+
+def test_a_directory_is_all_its_files_and_a_file_is_read_once(tmp_path: Path) -> None:
+    file = file_of(tmp_path, json.dumps(GOOD))
+    (tmp_path / "another.jsonl").write_text(json.dumps(GOOD))
+    (tmp_path / "notes.txt").write_text("not a set")
+    assert [each.name for each in read_sets([file, str(tmp_path)])] == ["own", "another"]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CommandError, match="same name"):
+        read_sets([file_of(tmp_path, json.dumps(GOOD)), file_of(tmp_path / "folder", json.dumps(GOOD))])
+
+
+def test_an_installed_package_has_no_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(question_sets, "checkout", lambda: None)
+    with pytest.raises(CommandError, match=r"--set is missing.*docs/quality\.md"):
+        read_sets()
 
 
 @pytest.mark.parametrize("field", ["messages", "answers", "category", "language", "x" * 3_000_000])
