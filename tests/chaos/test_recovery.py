@@ -277,14 +277,22 @@ def test_a_triton_that_a_dying_stub_takes_along_is_started_again() -> None:
     raise AssertionError(f"Triton survived {NUM_TRIALS} deaths of its stub")
 
 
+def check_engine_stays(house: House, engine: psutil.Process, triton: psutil.Process) -> None:
+    """Check that it does, unless Triton 2.51 crashed over the lost connection, as it does once in some 80 times."""
+    if house.triton() == triton:
+        assert house.engine() == engine, "\n".join(house.serving.output)
+    else:
+        assert any("tritonserver ended: it was ended by SIG" in line for line in house.serving.output)
+
+
 def test_a_killed_frontend_is_started_again_and_the_engine_stays(house: House) -> None:
-    engine = house.engine()
+    engine, triton = house.engine(), house.triton()
     readers, _ = break_under_streams(house, House.frontend, kill)
     for reader in readers:
         reader.join(FAILURE_S)
         assert not reader.is_alive()
         assert reader.error is not None or not reader.events  # cut, or refused between two answers
-    assert house.engine() == engine
+    check_engine_stays(house, engine, triton)
 
 
 @pytest.mark.full
@@ -294,7 +302,7 @@ def test_a_frontend_that_hangs_is_started_again_and_the_engine_stays(workers: in
     house = House("--workers", str(workers))
     try:
         house.wait_until_ready()
-        engine, frontend = house.engine(), house.frontend()
+        engine, triton, frontend = house.engine(), house.triton(), house.frontend()
         for process in [frontend, *frontend.children(recursive=True)]:
             hang(process)
         until = time.monotonic() + RECOVERY_S
@@ -305,7 +313,7 @@ def test_a_frontend_that_hangs_is_started_again_and_the_engine_stays(workers: in
         response = house.answer()
         assert response is not None
         assert response.status_code == 200
-        assert house.engine() == engine
+        check_engine_stays(house, engine, triton)
         house.stop()
     finally:
         house.serving.close()
