@@ -278,7 +278,7 @@ def test_a_triton_that_a_dying_stub_takes_along_is_started_again() -> None:
 
 
 def check_engine_stays(house: House, engine: psutil.Process, triton: psutil.Process) -> None:
-    """Check that it does, unless Triton 2.51 crashed over the lost connection, as it does once in some 80 times."""
+    """Check that it does, unless Triton 2.51 crashed over the lost connection: once in some 80 times."""
     if house.triton() == triton:
         assert house.engine() == engine, "\n".join(house.serving.output)
     else:
