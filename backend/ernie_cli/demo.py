@@ -16,7 +16,7 @@ from ernie_cli.errors import CommandError
 from ernie_cli.processes.ports import LOOPBACK
 from ernie_cli.serve.service import run_until_stopped
 from ernie_cli.serve.settings import ServeSettings, api_keys
-from ernie_frontend.api_keys import VARIABLE
+from ernie_frontend.middleware.api_keys import API_KEY_VARIABLE
 
 QUESTION = "Where is the capital of China?"
 MORE_QUESTIONS = ("法国的首都是哪里？", "What is 17 + 25?")
@@ -109,5 +109,5 @@ async def _stream_answer(url: str, question: str, key: str | None, console: Cons
 def _curl_line(url: str, *, has_key: bool) -> str:
     body = f'{{"messages": [{{"role": "user", "content": "{QUESTION}"}}]}}'
     header = shlex.quote("Content-Type: application/json")
-    key = f' -H "Authorization: Bearer ${{{VARIABLE}%%,*}}"' if has_key else ""  # the screen does not show it
+    key = f' -H "Authorization: Bearer ${{{API_KEY_VARIABLE}%%,*}}"' if has_key else ""
     return f"curl {url}/v1/chat/completions -H {header}{key} -d {shlex.quote(body)}"

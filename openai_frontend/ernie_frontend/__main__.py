@@ -17,10 +17,16 @@ from urllib.parse import unquote_to_bytes
 
 import typer
 
-from ernie_frontend.api_keys import VARIABLE, NoKey, environment_keys, read_key_file, split_keys
-from ernie_frontend.connections import TooFewDescriptors, connection_limit
 from ernie_frontend.cors import BadCorsFlags, Cors, read_cors
+from ernie_frontend.http.connections import TooFewDescriptors, connection_limit
 from ernie_frontend.log_output import log_to_standard_error
+from ernie_frontend.middleware.api_keys import (
+    API_KEY_VARIABLE,
+    NoKey,
+    environment_keys,
+    read_key_file,
+    split_keys,
+)
 from ernie_frontend.settings import Settings
 from ernie_frontend.workers import serve
 
@@ -180,7 +186,7 @@ def _warn_of_keys(settings: Settings, host: str, port: int, *, is_in_command_lin
     if is_in_command_line:
         logger.warning(
             "--api-key stands in the list of processes, which every user reads; --api-key-file and $%s do not",
-            VARIABLE,
+            API_KEY_VARIABLE,
         )
     has_keys = bool(settings.api_keys) or settings.api_key_file is not None
     if not has_keys and host not in ("127.0.0.1", "::1", "localhost"):

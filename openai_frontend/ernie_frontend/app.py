@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
-from ernie_frontend import draining
-from ernie_frontend.api_keys import ApiKeys
-from ernie_frontend.auth import ApiKeyAuth
-from ernie_frontend.bodies import Bodies
 from ernie_frontend.cors import READABLE_HEADERS
-from ernie_frontend.draining import Drain
-from ernie_frontend.errors import install_handlers
-from ernie_frontend.limits import ConcurrencyLimit
+from ernie_frontend.http.http1 import DRAIN
+from ernie_frontend.http.offload import BodyReader
+from ernie_frontend.http_errors import install_handlers
 from ernie_frontend.metrics import Metrics
-from ernie_frontend.metrics_port import MetricsPort
-from ernie_frontend.model_registry import ModelDirectory
-from ernie_frontend.offload import LargeBodies
-from ernie_frontend.request_line import RequestLine
-from ernie_frontend.request_log import RequestLog
+from ernie_frontend.middleware.api_keys import ApiKeys
+from ernie_frontend.middleware.auth import ApiKeyAuth
+from ernie_frontend.middleware.bodies import Bodies
+from ernie_frontend.middleware.concurrency import ConcurrencyLimit, Slots, slots_file
+from ernie_frontend.middleware.paths import MetricsPort, RequestLine
+from ernie_frontend.middleware.request_log import RequestLog
 from ernie_frontend.routes import about, chat, completions, health, models
 from ernie_frontend.routes import metrics as metrics_route
+from ernie_frontend.routes.services import Services
 from ernie_frontend.schema.openapi import OPENAPI_PATH, DescribedApp
-from ernie_frontend.services import Services
 from ernie_frontend.settings import Settings
-from ernie_frontend.slots import Slots, slots_file
-from ernie_frontend.triton_pool import TritonPool
+from ernie_frontend.triton.model_registry import ModelRegistry
+from ernie_frontend.triton.pool import TritonPool
 
 _ROUTERS = [module.router for module in (chat, completions, models, health, metrics_route, about)]
 _PATHS = {OPENAPI_PATH} | {
@@ -51,12 +48,12 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
     slots = Slots(slots_path or slots_file(), settings.max_concurrency)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Drain]]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Callable[[], None]]]:
         pool = TritonPool(settings)
-        large_bodies = LargeBodies()
-        app.state.services = Services(settings, pool, ModelDirectory(pool, settings), metrics, large_bodies)
-        yield {draining.STATE_KEY: Drain(pool, settings.drain_s)}
-        large_bodies.close()
+        body_reader = BodyReader()
+        app.state.services = Services(settings, pool, ModelRegistry(pool, settings), metrics, body_reader)
+        yield {DRAIN: pool.drain}
+        body_reader.close()
         await pool.close()
         slots.close()
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ernie_frontend.connections import MOST_CONNECTIONS
 from ernie_frontend.cors import Cors
+
+MOST_CONNECTIONS = 8192
+"""Of one process: each may hold a header of 64 KiB."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Settings:
         max_answers: most answers that are made to one request: prompts times ``n`` or ``best_of``.
         control_deadline_s: how long describe, health and index questions may take.
         cancel_deadline_s: how long an answer that nobody waits for may take to end; then its call is cancelled.
-        directory_age_s: how old the list of models may be before it is asked again.
+        registry_ttl_s: how old the list of models may be before it is asked again.
         drain_s: seconds that answers under way get when the process is told to end; None: as long as they take.
         quiet_check_s: after this long without an answer, the model behind a stream is asked whether it lives.
         silence_limit_s: a Triton that has answered no such question for so long hangs, and so do its streams.
@@ -60,7 +62,7 @@ class Settings:
     max_answers: int = 128
     control_deadline_s: float = 3.0
     cancel_deadline_s: float = 5.0
-    directory_age_s: float = 5.0
+    registry_ttl_s: float = 5.0
     quiet_check_s: float = 2.0
     silence_limit_s: float = 10.0
     drain_s: float | None = None

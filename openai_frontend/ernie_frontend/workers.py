@@ -23,14 +23,13 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from ernie_frontend.app import create_app
-from ernie_frontend.connections import Connections
-from ernie_frontend.http1 import Http1Protocol
+from ernie_frontend.http.connections import Connections
+from ernie_frontend.http.http1 import Http1Protocol
 from ernie_frontend.log_output import log_to_standard_error
 from ernie_frontend.metrics import DIRECTORY_VARIABLE, reserve_files, take_files
+from ernie_frontend.middleware.concurrency import slots_file
 from ernie_frontend.settings import Settings
-from ernie_frontend.slots import slots_file
-from ernie_wire.end_signals import end_signals
-from ernie_wire.exit_status import Exit
+from ernie_wire.process_exit import Exit, end_signals
 
 logger = logging.getLogger(__name__)
 

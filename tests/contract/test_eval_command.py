@@ -169,7 +169,7 @@ def test_more_than_a_hundred_at_once(
 
     triton.answer = wait_for_all
     name = written_set(tmp_path / "many.jsonl", {str(number): "Beijing" for number in range(many)})
-    with run_frontend(triton.url, directory_age_s=0.0) as url:
+    with run_frontend(triton.url, registry_ttl_s=0.0) as url:
         result = evaluate("--url", url, "--set", name, "--concurrency", str(many), "--json")
     assert json.loads(result.stdout)["rows"][-1]["exact"] == many
     assert evaluate("--concurrency", "513").exit_code == 2

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from starlette.types import Message
 
-from ernie_frontend.bodies import _Body
-from ernie_frontend.errors import BodyTooLarge
+from ernie_frontend.http_errors import BodyTooLarge
+from ernie_frontend.middleware.bodies import _Body
 from fakes.triton_grpc import FakeTriton
 
 pytest_plugins = ("fakes.frontend_server",)

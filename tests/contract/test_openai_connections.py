@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from ernie_frontend.http1 import MAX_HEADER_BYTES
+from ernie_frontend.http.http1 import MAX_HEADER_BYTES
 from fakes.triton_grpc import FakeTriton, hang_after_first
 
 pytest_plugins = ("fakes.frontend_server",)

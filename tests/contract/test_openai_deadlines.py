@@ -263,7 +263,7 @@ def test_waiting_connections_give_way(
                 assert answer_of(connection)[0].status == 200
         for connection in idle[:20]:
             until_closed(connection)
-    lines = [record for record in caplog.records if record.name == "ernie_frontend.connections"]
+    lines = [record for record in caplog.records if record.name == "ernie_frontend.http.connections"]
     assert len(lines) == 1
     assert lines[0].levelno == logging.WARNING
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from ernie_frontend.schema import answers
+from ernie_frontend.schema import responses
 from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_frontend.schema.page import page
 from fakes.triton_grpc import FakeTriton
@@ -159,7 +159,7 @@ def test_real_answers_are_as_described(
         assert answer.status_code == 200, answer.text
         kind = "text/event-stream" if stream else "application/json"
         described = document["paths"][path]["post"]["responses"]["200"]["content"][kind]["schema"]["$ref"]
-        model: type[BaseModel] = getattr(answers, described.rpartition("/")[2])
+        model: type[BaseModel] = getattr(responses, described.rpartition("/")[2])
         seen: set[str] = set()
         texts = answer.text.strip().split("\n\n")[:-1] if stream else [answer.text]
         for text in texts:
@@ -190,11 +190,11 @@ def paths_of_model(document: dict[str, Any], reference: str, prefix: str = "") -
 
 
 def test_other_answers_are_as_described(frontend: str, triton: FakeTriton) -> None:
-    answers.ModelList.model_validate_json(get(f"{frontend}/v1/models").text, strict=True)
-    answers.ModelCard.model_validate_json(get(f"{frontend}/v1/models/ernie-tiny").text, strict=True)
-    answers.Version.model_validate_json(get(f"{frontend}/version").text, strict=True)
+    responses.ModelList.model_validate_json(get(f"{frontend}/v1/models").text, strict=True)
+    responses.ModelCard.model_validate_json(get(f"{frontend}/v1/models/ernie-tiny").text, strict=True)
+    responses.Version.model_validate_json(get(f"{frontend}/version").text, strict=True)
     for error in (get(f"{frontend}/nothing"), post(f"{frontend}{CHAT}", {})):
-        answers.ErrorAnswer.model_validate_json(error.text, strict=True)
+        responses.ErrorAnswer.model_validate_json(error.text, strict=True)
 
 
 def test_every_error_of_a_generation_is_described(document: dict[str, Any]) -> None:

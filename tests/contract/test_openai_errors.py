@@ -17,7 +17,7 @@ import httpx
 import openai
 import pytest
 
-from ernie_frontend.offload import LARGE_BYTES
+from ernie_frontend.http.offload import LARGE_BYTES
 from ernie_frontend.routes import completions
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.translate.completion_request import completion_to_wire

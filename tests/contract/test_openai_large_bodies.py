@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from e2e.frontend_process import frontend_process
-from ernie_frontend import offload
-from ernie_frontend.offload import MOST_VALUES, LargeBodies, find_excess
+from ernie_frontend.http import offload
+from ernie_frontend.http.offload import MOST_VALUES, BodyReader, find_excess
 from ernie_wire.errors import QueueFull
 from fakes.triton_grpc import FakeTriton, ready_model
 
@@ -174,7 +174,7 @@ async def test_few_large_bodies_are_in_memory_at_once(monkeypatch: pytest.Monkey
     """The others are not received meanwhile; they are told when it takes too long."""
     monkeypatch.setattr(offload, "_NUM_PLACES", 2)
     monkeypatch.setattr(offload, "_PLACE_WAIT_S", 0.2)
-    bodies, go_on = LargeBodies(), asyncio.Event()
+    bodies, go_on = BodyReader(), asyncio.Event()
     num_received = 0
 
     async def pieces() -> AsyncIterator[bytes]:

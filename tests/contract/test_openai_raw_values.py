@@ -18,13 +18,13 @@ import pytest
 from pydantic import ValidationError
 
 from contract.test_openai_connections import answer_of, connected
-from ernie_frontend.errors import error_response, from_validation
-from ernie_frontend.routes.reading import _parse
+from ernie_frontend.http_errors import error_response, from_validation
+from ernie_frontend.routes.request_body import _parse
 from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_frontend.translate.chat_request import chat_to_wire
 from ernie_frontend.translate.completion_request import completion_to_wire
 from ernie_frontend.translate.generate_request import RequestContext
-from ernie_frontend.triton_tensors import generate_inputs
+from ernie_frontend.triton.tensors import generate_inputs
 from ernie_wire.errors import ErnieError, InvalidRequest
 from ernie_wire.messages import GenerateRequest
 from fakes.triton_grpc import FakeTriton, Inference, Response

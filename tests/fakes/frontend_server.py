@@ -74,5 +74,5 @@ def run_frontend(triton_loop: EventLoopThread) -> Callable[..., AbstractContextM
 @pytest.fixture(scope="session")
 def frontend(triton_loop: EventLoopThread, running_triton: FakeTriton) -> Iterator[str]:
     """The base URL of a frontend over ``triton``."""
-    with running_frontend(triton_loop, running_triton.url, directory_age_s=0.0, max_body_bytes=1 << 20) as url:
+    with running_frontend(triton_loop, running_triton.url, registry_ttl_s=0.0, max_body_bytes=1 << 20) as url:
         yield url

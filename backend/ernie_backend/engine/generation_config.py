@@ -12,8 +12,8 @@ from typing import Any
 
 from ernie_backend.config.model_files import read_json_object
 from ernie_backend.errors import StartError
+from ernie_wire.checks import as_integer, check_number
 from ernie_wire.errors import InvalidValue
-from ernie_wire.limits import as_integer, check_number
 from ernie_wire.sampling import MODEL_DEFAULTS, SamplingParameters
 
 MIN_REPETITION_PENALTY = 1e-3

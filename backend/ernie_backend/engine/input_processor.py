@@ -18,9 +18,9 @@ from ernie_backend.engine.request_state import RequestState
 from ernie_backend.engine.sampling_resolver import LogprobLimits, SamplingResolver
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.request.sequence import Sequence
+from ernie_wire.checks import check_token_ids
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.json_text import read_json_object
-from ernie_wire.limits import check_token_ids
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 

@@ -17,8 +17,8 @@ from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import BadWords, LogitBias, MinTokens, Penalties
 from ernie_kernels.sampling import SamplingFilters
+from ernie_wire.checks import check_token_ids
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
-from ernie_wire.limits import check_token_ids
 from ernie_wire.sampling import MAX_SEED, SamplingParameters
 
 MAX_PROMPT_VALUES = 1 << 18

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from ernie_wire.exit_status import Exit
+from ernie_wire.process_exit import Exit
 
 _END_S = 5.0
 

@@ -28,7 +28,7 @@ from ernie_cli.evaluation.report import (
 )
 from ernie_cli.evaluation.terminal_text import shown
 from ernie_cli.serve.settings import api_keys
-from ernie_frontend.api_keys import NoKey, read_key_file
+from ernie_frontend.middleware.api_keys import NoKey, read_key_file
 
 _MAX_WRONG_SHOWN = 5
 _MAX_CONCURRENCY = 512

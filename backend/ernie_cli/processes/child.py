@@ -22,7 +22,7 @@ from pathlib import Path
 from ernie_cli.errors import CommandError
 from ernie_cli.processes.tied import tied_command
 from ernie_frontend.log_output import LogOutput
-from ernie_wire.exit_status import Exit
+from ernie_wire.process_exit import Exit
 
 STOPPED_S = 3.0
 """How long a process may stay stopped: no load on the machine can stop one, so it need not be long."""

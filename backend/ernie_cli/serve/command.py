@@ -15,11 +15,12 @@ from ernie_cli.model.source import is_model_id, local_model
 from ernie_cli.serve import service
 from ernie_cli.serve.printed_config import printed_config
 from ernie_cli.serve.settings import ServeSettings
-from ernie_frontend.api_keys import VARIABLE
 from ernie_frontend.log_output import print_line
+from ernie_frontend.middleware.api_keys import API_KEY_VARIABLE
 
 _KEY_IS_SEEN = (
-    f"--api-key stands in the list of processes, which every user reads; --api-key-file and ${VARIABLE} do not"
+    "--api-key stands in the list of processes, which every user reads; --api-key-file and"
+    f" ${API_KEY_VARIABLE} do not"
 )
 
 

@@ -19,7 +19,7 @@ import httpx
 from ernie_cli.errors import CommandError
 from ernie_cli.processes.ports import LOOPBACK
 from ernie_cli.serve.settings import ServeSettings
-from ernie_frontend.api_keys import VARIABLE
+from ernie_frontend.middleware.api_keys import API_KEY_VARIABLE
 
 START_DEADLINE_S = 120.0
 SILENCE_LIMIT_S = 30.0
@@ -47,7 +47,7 @@ def frontend_command(
         command.append(f"--served-model-name={settings.served_model_name}")
     environment = {**os.environ, "TMPDIR": str(temporary)}
     if settings.api_keys:
-        environment[VARIABLE] = ",".join(settings.api_keys)  # a command line can be read by every user
+        environment[API_KEY_VARIABLE] = ",".join(settings.api_keys)  # a command line can be read by every user
     return command, environment
 
 

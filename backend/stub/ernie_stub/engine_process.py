@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_wire.errors import InternalError
-from ernie_wire.exit_status import Exit
+from ernie_wire.process_exit import Exit
 
 _SOON_S = 5.0
 

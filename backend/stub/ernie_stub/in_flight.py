@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ernie_stub.response_stream import Answer
+from ernie_stub.response_stream import ResponseStream
 from ernie_wire.errors import ErnieError, InvalidValue, ModelUnavailable, RequestCancelled
 from ernie_wire.messages import Cancel, GenerateRequest, Message, Output
 
@@ -37,10 +37,10 @@ class MessageSink(Protocol):
 
 
 @dataclass
-class _Held:
+class _Entry:
     engine_id: str
     request: GenerateRequest | None  # as the engine sees it; None once it has it: prompts are large
-    answer: Answer
+    stream: ResponseStream
     expires_at: float
     polled_at: float
 
@@ -74,10 +74,10 @@ class InFlight:
         self._engine: MessageSink | None = None
         self._refusal: ErnieError | None = None
         self._is_closed = False
-        self._held: dict[str, _Held] = {}  # by the engine's id
+        self._entries: dict[str, _Entry] = {}  # by the engine's id
         self._engine_ids: dict[str, str] = {}  # by the client's id
 
-    def submit(self, request: GenerateRequest, answer: Answer) -> None:
+    def submit(self, request: GenerateRequest, stream: ResponseStream) -> None:
         """Accept a request: hand it to the engine, or hold it until there is one.
 
         Raises:
@@ -98,11 +98,11 @@ class InFlight:
                 self._check_room(request.prompt_bytes)
             engine_id = f"{request.request_id}#{next(self._numbers)}"
             waiting = replace(request, request_id=engine_id)
-            held = _Held(engine_id, waiting, answer, now + self._hold_timeout_s, now)
-            self._held[engine_id] = held
+            entry = _Entry(engine_id, waiting, stream, now + self._hold_timeout_s, now)
+            self._entries[engine_id] = entry
             self._engine_ids[request.request_id] = engine_id
             if self._engine is not None:
-                self._hand_over(self._engine, held)
+                self._hand_over(self._engine, entry)
 
     def connect(self, engine: MessageSink) -> None:
         """An engine is ready: hand it what waits, and from now on everything."""
@@ -111,25 +111,25 @@ class InFlight:
                 return
             self._refusal = None
             self._engine = engine
-            for held in self._held.values():
-                self._hand_over(engine, held)
+            for entry in self._entries.values():
+                self._hand_over(engine, entry)
 
-    def hold(self) -> list[Answer]:
+    def hold(self) -> list[ResponseStream]:
         """No engine for now: let requests wait. Return the answers that the last engine leaves unfinished."""
         with self._lock:
             self._engine = None
             if not self._is_closed:
                 self._refusal = None
-            return self._take(held for held in self._held.values() if held.request is None)
+            return self._take(entry for entry in self._entries.values() if entry.request is None)
 
     def refuse(self, reason: ErnieError) -> None:
         """No engine will come soon: end every request, and refuse new ones, with the reason."""
         with self._lock:
             self._engine = None
             self._refusal = reason
-            answers = self._take(self._held.values())
-        for answer in answers:
-            answer.fail(reason)
+            streams = self._take(self._entries.values())
+        for stream in streams:
+            stream.fail(reason)
 
     def close(self, reason: ErnieError) -> None:
         """Refuse from now on, whatever becomes of the engine."""
@@ -141,11 +141,13 @@ class InFlight:
         """End the requests that have waited for an engine too long."""
         now = self._clock()
         with self._lock:
-            answers = self._take(
-                held for held in self._held.values() if held.request is not None and held.expires_at <= now
+            streams = self._take(
+                entry
+                for entry in self._entries.values()
+                if entry.request is not None and entry.expires_at <= now
             )
-        for answer in answers:
-            answer.fail(
+        for stream in streams:
+            stream.fail(
                 ModelUnavailable(f"the engine was not ready within {self._hold_timeout_s:g} s; retry later")
             )
 
@@ -153,57 +155,57 @@ class InFlight:
         """Route the outputs of one engine step to their answers; outputs of ended requests are dropped."""
         for output in outputs:
             with self._lock:
-                held = self._held.get(output.request_id)
-                if held is not None and output.is_last:
-                    self._take((held,))
-            if held is not None:
-                held.answer.put(output)
+                entry = self._entries.get(output.request_id)
+                if entry is not None and output.is_last:
+                    self._take((entry,))
+            if entry is not None:
+                entry.stream.put(output)
 
     def cancel(self, request_id: str) -> bool:
         """Stop a request and end its answer; False if no such request is in flight."""
         with self._lock:
-            held = self._held.get(self._engine_ids.get(request_id, ""))
-            if held is None:
+            entry = self._entries.get(self._engine_ids.get(request_id, ""))
+            if entry is None:
                 return False
-            self._stop(held)
-        held.answer.fail(RequestCancelled(f"request {request_id} was cancelled"))
+            self._stop(entry)
+        entry.stream.fail(RequestCancelled(f"request {request_id} was cancelled"))
         return True
 
-    def abandon(self, answer: Answer) -> None:
+    def abandon(self, stream: ResponseStream) -> None:
         """Stop the request of an answer whose client has gone; nothing if it has ended.
 
         By then the client may have used its id for another request, which goes on.
         """
         with self._lock:
-            held = self._held.get(self._engine_ids.get(answer.request_id, ""))
-            if held is None or held.answer is not answer:
+            entry = self._entries.get(self._engine_ids.get(stream.request_id, ""))
+            if entry is None or entry.stream is not stream:
                 return
-            self._stop(held)
-        answer.fail(RequestCancelled(f"request {answer.request_id} was cancelled"))
+            self._stop(entry)
+        stream.fail(RequestCancelled(f"request {stream.request_id} was cancelled"))
 
     def holds(self, request_id: str) -> bool:
         """Whether a request was accepted and is not yet answered to the end."""
         with self._lock:
             return request_id in self._engine_ids
 
-    def next_to_poll(self, interval_s: float) -> Answer | None:
+    def next_to_poll(self, interval_s: float) -> ResponseStream | None:
         """Return the answer whose client was asked after the longest ago, if that is ``interval_s`` or more."""
         now = self._clock()
         with self._lock:
-            oldest = min(self._held.values(), key=lambda held: held.polled_at, default=None)
+            oldest = min(self._entries.values(), key=lambda entry: entry.polled_at, default=None)
             if oldest is None or now - oldest.polled_at < interval_s:
                 return None
             oldest.polled_at = now
-            return oldest.answer
+            return oldest.stream
 
-    def _stop(self, held: _Held) -> None:
+    def _stop(self, entry: _Entry) -> None:
         """Remove a request and tell the engine; the lock is held by the caller."""
-        self._take((held,))
+        self._take((entry,))
         if self._engine is not None:
-            self._engine.send(Cancel(held.engine_id))
+            self._engine.send(Cancel(entry.engine_id))
 
     def _check_room(self, num_bytes: int) -> None:
-        waiting = [held.request.prompt_bytes for held in self._held.values() if held.request is not None]
+        waiting = [entry.request.prompt_bytes for entry in self._entries.values() if entry.request is not None]
         number, total = len(waiting), sum(waiting)
         if waiting and (number >= self._max_held or total + num_bytes > self._max_held_bytes):
             raise ModelUnavailable(
@@ -211,16 +213,16 @@ class InFlight:
             )
 
     @staticmethod
-    def _hand_over(engine: MessageSink, held: _Held) -> None:
-        if held.request is not None:
-            engine.send(held.request)
-            held.request = None
+    def _hand_over(engine: MessageSink, entry: _Entry) -> None:
+        if entry.request is not None:
+            engine.send(entry.request)
+            entry.request = None
 
-    def _take(self, chosen: Iterable[_Held]) -> list[Answer]:
+    def _take(self, chosen: Iterable[_Entry]) -> list[ResponseStream]:
         """Remove requests from the table and return their answers; the lock is held by the caller."""
-        answers = []
-        for held in list(chosen):
-            del self._held[held.engine_id]
-            del self._engine_ids[held.answer.request_id]
-            answers.append(held.answer)
-        return answers
+        streams = []
+        for entry in list(chosen):
+            del self._entries[entry.engine_id]
+            del self._engine_ids[entry.stream.request_id]
+            streams.append(entry.stream)
+        return streams

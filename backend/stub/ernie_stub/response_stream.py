@@ -11,8 +11,11 @@ never held during a call to Triton.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,10 +26,13 @@ from ernie_stub.response_tensors import error_response, output_response
 from ernie_wire.errors import ErnieError, InternalError, parse_error
 from ernie_wire.messages import GenerateRequest, Output, join_outputs
 
+NUM_SENDERS = 4
+
 logger = logging.getLogger(__name__)
+Work = Callable[[], None]
 
 
-class Answer:
+class ResponseStream:
     """The answer to one request.
 
     Args:
@@ -41,7 +47,7 @@ class Answer:
         request: GenerateRequest,
         triton_sender: Any,  # noqa: ANN401 - Triton's own class
         schedule: Callable[[Callable[[], None]], None],
-        on_abandoned: Callable[[Answer], object],
+        on_abandoned: Callable[[ResponseStream], object],
     ) -> None:
         self.request_id = request.request_id
         self._request = request.without_prompt()
@@ -127,3 +133,43 @@ class Answer:
         if not self._is_scheduled:
             self._is_scheduled = True
             self._schedule(self.send_pending)
+
+
+class Senders:
+    """A fixed number of threads, each with a queue of work."""
+
+    def __init__(self, num_senders: int = NUM_SENDERS) -> None:
+        self._queues: list[queue.SimpleQueue[Work | None]] = [queue.SimpleQueue() for _ in range(num_senders)]
+        self._next = itertools.cycle(self._queues)
+        self._threads = [
+            threading.Thread(target=_run, args=(work,), name=f"sender-{index}", daemon=True)
+            for index, work in enumerate(self._queues)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def bind(self) -> Callable[[Work], None]:
+        """Return the ``schedule`` function of one of the threads, in turn."""
+        return next(self._next).put
+
+    def close(self, timeout_s: float) -> None:
+        """Finish the work already scheduled and end the threads, within a time."""
+        deadline = time.monotonic() + timeout_s
+        for work in self._queues:
+            work.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                logger.warning("%s did not end within %g s", thread.name, timeout_s)
+
+
+def _run(work: queue.SimpleQueue[Work | None]) -> None:
+    while (job := work.get()) is not None:
+        _do(job)
+
+
+def _do(job: Work) -> None:
+    try:
+        job()
+    except Exception:  # Triton raises what it likes, and the thread serves other requests too
+        logger.exception("a response could not be sent")

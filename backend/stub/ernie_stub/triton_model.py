@@ -8,25 +8,26 @@ of a batch without saying why.
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from ernie_stub.cancellation import CancellationPoll
 from ernie_stub.control import answer_control
-from ernie_stub.engine import Engine
 from ernie_stub.engine_process import EngineCommand
+from ernie_stub.engine_supervisor import EngineSupervisor
 from ernie_stub.entry import Entry, EntryError
 from ernie_stub.in_flight import InFlight
 from ernie_stub.request_tensors import read_request
-from ernie_stub.response_stream import Answer
+from ernie_stub.response_stream import ResponseStream, Senders
 from ernie_stub.response_tensors import control_response, error_response
-from ernie_stub.senders import Senders
 from ernie_wire.errors import ErnieError, InternalError, ModelUnavailable
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.status import Control, Health
 
 DRAIN_TIMEOUT_S = 5.0
+POLL_INTERVAL_S = 0.01
+REQUEST_POLL_INTERVAL_S = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class TritonPythonModel:
             self._engine.stop()
         self._senders.close(DRAIN_TIMEOUT_S)
 
-    def _start_engine(self, entry: Entry) -> Engine | None:
+    def _start_engine(self, entry: Entry) -> EngineSupervisor | None:
         weights = entry.weights()
         if weights is None:
             missing = entry.missing_weights()
@@ -85,12 +86,14 @@ class TritonPythonModel:
             self._in_flight.refuse(ModelUnavailable(missing))
             self._unconfigured = Health(state="unconfigured", detail=missing)
             return None
-        engine = Engine(EngineCommand(entry.engine_python, entry.engine_settings(weights)), self._in_flight)
+        engine = EngineSupervisor(
+            EngineCommand(entry.engine_python, entry.engine_settings(weights)), self._in_flight
+        )
         engine.start()
         return engine
 
     def _generate(self, request: GenerateRequest, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
-        answer = Answer(request, triton_sender, self._senders.bind(), self._in_flight.abandon)
+        answer = ResponseStream(request, triton_sender, self._senders.bind(), self._in_flight.abandon)
         self._in_flight.submit(request, answer)
 
     def _control(self, control: Control, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
@@ -101,3 +104,31 @@ class TritonPythonModel:
         """Have a sender thread send the only response to a request."""
         final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         self._senders.bind()(lambda: triton_sender.send(response, flags=final))
+
+
+class CancellationPoll:
+    """A thread that polls Triton for cancelled requests: some clients go without sending ``control`` cancel.
+
+    A poll is a round trip through Triton's one monitor thread, so the rate is limited: of each request to one
+    every ``REQUEST_POLL_INTERVAL_S``, of all together to one every ``POLL_INTERVAL_S``. The sender thread of
+    the request's stream makes the call.
+    """
+
+    def __init__(self, in_flight: InFlight) -> None:
+        self._in_flight = in_flight
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cancellation-poll", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause_s = REQUEST_POLL_INTERVAL_S
+        while not self._stopping.wait(pause_s):
+            stream = self._in_flight.next_to_poll(REQUEST_POLL_INTERVAL_S)
+            if stream is not None:
+                stream.poll_cancellation()
+            pause_s = POLL_INTERVAL_S if stream is not None else REQUEST_POLL_INTERVAL_S / 2

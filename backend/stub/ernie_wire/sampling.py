@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
-from ernie_wire.errors import InvalidValue
-from ernie_wire.limits import (
+from ernie_wire.checks import (
     MAX_TOKEN_ID,
     as_count,
     as_integer,
@@ -22,6 +21,7 @@ from ernie_wire.limits import (
     check_texts,
     check_token_ids,
 )
+from ernie_wire.errors import InvalidValue
 
 MODEL_DEFAULTS: Mapping[str, Any] = {
     "temperature": 1.0,

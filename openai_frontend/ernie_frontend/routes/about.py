@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse
 
-from ernie_frontend.schema.answers import Version
 from ernie_frontend.schema.openapi import VERSION
 from ernie_frontend.schema.page import CONTENT_SECURITY_POLICY, page
+from ernie_frontend.schema.responses import Version
 
 router = APIRouter()
 docs_router = APIRouter(include_in_schema=False)

@@ -7,10 +7,10 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ernie_frontend.routes.answering import Endpoint, answer_request
-from ernie_frontend.schema.answers import ChatCompletion
+from ernie_frontend.routes.generation import Endpoint, answer_request
 from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.openapi import GENERATION_ERRORS, responses
+from ernie_frontend.schema.responses import ChatCompletion
 from ernie_frontend.translate.chat_request import chat_to_wire
 from ernie_frontend.translate.chat_response import CHUNKS, chat_completion
 from ernie_frontend.translate.sse import ChunkWriter

@@ -7,10 +7,10 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ernie_frontend.routes.answering import Endpoint, answer_request
-from ernie_frontend.schema.answers import Completion
+from ernie_frontend.routes.generation import Endpoint, answer_request
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.openapi import GENERATION_ERRORS, responses
+from ernie_frontend.schema.responses import Completion
 from ernie_frontend.translate.completion_request import completion_to_wire
 from ernie_frontend.translate.completion_response import CHUNKS, text_completion
 from ernie_frontend.translate.sse import ChunkWriter

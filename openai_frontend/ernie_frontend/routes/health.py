@@ -8,8 +8,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ernie_frontend.routes.services import Services
 from ernie_frontend.schema.openapi import responses
-from ernie_frontend.services import Services
 from ernie_wire.errors import ModelUnavailable
 
 router = APIRouter()

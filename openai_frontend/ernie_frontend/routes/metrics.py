@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
-from ernie_frontend.services import Services
+from ernie_frontend.routes.services import Services
 from ernie_wire.errors import ErnieError
 
 router = APIRouter()

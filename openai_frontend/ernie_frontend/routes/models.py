@@ -6,10 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from ernie_frontend.model_registry import ServedModel, unsupported_model
-from ernie_frontend.schema.answers import ModelCard, ModelList
+from ernie_frontend.routes.services import Services
 from ernie_frontend.schema.openapi import responses
-from ernie_frontend.services import Services
+from ernie_frontend.schema.responses import ModelCard, ModelList
+from ernie_frontend.triton.model_registry import ServedModel, unsupported_model
 
 router = APIRouter()
 

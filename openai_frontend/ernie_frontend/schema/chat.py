@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from ernie_frontend.schema.common import GenerationFields, PositiveInteger, TokenIds
-from ernie_wire.limits import as_count, as_integers
+from ernie_wire.checks import as_count, as_integers
 
 MEDIA_PARTS = {"image_url": "image", "video_url": "video"}
 """Types of parts that a model may read, and the modality that it needs; others are refused here."""

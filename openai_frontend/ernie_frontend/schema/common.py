@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from ernie_wire.limits import as_count, as_integer, as_integers
+from ernie_wire.checks import as_count, as_integer, as_integers
 
 Integer = Annotated[int, BeforeValidator(as_integer)]
 # Limits come before the validator, or openapi.json would not have them as JSON Schema's minimum and maximum.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from ernie_frontend.schema.common import GenerationFields, PositiveInteger
-from ernie_wire.limits import as_count, as_integer, as_integers
+from ernie_wire.checks import as_count, as_integer, as_integers
 
 _TEXTS = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
 _LIST_OF_INTEGERS = {"type": "array", "items": {"type": "integer"}}

@@ -13,11 +13,11 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from ernie_frontend.errors import UnknownRoute
-from ernie_frontend.schema.answers import ChatCompletionChunk, Completion, ErrorAnswer
+from ernie_frontend.http_errors import UnknownRoute
 from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.schema.completions import CompletionRequest
+from ernie_frontend.schema.responses import ChatCompletionChunk, Completion, ErrorAnswer
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS, Refusal
 from ernie_wire.errors import ErnieError
 

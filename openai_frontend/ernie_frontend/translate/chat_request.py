@@ -15,17 +15,16 @@ from urllib.parse import unquote_to_bytes
 
 from ernie_frontend.schema.chat import MEDIA_PARTS, ChatMessage, ChatRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, refuse_unsupported
-from ernie_frontend.translate.generate_request import RequestContext, generate_requests
-from ernie_frontend.translate.sampling import sampling_parameters
-from ernie_frontend.translate.thinking import resolve_thinking
+from ernie_frontend.translate.generate_request import RequestContext, generate_requests, sampling_parameters
+from ernie_wire.checks import check_token_ids
 from ernie_wire.errors import InvalidValue, MissingParameter
-from ernie_wire.limits import check_token_ids
 from ernie_wire.messages import GenerateRequest
 
 logger = logging.getLogger(__name__)
 
 # Names that the engine itself gives to the template.
 _RESERVED_OPTIONS = ("messages", "tools", "chat_template", "add_generation_prompt")
+_SWITCHES = {"true": True, "false": False}
 
 
 def chat_to_wire(body: ChatRequest, context: RequestContext) -> list[GenerateRequest]:
@@ -168,7 +167,37 @@ def _template_options(body: ChatRequest) -> dict[str, Any]:
     for name in _RESERVED_OPTIONS:
         if name in options:
             raise InvalidValue(f"chat_template_kwargs may not hold {name}", "chat_template_kwargs")
-    thinking = resolve_thinking(body)
+    thinking = _enable_thinking(body)
     if thinking is not None:
         options["enable_thinking"] = thinking
     return options
+
+
+def _enable_thinking(body: ChatRequest) -> bool | None:
+    """Return whether thinking is requested, or None if the request does not say.
+
+    The first of these that is given decides:
+
+        1. chat_template_kwargs.enable_thinking
+        2. enable_thinking at the top level, an alias of the first
+        3. metadata.enable_thinking, FastDeploy's legacy carrier
+        4. chat_template_kwargs.options.thinking_mode: "close" and "false" switch it off, any other text on
+
+    Raises:
+        InvalidValue: a switch that is neither a boolean nor "true" or "false".
+    """
+    kwargs, metadata = body.chat_template_kwargs or {}, body.metadata or {}
+    for value in (kwargs.get("enable_thinking"), body.enable_thinking, metadata.get("enable_thinking")):
+        if value is not None:
+            return _as_switch(value)
+    options = kwargs.get("options")
+    mode = options.get("thinking_mode") if isinstance(options, dict) else None
+    return None if not mode else mode not in ("close", "false", False)
+
+
+def _as_switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _SWITCHES:  # OpenAI's metadata holds strings only
+        return _SWITCHES[value.lower()]
+    raise InvalidValue("enable_thinking must be true or false", "enable_thinking")

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ernie_frontend.translate.answer import AnswerHeader, UsageCount
-from ernie_frontend.translate.logprobs import chat_logprobs, prompt_logprobs
+from ernie_frontend.translate.openai_logprobs import chat_logprobs, prompt_logprobs
+from ernie_frontend.translate.response_context import ResponseContext, UsageCounter
 from ernie_frontend.translate.sse import ChunkShape
 from ernie_wire.messages import Output
 
 
-def chat_completion(header: AnswerHeader, answers: Sequence[Output], count: UsageCount) -> dict[str, Any]:
+def chat_completion(header: ResponseContext, answers: Sequence[Output], count: UsageCounter) -> dict[str, Any]:
     """Return the whole answers, one choice for each."""
     choices = [_whole_choice(header, index, answer) for index, answer in enumerate(answers)]
     return {**header.to_object("chat.completion", choices), "usage": count.to_json()}
 
 
-def _whole_choice(header: AnswerHeader, index: int, answer: Output) -> dict[str, Any]:
+def _whole_choice(header: ResponseContext, index: int, answer: Output) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
         "content": answer.text,
@@ -45,7 +45,7 @@ def _whole_choice(header: AnswerHeader, index: int, answer: Output) -> dict[str,
 class ChatChunks:
     """The choices of one streamed chat answer, chunk by chunk."""
 
-    def __init__(self, header: AnswerHeader, index: int) -> None:
+    def __init__(self, header: ResponseContext, index: int) -> None:
         self._header = header
         self._index = index
 
@@ -82,11 +82,11 @@ class ChatChunks:
         return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
 
-def _logprobs(header: AnswerHeader, new: Output) -> dict[str, Any] | None:
+def _logprobs(header: ResponseContext, new: Output) -> dict[str, Any] | None:
     return None if header.num_logprobs is None else chat_logprobs(new.logprobs or (), header.num_logprobs)
 
 
-def _prompt_logprobs(header: AnswerHeader, first: Output) -> dict[str, Any]:
+def _prompt_logprobs(header: ResponseContext, first: Output) -> dict[str, Any]:
     if header.num_prompt_logprobs is None:
         return {}
     return {"prompt_logprobs": prompt_logprobs(first.prompt_logprobs or (), header.num_prompt_logprobs)}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_COMPLETIONS, refuse_unsupported
-from ernie_frontend.translate.generate_request import RequestContext, generate_requests
-from ernie_frontend.translate.sampling import sampling_parameters
+from ernie_frontend.translate.generate_request import RequestContext, generate_requests, sampling_parameters
+from ernie_wire.checks import check_token_ids
 from ernie_wire.errors import InvalidValue, MissingParameter
-from ernie_wire.limits import check_token_ids
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
 

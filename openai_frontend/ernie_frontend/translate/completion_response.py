@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ernie_frontend.translate.answer import AnswerHeader, UsageCount
-from ernie_frontend.translate.logprobs import CompletionLogprobs, joined, prompt_logprobs
+from ernie_frontend.translate.openai_logprobs import CompletionLogprobs, joined, prompt_logprobs
+from ernie_frontend.translate.response_context import ResponseContext, UsageCounter
 from ernie_frontend.translate.sse import ChunkShape
 from ernie_wire.messages import Output
 
 OBJECT = "text_completion"
 
 
-def text_completion(header: AnswerHeader, answers: Sequence[Output], count: UsageCount) -> dict[str, Any]:
+def text_completion(header: ResponseContext, answers: Sequence[Output], count: UsageCounter) -> dict[str, Any]:
     """Return the whole answers to all prompts, one choice for each."""
     choices = [_whole_choice(header, index, answer) for index, answer in enumerate(answers)]
     return {**header.to_object(OBJECT, choices), "usage": count.to_json()}
 
 
-def _whole_choice(header: AnswerHeader, index: int, answer: Output) -> dict[str, Any]:
+def _whole_choice(header: ResponseContext, index: int, answer: Output) -> dict[str, Any]:
     chunks = CompletionChunks(header, index)
     prompt, choice = chunks.prompt(answer), chunks.text(answer)
     choice["finish_reason"] = answer.finish_reason
@@ -34,7 +34,7 @@ def _whole_choice(header: AnswerHeader, index: int, answer: Output) -> dict[str,
 class CompletionChunks:
     """The choices of one streamed completion, chunk by chunk."""
 
-    def __init__(self, header: AnswerHeader, index: int) -> None:
+    def __init__(self, header: ResponseContext, index: int) -> None:
         self._header = header
         self._index = index
         self._logprobs = None if header.num_logprobs is None else CompletionLogprobs(header.num_logprobs)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from ernie_frontend.schema.common import GenerationFields
-from ernie_frontend.translate.sampling import with_seed_offset
-from ernie_wire.limits import MAX_TOKEN_ID
+from ernie_wire.checks import MAX_TOKEN_ID
 from ernie_wire.messages import GenerateRequest
-from ernie_wire.sampling import SamplingParameters
+from ernie_wire.sampling import MAX_SEED, SamplingParameters
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def generate_requests(
             prompt,
             request_id=context.request_id if is_single else f"{context.request_id}-{index}",
             stream=bool(body.stream),
-            sampling=with_seed_offset(sampling, index % number),
+            sampling=_with_seed_offset(sampling, index % number),
             exclude_input_in_output=True,
             return_finish_reason=True,
             return_num_input_tokens=True,
@@ -69,3 +68,25 @@ def generate_requests(
         )
         for index, prompt in enumerate(prompt for prompt in prompts for _ in range(number))
     ]
+
+
+def _with_seed_offset(sampling: SamplingParameters, offset: int) -> SamplingParameters:
+    """Return the sampling of answer number ``offset`` to a prompt, whose seed is ``seed + offset``."""
+    if sampling.seed is None or sampling.seed == -1 or offset == 0:
+        return sampling
+    return replace(sampling, seed=(sampling.seed + offset) % (MAX_SEED + 1))
+
+
+def sampling_parameters(
+    body: GenerationFields, max_tokens: int | None, logprobs: int | None
+) -> SamplingParameters:
+    """Return the sampling parameters of a request; what it leaves out gets the model's defaults.
+
+    Fields have the same names in both, except for these two, which each endpoint expresses in its own way.
+
+    Raises:
+        InvalidValue: a value outside its limits.
+    """
+    values = {"max_tokens": max_tokens, "logprobs": logprobs}
+    others = (each.name for each in fields(SamplingParameters) if each.name not in values)
+    return SamplingParameters.from_json({**{name: getattr(body, name) for name in others}, **values})

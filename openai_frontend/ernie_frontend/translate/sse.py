@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ernie_frontend.errors import envelope
-from ernie_frontend.translate.answer import AnswerHeader, UsageCount
+from ernie_frontend.http_errors import envelope
+from ernie_frontend.translate.response_context import ResponseContext, UsageCounter
 from ernie_wire.errors import ErnieError
 from ernie_wire.messages import Output
 
@@ -62,7 +62,7 @@ class ChunkShape:
     """
 
     kind: str
-    start: Callable[[AnswerHeader, int], ChoiceChunks]
+    start: Callable[[ResponseContext, int], ChoiceChunks]
     opens_single: bool
 
 
@@ -81,7 +81,9 @@ class ChunkWriter(StreamWriter):
         count: the tokens of all outputs so far, that which is written included.
     """
 
-    def __init__(self, shape: ChunkShape, header: AnswerHeader, num_choices: int, count: UsageCount) -> None:
+    def __init__(
+        self, shape: ChunkShape, header: ResponseContext, num_choices: int, count: UsageCounter
+    ) -> None:
         self._count = count
         self._header = header
         self._kind = shape.kind

@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 
 from ernie_stub.control import STOPPED_S, answer_control
-from ernie_stub.engine import Deadlines, Engine
 from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError
+from ernie_stub.engine_supervisor import Deadlines, EngineSupervisor
 from ernie_stub.in_flight import InFlight
-from ernie_stub.response_stream import Answer
-from ernie_stub.senders import Senders
+from ernie_stub.response_stream import ResponseStream, Senders
 from ernie_wire.errors import EngineCrashed, InternalError, InvalidValue, ModelUnavailable
-from ernie_wire.exit_status import Exit
 from ernie_wire.messages import GenerateRequest
+from ernie_wire.process_exit import Exit
 from ernie_wire.status import Control, answer_text
 from fakes import triton_python_backend_utils as fake_utils
 
@@ -36,7 +35,9 @@ class Stub:
 
     def __init__(self, settings: dict[str, str], in_flight: InFlight, deadlines: Deadlines) -> None:
         self.in_flight = in_flight
-        self.engine = Engine(EngineCommand(sys.executable, settings, FAKE_ENGINE), in_flight, deadlines)
+        self.engine = EngineSupervisor(
+            EngineCommand(sys.executable, settings, FAKE_ENGINE), in_flight, deadlines
+        )
         self._senders = Senders(2)
 
     def submit(self, request_id: str, prompt: str, *, stream: bool = False) -> fake_utils.ResponseSender:
@@ -46,7 +47,7 @@ class Stub:
 
     def submit_request(self, request: GenerateRequest) -> fake_utils.ResponseSender:
         sender = fake_utils.ResponseSender()
-        answer = Answer(request, sender, self._senders.bind(), self.in_flight.abandon)
+        answer = ResponseStream(request, sender, self._senders.bind(), self.in_flight.abandon)
         self.in_flight.submit(request, answer)
         return sender
 
@@ -268,7 +269,9 @@ def test_an_engine_that_does_not_start_again_is_told(start: Start, tmp_path: Pat
 )
 def test_an_engine_that_cannot_start_says_why_and_leaves_nothing(mode: str, message: str) -> None:
     deadlines = Deadlines(start_stall_s=1.0, exit_s=0.2)
-    engine = Engine(EngineCommand(sys.executable, {"start": mode}, FAKE_ENGINE), InFlight(), deadlines)
+    engine = EngineSupervisor(
+        EngineCommand(sys.executable, {"start": mode}, FAKE_ENGINE), InFlight(), deadlines
+    )
     with pytest.raises(InternalError, match=message) as raised:
         engine.start()
     assert isinstance(raised.value, EngineCrashed) == (mode == "die")

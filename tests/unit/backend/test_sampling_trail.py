@@ -21,7 +21,7 @@ from ernie_backend.runner.sampler import Sampler, SamplingRow
 from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
-from ernie_frontend.translate.sampling import sampling_parameters
+from ernie_frontend.translate.generate_request import sampling_parameters
 from ernie_kernels.cpu import CpuOps
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.sampling import TokenSampler

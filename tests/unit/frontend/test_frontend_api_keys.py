@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_frontend.api_keys import ApiKeys, NoKey, environment_keys, read_key_file, split_keys
+from ernie_frontend.middleware.api_keys import ApiKeys, NoKey, environment_keys, read_key_file, split_keys
 
 
 class Clock:

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from ernie_frontend.connections import Connections, TooFewDescriptors, connection_limit
+from ernie_frontend.http.connections import Connections, TooFewDescriptors, connection_limit
 
 
 class Client:

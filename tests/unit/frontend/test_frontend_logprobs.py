@@ -10,14 +10,14 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ernie_frontend.translate.answer import UsageCount, best
-from ernie_frontend.translate.logprobs import (
+from ernie_frontend.translate.openai_logprobs import (
     CompletionLogprobs,
     chat_logprobs,
     joined,
     prompt_logprobs,
     token_text,
 )
+from ernie_frontend.translate.response_context import UsageCounter, best
 from ernie_wire.logprobs import TokenLogprobs, TopLogprob
 from ernie_wire.messages import Output
 
@@ -202,7 +202,7 @@ def test_the_best_are_the_most_likely_per_token() -> None:
 
 
 def test_usage_counts_prompts_once_and_what_all_answers_found_in_the_cache() -> None:
-    count = UsageCount(num_candidates=2)
+    count = UsageCounter(num_candidates=2)
     for index, cached in enumerate((0, 64, 32, 48)):
         count.add(index, Output("r", num_input_tokens=100, num_cached_tokens=cached, num_output_tokens=1))
         count.add(index, Output("r", num_input_tokens=100, num_output_tokens=2))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ernie_frontend.model_registry import ModelDirectory
 from ernie_frontend.settings import Settings
+from ernie_frontend.triton.model_registry import ModelRegistry
 from ernie_wire.errors import ErnieError, InternalError, ModelNotFound, ModelUnavailable
 from ernie_wire.status import Health, Status
 from fakes.descriptions import description
@@ -55,9 +55,9 @@ class Clock:
         return self.now_s
 
 
-def directory(control: Control, **settings: Any) -> tuple[ModelDirectory, Clock]:
+def directory(control: Control, **settings: Any) -> tuple[ModelRegistry, Clock]:
     clock = Clock()
-    return ModelDirectory(control, Settings(triton_urls=("x:1",), **settings), clock), clock
+    return ModelRegistry(control, Settings(triton_urls=("x:1",), **settings), clock), clock
 
 
 async def test_an_exact_name_wins_and_any_other_is_the_default() -> None:
@@ -109,7 +109,7 @@ async def test_no_model_at_all_is_asked_again_each_time() -> None:
 
 async def test_answers_are_kept_for_a_while() -> None:
     control = Control(a=described())
-    models, clock = directory(control, directory_age_s=5.0)
+    models, clock = directory(control, registry_ttl_s=5.0)
     for _ in range(3):
         await models.resolve("null")
     assert control.num_questions == 1
@@ -125,7 +125,7 @@ async def test_old_answers_serve_while_triton_is_slow() -> None:
     clock.now_s = 100.0
     control.failure = ModelUnavailable("slow")
     assert (await models.resolve("null")).entry.vocab_size == 10
-    clock.now_s += 2.0  # it is asked again after a moment, not after directory_age_s
+    clock.now_s += 2.0  # it is asked again after a moment, not after registry_ttl_s
     control.failure = None
     control.models["a"] = ModelUnavailable("slow")
     assert (await models.resolve("null")).entry.vocab_size == 10

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from ernie_frontend.metrics import Metrics
-from ernie_frontend.request_log import RequestLog
+from ernie_frontend.middleware.request_log import RequestLog
 
 PATH = "/v1/completions"
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from ernie_frontend.generation import Item
-from ernie_frontend.request_log import RequestRecord
-from ernie_frontend.routes.answering import events
-from ernie_frontend.translate.answer import AnswerHeader, UsageCount
+from ernie_frontend.middleware.request_log import RequestRecord
+from ernie_frontend.routes.generation import events
 from ernie_frontend.translate.chat_response import CHUNKS as CHAT
 from ernie_frontend.translate.completion_response import CHUNKS as COMPLETION
+from ernie_frontend.translate.response_context import ResponseContext, UsageCounter
 from ernie_frontend.translate.sse import ChunkShape, ChunkWriter
+from ernie_frontend.triton.output_streams import Item
 from ernie_wire.errors import QueueFull
 from ernie_wire.messages import Output
 
-HEADER = AnswerHeader("id", 0, "m")
+HEADER = ResponseContext("id", 0, "m")
 
 
 def output(text: str, reason: str | None = None, **fields: Any) -> Output:
@@ -26,7 +26,7 @@ def output(text: str, reason: str | None = None, **fields: Any) -> Output:
 
 
 async def choices_of(
-    shape: ChunkShape, items: list[Item | QueueFull], num_choices: int, header: AnswerHeader = HEADER
+    shape: ChunkShape, items: list[Item | QueueFull], num_choices: int, header: ResponseContext = HEADER
 ) -> list[dict[str, Any]]:
     """Return the one choice of each event; an error as it is."""
 
@@ -38,7 +38,7 @@ async def choices_of(
 
     first, record = items[0], RequestRecord("r", "r")
     assert not isinstance(first, QueueFull)
-    count = UsageCount(num_choices)
+    count = UsageCounter(num_choices)
     writer = ChunkWriter(shape, header, num_choices, count)
     sent = b"".join([part async for part in events(writer, first, rest(), record, count)])
     *made, done, end = sent.split(b"\n\n")
@@ -86,7 +86,7 @@ async def test_a_single_completion_has_no_opening() -> None:
 
 async def test_what_is_told_of_the_prompt() -> None:
     """In chat with the openings, since all answers have one prompt; in completions each with its own answer."""
-    header = AnswerHeader("id", 0, "m", return_token_ids=True)
+    header = ResponseContext("id", 0, "m", return_token_ids=True)
     items: list[Item | QueueFull] = [
         (1, output("b", "stop", prompt_ids=(7,), prompt_text="p")),
         (0, output("a", "stop", prompt_ids=(5,), prompt_text="q")),

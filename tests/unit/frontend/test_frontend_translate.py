@@ -9,18 +9,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ernie_frontend.errors import error_response
+from ernie_frontend.http_errors import error_response
 from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_frontend.schema.unsupported import Refusal, refuse_unsupported
 from ernie_frontend.translate import chat_request
-from ernie_frontend.translate.answer import AnswerHeader
 from ernie_frontend.translate.chat_request import chat_to_wire
 from ernie_frontend.translate.completion_request import completion_to_wire
 from ernie_frontend.translate.generate_request import RequestContext
-from ernie_frontend.translate.thinking import resolve_thinking
+from ernie_frontend.translate.response_context import ResponseContext
 from ernie_wire.errors import InvalidValue, QueueFull
 from ernie_wire.messages import GenerateRequest
 
@@ -63,7 +62,6 @@ def conversation(wire: GenerateRequest) -> dict[str, Any]:
     ],
 )
 def test_the_thinking_switch(fields: dict[str, Any], expected: bool | None) -> None:
-    assert resolve_thinking(chat(**fields)) is expected
     [wire] = chat_to_wire(chat(**fields), RequestContext("r", 1000, 8))
     assert conversation(wire)["chat_template_kwargs"].get("enable_thinking") is expected
 
@@ -374,7 +372,7 @@ def test_whole_floats_are_integers_wherever_these_are_wanted() -> None:
 )
 def test_stream_options(options: dict[str, Any] | None, has_usage: bool, has_running_usage: bool) -> None:
     body = chat(stream=True, stream_options=options)
-    header = AnswerHeader.of(body, "id", 0, "m")
+    header = ResponseContext.of(body, "id", 0, "m")
     assert (header.has_usage, header.has_running_usage) == (has_usage, has_running_usage)
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from ernie_frontend.generation import collect
 from ernie_frontend.settings import Settings
-from ernie_frontend.triton_client import TritonClient, TritonUnreachable
-from ernie_frontend.triton_pool import TritonPool
+from ernie_frontend.triton.client import TritonClient, TritonUnreachable
+from ernie_frontend.triton.output_streams import collect
+from ernie_frontend.triton.pool import TritonPool
 from ernie_wire import tensors
 from ernie_wire.errors import EngineCrashed, InternalError, ModelUnavailable
 from ernie_wire.messages import GenerateRequest, Output

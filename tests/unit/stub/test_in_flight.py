@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ernie_stub.in_flight import InFlight
-from ernie_stub.response_stream import Answer
+from ernie_stub.response_stream import ResponseStream
 from ernie_wire.errors import ModelUnavailable
 from ernie_wire.messages import Cancel, GenerateRequest, Message, Output
 from fakes.triton_python_backend_utils import ResponseSender
@@ -21,9 +21,9 @@ class Sent(list[Message]):
         self.append(message)
 
 
-def submit(table: InFlight, request_id: str) -> Answer:
+def submit(table: InFlight, request_id: str) -> ResponseStream:
     request = GenerateRequest(request_id, "hi")
-    answer = Answer(request, ResponseSender(), lambda _: None, table.abandon)
+    answer = ResponseStream(request, ResponseSender(), lambda _: None, table.abandon)
     table.submit(request, answer)
     return answer
 
@@ -73,7 +73,7 @@ def test_a_prompt_is_not_kept_once_the_engine_has_it(name: str, prompt: Any, wai
     request = GenerateRequest(
         "r", exclude_input_in_output=True, return_token_ids=True, media=(medium,), **{name: prompt}
     )
-    answer = Answer(request, ResponseSender(), lambda _: None, table.abandon)
+    answer = ResponseStream(request, ResponseSender(), lambda _: None, table.abandon)
     table.submit(request, answer)
     del request
     table.connect(Gone())
@@ -88,7 +88,7 @@ def test_what_waits_for_an_engine_is_bounded_in_number_and_bytes() -> None:
 
     def ask(request_id: str, media: tuple[bytes, ...] = ()) -> None:
         request = GenerateRequest(request_id, messages=b"{}", media=media)
-        table.submit(request, Answer(request, ResponseSender(), lambda _: None, table.abandon))
+        table.submit(request, ResponseStream(request, ResponseSender(), lambda _: None, table.abandon))
 
     ask("large", media)  # alone it may be as large as it likes
     with pytest.raises(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-VARIABLE = "FD_API_KEY"
+API_KEY_VARIABLE = "FD_API_KEY"
 _LOOK_S = 1.0
 _MOST_BYTES = 1 << 20
 _OTHERS_RIGHTS = 0o077
@@ -48,8 +48,8 @@ def environment_keys(environment: Mapping[str, str]) -> tuple[str, ...]:
     Raises:
         NoKey: the variable holds something, but no key.
     """
-    text = environment.get(VARIABLE)
-    return split_keys(text, f"${VARIABLE}") if text else ()
+    text = environment.get(API_KEY_VARIABLE)
+    return split_keys(text, f"${API_KEY_VARIABLE}") if text else ()
 
 
 def read_key_file(path: Path) -> tuple[str, ...]:

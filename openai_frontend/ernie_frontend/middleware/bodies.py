@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ernie_frontend.errors import BodyTooLarge, BodyTooSlow, UnsupportedEncoding, error_response
+from ernie_frontend.http_errors import BodyTooLarge, BodyTooSlow, UnsupportedEncoding, error_response
 from ernie_wire.errors import ErnieError, InvalidRequest
 
 _PIECE_BYTES = 256 << 10

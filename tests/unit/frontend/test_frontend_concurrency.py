@@ -7,24 +7,24 @@ import sys
 
 import pytest
 
-from ernie_frontend.slots import Slots, slots_file
+from ernie_frontend.middleware.concurrency import Slots, slots_file
 
 _TAKE_TWO = """
 import sys
-from ernie_frontend.slots import Slots
+from ernie_frontend.middleware.concurrency import Slots
 slots = Slots(sys.argv[1], 3)
-print(slots.take(), slots.take(), flush=True)
+print(slots.acquire(), slots.acquire(), flush=True)
 sys.stdin.read()
 """
 
 
 def test_slots_run_out_and_come_back() -> None:
     slots = Slots(slots_file(), 2)
-    taken = [slots.take(), slots.take()]
+    taken = [slots.acquire(), slots.acquire()]
     assert sorted(slot for slot in taken if slot is not None) == [0, 1]
-    assert slots.take() is None
-    slots.give_back(0)
-    assert (slots.take(), slots.take()) == (0, None)
+    assert slots.acquire() is None
+    slots.release(0)
+    assert (slots.acquire(), slots.acquire()) == (0, None)
     slots.close()
 
 
@@ -37,12 +37,12 @@ def test_processes_share_the_slots_and_a_dead_one_has_none(is_killed: bool) -> N
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"0 1\n"
-        assert (slots.take(), slots.take()) == (2, None)
+        assert (slots.acquire(), slots.acquire()) == (2, None)
         if is_killed:
             other.kill()
         else:
             other.communicate()
         other.wait(30)
-        assert sorted([slots.take(), slots.take()], key=str) == [0, 1]
-        assert slots.take() is None
+        assert sorted([slots.acquire(), slots.acquire()], key=str) == [0, 1]
+        assert slots.acquire() is None
     slots.close()

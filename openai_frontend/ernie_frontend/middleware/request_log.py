@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ernie_frontend.errors import error_response
+from ernie_frontend.http_errors import error_response
 from ernie_frontend.metrics import Metrics
 from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_wire.errors import ErnieError, InternalError, ModelUnavailable, RequestCancelled

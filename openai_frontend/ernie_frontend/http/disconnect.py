@@ -14,13 +14,13 @@ from typing import TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ernie_frontend.request_log import record_of
+from ernie_frontend.middleware.request_log import record_of
 from ernie_wire.errors import RequestCancelled
 
 Result = TypeVar("Result")
 
 
-async def unless_disconnected(work: Awaitable[Result], scope: Scope, receive: Receive) -> Result:
+async def cancel_on_disconnect(work: Awaitable[Result], scope: Scope, receive: Receive) -> Result:
     """Return the result of some work, or cancel it when the client goes.
 
     The request's body must have been read.
@@ -62,7 +62,7 @@ class EventStream(Response):
         """Send the events."""
         async with aclosing(self._events):
             try:
-                await unless_disconnected(self._send(send), scope, receive)
+                await cancel_on_disconnect(self._send(send), scope, receive)
             except (RequestCancelled, OSError):
                 record_of(scope).is_disconnected = True
 

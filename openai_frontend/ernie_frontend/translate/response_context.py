@@ -11,7 +11,7 @@ from ernie_wire.messages import Output
 
 
 @dataclass(frozen=True)
-class AnswerHeader:
+class ResponseContext:
     """What is the same in every object of one answer.
 
     Attributes:
@@ -37,7 +37,7 @@ class AnswerHeader:
     has_running_usage: bool = False
 
     @classmethod
-    def of(cls, body: GenerationFields, answer_id: str, created: int, model: str) -> AnswerHeader:
+    def of(cls, body: GenerationFields, answer_id: str, created: int, model: str) -> ResponseContext:
         """Return the header of the answer to a request."""
         options = body.stream_options or StreamOptions(include_usage=False)
         return cls(
@@ -63,7 +63,7 @@ class AnswerHeader:
         }
 
 
-class UsageCount:
+class UsageCounter:
     """Counts the tokens of a request's generations while their outputs come.
 
     A prompt counts once, however many answers are made to it; every token that was made counts, also of the

@@ -8,12 +8,12 @@ from typing import TypeVar
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from ernie_frontend.errors import BodyTooLarge, from_validation
-from ernie_frontend.model_registry import ModelEntry
-from ernie_frontend.offload import MOST_VALUES, Excess, find_excess
-from ernie_frontend.request_log import record_of
+from ernie_frontend.http.offload import MOST_VALUES, Excess, find_excess
+from ernie_frontend.http_errors import BodyTooLarge, from_validation
+from ernie_frontend.middleware.request_log import record_of
+from ernie_frontend.routes.services import Services
 from ernie_frontend.schema.common import GenerationFields
-from ernie_frontend.services import Services
+from ernie_frontend.triton.model_registry import ModelEntry
 from ernie_wire.errors import ContextLengthExceeded, ErnieError, RequestCancelled
 
 Body = TypeVar("Body", bound=GenerationFields)
@@ -35,7 +35,7 @@ async def read_body(kind: type[Body], request: Request) -> tuple[Body, int]:
     """
     services = Services.of(request)
     try:
-        return await services.large_bodies.read(request.stream(), partial(_parse, kind))
+        return await services.body_reader.read(request.stream(), partial(_parse, kind))
     except ClientDisconnect:
         record_of(request.scope).is_disconnected = True
         raise RequestCancelled("the client closed the connection before its request was complete") from None

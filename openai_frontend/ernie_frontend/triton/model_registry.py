@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ernie_frontend.settings import Settings
-from ernie_frontend.single_flight import SharedQuestion
+from ernie_frontend.triton.single_flight import SingleFlight
 from ernie_wire.errors import ErnieError, ModelNotFound, ModelUnavailable
 from ernie_wire.status import Description, Health, Status
 
@@ -98,8 +98,8 @@ def unsupported_model(name: str, known: str) -> ModelNotFound:
     return ModelNotFound(f"Unsupported model: [{shown}], support {known}", "model")
 
 
-class ModelDirectory:
-    """The served models, asked again when the last answer is older than ``Settings.directory_age_s``."""
+class ModelRegistry:
+    """The served models, asked again when the last answer is older than ``Settings.registry_ttl_s``."""
 
     def __init__(
         self, control: ControlClient, settings: Settings, clock: Callable[[], float] = time.monotonic
@@ -109,8 +109,8 @@ class ModelDirectory:
         self._clock = clock
         self._entries: dict[str, ModelEntry] = {}
         self._failing_since_s: float | None = None
-        age_s = settings.directory_age_s
-        self._question = SharedQuestion(self._ask, age_s, min(age_s, _FAILURE_AGE_S), clock)
+        age_s = settings.registry_ttl_s
+        self._flight = SingleFlight(self._fetch, age_s, min(age_s, _FAILURE_AGE_S), clock)
 
     async def resolve(self, name: str | None) -> ServedModel:
         """Return the model that a request's ``model`` means.
@@ -172,7 +172,7 @@ class ModelDirectory:
 
     async def _fresh(self) -> Mapping[str, ModelEntry]:
         try:
-            entries = await self._question.answer()
+            entries = await self._flight.get()
         except ModelUnavailable as error:
             if not self._entries or self._has_failed_long():
                 raise
@@ -180,14 +180,14 @@ class ModelDirectory:
             logger.debug("the list of models could not be asked again: %s", error.message)
             return self._entries
         if not entries:  # the first model may be loaded any moment
-            self._question.forget()
+            self._flight.forget()
         return entries
 
     def _has_failed_long(self) -> bool:
         failing_since_s = self._failing_since_s
         return failing_since_s is not None and self._clock() - failing_since_s >= _SLOW_S
 
-    async def _ask(self) -> Mapping[str, ModelEntry]:
+    async def _fetch(self) -> Mapping[str, ModelEntry]:
         began_s = self._clock()
         try:
             names = await self._control.ready_models()

@@ -19,11 +19,11 @@ import tritonclient.grpc.aio as triton
 from tritonclient.grpc import InferResult
 from tritonclient.utils import InferenceServerException
 
-from ernie_frontend.generation import OutputStream
 from ernie_frontend.settings import Settings
-from ernie_frontend.single_flight import SharedQuestion
-from ernie_frontend.triton_stream import TritonStream
-from ernie_frontend.triton_tensors import generate_inputs, input_tensor, output_of, sent_tensors, text_of
+from ernie_frontend.triton.output_streams import OutputStream
+from ernie_frontend.triton.single_flight import SingleFlight
+from ernie_frontend.triton.stream import TritonStream
+from ernie_frontend.triton.tensors import generate_inputs, input_tensor, output_of, sent_tensors, text_of
 from ernie_wire import tensors
 from ernie_wire.codec import MessageError
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError, ModelUnavailable, parse_error
@@ -73,7 +73,7 @@ class TritonClient:
         self._quiet_check_s = settings.quiet_check_s
         self._silence_limit_s = settings.silence_limit_s
         self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
-        self._health: dict[str, SharedQuestion[Health]] = {}
+        self._health: dict[str, SingleFlight[Health]] = {}
         self._instances: dict[str, str] = {}  # by model: the start of the stub that answered last
         self._num_unreachable = 0  # calls that failed since it answered last
         self._tasks: set[asyncio.Task[Any]] = set()  # they outlive those who started them
@@ -209,7 +209,7 @@ class TritonClient:
                 heard_at = time.monotonic()
                 continue
             try:
-                await self._shared_health(model).answer()
+                await self._shared_health(model).get()
                 current = self._instances.get(model)
                 is_lost = (
                     current != instance and instance is not None and await self._is_lost(model, request_id)
@@ -235,11 +235,11 @@ class TritonClient:
         """Whether a new start of the stub does not know a request: then the start before took it along."""
         return (await self.health(model, request_id)).in_flight is False
 
-    def _shared_health(self, model: str) -> SharedQuestion[Health]:
+    def _shared_health(self, model: str) -> SingleFlight[Health]:
         """Return the question that all quiet streams of a model share; there may be hundreds."""
         if model not in self._health:
             age_s = self._quiet_check_s / 2
-            self._health[model] = SharedQuestion(functools.partial(self.health, model), age_s, age_s)
+            self._health[model] = SingleFlight(functools.partial(self.health, model), age_s, age_s)
         return self._health[model]
 
     def _triton_error(self, message: str, about: str) -> ErnieError:

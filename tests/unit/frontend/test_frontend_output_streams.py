@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from ernie_frontend.generation import Item, OutputStream, collect, collect_all, gather, merge, only_prompt
+from ernie_frontend.triton.output_streams import (
+    Item,
+    OutputStream,
+    collect,
+    collect_all,
+    gather,
+    merge,
+    only_prompt,
+)
 from ernie_wire.errors import EngineCrashed, InvalidValue
 from ernie_wire.marked_text import Mark
 from ernie_wire.messages import Output

@@ -15,8 +15,8 @@ from hashlib import blake2b
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ernie_frontend.api_keys import ApiKeys
-from ernie_frontend.errors import Unauthorized, error_response
+from ernie_frontend.http_errors import Unauthorized, error_response
+from ernie_frontend.middleware.api_keys import ApiKeys
 
 _SALT = "ernie_frontend.client_salt"
 

@@ -76,13 +76,13 @@ class _Fault:
 
 @dataclass
 class _FirstStart:
-    """The outcome of the first start, which ``Engine.start`` waits for."""
+    """The outcome of the first start, which ``EngineSupervisor.start`` waits for."""
 
     is_decided: threading.Event = field(default_factory=threading.Event)
     error: InternalError | None = None
 
 
-class Engine:
+class EngineSupervisor:
     """Keeps one engine process running for the requests in flight."""
 
     def __init__(self, command: EngineCommand, in_flight: InFlight, deadlines: Deadlines | None = None) -> None:

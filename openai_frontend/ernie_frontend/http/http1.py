@@ -19,12 +19,13 @@ from typing import Any, Literal, TypeAlias, cast
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ernie_frontend import draining
-from ernie_frontend.connections import Connections
-from ernie_frontend.errors import envelope
+from ernie_frontend.http.connections import Connections
+from ernie_frontend.http_errors import envelope
 from ernie_frontend.settings import Settings
 from ernie_wire.errors import InvalidRequest, ModelUnavailable
 
+DRAIN = "drain"
+"""Key of the function in the lifespan state that starts to end the answers under way."""
 MAX_HEADER_BYTES = 64 << 10
 _MAX_SMALL_CHUNKS = 4096
 _SMALL_CHUNK_BYTES = 64
@@ -86,7 +87,7 @@ class Http1Protocol(H11Protocol):
     def shutdown(self) -> None:
         """End with the answer under way, whose time is counted from now on."""
         super().shutdown()
-        self.app_state[draining.STATE_KEY].begin()
+        self.app_state[DRAIN]()
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless the connection only waits for its end."""

@@ -1,9 +1,15 @@
-"""Why a process ended. This module must not know whose process it was."""
+"""The signals that ask a process to end, and how a process ended."""
 
 from __future__ import annotations
 
 import signal
 from typing import NamedTuple
+
+
+def end_signals() -> list[signal.Signals]:
+    """Return the signals that ask this process to end and are not ignored, as ``nohup`` ignores SIGHUP."""
+    asking = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return [number for number in asking if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class Exit(NamedTuple):

@@ -28,7 +28,7 @@ _NUM_PLACES = 16
 _PLACE_WAIT_S = 60.0
 
 
-class LargeBodies:
+class BodyReader:
     """Reads the bodies of one process; use it inside one event loop."""
 
     def __init__(self) -> None:
@@ -58,9 +58,9 @@ class LargeBodies:
                     has_place = True
             body = b"".join(parts)
             parts.clear()
-            return await self.beside_loop(num_bytes, read, body), num_bytes
+            return await self.offload(num_bytes, read, body), num_bytes
 
-    async def beside_loop(
+    async def offload(
         self,
         num_bytes: int,
         work: Callable[Parameters, Result],

@@ -7,19 +7,21 @@ request asks.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import TypeVar
 
-from ernie_frontend.generation import OutputStream
 from ernie_frontend.settings import Settings
-from ernie_frontend.triton_client import TritonClient, TritonUnreachable
+from ernie_frontend.triton.client import TritonClient, TritonUnreachable
+from ernie_frontend.triton.output_streams import OutputStream
 from ernie_wire.errors import ModelUnavailable
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.status import Health, Status
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
 _AVOID_S = 5.0
 
 
@@ -31,6 +33,8 @@ class TritonPool:
         self._avoid_until = dict.fromkeys(settings.triton_urls, 0.0)
         self._clock = clock
         self._turn = 0
+        self._drain_s = settings.drain_s
+        self._is_draining = False
 
     async def close(self) -> None:
         """Close every channel."""
@@ -41,8 +45,25 @@ class TritonPool:
         """How many are under way, at all Tritons."""
         return sum(client.num_generations for client in self._clients)
 
-    def stop_generations(self) -> None:
-        """End all that are under way, as ``TritonClient.stop_generations``."""
+    def drain(self) -> None:
+        """Give the generations under way ``Settings.drain_s`` seconds to end; do nothing if called again.
+
+        uvicorn notifies every connection when it shuts down, and would in the end cancel the remaining answers
+        without telling their clients why.
+        """
+        if self._is_draining:
+            return
+        self._is_draining = True
+        limit = "as long as they take" if self._drain_s is None else f"up to {self._drain_s:g} s"
+        if count := self.num_generations:
+            logger.warning("stopping: %d answers are under way and get %s", count, limit)
+        if self._drain_s is not None:
+            asyncio.get_running_loop().call_later(self._drain_s, self._stop_generations)
+
+    def _stop_generations(self) -> None:
+        """Fail what is left: a stream ends with an error event and ``[DONE]``, all else with 503."""
+        if count := self.num_generations:
+            logger.warning("stopping: %d answers end with an error, as their time is over", count)
         for client in self._clients:
             client.stop_generations()
 
@@ -77,7 +98,7 @@ class TritonPool:
         """Return the loaded models of the first Triton that answers."""
         return await self._ask(lambda client: client.ready_models())
 
-    async def _ask(self, question: Callable[[TritonClient], Awaitable[Answer]]) -> Answer:
+    async def _ask(self, question: Callable[[TritonClient], Awaitable[Result]]) -> Result:
         failures = []
         for client in self._in_turn():
             try:

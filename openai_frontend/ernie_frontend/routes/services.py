@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from ernie_frontend.http.offload import BodyReader
 from ernie_frontend.metrics import Metrics
-from ernie_frontend.model_registry import ModelDirectory
-from ernie_frontend.offload import LargeBodies
 from ernie_frontend.settings import Settings
-from ernie_frontend.triton_pool import TritonPool
+from ernie_frontend.triton.model_registry import ModelRegistry
+from ernie_frontend.triton.pool import TritonPool
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class Services:
         triton: the Tritons.
         models: the served models.
         metrics: what this process has counted.
-        large_bodies: what reads the bodies.
+        body_reader: what reads the bodies.
         started_at: Unix time of the start in seconds; the ``created`` of every model.
     """
 
     settings: Settings
     triton: TritonPool
-    models: ModelDirectory
+    models: ModelRegistry
     metrics: Metrics
-    large_bodies: LargeBodies
+    body_reader: BodyReader
     started_at: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod

@@ -11,8 +11,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_stub.response_stream import Answer
-from ernie_stub.senders import Senders
+from ernie_stub.response_stream import ResponseStream, Senders
 from ernie_wire.errors import InvalidValue
 from ernie_wire.logprobs import TokenLogprobs, TopLogprob, parse_logprobs
 from ernie_wire.marked_text import Mark
@@ -45,11 +44,11 @@ class Work:
 
     def __init__(self) -> None:
         self.jobs: list[object] = []
-        self.abandoned: list[Answer] = []
+        self.abandoned: list[ResponseStream] = []
 
-    def answer(self, request: GenerateRequest) -> tuple[Answer, ResponseSender]:
+    def answer(self, request: GenerateRequest) -> tuple[ResponseStream, ResponseSender]:
         sender = ResponseSender()
-        return Answer(request, sender, self.jobs.append, self.abandoned.append), sender
+        return ResponseStream(request, sender, self.jobs.append, self.abandoned.append), sender
 
     def run(self) -> None:
         while self.jobs:
@@ -61,7 +60,7 @@ class Work:
 def test_outputs_that_gather_during_a_send_become_one_response() -> None:
     senders = Senders(1)
     sender = ResponseSender()
-    answer = Answer(ALL_OUTPUTS, sender, senders.bind(), lambda _: None)
+    answer = ResponseStream(ALL_OUTPUTS, sender, senders.bind(), lambda _: None)
     sender.gate.clear()
     answer.put(Output("r", "a", (1,), 3, 2, prompt_ids=(7, 8, 9), prompt_text="xyz", num_output_tokens=1))
     assert sender.sending.wait(WAIT_S)

@@ -16,15 +16,15 @@ from typing import Any, Generic
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from ernie_frontend.auth import client_salt
-from ernie_frontend.disconnect import EventStream, unless_disconnected
-from ernie_frontend.generation import Item, collect_all, gather, merge, only_prompt
-from ernie_frontend.request_log import RequestRecord, record_of
-from ernie_frontend.routes.reading import Body, check_context, read_body
-from ernie_frontend.services import Services
-from ernie_frontend.translate.answer import AnswerHeader, UsageCount, best
+from ernie_frontend.http.disconnect import EventStream, cancel_on_disconnect
+from ernie_frontend.middleware.auth import client_salt
+from ernie_frontend.middleware.request_log import RequestRecord, record_of
+from ernie_frontend.routes.request_body import Body, check_context, read_body
+from ernie_frontend.routes.services import Services
 from ernie_frontend.translate.generate_request import RequestContext
+from ernie_frontend.translate.response_context import ResponseContext, UsageCounter, best
 from ernie_frontend.translate.sse import StreamWriter
+from ernie_frontend.triton.output_streams import Item, collect_all, gather, merge, only_prompt
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError
 from ernie_wire.messages import GenerateRequest, Output
 
@@ -46,8 +46,8 @@ class Endpoint(Generic[Body]):
     body: type[Body]
     id_prefix: str
     to_wire: Callable[[Body, RequestContext], list[GenerateRequest]]
-    whole: Callable[[AnswerHeader, Sequence[Output], UsageCount], dict[str, Any]]
-    writer: Callable[[AnswerHeader, int, UsageCount], StreamWriter]
+    whole: Callable[[ResponseContext, Sequence[Output], UsageCounter], dict[str, Any]]
+    writer: Callable[[ResponseContext, int, UsageCounter], StreamWriter]
 
 
 async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response:
@@ -68,9 +68,9 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
         client_salt(request.scope),
         model.entry.modalities,
     )
-    wires = await services.large_bodies.beside_loop(num_bytes, endpoint.to_wire, body, context)
-    header = AnswerHeader.of(body, answer_id, int(time.time()), model.public_name)
-    count = UsageCount(body.num_candidates)
+    wires = await services.body_reader.offload(num_bytes, endpoint.to_wire, body, context)
+    header = ResponseContext.of(body, answer_id, int(time.time()), model.public_name)
+    count = UsageCounter(body.num_candidates)
     streams = [services.triton.generate(model.entry.name, wire) for wire in wires]
     if body.max_tokens == 0:
         streams = [only_prompt(stream) for stream in streams]
@@ -78,7 +78,7 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
         if body.max_streaming_response_tokens is not None:
             streams = [gather(stream, body.max_streaming_response_tokens) for stream in streams]
         return await _stream(request, endpoint.writer(header, len(wires), count), merge(streams), count)
-    answers = await unless_disconnected(collect_all(streams), request.scope, request.receive)
+    answers = await cancel_on_disconnect(collect_all(streams), request.scope, request.receive)
     count.add_all(answers)
     record.count(count.num_input_tokens, count.num_output_tokens)
     chosen = best(answers, body.num_candidates, body.n or 1)
@@ -86,7 +86,7 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
 
 
 async def _stream(
-    request: Request, writer: StreamWriter, items: AsyncGenerator[Item, None], count: UsageCount
+    request: Request, writer: StreamWriter, items: AsyncGenerator[Item, None], count: UsageCounter
 ) -> EventStream:
     """Return the event stream of an answer, once its first output is here.
 
@@ -95,7 +95,7 @@ async def _stream(
         RequestCancelled: the client went away before.
     """
     try:
-        first = await unless_disconnected(_first(items), request.scope, request.receive)
+        first = await cancel_on_disconnect(_first(items), request.scope, request.receive)
     except BaseException:
         await items.aclose()
         raise
@@ -113,7 +113,7 @@ async def events(
     first: Item,
     rest: AsyncGenerator[Item, None],
     record: RequestRecord,
-    count: UsageCount,
+    count: UsageCounter,
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events of a streamed answer, also of its end by an error.
 

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from ernie_frontend.settings import MOST_CONNECTIONS
+
 logger = logging.getLogger(__name__)
 
-MOST_CONNECTIONS = 8192
-"""Of one process: each may hold a header of 64 KiB."""
 OTHER_DESCRIPTORS = 128
 """What else a process opens: listeners, logs, Triton's channels, metrics."""
 _LEAST_CONNECTIONS = 64

@@ -1,0 +1,1 @@
+"""Triton over gRPC: clients, the tensors of a request, and which models are served."""
