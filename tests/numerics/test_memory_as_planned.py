@@ -30,7 +30,7 @@ from ernie_backend.devices.backend import CPU
 from ernie_backend.planning.engine_plan import engine_plan
 from ernie_backend.planning.host_memory import available_bytes, resident_bytes
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.worker import ModelPart
+from ernie_backend.parallel.worker import Worker
 from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.settings import read_settings
 from ernie_backend.service.start import start_engine
@@ -42,11 +42,11 @@ def peak_bytes(process):
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 taken = {}
-allocate = ModelPart.runner
+allocate = Worker.create_runner
 
-def measured_allocate(part, spec):
+def measured_allocate(worker, spec):
     before = resident_bytes()
-    runner = allocate(part, spec)
+    runner = allocate(worker, spec)
     taken["reserved"] = resident_bytes() - before
     return runner
 
@@ -61,7 +61,7 @@ def use_blocks(runner, num_blocks, times=1):
     for start in range(0, len(chunks), settings.max_num_batched_tokens):
         runner.run(SchedulePlan(tuple(chunks[start : start + settings.max_num_batched_tokens])))
 
-ModelPart.runner = measured_allocate
+Worker.create_runner = measured_allocate
 parameters = json.loads(sys.argv[1])
 config = ModelConfig.from_directory(Path(parameters["model"]))
 settings = read_settings(parameters, config)

@@ -20,7 +20,6 @@ from ernie_backend.parallel.member import Member
 from ernie_backend.parallel.messages import Join
 from ernie_backend.parallel.rank_worker import config_digest
 from ernie_backend.parallel.rendezvous import meet_ranks
-from ernie_backend.parallel.seat import threads_of_rank
 from ernie_backend.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ def gather_group(
     Raises:
         StartError: a rank cannot be started, ends while others are waited for, or does not come.
     """
-    threads = threads_of_rank(settings, layout)
+    threads = layout.threads_per_rank(settings.threads)
     started = {rank: _start(rank, threads) for rank in range(1, layout.ranks_per_host)}
 
     def while_waiting() -> None:

@@ -1,8 +1,7 @@
 """Which ranks are on which machine.
 
 Machines are addresses in a list; the first has rank 0, and each has as many ranks as the others, consecutive
-ones. Without a list all ranks are on this machine. This module must not know processes or sockets beyond asking
-whether an address is this machine's.
+ones. Without a list all ranks are on this machine.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ernie_backend.errors import StartError
+from ernie_backend.settings import EngineSettings
+from ernie_kernels.communicator import CollectiveCounter, ProcessGroupConfig
 
 LOOPBACK = "127.0.0.1"
 _LOCALHOST = "localhost"
@@ -23,11 +24,11 @@ class Layout:
     """The ranks of a group.
 
     Attributes:
-        size: how many there are.
+        size: number of ranks.
         hosts: addresses of the machines; one if all ranks are on this one.
         own_host: index of this machine.
-        port: where ranks of other machines meet rank 0.
-        notice: what the user should know about the list; None: nothing.
+        port: of rank 0, where ranks of other machines connect.
+        notice: a notice for the user about the list of machines, or None.
     """
 
     size: int
@@ -50,6 +51,27 @@ class Layout:
         """Return the rank of the ``index``-th process of a machine."""
         return host * self.ranks_per_host + index
 
+    def threads_per_rank(self, threads: int) -> int:
+        """Return a rank's share of its machine's ``threads``."""
+        return max(1, threads // self.ranks_per_host)
+
+    def process_group(
+        self, rank: int, master: str, collectives: CollectiveCounter, barrier: Callable[[], None]
+    ) -> ProcessGroupConfig:
+        """Return how ``rank`` joins the group; the ranks of a machine take its cards in order."""
+        host, index = divmod(rank, self.ranks_per_host)
+        return ProcessGroupConfig(rank, self.size, master, self.hosts[host], index, collectives, barrier)
+
+
+def engine_layout(settings: EngineSettings) -> Layout:
+    """Return the layout of the settings and the environment; raises what ``read_layout`` does."""
+    return read_layout(settings.tensor_parallel_size, settings.ips, settings.engine_worker_queue_port)
+
+
+def count_machines(settings: EngineSettings) -> int:
+    """Return the number of machines that share the model; this one need not be among them."""
+    return max(1, len(read_machines(settings.tensor_parallel_size, settings.ips)[0]))
+
 
 def read_layout(
     size: int,
@@ -61,22 +83,22 @@ def read_layout(
     """Return the layout of a group.
 
     Args:
-        size: ranks.
-        ips: addresses with commas between; if it is empty, those in ``$PADDLE_TRAINERS``.
-        port: where the machines meet.
-        environment: ``$PADDLE_TRAINER_ID`` is this machine's index, if its address does not say it.
-        is_local: whether an address is this machine's; default: asks the system.
+        size: number of ranks.
+        ips: addresses separated by commas; if empty, those of ``$PADDLE_TRAINERS``.
+        port: of rank 0, where ranks of other machines connect.
+        environment: ``$PADDLE_TRAINER_ID`` is this machine's index if several addresses are its own.
+        is_local: whether an address is this machine's; by default the system decides.
 
     Raises:
-        StartError: an address is wrong or given twice, this machine is none of them or not the one it is told
-            to be, or they cannot have equally many ranks.
+        StartError: an address is wrong or duplicated, this machine is not in the list or not at the index that
+            the environment gives, or ``size`` is not a multiple of the number of machines.
     """
     hosts, name = read_machines(size, ips, environment)
     is_local = is_local or is_own_address
     if len(hosts) < 2:
         is_here = not hosts or hosts[0] == _LOCALHOST or is_local(hosts[0])
         notice = (
-            f"{name} is {hosts[0]}, no address of this machine; all ranks run here" if not is_here else None
+            f"{name} is {hosts[0]}, not an address of this machine; all ranks run here" if not is_here else None
         )
         return Layout(size, (LOOPBACK,), 0, port, notice)
     own = _own_host(hosts, name, environment, is_local)
@@ -86,23 +108,23 @@ def read_layout(
 def read_machines(
     size: int, ips: str, environment: Mapping[str, str] = os.environ
 ) -> tuple[tuple[str, ...], str]:
-    """Return the addresses of a group's machines, none if it has no list, and where they stand.
+    """Return the addresses of a group's machines, none without a list, and the setting that they are from.
 
     Raises:
-        StartError: an address is wrong or given twice, or they cannot have equally many of ``size`` ranks.
+        StartError: an address is wrong or duplicated, or ``size`` is not a multiple of their number.
     """
     name = "ips" if ips.strip() else "PADDLE_TRAINERS"
     hosts = _addresses(ips.strip() or environment.get("PADDLE_TRAINERS", ""), name)
     if size % max(1, len(hosts)):
         raise StartError(
-            f"tensor_parallel_size is {size} and {name} has {len(hosts)} machines with equally many ranks; "
-            f"it must be a multiple of {len(hosts)}"
+            f"tensor_parallel_size is {size} and {name} has {len(hosts)} machines, each with the same "
+            f"number of ranks; it must be a multiple of {len(hosts)}"
         )
     return hosts, name
 
 
 def check_leads(layout: Layout) -> None:
-    """Raise StartError unless this machine is the first, which alone has an engine."""
+    """Raise StartError unless this machine is the first: only that has an engine."""
     if not layout.has_rank_0:
         raise StartError(
             f"this machine is {layout.hosts[layout.own_host]}, and rank 0 is on {layout.hosts[0]}: only ranks "
@@ -128,12 +150,12 @@ def _addresses(text: str, name: str) -> tuple[str, ...]:
         except OSError:
             if address != _LOCALHOST:
                 raise StartError(
-                    f"{name} has {address!r}, which is no IPv4 address; give ADDRESS,ADDRESS,..."
+                    f"{name} has {address!r}, which is not an IPv4 address; give ADDRESS,ADDRESS,..."
                 ) from None
             if len(addresses) > 1:
                 raise StartError(
-                    f"{name} has localhost, which is another machine on each; give the address at which the "
-                    "others reach it"
+                    f"{name} has localhost, which means a different machine on each; give the address at "
+                    "which the others reach it"
                 ) from None
         if addresses.count(address) > 1:
             raise StartError(f"{name} has {address} twice; tensor_parallel_size says how many ranks there are")
@@ -150,10 +172,10 @@ def _own_host(
                 f"PADDLE_TRAINER_ID is {given!r}; {name} has {len(hosts)} machines, so it must be "
                 f"0 to {len(hosts) - 1}"
             )
-        if not is_local(hosts[int(given)]):  # it could neither listen there nor come from there
+        if not is_local(hosts[int(given)]):  # it could neither listen there nor connect from there
             raise StartError(
                 f"PADDLE_TRAINER_ID is {given}, where {name} ({','.join(hosts)}, counted from 0) has "
-                f"{hosts[int(given)]}, which is no address of this machine; correct the one or the other"
+                f"{hosts[int(given)]}, which is not an address of this machine; correct one of them"
             )
         return int(given)
     own = [index for index, host in enumerate(hosts) if is_local(host)]

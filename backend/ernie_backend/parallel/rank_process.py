@@ -22,9 +22,9 @@ import sys
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
+from ernie_backend.parallel.layout import engine_layout
 from ernie_backend.parallel.rank_worker import Follower
 from ernie_backend.parallel.rendezvous import reach_rank_0
-from ernie_backend.parallel.seat import engine_layout
 from ernie_backend.parent_death import die_with_parent
 from ernie_backend.settings import model_directory, read_settings
 

@@ -21,6 +21,7 @@ from typing import NoReturn, TypeVar
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import find_backend
 from ernie_backend.errors import StartError
+from ernie_backend.parallel.layout import engine_layout
 from ernie_backend.parallel.messages import (
     CODEC,
     AllHere,
@@ -33,11 +34,10 @@ from ernie_backend.parallel.messages import (
     Step,
 )
 from ernie_backend.parallel.pulse import Pulse
-from ernie_backend.parallel.seat import engine_layout, group_seat
+from ernie_backend.parallel.worker import Worker
 from ernie_backend.planning.engine_plan import engine_plan
 from ernie_backend.planning.host_memory import available_bytes
 from ernie_backend.settings import model_directory, read_settings
-from ernie_backend.worker import load_part
 from ernie_wire.channel import Channel
 
 logger = logging.getLogger(__name__)
@@ -105,13 +105,13 @@ class Follower:
                 "expert may be chosen; take equal machines for models with experts",
                 *(join.rank, own, join.kernels),
             )
-        seat = group_seat(settings, config, layout, join.rank, join.master, self._pulse.collectives, self._come)
-        part = load_part(settings, config, backend, seat)
+        group = layout.process_group(join.rank, join.master, self._pulse.collectives, self._come)
+        worker = Worker.load(settings, config, backend, layout, group)
         plan = engine_plan(settings, config, backend, self._available * len(layout.hosts))
         available = available_bytes() // layout.ranks_per_host
-        self._channel.send(Loaded(part.affordable_blocks(settings, plan, available)))
+        self._channel.send(Loaded(worker.affordable_blocks(settings, plan, available)))
         num_blocks = self._take(Allocate).num_blocks
-        runner = part.runner(replace(part.block(settings), num_blocks=num_blocks))
+        runner = worker.create_runner(replace(worker.block_spec(settings), num_blocks=num_blocks))
         logger.info("rank %d follows", join.rank)
         while True:
             runner.compute(self._take(Step).batch)

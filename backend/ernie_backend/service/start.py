@@ -25,9 +25,9 @@ from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.parallel.distributed_runner import LeadingRunner
 from ernie_backend.parallel.group import GroupWatch
 from ernie_backend.parallel.launcher import gather_group
-from ernie_backend.parallel.layout import check_leads
+from ernie_backend.parallel.layout import check_leads, engine_layout
 from ernie_backend.parallel.pulse import Pulse
-from ernie_backend.parallel.seat import engine_layout, group_seat
+from ernie_backend.parallel.worker import Worker
 from ernie_backend.planning.engine_plan import check_fits, engine_plan
 from ernie_backend.planning.host_memory import available_bytes
 from ernie_backend.planning.kv_sizing import in_mib
@@ -36,8 +36,6 @@ from ernie_backend.runner.sampler import Sampler
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.service.stages import Stages
 from ernie_backend.settings import EngineSettings, model_directory, read_settings
-from ernie_backend.weights.sharding import Shard
-from ernie_backend.worker import Seat, load_part
 from ernie_kernels.api import CacheSpec
 from ernie_wire.messages import Ready
 from ernie_wire.status import Description, Stage
@@ -79,24 +77,27 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         check_fits(plan)
     for line in filter(None, (*settings.notices, notice, layout.notice)):
         logger.warning("notice: %s", line)
-    seat, group = Seat(Shard(), settings.threads), None
+    group, process_group = None, None
     if layout.size > 1:
         with _logged(stages, f"{layout.size} ranks"):
             pulse = Pulse()
             group, master = gather_group(settings, parameters, layout, watch or GroupWatch())
-            seat = group_seat(settings, config, layout, 0, master, pulse.collectives, group.come)
+            process_group = layout.process_group(0, master, pulse.collectives, group.come)
             group.lead(pulse)
-    with _logged(stages, f"weights on {backend.name}, {seat.threads} threads") as weights:
+    with _logged(
+        stages, f"weights on {backend.name}, {layout.threads_per_rank(settings.threads)} threads"
+    ) as weights:
         with nullcontext() if group is None else group.explained():
-            part = load_part(settings, config, backend, seat)
-        weights.size_bytes = part.weight_bytes
+            worker = Worker.load(settings, config, backend, layout, process_group)
+        weights.size_bytes = worker.weight_bytes
     with _logged(stages, "KV cache (reserved)") as kv_cache:
-        num_blocks = part.affordable_blocks(settings, plan, available_bytes() // layout.ranks_per_host)
+        num_blocks = worker.affordable_blocks(settings, plan, available_bytes() // layout.ranks_per_host)
         if group is not None:
             num_blocks = group.least_blocks(num_blocks)
             group.allocate(num_blocks)
-        spec = replace(part.block(settings), num_blocks=num_blocks)
-        runner = part.runner(spec) if group is None else LeadingRunner(part.runner(spec), group)
+        spec = replace(worker.block_spec(settings), num_blocks=num_blocks)
+        model_runner = worker.create_runner(spec)
+        runner = model_runner if group is None else LeadingRunner(model_runner, group)
         kv_cache.size_bytes = spec.bytes_per_block * config.num_layers * spec.num_blocks
     with _logged(stages, "warm-up step"):
         runner.run(_warm_up_plan(config))
@@ -104,7 +105,7 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         runner,
         BlockManager(spec.num_blocks, spec.block_size, enable_prefix_caching=settings.enable_prefix_caching),
         _limits(settings),
-        Sampler(backend.token_sampler(part.ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
+        Sampler(backend.token_sampler(worker.ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
     )
     description = _description(settings, config, preparation, backend.name, spec)
     ready = Ready(replace(description, startup=tuple(stages.list)))

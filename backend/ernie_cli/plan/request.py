@@ -16,7 +16,7 @@ from ernie_backend.config.fields import ConfigFields
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import AUTO, BACKENDS, XPU, Backend, find_backend
 from ernie_backend.devices.device import GIB, Device
-from ernie_backend.parallel.seat import count_machines
+from ernie_backend.parallel.layout import count_machines
 from ernie_backend.planning.engine_plan import plan_settings
 from ernie_backend.planning.host_memory import available_bytes
 from ernie_backend.planning.model_shape import ModelShape, read_shape, shape_of

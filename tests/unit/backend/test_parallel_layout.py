@@ -26,7 +26,7 @@ def test_one_machine_or_none_is_this_one(ips: str) -> None:
 
 
 def test_a_single_address_that_is_not_this_machines_gets_a_notice() -> None:
-    assert layout(4, "10.9.9.9").notice == "ips is 10.9.9.9, no address of this machine; all ranks run here"
+    assert layout(4, "10.9.9.9").notice == "ips is 10.9.9.9, not an address of this machine; all ranks run here"
     assert [layout(4, ips).notice for ips in ("", "localhost", "10.0.0.1")] == [None] * 3
 
 

@@ -10,9 +10,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from ernie_backend import worker
 from ernie_backend.devices.backend import Backend
 from ernie_backend.errors import StartError
+from ernie_backend.parallel import worker
 from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.service import start
 from ernie_backend.service.start import StartedEngine, start_engine

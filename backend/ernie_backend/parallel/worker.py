@@ -1,8 +1,4 @@
-"""A rank's part of the model: its weights, its KV cache, and what runs them.
-
-Rank 0 and the others load the same way; alone, the part is the whole. This module must not know sockets, nor
-what the other ranks do.
-"""
+"""A rank's part of the model: its weights, its KV cache and its runner. A single rank has the whole model."""
 
 from __future__ import annotations
 
@@ -13,39 +9,25 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import Backend
 from ernie_backend.models.base import LoadSettings, Model
 from ernie_backend.models.load import load_model
+from ernie_backend.parallel.layout import Layout
 from ernie_backend.planning.host_memory import release_freed, resident_bytes
 from ernie_backend.planning.kv_sizing import KvDemand, check_available, check_blocks, kv_blocks
 from ernie_backend.planning.memory_plan import MemoryPlan
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.settings import EngineSettings
-from ernie_backend.weights.sharding import Shard, kv_heads_of, vocabulary_of
+from ernie_backend.weights.sharding import Shard, kv_heads_of, shard_of, vocabulary_of
 from ernie_kernels.api import CacheScales, CacheSpec, Ops
 from ernie_kernels.communicator import ProcessGroupConfig
 
 
 @dataclass(frozen=True)
-class Seat:
-    """A rank's place in its group; the default is that of a rank alone.
-
-    Attributes:
-        shard: which part is its.
-        threads: its share of the threads that compute.
-        group: how it finds the other ranks; None: there are none.
-    """
-
-    shard: Shard
-    threads: int
-    group: ProcessGroupConfig | None = None
-
-
-@dataclass(frozen=True)
-class ModelPart:
-    """The weights of one rank, and the ops over them.
+class Worker:
+    """One rank: its part of the model, and the ops over it. Make it with ``load``.
 
     Attributes:
         ops: the backend.
-        model: the model, or the rank's part of it.
-        shard: which part.
+        model: the rank's part of the model.
+        shard: which part that is.
         weight_bytes: memory that the weights took.
         used_bytes: memory that loading took, the backend's own included.
     """
@@ -56,7 +38,40 @@ class ModelPart:
     weight_bytes: int
     used_bytes: int
 
-    def block(self, settings: EngineSettings) -> CacheSpec:
+    @classmethod
+    def load(
+        cls,
+        settings: EngineSettings,
+        config: ModelConfig,
+        backend: Backend,
+        layout: Layout,
+        group: ProcessGroupConfig | None = None,
+    ) -> Worker:
+        """Join the other ranks, if ``group`` says how, and load this rank's part of the model.
+
+        Raises:
+            StartError: the backend cannot be used, or the weights cannot be loaded.
+        """
+        before = resident_bytes()
+        ops = backend.create_ops(layout.threads_per_rank(settings.threads), group)
+        without_weights = resident_bytes()
+        rank = 0 if group is None else group.rank
+        shard = shard_of(config, rank, layout.size, is_expert_parallel=settings.enable_expert_parallel)
+        how = LoadSettings(
+            dtype=settings.dtype,
+            quantization=settings.quantization,
+            activation=settings.activation_dtype,
+            max_positions=settings.max_model_len,
+            is_dummy=settings.is_dummy,
+            weight_cache=settings.weight_cache,
+            shard=shard,
+        )
+        model = load_model(settings.model, config, ops, how)
+        release_freed()
+        after = resident_bytes()
+        return cls(ops, model, shard, max(0, after - without_weights), max(0, after - before))
+
+    def block_spec(self, settings: EngineSettings) -> CacheSpec:
         """Return one block of one layer of this rank's KV cache."""
         config = self.model.config
         dtype = self.model.cache_dtype if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype
@@ -69,19 +84,19 @@ class ModelPart:
         Args:
             settings: the engine's.
             plan: the rank's.
-            available_bytes: memory that the rank can take now, after loading; on a card the plan counts.
+            available_bytes: memory that the rank can allocate now, after loading; ignored on a card.
 
         Raises:
-            StartError: not even one request fits, or not what the user asks for, or the memory is gone since
-                the plan was made.
+            StartError: not even one request fits, or the number of blocks that the user set does not, or other
+                processes have taken the memory since the plan was made.
         """
         demand = KvDemand(
-            bytes_per_block=self.block(settings).bytes_per_block * self.model.config.num_layers,
+            bytes_per_block=self.block_spec(settings).bytes_per_block * self.model.config.num_layers,
             block_size=settings.block_size,
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_num_seqs,
         )
-        # Of a CPU's memory what was measured counts, of a card's the plan.
+        # On a CPU loading was measured; on a card only the plan is known.
         taken = self.used_bytes + plan.activations if plan.device.is_shared else plan.fixed
         budget, override = plan.budget - taken, settings.num_gpu_blocks_override
         num_blocks = check_blocks(demand, override, budget) if override else kv_blocks(demand, budget)
@@ -89,8 +104,8 @@ class ModelPart:
             check_available(demand, num_blocks, available_bytes)
         return num_blocks
 
-    def runner(self, spec: CacheSpec) -> ModelRunner:
-        """Allocate a KV cache like ``spec`` for each layer, and return what runs the model over it."""
+    def create_runner(self, spec: CacheSpec) -> ModelRunner:
+        """Allocate a KV cache of ``spec`` for each layer; return the runner over them."""
         caches = [self.ops.allocate_cache(replace(spec, scales=scales)) for scales in self._scales(spec.dtype)]
         is_whole = self.shard.size == 1
         vocabulary = None if is_whole else vocabulary_of(self.model.config.vocab_size, self.shard)
@@ -99,27 +114,3 @@ class ModelPart:
     def _scales(self, dtype: str) -> Sequence[CacheScales | None]:
         """Return the static scales of the layers' caches of ``dtype``."""
         return self.model.cache_scales if dtype == "int8" else [None] * self.model.config.num_layers
-
-
-def load_part(settings: EngineSettings, config: ModelConfig, backend: Backend, seat: Seat) -> ModelPart:
-    """Join the other ranks, if there are any, and load this rank's part of the model.
-
-    Raises:
-        StartError: the backend cannot be used, or the weights cannot be loaded.
-    """
-    before = resident_bytes()
-    ops = backend.create_ops(seat.threads, seat.group)
-    without_weights = resident_bytes()
-    how = LoadSettings(
-        dtype=settings.dtype,
-        quantization=settings.quantization,
-        activation=settings.activation_dtype,
-        max_positions=settings.max_model_len,
-        is_dummy=settings.is_dummy,
-        weight_cache=settings.weight_cache,
-        shard=seat.shard,
-    )
-    model = load_model(settings.model, config, ops, how)
-    release_freed()
-    after = resident_bytes()
-    return ModelPart(ops, model, seat.shard, max(0, after - without_weights), max(0, after - before))
