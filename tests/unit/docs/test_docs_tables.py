@@ -96,8 +96,16 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
 def test_files_named_in_documents_exist(document: Path) -> None:
     sources = [
         str(path)
-        for folder in ("backend", "openai_frontend", "kernels", "benchmarks", "tests", "tools")
-        for path in (ROOT / folder).rglob("*.?p*")
+        for folder in (
+            "backend",
+            "openai_frontend",
+            "kernels",
+            "benchmarks",
+            "tests",
+            "tools",
+            "model_repository",
+        )
+        for path in (ROOT / folder).rglob("*.*")
     ]
     for name in set(re.findall(r"`([\w/]+\.(?:py|cpp|hpp))`", document.read_text())):
         assert any(source.endswith("/" + name) for source in sources), name
