@@ -26,7 +26,7 @@ from pathlib import Path
 
 from engine_shape import SHAPES, start_shape, submit_random
 
-from ernie_backend.devices.processors import usable_cores
+from ernie_backend.devices.host import usable_cores
 
 DECODE_PROMPT = 32
 

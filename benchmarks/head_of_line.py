@@ -23,7 +23,7 @@ import time
 
 from engine_shape import SHAPES, start_shape, submit_random
 
-from ernie_backend.devices.processors import usable_cores
+from ernie_backend.devices.host import usable_cores
 from ernie_backend.service.start import StartedEngine
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import AUTO, DEVICES, find_backend
-from ernie_backend.devices.processors import usable_cores
+from ernie_backend.devices.host import usable_cores
 from ernie_backend.errors import StartError
 from ernie_backend.runner.logprobs import LOGPROBS_MODES, RAW_LOGPROBS
 from ernie_backend.scheduler.limits import DEFAULT_PARTIAL_PREFILLS
@@ -206,8 +206,8 @@ def _quantization(reader: _Reader, config: ModelConfig, notices: list[str], *, i
     asked = "" if asked in ("none", "bf16", "bfloat16") else asked
     if asked and asked not in QUANTIZATIONS:
         raise StartError(f"quantization is {asked!r}; known for this model: {', '.join(QUANTIZATIONS)}")
-    if config.stored_quantization is not None:
-        stored = config.stored_quantization.quantization
+    if config.quantization_config is not None:
+        stored = config.quantization_config.quantization
         if asked not in ("", stored):
             notices.append(f"quantization {asked} is ignored: config.json says that the weights are {stored}")
         return stored
@@ -224,7 +224,7 @@ def _quantization(reader: _Reader, config: ModelConfig, notices: list[str], *, i
 
 def _kv_cache_dtype(reader: _Reader, config: ModelConfig) -> str:
     asked = reader.choice("kv_cache_dtype", KV_CACHE_DTYPES, "auto")
-    stored = config.stored_quantization
+    stored = config.quantization_config
     return "int8" if stored is not None and stored.has_cache_scales else asked
 
 
@@ -258,7 +258,7 @@ def _utilization(reader: _Reader) -> float:
 def _shard(reader: _Reader, config: ModelConfig, quantization: str | None) -> Shard:
     size = reader.integer("tensor_parallel_size", 1, (1, MAX_RANKS))
     shard = Shard(0, size, reader.switch("enable_expert_parallel", default=False))
-    check_split(config, shard, expert_block(config.stored_quantization, quantization))
+    check_split(config, shard, expert_block(config.quantization_config, quantization))
     return shard
 
 

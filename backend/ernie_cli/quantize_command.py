@@ -12,10 +12,11 @@ from typing import Annotated
 import typer
 
 from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.errors import StartError
 from ernie_backend.quantization.calibration_texts import read_texts
-from ernie_backend.quantization.conversion import Conversion, wanted
-from ernie_backend.quantization.converter import convert
+from ernie_backend.quantization.job import QuantizationJob
+from ernie_backend.quantization.quantizer import quantize_checkpoint
 from ernie_cli.errors import CommandError
 from ernie_cli.model.source import find_model
 
@@ -49,8 +50,9 @@ def quantize(
     directory = find_model(source).directory
     try:
         texts = read_texts(calibration, directory, ModelConfig.from_directory(directory)) if calibration else []
-        how = wanted(quantization.value, has_cache_scales=kv_cache is not None)
-        convert(Conversion(directory, target.expanduser(), how, tensor_parallel_size, texts), typer.echo)
+        formats = QuantizationConfig(quantization.value, has_cache_scales=kv_cache is not None)
+        job = QuantizationJob(directory, target.expanduser(), formats, tensor_parallel_size, texts)
+        quantize_checkpoint(job, typer.echo)
     except StartError as error:
         raise CommandError(error.message) from None
     ranks = "" if tensor_parallel_size == 1 else f" --tensor-parallel-size {tensor_parallel_size}"

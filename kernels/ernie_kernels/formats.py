@@ -6,7 +6,7 @@ A format fixes the weights; how activations are rounded is a separate choice (``
 Int8 (``wint8``): scale = float32 absmax / 127 per output, q = round half to even of w / scale, clipped to
 +-127; an all-zero row has scale 0 and q 0.
 
-Int4: the same with absmax / 7 and +-7, two codes per byte along K (``ernie_kernels.int4``). ``wint4`` selects
+Int4: the same with absmax / 7 and +-7, two codes per byte along K (``pack_int4``). ``wint4`` selects
 it for routed experts; all else is int8 then, as in FastDeploy.
 
 W4A8 (routed experts): int4 weights, and for all tokens one int8 scale of the inputs, absmax / 127 over the
@@ -33,7 +33,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.hadamard import fold_rotation, rotate_blocks
-from ernie_kernels.int4 import pack_int4, unpack_int4
 
 ACTIVATION_GROUP = 128
 """Inputs that share one activation scale."""
@@ -129,6 +128,24 @@ def float32_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)
+
+
+def pack_int4(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Return codes -8..7 ``[N, K]`` two per byte: uint8 ``[N, ceil(K / 2)]``.
+
+    Two's complement, the even one of a row in the low nibble; an odd row leaves its last high nibble 0.
+    """
+    rows, inputs = codes.shape
+    nibbles = np.zeros((rows, inputs + inputs % 2), np.uint8)
+    nibbles[:, :inputs] = codes.astype(np.uint8) & 15
+    return (nibbles[:, 0::2] | nibbles[:, 1::2] << 4).astype(np.uint8)
+
+
+def unpack_int4(packed: NDArray[np.uint8], inputs: int) -> NDArray[np.int8]:
+    """Return the codes int8 ``[N, inputs]`` of ``pack_int4``'s bytes."""
+    nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1)[:, :inputs]
+    codes: NDArray[np.int8] = (nibbles ^ 8).astype(np.int8) - np.int8(8)
+    return codes
 
 
 def quantize_int8(values: NDArray[np.float32]) -> Int8Weight:

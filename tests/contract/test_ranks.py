@@ -18,7 +18,7 @@ from contract.engine_process import DATA, TIMEOUT_S, Engine
 from ernie_wire.messages import Fault, GenerateRequest, Outputs, Starting
 from ernie_wire.sampling import SamplingParameters
 from numerics.golden import FAMILIES, MOVED_CODE_TOLERANCE, checkpoint
-from unit.backend.converted import make
+from unit.backend.quantized_checkpoints import make
 
 DEADLINE_S = 10 * TIMEOUT_S
 

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.models.base import Model
-from ernie_backend.quantization.conversion import Conversion, wanted
-from ernie_backend.quantization.converter import convert
+from ernie_backend.quantization.job import QuantizationJob
+from ernie_backend.quantization.quantizer import quantize_checkpoint
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role
 from ernie_kernels.api import Ops
@@ -50,8 +51,8 @@ backends = pytest.mark.parametrize("backend", BACKENDS)
 def twin() -> Path:
     """The converted checkpoint, calibrated with the goldens' own texts."""
     target = Path(_WRITTEN.name) / "moe_tp"
-    how = wanted("w4a8", has_cache_scales=True)
-    convert(Conversion(checkpoint("moe_tp"), target, how, 4, TEXTS), lambda line: None)
+    how = QuantizationConfig("w4a8", has_cache_scales=True)
+    quantize_checkpoint(QuantizationJob(checkpoint("moe_tp"), target, how, 4, TEXTS), lambda line: None)
     return target
 
 

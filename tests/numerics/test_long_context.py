@@ -136,7 +136,7 @@ def test_attention_at_the_last_position(backend: str, is_interleaved: bool) -> N
 GROWTH_OF_A_CACHE = """
 import sys
 import numpy as np
-from ernie_backend.planning.host_memory import resident_bytes
+from ernie_backend.devices.host import resident_bytes
 from ernie_kernels.api import Batch, CacheSpec, RotarySpec
 from ernie_kernels.cpu import CpuOps
 

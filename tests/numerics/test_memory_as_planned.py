@@ -28,7 +28,7 @@ import json, os, sys
 from pathlib import Path
 from ernie_backend.devices.backend import CPU
 from ernie_backend.planning.engine_plan import engine_plan
-from ernie_backend.planning.host_memory import available_bytes, resident_bytes
+from ernie_backend.devices.host import available_bytes, resident_bytes
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.parallel.worker import Worker
 from ernie_backend.request.plan import ScheduledChunk, SchedulePlan

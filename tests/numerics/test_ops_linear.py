@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_kernels.api import ELSEWHERE
-from ernie_kernels.formats import ActivationType, Int4Weight, Int8Weight
-from ernie_kernels.int4 import pack_int4
+from ernie_kernels.formats import ActivationType, Int4Weight, Int8Weight, pack_int4
 from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import (
     ISAS,

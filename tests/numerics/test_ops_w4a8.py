@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ernie_kernels.formats import ActivationType, W4A8Weight, quantize_int4, quantize_w4a8
 from ernie_kernels.hadamard import rotate_blocks
 from ernie_kernels.reference import ReferenceOps
-from ernie_kernels.reference.mlp import swiglu
+from ernie_kernels.reference.ops import swiglu
 from numerics.ops_cases import ISAS, Floats, bits, cpu_ops, random_floats
 
 REFERENCE = ReferenceOps()

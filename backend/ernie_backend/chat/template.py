@@ -25,7 +25,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ernie_backend.chat.messages import normalize_messages
-from ernie_backend.config.model_files import read_json_object
+from ernie_backend.config.fields import read_json_object
 from ernie_backend.errors import StartError
 from ernie_wire.errors import ChatTemplateFailed, InvalidValue
 

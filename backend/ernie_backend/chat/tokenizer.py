@@ -13,7 +13,7 @@ Two kinds of tokens are more than text in an answer. A token is of the first kin
   the values of ``*_token`` and ``*special_tokens`` in tokenizer_config.json and special_tokens_map.json, and
   entries of ``added_tokens_decoder`` with ``special`` true.
 
-All others are text, added tokens included. This module must not know chat templates or requests.
+All others are text, added tokens included.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from typing import Any
 
 import sentencepiece
 
-from ernie_backend.config.model_files import read_json_object
+from ernie_backend.config.fields import read_json_object
 from ernie_backend.errors import StartError
+from ernie_wire.errors import InvalidValue
 
 MODEL_FILES = ("tokenizer.model", "spm.model", "ernie_token_100k.model")
 MAX_ADDED_ID = 1 << 24
@@ -133,6 +134,40 @@ class Tokenizer:
         """Return the text of token ids: special tokens verbatim, U+FFFD for bytes that are no character."""
         text = b"".join(map(self.token_bytes, token_ids)).decode("utf-8", "replace")
         return text[1:] if self._has_dummy_prefix and text.startswith(" ") else text
+
+
+class NullTokenizer:
+    """Stands in for a tokenizer where the directory has none: token ids in, token ids out, no text.
+
+    Only a model with dummy weights is served like this.
+
+    Args:
+        directory: the model directory that lacks a tokenizer.
+        vocab_size: token ids that the model knows.
+    """
+
+    def __init__(self, directory: Path, vocab_size: int) -> None:
+        self._directory = directory
+        self.vocab_size = vocab_size
+        self.longest_token_bytes = 0
+        self.special_ids = self.structural_ids = frozenset[int]()
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Raise InvalidValue: there is nothing to encode ``text`` with."""
+        raise InvalidValue(
+            f"a prompt of {len(text)} characters cannot be read: {self._directory} has no {MODEL_FILES[0]}; "
+            "send token ids instead"
+        )
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return no bytes, whatever ``token_id`` is."""
+        del token_id
+        return b""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return no text for ``token_ids``."""
+        del token_ids
+        return ""
 
 
 def _piece_bytes(model: sentencepiece.SentencePieceProcessor, token_id: int) -> bytes:

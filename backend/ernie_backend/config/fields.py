@@ -1,4 +1,4 @@
-"""Typed fields of one ``config.json``; every complaint names the file and the field."""
+"""The JSON files of a model directory, and typed fields of its ``config.json``; errors name file and field."""
 
 from __future__ import annotations
 
@@ -7,8 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ernie_backend.config.model_files import read_json_object
 from ernie_backend.errors import StartError
+from ernie_wire import json_text
+from ernie_wire.errors import InvalidValue
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; an empty one if there is no such file.
+
+    Raises:
+        StartError: the file cannot be read or holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return json_text.read_json_object(path.read_text(encoding="utf-8"), "its content")
+    except (OSError, UnicodeDecodeError, InvalidValue) as error:
+        raise StartError(f"{path} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ernie_backend.config.architectures import Architecture, find_architecture
 from ernie_backend.config.fields import ConfigFields, is_int
-from ernie_backend.config.stored_quantization import StoredQuantization, read_stored_quantization
+from ernie_backend.config.quantization_config import QuantizationConfig, read_quantization_config
 from ernie_kernels.api import RotarySpec
 from ernie_kernels.hadamard import check_block
 
@@ -106,7 +106,7 @@ class ModelConfig:
         pad_token_id: the padding token.
         moe: the experts; None in a dense model.
         vision_moe: the routed experts that pictures go to, in a vision-language model.
-        stored_quantization: how the checkpoint's weights are quantized; None: they are not.
+        quantization_config: how the checkpoint's weights are quantized; None: they are not.
     """
 
     architecture: str
@@ -127,7 +127,7 @@ class ModelConfig:
     pad_token_id: int
     moe: MoeConfig | None = None
     vision_moe: MoeConfig | None = None
-    stored_quantization: StoredQuantization | None = None
+    quantization_config: QuantizationConfig | None = None
 
     @classmethod
     def from_directory(cls, directory: Path) -> ModelConfig:
@@ -172,7 +172,7 @@ class ModelConfig:
             eos_token_ids=_eos_token_ids(fields),
             pad_token_id=fields.token("pad_token_id", 0),
             moe=_moe(fields, num_layers) if architecture.has_experts else None,
-            stored_quantization=read_stored_quantization(fields),
+            quantization_config=read_quantization_config(fields),
         )
         _check(fields, config)
         return config
@@ -286,7 +286,7 @@ def _check(fields: ConfigFields, config: ModelConfig) -> None:
 
 
 def _check_rotation(fields: ConfigFields, config: ModelConfig) -> None:
-    stored, moe = config.stored_quantization, config.moe
+    stored, moe = config.quantization_config, config.moe
     if stored is None or moe is None or stored.quantization != "w4a8":
         return
     try:

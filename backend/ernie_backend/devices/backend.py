@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ernie_backend.devices.device import Device, composed_p800, cpu, p800
-from ernie_backend.devices.processors import usable_cores
+from ernie_backend.devices.host import usable_cores
 from ernie_backend.errors import StartError
 from ernie_kernels.api import Ops
 from ernie_kernels.communicator import Communicator, ProcessGroupConfig

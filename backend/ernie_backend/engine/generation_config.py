@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ernie_backend.config.model_files import read_json_object
+from ernie_backend.config.fields import read_json_object
 from ernie_backend.errors import StartError
 from ernie_wire.checks import as_integer, check_number
 from ernie_wire.errors import InvalidValue

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
-from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.chat.template import ChatTemplate
-from ernie_backend.chat.tokenizer import Tokenizer
+from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
 from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.request_state import RequestState
@@ -38,7 +37,7 @@ class Preparation:
         logprob_limits: which log probabilities a request may ask for.
     """
 
-    tokenizer: Tokenizer | MissingTokenizer
+    tokenizer: Tokenizer | NullTokenizer
     template: ChatTemplate
     defaults: GenerationConfig
     max_model_len: int

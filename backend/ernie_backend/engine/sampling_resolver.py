@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ernie_backend.chat.missing_tokenizer import MissingTokenizer
-from ernie_backend.chat.tokenizer import Tokenizer
+from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import BadWords, LogitBias, MinTokens, Penalties
@@ -49,7 +48,7 @@ class SamplingResolver:
         logprob_limits: which log probabilities a request may ask for.
     """
 
-    tokenizer: Tokenizer | MissingTokenizer
+    tokenizer: Tokenizer | NullTokenizer
     defaults: GenerationConfig
     vocab_size: int
     logprob_limits: LogprobLimits

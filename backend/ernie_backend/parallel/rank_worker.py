@@ -20,6 +20,7 @@ from typing import NoReturn, TypeVar
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import find_backend
+from ernie_backend.devices.host import available_bytes
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.layout import engine_layout
 from ernie_backend.parallel.messages import (
@@ -36,7 +37,6 @@ from ernie_backend.parallel.messages import (
 from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.worker import Worker
 from ernie_backend.planning.engine_plan import engine_plan
-from ernie_backend.planning.host_memory import available_bytes
 from ernie_backend.settings import model_directory, read_settings
 from ernie_wire.channel import Channel
 

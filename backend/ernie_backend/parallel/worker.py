@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import Backend
+from ernie_backend.devices.host import release_freed, resident_bytes
 from ernie_backend.models.base import LoadSettings, Model
 from ernie_backend.models.load import load_model
 from ernie_backend.parallel.layout import Layout
-from ernie_backend.planning.host_memory import release_freed, resident_bytes
 from ernie_backend.planning.kv_sizing import KvDemand, check_available, check_blocks, kv_blocks
 from ernie_backend.planning.memory_plan import MemoryPlan
 from ernie_backend.runner.model_runner import ModelRunner

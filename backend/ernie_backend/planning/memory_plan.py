@@ -122,8 +122,8 @@ def plan_memory(shape: ModelShape, settings: PlanSettings, device: Device) -> Me
         StartError: the settings do not suit this model.
     """
     config = shape.config
-    if config.stored_quantization is not None:
-        settings = replace(settings, quantization=config.stored_quantization.quantization)
+    if config.quantization_config is not None:
+        settings = replace(settings, quantization=config.quantization_config.quantization)
     check_plan_settings(shape, settings)
     return MemoryPlan(
         shape=shape,

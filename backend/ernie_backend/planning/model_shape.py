@@ -57,7 +57,7 @@ class ModelShape:
     @property
     def has_cache_scales(self) -> bool:
         """Whether the checkpoint brings the scales of an int8 KV cache, which it wants then."""
-        stored = self.config.stored_quantization
+        stored = self.config.quantization_config
         return stored is not None and stored.has_cache_scales
 
 

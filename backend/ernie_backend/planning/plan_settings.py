@@ -74,7 +74,7 @@ def can_share(shape: ModelShape, settings: PlanSettings, ranks: int) -> bool:
 
 
 def _block(shape: ModelShape, settings: PlanSettings) -> int:
-    return expert_block(shape.config.stored_quantization, settings.quantization)
+    return expert_block(shape.config.quantization_config, settings.quantization)
 
 
 def _can_read(shape: ModelShape, ranks: int) -> bool:

@@ -111,7 +111,7 @@ def _smaller(plan: MemoryPlan) -> dict[str, Sequence[object]]:
 
 def _smaller_weights(plan: MemoryPlan) -> list[str]:
     """Return the quantizations that take less; w4a8 needs a checkpoint of its own and is not proposed."""
-    if plan.shape.config.stored_quantization is not None:
+    if plan.shape.config.quantization_config is not None:
         return []
     known = ("wint8", "wint4") if plan.shape.config.moe else ("wint8",)
     return [each for each in known if _WEIGHT_BITS[each] < _WEIGHT_BITS[plan.settings.quantization]]

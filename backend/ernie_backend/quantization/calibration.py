@@ -28,9 +28,8 @@ from ernie_kernels.api import Batch, CacheSpec, MlpWeights, Ops
 from ernie_kernels.formats import ActivationType, Float32Weight, LinearWeight, dequantize
 from ernie_kernels.hadamard import rotate_blocks
 from ernie_kernels.reference.attention import ReferenceCache
-from ernie_kernels.reference.mlp import swiglu
 from ernie_kernels.reference.moe import ReferenceMoe, moe
-from ernie_kernels.reference.ops import ReferenceOps
+from ernie_kernels.reference.ops import ReferenceOps, swiglu
 from ernie_kernels.rotary import RotaryTable
 
 Floats = NDArray[np.float32]

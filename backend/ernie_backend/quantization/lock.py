@@ -1,7 +1,7 @@
-"""The file ``conversion.json`` in a target: it names the conversion that is unfinished, and one run holds it.
+"""The file ``conversion.json`` in a target directory: names the unfinished job, and locks it for one run.
 
-A run locks it, so that two never write into one target; a later one with the same identity goes on where the
-last one ended. It can be damaged only while nothing else has been written.
+The lock keeps two runs from writing into one target; a later run of the same job goes on where the last one
+ended. The file can be damaged only while nothing else has been written.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Any
 
 from ernie_backend.errors import StartError
 
-MARKER = "conversion.json"
+LOCK_FILE = "conversion.json"
 
 
-class Marker:
-    """The mark of a target, held as long as the context lasts.
+class TargetLock:
+    """Locks a target as long as the context lasts.
 
     Args:
         target: the directory; made if it is absent.
-        identity: what names the conversion, as JSON.
+        identity: what distinguishes the job from others, as JSON.
     """
 
     def __init__(self, target: Path, identity: Mapping[str, Any]) -> None:
         self._target = target
-        self._path = target / MARKER
+        self._path = target / LOCK_FILE
         self._identity = identity
 
-    def __enter__(self) -> Marker:
-        """Mark the target as unfinished, or recognize what is left there.
+    def __enter__(self) -> TargetLock:
+        """Lock the target; write the job's identity, or compare it with the one that is there.
 
         Raises:
-            StartError: the target holds something else, or another run is at work there.
+            StartError: the target holds something else, or another run holds the lock.
         """
         if not self._path.exists():
             self._check_empty()
@@ -44,7 +44,7 @@ class Marker:
         self._file = self._path.open("a+", encoding="utf-8")
         try:
             self._lock()
-            self._recognize()
+            self._check_identity()
         except BaseException:
             self._file.close()
             raise
@@ -56,7 +56,7 @@ class Marker:
         self._file.close()
 
     def remove(self) -> None:
-        """Say that the target is complete."""
+        """Remove the file: the target is complete."""
         self._path.unlink()
 
     def _check_empty(self) -> None:
@@ -77,14 +77,14 @@ class Marker:
                 f"another conversion is writing to {self._target}; wait for its end, or give another directory"
             ) from None
 
-    def _recognize(self) -> None:
+    def _check_identity(self) -> None:
         self._file.seek(0)
         try:
-            found = json.loads(self._file.read())
+            stored = json.loads(self._file.read())
         except ValueError:
             self._write()
             return
-        if found != self._identity:
+        if stored != self._identity:
             raise StartError(
                 f"{self._target} holds an unfinished conversion of other settings, source or texts, or by "
                 "another version; empty it"
@@ -92,7 +92,7 @@ class Marker:
 
     def _write(self) -> None:
         """Write the identity; what is not JSON was left by a run that ended before it had done so."""
-        others = [path.name for path in self._target.iterdir() if path.name != MARKER]
+        others = [path.name for path in self._target.iterdir() if path.name != LOCK_FILE]
         if others:
             raise StartError(
                 f"{self._path} is damaged, so where {min(others)} is from is not known; empty the directory"

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
-from ernie_backend.chat.missing_tokenizer import MissingTokenizer
 from ernie_backend.chat.template import ChatTemplate
-from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
+from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer, find_tokenizer
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import find_backend
+from ernie_backend.devices.host import available_bytes
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.input_processor import Preparation
@@ -29,7 +29,6 @@ from ernie_backend.parallel.layout import check_leads, engine_layout
 from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.worker import Worker
 from ernie_backend.planning.engine_plan import check_fits, engine_plan
-from ernie_backend.planning.host_memory import available_bytes
 from ernie_backend.planning.kv_sizing import in_mib
 from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.runner.sampler import Sampler
@@ -137,9 +136,9 @@ def _preparation(settings: EngineSettings, config: ModelConfig) -> Preparation:
     )
 
 
-def _tokenizer(settings: EngineSettings, config: ModelConfig) -> Tokenizer | MissingTokenizer:
+def _tokenizer(settings: EngineSettings, config: ModelConfig) -> Tokenizer | NullTokenizer:
     if settings.is_dummy and find_tokenizer(settings.model) is None:
-        return MissingTokenizer(settings.model, config.vocab_size)
+        return NullTokenizer(settings.model, config.vocab_size)
     return Tokenizer.from_directory(settings.model)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.config.stored_quantization import StoredQuantization
+from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.precision import Precision, WeightFormat
 from ernie_backend.weights.recipes import huggingface_recipes
@@ -49,7 +49,7 @@ class DummyWeights(ModelWeights):
     ) -> None:
         super().__init__(config, Precision(dtype, quantization, config.tie_word_embeddings), shard)
         self._shapes = {key: recipe.shape for key, recipe in huggingface_recipes(config).items()}
-        stored = config.stored_quantization or StoredQuantization("w4a8")
+        stored = config.quantization_config or QuantizationConfig("w4a8")
         self._rotation, self._has_cache_scales = stored.hadamard_block, stored.has_cache_scales
         self._cache_shape = len(kv_heads_of(config, self._shard)), config.head_dim
 

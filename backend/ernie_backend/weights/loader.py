@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.config.stored_quantization import StoredQuantization
+from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.errors import StartError
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.checkpoints.files import Checkpoint, checkpoint_files
@@ -35,7 +35,7 @@ from ernie_backend.weights.checkpoints.quantized_cache import QuantizedCache
 from ernie_backend.weights.checkpoints.validation import check_tensors, check_tied_head
 from ernie_backend.weights.float_conversion import as_bfloat16, as_float32, finite_outputs, float32_blocks
 from ernie_backend.weights.precision import QUANTIZED, Precision, WeightFormat
-from ernie_backend.weights.recipes import Recipe, TensorSpec, recipes_for
+from ernie_backend.weights.recipes import CheckpointTensor, Recipe, recipes_for
 from ernie_backend.weights.roles import Role, WeightKey
 from ernie_backend.weights.sharding import Part, Shard, kv_heads_of, part_of
 from ernie_kernels.api import CacheScales
@@ -72,13 +72,13 @@ class CheckpointWeights(ModelWeights):
         self._recipes = recipes_for(checkpoint.names, config, str(checkpoint.directory))
         self._cache = cache
         self._stored = stored_weights(
-            self._recipes, precision, checkpoint.names, is_expected=config.stored_quantization is not None
+            self._recipes, precision, checkpoint.names, is_expected=config.quantization_config is not None
         )
         self._has_cache_scales = brings_cache_scales(config, checkpoint.names)
         check_tensors(checkpoint, list(self._wanted()))
         if config.tie_word_embeddings:
             check_tied_head(checkpoint, self._recipes[WeightKey(Role.EMBEDDING)].tensors[0])
-        self._rotation = (config.stored_quantization or StoredQuantization("w4a8")).hadamard_block
+        self._rotation = (config.quantization_config or QuantizationConfig("w4a8")).hadamard_block
         if warning := rotation_warning(checkpoint, self._stored, self._rotation):
             _LOG.warning("%s", warning)
 
@@ -177,7 +177,7 @@ class CheckpointWeights(ModelWeights):
             return None
         return read_cache_scales(self._checkpoint, self._config, layer, kv_heads_of(self._config, self._shard))
 
-    def _wanted(self) -> Iterator[TensorSpec]:
+    def _wanted(self) -> Iterator[CheckpointTensor]:
         for key, recipe in self._recipes.items():
             yield from self._stored[key].tensors if key in self._stored else recipe.tensors
         if self._has_cache_scales:

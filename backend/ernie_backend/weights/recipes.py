@@ -20,7 +20,7 @@ from ernie_backend.weights.roles import Role, WeightKey
 
 
 @dataclass(frozen=True)
-class TensorSpec:
+class CheckpointTensor:
     """A tensor as it must be in the files: its name and its shape there."""
 
     name: str
@@ -31,7 +31,7 @@ class TensorSpec:
 class Recipe:
     """How a weight is made: its tensors, each transposed if so stored, one after another along the outputs."""
 
-    tensors: tuple[TensorSpec, ...]
+    tensors: tuple[CheckpointTensor, ...]
     is_transposed: bool = False
 
     @property
@@ -144,13 +144,15 @@ def _linear(
     """Return the recipe of a Linear with groups of ``outputs``, each in a tensor or all in one."""
     heights = outputs if len(names) > 1 else (sum(outputs),)
     shapes = [(inputs, height) if layout.is_transposed else (height, inputs) for height in heights]
-    tensors = [TensorSpec(f"{prefix}{name}.weight", shape) for name, shape in zip(names, shapes, strict=True)]
+    tensors = [
+        CheckpointTensor(f"{prefix}{name}.weight", shape) for name, shape in zip(names, shapes, strict=True)
+    ]
     return Recipe(tuple(tensors), layout.is_transposed)
 
 
 def _tensor(name: str, *shape: int) -> Recipe:
     """Return the recipe of what is stored alike in all layouts."""
-    return Recipe((TensorSpec(name, shape),))
+    return Recipe((CheckpointTensor(name, shape),))
 
 
 def recipes_for(names: Collection[str], config: ModelConfig, where: str) -> Recipes:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.config.stored_quantization import StoredQuantization
+from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.errors import StartError
 from ernie_backend.weights.roles import ROUTED, SHARED, Role
 
@@ -160,15 +160,15 @@ def _share(length: int, shard: Shard) -> range:
     return range(shard.rank * share, (shard.rank + 1) * share)
 
 
-def expert_block(stored: StoredQuantization | None, quantization: str | None) -> int:
-    """Return how many inputs of an expert's down matrix stay together; see ``StoredQuantization.expert_block``.
+def expert_block(stored: QuantizationConfig | None, quantization: str | None) -> int:
+    """Return how many inputs of an expert's down matrix stay together; see ``QuantizationConfig.expert_block``.
 
     Args:
         stored: how the checkpoint is quantized.
         quantization: what it is loaded as; w4a8 without a checkpoint of its own are random weights.
     """
     if stored is None and quantization == "w4a8":
-        stored = StoredQuantization("w4a8")
+        stored = QuantizationConfig("w4a8")
     return 1 if stored is None else stored.expert_block
 
 

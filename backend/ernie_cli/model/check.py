@@ -9,10 +9,10 @@ from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import find_backend
+from ernie_backend.devices.host import available_bytes
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.layout import Layout, engine_layout
 from ernie_backend.planning.engine_plan import check_fits, engine_plan
-from ernie_backend.planning.host_memory import available_bytes
 from ernie_backend.settings import EngineSettings, read_settings
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_cli.errors import CommandError

@@ -16,9 +16,9 @@ from ernie_backend.config.fields import ConfigFields
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import AUTO, BACKENDS, XPU, Backend, find_backend
 from ernie_backend.devices.device import GIB, Device
+from ernie_backend.devices.host import available_bytes
 from ernie_backend.parallel.layout import count_machines
 from ernie_backend.planning.engine_plan import plan_settings
-from ernie_backend.planning.host_memory import available_bytes
 from ernie_backend.planning.model_shape import ModelShape, read_shape, shape_of
 from ernie_backend.planning.plan_settings import PlanSettings
 from ernie_backend.settings import EngineSettings, read_settings
@@ -148,7 +148,7 @@ def _device(backend: Backend, memory: int | None, settings: EngineSettings) -> D
 
 def _notices(settings: EngineSettings, shape: ModelShape) -> tuple[str, ...]:
     notices = list(settings.notices)
-    if settings.quantization == "w4a8" and shape.config.stored_quantization is None:
+    if settings.quantization == "w4a8" and shape.config.quantization_config is None:
         notices.append(
             "quantization w4a8 needs a checkpoint with scales of activations; ernie-triton quantize makes one"
         )

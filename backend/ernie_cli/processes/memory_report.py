@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ernie_backend.planning.host_memory import own_cgroups, total_bytes
+from ernie_backend.devices.host import own_cgroups, total_bytes
 
 _GIB = 2**30
 

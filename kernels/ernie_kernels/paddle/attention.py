@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ernie_kernels.api import RotarySpec
 from ernie_kernels.paddle.cache import PagedCache
 from ernie_kernels.paddle.place import Place, Tensor, paddle
-from ernie_kernels.paddle.step import AttentionPlan, Group
+from ernie_kernels.paddle.step import AttentionPlan, SequenceGroup
 from ernie_kernels.rotary import rotary_table
 
 _HIDDEN = -1e9
@@ -15,7 +15,7 @@ _HIDDEN = -1e9
 
 
 @dataclass(frozen=True)
-class RotaryTable:
+class DeviceRotary:
     """``cosines`` and ``sines`` float32 ``[positions, head_dim / 2]``."""
 
     cosines: Tensor
@@ -23,7 +23,7 @@ class RotaryTable:
     is_interleaved: bool
 
     @classmethod
-    def make(cls, spec: RotarySpec, place: Place) -> RotaryTable:
+    def make(cls, spec: RotarySpec, place: Place) -> DeviceRotary:
         """Compute the table on the host and bring it to the place."""
         table = rotary_table(spec)
         return cls(place.upload(table.cosines), place.upload(table.sines), spec.interleaved)
@@ -47,7 +47,7 @@ def attend(queries: Tensor, cache: PagedCache, plan: AttentionPlan) -> Tensor:
     return paddle.gather(together, plan.order)
 
 
-def _attend_group(queries: Tensor, cache: PagedCache, group: Group) -> Tensor:
+def _attend_group(queries: Tensor, cache: PagedCache, group: SequenceGroup) -> Tensor:
     """N sequences with Q queries each; G query heads share a kv head: masks meet [N, kv_heads, G, Q, ...].
 
     In a product these queries are the rows of a matrix for each kv head, [N, kv_heads, G * Q, ...]: an XPU does

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ernie_kernels.api import CacheSpec
 from ernie_kernels.cache_format import check_cache_spec
 from ernie_kernels.paddle.place import Place, Tensor, paddle
-from ernie_kernels.paddle.step import Group
+from ernie_kernels.paddle.step import SequenceGroup
 
 _LEVELS = 127.0
 _SMALLEST_DIVISOR = float(np.finfo(np.float32).smallest_subnormal)
@@ -126,7 +126,7 @@ class PagedCache:
         self.keys.write(slots, keys)
         self.values.write(slots, values)
 
-    def contexts(self, group: Group) -> tuple[Tensor, Tensor]:
+    def contexts(self, group: SequenceGroup) -> tuple[Tensor, Tensor]:
         """Return a group's keys and values, float32 ``[N, kv_heads, L, head_dim]``."""
         shape = (group.num_sequences, -1, self.spec.num_kv_heads, self.spec.head_dim)
         keys, values = (

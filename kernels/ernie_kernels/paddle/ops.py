@@ -15,7 +15,7 @@ from ernie_kernels.batch_checks import check_indices
 from ernie_kernels.communicator import Communicator, SingleRank
 from ernie_kernels.formats import ActivationType, LinearWeight
 from ernie_kernels.paddle import linear, step
-from ernie_kernels.paddle.attention import RotaryTable, attend
+from ernie_kernels.paddle.attention import DeviceRotary, attend
 from ernie_kernels.paddle.cache import PagedCache
 from ernie_kernels.paddle.linear import PackedLinear
 from ernie_kernels.paddle.moe import PackedMlp, PaddleMoe
@@ -58,9 +58,9 @@ class PaddleOps:
         """Bring a vector to the place."""
         return self._place.upload(values)
 
-    def pack_rotary(self, spec: RotarySpec) -> RotaryTable:
+    def pack_rotary(self, spec: RotarySpec) -> DeviceRotary:
         """Make a rotary table."""
-        return RotaryTable.make(spec, self._place)
+        return DeviceRotary.make(spec, self._place)
 
     def allocate_cache(self, spec: CacheSpec) -> PagedCache:
         """Allocate the KV cache of one layer."""
@@ -101,7 +101,7 @@ class PaddleOps:
         """Return shared(x) plus the weighted sum of each row's experts."""
         return layer.transform(x)
 
-    def attention(self, qkv: Tensor, rotary: RotaryTable, cache: PagedCache, batch: DeviceStep) -> Tensor:
+    def attention(self, qkv: Tensor, rotary: DeviceRotary, cache: PagedCache, batch: DeviceStep) -> Tensor:
         """Rotate, append to the cache, attend."""
         check_indices("batch.positions", batch.host.positions, rotary.cosines.shape[0])
         spec, tokens = cache.spec, qkv.shape[0]

@@ -19,7 +19,7 @@ from ernie_kernels.paddle.place import Place, Tensor
 
 
 @dataclass(frozen=True)
-class Group:
+class SequenceGroup:
     """Sequences with Q new tokens each, attended together. N sequences, contexts of at most L tokens.
 
     Attributes:
@@ -51,7 +51,7 @@ class AttentionPlan:
     """
 
     slots: Tensor
-    groups: tuple[Group, ...]
+    groups: tuple[SequenceGroup, ...]
     order: Tensor
 
 
@@ -144,13 +144,13 @@ def _group(
     slots: NDArray[np.int32],
     lengths: NDArray[np.int32],
     to_device: Callable[[NDArray[np.int32]], Tensor],
-) -> Group:
+) -> SequenceGroup:
     length = int(lengths[members].max())
     keys = np.arange(length, dtype=np.int32)
     contexts = slots[members, :length]
     contexts = np.where(keys < lengths[members][:, None], contexts, contexts[:, :1]).astype(np.int32)
     positions = places[rows].reshape(len(members), 1, 1, -1, 1)
-    return Group(
+    return SequenceGroup(
         num_sequences=len(members),
         num_queries=len(rows) // len(members),
         rows=to_device(rows),

@@ -14,10 +14,7 @@ from ernie_kernels.communicator import Communicator, SingleRank
 from ernie_kernels.formats import ActivationType, LinearWeight, check_activation, dequantize
 from ernie_kernels.reference.attention import ReferenceCache, paged_attention
 from ernie_kernels.reference.linear import linear
-from ernie_kernels.reference.mlp import swiglu
 from ernie_kernels.reference.moe import ReferenceMoe, moe
-from ernie_kernels.reference.norm import rms_norm
-from ernie_kernels.reference.rotary import rotate
 from ernie_kernels.rotary import RotaryTable, rotary_table
 from ernie_kernels.routing import RouterWeights, check_experts, check_router
 from ernie_kernels.sampling import SamplingBatch, sample_tokens
@@ -133,3 +130,31 @@ class ReferenceOps:
     def sample_tokens(self, logits: Floats, batch: SamplingBatch) -> NDArray[np.int64]:
         """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.sampling``."""
         return sample_tokens(logits, batch)
+
+
+def rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:
+    """Return x / sqrt(mean(x^2) + epsilon) * weight, ``[T, K]``."""
+    mean_square = np.mean(np.square(x), axis=1, keepdims=True)
+    normed: Floats = x / np.sqrt(mean_square + np.float32(epsilon)) * weight
+    return normed
+
+
+def rotate(x: Floats, positions: NDArray[np.int32], table: RotaryTable) -> Floats:
+    """Rotate the pairs of ``x [T, heads, head_dim]`` by each token's position (RoFormer)."""
+    cosines, sines = table.cosines[positions][:, None], table.sines[positions][:, None]
+    half = table.spec.head_dim // 2
+    if table.spec.interleaved:
+        first, second = x[..., 0::2], x[..., 1::2]
+    else:
+        first, second = x[..., :half], x[..., half:]
+    rotated = [first * cosines - second * sines, second * cosines + first * sines]
+    joined: Floats
+    joined = np.stack(rotated, axis=-1) if table.spec.interleaved else np.concatenate(rotated, axis=-1)
+    return joined.reshape(x.shape)
+
+
+def swiglu(gate_up: Floats) -> Floats:
+    """Return silu(gate) * up, ``[T, 2I]`` (gate first) to ``[T, I]``; silu(x) = x / (1 + exp(-x))."""
+    gate, up = np.split(gate_up, 2, axis=1)
+    with np.errstate(over="ignore"):  # exp(-x) = inf for a very negative x: silu is 0 there
+        return gate / (1 + np.exp(-gate)) * up

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_backend.config.fields import ConfigFields
-from ernie_backend.config.stored_quantization import StoredQuantization
+from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.device import Device, p800
 from ernie_backend.planning.model_shape import ModelShape, shape_of
 
@@ -64,9 +64,9 @@ def with_experts(**fields: Any) -> ModelShape:
     return wide(**{**experts, **fields})
 
 
-def quantized(shape: ModelShape, stored: StoredQuantization | None) -> ModelShape:
+def quantized(shape: ModelShape, stored: QuantizationConfig | None) -> ModelShape:
     """Return a model whose checkpoint is quantized."""
-    return replace(shape, config=replace(shape.config, stored_quantization=stored))
+    return replace(shape, config=replace(shape.config, quantization_config=stored))
 
 
 def exactly(needed: int) -> Device:

@@ -17,6 +17,7 @@ from ernie_backend.config.architectures import (
 )
 from ernie_backend.config.fields import ConfigFields
 from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.device import GIB, cpu
 from ernie_backend.errors import StartError
 from ernie_backend.models.base import LoadSettings
@@ -24,12 +25,12 @@ from ernie_backend.models.load import load_model
 from ernie_backend.planning.memory_plan import plan_memory
 from ernie_backend.planning.model_shape import read_shape
 from ernie_backend.planning.plan_settings import PlanSettings
-from ernie_backend.quantization.conversion import Conversion, wanted
-from ernie_backend.quantization.converter import convert
+from ernie_backend.quantization.job import QuantizationJob
+from ernie_backend.quantization.quantizer import quantize_checkpoint
 from ernie_kernels.formats import ActivationType, float32_to_bfloat16
 from ernie_kernels.reference.ops import ReferenceOps
 from numerics.paddle_layout import tensors_of
-from unit.backend.converted import TEXTS
+from unit.backend.quantized_checkpoints import TEXTS
 from unit.backend.safetensors_writer import write_tensors
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
@@ -74,8 +75,8 @@ def test_a_new_architecture_is_one_entry_and_one_model_file(
         plan_memory(read_shape(path), PlanSettings(), cpu(GIB)).weights for path in (tmp_path, DENSE)
     )
     assert ours == theirs
-    how = wanted("wint8", has_cache_scales=True)
-    convert(Conversion(tmp_path, tmp_path / "quantized", how, texts=TEXTS), lambda line: None)
+    how = QuantizationConfig("wint8", has_cache_scales=True)
+    quantize_checkpoint(QuantizationJob(tmp_path, tmp_path / "quantized", how, texts=TEXTS), lambda line: None)
     for directory, quantization in ((tmp_path, None), (tmp_path / "quantized", "wint8")):
         settings = LoadSettings("float32", quantization, ActivationType.FLOAT32, max_positions=64)
         model = load_model(directory, ModelConfig.from_directory(directory), ReferenceOps(), settings)

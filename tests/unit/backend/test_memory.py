@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ernie_backend.devices.host import available_bytes, resident_bytes
 from ernie_backend.errors import StartError
-from ernie_backend.planning.host_memory import available_bytes, resident_bytes
 from ernie_backend.planning.kv_sizing import KvDemand, check_available, check_blocks, kv_blocks
 
 MIB = 1 << 20
@@ -129,7 +129,7 @@ def test_a_kernel_that_does_not_overcommit_counts_what_is_reserved(
 
 def test_ulimit_v_counts() -> None:
     """In a shell of its own: the limit stays with a process."""
-    script = "from ernie_backend.planning.host_memory import available_bytes as a; print(a())"
+    script = "from ernie_backend.devices.host import available_bytes as a; print(a())"
     command = ["sh", "-c", 'ulimit -v 2000000; exec "$0" -c "$1"', sys.executable, script]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert 0 < int(done.stdout) < 2_000_000 * 1024
@@ -141,7 +141,7 @@ def test_this_process_holds_memory() -> None:
 
 def test_freed_memory_between_what_stays_is_given_back() -> None:
     script = (
-        "from ernie_backend.planning.host_memory import release_freed, resident_bytes\n"
+        "from ernie_backend.devices.host import release_freed, resident_bytes\n"
         "blocks = [bytearray(b'x') * 100_000 for _ in range(400)]\n"
         "del blocks[::2]\n"
         "before = resident_bytes()\n"

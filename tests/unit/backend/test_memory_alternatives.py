@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as some
 
-from ernie_backend.config.stored_quantization import StoredQuantization
+from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.config.vision_shape import VisionShape
 from ernie_backend.devices.device import GIB, p800
 from ernie_backend.errors import StartError
@@ -85,7 +85,7 @@ def test_on_a_cpu_more_ranks_do_not_help() -> None:
 
 
 def test_a_quantized_checkpoint_keeps_its_format() -> None:
-    shape = quantized(with_experts(), StoredQuantization("w4a8", has_cache_scales=True))
+    shape = quantized(with_experts(), QuantizationConfig("w4a8", has_cache_scales=True))
     nearest = nearest_fits(misfit(0.7, shape, quantization="w4a8"))
     assert nearest
     assert not {"quantization", "kv_cache_dtype"} & {name for each in nearest for name in each.changed}

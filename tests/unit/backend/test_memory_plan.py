@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.config.stored_quantization import StoredQuantization
+from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.device import GIB, cpu, p800
 from ernie_backend.errors import StartError
 from ernie_backend.models.base import LoadSettings
@@ -139,7 +139,7 @@ def test_four_ranks_hold_the_model_once_but_for_what_each_has_whole(
 
 
 def test_blocks_of_a_rotation_are_whole_in_a_plan_too() -> None:
-    stored = StoredQuantization("w4a8", hadamard_block=64)
+    stored = QuantizationConfig("w4a8", hadamard_block=64)
     shape = quantized(with_experts(moe_intermediate_size=256), stored)
     assert plan_memory(shape, PlanSettings(tensor_parallel_size=4), p800()).fits
     random = quantized(shape, None), PlanSettings(quantization="w4a8", tensor_parallel_size=4)
@@ -157,7 +157,7 @@ def test_blocks_of_a_rotation_are_whole_in_a_plan_too() -> None:
         (PlanSettings(kv_cache_dtype="int8"), WIDE, 4 * 2 * 4 * (64 + 4)),
         (
             PlanSettings(),
-            quantized(WIDE, StoredQuantization("wint8", has_cache_scales=True)),
+            quantized(WIDE, QuantizationConfig("wint8", has_cache_scales=True)),
             4 * 2 * 4 * 64,
         ),
         (PlanSettings(tensor_parallel_size=4), WIDE, 4 * 2 * 64 * 2),

@@ -53,7 +53,7 @@ def test_both_layouts_say_the_same() -> None:
         "pad_token_id": 0,
         "moe": None,
         "vision_moe": None,
-        "stored_quantization": None,
+        "quantization_config": None,
     }
 
 

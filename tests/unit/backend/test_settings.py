@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.config.stored_quantization import StoredQuantization
+from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.backend import BACKENDS, CPU, REFERENCE, XPU, Backend, find_backend
-from ernie_backend.devices.processors import usable_cores
+from ernie_backend.devices.host import usable_cores
 from ernie_backend.errors import StartError
 from ernie_backend.settings import DEFAULT_ACTIVATION, EngineSettings, read_settings
 from ernie_kernels.cpu import instruction_sets
@@ -176,7 +176,7 @@ def test_w4a8_is_what_a_checkpoint_brings() -> None:
     with pytest.raises(StartError, match=r"w4a8 .*scales"):
         read_settings(parameters, config)
     assert read_settings({**parameters, "load_choices": "dummy"}, config).quantization == "w4a8"
-    stored = replace(config, stored_quantization=StoredQuantization("w4a8"))
+    stored = replace(config, quantization_config=QuantizationConfig("w4a8"))
     assert read_settings(parameters, stored).notices == ()
 
 
@@ -186,13 +186,13 @@ def test_ranks_divide_stored_int4_codes_between_bytes() -> None:
     odd = replace(config, moe=replace(config.moe, intermediate_size=510))
     parameters = {"model": "/m/x", "quantization": "wint4", "tensor_parallel_size": "2"}
     assert read_settings(parameters, odd).tensor_parallel_size == 2
-    stored = replace(odd, stored_quantization=StoredQuantization("wint4"))
+    stored = replace(odd, quantization_config=QuantizationConfig("wint4"))
     with pytest.raises(StartError, match=r"255 blocks .*moe_intermediate_size"):
         read_settings(parameters, stored)
 
 
 def test_config_json_wins_over_the_flags() -> None:
-    config = replace(CONFIG, stored_quantization=StoredQuantization("wint8", has_cache_scales=True))
+    config = replace(CONFIG, quantization_config=QuantizationConfig("wint8", has_cache_scales=True))
     settings = read_settings({"model": "/m/x", "quantization": "wint4", "kv_cache_dtype": "auto"}, config)
     assert (settings.quantization, settings.kv_cache_dtype) == ("wint8", "int8")
     assert settings.notices == ("quantization wint4 is ignored: config.json says that the weights are wint8",)

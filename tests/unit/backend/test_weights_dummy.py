@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ernie_backend.chat.missing_tokenizer import MissingTokenizer
+from ernie_backend.chat.tokenizer import NullTokenizer
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.service.start import start_engine
 from ernie_backend.weights.dummy import DummyWeights
@@ -120,6 +120,6 @@ def test_an_engine_without_tokenizer_takes_and_gives_token_ids(
 
 
 def test_a_missing_tokenizer_makes_no_text(bare: Path) -> None:
-    tokenizer = MissingTokenizer(bare, 640)
+    tokenizer = NullTokenizer(bare, 640)
     assert tokenizer.decode([1, 2]) == ""
     assert tokenizer.token_bytes(3) == b""

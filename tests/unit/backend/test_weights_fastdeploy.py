@@ -18,8 +18,8 @@ from ernie_backend.weights.recipes import paddle_recipes
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import Shard
 from ernie_kernels.formats import W4A8Weight, bfloat16_to_float32, dequantize
-from unit.backend.converted import DATA, assert_same
 from unit.backend.fastdeploy_writer import Tensors, checkpoint_tensors, paddle_tensors, quantized, write_model
+from unit.backend.quantized_checkpoints import DATA, assert_same
 from unit.backend.safetensors_writer import read_tensors
 
 CONFIG = json.loads((DATA / "moe_tp" / "config.json").read_text())

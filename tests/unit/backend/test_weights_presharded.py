@@ -21,7 +21,7 @@ from ernie_backend.weights.recipes import paddle_recipes
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import Shard
 from ernie_kernels.formats import W4A8Weight, bfloat16_to_float32
-from unit.backend.converted import assert_same, make
+from unit.backend.quantized_checkpoints import assert_same, make
 from unit.backend.safetensors_writer import read_tensors, write_tensors
 
 LAYER = "ernie.layers.1."

@@ -15,7 +15,7 @@ from ernie_backend.weights.checkpoints.files import Checkpoint
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import Shard
-from unit.backend.converted import make
+from unit.backend.quantized_checkpoints import make
 
 DATA = Path(__file__).parents[2] / "data"
 BY_OUTPUTS = (Role.EMBEDDING, Role.QKV, Role.GATE_UP, Role.EXPERT_GATE_UP, Role.HEAD)

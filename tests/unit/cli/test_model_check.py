@@ -11,7 +11,7 @@ import pytest
 from ernie_cli.errors import CommandError
 from ernie_cli.model.check import check_model
 from ernie_cli.presets.released import RELEASED
-from unit.backend.converted import make
+from unit.backend.quantized_checkpoints import make
 
 DATA = Path(__file__).parents[2] / "data"
 

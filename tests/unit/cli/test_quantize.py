@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.config.stored_quantization import StoredQuantization
+from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_cli.errors import CommandError
 from ernie_cli.main import app
 
@@ -27,7 +27,7 @@ def test_a_checkpoint_is_made_with_progress(tmp_path: Path) -> None:
     serve = f"ernie-triton serve --model {tmp_path / 'q'} --tensor-parallel-size 2"
     assert f"q is complete: {serve}\n" in result.stdout
     config = ModelConfig.from_directory(tmp_path / "q")
-    assert config.stored_quantization == StoredQuantization("w4a8", has_cache_scales=True)
+    assert config.quantization_config == QuantizationConfig("w4a8", has_cache_scales=True)
     assert (tmp_path / "q" / "rank1" / "model.safetensors.index.json").is_file()
 
 

@@ -19,14 +19,15 @@ from ernie_kernels.formats import (
     check_activation,
     dequantize,
     float32_to_bfloat16,
+    pack_int4,
     quantize_activations,
     quantize_inputs,
     quantize_int4,
     quantize_int8,
     quantize_w4a8,
+    unpack_int4,
     weight_codes,
 )
-from ernie_kernels.int4 import pack_int4, unpack_int4
 
 MATRICES = hnp.arrays(
     np.float32,

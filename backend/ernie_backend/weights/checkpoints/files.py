@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.config.model_files import read_json_object
+from ernie_backend.config.fields import read_json_object
 from ernie_backend.errors import StartError
 from ernie_backend.weights.checkpoints.safetensors_reader import SafetensorsFile
 

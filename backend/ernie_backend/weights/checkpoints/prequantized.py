@@ -26,7 +26,7 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
 from ernie_backend.weights.float_conversion import as_float32, float32_blocks
 from ernie_backend.weights.precision import QUANTIZED, Precision, WeightFormat
-from ernie_backend.weights.recipes import Recipe, Recipes, TensorSpec
+from ernie_backend.weights.recipes import CheckpointTensor, Recipe, Recipes
 from ernie_backend.weights.roles import ROUTED, Role, WeightKey
 from ernie_backend.weights.sharding import Part
 from ernie_kernels.api import CacheScales
@@ -60,12 +60,12 @@ class Tensors(Protocol):
 class StoredWeight:
     """The tensors of a quantized weight; ``input_absmax`` is there under w4a8 only."""
 
-    codes: TensorSpec
-    absmax: TensorSpec
-    input_absmax: TensorSpec | None
+    codes: CheckpointTensor
+    absmax: CheckpointTensor
+    input_absmax: CheckpointTensor | None
 
     @property
-    def tensors(self) -> tuple[TensorSpec, ...]:
+    def tensors(self) -> tuple[CheckpointTensor, ...]:
         """All of them."""
         return (self.codes, self.absmax, *((self.input_absmax,) if self.input_absmax else ()))
 
@@ -79,9 +79,9 @@ def stored_weight(recipe: Recipe, kept: WeightFormat) -> StoredWeight | None:
     inputs, outputs = recipe.tensors[0].shape
     rows = inputs if kept is WeightFormat.INT8 else inputs // 2
     return StoredWeight(
-        TensorSpec(base + "quant_weight", (rows, outputs)),
-        TensorSpec(base + "weight_scale", (outputs,)),
-        TensorSpec(base + "activation_scale", (1,)) if kept is WeightFormat.W4A8 else None,
+        CheckpointTensor(base + "quant_weight", (rows, outputs)),
+        CheckpointTensor(base + "weight_scale", (outputs,)),
+        CheckpointTensor(base + "activation_scale", (1,)) if kept is WeightFormat.W4A8 else None,
     )
 
 
@@ -136,16 +136,16 @@ def brings_cache_scales(config: ModelConfig, names: Collection[str]) -> bool:
                 "quantization_config.has_zero_point in config.json does not tell of it; make the checkpoint by "
                 "ernie-triton quantize --kv-cache c8, or take the tensor out if it is a left-over"
             )
-    stored = config.stored_quantization
+    stored = config.quantization_config
     return (stored is not None and stored.has_cache_scales) or any(name in names for name in specs)
 
 
-def cache_scale_specs(config: ModelConfig, layer: int) -> tuple[TensorSpec, TensorSpec]:
+def cache_scale_specs(config: ModelConfig, layer: int) -> tuple[CheckpointTensor, CheckpointTensor]:
     """Return the absmax of a layer's keys and values."""
     prefix, shape = f"ernie.layers.{layer}.self_attn.", (config.num_kv_heads * config.head_dim,)
     return (
-        TensorSpec(prefix + "cachek_matmul.activation_scale", shape),
-        TensorSpec(prefix + "cachev_matmul.activation_scale", shape),
+        CheckpointTensor(prefix + "cachek_matmul.activation_scale", shape),
+        CheckpointTensor(prefix + "cachev_matmul.activation_scale", shape),
     )
 
 
@@ -265,7 +265,7 @@ def missing_hint(name: str, names: Collection[str]) -> str:
     return ""
 
 
-def _absmax(tensors: Tensors, spec: TensorSpec, *parts: slice) -> NDArray[np.float32]:
+def _absmax(tensors: Tensors, spec: CheckpointTensor, *parts: slice) -> NDArray[np.float32]:
     """Return the stretches ``parts`` of an absmax, one after another; without any, all of it."""
     whole = tensors.tensor(spec.name)
     if whole.dtype == np.int8:
@@ -283,5 +283,5 @@ def _absmax(tensors: Tensors, spec: TensorSpec, *parts: slice) -> NDArray[np.flo
     return values
 
 
-def _error(tensors: Tensors, spec: TensorSpec, problem: str) -> StartError:
+def _error(tensors: Tensors, spec: CheckpointTensor, problem: str) -> StartError:
     return StartError(f"{tensors.file_of(spec.name)}: tensor {spec.name} {problem}")

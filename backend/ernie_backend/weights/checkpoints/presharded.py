@@ -21,7 +21,7 @@ from ernie_backend.weights.checkpoints.files import Checkpoint
 from ernie_backend.weights.checkpoints.prequantized import StoredWeight, cache_scale_specs, stored_weights
 from ernie_backend.weights.checkpoints.safetensors_reader import type_name
 from ernie_backend.weights.precision import QUANTIZED, Precision
-from ernie_backend.weights.recipes import Recipe, Recipes, TensorSpec, recipes_for
+from ernie_backend.weights.recipes import CheckpointTensor, Recipe, Recipes, recipes_for
 from ernie_backend.weights.roles import WeightKey
 from ernie_backend.weights.sharding import Shard, kv_heads_of, part_of
 
@@ -125,7 +125,7 @@ def needed_whole(
     return found
 
 
-def _axes(recipe: Recipe, stored: StoredWeight | None) -> Iterator[tuple[TensorSpec, int, int | None]]:
+def _axes(recipe: Recipe, stored: StoredWeight | None) -> Iterator[tuple[CheckpointTensor, int, int | None]]:
     """Yield the tensors of a weight, with the axes of its outputs and of its inputs."""
     if stored is None:
         outputs_axis = 1 if recipe.is_transposed else 0
@@ -185,7 +185,7 @@ def open_tensors(
         ranks[shard.rank] = Checkpoint.open(directories[shard.rank])
         names = ranks[shard.rank].names
         recipes = recipes_for(names, config, str(directories[shard.rank]))
-        stored = stored_weights(recipes, precision, names, is_expected=config.stored_quantization is not None)
+        stored = stored_weights(recipes, precision, names, is_expected=config.quantization_config is not None)
         whole = needed_whole(recipes, stored, precision, config, shard) if is_own else names
         for rank in set(range(count)) - {shard.rank} if whole else ():
             ranks[rank] = Checkpoint.open(directories[rank])

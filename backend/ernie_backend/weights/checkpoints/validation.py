@@ -11,7 +11,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.weights.checkpoints.files import Checkpoint
 from ernie_backend.weights.checkpoints.prequantized import missing_hint
 from ernie_backend.weights.checkpoints.presharded import PreshardedTensors
-from ernie_backend.weights.recipes import HEAD, TensorSpec, is_harmless
+from ernie_backend.weights.recipes import HEAD, CheckpointTensor, is_harmless
 
 _LOG = logging.getLogger(__name__)
 _COMPARED_ROWS = 4096
@@ -23,7 +23,7 @@ _UNTIED = (
 )
 
 
-def check_tensors(checkpoint: Checkpoint | PreshardedTensors, specs: Collection[TensorSpec]) -> None:
+def check_tensors(checkpoint: Checkpoint | PreshardedTensors, specs: Collection[CheckpointTensor]) -> None:
     """Check that the tensors ``specs`` are there; one line of the log tells of all others.
 
     Raises:
@@ -69,7 +69,7 @@ def _owner(name: str) -> str:
     return ".".join(parts[:3] if "layers" in parts[:2] else parts[:-1])
 
 
-def check_tied_head(checkpoint: Checkpoint | PreshardedTensors, table: TensorSpec) -> None:
+def check_tied_head(checkpoint: Checkpoint | PreshardedTensors, table: CheckpointTensor) -> None:
     """Check that a checkpoint whose embedding ``table`` is its head brings no other head.
 
     Raises:
@@ -82,7 +82,7 @@ def check_tied_head(checkpoint: Checkpoint | PreshardedTensors, table: TensorSpe
         )
 
 
-def _is_copy(checkpoint: Checkpoint | PreshardedTensors, table: TensorSpec) -> bool:
+def _is_copy(checkpoint: Checkpoint | PreshardedTensors, table: CheckpointTensor) -> bool:
     """Whether the head is the embedding, in either layout; of one that was cut, it is not known."""
     if isinstance(checkpoint, PreshardedTensors):
         return False

@@ -26,7 +26,7 @@ _PARTS: Mapping[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
-class StoredQuantization:
+class QuantizationConfig:
     """How a checkpoint's weights are quantized.
 
     Attributes:
@@ -45,7 +45,7 @@ class StoredQuantization:
         return {"wint8": 1, "wint4": 2, "w4a8": self.hadamard_block}[self.quantization]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that ``read_stored_quantization`` reads, in FastDeploy's words."""
+        """Return the object that ``read_quantization_config`` reads, in FastDeploy's words."""
         dense, experts = _PARTS[self.quantization]
         fields: dict[str, Any] = {
             "quantization": "mix_quant",
@@ -60,7 +60,7 @@ class StoredQuantization:
         return fields
 
 
-def read_stored_quantization(config: ConfigFields) -> StoredQuantization | None:
+def read_quantization_config(config: ConfigFields) -> QuantizationConfig | None:
     """Return what a config.json says; None if its weights are not quantized.
 
     Raises:
@@ -78,7 +78,7 @@ def read_stored_quantization(config: ConfigFields) -> StoredQuantization | None:
     quantization = _quantization(fields)
     _check_order(config, fields, quantization)
     block = fields.integer("hadamard_block_size", 2, default=HADAMARD_BLOCK)
-    return StoredQuantization(quantization, _has_cache_scales(fields), block)
+    return QuantizationConfig(quantization, _has_cache_scales(fields), block)
 
 
 def _check_method(fields: ConfigFields) -> None:

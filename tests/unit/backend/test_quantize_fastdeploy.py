@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_backend.quantization import converter
+from ernie_backend.quantization import quantizer
 from ernie_backend.quantization.calibration import Calibration
 from ernie_backend.weights.checkpoints.files import INDEX
-from unit.backend.converted import DATA, make
 from unit.backend.fastdeploy_writer import Tensors, checkpoint_tensors, cut
+from unit.backend.quantized_checkpoints import DATA, make
 from unit.backend.safetensors_writer import read_tensors
 
 SOURCE = read_tensors(DATA / "moe_tp" / "model.safetensors")
@@ -46,7 +46,7 @@ def written(directory: Path) -> Tensors:
 @pytest.mark.parametrize("quantization", ["wint8", "wint4", "w4a8"])
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str, ranks: int) -> None:
-    monkeypatch.setattr(converter, "calibrate", lambda *_: Calibration(**MEASURED))
+    monkeypatch.setattr(quantizer, "calibrate", lambda *_: Calibration(**MEASURED))
     is_w4a8 = quantization == "w4a8"
     target = make("moe_tp", tmp_path / "q", quantization, has_cache_scales=is_w4a8, ranks=ranks)
     for rank in range(ranks):

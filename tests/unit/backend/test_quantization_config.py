@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ernie_backend.config.fields import ConfigFields
-from ernie_backend.config.stored_quantization import StoredQuantization, read_stored_quantization
+from ernie_backend.config.quantization_config import QuantizationConfig, read_quantization_config
 from ernie_backend.errors import StartError
 
 W4A8 = {"quantization": "mix_quant", "dense_quant_type": "wint8", "moe_quant_type": "w4a8"}
@@ -16,20 +16,20 @@ MISSING = "is_permuted is missing, which means true: codes in the order of a GPU
 TRUE = "is_permuted is true: codes in the order of a GPU kernel, which cannot be read; set it to false"
 
 
-def read(content: Any, **outside: Any) -> StoredQuantization | None:
+def read(content: Any, **outside: Any) -> QuantizationConfig | None:
     fields = {"quantization_config": content, **outside}
-    return read_stored_quantization(ConfigFields(Path("config.json"), fields))
+    return read_quantization_config(ConfigFields(Path("config.json"), fields))
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
         (None, None),
-        ({"quantization": "wint8", "is_quantized": True}, StoredQuantization("wint8")),
-        ({"quantization": "wint4"}, StoredQuantization("wint4")),
+        ({"quantization": "wint8", "is_quantized": True}, QuantizationConfig("wint8")),
+        ({"quantization": "wint4"}, QuantizationConfig("wint4")),
         (
             {"quantization": "mix_quant", "dense_quant_type": "wint8", "moe_quant_type": "wint4"},
-            StoredQuantization("wint4"),
+            QuantizationConfig("wint4"),
         ),
         (
             {
@@ -42,18 +42,18 @@ def read(content: Any, **outside: Any) -> StoredQuantization | None:
                 "is_permuted": False,
                 "is_channel_wise": False,
             },
-            StoredQuantization("w4a8", has_cache_scales=True, hadamard_block=64),
+            QuantizationConfig("w4a8", has_cache_scales=True, hadamard_block=64),
         ),
     ],
 )
-def test_what_is_understood(content: Any, expected: StoredQuantization | None) -> None:
+def test_what_is_understood(content: Any, expected: QuantizationConfig | None) -> None:
     assert read(content) == expected
 
 
 @pytest.mark.parametrize("quantization", ["wint8", "wint4", "w4a8"])
 @pytest.mark.parametrize("has_cache_scales", [False, True])
 def test_what_is_written_is_read_back(quantization: str, has_cache_scales: bool) -> None:
-    stored = StoredQuantization(quantization, has_cache_scales, 256)
+    stored = QuantizationConfig(quantization, has_cache_scales, 256)
     assert read(stored.to_json()) == stored
 
 
@@ -109,12 +109,12 @@ def test_weights_of_other_tools_are_refused_by_the_name_of_their_method(content:
     method = content["quant_method"]
     with pytest.raises(StartError, match=f"quant_method is '{method}'"):
         read(content)
-    assert read({"quantization": "wint8", "quant_method": "wint8"}) == StoredQuantization("wint8")
+    assert read({"quantization": "wint8", "quant_method": "wint8"}) == QuantizationConfig("wint8")
 
 
 @pytest.mark.parametrize(("quantization", "inputs"), [("wint8", 1), ("wint4", 2), ("w4a8", 64)])
 def test_inputs_that_no_rank_may_divide(quantization: str, inputs: int) -> None:
-    assert StoredQuantization(quantization, hadamard_block=64).expert_block == inputs
+    assert QuantizationConfig(quantization, hadamard_block=64).expert_block == inputs
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The memory of the host, as far as this process may use it."""
+"""The host: its cores and its memory, as far as this process may use them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ _PROCESS_LIMITS = (("Max address space", "VmSize:"), ("Max data size", "VmData:"
 """Rows of /proc/self/limits (``ulimit -v`` and ``-d``), and what of /proc/self/status counts towards each."""
 _NO_OVERCOMMIT = 2
 """The value of vm.overcommit_memory under which the kernel counts what is reserved, not what is touched."""
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process may use: its affinity, cut to its cgroup's quota; at least 1."""
+    cores = len(os.sched_getaffinity(0))
+    quota = _cpu_quota(root)
+    return max(1, min(cores, int(quota)) if quota is not None else cores)
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,19 @@ def release_freed() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def _cpu_quota(root: Path) -> float | None:
+    """Return the cores' worth of time that the cgroup grants; None if it does not limit."""
+    try:
+        limit, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            limit = (root / "sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (root / "sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    return None if limit in ("max", "-1") else int(limit) / int(period)
 
 
 def _limits_leave(root: Path) -> Iterator[int]:

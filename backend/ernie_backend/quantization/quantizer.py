@@ -1,7 +1,7 @@
 """Writes a quantized checkpoint: one file for the vocabulary and one for each layer, weight by weight.
 
-A file has its name only when it is complete, and config.json comes last: an interrupted conversion goes on with
-the next file, and is never taken for a model.
+A file has its name only when it is complete, and config.json comes last: an interrupted job goes on with the
+next file, and what it left is never taken for a model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ernie_backend.config.architectures import ARCHITECTURES
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.config.stored_quantization import QUANTIZATION_CONFIG
+from ernie_backend.config.quantization_config import QUANTIZATION_CONFIG
 from ernie_backend.errors import StartError
 from ernie_backend.quantization.calibration import (
     Calibration,
@@ -28,8 +28,8 @@ from ernie_backend.quantization.calibration import (
     read_state,
     write_state,
 )
-from ernie_backend.quantization.conversion import Conversion
-from ernie_backend.quantization.lock import MARKER, Marker
+from ernie_backend.quantization.job import QuantizationJob
+from ernie_backend.quantization.lock import LOCK_FILE, TargetLock
 from ernie_backend.weights.checkpoints.files import INDEX
 from ernie_backend.weights.checkpoints.prequantized import cache_scale_specs, quantized_tensors, stored_weights
 from ernie_backend.weights.checkpoints.presharded import tensor_parts
@@ -47,26 +47,26 @@ _WEIGHTS = (".safetensors", ".pdparams", ".bin", ".pt", ".pth", ".gguf", ".index
 _WITHOUT_LAYER = (Role.EMBEDDING, Role.HEAD, Role.FINAL_NORM)
 
 
-def convert(conversion: Conversion, report: Report) -> None:
-    """Make the target of a conversion; ``report`` takes lines of progress.
+def quantize_checkpoint(job: QuantizationJob, report: Report) -> None:
+    """Write the target of a job; ``report`` takes lines of progress.
 
     Raises:
-        StartError: the conversion cannot be made, the source is missing something or damaged, another run is at
-            work in the target, or that cannot be written.
+        StartError: the job is impossible, the source lacks something or is damaged, another run is writing to
+            the target, or it cannot be written.
     """
-    config = ModelConfig.from_directory(conversion.source)
-    conversion.check(config)
+    config = ModelConfig.from_directory(job.source)
+    job.check(config)
     try:
-        with Marker(conversion.target, conversion.identity()) as marker:
-            with CheckpointWeights.open(conversion.source, config, "float32", None) as weights:
-                writer = _Writer(conversion, config, weights, report)
-                writer.write(lambda: _calibration(conversion, config, weights, report))
-            _copy_files(conversion)
-            _write_config(conversion, config)
-            (conversion.target / _MEASURED).unlink(missing_ok=True)
-            marker.remove()
+        with TargetLock(job.target, job.identity()) as lock:
+            with CheckpointWeights.open(job.source, config, "float32", None) as weights:
+                writer = _Writer(job, config, weights, report)
+                writer.write(lambda: _calibration(job, config, weights, report))
+            _copy_files(job)
+            _write_config(job, config)
+            (job.target / _MEASURED).unlink(missing_ok=True)
+            lock.remove()
     except OSError as error:
-        path = error.filename2 or error.filename or conversion.target
+        path = error.filename2 or error.filename or job.target
         raise StartError(
             f"{path} cannot be written or read: {error.strerror or error}; the same command goes on when that "
             "is fixed"
@@ -74,17 +74,17 @@ def convert(conversion: Conversion, report: Report) -> None:
 
 
 def _calibration(
-    conversion: Conversion, config: ModelConfig, weights: CheckpointWeights, report: Report
+    job: QuantizationJob, config: ModelConfig, weights: CheckpointWeights, report: Report
 ) -> Calibration:
-    if not conversion.needs_texts:
+    if not job.needs_texts:
         return Calibration.empty(config)
-    kept = conversion.target / _MEASURED
+    kept = job.target / _MEASURED
 
     def keep(state: CalibrationState) -> None:
         write_state(kept, state)
         report(f"calibration: layer {state.layers} of {config.num_layers}, {len(state.hidden)} tokens")
 
-    measured = calibrate(weights, config, conversion.texts, conversion.rotation, read_state(kept), keep)
+    measured = calibrate(weights, config, job.texts, job.rotation, read_state(kept), keep)
     filled, notices = measured.filled()
     for notice in notices:
         report(f"notice: {notice}")
@@ -96,20 +96,20 @@ class _Writer:
 
     def __init__(
         self,
-        conversion: Conversion,
+        job: QuantizationJob,
         config: ModelConfig,
         weights: CheckpointWeights,
         report: Report,
     ) -> None:
-        self._conversion = conversion
+        self._job = job
         self._config = config
         self._weights = weights
         self._measured = Calibration.empty(config)
         self._report = report
         self._recipes = paddle_recipes(config)
-        self._precision = Precision("bfloat16", conversion.how.quantization, config.tie_word_embeddings)
+        self._precision = Precision("bfloat16", job.config.quantization, config.tie_word_embeddings)
         self._stored = stored_weights(self._recipes, self._precision, (), is_expected=True)
-        ranks = conversion.ranks
+        ranks = job.ranks
         self._parts = tensor_parts(self._recipes, self._stored, config, ranks) if ranks > 1 else {}
 
     def write(self, measure: Callable[[], Calibration]) -> None:
@@ -135,7 +135,7 @@ class _Writer:
             (directory / INDEX).write_text(index)
 
     def _directories(self) -> list[Path]:
-        target, ranks = self._conversion.target, self._conversion.ranks
+        target, ranks = self._job.target, self._job.ranks
         return [target] if ranks == 1 else [target / f"rank{rank}" for rank in range(ranks)]
 
     def _is_complete(self, name: str, keys: list[WeightKey]) -> bool:
@@ -154,7 +154,7 @@ class _Writer:
         for key in keys:
             tensors = self._stored[key].tensors if key in self._stored else self._recipes[key].tensors
             yield from (tensor.name for tensor in tensors)
-        if self._conversion.how.has_cache_scales and keys[0].role not in _WITHOUT_LAYER:
+        if self._job.config.has_cache_scales and keys[0].role not in _WITHOUT_LAYER:
             yield from (spec.name for spec in cache_scale_specs(self._config, keys[0].layer))
 
     def _write_file(self, paths: list[Path], keys: list[WeightKey]) -> None:
@@ -170,7 +170,7 @@ class _Writer:
         for key in keys:
             yield from self._weight(key)
             self._weights.forget()
-        if self._conversion.how.has_cache_scales and keys[0].role not in _WITHOUT_LAYER:
+        if self._job.config.has_cache_scales and keys[0].role not in _WITHOUT_LAYER:
             layer = keys[0].layer
             absmax = self._measured.keys[layer], self._measured.values[layer]
             for spec, values in zip(cache_scale_specs(self._config, layer), absmax, strict=True):
@@ -184,7 +184,7 @@ class _Writer:
             return
         of_role = {Role.EXPERT_GATE_UP: self._measured.gate_up, Role.EXPERT_DOWN: self._measured.down}
         absmax = of_role[key.role][key.layer, key.expert] if key.role in of_role else 0.0
-        rotation = self._conversion.rotation if key.role is Role.EXPERT_DOWN else 0
+        rotation = self._job.rotation if key.role is Role.EXPERT_DOWN else 0
         kept = self._precision.format_of(key.role)
         yield from quantized_tensors(stored, kept, values, float(absmax), rotation).items()
 
@@ -200,20 +200,20 @@ def _holds(path: Path, names: set[str]) -> bool:
     return is_same
 
 
-def _copy_files(conversion: Conversion) -> None:
+def _copy_files(job: QuantizationJob) -> None:
     """Copy what is not weights: tokenizer, template, defaults of sampling."""
-    for path in sorted(conversion.source.iterdir()):
-        is_other = path.name in ("config.json", MARKER) or path.name.endswith(_WEIGHTS)
+    for path in sorted(job.source.iterdir()):
+        is_other = path.name in ("config.json", LOCK_FILE) or path.name.endswith(_WEIGHTS)
         if path.is_file() and not is_other:
-            shutil.copyfile(path, conversion.target / path.name)
+            shutil.copyfile(path, job.target / path.name)
 
 
-def _write_config(conversion: Conversion, config: ModelConfig) -> None:
+def _write_config(job: QuantizationJob, config: ModelConfig) -> None:
     """Write the source's config.json with what FastDeploy reads under other names."""
-    fields: dict[str, Any] = json.loads((conversion.source / "config.json").read_text(encoding="utf-8"))
+    fields: dict[str, Any] = json.loads((job.source / "config.json").read_text(encoding="utf-8"))
     fields["architectures"] = [ARCHITECTURES[config.architecture].paddle_name]
     fields.setdefault("rope_theta", config.rope_theta)
     fields.setdefault("torch_dtype", fields.get("dtype", "bfloat16"))
-    fields[QUANTIZATION_CONFIG] = conversion.how.to_json()
-    with whole_file(conversion.target / "config.json") as file:
+    fields[QUANTIZATION_CONFIG] = job.config.to_json()
+    with whole_file(job.target / "config.json") as file:
         file.write(json.dumps(fields, indent=1, ensure_ascii=False).encode())

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ernie_backend.quantization.conversion import Conversion, wanted
-from ernie_backend.quantization.converter import convert
+from ernie_backend.config.quantization_config import QuantizationConfig
+from ernie_backend.quantization.job import QuantizationJob
+from ernie_backend.quantization.quantizer import quantize_checkpoint
 from ernie_kernels.formats import LinearWeight, W4A8Weight
 
 DATA = Path(__file__).parents[2] / "data"
@@ -19,8 +20,8 @@ def make(
     source: str, target: Path, quantization: str, *, has_cache_scales: bool = False, ranks: int = 1
 ) -> Path:
     """Convert the checkpoint ``source`` of tests/data; returns ``target``."""
-    how = wanted(quantization, has_cache_scales=has_cache_scales)
-    convert(Conversion(DATA / source, target, how, ranks, TEXTS), lambda line: None)
+    how = QuantizationConfig(quantization, has_cache_scales=has_cache_scales)
+    quantize_checkpoint(QuantizationJob(DATA / source, target, how, ranks, TEXTS), lambda line: None)
     return target
 
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.config.stored_quantization import StoredQuantization
+from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.quantization import calibration
-from ernie_backend.quantization.conversion import Conversion, wanted
-from ernie_backend.quantization.converter import convert
+from ernie_backend.quantization.job import QuantizationJob
+from ernie_backend.quantization.quantizer import quantize_checkpoint
 from ernie_backend.weights.checkpoints.prequantized import quantized_tensors, read_stored, stored_weight
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.precision import WeightFormat
-from ernie_backend.weights.recipes import Recipe, TensorSpec, paddle_recipes
+from ernie_backend.weights.recipes import CheckpointTensor, Recipe, paddle_recipes
 from ernie_backend.weights.roles import Role, WeightKey
 from ernie_backend.weights.sharding import Part, Shard, part_of
 from ernie_kernels.formats import (
@@ -36,13 +36,13 @@ from ernie_kernels.formats import (
     quantize_int8,
     quantize_w4a8,
 )
-from unit.backend.converted import DATA, TEXTS, assert_same, make
+from unit.backend.quantized_checkpoints import DATA, TEXTS, assert_same, make
 from unit.backend.safetensors_writer import read_tensors
 
 
 def opened(directory: Path, quantization: str | None = None) -> CheckpointWeights:
     config = ModelConfig.from_directory(directory)
-    stored = config.stored_quantization
+    stored = config.quantization_config
     return CheckpointWeights.open(
         directory, config, "bfloat16", stored.quantization if stored else quantization
     )
@@ -64,7 +64,7 @@ def test_a_converted_checkpoint_has_the_weights_that_loading_would_make(
 ) -> None:
     target = make(source, tmp_path / "q", quantization, ranks=ranks)
     config = ModelConfig.from_directory(target)
-    assert config.stored_quantization == StoredQuantization(quantization)
+    assert config.quantization_config == QuantizationConfig(quantization)
     with opened(target) as found, opened(DATA / source, quantization) as expected:
         for key, recipe in paddle_recipes(config).items():
             if len(recipe.shape) == 2 and key.role is not Role.ROUTER_BIAS:
@@ -108,7 +108,7 @@ def test_w4a8_is_rotated_and_measured(tmp_path: Path) -> None:
     """The scales are those of float32 inputs; the weights those of rotated columns."""
     target = make("moe_tp", tmp_path / "q", "w4a8", has_cache_scales=True)
     config = ModelConfig.from_directory(target)
-    assert config.stored_quantization == StoredQuantization("w4a8", has_cache_scales=True)
+    assert config.quantization_config == QuantizationConfig("w4a8", has_cache_scales=True)
     with opened(target) as found, opened(DATA / "moe_tp") as source:
         for role, rotation in ((Role.EXPERT_GATE_UP, 0), (Role.EXPERT_DOWN, 128)):
             weight = found.linear(role, 1, 3)
@@ -125,8 +125,8 @@ def test_w4a8_is_rotated_and_measured(tmp_path: Path) -> None:
 
 def test_an_expert_that_no_text_reaches_takes_the_largest_of_its_layer(tmp_path: Path) -> None:
     lines: list[str] = []
-    how = wanted("w4a8", has_cache_scales=False)
-    convert(Conversion(DATA / "moe_tp", tmp_path / "q", how, 1, [[5]]), lines.append)
+    how = QuantizationConfig("w4a8")
+    quantize_checkpoint(QuantizationJob(DATA / "moe_tp", tmp_path / "q", how, 1, [[5]]), lines.append)
     assert "notice: layer 2: 2 of 4 experts were chosen by no token of the texts" in "\n".join(lines)
     with opened(tmp_path / "q") as weights:
         experts = [weights.linear(Role.EXPERT_DOWN, 1, expert) for expert in range(4)]
@@ -161,13 +161,13 @@ def test_memory_of_texts_is_that_of_their_hidden_states(
 ) -> None:
     """128 numbers for each token; only some texts at a time go through a layer."""
     monkeypatch.setattr(calibration, "_BLOCK_TOKENS", 256)
-    how, peaks = wanted("w4a8", has_cache_scales=True), []
+    how, peaks = QuantizationConfig("w4a8", has_cache_scales=True), []
     for count in (20, 60):
         texts = [[3 + (5 * text + token) % 500 for token in range(64)] for text in range(count)]
-        conversion = Conversion(DATA / "moe_tp", tmp_path / str(count), how, 1, texts)
+        job = QuantizationJob(DATA / "moe_tp", tmp_path / str(count), how, 1, texts)
         tracemalloc.start()
         try:
-            convert(conversion, lambda line: None)
+            quantize_checkpoint(job, lambda line: None)
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
@@ -202,7 +202,7 @@ def test_what_is_not_weights_is_copied(tmp_path: Path) -> None:
     for name in ("pytorch_model.bin", "model.pt", "model.pth", "model-Q4.gguf"):
         (source / name).touch()
     target = tmp_path / "q"
-    convert(Conversion(source, target, wanted("wint8", has_cache_scales=False)), lambda line: None)
+    quantize_checkpoint(QuantizationJob(source, target, QuantizationConfig("wint8")), lambda line: None)
     assert {path.suffix for path in target.iterdir()} == {".json", ".model", ".safetensors"}
     for name in ("tokenizer.model", "generation_config.json", "tokenizer_config.json"):
         assert (target / name).read_bytes() == (DATA / "dense" / name).read_bytes()
@@ -230,7 +230,7 @@ def test_every_packer_is_undone_by_its_unpacker(
         source = float32_to_bfloat16(values)
         values = (float32_to_bfloat16(values).astype(np.uint32) << 16).view(np.float32)
     kept = WeightFormat[name]
-    recipe = Recipe((TensorSpec("a.down_proj.weight", values.shape[::-1]),), is_transposed=True)
+    recipe = Recipe((CheckpointTensor("a.down_proj.weight", values.shape[::-1]),), is_transposed=True)
     stored = stored_weight(recipe, kept)
     assert stored is not None
     rotation = rotation if kept is WeightFormat.W4A8 else 0

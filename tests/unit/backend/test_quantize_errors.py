@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_backend.config.stored_quantization import StoredQuantization
+from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.errors import StartError
-from ernie_backend.quantization.conversion import Conversion, wanted
-from ernie_backend.quantization.converter import convert
-from ernie_backend.quantization.lock import Marker
+from ernie_backend.quantization.job import QuantizationJob
+from ernie_backend.quantization.lock import TargetLock
+from ernie_backend.quantization.quantizer import quantize_checkpoint
 from ernie_kernels.formats import float32_to_bfloat16
-from unit.backend.converted import DATA, TEXTS, assert_same_files, make
+from unit.backend.quantized_checkpoints import DATA, TEXTS, assert_same_files, make
 from unit.backend.safetensors_writer import read_tensors, write_tensors
 
 
@@ -23,23 +23,23 @@ from unit.backend.safetensors_writer import read_tensors, write_tensors
     [
         (
             "dense",
-            StoredQuantization("w4a8"),
+            QuantizationConfig("w4a8"),
             1,
             TEXTS,
             "w4a8 .*wint8",
         ),
-        ("moe_tp", StoredQuantization("w4a8"), 1, [], "--calibration"),
-        ("dense", StoredQuantization("wint8", has_cache_scales=True), 1, [], "KV cache"),
+        ("moe_tp", QuantizationConfig("w4a8"), 1, [], "--calibration"),
+        ("dense", QuantizationConfig("wint8", has_cache_scales=True), 1, [], "KV cache"),
         (
             "moe_tp",
-            StoredQuantization("wint8"),
+            QuantizationConfig("wint8"),
             3,
             [],
             "tensor_parallel_size is 3",
         ),
         (
             "moe",
-            StoredQuantization("w4a8"),
+            QuantizationConfig("w4a8"),
             1,
             TEXTS,
             "128 .* 24",
@@ -47,25 +47,25 @@ from unit.backend.safetensors_writer import read_tensors, write_tensors
     ],
 )
 def test_what_cannot_be_made_is_refused_before_anything_is_written(
-    tmp_path: Path, source: str, how: StoredQuantization, ranks: int, texts: list[list[int]], complaint: str
+    tmp_path: Path, source: str, how: QuantizationConfig, ranks: int, texts: list[list[int]], complaint: str
 ) -> None:
     with pytest.raises(StartError, match=complaint):
-        convert(Conversion(DATA / source, tmp_path / "q", how, ranks, texts), print)
+        quantize_checkpoint(QuantizationJob(DATA / source, tmp_path / "q", how, ranks, texts), print)
     assert not (tmp_path / "q").exists()
 
 
 def test_source_and_target(tmp_path: Path) -> None:
     quantized = make("dense", tmp_path / "q", "wint8")
-    how = wanted("wint8", has_cache_scales=False)
+    how = QuantizationConfig("wint8")
     with pytest.raises(StartError, match="wint8"):
-        convert(Conversion(quantized, tmp_path / "again", how), print)
+        quantize_checkpoint(QuantizationJob(quantized, tmp_path / "again", how), print)
     with pytest.raises(StartError, match="complete"):
-        convert(Conversion(DATA / "dense", quantized, how), print)
+        quantize_checkpoint(QuantizationJob(DATA / "dense", quantized, how), print)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(StartError, match="not empty"):
-        convert(Conversion(DATA / "dense", tmp_path, how), print)
+        quantize_checkpoint(QuantizationJob(DATA / "dense", tmp_path, how), print)
     with pytest.raises(StartError, match="source"):
-        convert(Conversion(DATA / "dense", DATA / "dense", how), print)
+        quantize_checkpoint(QuantizationJob(DATA / "dense", DATA / "dense", how), print)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_source_and_target(tmp_path: Path) -> None:
 )
 def test_a_target_that_cannot_be_made(tmp_path: Path, target: str, complaint: str) -> None:
     (tmp_path / "file").touch()
-    conversion = Conversion(DATA / "dense", tmp_path / target, wanted("wint8", has_cache_scales=False))
+    job = QuantizationJob(DATA / "dense", tmp_path / target, QuantizationConfig("wint8"))
     with pytest.raises(StartError, match=complaint):
-        convert(conversion, print)
+        quantize_checkpoint(job, print)
 
 
 @pytest.mark.parametrize(
@@ -89,38 +89,38 @@ def test_a_target_that_cannot_be_made(tmp_path: Path, target: str, complaint: st
 )
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(tmp_path: Path, name: str) -> None:
     target, expected = tmp_path / "q", make("dense", tmp_path / "whole", "wint8", has_cache_scales=True)
-    conversion = Conversion(DATA / "dense", target, wanted("wint8", has_cache_scales=True), 1, TEXTS)
-    with Marker(target, conversion.identity()):
+    job = QuantizationJob(DATA / "dense", target, QuantizationConfig("wint8", has_cache_scales=True), 1, TEXTS)
+    with TargetLock(target, job.identity()):
         (target / name).symlink_to("/dev/full")
     complaint = "No space left on device"
     with pytest.raises(StartError, match=complaint):
-        convert(conversion, print)
+        quantize_checkpoint(job, print)
     assert list(target.glob("*.unfinished")) == []
     (target / name).unlink(missing_ok=True)
-    convert(conversion, print)
+    quantize_checkpoint(job, print)
     assert_same_files(target, expected)
 
 
 def test_a_marker_that_was_not_written_whole_is_written_again(tmp_path: Path) -> None:
-    conversion = Conversion(DATA / "dense", tmp_path / "q", wanted("wint8", has_cache_scales=False))
-    conversion.target.mkdir()
-    marker = conversion.target / "conversion.json"
+    job = QuantizationJob(DATA / "dense", tmp_path / "q", QuantizationConfig("wint8"))
+    job.target.mkdir()
+    marker = job.target / "conversion.json"
     marker.write_text('{"how": ')
-    convert(conversion, print)
-    assert (conversion.target / "config.json").is_file()
+    quantize_checkpoint(job, print)
+    assert (job.target / "config.json").is_file()
     assert not marker.exists()
     marker.touch()
     with pytest.raises(StartError, match=r"conversion\.json is damaged"):
-        convert(conversion, print)
+        quantize_checkpoint(job, print)
 
 
 def test_two_runs_never_write_into_one_target(tmp_path: Path) -> None:
-    conversion = Conversion(DATA / "dense", tmp_path / "q", wanted("wint8", has_cache_scales=False))
-    with Marker(conversion.target, conversion.identity()):
+    job = QuantizationJob(DATA / "dense", tmp_path / "q", QuantizationConfig("wint8"))
+    with TargetLock(job.target, job.identity()):
         with pytest.raises(StartError, match="another conversion"):
-            convert(conversion, print)
-        assert [path.name for path in conversion.target.iterdir()] == ["conversion.json"]
-    convert(conversion, print)
+            quantize_checkpoint(job, print)
+        assert [path.name for path in job.target.iterdir()] == ["conversion.json"]
+    quantize_checkpoint(job, print)
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ def test_a_source_that_is_not_finite_is_refused(
     shutil.copytree(DATA / "moe_tp", source)
     write_tensors(source / "model.safetensors", tensors | {"model." + name: values})
     texts = [[1, 5, 2]]
-    how = wanted(quantization, has_cache_scales=False)
+    how = QuantizationConfig(quantization)
     output = place[0] if len(values) > 1 and values.ndim == 2 else 3
     complaint = f"model.{name} .*finite.* {output};"
     with pytest.raises(StartError, match=complaint):
-        convert(Conversion(source, tmp_path / "q", how, 1, texts), print)
+        quantize_checkpoint(QuantizationJob(source, tmp_path / "q", how, 1, texts), print)
     assert not (tmp_path / "q" / "config.json").exists()
 
 
@@ -164,6 +164,6 @@ def test_texts_that_a_model_makes_infinite_are_refused(tmp_path: Path) -> None:
     huge = float32_to_bfloat16(np.full(tensors[name].shape, 3e38, np.float32))
     shutil.copytree(DATA / "moe_tp", tmp_path / "source")
     write_tensors(tmp_path / "source" / "model.safetensors", tensors | {name: huge})
-    how = wanted("wint8", has_cache_scales=True)
+    how = QuantizationConfig("wint8", has_cache_scales=True)
     with pytest.raises(StartError, match=r"layer 1 .*finite"):
-        convert(Conversion(tmp_path / "source", tmp_path / "q", how, 1, TEXTS), print)
+        quantize_checkpoint(QuantizationJob(tmp_path / "source", tmp_path / "q", how, 1, TEXTS), print)
