@@ -305,7 +305,7 @@ def test_a_wrong_directory_is_one_clear_line(tmp_path: Path, damage: object, com
             {"tensor_parallel_size": "8"},
             "which does not divide 4 query heads",
         ),
-        ({"gpu_memory_utilization": "0.0000001"}, "nearest settings that fit: gpu_memory_utilization 0."),
+        ({"gpu_memory_utilization": "0.0000001"}, "settings that fit: gpu_memory_utilization 0."),
     ],
 )
 def test_wrong_settings_are_one_clear_line(parameters: dict[str, str], complaint: str) -> None:

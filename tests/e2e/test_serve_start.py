@@ -85,7 +85,7 @@ def test_an_engine_that_is_killed_while_it_loads_is_told_last_with_need_and_have
     assert last.startswith(
         "ernie-triton: the engine process ended before it was ready: it was killed by SIGKILL"
     )
-    assert re.search(r"memory needed: \d+\.\d\d GiB for the weights", last)
+    assert re.search(r"memory needed: \d+\.\d+ [MG]iB for the weights", last)
     assert re.search(r"had: \d+\.\d\d GiB", last)
     assert not any(line.startswith("  | ") for line in serving.output), "what it wrote stands there already"
 

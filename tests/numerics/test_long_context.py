@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ernie_backend.planning.units import format_bytes
 from ernie_backend.service.start import start_engine
 from ernie_kernels.api import CACHE_DTYPES, CacheSpec, RotarySpec
 from ernie_kernels.rotary import rotary_table
@@ -188,4 +189,4 @@ def test_the_engine_holds_one_request_of_131072_tokens(
     assert (description.max_model_len, description.kv_blocks) == (LONGEST, LONGEST // 64)
     assert description.kv_cache_dtype == ("bfloat16" if dtype == "auto" else dtype)
     cache_line = next(line for line in caplog.messages if "KV cache" in line)
-    assert cache_line.endswith(f"{bytes_per_token * LONGEST / MIB:,.1f} MiB")
+    assert cache_line.endswith(format_bytes(bytes_per_token * LONGEST))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import Backend
-from ernie_backend.devices.device import GIB
 from ernie_backend.errors import StartError
 from ernie_backend.planning.memory_plan import MemoryPlan, plan_memory
 from ernie_backend.planning.model_shape import ModelShape, count_parts
 from ernie_backend.planning.plan_settings import PlanSettings
-from ernie_backend.planning.suggestions import nearest_fits
+from ernie_backend.planning.suggestions import NO_CHANGE_HELPS, suggest_changes
+from ernie_backend.planning.units import format_bytes
 from ernie_backend.settings import EngineSettings
 
 
@@ -58,29 +58,25 @@ def check_fits(plan: MemoryPlan) -> None:
     """Check that a plan fits.
 
     Raises:
-        StartError: it does not; names need, have and the nearest settings that fit, in one line.
+        StartError: it does not; one line with need, have and the changes of settings that make it fit.
     """
     if plan.fits:
         return
     settings = plan.settings
-    what = (
-        f"{settings.num_gpu_blocks_override} blocks of"
-        if settings.num_gpu_blocks_override
-        else "one request in"
+    blocks = settings.num_gpu_blocks_override
+    parts = {
+        "weights": sum(plan.weights.values()),
+        "activations": plan.activations,
+        "runtime": plan.runtime,
+        f"{blocks} blocks of the KV cache" if blocks else "one request in the KV cache": plan.least_cache,
+    }
+    changes = "; or ".join(
+        " and ".join(f"{name} {value}" for name, value in each.items()) for each in suggest_changes(plan)
     )
-    parts = (
-        f"weights {_gib(sum(plan.weights.values()))}, activations {_gib(plan.activations)}, "
-        f"runtime {_gib(plan.runtime)}, {what} the KV cache "
-        f"{_gib(plan.least_blocks * plan.bytes_per_block)}"
-    )
-    nearest = "; or ".join(str(each) for each in nearest_fits(plan))
     raise StartError(
-        f"memory needed: {_gib(plan.needed)} GiB ({parts}); had: {_gib(plan.budget)} GiB "
-        f"(gpu_memory_utilization {settings.gpu_memory_utilization:g} of {_gib(plan.memory)}"
-        f"{', assumed' if plan.device.is_assumed else ''}); "
-        + (f"nearest settings that fit: {nearest}" if nearest else "no setting makes it fit")
+        f"memory needed: {format_bytes(plan.needed)} "
+        f"({', '.join(f'{part} {format_bytes(size)}' for part, size in parts.items())}); had: "
+        f"{format_bytes(plan.budget)} (gpu_memory_utilization {settings.gpu_memory_utilization:g} of "
+        f"{format_bytes(plan.memory)}{', assumed' if plan.device.is_assumed else ''}); "
+        + (f"settings that fit: {changes}" if changes else NO_CHANGE_HELPS)
     )
-
-
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / GIB:.3f}"

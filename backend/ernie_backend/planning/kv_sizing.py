@@ -1,13 +1,11 @@
-"""How many blocks the KV cache gets: a pure function of sizes.
-
-This module must not measure anything nor know devices.
-"""
+"""How many blocks the KV cache gets: a pure function of sizes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ernie_backend.errors import StartError
+from ernie_backend.planning.units import format_bytes
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ def kv_blocks(demand: KvDemand, budget_bytes: int) -> int:
     if affordable < demand.blocks_per_request:
         need = demand.blocks_per_request * demand.bytes_per_block
         raise StartError(
-            f"the KV cache of one request of max_model_len {demand.max_model_len} needs {in_mib(need)}, "
-            f"{in_mib(max(0, budget_bytes))} are left after the weights; lower max_model_len "
+            f"the KV cache of one request of max_model_len {demand.max_model_len} needs {format_bytes(need)}, "
+            f"{format_bytes(max(0, budget_bytes))} are left after the weights; lower max_model_len "
             f"(at most {affordable * demand.block_size} fits) or raise gpu_memory_utilization"
         )
     return min(affordable, demand.max_num_seqs * demand.blocks_per_request)
@@ -62,8 +60,9 @@ def check_blocks(demand: KvDemand, num_blocks: int, budget_bytes: int) -> int:
     need, have = num_blocks * demand.bytes_per_block, max(0, budget_bytes)
     if need > have:
         raise StartError(
-            f"num_gpu_blocks_override {num_blocks} needs {in_mib(need)}, {in_mib(have)} are left after the "
-            f"weights; lower it (at most {have // demand.bytes_per_block} fits) or raise gpu_memory_utilization"
+            f"num_gpu_blocks_override {num_blocks} needs {format_bytes(need)}, {format_bytes(have)} are left "
+            f"after the weights; lower it (at most {have // demand.bytes_per_block} fits) or raise "
+            "gpu_memory_utilization"
         )
     return num_blocks
 
@@ -77,12 +76,8 @@ def check_available(demand: KvDemand, num_blocks: int, available_bytes: int) -> 
     need = num_blocks * demand.bytes_per_block
     if need > available_bytes:
         raise StartError(
-            f"the KV cache of {num_blocks} blocks needs {in_mib(need)}, and only {in_mib(available_bytes)} are "
-            "available now, less than when the start began: another process has taken memory; end it, or start "
-            "again to plan with what it leaves"
+            f"the KV cache of {num_blocks} blocks needs {format_bytes(need)}, and only "
+            f"{format_bytes(available_bytes)} are available now, less "
+            "than when the start began: another process has taken memory; end it, or start again to plan with "
+            "what it leaves"
         )
-
-
-def in_mib(size_bytes: int) -> str:
-    """Return a size for people to read."""
-    return f"{size_bytes / 2**20:,.1f} MiB"

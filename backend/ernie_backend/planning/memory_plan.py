@@ -68,13 +68,18 @@ class MemoryPlan:
         return self.settings.num_gpu_blocks_override or self.settings.blocks_per_request
 
     @property
+    def least_cache(self) -> int:
+        """Bytes of these blocks."""
+        return self.least_blocks * self.bytes_per_block
+
+    @property
     def needed(self) -> int:
         """The least that is needed."""
-        return self.fixed + self.least_blocks * self.bytes_per_block
+        return self.fixed + self.least_cache
 
     @property
     def fits(self) -> bool:
-        """Whether the least that is needed is there."""
+        """Whether the budget covers what is needed."""
         return self.needed <= self.budget
 
     @property

@@ -1,173 +1,79 @@
-"""The settings nearest to ones that do not fit, of those that do.
+"""What to change so that a model fits: the same weights, quantized weights, or more devices.
 
-Near is first what changes few settings, then what doubles or halves least: from bfloat16 to wint8 is one
-halving, from 4 devices to 8 one doubling, utilization 0.8 to 0.9 a sixth of one. What changes all that a nearer
-proposal changes, and none of it notably less, is not proposed.
+Each way is tried with the settings as they are, then with more of the memory, then with shorter requests (or
+fewer blocks, where the user chose their number); the first that fits is suggested.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ernie_backend.planning.memory_plan import MemoryPlan, plan_memory
-from ernie_backend.planning.plan_settings import PlanSettings, can_share
+from ernie_backend.planning.plan_settings import can_share
 
 MAX_UTILIZATION = 0.95
-"""The most that is proposed; the highest of FastDeploy's documented commands."""
+"""The most that is suggested; the highest of FastDeploy's documented commands."""
 MAX_DEVICES = 8
 """Devices of one machine."""
-_WEIGHT_BITS = {None: 16, "wint8": 8, "wint4": 4, "w4a8": 4}
-_CACHE_BITS = {"auto": 16, "int8": 8}
-_NOTABLE = 0.01
-"""Doublings or halvings that tell two values of a setting apart: less than a hundredth of the memory."""
-_LEAST_STEP = 256
-"""The smallest max_num_batched_tokens that is proposed."""
-_LEAST_PIXELS = 512 * 512
-"""The smallest image_max_pixels that is proposed."""
+
+NO_CHANGE_HELPS = "no shorter context, quantization or number of devices makes it fit"
+
+Changes = Mapping[str, Any]
+"""Names of settings -> their new values."""
 
 
-@dataclass(frozen=True)
-class Alternative:
-    """Settings that fit.
-
-    Attributes:
-        plan: of these settings.
-        changed: names of the settings that differ -> their values.
-        distances: the same names -> doublings and halvings.
-    """
-
-    plan: MemoryPlan
-    changed: Mapping[str, object]
-    distances: Mapping[str, float]
-
-    @property
-    def nearness(self) -> tuple[int, float]:
-        """What orders alternatives: the nearest has the least."""
-        return len(self.changed), sum(self.distances.values())
-
-    def is_beside(self, other: Alternative) -> bool:
-        """Whether it leaves a setting alone that another one changes, or changes it notably less."""
-        return any(self.distances.get(name, -1.0) + _NOTABLE < size for name, size in other.distances.items())
-
-    def __str__(self) -> str:
-        return " and ".join(f"{name} {value}" for name, value in self.changed.items())
+def suggest_changes(plan: MemoryPlan) -> list[Changes]:
+    """Return changes that make a plan fit which does not, at most one for each way."""
+    ways: Sequence[Sequence[Changes]] = (
+        [{}],
+        [{"quantization": each} for each in _smaller_weights(plan)],
+        [{"tensor_parallel_size": each} for each in _more_devices(plan)],
+    )
+    return [found for way in ways if (found := next(_fitting(plan, way), None))]
 
 
-def nearest_fits(plan: MemoryPlan, count: int = 3) -> list[Alternative]:
-    """Return the nearest settings that fit, at most ``count``; each changes other settings if possible."""
-    smaller = _smaller(plan)
-    if not _fitted(plan, {name: values[-1] for name, values in smaller.items()}):
-        return []
-    found: list[Alternative] = []
-    for number in range(len(smaller) + 1):
-        for names in itertools.combinations(smaller, number):
-            for values in itertools.product(*(smaller[name] for name in names)):
-                found += _fitted(plan, dict(zip(names, values, strict=True)))
-        nearest = _nearest([each for each in found if len(each.changed) <= number], count)
-        if len(nearest) == count:
-            return nearest
-    return _nearest(found, count)
+def _fitting(plan: MemoryPlan, way: Sequence[Changes]) -> Iterator[Changes]:
+    plans = [(changes, _changed(plan, changes)) for changes in way]
+    # Shorter requests come last: they take something from the user that another value of the way may not.
+    for repair in (_more_memory, _shorter_requests):
+        for changes, changed in plans:
+            together = {**changes, **repair(changed)}
+            if _changed(plan, together).fits:
+                yield together
 
 
-def _nearest(found: Sequence[Alternative], count: int) -> list[Alternative]:
-    kept: list[Alternative] = []
-    for each in sorted(found, key=lambda each: each.nearness):
-        if all(each.is_beside(other) for other in kept):
-            kept.append(each)
-    first: list[Alternative] = []
-    for each in kept:
-        if not any(set(other.changed) <= set(each.changed) for other in first):
-            first.append(each)
-    more = [each for each in kept if each not in first]
-    return sorted((first + more)[:count], key=lambda each: each.nearness)
+def _changed(plan: MemoryPlan, changes: Changes) -> MemoryPlan:
+    return plan_memory(plan.shape, replace(plan.settings, **changes), plan.device)
 
 
-def _fitted(plan: MemoryPlan, changes: Mapping[str, Any]) -> list[Alternative]:
-    """Return what fits with some changes; with them alone, or with a little more memory or shorter requests."""
-    other = plan_memory(plan.shape, replace(plan.settings, **changes), plan.device)
-    candidates = (other.settings, *_more_memory(other), *_less_cache(other))
-    plans = [plan_memory(plan.shape, settings, plan.device) for settings in candidates]
-    return [_alternative(plan, each) for each in plans if each.fits]
+def _more_memory(plan: MemoryPlan) -> Changes:
+    """Return the least utilization that is enough, in hundredths; none if the plan fits without."""
+    if plan.fits or plan.needed > MAX_UTILIZATION * plan.memory:
+        return {}
+    return {"gpu_memory_utilization": min(math.ceil(100 * plan.needed / plan.memory) / 100, MAX_UTILIZATION)}
 
 
-def _smaller(plan: MemoryPlan) -> dict[str, Sequence[object]]:
-    """Return what each setting that decides memory can be lowered to, the nearest first; not its own value."""
-    old, vision = plan.settings, plan.shape.vision
-    pixels = (old.image_max_pixels or vision.max_pixels) if vision else 0
-    choices: dict[str, Sequence[object]] = {
-        "tensor_parallel_size": _more_devices(plan),
-        "quantization": _smaller_weights(plan),
-        "kv_cache_dtype": _smaller_caches(plan),
-        "max_num_batched_tokens": _halves(old.max_num_batched_tokens, _LEAST_STEP),
-        "max_num_seqs": _halves(old.max_num_seqs, 1),
-        "image_max_pixels": _halves(pixels, _LEAST_PIXELS),
-    }
-    return {name: values for name, values in choices.items() if values}
-
-
-def _smaller_weights(plan: MemoryPlan) -> list[str]:
-    """Return the quantizations that take less; w4a8 needs a checkpoint of its own and is not proposed."""
-    if plan.shape.config.quantization_config is not None:
-        return []
-    known = ("wint8", "wint4") if plan.shape.config.moe else ("wint8",)
-    return [each for each in known if _WEIGHT_BITS[each] < _WEIGHT_BITS[plan.settings.quantization]]
-
-
-def _smaller_caches(plan: MemoryPlan) -> list[str]:
-    return [] if plan.shape.has_cache_scales or plan.settings.kv_cache_dtype == "int8" else ["int8"]
-
-
-def _halves(old: int, least: int) -> list[int]:
-    halves = []
-    while (old := old // 2) >= least:
-        halves.append(old)
-    return halves
-
-
-def _more_devices(plan: MemoryPlan) -> list[int]:
-    if plan.device.is_shared:
-        return []
-    more = range(plan.settings.tensor_parallel_size + 1, MAX_DEVICES + 1)
-    return [size for size in more if can_share(plan.shape, plan.settings, size)]
-
-
-def _more_memory(plan: MemoryPlan) -> Iterator[PlanSettings]:
-    """Yield the settings with the least utilization that is enough, in hundredths."""
-    if plan.needed > MAX_UTILIZATION * plan.memory:
-        return
-    enough = min(math.ceil(100 * plan.needed / plan.memory) / 100, MAX_UTILIZATION)
-    if enough > plan.settings.gpu_memory_utilization:
-        yield replace(plan.settings, gpu_memory_utilization=enough)
-
-
-def _less_cache(plan: MemoryPlan) -> Iterator[PlanSettings]:
-    """Yield the settings with the longest requests of whole blocks that fit, or with fewer chosen blocks."""
+def _shorter_requests(plan: MemoryPlan) -> Changes:
+    """Return the longest requests of whole blocks that fit, or the blocks that fit; none if nothing does."""
     settings, blocks = plan.settings, plan.affordable_blocks
     if settings.num_gpu_blocks_override is None:
-        if 0 < blocks < settings.blocks_per_request:
-            yield replace(settings, max_model_len=blocks * settings.block_size)
-    elif settings.blocks_per_request <= blocks < settings.num_gpu_blocks_override:
-        yield replace(settings, num_gpu_blocks_override=blocks)
+        return {"max_model_len": blocks * settings.block_size} if blocks else {}
+    return {"num_gpu_blocks_override": blocks} if blocks >= settings.blocks_per_request else {}
 
 
-def _alternative(old: MemoryPlan, new: MemoryPlan) -> Alternative:
-    before, after = vars(old.settings), vars(new.settings)
-    changed = {name: value for name, value in after.items() if value != before[name]}
-    distances = {name: abs(math.log2(_number(new, name) / _number(old, name))) for name in changed}
-    return Alternative(new, changed, distances)
+def _smaller_weights(plan: MemoryPlan) -> Sequence[str]:
+    """Return the quantizations that take less; w4a8 needs a checkpoint of its own and is not suggested."""
+    if plan.shape.config.quantization_config is not None:
+        return ()
+    known = ("wint8", "wint4") if plan.shape.config.moe else ("wint8",)
+    return {None: known, "wint8": known[1:]}.get(plan.settings.quantization, ())
 
 
-def _number(plan: MemoryPlan, name: str) -> float:
-    """Return what a setting is worth, for ratios."""
-    value = getattr(plan.settings, name)
-    if name == "quantization":
-        return _WEIGHT_BITS[value]
-    if name == "kv_cache_dtype":
-        return _CACHE_BITS[value]
-    if value is None and plan.shape.vision is not None:
-        return plan.shape.vision.max_pixels
-    return float(value)
+def _more_devices(plan: MemoryPlan) -> Sequence[int]:
+    if plan.device.is_shared:  # ranks on a CPU have one memory together
+        return ()
+    more = range(plan.settings.tensor_parallel_size + 1, MAX_DEVICES + 1)
+    return [size for size in more if can_share(plan.shape, plan.settings, size)]

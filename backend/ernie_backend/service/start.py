@@ -29,7 +29,7 @@ from ernie_backend.parallel.layout import check_leads, engine_layout
 from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.worker import Worker
 from ernie_backend.planning.engine_plan import check_fits, engine_plan
-from ernie_backend.planning.kv_sizing import in_mib
+from ernie_backend.planning.units import format_bytes
 from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.runner.sampler import Sampler
 from ernie_backend.scheduler.limits import SchedulerLimits
@@ -115,7 +115,7 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
 def _logged(stages: Stages, name: str) -> Iterator[Stage]:
     with stages.stage(name) as stage:
         yield stage
-    size = "" if stage.size_bytes is None else f", {in_mib(stage.size_bytes)}"
+    size = "" if stage.size_bytes is None else f", {format_bytes(stage.size_bytes)}"
     logger.info("start: %s: %.2f s%s", name, stage.seconds, size)
 
 

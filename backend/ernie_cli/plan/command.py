@@ -1,7 +1,4 @@
-"""The command ``ernie-triton plan``: arguments in, a plan of the memory out.
-
-This module must not know how memory is planned.
-"""
+"""The command ``ernie-triton plan``: arguments in, a plan of the memory out."""
 
 from __future__ import annotations
 
@@ -14,11 +11,11 @@ import typer
 
 from ernie_backend.errors import StartError
 from ernie_backend.planning.memory_plan import plan_memory
-from ernie_backend.planning.suggestions import nearest_fits
+from ernie_backend.planning.suggestions import suggest_changes
 from ernie_cli.command_line import UsageError, help_text, is_help, parsed_flags, terminal_language
 from ernie_cli.errors import CommandError
 from ernie_cli.plan.flags import DESCRIPTION, PLAN_GROUPS, SHOWN_GROUP, USAGE
-from ernie_cli.plan.report import Answer, lines, report
+from ernie_cli.plan.report import Planned, lines, report
 from ernie_cli.plan.request import plan_request
 
 MISFIT_STATUS = 1
@@ -37,28 +34,26 @@ def plan_command(arguments: Sequence[str]) -> None:
         return
     try:
         given = parsed_flags(arguments, PLAN_GROUPS)
-        answer = _answer(given)
+        planned = _planned(given)
     except UsageError as error:
         raise _refusal(f"{error}\n(ernie-triton plan --help lists the flags)") from None
     except (CommandError, StartError) as error:
         raise _refusal(error.message) from None
     if "--json" in given:
-        typer.echo(json.dumps(report(answer), indent=2))
+        typer.echo(json.dumps(report(planned), indent=2))
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        for line in lines(answer, width):
+        for line in lines(planned, width):
             typer.echo(line)
-    if not answer.plan.fits:
+    if not planned.plan.fits:
         raise typer.Exit(MISFIT_STATUS)
 
 
-def _answer(given: Mapping[str, str]) -> Answer:
+def _planned(given: Mapping[str, str]) -> Planned:
     request = plan_request(given)
     plan = plan_memory(request.shape, request.settings, request.device)
-    alternatives = [] if plan.fits else nearest_fits(plan)
-    if request.composed is None:
-        return Answer(request, plan, alternatives)
-    return Answer(request, plan, alternatives, plan_memory(request.shape, request.settings, request.composed))
+    composed = plan_memory(request.shape, request.settings, request.composed) if request.composed else None
+    return Planned(request, plan, [] if plan.fits else suggest_changes(plan), composed)
 
 
 def _refusal(message: str) -> typer.Exit:

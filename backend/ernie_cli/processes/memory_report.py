@@ -8,8 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ernie_backend.devices.host import own_cgroups, total_bytes
-
-_GIB = 2**30
+from ernie_backend.planning.units import format_bytes
 
 
 class MemoryReport:
@@ -34,8 +33,8 @@ class MemoryReport:
         else:
             evidence = "but the OOM killer of this container did not strike: look for who sent it"
         return (
-            f"memory needed: {weights_bytes / _GIB:.2f} GiB for the weights, and the KV cache; had: "
-            f"{limit / _GIB:.2f} GiB ({whose}); {evidence}. Take a smaller --max-model-len, --max-num-seqs or"
+            f"memory needed: {format_bytes(weights_bytes)} for the weights, and the KV cache; had: "
+            f"{format_bytes(limit)} ({whose}); {evidence}. Take a smaller --max-model-len, --max-num-seqs or"
             " --gpu-memory-utilization, or --quantization wint8"
         )
 

@@ -13,11 +13,11 @@ import pytest
 from ernie_backend.devices.device import GIB, cpu, p800
 from ernie_backend.planning.memory_plan import plan_memory
 from ernie_backend.planning.plan_settings import PlanSettings
-from ernie_backend.planning.suggestions import nearest_fits
+from ernie_backend.planning.suggestions import suggest_changes
 from ernie_cli import main as command_line
 from ernie_cli.command_line import parsed_flags
 from ernie_cli.plan.flags import MEDIA, PLAN_GROUPS, SHOWN
-from ernie_cli.plan.report import Answer, lines
+from ernie_cli.plan.report import Planned, lines
 from ernie_cli.plan.request import plan_request
 from ernie_cli.presets.released import RELEASED
 from ernie_cli.presets.rows import ROWS, Row
@@ -117,7 +117,8 @@ def test_vl_424b_does_not_fit_64_gib(run_plan: RunPlan) -> None:
     assert "It does not fit: " in shown
     misfit = shown[shown.index("It does not fit") :].splitlines()
     assert misfit[1] == "  --gpu-memory-utilization 0.87"
-    assert len([line for line in misfit if line.startswith("  ")]) == 3
+    assert misfit[2] == "  --quantization wint4"
+    assert len([line for line in misfit if line.startswith("  ")]) == 2
     assert "Assumed: the widths of the experts, 3584 and 1536" in misfit
 
 
@@ -212,18 +213,18 @@ def test_a_model_in_parts_is_planned_for_as_many_ranks(run_plan: RunPlan) -> Non
     assert "the checkpoint was cut for 4 ranks (rank0 to rank3)" in shown
 
 
-def test_room_is_told_beside_the_one_sequence(run_plan: RunPlan) -> None:
+def test_room_is_told_next_to_the_one_sequence(run_plan: RunPlan) -> None:
     shown = run_plan("--model", str(DENSE), "--num-gpu-blocks-override", "101", "--device-memory", "3")[1]
-    assert "beside one sequence of 2,048 tokens there is room for 4,416 tokens more, or 2 more such" in shown
+    assert "next to one sequence of 2,048 tokens there is room for 4,416 tokens more, or 2 more such" in shown
 
 
-def test_a_proposal_can_be_pasted() -> None:
+def test_a_suggestion_can_be_pasted() -> None:
     row = "ernie-4.5-vl-28b-a3b-thinking-wint8-128k"
     for device_memory in (24, 32, 40, 48):
         given = {"--model": row, "--device-memory": str(device_memory)}
         request = plan_request(given)
         plan = plan_memory(request.shape, request.settings, request.device)
-        shown = lines(Answer(request, plan, nearest_fits(plan)))
+        shown = lines(Planned(request, plan, suggest_changes(plan)))
         proposals = [line for line in shown if line.startswith("  --")]
         assert bool(proposals) != plan.fits
         for proposal in proposals:
@@ -234,7 +235,7 @@ def test_a_proposal_can_be_pasted() -> None:
 def test_sentences_are_wrapped_at_the_width_of_the_terminal() -> None:
     request = plan_request({"--model": VL_424B, "--device-memory": "64"})
     plan = plan_memory(request.shape, request.settings, request.device)
-    answer = Answer(request, plan, nearest_fits(plan), plan)
+    answer = Planned(request, plan, suggest_changes(plan), plan)
     shown = lines(answer, 72)
     assert max(map(len, shown)) <= 72
     assert " ".join(" ".join(shown).split()) == " ".join(" ".join(lines(answer)).split())

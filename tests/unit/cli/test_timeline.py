@@ -29,9 +29,9 @@ def test_the_engines_stages_take_the_place_of_the_loading() -> None:
 def test_the_seconds_add_up_to_the_total() -> None:
     lines = table([Stage("ports", 1.25), Stage("weights", 2.5, 3 << 20)], 5.0)
     assert [line.split() for line in lines] == [
-        ["Start-up", "seconds", "MiB"],
+        ["Start-up", "seconds", "memory"],
         ["ports", "1.25"],
-        ["weights", "2.50", "3.0"],
+        ["weights", "2.50", "3.0", "MiB"],
         ["(not", "accounted", "for)", "1.25"],
         ["total", "5.00"],
     ]
