@@ -10,7 +10,7 @@ import signal
 import sys
 from types import FrameType
 
-from ernie_wire.process_exit import end_signals
+from ernie_wire.processes import end_signals
 
 
 def main() -> None:

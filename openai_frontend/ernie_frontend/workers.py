@@ -29,7 +29,7 @@ from ernie_frontend.log_output import log_to_standard_error
 from ernie_frontend.metrics import DIRECTORY_VARIABLE, reserve_files, take_files
 from ernie_frontend.middleware.concurrency import slots_file
 from ernie_frontend.settings import Settings
-from ernie_wire.process_exit import Exit, end_signals
+from ernie_wire.processes import Exit, end_signals
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from ernie_wire.process_exit import Exit
+from ernie_wire.processes import Exit
 
 _END_S = 5.0
 

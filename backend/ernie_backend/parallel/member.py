@@ -14,7 +14,7 @@ from ernie_backend.parallel.local_rank import LocalRank
 from ernie_backend.parallel.messages import CODEC, Beat, Failed, Here, Loaded, RankMessage
 from ernie_backend.parallel.vital_signs import VitalSigns
 from ernie_wire.channel import Channel
-from ernie_wire.process_exit import Exit
+from ernie_wire.processes import Exit
 
 Lost = Callable[[str, int | None], None]
 """Takes the cause in words, and the signal that ended the rank, if one did."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 from ernie_backend.parallel.messages import Beat
 from ernie_kernels.communicator import CollectiveCounter
+from ernie_wire.processes import ProcessStat
 
 
 class Pulse:
@@ -18,10 +18,9 @@ class Pulse:
 
     def __init__(self) -> None:
         self.collectives = CollectiveCounter()
-        self._stat = Path(f"/proc/self/task/{threading.get_native_id()}/stat")
+        self._thread = f"self/task/{threading.get_native_id()}"
 
     def beat(self) -> Beat:
         """Return the thread's figures of now."""
-        after_name = self._stat.read_text().rpartition(")")[2].split()
-        progress = tuple(int(after_name[field]) for field in (9, 11, 12))  # majflt, utime, stime: proc(5)
-        return Beat(progress, self.collectives.count, is_held=after_name[0] in "Tt")
+        stat = ProcessStat.read(self._thread)
+        return Beat(stat.progress, self.collectives.count, is_held=stat.state in "Tt")

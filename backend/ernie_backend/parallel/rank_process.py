@@ -25,15 +25,15 @@ from ernie_backend.errors import StartError
 from ernie_backend.parallel.layout import engine_layout
 from ernie_backend.parallel.rank_worker import Follower
 from ernie_backend.parallel.rendezvous import reach_rank_0
-from ernie_backend.parent_death import die_with_parent
 from ernie_backend.settings import model_directory, read_settings
+from ernie_wire.processes import die_with_parent
 
 logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a rank; return its exit status."""
-    die_with_parent()
+    die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     parser = argparse.ArgumentParser(prog="python -m ernie_backend.parallel")

@@ -21,20 +21,20 @@ import time
 
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.group import GroupWatch
-from ernie_backend.parent_death import die_with_parent
 from ernie_backend.service.connection import Connection
 from ernie_backend.service.engine_loop import EngineLoop
 from ernie_backend.service.inbox import Inbox
 from ernie_backend.service.input_thread import PreparationThread
 from ernie_backend.service.start import StartedEngine, start_engine
 from ernie_wire.messages import ALIVE_S, Alive, Cancel, Fault, GenerateRequest, Message, StartFailed, Starting
+from ernie_wire.processes import die_with_parent
 
 logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the engine process; return its exit status."""
-    die_with_parent()
+    die_with_parent(signal.SIGKILL)
     os.umask(0o077)  # whoever started Triton: what the engine and its ranks write is their user's
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()  # the stub's SIGABRT makes a hanging engine write all its stacks

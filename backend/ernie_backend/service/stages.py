@@ -1,16 +1,12 @@
-"""The stages of a start: what each took in time and memory, from the beginning of the process.
-
-This module must not know what the stages do.
-"""
+"""The stages of a start: what each took in time and memory, from the beginning of the process."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from ernie_wire.processes import ProcessStat
 from ernie_wire.status import Stage
 
 
@@ -31,7 +27,5 @@ class Stages:
 
 
 def process_age_s() -> float:
-    """Return the seconds since this process was started, to the kernel's tick of 10 ms."""
-    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    started_s = int(after_name[19]) / os.sysconf("SC_CLK_TCK")  # starttime: proc(5)
-    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_s)
+    """Return the seconds since this process was started, to a clock tick of 10 ms."""
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ProcessStat.read().start_s)

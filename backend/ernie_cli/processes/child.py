@@ -22,7 +22,7 @@ from pathlib import Path
 from ernie_cli.errors import CommandError
 from ernie_cli.processes.tied import tied_command
 from ernie_frontend.log_output import LogOutput
-from ernie_wire.process_exit import Exit
+from ernie_wire.processes import Exit, ProcessStat
 
 STOPPED_S = 3.0
 """How long a process may stay stopped: no load on the machine can stop one, so it need not be long."""
@@ -55,25 +55,14 @@ class ChildCommand:
     stopped_s: float = STOPPED_S
 
 
-@dataclass(frozen=True)
-class Member:
-    """A process: id, first 15 bytes of the name, state as in proc(5), ids of its parent and its group."""
-
-    pid: int
-    name: str
-    state: str
-    parent: int
-    group: int
-
-
 class _Processes:
     """The processes of this machine, which several look at again and again."""
 
     def __init__(self) -> None:
-        self._members: list[Member] = []
+        self._members: list[ProcessStat] = []
         self._looked_at_s = -math.inf
 
-    def members(self, max_age_s: float) -> list[Member]:
+    def members(self, max_age_s: float) -> list[ProcessStat]:
         """Return all processes as they were at most ``max_age_s`` ago."""
         if time.monotonic() - self._looked_at_s > max_age_s:
             self._members = list(_all_processes())
@@ -81,15 +70,10 @@ class _Processes:
         return self._members
 
 
-def _all_processes() -> Iterator[Member]:
+def _all_processes() -> Iterator[ProcessStat]:
     for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            before, _, after = (directory / "stat").read_bytes().rpartition(b")")
-        except OSError:  # it has ended
-            continue
-        state, parent, group = after.split()[:3]
-        name = before.partition(b"(")[2].decode(errors="replace")
-        yield Member(int(directory.name), name, state.decode(), int(parent), int(group))
+        with contextlib.suppress(OSError):  # it has ended
+            yield ProcessStat.read(directory.name)
 
 
 _PROCESSES = _Processes()
@@ -136,7 +120,7 @@ class Child:
         """Exit status; negative for a signal, None while it runs."""
         return self._process.returncode
 
-    def members(self, max_age_s: float = 0.0) -> list[Member]:
+    def members(self, max_age_s: float = 0.0) -> list[ProcessStat]:
         """Return the processes of its group, itself among them while it is there.
 
         Args:

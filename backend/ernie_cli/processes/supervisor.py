@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ernie_cli.processes.child import Child, ChildCommand
 from ernie_frontend.log_output import LogOutput, standard_error
-from ernie_wire.process_exit import end_signals
+from ernie_wire.processes import end_signals
 
 Result = TypeVar("Result")
 

@@ -2,22 +2,19 @@
 
     python -m ernie_cli.processes.tied PARENT_PID COMMAND [ARGUMENT...]
 
-The kernel is asked for both (``PR_SET_PDEATHSIG``, and see ``private_files.py``) in this process, which then
-becomes the command: the wishes survive exec, and nothing runs between fork and exec in the parent. This module
-must not know the command.
+The kernel is asked for both (``die_with_parent``, and see ``private_files.py``) in this process, which then
+becomes the command: both survive exec, and nothing runs between fork and exec in the parent.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
 from ernie_cli.processes.private_files import keep_files_private
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from ernie_wire.processes import die_with_parent
 
 
 def tied_command(command: Sequence[str]) -> list[str]:
@@ -29,8 +26,8 @@ def main() -> None:
     """Tie this process to its parent, keep its files private, and become the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     keep_files_private()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before the wish was made
+    die_with_parent(signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before the kernel was asked
         sys.exit(1)
     try:
         os.execvp(command[0], command)  # noqa: S606 - becoming the command is the point

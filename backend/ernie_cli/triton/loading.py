@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ernie_cli.errors import CommandError
-from ernie_cli.processes.child import LOOK_S, SHARED_LOOK_S, Child, Member
+from ernie_cli.processes.child import LOOK_S, SHARED_LOOK_S, Child
 from ernie_cli.triton.model_control import EngineDied, ModelDied, TritonModel
 from ernie_stub.engine_process import ready_notice
+from ernie_wire.processes import ProcessStat
 
 _STUB = "triton_python_backend_stub"
 _WITHOUT_STUB_S = 5.0  # Triton starts one in less than a second, if it is given a processor
@@ -107,7 +108,7 @@ def _sight(triton: Child) -> _Sight:
     return _Sight("its stub has not run", _STALL_S, _times_run(*process.glob("task/*")))
 
 
-def _stub(members: Sequence[Member]) -> Member | None:
+def _stub(members: Sequence[ProcessStat]) -> ProcessStat | None:
     return next((each for each in members if _STUB.startswith(each.name) and each.state != "Z"), None)
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_wire.errors import InternalError
-from ernie_wire.process_exit import Exit
+from ernie_wire.processes import Exit, ProcessStat
 
 _SOON_S = 5.0
 
@@ -83,20 +83,20 @@ class EngineProcess:
 
     def progress(self) -> tuple[int, ...]:
         """Return figures that grow while the process works: CPU ticks and pages read; empty once it is gone."""
-        figures = self._stat()
-        return tuple(int(figures[field]) for field in (9, 11, 12)) if figures else ()  # majflt, utime, stime
+        stat = self._stat()
+        return stat.progress if stat else ()
 
     def note_stop(self) -> None:
         """Look whether the process is stopped (SIGSTOP): whoever kills it soon does so for that."""
-        if self._stat()[:1] == ["T"]:
+        stat = self._stat()
+        if stat and stat.state == "T":
             self._seen_stopped_at = time.monotonic()
 
-    def _stat(self) -> list[str]:
-        """Return the fields of proc(5) from the state on; none once the process is gone."""
+    def _stat(self) -> ProcessStat | None:
         try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return []
+            return ProcessStat.read(self.pid)
+        except OSError:  # it has ended
+            return None
 
     def end(self, grace_s: float) -> Exit:
         """End the process: wait for it, then SIGTERM, then SIGKILL, ``grace_s`` apart; return how it ended."""

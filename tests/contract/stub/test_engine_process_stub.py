@@ -22,7 +22,7 @@ from ernie_stub.in_flight import InFlight
 from ernie_stub.response_stream import ResponseStream, Senders
 from ernie_wire.errors import EngineCrashed, InternalError, InvalidValue, ModelUnavailable
 from ernie_wire.messages import GenerateRequest
-from ernie_wire.process_exit import Exit
+from ernie_wire.processes import Exit
 from ernie_wire.status import Control, answer_text
 from fakes import triton_python_backend_utils as fake_utils
 

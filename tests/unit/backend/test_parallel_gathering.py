@@ -16,7 +16,7 @@ from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.messages import CODEC, Failed
 from ernie_backend.settings import read_settings
 from ernie_wire.frames import send_frame
-from ernie_wire.process_exit import Exit
+from ernie_wire.processes import Exit
 from free_ports import free_port
 
 MOE_TP = Path(__file__).parents[2] / "data" / "moe_tp"

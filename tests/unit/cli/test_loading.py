@@ -12,12 +12,13 @@ from typing import Any, cast
 
 import pytest
 
-from ernie_cli.processes.child import Child, ChildCommand, Member
+from ernie_cli.processes.child import Child, ChildCommand
 from ernie_cli.triton import loading
 from ernie_cli.triton.loading import LoadHangs, load_model, watch_stub
 from ernie_cli.triton.model_control import TritonModel
 from ernie_frontend.log_output import standard_error
 from ernie_stub.engine_process import ready_notice
+from ernie_wire.processes import ProcessStat
 
 DEADLINE_S = 60.0
 LOOK_S, LIMIT_S = 0.25, 1.5
@@ -113,9 +114,9 @@ class StaleLooks:
     def __init__(self) -> None:
         self._started_s = time.monotonic()
 
-    def members(self, max_age_s: float = 0.0) -> list[Member]:
+    def members(self, max_age_s: float = 0.0) -> list[ProcessStat]:
         is_older = time.monotonic() - self._started_s < max_age_s
-        return [] if is_older else [Member(2, "triton_python_b", "S", 1, 1)]
+        return [] if is_older else [ProcessStat(2, "triton_python_b", "S", 1, 1)]
 
 
 async def test_a_stub_that_is_younger_than_the_last_look_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,11 @@ import psutil
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.processes.child import Member, _Processes
+from ernie_cli.processes.child import _Processes
 from ernie_cli.processes.supervisor import StopRequested, Supervisor
 from ernie_cli.processes.tied import tied_command
 from ernie_frontend.log_output import LogOutput, standard_error
+from ernie_wire.processes import ProcessStat
 
 DEADLINE_S = 60.0
 
@@ -220,10 +221,10 @@ async def test_a_process_that_stays_stopped_is_killed_and_no_other(tmp_path: Pat
 
 
 def test_one_look_at_the_processes_serves_all_who_look_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[list[Member]] = []
+    looks: list[list[ProcessStat]] = []
 
-    def look() -> list[Member]:
-        looks.append([Member(len(looks), "name", "R", 1, 1)])
+    def look() -> list[ProcessStat]:
+        looks.append([ProcessStat(len(looks), "name", "R", 1, 1)])
         return looks[-1]
 
     monkeypatch.setattr("ernie_cli.processes.child._all_processes", look)
