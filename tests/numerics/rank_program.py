@@ -13,11 +13,11 @@ import sys
 import numpy as np
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.models.base import LoadSettings
 from ernie_backend.models.load import load_model
 from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.runner.inputs import build_batch
 from ernie_backend.runner.model_runner import ModelRunner
+from ernie_backend.settings.groups import LoadSettings
 from ernie_backend.weights.sharding import kv_heads_of, shard_of, vocabulary_of
 from ernie_kernels.api import CacheSpec
 from ernie_kernels.communicator import ProcessGroupConfig
@@ -34,8 +34,8 @@ def main(family: str, layout: str, rank: int, size: int, master: str, is_expert_
     ops = PaddleOps("cpu", join_device_group(ProcessGroupConfig(rank, size, master, "127.0.0.1"), "cpu"))
     config = ModelConfig.from_directory(checkpoint(family, layout))
     shard = shard_of(config, rank, size, is_expert_parallel=is_expert_parallel)
-    how = LoadSettings("float32", None, ActivationType.FLOAT32, MAX_POSITIONS, shard=shard)
-    model = load_model(checkpoint(family, layout), config, ops, how)
+    how = LoadSettings("float32", None, ActivationType.FLOAT32, MAX_POSITIONS)
+    model = load_model(checkpoint(family, layout), config, ops, how, shard)
     rows = golden_rows(family)
     blocks = MAX_POSITIONS // BLOCK_SIZE
     spec = CacheSpec(

@@ -21,7 +21,7 @@ from ernie_backend.models.base import Model
 from ernie_backend.request.plan import SchedulePlan
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.runner.sampler import Sampler
-from ernie_backend.scheduler.limits import SchedulerLimits
+from ernie_backend.settings.groups import SchedulerLimits
 from ernie_kernels.api import CacheSpec, Ops
 from ernie_kernels.formats import ActivationType
 from ernie_kernels.sampling import SamplingFilters

@@ -32,7 +32,7 @@ from ernie_backend.devices.host import available_bytes, resident_bytes
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.parallel.worker import Worker
 from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
-from ernie_backend.settings import read_settings
+from ernie_backend.settings.reader import read_settings
 from ernie_backend.service.start import start_engine
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
@@ -56,10 +56,10 @@ def use_blocks(runner, num_blocks, times=1):
         ScheduledChunk(f"{block} {start} {time}", (3,), start, (block,), num_sampled=0)
         for time in range(times)
         for block in range(num_blocks)
-        for start in range(0, settings.block_size, 16)
+        for start in range(0, settings.cache.block_size, 16)
     ]
-    for start in range(0, len(chunks), settings.max_num_batched_tokens):
-        runner.run(SchedulePlan(tuple(chunks[start : start + settings.max_num_batched_tokens])))
+    for start in range(0, len(chunks), settings.scheduler.max_num_batched_tokens):
+        runner.run(SchedulePlan(tuple(chunks[start : start + settings.scheduler.max_num_batched_tokens])))
 
 Worker.create_runner = measured_allocate
 parameters = json.loads(sys.argv[1])
@@ -67,21 +67,23 @@ config = ModelConfig.from_directory(Path(parameters["model"]))
 settings = read_settings(parameters, config)
 plan = engine_plan(settings, config, CPU, available_bytes())
 started = start_engine(parameters)
-prompt = tuple(3 + index % 500 for index in range(settings.max_num_batched_tokens))
+prompt = tuple(3 + index % 500 for index in range(settings.scheduler.max_num_batched_tokens))
 request = GenerateRequest("1", input_ids=prompt, sampling=SamplingParameters(max_tokens=1))
 started.engine.submit(started.preparation.prepare(request))
 while started.engine.has_work:
     started.engine.step()
 # A step of so many chunks first, on one block: what it takes besides the cache is no part of the difference.
-use_blocks(started.engine._runner, 1, settings.max_num_batched_tokens * 16 // settings.block_size)
+limits, cache = settings.scheduler, settings.cache
+use_blocks(started.engine._runner, 1, limits.max_num_batched_tokens * 16 // cache.block_size)
 before = resident_bytes()
 use_blocks(started.engine._runner, plan.least_blocks)
 taken["kv_cache"] = resident_bytes() - before
-not_in_prompt = plan.least_blocks - len(prompt) // settings.block_size
+not_in_prompt = plan.least_blocks - len(prompt) // settings.cache.block_size
 stages = started.ready.description.startup
 weights = next(stage.size_bytes for stage in stages if stage.name.startswith("weights"))
 ranks = [os.getpid(), *Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-rotary = settings.max_model_len * plan.shape.config.head_dim * 4  # planned as activations, made with weights
+# Planned as activations, made with weights:
+rotary = settings.loading.max_model_len * plan.shape.config.head_dim * 4
 print(json.dumps({
     "weights": [weights, sum(plan.weights.values()) + rotary],
     "reserved KV cache": [taken["reserved"], 0],

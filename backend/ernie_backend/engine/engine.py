@@ -22,8 +22,8 @@ from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.request.plan import SchedulePlan
 from ernie_backend.runner.sampler import NO_TOKEN, SampledToken, Sampler, SamplingRow
-from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.scheduler import Scheduler
+from ernie_backend.settings.groups import SchedulerLimits
 from ernie_wire.errors import ErnieError, InternalError, InvalidValue, RequestTimeout
 from ernie_wire.messages import Heartbeat, Output
 
@@ -166,7 +166,7 @@ class Engine:
         if not expired:
             return ()
         error = RequestTimeout(
-            f"the request has waited longer than {self._limits.max_waiting_time_s} s for its turn "
+            f"the request has waited longer than {self._limits.max_waiting_time} s for its turn "
             "(max_waiting_time); try again later"
         )
         for sequence in expired:

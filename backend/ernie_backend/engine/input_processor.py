@@ -14,9 +14,10 @@ from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
 from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.request_state import RequestState
-from ernie_backend.engine.sampling_resolver import LogprobLimits, SamplingResolver
+from ernie_backend.engine.sampling_resolver import SamplingResolver
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.request.sequence import Sequence
+from ernie_backend.settings.groups import LogprobLimits
 from ernie_wire.checks import check_token_ids
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.json_text import read_json_object

@@ -15,6 +15,7 @@ from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import BadWords, LogitBias, MinTokens, Penalties
+from ernie_backend.settings.groups import LogprobLimits
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.checks import check_token_ids
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
@@ -22,19 +23,6 @@ from ernie_wire.sampling import MAX_SEED, SamplingParameters
 
 MAX_PROMPT_VALUES = 1 << 18
 """Values in the ``prompt_logprobs`` of one request: they all go in one message, about 75 bytes each."""
-
-
-@dataclass(frozen=True)
-class LogprobLimits:
-    """Which log probabilities a request may ask for.
-
-    Attributes:
-        is_enabled: whether any.
-        max_logprobs: tokens at one place; -1: as many as the vocabulary has.
-    """
-
-    is_enabled: bool = True
-    max_logprobs: int = 20
 
 
 @dataclass(frozen=True)
@@ -153,7 +141,7 @@ class SamplingResolver:
         """Return how many log probabilities are asked for at one place; -1 asks for those of all tokens."""
         if count is None:
             return None
-        if not self.logprob_limits.is_enabled:  # FastDeploy's text
+        if not self.logprob_limits.enable_logprob:  # FastDeploy's text
             raise InvalidValue("Logprobs is disabled, please enable it in startup config.", name)
         limit = self.logprob_limits.max_logprobs
         wanted = self.vocab_size if count == -1 else count

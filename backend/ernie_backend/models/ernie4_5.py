@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.models.base import LoadSettings
+from ernie_backend.settings.groups import LoadSettings
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.roles import Role
 from ernie_kernels.api import (
@@ -61,13 +61,13 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
     """The ERNIE-4.5 decoder, dense or with experts, its weights packed by ``ops``."""
 
     def __init__(self, config: ModelConfig, weights: ModelWeights, ops: Ops, settings: LoadSettings) -> None:
-        packer = _Packer(config, weights, ops, settings.activation)
+        packer = _Packer(config, weights, ops, settings.activation_dtype)
         self.config = config
         self.cache_dtype = settings.dtype
         self.cache_scales = tuple(weights.cache_scales(layer) for layer in range(config.num_layers))
         self._ops = ops
         self._has_partial_sums = weights.has_partial_sums
-        self._rotary = ops.pack_rotary(config.rotary(settings.max_positions))
+        self._rotary = ops.pack_rotary(config.rotary(settings.max_model_len))
         self._embedding = packer.linear(Role.EMBEDDING)
         self._head = self._embedding if config.tie_word_embeddings else packer.linear(Role.HEAD)
         self._first_norm = packer.vector(Role.INPUT_NORM, 0)

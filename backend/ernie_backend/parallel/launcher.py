@@ -20,7 +20,7 @@ from ernie_backend.parallel.member import Member
 from ernie_backend.parallel.messages import Join
 from ernie_backend.parallel.rank_worker import config_digest
 from ernie_backend.parallel.rendezvous import meet_ranks
-from ernie_backend.settings import EngineSettings
+from ernie_backend.settings.groups import EngineSettings
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ernie_backend.errors import StartError
-from ernie_backend.settings import EngineSettings
+from ernie_backend.settings.groups import EngineSettings
 from ernie_kernels.communicator import CollectiveCounter, ProcessGroupConfig
 
 LOOPBACK = "127.0.0.1"
@@ -65,12 +65,13 @@ class Layout:
 
 def engine_layout(settings: EngineSettings) -> Layout:
     """Return the layout of the settings and the environment; raises what ``read_layout`` does."""
-    return read_layout(settings.tensor_parallel_size, settings.ips, settings.engine_worker_queue_port)
+    parallel = settings.parallel
+    return read_layout(parallel.tensor_parallel_size, parallel.ips, parallel.engine_worker_queue_port)
 
 
 def count_machines(settings: EngineSettings) -> int:
     """Return the number of machines that share the model; this one need not be among them."""
-    return max(1, len(read_machines(settings.tensor_parallel_size, settings.ips)[0]))
+    return max(1, len(read_machines(settings.parallel.tensor_parallel_size, settings.parallel.ips)[0]))
 
 
 def read_layout(

@@ -25,7 +25,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.parallel.layout import engine_layout
 from ernie_backend.parallel.rank_worker import Follower
 from ernie_backend.parallel.rendezvous import reach_rank_0
-from ernie_backend.settings import model_directory, read_settings
+from ernie_backend.settings.reader import model_directory, read_settings
 from ernie_wire.processes import die_with_parent
 
 logger = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ from ernie_backend.parallel.messages import (
 from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.worker import Worker
 from ernie_backend.planning.engine_plan import engine_plan
-from ernie_backend.settings import model_directory, read_settings
+from ernie_backend.settings.reader import model_directory, read_settings
 from ernie_wire.channel import Channel
 
 logger = logging.getLogger(__name__)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import Backend
 from ernie_backend.devices.host import release_freed, resident_bytes
-from ernie_backend.models.base import LoadSettings, Model
+from ernie_backend.models.base import Model
 from ernie_backend.models.load import load_model
 from ernie_backend.parallel.layout import Layout
-from ernie_backend.planning.kv_sizing import KvDemand, check_available, check_blocks, kv_blocks
+from ernie_backend.planning.kv_sizing import check_available, kv_blocks
 from ernie_backend.planning.memory_plan import MemoryPlan
 from ernie_backend.runner.model_runner import ModelRunner
-from ernie_backend.settings import EngineSettings
-from ernie_backend.weights.sharding import Shard, kv_heads_of, shard_of, vocabulary_of
+from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.weights.sharding import Shard, kv_heads_of, vocabulary_of
 from ernie_kernels.api import CacheScales, CacheSpec, Ops
 from ernie_kernels.communicator import ProcessGroupConfig
 
@@ -56,17 +56,8 @@ class Worker:
         ops = backend.create_ops(layout.threads_per_rank(settings.threads), group)
         without_weights = resident_bytes()
         rank = 0 if group is None else group.rank
-        shard = shard_of(config, rank, layout.size, is_expert_parallel=settings.enable_expert_parallel)
-        how = LoadSettings(
-            dtype=settings.dtype,
-            quantization=settings.quantization,
-            activation=settings.activation_dtype,
-            max_positions=settings.max_model_len,
-            is_dummy=settings.is_dummy,
-            weight_cache=settings.weight_cache,
-            shard=shard,
-        )
-        model = load_model(settings.model, config, ops, how)
+        shard = settings.parallel.shard(config, rank)
+        model = load_model(settings.model, config, ops, settings.loading, shard)
         release_freed()
         after = resident_bytes()
         return cls(ops, model, shard, max(0, after - without_weights), max(0, after - before))
@@ -74,9 +65,10 @@ class Worker:
     def block_spec(self, settings: EngineSettings) -> CacheSpec:
         """Return one block of one layer of this rank's KV cache."""
         config = self.model.config
-        dtype = self.model.cache_dtype if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype
+        dtype = settings.cache_dtype
         num_heads = len(kv_heads_of(config, self.shard))
-        return CacheSpec(1, settings.block_size, num_heads, config.head_dim, dtype, self._scales(dtype)[0])
+        size, scales = settings.cache.block_size, self._scales(dtype)[0]
+        return CacheSpec(1, size, num_heads, config.head_dim, dtype, scales)
 
     def affordable_blocks(self, settings: EngineSettings, plan: MemoryPlan, available_bytes: int) -> int:
         """Return how many blocks of KV cache this rank has memory for, at most what all requests can use.
@@ -90,18 +82,12 @@ class Worker:
             StartError: not even one request fits, or the number of blocks that the user set does not, or other
                 processes have taken the memory since the plan was made.
         """
-        demand = KvDemand(
-            bytes_per_block=self.block_spec(settings).bytes_per_block * self.model.config.num_layers,
-            block_size=settings.block_size,
-            max_model_len=settings.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-        )
+        bytes_per_block = self.block_spec(settings).bytes_per_block * self.model.config.num_layers
         # On a CPU loading was measured; on a card only the plan is known.
         taken = self.used_bytes + plan.activations if plan.device.is_shared else plan.fixed
-        budget, override = plan.budget - taken, settings.num_gpu_blocks_override
-        num_blocks = check_blocks(demand, override, budget) if override else kv_blocks(demand, budget)
+        num_blocks = kv_blocks(settings, bytes_per_block, plan.budget - taken)
         if plan.device.is_shared:
-            check_available(demand, num_blocks, available_bytes)
+            check_available(num_blocks, bytes_per_block, available_bytes)
         return num_blocks
 
     def create_runner(self, spec: CacheSpec) -> ModelRunner:

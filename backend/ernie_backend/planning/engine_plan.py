@@ -7,10 +7,9 @@ from ernie_backend.devices.backend import Backend
 from ernie_backend.errors import StartError
 from ernie_backend.planning.memory_plan import MemoryPlan, plan_memory
 from ernie_backend.planning.model_shape import ModelShape, count_parts
-from ernie_backend.planning.plan_settings import PlanSettings
 from ernie_backend.planning.suggestions import NO_CHANGE_HELPS, suggest_changes
 from ernie_backend.planning.units import format_bytes
-from ernie_backend.settings import EngineSettings
+from ernie_backend.settings.groups import EngineSettings
 
 
 def engine_plan(
@@ -27,31 +26,8 @@ def engine_plan(
     Raises:
         StartError: the settings do not suit this model, or a part of its checkpoint is missing.
     """
-    shape = ModelShape(config, num_parts=1 if settings.is_dummy else count_parts(settings.model))
-    return plan_memory(shape, plan_settings(settings), backend.planned_device(available_bytes, None))
-
-
-def plan_settings(settings: EngineSettings, image_max_pixels: int | None = None) -> PlanSettings:
-    """Return what of an engine's settings decides how much memory it takes.
-
-    Args:
-        settings: the engine's.
-        image_max_pixels: of the largest picture, which the engine has no setting for yet.
-    """
-    return PlanSettings(
-        dtype=settings.dtype,
-        quantization=settings.quantization,
-        kv_cache_dtype=settings.kv_cache_dtype,
-        max_model_len=settings.max_model_len,
-        max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
-        block_size=settings.block_size,
-        gpu_memory_utilization=settings.gpu_memory_utilization,
-        num_gpu_blocks_override=settings.num_gpu_blocks_override,
-        tensor_parallel_size=settings.tensor_parallel_size,
-        enable_expert_parallel=settings.enable_expert_parallel,
-        image_max_pixels=image_max_pixels,
-    )
+    shape = ModelShape(config, num_parts=1 if settings.loading.is_dummy else count_parts(settings.model))
+    return plan_memory(shape, settings, backend.planned_device(available_bytes, None))
 
 
 def check_fits(plan: MemoryPlan) -> None:
@@ -63,7 +39,7 @@ def check_fits(plan: MemoryPlan) -> None:
     if plan.fits:
         return
     settings = plan.settings
-    blocks = settings.num_gpu_blocks_override
+    blocks = settings.cache.num_gpu_blocks_override
     parts = {
         "weights": sum(plan.weights.values()),
         "activations": plan.activations,
@@ -76,7 +52,7 @@ def check_fits(plan: MemoryPlan) -> None:
     raise StartError(
         f"memory needed: {format_bytes(plan.needed)} "
         f"({', '.join(f'{part} {format_bytes(size)}' for part, size in parts.items())}); had: "
-        f"{format_bytes(plan.budget)} (gpu_memory_utilization {settings.gpu_memory_utilization:g} of "
+        f"{format_bytes(plan.budget)} (gpu_memory_utilization {settings.cache.gpu_memory_utilization:g} of "
         f"{format_bytes(plan.memory)}{', assumed' if plan.device.is_assumed else ''}); "
         + (f"settings that fit: {changes}" if changes else NO_CHANGE_HELPS)
     )

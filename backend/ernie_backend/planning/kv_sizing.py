@@ -2,78 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ernie_backend.errors import StartError
 from ernie_backend.planning.units import format_bytes
+from ernie_backend.settings.groups import EngineSettings
 
 
-@dataclass(frozen=True)
-class KvDemand:
-    """What the KV cache should hold.
-
-    Attributes:
-        bytes_per_block: of all layers together.
-        block_size: tokens of a block.
-        max_model_len: tokens of the longest request.
-        max_num_seqs: requests in one step.
-    """
-
-    bytes_per_block: int
-    block_size: int
-    max_model_len: int
-    max_num_seqs: int
-
-    @property
-    def blocks_per_request(self) -> int:
-        """Blocks of one request of ``max_model_len`` tokens."""
-        return -(-self.max_model_len // self.block_size)
-
-
-def kv_blocks(demand: KvDemand, budget_bytes: int) -> int:
-    """Return how many blocks to allocate: what the budget allows, at most what all requests can use.
+def kv_blocks(settings: EngineSettings, bytes_per_block: int, budget_bytes: int) -> int:
+    """Return how many blocks to allocate: as many as the user chose, else what fits and all requests can use.
 
     Args:
-        demand: what the cache should hold.
+        settings: the engine's.
+        bytes_per_block: of all layers together.
         budget_bytes: memory that the cache may take.
 
     Raises:
-        StartError: not even one request of ``max_model_len`` tokens fits.
+        StartError: the budget does not allow the user's choice, or one request of ``max_model_len`` tokens; a
+            process that takes more memory than there is would be killed later.
     """
-    affordable = max(0, budget_bytes) // demand.bytes_per_block
-    if affordable < demand.blocks_per_request:
-        need = demand.blocks_per_request * demand.bytes_per_block
+    have, least = max(0, budget_bytes), settings.blocks_per_request
+    affordable, override = have // bytes_per_block, settings.cache.num_gpu_blocks_override
+    if override:
+        if override > affordable:
+            raise StartError(
+                f"num_gpu_blocks_override {override} needs {format_bytes(override * bytes_per_block)}, "
+                f"{format_bytes(have)} are left after the weights; lower it (at most {affordable} fits) or "
+                "raise gpu_memory_utilization"
+            )
+        return override
+    if affordable < least:
         raise StartError(
-            f"the KV cache of one request of max_model_len {demand.max_model_len} needs {format_bytes(need)}, "
-            f"{format_bytes(max(0, budget_bytes))} are left after the weights; lower max_model_len "
-            f"(at most {affordable * demand.block_size} fits) or raise gpu_memory_utilization"
-        )
-    return min(affordable, demand.max_num_seqs * demand.blocks_per_request)
-
-
-def check_blocks(demand: KvDemand, num_blocks: int, budget_bytes: int) -> int:
-    """Return a number of blocks that the user chose, if the budget allows it.
-
-    Raises:
-        StartError: it does not; a process that takes more memory than there is would be killed later.
-    """
-    need, have = num_blocks * demand.bytes_per_block, max(0, budget_bytes)
-    if need > have:
-        raise StartError(
-            f"num_gpu_blocks_override {num_blocks} needs {format_bytes(need)}, {format_bytes(have)} are left "
-            f"after the weights; lower it (at most {have // demand.bytes_per_block} fits) or raise "
+            f"the KV cache of one request of max_model_len {settings.loading.max_model_len} needs "
+            f"{format_bytes(least * bytes_per_block)}, {format_bytes(have)} are left after the weights; lower "
+            f"max_model_len (at most {affordable * settings.cache.block_size} fits) or raise "
             "gpu_memory_utilization"
         )
-    return num_blocks
+    return min(affordable, settings.scheduler.max_num_seqs * least)
 
 
-def check_available(demand: KvDemand, num_blocks: int, available_bytes: int) -> None:
+def check_available(num_blocks: int, bytes_per_block: int, available_bytes: int) -> None:
     """Check that memory which was planned with is still there, since it is reserved now and touched later.
 
     Raises:
         StartError: it is not.
     """
-    need = num_blocks * demand.bytes_per_block
+    need = num_blocks * bytes_per_block
     if need > available_bytes:
         raise StartError(
             f"the KV cache of {num_blocks} blocks needs {format_bytes(need)}, and only "

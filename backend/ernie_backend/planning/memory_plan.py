@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ernie_backend.devices.device import Device
+from ernie_backend.errors import StartError
 from ernie_backend.planning.model_shape import ModelShape
-from ernie_backend.planning.plan_settings import PlanSettings, check_plan_settings
 from ernie_backend.planning.rank_sizes import activation_bytes, cast_bytes, weight_bytes
-from ernie_backend.weights.sharding import kv_heads_of
+from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.weights.sharding import can_split, check_split, expert_block, kv_heads_of
 from ernie_kernels.api import CacheScales, CacheSpec
 
 
@@ -35,7 +36,7 @@ class MemoryPlan:
     """
 
     shape: ModelShape
-    settings: PlanSettings
+    settings: EngineSettings
     device: Device
     weights: Mapping[str, int]
     activations: int
@@ -44,17 +45,18 @@ class MemoryPlan:
     @property
     def memory(self) -> int:
         """Memory of one rank: of a device, or its share of the one memory that all ranks lie in."""
-        return self.device.memory_bytes // (self.settings.tensor_parallel_size if self.device.is_shared else 1)
+        ranks = self.settings.parallel.tensor_parallel_size
+        return self.device.memory_bytes // (ranks if self.device.is_shared else 1)
 
     @property
     def budget(self) -> int:
         """What the rank may take."""
-        return int(self.memory * self.settings.gpu_memory_utilization)
+        return int(self.memory * self.settings.cache.gpu_memory_utilization)
 
     @property
     def runtime(self) -> int:
         """What it takes besides weights, activations and KV cache."""
-        is_group = self.settings.tensor_parallel_size > 1
+        is_group = self.settings.parallel.tensor_parallel_size > 1
         return self.device.runtime_bytes + (self.device.group_bytes if is_group else 0)
 
     @property
@@ -65,7 +67,7 @@ class MemoryPlan:
     @property
     def least_blocks(self) -> int:
         """KV cache blocks that there must be: of one request, or as many as the user asks for."""
-        return self.settings.num_gpu_blocks_override or self.settings.blocks_per_request
+        return self.settings.cache.num_gpu_blocks_override or self.settings.blocks_per_request
 
     @property
     def least_cache(self) -> int:
@@ -90,12 +92,13 @@ class MemoryPlan:
     @property
     def num_blocks(self) -> int:
         """KV cache blocks that there will be; without a choice of the user's, all that there is room for."""
-        return min(self.affordable_blocks, self.settings.num_gpu_blocks_override or self.affordable_blocks)
+        affordable = self.affordable_blocks
+        return min(affordable, self.settings.cache.num_gpu_blocks_override or affordable)
 
     @property
     def num_tokens(self) -> int:
         """Tokens in these blocks."""
-        return self.num_blocks * self.settings.block_size
+        return self.num_blocks * self.settings.cache.block_size
 
     @property
     def num_sequences(self) -> int:
@@ -105,7 +108,8 @@ class MemoryPlan:
     @property
     def more_tokens(self) -> int:
         """Tokens in the blocks that one request leaves."""
-        return max(0, self.num_blocks - self.settings.blocks_per_request) * self.settings.block_size
+        blocks = max(0, self.num_blocks - self.settings.blocks_per_request)
+        return blocks * self.settings.cache.block_size
 
     @property
     def more_sequences(self) -> int:
@@ -115,10 +119,10 @@ class MemoryPlan:
     @property
     def bytes_per_token(self) -> float:
         """Bytes of one token in the KV cache."""
-        return self.bytes_per_block / self.settings.block_size
+        return self.bytes_per_block / self.settings.cache.block_size
 
 
-def plan_memory(shape: ModelShape, settings: PlanSettings, device: Device) -> MemoryPlan:
+def plan_memory(shape: ModelShape, settings: EngineSettings, device: Device) -> MemoryPlan:
     """Return the plan of one rank; whether it fits, it says itself.
 
     A checkpoint that is quantized already keeps its format, whatever the settings say.
@@ -128,8 +132,8 @@ def plan_memory(shape: ModelShape, settings: PlanSettings, device: Device) -> Me
     """
     config = shape.config
     if config.quantization_config is not None:
-        settings = replace(settings, quantization=config.quantization_config.quantization)
-    check_plan_settings(shape, settings)
+        settings = settings.replaced(quantization=config.quantization_config.quantization)
+    _check_settings(shape, settings)
     return MemoryPlan(
         shape=shape,
         settings=settings,
@@ -140,14 +144,52 @@ def plan_memory(shape: ModelShape, settings: PlanSettings, device: Device) -> Me
     )
 
 
-def _cache_spec(shape: ModelShape, settings: PlanSettings) -> CacheSpec:
+def can_share(shape: ModelShape, settings: EngineSettings, ranks: int) -> bool:
+    """Whether ``ranks`` can share a model under these settings."""
+    shard = replace(settings.parallel, tensor_parallel_size=ranks).shard(shape.config)
+    return _can_read(shape, ranks) and can_split(shape.config, shard, _block(shape, settings))
+
+
+def _cache_spec(shape: ModelShape, settings: EngineSettings) -> CacheSpec:
     """Return one block of one layer of a rank's KV cache."""
-    heads = len(kv_heads_of(shape.config, settings.shard(shape.config)))
+    heads = len(kv_heads_of(shape.config, settings.parallel.shard(shape.config)))
     head_dim = shape.config.head_dim
-    dtype = settings.dtype if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype
+    dtype = settings.cache_dtype
     scales = None
     if shape.has_cache_scales:
         dtype = "int8"
         ones = np.broadcast_to(np.float32(1), (heads, head_dim))
         scales = CacheScales(ones, ones)
-    return CacheSpec(1, settings.block_size, heads, head_dim, dtype, scales)
+    return CacheSpec(1, settings.cache.block_size, heads, head_dim, dtype, scales)
+
+
+def _check_settings(shape: ModelShape, settings: EngineSettings) -> None:
+    """Check what a plan takes for granted.
+
+    Raises:
+        StartError: the model, or its checkpoint, cannot be shared by that many ranks, or the KV cache that the
+            user chose does not hold one request.
+    """
+    ranks, parts = settings.parallel.tensor_parallel_size, shape.num_parts
+    if not _can_read(shape, ranks):
+        raise StartError(
+            f"the checkpoint was cut for {parts} ranks (rank0 to rank{parts - 1}) and tensor_parallel_size is "
+            f"{ranks}; give {parts}, or 1, which joins the parts"
+        )
+    check_split(shape.config, settings.parallel.shard(shape.config), _block(shape, settings))
+    blocks = settings.cache.num_gpu_blocks_override
+    if blocks is not None and blocks < settings.blocks_per_request:
+        raise StartError(
+            f"num_gpu_blocks_override {blocks} is less than the {settings.blocks_per_request} blocks of one "
+            f"request of max_model_len {settings.loading.max_model_len}; raise it, or lower max_model_len "
+            f"(at most {blocks * settings.cache.block_size} fits)"
+        )
+
+
+def _block(shape: ModelShape, settings: EngineSettings) -> int:
+    return expert_block(shape.config.quantization_config, settings.loading.quantization)
+
+
+def _can_read(shape: ModelShape, ranks: int) -> bool:
+    """Whether ``ranks`` can read the checkpoint: one in parts is for as many as there are, or for one."""
+    return shape.num_parts == 1 or ranks in (1, shape.num_parts)

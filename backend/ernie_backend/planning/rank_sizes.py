@@ -18,7 +18,7 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.vision_shape import VisionShape
 from ernie_backend.devices.device import Device
 from ernie_backend.planning.model_shape import ModelShape
-from ernie_backend.planning.plan_settings import PlanSettings
+from ernie_backend.settings.groups import EngineSettings
 from ernie_backend.weights.precision import Precision, WeightFormat
 from ernie_backend.weights.recipes import blocks
 from ernie_backend.weights.roles import Role
@@ -47,9 +47,10 @@ _LOGIT_BYTES = 2 * 4
 _ROTARY_BYTES = 4
 
 
-def weight_bytes(shape: ModelShape, settings: PlanSettings, device: Device) -> dict[str, int]:
+def weight_bytes(shape: ModelShape, settings: EngineSettings, device: Device) -> dict[str, int]:
     """Return the bytes of one rank's weights by group, scales included; the sum is all of them."""
-    precision = Precision(settings.dtype, settings.quantization, shape.config.tie_word_embeddings)
+    loading = settings.loading
+    precision = Precision(loading.dtype, loading.quantization, shape.config.tie_word_embeddings)
     bytes_of: dict[str, int] = {}
     for role, part, count in _parts(shape, settings):
         size = count * _bytes(_format(role, precision, device), part, device.int4_bits)
@@ -60,16 +61,16 @@ def weight_bytes(shape: ModelShape, settings: PlanSettings, device: Device) -> d
     return dict(sorted(bytes_of.items(), key=lambda item: order.index(item[0])))
 
 
-def cast_bytes(shape: ModelShape, settings: PlanSettings, device: Device) -> int:
+def cast_bytes(shape: ModelShape, settings: EngineSettings, device: Device) -> int:
     """Return the bytes of the largest quantized matrix in float32, as a product needs it: whole and cut up."""
-    if settings.quantization is None or not device.casts_weights:
+    if settings.loading.quantization is None or not device.casts_weights:
         return 0
     return 2 * 4 * max(part[0] * part[1] for _, part, _ in _parts(shape, settings))
 
 
-def _parts(shape: ModelShape, settings: PlanSettings) -> Iterator[tuple[Role, tuple[int, int], int]]:
+def _parts(shape: ModelShape, settings: EngineSettings) -> Iterator[tuple[Role, tuple[int, int], int]]:
     """Yield what the first rank has: equal ``[outputs, inputs]`` parts of a role's weights, and how many."""
-    config, shard = shape.config, settings.shard(shape.config)
+    config, shard = shape.config, settings.parallel.shard(shape.config)
     for block in blocks(config, HUGGINGFACE):  # in every layout they are as large
         for role, recipe in block.recipes.items():
             count = block.num_layers * len(experts_of(role, len(block.experts), shard))
@@ -97,15 +98,16 @@ def _bytes(kept: WeightFormat, part: tuple[int, int], int4_bits: int) -> int:
     return outputs * (-(-inputs * bits // 8) + 4)
 
 
-def activation_bytes(shape: ModelShape, settings: PlanSettings, device: Device) -> int:
+def activation_bytes(shape: ModelShape, settings: EngineSettings, device: Device) -> int:
     """Return the bytes of the largest step, and of the table of rotary angles."""
-    tokens = min(settings.max_num_batched_tokens, settings.max_num_seqs * settings.max_model_len)
-    rows = min(tokens, settings.max_num_seqs)
+    limits, max_model_len = settings.scheduler, settings.loading.max_model_len
+    tokens = min(limits.max_num_batched_tokens, limits.max_num_seqs * max_model_len)
+    rows = min(tokens, limits.max_num_seqs)
     config = shape.config
-    ranks = settings.shard(config).dense.size
+    ranks = settings.parallel.shard(config).dense.size
     layer = 4 * config.hidden_size + _attention_values(config) // ranks + _mlp_values(config, ranks, device)
     picture = _picture_values(shape.vision, settings.image_max_pixels) if shape.vision else 0
-    rotary = settings.max_model_len * config.head_dim * _ROTARY_BYTES
+    rotary = max_model_len * config.head_dim * _ROTARY_BYTES
     return (tokens * layer + picture) * device.value_bytes + rows * config.vocab_size * _LOGIT_BYTES + rotary
 
 

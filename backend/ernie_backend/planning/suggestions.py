@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from ernie_backend.planning.memory_plan import MemoryPlan, plan_memory
-from ernie_backend.planning.plan_settings import can_share
+from ernie_backend.planning.memory_plan import MemoryPlan, can_share, plan_memory
 
 MAX_UTILIZATION = 0.95
 """The most that is suggested; the highest of FastDeploy's documented commands."""
@@ -46,7 +44,7 @@ def _fitting(plan: MemoryPlan, way: Sequence[Changes]) -> Iterator[Changes]:
 
 
 def _changed(plan: MemoryPlan, changes: Changes) -> MemoryPlan:
-    return plan_memory(plan.shape, replace(plan.settings, **changes), plan.device)
+    return plan_memory(plan.shape, plan.settings.replaced(**changes), plan.device)
 
 
 def _more_memory(plan: MemoryPlan) -> Changes:
@@ -59,8 +57,8 @@ def _more_memory(plan: MemoryPlan) -> Changes:
 def _shorter_requests(plan: MemoryPlan) -> Changes:
     """Return the longest requests of whole blocks that fit, or the blocks that fit; none if nothing does."""
     settings, blocks = plan.settings, plan.affordable_blocks
-    if settings.num_gpu_blocks_override is None:
-        return {"max_model_len": blocks * settings.block_size} if blocks else {}
+    if settings.cache.num_gpu_blocks_override is None:
+        return {"max_model_len": blocks * settings.cache.block_size} if blocks else {}
     return {"num_gpu_blocks_override": blocks} if blocks >= settings.blocks_per_request else {}
 
 
@@ -69,11 +67,11 @@ def _smaller_weights(plan: MemoryPlan) -> Sequence[str]:
     if plan.shape.config.quantization_config is not None:
         return ()
     known = ("wint8", "wint4") if plan.shape.config.moe else ("wint8",)
-    return {None: known, "wint8": known[1:]}.get(plan.settings.quantization, ())
+    return {None: known, "wint8": known[1:]}.get(plan.settings.loading.quantization, ())
 
 
 def _more_devices(plan: MemoryPlan) -> Sequence[int]:
     if plan.device.is_shared:  # ranks on a CPU have one memory together
         return ()
-    more = range(plan.settings.tensor_parallel_size + 1, MAX_DEVICES + 1)
+    more = range(plan.settings.parallel.tensor_parallel_size + 1, MAX_DEVICES + 1)
     return [size for size in more if can_share(plan.shape, plan.settings, size)]

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
-from ernie_backend.models.base import LoadSettings, Model
+from ernie_backend.models.base import Model
 from ernie_backend.models.load import build_model
+from ernie_backend.settings.groups import LoadSettings
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.checkpoints.safetensors_reader import SafetensorsFile
 from ernie_backend.weights.checkpoints.safetensors_writer import tensor_file
@@ -211,7 +212,7 @@ def _one_layer(
     """
     moe = replace(config.moe, layers=range(1)) if config.moe and config.has_experts(layer) else None
     one = replace(config, num_layers=1, tie_word_embeddings=True, moe=moe)
-    how = LoadSettings("float32", None, ActivationType.FLOAT32, max_positions=longest)
+    how = LoadSettings("float32", None, ActivationType.FLOAT32, max_model_len=longest)
     return build_model(one, _LayerWeights(weights, one, layer, states), ops, how)
 
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from ernie_wire.logprobs import LOWEST_LOGPROB
 
-RAW_LOGPROBS = "raw_logprobs"
-LOGPROBS_MODES = (RAW_LOGPROBS, "raw_logits", "processed_logprobs", "processed_logits")
 _BLOCK = 256
 
 Values = NDArray[np.float32]

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.request.sequence import Sequence
-from ernie_backend.runner.logprobs import RAW_LOGPROBS, RankedToken, ranked_token
+from ernie_backend.runner.logprobs import RankedToken, ranked_token
+from ernie_backend.settings.groups import RAW_LOGPROBS
 from ernie_kernels.sampling import SamplingBatch, TokenSampler, kept_weights, sampling_batch
 
 NO_TOKEN = -1
@@ -48,7 +49,7 @@ class Sampler:
     Args:
         tokens: samples those that are not greedy.
         vocab_size: tokens of the tokenizer; the columns from there on are padding and never chosen.
-        logprobs_mode: one of ``logprobs.LOGPROBS_MODES``.
+        logprobs_mode: see ``logprobs``.
     """
 
     def __init__(self, tokens: TokenSampler, vocab_size: int, logprobs_mode: str = RAW_LOGPROBS) -> None:

@@ -20,7 +20,7 @@ twice). The first in rank of the running is never preempted, so every step bring
 Nobody is preempted to admit another: a waiting request of better priority gets the next free place, and places
 become free since every answer is bounded. Within one priority nobody starves: once the long prompts before a
 request have ended, it finds room, or none is admitted until it does. Between priorities starvation is what was
-asked for: as long as better ones keep coming, worse ones wait; ``max_waiting_time_s`` ends that with an error.
+asked for: as long as better ones keep coming, worse ones wait; ``max_waiting_time`` ends that with an error.
 
 Two things let a request pass those before it in the queue, neither for long. Short prompts pass long ones, as
 above, while no more than ``max_num_partial_prefills`` are under way and, of these, no more than
@@ -45,8 +45,8 @@ from dataclasses import dataclass, field
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.request.plan import SchedulePlan
 from ernie_backend.request.sequence import Sequence
-from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.waiting_queue import WaitingQueue, rank
+from ernie_backend.settings.groups import SchedulerLimits
 from ernie_wire.errors import ContextLengthExceeded
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from ernie_backend.request.sequence import Sequence
-from ernie_backend.scheduler.limits import SchedulerLimits
+from ernie_backend.settings.groups import SchedulerLimits
 from ernie_wire.errors import QueueFull
 
 REMEMBERED = 32
@@ -72,10 +72,10 @@ class WaitingQueue:
             self._left.append(self._clock())
 
     def expired(self) -> list[Sequence]:
-        """Return the new requests that have waited longer than ``max_waiting_time_s``."""
-        if self._limits.max_waiting_time_s is None or not self._since:
+        """Return the new requests that have waited longer than ``max_waiting_time``."""
+        if self._limits.max_waiting_time is None or not self._since:
             return []
-        latest = self._clock() - self._limits.max_waiting_time_s
+        latest = self._clock() - self._limits.max_waiting_time
         never = math.inf  # preempted requests
         return [each for each in self._sequences if self._since.get(each.request_id, never) < latest]
 

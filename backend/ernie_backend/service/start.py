@@ -19,7 +19,6 @@ from ernie_backend.devices.host import available_bytes
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.input_processor import Preparation
-from ernie_backend.engine.sampling_resolver import LogprobLimits
 from ernie_backend.errors import StartError
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.parallel.distributed_runner import LeadingRunner
@@ -32,9 +31,9 @@ from ernie_backend.planning.engine_plan import check_fits, engine_plan
 from ernie_backend.planning.units import format_bytes
 from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
 from ernie_backend.runner.sampler import Sampler
-from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.service.stages import Stages
-from ernie_backend.settings import EngineSettings, model_directory, read_settings
+from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.reader import model_directory, read_settings
 from ernie_kernels.api import CacheSpec
 from ernie_wire.messages import Ready
 from ernie_wire.status import Description, Stage
@@ -100,15 +99,16 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         kv_cache.size_bytes = spec.bytes_per_block * config.num_layers * spec.num_blocks
     with _logged(stages, "warm-up step"):
         runner.run(_warm_up_plan(config))
+    cache, logprobs = settings.cache, settings.logprobs
     engine = Engine(
         runner,
-        BlockManager(spec.num_blocks, spec.block_size, enable_prefix_caching=settings.enable_prefix_caching),
-        _limits(settings),
-        Sampler(backend.token_sampler(worker.ops), preparation.tokenizer.vocab_size, settings.logprobs_mode),
+        BlockManager(spec.num_blocks, spec.block_size, enable_prefix_caching=cache.enable_prefix_caching),
+        settings.scheduler,
+        Sampler(backend.token_sampler(worker.ops), preparation.tokenizer.vocab_size, logprobs.logprobs_mode),
     )
     description = _description(settings, config, preparation, backend.name, spec)
     ready = Ready(replace(description, startup=tuple(stages.list)))
-    return StartedEngine(engine, preparation, ready, settings.max_num_waiting)
+    return StartedEngine(engine, preparation, ready, settings.scheduler.max_num_waiting)
 
 
 @contextmanager
@@ -130,29 +130,16 @@ def _preparation(settings: EngineSettings, config: ModelConfig) -> Preparation:
         tokenizer=tokenizer,
         template=ChatTemplate.from_directory(settings.model, settings.chat_template),
         defaults=GenerationConfig.from_directory(settings.model, config.eos_token_ids),
-        max_model_len=settings.max_model_len,
+        max_model_len=settings.loading.max_model_len,
         vocab_size=config.vocab_size,
-        logprob_limits=LogprobLimits(settings.enable_logprob, settings.max_logprobs),
+        logprob_limits=settings.logprobs,
     )
 
 
 def _tokenizer(settings: EngineSettings, config: ModelConfig) -> Tokenizer | NullTokenizer:
-    if settings.is_dummy and find_tokenizer(settings.model) is None:
+    if settings.loading.is_dummy and find_tokenizer(settings.model) is None:
         return NullTokenizer(settings.model, config.vocab_size)
     return Tokenizer.from_directory(settings.model)
-
-
-def _limits(settings: EngineSettings) -> SchedulerLimits:
-    return SchedulerLimits(
-        max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
-        max_num_waiting=settings.max_num_waiting,
-        max_num_waiting_tokens=settings.max_num_waiting_tokens,
-        max_waiting_time_s=settings.max_waiting_time,
-        max_num_partial_prefills=settings.max_num_partial_prefills,
-        max_long_partial_prefills=settings.max_long_partial_prefills,
-        long_prefill_token_threshold=settings.long_prefill_token_threshold,
-    )
 
 
 def _warm_up_plan(config: ModelConfig) -> SchedulePlan:
@@ -166,20 +153,20 @@ def _description(
     return Description(
         architecture=config.architecture,
         root=str(settings.model),
-        max_model_len=settings.max_model_len,
-        max_num_seqs=settings.max_num_seqs,
+        max_model_len=settings.loading.max_model_len,
+        max_num_seqs=settings.scheduler.max_num_seqs,
         vocab_size=config.vocab_size,
         longest_token_bytes=preparation.tokenizer.longest_token_bytes,
         has_tokenizer=isinstance(preparation.tokenizer, Tokenizer),
         device=device,
-        dtype=settings.dtype,
-        quantization=settings.quantization,
-        activation_dtype=settings.activation_dtype.value,
+        dtype=settings.loading.dtype,
+        quantization=settings.loading.quantization,
+        activation_dtype=settings.loading.activation_dtype.value,
         kv_cache_dtype=spec.dtype,
         kv_blocks=spec.num_blocks,
         block_size=spec.block_size,
-        enable_logprob=settings.enable_logprob,
-        max_logprobs=settings.max_logprobs,
-        logprobs_mode=settings.logprobs_mode,
+        enable_logprob=settings.logprobs.enable_logprob,
+        max_logprobs=settings.logprobs.max_logprobs,
+        logprobs_mode=settings.logprobs.logprobs_mode,
         generation_config=preparation.defaults.to_json(),
     )

@@ -13,7 +13,8 @@ from ernie_backend.devices.host import available_bytes
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.layout import Layout, engine_layout
 from ernie_backend.planning.engine_plan import check_fits, engine_plan
-from ernie_backend.settings import EngineSettings, read_settings
+from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.reader import read_settings
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_cli.errors import CommandError
 
@@ -45,7 +46,7 @@ def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
 
 def _check_files(directory: Path, config: ModelConfig, settings: EngineSettings) -> None:
     ChatTemplate.from_directory(directory, settings.chat_template)
-    if find_tokenizer(directory) is not None or not settings.is_dummy:
+    if find_tokenizer(directory) is not None or not settings.loading.is_dummy:
         Tokenizer.from_directory(directory)
-    if not settings.is_dummy:
-        CheckpointWeights.open(directory, config, settings.dtype, settings.quantization).close()
+    if not settings.loading.is_dummy:
+        CheckpointWeights.open(directory, config, settings.loading.dtype, settings.loading.quantization).close()

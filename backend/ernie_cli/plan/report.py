@@ -13,6 +13,21 @@ from ernie_backend.planning.units import format_bytes
 from ernie_cli.plan.request import PlanRequest
 
 _WIDTH = 58
+_SETTINGS = (
+    "dtype",
+    "quantization",
+    "kv_cache_dtype",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "block_size",
+    "gpu_memory_utilization",
+    "num_gpu_blocks_override",
+    "tensor_parallel_size",
+    "enable_expert_parallel",
+    "image_max_pixels",
+)
+"""Those that decide memory."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +61,19 @@ def lines(planned: Planned, width: int | None = None) -> list[str]:
 def _lines(planned: Planned) -> list[str]:
     request, plan = planned.request, planned.plan
     settings, device = plan.settings, plan.device
-    ranks = settings.tensor_parallel_size
+    ranks, utilization = settings.parallel.tensor_parallel_size, settings.cache.gpu_memory_utilization
     kind = f"share of the {device.name}'s memory" if device.is_shared and ranks > 1 else f"{device.name} memory"
     weights = [_row(f"  {group}", size) for group, size in plan.weights.items()]
     return [
-        f"{request.name}, {settings.quantization or settings.dtype}, {ranks} x {device.name}",
+        f"{request.name}, {settings.loading.quantization or settings.loading.dtype}, {ranks} x {device.name}",
         *(f"Notice: {notice}" for notice in request.notices),
         "",
         "Each of them" if ranks > 1 else "Memory",
         _row(kind + (" (assumed)" if device.is_assumed else ""), plan.memory),
-        _row(f"x gpu_memory_utilization {settings.gpu_memory_utilization:g} = what may be taken", plan.budget),
+        _row(f"x gpu_memory_utilization {utilization:g} = what may be taken", plan.budget),
         _row("weights", sum(plan.weights.values())),
         *weights,
-        _row(f"activations of {settings.max_num_batched_tokens:,} tokens", plan.activations),
+        _row(f"activations of {settings.scheduler.max_num_batched_tokens:,} tokens", plan.activations),
         _row("runtime" + ("" if device.is_shared else " (assumed)"), plan.runtime),
         _row(f"KV cache of {_least(plan)}", plan.least_cache),
         _row("needed", plan.needed),
@@ -76,8 +91,8 @@ def report(planned: Planned) -> dict[str, Any]:
     return {
         "model": request.name,
         "device": plan.device.name,
-        "devices": plan.settings.tensor_parallel_size,
-        "settings": vars(plan.settings),
+        "devices": plan.settings.parallel.tensor_parallel_size,
+        "settings": {name: plan.settings.flat[name] for name in _SETTINGS},
         "notices": list(request.notices),
         "assumed": [
             *request.assumed,
@@ -108,18 +123,19 @@ def _row(text: str, size: int) -> str:
 
 
 def _least(plan: MemoryPlan) -> str:
-    if plan.settings.num_gpu_blocks_override:
+    if plan.settings.cache.num_gpu_blocks_override:
         return f"{plan.least_blocks} blocks"
-    return f"one sequence of {plan.settings.max_model_len:,} tokens"
+    return f"one sequence of {plan.settings.loading.max_model_len:,} tokens"
 
 
 def _room(plan: MemoryPlan) -> list[str]:
     settings = plan.settings
-    limit = settings.max_num_seqs * settings.blocks_per_request
-    is_limited = settings.num_gpu_blocks_override is None and plan.num_blocks > limit
-    unused = f"; the engine allocates for {settings.max_num_seqs} (max_num_seqs) at most" if is_limited else ""
+    sequences = settings.scheduler.max_num_seqs
+    limit = sequences * settings.blocks_per_request
+    is_limited = settings.cache.num_gpu_blocks_override is None and plan.num_blocks > limit
+    unused = f"; the engine allocates for {sequences} (max_num_seqs) at most" if is_limited else ""
     return [
-        f"It fits, and next to one sequence of {settings.max_model_len:,} tokens there is room for "
+        f"It fits, and next to one sequence of {settings.loading.max_model_len:,} tokens there is room for "
         f"{plan.more_tokens:,} tokens more, or {plan.more_sequences:,} more such sequences{unused}"
     ]
 

@@ -18,10 +18,9 @@ from ernie_backend.devices.backend import AUTO, BACKENDS, XPU, Backend, find_bac
 from ernie_backend.devices.device import GIB, Device
 from ernie_backend.devices.host import available_bytes
 from ernie_backend.parallel.layout import count_machines
-from ernie_backend.planning.engine_plan import plan_settings
 from ernie_backend.planning.model_shape import ModelShape, read_shape, shape_of
-from ernie_backend.planning.plan_settings import PlanSettings
-from ernie_backend.settings import EngineSettings, read_settings
+from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.reader import read_settings
 from ernie_cli.errors import CommandError
 from ernie_cli.model.source import local_model
 from ernie_cli.plan.flags import MEDIA, P800, SHOWN
@@ -49,7 +48,7 @@ class PlanRequest:
 
     name: str
     shape: ModelShape
-    settings: PlanSettings
+    settings: EngineSettings
     device: Device
     composed: Device | None = None
     assumed: tuple[str, ...] = ()
@@ -81,7 +80,7 @@ def plan_request(given: Mapping[str, str]) -> PlanRequest:
     backend = _backend(given, is_found=model.directory is not None)
     settings = _settings(given, shape.config, model, backend)
     if model.directory is not None:
-        shape = read_shape(model.directory, is_dummy=settings.is_dummy)
+        shape = read_shape(model.directory, is_dummy=settings.loading.is_dummy)
     memory = int(float(given["--device-memory"]) * GIB) if "--device-memory" in given else None
     device, composed = _device(backend, memory, settings), None
     if backend.vendor_device is not None and model.directory is None:
@@ -89,7 +88,7 @@ def plan_request(given: Mapping[str, str]) -> PlanRequest:
     return PlanRequest(
         model.name,
         shape,
-        plan_settings(settings, _image_max_pixels(given)),
+        settings.replaced(image_max_pixels=_image_max_pixels(given)),
         device,
         composed,
         model.assumed,
@@ -148,7 +147,7 @@ def _device(backend: Backend, memory: int | None, settings: EngineSettings) -> D
 
 def _notices(settings: EngineSettings, shape: ModelShape) -> tuple[str, ...]:
     notices = list(settings.notices)
-    if settings.quantization == "w4a8" and shape.config.quantization_config is None:
+    if settings.loading.quantization == "w4a8" and shape.config.quantization_config is None:
         notices.append(
             "quantization w4a8 needs a checkpoint with scales of activations; ernie-triton quantize makes one"
         )

@@ -10,10 +10,12 @@ import os
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
-from ernie_backend.settings import EngineSettings, read_settings
+from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.reader import read_settings
 from ernie_cli.errors import CommandError
 from ernie_cli.parameters.environment import VARIABLES
 from ernie_cli.parameters.flag import Flag, Passed
@@ -48,7 +50,7 @@ def printed_config(
         directory: of the model; None if it is not on this machine, so that its config.json is unknown.
         environment: the environment.
     """
-    settings = engine_settings(directory, engine_parameters(given)) if directory else None
+    settings = engine_settings(directory, engine_parameters(given)).flat if directory else {}
     rows = [
         (flag.name, *_value_and_source(flag, given, settings))
         for flag in FLAGS.values()
@@ -63,14 +65,14 @@ def printed_config(
     return [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows]
 
 
-def _value_and_source(flag: Flag, given: Mapping[str, str], settings: EngineSettings | None) -> tuple[str, str]:
+def _value_and_source(flag: Flag, given: Mapping[str, str], settings: Mapping[str, Any]) -> tuple[str, str]:
     value, source = (given[flag.name], "flag") if flag.name in given else (flag.default, "default")
     if flag.is_secret and flag.name in given:
         value = _HIDDEN
     field = flag.effect.engine if isinstance(flag.effect, Passed) else None
-    if settings is None or field is None or not hasattr(settings, field) or field in _OWN:
+    if field is None or field not in settings or field in _OWN:
         return value, source
-    effective = _shown(getattr(settings, field))
+    effective = _shown(settings[field])
     if effective is None or effective == _shown(value) or _is_same_number(effective, value):
         return effective or value, source
     is_in_words = source == "default" and not value.isdecimal()

@@ -11,6 +11,7 @@ from ernie_backend.config.fields import ConfigFields
 from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.device import Device, p800
 from ernie_backend.planning.model_shape import ModelShape, shape_of
+from ernie_backend.settings.groups import EngineSettings
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
 EXPERTS = {
@@ -24,6 +25,11 @@ EXPERTS = {
     "moe_layer_interval": 2,
     "num_hidden_layers": 5,
 }
+
+
+def plan_settings(**values: Any) -> EngineSettings:
+    """Return the settings of an engine, by their names."""
+    return EngineSettings(Path("m")).replaced(**values)
 
 
 def model(directory: Path, **fields: Any) -> Path:

@@ -20,16 +20,16 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.device import GIB, cpu
 from ernie_backend.errors import StartError
-from ernie_backend.models.base import LoadSettings
 from ernie_backend.models.load import load_model
 from ernie_backend.planning.memory_plan import plan_memory
 from ernie_backend.planning.model_shape import read_shape
-from ernie_backend.planning.plan_settings import PlanSettings
 from ernie_backend.quantization.job import QuantizationJob
 from ernie_backend.quantization.quantizer import quantize_checkpoint
+from ernie_backend.settings.groups import LoadSettings
 from ernie_kernels.formats import ActivationType, float32_to_bfloat16
 from ernie_kernels.reference.ops import ReferenceOps
 from numerics.paddle_layout import tensors_of
+from unit.backend.planned_models import plan_settings
 from unit.backend.quantized_checkpoints import TEXTS
 from unit.backend.safetensors_writer import write_tensors
 
@@ -72,13 +72,13 @@ def test_a_new_architecture_is_one_entry_and_one_model_file(
     (tmp_path / "config.json").write_text(json.dumps({**fields, "architectures": ["ShallowForCausalLM"]}))
 
     ours, theirs = (
-        plan_memory(read_shape(path), PlanSettings(), cpu(GIB)).weights for path in (tmp_path, DENSE)
+        plan_memory(read_shape(path), plan_settings(), cpu(GIB)).weights for path in (tmp_path, DENSE)
     )
     assert ours == theirs
     how = QuantizationConfig("wint8", has_cache_scales=True)
     quantize_checkpoint(QuantizationJob(tmp_path, tmp_path / "quantized", how, texts=TEXTS), lambda line: None)
     for directory, quantization in ((tmp_path, None), (tmp_path / "quantized", "wint8")):
-        settings = LoadSettings("float32", quantization, ActivationType.FLOAT32, max_positions=64)
+        settings = LoadSettings("float32", quantization, ActivationType.FLOAT32, max_model_len=64)
         model = load_model(directory, ModelConfig.from_directory(directory), ReferenceOps(), settings)
         assert type(model).__name__ == "ShallowForCausalLM"
         np.testing.assert_array_equal(vars(model)["first_norm"], norm)

@@ -12,7 +12,7 @@ from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.request.plan import SchedulePlan
-from ernie_backend.scheduler.limits import SchedulerLimits
+from ernie_backend.settings.groups import SchedulerLimits
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.errors import parse_error
 from ernie_wire.messages import Output
@@ -181,7 +181,7 @@ def test_every_output_tells_how_much_of_the_prompt_was_cached() -> None:
 
 def test_a_request_that_waited_too_long_gets_a_timeout() -> None:
     now_s = [0.0]
-    limits = SchedulerLimits(1, 16, 9, max_waiting_time_s=5.0)
+    limits = SchedulerLimits(1, 16, 9, max_waiting_time=5.0)
     engine = Engine(
         TokenHashRunner(40, 2, VOCAB),
         BlockManager(40, 2),
@@ -204,7 +204,7 @@ def test_a_request_that_waited_too_long_gets_a_timeout() -> None:
 
 def test_the_last_request_may_expire_too() -> None:
     now_s = [0.0]
-    limits = SchedulerLimits(1, 16, 9, max_waiting_time_s=5.0)
+    limits = SchedulerLimits(1, 16, 9, max_waiting_time=5.0)
     runner = TokenHashRunner(40, 2, VOCAB)
     engine = Engine(runner, BlockManager(40, 2), limits, reference_sampler(VOCAB), clock=lambda: now_s[0])
     engine.submit(make_request("late", PROMPT, 8))

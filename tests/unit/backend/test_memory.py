@@ -10,11 +10,12 @@ import pytest
 
 from ernie_backend.devices.host import available_bytes, resident_bytes
 from ernie_backend.errors import StartError
-from ernie_backend.planning.kv_sizing import KvDemand, check_available, check_blocks, kv_blocks
+from ernie_backend.planning.kv_sizing import check_available, kv_blocks
+from unit.backend.planned_models import plan_settings
 
 MIB = 1 << 20
 LEGACY_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-DEMAND = KvDemand(bytes_per_block=MIB, block_size=64, max_model_len=1000, max_num_seqs=4)
+SETTINGS = plan_settings(block_size=64, max_model_len=1000, max_num_seqs=4)
 
 
 @pytest.mark.parametrize(
@@ -22,28 +23,28 @@ DEMAND = KvDemand(bytes_per_block=MIB, block_size=64, max_model_len=1000, max_nu
     [(16, 16), (40, 40), (64, 64), (1000, 64)],  # 1000 tokens are 16 blocks, four requests 64
 )
 def test_as_many_blocks_as_fit_and_no_more_than_can_be_used(budget_mib: int, blocks: int) -> None:
-    assert kv_blocks(DEMAND, budget_mib * MIB) == blocks
+    assert kv_blocks(SETTINGS, MIB, budget_mib * MIB) == blocks
 
 
 @pytest.mark.parametrize(("budget_mib", "left", "fits"), [(15, "15.0", 960), (-7, "0.0", 0)])
 def test_a_misfit_names_need_have_and_what_fits(budget_mib: int, left: str, fits: int) -> None:
     with pytest.raises(StartError) as caught:
-        kv_blocks(DEMAND, budget_mib * MIB)
+        kv_blocks(SETTINGS, MIB, budget_mib * MIB)
     assert "max_model_len 1000 needs 16.0 MiB" in caught.value.message
     assert f"{left} MiB are left" in caught.value.message
     assert f"at most {fits} fits" in caught.value.message
 
 
 def test_blocks_that_the_user_chose_must_fit() -> None:
-    assert check_blocks(DEMAND, 7, 7 * MIB) == 7
+    assert kv_blocks(SETTINGS.replaced(num_gpu_blocks_override=7), MIB, 7 * MIB) == 7
     with pytest.raises(StartError, match=r"override 8 .*8\.0 MiB.* 7 "):
-        check_blocks(DEMAND, 8, 7 * MIB)
+        kv_blocks(SETTINGS.replaced(num_gpu_blocks_override=8), MIB, 7 * MIB)
 
 
 def test_memory_that_was_taken_since_the_plan_was_made_is_told() -> None:
-    check_available(DEMAND, 7, 7 * MIB)
+    check_available(7, MIB, 7 * MIB)
     with pytest.raises(StartError, match=r"8\.0 MiB.*7\.0 MiB"):
-        check_available(DEMAND, 8, 7 * MIB)
+        check_available(8, MIB, 7 * MIB)
 
 
 def _machine(root: Path, limit: str, group: str = "/") -> Path:

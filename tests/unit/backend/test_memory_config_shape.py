@@ -14,8 +14,7 @@ from ernie_backend.devices.device import p800
 from ernie_backend.errors import StartError
 from ernie_backend.planning.memory_plan import plan_memory
 from ernie_backend.planning.model_shape import read_shape, shape_of
-from ernie_backend.planning.plan_settings import PlanSettings
-from unit.backend.planned_models import EXPERTS, model, with_experts
+from unit.backend.planned_models import EXPERTS, model, plan_settings, with_experts
 
 
 def test_experts_are_counted_in_the_layers_that_have_them(tmp_path: Path) -> None:
@@ -48,8 +47,8 @@ def test_the_two_layouts_of_a_vision_model_have_one_shape(tmp_path: Path) -> Non
     huggingface = shape_of(ConfigFields(tmp_path, outer))
     assert huggingface.vision == paddle.vision
     assert (
-        plan_memory(huggingface, PlanSettings(), p800()).needed
-        == plan_memory(paddle, PlanSettings(), p800()).needed
+        plan_memory(huggingface, plan_settings(), p800()).needed
+        == plan_memory(paddle, plan_settings(), p800()).needed
     )
     for shape in (huggingface, paddle):
         banks = shape.config.expert_banks
@@ -94,7 +93,7 @@ def test_impossibly_large_sizes_are_planned_at_once() -> None:
     heads = dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 1 << 40)
     shape = with_experts(num_hidden_layers=10**12, **heads, quantization_config=stored)
     assert len(shape.config.expert_layers) == 10**12
-    assert not plan_memory(shape, PlanSettings(), p800()).fits
+    assert not plan_memory(shape, plan_settings(), p800()).fits
 
 
 def test_fields_of_experts_mean_nothing_to_a_dense_model(tmp_path: Path) -> None:

@@ -15,17 +15,25 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.device import GIB, cpu, p800
 from ernie_backend.errors import StartError
-from ernie_backend.models.base import LoadSettings
 from ernie_backend.models.load import load_model
 from ernie_backend.planning.memory_plan import plan_memory
 from ernie_backend.planning.model_shape import ModelShape, read_shape
-from ernie_backend.planning.plan_settings import PlanSettings
 from ernie_backend.planning.rank_sizes import weight_bytes
+from ernie_backend.settings.groups import EngineSettings, LoadSettings
 from ernie_backend.weights.sharding import shard_of
 from ernie_kernels.api import MlpWeights, Ops, RotarySpec
 from ernie_kernels.formats import ActivationType, LinearWeight, W4A8Weight
 from ernie_kernels.routing import RouterWeights
-from unit.backend.planned_models import DENSE, EXPERTS, WIDE, exactly, model, quantized, with_experts
+from unit.backend.planned_models import (
+    DENSE,
+    EXPERTS,
+    WIDE,
+    exactly,
+    model,
+    plan_settings,
+    quantized,
+    with_experts,
+)
 
 FORMATS = [
     ("float32", None),
@@ -99,9 +107,9 @@ def test_the_plan_has_the_bytes_that_the_model_packs(
     directory = model(tmp_path, tie_word_embeddings=is_tied, **fields)
     config, ops = ModelConfig.from_directory(directory), WeighingOps()
     shard = shard_of(config, 0, ranks, is_expert_parallel=is_expert_parallel)
-    how = LoadSettings(dtype, quantization, ActivationType.FLOAT32, 64, is_dummy=True, shard=shard)
-    load_model(directory, config, cast("Ops", ops), how)
-    settings = PlanSettings(
+    how = LoadSettings(dtype, quantization, ActivationType.FLOAT32, 64, "dummy")
+    load_model(directory, config, cast("Ops", ops), how, shard)
+    settings = plan_settings(
         dtype=dtype,
         quantization=quantization,
         tensor_parallel_size=ranks,
@@ -119,7 +127,7 @@ def test_the_weights_of_a_bfloat16_checkpoint_are_all_planned(name: str) -> None
         with path.open("rb") as file:
             stored += path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
     norms_in_float32 = 2 * (2 * shape.config.num_layers + 1) * shape.config.hidden_size
-    assert sum(weight_bytes(shape, PlanSettings(), p800()).values()) == stored + norms_in_float32
+    assert sum(weight_bytes(shape, plan_settings(), p800()).values()) == stored + norms_in_float32
 
 
 @pytest.mark.parametrize("is_expert_parallel", [True, False])
@@ -127,8 +135,8 @@ def test_the_weights_of_a_bfloat16_checkpoint_are_all_planned(name: str) -> None
 def test_four_ranks_hold_the_model_once_but_for_what_each_has_whole(
     quantization: str | None, is_expert_parallel: bool
 ) -> None:
-    whole = weight_bytes(with_experts(), PlanSettings(quantization=quantization), p800())
-    settings = PlanSettings(
+    whole = weight_bytes(with_experts(), plan_settings(quantization=quantization), p800())
+    settings = plan_settings(
         quantization=quantization, tensor_parallel_size=4, enable_expert_parallel=is_expert_parallel
     )
     part = weight_bytes(with_experts(), settings, p800())
@@ -141,30 +149,30 @@ def test_four_ranks_hold_the_model_once_but_for_what_each_has_whole(
 def test_blocks_of_a_rotation_are_whole_in_a_plan_too() -> None:
     stored = QuantizationConfig("w4a8", hadamard_block=64)
     shape = quantized(with_experts(moe_intermediate_size=256), stored)
-    assert plan_memory(shape, PlanSettings(tensor_parallel_size=4), p800()).fits
-    random = quantized(shape, None), PlanSettings(quantization="w4a8", tensor_parallel_size=4)
+    assert plan_memory(shape, plan_settings(tensor_parallel_size=4), p800()).fits
+    random = quantized(shape, None), plan_settings(quantization="w4a8", tensor_parallel_size=4)
     with pytest.raises(StartError, match=r"128 .*moe_intermediate_size .* 1, 2,"):
         plan_memory(*random, p800())
     with pytest.raises(StartError, match="moe_intermediate_size 64"):
-        plan_memory(with_experts(moe_intermediate_size=64), PlanSettings(quantization="w4a8"), p800())
+        plan_memory(with_experts(moe_intermediate_size=64), plan_settings(quantization="w4a8"), p800())
 
 
 @pytest.mark.parametrize(
     ("settings", "shape", "per_token"),
     [
-        (PlanSettings(), WIDE, 4 * 2 * 4 * 64 * 2),
-        (PlanSettings(dtype="float32"), WIDE, 4 * 2 * 4 * 64 * 4),
-        (PlanSettings(kv_cache_dtype="int8"), WIDE, 4 * 2 * 4 * (64 + 4)),
+        (plan_settings(), WIDE, 4 * 2 * 4 * 64 * 2),
+        (plan_settings(dtype="float32"), WIDE, 4 * 2 * 4 * 64 * 4),
+        (plan_settings(kv_cache_dtype="int8"), WIDE, 4 * 2 * 4 * (64 + 4)),
         (
-            PlanSettings(),
+            plan_settings(),
             quantized(WIDE, QuantizationConfig("wint8", has_cache_scales=True)),
             4 * 2 * 4 * 64,
         ),
-        (PlanSettings(tensor_parallel_size=4), WIDE, 4 * 2 * 64 * 2),
+        (plan_settings(tensor_parallel_size=4), WIDE, 4 * 2 * 64 * 2),
     ],
 )
 def test_a_token_takes_keys_and_values_of_every_layer(
-    settings: PlanSettings, shape: ModelShape, per_token: int
+    settings: EngineSettings, shape: ModelShape, per_token: int
 ) -> None:
     plan = plan_memory(shape, settings, p800())
     assert plan.bytes_per_token == per_token
@@ -172,7 +180,7 @@ def test_a_token_takes_keys_and_values_of_every_layer(
 
 
 def test_it_fits_to_the_byte() -> None:
-    settings = PlanSettings(gpu_memory_utilization=1.0)
+    settings = plan_settings(gpu_memory_utilization=1.0)
     needed = plan_memory(WIDE, settings, p800()).needed
     enough, lacking = (plan_memory(WIDE, settings, exactly(needed - byte)) for byte in (0, 1))
     assert (enough.fits, enough.num_sequences, enough.num_tokens) == (True, 1, 2048)
@@ -183,7 +191,7 @@ def test_it_fits_to_the_byte() -> None:
 
 
 def test_blocks_that_the_user_chose_are_what_must_fit_and_all_that_there_will_be() -> None:
-    chosen = PlanSettings(gpu_memory_utilization=1.0, num_gpu_blocks_override=2 * 32 + 5)
+    chosen = plan_settings(gpu_memory_utilization=1.0, num_gpu_blocks_override=2 * 32 + 5)
     plan = plan_memory(WIDE, chosen, p800())
     assert plan.needed == plan.fixed + 69 * plan.bytes_per_block
     assert plan_memory(WIDE, chosen, exactly(plan.needed)).fits
@@ -193,16 +201,16 @@ def test_blocks_that_the_user_chose_are_what_must_fit_and_all_that_there_will_be
 
 
 def test_a_chosen_cache_holds_a_request() -> None:
-    settings = PlanSettings(num_gpu_blocks_override=31)
+    settings = plan_settings(num_gpu_blocks_override=31)
     with pytest.raises(StartError, match=r"override 31 .* 32 blocks .*1984"):
         plan_memory(WIDE, settings, p800())
-    assert plan_memory(WIDE, replace(settings, max_model_len=1984), p800()).fits
+    assert plan_memory(WIDE, settings.replaced(max_model_len=1984), p800()).fits
 
 
 @pytest.mark.parametrize(("ranks", "is_readable"), [(1, True), (2, False), (4, True)])
 def test_parts_for_ranks_are_read_by_as_many_or_by_one(ranks: int, is_readable: bool) -> None:
     shape = replace(WIDE, num_parts=4)
-    settings = PlanSettings(tensor_parallel_size=ranks)
+    settings = plan_settings(tensor_parallel_size=ranks)
     if is_readable:
         assert plan_memory(shape, settings, p800()).fits
         return
@@ -211,8 +219,8 @@ def test_parts_for_ranks_are_read_by_as_many_or_by_one(ranks: int, is_readable: 
 
 
 def test_ranks_on_a_cpu_share_its_memory() -> None:
-    settings = PlanSettings(tensor_parallel_size=4)
+    settings = plan_settings(tensor_parallel_size=4)
     assert plan_memory(WIDE, settings, cpu(8 * GIB)).memory == 2 * GIB
     assert plan_memory(WIDE, settings, p800(8 * GIB)).memory == 8 * GIB
-    alone = plan_memory(WIDE, PlanSettings(), cpu(8 * GIB)).runtime
+    alone = plan_memory(WIDE, plan_settings(), cpu(8 * GIB)).runtime
     assert plan_memory(WIDE, settings, cpu(8 * GIB)).runtime == alone + (320 << 20)

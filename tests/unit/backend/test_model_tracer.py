@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.models.base import LoadSettings
 from ernie_backend.models.load import load_model
+from ernie_backend.settings.groups import LoadSettings
 from ernie_kernels.api import Ops
 from ernie_kernels.formats import ActivationType
 
@@ -100,7 +100,7 @@ class TracerOps:
 
 
 def settings() -> LoadSettings:
-    return LoadSettings("bfloat16", "wint8", ActivationType.INT8, max_positions=64)
+    return LoadSettings("bfloat16", "wint8", ActivationType.INT8, max_model_len=64)
 
 
 def test_the_opaque_array_refuses() -> None:

@@ -14,7 +14,7 @@ from ernie_backend.parallel.group import GroupWatch
 from ernie_backend.parallel.launcher import gather_group
 from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.messages import CODEC, Failed
-from ernie_backend.settings import read_settings
+from ernie_backend.settings.reader import read_settings
 from ernie_wire.frames import send_frame
 from ernie_wire.processes import Exit
 from free_ports import free_port

@@ -16,12 +16,12 @@ from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.input_processor import Preparation
 from ernie_backend.engine.request_state import RequestState
-from ernie_backend.engine.sampling_resolver import LogprobLimits
 from ernie_backend.errors import StartError
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import Penalties
 from ernie_backend.service.inbox import Inbox
 from ernie_backend.service.input_thread import PreparationThread
+from ernie_backend.settings.groups import LogprobLimits
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.errors import ContextLengthExceeded, InvalidRequest, InvalidValue
 from ernie_wire.messages import Cancel, GenerateRequest, Output
@@ -293,7 +293,7 @@ def test_log_probabilities_can_be_disabled_and_unlimited() -> None:
 
     for name in ("logprobs", "prompt_logprobs"):
         with pytest.raises(InvalidValue, match="Logprobs is disabled"):
-            prepare(LogprobLimits(is_enabled=False), **{name: 0})
+            prepare(LogprobLimits(enable_logprob=False), **{name: 0})
     assert prepare(LogprobLimits(max_logprobs=-1), logprobs=640).sequence.sampling.logprobs == 640
 
 

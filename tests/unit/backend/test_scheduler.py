@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from ernie_backend.engine.engine import Engine
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.request.sequence import Sequence
-from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.scheduler import Scheduler
+from ernie_backend.settings.groups import SchedulerLimits
 from ernie_wire.errors import ContextLengthExceeded, QueueFull
 from fakes.sequences import make_request, make_sequence, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation
@@ -59,7 +59,7 @@ class EngineMachine(RuleBasedStateMachine):
             max_long_partial_prefills=long_prefills,
             long_prefill_token_threshold=4,
             max_prompt_logit_rows=3,
-            max_waiting_time_s=10.0,
+            max_waiting_time=10.0,
         )
         self.now_s = 0.0
         self.engine = Engine(

@@ -12,7 +12,8 @@ from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.backend import BACKENDS, CPU, REFERENCE, XPU, Backend, find_backend
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.errors import StartError
-from ernie_backend.settings import DEFAULT_ACTIVATION, EngineSettings, read_settings
+from ernie_backend.settings.groups import DEFAULT_ACTIVATION, EngineSettings
+from ernie_backend.settings.reader import read_settings
 from ernie_kernels.cpu import instruction_sets
 from ernie_kernels.formats import ActivationType
 
@@ -25,20 +26,23 @@ def _read(**parameters: str) -> EngineSettings:
 
 
 def test_defaults() -> None:
-    expected = EngineSettings(model=Path("/m/x"), threads=usable_cores(), served_model_name="x")
+    expected = EngineSettings(Path("/m/x"), threads=usable_cores(), served_model_name="x").replaced(
+        max_num_batched_tokens=256 + 8, long_prefill_token_threshold=81
+    )
     assert _read() == expected
     assert _read(max_model_len="", quantization="", device="") == expected
-    assert (expected.max_num_seqs, expected.max_model_len, expected.block_size) == (8, 2048, 64)
-    assert expected.activation_dtype is DEFAULT_ACTIVATION
+    assert (expected.scheduler.max_num_seqs, expected.loading.max_model_len) == (8, 2048)
+    assert expected.cache.block_size == 64
+    assert expected.loading.activation_dtype is DEFAULT_ACTIVATION
 
 
 def test_where_quantized_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert _read(weight_cache="").weight_cache == Path("/caches/ernie-triton/weights")
+    assert _read(weight_cache="").loading.weight_cache == Path("/caches/ernie-triton/weights")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert _read(weight_cache="").weight_cache == Path.home() / ".cache" / "ernie-triton" / "weights"
-    assert _read(weight_cache="~/w").weight_cache == Path.home() / "w"
-    assert _read(weight_cache="OFF").weight_cache is None
+    assert _read(weight_cache="").loading.weight_cache == Path.home() / ".cache" / "ernie-triton" / "weights"
+    assert _read(weight_cache="~/w").loading.weight_cache == Path.home() / "w"
+    assert _read(weight_cache="OFF").loading.weight_cache is None
 
 
 def test_every_value_is_read() -> None:
@@ -69,8 +73,7 @@ def test_every_value_is_read() -> None:
         served_model_name="ernie",
         engine_python="/usr/bin/python3",
     )
-    assert settings == EngineSettings(
-        model=Path("/m/x"),
+    assert settings == EngineSettings(Path("/m/x")).replaced(
         device="reference",
         dtype="float32",
         quantization="wint8",
@@ -132,23 +135,23 @@ def test_wrong_values_name_field_and_value(name: str, value: str) -> None:
 
 def test_a_context_beyond_the_model_s_is_lowered_with_a_notice() -> None:
     settings = _read(max_model_len="200000")
-    assert settings.max_model_len == 131072
+    assert settings.loading.max_model_len == 131072
     assert settings.notices == (
         "max_model_len 200000 is lowered to the model's max_position_embeddings 131072",
     )
     short = read_settings({"model": "/m/x"}, replace(CONFIG, max_position_embeddings=512))
-    assert (short.max_model_len, short.notices) == (512, ())
+    assert (short.loading.max_model_len, short.notices) == (512, ())
 
 
 def test_wint4_on_a_dense_model_means_wint8_and_says_so() -> None:
     settings = _read(quantization="WINT4")
-    assert settings.quantization == "wint8"
+    assert settings.loading.quantization == "wint8"
     assert len(settings.notices) == 1
     assert "uses wint8" in settings.notices[0]
 
 
 def test_activation_types_fit_the_weights() -> None:
-    assert _read(activation_dtype="BFloat16").activation_dtype is ActivationType.BFLOAT16
+    assert _read(activation_dtype="BFloat16").loading.activation_dtype is ActivationType.BFLOAT16
     for others, found in (
         ({"quantization": "wint8"}, "quantization is 'wint8'"),
         ({"dtype": "float32"}, "dtype is 'float32'"),
@@ -167,7 +170,7 @@ def test_activation_types_of_quantized_weights_have_no_effect_on_others_and_say_
 def test_wint4_on_a_model_with_experts_is_wint4() -> None:
     config = ModelConfig.from_directory(DENSE.parent / "moe")
     settings = read_settings({"model": "/m/x", "quantization": "WINT4"}, config)
-    assert (settings.quantization, settings.notices) == ("wint4", ())
+    assert (settings.loading.quantization, settings.notices) == ("wint4", ())
 
 
 def test_w4a8_is_what_a_checkpoint_brings() -> None:
@@ -175,7 +178,7 @@ def test_w4a8_is_what_a_checkpoint_brings() -> None:
     parameters = {"model": "/m/x", "quantization": "w4a8"}
     with pytest.raises(StartError, match=r"w4a8 .*scales"):
         read_settings(parameters, config)
-    assert read_settings({**parameters, "load_choices": "dummy"}, config).quantization == "w4a8"
+    assert read_settings({**parameters, "load_choices": "dummy"}, config).loading.quantization == "w4a8"
     stored = replace(config, quantization_config=QuantizationConfig("w4a8"))
     assert read_settings(parameters, stored).notices == ()
 
@@ -185,7 +188,7 @@ def test_ranks_divide_stored_int4_codes_between_bytes() -> None:
     assert config.moe is not None
     odd = replace(config, moe=replace(config.moe, intermediate_size=510))
     parameters = {"model": "/m/x", "quantization": "wint4", "tensor_parallel_size": "2"}
-    assert read_settings(parameters, odd).tensor_parallel_size == 2
+    assert read_settings(parameters, odd).parallel.tensor_parallel_size == 2
     stored = replace(odd, quantization_config=QuantizationConfig("wint4"))
     with pytest.raises(StartError, match=r"255 blocks .*moe_intermediate_size"):
         read_settings(parameters, stored)
@@ -194,10 +197,10 @@ def test_ranks_divide_stored_int4_codes_between_bytes() -> None:
 def test_config_json_wins_over_the_flags() -> None:
     config = replace(CONFIG, quantization_config=QuantizationConfig("wint8", has_cache_scales=True))
     settings = read_settings({"model": "/m/x", "quantization": "wint4", "kv_cache_dtype": "auto"}, config)
-    assert (settings.quantization, settings.kv_cache_dtype) == ("wint8", "int8")
+    assert (settings.loading.quantization, settings.cache.kv_cache_dtype) == ("wint8", "int8")
     assert settings.notices == ("quantization wint4 is ignored: config.json says that the weights are wint8",)
     silent = read_settings({"model": "/m/x", "quantization": "none"}, config)
-    assert (silent.quantization, silent.notices) == ("wint8", ())
+    assert (silent.loading.quantization, silent.notices) == ("wint8", ())
 
 
 def test_the_device_is_the_card_that_is_there(tmp_path: Path) -> None:
@@ -248,14 +251,15 @@ def test_a_cgroup_quota_limits_the_cores(tmp_path: Path, limit: str, cores: int 
 )
 def test_a_step_is_short_on_a_cpu_unless_the_user_wants_it_longer(device: str, asked: str, tokens: int) -> None:
     settings = _read(device=device, max_num_seqs="100", max_num_batched_tokens=asked)
-    assert settings.max_num_batched_tokens == tokens
+    assert settings.scheduler.max_num_batched_tokens == tokens
 
 
 def test_without_a_limit_requests_wait_as_long_as_it_takes() -> None:
-    assert _read(max_waiting_time="-1").max_waiting_time is None
-    assert _read().max_waiting_time is None
+    assert _read(max_waiting_time="-1").scheduler.max_waiting_time is None
+    assert _read().scheduler.max_waiting_time is None
 
 
 def test_a_long_prompt_has_more_than_4_percent_of_the_context() -> None:
-    assert _read(max_model_len="32768").long_prefill_token_threshold == 1310
-    assert _read(max_model_len="32768", long_prefill_token_threshold="0").long_prefill_token_threshold == 1310
+    for given in ({}, {"long_prefill_token_threshold": "0"}):
+        limits = _read(max_model_len="32768", **given).scheduler
+        assert limits.long_prefill_token_threshold == 1310

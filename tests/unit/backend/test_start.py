@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -13,10 +11,8 @@ import pytest
 from ernie_backend.devices.backend import Backend
 from ernie_backend.errors import StartError
 from ernie_backend.parallel import worker
-from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.service import start
 from ernie_backend.service.start import StartedEngine, start_engine
-from ernie_backend.settings import EngineSettings
 from ernie_backend.weights.checkpoints import quantized_cache
 from ernie_kernels.api import Ops
 from ernie_kernels.communicator import ProcessGroupConfig
@@ -26,8 +22,6 @@ from ernie_wire.sampling import SamplingParameters
 
 DENSE = Path(__file__).parents[2] / "data" / "dense"
 PROMPT = tuple(np.random.default_rng(5).integers(3, 640, 20).tolist())
-RENAMED = {"max_waiting_time_s": "max_waiting_time"}
-NO_SETTINGS = {"max_prompt_logit_rows"}
 
 
 def started(**parameters: str) -> StartedEngine:
@@ -124,12 +118,3 @@ def test_memory_that_is_gone_when_the_cache_is_reserved_is_told(monkeypatch: pyt
     monkeypatch.setattr(start, "available_bytes", Mock(side_effect=[1 << 30, 1 << 20]))
     with pytest.raises(StartError, match=r"256 blocks .*1\.0 MiB"):
         started()
-
-
-def test_every_limit_of_the_scheduler_is_the_setting_of_its_name() -> None:
-    names = {each.name: RENAMED.get(each.name, each.name) for each in fields(SchedulerLimits)}
-    values: dict[str, Any] = {setting: number for number, setting in enumerate(names.values(), 100)}
-    for name in NO_SETTINGS:
-        del values[names.pop(name)]
-    limits = start._limits(replace(EngineSettings(Path("m")), **values))
-    assert {setting: getattr(limits, name) for name, setting in names.items()} == values

@@ -16,18 +16,17 @@ from ernie_backend.errors import StartError
 from ernie_backend.planning.engine_plan import check_fits
 from ernie_backend.planning.memory_plan import MemoryPlan, plan_memory
 from ernie_backend.planning.model_shape import ModelShape
-from ernie_backend.planning.plan_settings import PlanSettings
 from ernie_backend.planning.suggestions import suggest_changes
 from ernie_backend.planning.units import format_bytes
-from unit.backend.planned_models import WIDE, exactly, quantized, with_experts
+from unit.backend.planned_models import WIDE, exactly, plan_settings, quantized, with_experts
 
 
 def misfit(share: float, shape: ModelShape | None = None, **settings: Any) -> MemoryPlan:
     """Return a plan whose device has a share of what is needed."""
     shape = with_experts() if shape is None else shape
-    requested = PlanSettings(**settings)
+    requested = plan_settings(**settings)
     device = replace(p800(), runtime_bytes=0)
-    needed = plan_memory(shape, requested, device).needed / requested.gpu_memory_utilization
+    needed = plan_memory(shape, requested, device).needed / requested.cache.gpu_memory_utilization
     return plan_memory(shape, requested, replace(device, memory_bytes=int(needed * share)))
 
 
@@ -52,7 +51,7 @@ def test_smaller_weights_come_before_shorter_requests() -> None:
 
 
 def test_too_many_blocks_are_lowered_to_those_that_fit() -> None:
-    settings = PlanSettings(gpu_memory_utilization=1.0, num_gpu_blocks_override=100)
+    settings = plan_settings(gpu_memory_utilization=1.0, num_gpu_blocks_override=100)
     needed = plan_memory(WIDE, settings, p800()).needed
     plan = plan_memory(WIDE, settings, exactly(needed - 1))
     assert suggest_changes(plan)[0] == {"num_gpu_blocks_override": 99}
@@ -74,7 +73,7 @@ def test_a_quantized_checkpoint_keeps_its_format() -> None:
 
 @pytest.mark.parametrize("memory", [1 << 20, 0])  # a container that is full has none left
 def test_where_nothing_helps_nothing_is_suggested(memory: int) -> None:
-    plan = plan_memory(WIDE, PlanSettings(), exactly(memory))
+    plan = plan_memory(WIDE, plan_settings(), exactly(memory))
     assert suggest_changes(plan) == []
     with pytest.raises(StartError, match=rf"had: {format_bytes(plan.budget)} .*; no shorter"):
         check_fits(plan)
@@ -91,11 +90,11 @@ def test_what_is_suggested_fits(share: float, utilization: float, length: int, h
     shape = with_experts() if has_experts else WIDE
     plan = misfit(share, shape, gpu_memory_utilization=utilization, max_model_len=length)
     for each in suggest_changes(plan):
-        settings = replace(plan.settings, **each)
+        settings = plan.settings.replaced(**each)
         assert plan_memory(shape, settings, plan.device).fits
-        assert settings.gpu_memory_utilization <= max(0.95, utilization)
-        assert settings.max_model_len <= length
-        assert all(value != getattr(plan.settings, name) for name, value in each.items())
+        assert settings.cache.gpu_memory_utilization <= max(0.95, utilization)
+        assert settings.loading.max_model_len <= length
+        assert all(value != plan.settings.flat[name] for name, value in each.items())
 
 
 def test_a_refusal_names_need_have_and_ways_out_in_a_line() -> None:

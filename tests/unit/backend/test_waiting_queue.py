@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ernie_backend.request.sequence import Sequence
-from ernie_backend.scheduler.limits import SchedulerLimits
 from ernie_backend.scheduler.waiting_queue import LONGEST_RETRY_S, WaitingQueue
+from ernie_backend.settings.groups import SchedulerLimits
 from ernie_wire.errors import QueueFull
 from fakes.sequences import make_sequence
 
@@ -30,7 +30,7 @@ def _names(queue: WaitingQueue) -> list[str]:
 
 
 def _queue(clock: Clock | None = None, waiting: int = 4, tokens: int = 100) -> WaitingQueue:
-    limits = SchedulerLimits(1, 1, waiting, max_num_waiting_tokens=tokens, max_waiting_time_s=10.0)
+    limits = SchedulerLimits(1, 1, waiting, max_num_waiting_tokens=tokens, max_waiting_time=10.0)
     return WaitingQueue(limits, clock or Clock())
 
 

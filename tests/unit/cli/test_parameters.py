@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import pytest
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import DEVICES
-from ernie_backend.settings import EngineSettings, read_settings
+from ernie_backend.settings.groups import SETTINGS, EngineSettings
+from ernie_backend.settings.reader import read_settings
 from ernie_cli.command_line import UsageError, help_text, notices, read_flags
 from ernie_cli.parameters.document import FILES, document
 from ernie_cli.parameters.environment import VARIABLES, Variable
@@ -186,10 +186,10 @@ def test_a_flag_of_the_engine_reaches_config_pbtxt_and_the_engine_reads_it(flag:
     value = sample(flag)
     written = parameters(ServeSettings.from_flags(read(flag, value)))
     assert written == {parameter: "true" if isinstance(flag.kind, Switch) else value}
-    assert parameter in {field.name for field in fields(EngineSettings)}
+    assert parameter in SETTINGS
     config = ModelConfig.from_directory(DENSE)
     settings = read_settings({**written, "model": str(DENSE)}, config)
-    found = getattr(settings, parameter)
+    found = settings.flat[parameter]
     found = found.value if isinstance(found, Enum) else found
     assert str(found) in (value, str(float(value)) if value.isdigit() else value, "True")
 
@@ -267,7 +267,7 @@ def test_a_variable_without_effect_is_noticed_when_it_was_set_on_purpose(variabl
 
 @pytest.mark.parametrize(("flag", "parameter"), ENGINE, ids=lambda each: getattr(each, "name", ""))
 def test_the_engines_default_is_that_of_the_table(flag: Flag, parameter: str) -> None:
-    value = getattr(EngineSettings(Path("m")), parameter)
+    value = EngineSettings(Path("m")).flat[parameter]
     if isinstance(value, bool):
         spelled = "on" if value else "off"
     else:

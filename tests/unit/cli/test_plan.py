@@ -12,7 +12,6 @@ import pytest
 
 from ernie_backend.devices.device import GIB, cpu, p800
 from ernie_backend.planning.memory_plan import plan_memory
-from ernie_backend.planning.plan_settings import PlanSettings
 from ernie_backend.planning.suggestions import suggest_changes
 from ernie_cli import main as command_line
 from ernie_cli.command_line import parsed_flags
@@ -21,6 +20,7 @@ from ernie_cli.plan.report import Planned, lines
 from ernie_cli.plan.request import plan_request
 from ernie_cli.presets.released import RELEASED
 from ernie_cli.presets.rows import ROWS, Row
+from unit.backend.planned_models import plan_settings
 
 DATA = Path(__file__).parents[2] / "data"
 DENSE, EXPERTS = DATA / "dense", DATA / "moe"
@@ -136,22 +136,22 @@ KV_BYTES = {"0.3B": 18432, "PaddleOCR": 18432, "21B": 57344, "28B": 57344, "300B
 @pytest.mark.parametrize("name", GIGABYTES)
 def test_the_released_models_have_their_published_sizes(name: str) -> None:
     for quantization, gigabytes in zip((None, "wint8", "wint4"), GIGABYTES[name], strict=True):
-        plan = plan_memory(RELEASED[name].shape, PlanSettings(quantization=quantization), p800())
+        plan = plan_memory(RELEASED[name].shape, plan_settings(quantization=quantization), p800())
         assert sum(plan.weights.values()) / 1e9 == pytest.approx(gigabytes, rel=0.01)
         (per_token,) = (size for part, size in KV_BYTES.items() if part in name)
         assert plan.bytes_per_token == per_token
 
 
 def test_the_static_scales_of_w4a8c8_halve_the_kv_cache() -> None:
-    plan = plan_memory(RELEASED["ERNIE-4.5-300B-A47B-W4A8C8-TP4"].shape, PlanSettings(), p800())
+    plan = plan_memory(RELEASED["ERNIE-4.5-300B-A47B-W4A8C8-TP4"].shape, plan_settings(), p800())
     assert plan.bytes_per_token == 110592
-    assert plan.settings.quantization == "w4a8"
+    assert plan.settings.loading.quantization == "w4a8"
     assert sum(plan.weights.values()) / 1e9 == pytest.approx(157, rel=0.01)
 
 
 def test_a_cpu_keeps_the_output_head_in_int8() -> None:
     shape = RELEASED["ERNIE-4.5-0.3B"].shape
-    plan = plan_memory(shape, PlanSettings(quantization="wint8"), cpu(GIB))
+    plan = plan_memory(shape, plan_settings(quantization="wint8"), cpu(GIB))
     assert sum(plan.weights.values()) / 1e9 == pytest.approx(0.363, rel=0.01)
 
 
@@ -272,7 +272,7 @@ def test_the_document_has_the_figures_of_each_row(name: str) -> None:
     plan = plan_memory(request.shape, request.settings, request.device)
     sizes = [f"{size / GIB:.1f}" for size in (sum(plan.weights.values()), plan.needed, plan.budget)]
     room = [f"{plan.num_tokens:,}", str(plan.num_sequences)]
-    row = " | ".join([f"`{name}`", str(plan.settings.tensor_parallel_size), *sizes, *room])
+    row = " | ".join([f"`{name}`", str(plan.settings.parallel.tensor_parallel_size), *sizes, *room])
     assert f"| {row} |" in (DATA.parents[1] / "docs/plan.md").read_text().splitlines()
 
 

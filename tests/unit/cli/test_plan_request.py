@@ -66,7 +66,7 @@ def test_plan_and_engine_plan_a_directory_alike(
 def test_a_step_has_the_tokens_of_the_device() -> None:
     name = "ernie-4.5-0.3b-wint8-32k"
     tokens = {
-        device: plan_request({"--model": name, "--device": device}).settings.max_num_batched_tokens
+        device: plan_request({"--model": name, "--device": device}).settings.scheduler.max_num_batched_tokens
         for device in ("p800", "cpu")
     }
     assert tokens == {"p800": 2048, "cpu": 256 + 128}
@@ -80,7 +80,7 @@ def test_ranks_on_cpus_have_the_memory_of_all_machines_of_which_this_need_be_non
 
 def test_a_released_model_in_w4a8_is_planned_with_a_notice() -> None:
     request = plan_request({"--model": "ERNIE-4.5-21B-A3B", "--quantization": "w4a8"})
-    assert request.settings.quantization == "w4a8"
+    assert request.settings.loading.quantization == "w4a8"
     assert "needs a checkpoint with scales of activations" in request.notices[0]
 
 
@@ -91,7 +91,7 @@ def test_a_row_is_found_in_any_case() -> None:
 
 def test_a_context_that_the_model_does_not_have_is_lowered() -> None:
     request = plan_request({"--model": str(DENSE), "--max-model-len": "99999"})
-    assert request.settings.max_model_len == 2048
+    assert request.settings.loading.max_model_len == 2048
     assert "max_model_len 99999 is lowered to the model's max_position_embeddings 2048" in request.notices
 
 
@@ -100,5 +100,5 @@ def test_a_format_of_the_checkpoint_wins(tmp_path: Path) -> None:
     text["quantization_config"] = {"quantization": "wint8"}
     (tmp_path / "config.json").write_text(json.dumps(text))
     request = plan_request({"--model": str(tmp_path), "--quantization": "wint4"})
-    assert plan_memory(request.shape, request.settings, request.device).settings.quantization == "wint8"
+    assert plan_memory(request.shape, request.settings, request.device).settings.loading.quantization == "wint8"
     assert request.notices[0] == "quantization wint4 is ignored: config.json says that the weights are wint8"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from ernie_backend.planning.plan_settings import PlanSettings
+from ernie_backend.settings.groups import SETTINGS
 from ernie_cli.demo import EMBEDDED_ENTRY
 from ernie_cli.presets.entries import ENTRIES, entry_parameters
 from ernie_cli.presets.released import released_model
@@ -36,7 +35,7 @@ def test_the_repository_holds_no_other_entry() -> None:
 def test_an_entry_says_what_its_row_says(entry: str) -> None:
     row, parameters = ROWS[ENTRIES[entry]], entry_parameters(entry)
     assert {f"--{name.replace('_', '-')}": value for name, value in parameters.items()} == row.options
-    assert set(parameters) <= {field.name for field in fields(PlanSettings)}
+    assert set(parameters) <= set(SETTINGS)
     assert entry == row.model.name.lower()
 
 

@@ -1,0 +1,251 @@
+"""The engine's settings in groups; what needs some of them takes a group, or all.
+
+A field that ``setting`` makes can be given as a parameter of the model's entry, and as a flag of ``serve``. Its
+name is the parameter's: FastDeploy's flag with underscores, where there is one. Its meaning is the flag's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.devices.backend import AUTO, CARD_STEP_TOKENS, DEVICES
+from ernie_backend.devices.host import usable_cores
+from ernie_backend.settings.kinds import Choice, FirstPort, Integer, Kind, Number, Switch, Text
+from ernie_backend.weights.precision import DTYPES, QUANTIZATIONS
+from ernie_backend.weights.sharding import MAX_RANKS, Shard, shard_of
+from ernie_kernels.formats import ActivationType
+
+RAW_LOGPROBS = "raw_logprobs"
+LOGPROBS_MODES = (RAW_LOGPROBS, "raw_logits", "processed_logprobs", "processed_logits")
+DEFAULT_ACTIVATION = ActivationType.INT16
+"""The fastest activation type whose logits keep a cosine of 0.999 to those of float32 activations: int8 falls
+to 0.985 on single tokens of the dense golden, see ``ernie_kernels.reference.linear``."""
+DEFAULT_PARTIAL_PREFILLS = 4
+"""A long prompt, a shorter one that passes it, and still shorter ones that pass both go on at once. Each holds
+KV blocks for all of its prompt, so it is a small number."""
+_T = TypeVar("_T")
+
+
+class Setting(NamedTuple):
+    """A setting's default, how it is read from a text, its meaning, and which texts stand for None."""
+
+    default: Any
+    kind: Kind
+    meaning: str
+    nones: tuple[str, ...] = ()
+
+
+def setting(default: _T, kind: Kind, meaning: str, nones: tuple[str, ...] = ()) -> _T:
+    """Return the field of a setting; for the arguments see ``Setting``."""
+    return field(default=default, metadata={"setting": Setting(default, kind, meaning, nones)})
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """How a model is loaded.
+
+    Attributes:
+        quantization: None: not at all. A checkpoint that is quantized keeps its format.
+        activation_dtype: how Linears see their inputs, where it fits their weights.
+        max_model_len: the length of the rotary table, too.
+        weight_cache: None: quantized weights are not kept.
+    """
+
+    dtype: str = setting("bfloat16", Choice(DTYPES), "type of unquantized weights and of the KV cache")
+    quantization: str | None = setting(
+        None,
+        Choice(QUANTIZATIONS),
+        "format of the weights: wint8, wint4, w4a8; what config.json says of its weights comes first",
+        nones=("none", "bf16", "bfloat16"),
+    )
+    activation_dtype: ActivationType = setting(
+        DEFAULT_ACTIVATION,
+        Choice(tuple(each.value for each in ActivationType)),
+        "how activations are rounded before a layer: bfloat16 for bfloat16 weights, int16 and int8 for "
+        "quantized ones; other weights see float32",
+    )
+    max_model_len: int = setting(2048, Integer(2), "most tokens of prompt and answer together")
+    load_choices: str = setting(
+        "default",
+        Choice(("default", "default_v1", "dummy")),
+        "default and default_v1 load the weights; dummy takes random ones, for benchmarks",
+    )
+    weight_cache: Path | None = setting(
+        None,
+        Text("DIRECTORY|off"),
+        "where quantized weights are kept for the next start; off: nowhere",
+        nones=("off",),
+    )
+
+    @property
+    def is_dummy(self) -> bool:
+        """Whether the weights are random, so that a config.json is enough."""
+        return self.load_choices == "dummy"
+
+
+@dataclass(frozen=True)
+class SchedulerLimits:
+    """Limits of a step and of the queue.
+
+    Attributes:
+        max_num_waiting_tokens: a request that finds others in the queue and would exceed it is refused.
+        max_waiting_time: None: no limit.
+        max_num_partial_prefills: with 1, no prompt passes another.
+        max_prompt_logit_rows: prompt tokens whose logits one step computes because a request wants them.
+    """
+
+    max_num_seqs: int = setting(8, Integer(1, 4096), "most requests worked on at once")
+    max_num_batched_tokens: int = setting(
+        CARD_STEP_TOKENS,
+        Integer(1, 1 << 20),
+        "most tokens in one step; longer prompts are cut; running answers wait for a step to end",
+    )
+    max_num_waiting: int = setting(512, Integer(1, 1 << 20), "requests in the queue; one more gets 429")
+    max_num_waiting_tokens: int = setting(
+        1 << 20, Integer(1, 1 << 40), "prompt tokens in the queue; more get 429"
+    )
+    max_waiting_time: float | None = setting(
+        None, Number(), "seconds a request may wait in the queue; -1: without limit", nones=("-1",)
+    )
+    max_num_partial_prefills: int = setting(
+        DEFAULT_PARTIAL_PREFILLS,
+        Integer(1, 4096),
+        "prompts unfinished at once: shorter ones share the steps of a long one; 1 makes them wait",
+    )
+    max_long_partial_prefills: int = setting(DEFAULT_PARTIAL_PREFILLS, Integer(1, 4096), "of these, long ones")
+    long_prefill_token_threshold: int = setting(0, Integer(), "tokens of the longest prompt that is not long")
+    max_prompt_logit_rows: int = 64
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """The KV cache, and the memory that it and the weights may take."""
+
+    gpu_memory_utilization: float = setting(
+        0.9, Number(0, 1), "share of the device's memory; on a CPU, of the free memory"
+    )
+    num_gpu_blocks_override: int | None = setting(None, Integer(1), "blocks of the KV cache")
+    block_size: int = setting(64, Integer(1, 4096), "tokens in a block of the KV cache")
+    kv_cache_dtype: str = setting(
+        "auto",
+        Choice(("auto", "int8")),
+        "type of the KV cache; auto: int8 if the checkpoint says so, else as --dtype",
+    )
+    enable_prefix_caching: bool = setting(
+        True, Switch(has_opposite=True), "prompts that begin alike share their KV cache"
+    )
+
+
+@dataclass(frozen=True)
+class LogprobLimits:
+    """Which log probabilities a request may ask for, and what they are (``runner.logprobs``).
+
+    Attributes:
+        max_logprobs: -1: as many as the vocabulary has.
+    """
+
+    enable_logprob: bool = setting(
+        True, Switch(has_opposite=True), "allow requests to ask for log-probabilities"
+    )
+    max_logprobs: int = setting(20, Integer(-1), "most alternatives a request may ask for; -1: no limit")
+    logprobs_mode: str = setting(
+        RAW_LOGPROBS, Choice(LOGPROBS_MODES), "which values are returned as log-probabilities"
+    )
+
+
+@dataclass(frozen=True)
+class ParallelSettings:
+    """The ranks that share a model, and where they are (``parallel.layout``)."""
+
+    tensor_parallel_size: int = setting(
+        1,
+        Integer(1, MAX_RANKS),
+        "devices that share the model; it divides the heads and widths of the model",
+    )
+    enable_expert_parallel: bool = setting(
+        False, Switch(), "each device has whole experts, instead of a part of every expert"
+    )
+    ips: str = setting(
+        "",
+        Text("ADDRESS"),
+        "machines that share the model, the one with the API first; the same command runs on each",
+    )
+    engine_worker_queue_port: int = setting(
+        8002,
+        FirstPort(),
+        "with --ips: port of the first machine where the others meet it; otherwise unused",
+    )
+
+    def shard(self, config: ModelConfig, rank: int = 0) -> Shard:
+        """Return which part of a model a rank has."""
+        size = self.tensor_parallel_size
+        return shard_of(config, rank, size, is_expert_parallel=self.enable_expert_parallel)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """All settings of an engine.
+
+    Attributes:
+        model: directory of the checkpoint.
+        image_max_pixels: of the largest picture; None: the model's own limit. Only a plan of the memory has it.
+        notices: what the user should know about how the settings were read.
+    """
+
+    model: Path
+    served_model_name: str = setting(
+        "", Text("NAME"), "the only model name that requests may give, besides 'default'"
+    )
+    chat_template: str = setting("", Text("PATH|JINJA"), "chat template: a path, or the Jinja text itself")
+    device: str = setting(AUTO, Choice(DEVICES), "where the model runs; auto: an XPU if there is one")
+    threads: int = field(
+        default_factory=usable_cores,
+        metadata={"setting": Setting(None, Integer(1, 1024), "threads that compute, on a CPU")},
+    )
+    loading: LoadSettings = field(default_factory=LoadSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    scheduler: SchedulerLimits = field(default_factory=SchedulerLimits)
+    logprobs: LogprobLimits = field(default_factory=LogprobLimits)
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
+    image_max_pixels: int | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def blocks_per_request(self) -> int:
+        """KV cache blocks of one request of ``max_model_len`` tokens."""
+        return -(-self.loading.max_model_len // self.cache.block_size)
+
+    @property
+    def cache_dtype(self) -> str:
+        """Type of the KV cache."""
+        return self.loading.dtype if self.cache.kv_cache_dtype == "auto" else self.cache.kv_cache_dtype
+
+    @property
+    def flat(self) -> Mapping[str, Any]:
+        """The values of all groups by their names, which no two groups share."""
+        values: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            values |= vars(value) if is_dataclass(value) else {name: value}
+        return values
+
+    def replaced(self, **values: Any) -> EngineSettings:  # noqa: ANN401 - each setting has its own type
+        """Return these settings with other values, by the names of ``flat``."""
+        changes: dict[str, Any] = {}
+        for name, group in vars(self).items():
+            if is_dataclass(group) and not isinstance(group, type):
+                inner = [each.name for each in fields(group) if each.name in values]
+                changes[name] = replace(group, **{each: values.pop(each) for each in inner})
+        return replace(self, **changes, **values)
+
+
+SETTINGS: Mapping[str, Setting] = {
+    each.name: each.metadata["setting"]
+    for group in (EngineSettings, LoadSettings, SchedulerLimits, CacheSettings, LogprobLimits, ParallelSettings)
+    for each in fields(group)
+    if "setting" in each.metadata
+}
+"""All that can be given, by name."""

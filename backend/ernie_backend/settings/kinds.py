@@ -1,0 +1,120 @@
+"""Kinds of values, as text that a user writes: how it is read, and what it may be.
+
+``read`` returns the value, or raises ValueError with what is wrong with the text and what it must be, such as
+``is 0; it must be in [1, 4096]``: the caller says of which parameter or flag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Kind(Protocol):
+    """One kind of values; ``shown`` stands for a value in a help text."""
+
+    @property
+    def shown(self) -> str:
+        """The placeholder, or the known values; empty: the flag takes no value."""
+        ...
+
+    def read(self, text: str) -> Any:  # noqa: ANN401 - each kind has its own type
+        """Return the value that a text stands for; raises ValueError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Text:
+    """Any text."""
+
+    shown: str = "TEXT"
+
+    def read(self, text: str) -> str:
+        """Return the text."""
+        return text
+
+
+@dataclass(frozen=True)
+class Integer:
+    """A whole number in [low, high]."""
+
+    low: int = 0
+    high: int = 1 << 30
+    shown: str = "N"
+
+    def read(self, text: str) -> int:
+        """Return the number."""
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(f"is {text!r}; it must be an integer") from None
+        if not self.low <= value <= self.high:
+            raise ValueError(f"is {value}; it must be in [{self.low}, {self.high}]")
+        return value
+
+
+@dataclass(frozen=True)
+class FirstPort:
+    """A port, or several with commas between, of which the first counts; 0 is any."""
+
+    shown: str = "PORT"
+
+    def read(self, text: str) -> int:
+        """Return the first."""
+        return Integer(0, 65535).read(text.partition(",")[0])
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number above ``above`` and at most ``high``."""
+
+    above: float = 0.0
+    high: float | None = None
+    shown: str = "X"
+
+    def read(self, text: str) -> float:
+        """Return the number."""
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"is {text!r}; it must be a number") from None
+        high = float("inf") if self.high is None else self.high
+        if not (self.above < value <= high and value < float("inf")):  # not a number fails, too
+            at_most = "" if self.high is None else f" and at most {self.high:g}"
+            raise ValueError(f"is {value:g}; it must be above {self.above:g}{at_most}")
+        return value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some words, in any case, with ``-`` or ``_``."""
+
+    known: tuple[str, ...]
+
+    @property
+    def shown(self) -> str:
+        """The words."""
+        return "|".join(self.known)
+
+    def read(self, text: str) -> str:
+        """Return the word in its spelling here."""
+        for word in self.known:
+            if word.lower().replace("_", "-") == text.lower().replace("_", "-"):
+                return word
+        raise ValueError(f"is {text!r}; known: {', '.join(self.known)}")
+
+
+@dataclass(frozen=True)
+class Switch:
+    """On or off.
+
+    Attributes:
+        has_opposite: there is a flag ``--no-...``, too.
+    """
+
+    has_opposite: bool = False
+    shown: str = ""
+
+    def read(self, text: str) -> bool:
+        """Return whether it is on."""
+        return Choice(("true", "false")).read(text) == "true"

@@ -1,0 +1,116 @@
+"""Reads the engine's settings from the parameters of the model's entry, all of them strings.
+
+First each value by its kind, then what depends on the model's config, on the device or on another setting.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.devices.backend import find_backend
+from ernie_backend.errors import StartError
+from ernie_backend.settings.groups import SETTINGS, EngineSettings
+from ernie_backend.weights.precision import check_activation_setting
+from ernie_backend.weights.sharding import check_split, expert_block
+from ernie_kernels.formats import ACTIVATION_LEVELS, ActivationType
+
+
+def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineSettings:
+    """Return the settings in an entry's parameters; absent or empty ones take their defaults.
+
+    Parameters that are not the engine's are the stub's or the frontend's, and are left alone.
+
+    Raises:
+        StartError: a value is outside its limits; names the parameter, the value and the limit.
+    """
+    directory = model_directory(parameters)
+    given = _given(parameters)
+    notices: list[str] = []
+    settings = EngineSettings(directory, served_model_name=directory.name).replaced(**given)
+    settings = settings.replaced(**_model_values(given, settings, config, notices))
+    settings = settings.replaced(**_derived_defaults(given, settings))
+    block = expert_block(config.quantization_config, settings.loading.quantization)
+    check_split(config, settings.parallel.shard(config), block)
+    return settings.replaced(notices=tuple(notices))
+
+
+def model_directory(parameters: Mapping[str, str]) -> Path:
+    """Return the directory of the checkpoint; raises StartError if it is not given."""
+    if not parameters.get("model"):
+        raise StartError("parameter model is missing; give the directory of a checkpoint")
+    return Path(parameters["model"])
+
+
+def _given(parameters: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of the parameters that are given, each read by its kind."""
+    values: dict[str, Any] = {}
+    for name, setting in SETTINGS.items():
+        text = parameters.get(name, "").strip()
+        if text:
+            try:
+                values[name] = None if text.lower() in setting.nones else setting.kind.read(text)
+            except ValueError as error:
+                either = f", or {setting.nones[0]}" if setting.nones else ""
+                raise StartError(f"{name} {error}{either}") from None
+    return values
+
+
+def _model_values(
+    given: Mapping[str, Any], settings: EngineSettings, config: ModelConfig, notices: list[str]
+) -> dict[str, Any]:
+    """Return the settings on which the model has a say."""
+    stored, limit = config.quantization_config, config.max_position_embeddings
+    length, quantization = settings.loading.max_model_len, _quantization(settings, config, notices)
+    if "max_model_len" in given and length > limit:
+        notices.append(f"max_model_len {length} is lowered to the model's max_position_embeddings {limit}")
+    values: dict[str, Any] = {"max_model_len": min(length, limit), "quantization": quantization}
+    if stored is not None and stored.has_cache_scales:
+        values["kv_cache_dtype"] = "int8"
+    activation = ActivationType(settings.loading.activation_dtype)
+    check_activation_setting(activation, settings.loading.dtype, quantization)
+    if quantization is None and "activation_dtype" in given and activation.value in ACTIVATION_LEVELS:
+        notices.append(f"activation_dtype {activation.value} is for quantized weights; these see float32")
+    return {**values, "activation_dtype": activation}
+
+
+def _quantization(settings: EngineSettings, config: ModelConfig, notices: list[str]) -> str | None:
+    asked = settings.loading.quantization
+    if config.quantization_config is not None:
+        stored = config.quantization_config.quantization
+        if asked not in (None, stored):
+            notices.append(f"quantization {asked} is ignored: config.json says that the weights are {stored}")
+        return stored
+    if asked in ("wint4", "w4a8") and config.moe is None:
+        notices.append(f"quantization {asked} quantizes experts; this dense model has none and uses wint8")
+        return "wint8"
+    if asked == "w4a8" and not settings.loading.is_dummy:
+        raise StartError(
+            "quantization w4a8 needs scales of activations, and this checkpoint has none; make one that has by "
+            "ernie-triton quantize --quantization w4a8, or choose wint4"
+        )
+    return asked
+
+
+def _derived_defaults(given: Mapping[str, Any], settings: EngineSettings) -> dict[str, Any]:
+    """Return the settings that follow from others, from the device or from the environment."""
+    values: dict[str, Any] = {}
+    limits = settings.scheduler
+    if "max_num_batched_tokens" not in given:
+        backend, _ = find_backend(settings.device)
+        values["max_num_batched_tokens"] = backend.step_tokens(limits.max_num_seqs)
+    if "max_long_partial_prefills" not in given:
+        values["max_long_partial_prefills"] = limits.max_num_partial_prefills
+    if not limits.long_prefill_token_threshold:
+        values["long_prefill_token_threshold"] = settings.loading.max_model_len * 4 // 100
+    if not settings.parallel.engine_worker_queue_port:
+        values["engine_worker_queue_port"] = SETTINGS["engine_worker_queue_port"].default
+    if "weight_cache" not in given:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        values["weight_cache"] = caches.expanduser() / "ernie-triton" / "weights"
+    elif given["weight_cache"] is not None:
+        values["weight_cache"] = Path(given["weight_cache"]).expanduser()
+    return values
