@@ -18,7 +18,7 @@ class CommandError(Exception):
         self.last_lines = last_lines
         self.exit_signal = exit_signal
 
-    def saying(self, message: str) -> CommandError:
+    def with_message(self, message: str) -> CommandError:
         """Return the error with another message."""
         return CommandError(message, self.last_lines, self.exit_signal)
 

@@ -12,7 +12,7 @@ from ernie_cli.demo import demo
 from ernie_cli.errors import CommandError
 from ernie_cli.evaluation.command import eval_command
 from ernie_cli.plan.command import plan_command
-from ernie_cli.quantize_command import quantize
+from ernie_cli.quantize import quantize
 from ernie_cli.serve.command import serve_command
 from ernie_frontend.log_output import standard_error
 

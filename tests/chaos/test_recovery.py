@@ -27,11 +27,11 @@ FAILURE_S = 100.0
 FLAGS = ("--model", str(DENSE), "--port", "0", "--host", "127.0.0.1", "--dtype", "float32")
 LONG = {"model": "null", "prompt": [5, 6, 7], "max_tokens": 1400, "ignore_eos": True}
 SHORT = {"model": "null", "prompt": [5, 6, 7], "max_tokens": 2}
-MOST_FAULTS = 6
+MAX_FAULTS = 6
 NUM_TRIALS = 30
 PATIENT = """
 from ernie_cli.serve import recovery
-recovery.MOST_FAULTS, recovery._LONGEST_PAUSE_S = 1000, 0.0
+recovery.MAX_FAULTS, recovery._MAX_PAUSE_S = 1000, 0.0
 from ernie_cli.main import main
 main()
 """
@@ -327,14 +327,14 @@ def test_a_triton_that_dies_again_and_again_ends_it_with_the_cause_last() -> Non
         house.wait_until_ready()
         killed: set[int] = set()
         until = time.monotonic() + RECOVERY_S
-        while len(killed) < MOST_FAULTS and house.serving.process.is_running():
+        while len(killed) < MAX_FAULTS and house.serving.process.is_running():
             assert time.monotonic() < until, house.serving.output
             triton = house.triton()
             killed.add(triton.pid)
             os.kill(triton.pid, signal.SIGKILL)
             while triton.is_running():
                 time.sleep(0.1)
-            while len(house.serving.process.children()) < 2 and len(killed) < MOST_FAULTS:
+            while len(house.serving.process.children()) < 2 and len(killed) < MAX_FAULTS:
                 time.sleep(0.1)
         assert house.serving.wait() == 1
         assert (

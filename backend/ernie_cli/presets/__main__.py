@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from ernie_cli.presets.entries import ENTRIES, entry_parameters
-from ernie_cli.serve.run_directory import write_entry
+from ernie_cli.triton.run_directory import write_entry
 
 if __name__ == "__main__":
     for name in ENTRIES:

@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_cli.errors import CommandError
-from ernie_cli.processes.tied import tied_command
+from ernie_cli.processes.child_launcher import launcher_command
 from ernie_frontend.log_output import LogOutput
 from ernie_wire.processes import Exit, ProcessStat
 
-STOPPED_S = 3.0
+MAX_STOPPED_S = 3.0
 """How long a process may stay stopped: no load on the machine can stop one, so it need not be long."""
-LOOK_S = 1.0
-SHARED_LOOK_S = 0.9
-"""What is looked at every ``LOOK_S`` may be as old as this, so that one look serves all who look that often."""
+SCAN_INTERVAL_S = 1.0
+MAX_SCAN_AGE_S = 0.9
+"""How old a scan may be where one is needed every ``SCAN_INTERVAL_S``: so one serves all watchers."""
 _TAIL_BYTES = 16384
 _LAST_LINES = 40
 _POLL_S = 0.05
@@ -52,7 +52,7 @@ class ChildCommand:
     command: Sequence[str]
     environment: Mapping[str, str]
     grace_s: float | None
-    stopped_s: float = STOPPED_S
+    stopped_s: float = MAX_STOPPED_S
 
 
 class _Processes:
@@ -101,7 +101,7 @@ class Child:
     async def start(cls, origin: ChildCommand, output: LogOutput) -> Child:
         """Start a command; it gets SIGTERM if this process dies. What it writes goes to ``output``."""
         process = await asyncio.create_subprocess_exec(
-            *tied_command(origin.command),
+            *launcher_command(origin.command),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -120,7 +120,7 @@ class Child:
         """Exit status; negative for a signal, None while it runs."""
         return self._process.returncode
 
-    def members(self, max_age_s: float = 0.0) -> list[ProcessStat]:
+    def group(self, max_age_s: float = 0.0) -> list[ProcessStat]:
         """Return the processes of its group, itself among them while it is there.
 
         Args:
@@ -159,18 +159,18 @@ class Child:
 
     def kill_descendants(self) -> None:
         """Kill all of the process's group but itself, at once."""
-        for member in self.members():
+        for member in self.group():
             if member.pid != self.pid:
                 _kill(member.pid)
 
     async def _kill_what_stays_stopped(self) -> None:
         looks: dict[int, int] = {}
         while True:
-            await asyncio.sleep(LOOK_S)
-            stopped = [member for member in self.members(SHARED_LOOK_S) if member.state == "T"]
+            await asyncio.sleep(SCAN_INTERVAL_S)
+            stopped = [member for member in self.group(MAX_SCAN_AGE_S) if member.state == "T"]
             looks = {member.pid: looks.get(member.pid, 0) + 1 for member in stopped}
             for member in stopped:
-                if looks[member.pid] * LOOK_S >= self.origin.stopped_s:
+                if looks[member.pid] * SCAN_INTERVAL_S >= self.origin.stopped_s:
                     logger.warning(
                         "%s: process %d (%s) was stopped: it is killed", self.name, member.pid, member.name
                     )

@@ -106,7 +106,7 @@ class Supervisor:
                 raise StopRequested
             return await task
         finally:
-            await _cancelled(task, stop)
+            await _cancel(task, stop)
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
@@ -134,10 +134,20 @@ async def while_running(children: Sequence[Child], work: Coroutine[Any, Any, Res
                 raise death.result()
         return await task
     finally:
-        await _cancelled(task, *deaths)
+        await _cancel(task, *deaths)
 
 
-async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
+async def first_completed(*works: Coroutine[Any, Any, None]) -> None:
+    """Wait until the first of several works ends, with what it raises, and cancel the others."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await done.pop()
+    finally:
+        await _cancel(*tasks)
+
+
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

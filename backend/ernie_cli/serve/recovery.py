@@ -1,12 +1,11 @@
-"""What ``serve`` does about faults: what is dead or hangs is loaded or started again.
+"""How ``serve`` recovers from faults: what has died or hangs is loaded or started again.
 
     a load of the model hangs              Triton's processes are killed, it is started, three times at most
     the model's stub is dead or silent     its processes are killed, the model is unloaded and loaded
     tritonserver ended or does not answer  its processes are killed, what it left is removed, it is started
-    the frontend ended or does not answer  it is started; Triton and the engine know nothing of it
+    the frontend ended or does not answer  it is started; Triton and the engine are not involved
 
-Clients get 503 with Retry-After meanwhile. Only a fault that comes back again and again ends ``serve``. This
-module must not know how a command line is made.
+Clients get 503 with Retry-After meanwhile. Only a fault that keeps coming back ends ``serve``.
 """
 
 from __future__ import annotations
@@ -20,66 +19,66 @@ from typing import NoReturn
 
 from ernie_cli.errors import CommandError
 from ernie_cli.processes.child import Child
-from ernie_cli.processes.supervisor import Supervisor, while_running
+from ernie_cli.processes.supervisor import Supervisor, first_completed, while_running
 from ernie_cli.serve.frontend import wait_until_answering, watch_answers
-from ernie_cli.serve.run_directory import RunDirectory
-from ernie_cli.triton.loading import LoadHangs, first_of, load_model, watch_stub
+from ernie_cli.triton.loading import LoadHangs, load_model, watch_stub
 from ernie_cli.triton.model_control import ModelDied, TritonModel
+from ernie_cli.triton.run_directory import RunDirectory
 
-MOST_FAULTS = 5
+MAX_FAULTS = 5
 FAULTS_WINDOW_S = 600.0
-_LONGEST_PAUSE_S = 8.0
-MOST_LOADS = 3
+_MAX_PAUSE_S = 8.0
+MAX_LOADS = 3
 _GRACE_AFTER_DEATH_S = 1.0
 
 logger = logging.getLogger(__name__)
 
 
-class Faults:
-    """The faults of one thing lately: how long to wait before it is mended, and when to give up."""
+class RestartBackoff:
+    """How long to wait before the next restart of one thing, and when to give up."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque()
 
     def pause_s(self, fault: CommandError, now_s: float) -> float:
-        """Take note of a fault; return 0 for the first, then 1, 2, 4, 8 seconds.
+        """Count a fault; return 0 for the first, then 1, 2, 4, 8 seconds.
 
         Raises:
-            CommandError: it is one more than ``MOST_FAULTS`` within ``FAULTS_WINDOW_S``.
+            CommandError: it is one more than ``MAX_FAULTS`` within ``FAULTS_WINDOW_S``.
         """
         while self._times and now_s - self._times[0] > FAULTS_WINDOW_S:
             self._times.popleft()
         self._times.append(now_s)
         count = len(self._times)
-        if count > MOST_FAULTS:
+        if count > MAX_FAULTS:
             within = f"{FAULTS_WINDOW_S / 60:g} minutes"
             message = f"given up after {count} faults within {within}, the last: {fault.message}"
-            raise fault.saying(message)
-        return min(2.0 ** (count - 2), _LONGEST_PAUSE_S) if count > 1 else 0.0
+            raise fault.with_message(message)
+        return min(2.0 ** (count - 2), _MAX_PAUSE_S) if count > 1 else 0.0
 
 
-class Kept(ABC):
-    """Something that is watched, and mended after each fault."""
+class Recovery(ABC):
+    """Watches something, and recovers it after each fault."""
 
-    async def keep(self) -> NoReturn:
-        """Watch and mend.
+    async def run(self) -> NoReturn:
+        """Watch and recover until there are too many faults.
 
         Raises:
-            CommandError: there were too many faults.
+            CommandError: the last of them.
         """
-        faults = Faults()
-        fault = await self._fault_of(None)
+        backoff = RestartBackoff()
+        fault = await self._next_fault(None)
         while True:
-            pause_s = faults.pause_s(fault, time.monotonic())
+            pause_s = backoff.pause_s(fault, time.monotonic())
             logger.warning("%s", fault.message)
             await asyncio.sleep(pause_s)
-            fault = await self._fault_of(fault)
+            fault = await self._next_fault(fault)
 
-    async def _fault_of(self, fault: CommandError | None) -> CommandError:
-        """Mend a fault, if there is one; return the next."""
+    async def _next_fault(self, fault: CommandError | None) -> CommandError:
+        """Recover from a fault, if there is one; return the next, which may be that the recovery failed."""
         try:
             if fault is not None:
-                await self.mend(fault)
+                await self.recover(fault)
             while True:
                 await self.watch()
         except CommandError as following:
@@ -87,15 +86,15 @@ class Kept(ABC):
 
     @abstractmethod
     async def watch(self) -> None:
-        """Wait for a fault, and raise it: a ``CommandError``."""
+        """Wait for a fault, and raise it as a ``CommandError``."""
 
     @abstractmethod
-    async def mend(self, fault: CommandError, /) -> None:
-        """Mend a fault; raises what keeps it from that, which is the next fault."""
+    async def recover(self, fault: CommandError, /) -> None:
+        """Recover from a fault; a ``CommandError`` is the next one."""
 
 
-class KeptTriton(Kept):
-    """A tritonserver and its model, which is still to be loaded."""
+class TritonRecovery(Recovery):
+    """Recovers a tritonserver and its model, which ``load`` loads for the first time, too."""
 
     def __init__(
         self, supervisor: Supervisor, directory: RunDirectory, model: TritonModel, child: Child
@@ -105,7 +104,7 @@ class KeptTriton(Kept):
         self._model = model
         self._child = child
 
-    async def load(self, attempts: int = MOST_LOADS) -> None:
+    async def load(self, attempts: int = MAX_LOADS) -> None:
         """Load the model; after a load that hangs again, in a new Triton.
 
         Raises:
@@ -115,7 +114,7 @@ class KeptTriton(Kept):
             await self._load()
         except LoadHangs as hang:
             if attempts == 1:
-                raise hang.saying(f"{hang.message}, {MOST_LOADS} times in a row") from None
+                raise hang.with_message(f"{hang.message}, {MAX_LOADS} times in a row") from None
             logger.warning("%s; tritonserver is started again", hang.message)
             await self._start_triton_again()
             await self.load(attempts - 1)
@@ -125,11 +124,11 @@ class KeptTriton(Kept):
             await while_running([self._child], load_model(self._model, self._child))
 
     async def watch(self) -> None:
-        """See ``Kept``."""
-        await while_running([self._child], first_of(self._model.watch(), watch_stub(self._child)))
+        """See ``Recovery``."""
+        await while_running([self._child], first_completed(self._model.watch(), watch_stub(self._child)))
 
-    async def mend(self, fault: CommandError, /) -> None:
-        """See ``Kept``."""
+    async def recover(self, fault: CommandError, /) -> None:
+        """See ``Recovery``."""
         if isinstance(fault, ModelDied):
             await while_running([self._child], self._unload())
             await self.load()
@@ -141,7 +140,7 @@ class KeptTriton(Kept):
 
     async def _unload(self) -> None:
         self._child.kill_descendants()  # Triton would wait for a stub that hangs, and for its engine
-        # It never gives up the requests that a dead stub had, and would wait for them at its end.
+        # Triton never gives up the requests that a dead stub had, and would wait for them when it ends.
         self._child.grace_s = _GRACE_AFTER_DEATH_S
         await self._model.unload()
         self._directory.remove_shared_memory()
@@ -154,14 +153,8 @@ class KeptTriton(Kept):
         await while_running([self._child], self._model.wait_until_live())
 
 
-class KeptFrontend(Kept):
-    """The frontend.
-
-    Args:
-        supervisor: of its process.
-        child: its process.
-        url: where it answers.
-    """
+class FrontendRecovery(Recovery):
+    """Recovers the frontend, whose base URL is ``url``."""
 
     def __init__(self, supervisor: Supervisor, child: Child, url: str) -> None:
         self._supervisor = supervisor
@@ -169,11 +162,11 @@ class KeptFrontend(Kept):
         self._url = url
 
     async def watch(self) -> None:
-        """See ``Kept``."""
+        """See ``Recovery``."""
         await while_running([self._child], watch_answers(self._url))
 
-    async def mend(self, _: CommandError, /) -> None:
-        """See ``Kept``."""
+    async def recover(self, _: CommandError, /) -> None:
+        """See ``Recovery``."""
         self._child.kill()  # its workers
         await self._child.stop()
         self._child = await self._supervisor.start_again(self._child)
@@ -181,6 +174,6 @@ class KeptFrontend(Kept):
         logger.warning("the OpenAI frontend is started again")
 
 
-async def keep_all(*kept: Kept) -> None:
-    """Keep several things, until one is given up; raises its ``CommandError``."""
-    await first_of(*(each.keep() for each in kept))
+async def recover_all(*recoveries: Recovery) -> None:
+    """Run several recoveries until one gives up; raises its ``CommandError``."""
+    await first_completed(*(each.run() for each in recoveries))

@@ -25,23 +25,23 @@ from ernie_cli.errors import CommandError
 from ernie_cli.model.check import check_model
 from ernie_cli.model.source import ModelFiles, find_model
 from ernie_cli.processes.child import Child
-from ernie_cli.processes.memory_report import MemoryReport
 from ernie_cli.processes.ports import LOOPBACK, choose_ports
 from ernie_cli.processes.supervisor import STOP_GRACE_S, StopRequested, Supervisor
-from ernie_cli.serve import timeline
+from ernie_cli.serve import startup_table
 from ernie_cli.serve.frontend import base_url, frontend_command, wait_until_healthy
-from ernie_cli.serve.recovery import KeptFrontend, KeptTriton, keep_all
-from ernie_cli.serve.run_directory import (
-    RunDirectory,
-    check_socket_path,
-    check_temporary_directory,
-    remove_abandoned,
-)
+from ernie_cli.serve.oom_report import OomReport
+from ernie_cli.serve.recovery import FrontendRecovery, TritonRecovery, recover_all
 from ernie_cli.serve.settings import ServeSettings
 from ernie_cli.serve.worker_host import keep_ranks
 from ernie_cli.triton.bundled import find_installed_server
 from ernie_cli.triton.model_control import TritonModel
 from ernie_cli.triton.process import TritonPorts, triton_command, triton_lines, triton_url
+from ernie_cli.triton.run_directory import (
+    RunDirectory,
+    check_socket_path,
+    check_temporary_directory,
+    remove_abandoned,
+)
 from ernie_frontend.log_output import LogOutput, log_to_standard_error, print_line, standard_error
 
 WhenReady = Callable[[str], Awaitable[bool]]
@@ -78,7 +78,7 @@ def _run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
         model = find_model(settings.model, settings.revision, with_weights=not has_random_weights)
         layout = check_model(model.directory, settings.engine)
         reading.size_bytes = model.size_bytes
-    memory = MemoryReport()
+    memory = OomReport()
     try:
         if layout.has_rank_0:
             port, triton_ports = _choose_ports(settings)
@@ -92,7 +92,7 @@ def _run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
             error.last_lines = ()  # they have been shown
         if error.exit_signal != signal.SIGKILL:
             raise
-        raise error.saying(f"{error.message}; {memory.on_kill(model.weights_bytes)}") from None
+        raise error.with_message(f"{error.message}; {memory.on_kill(model.weights_bytes)}") from None
 
 
 class _Serving:
@@ -122,8 +122,8 @@ class _Serving:
                     supervisor.stop_notice = self._stop_notice()
                     self._print_times()
                     if await supervisor.run(_as_coroutine(when_ready(self._url))):
-                        keeping = keep_all(triton, KeptFrontend(supervisor, frontend, self._url))
-                        await supervisor.run(keeping, children_may_end=True)
+                        recoveries = recover_all(triton, FrontendRecovery(supervisor, frontend, self._url))
+                        await supervisor.run(recoveries, children_may_end=True)
                 finally:
                     await model.close()
 
@@ -137,12 +137,12 @@ class _Serving:
         if self._settings.is_quiet:
             print_line(f"Ready after {total_s:.1f} s.")
             return
-        for line in timeline.table(self._stages.list, total_s):
+        for line in startup_table.table(self._stages.list, total_s):
             print_line(line)
 
     async def _start_triton(
         self, supervisor: Supervisor, directory: RunDirectory, model: TritonModel
-    ) -> KeptTriton:
+    ) -> TritonRecovery:
         installed = find_installed_server()
         with self._stages.stage("tritonserver"):
             command, environment = triton_command(directory, self._triton_ports, installed)
@@ -150,12 +150,12 @@ class _Serving:
             version = await self._version(supervisor, model, installed)
         for line in triton_lines(version, installed, self._triton_ports, has_keys=self._settings.asks_for_keys):
             print_line(line)
-        triton = KeptTriton(supervisor, directory, model, child)
+        triton = TritonRecovery(supervisor, directory, model, child)
         with self._stages.stage("model"):
             await supervisor.run(triton.load(), children_may_end=True)
             description = await supervisor.run(model.engine_description())
         load = self._stages.list.pop()
-        self._stages.list += timeline.with_engine_stages(load, description)
+        self._stages.list += startup_table.with_engine_stages(load, description)
         return triton
 
     async def _version(self, supervisor: Supervisor, model: TritonModel, installed: Path | None) -> str:
@@ -168,7 +168,7 @@ class _Serving:
             way_out = (
                 f"if {installed} cannot listen on a Unix socket, --triton-grpc-port N opens a port instead"
             )
-            raise error.saying(f"{error.message}; {way_out}") from None
+            raise error.with_message(f"{error.message}; {way_out}") from None
 
     async def _start_frontend(self, supervisor: Supervisor, directory: RunDirectory) -> Child:
         with self._stages.stage("OpenAI frontend"):

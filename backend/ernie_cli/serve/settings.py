@@ -13,7 +13,7 @@ from pathlib import Path
 from ernie_cli.errors import CommandError
 from ernie_cli.parameters.flag import Passed, Switch
 from ernie_cli.parameters.table import FLAGS
-from ernie_cli.serve.run_directory import entry_name
+from ernie_cli.triton.run_directory import entry_name
 from ernie_frontend.cors import BadCorsFlags, read_cors
 from ernie_frontend.middleware.api_keys import NoKey, environment_keys, read_key_file, split_keys
 

@@ -8,13 +8,14 @@ the end of that Triton ends such a load (``recovery.py``). This module must not 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ernie_cli.errors import CommandError
-from ernie_cli.processes.child import LOOK_S, SHARED_LOOK_S, Child
+from ernie_cli.processes.child import MAX_SCAN_AGE_S, SCAN_INTERVAL_S, Child
+from ernie_cli.processes.supervisor import first_completed
 from ernie_cli.triton.model_control import EngineDied, ModelDied, TritonModel
 from ernie_stub.engine_process import ready_notice
 from ernie_wire.processes import ProcessStat
@@ -51,7 +52,7 @@ async def load_model(model: TritonModel, triton: Child) -> None:
         CommandError: the model cannot be loaded.
     """
     try:
-        await first_of(model.load(), _watch_load(triton))
+        await first_completed(model.load(), _watch_load(triton))
     except EngineDied as error:
         error.last_lines = triton.last_lines()
         raise
@@ -65,35 +66,23 @@ async def watch_stub(triton: Child) -> NoReturn:
     """
     is_there = True
     while is_there:
-        await asyncio.sleep(LOOK_S)  # a look shared with others may be older than the stub
-        is_there = _stub(triton.members(SHARED_LOOK_S)) is not None
+        await asyncio.sleep(SCAN_INTERVAL_S)  # a look shared with others may be older than the stub
+        is_there = _stub(triton.group(MAX_SCAN_AGE_S)) is not None
     raise ModelDied("the stub of the model has ended", triton.last_lines())
-
-
-async def first_of(*works: Coroutine[Any, Any, None]) -> None:
-    """Wait until the first of several works ends, with what it raises, and end the others."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        await done.pop()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _watch_load(triton: Child) -> NoReturn:
     seen: _Sight | None = None
     num_looks = 0  # not the time: this process may have slept longer than it meant to
-    while seen is None or num_looks * LOOK_S < seen.limit_s:
-        await asyncio.sleep(LOOK_S)
+    while seen is None or num_looks * SCAN_INTERVAL_S < seen.limit_s:
+        await asyncio.sleep(SCAN_INTERVAL_S)
         last, seen = seen, _sight(triton)
         num_looks = num_looks + 1 if seen == last else 0
     raise LoadHangs(f"the load of the model hangs: {seen.fault} for {seen.limit_s:g} s", triton.last_lines())
 
 
 def _sight(triton: Child) -> _Sight:
-    members = triton.members(SHARED_LOOK_S)
+    members = triton.group(MAX_SCAN_AGE_S)
     stub = _stub(members)
     if stub is None:
         return _Sight("there has been no stub", _WITHOUT_STUB_S)

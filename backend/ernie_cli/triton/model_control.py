@@ -109,12 +109,12 @@ class TritonModel:
             ModelDied: it can no longer be asked; ``unload`` and ``load`` help.
             CommandError: Triton itself does not answer.
         """
-        patience = Patience(time.monotonic())
+        detector = FailureDetector(time.monotonic())
         fault: ErnieError | None = None
         while True:
             await asyncio.sleep(HEALTH_INTERVAL_S if fault is None else _DOUBT_INTERVAL_S)
             fault, _ = await asyncio.gather(self._fault(), self._check_live())
-            if patience.is_over(fault, time.monotonic()):
+            if detector.has_failed(fault, time.monotonic()):
                 raise ModelDied(f"{self._entry} is dead inside Triton")
 
     async def _fault(self) -> ErnieError | None:
@@ -141,7 +141,7 @@ class TritonModel:
             logger.warning("unloading %s: %s", self._entry, error.message())
 
 
-class Patience:
+class FailureDetector:
     """When to give up on a stub: soon if Triton says that it is dead, late if it is only silent.
 
     A stub that is slow, stopped or starved of its processor is silent too, and loading it again loses every
@@ -152,7 +152,7 @@ class Patience:
         self._heard_at_s = now_s
         self._deaths = 0
 
-    def is_over(self, fault: ErnieError | None, now_s: float) -> bool:
+    def has_failed(self, fault: ErnieError | None, now_s: float) -> bool:
         """Take note of one question's outcome; return whether to load the model again."""
         if fault is None:
             self._heard_at_s = now_s

@@ -15,8 +15,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ernie_cli.processes.ports import LOOPBACK
-from ernie_cli.serve.run_directory import RunDirectory
 from ernie_cli.triton.bundled import bundled_command
+from ernie_cli.triton.run_directory import RunDirectory
 
 # Over HTTP inference, metadata, health and statistics remain. The other APIs ask for a header whose value holds
 # a line feed, which ends every header: nobody can send it, so it may stand in the command line, where all read.

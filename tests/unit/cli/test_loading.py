@@ -21,7 +21,7 @@ from ernie_stub.engine_process import ready_notice
 from ernie_wire.processes import ProcessStat
 
 DEADLINE_S = 60.0
-LOOK_S, LIMIT_S = 0.25, 1.5
+SCAN_INTERVAL_S, LIMIT_S = 0.25, 1.5
 TRITON = """
 import signal, subprocess, sys
 if sys.argv[1:]:
@@ -46,8 +46,8 @@ class WaitsForEver:
 
 @pytest.fixture(autouse=True)
 def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "LOOK_S", LOOK_S)
-    monkeypatch.setattr(loading, "SHARED_LOOK_S", 0.0)
+    monkeypatch.setattr(loading, "SCAN_INTERVAL_S", SCAN_INTERVAL_S)
+    monkeypatch.setattr(loading, "MAX_SCAN_AGE_S", 0.0)
     for name in ("_WITHOUT_STUB_S", "_STALL_S"):
         monkeypatch.setattr(loading, name, LIMIT_S)
 
@@ -114,12 +114,12 @@ class StaleLooks:
     def __init__(self) -> None:
         self._started_s = time.monotonic()
 
-    def members(self, max_age_s: float = 0.0) -> list[ProcessStat]:
+    def group(self, max_age_s: float = 0.0) -> list[ProcessStat]:
         is_older = time.monotonic() - self._started_s < max_age_s
         return [] if is_older else [ProcessStat(2, "triton_python_b", "S", 1, 1)]
 
 
 async def test_a_stub_that_is_younger_than_the_last_look_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "SHARED_LOOK_S", 0.9 * LOOK_S)
+    monkeypatch.setattr(loading, "MAX_SCAN_AGE_S", 0.9 * SCAN_INTERVAL_S)
     with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(watch_stub(cast("Child", cast("Any", StaleLooks()))), 3 * LOOK_S)
+        await asyncio.wait_for(watch_stub(cast("Child", cast("Any", StaleLooks()))), 3 * SCAN_INTERVAL_S)

@@ -31,8 +31,8 @@ from ernie_cli.parameters.flag import (
 )
 from ernie_cli.parameters.table import FLAGS, GROUPS
 from ernie_cli.serve.frontend import frontend_command
-from ernie_cli.serve.run_directory import RunDirectory
 from ernie_cli.serve.settings import ServeSettings
+from ernie_cli.triton.run_directory import RunDirectory
 from ernie_frontend.__main__ import run as frontend
 from ernie_kernels.formats import ActivationType
 

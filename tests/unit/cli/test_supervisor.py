@@ -14,8 +14,8 @@ import pytest
 
 from ernie_cli.errors import CommandError
 from ernie_cli.processes.child import _Processes
+from ernie_cli.processes.child_launcher import launcher_command
 from ernie_cli.processes.supervisor import StopRequested, Supervisor
-from ernie_cli.processes.tied import tied_command
 from ernie_frontend.log_output import LogOutput, standard_error
 from ernie_wire.processes import ProcessStat
 
@@ -181,8 +181,8 @@ def test_a_tied_command_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     tied = f"import os, signal; open({str(pid_file)!r}, 'w').write(f'{{os.getpid()}}\\n'); signal.pause()"
     code = (
         "import subprocess, sys\n"
-        "from ernie_cli.processes.tied import tied_command\n"
-        f"subprocess.run(tied_command([sys.executable, '-c', {tied!r}]))\n"
+        "from ernie_cli.processes.child_launcher import launcher_command\n"
+        f"subprocess.run(launcher_command([sys.executable, '-c', {tied!r}]))\n"
     )
     parent = subprocess.Popen(python(code))
     child = psutil.Process(int(asyncio.run(asyncio.wait_for(wait_for_file(pid_file), DEADLINE_S))))
@@ -193,7 +193,7 @@ def test_a_tied_command_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_tied_command_that_is_not_there_says_so() -> None:
-    result = subprocess.run(tied_command(["/nowhere/program"]), capture_output=True, text=True, check=False)
+    result = subprocess.run(launcher_command(["/nowhere/program"]), capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr == "/nowhere/program cannot be run: No such file or directory\n"
 
@@ -210,9 +210,9 @@ async def test_a_process_that_stays_stopped_is_killed_and_no_other(tmp_path: Pat
     async with Supervisor() as supervisor:
         child = await supervisor.start("parent", python(code), os.environ)
         pid = int(await asyncio.wait_for(wait_for_file(pid_file), DEADLINE_S))
-        assert {member.pid for member in child.members()} == {child.pid, pid}
+        assert {member.pid for member in child.group()} == {child.pid, pid}
         os.kill(pid, signal.SIGSTOP)
-        while pid in {member.pid for member in child.members()}:
+        while pid in {member.pid for member in child.group()}:
             await asyncio.sleep(0.05)
         assert child.status is None
         os.kill(child.pid, signal.SIGSTOP)

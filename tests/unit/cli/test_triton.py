@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ernie_cli.triton.model_control import SILENCE_LIMIT_S, EngineDied, Patience, load_error
+from ernie_cli.triton.model_control import SILENCE_LIMIT_S, EngineDied, FailureDetector, load_error
 from ernie_frontend.triton.client import TritonUnreachable
 from ernie_wire.errors import EngineCrashed, InternalError
 
@@ -40,15 +40,15 @@ def test_the_fields_of_the_engines_error_come_out_too(told: InternalError, is_si
 
 
 def test_a_dead_stub_is_given_up_after_two_answers_that_say_so() -> None:
-    patience = Patience(0.0)
-    assert not patience.is_over(InternalError("the stub is not healthy"), 1.0)
-    assert patience.is_over(InternalError("the stub is not healthy"), 2.0)
+    detector = FailureDetector(0.0)
+    assert not detector.has_failed(InternalError("the stub is not healthy"), 1.0)
+    assert detector.has_failed(InternalError("the stub is not healthy"), 2.0)
 
 
 def test_a_silent_stub_is_given_up_late_and_forgiven_when_it_speaks() -> None:
     silent = TritonUnreachable("nothing came in time")
-    patience = Patience(0.0)
-    assert not any(patience.is_over(silent, float(second)) for second in range(int(SILENCE_LIMIT_S)))
-    assert not patience.is_over(None, SILENCE_LIMIT_S)
-    assert not patience.is_over(silent, SILENCE_LIMIT_S + 1)
-    assert patience.is_over(silent, 2 * SILENCE_LIMIT_S)
+    detector = FailureDetector(0.0)
+    assert not any(detector.has_failed(silent, float(second)) for second in range(int(SILENCE_LIMIT_S)))
+    assert not detector.has_failed(None, SILENCE_LIMIT_S)
+    assert not detector.has_failed(silent, SILENCE_LIMIT_S + 1)
+    assert detector.has_failed(silent, 2 * SILENCE_LIMIT_S)

@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.serve.run_directory import RunDirectory, check_socket_path
 from ernie_cli.triton.process import TritonPorts, triton_command, triton_lines, triton_url
+from ernie_cli.triton.run_directory import RunDirectory, check_socket_path
 
 INSTALLED = Path("/opt/tritonserver/bin/tritonserver")
 

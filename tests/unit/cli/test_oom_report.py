@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_cli.processes.memory_report import MemoryReport
+from ernie_cli.serve.oom_report import OomReport
 
 GIB = 1 << 30
 
@@ -30,7 +30,7 @@ def test_a_container_whose_oom_killer_struck(counter: str, limit: str, tmp_path:
         tmp_path,
         {"proc/meminfo": "MemTotal: 67108864 kB\n", counter: "oom 1\noom_kill 2\n", limit: f"{24 * GIB}\n"},
     )
-    report = MemoryReport(tmp_path)
+    report = OomReport(tmp_path)
     write(tmp_path, {counter: "oom 2\noom_kill 3\n"})
     told = report.on_kill(41 * GIB)
     assert "memory needed: 41.00 GiB for the weights" in told
@@ -48,7 +48,7 @@ def test_the_limit_of_a_group_around_the_own_one(tmp_path: Path) -> None:
         "sys/fs/cgroup/system.slice/memory.events": "oom_kill 9\n",
     }
     write(tmp_path, files, "/system.slice/triton.service")
-    report = MemoryReport(tmp_path)
+    report = OomReport(tmp_path)
     write(tmp_path, {f"{own}/memory.events": "oom_kill 3\n"}, "/system.slice/triton.service")
     told = report.on_kill(41 * GIB)
     assert "had: 24.00 GiB (limit of the container)" in told
@@ -64,15 +64,15 @@ def test_somebody_else_who_killed(tmp_path: Path) -> None:
             "sys/fs/cgroup/memory.max": "max\n",
         },
     )
-    told = MemoryReport(tmp_path).on_kill(GIB)
+    told = OomReport(tmp_path).on_kill(GIB)
     assert "had: 8.00 GiB (all of the machine)" in told
     assert "did not strike" in told
 
 
 def test_without_a_counter_nothing_is_claimed(tmp_path: Path) -> None:
     write(tmp_path, {"proc/meminfo": "MemTotal: 1048576 kB\n"})
-    assert "cannot be read" in MemoryReport(tmp_path).on_kill(GIB)
+    assert "cannot be read" in OomReport(tmp_path).on_kill(GIB)
 
 
 def test_this_machine_has_memory() -> None:
-    assert "had: 0.00" not in MemoryReport().on_kill(0)
+    assert "had: 0.00" not in OomReport().on_kill(0)

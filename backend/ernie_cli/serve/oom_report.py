@@ -11,7 +11,7 @@ from ernie_backend.devices.host import own_cgroups, total_bytes
 from ernie_backend.planning.units import format_bytes
 
 
-class MemoryReport:
+class OomReport:
     """Watches the OOM killer's counter from its creation on."""
 
     def __init__(self, root: Path = Path("/")) -> None:

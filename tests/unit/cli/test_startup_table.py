@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ernie_backend.service.stages import Stages
-from ernie_cli.serve.timeline import table, with_engine_stages
+from ernie_cli.serve.startup_table import table, with_engine_stages
 from ernie_wire.status import Stage
 from fakes.descriptions import description
 

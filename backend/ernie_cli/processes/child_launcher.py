@@ -1,6 +1,6 @@
 """Runs a command that gets SIGTERM when its parent ends in any way, SIGKILL included; its files are private.
 
-    python -m ernie_cli.processes.tied PARENT_PID COMMAND [ARGUMENT...]
+    python -m ernie_cli.processes.child_launcher PARENT_PID COMMAND [ARGUMENT...]
 
 The kernel is asked for both (``die_with_parent``, and see ``private_files.py``) in this process, which then
 becomes the command: both survive exec, and nothing runs between fork and exec in the parent.
@@ -17,9 +17,9 @@ from ernie_cli.processes.private_files import keep_files_private
 from ernie_wire.processes import die_with_parent
 
 
-def tied_command(command: Sequence[str]) -> list[str]:
+def launcher_command(command: Sequence[str]) -> list[str]:
     """Return the command that runs ``command`` tied to this process."""
-    return [sys.executable, "-m", "ernie_cli.processes.tied", str(os.getpid()), *command]
+    return [sys.executable, "-m", "ernie_cli.processes.child_launcher", str(os.getpid()), *command]
 
 
 def main() -> None:
