@@ -80,4 +80,4 @@ def submit_random(started: StartedEngine, request_id: str, prompt_tokens: int, m
         input_ids=tuple(chosen.randrange(3, 100000) for _ in range(prompt_tokens)),
         sampling=SamplingParameters(max_tokens=max_tokens, temperature=0.0, ignore_eos=True),
     )
-    started.engine.submit(started.preparation.prepare(request))
+    started.engine.submit(started.input_processor.process(request))

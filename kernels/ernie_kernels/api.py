@@ -144,11 +144,11 @@ class Ops(Protocol):
         experts: Iterable[MlpWeights],
         shared: MlpWeights | None,
         activation: ActivationType,
-        own: range | None = None,
+        local_experts: range | None = None,
     ) -> Moe:
         """Pack a layer of experts; ``experts`` are taken one at a time, in the order of the router's rows.
 
-        ``own`` are the router's rows whose experts this rank has, all others are nothing to it; default: all.
+        ``local_experts`` are the router's rows whose experts this rank has; default: all.
 
         Raises:
             ValueError: the sizes do not fit each other.
@@ -168,7 +168,7 @@ class Ops(Protocol):
         ...
 
     def upload(self, batch: Batch) -> DeviceBatch:
-        """Bring a step's index arrays to the device; the host's lengths stay at hand."""
+        """Bring a step's index arrays to the device; the host's lengths stay available."""
         ...
 
     def embed(self, table: Linear, batch: DeviceBatch) -> Array:

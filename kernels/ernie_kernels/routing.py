@@ -46,8 +46,8 @@ class Routing:
     weights: NDArray[np.float32]
 
 
-def check_router(router: RouterWeights, own: range | None = None) -> range:
-    """Check that the sizes fit each other; return the experts that are here, all if ``own`` is None.
+def check_router(router: RouterWeights, local_experts: range | None = None) -> range:
+    """Check that the sizes fit each other; return the experts that are here, all if ``local_experts`` is None.
 
     Raises:
         ValueError: they do not, or a number is not finite: backends order NaN differently. It names the
@@ -61,20 +61,20 @@ def check_router(router: RouterWeights, own: range | None = None) -> range:
     for name, values in (("gate", router.gate), ("correction_bias", router.correction_bias)):
         if not np.isfinite(values).all():
             raise ValueError(f"{name} of expert {np.argwhere(~np.isfinite(values))[0][0]} is not finite")
-    here = range(experts) if own is None else own
+    here = range(experts) if local_experts is None else local_experts
     if not 0 <= here.start < here.stop <= experts:
-        raise ValueError(f"own is {here}, expected some of {range(experts)}")
+        raise ValueError(f"local_experts is {here}, expected some of {range(experts)}")
     return here
 
 
-def check_experts(own: range, count: int) -> None:
+def check_experts(local_experts: range, count: int) -> None:
     """Check that there are as many experts as should be here.
 
     Raises:
         ValueError: there are not.
     """
-    if count != len(own):
-        raise ValueError(f"there are {count} experts, the router has {len(own)}")
+    if count != len(local_experts):
+        raise ValueError(f"there are {count} experts, the router has {len(local_experts)}")
 
 
 def choose_experts(

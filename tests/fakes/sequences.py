@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.engine.stop import StopMatcher
@@ -59,6 +61,12 @@ def make_sequence(
     """Return a greedy sequence."""
     sampling = ResolvedSampling(SamplingFilters(GREEDY), 0, max_tokens, eos)
     return Sequence(request_id=request_id, prompt_ids=prompt, sampling=sampling, priority=priority)
+
+
+def with_prompt(request_id: str, tokens: Iterable[int], cache_salt: str = "") -> Sequence:
+    """Return a sequence that is nothing but these tokens to the KV cache."""
+    sampling = ResolvedSampling(SamplingFilters(GREEDY), 0, 1, frozenset())
+    return Sequence(request_id, tuple(tokens), sampling, cache_salt=cache_salt)
 
 
 def make_request(

@@ -24,11 +24,11 @@ def routing_of(ops: Any, router: RouterWeights, x: Any) -> Routing:
     gate_up = Float32Weight(np.concatenate([direction, direction]))  # silu(a) * a: positive for any a
     results = []
     for start in range(0, experts, hidden):
-        own = range(start, min(start + hidden, experts))
-        places = np.eye(hidden, len(own), dtype=np.float32)
-        writers = (MlpWeights(gate_up, Float32Weight(places[:, [each]])) for each in range(len(own)))
-        layer = ops.pack_moe(router, writers, None, ActivationType.FLOAT32, own)
-        results.append(to_host(ops.moe(x, layer))[:, : len(own)])
+        local = range(start, min(start + hidden, experts))
+        places = np.eye(hidden, len(local), dtype=np.float32)
+        writers = (MlpWeights(gate_up, Float32Weight(places[:, [each]])) for each in range(len(local)))
+        layer = ops.pack_moe(router, writers, None, ActivationType.FLOAT32, local)
+        results.append(to_host(ops.moe(x, layer))[:, : len(local)])
     together = np.concatenate(results, axis=1)
     shares: Floats = together / together.sum(axis=1, keepdims=True)
     chosen = np.argsort(-shares, axis=1, kind="stable")[:, : router.experts_per_token]

@@ -69,7 +69,7 @@ plan = engine_plan(settings, config, CPU, available_bytes())
 started = start_engine(parameters)
 prompt = tuple(3 + index % 500 for index in range(settings.scheduler.max_num_batched_tokens))
 request = GenerateRequest("1", input_ids=prompt, sampling=SamplingParameters(max_tokens=1))
-started.engine.submit(started.preparation.prepare(request))
+started.engine.submit(started.input_processor.process(request))
 while started.engine.has_work:
     started.engine.step()
 # A step of so many chunks first, on one block: what it takes besides the cache is no part of the difference.

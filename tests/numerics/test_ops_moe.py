@@ -98,8 +98,8 @@ def test_parts_with_some_experts_each_add_up_to_the_whole(
     layer, x = make_layer(seed, 24, 10, experts, chosen), random_floats(seed + 9, rows, 24)
     ops = make_ops(backend)
 
-    def part(own: range) -> Floats:
-        packed = ops.pack_moe(layer.router, (layer.experts[each] for each in own), None, FLOAT32, own)
+    def part(local: range) -> Floats:
+        packed = ops.pack_moe(layer.router, (layer.experts[each] for each in local), None, FLOAT32, local)
         return to_host(ops.moe(ops.pack_vector(x), packed))
 
     whole = part(range(experts))
@@ -109,9 +109,12 @@ def test_parts_with_some_experts_each_add_up_to_the_whole(
 @backends
 def test_experts_that_the_router_does_not_have_are_refused(backend: str) -> None:
     layer, ops = make_layer(3, 24, 10, 4, 2), make_ops(backend)
-    for own, message in ((range(3, 5), "own is range"), (range(2), "there are 4 experts, the router has 2")):
+    for local, message in (
+        (range(3, 5), "local_experts is range"),
+        (range(2), "there are 4 experts, the router has 2"),
+    ):
         with pytest.raises(ValueError, match=message):
-            ops.pack_moe(layer.router, iter(layer.experts), None, FLOAT32, own)
+            ops.pack_moe(layer.router, iter(layer.experts), None, FLOAT32, local)
 
 
 @isas

@@ -2,7 +2,7 @@
 
 Templates want ``content`` to be a string, tool arguments to be objects, and fields without a value to be
 absent; clients send lists of parts, JSON strings, null and empty lists of calls. Roles that only other systems
-know are mapped: ``bot`` is an assistant, ``developer`` a system. This module must not know any template.
+know are mapped: ``bot`` is an assistant, ``developer`` a system.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def normalize_messages(messages: object) -> list[dict[str, Any]]:
     """Return checked messages, each with a known role and a string as content.
 
     Raises:
-        InvalidValue: not a list of messages, an unknown role, or content that is no text.
+        InvalidValue: not a list of messages, an unknown role, or content that is not text.
     """
     if not isinstance(messages, list) or not messages:
         raise InvalidValue(
@@ -43,8 +43,8 @@ def _message(index: int, message: object) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise InvalidValue(f"{where}.role is {role!r}; known: {', '.join(_ROLES)}", "messages")
-    given = {name: value for name, value in message.items() if value is not None}
-    normal = {**given, "role": _ROLES[role], "content": _text(where, message.get("content"))}
+    fields = {name: value for name, value in message.items() if value is not None}
+    normal = {**fields, "role": _ROLES[role], "content": _text(where, message.get("content"))}
     calls = message.get("tool_calls")
     if isinstance(calls, list):
         normal["tool_calls"] = [_tool_call(call) for call in calls]
@@ -78,10 +78,10 @@ def _part_text(where: str, part: object) -> str:
 
 
 def _tool_call(call: object) -> object:
-    """Return a tool call whose arguments are an object if they are the text of one, else as they came.
+    """Return a tool call with its arguments as an object, if they are the JSON text of one.
 
-    A text that is nested too deeply stays a text: what a template may do with it must not hang on the depth of
-    the stack.
+    Text that is nested too deeply stays text: what a template does with it must not depend on the depth of the
+    stack.
     """
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(call, dict) or not isinstance(function, dict):

@@ -4,7 +4,7 @@ The directory's own template is rendered (``chat_template.jinja``, ``chat_templa
 in ``tokenizer_config.json``); without one, the built-in template of the ERNIE-4.5 text models. Templates run
 in a sandbox, with what transformers' ``apply_chat_template`` offers them: ``break`` and ``continue``, the tag
 ``generation``, ``raise_exception``, ``strftime_now`` and a ``tojson`` of its own. A template that does not come
-to an end is cut off: its loops and calls look at the clock. This module must not know tokens.
+to an end is cut off: its loops and calls check the clock.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ class ChatTemplate:
         self._where = where
 
     @classmethod
-    def from_directory(cls, directory: Path, given: str = "") -> ChatTemplate:
+    def from_directory(cls, directory: Path, user_template: str = "") -> ChatTemplate:
         """Read the template of a model directory, or take the built-in one.
 
         Args:
             directory: of the model; its special tokens go with any template.
-            given: the user's own template, which wins: the path of a file, or the Jinja text itself.
+            user_template: the user's own template, which wins: the path of a file, or the Jinja text itself.
 
         Raises:
             StartError: a file cannot be read or the template is not valid.
@@ -98,11 +98,11 @@ class ChatTemplate:
             if name.endswith("_token")
             and isinstance(text := value.get("content") if isinstance(value, dict) else value, str)
         }
-        if "{" in given:
-            return cls(given, specials, "the chat template given by chat_template")
-        path = Path(given) if given else directory / "chat_template.jinja"
-        if given and not path.is_file():
-            raise StartError(f"chat_template is {given!r}, neither a file nor a Jinja text")
+        if "{" in user_template:
+            return cls(user_template, specials, "the chat template given by chat_template")
+        path = Path(user_template) if user_template else directory / "chat_template.jinja"
+        if user_template and not path.is_file():
+            raise StartError(f"chat_template is {user_template!r}, neither a file nor a Jinja text")
         if path.is_file():
             return cls(_read_text(path), specials, str(path))
         for name, values in (
@@ -144,7 +144,7 @@ class ChatTemplate:
         except Exception as error:  # a template is a program: it may raise whatever Python does
             raise ChatTemplateFailed(
                 f"{self._where} fails on this request, in line {_template_line(error)}: "
-                f"{type(error).__name__}: {error}; mend the template, unless it needs something that the "
+                f"{type(error).__name__}: {error}; fix the template, unless it needs something that the "
                 "request leaves out"
             ) from error
 
@@ -169,7 +169,7 @@ class _Refusal(TemplateError):
 
 
 class _TimedCode(CodeGenerator):
-    """Lets what every loop runs over pass through ``_TimedEnvironment.timed``."""
+    """Compiles every loop to run over ``_TimedEnvironment.timed`` of its items."""
 
     def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:  # noqa: N802
         for loop in node.find_all(nodes.For):
@@ -178,10 +178,10 @@ class _TimedCode(CodeGenerator):
 
 
 class _TimedEnvironment(ImmutableSandboxedEnvironment):
-    """A sandbox whose loops, calls and large products end.
+    """A sandbox that bounds loops, calls and large products.
 
     Attributes:
-        end_s: the ``time.thread_time()`` at which they do.
+        end_s: the ``time.thread_time()`` at which rendering is cut off.
     """
 
     code_generator_class = _TimedCode
@@ -218,7 +218,7 @@ class _TimedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _GenerationTag(Extension):
-    """Renders what stands in ``{% generation %}``: the mark of answers is for those who train on chats."""
+    """Renders the content of ``{% generation %}``, which marks answers for training and means nothing here."""
 
     tags = {"generation"}  # noqa: RUF012 - not assigned to, and the base class has no ClassVar
 

@@ -1,14 +1,14 @@
 """The tokenizer of a model directory: a SentencePiece model and the tokens added to it.
 
-No beginning-of-sequence token is added: the chat template writes what the model wants. Special tokens are
-recognised wherever their text stands, in the prompt of a user too, as in FastDeploy: a user can forge a turn,
-so a system prompt is no security boundary.
+No beginning-of-sequence token is added: the chat template writes what the model needs. Special tokens are
+recognised wherever their text occurs, in the prompt of a user too, as in FastDeploy: a user can forge a turn,
+so a system prompt is not a security boundary.
 
 Two kinds of tokens are more than text in an answer. A token is of the first kind that fits:
 
 - *Structural* tokens are the tags that an answer is parsed by (``_STRUCTURE``), whatever the directory's files
-  say of them: Baidu's list some among the special tokens (``<think>``, ``<|LOC_0|>``), others not, and not the
-  same for every model. They are part of the text, and marked in it.
+  say about them: Baidu's list some among the special tokens (``<think>``, ``<|LOC_0|>``), others not, and not
+  the same for every model. They are part of the text, and marked in it.
 - *Special* tokens are control and unknown pieces of the SentencePiece model, and what the files call special:
   the values of ``*_token`` and ``*special_tokens`` in tokenizer_config.json and special_tokens_map.json, and
   entries of ``added_tokens_decoder`` with ``special`` true.
@@ -107,7 +107,7 @@ class Tokenizer:
 
     @property
     def longest_token_bytes(self) -> int:
-        """Most bytes of text that one token stands for: nothing is normalized away, unknown text is bytes."""
+        """Largest number of bytes of one token: nothing is normalized away, and unknown text becomes bytes."""
         return self._longest_token_bytes
 
     def encode(self, text: str) -> tuple[int, ...]:
@@ -131,7 +131,7 @@ class Tokenizer:
         return self._bytes[token_id] if token_id < len(self._bytes) else b""
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of token ids: special tokens verbatim, U+FFFD for bytes that are no character."""
+        """Return the text of token ids: special tokens verbatim, U+FFFD for invalid UTF-8."""
         text = b"".join(map(self.token_bytes, token_ids)).decode("utf-8", "replace")
         return text[1:] if self._has_dummy_prefix and text.startswith(" ") else text
 
@@ -196,7 +196,7 @@ def _added_tokens(directory: Path, model: sentencepiece.SentencePieceProcessor) 
 
 
 def _added_tokens_decoder(path: Path) -> dict[str, Any]:
-    """Return ``added_tokens_decoder`` of a tokenizer_config.json: id -> what is said of the token."""
+    """Return ``added_tokens_decoder`` of a tokenizer_config.json: id -> properties of the token."""
     decoder = read_json_object(path).get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict):
         raise StartError(f"{path}: added_tokens_decoder must be an object, found {type(decoder).__name__}")

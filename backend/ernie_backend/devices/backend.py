@@ -77,14 +77,14 @@ class Backend:
 
 
 def find_backend(
-    asked: str, environment: Mapping[str, str] = os.environ, device_nodes: Path = Path("/dev")
+    requested: str, environment: Mapping[str, str] = os.environ, device_nodes: Path = Path("/dev")
 ) -> tuple[Backend, str | None]:
     """Return the backend for one of ``DEVICES``, and a notice for the user or None.
 
     ``auto`` is the one whose card is in this machine, else the CPU.
     """
-    if asked != AUTO:
-        return BACKENDS[asked], None
+    if requested != AUTO:
+        return BACKENDS[requested], None
     for backend in BACKENDS.values():
         if backend.nodes is not None and any(device_nodes.glob(backend.nodes)):
             return backend, None

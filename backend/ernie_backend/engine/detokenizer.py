@@ -3,8 +3,7 @@
 A token stands for bytes: a piece's text in UTF-8, or one byte of a character that the vocabulary lacks. The
 bytes go through an incremental decoder, so that a character is passed on when it is complete, spaces are never
 lost, and the cost of a token does not depend on the length of the answer. The pieces together always equal the
-tokens decoded at once, without those that are skipped. Structural tokens are marked. This module must not know
-what a token means to the model.
+tokens decoded at once, without those that are skipped. Structural tokens are marked.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Detokenizer:
 
     Args:
         tokenizer: knows the bytes of tokens.
-        skipped_ids: tokens that are no part of the text.
+        skipped_ids: tokens that are left out of the text.
     """
 
     def __init__(self, tokenizer: AnswerTokens, skipped_ids: AbstractSet[int] = frozenset()) -> None:
@@ -50,11 +49,11 @@ class Detokenizer:
         text = self._decoder.decode(token_bytes)
         if token_id not in self._tokenizer.structural_ids:
             return MarkedText(text)
-        # U+FFFD stands before it if a character was left incomplete.
+        # The mark begins after a U+FFFD, which precedes the token's text if a character was left incomplete.
         return MarkedText(text, (Mark(len(text) - len(token_bytes.decode()), len(text), token_id),))
 
     def skips(self, token_id: int) -> bool:
-        """Whether a token is no part of the text."""
+        """Whether a token is left out of the text."""
         return token_id in self._skipped_ids
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -3,7 +3,7 @@
     step():  expire -> schedule -> run -> sample -> outputs
 
 One thread calls it. A request's fault ends that request with an error output and no other; a fault of the model
-ends the process, whose restart is the stub's affair.
+ends the process, which the stub starts again.
 """
 
 from __future__ import annotations
@@ -91,11 +91,11 @@ class Engine:
         return None
 
     def cancel(self, request_id: str) -> bool:
-        """Forget a request, its KV blocks are free at once; False if it is not here."""
+        """Forget a request, its KV blocks are free at once; False if it is unknown."""
         return self._forget(request_id)
 
     def step(self) -> tuple[Output, ...]:
-        """Compute one step; return what it made for each request."""
+        """Compute one step; return the outputs of its requests."""
         expired = self._expire()
         plan = self._scheduler.schedule()
         if not plan.chunks:
@@ -106,7 +106,7 @@ class Engine:
         self._steps += 1
         for output in outputs:
             if output.is_last:
-                # After an error the KV cache may hold no numbers either.
+                # After an error the KV cache may hold NaN, which no later request must find.
                 self._forget(output.request_id, keep_content=output.error is None)
         return expired + outputs
 
@@ -123,7 +123,7 @@ class Engine:
         ]
 
     def _sample(self, logits: NDArray[np.float32], rows: list[SamplingRow]) -> list[SampledToken]:
-        """Choose a token for each row; a request that cannot be sampled gets ``NO_TOKEN``, alone."""
+        """Choose a token for each row; one that makes sampling fail gets ``NO_TOKEN``, alone."""
         try:
             return self._sampler.sample(logits, rows)
         except Exception:
@@ -135,7 +135,7 @@ class Engine:
         ]
 
     def _advance(self, plan: SchedulePlan, sampled: list[SampledToken]) -> tuple[Output, ...]:
-        """Add each chunk's tokens to its request; return what there is to send."""
+        """Add each chunk's tokens to its request; return the outputs to send."""
         outputs, begin = list[Output](), 0
         for chunk in plan.chunks:
             if chunk.num_sampled:

@@ -1,7 +1,7 @@
 """What ``generation_config.json`` says about sampling: the defaults of requests.
 
-If the file is silent, temperature is 1.0 and top_p 0.7, as in FastDeploy; ``do_sample`` false makes greedy the
-default.
+Without a value there, temperature is 1.0 and top_p 0.7, as in FastDeploy; ``do_sample`` false makes greedy
+sampling the default.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ernie_wire.errors import InvalidValue
 from ernie_wire.sampling import MODEL_DEFAULTS, SamplingParameters
 
 MIN_REPETITION_PENALTY = 1e-3
-"""A request may go lower, as long as it is above 0; a model's file that does is taken for a mistake."""
+"""A request may go lower, as long as it is above 0; in a model's file a lower value is taken for a mistake."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class GenerationConfig:
     """Defaults for requests.
 
     Attributes:
-        sampling: for requests that do not say it; all of ``MODEL_DEFAULTS`` is set, and nothing else.
+        sampling: values for what a request leaves out; all of ``MODEL_DEFAULTS`` is set, and nothing else.
         max_new_tokens: for requests without max_tokens; None: the rest of the context.
         eos_token_ids: tokens that end an answer.
     """
@@ -70,10 +70,10 @@ class GenerationConfig:
 
 
 def _sampling(values: dict[str, Any]) -> SamplingParameters:
-    given = {name: values[name] for name in MODEL_DEFAULTS if values.get(name) is not None}
+    settings = {name: values[name] for name in MODEL_DEFAULTS if values.get(name) is not None}
     if values.get("do_sample") is False:
-        given["temperature"] = 0.0
-    sampling = SamplingParameters.from_json({**MODEL_DEFAULTS, **given})
+        settings["temperature"] = 0.0
+    sampling = SamplingParameters.from_json({**MODEL_DEFAULTS, **settings})
     check_number("repetition_penalty", sampling.repetition_penalty, MIN_REPETITION_PENALTY, None)
     return sampling
 

@@ -1,7 +1,6 @@
 """From a client's request to the engine's: render, tokenize, check, fill in the model's defaults.
 
-Pure apart from the random seed of requests that give none; runs beside the engine's loop. This module must not
-know scheduling, KV blocks or sockets.
+Pure apart from the random seed of requests that give none; runs on a thread next to the engine's loop.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from ernie_wire.sampling import SamplingParameters
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """Prepares the requests to one model.
+class InputProcessor:
+    """Processes the requests to one model.
 
     Attributes:
         tokenizer: text to token ids and back.
@@ -45,8 +44,8 @@ class Preparation:
     vocab_size: int
     logprob_limits: LogprobLimits = field(default_factory=LogprobLimits)
 
-    def prepare(self, request: GenerateRequest) -> RequestState:
-        """Return a request as the engine takes it.
+    def process(self, request: GenerateRequest) -> RequestState:
+        """Return the request in the form that the engine takes.
 
         Raises:
             InvalidRequest: the prompt is empty, too long or cannot be rendered.
@@ -58,35 +57,35 @@ class Preparation:
                 f"media holds {number} buffers; this model takes only text: leave them out", "media"
             )
         self._check_length(len(prompt_ids), request)
-        asked = self._asked(request)
+        requested = self._sampling(request)
         resolver = SamplingResolver(self.tokenizer, self.defaults, self.vocab_size, self.logprob_limits)
-        sampling = resolver.resolve(asked, len(prompt_ids), self.max_model_len - len(prompt_ids))
+        sampling = resolver.resolve(requested, len(prompt_ids), self.max_model_len - len(prompt_ids))
         sequence = Sequence(
             request_id=request.request_id,
             prompt_ids=prompt_ids,
             sampling=sampling,
-            processors=resolver.processors(asked, sampling, prompt_ids),
+            processors=resolver.processors(requested, sampling, prompt_ids),
             priority=request.priority,
             cache_salt=request.cache_salt,
         )
         return RequestState(
             sequence,
-            Detokenizer(self.tokenizer, self._skipped_ids(asked)),
-            StopMatcher(asked.stop, is_included=asked.include_stop_str_in_output),
+            Detokenizer(self.tokenizer, self._skipped_ids(requested)),
+            StopMatcher(requested.stop, is_included=requested.include_stop_str_in_output),
             stream=request.stream,
             prompt_text=text if request.return_token_ids else None,
         )
 
-    def _asked(self, request: GenerateRequest) -> SamplingParameters:
-        """Return the sampling, with the log probabilities that are needed for their sum."""
-        asked = request.sampling
-        if request.return_cumulative_logprob and asked.logprobs is None:
-            return replace(asked, logprobs=0)
-        return asked
+    def _sampling(self, request: GenerateRequest) -> SamplingParameters:
+        """Return the sampling parameters, with the log probabilities that their cumulative sum needs."""
+        requested = request.sampling
+        if request.return_cumulative_logprob and requested.logprobs is None:
+            return replace(requested, logprobs=0)
+        return requested
 
-    def _skipped_ids(self, asked: SamplingParameters) -> frozenset[int]:
-        """Return the tokens that are no part of the answer's text."""
-        if not asked.skip_special_tokens:
+    def _skipped_ids(self, requested: SamplingParameters) -> frozenset[int]:
+        """Return the tokens that are left out of the answer's text."""
+        if not requested.skip_special_tokens:
             return frozenset()
         return self.tokenizer.special_ids.union(self.defaults.eos_token_ids)
 
@@ -112,7 +111,7 @@ class Preparation:
         return text, prompt_ids
 
     def _check_size(self, text: str, request: GenerateRequest) -> None:
-        """Refuse text that cannot fit before it is tokenized, which takes long and others wait for."""
+        """Refuse text that cannot fit before it is tokenized: that is slow, and other requests wait for it."""
         size, longest = len(text.encode(errors="surrogatepass")), self.tokenizer.longest_token_bytes
         if longest and size > longest * (self.max_model_len - 1):
             self._refuse(-(-size // longest), request, is_estimate=True)

@@ -1,6 +1,6 @@
 """Log probabilities of prompts (``prompt_logprobs``), taken from a step's logits.
 
-A chunk whose logits are all wanted has a row for each of its tokens, which scores the token after it.
+A chunk that needs all its logits has a row for each of its tokens, which scores the token after it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ def score_prompts(
 
     Args:
         plan: of the step.
-        logits: ``[R, V]``, the rows that the plan wants.
-        requests: those in the engine; those that asked are given their log probabilities.
+        logits: ``[R, V]``: ``num_logit_rows`` of each chunk.
+        requests: those in the engine, by id; they receive their log probabilities.
         sampler: ranks tokens.
     """
-    if not any(chunk.wants_all_logits for chunk in plan.chunks):
+    if not any(chunk.needs_all_logits for chunk in plan.chunks):
         return logits
     ends = np.cumsum([chunk.num_logit_rows for chunk in plan.chunks])
     for chunk, end in zip(plan.chunks, ends, strict=True):
-        if chunk.wants_all_logits:
+        if chunk.needs_all_logits:
             _score(chunk, logits[end - chunk.num_logit_rows : end], requests[chunk.request_id], sampler)
     pairs = zip(plan.chunks, ends, strict=True)
     sampled: Logits = logits[np.concatenate([np.arange(end - chunk.num_sampled, end) for chunk, end in pairs])]
@@ -45,7 +45,7 @@ def _score(chunk: ScheduledChunk, logits: Logits, request: RequestState, sampler
     begin = sequence.num_scored_tokens
     next_ids = sequence.prompt_ids[begin : chunk.start + len(chunk.token_ids) + 1]
     first = begin - 1 - chunk.start
-    wanted = sequence.sampling.prompt_logprobs
-    if next_ids and wanted is not None:
+    num_top = sequence.sampling.prompt_logprobs
+    if next_ids and num_top is not None:
         rows = logits[first : first + len(next_ids)]
-        request.add_prompt_logprobs(sampler.rank_prompt(rows, next_ids, wanted))
+        request.add_prompt_logprobs(sampler.rank_prompt(rows, next_ids, num_top))

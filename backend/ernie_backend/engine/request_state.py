@@ -1,6 +1,6 @@
-"""A request in the engine: the sequence that is computed, and what its tokens are to the client.
+"""A request in the engine: the sequence that is computed, and the output made of its tokens.
 
-Tokens become text, stop tokens and stop texts end the answer, and what was made is kept until it is sent.
+Tokens become text, stop tokens and stop strings end the answer, and what is not sent yet is collected.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ernie_wire.marked_text import MarkedText, joined
 from ernie_wire.messages import Output
 
 MAX_UNSENT_LOGPROBS = 256
-"""Without ``stream`` all goes in one output, except where log probabilities would make it large."""
+"""Without ``stream`` there is one output, unless log probabilities would make it large."""
 
 
 class RequestState:
@@ -25,10 +25,10 @@ class RequestState:
 
     Args:
         sequence: its tokens.
-        detokenizer: makes text of those of the answer.
-        stop: finds stop texts.
+        detokenizer: turns those of the answer into text.
+        stop: finds stop strings.
         stream: whether every new text is sent, or all of it at the end.
-        prompt_text: the prompt as text if it was asked for; sent in the first output.
+        prompt_text: the prompt as text if the client requested it; sent in the first output.
 
     Attributes:
         finish_reason: ``stop`` or ``length`` at the end.
@@ -61,12 +61,12 @@ class RequestState:
         return self.sequence.request_id
 
     def add_prompt_logprobs(self, ranked: Iterable[RankedToken]) -> None:
-        """Take what the model thought of the next tokens of the prompt."""
+        """Add the log probabilities of the next tokens of the prompt."""
         self._prompt_logprobs += [self._token_logprobs(each) for each in ranked]
         self.sequence.num_scored_tokens = len(self._prompt_logprobs)
 
     def advance(self, tokens: Iterable[SampledToken]) -> Output | None:
-        """Add sampled tokens up to one that ends the answer; return what is to be sent now."""
+        """Add sampled tokens up to one that ends the answer; return the output to send now, if any."""
         for token in tokens:
             if self.finish_reason is None:
                 self._append(token)

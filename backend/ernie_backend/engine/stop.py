@@ -1,9 +1,8 @@
-"""Stop strings, matched on text: whatever tokens it came in.
+"""Stop strings, matched on text, however it is cut into tokens.
 
-The answer ends where the first stop string is complete; the stop string is part of it only if that is asked
-for. Text that may be the beginning of a stop string is held back until it is known, with the whole of a mark
-that it would divide. The result depends on the text alone, not on how it was cut into pieces. This module must
-not know tokens.
+The answer ends where the first stop string is complete; the stop string is part of it only if the request says
+so. Text that may be the beginning of a stop string is held back until that is decided, together with the whole
+of a mark that it would divide. The result depends on the text alone, not on how it was cut into pieces.
 """
 
 from __future__ import annotations
@@ -29,15 +28,16 @@ class StopMatcher:
             return MarkedText()
         if not self._stops:
             return piece
-        known, answer = len(self._held.text), joined((self._held, piece))
+        # Only matches that end in the new piece matter: earlier ones would have ended the answer before.
+        num_held, answer = len(self._held.text), joined((self._held, piece))
         matches = [
             (start + len(stop), start)
             for stop in self._stops
-            if (start := answer.text.find(stop, max(0, known - len(stop) + 1))) >= 0
+            if (start := answer.text.find(stop, max(0, num_held - len(stop) + 1))) >= 0
         ]
         if matches and may_stop:
             self.is_stopped, self._held = True, MarkedText()
-            end, start = min(matches)
+            end, start = min(matches)  # the first that is complete; of those, the one that began first
             return answer.cut(0, end if self._is_included else start)
         border = answer.place_before(len(answer.text) - self._held_length(answer.text))
         self._held = answer.cut(border)

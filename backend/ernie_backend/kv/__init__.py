@@ -1,1 +1,1 @@
-"""The KV cache as blocks: who owns which block. No tensors here."""
+"""The KV cache as blocks: which request owns which block. No tensors here."""

@@ -13,10 +13,9 @@ beginning, without which it could not be found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ernie_backend.kv.block_hash import extend_hashes
 from ernie_backend.kv.block_pool import BlockPool
+from ernie_backend.request.sequence import Sequence
 
 
 class BlockManager:
@@ -56,40 +55,30 @@ class BlockManager:
         """Return the block table of a request; empty if it owns nothing."""
         return tuple(self._tables.get(request_id, ()))
 
-    def allocate(
-        self,
-        request_id: str,
-        token_ids: Sequence[int],
-        *,
-        headroom: int = 0,
-        reuse: bool = True,
-        salt: str = "",
-    ) -> int | None:
+    def allocate(self, sequence: Sequence, *, headroom: int = 0, reuse: bool = True) -> int | None:
         """Give a request that owns nothing blocks for all its tokens, those in the prefix cache first.
 
         Args:
-            request_id: whose table.
-            token_ids: all its tokens.
+            sequence: the request.
             headroom: blocks that must stay free afterwards.
             reuse: whether to look into the prefix cache.
-            salt: only requests with the same one share blocks.
 
         Returns:
             How many tokens are in the KV cache already, less than all; None if too few blocks are free: then
             nothing has changed.
         """
-        cached = self._cached_blocks(request_id, token_ids, salt) if reuse else []
-        missing = self.blocks_for(len(token_ids)) - len(cached)
+        cached = self._cached_blocks(sequence) if reuse else []
+        missing = self.blocks_for(sequence.num_tokens) - len(cached)
         # Cached blocks without a reference are on the free list too, and leave it when they are touched.
         num_idle = sum(not self._pool.ref_count(block) for block in cached)
         if missing + num_idle + headroom > self._pool.num_free:
             return None
         # Touch first: allocating could evict the very blocks that were found.
         self._pool.touch(cached)
-        self._tables[request_id] = cached + self._pool.allocate(missing)
+        self._tables[sequence.request_id] = cached + self._pool.allocate(missing)
         num_hit = len(cached) * self.block_size
         if reuse and self._enable_prefix_caching:
-            self.num_queried_tokens += len(token_ids)
+            self.num_queried_tokens += sequence.num_tokens
             self.num_hit_tokens += num_hit
         return num_hit
 
@@ -111,32 +100,28 @@ class BlockManager:
         """Forget what was scheduled: a new step is planned."""
         self._scheduled.clear()
 
-    def mark_scheduled(
-        self, request_id: str, token_ids: Sequence[int], start: int, end: int, *, salt: str = ""
-    ) -> None:
+    def mark_scheduled(self, sequence: Sequence, start: int, end: int) -> None:
         """Note that the step being planned computes the tokens ``start`` to ``end`` of a request."""
         if self._enable_prefix_caching:
             num_full = end // self.block_size
-            hashes = self._hashes_of(request_id, token_ids, num_full, salt)
+            hashes = self._hashes_of(sequence, num_full)
             self._scheduled.update(hashes[start // self.block_size : num_full])
 
-    def is_scheduled(self, request_id: str, token_ids: Sequence[int], *, salt: str = "") -> bool:
+    def is_scheduled(self, sequence: Sequence) -> bool:
         """Whether the next block that a request could share is computed in the step being planned."""
-        hashes = self._sharable_hashes(request_id, token_ids, salt)
-        num_cached = len(self._cached_blocks(request_id, token_ids, salt))
+        hashes = self._sharable_hashes(sequence)
+        num_cached = len(self._cached_blocks(sequence))
         return num_cached < len(hashes) and hashes[num_cached] in self._scheduled
 
-    def num_cached_tokens(self, request_id: str, token_ids: Sequence[int], *, salt: str = "") -> int:
+    def num_cached_tokens(self, sequence: Sequence) -> int:
         """Return how many tokens of a request that owns nothing are in the prefix cache now."""
-        return len(self._cached_blocks(request_id, token_ids, salt)) * self.block_size
+        return len(self._cached_blocks(sequence)) * self.block_size
 
-    def cache_blocks(
-        self, request_id: str, token_ids: Sequence[int], start: int, end: int, *, salt: str = ""
-    ) -> None:
+    def cache_blocks(self, sequence: Sequence, start: int, end: int) -> None:
         """Make the full blocks among the tokens ``start`` to ``end`` findable: they are in the KV cache now."""
         first, last = start // self.block_size, end // self.block_size
         if self._enable_prefix_caching and first < last:
-            table, hashes = self._tables[request_id], self._hashes_of(request_id, token_ids, last, salt)
+            table, hashes = self._tables[sequence.request_id], self._hashes_of(sequence, last)
             for index in range(first, last):
                 self._pool.cache(table[index], hashes[index])
 
@@ -174,24 +159,24 @@ class BlockManager:
         if counts != [self._pool.ref_count(block) for block in range(self.num_blocks)]:
             raise ValueError(f"reference counts differ from the tables: {self._tables}")
 
-    def _cached_blocks(self, request_id: str, token_ids: Sequence[int], salt: str) -> list[int]:
+    def _cached_blocks(self, sequence: Sequence) -> list[int]:
         """Return the cached blocks that a request can begin with."""
         blocks = []
-        for block_hash in self._sharable_hashes(request_id, token_ids, salt):
+        for block_hash in self._sharable_hashes(sequence):
             block = self._pool.cached_block(block_hash)
             if block is None:
                 break
             blocks.append(block)
         return blocks
 
-    def _sharable_hashes(self, request_id: str, token_ids: Sequence[int], salt: str) -> list[bytes]:
+    def _sharable_hashes(self, sequence: Sequence) -> list[bytes]:
         """Return the hashes of the blocks that may be shared: full ones before the last token."""
         if not self._enable_prefix_caching:
             return []
-        num_sharable = (len(token_ids) - 1) // self.block_size
-        return self._hashes_of(request_id, token_ids, num_sharable, salt)[:num_sharable]
+        num_sharable = (sequence.num_tokens - 1) // self.block_size
+        return self._hashes_of(sequence, num_sharable)[:num_sharable]
 
-    def _hashes_of(self, request_id: str, token_ids: Sequence[int], num_blocks: int, salt: str) -> list[bytes]:
-        hashes = self._hashes.setdefault(request_id, [])
-        extend_hashes(hashes, token_ids, num_blocks, self.block_size, salt)
+    def _hashes_of(self, sequence: Sequence, num_blocks: int) -> list[bytes]:
+        hashes = self._hashes.setdefault(sequence.request_id, [])
+        extend_hashes(hashes, sequence.token_ids, num_blocks, self.block_size, sequence.cache_salt)
         return hashes

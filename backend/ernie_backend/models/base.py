@@ -19,7 +19,7 @@ class Model(Protocol):
 
     @property
     def cache_dtype(self) -> str:
-        """``CacheSpec.dtype`` of the caches that ``forward`` is given, unless another was asked for."""
+        """``CacheSpec.dtype`` of the caches that ``forward`` is given, unless the settings name another."""
         ...
 
     @property

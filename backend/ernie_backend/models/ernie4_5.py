@@ -5,8 +5,8 @@
     logits = head(norm(x))
 
 Every addition to the residual stream is followed by a norm, so the two are one op, ``add_norm``: a layer ends
-with the norm of the layer after it, the last one with the final norm. Arrays are opaque here: this file must
-not know what they are made of, nor how the weights were stored.
+with the norm of the layer after it, the last one with the final norm. Arrays are opaque here: only ops look
+inside.
 """
 
 from __future__ import annotations
@@ -125,4 +125,6 @@ class _Packer:
         if not self.config.has_experts(layer):
             return DenseMlp(self.linear(Role.GATE_UP, layer), self.linear(Role.DOWN, layer))
         moe = self.weights.moe(layer)
-        return Experts(self.ops.pack_moe(moe.router, moe.experts, moe.shared, self.activation, moe.own))
+        return Experts(
+            self.ops.pack_moe(moe.router, moe.experts, moe.shared, self.activation, moe.local_experts)
+        )

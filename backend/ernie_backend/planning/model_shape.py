@@ -124,14 +124,14 @@ def _inner(fields: ConfigFields, name: str) -> ConfigFields:
 
 def _experts_by_modality(text: ConfigFields) -> list[dict[str, Any]]:
     """Return the fields of each modality's experts; a number in place of a list is that of all modalities."""
-    given = {name: text.values[name] for name in _BY_MODALITY if name in text.values}
-    lengths = {name: len(value) for name, value in given.items() if isinstance(value, list)}
+    banks = {name: text.values[name] for name in _BY_MODALITY if name in text.values}
+    lengths = {name: len(value) for name, value in banks.items() if isinstance(value, list)}
     if len(set(lengths.values())) > 1 or not set(lengths.values()) <= {1, 2}:
         raise text.error(
             f"lists of experts have a number for text and one for pictures; lengths found are {lengths}"
         )
     return [
-        {name: value[index] if isinstance(value, list) else value for name, value in given.items()}
+        {name: value[index] if isinstance(value, list) else value for name, value in banks.items()}
         for index in range(max(lengths.values(), default=1))
     ]
 

@@ -87,14 +87,14 @@ def _format(role: Role, precision: Precision, device: Device) -> WeightFormat:
     return precision.format_of(role)
 
 
-def _bytes(kept: WeightFormat, part: tuple[int, int], int4_bits: int) -> int:
+def _bytes(fmt: WeightFormat, part: tuple[int, int], int4_bits: int) -> int:
     """Return the bytes of one part with its float32 scales, one an output."""
     outputs, inputs = part
-    if kept is WeightFormat.FLOAT32:
+    if fmt is WeightFormat.FLOAT32:
         return 4 * outputs * inputs
-    if kept is WeightFormat.BFLOAT16:
+    if fmt is WeightFormat.BFLOAT16:
         return 2 * outputs * inputs
-    bits = 8 if kept is WeightFormat.INT8 else int4_bits
+    bits = 8 if fmt is WeightFormat.INT8 else int4_bits
     return outputs * (-(-inputs * bits // 8) + 4)
 
 

@@ -281,7 +281,9 @@ class _RecordingOps(ReferenceOps):
 
     def moe(self, x: Floats, layer: ReferenceMoe) -> Floats:
         """Compute a layer of experts, and record the inputs of both matrices of each."""
-        experts = {id(expert): number for number, expert in zip(layer.own, layer.experts, strict=True)}
+        experts = {
+            id(expert): number for number, expert in zip(layer.local_experts, layer.experts, strict=True)
+        }
 
         def mlp(rows: Floats, weights: MlpWeights) -> Floats:
             inner = swiglu(rows @ dequantize(weights.gate_up).T)

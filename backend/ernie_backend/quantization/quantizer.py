@@ -78,13 +78,13 @@ def _calibration(
 ) -> Calibration:
     if not job.needs_texts:
         return Calibration.empty(config)
-    kept = job.target / _MEASURED
+    state_path = job.target / _MEASURED
 
-    def keep(state: CalibrationState) -> None:
-        write_state(kept, state)
+    def save(state: CalibrationState) -> None:
+        write_state(state_path, state)
         report(f"calibration: layer {state.layers} of {config.num_layers}, {len(state.hidden)} tokens")
 
-    measured = calibrate(weights, config, job.texts, job.rotation, read_state(kept), keep)
+    measured = calibrate(weights, config, job.texts, job.rotation, read_state(state_path), save)
     filled, notices = measured.filled()
     for notice in notices:
         report(f"notice: {notice}")
@@ -185,8 +185,8 @@ class _Writer:
         of_role = {Role.EXPERT_GATE_UP: self._measured.gate_up, Role.EXPERT_DOWN: self._measured.down}
         absmax = of_role[key.role][key.layer, key.expert] if key.role in of_role else 0.0
         rotation = self._job.rotation if key.role is Role.EXPERT_DOWN else 0
-        kept = self._precision.format_of(key.role)
-        yield from quantized_tensors(stored, kept, values, float(absmax), rotation).items()
+        fmt = self._precision.format_of(key.role)
+        yield from quantized_tensors(stored, fmt, values, float(absmax), rotation).items()
 
 
 def _holds(path: Path, names: set[str]) -> bool:

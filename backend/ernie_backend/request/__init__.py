@@ -1,1 +1,1 @@
-"""What a request is to the rooms above: its tokens, how they are sampled, and a step's share of them."""
+"""What every room above sees of a request: its tokens, how they are sampled, and a step's share of them."""

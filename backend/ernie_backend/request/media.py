@@ -1,4 +1,4 @@
-"""Where media stand among tokens."""
+"""The places of media among the tokens of a request."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MediaSpan:
-    """Consecutive tokens that stand for a piece of media: an encoder makes their embeddings, not a table.
+    """Consecutive tokens that represent a piece of media: their embeddings come from an encoder, not a table.
 
     Attributes:
         index: of the piece among those of the request.
         start: place of the first of the tokens, in the request or in a chunk of it.
-        length: how many there are.
-        first_row: which of the rows that the encoder makes of the piece is the first token's.
+        length: number of tokens.
+        first_row: row of the encoder's output that belongs to the first token.
     """
 
     index: int

@@ -1,4 +1,4 @@
-"""The plan of one engine step: all that passes from the scheduler to the runner."""
+"""The plan of one engine step: what the scheduler hands to the runner."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class ScheduledChunk:
     Attributes:
         request_id: whose tokens.
         token_ids: the tokens; drafts of the tokens after the request's last one may be at the end.
-        start: position of the first of them: how many tokens of the request are in the KV cache already.
+        start: position of the first: tokens of the request that are in the KV cache already.
         block_table: cache blocks of the request, enough for all tokens up to the end of the chunk.
-        num_sampled: rows, the last ones, after which a token is sampled: none if the chunk does not reach the
-            request's last token; else one after that and one after each draft.
-        wants_all_logits: whether the logits of all its tokens are wanted, not only of the sampled ones.
+        num_sampled: rows, the last ones, after which a token is sampled: 0 if the chunk does not reach the
+            request's last token; otherwise one for that token and one for each draft.
+        needs_all_logits: whether the logits of all its tokens are needed, not only those of sampled rows.
         media: tokens of the chunk whose embeddings an encoder makes; they start within the chunk.
         positions: int32 ``[A, n]``, places of its n tokens on the A axes of a rotary embedding; None: on one
             axis, from ``start`` on.
@@ -32,14 +32,14 @@ class ScheduledChunk:
     start: int
     block_table: tuple[int, ...]
     num_sampled: int
-    wants_all_logits: bool = False
+    needs_all_logits: bool = False
     media: tuple[MediaSpan, ...] = ()
     positions: NDArray[np.int32] | None = None
 
     @property
     def num_logit_rows(self) -> int:
         """How many of its last tokens have their logits computed."""
-        return len(self.token_ids) if self.wants_all_logits else self.num_sampled
+        return len(self.token_ids) if self.needs_all_logits else self.num_sampled
 
     @property
     def draft_ids(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""How the tokens of one request are chosen, and when it ends."""
+"""How the tokens of one request are chosen, and when its answer ends."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class ResolvedSampling:
     """Sampling parameters with the model's defaults filled in.
 
     Attributes:
-        filters: temperature and what follows it.
-        seed: the request's, else random.
+        filters: temperature and the filters after it.
+        seed: the request's, or a random one.
         max_tokens: most tokens to generate; prompt and answer fit the context.
         eos_token_ids: tokens that end the answer; empty with ``ignore_eos``.
-        stop_token_ids: more of them.
+        stop_token_ids: the request's own.
         includes_stop: the token that ends the answer is part of its text, unless it is skipped there.
-        min_tokens: tokens in which no stop text counts; a logits processor holds off tokens that would end the
-            answer.
+        min_tokens: tokens within which stop strings do not count; a logits processor excludes the tokens that
+            would end the answer.
         logprobs, prompt_logprobs: how many of the most likely tokens to return; None: no log probabilities.
     """
 
@@ -43,8 +43,8 @@ class ResolvedSampling:
     @cached_property
     def is_greedy(self) -> bool:
         """Whether the most likely token is taken."""
-        chosen = self.filters
-        return chosen.temperature < GREEDY_BELOW or chosen.top_p < GREEDY_BELOW or chosen.top_k == 1
+        filters = self.filters
+        return filters.temperature < GREEDY_BELOW or filters.top_p < GREEDY_BELOW or filters.top_k == 1
 
 
 class LogitsProcessor(Protocol):

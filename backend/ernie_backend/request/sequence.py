@@ -20,18 +20,18 @@ class Sequence:
         request_id: unique among the requests in the engine.
         prompt_ids: the prompt.
         sampling: how tokens are chosen and when to stop.
-        processors: what changes its logits before a token is chosen, in this order.
+        processors: change its logits before a token is chosen, in this order.
         media: tokens of the prompt whose embeddings an encoder makes.
         prompt_positions: int32 ``[A, P]``, places of the prompt's tokens on the A axes of a rotary embedding;
             those of the answer go on from the largest. None: on one axis, from 0 on.
         token_ids: prompt and answer.
-        num_computed_tokens: how many of them are in the KV cache.
+        num_computed_tokens: tokens whose keys and values the model has computed.
         priority: the lower, the sooner; equal ones in order of arrival.
         cache_salt: only requests with the same one share KV blocks.
         arrival: order of arrival, given by the engine.
-        num_cached_tokens: of the prompt, found in the prefix cache; None until the scheduler has looked.
-        num_scored_tokens: of the prompt, whose log probabilities are known if they are asked for; the first has
-            none.
+        num_cached_tokens: tokens found in the prefix cache on admission; None before.
+        num_scored_tokens: tokens of the prompt with log probabilities, if the request needs them; the first has
+            none, and counts.
         draft_ids: guesses of the tokens that follow, which the next step checks; those that are right cost no
             step of their own.
     """
@@ -77,7 +77,7 @@ class Sequence:
 
     @property
     def needs_prompt_logits(self) -> bool:
-        """Whether logits of its prompt are still wanted: then the prefix cache may not spare any of it."""
+        """Whether logits of its prompt are still needed: then none of it may come from the prefix cache."""
         return self.sampling.prompt_logprobs is not None and self.num_scored_tokens < len(self.prompt_ids)
 
     def chunk(self, end: int, block_table: tuple[int, ...]) -> ScheduledChunk:
@@ -92,7 +92,7 @@ class Sequence:
             start=start,
             block_table=block_table,
             num_sampled=max(0, num_drafts + 1),
-            wants_all_logits=self.needs_prompt_logits,
+            needs_all_logits=self.needs_prompt_logits,
             media=cut_spans(self.media, start, end) if self.media else (),
             positions=None if places is None else _places(places, start, end),
         )
@@ -105,6 +105,7 @@ class Sequence:
 
 
 def _places(of_prompt: NDArray[np.int32], begin: int, end: int) -> NDArray[np.int32]:
+    """Return the places ``[A, end - begin]`` of tokens; the answer's go on after the prompt's largest."""
     num_axes, num_prompt = of_prompt.shape
     answer = np.arange(max(begin, num_prompt), end) - num_prompt + of_prompt.max() + 1
     parts = (of_prompt[:, begin:end], np.tile(answer, (num_axes, 1)))

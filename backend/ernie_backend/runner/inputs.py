@@ -4,7 +4,7 @@
     a4 a5 a6   | b0 b1 b2 b3  |  c9       token_ids, positions [T]
     0            3               7   8    query_starts [S + 1]
     4            0               9        context_lengths [S]
-         (if A is sampled) 2,       7     logit_rows [R]; all of 3 to 6 if B wants all logits
+         (if A is sampled) 2,       7     logit_rows [R]; all of 3 to 6 if B needs all logits
 
 Rows of a chunk are consecutive, and chunks are laid end to end in the plan's order.
 """
@@ -69,8 +69,8 @@ def _media_rows(
     return np.concatenate(rows) if rows else None
 
 
-def own_tokens(batch: Batch, vocabulary: range) -> Batch:
-    """Return the batch for a rank that has these rows of the embedding, the first of which is its row 0."""
+def local_tokens(batch: Batch, vocabulary: range) -> Batch:
+    """Return the batch for a rank that has the rows ``vocabulary`` of the embedding, as its rows 0, 1, ..."""
     ids = batch.token_ids
-    is_own = (vocabulary.start <= ids) & (ids < vocabulary.stop)
-    return replace(batch, token_ids=np.where(is_own, ids - vocabulary.start, ELSEWHERE).astype(np.int32))
+    is_local = (vocabulary.start <= ids) & (ids < vocabulary.stop)
+    return replace(batch, token_ids=np.where(is_local, ids - vocabulary.start, ELSEWHERE).astype(np.int32))

@@ -1,10 +1,12 @@
-"""What a request changes in its logits before a token is chosen.
+"""Logits processors: what a request changes in its logits before a token is chosen.
 
-Each kind is a ``LogitsProcessor``; a request has those that change anything, in the order of this file: the
-bias, the penalties, then the tokens that may not come, whose logit becomes -infinity. vLLM and FastDeploy begin
-with the last, which gives the same. Temperature and the filters follow (``ernie_kernels.sampling``).
+A request has those that change anything, in the order of this file: the bias, the penalties, then the excluded
+tokens, whose logit becomes -infinity. vLLM and FastDeploy begin with the last, which gives the same.
+Temperature and the filters follow (``ernie_kernels.sampling``).
 
-Token ids are below the width V of the logits, which end before the padding of the vocabulary.
+``accept`` and ``rollback`` keep the state of the answer: after ``rollback(n)`` a processor is as it was before
+the last n calls of ``accept``. Token ids are below the width V of the logits, which excludes the padding of the
+vocabulary.
 """
 
 from __future__ import annotations
@@ -43,12 +45,12 @@ class Penalties:
         logit - frequency * (times in the answer)                  for tokens of the answer
         logit - presence                                           for tokens of the answer
 
-    in this order: the formulas of FastDeploy, vLLM and (repetition) of Hugging Face. What a request has is
-    counted token by token, so that a step costs as much as the request has different tokens.
+    in this order: the formulas of FastDeploy and vLLM; repetition is that of CTRL (Keskar et al., 2019), as in
+    Hugging Face. Tokens are counted as they come, so a step costs as much as the request has different tokens.
 
     Args:
         prompt_ids: tokens of the prompt.
-        repetition, frequency, presence: how strong they are; the defaults are neutral.
+        repetition, frequency, presence: strengths; the defaults are neutral.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class Penalties:
         frequency: float = 0.0,
         presence: float = 0.0,
     ) -> None:
-        known = np.unique(np.fromiter(prompt_ids, np.int64)) if repetition != 1 else np.empty(0, np.int64)
+        # ``_token_ids[p]`` is the token in place p, ``_times[p]`` its count in the answer, ``_places`` the
+        # inverse. The first ``_num_prompt`` places are the prompt's; the arrays grow ahead of ``_count``.
+        in_prompt = np.unique(np.fromiter(prompt_ids, np.int64)) if repetition != 1 else np.empty(0, np.int64)
         self._strengths = (repetition, frequency, presence)
-        self._count = self._num_prompt = len(known)
-        self._token_ids = known
-        self._times = np.zeros(len(known), np.float32)
-        self._places = dict(zip(known.tolist(), range(len(known)), strict=True))
+        self._count = self._num_prompt = len(in_prompt)
+        self._token_ids = in_prompt
+        self._times = np.zeros(len(in_prompt), np.float32)
+        self._places = dict(zip(in_prompt.tolist(), range(len(in_prompt)), strict=True))
         self._answer: list[int] = []
 
     def accept(self, token_id: int) -> None:
@@ -82,12 +86,13 @@ class Penalties:
         self._times[place] += 1
 
     def rollback(self, num_tokens: int) -> None:
-        """Count the last tokens of the answer no more."""
+        """Uncount the last tokens of the answer."""
         for _ in range(num_tokens):
             token_id = self._answer.pop()
             place = self._places[token_id]
             self._times[place] -= 1
-            # Places are given in the order of first occurrence, so the one that becomes empty is the last.
+            # Places are in the order of first occurrence and tokens are undone newest first, so a place that
+            # becomes empty is the last one.
             if place >= self._num_prompt and not self._times[place]:
                 del self._places[token_id]
                 self._count -= 1
@@ -105,15 +110,15 @@ class Penalties:
 
 
 class BadWords:
-    """Holds off tokens, and sequences of tokens at their last.
+    """Excludes tokens, and the last token of a phrase where the answer ends with the tokens before it.
 
-    The last token of a sequence may not come where the answer ends with those before it.
+    A phrase is matched in the answer only, not across its border with the prompt.
     """
 
     def __init__(self, words: Iterable[tuple[int, ...]]) -> None:
-        known = sorted(set(words))
-        self._banned = np.array([word[0] for word in known if len(word) == 1], np.int64)
-        self._phrases = [(list(word[:-1]), word[-1]) for word in known if len(word) > 1]
+        unique = sorted(set(words))
+        self._banned = np.array([word[0] for word in unique if len(word) == 1], np.int64)
+        self._phrases = [(list(word[:-1]), word[-1]) for word in unique if len(word) > 1]
         self._answer: list[int] = []
 
     def accept(self, token_id: int) -> None:
@@ -125,7 +130,7 @@ class BadWords:
         del self._answer[len(self._answer) - num_tokens :]
 
     def apply(self, logits: Logits) -> None:
-        """Keep the tokens from being chosen."""
+        """Exclude the tokens."""
         logits[self._banned] = -np.inf
         for beginning, last in self._phrases:
             if self._answer[-len(beginning) :] == beginning:
@@ -133,7 +138,7 @@ class BadWords:
 
 
 class MinTokens:
-    """Holds off the tokens that would end the answer, until it has ``min_tokens``."""
+    """Excludes the tokens that would end the answer, until it has ``min_tokens``."""
 
     def __init__(self, min_tokens: int, ending_ids: Iterable[int]) -> None:
         self._num_missing = min_tokens
@@ -144,10 +149,10 @@ class MinTokens:
         self._num_missing -= 1
 
     def rollback(self, num_tokens: int) -> None:
-        """Count the last tokens of the answer no more."""
+        """Uncount the last tokens of the answer."""
         self._num_missing += num_tokens
 
     def apply(self, logits: Logits) -> None:
-        """Keep the tokens from being chosen as long as some are missing."""
+        """Exclude the tokens while the answer is too short."""
         if self._num_missing > 0:
             logits[self._ending] = -np.inf

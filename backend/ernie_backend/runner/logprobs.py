@@ -2,7 +2,7 @@
 
 Four modes, named as in vLLM and FastDeploy: ``raw_*`` are the model's own, ``processed_*`` those after
 penalties, biases, temperature and filters; ``*_logits`` are left as they are, ``*_logprobs`` are their log-
-softmax. This module must not know requests or text.
+softmax.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RankedToken:
 
 
 def ranked_token(logits: Values, token_id: int, num_top: int, *, is_logprob: bool) -> RankedToken:
-    """Return what is known of one token.
+    """Return the value and rank of one token.
 
     Args:
         logits: ``[V]``; -infinity is a probability of zero.
@@ -46,8 +46,8 @@ def ranked_token(logits: Values, token_id: int, num_top: int, *, is_logprob: boo
     """
     shift = _log_sum_exp(logits) if is_logprob else 0.0
     top = _largest(logits, min(num_top, len(logits)))
-    found = np.append(top, token_id)
-    values = np.maximum(logits[found].astype(np.float64) - shift, LOWEST_LOGPROB).tolist()
+    ids = np.append(top, token_id)
+    values = np.maximum(logits[ids].astype(np.float64) - shift, LOWEST_LOGPROB).tolist()
     return RankedToken(
         token_id=token_id,
         value=values[-1],
@@ -64,12 +64,13 @@ def _log_sum_exp(logits: Values) -> float:
 def _largest(logits: Values, count: int) -> NDArray[np.intp]:
     """Return the indices of the ``count`` largest, largest first.
 
-    The count-th largest of the blocks' maxima is a bound that few others reach: only those are sorted.
+    The count-th largest of the blocks' maxima is a lower bound of the count-th largest logit, since at least
+    ``count`` blocks reach it; few other logits do, and only those are sorted.
     """
     if count == 0:
         return np.empty(0, np.intp)
     num_blocks = -(-len(logits) // _BLOCK)
     maxima = np.maximum.reduceat(logits, np.arange(num_blocks) * _BLOCK)
     bound = np.partition(maxima, -count)[-count] if count <= num_blocks else -np.inf
-    found = np.flatnonzero(logits >= bound)
-    return found[np.argsort(-logits[found], kind="stable")][:count]
+    candidates = np.flatnonzero(logits >= bound)
+    return candidates[np.argsort(-logits[candidates], kind="stable")][:count]

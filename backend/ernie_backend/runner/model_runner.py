@@ -1,7 +1,4 @@
-"""Runs the model over a plan.
-
-Owns the KV cache arrays. This module must not know why a plan is as it is, nor what becomes of the logits.
-"""
+"""Runs the model over a plan; owns the KV cache arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from numpy.typing import NDArray
 
 from ernie_backend.models.base import Model
 from ernie_backend.request.plan import SchedulePlan
-from ernie_backend.runner.inputs import build_batch, own_tokens
+from ernie_backend.runner.inputs import build_batch, local_tokens
 from ernie_kernels.api import Batch, LayerCache, Ops
 
 
@@ -23,7 +20,7 @@ class ModelRunner:
         model: the model, or a rank's part of it.
         ops: its backend.
         caches: one for each layer.
-        vocabulary: the token ids whose rows of the embedding the part has; None: all.
+        vocabulary: the token ids whose rows of the embedding the rank has; None: all.
     """
 
     def __init__(
@@ -45,5 +42,5 @@ class ModelRunner:
     def compute(self, batch: Batch) -> NDArray[np.float32]:
         """Compute one step; return the logits of its logit rows."""
         if self._vocabulary is not None:
-            batch = own_tokens(batch, self._vocabulary)
+            batch = local_tokens(batch, self._vocabulary)
         return self._model.forward(self._ops.upload(batch), self._caches)

@@ -3,11 +3,11 @@
     logits -> logits processors (on a copy) -> greedy: the largest
                                             -> else: temperature, filters, choice (``ernie_kernels.sampling``)
 
-Greedy if temperature or top_p is below 1e-5, or top_k is 1. The number that makes the choice comes from the
-counter-based generator Philox, keyed by the request's seed and counted by the index of the token in the answer:
-the same seed gives the same answer whatever else is in the batch, chunked or preempted. All arithmetic of a row
-is its own. So tokens that are sampled after drafts are those that would be sampled without, as long as the
-drafts are right.
+Greedy if temperature or top_p is below 1e-5, or top_k is 1. The uniform number that makes the choice comes from
+the counter-based generator Philox, keyed by the request's seed and counted by the token's index in the answer:
+the same seed gives the same answer whatever else is in the batch, chunked or preempted, since all arithmetic of
+a row is its own. So sampling after drafts gives the tokens that it would give without, as long as they are
+right.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SamplingRow(NamedTuple):
 
 @dataclass(frozen=True)
 class SampledToken:
-    """A row's token, ``NO_TOKEN`` where the logits are not numbers, and its ranks if they were asked for."""
+    """A row's token, ``NO_TOKEN`` where the logits are not numbers, and its rank if the request needs it."""
 
     token_id: int
     ranked: RankedToken | None = None
@@ -47,7 +47,7 @@ class Sampler:
     """Samples for one model.
 
     Args:
-        tokens: samples those that are not greedy.
+        tokens: samples the rows that are not greedy.
         vocab_size: tokens of the tokenizer; the columns from there on are padding and never chosen.
         logprobs_mode: see ``logprobs``.
     """
@@ -63,7 +63,7 @@ class Sampler:
 
         Args:
             logits: ``[R, V]``; left as they are.
-            rows: R of them.
+            rows: R of them, in the order of the logits.
         """
         raw = logits[:, : self._vocab_size]
         edited = _processed(raw, rows)
@@ -84,10 +84,10 @@ class Sampler:
         ]
 
     def rank_prompt(self, logits: Logits, next_ids: tuple[int, ...], num_top: int) -> list[RankedToken]:
-        """Return what the model thought of tokens of a prompt: ``logits [R, V]`` came before ``next_ids [R]``.
+        """Return the values of a prompt's tokens ``next_ids [R]`` under the ``logits [R, V]`` before them.
 
-        A prompt is not sampled: processed modes give the raw values here. Tokens that are no tokenizer's have a
-        probability of zero.
+        A prompt is not sampled: processed modes give the raw values here. Tokens that the tokenizer lacks have
+        a probability of zero.
         """
         rows = logits[:, : max(self._vocab_size, max(next_ids, default=0) + 1)].copy()
         rows[:, self._vocab_size :] = -np.inf
@@ -105,16 +105,18 @@ class Sampler:
 
 
 def uniform(seed: int, index: int) -> float:
-    """Return the number in [0, 1) that chooses token ``index`` of an answer with ``seed``."""
+    """Return the number in [0, 1) that chooses token ``index`` of an answer with ``seed``: from Philox."""
     bits = int(np.random.Philox(key=seed, counter=index).random_raw())
     return (bits >> 11) * 2.0**-53
 
 
 def _processed(logits: Logits, rows: list[SamplingRow]) -> Logits:
-    """Return the logits after the sequences' logits processors, a copy if there is any."""
+    """Return the logits after the sequences' logits processors: a copy, unless there are none."""
     if not any(row.sequence.processors for row in rows):
         return logits
     processed = logits.copy()
+    # A row after drafts is that of an answer which ends with them: each processor accepts them, is applied, and
+    # rolls back, so the rows of one sequence may come in any order and rejected drafts leave no trace.
     for row_logits, (sequence, draft_ids) in zip(processed, rows, strict=True):
         for processor in sequence.processors:
             for token_id in draft_ids:
@@ -140,6 +142,6 @@ def _filtered(logits: Logits, row: SamplingRow) -> Logits:
     sampling = row.sequence.sampling
     if sampling.is_greedy:
         return logits
-    kept = kept_weights(logits[None], _batch([row]))[0] > 0
-    filtered: Logits = np.where(kept, logits / np.float32(sampling.filters.temperature), np.float32(-np.inf))
+    is_kept = kept_weights(logits[None], _batch([row]))[0] > 0
+    filtered: Logits = np.where(is_kept, logits / np.float32(sampling.filters.temperature), np.float32(-np.inf))
     return filtered

@@ -1,8 +1,7 @@
-"""The waiting requests: sorted, bounded, and with a memory of how fast they leave.
+"""The waiting requests: sorted, bounded, and with an estimate of how fast they leave.
 
 Two kinds wait: new requests, which are counted, bounded and may expire, and preempted ones, which were accepted
-long ago and only wait for KV blocks. Both stand in one order: priority, then arrival. This module must not know
-KV blocks or what a step computes.
+long ago and only wait for KV blocks. Both are in one order: priority, then arrival.
 """
 
 from __future__ import annotations
@@ -16,12 +15,13 @@ from ernie_backend.request.sequence import Sequence
 from ernie_backend.settings.groups import SchedulerLimits
 from ernie_wire.errors import QueueFull
 
-REMEMBERED = 32
+_DEPARTURES = 32
+"""The last departures, from which the rate is estimated."""
 LONGEST_RETRY_S = 600
 
 
 def rank(sequence: Sequence) -> tuple[int, int]:
-    """Return what requests are sorted by: who is served first, and preempted last."""
+    """Return what requests are sorted by: the lowest is served first, and preempted last."""
     return sequence.priority, sequence.arrival
 
 
@@ -32,9 +32,9 @@ class WaitingQueue:
         self._limits = limits
         self._clock = clock
         self._sequences: list[Sequence] = []
-        self._since: dict[str, float] = {}  # when each new request came
+        self._since: dict[str, float] = {}  # when each new request arrived
         self._num_tokens = 0  # of the new ones' prompts
-        self._left: deque[float] = deque(maxlen=REMEMBERED)  # when the first new one came, when new ones left
+        self._left: deque[float] = deque(maxlen=_DEPARTURES)  # the first arrival, then departures
 
     def __len__(self) -> int:
         """Return how many requests wait."""
@@ -48,7 +48,7 @@ class WaitingQueue:
         """Put a new request in its place.
 
         Raises:
-            QueueFull: the queue has all it accepts; ``retry_after_s`` says when to come again.
+            QueueFull: the queue has all it accepts; ``retry_after_s`` says when to try again.
         """
         num_tokens = len(sequence.prompt_ids)
         self._check_room(num_tokens)
@@ -108,9 +108,9 @@ class WaitingQueue:
             )
 
     def _full(self, cause: str) -> QueueFull:
-        """Say when to come again: when half of the queue will have left, at the rate of the last that left.
+        """Return the refusal, with the time until half of the queue will have left at its recent rate.
 
-        Half, so that those who come again find room and the queue has not run empty.
+        Half, so that clients that try again find room before the queue has run empty.
         """
         per_request_s = (self._clock() - self._left[0]) / max(1, len(self._left) - 1)
         seconds = math.ceil(len(self._since) / 2 * per_request_s)

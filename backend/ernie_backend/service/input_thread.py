@@ -21,11 +21,11 @@ MAX_PENDING_BYTES = 64 << 20
 logger = logging.getLogger(__name__)
 
 
-class PreparationThread:
+class InputThread:
     """Prepares requests in the order they came and puts the results into the inbox.
 
     Args:
-        prepare: makes the engine's request of a client's.
+        process: makes the engine's request of a client's.
         inbox: of the engine loop.
         max_pending: most requests that wait here.
         max_pending_bytes: most bytes of their prompts.
@@ -33,19 +33,19 @@ class PreparationThread:
 
     def __init__(
         self,
-        prepare: Callable[[GenerateRequest], RequestState],
+        process: Callable[[GenerateRequest], RequestState],
         inbox: Inbox,
         max_pending: int,
         max_pending_bytes: int = MAX_PENDING_BYTES,
     ) -> None:
-        self._prepare = prepare
+        self._process = process
         self._inbox = inbox
         self._max_pending = max_pending
         self._max_pending_bytes = max_pending_bytes
         self._requests: queue.SimpleQueue[GenerateRequest] = queue.SimpleQueue()
         self._pending: dict[str, int] = {}  # bytes of each request's prompt
         self._lock = threading.Lock()
-        threading.Thread(target=self._run, name="preparation", daemon=True).start()
+        threading.Thread(target=self._run, name="input", daemon=True).start()
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a request, or refuse it if too much waits."""
@@ -85,7 +85,7 @@ class PreparationThread:
 
     def _result(self, request: GenerateRequest) -> RequestState | Output:
         try:
-            return self._prepare(request)
+            return self._process(request)
         except ErnieError as error:
             return Output(request.request_id, error=error.to_line())
         except Exception:

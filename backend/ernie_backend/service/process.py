@@ -24,7 +24,7 @@ from ernie_backend.parallel.group import GroupWatch
 from ernie_backend.service.connection import Connection
 from ernie_backend.service.engine_loop import EngineLoop
 from ernie_backend.service.inbox import Inbox
-from ernie_backend.service.input_thread import PreparationThread
+from ernie_backend.service.input_thread import InputThread
 from ernie_backend.service.start import StartedEngine, start_engine
 from ernie_wire.messages import ALIVE_S, Alive, Cancel, Fault, GenerateRequest, Message, StartFailed, Starting
 from ernie_wire.processes import die_with_parent
@@ -82,13 +82,13 @@ def _refuse(failure: StartFailed, connection: Connection) -> int:
 
 def _serve(started: StartedEngine, connection: Connection) -> int:
     inbox = Inbox()
-    preparation = PreparationThread(started.preparation.prepare, inbox, started.max_num_waiting)
+    input_thread = InputThread(started.input_processor.process, inbox, started.max_num_waiting)
 
     def receive(message: Message) -> None:
         if isinstance(message, GenerateRequest):
-            preparation.submit(message)
+            input_thread.submit(message)
         elif isinstance(message, Cancel):
-            preparation.cancel(message)
+            input_thread.cancel(message)
 
     connection.send(started.ready)
     connection.receive_with(receive)

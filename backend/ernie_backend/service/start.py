@@ -18,7 +18,7 @@ from ernie_backend.devices.backend import find_backend
 from ernie_backend.devices.host import available_bytes
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.generation_config import GenerationConfig
-from ernie_backend.engine.input_processor import Preparation
+from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.errors import StartError
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.parallel.distributed_runner import LeadingRunner
@@ -46,7 +46,7 @@ class StartedEngine:
     """An engine that can serve, what prepares its requests, its description and how long its queue may be."""
 
     engine: Engine
-    preparation: Preparation
+    input_processor: InputProcessor
     ready: Ready
     max_num_waiting: int
 
@@ -67,7 +67,7 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         directory = model_directory(parameters)
         config = ModelConfig.from_directory(directory)
         settings = read_settings(parameters, config)
-        preparation = _preparation(settings, config)
+        input_processor = _input_processor(settings, config)
         backend, notice = find_backend(settings.device)
         layout = engine_layout(settings)
         check_leads(layout)
@@ -104,11 +104,13 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
         runner,
         BlockManager(spec.num_blocks, spec.block_size, enable_prefix_caching=cache.enable_prefix_caching),
         settings.scheduler,
-        Sampler(backend.token_sampler(worker.ops), preparation.tokenizer.vocab_size, logprobs.logprobs_mode),
+        Sampler(
+            backend.token_sampler(worker.ops), input_processor.tokenizer.vocab_size, logprobs.logprobs_mode
+        ),
     )
-    description = _description(settings, config, preparation, backend.name, spec)
+    description = _description(settings, config, input_processor, backend.name, spec)
     ready = Ready(replace(description, startup=tuple(stages.list)))
-    return StartedEngine(engine, preparation, ready, settings.scheduler.max_num_waiting)
+    return StartedEngine(engine, input_processor, ready, settings.scheduler.max_num_waiting)
 
 
 @contextmanager
@@ -119,14 +121,14 @@ def _logged(stages: Stages, name: str) -> Iterator[Stage]:
     logger.info("start: %s: %.2f s%s", name, stage.seconds, size)
 
 
-def _preparation(settings: EngineSettings, config: ModelConfig) -> Preparation:
+def _input_processor(settings: EngineSettings, config: ModelConfig) -> InputProcessor:
     tokenizer = _tokenizer(settings, config)
     if tokenizer.vocab_size > config.vocab_size:
         raise StartError(
             f"{settings.model}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"config.json says vocab_size {config.vocab_size}; they are of different models"
         )
-    return Preparation(
+    return InputProcessor(
         tokenizer=tokenizer,
         template=ChatTemplate.from_directory(settings.model, settings.chat_template),
         defaults=GenerationConfig.from_directory(settings.model, config.eos_token_ids),
@@ -148,7 +150,7 @@ def _warm_up_plan(config: ModelConfig) -> SchedulePlan:
 
 
 def _description(
-    settings: EngineSettings, config: ModelConfig, preparation: Preparation, device: str, spec: CacheSpec
+    settings: EngineSettings, config: ModelConfig, input_processor: InputProcessor, device: str, spec: CacheSpec
 ) -> Description:
     return Description(
         architecture=config.architecture,
@@ -156,8 +158,8 @@ def _description(
         max_model_len=settings.loading.max_model_len,
         max_num_seqs=settings.scheduler.max_num_seqs,
         vocab_size=config.vocab_size,
-        longest_token_bytes=preparation.tokenizer.longest_token_bytes,
-        has_tokenizer=isinstance(preparation.tokenizer, Tokenizer),
+        longest_token_bytes=input_processor.tokenizer.longest_token_bytes,
+        has_tokenizer=isinstance(input_processor.tokenizer, Tokenizer),
         device=device,
         dtype=settings.loading.dtype,
         quantization=settings.loading.quantization,
@@ -168,5 +170,5 @@ def _description(
         enable_logprob=settings.logprobs.enable_logprob,
         max_logprobs=settings.logprobs.max_logprobs,
         logprobs_mode=settings.logprobs.logprobs_mode,
-        generation_config=preparation.defaults.to_json(),
+        generation_config=input_processor.defaults.to_json(),
     )

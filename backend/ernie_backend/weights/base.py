@@ -24,13 +24,13 @@ class MoeWeights:
 
     Attributes:
         router: of all experts.
-        own: the experts of which the rank has something.
+        local_experts: the experts of which the rank has something.
         experts: these, made one at a time.
         shared: the shared experts as one MLP; None if there are none, or another rank adds them.
     """
 
     router: RouterWeights
-    own: range
+    local_experts: range
     experts: Iterator[MlpWeights]
     shared: MlpWeights | None
 
@@ -71,12 +71,12 @@ class ModelWeights(ABC):
         moe = self._config.moe
         assert moe is not None  # noqa: S101 - the layer has experts
         gate, bias = dequantize(self.linear(Role.ROUTER, layer)), self.vector(Role.ROUTER_BIAS, layer)
-        own = experts_of(Role.EXPERT_DOWN, moe.num_experts, self._shard)
+        local_experts = experts_of(Role.EXPERT_DOWN, moe.num_experts, self._shard)
         has_shared = moe.num_shared_experts and experts_of(Role.SHARED_DOWN, 1, self._shard)
         return MoeWeights(
             RouterWeights(gate, bias, moe.experts_per_token),
-            own,
-            (self._mlp(Role.EXPERT_GATE_UP, Role.EXPERT_DOWN, layer, expert) for expert in own),
+            local_experts,
+            (self._mlp(Role.EXPERT_GATE_UP, Role.EXPERT_DOWN, layer, expert) for expert in local_experts),
             self._mlp(Role.SHARED_GATE_UP, Role.SHARED_DOWN, layer) if has_shared else None,
         )
 

@@ -59,13 +59,13 @@ class DummyWeights(ModelWeights):
         outputs, inputs = part_of(role, (whole_outputs, whole_inputs), self._config, self._shard).shape
         seed = zlib.crc32(f"{role.name} {layer} {expert} {self._shard.name}".rstrip().encode())
         random = np.random.Generator(np.random.SFC64(seed))
-        kept = self._format(role)
-        if kept is WeightFormat.INT8:
+        fmt = self._format(role)
+        if fmt is WeightFormat.INT8:
             codes = np.maximum(_random_bytes(random, outputs, inputs).view(np.int8), -127)
             return Int8Weight(codes, np.full(outputs, _LARGEST / 127, np.float32))
-        if kept is WeightFormat.INT4 or kept is WeightFormat.W4A8:
+        if fmt is WeightFormat.INT4 or fmt is WeightFormat.W4A8:
             packed = _random_bytes(random, outputs, (inputs + 1) // 2)
-            if kept is WeightFormat.INT4:
+            if fmt is WeightFormat.INT4:
                 return Int4Weight(packed, np.full(outputs, _LARGEST / 8, np.float32), inputs)
             rotation = self._rotation if role is Role.EXPERT_DOWN else 0
             growth = np.float32(max(1, rotation) ** 0.5)  # of inputs that are rotated; the weight undoes it
@@ -74,7 +74,7 @@ class DummyWeights(ModelWeights):
         bits = _random_bytes(random, outputs, 2 * inputs).view(np.uint16)
         bits &= _SIGN_AND_MANTISSA
         bits |= _EXPONENT
-        if kept is WeightFormat.BFLOAT16:
+        if fmt is WeightFormat.BFLOAT16:
             return Bfloat16Weight(bits)
         return Float32Weight(bfloat16_to_float32(bits))
 

@@ -75,7 +75,7 @@ class CheckpointWeights(ModelWeights):
             self._recipes, precision, checkpoint.names, is_expected=config.quantization_config is not None
         )
         self._has_cache_scales = brings_cache_scales(config, checkpoint.names)
-        check_tensors(checkpoint, list(self._wanted()))
+        check_tensors(checkpoint, list(self._expected()))
         if config.tie_word_embeddings:
             check_tied_head(checkpoint, self._recipes[WeightKey(Role.EMBEDDING)].tensors[0])
         self._rotation = (config.quantization_config or QuantizationConfig("w4a8")).hadamard_block
@@ -135,17 +135,17 @@ class CheckpointWeights(ModelWeights):
     def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
         """Return the rank's part of the ``[N, K]`` matrix of ``role``, in memory of its own."""
         key = WeightKey(role, layer, expert)
-        kept = self._format(role)
+        fmt = self._format(role)
         part = self._part(key)
         if key in self._stored:
             rotation = self._rotation if role is Role.EXPERT_DOWN else 0
-            return read_stored(self._checkpoint, self._stored[key], kept, rotation, part)
-        if kept in QUANTIZED:
-            return self._quantized(key, kept, part)
+            return read_stored(self._checkpoint, self._stored[key], fmt, rotation, part)
+        if fmt in QUANTIZED:
+            return self._quantized(key, fmt, part)
         stored = self._read(self._recipes[key], part)
         if role in _CHECKED:
             self._check_finite(key, finite_outputs(stored), part)
-        if kept is WeightFormat.BFLOAT16:
+        if fmt is WeightFormat.BFLOAT16:
             return Bfloat16Weight(as_bfloat16(stored))
         return Float32Weight(as_float32(stored))
 
@@ -177,7 +177,7 @@ class CheckpointWeights(ModelWeights):
             return None
         return read_cache_scales(self._checkpoint, self._config, layer, kv_heads_of(self._config, self._shard))
 
-    def _wanted(self) -> Iterator[CheckpointTensor]:
+    def _expected(self) -> Iterator[CheckpointTensor]:
         for key, recipe in self._recipes.items():
             yield from self._stored[key].tensors if key in self._stored else recipe.tensors
         if self._has_cache_scales:
@@ -188,20 +188,20 @@ class CheckpointWeights(ModelWeights):
         outputs, inputs = self._recipes[key].shape
         return part_of(key.role, (outputs, inputs), self._config, self._shard)
 
-    def _quantized(self, key: WeightKey, kept: WeightFormat, part: Part) -> QuantizedWeight:
-        cached = self._cache.get(key, kept, part.shape) if self._cache else None
-        weight = cached or self._quantize(key, kept, part)
+    def _quantized(self, key: WeightKey, fmt: WeightFormat, part: Part) -> QuantizedWeight:
+        cached = self._cache.get(key, fmt, part.shape) if self._cache else None
+        weight = cached or self._quantize(key, fmt, part)
         self._check_finite(key, np.isfinite(weight.scales), part)
         if self._cache and cached is None:
             self._cache.put(key, weight)
         return weight
 
-    def _quantize(self, key: WeightKey, kept: WeightFormat, part: Part) -> QuantizedWeight:
+    def _quantize(self, key: WeightKey, fmt: WeightFormat, part: Part) -> QuantizedWeight:
         """Quantize whole rows, so that every rank has scales and codes of the whole matrix."""
         recipe = self._recipes[key]
         whole_rows = replace(part, columns=range(recipe.shape[1]))
         with np.errstate(invalid="ignore"):  # what is not finite shows in the scales
-            return _quantize(self._read(recipe, whole_rows), kept, part.columns)
+            return _quantize(self._read(recipe, whole_rows), fmt, part.columns)
 
     def _check_finite(self, key: WeightKey, is_finite: NDArray[np.bool_], part: Part | None = None) -> None:
         """Raise StartError unless all outputs of a weight, or of a part of it, are finite."""
@@ -248,10 +248,10 @@ def _open_cache(root: Path | None, directory: Path, part: str) -> QuantizedCache
         return None
 
 
-def _quantize(stored: NDArray[np.generic], kept: WeightFormat, columns: range) -> QuantizedWeight:
+def _quantize(stored: NDArray[np.generic], fmt: WeightFormat, columns: range) -> QuantizedWeight:
     """Quantize some rows at a time; keep some columns."""
     blocks = (block for _, block in float32_blocks(stored))
-    if kept is WeightFormat.INT4:
+    if fmt is WeightFormat.INT4:
         int4 = [int4_columns(quantize_int4(block), columns) for block in blocks]
         packed = np.concatenate([block.packed for block in int4])
         return Int4Weight(packed, np.concatenate([block.scales for block in int4]), len(columns))

@@ -89,10 +89,10 @@ class Part:
 
     def pieces(self, heights: Sequence[int]) -> Iterator[tuple[int, range]]:
         """Yield, in the part's order, which rows of which tensor it has; ``heights`` are the tensors' rows."""
-        for wanted in self.rows:
+        for rows in self.rows:
             top = 0
             for index, height in enumerate(heights):
-                start, stop = max(wanted.start, top), min(wanted.stop, top + height)
+                start, stop = max(rows.start, top), min(rows.stop, top + height)
                 if start < stop:
                     yield index, range(start - top, stop - top)
                 top += height

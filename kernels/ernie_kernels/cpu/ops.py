@@ -102,25 +102,25 @@ class CpuOps:
         experts: Iterable[MlpWeights],
         shared: MlpWeights | None,
         activation: ActivationType,
-        own: range | None = None,
+        local_experts: range | None = None,
     ) -> _cpu.MoeLayer:
         """Copy a layer of experts into panels, one weight at a time.
 
         Raises:
             ValueError: as for ``pack_linear``, or the sizes do not fit each other.
         """
-        own = check_router(router, own)
+        local_experts = check_router(router, local_experts)
         gate_up, down = [], []
         for expert in experts:
             gate_up.append(self.pack_linear(expert.gate_up, activation))
             down.append(self.pack_linear(expert.down, activation))
-        check_experts(own, len(down))
+        check_experts(local_experts, len(down))
         return _cpu.MoeLayer(
             self._ops,
             self.pack_linear(Float32Weight(router.gate), ActivationType.FLOAT32),
             np.ascontiguousarray(router.correction_bias),
             router.experts_per_token,
-            own.start,
+            local_experts.start,
             gate_up,
             down,
             None if shared is None else self.pack_linear(shared.gate_up, activation),

@@ -47,7 +47,7 @@ class PaddleMoe:
         experts: those that are here.
         shared: the shared ones, if there are any.
         place: the place.
-        own: the router's rows of ``experts``.
+        local_experts: the router's rows of ``experts``.
     """
 
     router: RouterWeights
@@ -55,7 +55,7 @@ class PaddleMoe:
     experts: tuple[PackedMlp, ...]
     shared: PackedMlp | None
     place: Place
-    own: range
+    local_experts: range
 
     @classmethod
     def pack(
@@ -65,23 +65,23 @@ class PaddleMoe:
         shared: MlpWeights | None,
         activation: ActivationType,
         place: Place,
-        own: range | None = None,
+        local_experts: range | None = None,
     ) -> PaddleMoe:
         """Bring the weights to ``place``, one expert at a time.
 
         Raises:
             ValueError: the sizes do not fit each other.
         """
-        own = check_router(router, own)
+        local_experts = check_router(router, local_experts)
         packed = tuple(PackedMlp.pack(expert, activation, place) for expert in experts)
-        check_experts(own, len(packed))
+        check_experts(local_experts, len(packed))
         return cls(
             router=router,
             gate=pack(Float32Weight(router.gate), ActivationType.FLOAT32, place),
             experts=packed,
             shared=None if shared is None else PackedMlp.pack(shared, activation, place),
             place=place,
-            own=own,
+            local_experts=local_experts,
         )
 
     def route(self, x: Tensor) -> Routing:
@@ -97,7 +97,9 @@ class PaddleMoe:
         count = self.router.experts_per_token
         chosen = routing.experts.reshape(-1)
         order = np.argsort(chosen, kind="stable")  # pairs of row and expert, by expert
-        starts = np.searchsorted(chosen[order], np.arange(self.own.start, self.own.stop + 1))
+        starts = np.searchsorted(
+            chosen[order], np.arange(self.local_experts.start, self.local_experts.stop + 1)
+        )
         rows = (order // count).astype(np.int32)
         results = [
             expert.transform(paddle.gather(x, self.place.upload(rows[start:end])))

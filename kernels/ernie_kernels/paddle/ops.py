@@ -49,10 +49,10 @@ class PaddleOps:
         experts: Iterable[MlpWeights],
         shared: MlpWeights | None,
         activation: ActivationType,
-        own: range | None = None,
+        local_experts: range | None = None,
     ) -> PaddleMoe:
         """Bring a layer of experts to the place."""
-        return PaddleMoe.pack(router, experts, shared, activation, self._place, own)
+        return PaddleMoe.pack(router, experts, shared, activation, self._place, local_experts)
 
     def pack_vector(self, values: NDArray[np.float32]) -> Tensor:
         """Bring a vector to the place."""

@@ -23,7 +23,7 @@ class ReferenceMoe:
     experts: tuple[MlpWeights, ...]
     shared: MlpWeights | None
     activation: ActivationType
-    own: range
+    local_experts: range
 
 
 def route(x: Floats, layer: ReferenceMoe) -> Routing:
@@ -36,7 +36,7 @@ def moe(x: Floats, layer: ReferenceMoe, mlp: Callable[[Floats, MlpWeights], Floa
     """Return the shared experts' result plus the weighted results of each row's experts: ``[T, H]``."""
     routing = route(x, layer)
     total = np.zeros_like(x) if layer.shared is None else mlp(x, layer.shared)
-    for index, expert in zip(layer.own, layer.experts, strict=True):
+    for index, expert in zip(layer.local_experts, layer.experts, strict=True):
         rows, places = np.nonzero(routing.experts == index)
         if rows.size:
             total[rows] += routing.weights[rows, places][:, None] * mlp(x[rows], expert)

@@ -51,13 +51,13 @@ class ReferenceOps:
         experts: Iterable[MlpWeights],
         shared: MlpWeights | None,
         activation: ActivationType,
-        own: range | None = None,
+        local_experts: range | None = None,
     ) -> ReferenceMoe:
         """Keep the weights as they are."""
-        own = check_router(router, own)
+        local_experts = check_router(router, local_experts)
         kept = tuple(experts)
-        check_experts(own, len(kept))
-        return ReferenceMoe(router, kept, shared, activation, own)
+        check_experts(local_experts, len(kept))
+        return ReferenceMoe(router, kept, shared, activation, local_experts)
 
     def pack_vector(self, values: Floats) -> Floats:
         """Keep the vector as float32."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.kv.block_pool import BlockPool
+from fakes.sequences import with_prompt
 
 
 def test_blocks_without_a_hash_are_allocated_first_then_the_longest_free() -> None:
@@ -83,7 +84,7 @@ def test_integrity_check_sees_a_leaked_block() -> None:
 
 def test_integrity_check_sees_a_block_in_two_tables() -> None:
     blocks = BlockManager(4, 2)
-    blocks.allocate("a", (1, 2, 3))
+    blocks.allocate(with_prompt("a", (1, 2, 3)))
     blocks._tables["b"] = list(blocks.table("a"))
     with pytest.raises(ValueError, match="two tables for different tokens"):
         blocks.check_integrity()
@@ -99,9 +100,9 @@ def test_integrity_check_sees_a_hash_without_a_block() -> None:
 
 def test_headroom_stays_free() -> None:
     blocks = BlockManager(4, 2)
-    assert blocks.allocate("a", range(6), headroom=2) is None
+    assert blocks.allocate(with_prompt("a", range(6)), headroom=2) is None
     assert blocks.num_free == 4
-    assert blocks.allocate("a", range(6), headroom=1) == 0
+    assert blocks.allocate(with_prompt("a", range(6)), headroom=1) == 0
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 12))))

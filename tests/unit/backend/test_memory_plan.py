@@ -73,12 +73,12 @@ class WeighingOps:
         experts: Iterable[MlpWeights],
         shared: MlpWeights | None,
         activation: ActivationType,
-        own: range,
+        local_experts: range,
     ) -> None:
         del activation
         self.packed_bytes += router.gate.nbytes + router.correction_bias.nbytes
         mlps = [*experts, *([shared] if shared else [])]
-        assert len(mlps) == len(own) + (shared is not None)
+        assert len(mlps) == len(local_experts) + (shared is not None)
         self.packed_bytes += sum(size(mlp.gate_up) + size(mlp.down) for mlp in mlps)
 
 

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ernie_backend.kv.block_hash import HASH_BYTES, extend_hashes
 from ernie_backend.kv.block_manager import BlockManager
+from fakes.sequences import with_prompt
 
 TOKENS = tuple(range(10, 20))
 
@@ -22,11 +23,11 @@ def _hashes(tokens: tuple[int, ...], block_size: int = 2) -> list[bytes]:
 
 def _computed(blocks: BlockManager, request_id: str, tokens: tuple[int, ...]) -> int | None:
     """Admit a request and compute all its tokens; return how many were there already."""
-    found = blocks.allocate(request_id, tokens)
+    found = blocks.allocate(with_prompt(request_id, tokens))
     if found is not None:
         blocks.begin_step()
-        blocks.mark_scheduled(request_id, tokens, found, len(tokens))
-        blocks.cache_blocks(request_id, tokens, found, len(tokens))
+        blocks.mark_scheduled(with_prompt(request_id, tokens), found, len(tokens))
+        blocks.cache_blocks(with_prompt(request_id, tokens), found, len(tokens))
     blocks.check_integrity()
     return found
 
@@ -51,13 +52,13 @@ def test_requests_with_different_salts_share_nothing_and_no_salt_makes_a_hash_of
     blocks = BlockManager(40, 2)
 
     def found(request_id: str, salt: str) -> int:
-        count = blocks.allocate(request_id, TOKENS, salt=salt)
+        count = blocks.allocate(with_prompt(request_id, TOKENS, salt))
         assert count is not None
-        assert count == blocks.num_cached_tokens(request_id + " asks", TOKENS, salt=salt)
+        assert count == blocks.num_cached_tokens(with_prompt(request_id + " asks", TOKENS, salt))
         blocks.begin_step()
-        blocks.mark_scheduled(request_id, TOKENS, count, len(TOKENS), salt=salt)
-        assert blocks.is_scheduled(request_id + " waits", TOKENS, salt=salt) == (count == 0)
-        blocks.cache_blocks(request_id, TOKENS, count, len(TOKENS), salt=salt)
+        blocks.mark_scheduled(with_prompt(request_id, TOKENS, salt), count, len(TOKENS))
+        assert blocks.is_scheduled(with_prompt(request_id + " waits", TOKENS, salt)) == (count == 0)
+        blocks.cache_blocks(with_prompt(request_id, TOKENS, salt), count, len(TOKENS))
         return count
 
     assert [found("a", ""), found("b", "red"), found("c", "blue")] == [0, 0, 0]
@@ -83,10 +84,10 @@ def test_full_blocks_are_shared_but_never_the_one_of_the_last_token() -> None:
 
 def test_nothing_is_found_before_it_is_computed() -> None:
     blocks = BlockManager(20, 2)
-    blocks.allocate("a", TOKENS)
-    blocks.mark_scheduled("a", TOKENS, 0, 6)
-    blocks.cache_blocks("a", TOKENS, 0, 6)
-    assert blocks.allocate("b", TOKENS) == 6
+    blocks.allocate(with_prompt("a", TOKENS))
+    blocks.mark_scheduled(with_prompt("a", TOKENS), 0, 6)
+    blocks.cache_blocks(with_prompt("a", TOKENS), 0, 6)
+    assert blocks.allocate(with_prompt("b", TOKENS)) == 6
 
 
 def test_content_outlives_its_request_until_its_block_is_taken() -> None:
@@ -108,16 +109,16 @@ def test_the_least_recently_used_prefix_is_evicted_first() -> None:
         blocks.free(name)
     _computed(blocks, "taker", (7, 7, 7, 7, 7, 7))
     blocks.free("taker", keep_content=False)
-    assert blocks.allocate("b again", (3, 4, 9)) == 0
-    assert blocks.allocate("a again", (1, 2, 9)) == 2
+    assert blocks.allocate(with_prompt("b again", (3, 4, 9))) == 0
+    assert blocks.allocate(with_prompt("a again", (1, 2, 9))) == 2
 
 
 def test_free_blocks_that_are_found_count_as_room() -> None:
     blocks = BlockManager(3, 2)
     _computed(blocks, "a", TOKENS[:6])
     blocks.free("a")
-    assert blocks.allocate("b", TOKENS[:6], headroom=1) is None
-    assert blocks.allocate("b", TOKENS[:6]) == 4
+    assert blocks.allocate(with_prompt("b", TOKENS[:6]), headroom=1) is None
+    assert blocks.allocate(with_prompt("b", TOKENS[:6])) == 4
     assert blocks.num_free == 0
 
 
@@ -125,13 +126,13 @@ def test_content_that_must_not_be_kept_is_not_found() -> None:
     blocks = BlockManager(9, 2)
     _computed(blocks, "a", TOKENS)
     blocks.free("a", keep_content=False)
-    assert blocks.allocate("b", TOKENS) == 0
+    assert blocks.allocate(with_prompt("b", TOKENS)) == 0
 
 
 def test_who_does_not_want_it_or_has_it_off_finds_nothing() -> None:
     blocks = BlockManager(20, 2)
     _computed(blocks, "a", TOKENS)
-    assert blocks.allocate("b", TOKENS, reuse=False) == 0
+    assert blocks.allocate(with_prompt("b", TOKENS), reuse=False) == 0
     off = BlockManager(20, 2, enable_prefix_caching=False)
     _computed(off, "a", TOKENS)
     assert _computed(off, "b", TOKENS) == 0
@@ -140,17 +141,19 @@ def test_who_does_not_want_it_or_has_it_off_finds_nothing() -> None:
 
 def test_a_block_that_this_step_computes_is_scheduled() -> None:
     blocks = BlockManager(20, 2)
-    blocks.allocate("a", TOKENS)
-    assert not blocks.is_scheduled("b", TOKENS)
+    blocks.allocate(with_prompt("a", TOKENS))
+    assert not blocks.is_scheduled(with_prompt("b", TOKENS))
     blocks.begin_step()
-    blocks.mark_scheduled("a", TOKENS, 0, 5)
-    assert blocks.is_scheduled("b", TOKENS)
-    assert not blocks.is_scheduled("other", (0, *TOKENS))
-    assert not blocks.is_scheduled("short", TOKENS[:2]), "its only full block ends with its last token"
-    blocks.cache_blocks("a", TOKENS, 0, 5)
+    blocks.mark_scheduled(with_prompt("a", TOKENS), 0, 5)
+    assert blocks.is_scheduled(with_prompt("b", TOKENS))
+    assert not blocks.is_scheduled(with_prompt("other", (0, *TOKENS)))
+    assert not blocks.is_scheduled(with_prompt("short", TOKENS[:2])), (
+        "its only full block ends with its last token"
+    )
+    blocks.cache_blocks(with_prompt("a", TOKENS), 0, 5)
     blocks.begin_step()
-    assert not blocks.is_scheduled("b", TOKENS)
-    assert blocks.allocate("b", TOKENS) == 4
+    assert not blocks.is_scheduled(with_prompt("b", TOKENS))
+    assert blocks.allocate(with_prompt("b", TOKENS)) == 4
 
 
 class BlockMachine(RuleBasedStateMachine):
@@ -169,7 +172,7 @@ class BlockMachine(RuleBasedStateMachine):
         request_id = f"r{self.count}"
         self.count += 1
         free_before = self.blocks.num_free
-        found = self.blocks.allocate(request_id, tokens, headroom=headroom)
+        found = self.blocks.allocate(with_prompt(request_id, tokens), headroom=headroom)
         if found is None:
             assert self.blocks.num_free == free_before
             self.blocks.free(request_id)
@@ -193,10 +196,10 @@ class BlockMachine(RuleBasedStateMachine):
                 return
         end = min(len(tokens), start + count)
         self.blocks.begin_step()
-        self.blocks.mark_scheduled(request_id, tokens, start, end)
+        self.blocks.mark_scheduled(with_prompt(request_id, tokens), start, end)
         for position in range(start, end):
             self._write(request_id, position)
-        self.blocks.cache_blocks(request_id, tokens, start, end)
+        self.blocks.cache_blocks(with_prompt(request_id, tokens), start, end)
         self.live[request_id] = (tokens, end)
         for other, (_, computed) in self.live.items():
             self._check(other, computed)

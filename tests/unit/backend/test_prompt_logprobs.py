@@ -65,13 +65,13 @@ def test_every_way_of_cutting_gives_the_same(budget: int, rows: int) -> None:
     engine, runner = _engine(budget=budget, rows=rows)
     _check(_run(engine, _asking("r"))["r"])
     for plan in runner.plans:
-        assert sum(len(chunk.token_ids) for chunk in plan.chunks if chunk.wants_all_logits) <= rows
+        assert sum(len(chunk.token_ids) for chunk in plan.chunks if chunk.needs_all_logits) <= rows
 
 
 def test_a_prompt_of_one_token_has_nothing_to_compute() -> None:
     engine, runner = _engine()
     _check(_run(engine, _asking("r", (5,)))["r"], (5,))
-    assert not any(chunk.wants_all_logits for plan in runner.plans for chunk in plan.chunks)
+    assert not any(chunk.needs_all_logits for plan in runner.plans for chunk in plan.chunks)
 
 
 def test_the_prefix_cache_spares_nothing_of_it_and_gets_it() -> None:
@@ -93,7 +93,7 @@ def test_many_at_once_share_the_rows_and_do_not_hold_up_others() -> None:
         (9, 8, 7), 4, VOCAB
     )
     for plan in runner.plans:
-        assert sum(len(chunk.token_ids) for chunk in plan.chunks if chunk.wants_all_logits) <= 4
+        assert sum(len(chunk.token_ids) for chunk in plan.chunks if chunk.needs_all_logits) <= 4
 
 
 def test_preempted_it_is_scored_once() -> None:

@@ -16,7 +16,7 @@ import pytest
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
-from ernie_backend.engine.input_processor import Preparation
+from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.runner.sampler import Sampler, SamplingRow
 from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.common import GenerationFields
@@ -38,7 +38,9 @@ SOURCES = [
 MOST_FILES = 5
 DENSE = ROOT / "tests" / "data" / "dense"
 TOKENIZER = Tokenizer.from_directory(DENSE)
-MODEL = Preparation(TOKENIZER, ChatTemplate.from_directory(DENSE), GenerationConfig(), 64, TOKENIZER.vocab_size)
+MODEL = InputProcessor(
+    TOKENIZER, ChatTemplate.from_directory(DENSE), GenerationConfig(), 64, TOKENIZER.vocab_size
+)
 
 
 def _files(name: str) -> list[str]:
@@ -86,7 +88,7 @@ def test_a_filter_goes_from_the_body_to_the_choice(tokens: TokenSampler) -> None
         asked = sampling_parameters(ChatRequest.model_validate({**body, "min_p": min_p}), None, None)
         asked = SamplingParameters.from_json(asked.to_json())
         request = GenerateRequest("r", input_ids=(5,), sampling=asked)
-        rows = [SamplingRow(MODEL.prepare(request).sequence) for _ in range(40)]
+        rows = [SamplingRow(MODEL.process(request).sequence) for _ in range(40)]
         logits = np.zeros((40, TOKENIZER.vocab_size), np.float32)
         logits[:, 7] = 1.0
         sampler = Sampler(tokens, TOKENIZER.vocab_size)

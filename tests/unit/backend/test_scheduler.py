@@ -394,9 +394,9 @@ def test_a_long_queue_is_not_looked_through_when_no_more_prompts_may_begin(
     looked: list[str] = []
     find = steps.blocks.num_cached_tokens
 
-    def num_cached_tokens(request_id: str, token_ids: list[int], *, salt: str) -> int:
-        looked.append(request_id)
-        return find(request_id, token_ids, salt=salt)
+    def num_cached_tokens(sequence: Sequence) -> int:
+        looked.append(sequence.request_id)
+        return find(sequence)
 
     monkeypatch.setattr(steps.blocks, "num_cached_tokens", num_cached_tokens)
     steps.step()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
-from ernie_backend.engine.input_processor import Preparation
+from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.runner.logprobs import RankedToken
 from ernie_backend.runner.sampler import SampledToken
@@ -105,7 +105,7 @@ def _request(**asked: Any) -> RequestState:
     defaults = GenerationConfig(eos_token_ids=(EOS,))
     sampling = SamplingParameters.from_json(asked)
     request = GenerateRequest("r", input_ids=(CLS, *HI), sampling=sampling, stream=True, return_token_ids=True)
-    return Preparation(TOKENIZER, template, defaults, 2048, 640).prepare(request)
+    return InputProcessor(TOKENIZER, template, defaults, 2048, 640).process(request)
 
 
 def _answer(token_ids: tuple[int, ...], **asked: Any) -> list[Output]:
@@ -157,7 +157,7 @@ def test_an_end_of_sequence_token_that_no_file_calls_special_is_left_out_too() -
     template = ChatTemplate.from_directory(DENSE)
     defaults = GenerationConfig(eos_token_ids=(HI[0],))
     request = GenerateRequest("r", text_input="a", sampling=SamplingParameters(max_tokens=2, ignore_eos=True))
-    state = Preparation(TOKENIZER, template, defaults, 2048, 640).prepare(request)
+    state = InputProcessor(TOKENIZER, template, defaults, 2048, 640).process(request)
     state.advance([SampledToken(HI[0])])
     output = state.advance([SampledToken(CLS)])
     assert output is not None

@@ -34,7 +34,7 @@ def answer(engine: StartedEngine, logprobs: int = 0) -> Output:
     """Return the output of one greedy token."""
     sampling = SamplingParameters(max_tokens=1, temperature=0.0, logprobs=logprobs)
     request = GenerateRequest("r", input_ids=PROMPT, sampling=sampling)
-    assert engine.engine.submit(engine.preparation.prepare(request)) is None
+    assert engine.engine.submit(engine.input_processor.process(request)) is None
     outputs: tuple[Output, ...] = ()
     while engine.engine.has_work:
         outputs += engine.engine.step()
@@ -74,7 +74,7 @@ def test_log_probabilities_may_be_refused_or_limited() -> None:
 def test_the_given_template_makes_the_prompt() -> None:
     messages = b'{"messages": [{"role": "user", "content": "b"}]}'
     request = GenerateRequest("r", messages=messages, return_token_ids=True)
-    prepared = started(chat_template="a{{ messages[0].content }}c").preparation.prepare(request)
+    prepared = started(chat_template="a{{ messages[0].content }}c").input_processor.process(request)
     assert prepared.prompt_text == "abc"
 
 

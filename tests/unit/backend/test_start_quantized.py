@@ -24,6 +24,6 @@ def test_a_w4a8c8_checkpoint_cut_for_ranks_is_served_by_one(
     assert (description.quantization, description.kv_cache_dtype) == ("w4a8", "int8")
     sampling = SamplingParameters(max_tokens=4, ignore_eos=True, temperature=0.0)
     request = GenerateRequest("a", input_ids=(5, 6, 7), sampling=sampling)
-    assert started.engine.submit(started.preparation.prepare(request)) is None
+    assert started.engine.submit(started.input_processor.process(request)) is None
     outputs = [output for _ in range(8) for output in started.engine.step()]
     assert sum(len(output.token_ids) for output in outputs) == 4

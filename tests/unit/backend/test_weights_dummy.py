@@ -109,14 +109,14 @@ def test_an_engine_without_tokenizer_takes_and_gives_token_ids(
     assert started.ready.description.has_tokenizer is False
     sampling = SamplingParameters(max_tokens=4, ignore_eos=True)
     request = GenerateRequest("a", input_ids=(5, 6, 7), sampling=sampling)
-    assert started.engine.submit(started.preparation.prepare(request)) is None
+    assert started.engine.submit(started.input_processor.process(request)) is None
     (output,) = [output for _ in range(4) for output in started.engine.step()]
     assert len(output.token_ids) == 4
     assert (output.text, output.finish_reason) == ("", "length")
     messages = b'{"messages": [{"role": "user", "content": "x"}]}'
     for text_request in (GenerateRequest("b", text_input="hello"), GenerateRequest("c", messages=messages)):
         with pytest.raises(InvalidValue, match=r"tokenizer\.model"):
-            started.preparation.prepare(text_request)
+            started.input_processor.process(text_request)
 
 
 def test_a_missing_tokenizer_makes_no_text(bare: Path) -> None:

@@ -70,18 +70,18 @@ class StoredWeight:
         return (self.codes, self.absmax, *((self.input_absmax,) if self.input_absmax else ()))
 
 
-def stored_weight(recipe: Recipe, kept: WeightFormat) -> StoredWeight | None:
+def stored_weight(recipe: Recipe, fmt: WeightFormat) -> StoredWeight | None:
     """Return the tensors of a quantized weight of the Paddle layout; None for another recipe."""
     name = recipe.tensors[0].name
     if not recipe.is_transposed or not name.endswith("_proj.weight"):
         return None
     base = name.removesuffix("weight")
     inputs, outputs = recipe.tensors[0].shape
-    rows = inputs if kept is WeightFormat.INT8 else inputs // 2
+    rows = inputs if fmt is WeightFormat.INT8 else inputs // 2
     return StoredWeight(
         CheckpointTensor(base + "quant_weight", (rows, outputs)),
         CheckpointTensor(base + "weight_scale", (outputs,)),
-        CheckpointTensor(base + "activation_scale", (1,)) if kept is WeightFormat.W4A8 else None,
+        CheckpointTensor(base + "activation_scale", (1,)) if fmt is WeightFormat.W4A8 else None,
     )
 
 
@@ -98,26 +98,26 @@ def stored_weights(
     """
     found = {}
     for key, recipe in recipes.items():
-        kept = WeightFormat.FLOAT32 if key.role.is_vector else precision.format_of(key.role)
-        stored = stored_weight(recipe, kept) if kept in QUANTIZED else None
+        fmt = WeightFormat.FLOAT32 if key.role.is_vector else precision.format_of(key.role)
+        stored = stored_weight(recipe, fmt) if fmt in QUANTIZED else None
         if stored is None:
-            if kept is WeightFormat.W4A8:
+            if fmt is WeightFormat.W4A8:
                 raise StartError("w4a8 is read from the Paddle layout only (ernie.layers.*)")
             continue
-        if key.role in ROUTED and kept is not WeightFormat.W4A8:
-            _check_not_w4a8(stored, kept, names)
+        if key.role in ROUTED and fmt is not WeightFormat.W4A8:
+            _check_not_w4a8(stored, fmt, names)
         is_missing = is_expected and recipe.tensors[0].name not in names
-        if kept is WeightFormat.W4A8 or stored.codes.name in names or is_missing:
+        if fmt is WeightFormat.W4A8 or stored.codes.name in names or is_missing:
             found[key] = stored
     return found
 
 
-def _check_not_w4a8(stored: StoredWeight, kept: WeightFormat, names: Collection[str]) -> None:
+def _check_not_w4a8(stored: StoredWeight, fmt: WeightFormat, names: Collection[str]) -> None:
     inputs = stored.codes.name.replace("quant_weight", "activation_scale")
     if stored.codes.name in names and inputs in names:
         raise StartError(
             f"tensor {inputs} says that this expert was quantized by w4a8, but it is to be read as "
-            f"{kept.value}: set quantization_config.moe_quant_type in config.json to w4a8"
+            f"{fmt.value}: set quantization_config.moe_quant_type in config.json to w4a8"
         )
 
 
@@ -150,14 +150,14 @@ def cache_scale_specs(config: ModelConfig, layer: int) -> tuple[CheckpointTensor
 
 
 def read_stored(
-    tensors: Tensors, stored: StoredWeight, kept: WeightFormat, rotation: int, part: Part
+    tensors: Tensors, stored: StoredWeight, fmt: WeightFormat, rotation: int, part: Part
 ) -> QuantizedWeight | W4A8Weight:
     """Read a part of a quantized weight, in memory of its own.
 
     Args:
         tensors: the checkpoint.
         stored: the weight's tensors, whose shapes were checked.
-        kept: its format.
+        fmt: its format.
         rotation: for w4a8, the block in which its inputs are rotated; 0: not.
         part: what of it; of int4 codes, two inputs share a byte and stay together.
 
@@ -168,8 +168,8 @@ def read_stored(
     if codes.dtype != np.int8:
         raise _error(tensors, stored.codes, f"has type {codes.dtype}; quantized weights are int8")
     rows = [slice(each.start, each.stop) for each in part.rows]
-    scales = _absmax(tensors, stored.absmax, *rows) / np.float32(_LEVELS[kept])
-    if kept is WeightFormat.INT8:
+    scales = _absmax(tensors, stored.absmax, *rows) / np.float32(_LEVELS[fmt])
+    if fmt is WeightFormat.INT8:
         int8 = np.concatenate(part.cut([codes.T.view(np.int8)]))
         if int8.size and int8.min() == -128:
             raise _error(tensors, stored.codes, "has the code -128; int8 weights have -127 to 127")
@@ -189,7 +189,7 @@ def read_stored(
 
 def quantized_tensors(
     stored: StoredWeight,
-    kept: WeightFormat,
+    fmt: WeightFormat,
     values: NDArray[np.generic],
     input_absmax: float = 0.0,
     rotation: int = 0,
@@ -198,7 +198,7 @@ def quantized_tensors(
 
     Args:
         stored: their names and shapes.
-        kept: the format.
+        fmt: the format.
         values: the weight ``[N, K]``: floats, or bfloat16 bits as uint16.
         input_absmax: for w4a8, that of the inputs, rotated if they are.
         rotation: block of the rotation of the inputs, which the weight undoes; 0: they are not rotated.
@@ -208,7 +208,7 @@ def quantized_tensors(
     for rows, block in float32_blocks(values):
         seen = fold_rotation(block, rotation) if rotation else block
         absmax[rows] = np.abs(seen).max(axis=1, initial=0.0)
-        if kept is WeightFormat.INT8:
+        if fmt is WeightFormat.INT8:
             codes[:, rows] = quantize_int8(seen).codes.T
         else:
             codes[:, rows] = quantize_int4(seen).packed.view(np.int8).T

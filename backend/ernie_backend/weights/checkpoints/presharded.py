@@ -179,14 +179,14 @@ def open_tensors(
             f"{directory} was cut for {count} ranks (rank0 to rank{count - 1}) and tensor_parallel_size is "
             f"{shard.size}; give {count}, or 1, which joins the parts"
         )
-    is_own = shard.size == count and not shard.is_expert_parallel
+    reads_one = shard.size == count and not shard.is_expert_parallel
     ranks: dict[int, Checkpoint] = {}
     try:
         ranks[shard.rank] = Checkpoint.open(directories[shard.rank])
         names = ranks[shard.rank].names
         recipes = recipes_for(names, config, str(directories[shard.rank]))
         stored = stored_weights(recipes, precision, names, is_expected=config.quantization_config is not None)
-        whole = needed_whole(recipes, stored, precision, config, shard) if is_own else names
+        whole = needed_whole(recipes, stored, precision, config, shard) if reads_one else names
         for rank in set(range(count)) - {shard.rank} if whole else ():
             ranks[rank] = Checkpoint.open(directories[rank])
         parts = tensor_parts(recipes, stored, config, count)
@@ -202,9 +202,9 @@ class PreshardedTensors:
 
     Args:
         directory: that of the ranks' directories.
-        ranks: the opened checkpoints by rank: all, or ``own``.
+        ranks: the opened checkpoints by rank: all, or ``rank`` alone.
         parts: how the tensors are shared out, by name.
-        own: the rank whose part of every tensor is filled.
+        rank: the one whose part of every tensor is filled.
         whole: the tensors that are filled with the parts of all ranks.
 
     Raises:
@@ -216,15 +216,15 @@ class PreshardedTensors:
         directory: Path,
         ranks: Mapping[int, Checkpoint],
         parts: Mapping[str, TensorParts],
-        own: int,
+        rank: int,
         whole: Collection[str],
     ) -> None:
         self.directory = directory
         self._ranks = dict(sorted(ranks.items()))
         self._parts = parts
         self._whole = whole
-        self._own = {own: ranks[own]}
-        self._first = ranks[own]
+        self._local = {rank: ranks[rank]}
+        self._first = ranks[rank]
         for checkpoint in ranks.values():
             odd = self._first.names ^ checkpoint.names
             if odd:
@@ -261,7 +261,7 @@ class PreshardedTensors:
             StartError: a tensor that every rank has whole is not the same on all, or its parts are of different
                 types.
         """
-        ranks = self._ranks if name in self._whole else self._own
+        ranks = self._ranks if name in self._whole else self._local
         found = {rank: checkpoint.tensor(name) for rank, checkpoint in ranks.items()}
         if name in self._parts:
             self._check_types(name, found)

@@ -61,18 +61,18 @@ class QuantizedCache:
         _remove_older(parent, current)
         _remove_leftovers(self._directory)
 
-    def get(self, key: WeightKey, kept: WeightFormat, shape: tuple[int, int]) -> QuantizedWeight | None:
+    def get(self, key: WeightKey, fmt: WeightFormat, shape: tuple[int, int]) -> QuantizedWeight | None:
         """Return a cached ``[N, K]`` int8 or int4 weight; None if it is absent or not what was written."""
-        path = self._path(key, kept)
+        path = self._path(key, fmt)
         try:
             with path.open("rb") as file:
-                codes, scales = _read(file.readline(), file.read(), _stored_shape(kept, shape))
+                codes, scales = _read(file.readline(), file.read(), _stored_shape(fmt, shape))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError) as error:
             _LOG.warning("%s is damaged and made again: %s", path, error)
             return None
-        if kept is WeightFormat.INT4:
+        if fmt is WeightFormat.INT4:
             return Int4Weight(codes, scales, shape[1])
         return Int8Weight(codes.view(np.int8), scales)
 
@@ -96,8 +96,8 @@ class QuantizedCache:
             _LOG.warning("quantized weights are not cached in %s: %s", self._directory, error)
             self._is_writable = False
 
-    def _path(self, key: WeightKey, kept: WeightFormat) -> Path:
-        return self._directory / f"{key.role.name.lower()}.{key.layer}.{key.expert}.{kept.value}"
+    def _path(self, key: WeightKey, fmt: WeightFormat) -> Path:
+        return self._directory / f"{key.role.name.lower()}.{key.layer}.{key.expert}.{fmt.value}"
 
 
 def _remove_older(parent: Path, current: Path) -> None:
@@ -127,9 +127,9 @@ def fingerprint(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _stored_shape(kept: WeightFormat, shape: tuple[int, int]) -> tuple[int, int]:
+def _stored_shape(fmt: WeightFormat, shape: tuple[int, int]) -> tuple[int, int]:
     outputs, inputs = shape
-    return (outputs, (inputs + 1) // 2) if kept is WeightFormat.INT4 else shape
+    return (outputs, (inputs + 1) // 2) if fmt is WeightFormat.INT4 else shape
 
 
 def _write(file: IO[bytes], codes: NDArray[np.generic], scales: NDArray[np.float32]) -> None:

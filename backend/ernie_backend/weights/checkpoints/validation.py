@@ -24,23 +24,23 @@ _UNTIED = (
 
 
 def check_tensors(checkpoint: Checkpoint | PreshardedTensors, specs: Collection[CheckpointTensor]) -> None:
-    """Check that the tensors ``specs`` are there; one line of the log tells of all others.
+    """Check that the tensors ``specs`` are present; one log line mentions all others.
 
     Raises:
         StartError: one is missing, has another shape, or is a bias or norm that the model does not have.
     """
-    wanted = {tensor.name: tensor.shape for tensor in specs}
-    missing = sorted(name for name in wanted if name not in checkpoint.names)
+    expected = {tensor.name: tensor.shape for tensor in specs}
+    missing = sorted(name for name in expected if name not in checkpoint.names)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         hint = _UNTIED if missing[0] == HEAD else missing_hint(missing[0], checkpoint.names)
         raise StartError(
             f"{checkpoint.directory}: tensor {missing[0]}{more} is missing from the checkpoint{hint}"
         )
-    for name, shape in wanted.items():
+    for name, shape in expected.items():
         checkpoint.check_shape(name, shape)
-    extra = sorted(name for name in checkpoint.names if name not in wanted and not is_harmless(name))
-    _refuse_terms(checkpoint, extra, wanted)
+    extra = sorted(name for name in checkpoint.names if name not in expected and not is_harmless(name))
+    _refuse_terms(checkpoint, extra, expected)
     if extra:
         _LOG.warning(
             "%s: %d tensors that this model does not use are ignored, the first is %s",
@@ -51,10 +51,10 @@ def check_tensors(checkpoint: Checkpoint | PreshardedTensors, specs: Collection[
 
 
 def _refuse_terms(
-    checkpoint: Checkpoint | PreshardedTensors, extra: Collection[str], wanted: Collection[str]
+    checkpoint: Checkpoint | PreshardedTensors, extra: Collection[str], expected: Collection[str]
 ) -> None:
     """Refuse biases and norms among the ``extra`` tensors of layers, or of a head, that the model has."""
-    owners = {_owner(name) for name in wanted}
+    owners = {_owner(name) for name in expected}
     for name in extra:
         if name.endswith(_TERMS) and _owner(name) in owners:
             raise StartError(

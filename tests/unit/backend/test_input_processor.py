@@ -14,13 +14,13 @@ import pytest
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
-from ernie_backend.engine.input_processor import Preparation
+from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.errors import StartError
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import Penalties
 from ernie_backend.service.inbox import Inbox
-from ernie_backend.service.input_thread import PreparationThread
+from ernie_backend.service.input_thread import InputThread
 from ernie_backend.settings.groups import LogprobLimits
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.errors import ContextLengthExceeded, InvalidRequest, InvalidValue
@@ -42,7 +42,7 @@ DEFAULTS = GenerationConfig(_defaults(temperature=0.8, top_p=0.9, top_k=5), None
 def _prepare(
     request: GenerateRequest, defaults: GenerationConfig = DEFAULTS, max_model_len: int = 32
 ) -> RequestState:
-    return Preparation(TOKENIZER, TEMPLATE, defaults, max_model_len, 640).prepare(request)
+    return InputProcessor(TOKENIZER, TEMPLATE, defaults, max_model_len, 640).process(request)
 
 
 def _sampling(defaults: GenerationConfig = DEFAULTS, **asked: object) -> ResolvedSampling:
@@ -174,7 +174,7 @@ def test_a_sum_of_log_probabilities_needs_them() -> None:
 
 def test_media_count_for_what_may_wait() -> None:
     gate, inbox = _Gate(), Inbox()
-    thread = PreparationThread(gate.prepare, inbox, max_pending=3, max_pending_bytes=100)
+    thread = InputThread(gate.process, inbox, max_pending=3, max_pending_bytes=100)
     for request_id in "ab":
         thread.submit(GenerateRequest(request_id, messages=b"{}", media=(b"x" * 40, b"y" * 20)))
     (refusal,) = inbox.take(10).refusals
@@ -190,7 +190,7 @@ def test_numbers_that_stand_for_another() -> None:
     everything = SamplingParameters(logprobs=-1, prompt_logprobs=-1)
     request = GenerateRequest("r", input_ids=(5, 6), sampling=everything)
     limits = LogprobLimits(max_logprobs=-1)
-    sampling = Preparation(TOKENIZER, TEMPLATE, DEFAULTS, 32, 640, limits).prepare(request).sequence.sampling
+    sampling = InputProcessor(TOKENIZER, TEMPLATE, DEFAULTS, 32, 640, limits).process(request).sequence.sampling
     assert (sampling.logprobs, sampling.prompt_logprobs) == (640, 640)
 
 
@@ -240,11 +240,11 @@ def test_rules_for_tokens_that_the_tokenizer_lacks_are_left_out() -> None:
             logit_bias={beyond: 5.0}, bad_words_token_ids=(beyond,), stop_token_ids=(beyond,), min_tokens=1
         ),
     )
-    model = Preparation(TOKENIZER, TEMPLATE, GenerationConfig(), 32, beyond + 1)
-    assert model.prepare(request).sequence.processors == ()
+    model = InputProcessor(TOKENIZER, TEMPLATE, GenerationConfig(), 32, beyond + 1)
+    assert model.process(request).sequence.processors == ()
     penalized = replace(request, sampling=SamplingParameters(repetition_penalty=2.0))
     logits = np.ones(beyond, np.float32)
-    (penalties,) = model.prepare(penalized).sequence.processors
+    (penalties,) = model.process(penalized).sequence.processors
     penalties.apply(logits)
     assert np.flatnonzero(logits != 1).tolist() == [5]
 
@@ -289,7 +289,7 @@ def test_a_prompt_has_only_so_many_log_probabilities() -> None:
 def test_log_probabilities_can_be_disabled_and_unlimited() -> None:
     def prepare(limits: LogprobLimits, **asked: object) -> RequestState:
         request = GenerateRequest("r", input_ids=(5,), sampling=SamplingParameters.from_json(asked))
-        return Preparation(TOKENIZER, TEMPLATE, DEFAULTS, 32, 640, limits).prepare(request)
+        return InputProcessor(TOKENIZER, TEMPLATE, DEFAULTS, 32, 640, limits).process(request)
 
     for name in ("logprobs", "prompt_logprobs"):
         with pytest.raises(InvalidValue, match="Logprobs is disabled"):
@@ -364,7 +364,7 @@ class _Gate:
         self.began, self.go_on = threading.Event(), threading.Event()
         self.prepared: list[str] = []
 
-    def prepare(self, request: GenerateRequest) -> RequestState:
+    def process(self, request: GenerateRequest) -> RequestState:
         self.began.set()
         assert self.go_on.wait(10)
         self.prepared.append(request.request_id)
@@ -377,7 +377,7 @@ class _Gate:
 
 def test_a_cancel_overtakes_prompts_that_are_being_prepared() -> None:
     gate, inbox = _Gate(), Inbox()
-    thread = PreparationThread(gate.prepare, inbox, 8)
+    thread = InputThread(gate.process, inbox, 8)
     for request_id in ("slow", "queued", "last"):
         thread.submit(GenerateRequest(request_id, text_input="x"))
     assert gate.began.wait(10)
@@ -394,7 +394,7 @@ def test_a_cancel_overtakes_prompts_that_are_being_prepared() -> None:
 
 def test_what_waits_to_be_prepared_is_bounded() -> None:
     gate, inbox = _Gate(), Inbox()
-    thread = PreparationThread(gate.prepare, inbox, max_pending=3, max_pending_bytes=130)
+    thread = InputThread(gate.process, inbox, max_pending=3, max_pending_bytes=130)
     thread.submit(GenerateRequest("huge", text_input="x" * 131))  # alone it may be as large as it likes
     assert gate.began.wait(10)
     for request_id, text in (("second", "x"), ("third", "y")):
@@ -412,7 +412,7 @@ def test_what_waits_to_be_prepared_is_bounded() -> None:
 def test_faults_become_outputs_and_the_thread_lives_on() -> None:
     gate, inbox = _Gate(), Inbox()
     gate.go_on.set()
-    thread = PreparationThread(gate.prepare, inbox, 8)
+    thread = InputThread(gate.process, inbox, 8)
     refusals: list[Output] = []
     for text in ("wrong", "bug"):
         thread.submit(GenerateRequest(text, text_input=text))
