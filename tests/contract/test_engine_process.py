@@ -159,7 +159,7 @@ def test_wrong_requests_fail_alone(engine: Engine) -> None:
         "context_length_exceeded[input_ids]: This model's maximum context length is 2048 tokens. However, you "
         "requested 2049 tokens (2048 in the prompt, 1 in the completion)."
     )
-    assert str(outputs["role"][0].error).startswith("invalid_value[messages]: messages[0].role is 'king'")
+    assert str(outputs["role"][0].error).startswith("invalid_value[messages]: messages[0].role")
 
 
 def test_a_cancel_mid_stream_frees_the_blocks(engine: Engine) -> None:

@@ -99,7 +99,7 @@ def test_what_is_not_gzip(frontend: str, triton: FakeTriton, content: bytes) -> 
     for sent in (content, iter([content[:20], content[20:]])):
         answer = post(frontend, sent)
         assert answer.status_code == 400
-        assert answer.json()["error"]["message"].startswith("the request body is not gzip: ")
+        assert answer.json()["error"]["message"].startswith("the request body is not gzip")
     assert not triton.inferences
 
 
@@ -146,7 +146,7 @@ def test_members_are_bounded(frontend: str, triton: FakeTriton, content: bytes) 
     assert post(frontend, small * 1023 + PACKED).status_code == 200
     answer = post(frontend, small * 1024 + PACKED)
     assert answer.status_code == 400
-    assert "more than 1024 members" in answer.json()["error"]["message"]
+    assert "1024" in answer.json()["error"]["message"]
 
 
 def test_encodings_of_several_fields_are_one_list(frontend: str, triton: FakeTriton) -> None:

@@ -122,7 +122,7 @@ def test_http_2_by_prior_knowledge_is_refused(frontend: str) -> None:
     settings = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
     with connected(frontend) as connection:
         send(connection, [preface, settings])
-        assert refused(connection, 505) == "HTTP/2.0 is not spoken here; use HTTP/1.1"
+        assert "HTTP/1.1" in refused(connection, 505)
 
 
 @pytest.mark.parametrize(

@@ -518,7 +518,7 @@ def test_paths_that_are_nearly_right(frontend: str) -> None:
     error = error_of(httpx.get(f"{frontend}/", trust_env=False, verify=False), 404)
     assert "/v1/completions" in error["message"].split(", ")
     error = error_of(post(frontend, "/v1/completions/", {"prompt": "Hi"}), 404)
-    assert "leave out the slash at the end" in error["message"]
+    assert "slash" in error["message"]
     assert httpx.get(f"{frontend}/v1/models/", trust_env=False, verify=False).json()["object"] == "list"
 
 

@@ -114,8 +114,8 @@ def test_every_field(path: str, field: str) -> None:
         assert len(error_response(error).body) < 10_000
         if error.param is not None:
             continue
-        assert error.message.startswith("the request body is not valid JSON: ")
-        assert " at line 1 column " in error.message
+        assert error.message.startswith("the request body is not valid JSON")
+        assert "line 1 column " in error.message
 
 
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999"])

@@ -75,9 +75,9 @@ def test_machines_with_different_models_are_told_on_both(tmp_path: Path) -> None
         while isinstance(message := engine.receive(), Starting):
             pass
         assert isinstance(message, Fault)
-        assert message.cause == f"rank 1 of 127.0.0.2: {complaint}"
+        assert re.match(f"rank 1 .*127.0.0.2.*{complaint}", message.cause)
         assert other.wait(DEADLINE_S) == 1
-        assert f"the rank cannot start: {complaint}" in other.communicate()[1]
+        assert complaint in other.communicate()[1]
 
 
 def test_a_rank_that_was_started_for_another_group_ends_with_the_reason() -> None:
@@ -85,7 +85,7 @@ def test_a_rank_that_was_started_for_another_group_ends_with_the_reason() -> Non
     with start("moe_tp", 2, **machines) as engine:
         with rank_of_machine_1(DATA / "moe_tp", {**machines, "tensor_parallel_size": "4"}) as other:
             assert other.wait(DEADLINE_S) == 1
-            assert "refuses this rank: it was started for 4 ranks on 2 machines" in other.communicate()[1]
+            assert "4 ranks on 2 machines" in other.communicate()[1]
         with rank_of_machine_1(DATA / "moe_tp", machines) as other:
             engine.ready()
             engine.close()
@@ -98,4 +98,4 @@ def test_a_list_of_machines_without_this_one_is_an_error(monkeypatch: pytest.Mon
     with start("dense", 2, ips="203.0.113.1,203.0.113.2") as engine:
         message = engine.receive()
     assert isinstance(message, StartFailed)
-    assert "ips is 203.0.113.1,203.0.113.2; none is an address of this machine" in message.error
+    assert "203.0.113.1,203.0.113.2" in message.error

@@ -42,7 +42,7 @@ def test_an_aborted_rank_writes_its_stacks() -> None:
         engine.ready()
         (rank,) = rank_processes(engine)
         os.kill(rank, signal.SIGABRT)
-        assert fault(engine).cause == f"rank 1 (process {rank}) was ended by SIGABRT"
+        assert re.match(rf"rank 1 \(process {rank}\) .*SIGABRT", fault(engine).cause)
         log = engine.close()
     assert "Fatal Python error: Aborted" in log
     assert "in _take" in log

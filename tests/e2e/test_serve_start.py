@@ -82,11 +82,8 @@ def test_an_engine_that_is_killed_while_it_loads_is_told_last_with_need_and_have
     finally:
         serving.close()
     last = serving.output[-1]
-    assert last.startswith(
-        "ernie-triton: the engine process ended before it was ready: it was killed by SIGKILL"
-    )
-    assert re.search(r"memory needed: \d+\.\d+ [MG]iB for the weights", last)
-    assert re.search(r"had: \d+\.\d\d GiB", last)
+    assert last.startswith("ernie-triton: ")
+    assert re.search(r"SIGKILL.* \d+\.\d+ [MG]iB.* \d+\.\d\d GiB", last), "need and have"
     assert not any(line.startswith("  | ") for line in serving.output), "what it wrote stands there already"
 
 
@@ -102,9 +99,8 @@ def test_a_tritonserver_that_knows_no_unix_socket_is_told_with_the_way_out(tmp_p
         assert serving.leftovers() == []
     finally:
         serving.close()
-    told = f"; if {installed} cannot listen on a Unix socket, --triton-grpc-port N opens a port instead"
     assert serving.output[-1].startswith("ernie-triton: tritonserver ended: it exited with status 1")
-    assert serving.output[-1].endswith(told)
+    assert re.search(f"{installed} .*--triton-grpc-port", serving.output[-1])
     assert [line.partition(": ")[0] for line in serving.output].count("no address") == 1
     assert not any(line.startswith("  | ") for line in serving.output), "it stands there already"
 
@@ -117,14 +113,14 @@ def engine_processes(serving: Serving) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize(
-    ("limit", "sentence"),
+    ("limit", "words"),
     [
-        ((resource.RLIMIT_NOFILE, 16), "the limit of open files is 16; serve needs 256 at least"),
-        ((resource.RLIMIT_AS, 1200 << 20), "the limit of address space is 1200 MiB for a process; serve needs"),
-        ((resource.RLIMIT_FSIZE, 0), "the system refuses: No usable temporary directory"),
+        ((resource.RLIMIT_NOFILE, 16), "open files .*16.* 256"),
+        ((resource.RLIMIT_AS, 1200 << 20), "address space .*1200 MiB"),
+        ((resource.RLIMIT_FSIZE, 0), "temporary directory"),
     ],
 )
-def test_what_the_system_refuses_is_one_line(limit: tuple[int, int], sentence: str, tmp_path: Path) -> None:
+def test_what_the_system_refuses_is_one_line(limit: tuple[int, int], words: str, tmp_path: Path) -> None:
     code = (
         "import resource, sys; from ernie_cli.main import main\n"
         f"resource.setrlimit({limit[0]}, ({limit[1]}, {limit[1]})); sys.argv[0] = 'ernie-triton'; main()\n"
@@ -138,6 +134,6 @@ def test_what_the_system_refuses_is_one_line(limit: tuple[int, int], sentence: s
         check=False,
     )
     assert ended.returncode == 1
-    assert re.match(f"ernie-triton: {sentence}", ended.stderr.splitlines()[-1]), ended.stderr
+    assert re.match(f"ernie-triton: .*{words}", ended.stderr.splitlines()[-1]), ended.stderr
     assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == []

@@ -43,7 +43,7 @@ def engine_of(server: TritonServer) -> psutil.Process:
 def test_a_killed_engine_ends_its_streams_and_the_next_request_is_served(server: TritonServer) -> None:
     stream = long_stream(server)
     os.kill(engine_of(server).pid, signal.SIGKILL)
-    assert "engine_crashed: the engine process ended: it was killed by SIGKILL" in stream.error()
+    assert "SIGKILL" in stream.error()
     stream.close()
     begin = time.monotonic()
     assert server.generate({"text_input": "Hi"}).status_code == 200

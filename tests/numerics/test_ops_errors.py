@@ -29,13 +29,13 @@ def int32(*values: int) -> NDArray[np.int32]:
     [
         ({"logit_rows": int32(3)}, r"logit_rows has 3, expected 0 to 2"),
         ({"logit_rows": int32(-1)}, r"logit_rows has -1"),
-        ({"query_starts": int32(0, 2)}, r"query_starts \[0, 2\] must rise from 0 to 3"),
+        ({"query_starts": int32(0, 2)}, r"query_starts \[0, 2\]"),
         ({"query_starts": int32(1, 3)}, r"query_starts \[1, 3\]"),
         ({"query_starts": int32(0, 1, 3)}, r"query_starts has length 3, expected 2"),
         ({"positions": int32(0)}, r"positions is int32 \(1,\), expected int32 \(3,\)"),
-        ({"positions": int32(0, 1, 2)[None].repeat(3, 0)}, r"\(3, 3\), expected .* embeddings have one axis"),
-        ({"media_rows": int32(1)}, "media_rows has 1 rows, but no op encodes media"),
-        ({"context_lengths": int32(-1)}, r"context_lengths \[-1\] must not be negative"),
+        ({"positions": int32(0, 1, 2)[None].repeat(3, 0)}, r"positions .*\(3, 3\)"),
+        ({"media_rows": int32(1)}, "media_rows has 1"),
+        ({"context_lengths": int32(-1)}, r"context_lengths \[-1\]"),
         ({"token_ids": np.zeros(3, np.int64)}, r"token_ids is int64"),
         ({"block_tables": int32(0)}, r"block_tables is int32 \(1,\)"),
     ],
@@ -61,8 +61,8 @@ def attention(ops: Any, batch: Batch, width: int = 4 * 8, positions: int = 8) ->
         ({"positions": int32(0, -1, 2)}, r"positions has -1"),
         ({"block_tables": int32(2)[None]}, r"block_tables has 2, expected 0 to 1"),
         ({"block_tables": int32(-1)[None]}, r"block_tables has -1"),
-        ({"context_lengths": int32(4)}, r"block table of 1 blocks .* too short"),
-        ({"context_lengths": int32(2**31 - 2)}, r"block table of 1 blocks .* too short"),
+        ({"context_lengths": int32(4)}, "block table .*too short"),
+        ({"context_lengths": int32(2**31 - 2)}, "block table .*too short"),
     ],
 )
 def test_attention_refuses_indices_out_of_bounds(
@@ -160,5 +160,5 @@ def test_the_default_is_the_best_instruction_set(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("ERNIE_CPU_ISA", raising=False)
     assert CpuOps(1).instruction_set == instruction_sets()[-1]
     monkeypatch.setenv("ERNIE_CPU_ISA", "sse9")
-    with pytest.raises(ValueError, match="'sse9' is not available here; available: scalar"):
+    with pytest.raises(ValueError, match=r"'sse9' .*scalar"):
         CpuOps(1)

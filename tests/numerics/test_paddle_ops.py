@@ -190,7 +190,7 @@ def test_w4a8_with_numbers_that_are_not_finite_or_do_not_fit() -> None:
         == [False, True, True, False]
     )
     wide = W4A8Weight(Int4Weight(np.zeros((1, 8257), np.uint8), np.ones(1, np.float32), 16514), 1.0, 0)
-    with pytest.raises(ValueError, match="W4A8 weight on Paddle has at most 16513 inputs; this one has 16514"):
+    with pytest.raises(ValueError, match=r"16513 .*16514"):
         PADDLE.pack_linear(wide, ActivationType.FLOAT32)
 
 
@@ -287,7 +287,7 @@ def test_int8_heads_must_fill_words() -> None:
 @pytest.mark.parametrize(
     ("blocks", "complaint"),
     [
-        ([[0]], "batch.block_tables has 1 blocks of 2 tokens, too short for 3 tokens"),
+        ([[0]], "batch.block_tables .*too short"),
         ([[0, 4]], "batch.block_tables has 4, expected 0 to 3"),
         ([[0, -1]], "batch.block_tables has -1, expected 0 to 3"),
     ],
@@ -318,7 +318,7 @@ def test_unknown_places(place: str) -> None:
 
 
 def test_no_xpu_in_this_paddle() -> None:
-    with pytest.raises(RuntimeError, match="place xpu:0 needs paddlepaddle-xpu"):
+    with pytest.raises(RuntimeError, match="paddlepaddle-xpu"):
         PaddleOps("xpu:0")
 
 

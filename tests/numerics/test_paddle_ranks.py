@@ -91,7 +91,5 @@ def test_a_port_that_was_taken_meanwhile_is_an_error_not_the_end_of_the_process(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         master = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(
-            RuntimeError, match=rf"cannot meet at {master}, .* \(Address already in use\); start"
-        ):
+        with pytest.raises(RuntimeError, match=f"{master}, .*Address already in use"):
             join_host_group(ProcessGroupConfig(0, 2, master, "127.0.0.1"))

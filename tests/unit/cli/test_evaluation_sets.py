@@ -54,37 +54,37 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"messages": []}, r"messages must be a list of at least one, not \[\]"),
-        ({"messages": ["Hi"]}, r"messages\[0\] must be an object of role and content, not 'Hi'"),
+        ({"messages": []}, "messages"),
+        ({"messages": ["Hi"]}, r"messages\[0\] .*Hi"),
         (
             {"messages": [{"role": "bot", "content": "x"}]},
-            r"messages\[0\]\.role must be one of system, user, assistant",
+            r"messages\[0\]\.role",
         ),
-        ({"messages": [{"role": "user", "content": 7}]}, r"messages\[0\]\.content must be a text .*, not 7"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "the last of messages must be the user's"),
-        ({"answers": "Paris"}, "answers must be a list of at least one, not 'Paris'"),
-        ({"answers": ["Paris", " "]}, r"answers\[1\] must be a text of more than spaces, not ' '"),
-        ({"answers": ["Paris", " 。"]}, r"answers\[1\] must be more than end marks, .*, not  。"),
-        ({"answers": ["\ud800"]}, r"answers\[0\] holds half of a surrogate pair, .*: \\ud800"),
-        ({"messages": [{"role": "user", "content": "\udc80"}]}, r"messages\[0\]\.content holds half of"),
-        ({"category": None}, "category must be a text"),
-        ({"category": "all"}, "category must not be all"),
-        ({"category": "\ud800"}, "category holds half of a surrogate pair"),
-        ({"language": 1}, "language must be a text"),
+        ({"messages": [{"role": "user", "content": 7}]}, r"messages\[0\]\.content .*7"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "user"),
+        ({"answers": "Paris"}, "answers .*Paris"),
+        ({"answers": ["Paris", " "]}, r"answers\[1\] .*' '"),
+        ({"answers": ["Paris", " 。"]}, r"answers\[1\] .* 。"),
+        ({"answers": ["\ud800"]}, r"answers\[0\] .*\\ud800"),
+        ({"messages": [{"role": "user", "content": "\udc80"}]}, r"messages\[0\]\.content .*surrogate"),
+        ({"category": None}, "category"),
+        ({"category": "all"}, "category .*all"),
+        ({"category": "\ud800"}, "category .*surrogate"),
+        ({"language": 1}, "language"),
         (
             {"b": 1, "answer": "Paris", "c": 2},
-            "unknown field 'answer'; known are messages, answers, category, language",
+            "'answer'",
         ),
-        ({"a\x1b": 1}, r"unknown field 'a\\x1b'"),
+        ({"a\x1b": 1}, r"'a\\x1b'"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_line(change: dict[str, Any], error: str, tmp_path: Path) -> None:
     name = file_of(tmp_path, json.dumps(GOOD), json.dumps({**GOOD, **change}))
-    with pytest.raises(CommandError, match=f"{name}, line 2: {error}"):
+    with pytest.raises(CommandError, match=f"{name}, line 2: .*{error}"):
         read_set(name)
 
 
-@pytest.mark.parametrize(("line", "error"), [("{", "the line is not JSON"), ("[]", "must be a JSON object")])
+@pytest.mark.parametrize(("line", "error"), [("{", "JSON"), ("[]", "object")])
 def test_a_line_that_is_no_object(line: str, error: str, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=f"line 1: .*{error}"):
         read_set(file_of(tmp_path, line))
@@ -100,11 +100,11 @@ def test_a_set_that_is_none(tmp_path: Path) -> None:
         read_set(str(tmp_path))
     with pytest.raises(CommandError, match="name of the total"):
         read_set(str(tmp_path / "all.jsonl"))
-    with pytest.raises(CommandError, match="holds no question"):
+    with pytest.raises(CommandError, match="no question"):
         read_set(file_of(tmp_path, ""))
     latin = tmp_path / "latin.jsonl"
     latin.write_bytes(b"\xe9")
-    with pytest.raises(CommandError, match=r"cannot be read: .*give a file of UTF-8 text"):
+    with pytest.raises(CommandError, match="UTF-8"):
         read_set(str(latin))
 
 

@@ -42,7 +42,7 @@ async def watched(handler: Handler, work: Callable[[str], Awaitable[None]]) -> N
 
 async def test_one_that_answers_nothing_is_given_up() -> None:
     async def watch(url: str) -> None:
-        with pytest.raises(CommandError, match="answered nothing"):
+        with pytest.raises(CommandError, match="answered"):
             await asyncio.wait_for(watch_answers(url), DEADLINE_S)
 
     await watched(silent, watch)

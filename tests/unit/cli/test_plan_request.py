@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -81,18 +82,19 @@ def test_ranks_on_cpus_have_the_memory_of_all_machines_of_which_this_need_be_non
 def test_a_released_model_in_w4a8_is_planned_with_a_notice() -> None:
     request = plan_request({"--model": "ERNIE-4.5-21B-A3B", "--quantization": "w4a8"})
     assert request.settings.loading.quantization == "w4a8"
-    assert "needs a checkpoint with scales of activations" in request.notices[0]
+    assert "scales of activations" in request.notices[0]
 
 
 def test_a_row_is_found_in_any_case() -> None:
     assert plan_request({"--model": VL_424B.upper()}) == plan_request({"--model": VL_424B})
-    assert plan_request({"--model": VL_424B}).notices == ("serve cannot run models with vision yet",)
+    (notice,) = plan_request({"--model": VL_424B}).notices
+    assert "vision" in notice
 
 
 def test_a_context_that_the_model_does_not_have_is_lowered() -> None:
     request = plan_request({"--model": str(DENSE), "--max-model-len": "99999"})
     assert request.settings.loading.max_model_len == 2048
-    assert "max_model_len 99999 is lowered to the model's max_position_embeddings 2048" in request.notices
+    assert any(re.search("max_model_len 99999 .*2048", notice) for notice in request.notices)
 
 
 def test_a_format_of_the_checkpoint_wins(tmp_path: Path) -> None:
@@ -101,4 +103,4 @@ def test_a_format_of_the_checkpoint_wins(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(text))
     request = plan_request({"--model": str(tmp_path), "--quantization": "wint4"})
     assert plan_memory(request.shape, request.settings, request.device).settings.loading.quantization == "wint8"
-    assert request.notices[0] == "quantization wint4 is ignored: config.json says that the weights are wint8"
+    assert re.search("quantization wint4 .*wint8", request.notices[0])

@@ -23,8 +23,8 @@ def taken_port() -> Iterator[int]:
 def test_a_taken_port_is_an_error_that_names_port_flag_and_process(taken_port: int) -> None:
     with pytest.raises(CommandError) as raised:
         check_free(LOOPBACK, taken_port, "--port")
-    assert f"port {taken_port} is in use by process {os.getpid()}" in raised.value.message
-    assert raised.value.message.endswith("choose another --port")
+    assert f"process {os.getpid()}" in raised.value.message
+    assert "--port" in raised.value.message
 
 
 def test_all_interfaces_count_as_taken_when_loopback_is(taken_port: int) -> None:
@@ -39,7 +39,7 @@ def test_a_free_port_passes_and_stays_free() -> None:
 
 
 def test_an_address_that_is_not_ours_is_an_error() -> None:
-    with pytest.raises(CommandError, match=r"cannot listen on 203\.0\.113\.1:80.*--host"):
+    with pytest.raises(CommandError, match=r"203\.0\.113\.1:80.*--host"):
         check_free("203.0.113.1", 80, "--port")
 
 
@@ -54,7 +54,7 @@ def test_nobody_holds_a_free_port() -> None:
 
 def test_two_flags_may_not_ask_for_one_port() -> None:
     (port,) = free_ports(1)
-    with pytest.raises(CommandError, match=rf"--port and --triton-http-port both ask for port {port}"):
+    with pytest.raises(CommandError, match=f"--port .*--triton-http-port .*{port}"):
         choose_ports({"--port": ("0.0.0.0", port), "--triton-http-port": ("127.0.0.1", port)})
 
 

@@ -45,7 +45,7 @@ def test_an_entry_takes_its_weights_from_the_model_root(tmp_path: Path) -> None:
     weights = tmp_path / entry.name
     weights.mkdir()
     assert entry.weights({"ERNIE_MODEL_ROOT": str(tmp_path)}) == weights
-    assert "ernie-4.5-21b-a3b has no weights" in entry.missing_weights({})
+    assert "ernie-4.5-21b-a3b" in entry.missing_weights({})
 
 
 @pytest.mark.parametrize(

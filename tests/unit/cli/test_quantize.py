@@ -35,12 +35,12 @@ def test_what_the_converter_refuses_ends_the_command(tmp_path: Path) -> None:
     arguments = ["quantize", str(DATA / "moe_tp"), str(tmp_path / "q"), "--quantization", "w4a8"]
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, CommandError)
-    assert "give --calibration FILE" in result.exception.message
+    assert "--calibration" in result.exception.message
     result = CliRunner().invoke(
         app, ["quantize", str(tmp_path), str(tmp_path / "q"), "--quantization", "wint8"]
     )
     assert isinstance(result.exception, CommandError)
-    assert "holds no config.json" in result.exception.message
+    assert "config.json" in result.exception.message
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,7 @@ FAULT = CommandError("it died", ("a line",))
 def test_the_first_fault_is_mended_at_once_and_the_last_told() -> None:
     backoff = RestartBackoff()
     assert [backoff.pause_s(FAULT, float(second)) for second in range(MAX_FAULTS)] == [0, 1, 2, 4, 8]
-    with pytest.raises(
-        CommandError, match="given up after 6 faults within 10 minutes, the last: it died"
-    ) as end:
+    with pytest.raises(CommandError, match=r"6 faults .*it died") as end:
         backoff.pause_s(FAULT, float(MAX_FAULTS))
     assert end.value.last_lines == ("a line",)
 

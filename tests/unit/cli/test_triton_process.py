@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import tempfile
 from pathlib import Path
 
@@ -85,9 +86,7 @@ def test_a_temporary_directory_that_holds_no_socket_is_told_with_the_way_out(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", f"/tmp/{folder}")
-    with pytest.raises(
-        CommandError, match=r"set TMPDIR to another one, or open a port with --triton-grpc-port"
-    ):
+    with pytest.raises(CommandError, match=r"TMPDIR .*--triton-grpc-port"):
         check_socket_path()
 
 
@@ -109,20 +108,17 @@ def lines(
     ],
 )
 def test_a_version_with_published_vulnerabilities_is_named(version: str, is_old: bool) -> None:
-    named = f"Triton: {INSTALLED}, version {version}" + (", with published vulnerabilities" if is_old else "")
-    assert lines(version, TritonPorts()) == f"{named}; a Unix socket that only this user reaches (gRPC)"
-    notice = f"Notice: whoever reaches a port of Triton {version} may use its vulnerabilities"
-    assert (notice in lines(version, TritonPorts(metrics=3))) == is_old
+    (line,) = lines(version, TritonPorts()).splitlines()
+    assert line.startswith(f"Triton: {INSTALLED}, version {version}")
+    assert ("vulnerabilities" in line) == is_old
+    notices = lines(version, TritonPorts(metrics=3)).splitlines()[1:]
+    assert any("vulnerabilities" in notice for notice in notices) == is_old
 
 
 def test_a_port_is_told_with_what_it_opens_to_whom() -> None:
-    told = lines("2.70.0", TritonPorts(http=1, grpc=2, metrics=3), None, has_keys=True).splitlines()
-    assert told == [
-        "Triton: bundled, version 2.70.0; loopback port 1 (http), loopback port 2 (grpc),"
-        " loopback port 3 (metrics)",
-        "Notice: --triton-grpc-port: every user of this machine may load models through port 2, which runs code"
-        " as this user; the API key does not guard it",
-        "Notice: --triton-http-port: every user of this machine may use the model through port 1; the API key"
-        " does not guard it",
-    ]
+    ports = TritonPorts(http=1, grpc=2, metrics=3)
+    ours, grpc, http = lines("2.70.0", ports, None, has_keys=True).splitlines()
+    assert re.search(r"2\.70\.0; .*port 1 \(http\), .*port 2 \(grpc\), .*port 3 \(metrics\)", ours)
+    assert re.match("Notice: --triton-grpc-port: .*load models .*port 2,.*API key", grpc)
+    assert re.match("Notice: --triton-http-port: .*use the model .*port 1;.*API key", http)
     assert "API key" not in lines("2.70.0", TritonPorts(http=1, grpc=2))

@@ -70,7 +70,7 @@ async def test_a_cancel_ends_the_stream_with_an_error() -> None:
     await _ask(fake.url, "ernie-tiny", _text("control", '{"op": "cancel", "request_id": "r1"}'))
     [(_, error)] = await asking
     await fake.stop()
-    assert error.message() == "cancelled: request r1 was cancelled"
+    assert error.message().startswith("cancelled: ")
     assert (fake.cancelled.get_nowait(), fake.finished.get_nowait()) == ("r1", "r1")
 
 

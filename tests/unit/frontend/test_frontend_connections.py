@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 
 import pytest
@@ -59,15 +60,14 @@ def test_one_line_a_minute_with_what_happened_since(caplog: pytest.LogCaptureFix
     now = 0.0
     count = Connections(2, lambda: now)
     admitted(count, 5)
-    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        "1 that waited for a request were closed, 0 new ones refused since the last such line"
-    ]
+    (message,) = caplog.messages
+    assert re.search(": 1 .*closed, 0 .*refused", message)
     now = 59.0
     admitted(count, 1)
     assert len(caplog.records) == 1
     now = 61.0
     admitted(count, 1)
-    assert caplog.records[1].getMessage().partition(": ")[2].startswith("4 that waited")
+    assert re.search(": 4 .*closed", caplog.messages[1])
 
 
 INFINITY = resource.RLIM_INFINITY
@@ -102,5 +102,5 @@ def test_the_limit_stays_below_that_of_descriptors(
 
 def test_too_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (191, 191))
-    with pytest.raises(TooFewDescriptors, match=r"may open 191 files \(ulimit -Hn\); it needs 192 at least"):
+    with pytest.raises(TooFewDescriptors, match=r"191 .*192"):
         connection_limit(512)

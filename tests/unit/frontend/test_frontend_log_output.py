@@ -43,11 +43,17 @@ def everything(reader: int, writer: int, output: LogOutput, end: str = "the end\
     return b"".join(chunks).decode().splitlines()
 
 
-def test_lines_that_nobody_reads_are_dropped_and_counted(pipe: tuple[int, int]) -> None:
-    output = LogOutput(pipe[1], capacity_bytes=10_000)
+def flooded(writer: int) -> LogOutput:
+    """Return an output that dropped most of 5000 lines, the last ones with them: the pipe was full before."""
+    os.write(writer, b"\n" * PIPE_BYTES)
+    output = LogOutput(writer, capacity_bytes=10_000)
     for number in range(5000):
         output.write(f"line {number:06}\n")
-    output.drain(0.0)
+    return output
+
+
+def test_lines_that_nobody_reads_are_dropped_and_counted(pipe: tuple[int, int]) -> None:
+    output = flooded(pipe[1])
     lines = everything(*pipe, output)
     kept = [int(line.split()[1]) for line in lines if line.startswith("line")]
     dropped = [int(match[1]) for line in lines if (match := re.match(r"(\d+) lines were dropped", line))]
@@ -58,10 +64,7 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(pipe: tuple[int, int]) 
 
 
 def test_the_number_of_dropped_lines_needs_no_further_line(pipe: tuple[int, int]) -> None:
-    output = LogOutput(pipe[1], capacity_bytes=10_000)
-    for number in range(5000):
-        output.write(f"line {number:06}\n")
-    assert "dropped" in everything(*pipe, output, end="")[-1]
+    assert "dropped" in everything(*pipe, flooded(pipe[1]), end="")[-1]
 
 
 @pytest.mark.parametrize("is_blocking", [True, False])

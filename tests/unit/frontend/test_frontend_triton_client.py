@@ -309,7 +309,7 @@ def test_a_stub_that_was_started_again_has_lost_its_streams(
     if is_in_flight:
         assert triton_loop.run(ask()).text == "late"
     else:
-        with pytest.raises(ModelUnavailable, match="loaded again before it answered"):
+        with pytest.raises(ModelUnavailable, match="loaded again"):
             triton_loop.run(ask())
 
 
@@ -320,7 +320,7 @@ def test_full_shared_memory_is_a_503_that_names_no_region(
         yield "Failed to increase the shared memory pool size for key 'ernie-triton-abc-1-def' to 1048576"
 
     triton.answer = full
-    with pytest.raises(ModelUnavailable, match="no shared memory left") as error:
+    with pytest.raises(ModelUnavailable, match="shared memory") as error:
         triton_loop.run(collected(triton.url, request()))
     assert error.value.status == 503
     assert "ernie-triton-abc" not in error.value.message
@@ -338,7 +338,7 @@ def test_control_errors(triton_loop: EventLoopThread, triton: FakeTriton) -> Non
 
     with pytest.raises(InternalError, match="could not answer"):
         triton_loop.run(ask(triton.url, "odd"))
-    with pytest.raises(ModelUnavailable, match="cannot serve the model now"):
+    with pytest.raises(ModelUnavailable, match="cannot serve"):
         triton_loop.run(ask(triton.url, "absent"))
     with pytest.raises(TritonUnreachable, match="cannot be reached"):
         triton_loop.run(ask(NOWHERE, "ernie-tiny"))
@@ -372,7 +372,7 @@ def test_a_pool_without_a_reachable_triton_names_them_in_the_log(
         finally:
             await pool.close()
 
-    with pytest.raises(ModelUnavailable, match=r"^Triton cannot be reached now; try again later$"):
+    with pytest.raises(ModelUnavailable, match="cannot be reached"):
         triton_loop.run(ask())
     assert NOWHERE in caplog.text
 

@@ -73,22 +73,22 @@ def test_static_scales_are_off_by_half_a_step_or_cut(x: NDArray[np.float32], ste
 def test_unknown_types_are_refused() -> None:
     for dtype in CACHE_DTYPES:
         check_cache_spec(CacheSpec(1, 2, 2, 4, dtype))
-    with pytest.raises(ValueError, match="cache dtype 'int4' must be float32, bfloat16 or int8"):
+    with pytest.raises(ValueError, match="cache dtype 'int4'"):
         check_cache_spec(CacheSpec(1, 2, 2, 4, "int4"))
 
 
 @pytest.mark.parametrize(
     ("dtype", "values", "complaint"),
     [
-        ("bfloat16", np.ones((2, 4), np.float32), "cache dtype 'bfloat16' has no scales"),
+        ("bfloat16", np.ones((2, 4), np.float32), "bfloat16"),
         (
             "int8",
             np.ones((4, 2), np.float32),
             r"values are float32 \(4, 2\), expected float32 \(2, 4\)",
         ),
-        ("int8", np.ones((2, 4)), "scales of values are float64"),
-        ("int8", np.full((2, 4), np.nan, np.float32), "scales of values must be finite and not negative"),
-        ("int8", np.full((2, 4), -1, np.float32), "scales of values must be finite and not negative"),
+        ("int8", np.ones((2, 4)), "float64"),
+        ("int8", np.full((2, 4), np.nan, np.float32), "finite"),
+        ("int8", np.full((2, 4), -1, np.float32), "finite"),
     ],
 )
 def test_static_scales_that_do_not_fit_are_refused(

@@ -55,10 +55,10 @@ def test_an_outlier_is_spread_over_its_block() -> None:
 
 @pytest.mark.parametrize("block", [0, 1, 3, 2048, -4])
 def test_blocks_are_powers_of_two(block: int) -> None:
-    with pytest.raises(ValueError, match=f"Hadamard block {block} must be a power of two from 2 to 1024"):
+    with pytest.raises(ValueError, match=f"{block} .*power of two"):
         rotate_blocks(np.zeros((1, 12288), np.float32), block)
 
 
 def test_blocks_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="block 128 does not divide the width 192"):
+    with pytest.raises(ValueError, match=r"128 .*192"):
         rotate_blocks(np.zeros((1, 192), np.float32), 128)

@@ -51,7 +51,7 @@ def test_an_engine_is_ready_until_its_heartbeat_is_30_s_old() -> None:
 def test_an_engine_without_heartbeat_is_not_ready() -> None:
     health = told("health", Health(state="ready", heartbeat_age_s=31.0, alive_age_s=0.2))
     assert not health["ready"]
-    assert health["detail"] == "the engine has sent no heartbeat for 31 s"
+    assert "31 s" in health["detail"]
 
 
 @pytest.mark.parametrize(("alive_age_s", "is_ready"), [(2.9, True), (3.1, False)])

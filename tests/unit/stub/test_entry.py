@@ -34,7 +34,7 @@ def test_weights_from_the_model_root(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_named_and_missing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(EntryError, match=r"parameter model is 'weights', but .*/weights is not a directory"):
+    with pytest.raises(EntryError, match=r"parameter model .*/weights"):
         entry(tmp_path, model="weights").weights({"ERNIE_MODEL_ROOT": str(tmp_path)})
 
 
@@ -56,7 +56,7 @@ def test_engine_settings_and_python(tmp_path: Path) -> None:
 
 def test_an_unknown_interpreter_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "")
-    with pytest.raises(EntryError, match="give the parameter engine_python"):
+    with pytest.raises(EntryError, match="engine_python"):
         _ = entry(tmp_path).engine_python
 
 

@@ -91,14 +91,12 @@ def test_what_waits_for_an_engine_is_bounded_in_number_and_bytes() -> None:
         table.submit(request, ResponseStream(request, ResponseSender(), lambda _: None, table.abandon))
 
     ask("large", media)  # alone it may be as large as it likes
-    with pytest.raises(
-        ModelUnavailable, match="the engine is starting, and 1 requests wait for it with 122 bytes"
-    ):
+    with pytest.raises(ModelUnavailable, match=r"1 requests? .*122 bytes"):
         ask("small")
     assert table.cancel("large")
     for request_id in "abc":
         ask(request_id)
-    with pytest.raises(ModelUnavailable, match="3 requests wait for it with 6 bytes"):
+    with pytest.raises(ModelUnavailable, match=r"3 requests .*6 bytes"):
         ask("d")
     table.connect(Sent())
     ask("large", media)

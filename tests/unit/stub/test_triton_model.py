@@ -36,7 +36,7 @@ def unconfigured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tr
 def test_an_unconfigured_entry_answers_every_request_with_the_reason(unconfigured: TritonPythonModel) -> None:
     made = request(text_input="hi")
     unconfigured.execute([made])
-    assert made.sender.error_line().startswith("model_unavailable: ernie has no weights")
+    assert made.sender.error_line().startswith("model_unavailable: ")
 
 
 def test_an_unconfigured_entry_describes_itself(unconfigured: TritonPythonModel) -> None:
@@ -50,7 +50,7 @@ def test_an_unconfigured_entry_describes_itself(unconfigured: TritonPythonModel)
 def test_a_bad_request_does_not_harm_the_others_of_its_batch(unconfigured: TritonPythonModel) -> None:
     bad, good = request(), request(control='{"op": "health"}')
     unconfigured.execute([bad, good])
-    assert bad.sender.error_line().startswith("invalid_value[text_input]: give exactly one")
+    assert bad.sender.error_line().startswith("invalid_value[text_input]: ")
     assert good.sender.finished.wait(60)
     assert good.sender.responses[0].error() is None
 

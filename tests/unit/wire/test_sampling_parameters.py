@@ -79,7 +79,7 @@ def test_the_keys_of_logit_bias_are_token_ids() -> None:
 
 def test_min_tokens_is_at_most_max_tokens() -> None:
     assert SamplingParameters(min_tokens=3, max_tokens=3).min_tokens == 3
-    with pytest.raises(InvalidValue, match="min_tokens is 4; it must be at most max_tokens, 3") as caught:
+    with pytest.raises(InvalidValue, match=r"min_tokens .*max_tokens") as caught:
         SamplingParameters(min_tokens=4, max_tokens=3)
     assert caught.value.param == "min_tokens"
 

@@ -74,5 +74,5 @@ def test_what_is_no_answer_is_refused(text: str) -> None:
 def test_an_answer_that_lacks_what_is_needed_is_refused() -> None:
     told = json.loads(answer_text(Status("ready", engine=description())))
     del told["engine"]["vocab_size"]
-    with pytest.raises(MessageError, match="Description without vocab_size"):
+    with pytest.raises(MessageError, match="vocab_size"):
         read_answer(Status, json.dumps(told))
