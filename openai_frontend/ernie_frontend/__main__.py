@@ -1,6 +1,6 @@
-"""The command ``ernie-triton-frontend``: flags in, a running HTTP server out.
+"""The command ``ernie-triton-frontend``: parse flags, bind the ports, serve.
 
-Checks its port before anything else; SIGTERM and Ctrl-C let the answers in flight end, then it exits with 0.
+On SIGTERM and Ctrl-C it lets the answers in flight end and exits with 0.
 """
 
 from __future__ import annotations
@@ -37,35 +37,41 @@ logger = logging.getLogger("ernie_frontend")
 
 def run(  # noqa: PLR0913, PLR0917 - flags
     triton_url: Annotated[
-        str, typer.Option(help="gRPC addresses of Triton, HOST:PORT or unix:PATH, with commas between them")
+        str, typer.Option(help="gRPC addresses of Triton, HOST:PORT or unix:PATH, comma-separated")
     ] = "127.0.0.1:8001",
     host: Annotated[str, typer.Option(help="address to listen on")] = "0.0.0.0",  # noqa: S104  as FastDeploy
     port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 takes a free one")] = 8188,
     served_model_name: Annotated[str | None, typer.Option(help="accept only this name and 'default'")] = None,
-    default_model: Annotated[str | None, typer.Option(help="Triton entry that unknown names go to")] = None,
-    api_key: Annotated[list[str] | None, typer.Option(help="key of /v1; repeatable; else $FD_API_KEY")] = None,
+    default_model: Annotated[str | None, typer.Option(help="Triton entry that serves unknown names")] = None,
+    api_key: Annotated[
+        list[str] | None, typer.Option(help="key of /v1; repeatable; default $FD_API_KEY")
+    ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="file of further keys, one a line; read again when it changes")
+        Path | None, typer.Option(help="file of further keys, one per line; read again when it changes")
     ] = None,
     allowed_origins: Annotated[
         str | None, typer.Option(help="JSON array of the origins whose web pages may use the API (CORS)")
     ] = None,
     allow_credentials: Annotated[
-        bool, typer.Option("--allow-credentials", help="they may send cookies and certificates")
+        bool, typer.Option("--allow-credentials", help="these pages may send cookies and certificates")
     ] = False,
-    allowed_methods: Annotated[str | None, typer.Option(help='JSON array of their methods; else ["*"]')] = None,
-    allowed_headers: Annotated[str | None, typer.Option(help='JSON array of their headers; else ["*"]')] = None,
+    allowed_methods: Annotated[
+        str | None, typer.Option(help='JSON array of their methods; default ["*"]')
+    ] = None,
+    allowed_headers: Annotated[
+        str | None, typer.Option(help='JSON array of their headers; default ["*"]')
+    ] = None,
     disable_fastapi_docs: Annotated[
         bool, typer.Option("--disable-fastapi-docs", help="serve neither /docs nor /openapi.json")
     ] = False,
     max_concurrency: Annotated[
-        int, typer.Option(min=1, help="requests in flight in all workers; above it 429")
+        int, typer.Option(min=1, help="generation requests in flight over all workers; above it 429")
     ] = 512,
-    workers: Annotated[int, typer.Option(min=1, help="processes that serve the port together")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="processes that share the port")] = 1,
     metrics_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="port of /metrics; else it is on the main port")
+        int | None, typer.Option(min=1, max=65535, help="port of /metrics alone; default: on the main port")
     ] = None,
-    timeout_graceful_shutdown: Annotated[int, typer.Option(min=0, help="seconds; 0 waits for ever")] = 0,
+    timeout_graceful_shutdown: Annotated[int, typer.Option(min=0, help="seconds; 0 is no limit")] = 0,
 ) -> None:
     """Serve the OpenAI API in front of one Triton or several."""
     log_to_standard_error(logging.INFO)
@@ -95,7 +101,7 @@ def run(  # noqa: PLR0913, PLR0917 - flags
             has_served = serve(settings, listeners, workers)
         except OSError as error:
             place = error.filename or "the temporary directory"
-            logger.error("cannot serve: %s: %s", place, error.strerror or error)  # noqa: TRY400 - no fault of ours
+            logger.error("cannot serve: %s: %s", place, error.strerror or error)  # noqa: TRY400 - the machine's fault, not a bug
             has_served = False
         if not has_served:
             raise typer.Exit(1)
@@ -142,14 +148,14 @@ def _check_socket_path(url: str) -> None:
 
 
 def _warn_of_triton(urls: tuple[str, ...]) -> None:
-    """Say which Tritons are not there at the start; requests find out by themselves when they are."""
+    """Log which Tritons are unreachable at the start; every request tries again by itself."""
     for url in urls:
-        if why := _why_not_there(url):
+        if why := _why_unreachable(url):
             logger.warning("Triton cannot be reached at %s now: %s; requests get 503 until it can", url, why)
 
 
-def _why_not_there(url: str) -> str:
-    """Return why nothing listens at an address; empty if something does."""
+def _why_unreachable(url: str) -> str:
+    """Return why an address does not accept connections; empty if it does."""
     try:
         if url.startswith("unix:"):
             with socket.socket(socket.AF_UNIX) as probe:
@@ -163,14 +169,14 @@ def _why_not_there(url: str) -> str:
     return ""
 
 
-def _api_keys(given: list[str] | None, file: Path | None) -> tuple[str, ...]:
-    """Return the keys that stay as they are; those of the file are only checked."""
+def _api_keys(flags: list[str] | None, file: Path | None) -> tuple[str, ...]:
+    """Return the keys of the flags or the environment; those of the file are only checked."""
     try:
         if file is not None:
             read_key_file(file)
-        if not given:
+        if not flags:
             return environment_keys(os.environ)
-        return tuple(key for text in given for key in split_keys(text, "--api-key"))
+        return tuple(key for text in flags for key in split_keys(text, "--api-key"))
     except NoKey as error:
         raise _usage_error(str(error)) from None
 
@@ -190,7 +196,7 @@ def _warn_of_keys(settings: Settings, host: str, port: int, *, is_in_command_lin
         )
     has_keys = bool(settings.api_keys) or settings.api_key_file is not None
     if not has_keys and host not in ("127.0.0.1", "::1", "localhost"):
-        logger.warning("no API key is set: everybody who reaches port %d may use it (--api-key-file)", port)
+        logger.warning("no API key is set: everyone who can reach port %d may use it (--api-key-file)", port)
 
 
 def _cors(
@@ -209,7 +215,7 @@ def _usage_error(message: str) -> typer.Exit:
 
 def main() -> None:
     """Entry point of the console script."""
-    os.umask(0o077)  # nobody else reads what this process and its workers write
+    os.umask(0o077)  # files of this process and its workers are for this user alone
     typer.run(run)
 
 

@@ -1,4 +1,4 @@
-"""Puts the application together: routes, middleware and the lifetime of the connections. No logic."""
+"""The ASGI application: its routes, its middleware, and the lifetime of its connections to Triton."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
     """Return the ASGI application of one frontend process.
 
     Args:
-        settings: what the process was told.
-        slots_path: file of the slots that it shares with other processes; None for slots of its own.
+        settings: of the process.
+        slots_path: file of the slots that all workers share; None makes one for this process alone.
     """
     metrics = Metrics()
     slots = Slots(slots_path or slots_file(), settings.max_concurrency)
@@ -60,7 +60,7 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
     app = DescribedApp(
         lifespan=lifespan,
         openapi_url=OPENAPI_PATH if settings.has_docs else None,
-        docs_url=None,  # FastAPI's own page loads its script from elsewhere
+        docs_url=None,  # FastAPI's own page loads a script from another host
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
@@ -70,7 +70,7 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
         app.include_router(router)
     if settings.has_docs:
         app.include_router(about.docs_router)
-    # The last one added is the outermost.
+    # The last middleware added is the outermost.
     app.add_middleware(Bodies, max_body_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
     app.add_middleware(ConcurrencyLimit, slots=slots, max_concurrency=settings.max_concurrency)
     app.add_middleware(ApiKeyAuth, api_keys=ApiKeys(settings.api_keys, settings.api_key_file))

@@ -1,6 +1,6 @@
-"""Which web pages of other origins may use the API (CORS): the flags that say so, under vLLM's names.
+"""The CORS flags, under vLLM's names: which web pages of other origins may use the API.
 
-Must not know routes; Starlette's middleware does the work.
+Starlette's middleware does the work.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s,*]+", re.ASCII)
 _TOKEN = re.compile(r"\*|[A-Za-z0-9!#$%&'+.^_`|~-]+")
 READABLE_HEADERS = ("X-Request-Id", "Retry-After", "Server-Timing")
-"""Headers of answers that a page's script may read, besides those that it always may."""
+"""Response headers that a page's script may read, in addition to those that it always may."""
 
 
 class BadCorsFlags(ValueError):
-    """The flags do not say who is let in; the message is one line for the user."""
+    """The flags are not valid; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
 class Cors:
-    """Who is let in.
+    """The cross-origin requests that are allowed.
 
     Attributes:
         origins: origins of pages as browsers name them, SCHEME://HOST[:PORT]; or ``*`` for all.
@@ -39,13 +39,13 @@ class Cors:
 def read_cors(
     origins: str | None, methods: str | None, headers: str | None, *, allow_credentials: bool
 ) -> Cors | None:
-    """Return what the flags say, or None if they let nobody in.
+    """Return the settings in the flags, or None if no other origin is allowed.
 
     Args:
-        origins: of ``--allowed-origins``, a JSON array of strings; None if the flag was not given.
-        methods: the same of ``--allowed-methods``.
-        headers: the same of ``--allowed-headers``.
-        allow_credentials: whether that flag was given.
+        origins: ``--allowed-origins``, a JSON array of strings; None if the flag was not given.
+        methods: ``--allowed-methods``, the same.
+        headers: ``--allowed-headers``, the same.
+        allow_credentials: ``--allow-credentials``.
 
     Raises:
         BadCorsFlags: a value is not such an array, or a flag has no meaning without another.
@@ -59,7 +59,7 @@ def read_cors(
         lone = next((name for name, value in others.items() if value), None)
         if lone is not None:
             raise BadCorsFlags(
-                f"--{lone} needs --allowed-origins, without which no page of another origin is let in"
+                f"--{lone} needs --allowed-origins, without which no page of another origin is allowed"
             )
         return None
     cors = Cors(
@@ -76,7 +76,7 @@ def read_cors(
     return cors
 
 
-def _read_words(flag: str, text: str, pattern: re.Pattern[str], wanted: str) -> tuple[str, ...]:
+def _read_words(flag: str, text: str, pattern: re.Pattern[str], expected: str) -> tuple[str, ...]:
     try:
         words = json.loads(text)
     except ValueError:
@@ -85,5 +85,5 @@ def _read_words(flag: str, text: str, pattern: re.Pattern[str], wanted: str) -> 
         raise BadCorsFlags(f'{flag} {text} is not a JSON array of strings, like ["..."]')
     for word in words:
         if pattern.fullmatch(word) is None:
-            raise BadCorsFlags(f"{flag}: {word!r} is not {wanted}")
+            raise BadCorsFlags(f"{flag}: {word!r} is not {expected}")
     return tuple(words)

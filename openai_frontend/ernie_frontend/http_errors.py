@@ -1,7 +1,7 @@
 """Every error as the OpenAI envelope ``{"error": {message, type, param, code}}`` with its HTTP status.
 
-The tree itself is in ``ernie_wire.errors``; here are only the leaves that HTTP alone can have, and the
-translation of what pydantic and Starlette raise. This module must not know any route.
+The tree is in ``ernie_wire.errors``; here are the leaves that only HTTP has, and the translation of what
+pydantic and Starlette raise.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ class BodyTooLarge(InvalidRequest):
 
 
 class BodyTooSlow(InvalidRequest):
-    """The request body stalled and was no longer waited for; the connection is closed."""
+    """The request body stalled until its time limit; the connection is closed."""
 
     code = "request_too_slow"
     status = 408
 
 
 class UnsupportedEncoding(InvalidRequest):
-    """The request body is compressed in a way that is not understood."""
+    """The request body has a content encoding that is not supported."""
 
     code = "unsupported_content_encoding"
     status = 415
 
 
 class Unauthorized(InvalidRequest):
-    """The API key is absent or wrong."""
+    """The API key is missing or wrong."""
 
     code = "invalid_api_key"
     status = 401
@@ -86,14 +86,14 @@ def error_response(error: ErnieError) -> JSONResponse:
     if error.status == Unauthorized.status:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, BodyTooSlow):
-        headers["Connection"] = "close"  # the rest would be taken for the next request
+        headers["Connection"] = "close"  # the rest of the body would be parsed as the next request
     if error.status == UnsupportedEncoding.status:
         headers["Accept-Encoding"] = "gzip"
     return JSONResponse(envelope(error), status_code=error.status, headers=headers)
 
 
 def from_validation(error: ValidationError) -> ErnieError:
-    """Return the first thing pydantic found: ``param`` is the name of the field where it was."""
+    """Return the first error that pydantic found; ``param`` is the name of its field."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     kind, location, reason = first["type"], first["loc"], first["msg"]
     if kind == "json_invalid":
@@ -108,7 +108,7 @@ def from_validation(error: ValidationError) -> ErnieError:
 
 
 def install_handlers(app: FastAPI, paths: Iterable[str]) -> None:
-    """Make an app answer its errors in the envelope; ``paths`` are named where one does not exist."""
+    """Make an app answer errors in the envelope; the 404 of an unknown path lists ``paths``."""
     app.add_exception_handler(ErnieError, _answer_ernie_error)
     app.add_exception_handler(HTTPException, partial(_answer_http_exception, paths))
 

@@ -1,9 +1,8 @@
-"""Standard error for logs, which never waits for whoever reads it.
+"""Log output that never blocks on its reader.
 
-A terminal that is stopped, or a pipe that nobody empties, blocks the process that writes to it: here that would
-be the event loop, and with it every request and every signal. So lines go into a bounded queue, a thread of its
-own writes them, and what finds the queue full is dropped; a line then says how many were. A service does not
-depend on whoever reads its standard output either.
+A stopped terminal, or a pipe that is not read, blocks the process that writes to it: here that would be the
+event loop, and with it every request and every signal. So lines go into a bounded queue which a thread writes,
+and lines that find the queue full are dropped; a line then says how many were.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ import typer
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _CAPACITY_BYTES = 1 << 20
-_LAST_WORDS_S = 1.0
+_DRAIN_S = 1.0
 
 
 class LogOutput:
-    """A file to write lines to, from any thread.
+    """A non-blocking, file-like output for whole lines, used from any thread.
 
     Args:
-        descriptor: the open file that they go to.
-        capacity_bytes: of lines that wait; what is more is dropped.
+        descriptor: the open file that the lines go to.
+        capacity_bytes: of the lines that wait; further ones are dropped.
     """
 
     def __init__(self, descriptor: int, capacity_bytes: int = _CAPACITY_BYTES) -> None:
@@ -38,7 +37,7 @@ class LogOutput:
         self._capacity_bytes = capacity_bytes
         self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()
-        self._num_waiting_bytes = 0  # with those that are being written
+        self._num_waiting_bytes = 0  # including those that are being written
         self._num_dropped = 0
         threading.Thread(target=self._write_all, name="log-output", daemon=True).start()
 
@@ -54,9 +53,9 @@ class LogOutput:
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """Do nothing: ``logging`` calls it after each line, and nobody waits here."""
+        """Do nothing: ``logging`` calls it after each line, and must not wait."""
 
-    def drain(self, timeout_s: float = _LAST_WORDS_S) -> None:
+    def drain(self, timeout_s: float = _DRAIN_S) -> None:
         """Wait until everything is written, for at most ``timeout_s`` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: not self._num_waiting_bytes, timeout_s)
@@ -79,7 +78,7 @@ class LogOutput:
 
     def _tell_of_dropped(self) -> None:
         if self._num_dropped:
-            self._append(b"%d lines were dropped here: nobody read them in time\n" % self._num_dropped)
+            self._append(b"%d lines were dropped here: they were not read in time\n" % self._num_dropped)
             self._num_dropped = 0
 
     def _write(self, data: bytes) -> None:
@@ -91,28 +90,28 @@ class LogOutput:
         """Return how many bytes could be written now."""
         try:
             return os.write(self._descriptor, data)
-        except BlockingIOError:  # whoever shares the descriptor has made it so
+        except BlockingIOError:  # another process that shares the descriptor set O_NONBLOCK
             select.select([], [self._descriptor], [])
             return 0
 
 
 @lru_cache(maxsize=1)
 def standard_error() -> LogOutput:
-    """Return the one output of this process for standard error; at exit it gets a moment to be read."""
+    """Return this process' output to standard error; at exit its reader gets a moment to catch up."""
     output = LogOutput(2)
     atexit.register(output.drain)
     return output
 
 
 def print_line(line: str) -> None:
-    """Print a line to standard output; if that fails (its reader is gone), no line is printed any more."""
+    """Print a line to standard output; once that fails because its reader is gone, print no more lines."""
     try:
         typer.echo(line)
     except OSError:
         with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)  # for what Python still has in its buffer, too
+            os.dup2(nowhere.fileno(), 1)  # also for what Python still has in its buffer
 
 
 def log_to_standard_error(level: int) -> None:
-    """Send this process's log there, in ``LOG_FORMAT``."""
+    """Send this process's log to standard error, in ``LOG_FORMAT``."""
     logging.basicConfig(level=level, format=LOG_FORMAT, stream=standard_error())

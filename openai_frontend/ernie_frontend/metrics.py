@@ -1,8 +1,8 @@
-"""What this frontend counts and measures, under FastDeploy's names, for Prometheus.
+"""Prometheus metrics of this frontend, under FastDeploy's names.
 
-With several workers each writes files in ``PROMETHEUS_MULTIPROC_DIR``, which the supervisor makes before it
-starts them, and any of them answers with the sums. The files are mapped: where the disk is full, a write to
-them ends the process with SIGBUS, so their room is taken before. Must not know prompts or answers, nor models.
+Each of several workers writes files in ``PROMETHEUS_MULTIPROC_DIR``, which the supervisor creates before it
+starts them, and any worker answers with the sums. The files are memory-mapped: on a full disk a write to them
+ends the process with SIGBUS, so their space is allocated in advance.
 """
 
 from __future__ import annotations
@@ -26,26 +26,23 @@ from ernie_wire.status import Health, Stats
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own
 _PREFIX = "fastdeploy:"
-# FastDeploy's buckets, and above them what a CPU needs.
+# FastDeploy's buckets, extended upwards for CPUs.
 _FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 20, 40, 80)
 _TOKEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
 _REQUEST_S = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 _HTTP_S = (0.005, 0.025, 0.1, 0.3, 1, 2.5, 5, 10, 30, 60, 120, 480, 1920, 7680)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 33792, 131072)
-
-
 _FILES = {"counter": 128 << 10, "histogram": 512 << 10}
-"""The files of a worker by prometheus_client's names; their bytes are several times what all series take."""
+"""Sizes of a worker's files by prometheus_client's names, several times what all series take."""
 
-
-disable_created_metrics()  # type: ignore[no-untyped-call] # a line more for each series, which nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call] # an unused line for each series
 
 
 def reserve_files(directory: Path, workers: int) -> None:
-    """Make the files of so many workers.
+    """Allocate the files of ``workers`` workers.
 
     Raises:
-        OSError: the disk has no room for them.
+        OSError: the disk has no space for them.
     """
     for kind, size in _FILES.items():
         for number in range(workers):
@@ -54,7 +51,7 @@ def reserve_files(directory: Path, workers: int) -> None:
 
 
 def take_files(directory: Path) -> None:
-    """Make files that no living process has those of this one; what a dead one has counted goes on."""
+    """Take over files without a living owner, so the counts of a worker that died go on."""
     for kind in _FILES:
         for file in directory.glob(f"{kind}_*.db"):
             owner = file.stem.partition("_")[2]
@@ -96,7 +93,7 @@ class Metrics:
         return Histogram(f"{_PREFIX}{name}", meaning, buckets=buckets, registry=self._registry)
 
     def count_http(self, method: str, path: str, status: int, duration_s: float) -> None:
-        """Count a request that has ended, by the status that says how."""
+        """Count a finished request under its status."""
         self._http.labels(method, path, str(status)).inc()
         self._http_duration.labels(method, path, str(status)).observe(duration_s)
 
@@ -109,14 +106,14 @@ class Metrics:
         duration_s: float,
         first_token_s: float | None,
     ) -> None:
-        """Count a generation request that has ended.
+        """Count a finished generation request.
 
         Args:
-            is_success: it was answered to the end.
+            is_success: its answer is complete.
             num_input_tokens: of its prompts, as in its usage.
             num_output_tokens: of its answers, as in its usage.
             duration_s: from its arrival to its end.
-            first_token_s: from its arrival to its first token; None without a stream, which alone tells.
+            first_token_s: from its arrival to its first token; None if it did not stream.
         """
         self._requests.inc()
         self._prompt.inc(num_input_tokens)
@@ -132,10 +129,10 @@ class Metrics:
             self._answer_size.observe(num_output_tokens)
 
     def to_text(self, health: Health | None) -> bytes:
-        """Return everything in Prometheus' text format.
+        """Return all metrics in Prometheus' text format.
 
         Args:
-            health: the model's; None leaves the engine's gauges out.
+            health: of the engine; None leaves its gauges out.
         """
         registry = self._registry
         if DIRECTORY_VARIABLE in os.environ:
@@ -152,7 +149,7 @@ def _engine_gauges(stats: Stats) -> CollectorRegistry:
 
 
 class _EngineGauges(Collector):
-    """What the engine says of itself, which is asked each time: a ``Gauge`` would keep it in a file."""
+    """The engine's gauges, collected on every scrape: a ``Gauge`` would keep them in a file."""
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats

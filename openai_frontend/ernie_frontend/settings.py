@@ -1,7 +1,4 @@
-"""The settings of one frontend process, fixed when it starts.
-
-Knows no command line (``__main__``) and no environment.
-"""
+"""The settings of one frontend process, fixed when it starts."""
 
 from __future__ import annotations
 
@@ -16,32 +13,32 @@ MOST_CONNECTIONS = 8192
 
 @dataclass(frozen=True)
 class Settings:
-    """What one frontend process was told.
+    """The settings of one frontend process.
 
     Attributes:
         triton_urls: gRPC addresses of the Tritons behind this frontend, ``HOST:PORT`` or ``unix:PATH``, at
             least one.
         served_model_name: the only public name besides ``default``; None accepts every name.
         default_model: the Triton entry that any unknown name goes to; None takes the first that is ready.
-        api_keys: accepted bearer keys of ``/v1``; without any, and without a file of keys, it is open.
+        api_keys: accepted bearer keys of ``/v1``, which is open if there are neither keys nor a file of keys.
         api_key_file: file of further keys, read again when it changes.
-        max_concurrency: most generation requests in flight, over all workers; above it 429.
-        metrics_port: the port on which ``/metrics`` is alone; None leaves it beside the API.
-        cors: which web pages of other origins may use the API; None: none.
+        max_concurrency: maximum number of generation requests in flight, over all workers; above it 429.
+        metrics_port: a port for ``/metrics`` alone; None serves it on the API's port.
+        cors: the web pages of other origins that may use the API; None: none.
         has_docs: whether ``/docs`` and ``/openapi.json`` are served.
         max_body_bytes: largest request body; above it 413.
-        max_connections: most connections of one process; above it those give way that wait for a request.
-        idle_timeout_s: how long a connection may stand open before a request begins.
+        max_connections: maximum number of connections of one process; above it, idle ones are closed.
+        idle_timeout_s: how long a connection may stay open without a request.
         header_timeout_s: from a header's first byte to its last.
-        body_timeout_s: in so long a body must bring a KiB for each second, or its end.
-        write_timeout_s: how long a client may take nothing of an answer that waits to be sent.
-        max_answers: most answers that are made to one request: prompts times ``n`` or ``best_of``.
-        control_deadline_s: how long describe, health and index questions may take.
-        cancel_deadline_s: how long an answer that nobody waits for may take to end; then its call is cancelled.
-        registry_ttl_s: how old the list of models may be before it is asked again.
-        drain_s: seconds that answers under way get when the process is told to end; None: as long as they take.
-        quiet_check_s: after this long without an answer, the model behind a stream is asked whether it lives.
-        silence_limit_s: a Triton that has answered no such question for so long hangs, and so do its streams.
+        body_timeout_s: in each such window a body must bring 1 KiB per second, or its end.
+        write_timeout_s: how long a client may read nothing of an answer that is ready to be sent.
+        max_answers: maximum number of answers to one request: prompts times ``n`` or ``best_of``.
+        control_deadline_s: time limit of describe, health and repository index calls.
+        cancel_deadline_s: how long a cancelled generation may take to end; then its gRPC call is cancelled.
+        registry_ttl_s: how long a list of models is used before it is fetched again.
+        drain_s: seconds that answers under way get when the process has to stop; None: as long as they take.
+        quiet_check_s: after this long without output, the model behind a stream gets a health request.
+        silence_limit_s: a Triton that has answered no health request for this long hangs, and its streams fail.
     """
 
     triton_urls: tuple[str, ...]
@@ -55,7 +52,7 @@ class Settings:
     has_docs: bool = True
     max_body_bytes: int = 8 << 20
     max_connections: int = MOST_CONNECTIONS
-    idle_timeout_s: float = 75.0  # proxies keep one for 60 s: they are to close it first
+    idle_timeout_s: float = 75.0  # proxies keep one for 60 s: they should close it first
     header_timeout_s: float = 10.0  # a header is one packet or two
     body_timeout_s: float = 30.0  # a KiB a second is slower than any network in use
     write_timeout_s: float = 60.0

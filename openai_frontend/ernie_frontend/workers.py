@@ -1,7 +1,6 @@
-"""Several worker processes behind one port: started, started again when one dies, and ended together.
+"""Worker processes behind one port, by uvicorn's supervisor: started, restarted and stopped together.
 
-uvicorn's supervisor does it; each worker gets the one listening socket and the one file of slots. A worker
-whose supervisor is killed ends by itself. Must not know flags nor routes.
+All share one listening socket and one file of slots. A worker whose supervisor is killed stops.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ from ernie_wire.processes import Exit, end_signals
 
 logger = logging.getLogger(__name__)
 
-# A worker that does not answer its supervisor for so long hangs and is replaced. One that dies just while it is
-# asked is noticed only then, so it is no more than a slow start needs.
+# A worker that does not answer its supervisor for this long is replaced. If it dies during such a check, the
+# supervisor notices only then, so this is no longer than a slow start needs.
 _HEALTH_CHECK_S = 20
-_LAST_WORDS_S = 5
-"""What clients get to read the error with which their answer ended; then uvicorn cuts their connections."""
+_LAST_EVENTS_S = 5
+"""Time for clients to read the error that ended their answer; then uvicorn closes their connections."""
 
 
 def serve(settings: Settings, listeners: list[socket.socket], workers: int) -> bool:
     """Serve until SIGTERM, SIGHUP or Ctrl-C, then let the answers under way end (``Settings.drain_s``).
 
     Args:
-        settings: what every worker is told.
+        settings: of every worker.
         listeners: the listening sockets.
         workers: how many processes; 1 serves in this one.
 
@@ -52,7 +51,7 @@ def serve(settings: Settings, listeners: list[socket.socket], workers: int) -> b
         Whether it served at all.
 
     Raises:
-        OSError: there is no room for the files of several workers.
+        OSError: the disk has no space for the workers' metrics files.
     """
     config = http_config(
         partial(worker_app, settings, slots_file(), is_child=workers > 1),
@@ -60,28 +59,28 @@ def serve(settings: Settings, listeners: list[socket.socket], workers: int) -> b
         factory=True,
         workers=workers,
         log_level="warning",
-        timeout_graceful_shutdown=None if settings.drain_s is None else int(settings.drain_s) + _LAST_WORDS_S,
+        timeout_graceful_shutdown=None if settings.drain_s is None else int(settings.drain_s) + _LAST_EVENTS_S,
         timeout_worker_healthcheck=_HEALTH_CHECK_S,
     )
     is_ignored = signal.SIGHUP not in end_signals()
     if workers > 1:
         with tempfile.TemporaryDirectory(prefix="ernie-frontend-metrics-") as directory:
-            os.environ[DIRECTORY_VARIABLE] = directory  # read by the workers, which have not begun
+            os.environ[DIRECTORY_VARIABLE] = directory  # before the workers start, which read it
             reserve_files(Path(directory), workers)
-            supervisor = _Supervisor(config, listeners)  # takes SIGHUP itself, as a wish for new workers
-            _take_hangup_as(lambda: supervisor.signal_queue.append(signal.SIGTERM), is_ignored=is_ignored)
+            supervisor = _Supervisor(config, listeners)  # would handle SIGHUP as a request for new workers
+            _handle_hangup(lambda: supervisor.signal_queue.append(signal.SIGTERM), is_ignored=is_ignored)
             supervisor.run()
         return True
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)  # uvicorn raises them again when it is done: not to kill us
-    _take_hangup_as(lambda: signal.raise_signal(signal.SIGTERM), is_ignored=is_ignored)
+        signal.signal(number, lambda *_: None)  # uvicorn raises them again at its end
+    _handle_hangup(lambda: signal.raise_signal(signal.SIGTERM), is_ignored=is_ignored)
     server = uvicorn.Server(config)
     server.run(listeners)
     return server.started
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's supervisor, which tells of each worker that it replaces, and why that one ended."""
+    """uvicorn's supervisor, with a log line about every worker that it replaces."""
 
     def keep_subprocess_alive(self) -> None:
         before = list(self.processes)
@@ -93,14 +92,14 @@ class _Supervisor(Multiprocess):
 
 
 def http_config(app: Callable[..., Any], settings: Settings, **named: Any) -> uvicorn.Config:  # noqa: ANN401
-    """Return how uvicorn serves an application of ours; ``named`` are other arguments of its ``Config``."""
+    """Return uvicorn's configuration for our application; ``named`` are further arguments of it."""
     connections = Connections(settings.max_connections)
     protocol: Any = partial(Http1Protocol, settings, connections)
     return uvicorn.Config(app, http=protocol, ws="none", log_config=None, access_log=False, **named)
 
 
 def worker_app(settings: Settings, slots_path: str, *, is_child: bool) -> FastAPI:
-    """Return the application of one worker; called in its process."""
+    """Return the application of one worker; runs in the worker's process."""
     if is_child:
         log_to_standard_error(logging.INFO)
         take_files(Path(os.environ[DIRECTORY_VARIABLE]))
@@ -108,8 +107,8 @@ def worker_app(settings: Settings, slots_path: str, *, is_child: bool) -> FastAP
     return create_app(settings, slots_path)
 
 
-def _take_hangup_as(end: Callable[[], None], *, is_ignored: bool) -> None:
-    """End when the terminal is closed, unless that was ignored."""
+def _handle_hangup(end: Callable[[], None], *, is_ignored: bool) -> None:
+    """Stop when the terminal closes, unless SIGHUP was ignored at the start."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN if is_ignored else lambda *_: end())
 
 

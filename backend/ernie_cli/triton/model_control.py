@@ -21,7 +21,8 @@ from tritonclient.utils import InferenceServerException
 
 from ernie_cli.errors import CommandError
 from ernie_frontend.settings import Settings
-from ernie_frontend.triton.client import TritonClient, TritonUnreachable
+from ernie_frontend.triton.call_errors import TritonUnreachable
+from ernie_frontend.triton.client import TritonClient
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError, parse_error
 from ernie_wire.status import Description
 

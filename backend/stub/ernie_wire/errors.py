@@ -3,20 +3,20 @@
     ErnieError
     ├── InvalidRequest               400  the request itself is wrong
     │   ├── InvalidValue                  a field has a value outside its limits
-    │   ├── MissingParameter              a field that is needed is absent
+    │   ├── MissingParameter              a required field is missing
     │   ├── ContextLengthExceeded         the prompt does not fit the context
     │   └── ChatTemplateFailed            the model's chat template cannot render the messages
     ├── ModelNotFound                404  no such model is served
-    ├── QueueFull                    429  the server has all the work it accepts
+    ├── QueueFull                    429  the server accepts no more requests for the moment
     ├── RequestTimeout               408  a deadline passed
-    ├── RequestCancelled             499  the client went away or cancelled
+    ├── RequestCancelled             499  the client disconnected or cancelled
     ├── ModelUnavailable             503  the model cannot answer now: unconfigured, starting, restarting
-    └── InternalError                500  our fault
+    └── InternalError                500  an unexpected failure in the server
         └── EngineCrashed                 the engine process ended while it worked on the request
 
 An error crosses a process boundary as one line of text, ``code[param]: message``, because a Triton error
-is a line of text: a plain gRPC client can read it, and ``parse_error`` gives the same object back. A number
-that belongs to an error travels before the colon: ``queue_full(retry_after_s=7): 512 requests are waiting``.
+is a line of text: a plain gRPC client can read it, and ``parse_error`` returns the same object. A number that
+belongs to an error goes before the colon: ``queue_full(retry_after_s=7): 512 requests are waiting``.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class ErnieError(Exception):
     """Base of all errors that may reach a user.
 
     Attributes:
-        message: what is wrong, with the value and the limit, and the way out.
+        message: what is wrong, with the value and the limit, and how to fix it.
         param: the request field at fault, or None.
-        code: the stable name of the error, the same in HTTP, gRPC, logs and docs.
+        code: stable name of the error, the same in HTTP, gRPC, logs and docs.
         status: HTTP status.
         openai_type: the ``type`` of the OpenAI error object.
         triton_code: the name of the ``TritonError`` code.
-        number: the name of the attribute, an integer or None, that travels in the line; empty: there is none.
+        number: name of the attribute, an integer or None, that is part of the line; empty if there is none.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -62,10 +62,7 @@ class ErnieError(Exception):
         self.param = param
 
     def to_line(self) -> str:
-        """Return the error as text that any socket takes, however odd the value that it names.
-
-        ``parse_error`` reads it. What no UTF-8 can hold is escaped, and what is too long is cut.
-        """
+        """Return the error as a line for ``parse_error``: lone surrogates are escaped, long texts are cut."""
         param = "" if self.param is None else f"[{_cut(self.param, MAX_PARAM_CHARACTERS)}]"
         value = getattr(self, self.number, None)
         number = "" if value is None else f"({self.number}={value})"
@@ -89,7 +86,7 @@ class InvalidValue(InvalidRequest):
 
 
 class MissingParameter(InvalidRequest):
-    """A field that is needed is absent."""
+    """A required field is missing."""
 
     code = "missing_required_parameter"
 
@@ -110,18 +107,18 @@ class ContextLengthExceeded(InvalidRequest):
         is_estimate: bool = False,
         note: str = "",
     ) -> ContextLengthExceeded:
-        """Return the error in OpenAI's words: clients know it by them, and read the numbers out of them.
+        """Return the error in OpenAI's words, from which clients recognize it and read the numbers.
 
-        The code is in the message too: LangChain looks at the text of the official client's exception, and that
-        is the message alone.
+        The message contains the code, too: LangChain looks only at the text of the official client's exception,
+        which is the message.
 
         Args:
-            limit: tokens that prompt and answer may have.
-            num_prompt_tokens: tokens of the prompt; with ``is_estimate`` it has these or more.
-            num_answer_tokens: tokens that the answer needs room for.
+            limit: maximum number of tokens of prompt and answer.
+            num_prompt_tokens: tokens of the prompt; a lower bound if ``is_estimate``.
+            num_answer_tokens: tokens that the answer needs.
             param: the request field at fault.
             is_estimate: the prompt was not tokenized.
-            note: a sentence that says more.
+            note: a further sentence.
         """
         place, more = "messages" if param == "messages" else "prompt", " or more" if is_estimate else ""
         message = (
@@ -134,7 +131,7 @@ class ContextLengthExceeded(InvalidRequest):
 
 
 class ChatTemplateFailed(InvalidRequest):
-    """The model's chat template failed: its own fault, unless it needs what the request leaves out."""
+    """The model's chat template failed: it has a bug, or needs something that the request leaves out."""
 
     code = "chat_template_failed"
 
@@ -142,17 +139,17 @@ class ChatTemplateFailed(InvalidRequest):
 class ModelNotFound(ErnieError):
     """No such model is served."""
 
-    code = "model_not_support"  # FastDeploy's spelling: its clients test for it
+    code = "model_not_support"  # FastDeploy's spelling, which its clients compare
     status = 404
     openai_type = "invalid_request_error"
     triton_code = "NOT_FOUND"
 
 
 class QueueFull(ErnieError):
-    """The server has all the work it accepts; try again later.
+    """The server accepts no more requests for the moment; try again later.
 
     Attributes:
-        retry_after_s: seconds after which to come again.
+        retry_after_s: seconds to wait before a retry.
     """
 
     code = "queue_full"
@@ -176,7 +173,7 @@ class RequestTimeout(ErnieError):
 
 
 class RequestCancelled(ErnieError):
-    """The client went away or cancelled the request."""
+    """The client disconnected or cancelled the request."""
 
     code = "cancelled"
     status = 499
@@ -194,10 +191,10 @@ class ModelUnavailable(ErnieError):
 
 
 class InternalError(ErnieError):
-    """A fault of ours.
+    """An unexpected failure in the server.
 
     Attributes:
-        exit_signal: the signal that ended the process at fault; None if none did.
+        exit_signal: the signal that killed the failed process; or None.
     """
 
     number = "exit_signal"
@@ -233,7 +230,7 @@ _BY_CODE: dict[str, type[ErnieError]] = {
 
 
 def parse_error(line: str) -> ErnieError | None:
-    """Return the error that ``ErnieError.to_line`` wrote; None if the line is of somebody else."""
+    """Return the error that ``ErnieError.to_line`` wrote; None for any other text."""
     match = _LINE.match(line)
     leaf = _BY_CODE.get(match["code"]) if match else None
     if match is None or leaf is None:

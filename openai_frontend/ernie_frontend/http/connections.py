@@ -1,8 +1,8 @@
-"""How many connections a process holds, and which of them gives way when there are too many.
+"""The limit of connections of a process, and which of them is closed when it is reached.
 
-Below the limit of descriptors, since a process that reaches that can open nothing and accepts nobody. The
-connections that wait for a request give way, the longest waiting first, so that thousands that only stand open
-keep nobody out. Must not know HTTP.
+It is below the limit of file descriptors: a process that reaches that can neither open files nor accept
+connections. Idle connections, those that wait for a request, are closed first, the longest idle before others,
+so that thousands of idle ones do not keep clients out.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from ernie_frontend.settings import MOST_CONNECTIONS
 logger = logging.getLogger(__name__)
 
 OTHER_DESCRIPTORS = 128
-"""What else a process opens: listeners, logs, Triton's channels, metrics."""
+"""For everything else that a process opens: listeners, logs, channels to Triton, metrics."""
 _LEAST_CONNECTIONS = 64
 _LOG_INTERVAL_S = 60.0
 
 
 class TooFewDescriptors(Exception):
-    """The limit of descriptors leaves no room for connections."""
+    """The limit of file descriptors leaves no room for connections."""
 
 
 def connection_limit(max_concurrency: int) -> int:
-    """Raise this process' limit of descriptors as far as it may, and return how many connections fit.
+    """Raise this process' limit of file descriptors as far as allowed; return how many connections fit.
 
     Args:
-        max_concurrency: requests in flight; as many connections again may wait, if the limit lets them.
+        max_concurrency: requests in flight; as many idle connections are allowed in addition if possible.
 
     Raises:
         TooFewDescriptors: the message says how many are needed.
@@ -54,9 +54,9 @@ def connection_limit(max_concurrency: int) -> int:
 
 
 class Connection(Protocol):
-    """What may give way."""
+    """A connection that can be closed."""
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         """Close at once."""
 
 
@@ -64,7 +64,7 @@ class Connections:
     """The connections of one process; use it inside one event loop.
 
     Args:
-        limit: how many there may be.
+        limit: maximum number of connections.
         clock: seconds.
     """
 
@@ -72,45 +72,45 @@ class Connections:
         self._limit = limit
         self._clock = clock
         self._open: set[Connection] = set()
-        self._waiting: dict[Connection, None] = {}  # in the order in which they began to wait
+        self._idle: dict[Connection, None] = {}  # in the order in which they became idle
         self._num_closed = self._num_refused = 0
-        self._told_at_s: float | None = None
+        self._logged_at_s: float | None = None
 
     def admit(self, connection: Connection) -> bool:
-        """Count a new connection, for which a waiting one gives way if need be; False if none can."""
+        """Add a connection, closing the longest idle one if necessary; False if there is no room."""
         if len(self._open) >= self._limit:
-            oldest = next(iter(self._waiting), None)
+            oldest = next(iter(self._idle), None)
             self._num_closed += oldest is not None
             self._num_refused += oldest is None
-            self._tell()
+            self._log()
             if oldest is None:
                 return False
             self.forget(oldest)
-            oldest.give_way()
+            oldest.evict()
         self._open.add(connection)
         return True
 
-    def note_waiting(self, connection: Connection, *, is_waiting: bool) -> None:
-        """Note that a connection has begun to wait for a request, or has got one."""
-        self._waiting.pop(connection, None)
-        if is_waiting and connection in self._open:
-            self._waiting[connection] = None
+    def set_idle(self, connection: Connection, *, is_idle: bool) -> None:
+        """Record whether a connection waits for a request."""
+        self._idle.pop(connection, None)
+        if is_idle and connection in self._open:
+            self._idle[connection] = None
 
     def forget(self, connection: Connection) -> None:
-        """Count a connection no more."""
+        """Remove a connection."""
         self._open.discard(connection)
-        self._waiting.pop(connection, None)
+        self._idle.pop(connection, None)
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         """Log what the limit did, once a minute at most."""
         now_s = self._clock()
-        if self._told_at_s is not None and now_s - self._told_at_s < _LOG_INTERVAL_S:
+        if self._logged_at_s is not None and now_s - self._logged_at_s < _LOG_INTERVAL_S:
             return
         logger.warning(
-            "%d connections are open, the most that there may be (ulimit -n): %d that waited for a request were"
+            "%d connections are open, the maximum (ulimit -n): %d idle ones were"
             " closed, %d new ones refused since the last such line",
             self._limit,
             self._num_closed,
             self._num_refused,
         )
-        self._told_at_s, self._num_closed, self._num_refused = now_s, 0, 0
+        self._logged_at_s, self._num_closed, self._num_refused = now_s, 0, 0

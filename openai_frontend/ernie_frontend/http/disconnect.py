@@ -1,8 +1,4 @@
-"""Noticing that a client has gone, while an answer is made and while it is sent.
-
-Work is always run beside a watch on the connection; when the client goes, the work is cancelled, and with it
-the generation. Must not know what the work is.
-"""
+"""Disconnects: work for a client that goes away is cancelled, and with it the generation."""
 
 from __future__ import annotations
 
@@ -21,12 +17,12 @@ Result = TypeVar("Result")
 
 
 async def cancel_on_disconnect(work: Awaitable[Result], scope: Scope, receive: Receive) -> Result:
-    """Return the result of some work, or cancel it when the client goes.
+    """Return the result of ``work``, or cancel it when the client disconnects.
 
     The request's body must have been read.
 
     Raises:
-        RequestCancelled: the client went away first.
+        RequestCancelled: the client disconnected first.
     """
     task = asyncio.ensure_future(work)
     watch = asyncio.create_task(_wait_for_disconnect(receive))
@@ -48,7 +44,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """An answer of server-sent events; closes their source when all are sent or the client goes."""
+    """A response of server-sent events; closes their source at their end or when the client disconnects."""
 
     media_type = "text/event-stream"
 

@@ -1,9 +1,8 @@
-"""Request bodies: few large ones in memory at once, and read beside the event loop, so that nobody waits.
+"""Large request bodies: a few in memory at a time, and parsed outside the event loop.
 
-What makes a body slow to read is how many values it has, not its bytes: while JSON becomes Python objects
-nothing else runs in the process, on whatever thread. So values are counted before, which takes a moment.
-
-Must not know any endpoint.
+What makes a body slow to parse is the number of its values, not of its bytes: while JSON becomes Python
+objects, the GIL is held, on whatever thread. So the values are counted first, which is quick, and too many are
+refused.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 MOST_VALUES = 1 << 18
-"""Twice the token ids of the longest context there is; they take some 50 ms to read."""
-LARGE_BYTES = 32 << 10  # what takes longer than the way to a thread and back
-_UNBOUNDED_BYTES = 256 << 10  # of each body, however many there are
+"""Twice the token ids of the longest context that models have; parsing them takes about 50 ms."""
+LARGE_BYTES = 32 << 10  # parsing more than this takes longer than a thread switch
+_UNBOUNDED_BYTES = 256 << 10  # of each body, before it needs a place
 _NUM_PLACES = 16
 _PLACE_WAIT_S = 60.0
 
@@ -32,20 +31,20 @@ class BodyReader:
     """Reads the bodies of one process; use it inside one event loop."""
 
     def __init__(self) -> None:
-        # One thread: two would only have the loop wait twice as long for its turn.
+        # One thread: with two, the event loop would wait twice as long for the GIL.
         self._thread = ThreadPoolExecutor(1, "large-bodies")
         self._places = asyncio.Semaphore(_NUM_PLACES)
         self._num_placed = 0
 
     def close(self) -> None:
-        """End the thread when its work is done."""
+        """Stop the thread after its current work."""
         self._thread.shutdown(wait=False)
 
-    async def read(self, pieces: AsyncIterator[bytes], read: Callable[[bytes], Result]) -> tuple[Result, int]:
-        """Return what ``read`` makes of a whole body, and how many bytes that had.
+    async def read(self, pieces: AsyncIterator[bytes], parse: Callable[[bytes], Result]) -> tuple[Result, int]:
+        """Return the result of ``parse`` for a whole body, and the body's size in bytes.
 
         Raises:
-            QueueFull: so many other large bodies came before that it was not even received.
+            QueueFull: no place became free for this large body.
         """
         async with AsyncExitStack() as stack:
             parts: list[bytes] = []
@@ -58,7 +57,7 @@ class BodyReader:
                     has_place = True
             body = b"".join(parts)
             parts.clear()
-            return await self.offload(num_bytes, read, body), num_bytes
+            return await self.offload(num_bytes, parse, body), num_bytes
 
     async def offload(
         self,
@@ -67,7 +66,7 @@ class BodyReader:
         *arguments: Parameters.args,
         **named: Parameters.kwargs,
     ) -> Result:
-        """Return what ``work`` on a body of ``num_bytes`` returns; it runs beside the loop if that is large."""
+        """Return the result of ``work`` on a body of ``num_bytes``; on the thread if that is large."""
         if num_bytes <= LARGE_BYTES:
             return work(*arguments, **named)
         loop = asyncio.get_running_loop()
@@ -86,11 +85,11 @@ class BodyReader:
             self._places.release()
             self._num_placed -= 1
             if not self._num_placed:
-                asyncio.get_running_loop().run_in_executor(self._thread, _give_back_memory)
+                asyncio.get_running_loop().run_in_executor(self._thread, _trim_memory)
 
 
-def _give_back_memory() -> None:
-    """Have the C library return what it keeps for the next allocations; others than glibc keep little."""
+def _trim_memory() -> None:
+    """Make glibc return freed memory to the system; other C libraries keep little."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -100,8 +99,8 @@ class Excess(NamedTuple):
     """Where a body has too many values.
 
     Attributes:
-        name: the last string before them; the name of the field, if they are a list.
-        num_in_list: values of that list.
+        name: the last string before them: the name of the field if they are a list.
+        num_in_list: number of values in that list.
     """
 
     name: bytes
@@ -109,18 +108,20 @@ class Excess(NamedTuple):
 
 
 def find_excess(body: bytes, most: int = MOST_VALUES) -> Excess | None:
-    """Count commas, opening brackets and strings: a JSON text has no more values than these.
+    """Find where a JSON text has too many values, from above: by its commas, brackets and strings.
 
     Args:
-        body: a JSON text; of anything else the parser will say more.
-        most: how many there may be.
+        body: the text; if it is not JSON, the parser will report that.
+        most: maximum number of values.
 
     Returns:
-        Where they were exceeded, or None.
+        Where the maximum is exceeded, or None.
     """
-    if b"\\" in body:  # without escapes every quote begins or ends a string
+    if b"\\" in body:  # without escaped quotes, every quote begins or ends a string
         body = body.replace(b"\\\\", b"__").replace(b'\\"', b"__")
     num_values, name, begin = 0, b"", 0
+    # Each turn takes what is between two strings, [begin:end], and then the string itself, which becomes
+    # ``name``.
     while True:
         quote = body.find(b'"', begin)
         end = len(body) if quote < 0 else quote

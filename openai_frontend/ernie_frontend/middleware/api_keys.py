@@ -1,7 +1,7 @@
-"""The API keys of ``/v1``: where they come from, and whether a key that was sent is one of them.
+"""The API keys of ``/v1``: their sources, and the check of a key.
 
-Keys in a file can be changed while the service runs. No mistake leaves the API open: a source without a key is
-refused at the start, and later the keys that were read before stay valid. Must not know HTTP.
+Keys in a file can be changed while the service runs. No mistake opens the API: a source without a key is
+refused at the start, and later the keys that were read before stay valid.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class NoKey(ValueError):
 
 
 def split_keys(text: str, source: str) -> tuple[str, ...]:
-    """Return the keys in a text, with commas between them.
+    """Return comma-separated keys.
 
     Args:
         text: the keys.
@@ -79,8 +79,8 @@ class ApiKeys:
     """The keys that are accepted.
 
     Args:
-        fixed: keys that stay as they are.
-        file: file of further keys, looked at again once a second at most; None: there is none.
+        fixed: keys that do not change.
+        file: file of further keys, checked for changes once a second at most; or None.
         clock: the time in seconds.
     """
 
@@ -97,19 +97,19 @@ class ApiKeys:
         self._look()
 
     @property
-    def are_asked_for(self) -> bool:
+    def are_required(self) -> bool:
         """Whether a request needs a key."""
         return bool(self._fixed) or self._file is not None
 
-    def has(self, given: bytes) -> bool:
-        """Tell whether a key is accepted."""
+    def has(self, key: bytes) -> bool:
+        """Return whether a key is accepted."""
         if self._clock() >= self._next_look_s:
             self._look()
-        # Every key is compared to its end, so the time tells nothing about which one is near.
-        return sum(hmac.compare_digest(given, known) for known in (*self._fixed, *self._from_file)) > 0
+        # Constant time: all keys are compared, each to its end.
+        return sum(hmac.compare_digest(key, known) for known in (*self._fixed, *self._from_file)) > 0
 
     def _look(self) -> None:
-        """Read the file if it has changed since it was read; keep the old keys if it holds none now."""
+        """Read the file again if it changed; keep the old keys if it holds none now."""
         self._next_look_s = self._clock() + _LOOK_S
         if self._file is None:
             return
@@ -131,7 +131,7 @@ class ApiKeys:
 
 
 class _Version(NamedTuple):
-    """What changes with a file's content or its mode; ctime and not mtime, which programs may set back."""
+    """What changes with a file's content or mode; ctime, because programs may set mtime back."""
 
     st_ctime_ns: int
     st_ino: int
@@ -141,7 +141,7 @@ class _Version(NamedTuple):
 
 
 def _version_of(path: Path) -> _Version | None:
-    """Return what tells a file from an older one; None if there is none."""
+    """Return the version of a file; None if it does not exist."""
     try:
         found = path.stat()
     except OSError:

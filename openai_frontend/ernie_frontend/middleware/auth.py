@@ -1,11 +1,10 @@
-"""API keys: an ASGI middleware that lets only known keys into ``/v1``.
+"""An ASGI middleware that requires an API key for ``/v1``.
 
-A key stands in ``Authorization: Bearer KEY`` or, as Anthropic's clients send it, in ``x-api-key: KEY``. Each
-key has a part of the prefix cache of its own, so that neither ``usage`` nor the time to the first token tells
-what the holders of other keys have sent.
+A key is sent as ``Authorization: Bearer KEY`` or, by Anthropic's clients, as ``x-api-key: KEY``. Each key has
+its own part of the prefix cache, so neither ``usage`` nor the time to the first token reveals what the holders
+of other keys have sent.
 
-Health checks stay open, and so does OPTIONS (a browser's preflight carries no key). Must not know what the
-routes do.
+Health checks stay open, and so does OPTIONS: a browser's preflight carries no key.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class ApiKeyAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and self._keys.are_asked_for and self._is_guarded(scope):
-            keys = _given_keys(Headers(scope=scope))
+        if scope["type"] == "http" and self._keys.are_required and self._is_guarded(scope):
+            keys = _sent_keys(Headers(scope=scope))
             known = [key for key in keys if self._keys.has(key)]
             if not known:
                 reason = "the API key is wrong" if any(keys) else "the API key is missing"
@@ -48,13 +47,13 @@ class ApiKeyAuth:
 
 
 def client_salt(scope: Scope) -> str:
-    """Return what the requests with one API key have in common, and no others; empty where no key is needed."""
+    """Return a salt that the requests with one API key share; empty if no key is required."""
     salt: str = scope.get(_SALT, "")
     return salt
 
 
-def _given_keys(headers: Headers) -> tuple[bytes, bytes]:
-    """Return what stands where a key may stand, in the bytes that came; empty where there is none."""
+def _sent_keys(headers: Headers) -> tuple[bytes, bytes]:
+    """Return the keys of both headers as the bytes that were sent; empty for a missing one."""
     scheme, _, key = headers.get("authorization", "").encode("latin-1").partition(b" ")
     bearer = key if scheme.lower() == b"bearer" else b""
     return bearer.strip(), headers.get("x-api-key", "").encode("latin-1").strip()

@@ -1,7 +1,6 @@
-"""An ASGI middleware that bounds request bodies, and decompresses those that are compressed.
+"""An ASGI middleware that limits the size and the duration of request bodies, and decompresses them.
 
-A body is decompressed as it is read, a piece at a time, so that a few bytes never take more memory than the
-limit. A client that stalls in the middle of its body is not waited for. Must not know what a body means.
+A body is decompressed piece by piece as it is read, so a small one cannot expand beyond the limit in memory.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from ernie_wire.errors import ErnieError, InvalidRequest
 _PIECE_BYTES = 256 << 10
 _LEAST_BYTES_PER_S = 1024
 _GZIP = 16 + zlib.MAX_WBITS
-"""zlib's word for gzip, checksum included."""
+"""zlib's code for gzip, including the checksum."""
 _MOST_MEMBERS = 1024
-"""Each costs as much time as a large one; those who write many (bgzip) put up to 64 KiB into each."""
+"""A small member costs as much time as a large one; bgzip, which writes many, puts up to 64 KiB into each."""
 
 
 class Bodies:
     """Answers 413 to bodies above a limit and 415 to unknown encodings; passes bodies on decompressed.
 
-    The bytes that come are counted, announced or not, and so are those that they become. A body that does not
-    come gets 408.
+    The limit holds for the announced size, the bytes received and the bytes decompressed. A body that stalls
+    gets 408.
 
     Args:
         app: what answers.
         max_body_bytes: the limit.
-        timeout_s: in each such time that the application waits, a body must bring a KiB a second, or its end.
+        timeout_s: window in which a body must bring 1 KiB per second on average, or its end.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int, timeout_s: float) -> None:
@@ -43,7 +42,7 @@ class Bodies:
         self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with a ``receive`` of its own, or answer 413 or 415."""
+        """Pass the request on with a wrapped ``receive``, or answer 413 or 415."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -62,17 +61,17 @@ class Bodies:
 
 
 def _is_compressed(encoding: str) -> bool:
-    """Whether a Content-Encoding is gzip's; ``x-gzip`` is its other name (RFC 9110 8.4.1.3).
+    """Return whether a Content-Encoding is gzip, or its alias ``x-gzip`` (RFC 9110 8.4.1.3).
 
     Raises:
-        UnsupportedEncoding: it is another one.
+        UnsupportedEncoding: it is neither gzip nor identity.
     """
     codings = [
         coding for word in encoding.split(",") if (coding := word.strip().lower()) not in ("", "identity")
     ]
     if codings and codings not in (["gzip"], ["x-gzip"]):
         raise UnsupportedEncoding(
-            f"Content-Encoding {encoding[:40]!r} is not understood; send gzip, or the body as it is"
+            f"Content-Encoding {encoding[:40]!r} is not supported; send gzip, or the body as it is"
         )
     return bool(codings)
 
@@ -83,7 +82,11 @@ def _check_size(size: int, limit: int) -> None:
 
 
 class _Progress:
-    """Receives a body from its client, who must not stall."""
+    """Receives a body with a minimum rate.
+
+    Only the time spent waiting for the client counts: the application may take as long as it likes between two
+    messages.
+    """
 
     def __init__(self, receive: Receive, timeout_s: float) -> None:
         self._receive = receive
@@ -95,20 +98,20 @@ class _Progress:
         self._waited_s, self._num_bytes = 0.0, 0
 
     async def receive(self) -> Message:
-        """Return the next message; only the waits for the client count, not what the application does between.
+        """Return the next message.
 
         Raises:
             BodyTooSlow: the client stalls.
         """
         if self._is_complete:
-            return await self._receive()  # the client's going, for which there is no deadline
+            return await self._receive()  # only a disconnect can follow, which has no deadline
         begin_s = time.monotonic()
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._timeout_s - self._waited_s))
         except asyncio.TimeoutError:
             raise BodyTooSlow(
-                f"the rest of the request body did not come: {self._num_bytes} bytes in {self._timeout_s:g} s;"
-                f" at least {_LEAST_BYTES_PER_S} a second are waited for"
+                f"the request body stalled: {self._num_bytes} bytes in {self._timeout_s:g} s;"
+                f" at least {_LEAST_BYTES_PER_S} per second are required"
             ) from None
         self._waited_s += time.monotonic() - begin_s
         self._num_bytes += len(message.get("body", b""))
@@ -119,7 +122,7 @@ class _Progress:
 
 
 class _Body:
-    """One body, as the application receives it."""
+    """A body as the application receives it: within the limit, and decompressed."""
 
     def __init__(self, receive: Receive, limit: int, *, is_compressed: bool) -> None:
         self._receive = receive
@@ -132,12 +135,12 @@ class _Body:
         """Return the next message.
 
         Raises:
-            BodyTooLarge: the limit is passed, by what came or by what it becomes.
-            InvalidRequest: the body is not gzip, or not all of it.
+            BodyTooLarge: the bytes received, or decompressed, exceed the limit.
+            InvalidRequest: the body is not gzip, or is cut short.
         """
         while True:
             for message in self._decompressed:
-                await asyncio.sleep(0)  # a piece takes about a millisecond: others have their turn between two
+                await asyncio.sleep(0)  # a piece takes about 1 ms: let other tasks run in between
                 return message
             message = await self._receive()
             if message["type"] != "http.request":
@@ -159,7 +162,7 @@ class _Body:
 
 
 class _Gunzip:
-    """Reads gzip (RFC 1952): one member or several, whose contents are joined.
+    """Decompresses gzip (RFC 1952): the joined contents of its members.
 
     Attributes:
         num_bytes: of the content so far.
@@ -171,10 +174,10 @@ class _Gunzip:
         self._inflate = zlib.decompressobj(_GZIP)
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """Yield what some more of the compressed bytes become, ``_PIECE_BYTES`` at a time at most.
+        """Yield the content of further compressed bytes, at most ``_PIECE_BYTES`` at a time.
 
         Raises:
-            InvalidRequest: they are not gzip, or too many members.
+            InvalidRequest: they are not gzip, or have too many members.
         """
         while data:
             if self._inflate.eof:

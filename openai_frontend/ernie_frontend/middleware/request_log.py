@@ -1,7 +1,7 @@
-"""The outermost ASGI middleware: each request gets an id, a log line, its metrics, and a 500 if all else fails.
+"""The outermost ASGI middleware: each request gets an id, a log line, metrics, and 500 for unexpected errors.
 
-The line holds the id, the path, the status, token counts and the time; never a prompt or an answer. Probes that
-find all well are logged at the level of debugging: they come every few seconds.
+The line holds the id, the path, the status, token counts and the time; never a prompt or an answer. Successful
+probes, which come every few seconds, are logged at level DEBUG.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _RECORD = "ernie_frontend.record"
 
 @dataclass
 class RequestRecord:
-    """What is known of one HTTP request while it is worked on.
+    """The state of one HTTP request.
 
     Attributes:
         request_id: the client's ``X-Request-Id`` if it is well-formed, else ``unique``.
-        unique: 32 hexadecimal digits of our own, whatever the client sent.
+        unique: 32 random hexadecimal digits.
         status: HTTP status sent, 0 until then.
         num_input_tokens, num_output_tokens: tokens of the prompts and of the answers.
-        is_disconnected: the client went away before the answer was complete.
-        failed_status: that of the error that ended the answer after it had begun, 0 if none did.
+        is_disconnected: the client disconnected before the answer was complete.
+        failed_status: status of the error that ended an answer after it had begun, else 0.
         first_token_s: from the start to the first token of a stream; None otherwise.
     """
 
@@ -58,27 +58,27 @@ class RequestRecord:
 
     @property
     def age_s(self) -> float:
-        """Seconds since the request came."""
+        """Seconds since the request arrived."""
         return time.perf_counter() - self.started_s
 
     @property
     def outcome(self) -> int:
-        """The status that says how the request ended: of a failed stream, which began with 200, the error's."""
+        """The final status: of a stream that began with 200 and failed, the error's."""
         if self.is_disconnected:
             return RequestCancelled.status
         return self.failed_status or self.status
 
     def fail(self, error: ErnieError) -> None:
-        """Note the error that ended an answer after it had begun."""
+        """Record the error that ended an answer after it had begun."""
         self.failed_status = error.status
 
     def count(self, num_input_tokens: int, num_output_tokens: int) -> None:
-        """Note the tokens of the answer."""
+        """Record the tokens of the request."""
         self.num_input_tokens = num_input_tokens
         self.num_output_tokens = num_output_tokens
 
     def wire_id(self, prefix: str, user: str | None = None) -> str:
-        """Return an id for the wire: unique, and the client's own id and ``user`` can be found in it."""
+        """Return a unique id for Triton and the answer, which contains ``user`` and the client's own id."""
         parts = [prefix, self.unique]
         if user:
             parts.insert(1, _NOT_IN_ID.sub("_", user)[:_MAX_USER_CHARACTERS])
@@ -97,9 +97,9 @@ class RequestLog:
     """Opens a ``RequestRecord`` for each request, echoes its id, and writes one line when it ends.
 
     Args:
-        app: what answers.
-        metrics: what counts the request.
-        paths: those that are counted by their names.
+        app: the application.
+        metrics: counts the requests.
+        paths: known paths; the metrics have no other labels.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: Set[str]) -> None:
@@ -108,7 +108,7 @@ class RequestLog:
         self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; answer 500 without details if something unforeseen is raised."""
+        """Pass the request on; answer 500 without details to an unexpected exception."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -130,7 +130,7 @@ class RequestLog:
         except Exception:
             logger.exception("request %s failed", record.request_id)
             if record.status == 0:
-                fault = InternalError(f"something went wrong on our side; request id {record.request_id}")
+                fault = InternalError(f"an unexpected error in the server; request id {record.request_id}")
                 await error_response(fault)(scope, receive, recording_send)
         finally:
             _write_line(scope, record)
@@ -148,7 +148,7 @@ class RequestLog:
                 duration_s=record.age_s,
                 first_token_s=record.first_token_s,
             )
-        # Whatever a client makes up must not make a new series.
+        # Arbitrary paths and methods of clients must not create series.
         known = path if path in self._paths else "/v1/models/*" if path.startswith("/v1/models/") else "other"
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.count_http(method, known, record.outcome, record.age_s)
@@ -156,12 +156,12 @@ class RequestLog:
 
 def _open_record(headers: Headers) -> RequestRecord:
     unique = uuid.uuid4().hex
-    given = headers.get("x-request-id", "")
-    return RequestRecord(given if _CLIENT_ID.fullmatch(given) else unique, unique)
+    client_id = headers.get("x-request-id", "")
+    return RequestRecord(client_id if _CLIENT_ID.fullmatch(client_id) else unique, unique)
 
 
 def _server_timing(content_type: str, record: RequestRecord) -> str:
-    """Return the time to the answer's first byte: an event stream begins with its first token."""
+    """Return the time to the first byte of the answer; an event stream begins with its first token."""
     if content_type.startswith("text/event-stream"):
         record.first_token_s = record.age_s
         return f"ttft;dur={record.first_token_s * 1e3:.1f}"
@@ -175,17 +175,17 @@ def _write_line(scope: Scope, record: RequestRecord) -> None:
         "%s %s %s status=%d%s input_tokens=%d output_tokens=%d ms=%.1f",
         record.request_id,
         scope["method"],
-        scope["raw_path"].decode("latin-1"),  # as sent: still escaped, so it cannot forge a line
+        scope["raw_path"].decode("latin-1"),  # still percent-encoded, so it cannot forge a log line
         record.status,
-        _how_it_failed(record),
+        _failure(record),
         record.num_input_tokens,
         record.num_output_tokens,
         record.age_s * 1e3,
     )
 
 
-def _how_it_failed(record: RequestRecord) -> str:
-    """Return what the status cannot tell, because it was sent before."""
+def _failure(record: RequestRecord) -> str:
+    """Return how an answer failed after its status was sent."""
     if record.is_disconnected:
         return " disconnected"
     return f" failed={record.failed_status}" if record.failed_status else ""

@@ -24,7 +24,7 @@ from ernie_frontend.routes.services import Services
 from ernie_frontend.translate.generate_request import RequestContext
 from ernie_frontend.translate.response_context import ResponseContext, UsageCounter, best
 from ernie_frontend.translate.sse import StreamWriter
-from ernie_frontend.triton.output_streams import Item, collect_all, gather, merge, only_prompt
+from ernie_frontend.triton.output_streams import Item, collect, merge, prompt_only, rechunk
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError
 from ernie_wire.messages import GenerateRequest, Output
 
@@ -59,26 +59,28 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
     services, record = Services.of(request), record_of(request.scope)
     body, num_bytes = await read_body(endpoint.body, request)
     model = await services.models.resolve(body.model)
-    check_context(body, model.entry)
+    engine = model.entry.engine
+    if engine is not None:  # while it starts, the engine itself checks what waits for it
+        check_context(body, engine)
     answer_id = record.wire_id(endpoint.id_prefix, body.user)
     context = RequestContext(
         answer_id,
-        model.entry.vocab_size,
+        engine.vocab_size if engine else None,
         services.settings.max_answers,
         client_salt(request.scope),
-        model.entry.modalities,
+        engine.modalities if engine else (),
     )
     wires = await services.body_reader.offload(num_bytes, endpoint.to_wire, body, context)
     header = ResponseContext.of(body, answer_id, int(time.time()), model.public_name)
     count = UsageCounter(body.num_candidates)
     streams = [services.triton.generate(model.entry.name, wire) for wire in wires]
     if body.max_tokens == 0:
-        streams = [only_prompt(stream) for stream in streams]
+        streams = [prompt_only(stream) for stream in streams]
     if body.stream:
         if body.max_streaming_response_tokens is not None:
-            streams = [gather(stream, body.max_streaming_response_tokens) for stream in streams]
+            streams = [rechunk(stream, body.max_streaming_response_tokens) for stream in streams]
         return await _stream(request, endpoint.writer(header, len(wires), count), merge(streams), count)
-    answers = await cancel_on_disconnect(collect_all(streams), request.scope, request.receive)
+    answers = await cancel_on_disconnect(collect(streams), request.scope, request.receive)
     count.add_all(answers)
     record.count(count.num_input_tokens, count.num_output_tokens)
     chosen = best(answers, body.num_candidates, body.n or 1)

@@ -1,4 +1,4 @@
-"""From the bytes of a generation request to its checked body, or to the error that says what is wrong."""
+"""Parses and checks the body of a generation request."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ernie_frontend.http_errors import BodyTooLarge, from_validation
 from ernie_frontend.middleware.request_log import record_of
 from ernie_frontend.routes.services import Services
 from ernie_frontend.schema.common import GenerationFields
-from ernie_frontend.triton.model_registry import ModelEntry
 from ernie_wire.errors import ContextLengthExceeded, ErnieError, RequestCancelled
+from ernie_wire.status import Description
 
 Body = TypeVar("Body", bound=GenerationFields)
 _TOKEN_ID_FIELDS = (b"prompt", b"prompt_token_ids", b"completion_token_ids", b"messages")
@@ -27,11 +27,11 @@ class _TooManyValues(Exception):
 
 
 async def read_body(kind: type[Body], request: Request) -> tuple[Body, int]:
-    """Return the checked body of a request, whatever content type it announces, and how many bytes it has.
+    """Return the checked body of a request, whatever its content type, and its size in bytes.
 
     Raises:
         ErnieError: the body is not JSON, not an object, or a field is missing or of a wrong type; it has more
-            values than any request needs; or the client went away before it was complete.
+            values than any request needs; or the client disconnected.
     """
     services = Services.of(request)
     try:
@@ -53,21 +53,19 @@ def _parse(kind: type[Body], content: bytes) -> Body:
 
 
 def _refusal(excess: Excess, context: int | None) -> ErnieError:
-    """Return the error of a body that is not parsed: the context's if a prompt is too long for any model."""
+    """Return the error of a body with too many values: the context's if a prompt is too long for any model."""
     if context is not None and excess.name in _TOKEN_ID_FIELDS and excess.num_in_list >= context:
         return ContextLengthExceeded.of(context, excess.num_in_list, 1, "prompt")
     return BodyTooLarge(f"the request body has more than {MOST_VALUES} values; send several requests")
 
 
-def check_context(body: GenerationFields, model: ModelEntry) -> None:
-    """Refuse a prompt that cannot fit before anything is made of it, by the engine's own rules.
+def check_context(body: GenerationFields, engine: Description) -> None:
+    """Refuse a prompt that cannot fit before it is translated, by the engine's own rules.
 
     Raises:
         ContextLengthExceeded: the prompt leaves no room for an answer.
     """
-    context, longest = model.max_model_len, model.longest_token_bytes
-    if context is None:
-        return
+    context, longest = engine.max_model_len, engine.longest_token_bytes
     least = max(1, body.min_tokens or 0)
     if body.num_prompt_ids >= context:
         raise ContextLengthExceeded.of(context, body.num_prompt_ids, least, "prompt")

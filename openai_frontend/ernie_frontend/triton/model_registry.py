@@ -1,8 +1,7 @@
-"""Which models are served, under which names, and what they can do.
+"""The served models: their public names, and what they can do.
 
-Asked of Triton (repository index, then ``control`` describe of each model) and kept for a few seconds; a
-description that cannot be had just now is kept from before. Whoever asks while Triton is being asked waits for
-the same answer. Must not know HTTP.
+They come from Triton (repository index, then ``control`` describe of each model) and are cached for a few
+seconds. While Triton is slow to answer, the previous list is used.
 """
 
 from __future__ import annotations
@@ -22,25 +21,25 @@ from ernie_wire.status import Description, Health, Status
 logger = logging.getLogger(__name__)
 
 _DEFAULT = "default"
-_FAILURE_AGE_S = 1.0  # requests of this long after a failure are told at once
-_SLOW_S = 5.0  # a Triton that has failed to answer for this long is not slow: longer than one question may take
+_FAILURE_AGE_S = 1.0  # for this long after a failure, requests fail at once
+_SLOW_S = 5.0  # a Triton that has not answered for this long is not just slow; above the deadline of one call
 _MAX_NAME_SHOWN = 100
 _PREFERENCE = {"ready": 0, "starting": 1, "failed": 2, "unconfigured": 3}
 
 
 class ControlClient(Protocol):
-    """The questions this module asks; ``TritonPool`` answers them."""
+    """The calls that the registry needs; ``TritonPool`` has them."""
 
     async def ready_models(self) -> list[str]:
         """Return the names of the loaded models."""
         ...
 
     async def describe(self, model: str) -> Status:
-        """Return what a model says of itself."""
+        """Return the description of a model."""
         ...
 
     async def health(self, model: str) -> Health:
-        """Return how a model is."""
+        """Return the health of a model."""
         ...
 
 
@@ -51,7 +50,7 @@ class ModelEntry:
     Attributes:
         name: the entry's name in Triton.
         state: ``ready``, ``starting``, ``unconfigured`` or ``failed``.
-        engine: what the engine says of its model, or None while there is none.
+        engine: the engine's description, or None while there is none.
     """
 
     name: str
@@ -60,46 +59,26 @@ class ModelEntry:
 
     @property
     def is_served(self) -> bool:
-        """Whether the model has been seen to work: entries without weights are not offered."""
+        """Whether the model is listed: entries without weights are not."""
         return self.engine is not None and self.state not in ("unconfigured", "failed")
-
-    @property
-    def vocab_size(self) -> int | None:
-        """Number of token ids, or None while the engine does not tell."""
-        return None if self.engine is None else self.engine.vocab_size
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """What the model reads: ``text``, ``image``, ``video``; nothing while the engine does not tell."""
-        return () if self.engine is None else self.engine.modalities
-
-    @property
-    def longest_token_bytes(self) -> int | None:
-        """Most bytes of text that one token stands for; None or 0 if the engine does not tell."""
-        return None if self.engine is None else self.engine.longest_token_bytes
-
-    @property
-    def max_model_len(self) -> int | None:
-        """Tokens of prompt and answer, or None while the engine does not tell."""
-        return None if self.engine is None else self.engine.max_model_len
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model and the name that answers carry."""
+    """A model and the name that its answers carry."""
 
     public_name: str
     entry: ModelEntry
 
 
 def unsupported_model(name: str, known: str) -> ModelNotFound:
-    """Return the error of a name that nothing is served under, in FastDeploy's words."""
+    """Return the error of an unknown name, in FastDeploy's words."""
     shown = name if len(name) <= _MAX_NAME_SHOWN else f"{name[:_MAX_NAME_SHOWN]}..."
     return ModelNotFound(f"Unsupported model: [{shown}], support {known}", "model")
 
 
 class ModelRegistry:
-    """The served models, asked again when the last answer is older than ``Settings.registry_ttl_s``."""
+    """The served models, fetched again when they are older than ``Settings.registry_ttl_s``."""
 
     def __init__(
         self, control: ControlClient, settings: Settings, clock: Callable[[], float] = time.monotonic
@@ -113,7 +92,7 @@ class ModelRegistry:
         self._flight = SingleFlight(self._fetch, age_s, min(age_s, _FAILURE_AGE_S), clock)
 
     async def resolve(self, name: str | None) -> ServedModel:
-        """Return the model that a request's ``model`` means.
+        """Return the model that a request's ``model`` selects.
 
         An exact name selects its model and any other goes to the default model; with ``served_model_name``
         only that name and ``default`` are known.
@@ -147,12 +126,12 @@ class ModelRegistry:
         return [ServedModel(only, entry)] if entry.is_served else []
 
     async def longest_context(self) -> int | None:
-        """Return the most tokens that any model takes, or None while none tells."""
+        """Return the longest context of any model, in tokens; None while it is unknown."""
         entries = (await self._fresh()).values()
-        return max((entry.max_model_len for entry in entries if entry.max_model_len), default=None)
+        return max((entry.engine.max_model_len for entry in entries if entry.engine), default=None)
 
     async def health(self) -> Health:
-        """Return how the default model is, never from before.
+        """Return the current health of the default model, never a cached one.
 
         Raises:
             ErnieError: the model or Triton does not answer.
@@ -161,11 +140,11 @@ class ModelRegistry:
         return await self._control.health(entry.name)
 
     def _default(self, entries: Mapping[str, ModelEntry]) -> ModelEntry:
-        wanted = self._settings.default_model
-        if wanted is not None:
-            if wanted not in entries:
-                raise ModelUnavailable(f"the model {wanted} is not loaded now; try again later")
-            return entries[wanted]
+        name = self._settings.default_model
+        if name is not None:
+            if name not in entries:
+                raise ModelUnavailable(f"the model {name} is not loaded now; try again later")
+            return entries[name]
         if not entries:
             raise ModelUnavailable("Triton has no model of ernie-triton loaded", "model")
         return min(entries.values(), key=lambda entry: _PREFERENCE.get(entry.state, len(_PREFERENCE)))
@@ -176,10 +155,10 @@ class ModelRegistry:
         except ModelUnavailable as error:
             if not self._entries or self._has_failed_long():
                 raise
-            # The request itself will find out whether Triton is only slow.
-            logger.debug("the list of models could not be asked again: %s", error.message)
+            # Triton may only be slow; if it is not, the request itself will fail.
+            logger.debug("the list of models could not be fetched again: %s", error.message)
             return self._entries
-        if not entries:  # the first model may be loaded any moment
+        if not entries:  # the first model may be loaded at any moment
             self._flight.forget()
         return entries
 
@@ -201,7 +180,7 @@ class ModelRegistry:
         return self._entries
 
     async def _describe(self, name: str) -> ModelEntry | None:
-        """Return what an entry says of itself; None for one that is not ours, and so knows no ``control``."""
+        """Return an entry with its description; None for a foreign model, which has no ``control``."""
         try:
             status = await self._control.describe(name)
         except ModelUnavailable:

@@ -1,7 +1,6 @@
-"""The outputs of generations as they come from Triton, and ways to gather them.
+"""Streams of outputs, one for each generation of a request, and functions to combine them.
 
-A stream is an async generator of ``Output``; closing it early cancels the generation. This module must not know
-where the outputs come from (``triton_client``) or what becomes of them (``translate``).
+A stream is an async generator of ``Output``; closing it early cancels the generation.
 """
 
 from __future__ import annotations
@@ -16,36 +15,27 @@ from ernie_wire.messages import Output, join_outputs
 
 OutputStream = AsyncGenerator[Output, None]
 Item = tuple[int, Output]
-"""The index of a stream, and what it gave."""
+"""The index of a stream, and an output of it."""
 
 
-async def collect(stream: OutputStream) -> Output:
-    """Return a whole answer as one output.
+async def collect(streams: Sequence[OutputStream]) -> list[Output]:
+    """Return the whole answers of concurrent generations; if one fails, the others are cancelled.
 
     Raises:
-        ErnieError: the generation failed.
-        EngineCrashed: the stream ended without a finish reason.
+        ErnieError: a generation failed.
+        EngineCrashed: a stream ended without a finish reason.
     """
-    async with aclosing(stream):
-        parts = [output async for output in stream]
-    if not parts or parts[-1].finish_reason is None:
+    parts: list[list[Output]] = [[] for _ in streams]
+    async with aclosing(merge(streams)) as items:
+        async for index, output in items:
+            parts[index].append(output)
+    if not all(each and each[-1].finish_reason for each in parts):
         raise EngineCrashed("the answer ended before it was complete; try again")
-    return join_outputs(parts)
+    return [join_outputs(each) for each in parts]
 
 
-async def collect_all(streams: Sequence[OutputStream]) -> list[Output]:
-    """Return the whole answers of concurrent generations; if one fails, the others are cancelled."""
-    if len(streams) == 1:
-        return [await collect(streams[0])]
-    tasks = [asyncio.ensure_future(collect(stream)) for stream in streams]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        await _cancel(tasks)
-
-
-async def gather(stream: OutputStream, num_tokens: int) -> OutputStream:
-    """Yield the outputs of a generation joined, ``num_tokens`` or more in each but the last."""
+async def rechunk(stream: OutputStream, num_tokens: int) -> OutputStream:
+    """Yield the outputs of a generation joined, with ``num_tokens`` or more in each but the last."""
     parts: list[Output] = []
     num_missing = num_tokens
     async with aclosing(stream):
@@ -59,8 +49,8 @@ async def gather(stream: OutputStream, num_tokens: int) -> OutputStream:
         yield join_outputs(parts)
 
 
-async def only_prompt(stream: OutputStream) -> OutputStream:
-    """Yield a generation without its answer: of requests for no tokens the engine makes one."""
+async def prompt_only(stream: OutputStream) -> OutputStream:
+    """Yield a generation without its token, which the engine makes even if none was requested."""
     async with aclosing(stream):
         async for output in stream:
             reason = None if output.finish_reason is None else "length"
@@ -76,12 +66,13 @@ async def only_prompt(stream: OutputStream) -> OutputStream:
 
 
 async def merge(streams: Sequence[OutputStream]) -> AsyncGenerator[Item, None]:
-    """Yield the outputs of all streams as they come; if one stream fails, the others are cancelled."""
-    if len(streams) == 1:  # most answers are alone: no queue, no task
-        async with aclosing(streams[0]) as alone:
-            async for output in alone:
+    """Yield the outputs of all streams as they arrive; if one stream fails, the others are cancelled."""
+    if len(streams) == 1:  # the normal case needs neither queue nor task
+        async with aclosing(streams[0]) as only:
+            async for output in only:
                 yield 0, output
         return
+    # Each reader holds at most one output beyond the queue, so a slow client slows the generations down.
     items: asyncio.Queue[Item | BaseException | None] = asyncio.Queue(len(streams))
     readers = [asyncio.create_task(_read(index, stream, items)) for index, stream in enumerate(streams)]
     num_open = len(streams)
@@ -95,27 +86,23 @@ async def merge(streams: Sequence[OutputStream]) -> AsyncGenerator[Item, None]:
             else:
                 yield item
     finally:
-        await _cancel(readers)
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
 
 
 async def _read(index: int, stream: OutputStream, items: asyncio.Queue[Item | BaseException | None]) -> None:
-    """Put what a stream gives into a queue, and at its end None or what ended it."""
+    """Put the outputs of a stream into a queue, and at its end None or the exception that ended it."""
     end = None
     try:
         async with aclosing(stream):
             async for output in stream:
                 await items.put((index, output))
-    except Exception as error:  # noqa: BLE001 - raised by whoever takes it from the queue
+    except Exception as error:  # noqa: BLE001 - raised by ``merge``
         end = error
     except asyncio.CancelledError as error:
-        if items.full():  # nobody may be there to make room
+        if items.full():  # ``merge`` may have stopped reading; the end must get in all the same
             items.get_nowait()
         items.put_nowait(error)
         raise
     await items.put(end)
-
-
-async def _cancel(tasks: Sequence[asyncio.Future[Output]] | Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

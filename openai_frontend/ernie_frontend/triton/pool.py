@@ -1,7 +1,6 @@
 """Several Tritons behind one frontend: round robin over those that can be reached.
 
-A request that found nobody at an address, and has no answer yet, goes to the next one. Must not know what a
-request asks.
+A request to an unreachable Triton that has no answer yet goes to the next one.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from ernie_frontend.settings import Settings
-from ernie_frontend.triton.client import TritonClient, TritonUnreachable
+from ernie_frontend.triton.call_errors import TritonUnreachable
+from ernie_frontend.triton.client import TritonClient
 from ernie_frontend.triton.output_streams import OutputStream
 from ernie_wire.errors import ModelUnavailable
 from ernie_wire.messages import GenerateRequest
@@ -42,7 +42,7 @@ class TritonPool:
 
     @property
     def num_generations(self) -> int:
-        """How many are under way, at all Tritons."""
+        """Number of generations under way, at all Tritons."""
         return sum(client.num_generations for client in self._clients)
 
     def drain(self) -> None:
@@ -63,12 +63,12 @@ class TritonPool:
     def _stop_generations(self) -> None:
         """Fail what is left: a stream ends with an error event and ``[DONE]``, all else with 503."""
         if count := self.num_generations:
-            logger.warning("stopping: %d answers end with an error, as their time is over", count)
+            logger.warning("stopping: %d answers end with an error, because their time is over", count)
         for client in self._clients:
             client.stop_generations()
 
     async def generate(self, model: str, request: GenerateRequest) -> OutputStream:
-        """Yield what a model answers, as ``TritonClient.generate``."""
+        """Yield the outputs of a generation, as ``TritonClient.generate``."""
         failures = []
         for client in self._in_turn():
             has_begun = False
@@ -87,29 +87,29 @@ class TritonPool:
         raise ModelUnavailable("; ".join(dict.fromkeys(failures)))
 
     async def describe(self, model: str) -> Status:
-        """Return what a model says of itself, as ``TritonClient.describe``."""
-        return await self._ask(lambda client: client.describe(model))
+        """Return the description of a model, as ``TritonClient.describe``."""
+        return await self._first(lambda client: client.describe(model))
 
     async def health(self, model: str) -> Health:
-        """Return how a model is, as ``TritonClient.health``."""
-        return await self._ask(lambda client: client.health(model))
+        """Return the health of a model, as ``TritonClient.health``."""
+        return await self._first(lambda client: client.health(model))
 
     async def ready_models(self) -> list[str]:
         """Return the loaded models of the first Triton that answers."""
-        return await self._ask(lambda client: client.ready_models())
+        return await self._first(lambda client: client.ready_models())
 
-    async def _ask(self, question: Callable[[TritonClient], Awaitable[Result]]) -> Result:
+    async def _first(self, call: Callable[[TritonClient], Awaitable[Result]]) -> Result:
         failures = []
         for client in self._in_turn():
             try:
-                return await question(client)
+                return await call(client)
             except TritonUnreachable as error:  # noqa: PERF203  a handful of addresses
                 self._avoid(client)
                 failures.append(error.message)
         raise ModelUnavailable("; ".join(dict.fromkeys(failures)))
 
     def _in_turn(self) -> Iterator[TritonClient]:
-        """Yield every client once, beginning with the next; those lately unreachable come last."""
+        """Yield every client once, from the next one on; recently unreachable ones come last."""
         self._turn = (self._turn + 1) % len(self._clients)
         clients = self._clients[self._turn :] + self._clients[: self._turn]
         now = self._clock()

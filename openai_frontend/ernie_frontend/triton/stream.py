@@ -1,8 +1,8 @@
-"""One gRPC stream to Triton with one request, read to its end by a task of its own.
+"""One gRPC stream to Triton with one request, read to its end by its own task.
 
-Whoever waits for a response may go away; the reading goes on, because a call that is cancelled while its last
-response is on the way costs Triton its model: 2.51 never finishes unloading it, or crashes. So a call is
-cancelled only when its end does not come in time. Must not know tensors, nor what a response says.
+Its consumer may stop early, but the reading goes on: if a call is cancelled while its last response is on the
+way, Triton 2.51 never finishes unloading the model, or crashes. So a call is cancelled only if it does not end
+in time.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ _MAX_UNREAD = 16
 
 
 class Call(Protocol):
-    """A gRPC stream as tritonclient gives it out."""
+    """A gRPC stream as tritonclient returns it."""
 
     def __aiter__(self) -> AsyncIterator[Response]:
         """Yield the responses."""
 
     def cancel(self) -> bool:
-        """Cancel the call; harmless when it is over."""
+        """Cancel the call; harmless after its end."""
 
 
 class TritonStream:
-    """An iterator over the responses of a call, for one listener. Use it inside one event loop.
+    """An iterator over the responses of a call, for one consumer. Use it inside one event loop.
 
-    A listener that is slow makes Triton wait: at most ``_MAX_UNREAD`` responses are held for it.
+    A slow consumer makes Triton wait: at most ``_MAX_UNREAD`` responses are buffered.
     """
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._unread: asyncio.Queue[Response | None] = asyncio.Queue(_MAX_UNREAD)
         self.has_begun = False
-        """Whether a response has come out."""
-        self._has_listener = True
+        """Whether a response has been consumed."""
+        self._has_consumer = True
         self._failure: ErnieError | None = None
         self._reader = asyncio.create_task(self._read())
-        self._reader.add_done_callback(self._wake_listener)
+        self._reader.add_done_callback(self._wake_consumer)
 
     @property
     def is_over(self) -> bool:
-        """Whether the call has ended; unread responses may be left."""
+        """Whether the call has ended; buffered responses may be left."""
         return self._reader.done()
 
     def __aiter__(self) -> TritonStream:
@@ -61,7 +61,7 @@ class TritonStream:
 
         Raises:
             grpc.aio.AioRpcError: the call failed.
-            ErnieError: what ``fail`` or ``give_up`` was given.
+            ErnieError: the argument of ``fail`` or ``give_up``.
         """
         response = None if self._unread.empty() and self.is_over else await self._unread.get()
         if response is not None:
@@ -73,24 +73,24 @@ class TritonStream:
         raise StopAsyncIteration
 
     def fail(self, error: ErnieError) -> None:
-        """Cancel the call, which nobody works on any more, and tell the listener why."""
+        """Cancel the call, which Triton no longer works on, and raise ``error`` in the consumer."""
         self._failure = error
         self._call.cancel()
 
     def give_up(self, error: ErnieError) -> None:
-        """Tell the listener that nothing more comes to it, and why; the call goes on until it is ended."""
+        """Raise ``error`` in the consumer; the call goes on until ``end``."""
         self._failure = error
         self.leave()
         self._unread.put_nowait(None)
 
     def leave(self) -> None:
-        """Listen no more: what else comes is dropped."""
-        self._has_listener = False
+        """Stop consuming: further responses are dropped."""
+        self._has_consumer = False
         while not self._unread.empty():
             self._unread.get_nowait()
 
     async def end(self, within_s: float) -> None:
-        """Leave, and wait for the end of the call; cancel it if that does not come in time."""
+        """Stop consuming and wait for the end of the call; cancel it after ``within_s``."""
         self.leave()
         await asyncio.wait({self._reader}, timeout=within_s)
         self._call.cancel()
@@ -98,11 +98,11 @@ class TritonStream:
 
     async def _read(self) -> None:
         async for response in self._call:
-            if self._has_listener:
+            if self._has_consumer:
                 await self._unread.put(response)
 
-    def _wake_listener(self, reader: asyncio.Task[None]) -> None:
+    def _wake_consumer(self, reader: asyncio.Task[None]) -> None:
         if not reader.cancelled():
-            reader.exception()  # there may be no listener to see it
-        if not self._unread.full():  # a listener waits only when nothing is left to read
+            reader.exception()  # retrieved, as there may be no consumer to see it
+        if not self._unread.full():  # the consumer waits only if the buffer is empty
             self._unread.put_nowait(None)

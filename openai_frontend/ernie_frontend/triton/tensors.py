@@ -1,7 +1,4 @@
-"""Requests and responses as tritonclient's tensors, by the specifications in ``ernie_wire.tensors``.
-
-Must not know how they are sent.
-"""
+"""Requests and responses as tritonclient's tensors, by the specifications in ``ernie_wire.tensors``."""
 
 from __future__ import annotations
 
@@ -20,20 +17,20 @@ from ernie_wire.logprobs import parse_logprobs
 from ernie_wire.marked_text import Mark
 from ernie_wire.messages import GenerateRequest, Output
 
-SentTensors = Mapping[str, NDArray[Any]]
+ResponseTensors = Mapping[str, NDArray[Any]]
 _DATATYPES = {"TYPE_STRING": "BYTES", "TYPE_BOOL": "BOOL", "TYPE_INT32": "INT32"}
 _DEFAULTS = {each.name: each.default for each in fields(GenerateRequest)}
 
 
 def generate_inputs(request: GenerateRequest) -> list[triton.InferInput]:
-    """Return the tensors of a request: of what it sets, each field in the one that has its name."""
+    """Return the tensors of a request: one per field that differs from its default, of the same name."""
     values = [(spec, getattr(request, spec.name)) for spec in tensors.FIELDS]
     made = [input_tensor(spec, value) for spec, value in values if value != _DEFAULTS[spec.name]]
     return [*made, input_tensor(tensors.SAMPLING_PARAMETERS, json.dumps(request.sampling.to_json()))]
 
 
 def input_tensor(spec: tensors.TensorSpec, value: object) -> triton.InferInput:
-    """Return a tensor with one value, or with a tuple of them: texts, bytes, truth values or integers."""
+    """Return a tensor of one value or a tuple of values: texts, bytes, booleans or integers."""
     values = value if isinstance(value, tuple) else (value,)
     if spec.datatype == "TYPE_STRING":
         array = np.array(
@@ -47,41 +44,41 @@ def input_tensor(spec: tensors.TensorSpec, value: object) -> triton.InferInput:
 
 
 def output_of(request_id: str, result: InferResult) -> Output:
-    """Return what a response to a generation says."""
-    sent = sent_tensors(result)
-    logprobs = text_of(sent, tensors.LOGPROBS)
-    prompt_logprobs = text_of(sent, tensors.PROMPT_LOGPROBS)
-    marks = sent.get(tensors.MARKS.name)
+    """Return the output in a response to a generation request."""
+    received = response_tensors(result)
+    logprobs = text_of(received, tensors.LOGPROBS)
+    prompt_logprobs = text_of(received, tensors.PROMPT_LOGPROBS)
+    marks = received.get(tensors.MARKS.name)
     return Output(
         request_id=request_id,
-        text=text_of(sent, tensors.TEXT_OUTPUT) or "",
-        token_ids=_integers(sent, tensors.OUTPUT_IDS) or (),
-        num_output_tokens=sum(_integers(sent, tensors.NUM_OUTPUT_TOKENS) or ()),
-        num_input_tokens=sum(_integers(sent, tensors.NUM_INPUT_TOKENS) or ()),
-        num_cached_tokens=sum(_integers(sent, tensors.NUM_CACHED_TOKENS) or ()),
-        finish_reason=text_of(sent, tensors.FINISH_REASON) or None,
-        prompt_ids=_integers(sent, tensors.PROMPT_IDS),
-        prompt_text=text_of(sent, tensors.PROMPT_TEXT),
+        text=text_of(received, tensors.TEXT_OUTPUT) or "",
+        token_ids=_integers(received, tensors.OUTPUT_IDS) or (),
+        num_output_tokens=sum(_integers(received, tensors.NUM_OUTPUT_TOKENS) or ()),
+        num_input_tokens=sum(_integers(received, tensors.NUM_INPUT_TOKENS) or ()),
+        num_cached_tokens=sum(_integers(received, tensors.NUM_CACHED_TOKENS) or ()),
+        finish_reason=text_of(received, tensors.FINISH_REASON) or None,
+        prompt_ids=_integers(received, tensors.PROMPT_IDS),
+        prompt_text=text_of(received, tensors.PROMPT_TEXT),
         logprobs=None if logprobs is None else parse_logprobs(logprobs),
         prompt_logprobs=None if prompt_logprobs is None else parse_logprobs(prompt_logprobs),
         marks=() if marks is None else tuple(Mark(*row) for row in marks.tolist()),
     )
 
 
-def sent_tensors(result: InferResult) -> SentTensors:
-    """Return the tensors of a response by name; to ask tritonclient for one that is not there takes long."""
-    return {sent.name: result.as_numpy(sent.name) for sent in result.get_response().outputs}
+def response_tensors(result: InferResult) -> ResponseTensors:
+    """Return the tensors of a response by name; asking tritonclient for a missing one is slow."""
+    return {each.name: result.as_numpy(each.name) for each in result.get_response().outputs}
 
 
-def text_of(sent: SentTensors, spec: tensors.TensorSpec) -> str | None:
-    """Return the text in a tensor of a response; None where it has none."""
-    array = sent.get(spec.name)
+def text_of(received: ResponseTensors, spec: tensors.TensorSpec) -> str | None:
+    """Return the text in a tensor of a response; None if it is missing or empty."""
+    array = received.get(spec.name)
     if array is None or array.size == 0:
         return None
     text: str = array.reshape(-1)[0].decode()
     return text
 
 
-def _integers(sent: SentTensors, spec: tensors.TensorSpec) -> tuple[int, ...] | None:
-    array = sent.get(spec.name)
+def _integers(received: ResponseTensors, spec: tensors.TensorSpec) -> tuple[int, ...] | None:
+    array = received.get(spec.name)
     return None if array is None else tuple(array.reshape(-1).tolist())

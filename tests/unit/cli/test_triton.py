@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ernie_cli.triton.model_control import SILENCE_LIMIT_S, EngineDied, FailureDetector, load_error
-from ernie_frontend.triton.client import TritonUnreachable
+from ernie_frontend.triton.call_errors import TritonUnreachable
 from ernie_wire.errors import EngineCrashed, InternalError
 
 

@@ -76,8 +76,8 @@ def test_what_is_no_file_is_told_and_a_pipe_does_not_keep_us_waiting(tmp_path: P
 
 
 def test_without_any_source_no_key_is_asked_for() -> None:
-    assert not ApiKeys().are_asked_for
-    assert ApiKeys(("one",)).are_asked_for
+    assert not ApiKeys().are_required
+    assert ApiKeys(("one",)).are_required
     assert ApiKeys(("one",)).has(b"one")
     assert not ApiKeys(("one",)).has(b"on")
     assert ApiKeys(("schlüssel",)).has("schlüssel".encode())
@@ -128,7 +128,7 @@ def test_a_file_that_breaks_leaves_the_old_keys_and_says_so_once(
 def test_a_file_that_is_broken_at_the_start_lets_nobody_in_until_it_is_mended(tmp_path: Path) -> None:
     clock, path = Clock(), tmp_path / "keys"
     keys = ApiKeys((), path, clock)
-    assert keys.are_asked_for
+    assert keys.are_required
     assert not keys.has(b"")
     written(path, "one\n")
     clock.now_s += 1

@@ -13,30 +13,30 @@ from ernie_frontend.http.connections import Connections, TooFewDescriptors, conn
 class Client:
     has_given_way = False
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         self.has_given_way = True
 
 
-def admitted(count: Connections, number: int, *, is_waiting: bool = True) -> list[Client]:
+def admitted(count: Connections, number: int, *, is_idle: bool = True) -> list[Client]:
     clients = [Client() for _ in range(number)]
     for client in clients:
         assert count.admit(client)
-        count.note_waiting(client, is_waiting=is_waiting)
+        count.set_idle(client, is_idle=is_idle)
     return clients
 
 
 def test_the_longest_waiting_gives_way() -> None:
     count = Connections(3)
     first, second, third = admitted(count, 3)
-    count.note_waiting(first, is_waiting=False)
-    count.note_waiting(first, is_waiting=True)  # after its request it waits anew
+    count.set_idle(first, is_idle=False)
+    count.set_idle(first, is_idle=True)  # after its request it waits anew
     admitted(count, 1)
     assert [client.has_given_way for client in (first, second, third)] == [False, True, False]
 
 
 def test_those_at_work_do_not_and_a_new_one_is_refused() -> None:
     count = Connections(2)
-    working = admitted(count, 2, is_waiting=False)
+    working = admitted(count, 2, is_idle=False)
     assert not count.admit(Client())
     assert not any(client.has_given_way for client in working)
     count.forget(working[0])
@@ -45,10 +45,10 @@ def test_those_at_work_do_not_and_a_new_one_is_refused() -> None:
 
 def test_one_that_was_refused_takes_nobodys_place() -> None:
     count = Connections(1)
-    working = admitted(count, 1, is_waiting=False)
+    working = admitted(count, 1, is_idle=False)
     refused = Client()
     assert not count.admit(refused)
-    count.note_waiting(refused, is_waiting=True)
+    count.set_idle(refused, is_idle=True)
     assert not count.admit(Client())
     count.forget(refused)
     assert not count.admit(Client())

@@ -124,11 +124,15 @@ async def test_old_answers_serve_while_triton_is_slow() -> None:
     await models.resolve("null")
     clock.now_s = 100.0
     control.failure = ModelUnavailable("slow")
-    assert (await models.resolve("null")).entry.vocab_size == 10
+    engine = (await models.resolve("null")).entry.engine
+    assert engine is not None
+    assert engine.vocab_size == 10
     clock.now_s += 2.0  # it is asked again after a moment, not after registry_ttl_s
     control.failure = None
     control.models["a"] = ModelUnavailable("slow")
-    assert (await models.resolve("null")).entry.vocab_size == 10
+    engine = (await models.resolve("null")).entry.engine
+    assert engine is not None
+    assert engine.vocab_size == 10
     assert control.num_questions == 3
 
 

@@ -12,10 +12,9 @@ from ernie_frontend.triton.output_streams import (
     Item,
     OutputStream,
     collect,
-    collect_all,
-    gather,
     merge,
-    only_prompt,
+    prompt_only,
+    rechunk,
 )
 from ernie_wire.errors import EngineCrashed, InvalidValue
 from ernie_wire.marked_text import Mark
@@ -50,7 +49,7 @@ async def fail() -> OutputStream:
 
 async def test_collect_joins() -> None:
     whole = Output("r", "ab", (0, 1), 5, 0, "stop", prompt_ids=(9,), num_output_tokens=2)
-    assert await collect(tell("a", "b")) == whole
+    assert await collect([tell("a", "b")]) == [whole]
 
 
 async def test_marks_move_with_the_text_that_they_are_in() -> None:
@@ -60,13 +59,13 @@ async def test_marks_move_with_the_text_that_they_are_in() -> None:
 
     marks = (Mark(1, 5, 7), Mark(5, 9, 7))
     whole = Output("r", "a<nl><nl>", marks=marks, finish_reason="stop", num_output_tokens=3)
-    assert await collect(tags()) == whole
-    assert [output async for output in gather(tags(), 9)] == [whole]
-    assert [(output.text, output.marks) async for output in only_prompt(tags())] == [("", ())] * 2
+    assert await collect([tags()]) == [whole]
+    assert [output async for output in rechunk(tags(), 9)] == [whole]
+    assert [(output.text, output.marks) async for output in prompt_only(tags())] == [("", ())] * 2
 
 
-async def test_gather_joins_a_number_of_tokens_again_and_again() -> None:
-    assert [output.text async for output in gather(tell(*"abcde"), 2)] == ["ab", "cd", "e"]
+async def test_rechunk_joins_a_number_of_tokens_again_and_again() -> None:
+    assert [output.text async for output in rechunk(tell(*"abcde"), 2)] == ["ab", "cd", "e"]
 
 
 async def test_collect_reads_to_the_end() -> None:
@@ -77,7 +76,7 @@ async def test_collect_reads_to_the_end() -> None:
         yield Output("r", "a", finish_reason="stop")
         has_ended = True
 
-    await collect(ends_later())
+    await collect([ends_later()])
     assert has_ended
 
 
@@ -86,18 +85,18 @@ async def test_collect_wants_a_finish_reason() -> None:
         yield Output("r", "a")
 
     with pytest.raises(EngineCrashed):
-        await collect(cut())
+        await collect([cut()])
 
 
-async def test_collect_all_keeps_the_order() -> None:
-    answers = await collect_all([tell("a", "b", "c"), tell("d")])
+async def test_collect_keeps_the_order() -> None:
+    answers = await collect([tell("a", "b", "c"), tell("d")])
     assert [answer.text for answer in answers] == ["abc", "d"]
 
 
-async def test_collect_all_closes_the_others() -> None:
+async def test_collect_closes_the_others() -> None:
     hanging = Hanging()
     with pytest.raises(InvalidValue):
-        await collect_all([hanging.outputs(), fail()])
+        await collect([hanging.outputs(), fail()])
     assert hanging.is_closed
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from ernie_frontend.settings import Settings
-from ernie_frontend.triton.client import TritonClient, TritonUnreachable
+from ernie_frontend.triton.call_errors import TritonUnreachable
+from ernie_frontend.triton.client import TritonClient
 from ernie_frontend.triton.output_streams import collect
 from ernie_frontend.triton.pool import TritonPool
 from ernie_wire import tensors
@@ -39,7 +40,8 @@ def settings(*urls: str, **fields: Any) -> Settings:
 async def collected(url: str, wire: GenerateRequest, **fields: Any) -> Output:
     client = TritonClient(url, settings(url, **fields))
     try:
-        return await collect(client.generate("ernie-tiny", wire))
+        [output] = await collect([client.generate("ernie-tiny", wire)])
+        return output
     finally:
         await client.close()
 
@@ -117,7 +119,7 @@ def test_an_answer_that_nobody_waits_for_yet_is_cancelled_too(
 
     async def cancel() -> None:
         client = TritonClient(triton.url, settings(triton.url))
-        reading = asyncio.create_task(collect(client.generate("ernie-tiny", request(stream=False))))
+        reading = asyncio.create_task(collect([client.generate("ernie-tiny", request(stream=False))]))
         while not triton.inferences:
             await asyncio.sleep(0.005)
         reading.cancel()
@@ -270,7 +272,7 @@ def test_one_question_tells_all_quiet_streams_of_a_dead_model(
     async def ask() -> list[object]:
         client = TritonClient(triton.url, settings(triton.url, quiet_check_s=0.5))
         streams = (
-            collect(client.generate("ernie-tiny", request(request_id=str(number))))
+            collect([client.generate("ernie-tiny", request(request_id=str(number)))])
             for number in range(num_streams)
         )
         ends = await asyncio.gather(*streams, return_exceptions=True)
@@ -299,7 +301,7 @@ def test_a_stub_that_was_started_again_has_lost_its_streams(
         client = TritonClient(triton.url, settings(triton.url, quiet_check_s=quiet_check_s))
         try:
             await client.health("ernie-tiny")
-            return await collect(client.generate("ernie-tiny", request()))
+            return (await collect([client.generate("ernie-tiny", request())]))[0]
         finally:
             await client.close()
 
@@ -353,7 +355,7 @@ def test_a_pool_goes_round_and_passes_over_the_unreachable(
     async def ask() -> None:
         pool = TritonPool(settings(triton.url, NOWHERE, second.url))
         for _ in range(6):
-            await collect(pool.generate("ernie-tiny", request()))
+            await collect([pool.generate("ernie-tiny", request())])
         await pool.close()
 
     triton_loop.run(ask())
@@ -368,7 +370,7 @@ def test_a_pool_without_a_reachable_triton_names_them_in_the_log(
     async def ask() -> None:
         pool = TritonPool(settings(NOWHERE))
         try:
-            await collect(pool.generate("ernie-tiny", request()))
+            await collect([pool.generate("ernie-tiny", request())])
         finally:
             await pool.close()
 
@@ -399,7 +401,7 @@ def test_an_outage_is_two_lines_in_the_log(
             await triton.stop()
             for _ in range(3):
                 with pytest.raises(TritonUnreachable):
-                    await collect(client.generate("ernie-tiny", request()))
+                    await collect([client.generate("ernie-tiny", request())])
             await triton.start(int(triton.url.rpartition(":")[2]))
             num_failed = 3 + await _until_reached(client)
             wanted += [
