@@ -45,4 +45,4 @@ def test_an_aborted_rank_writes_its_stacks() -> None:
         assert re.match(rf"rank 1 \(process {rank}\) .*SIGABRT", fault(engine).cause)
         log = engine.close()
     assert "Fatal Python error: Aborted" in log
-    assert "in _take" in log
+    assert "in _receive" in log

@@ -1,1 +1,1 @@
-"""Several ranks that share one model: rank 0 is the engine, the others follow its steps."""
+"""Ranks that share one model: each is a process with its own worker; rank 0 is the engine."""

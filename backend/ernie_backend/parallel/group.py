@@ -1,9 +1,9 @@
-"""The group as rank 0 has it: what all ranks agree on, the steps they are told, and their end.
+"""The group as rank 0 sees it: what the ranks agree on, the steps they receive, and the group's end.
 
-One rank that dies, fails, falls silent or hangs ends the group: without its part there are no sums. Each rank
-beats from a thread of its own, so silence means that the process is dead, stopped, or out of reach; what the
-beats say tells who hangs. Rank 0 is judged like the others. This module must not know how ranks are started,
-nor what a step computes.
+The loss of one rank ends the group: without its part there are no sums. A rank is lost if it dies, fails, is
+silent or hangs. It sends heartbeats from a thread of its own, so silence means that its process is dead,
+stopped or out of reach; what the heartbeats say shows which rank hangs (``liveness.py``). Rank 0 is judged like
+the others.
 """
 
 from __future__ import annotations
@@ -16,26 +16,30 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ernie_backend.errors import StartError
-from ernie_backend.parallel.member import Member
-from ernie_backend.parallel.messages import AllHere, Allocate, Step
-from ernie_backend.parallel.pulse import Pulse
-from ernie_backend.parallel.vital_signs import VitalSigns, find_hanging
-from ernie_kernels.api import Batch
+from ernie_backend.parallel.liveness import HeartbeatSource, RankLiveness, find_hanging
+from ernie_backend.parallel.messages import Allocate, BarrierRelease, Step
+from ernie_backend.parallel.rank_channel import RankChannel
+from ernie_backend.request.plan import SchedulePlan
+from ernie_backend.runner.inputs import build_batch
+from ernie_backend.runner.model_runner import ModelRunner
 
 logger = logging.getLogger(__name__)
 
 _TICK_S = 0.25
-_SLEPT_S = 2.0
-_EXPLAIN_S = 12.0  # longer than it takes to see who hangs in a meeting that has failed
+_SUSPENDED_S = 2.0
+_ROOT_CAUSE_S = 12.0  # longer than it takes to find which rank hangs when a collective has failed
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long a rank may be silent, and how long it may not move although it must.
+class Timeouts:
+    """How long a rank may be silent, and how long it may make no progress although it must.
 
     Attributes:
-        loading_s: until all are loaded: a thread can wait long for a disk.
+        loading_s: until all ranks have loaded: a thread can wait long for a disk.
         serving_s: afterwards.
     """
 
@@ -43,14 +47,14 @@ class Patience:
     serving_s: float = 10.0
 
 
-class GroupWatch:
-    """Who is told how the ranks fare; this one ends the process when one is lost."""
+class GroupObserver:
+    """Receives the group's progress and failure; this one ends the process at a failure."""
 
-    def moved(self) -> None:
-        """Take note that a rank has got on with loading; called on any thread."""
+    def on_progress(self) -> None:
+        """Take note that a rank has made progress while it loads; called on any thread."""
 
-    def lost(self, cause: str, _: int | None, /) -> None:
-        """End this process, since a rank has ended or hangs; called once, on any thread.
+    def on_failure(self, cause: str, _: int | None, /) -> None:
+        """End this process, because a rank has ended or hangs; called once, on any thread.
 
         Args:
             cause: in words.
@@ -61,122 +65,134 @@ class GroupWatch:
         os._exit(1)
 
 
-class Group:
-    """The other ranks.
+class RankGroup:
+    """The other ranks, watched from a thread until one of them, or rank 0, is lost.
 
     Args:
-        members: them, in order.
-        watch: is told how they fare.
-        patience: how long a rank may be silent or not move.
+        channels: to the other ranks, in rank order.
+        observer: receives their progress and failure.
+        heartbeats: of rank 0.
+        timeouts: for silence and missing progress.
     """
 
     def __init__(
         self,
-        members: Sequence[Member],
-        watch: GroupWatch,
-        patience: Patience | None = None,
+        channels: Sequence[RankChannel],
+        observer: GroupObserver,
+        heartbeats: HeartbeatSource,
+        timeouts: Timeouts | None = None,
     ) -> None:
-        self._members = members
-        self._told = watch
-        self._patience = patience or Patience()
+        self._channels = channels
+        self._observer = observer
+        self._heartbeats = heartbeats
+        self._timeouts = timeouts or Timeouts()
         self._is_loading = True
-        self._pulse: Pulse | None = None
-        self._own = VitalSigns("rank 0")
+        self._own = RankLiveness("rank 0")
         self._is_over = threading.Event()
-        self._is_told = threading.Event()
+        self._is_reported = threading.Event()
         self._lock = threading.Lock()
-        for member in members:
-            member.listen(self._lose, self._move)
+        for channel in channels:
+            channel.listen(self._fail, self._progress)
         threading.Thread(target=self._watch, name="rank-watch", daemon=True).start()
 
-    def lead(self, pulse: Pulse) -> None:
-        """From now on judge rank 0 by this pulse, and the others by it."""
-        self._pulse = pulse
-
-    def come(self) -> None:
-        """Wait until all are about to join Paddle's group, and let them."""
-        while not all(member.is_here for member in self._members):
-            self._pause()
-        for member in self._members:
-            member.send(AllHere())
+    def barrier(self) -> None:
+        """Wait until all ranks are about to join Paddle's group, and release them."""
+        while not all(channel.has_arrived for channel in self._channels):
+            self._wait_a_tick()
+        for channel in self._channels:
+            channel.send(BarrierRelease())
 
     def least_blocks(self, own: int) -> int:
-        """Wait until all have loaded; return the KV cache blocks that every rank has memory for."""
+        """Wait until all ranks have loaded; return the KV cache blocks that every rank has memory for."""
         self._own.has_loaded = True
-        while any(member.loaded is None for member in self._members):
-            self._pause()
-        return min(own, *(member.loaded.num_blocks for member in self._members if member.loaded))
+        while any(channel.loaded is None for channel in self._channels):
+            self._wait_a_tick()
+        return min(own, *(channel.loaded.num_blocks for channel in self._channels if channel.loaded))
 
     def allocate(self, num_blocks: int) -> None:
-        """Let the ranks allocate their KV cache; steps may follow."""
-        for member in self._members:
-            member.send(Allocate(num_blocks))
+        """Have the ranks allocate their KV cache; steps may follow."""
+        for channel in self._channels:
+            channel.send(Allocate(num_blocks))
         self._is_loading = False
 
-    def announce(self, batch: Batch) -> None:
-        """Tell the ranks what is computed next."""
-        for member in self._members:
-            member.send(Step(batch))
+    def send_step(self, step: Step) -> None:
+        """Have the ranks compute a step."""
+        for channel in self._channels:
+            channel.send(step)
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
-        """After an error inside, let the rank that is to blame be found first, and its cause be told.
+    def root_cause_first(self) -> Iterator[None]:
+        """Delay an error inside until the lost rank that caused it is reported.
 
-        That the group is over is not enough: this process would end with its own error before the cause is
-        sent. A clear error of rank 0's own is not kept back.
+        Otherwise this process would end with its own error, such as that of a failed sum, before the cause is
+        sent. A clear error of rank 0 itself is not delayed.
         """
         try:
             yield
         except Exception as error:
-            if not isinstance(error, StartError) or (self._pulse and self._pulse.collectives.has_failed):
-                self._is_told.wait(_EXPLAIN_S)
+            if not isinstance(error, StartError) or self._heartbeats.collectives.has_failed:
+                self._is_reported.wait(_ROOT_CAUSE_S)
             raise
 
     def kill(self) -> None:
         """End all other ranks."""
         self._is_over.set()
-        for member in self._members:
-            member.kill()
+        for channel in self._channels:
+            channel.kill()
 
-    def _pause(self) -> None:
+    def _wait_a_tick(self) -> None:
         """Let some time pass; raise StartError if the group is over."""
         if self._is_over.wait(_TICK_S):
-            self._is_told.wait(_EXPLAIN_S)
+            self._is_reported.wait(_ROOT_CAUSE_S)
             raise StartError("a rank was lost while it loaded; the log says which")
 
-    def _move(self) -> None:
+    def _progress(self) -> None:
         if self._is_loading:
-            self._told.moved()
+            self._observer.on_progress()
 
-    def _lose(self, cause: str, exit_signal: int | None = None) -> None:
+    def _fail(self, cause: str, exit_signal: int | None = None) -> None:
         with self._lock:
-            if self._is_over.is_set():
+            if self._is_over.is_set():  # the first cause counts: that other ranks end follows from it
                 return
             self.kill()
-        self._told.lost(cause, exit_signal)
-        self._is_told.set()
+        self._observer.on_failure(cause, exit_signal)
+        self._is_reported.set()
 
     def _watch(self) -> None:
         looked_at = time.monotonic()
         while not self._is_over.wait(_TICK_S):
             now = time.monotonic()
-            if now - looked_at > _SLEPT_S:  # it was this process that slept: what it missed is not heard yet
-                for rank in (self._own, *(member.signs for member in self._members)):
-                    rank.heard_at = rank.moved_at = now
+            if now - looked_at > _SUSPENDED_S:
+                # This process itself was suspended: messages of that time are not read yet.
+                for rank in (self._own, *(channel.liveness for channel in self._channels)):
+                    rank.heard_at = rank.progressed_at = now
             looked_at = now
             self._judge(now)
 
     def _judge(self, now: float) -> None:
-        patience_s = self._patience.loading_s if self._is_loading else self._patience.serving_s
-        others = [member.signs for member in self._members]
+        timeout_s = self._timeouts.loading_s if self._is_loading else self._timeouts.serving_s
+        others = [channel.liveness for channel in self._channels]
         for rank in others:
-            if now - rank.heard_at > patience_s:
-                silence = f"{rank.name} has been silent for {patience_s:g} s"
-                self._lose(f"{silence}: it hangs, was stopped, or is out of reach")
-        if self._pulse is None:
-            return
-        self._own.note(self._pulse.beat())
-        hanging = find_hanging([self._own, *others], now, patience_s, is_loading=self._is_loading)
+            if now - rank.heard_at > timeout_s:
+                silence = f"{rank.name} has been silent for {timeout_s:g} s"
+                self._fail(f"{silence}: it hangs, was stopped, or is out of reach")
+        self._own.update(self._heartbeats.read())
+        hanging = find_hanging([self._own, *others], now, timeout_s, is_loading=self._is_loading)
         if hanging is not None:
             when = "while it loads" if self._is_loading else "in a step"
-            self._lose(f"{hanging.name} hangs {when}: its main thread has not moved for {patience_s:g} s")
+            self._fail(f"{hanging.name} hangs {when}: its main thread has not moved for {timeout_s:g} s")
+
+
+class DistributedRunner:
+    """``engine.Runner`` over several ranks: each computes its part of every step."""
+
+    def __init__(self, runner: ModelRunner, group: RankGroup) -> None:
+        self._runner = runner
+        self._group = group
+
+    def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
+        """Compute a plan's tokens; see ``ModelRunner.run``."""
+        batch = build_batch(plan)
+        self._group.send_step(Step(batch))
+        with self._group.root_cause_first():  # a sum fails when another rank has died
+            return self._runner.compute(batch)

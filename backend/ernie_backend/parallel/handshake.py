@@ -1,18 +1,16 @@
-"""How rank 0 and a rank of another machine find out that they belong to one group, on a new connection.
+"""The handshake on a new connection between rank 0 and a rank of another machine.
 
     rank 0 -> rank   Challenge: a random number
-    rank -> rank 0   Hello: the group it was started for, its place there, HMAC-SHA256 of the number with the
-                     secret as key
+    rank -> rank 0   Hello: the group that it was started for, its place there, and HMAC-SHA256 of the number
+                     with the group's secret as key
     rank 0 -> rank   Welcome, or Refused with the reason, which ends the rank
 
-Nobody else is let in, nor a rank that was started for another group. What follows is neither encrypted nor
-authenticated, nor are the sums of Paddle: the network between the machines must be trusted. This module must
-not know who waits for whom.
+The secret itself is never sent: any local user may listen at the port before rank 0 does, and would receive it.
+docs/parallel.md says what the handshake does not protect.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -20,14 +18,7 @@ import socket
 
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.layout import Layout
-from ernie_backend.parallel.messages import (
-    CODEC,
-    Challenge,
-    Hello,
-    RankMessage,
-    Refused,
-    Welcome,
-)
+from ernie_backend.parallel.messages import CODEC, Challenge, Hello, RankMessage, Refused, Welcome
 from ernie_wire.codec import MessageError
 from ernie_wire.frames import FrameError, receive_frame, send_frame
 
@@ -37,10 +28,10 @@ _MAX_BYTES = 4096
 
 
 class RefusalError(Exception):
-    """Whoever has connected is no rank of the group, for the reason that it was told."""
+    """A peer is not a rank of the group; the message is the reason that it receives."""
 
 
-def examine(sock: socket.socket, address: str, layout: Layout) -> int:
+def verify_peer(sock: socket.socket, address: str, layout: Layout) -> int:
     """Find out which rank has connected, and welcome it.
 
     Args:
@@ -49,8 +40,8 @@ def examine(sock: socket.socket, address: str, layout: Layout) -> int:
         layout: of the group.
 
     Raises:
-        RefusalError: it is none.
-        OSError, FrameError: it does not say.
+        RefusalError: it is not one of the group.
+        OSError, FrameError: it does not identify itself.
     """
     sock.settimeout(HANDSHAKE_S)
     try:
@@ -63,22 +54,21 @@ def examine(sock: socket.socket, address: str, layout: Layout) -> int:
 
 
 def introduce(sock: socket.socket, layout: Layout, index: int) -> None:
-    """Tell rank 0 that this is the ``index``-th rank of this machine; return when it is welcome.
+    """Identify this process to rank 0 as the ``index``-th rank of this machine; return when it is accepted.
 
     Raises:
-        StartError: it is refused.
-        OSError: rank 0 is gone, or whoever listens there is none.
+        StartError: rank 0 refuses it.
+        OSError: rank 0 is gone, or another program listens there.
     """
     answer = _receive(sock)
     if isinstance(answer, Challenge):
         proof = _proof(answer.number)
-        hello = Hello(layout.size, len(layout.hosts), layout.own_host, index, proof)
-        send_frame(sock, *CODEC.encode(hello))
+        send_frame(sock, *CODEC.encode(Hello(layout.size, len(layout.hosts), layout.own_host, index, proof)))
         answer = _receive(sock)
     if isinstance(answer, Refused):
         raise StartError(f"rank 0 at {layout.hosts[0]}:{layout.port} refuses this rank: {answer.reason}")
     if not isinstance(answer, Welcome):
-        raise ConnectionResetError("whoever listens there is no rank 0")
+        raise ConnectionResetError("another program than rank 0 listens there")
 
 
 def _receive(sock: socket.socket) -> RankMessage:
@@ -87,11 +77,12 @@ def _receive(sock: socket.socket) -> RankMessage:
         if frame is not None:
             return CODEC.decode(*frame)
     except FrameError as error:
-        raise ConnectionResetError("whoever listens there is no rank 0") from error
+        raise ConnectionResetError("another program than rank 0 listens there") from error
     raise ConnectionResetError("rank 0 has closed the connection")
 
 
 def _rank(sock: socket.socket, address: str, layout: Layout) -> int:
+    """Return the rank that a peer proves to be; raises what ``verify_peer`` does."""
     if address not in layout.hosts[1:]:
         raise RefusalError(f"its address {address} is not in the list; give the same ips on every machine")
     number = secrets.token_hex(16)
@@ -105,14 +96,7 @@ def _rank(sock: socket.socket, address: str, layout: Layout) -> int:
     except MessageError:
         hello = None
     if not isinstance(hello, Hello):
-        raise RefusalError(
-            "its greeting is not understood; install the same version of ernie-triton on every machine"
-        )
-    return _checked(hello, number, address, layout)
-
-
-def _checked(hello: Hello, number: str, address: str, layout: Layout) -> int:
-    """Return the rank that a greeting is of; raises RefusalError."""
+        raise RefusalError("its greeting is unknown; install the same version of ernie-triton on every machine")
     if not hmac.compare_digest(_bytes(hello.proof), _bytes(_proof(number))):
         raise RefusalError(f"it does not know the secret; {SECRET_VARIABLE} must be the same on every machine")
     if (hello.size, hello.hosts) != (layout.size, len(layout.hosts)):
@@ -122,19 +106,18 @@ def _checked(hello: Hello, number: str, address: str, layout: Layout) -> int:
         )
     if not (0 < hello.host < hello.hosts and layout.hosts[hello.host] == address):
         raise RefusalError(
-            f"it says that it is machine {hello.host} of the list, which at {address} it is not; give the same "
+            f"it claims to be machine {hello.host} of the list, whose address is not {address}; give the same "
             "ips in the same order on every machine"
         )
     if not 0 <= hello.index < layout.ranks_per_host:
-        raise RefusalError(f"it says that it is rank {hello.index} of {layout.ranks_per_host} of its machine")
+        raise RefusalError(f"it claims to be rank {hello.index} of {layout.ranks_per_host} of its machine")
     return layout.rank(hello.host, hello.index)
 
 
 def _proof(number: str) -> str:
-    secret = os.environ.get(SECRET_VARIABLE, "")
-    return hmac.new(_bytes(secret), _bytes(number), hashlib.sha256).hexdigest()
+    return hmac.new(_bytes(os.environ.get(SECRET_VARIABLE, "")), _bytes(number), "sha256").hexdigest()
 
 
 def _bytes(text: str) -> bytes:
-    """Return any text as bytes, whatever a stranger has put into it."""
+    """Encode any text, even lone surrogates that a stranger may send."""
     return text.encode(errors="surrogatepass")

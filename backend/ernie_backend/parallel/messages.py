@@ -1,11 +1,10 @@
-"""What rank 0 and the other ranks say to each other, as frozen dataclasses, and their form in a frame.
+"""Messages between rank 0 and the other ranks, and their codec.
 
-    rank -> rank 0   Hello (from other machines), then Beat now and then, Here, Loaded or Failed
-    rank 0 -> rank   Challenge, Welcome or Refused (to other machines), Join, AllHere, Allocate, then Step for
-                     every step
+    rank -> rank 0   Hello (from another machine), Heartbeat twice a second, BarrierArrival, Loaded or Failed
+    rank 0 -> rank   Challenge, Welcome or Refused (to another machine), Join, BarrierRelease, Allocate, and a
+                     Step for every step
 
-The end of the socket is the end of the rank. Tensors do not go this way. This module must not know how a
-message is sent.
+The end of the socket is the end of the rank. Tensors travel over ``ernie_kernels.communicator`` instead.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from ernie_wire.codec import Buffers, Codec, Form
 
 @dataclass(frozen=True)
 class Challenge:
-    """Say who you are; ``number`` is a random one, see ``handshake``."""
+    """Asks a connection to identify itself; ``number`` is random, see ``handshake``."""
 
     number: str
 
 
 @dataclass(frozen=True)
 class Hello:
-    """A rank of another machine is there.
+    """Identifies a rank of another machine.
 
     Attributes:
         size: ranks of the group that it was started for.
         hosts: machines of that group.
         host: index of its machine in the list of addresses.
         index: its place among the ranks of that machine.
-        proof: that it knows the group's secret, see ``handshake``.
+        proof: shows that it knows the group's secret, see ``handshake``.
     """
 
     size: int
@@ -48,26 +47,26 @@ class Hello:
 
 @dataclass(frozen=True)
 class Welcome:
-    """The rank is one of the group; a ``Join`` follows when all have come."""
+    """The rank is accepted; a ``Join`` follows when all ranks are."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """The rank is none of the group and cannot become one; ``reason`` ends "rank 0 refuses this rank: "."""
+    """The rank is not one of the group; ``reason`` ends "rank 0 refuses this rank: "."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Join:
-    """Load your part.
+    """Tells a rank to load its part of the model.
 
     Attributes:
-        rank: which one.
+        rank: its number.
         master: address and port of Paddle's store.
-        parameters: the engine's parameters; what belongs to a machine, the rank's own come first.
-        config_digest: hash of rank 0's config.json, which must be the rank's too.
-        kernels: what rank 0 computes with, which should be what the rank does.
+        parameters: the engine's parameters; the rank's own take precedence where they belong to a machine.
+        config_digest: hash of rank 0's config.json, which must equal the rank's.
+        kernels: rank 0's kernels, which should be the rank's too.
     """
 
     rank: int
@@ -78,33 +77,33 @@ class Join:
 
 
 @dataclass(frozen=True)
-class Here:
-    """The rank is about to join Paddle's group, and waits for ``AllHere``."""
+class BarrierArrival:
+    """The rank is about to join Paddle's group, and waits for ``BarrierRelease``."""
 
 
 @dataclass(frozen=True)
-class AllHere:
-    """So are all ranks."""
+class BarrierRelease:
+    """All ranks are about to join Paddle's group."""
 
 
 @dataclass(frozen=True)
-class Beat:
-    """The rank lives.
+class Heartbeat:
+    """The rank is alive.
 
     Attributes:
-        progress: figures of its main thread that grow while it works.
-        meetings: their count, see ``ernie_kernels.communicator.CollectiveCounter``.
-        is_held: its main thread is stopped or traced.
+        progress: figures of its main thread that grow while that works, see ``ProcessStat.progress``.
+        collectives: see ``CollectiveCounter.count``.
+        is_stopped: its main thread is stopped or traced.
     """
 
     progress: tuple[int, ...]
-    meetings: int
-    is_held: bool = False
+    collectives: int
+    is_stopped: bool = False
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The part is loaded, and there is memory for ``num_blocks`` blocks of KV cache."""
+    """The rank has loaded its part, and has memory for ``num_blocks`` blocks of KV cache."""
 
     num_blocks: int
 
@@ -118,20 +117,31 @@ class Failed:
 
 @dataclass(frozen=True)
 class Allocate:
-    """Allocate ``num_blocks`` blocks of KV cache, and follow the steps."""
+    """Tells a rank to allocate ``num_blocks`` blocks of KV cache; steps follow."""
 
     num_blocks: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """Compute a batch."""
+    """Tells a rank to compute a batch."""
 
     batch: Batch
 
 
 RankMessage = (
-    Challenge | Hello | Welcome | Refused | Join | Here | AllHere | Beat | Loaded | Failed | Allocate | Step
+    Challenge
+    | Hello
+    | Welcome
+    | Refused
+    | Join
+    | BarrierArrival
+    | BarrierRelease
+    | Heartbeat
+    | Loaded
+    | Failed
+    | Allocate
+    | Step
 )
 
 

@@ -20,7 +20,7 @@ import threading
 import time
 
 from ernie_backend.errors import StartError
-from ernie_backend.parallel.group import GroupWatch
+from ernie_backend.parallel.group import GroupObserver
 from ernie_backend.service.connection import Connection
 from ernie_backend.service.engine_loop import EngineLoop
 from ernie_backend.service.inbox import Inbox
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     connection = Connection(socket.socket(fileno=options.socket_fd))
     try:
-        started = start_engine(options.settings, _RankWatch(connection))
+        started = start_engine(options.settings, _RankObserver(connection))
     except StartError as error:
         logger.error("the engine cannot start: %s", error.message)  # noqa: TRY400  one line, no traceback
         return _refuse(StartFailed(error.message, error.exit_signal), connection)
@@ -57,21 +57,21 @@ def main(arguments: list[str] | None = None) -> int:
     return _serve(started, connection)
 
 
-class _RankWatch(GroupWatch):
-    """Tells the stub how the ranks fare."""
+class _RankObserver(GroupObserver):
+    """Reports progress and failure of the ranks to the stub."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def moved(self) -> None:
-        """See ``GroupWatch``."""
+    def on_progress(self) -> None:
+        """See ``GroupObserver``."""
         self._connection.send(Starting())
 
-    def lost(self, cause: str, exit_signal: int | None, /) -> None:
-        """See ``GroupWatch``."""
+    def on_failure(self, cause: str, exit_signal: int | None, /) -> None:
+        """See ``GroupObserver``."""
         self._connection.send(Fault(cause, exit_signal))
         self._connection.flush()
-        super().lost(cause, exit_signal)
+        super().on_failure(cause, exit_signal)
 
 
 def _refuse(failure: StartFailed, connection: Connection) -> int:

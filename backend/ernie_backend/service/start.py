@@ -21,11 +21,9 @@ from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.errors import StartError
 from ernie_backend.kv.block_manager import BlockManager
-from ernie_backend.parallel.distributed_runner import LeadingRunner
-from ernie_backend.parallel.group import GroupWatch
-from ernie_backend.parallel.launcher import gather_group
+from ernie_backend.parallel.group import DistributedRunner, GroupObserver
+from ernie_backend.parallel.launcher import launch_group
 from ernie_backend.parallel.layout import check_leads, engine_layout
-from ernie_backend.parallel.pulse import Pulse
 from ernie_backend.parallel.worker import Worker
 from ernie_backend.planning.engine_plan import check_fits, engine_plan
 from ernie_backend.planning.units import format_bytes
@@ -51,12 +49,12 @@ class StartedEngine:
     max_num_waiting: int
 
 
-def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None) -> StartedEngine:
+def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None = None) -> StartedEngine:
     """Start the engine that an entry's parameters describe.
 
     Args:
         parameters: the entry's.
-        watch: is told how other ranks fare, if there are any.
+        observer: receives progress and failure of other ranks, if there are any.
 
     Raises:
         StartError: anything that keeps it from serving.
@@ -78,14 +76,11 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
     group, process_group = None, None
     if layout.size > 1:
         with _logged(stages, f"{layout.size} ranks"):
-            pulse = Pulse()
-            group, master = gather_group(settings, parameters, layout, watch or GroupWatch())
-            process_group = layout.process_group(0, master, pulse.collectives, group.come)
-            group.lead(pulse)
+            group, process_group = launch_group(settings, parameters, layout, observer or GroupObserver())
     with _logged(
         stages, f"weights on {backend.name}, {layout.threads_per_rank(settings.threads)} threads"
     ) as weights:
-        with nullcontext() if group is None else group.explained():
+        with nullcontext() if group is None else group.root_cause_first():
             worker = Worker.load(settings, config, backend, layout, process_group)
         weights.size_bytes = worker.weight_bytes
     with _logged(stages, "KV cache (reserved)") as kv_cache:
@@ -95,7 +90,7 @@ def start_engine(parameters: Mapping[str, str], watch: GroupWatch | None = None)
             group.allocate(num_blocks)
         spec = replace(worker.block_spec(settings), num_blocks=num_blocks)
         model_runner = worker.create_runner(spec)
-        runner = model_runner if group is None else LeadingRunner(model_runner, group)
+        runner = model_runner if group is None else DistributedRunner(model_runner, group)
         kv_cache.size_bytes = spec.bytes_per_block * config.num_layers * spec.num_blocks
     with _logged(stages, "warm-up step"):
         runner.run(_warm_up_plan(config))

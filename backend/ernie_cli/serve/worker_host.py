@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import typer
 
 from ernie_backend.parallel.layout import Layout
-from ernie_backend.parallel.local_rank import rank_command
+from ernie_backend.parallel.rank_channel import rank_command
 from ernie_cli.errors import CommandError
 from ernie_cli.processes.child import Child, ChildCommand
 from ernie_cli.processes.supervisor import STOP_GRACE_S, Supervisor

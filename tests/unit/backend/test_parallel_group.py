@@ -13,46 +13,46 @@ import numpy as np
 import pytest
 
 from ernie_backend.errors import StartError
-from ernie_backend.parallel.group import Group, GroupWatch, Patience
-from ernie_backend.parallel.member import Member
+from ernie_backend.parallel.group import GroupObserver, RankGroup, Timeouts
+from ernie_backend.parallel.liveness import HeartbeatSource
 from ernie_backend.parallel.messages import (
     CODEC,
-    AllHere,
     Allocate,
-    Beat,
+    BarrierArrival,
+    BarrierRelease,
     Failed,
-    Here,
+    Heartbeat,
     Loaded,
     RankMessage,
     Step,
 )
-from ernie_backend.parallel.pulse import Pulse
+from ernie_backend.parallel.rank_channel import RankChannel
 from ernie_kernels.api import Batch
 from ernie_wire.frames import receive_frame, send_frame
 
 PATIENCE_S = 60.0
 
 
-class Watch(GroupWatch):
-    """Keeps what it is told."""
+class Observer(GroupObserver):
+    """Keeps what it receives."""
 
     def __init__(self) -> None:
         self.causes: queue.Queue[str] = queue.Queue()
-        self.moves: queue.Queue[None] = queue.Queue()
+        self.progress: queue.Queue[None] = queue.Queue()
 
-    def moved(self) -> None:
-        self.moves.put(None)
+    def on_progress(self) -> None:
+        self.progress.put(None)
 
-    def lost(self, cause: str, exit_signal: int | None, /) -> None:
+    def on_failure(self, cause: str, exit_signal: int | None, /) -> None:
         self.causes.put(cause)
 
 
 class Rank:
-    """The other end of a member."""
+    """The other end of a channel."""
 
     def __init__(self, name: str) -> None:
         ours, self.socket = socket.socketpair()
-        self.member = Member(name, ours)
+        self.channel = RankChannel(name, ours)
 
     def say(self, message: RankMessage) -> None:
         send_frame(self.socket, *CODEC.encode(message))
@@ -72,9 +72,23 @@ class Rank:
         return None if frame is None else CODEC.decode(*frame)
 
 
-def group_of(ranks: list[Rank], patience: Patience | None = None) -> tuple[Group, Watch]:
-    watch = Watch()
-    return Group([rank.member for rank in ranks], watch, patience), watch
+class ScriptedSource(HeartbeatSource):
+    """Rank 0's: it has done this many collectives, and makes no progress."""
+
+    def __init__(self, collectives: int) -> None:
+        super().__init__()
+        self.collectives.count = collectives
+
+    def read(self) -> Heartbeat:
+        return Heartbeat((0, 0, 0), self.collectives.count)
+
+
+def group_of(
+    ranks: list[Rank], timeouts: Timeouts | None = None, source: HeartbeatSource | None = None
+) -> tuple[RankGroup, Observer]:
+    observer = Observer()
+    channels = [rank.channel for rank in ranks]
+    return RankGroup(channels, observer, source or HeartbeatSource(), timeouts), observer
 
 
 @pytest.fixture
@@ -90,64 +104,63 @@ def batch() -> Batch:
     return Batch(zeros, zeros, np.array([0, 1], np.int32), zeros, np.zeros((1, 1), np.int32), zeros)
 
 
-class SlowWatch(Watch):
+class SlowObserver(Observer):
     """Takes its time to tell, as one that must write to a socket first."""
 
-    def lost(self, cause: str, exit_signal: int | None, /) -> None:
+    def on_failure(self, cause: str, exit_signal: int | None, /) -> None:
         time.sleep(0.3)
-        super().lost(cause, exit_signal)
+        super().on_failure(cause, exit_signal)
 
 
 def test_an_error_that_follows_from_a_death_waits_until_the_death_is_told(ranks: list[Rank]) -> None:
-    watch = SlowWatch()
-    group = Group([rank.member for rank in ranks], watch)
+    observer = SlowObserver()
+    group = RankGroup([rank.channel for rank in ranks], observer, HeartbeatSource())
     ranks[0].socket.close()
-    with pytest.raises(RuntimeError, match="a sum failed"), group.explained():
+    with pytest.raises(RuntimeError, match="a sum failed"), group.root_cause_first():
         raise RuntimeError("a sum failed")
-    assert watch.causes.get_nowait().startswith("rank 1 ")
+    assert observer.causes.get_nowait().startswith("rank 1 ")
 
 
 def test_so_does_a_start_without_the_others(ranks: list[Rank]) -> None:
-    watch = SlowWatch()
-    group = Group([rank.member for rank in ranks], watch)
-    pulse = ScriptedPulse(0)
-    group.lead(pulse)
+    observer = SlowObserver()
+    source = ScriptedSource(0)
+    group = RankGroup([rank.channel for rank in ranks], observer, source)
     ranks[0].socket.close()
-    with contextlib.suppress(RuntimeError), pulse.collectives:
+    with contextlib.suppress(RuntimeError), source.collectives:
         raise RuntimeError
-    with pytest.raises(StartError, match="no others"), group.explained():
+    with pytest.raises(StartError, match="no others"), group.root_cause_first():
         raise StartError("no others")
-    assert watch.causes.get_nowait().startswith("rank 1 ")
+    assert observer.causes.get_nowait().startswith("rank 1 ")
 
 
 def test_a_clear_error_of_rank_0_is_told_at_once(ranks: list[Rank]) -> None:
     group, _ = group_of(ranks)
     begin = time.monotonic()
-    with pytest.raises(StartError, match="no weights"), group.explained():
+    with pytest.raises(StartError, match="no weights"), group.root_cause_first():
         raise StartError("no weights")
     assert time.monotonic() - begin < 5.0
 
 
 def test_a_start_that_a_death_ends_waits_until_the_death_is_told(ranks: list[Rank]) -> None:
-    watch = SlowWatch()
-    group = Group([rank.member for rank in ranks], watch)
+    observer = SlowObserver()
+    group = RankGroup([rank.channel for rank in ranks], observer, HeartbeatSource())
     ranks[0].socket.close()
     with pytest.raises(StartError, match="lost"):
         group.least_blocks(6)
-    assert watch.causes.get_nowait().startswith("rank 1 ")
+    assert observer.causes.get_nowait().startswith("rank 1 ")
 
 
 def test_nobody_joins_before_all_have_come(ranks: list[Rank]) -> None:
     group, _ = group_of(ranks)
-    coming = threading.Thread(target=group.come, daemon=True)
+    coming = threading.Thread(target=group.barrier, daemon=True)
     coming.start()
-    ranks[0].say(Here())
+    ranks[0].say(BarrierArrival())
     ranks[0].socket.settimeout(1.0)
     with pytest.raises(TimeoutError):
         ranks[0].hear()
     ranks[0].socket.settimeout(PATIENCE_S)
-    ranks[1].say(Here())
-    assert [rank.hear() for rank in ranks] == [AllHere(), AllHere()]
+    ranks[1].say(BarrierArrival())
+    assert [rank.hear() for rank in ranks] == [BarrierRelease(), BarrierRelease()]
     coming.join(PATIENCE_S)
     group.kill()
 
@@ -158,7 +171,7 @@ def test_the_smallest_cache_is_agreed_on_and_steps_go_to_all(ranks: list[Rank]) 
         rank.say(Loaded(count))
     assert group.least_blocks(6) == 5
     group.allocate(5)
-    group.announce(batch())
+    group.send_step(Step(batch()))
     for rank in ranks:
         assert rank.hear() == Allocate(5)
         assert isinstance(rank.hear(), Step)
@@ -166,79 +179,67 @@ def test_the_smallest_cache_is_agreed_on_and_steps_go_to_all(ranks: list[Rank]) 
 
 
 def test_progress_is_told_until_all_have_loaded(ranks: list[Rank]) -> None:
-    group, watch = group_of(ranks)
-    ranks[0].say(Beat((1, 0, 0), 0))
-    watch.moves.get(timeout=PATIENCE_S)
-    ranks[0].say(Beat((1, 0, 0), 0))  # no progress
+    group, observer = group_of(ranks)
+    ranks[0].say(Heartbeat((1, 0, 0), 0))
+    observer.progress.get(timeout=PATIENCE_S)
+    ranks[0].say(Heartbeat((1, 0, 0), 0))  # no progress
     group.allocate(1)
-    ranks[0].say(Beat((2, 0, 0), 0))
+    ranks[0].say(Heartbeat((2, 0, 0), 0))
     ranks[0].say(Failed("over"))
-    watch.causes.get(timeout=PATIENCE_S)
-    assert watch.moves.empty()
+    observer.causes.get(timeout=PATIENCE_S)
+    assert observer.progress.empty()
 
 
 def test_a_rank_that_fails_is_told_in_its_own_words_and_the_others_end(ranks: list[Rank]) -> None:
-    _, watch = group_of(ranks)
+    _, observer = group_of(ranks)
     ranks[1].say(Failed("the disk is gone"))
-    assert watch.causes.get(timeout=PATIENCE_S) == "rank 2: the disk is gone"
+    assert observer.causes.get(timeout=PATIENCE_S) == "rank 2: the disk is gone"
     assert ranks[0].hear() is None
-    assert watch.causes.empty()
+    assert observer.causes.empty()
 
 
 def test_the_end_of_a_connection_ends_the_group(ranks: list[Rank]) -> None:
-    _, watch = group_of(ranks)
+    _, observer = group_of(ranks)
     ranks[0].socket.close()
-    assert watch.causes.get(timeout=PATIENCE_S).startswith("rank 1 ")
+    assert observer.causes.get(timeout=PATIENCE_S).startswith("rank 1 ")
 
 
 def test_a_silent_rank_ends_the_group(ranks: list[Rank]) -> None:
-    _, watch = group_of(ranks, Patience(loading_s=0.2))
-    assert "silent" in watch.causes.get(timeout=PATIENCE_S)
-
-
-class ScriptedPulse(Pulse):
-    """Rank 0's pulse: it has met the others so often, and does not move."""
-
-    def __init__(self, meetings: int) -> None:
-        super().__init__()
-        self.collectives.count = meetings
-
-    def beat(self) -> Beat:
-        return Beat((0, 0, 0), self.collectives.count)
+    _, observer = group_of(ranks, Timeouts(loading_s=0.2))
+    assert "silent" in observer.causes.get(timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize(
-    ("meetings", "hanging"), [((9, 8, 9), "rank 1"), ((9, 9, 8), "rank 2"), ((8, 9, 9), "rank 0")]
+    ("collectives", "hanging"), [((9, 8, 9), "rank 1"), ((9, 9, 8), "rank 2"), ((8, 9, 9), "rank 0")]
 )
 def test_the_rank_that_the_others_wait_for_ends_the_group(
-    ranks: list[Rank], meetings: tuple[int, int, int], hanging: str
+    ranks: list[Rank], collectives: tuple[int, int, int], hanging: str
 ) -> None:
-    group, watch = group_of(ranks, Patience(serving_s=1.0))
+    group, observer = group_of(ranks, Timeouts(serving_s=1.0), ScriptedSource(collectives[0]))
     group.allocate(1)
-    for rank, count in zip(ranks, meetings[1:], strict=True):
-        rank.keep_saying(Beat((0, 0, 0), count))
-    group.lead(ScriptedPulse(meetings[0]))
-    assert watch.causes.get(timeout=PATIENCE_S).startswith(f"{hanging} hangs")
+    for rank, count in zip(ranks, collectives[1:], strict=True):
+        rank.keep_saying(Heartbeat((0, 0, 0), count))
+    assert observer.causes.get(timeout=PATIENCE_S).startswith(f"{hanging} hangs")
 
 
 def test_a_rank_that_hangs_while_it_loads_ends_the_group(ranks: list[Rank]) -> None:
-    group, watch = group_of(ranks, Patience(loading_s=1.0))
+    # Rank 0 is inside the collective that the others have left.
+    _, observer = group_of(ranks, Timeouts(loading_s=1.0), ScriptedSource(1))
     for rank in ranks:
         rank.say(Loaded(1))
-        rank.keep_saying(Beat((0, 0, 0), 2))
-    group.lead(ScriptedPulse(1))  # inside the meeting that the others have left
-    assert watch.causes.get(timeout=PATIENCE_S).startswith("rank 0 hangs")
+        rank.keep_saying(Heartbeat((0, 0, 0), 2))
+    assert observer.causes.get(timeout=PATIENCE_S).startswith("rank 0 hangs")
 
 
 def test_who_sends_nonsense_is_named(ranks: list[Rank]) -> None:
-    _, watch = group_of(ranks)
+    _, observer = group_of(ranks)
     send_frame(ranks[1].socket, {"kind": "Nonsense"})
-    assert watch.causes.get(timeout=PATIENCE_S).startswith("rank 2 sent")
+    assert observer.causes.get(timeout=PATIENCE_S).startswith("rank 2 sent")
 
 
 def test_waiting_for_a_lost_rank_ends(ranks: list[Rank]) -> None:
-    group, watch = group_of(ranks)
+    group, observer = group_of(ranks)
     ranks[0].socket.close()
-    watch.causes.get(timeout=PATIENCE_S)
+    observer.causes.get(timeout=PATIENCE_S)
     with pytest.raises(StartError, match="lost"):
         group.least_blocks(1)

@@ -19,7 +19,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.parallel.handshake import HANDSHAKE_S, SECRET_VARIABLE
 from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.messages import CODEC, Challenge, Hello, Loaded, RankMessage, Refused
-from ernie_backend.parallel.rendezvous import meet_ranks, reach_rank_0
+from ernie_backend.parallel.rendezvous import accept_ranks, connect_to_rank_0
 from ernie_wire.frames import receive_frame, send_frame
 from free_ports import free_port
 
@@ -72,9 +72,9 @@ def received(sock: socket.socket) -> RankMessage:
 
 
 def test_every_rank_of_the_other_machine_is_met_by_its_number(layout: Layout) -> None:
-    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     other = replace(layout, own_host=1)
-    came = {2 + index: reach_rank_0(other, index, PATIENCE_S) for index in (1, 0)}
+    came = {2 + index: connect_to_rank_0(other, index, PATIENCE_S) for index in (1, 0)}
     sockets = met()
     assert sorted(sockets) == [2, 3]
     for rank, sock in sockets.items():
@@ -86,7 +86,7 @@ def test_every_rank_of_the_other_machine_is_met_by_its_number(layout: Layout) ->
 def ended_by_the_ranks(met: Callable[[], Any], layout: Layout) -> None:
     """Let the real ranks come, so that the meeting ends."""
     other = replace(layout, own_host=1)
-    came = [reach_rank_0(other, index, PATIENCE_S) for index in (0, 1)]
+    came = [connect_to_rank_0(other, index, PATIENCE_S) for index in (0, 1)]
     for sock in (*met().values(), *came):
         sock.close()
 
@@ -95,7 +95,7 @@ def test_a_rank_with_another_secret_is_refused_and_rank_0_tells_once(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, "ours")
-    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     for _ in range(2):
         with connected(layout, "127.0.0.2") as other:
             receive_frame(other)
@@ -105,7 +105,7 @@ def test_a_rank_with_another_secret_is_refused_and_rank_0_tells_once(
             assert answer.reason.startswith("it does not know the secret; ERNIE_GROUP_SECRET must be the same")
             assert receive_frame(other) is None
     ended_by_the_ranks(met, layout)
-    assert caplog.text.count("127.0.0.2 was turned away: it does not know the secret") == 1
+    assert caplog.text.count("127.0.0.2 was refused: it does not know the secret") == 1
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_a_rank_with_another_secret_is_refused_and_rank_0_tells_once(
 def test_a_rank_of_another_group_ends_with_the_reason(
     layout: Layout, theirs: dict[str, Any], reason: str
 ) -> None:
-    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     where = rf"rank 0 at 127\.0\.0\.1:{layout.port} refuses this rank: "
     with pytest.raises(StartError, match=where + ".*" + reason):
-        reach_rank_0(replace(layout, own_host=1, **theirs), 0, PATIENCE_S)
+        connect_to_rank_0(replace(layout, own_host=1, **theirs), 0, PATIENCE_S)
     ended_by_the_ranks(met, layout)
 
 
@@ -147,7 +147,7 @@ def test_a_rank_of_another_group_ends_with_the_reason(
     ],
 )
 def test_a_wrong_greeting_is_refused(layout: Layout, hello: dict[str, Any], reason: str) -> None:
-    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     with connected(layout, "127.0.0.2") as other:
         challenge = received(other)
         assert isinstance(challenge, Challenge)
@@ -162,7 +162,7 @@ def test_a_wrong_greeting_is_refused(layout: Layout, hello: dict[str, Any], reas
 
 @pytest.mark.parametrize("sent", [b"", struct.pack("<IQ", 4096, 1), struct.pack("<IQ", 4096, 0) + b"[" * 4096])
 def test_nobody_who_says_nothing_or_too_much_keeps_the_ranks_waiting(layout: Layout, sent: bytes) -> None:
-    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     strangers = [connected(layout, "127.0.0.2") for _ in range(20)]
     for stranger in strangers:
         stranger.sendall(sent)
@@ -178,7 +178,7 @@ def test_nobody_who_says_nothing_or_too_much_keeps_the_ranks_waiting(layout: Lay
 
 def test_who_drips_bytes_is_cut_off(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ernie_backend.parallel.rendezvous.HANDSHAKE_S", 1.0)
-    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     with connected(layout, "127.0.0.2") as other:
         other.settimeout(0.02)
         until, end = time.monotonic() + PATIENCE_S, b"more"
@@ -194,12 +194,12 @@ def test_who_drips_bytes_is_cut_off(layout: Layout, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_rank_that_comes_again_takes_the_place_of_the_earlier_one(layout: Layout) -> None:
-    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     other = replace(layout, own_host=1)
-    with reach_rank_0(other, 0, PATIENCE_S) as earlier, reach_rank_0(other, 0, PATIENCE_S) as later:
+    with connect_to_rank_0(other, 0, PATIENCE_S) as earlier, connect_to_rank_0(other, 0, PATIENCE_S) as later:
         earlier.settimeout(PATIENCE_S)
         assert receive_frame(earlier) is None
-        with reach_rank_0(other, 1, PATIENCE_S):
+        with connect_to_rank_0(other, 1, PATIENCE_S):
             sockets = met()
             send_frame(sockets[2], {"to": "the later"})
             assert receive_frame(later) == ({"to": "the later"}, [])
@@ -212,7 +212,7 @@ def test_what_ends_the_wait_ends_the_meeting(layout: Layout) -> None:
         raise StartError("a rank of this machine has died")
 
     with pytest.raises(StartError, match="died"):
-        meet_ranks(layout, end)
+        accept_ranks(layout, end)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", layout.port))
 
@@ -221,18 +221,18 @@ def test_one_machine_needs_no_port(layout: Layout) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", layout.port))
         taken.listen()
-        assert meet_ranks(replace(layout, hosts=("127.0.0.1",))) == {}
+        assert accept_ranks(replace(layout, hosts=("127.0.0.1",))) == {}
 
 
-def test_who_does_not_come_is_named_with_who_was_turned_away(
+def test_who_does_not_come_is_named_with_who_was_refused(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def monotonic() -> float:
-        """Time goes on to the end of the meeting as soon as somebody was turned away."""
-        return time.monotonic() + (2 * PATIENCE_S if "was turned away" in caplog.text else 0)
+        """Time goes on to the end of the meeting as soon as somebody was refused."""
+        return time.monotonic() + (2 * PATIENCE_S if "was refused" in caplog.text else 0)
 
     monkeypatch.setattr("ernie_backend.parallel.rendezvous.time", SimpleNamespace(monotonic=monotonic))
-    met = in_thread(lambda: meet_ranks(layout, timeout_s=PATIENCE_S))
+    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     with connected(layout, "127.0.0.3") as other:
         assert isinstance(received(other), Refused)
     with pytest.raises(StartError, match=r"127\.0\.0\.2 .*127\.0\.0\.3"):
@@ -241,12 +241,12 @@ def test_who_does_not_come_is_named_with_who_was_turned_away(
 
 def test_a_machine_whose_ranks_do_not_come_is_named(layout: Layout) -> None:
     with pytest.raises(StartError, match=rf"127\.0\.0\.2 .*{layout.port}"):
-        meet_ranks(layout, timeout_s=0.0)
+        accept_ranks(layout, timeout_s=0.0)
 
 
 def test_a_first_machine_that_does_not_listen_is_named(layout: Layout) -> None:
     with pytest.raises(StartError, match=rf"127\.0\.0\.1:{layout.port} .*refused"):
-        reach_rank_0(replace(layout, own_host=1), 0, 0.0)
+        connect_to_rank_0(replace(layout, own_host=1), 0, 0.0)
 
 
 def test_a_taken_port_is_named_with_the_flag_that_changes_it(layout: Layout) -> None:
@@ -254,4 +254,4 @@ def test_a_taken_port_is_named_with_the_flag_that_changes_it(layout: Layout) -> 
         taken.bind(("127.0.0.1", layout.port))
         taken.listen()
         with pytest.raises(StartError, match=rf"127\.0\.0\.1:{layout.port}: .*engine_worker_queue_port"):
-            meet_ranks(layout, timeout_s=0.0)
+            accept_ranks(layout, timeout_s=0.0)

@@ -1,4 +1,4 @@
-"""The group is brought together: a rank of this machine that ends is seen while others are waited for."""
+"""The group is launched: a rank of this machine that ends is seen while others are waited for."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
-from ernie_backend.parallel.group import GroupWatch
-from ernie_backend.parallel.launcher import gather_group
+from ernie_backend.parallel.group import GroupObserver
+from ernie_backend.parallel.launcher import launch_group
 from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.messages import CODEC, Failed
 from ernie_backend.settings.reader import read_settings
@@ -36,23 +36,23 @@ class EndedRank:
         return Exit("was killed", signal.SIGKILL)
 
 
-class CountingWatch(GroupWatch):
+class CountingObserver(GroupObserver):
     """Counts the signs of life."""
 
     count = 0
 
-    def moved(self) -> None:
+    def on_progress(self) -> None:
         self.count += 1
 
 
 def test_a_rank_that_ends_while_others_are_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     rank = EndedRank()
-    monkeypatch.setattr("ernie_backend.parallel.launcher.LocalRank", lambda *_: rank)
+    monkeypatch.setattr("ernie_backend.parallel.launcher.RankProcess", lambda *_: rank)
     layout = Layout(4, ("127.0.0.1", "127.0.0.2"), 0, free_port())
     parameters = {"model": str(MOE_TP), "tensor_parallel_size": "4"}
     settings = read_settings(parameters, ModelConfig.from_directory(MOE_TP))
-    watch = CountingWatch()
+    observer = CountingObserver()
     with rank.socket, pytest.raises(StartError, match=r"^rank 1 .*killed$") as raised:
-        gather_group(settings, parameters, layout, watch)
+        launch_group(settings, parameters, layout, observer)
     assert raised.value.exit_signal == signal.SIGKILL
-    assert watch.count
+    assert observer.count

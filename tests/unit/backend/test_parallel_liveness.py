@@ -1,4 +1,4 @@
-"""Which rank hangs: who does not move although he must; however long a step is, nobody who works is blamed."""
+"""Which rank hangs: one that makes no progress although it must; a rank that works is never blamed."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ import threading
 
 import pytest
 
-from ernie_backend.parallel.messages import Beat
-from ernie_backend.parallel.pulse import Pulse
-from ernie_backend.parallel.vital_signs import VitalSigns, find_hanging
+from ernie_backend.parallel.liveness import HeartbeatSource, RankLiveness, find_hanging
+from ernie_backend.parallel.messages import Heartbeat
 from ernie_kernels.communicator import CollectiveCounter
 
 ALLOWED_S = 10.0
 
 
 class Group:
-    """Ranks whose meetings are written down, and a clock."""
+    """Ranks with scripted collectives, and a clock."""
 
-    def __init__(self, *meetings: int, is_loading: bool = False) -> None:
-        self.ranks = [VitalSigns(f"rank {rank}") for rank in range(len(meetings))]
+    def __init__(self, *collectives: int, is_loading: bool = False) -> None:
+        self.ranks = [RankLiveness(f"rank {rank}") for rank in range(len(collectives))]
         self._is_loading = is_loading
         self._now = 0.0
-        for rank, count in zip(self.ranks, meetings, strict=True):
+        for rank, count in zip(self.ranks, collectives, strict=True):
             self.beat(rank, count)
 
-    def beat(self, rank: VitalSigns, meetings: int, ticks: int = 0, *, is_held: bool = False) -> bool:
-        has_moved = rank.note(Beat((0, ticks, 0), meetings, is_held))
+    def beat(self, rank: RankLiveness, collectives: int, ticks: int = 0, *, is_stopped: bool = False) -> bool:
+        has_progressed = rank.update(Heartbeat((0, ticks, 0), collectives, is_stopped))
         rank.heard_at = self._now
-        if has_moved:
-            rank.moved_at = self._now
-        return has_moved
+        if has_progressed:
+            rank.progressed_at = self._now
+        return has_progressed
 
     def after(self, seconds: float, *silent: int) -> str | None:
-        """Who hangs when so many seconds have passed, if nobody has moved and all but some were heard?"""
+        """Which rank hangs when the seconds have passed without progress, and all but ``silent`` were heard?"""
         self._now += seconds
         for number, rank in enumerate(self.ranks):
             if number not in silent:
@@ -42,21 +41,21 @@ class Group:
 
 
 @pytest.mark.parametrize(
-    ("meetings", "hanging"),
+    ("collectives", "hanging"),
     [
         ((5, 4), "rank 1"),
         ((4, 5), "rank 0"),
         ((5, 5, 4, 5), "rank 2"),
         ((5, 5, 3, 4), "rank 2"),
-        ((6, 5), "rank 1"),  # inside a meeting that the others have left
+        ((6, 5), "rank 1"),  # inside a collective that the others have left
         ((4, 4), None),  # idle
-        ((5, 5), None),  # who is it? the meeting will fail by itself
+        ((5, 5), None),  # who is it? the collective will fail by itself
         ((7, 5, 5), None),  # one of them waits for the other
         ((6, 6, 5), "rank 2"),  # it has given up
     ],
 )
-def test_whom_the_others_wait_for_hangs(meetings: tuple[int, ...], hanging: str | None) -> None:
-    group = Group(*meetings)
+def test_whom_the_others_wait_for_hangs(collectives: tuple[int, ...], hanging: str | None) -> None:
+    group = Group(*collectives)
     assert group.after(9.0) is None
     assert group.after(2.0) == hanging
 
@@ -68,9 +67,9 @@ def test_who_is_silent_is_not_said_to_hang() -> None:
     assert group.after(9.0) == "rank 1"
 
 
-def test_who_is_held_hangs_wherever_the_others_are() -> None:
+def test_who_is_stopped_hangs_wherever_the_others_are() -> None:
     group = Group(5, 5, 4)
-    group.beat(group.ranks[1], 5, is_held=True)
+    group.beat(group.ranks[1], 5, is_stopped=True)
     assert group.after(9.0) is None
     assert group.after(2.0) == "rank 1"
 
@@ -89,7 +88,7 @@ def test_only_the_time_in_which_the_others_wait_counts() -> None:
     assert group.after(9.0) is None
 
 
-def test_one_of_two_in_a_meeting_is_not_blamed_because_its_time_is_up_first() -> None:
+def test_one_of_two_in_a_collective_is_not_blamed_because_its_time_is_up_first() -> None:
     group = Group(7, 5, 4)
     assert group.after(5.0) is None
     group.beat(group.ranks[2], 5)
@@ -97,7 +96,7 @@ def test_one_of_two_in_a_meeting_is_not_blamed_because_its_time_is_up_first() ->
 
 
 @pytest.mark.parametrize(
-    ("meetings", "hanging"),
+    ("collectives", "hanging"),
     [
         ((1, 0), "rank 1"),  # has not come
         ((1, 1), None),  # both wait, as the kernel sees it
@@ -106,32 +105,32 @@ def test_one_of_two_in_a_meeting_is_not_blamed_because_its_time_is_up_first() ->
     ],
 )
 def test_who_loads_must_move_unless_it_waits_for_the_others(
-    meetings: tuple[int, ...], hanging: str | None
+    collectives: tuple[int, ...], hanging: str | None
 ) -> None:
-    group = Group(*meetings, is_loading=True)
+    group = Group(*collectives, is_loading=True)
     group.ranks[0].has_loaded = True
     assert group.after(9.0) is None
     assert group.after(2.0) == hanging
 
 
-def test_a_pulse_tells_of_work_and_of_meetings_of_the_thread_that_made_it() -> None:
-    pulse = Pulse()
-    before, felt = pulse.beat(), []
-    with pulse.collectives:
-        while sum(pulse.beat().progress) == sum(before.progress):
+def test_a_heartbeat_shows_work_and_collectives_of_the_thread_that_made_its_source() -> None:
+    source = HeartbeatSource()
+    before, read = source.read(), []
+    with source.collectives:
+        while sum(source.read().progress) == sum(before.progress):
             pass
-        thread = threading.Thread(target=lambda: felt.append(pulse.beat()))
+        thread = threading.Thread(target=lambda: read.append(source.read()))
         thread.start()
         thread.join()
-    (during,) = felt
+    (during,) = read
     assert sum(during.progress) > sum(before.progress)
-    assert (before.meetings, during.meetings, pulse.beat().meetings) == (0, 1, 2)
-    assert not during.is_held
-    assert not pulse.collectives.has_failed
+    assert (before.collectives, during.collectives, source.read().collectives) == (0, 1, 2)
+    assert not during.is_stopped
+    assert not source.collectives.has_failed
 
 
-def test_a_meeting_that_fails_is_over_and_remembered() -> None:
-    meetings = CollectiveCounter()
-    with pytest.raises(RuntimeError), meetings:
+def test_a_collective_that_fails_is_over_and_remembered() -> None:
+    counter = CollectiveCounter()
+    with pytest.raises(RuntimeError), counter:
         raise RuntimeError
-    assert (meetings.count, meetings.has_failed) == (2, True)
+    assert (counter.count, counter.has_failed) == (2, True)
