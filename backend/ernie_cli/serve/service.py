@@ -1,56 +1,47 @@
 """``serve``: a tritonserver with one model and an OpenAI frontend, started, watched and ended together.
 
-    flags -> ports -> model files -> tritonserver -> load the model -> frontend -> time table -> "Launching ..."
+    checks -> model files -> tritonserver -> load the model -> frontend -> startup table -> "Launching ..."
 
-Ends are in the opposite order. On a machine of ``--ips`` that is not the first, ranks are run instead. What
-goes wrong until then ends the command; what goes wrong later is mended (``recovery.py``), unless that happens
-too often. The sentence of what ends it is the last thing printed and the exit status is 1; a signal ends
-everything with status 0. This module must not know the engine or HTTP requests.
+What was started is ended in the reverse order. On a machine of ``--ips`` that is not the first, ranks run
+instead. A fault during the start ends the command; a later one is recovered from (``recovery.py``), unless it
+keeps coming back. The error that ends the command is printed last, and the exit status is 1; a signal ends
+everything with status 0.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from ernie_backend.parallel.layout import Layout
 from ernie_backend.service.stages import Stages, process_age_s
 from ernie_cli.errors import CommandError
 from ernie_cli.model.check import check_model
 from ernie_cli.model.source import ModelFiles, find_model
 from ernie_cli.processes.child import Child
-from ernie_cli.processes.ports import LOOPBACK, choose_ports
 from ernie_cli.processes.supervisor import STOP_GRACE_S, StopRequested, Supervisor
 from ernie_cli.serve import startup_table
 from ernie_cli.serve.frontend import base_url, frontend_command, wait_until_healthy
 from ernie_cli.serve.oom_report import OomReport
+from ernie_cli.serve.preflight import check_system, choose_service_ports, system_error
 from ernie_cli.serve.recovery import FrontendRecovery, TritonRecovery, recover_all
 from ernie_cli.serve.settings import ServeSettings
 from ernie_cli.serve.worker_host import keep_ranks
 from ernie_cli.triton.bundled import find_installed_server
 from ernie_cli.triton.model_control import TritonModel
-from ernie_cli.triton.process import TritonPorts, triton_command, triton_lines, triton_url
-from ernie_cli.triton.run_directory import (
-    RunDirectory,
-    check_socket_path,
-    check_temporary_directory,
-    remove_abandoned,
-)
+from ernie_cli.triton.process import triton_command, triton_lines, triton_url
+from ernie_cli.triton.run_directory import RunDirectory, remove_abandoned
 from ernie_frontend.log_output import LogOutput, log_to_standard_error, print_line, standard_error
 
-WhenReady = Callable[[str], Awaitable[bool]]
+WhenReady = Callable[[str], Coroutine[Any, Any, bool]]
 """Called with the API's base URL once it answers; returns whether to go on serving."""
 _LOG_LINES = 20
-_LEAST_DESCRIPTORS = 256
-"""Of each process; the frontend needs the most, for its connections."""
-_LEAST_ADDRESS_SPACE = 2 << 30
-"""Of each process; Triton needs the most: 1.5 GiB under 64 streams on 2 cores; with 1.3 a load hangs."""
 
 
 def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
@@ -60,54 +51,55 @@ def run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
         CommandError: something could not be started, or ended.
     """
     log_to_standard_error(logging.WARNING)
-    try:
-        _run_until_stopped(settings, when_ready)
-    except OSError as error:
-        raise CommandError(_of_system(error)) from error
-
-
-def _run_until_stopped(settings: ServeSettings, when_ready: WhenReady) -> None:
     stages = Stages("command line")
-    _check_descriptor_limit()
-    _check_memory_limit()
-    check_temporary_directory()
-    with stages.stage("ports"):
-        _choose_ports(settings)  # a taken one is told before anything long
-    with stages.stage("model files") as reading:
-        has_random_weights = settings.engine.get("load_choices") == "dummy"
-        model = find_model(settings.model, settings.revision, with_weights=not has_random_weights)
-        layout = check_model(model.directory, settings.engine)
-        reading.size_bytes = model.size_bytes
-    memory = OomReport()
     try:
-        if layout.has_rank_0:
-            port, triton_ports = _choose_ports(settings)
-            asyncio.run(_Serving(settings, model, port, triton_ports, stages).run(when_ready))
-        else:
-            asyncio.run(keep_ranks(layout, {"model": str(model.directory), **settings.engine}))
+        check_system()
+        with stages.stage("ports"):
+            choose_service_ports(settings)  # a taken port is an error before anything that takes long
+        model, layout = _find_model(settings, stages)
+        _run(settings, model, layout, stages, when_ready)
     except StopRequested:
         standard_error().write("Stopped.\n")
+    except OSError as error:
+        raise system_error(error) from error
+
+
+def _find_model(settings: ServeSettings, stages: Stages) -> tuple[ModelFiles, Layout]:
+    with stages.stage("model files") as stage:
+        is_dummy = settings.engine.get("load_choices") == "dummy"
+        model = find_model(settings.model, settings.revision, with_weights=not is_dummy)
+        layout = check_model(model.directory, settings.engine)
+        stage.size_bytes = model.size_bytes
+    return model, layout
+
+
+def _run(
+    settings: ServeSettings, model: ModelFiles, layout: Layout, stages: Stages, when_ready: WhenReady
+) -> None:
+    oom_report = OomReport()
+    try:
+        if layout.has_rank_0:
+            asyncio.run(_Service(settings, model, stages).run(when_ready))
+        else:
+            asyncio.run(keep_ranks(layout, {"model": str(model.directory), **settings.engine}))
     except CommandError as error:
         if not settings.is_quiet:
-            error.last_lines = ()  # they have been shown
+            error.last_lines = ()  # they are on the screen already
         if error.exit_signal != signal.SIGKILL:
             raise
-        raise error.with_message(f"{error.message}; {memory.on_kill(model.weights_bytes)}") from None
+        raise error.with_message(f"{error.message}; {oom_report.on_kill(model.weights_bytes)}") from None
 
 
-class _Serving:
+class _Service:
     """One ``serve`` from its start to its end."""
 
-    def __init__(
-        self, settings: ServeSettings, model: ModelFiles, port: int, triton_ports: TritonPorts, stages: Stages
-    ) -> None:
+    def __init__(self, settings: ServeSettings, model: ModelFiles, stages: Stages) -> None:
         self._settings = settings
         self._model = model
-        self._port = port
-        self._triton_ports = triton_ports
         self._stages = stages
+        self._port, self._triton_ports = choose_service_ports(settings)
         self._entry = settings.entry(model.name)
-        self._url = base_url(settings.host, port)
+        self._url = base_url(settings.host, self._port)
 
     async def run(self, when_ready: WhenReady) -> None:
         remove_abandoned()
@@ -120,25 +112,12 @@ class _Serving:
                     triton = await self._start_triton(supervisor, directory, model)
                     frontend = await self._start_frontend(supervisor, directory)
                     supervisor.stop_notice = self._stop_notice()
-                    self._print_times()
-                    if await supervisor.run(_as_coroutine(when_ready(self._url))):
+                    self._print_startup_times()
+                    if await supervisor.run(when_ready(self._url)):
                         recoveries = recover_all(triton, FrontendRecovery(supervisor, frontend, self._url))
                         await supervisor.run(recoveries, children_may_end=True)
                 finally:
                     await model.close()
-
-    def _stop_notice(self) -> str:
-        drain_s = self._settings.drain_s
-        limit = f"{drain_s} s at most" if drain_s else "as long as they take"
-        return f"Stopping: answers under way get {limit}; a second Ctrl-C or signal ends at once."
-
-    def _print_times(self) -> None:
-        total_s = process_age_s()
-        if self._settings.is_quiet:
-            print_line(f"Ready after {total_s:.1f} s.")
-            return
-        for line in startup_table.table(self._stages.list, total_s):
-            print_line(line)
 
     async def _start_triton(
         self, supervisor: Supervisor, directory: RunDirectory, model: TritonModel
@@ -147,7 +126,7 @@ class _Serving:
         with self._stages.stage("tritonserver"):
             command, environment = triton_command(directory, self._triton_ports, installed)
             child = await supervisor.start("tritonserver", command, environment)
-            version = await self._version(supervisor, model, installed)
+            version = await self._triton_version(supervisor, model, installed)
         for line in triton_lines(version, installed, self._triton_ports, has_keys=self._settings.asks_for_keys):
             print_line(line)
         triton = TritonRecovery(supervisor, directory, model, child)
@@ -158,7 +137,7 @@ class _Serving:
         self._stages.list += startup_table.with_engine_stages(load, description)
         return triton
 
-    async def _version(self, supervisor: Supervisor, model: TritonModel, installed: Path | None) -> str:
+    async def _triton_version(self, supervisor: Supervisor, model: TritonModel, installed: Path | None) -> str:
         """Wait until Triton is live; return its version."""
         try:
             return await supervisor.run(model.wait_until_live())
@@ -182,43 +161,23 @@ class _Serving:
             await supervisor.run(wait_until_healthy(self._url))
         return child
 
+    def _stop_notice(self) -> str:
+        drain_s = self._settings.drain_s
+        limit = f"{drain_s} s at most" if drain_s else "as long as they take"
+        return f"Stopping: answers under way get {limit}; a second Ctrl-C or signal ends at once."
 
-def _check_descriptor_limit() -> None:
-    """Raise the limit of open files as far as the processes need it.
-
-    A process that reaches the limit can fail anywhere, in libraries that abort and while it cleans up too.
-
-    Raises:
-        CommandError: it may not be raised that far.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < _LEAST_DESCRIPTORS:
-        raise CommandError(
-            f"the limit of open files is {hard}; serve needs {_LEAST_DESCRIPTORS} at least (ulimit -n)"
-        )
-    if soft != resource.RLIM_INFINITY and soft < _LEAST_DESCRIPTORS:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (_LEAST_DESCRIPTORS, hard))
-
-
-def _check_memory_limit() -> None:
-    """Check that Triton can run at all: short of address space it aborts, or waits for a thread that it lacks.
-
-    Whether the weights fit is checked by the engine, which knows them.
-
-    Raises:
-        CommandError: it cannot.
-    """
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < _LEAST_ADDRESS_SPACE:
-        raise CommandError(
-            f"the limit of address space is {limit >> 20} MiB for a process; serve needs"
-            f" {_LEAST_ADDRESS_SPACE >> 20} MiB at least, and what the weights take (ulimit -v)"
-        )
+    def _print_startup_times(self) -> None:
+        total_s = process_age_s()
+        if self._settings.is_quiet:
+            print_line(f"Ready after {total_s:.1f} s.")
+            return
+        for line in startup_table.table(self._stages.list, total_s):
+            print_line(line)
 
 
 @contextmanager
 def _output(directory: RunDirectory, is_quiet: bool) -> Iterator[LogOutput]:
-    """Give the place for what the processes write; of a file, an error gets the last lines along."""
+    """Give the output for the processes: the screen, or a file whose last lines are added to an error."""
     if not is_quiet:
         yield standard_error()
         return
@@ -230,33 +189,3 @@ def _output(directory: RunDirectory, is_quiet: bool) -> Iterator[LogOutput]:
             lines = directory.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
             error.last_lines = error.last_lines or tuple(lines)
             raise
-
-
-def _of_system(error: OSError) -> str:
-    """Return what the system refused, and the way out."""
-    ways_out = {
-        errno.ENOSPC: "make room in the temporary directory, or set TMPDIR to another one",
-        errno.EDQUOT: "make room in the temporary directory, or set TMPDIR to another one",
-        errno.ENOMEM: "free memory, or raise the limit of it (ulimit -v)",
-        errno.EAGAIN: "raise the limit of processes (ulimit -u)",
-    }
-    what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-    return "; ".join(filter(None, [f"the system refuses: {what}", ways_out.get(error.errno or 0)]))
-
-
-async def _as_coroutine(work: Awaitable[bool]) -> bool:
-    return await work
-
-
-def _choose_ports(settings: ServeSettings) -> tuple[int, TritonPorts]:
-    """Check the ports that were given, and choose that of the API if it was left open."""
-    ports = TritonPorts(settings.triton_http_port, settings.triton_grpc_port, settings.triton_metrics_port)
-    if ports.grpc is None:
-        check_socket_path()
-    wanted = {"--port": (settings.host, settings.port)}
-    for service, opened in vars(ports).items():
-        if opened is not None:
-            wanted[f"--triton-{service}-port"] = (LOOPBACK, opened)
-    if settings.metrics_port not in (None, settings.port):
-        wanted["--metrics-port"] = (settings.host, settings.metrics_port or 0)
-    return choose_ports(wanted)[0], ports

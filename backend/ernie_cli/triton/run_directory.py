@@ -52,19 +52,6 @@ def entry_name(public_name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", public_name).strip(".-") or "model"
 
 
-def check_temporary_directory() -> None:
-    """Check that the temporary directory is the one that was asked for.
-
-    Raises:
-        CommandError: ``TMPDIR`` cannot be used; ``tempfile`` would silently take another one.
-    """
-    wanted = os.environ.get("TMPDIR")
-    if wanted and os.path.realpath(tempfile.gettempdir()) != os.path.realpath(wanted):
-        raise CommandError(
-            f"TMPDIR is {wanted}, which is not a directory that can be written; set it to another one"
-        )
-
-
 def check_socket_path() -> None:
     """Check that a run directory's path can be that of a Unix socket, for the kernel and for gRPC.
 

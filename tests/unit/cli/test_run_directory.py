@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from ernie_cli.errors import CommandError
+from ernie_cli.serve.preflight import check_temporary_directory
 from ernie_cli.triton import run_directory
 from ernie_cli.triton.run_directory import (
     SHARED_MEMORY,
     RunDirectory,
-    check_temporary_directory,
     remove_abandoned,
 )
 from ernie_wire.tensors import config_pbtxt
@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).parents[3]
 RUN_UNTIL_KILLED = """
 import sys
 from pathlib import Path
+from ernie_cli.serve.preflight import check_temporary_directory
 from ernie_cli.triton import run_directory
 run_directory.PYTHON_FOLDERS = (sys.argv[1], "python_env_*")
 with run_directory.RunDirectory() as run:
