@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import AUTO, CARD_STEP_TOKENS, DEVICES
 from ernie_backend.devices.host import usable_cores
-from ernie_backend.settings.kinds import Choice, FirstPort, Integer, Kind, Number, Switch, Text
+from ernie_backend.settings.kinds import Choice, FirstPort, Integer, Kind, Number, OrNone, String, Switch
 from ernie_backend.weights.precision import DTYPES, QUANTIZATIONS
 from ernie_backend.weights.sharding import MAX_RANKS, Shard, shard_of
 from ernie_kernels.formats import ActivationType
@@ -31,17 +31,16 @@ _T = TypeVar("_T")
 
 
 class Setting(NamedTuple):
-    """A setting's default, how it is read from a text, its meaning, and which texts stand for None."""
+    """A setting's default, how it is read from a text, and its meaning."""
 
     default: Any
     kind: Kind
     meaning: str
-    nones: tuple[str, ...] = ()
 
 
-def setting(default: _T, kind: Kind, meaning: str, nones: tuple[str, ...] = ()) -> _T:
+def setting(default: _T, kind: Kind, meaning: str) -> _T:
     """Return the field of a setting; for the arguments see ``Setting``."""
-    return field(default=default, metadata={"setting": Setting(default, kind, meaning, nones)})
+    return field(default=default, metadata={"setting": Setting(default, kind, meaning)})
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,8 @@ class LoadSettings:
     dtype: str = setting("bfloat16", Choice(DTYPES), "type of unquantized weights and of the KV cache")
     quantization: str | None = setting(
         None,
-        Choice(QUANTIZATIONS),
+        OrNone(Choice(QUANTIZATIONS), ("none", "bf16", "bfloat16")),
         "format of the weights: wint8, wint4, w4a8; what config.json says of its weights comes first",
-        nones=("none", "bf16", "bfloat16"),
     )
     activation_dtype: ActivationType = setting(
         DEFAULT_ACTIVATION,
@@ -76,9 +74,8 @@ class LoadSettings:
     )
     weight_cache: Path | None = setting(
         None,
-        Text("DIRECTORY|off"),
+        OrNone(String("DIRECTORY|off"), ("off",)),
         "where quantized weights are kept for the next start; off: nowhere",
-        nones=("off",),
     )
 
     @property
@@ -109,7 +106,7 @@ class SchedulerLimits:
         1 << 20, Integer(1, 1 << 40), "prompt tokens in the queue; more get 429"
     )
     max_waiting_time: float | None = setting(
-        None, Number(), "seconds a request may wait in the queue; -1: without limit", nones=("-1",)
+        None, OrNone(Number(), ("-1",)), "seconds a request may wait in the queue; -1: without limit"
     )
     max_num_partial_prefills: int = setting(
         DEFAULT_PARTIAL_PREFILLS,
@@ -171,7 +168,7 @@ class ParallelSettings:
     )
     ips: str = setting(
         "",
-        Text("ADDRESS"),
+        String("ADDRESS"),
         "machines that share the model, the one with the API first; the same command runs on each",
     )
     engine_worker_queue_port: int = setting(
@@ -198,9 +195,9 @@ class EngineSettings:
 
     model: Path
     served_model_name: str = setting(
-        "", Text("NAME"), "the only model name that requests may give, besides 'default'"
+        "", String("NAME"), "the only model name that requests may give, besides 'default'"
     )
-    chat_template: str = setting("", Text("PATH|JINJA"), "chat template: a path, or the Jinja text itself")
+    chat_template: str = setting("", String("PATH|JINJA"), "chat template: a path, or the Jinja text itself")
     device: str = setting(AUTO, Choice(DEVICES), "where the model runs; auto: an XPU if there is one")
     threads: int = field(
         default_factory=usable_cores,

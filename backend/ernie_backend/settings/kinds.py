@@ -24,7 +24,7 @@ class Kind(Protocol):
 
 
 @dataclass(frozen=True)
-class Text:
+class String:
     """Any text."""
 
     shown: str = "TEXT"
@@ -102,6 +102,28 @@ class Choice:
             if word.lower().replace("_", "-") == text.lower().replace("_", "-"):
                 return word
         raise ValueError(f"is {text!r}; known: {', '.join(self.known)}")
+
+
+@dataclass(frozen=True)
+class OrNone:
+    """A value of another kind, or one of some words for None."""
+
+    kind: Kind
+    words: tuple[str, ...]
+
+    @property
+    def shown(self) -> str:
+        """The placeholder of the other kind."""
+        return self.kind.shown
+
+    def read(self, text: str) -> Any:  # noqa: ANN401 - as the other kind
+        """Return the value, or None."""
+        if text.lower() in self.words:
+            return None
+        try:
+            return self.kind.read(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or {self.words[0]}") from None
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,9 @@ def _given(parameters: Mapping[str, str]) -> dict[str, Any]:
         text = parameters.get(name, "").strip()
         if text:
             try:
-                values[name] = None if text.lower() in setting.nones else setting.kind.read(text)
+                values[name] = setting.kind.read(text)
             except ValueError as error:
-                either = f", or {setting.nones[0]}" if setting.nones else ""
-                raise StartError(f"{name} {error}{either}") from None
+                raise StartError(f"{name} {error}") from None
     return values
 
 

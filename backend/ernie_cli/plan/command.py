@@ -12,9 +12,9 @@ import typer
 from ernie_backend.errors import StartError
 from ernie_backend.planning.memory_plan import plan_memory
 from ernie_backend.planning.suggestions import suggest_changes
-from ernie_cli.command_line import UsageError, help_text, is_help, parsed_flags, terminal_language
 from ernie_cli.errors import CommandError
-from ernie_cli.plan.flags import DESCRIPTION, PLAN_GROUPS, SHOWN_GROUP, USAGE
+from ernie_cli.flags.parser import UsageError, help_text, is_help, parsed_flags, terminal_language
+from ernie_cli.flags.plan import DESCRIPTION, PLAN_GROUPS, SHOWN_GROUP, USAGE
 from ernie_cli.plan.report import Planned, lines, report
 from ernie_cli.plan.request import plan_request
 

@@ -10,23 +10,11 @@ from typing import Any
 from ernie_backend.planning.memory_plan import MemoryPlan
 from ernie_backend.planning.suggestions import NO_CHANGE_HELPS, Changes
 from ernie_backend.planning.units import format_bytes
+from ernie_cli.flags.plan import SETTINGS
 from ernie_cli.plan.request import PlanRequest
 
 _WIDTH = 58
-_SETTINGS = (
-    "dtype",
-    "quantization",
-    "kv_cache_dtype",
-    "max_model_len",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "block_size",
-    "gpu_memory_utilization",
-    "num_gpu_blocks_override",
-    "tensor_parallel_size",
-    "enable_expert_parallel",
-    "image_max_pixels",
-)
+_SETTINGS = (*(flag.removeprefix("--").replace("-", "_") for flag in SETTINGS), "image_max_pixels")
 """Those that decide memory."""
 
 

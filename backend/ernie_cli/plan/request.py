@@ -22,13 +22,13 @@ from ernie_backend.planning.model_shape import ModelShape, read_shape, shape_of
 from ernie_backend.settings.groups import EngineSettings
 from ernie_backend.settings.reader import read_settings
 from ernie_cli.errors import CommandError
+from ernie_cli.flags.plan import MEDIA, P800, SETTINGS
 from ernie_cli.model.source import local_model
-from ernie_cli.plan.flags import MEDIA, P800, SHOWN
 from ernie_cli.presets.released import RELEASED, released_model
 from ernie_cli.presets.rows import ROWS
 from ernie_cli.serve.settings import engine_parameters
 
-_READ = (*(name for name in SHOWN if name not in ("--device", MEDIA)), "--load-choices", "--ips")
+_READ = ("--model", *SETTINGS, "--load-choices", "--ips")
 """The engine's flags that a plan depends on."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from ernie_cli.command_line import UsageError, help_text, is_help, notices, read_flags, terminal_language
+from ernie_cli.flags.parser import UsageError, help_text, is_help, notices, read_flags, terminal_language
 from ernie_cli.model.source import is_model_id, local_model
 from ernie_cli.serve import service
 from ernie_cli.serve.printed_config import printed_config

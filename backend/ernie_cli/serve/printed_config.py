@@ -17,12 +17,12 @@ from ernie_backend.errors import StartError
 from ernie_backend.settings.groups import EngineSettings
 from ernie_backend.settings.reader import read_settings
 from ernie_cli.errors import CommandError
-from ernie_cli.parameters.environment import VARIABLES
-from ernie_cli.parameters.flag import Flag, Passed
-from ernie_cli.parameters.table import FLAGS
+from ernie_cli.flags.environment import READ
+from ernie_cli.flags.flag import Flag, Passed
+from ernie_cli.flags.table import FLAGS
 from ernie_cli.serve.settings import engine_parameters
 
-_SECRETS = ("FD_API_KEY", "HF_TOKEN", "EXPORTER_OTLP_HEADERS")
+_SECRETS = ("FD_API_KEY", "HF_TOKEN", "ERNIE_GROUP_SECRET")
 _HIDDEN = "(set)"
 _OWN = ("model", "served_model_name")  # the engine's values of these are not the user's
 
@@ -57,9 +57,9 @@ def printed_config(
         if isinstance(flag.effect, Passed) and flag.name != "--print-config"
     ]
     rows += [
-        (each.name, _HIDDEN if each.name in _SECRETS else environment[each.name], "environment")
-        for each in VARIABLES
-        if each.has_effect and environment.get(each.name)
+        (name, _HIDDEN if name in _SECRETS else environment[name], "environment")
+        for name in READ
+        if environment.get(name)
     ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows]

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ernie_backend.settings.kinds import Switch
 from ernie_cli.errors import CommandError
-from ernie_cli.parameters.flag import Passed, Switch
-from ernie_cli.parameters.table import FLAGS
+from ernie_cli.flags.flag import Passed
+from ernie_cli.flags.table import FLAGS
 from ernie_cli.triton.run_directory import entry_name
 from ernie_frontend.cors import BadCorsFlags, read_cors
 from ernie_frontend.middleware.api_keys import NoKey, environment_keys, read_key_file, split_keys
@@ -148,7 +149,7 @@ def _api_key_file(given: Mapping[str, str]) -> Path | None:
 def _frontend_flags(given: Mapping[str, str]) -> tuple[str, ...]:
     _check_cors(given)
     return tuple(
-        effect.frontend if isinstance(flag.kind, Switch) else f"{effect.frontend}={value}"
+        name if isinstance(flag.kind, Switch) else f"{name}={value}"
         for name, value in given.items()
         if isinstance(effect := (flag := FLAGS[name]).effect, Passed)
         and effect.frontend

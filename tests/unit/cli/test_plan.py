@@ -14,8 +14,8 @@ from ernie_backend.devices.device import GIB, cpu, p800
 from ernie_backend.planning.memory_plan import plan_memory
 from ernie_backend.planning.suggestions import suggest_changes
 from ernie_cli import main as command_line
-from ernie_cli.command_line import parsed_flags
-from ernie_cli.plan.flags import MEDIA, PLAN_GROUPS, SHOWN
+from ernie_cli.flags.parser import parsed_flags
+from ernie_cli.flags.plan import MEDIA, PLAN_GROUPS, SHOWN
 from ernie_cli.plan.report import Planned, lines
 from ernie_cli.plan.request import plan_request
 from ernie_cli.presets.released import RELEASED

@@ -14,8 +14,8 @@ from ernie_backend.devices.backend import BACKENDS
 from ernie_backend.devices.device import GIB, p800
 from ernie_backend.planning.engine_plan import engine_plan
 from ernie_backend.planning.memory_plan import plan_memory
-from ernie_cli.command_line import parsed_flags
-from ernie_cli.plan.flags import PLAN_GROUPS
+from ernie_cli.flags.parser import parsed_flags
+from ernie_cli.flags.plan import PLAN_GROUPS
 from ernie_cli.plan.request import plan_request
 from ernie_cli.presets.rows import ROWS
 from ernie_cli.serve.printed_config import engine_settings

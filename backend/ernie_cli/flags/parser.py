@@ -1,7 +1,4 @@
-"""Reads arguments by the table of flags: values, notices, refusals.
-
-This module must not know what is done with a value.
-"""
+"""Reads arguments by a table of flags: values, notices, refusals, help."""
 
 from __future__ import annotations
 
@@ -11,21 +8,18 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from ernie_cli.parameters.environment import VARIABLES
-from ernie_cli.parameters.flag import Flag, Group, NoEffect, Refused, Switch, Text, Words, normalized
-from ernie_cli.parameters.table import FLAGS, GROUPS
-
-_DESCRIPTION = Text(
-    "Serve a model with the OpenAI API behind Triton. Takes FastDeploy's flags, with - or _.",
-    "在 Triton 之后以 OpenAI API 提供模型服务。接受 FastDeploy 的参数，- 与 _ 均可。",
-)
-
+from ernie_backend.settings.kinds import Switch
+from ernie_cli.flags.fastdeploy import VARIABLES
+from ernie_cli.flags.flag import Flag, Group, LocalizedText, NoEffect, Refused
+from ernie_cli.flags.table import FLAGS, GROUPS
 
 MODEL = "--model"
 """The flag whose value may stand alone."""
-
-
-_LEAST_LIKENESS = 0.68  # of a misspelled flag and the one that was meant
+_DESCRIPTION = LocalizedText(
+    "Serve a model with the OpenAI API behind Triton. Takes FastDeploy's flags, with - or _.",
+    "在 Triton 之后以 OpenAI API 提供模型服务。接受 FastDeploy 的参数，- 与 _ 均可。",
+)
+_MIN_SIMILARITY = 0.68  # of a misspelled flag and the one that was meant
 
 
 class UsageError(Exception):
@@ -62,31 +56,23 @@ def parsed_flags(arguments: Sequence[str], groups: Sequence[Group] = GROUPS) -> 
     """
     flags = {flag.name: flag for group in groups for flag in group.flags}
     parsed, others = _parser("en", groups).parse_known_args([_dashed(each) for each in arguments])
-    given: dict[str, Any] = {}
+    given: dict[str, str] = {}
     if others and not others[0].startswith("-") and getattr(parsed, MODEL) is None:
         given[MODEL] = others.pop(0)
     if others:
         raise UsageError(_unexpected(others[0], flags))
     for name, flag in flags.items():
-        value = getattr(parsed, name, None)
-        if value is not None:
-            given[name] = ",".join(value) if isinstance(flag.kind, Words) else value
+        texts = getattr(parsed, name, None)
+        if texts is not None:
+            given[name] = ",".join(_read(flag, text) for text in (texts if flag.many else [texts]))
     return given
 
 
 def notices(given: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> list[str]:
     """Return a line for each flag and variable that was given and has no effect."""
-    flags = [
-        f"{name} has no effect here: {effect.why.en}"
-        for name in given
-        if isinstance(effect := FLAGS[name].effect, NoEffect)
-    ]
-    variables = [
-        f"{variable.name} has no effect here: {variable.help.en}"
-        for variable in VARIABLES
-        if variable.is_noticed and environment.get(variable.name)
-    ]
-    return flags + variables
+    flags = {name: effect.why for name in given if isinstance(effect := FLAGS[name].effect, NoEffect)}
+    variables = {name: why for name, why in VARIABLES.items() if environment.get(name)}
+    return [f"{name} has no effect here: {why.en}" for name, why in {**flags, **variables}.items()]
 
 
 def is_help(arguments: Sequence[str]) -> bool:
@@ -104,7 +90,7 @@ def help_text(
     language: str = "en",
     groups: Sequence[Group] = GROUPS,
     usage: str = "ernie-triton serve [--model] DIRECTORY|ID [flags]",
-    description: Text = _DESCRIPTION,
+    description: LocalizedText = _DESCRIPTION,
 ) -> str:
     """Return the help on some flags in a language: ``en`` or ``zh``."""
     parser = _parser(language, groups)
@@ -127,30 +113,32 @@ def _parser(language: str, groups: Sequence[Group]) -> _Parser:
 
 def _add(group: argparse._ArgumentGroup, flag: Flag, language: str) -> None:
     names = [flag.name, *([flag.short] if flag.short else [])]
-    about: dict[str, Any] = {"dest": flag.name, "help": _help(flag, language), "default": None}
+    about: dict[str, Any] = {"dest": flag.name, "help": _help(flag, language)}
     if isinstance(flag.kind, Switch):
         group.add_argument(*names, action="store_const", const="true", **about)
-        if flag.kind.has_opposite:
+        if flag.opposite:
             about["help"] = argparse.SUPPRESS
-            group.add_argument(
-                flag.name.replace("--", "--no-", 1), action="store_const", const="false", **about
-            )
+            group.add_argument(flag.opposite, action="store_const", const="false", **about)
         return
-    about |= {"type": flag.kind.read, "metavar": flag.kind.shown}
-    if isinstance(flag.kind, Words):
-        about |= {"action": "extend", "nargs": 1 if flag.kind.is_repeated else "+"}
-    group.add_argument(*names, **about)
+    if flag.many:
+        about |= {"action": "extend", "nargs": 1 if flag.many == "repeat" else "+"}
+    group.add_argument(*names, metavar=flag.kind.shown, **about)
 
 
 def _help(flag: Flag, language: str) -> str:
-    text = f"{getattr(flag.help, language)} [{flag.default}]"
-    if isinstance(flag.kind, Switch) and flag.kind.has_opposite:
-        text += f"; {flag.name.replace('--', '--no-', 1)}"
-    if isinstance(flag.effect, NoEffect):
-        text += f"; no effect: {flag.effect.why.en}" if language == "en" else f"；无作用：{flag.effect.why.zh}"
-    if isinstance(flag.effect, Refused):
-        text += f"; {flag.effect.why.en}" if language == "en" else f"；{flag.effect.why.zh}"
-    return text.replace("%", "%%")
+    parts = [getattr(flag.help, language), *([flag.opposite] if flag.opposite else [])]
+    if isinstance(flag.effect, NoEffect | Refused):
+        parts.append(getattr(flag.effect.why, language))
+    else:
+        parts[0] += f" [{flag.default}]"
+    return ("；" if language == "zh" else "; ").join(parts).replace("%", "%%")
+
+
+def _read(flag: Flag, text: str) -> str:
+    try:
+        return flag.read(text)
+    except ValueError as error:
+        raise UsageError(f"{flag.name} {error}") from None
 
 
 def _dashed(argument: str) -> str:
@@ -158,14 +146,14 @@ def _dashed(argument: str) -> str:
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument.partition("=")
-    return normalized(name) + equals + value
+    return name.replace("_", "-") + equals + value
 
 
 def _unexpected(argument: str, known: Iterable[str]) -> str:
     if not argument.startswith("-"):
         return f"unexpected argument {argument!r}; values with blanks need quotes"
     name = argument.partition("=")[0]
-    nearest = difflib.get_close_matches(name, known, 1, _LEAST_LIKENESS)
+    nearest = difflib.get_close_matches(name, known, 1, _MIN_SIMILARITY)
     return f"unknown flag {name}" + (f"; the nearest known flag is {nearest[0]}" if nearest else "")
 
 

@@ -11,30 +11,19 @@ from pathlib import Path
 import pytest
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.devices.backend import DEVICES
-from ernie_backend.settings.groups import SETTINGS, EngineSettings
+from ernie_backend.settings.groups import SETTINGS
+from ernie_backend.settings.kinds import Choice, FirstPort, Integer, Number, OrNone, Switch
 from ernie_backend.settings.reader import read_settings
-from ernie_cli.command_line import UsageError, help_text, notices, read_flags
-from ernie_cli.parameters.document import FILES, document
-from ernie_cli.parameters.environment import VARIABLES, Variable
-from ernie_cli.parameters.flag import (
-    Choice,
-    Flag,
-    Integer,
-    JsonObject,
-    NoEffect,
-    Number,
-    Passed,
-    Refused,
-    Switch,
-    WeightFormat,
-)
-from ernie_cli.parameters.table import FLAGS, GROUPS
+from ernie_cli.flags.document import FILES, document
+from ernie_cli.flags.environment import READ
+from ernie_cli.flags.fastdeploy import USUAL_VARIABLES, VARIABLES
+from ernie_cli.flags.flag import Flag, JsonObject, NoEffect, Passed, QuantizationName, Refused
+from ernie_cli.flags.parser import UsageError, help_text, notices, read_flags
+from ernie_cli.flags.table import FLAGS, GROUPS
 from ernie_cli.serve.frontend import frontend_command
 from ernie_cli.serve.settings import ServeSettings
 from ernie_cli.triton.run_directory import RunDirectory
 from ernie_frontend.__main__ import run as frontend
-from ernie_kernels.formats import ActivationType
 
 ROOT = Path(__file__).parents[3]
 DENSE = ROOT / "tests" / "data" / "dense"
@@ -75,21 +64,6 @@ READ_BY_SERVE: Mapping[str, tuple[str, str, object]] = {
     "--scheduler-max-size": ("-1", "engine", {}),
 }
 """What becomes of the flags that ``serve`` itself reads: a value, a setting and its value then."""
-DEFAULTS_IN_WORDS = {
-    "--chat-template",
-    "--ips",
-    "--long-prefill-token-threshold",
-    "--max-long-partial-prefills",
-    "--max-num-batched-tokens",
-    "--max-waiting-time",
-    "--num-gpu-blocks-override",
-    "--quantization",
-    "--scheduler-max-size",
-    "--served-model-name",
-    "--threads",
-    "--weight-cache",
-}
-"""Flags of the engine whose default in the table is no value of the setting."""
 
 
 def flags_with(effect: type[NoEffect | Refused]) -> list[Flag]:
@@ -105,7 +79,7 @@ def refused() -> list[tuple[Flag, Refused]]:
 
 
 ENGINE = [(flag, effect.engine) for flag, effect in passed() if effect.engine and flag.name != "--model"]
-FRONTEND = [(flag, effect.frontend) for flag, effect in passed() if effect.frontend]
+FRONTEND = [flag for flag, effect in passed() if effect.frontend]
 NEUTRAL = [(flag, value) for flag, effect in refused() for value in effect.neutral]
 
 
@@ -126,8 +100,12 @@ def sample(flag: Flag, but_not: tuple[str, ...] = ()) -> str:
             return "1.0"
         case JsonObject():
             return '{"a": 1}'
-        case WeightFormat():
+        case QuantizationName():
             return "wint8"
+        case FirstPort():
+            return "8189"
+        case OrNone(kind, _):
+            return "1.0" if isinstance(kind, Number) else "some-value"
     return "some-value"
 
 
@@ -161,7 +139,7 @@ def test_every_flag_of_fastdeploy_is_in_the_table(name: str) -> None:
 
 @pytest.mark.parametrize("name", VARIABLE_NAMES)
 def test_every_variable_of_fastdeploy_is_in_the_table(name: str) -> None:
-    assert name in {variable.name for variable in VARIABLES}
+    assert name in {*READ, *USUAL_VARIABLES, *VARIABLES}
 
 
 def test_flags_that_fastdeploy_does_not_have_are_told_as_ours() -> None:
@@ -194,13 +172,13 @@ def test_a_flag_of_the_engine_reaches_config_pbtxt_and_the_engine_reads_it(flag:
     assert str(found) in (value, str(float(value)) if value.isdigit() else value, "True")
 
 
-@pytest.mark.parametrize(("flag", "option"), FRONTEND, ids=lambda each: getattr(each, "name", ""))
-def test_a_flag_of_the_frontend_reaches_its_command_line_and_it_knows_it(flag: Flag, option: str) -> None:
+@pytest.mark.parametrize("flag", FRONTEND, ids=named)
+def test_a_flag_of_the_frontend_reaches_its_command_line_and_it_knows_it(flag: Flag) -> None:
     value = sample(flag)
     settings = ServeSettings.from_flags(read(flag, value))
     command, _ = frontend_command(settings, settings.port, "triton:1", "entry", Path("/run"))
-    assert (option if isinstance(flag.kind, Switch) else f"{option}={value}") in command
-    assert option.removeprefix("--").replace("-", "_") in inspect.signature(frontend).parameters
+    assert (flag.name if isinstance(flag.kind, Switch) else f"{flag.name}={value}") in command
+    assert flag.name.removeprefix("--").replace("-", "_") in inspect.signature(frontend).parameters
 
 
 @pytest.mark.parametrize("name", READ_BY_SERVE)
@@ -259,29 +237,15 @@ def test_the_opposite_of_a_switch_is_read(flag: Flag) -> None:
         ]
 
 
-@pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: variable.name)
-def test_a_variable_without_effect_is_noticed_when_it_was_set_on_purpose(variable: Variable) -> None:
-    told = notices({}, {variable.name: "1"})
-    assert told == ([f"{variable.name} has no effect here: {variable.help.en}"] if variable.is_noticed else [])
+@pytest.mark.parametrize("name", [*READ, *USUAL_VARIABLES, *VARIABLES])
+def test_a_variable_without_effect_is_noticed_when_it_was_set_on_purpose(name: str) -> None:
+    shown = notices({}, {name: "1"})
+    assert shown == ([f"{name} has no effect here: {VARIABLES[name].en}"] if name in VARIABLES else [])
 
 
-@pytest.mark.parametrize(("flag", "parameter"), ENGINE, ids=lambda each: getattr(each, "name", ""))
-def test_the_engines_default_is_that_of_the_table(flag: Flag, parameter: str) -> None:
-    value = EngineSettings(Path("m")).flat[parameter]
-    if isinstance(value, bool):
-        spelled = "on" if value else "off"
-    else:
-        spelled = str(value.value if isinstance(value, Enum) else value)
-    assert (spelled == flag.default) == (flag.name not in DEFAULTS_IN_WORDS)
-
-
-@pytest.mark.parametrize(
-    ("name", "known"),
-    [("--device", DEVICES), ("--activation-dtype", tuple(each.value for each in ActivationType))],
-)
-def test_a_choice_of_the_table_is_that_of_the_engine(name: str, known: tuple[str, ...]) -> None:
-    """The table does not import the backend, for the sake of a quick ``--help``."""
-    assert FLAGS[name].kind == Choice(known)
+@pytest.mark.parametrize("flag", [flag for flag, _ in ENGINE], ids=named)
+def test_a_default_that_is_no_value_is_told_in_words(flag: Flag) -> None:
+    assert flag.default not in ("", "None")
 
 
 @pytest.mark.parametrize("language", FILES)
@@ -290,14 +254,14 @@ def test_help_and_document_tell_every_flag_and_every_variable(language: str) -> 
     for name in FLAGS:
         assert re.search(rf"^  {name}\b", shown, re.MULTILINE)
         assert re.search(rf"^\| `{name}`", written, re.MULTILINE)
-    for variable in VARIABLES:
-        assert f"| `{variable.name}` |" in written
+    for variable in (*READ, *USUAL_VARIABLES, *VARIABLES):
+        assert f"| `{variable}` |" in written
 
 
 @pytest.mark.parametrize(("language", "name"), FILES.items())
 def test_the_documents_are_made_from_the_table(language: str, name: str) -> None:
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == document(language), (
-        "run python -m ernie_cli.parameters"
+        "run python -m ernie_cli.flags"
     )
 
 

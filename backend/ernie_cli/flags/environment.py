@@ -1,0 +1,50 @@
+"""The environment variables that ``serve`` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ernie_cli.flags.flag import LocalizedText
+
+READ: Mapping[str, LocalizedText] = {
+    "FD_API_KEY": LocalizedText(
+        "keys of /v1, with commas between; --api-key wins; empty counts as not set",
+        "/v1 的密钥，逗号分隔；--api-key 优先；为空视同未设置",
+    ),
+    "FD_MODEL_SOURCE": LocalizedText(
+        "the hub of --model ID: HUGGINGFACE (default), MODELSCOPE or AISTUDIO",
+        "--model ID 所用的模型库：HUGGINGFACE（默认）、MODELSCOPE 或 AISTUDIO",
+    ),
+    "FD_MODEL_CACHE": LocalizedText(
+        "where downloaded models are kept; default: the hub client's cache",
+        "下载模型的存放目录；默认为客户端的缓存",
+    ),
+    "HF_ENDPOINT": LocalizedText(
+        "address of the Hugging Face hub or of a mirror", "Hugging Face 或其镜像的地址"
+    ),
+    "HF_TOKEN": LocalizedText("token for private and gated models", "访问私有或受限模型的令牌"),
+    "HF_HUB_OFFLINE": LocalizedText("1: take models from the cache only", "1：只使用缓存中的模型"),
+    "XPU_VISIBLE_DEVICES": LocalizedText(
+        "XPUs to use; without one in the machine, a notice and the CPU",
+        "使用的 XPU；机器上没有时给出提示并使用 CPU",
+    ),
+    "ERNIE_CPU_ISA": LocalizedText(
+        "forces an instruction set of the CPU kernels: scalar, avx2, avx512, avx512-vnni, avx512-bf16",
+        "强制 CPU 算子使用某一指令集：scalar、avx2、avx512、avx512-vnni、avx512-bf16",
+    ),
+    "PADDLE_TRAINERS": LocalizedText(
+        "machines that share the model, without --ips", "未给出 --ips 时，共同承载模型的机器"
+    ),
+    "PADDLE_TRAINER_ID": LocalizedText(
+        "which of these machines this is, counted from 0, where its addresses do not tell",
+        "本机在其中的序号（从 0 起），用于无法由地址判断之时",
+    ),
+    "ERNIE_GROUP_SECRET": LocalizedText(
+        "what a machine must know to join a model over --ips; the same on each",
+        "机器经 --ips 加入模型所需的密钥；每台机器相同",
+    ),
+    "ERNIE_MODEL_ROOT": LocalizedText(
+        "where plain tritonserver finds the weights of its entries",
+        "直接使用 tritonserver 时各模型权重所在目录",
+    ),
+}

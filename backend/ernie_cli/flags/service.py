@@ -1,0 +1,186 @@
+"""Flags of the OpenAI frontend, of Triton and of ``serve`` itself."""
+
+from __future__ import annotations
+
+from ernie_backend.settings.kinds import Integer, Kind, String, Switch
+from ernie_cli.flags.engine import engine_flag
+from ernie_cli.flags.flag import ApiKeys, Flag, Group, LocalizedText, Passed
+
+_PORT, _OPEN_PORT = Integer(0, 65535), Integer(1, 65535)
+_SERVE, _FRONTEND, _BOTH = Passed(serve=True), Passed(frontend=True), Passed(frontend=True, serve=True)
+
+
+def _flag(name: str, kind: Kind, defaults: tuple[str | None, str], en: str, zh: str, effect: Passed) -> Flag:
+    """Return a flag of the frontend or of ``serve`` itself; ``defaults`` are FastDeploy's and ours."""
+    return Flag(name, kind, *defaults, LocalizedText(en, zh), effect)
+
+
+SERVER = Group(
+    LocalizedText("Service", "服务"),
+    (
+        _flag(
+            "--model",
+            String("DIRECTORY|ID"),
+            ("baidu/ernie-45-turbo", "(needed)"),
+            "directory of the model (config.json, weights, tokenizer), or an id to download from a hub",
+            "模型目录（config.json、权重、分词器），或从模型库下载的模型 id",
+            Passed(engine="model", serve=True),
+        ),
+        _flag(
+            "--revision",
+            String("REVISION"),
+            ("master", "the hub's default"),
+            "branch, tag or commit of a hub model",
+            "模型库中的分支、标签或提交",
+            _SERVE,
+        ),
+        _flag(
+            "--port",
+            _PORT,
+            ("8000", "8000"),
+            "port of the OpenAI API; 0 takes a free one",
+            "OpenAI API 的端口；0 表示任选空闲端口",
+            _BOTH,
+        ),
+        _flag(
+            "--host",
+            String("ADDRESS"),
+            ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - as FastDeploy; the frontend warns when there is no API key
+            "address the OpenAI API listens on",
+            "OpenAI API 监听的地址",
+            _BOTH,
+        ),
+        Flag(
+            "--api-key",
+            ApiKeys(),
+            "none",
+            "$FD_API_KEY",
+            LocalizedText(
+                "key that /v1 asks for; repeatable; other users read it in the list of processes",
+                "/v1 要求的密钥；可重复给出；其他用户可在进程列表中看到",
+            ),
+            _SERVE,
+            many="repeat",
+            is_secret=True,
+        ),
+        _flag(
+            "--api-key-file",
+            String("PATH"),
+            (None, "none"),
+            "file of further keys, one a line, # begins a comment; read again when it changes",
+            "存放更多密钥的文件，每行一个，# 开头为注释；文件变化后重新读取",
+            _BOTH,
+        ),
+        _flag(
+            "--allowed-origins",
+            String("JSON"),
+            (None, "none: no page of another origin"),
+            "origins whose web pages may use the API (CORS), like '[\"https://a.example\"]'; vLLM's flag",
+            "其网页可以使用 API 的来源（CORS），如 '[\"https://a.example\"]'；与 vLLM 同名",
+            _FRONTEND,
+        ),
+        _flag(
+            "--allow-credentials",
+            Switch(),
+            (None, "off"),
+            "the pages of --allowed-origins may send cookies and certificates; vLLM's flag",
+            "允许 --allowed-origins 的网页发送 cookie 与证书；与 vLLM 同名",
+            _FRONTEND,
+        ),
+        _flag(
+            "--allowed-methods",
+            String("JSON"),
+            (None, '["*"]'),
+            "methods that the pages of --allowed-origins may use; vLLM's flag",
+            "--allowed-origins 的网页可用的方法；与 vLLM 同名",
+            _FRONTEND,
+        ),
+        _flag(
+            "--allowed-headers",
+            String("JSON"),
+            (None, '["*"]'),
+            "headers that the pages of --allowed-origins may send; vLLM's flag",
+            "--allowed-origins 的网页可发送的请求头；与 vLLM 同名",
+            _FRONTEND,
+        ),
+        _flag(
+            "--disable-fastapi-docs",
+            Switch(),
+            (None, "off"),
+            "serve neither /docs nor /openapi.json; vLLM's flag",
+            "不提供 /docs 与 /openapi.json；与 vLLM 同名",
+            _FRONTEND,
+        ),
+        engine_flag(
+            "--served-model-name",
+            "none",
+            "请求可用的唯一模型名（“default”始终可用）",
+            "none: any name is accepted",
+            effect=Passed("served_model_name", frontend=True, serve=True),
+        ),
+        _flag(
+            "--workers",
+            Integer(1, 256),
+            ("1", "1"),
+            "processes of the OpenAI frontend",
+            "OpenAI 前端的进程数",
+            _FRONTEND,
+        ),
+        _flag(
+            "--max-concurrency",
+            Integer(1),
+            ("512", "512"),
+            "requests in flight over all workers; one more gets 429",
+            "所有进程合计的并发请求上限；超出返回 429",
+            _FRONTEND,
+        ),
+        _flag(
+            "--timeout-graceful-shutdown",
+            Integer(0),
+            ("0", "10"),
+            "seconds that answers in flight get when the service ends; 0: as long as they take",
+            "停止服务时留给未完成回答的秒数；0 表示一直等到完成",
+            _BOTH,
+        ),
+        _flag(
+            "--metrics-port",
+            _PORT,
+            ("none: the main port", "none: the main port"),
+            "port of the frontend's metrics",
+            "前端指标的端口",
+            _BOTH,
+        ),
+        _flag(
+            "--triton-http-port",
+            _OPEN_PORT,
+            (None, "none: closed"),
+            "loopback port of tritonserver's HTTP, for inference and health only; no API key is required",
+            "tritonserver HTTP 的本机回环端口，仅供推理与健康检查；不要求 API 密钥",
+            _SERVE,
+        ),
+        _flag(
+            "--triton-grpc-port",
+            _OPEN_PORT,
+            (None, "none: a Unix socket"),
+            "loopback port of tritonserver's gRPC, model control included; no API key is required",
+            "tritonserver gRPC 的本机回环端口，包括模型加载；不要求 API 密钥",
+            _SERVE,
+        ),
+        _flag(
+            "--triton-metrics-port",
+            _OPEN_PORT,
+            (None, "none: closed"),
+            "loopback port of tritonserver's metrics",
+            "tritonserver 指标的本机回环端口",
+            _SERVE,
+        ),
+        _flag(
+            "--print-config",
+            Switch(),
+            (None, "off"),
+            "print each value and where it comes from, and end without starting anything",
+            "打印每个参数的值及其来源，然后退出，不启动任何进程",
+            _SERVE,
+        ),
+    ),
+)
