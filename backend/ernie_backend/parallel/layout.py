@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ernie_backend.errors import StartError
-from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.groups import ParallelSettings
 from ernie_kernels.communicator import CollectiveCounter, ProcessGroupConfig
 
 LOOPBACK = "127.0.0.1"
@@ -63,59 +63,57 @@ class Layout:
         return ProcessGroupConfig(rank, self.size, master, self.hosts[host], index, collectives, barrier)
 
 
-def engine_layout(settings: EngineSettings) -> Layout:
-    """Return the layout of the settings and the environment; raises what ``read_layout`` does."""
-    parallel = settings.parallel
-    return read_layout(parallel.tensor_parallel_size, parallel.ips, parallel.engine_worker_queue_port)
-
-
-def count_machines(settings: EngineSettings) -> int:
-    """Return the number of machines that share the model; this one need not be among them."""
-    return max(1, len(read_machines(settings.parallel.tensor_parallel_size, settings.parallel.ips)[0]))
+def is_own_address(address: str) -> bool:
+    """Return whether an IPv4 address is this machine's: a socket can bind to it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def read_layout(
-    size: int,
-    ips: str,
-    port: int,
+    settings: ParallelSettings,
     environment: Mapping[str, str] = os.environ,
-    is_local: Callable[[str], bool] | None = None,
+    is_local: Callable[[str], bool] = is_own_address,
 ) -> Layout:
     """Return the layout of a group.
 
     Args:
-        size: number of ranks.
-        ips: addresses separated by commas; if empty, those of ``$PADDLE_TRAINERS``.
-        port: of rank 0, where ranks of other machines connect.
+        settings: number of ranks, addresses and port.
         environment: ``$PADDLE_TRAINER_ID`` is this machine's index if several addresses are its own.
-        is_local: whether an address is this machine's; by default the system decides.
+        is_local: whether an address is this machine's.
 
     Raises:
         StartError: an address is wrong or duplicated, this machine is not in the list or not at the index that
-            the environment gives, or ``size`` is not a multiple of the number of machines.
+            the environment gives, or the ranks are not a multiple of the machines.
     """
-    hosts, name = read_machines(size, ips, environment)
-    is_local = is_local or is_own_address
+    size, port = settings.tensor_parallel_size, settings.engine_worker_queue_port
+    hosts, name = read_machines(settings, environment)
     if len(hosts) < 2:
         is_here = not hosts or hosts[0] == _LOCALHOST or is_local(hosts[0])
         notice = (
-            f"{name} is {hosts[0]}, not an address of this machine; all ranks run here" if not is_here else None
+            None if is_here else f"{name} is {hosts[0]}, not an address of this machine; all ranks run here"
         )
         return Layout(size, (LOOPBACK,), 0, port, notice)
-    own = _own_host(hosts, name, environment, is_local)
-    return Layout(size, hosts, own, port)
+    return Layout(size, hosts, _own_host(hosts, name, environment, is_local), port)
 
 
 def read_machines(
-    size: int, ips: str, environment: Mapping[str, str] = os.environ
+    settings: ParallelSettings, environment: Mapping[str, str] = os.environ
 ) -> tuple[tuple[str, ...], str]:
     """Return the addresses of a group's machines, none without a list, and the setting that they are from.
 
+    They are those of ``ips``, separated by commas, or else of ``$PADDLE_TRAINERS``. This machine's own need not
+    be among them.
+
     Raises:
-        StartError: an address is wrong or duplicated, or ``size`` is not a multiple of their number.
+        StartError: an address is wrong or duplicated, or the ranks are not a multiple of the machines.
     """
-    name = "ips" if ips.strip() else "PADDLE_TRAINERS"
-    hosts = _addresses(ips.strip() or environment.get("PADDLE_TRAINERS", ""), name)
+    size, ips = settings.tensor_parallel_size, settings.ips.strip()
+    name = "ips" if ips else "PADDLE_TRAINERS"
+    hosts = _addresses(ips or environment.get("PADDLE_TRAINERS", ""), name)
     if size % max(1, len(hosts)):
         raise StartError(
             f"tensor_parallel_size is {size} and {name} has {len(hosts)} machines, each with the same "
@@ -131,16 +129,6 @@ def check_leads(layout: Layout) -> None:
             f"this machine is {layout.hosts[layout.own_host]}, and rank 0 is on {layout.hosts[0]}: only ranks "
             "run here, started by ernie-triton serve"
         )
-
-
-def is_own_address(address: str) -> bool:
-    """Whether an IPv4 address is this machine's: one can bind to it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError:
-            return False
-    return True
 
 
 def _addresses(text: str, name: str) -> tuple[str, ...]:

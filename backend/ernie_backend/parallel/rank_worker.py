@@ -34,7 +34,7 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import find_backend
 from ernie_backend.devices.host import available_bytes
 from ernie_backend.errors import StartError
-from ernie_backend.parallel.layout import engine_layout
+from ernie_backend.parallel.layout import read_layout
 from ernie_backend.parallel.liveness import HeartbeatSource
 from ernie_backend.parallel.messages import (
     CODEC,
@@ -134,7 +134,7 @@ class RankWorker:
                 f"{directory / 'config.json'} is not that of rank 0; use the same model everywhere"
             )
         settings = read_settings(parameters, config)
-        layout = engine_layout(settings)
+        layout = read_layout(settings.parallel)
         backend, _ = find_backend(settings.device)
         if (own := backend.kernels) != join.kernels:
             logger.warning(
@@ -173,7 +173,7 @@ def _socket(options: argparse.Namespace) -> socket.socket:
     if options.socket_fd is not None:
         return socket.socket(fileno=options.socket_fd)
     config = ModelConfig.from_directory(model_directory(options.settings))
-    return connect_to_rank_0(engine_layout(read_settings(options.settings, config)), options.index)
+    return connect_to_rank_0(read_layout(read_settings(options.settings, config).parallel), options.index)
 
 
 def _end(fault: Exception | None) -> None:

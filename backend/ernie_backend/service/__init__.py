@@ -1,1 +1,1 @@
-"""The engine process: started, fed by its socket, stepped by one thread."""
+"""The engine process: started by the stub, fed by its socket, stepped by one thread."""

@@ -1,8 +1,7 @@
 """The engine's end of the socket to the stub; the loop never waits for it.
 
-The end of the socket is the end of the process, at once and wherever the loop is: the engine holds nothing that
-outlives it. So is a fault in either thread: an engine that cannot hear or speak must not seem alive. This
-module must not know what the messages are about.
+The end of the socket ends the process, at once and wherever the loop is: the engine holds nothing that outlives
+it. So does a fault in either thread: an engine that cannot receive or send must not seem alive.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Connection:
         self._channel.flush()
 
     def receive_with(self, receive: Callable[[Message], None]) -> None:
-        """Begin to hand messages to ``receive``, on the reader's thread; those that came before are kept."""
+        """Begin to hand messages to ``receive``, on the reader's thread; earlier ones wait until then."""
         self._receive = receive
         self._is_receiving.set()
 
@@ -52,7 +51,7 @@ class Connection:
             self._receive(message)
 
     def _smaller(self, message: Message, error: FrameTooLarge) -> tuple[Outputs, ...]:
-        """Return outputs that no frame holds one by one, and one too large as the error of its request."""
+        """Return outputs that are too large together one by one, and one that is too large as an error."""
         if not isinstance(message, Outputs):
             raise error
         if len(message.outputs) > 1:

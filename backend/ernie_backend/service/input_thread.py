@@ -1,7 +1,7 @@
-"""The thread that prepares requests, so that a long prompt delays no step and no cancel.
+"""The thread that prepares requests, so that a long prompt delays neither a step nor a cancel.
 
-A request that is cancelled while it waits here or is being prepared never reaches the loop. What waits here is
-bounded: a request more is refused. This module must not know sockets or the engine.
+A request that is cancelled while it waits here or is being prepared never reaches the loop. The requests that
+wait here are bounded: further ones are refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from ernie_backend.engine.request_state import RequestState
-from ernie_backend.service.inbox import Inbox
+from ernie_backend.service.engine_loop import Inbox
 from ernie_wire.errors import ErnieError, InternalError, QueueFull
 from ernie_wire.messages import Cancel, GenerateRequest, Output
 
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 
 class InputThread:
-    """Prepares requests in the order they came and puts the results into the inbox.
+    """Prepares requests in the order of arrival and puts the results into the inbox.
 
     Args:
-        process: makes the engine's request of a client's.
+        process: turns a client's request into the engine's.
         inbox: of the engine loop.
-        max_pending: most requests that wait here.
-        max_pending_bytes: most bytes of their prompts.
+        max_pending: limit of requests that wait here.
+        max_pending_bytes: limit of the bytes of their prompts.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class InputThread:
         threading.Thread(target=self._run, name="input", daemon=True).start()
 
     def submit(self, request: GenerateRequest) -> None:
-        """Queue a request, or refuse it if too much waits."""
+        """Queue a request, or refuse it at a limit."""
         size = request.prompt_bytes
         with self._lock:
             waiting = sum(self._pending.values())

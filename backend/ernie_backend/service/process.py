@@ -2,8 +2,8 @@
 
 Started by the stub as ``python -m ernie_backend --socket-fd N --settings JSON``. The first message is Ready or
 StartFailed. SIGINT is ignored, since Ctrl-C reaches the whole foreground group and the stub ends its engine
-itself; SIGTERM ends the process at once, as by default. The death of the stub kills it, even if it is stopped.
-This module must not know how anything is computed.
+itself; SIGTERM ends the process at once, as by default. The kernel kills it, even if it is stopped, when the
+stub dies.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ import time
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.group import GroupObserver
 from ernie_backend.service.connection import Connection
-from ernie_backend.service.engine_loop import EngineLoop
-from ernie_backend.service.inbox import Inbox
+from ernie_backend.service.engine_loop import EngineLoop, Inbox
 from ernie_backend.service.input_thread import InputThread
 from ernie_backend.service.start import StartedEngine, start_engine
 from ernie_wire.messages import ALIVE_S, Alive, Cancel, Fault, GenerateRequest, Message, StartFailed, Starting
@@ -35,9 +34,9 @@ logger = logging.getLogger(__name__)
 def main(arguments: list[str] | None = None) -> int:
     """Run the engine process; return its exit status."""
     die_with_parent(signal.SIGKILL)
-    os.umask(0o077)  # whoever started Triton: what the engine and its ranks write is their user's
+    os.umask(0o077)  # files of the engine and its ranks are private, however Triton was started
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    faulthandler.enable()  # the stub's SIGABRT makes a hanging engine write all its stacks
+    faulthandler.enable()  # a hanging engine writes its stacks at the stub's SIGABRT
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s engine %(levelname)s %(name)s: %(message)s"
     )

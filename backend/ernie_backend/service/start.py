@@ -1,7 +1,7 @@
 """Starts an engine: settings, tokenizer, weights, KV cache, one step to warm up.
 
-Every stage writes one log line with its seconds, weights and cache with their bytes too. What is cheap to
-check is checked first. This module must not know sockets or threads.
+Every stage writes one log line with its seconds, weights and cache with their bytes too. Checks that are cheap
+come first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.parallel.group import DistributedRunner, GroupObserver
 from ernie_backend.parallel.launcher import launch_group
-from ernie_backend.parallel.layout import check_leads, engine_layout
+from ernie_backend.parallel.layout import check_leads, read_layout
 from ernie_backend.parallel.worker import Worker
 from ernie_backend.planning.engine_plan import check_fits, engine_plan
 from ernie_backend.planning.units import format_bytes
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StartedEngine:
-    """An engine that can serve, what prepares its requests, its description and how long its queue may be."""
+    """An engine that can serve, its input processor, its description and the limit of its queue."""
 
     engine: Engine
     input_processor: InputProcessor
@@ -57,7 +57,7 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
         observer: receives progress and failure of other ranks, if there are any.
 
     Raises:
-        StartError: anything that keeps it from serving.
+        StartError: the engine cannot serve.
     """
     stages = Stages("Python and imports")
     available = available_bytes()
@@ -67,7 +67,7 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
         settings = read_settings(parameters, config)
         input_processor = _input_processor(settings, config)
         backend, notice = find_backend(settings.device)
-        layout = engine_layout(settings)
+        layout = read_layout(settings.parallel)
         check_leads(layout)
         plan = engine_plan(settings, config, backend, available * len(layout.hosts))
         check_fits(plan)
@@ -140,7 +140,7 @@ def _tokenizer(settings: EngineSettings, config: ModelConfig) -> Tokenizer | Nul
 
 
 def _warm_up_plan(config: ModelConfig) -> SchedulePlan:
-    """Return a step of one token; nothing reads what it leaves in the first block."""
+    """Return a step of one token; its content of the first block is never read."""
     return SchedulePlan((ScheduledChunk("warm-up", (config.bos_token_id,), 0, (0,), num_sampled=1),))
 
 

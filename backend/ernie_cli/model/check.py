@@ -11,7 +11,7 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import find_backend
 from ernie_backend.devices.host import available_bytes
 from ernie_backend.errors import StartError
-from ernie_backend.parallel.layout import Layout, engine_layout
+from ernie_backend.parallel.layout import Layout, read_layout
 from ernie_backend.planning.engine_plan import check_fits, engine_plan
 from ernie_backend.settings.groups import EngineSettings
 from ernie_backend.settings.reader import read_settings
@@ -35,7 +35,7 @@ def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
     try:
         config = ModelConfig.from_directory(directory)
         settings = read_settings({**parameters, "model": str(directory)}, config)
-        layout = engine_layout(settings)
+        layout = read_layout(settings.parallel)
         available = available_bytes() * len(layout.hosts)
         check_fits(engine_plan(settings, config, find_backend(settings.device)[0], available))
         _check_files(directory, config, settings)

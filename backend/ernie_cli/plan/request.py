@@ -17,7 +17,7 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import AUTO, BACKENDS, XPU, Backend, find_backend
 from ernie_backend.devices.device import GIB, Device
 from ernie_backend.devices.host import available_bytes
-from ernie_backend.parallel.layout import count_machines
+from ernie_backend.parallel.layout import read_machines
 from ernie_backend.planning.model_shape import ModelShape, read_shape, shape_of
 from ernie_backend.settings.groups import EngineSettings
 from ernie_backend.settings.reader import read_settings
@@ -142,7 +142,8 @@ def _settings(given: Mapping[str, str], config: ModelConfig, model: _Model, back
 def _device(backend: Backend, memory: int | None, settings: EngineSettings) -> Device:
     """Return the device as the engine knows it; ranks on CPUs have the memory of all machines."""
     host = available_bytes() if memory is None else memory
-    return backend.planned_device(host * count_machines(settings), memory)
+    machines, _ = read_machines(settings.parallel)
+    return backend.planned_device(host * max(1, len(machines)), memory)
 
 
 def _notices(settings: EngineSettings, shape: ModelShape) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from ernie_backend.engine.request_state import RequestState
 from ernie_backend.errors import StartError
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import Penalties
-from ernie_backend.service.inbox import Inbox
+from ernie_backend.service.engine_loop import Inbox
 from ernie_backend.service.input_thread import InputThread
 from ernie_backend.settings.groups import LogprobLimits
 from ernie_kernels.sampling import SamplingFilters

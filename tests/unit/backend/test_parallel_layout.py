@@ -8,13 +8,15 @@ import pytest
 
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.layout import Layout, check_leads, is_own_address, read_layout
+from ernie_backend.settings.groups import ParallelSettings
 
 PORT = 8002
 MACHINES = "10.0.0.1,10.0.0.2"
 
 
 def layout(size: int, ips: str, own: str = "10.0.0.1", **environment: str) -> Layout:
-    return read_layout(size, ips, PORT, environment, lambda address: address == own)
+    settings = ParallelSettings(tensor_parallel_size=size, ips=ips, engine_worker_queue_port=PORT)
+    return read_layout(settings, environment, lambda address: address == own)
 
 
 @pytest.mark.parametrize("ips", ["", "127.0.0.1", "localhost", "10.9.9.9"])
@@ -46,9 +48,10 @@ def test_the_list_may_come_from_the_environment() -> None:
 
 def test_a_machine_may_be_told_which_one_it_is() -> None:
     own = ("127.0.0.1", "127.0.0.2")
-    assert read_layout(2, ",".join(own), PORT, {"PADDLE_TRAINER_ID": "1"}, own.__contains__).own_host == 1
+    settings = ParallelSettings(tensor_parallel_size=2, ips=",".join(own))
+    assert read_layout(settings, {"PADDLE_TRAINER_ID": "1"}, own.__contains__).own_host == 1
     with pytest.raises(StartError, match="PADDLE_TRAINER_ID"):
-        read_layout(2, ",".join(own), PORT, {}, own.__contains__)
+        read_layout(settings, {}, own.__contains__)
 
 
 @pytest.mark.parametrize(
