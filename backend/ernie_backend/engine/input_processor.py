@@ -9,14 +9,16 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from ernie_backend.chat.template import ChatTemplate
-from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
+from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer, find_tokenizer
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.engine.sampling_resolver import SamplingResolver
 from ernie_backend.engine.stop import StopMatcher
+from ernie_backend.errors import StartError
 from ernie_backend.request.sequence import Sequence
-from ernie_backend.settings.groups import LogprobLimits
+from ernie_backend.settings.groups import EngineSettings, LogprobLimits
 from ernie_wire.checks import check_token_ids
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.json_text import read_json_object
@@ -43,6 +45,33 @@ class InputProcessor:
     max_model_len: int
     vocab_size: int
     logprob_limits: LogprobLimits = field(default_factory=LogprobLimits)
+
+    @classmethod
+    def load(cls, settings: EngineSettings, config: ModelConfig) -> InputProcessor:
+        """Read tokenizer, chat template and sampling defaults of a model.
+
+        Raises:
+            StartError: one of them cannot be used with the model.
+        """
+        directory = settings.model
+        tokenizer: Tokenizer | NullTokenizer
+        if settings.loading.is_dummy and find_tokenizer(directory) is None:
+            tokenizer = NullTokenizer(directory, config.vocab_size)
+        else:
+            tokenizer = Tokenizer.from_directory(directory)
+        if tokenizer.vocab_size > config.vocab_size:
+            raise StartError(
+                f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, "
+                f"config.json says vocab_size {config.vocab_size}; they are of different models"
+            )
+        return cls(
+            tokenizer=tokenizer,
+            template=ChatTemplate.from_directory(directory, settings.chat_template),
+            defaults=GenerationConfig.from_directory(directory, config.eos_token_ids),
+            max_model_len=settings.loading.max_model_len,
+            vocab_size=config.vocab_size,
+            logprob_limits=settings.logprobs,
+        )
 
     def process(self, request: GenerateRequest) -> RequestState:
         """Return the request in the form that the engine takes.

@@ -11,15 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
-from ernie_backend.chat.template import ChatTemplate
-from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer, find_tokenizer
+from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import find_backend
 from ernie_backend.devices.host import available_bytes
 from ernie_backend.engine.engine import Engine
-from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.input_processor import InputProcessor
-from ernie_backend.errors import StartError
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.parallel.group import DistributedRunner, GroupObserver
 from ernie_backend.parallel.launcher import launch_group
@@ -65,7 +62,7 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
         directory = model_directory(parameters)
         config = ModelConfig.from_directory(directory)
         settings = read_settings(parameters, config)
-        input_processor = _input_processor(settings, config)
+        input_processor = InputProcessor.load(settings, config)
         backend, notice = find_backend(settings.device)
         layout = read_layout(settings.parallel)
         check_leads(layout)
@@ -114,29 +111,6 @@ def _logged(stages: Stages, name: str) -> Iterator[Stage]:
         yield stage
     size = "" if stage.size_bytes is None else f", {format_bytes(stage.size_bytes)}"
     logger.info("start: %s: %.2f s%s", name, stage.seconds, size)
-
-
-def _input_processor(settings: EngineSettings, config: ModelConfig) -> InputProcessor:
-    tokenizer = _tokenizer(settings, config)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise StartError(
-            f"{settings.model}: the tokenizer has {tokenizer.vocab_size} tokens, "
-            f"config.json says vocab_size {config.vocab_size}; they are of different models"
-        )
-    return InputProcessor(
-        tokenizer=tokenizer,
-        template=ChatTemplate.from_directory(settings.model, settings.chat_template),
-        defaults=GenerationConfig.from_directory(settings.model, config.eos_token_ids),
-        max_model_len=settings.loading.max_model_len,
-        vocab_size=config.vocab_size,
-        logprob_limits=settings.logprobs,
-    )
-
-
-def _tokenizer(settings: EngineSettings, config: ModelConfig) -> Tokenizer | NullTokenizer:
-    if settings.loading.is_dummy and find_tokenizer(settings.model) is None:
-        return NullTokenizer(settings.model, config.vocab_size)
-    return Tokenizer.from_directory(settings.model)
 
 
 def _warm_up_plan(config: ModelConfig) -> SchedulePlan:

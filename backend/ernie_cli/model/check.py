@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ernie_backend.chat.template import ChatTemplate
-from ernie_backend.chat.tokenizer import Tokenizer, find_tokenizer
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import find_backend
 from ernie_backend.devices.host import available_bytes
+from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.layout import Layout, read_layout
 from ernie_backend.planning.engine_plan import check_fits, engine_plan
-from ernie_backend.settings.groups import EngineSettings
 from ernie_backend.settings.reader import read_settings
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_cli.errors import CommandError
 
 
 def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
-    """Check settings, config.json, memory, chat template, tokenizer, and names and shapes of the weights.
+    """Check settings, config.json, memory, tokenizer, chat template, and names and shapes of the weights.
 
     Args:
         directory: of the model.
@@ -38,15 +36,10 @@ def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
         layout = read_layout(settings.parallel)
         available = available_bytes() * len(layout.hosts)
         check_fits(engine_plan(settings, config, find_backend(settings.device)[0], available))
-        _check_files(directory, config, settings)
+        InputProcessor.load(settings, config)
+        if not settings.loading.is_dummy:
+            loading = settings.loading
+            CheckpointWeights.open(directory, config, loading.dtype, loading.quantization).close()
     except StartError as error:
         raise CommandError(error.message) from None
     return layout
-
-
-def _check_files(directory: Path, config: ModelConfig, settings: EngineSettings) -> None:
-    ChatTemplate.from_directory(directory, settings.chat_template)
-    if find_tokenizer(directory) is not None or not settings.loading.is_dummy:
-        Tokenizer.from_directory(directory)
-    if not settings.loading.is_dummy:
-        CheckpointWeights.open(directory, config, settings.loading.dtype, settings.loading.quantization).close()
