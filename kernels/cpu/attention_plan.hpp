@@ -1,8 +1,12 @@
 // Cuts the attention of a step into units that do not depend on each other.
 //
-// A sequence with many new tokens is cut into row tiles, each over all its keys. One with few (a decoding
-// sequence) is cut by key ranges too, whose partial softmaxes are joined in rising order: exactly what a row
-// tile does one range after the other, so the cut changes no bit.
+//   rows = new tokens * query heads of a kv head
+//
+//   rows > kRowTile (a prompt)       units of kRowTile rows, each over all the keys that it sees
+//   rows <= kRowTile (decoding)      units of all rows, one for each range of kKeyRange keys
+//
+// The partial softmaxes of a sequence that is cut by ranges are joined in rising order: exactly what a row tile
+// does one range after the other, so the cut changes no bit.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +18,7 @@ namespace ernie {
 
 struct Batch;
 
-// What a plan depends on besides the batch; all layers of a model have the same.
+// What a plan depends on besides the batch: the same in all layers of a model.
 struct AttentionShape {
     int64_t num_blocks;
     int64_t block_size;
@@ -29,7 +33,7 @@ struct AttentionPlan {
     AttentionShape shape;
     std::vector<int32_t> row_sequences;  // [tokens]
     std::vector<int32_t> row_slots;      // [tokens] index of the row's token in its sequence's cache
-    std::vector<AttentionUnit> units;    // the longest first
+    std::vector<AttentionUnit> units;    // the most expensive first
     std::vector<AttentionJoin> joins;
     int64_t partial_rows = 0;
     int64_t attended_keys = 0;  // of all rows together

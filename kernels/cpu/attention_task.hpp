@@ -1,10 +1,15 @@
 // The paged KV cache in memory, and the plain arguments of the attention kernels.
 //
-// Cache slot s = block * block_size + offset lies in page s / kPage, lane s % kPage. A page holds the keys (or
+// Cache slot s = block * block_size + offset is lane s % kPage of page s / kPage. A page holds the keys (or
 // values) of kPage slots for one kv head; `stride` is head_dim rounded up to kPage, zeros beyond head_dim:
-//   keys   [pages][kv_heads][stride][kPage]                  a register of keys is one dimension of several
-//   slots values [pages][kv_heads][stride / kPage][kPage][kPage]   [dimensions / kPage][slot][dimension] scales
-//   [pages][kv_heads][kPage]                          Int8 only: number = code * scale of its slot
+//
+//   keys    [pages][kv_heads][stride][kPage]
+//           one dimension of kPage slots side by side: a register of keys serves as many scores
+//   values  [pages][kv_heads][stride / kPage][kPage][kPage]
+//           [dimensions / kPage][slot][dimension]: a register of values serves as many results
+//   scales  [pages][kv_heads][kPage]
+//           dynamic Int8 only: number = code * scale of its slot
+//
 // An Int8 cache with static scales has none for its slots but one for each channel, [kv_heads][head_dim]. They
 // never meet the codes: queries are multiplied by those of the keys, results by those of the values.
 #pragma once
@@ -45,7 +50,7 @@ struct AttentionUnit {
     int64_t context;      // keys before the sequence's first new token
     int64_t begin, end;   // rows, counted from first_token
     int64_t first_range, last_range;
-    int64_t partial;  // its first row in the table of partial softmaxes; -1: the unit sees all ranges, writes y
+    int64_t partial;  // first row in the table of partial softmaxes; -1: it sees all ranges and writes y
 };
 
 // Partial softmaxes to join: those of `rows` rows over `ranges` ranges, [ranges][rows] from `partial` on.

@@ -17,7 +17,7 @@ struct Batch {
     std::vector<int32_t> block_tables;     // [S][table_width]
     std::vector<int32_t> logit_rows;
     int64_t table_width;
-    std::optional<AttentionPlan> plan;  // of the last shape that was asked for
+    std::optional<AttentionPlan> plan;  // of the last shape requested
 
     int64_t tokens() const { return int64_t(token_ids.size()); }
     int64_t sequences() const { return int64_t(context_lengths.size()); }

@@ -3,8 +3,14 @@
 // to one float register type of simd.hpp and has its lanes.
 //
 //   load_int8(p):        pairs from bytes [lane][2]
-//   load_int4(p, pair):  pair 0..3 from words [lane], nibble n of a word: inputs 2 n, and 2 (n - 4) + 1 from n
+//   load_int4(p, pair):  pair 0..3 from words [lane]; the nibbles of a word, from the lowest, are the codes + 8
+//                        of inputs 0 2 4 6 1 3 5 7, so a shift by 4 * pair and the mask 0x000F000F leave inputs
+//                        2 * pair and 2 * pair + 1 in the two halves of the word
+//   broadcast(x):        the activation codes x[0], x[1] in every lane
 //   dot(sum, w, x):      sum[i] += w[2i] * x[2i] + w[2i + 1] * x[2i + 1]
+//   even(w), odd(w):     one input of each pair, as floats
+//
+// No sum overflows: ops.cpp bounds the inputs of a group (kLargestGroup, kMostStaticInputs).
 #pragma once
 
 #include "simd.hpp"

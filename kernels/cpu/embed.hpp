@@ -1,4 +1,4 @@
-// Rows of packed weights, as floats.
+// Rows of packed weights, as floats: weight_at undoes the layouts of WeightView (kernels.hpp).
 #pragma once
 
 #include "bfloat16.hpp"

@@ -5,9 +5,9 @@
 
 namespace ernie::ERNIE_VARIANT {
 
-// exp(x), relative error below 2e-7; 0 below -87, exp(88) above 88, NaN of NaN. Cody-Waite reduction to |r| <
-// 0.35, where the polynomial of degree 6 that has the least relative error and begins with 1 + r is off by
-// 3e-9.
+// exp(x), relative error below 2e-7; 0 below -87, exp(88) above 88, NaN of NaN. Cody-Waite reduction to
+// |r| < 0.35, where the polynomial of degree 6 that begins with 1 + r and has the least relative error is off
+// by 3e-9.
 template <typename V>
 V exponential(V x) {
     // The order of operands keeps NaN: of (number, NaN), max and min return the second.

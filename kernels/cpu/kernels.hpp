@@ -1,5 +1,5 @@
 // The table of compute kernels that each instruction set fills, and the plain arguments that they take.
-// Every kernel computes its share `part` of `parts` of one op; no share depends on another one of the same
+// Every kernel computes its share `part` of `parts` of one op; no share depends on another of the same
 // call. Kernels trust their arguments: ops.cpp checks them.
 #pragma once
 
@@ -33,7 +33,7 @@ static constexpr int64_t inputs_together(WeightKind kind) {
     return kind == WeightKind::Bfloat16 ? 2 : kStep;
 }
 
-// Where output `lane` and input k stand: items of a panel in pairs; nibbles of a step of Int4, k below kStep.
+// Where output `lane` and input k are: items of a panel in pairs; nibbles of a step of Int4, k below kStep.
 static constexpr int64_t pair_offset(int64_t panel, int64_t lane, int64_t k) {
     return (k / 2 * panel + lane) * 2 + k % 2;
 }
@@ -120,7 +120,7 @@ struct EmbedTask {
     int64_t rows;
 };
 
-// What is asked of a row of logits, and its NumPy type: ernie_kernels/sampling.py.
+// How a row of logits is sampled; its NumPy type is in ernie_kernels/sampling.py.
 struct SamplingRow {
     static constexpr char kFormat[] = "T{f:temperature:f:min_p:l:top_k:d:top_p:d:uniform:}";
     float temperature, min_p;

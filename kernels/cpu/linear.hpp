@@ -1,8 +1,12 @@
-// y = x W^T over panels of outputs. Each output is one chain of multiply-adds over k in rising order, whatever
-// the number of rows in the tile: a row's result does not depend on its neighbours.
+// y = x W^T over panels of outputs. Each output is one chain of multiply-adds over k in rising order, however
+// many rows the tile has: a row's result does not depend on its neighbours.
 //
-// A tile keeps kRowTile rows times one panel of sums in registers; quantized weights are widened on their way
-// into the tile, which all its rows share.
+//   panel   kPanel outputs = kRegisters registers; its weights are one contiguous stream
+//   tile    kRowTile rows x one panel: the sums stay in registers for all k
+//   block   rows whose activations stay in the second cache for all panels of a share
+//
+// Per k (or pair of inputs) a tile loads the panel's weights once, widens them if they are quantized, and
+// multiplies them by one broadcast activation of each row.
 #pragma once
 
 #include "dot.hpp"
@@ -20,8 +24,8 @@ inline constexpr int kRowTile = V::kLanes == 16  ? 4
 template <typename V>
 inline constexpr int kPanel = kRegisters<V> * V::kLanes;
 
-inline constexpr int64_t kRowBlockBytes = 256
-                                          << 10;  // activations that stay in the second cache for all panels
+// Activations of a block: they stay in the second cache for all panels.
+inline constexpr int64_t kRowBlockBytes = 256 << 10;
 
 template <typename V>
 void store_outputs(const V* values, const float* scales, float* y, int64_t count) {
@@ -75,7 +79,7 @@ void add_pair(const uint16_t* w, const typename P::Item* x, int64_t stride,
     }
 }
 
-// Bfloat16 weights, and rows of `stride` items of P, the first `depth` of which count.
+// Bfloat16 weights, and rows of `stride` items of P, of which the first `depth` count.
 template <typename P, int kRows>
 void pair_tile(const LinearTask& task, const typename P::Item* x, int64_t stride, int64_t depth, int64_t panel,
                int64_t row) {
@@ -116,7 +120,8 @@ const int8_t* quantized_panel(const LinearTask& task, int64_t panel) {
     return static_cast<const int8_t*>(task.weight.data) + panel * kPanel<V> * depth * kBits / 8;
 }
 
-// Quantized weights, float activations.
+// Quantized weights, float activations: codes become floats on their way into the tile, and the scale of an
+// output multiplies its sum at the end. K is padded in the weights but not in x, hence the bounds on k.
 template <typename D, int kBits, int kRows>
 void widened_tile(const LinearTask& task, int64_t panel, int64_t row) {
     using V = typename D::Float;
@@ -169,7 +174,7 @@ const int8_t* sum_group(const QuantizedRows& q, int64_t row, int64_t begin, int6
     return w;
 }
 
-// Integer sums of one activation group, then one float multiply-add by the group's scale.
+// Integer sums of one activation group, exact in int32, then one float multiply-add by the group's scale.
 template <typename D, int kBits, int kRows>
 void dot_tile(const LinearTask& task, int64_t panel, int64_t row) {
     using V = typename D::Float;
@@ -207,7 +212,8 @@ void tile(const LinearTask& task, int64_t panel, int64_t row) {
     }
 }
 
-// The last rows of a block, fewer than a tile.
+// The last rows of a block, fewer than a tile: tries the tiles of kRows, kRows - 1, ... rows at compile time,
+// so that every number of rows has a tile whose sums are in registers.
 template <typename D, typename P, int kRows>
 void rest_tile(const LinearTask& task, int64_t panel, int64_t row, int64_t rows) {
     if constexpr (kRows > 0) {

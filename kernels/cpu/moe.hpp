@@ -18,7 +18,7 @@ struct MoeLayer {
     std::shared_ptr<PackedLinear> router;  // [experts][H]
     std::vector<float> bias;               // [experts], for the choice only
     int64_t experts_per_token;
-    int64_t first_expert;  // the router's row of experts[0]; those before it and after the last are elsewhere
+    int64_t first_expert;  // the router's row of experts[0]; of those before and after, other ranks have some
     std::vector<Mlp> experts;
     Mlp shared;  // null: none
 

@@ -18,7 +18,7 @@
 
 namespace ernie {
 
-// A float matrix that somebody else owns.
+// A float matrix in memory that it does not own.
 struct Matrix {
     float* data;
     int64_t rows;

@@ -3,8 +3,7 @@
 // Activations rounded to bfloat16 are multiplied as vdpbf16ps of AVX512_BF16 does it (Intel's manual):
 //   sum = fma(odd weight, odd activation, sum), then sum = fma(even weight, even activation, sum),
 // each rounded half to even to float32, denormals in and out being zero. All instruction sets give the same
-// bits; what they keep of an activation and how many steps a pair takes them is their own (a set of these
-// operations, P):
+// bits. How an activation is kept and how many steps a pair takes differs (a set of these operations, P):
 //
 //   Item, item(bits):     a rounded activation
 //   kSteps:               multiply-adds per pair
@@ -22,7 +21,7 @@
 
 namespace ernie::ERNIE_VARIANT {
 
-// While one lives, denormals are zero on this thread. Not on other processors than x86: there they stay.
+// While an object lives, denormals are zero on this thread. On processors other than x86 they stay.
 class FlushDenormals {
   public:
 #if defined(__SSE2__)
@@ -39,8 +38,8 @@ class FlushDenormals {
 #endif
 };
 
-// One rounding, where V::fma may have two. A product of bfloat16 values is exact in float32, so the two differ
-// only where it leaves the range.
+// A multiply-add of one rounding, where V::fma may have two. A product of bfloat16 values is exact in float32,
+// so the two differ only where it leaves the range.
 template <typename V>
 V fused(V a, V b, V c) {
     return V::fma(a, b, c);

@@ -92,10 +92,10 @@ inline int64_t take_bin(const float* values, int64_t n, int shift, uint32_t bin,
     return count;
 }
 
-// The bound above or at which the weights hold `wanted`: their sum if ByMass, else their number. If all of them
+// The bound above or at which the weights hold `target`: their sum if ByMass, else their number. If all of them
 // hold less, everything is kept. Weights of zero do not count: they alone have the first bin.
 template <bool ByMass>
-Bound find_bound(const float* weights, int64_t n, double wanted, float* scratch) {
+Bound find_bound(const float* weights, int64_t n, double target, float* scratch) {
     double held[kBins];
     const float* values = weights;
     uint32_t bits = 0;
@@ -103,17 +103,17 @@ Bound find_bound(const float* weights, int64_t n, double wanted, float* scratch)
         fill_bins<ByMass>(values, n, shift, held);
         const int first = values == weights ? 1 : 0;
         int bin = kBins - 1;
-        for (; bin >= first && held[bin] < wanted; --bin) wanted -= held[bin];
+        for (; bin >= first && held[bin] < target; --bin) target -= held[bin];
         if (bin < first) {
             if (values == weights) return {0, 0};
             for (bin = 0; held[bin] == 0; ++bin) continue;  // rounding: the bound is the smallest of these
-            wanted = held[bin];
+            target = held[bin];
         }
         bits = bits << kBinBits | uint32_t(bin);
         n = take_bin(values, n, shift, uint32_t(bin), scratch);
         values = scratch;
     }
-    const double ties = ByMass ? std::ceil(wanted / double(scratch[0])) : wanted;
+    const double ties = ByMass ? std::ceil(target / double(scratch[0])) : target;
     return {bits, ties < 1 ? 1 : int64_t(ties)};
 }
 
@@ -159,13 +159,13 @@ void sample(const SamplingTask& task, int part, int parts) {
     const int64_t n = task.width;
     float *weights = task.weights + 2 * part * n, *scratch = weights + n;
     for (int64_t row = range.begin; row < range.end; ++row) {
-        const SamplingRow& asked = task.batch[row];
-        weigh<V>(task.logits + row * n, n, asked.temperature, asked.min_p, weights);
-        if (asked.top_k > 0 && asked.top_k < n)
-            drop(weights, n, find_bound<false>(weights, n, double(asked.top_k), scratch));
-        if (asked.top_p < 1)
-            drop(weights, n, find_bound<true>(weights, n, asked.top_p * sum(weights, n), scratch));
-        task.tokens[row] = pick(weights, n, asked.uniform);
+        const SamplingRow& row_sampling = task.batch[row];
+        weigh<V>(task.logits + row * n, n, row_sampling.temperature, row_sampling.min_p, weights);
+        if (row_sampling.top_k > 0 && row_sampling.top_k < n)
+            drop(weights, n, find_bound<false>(weights, n, double(row_sampling.top_k), scratch));
+        if (row_sampling.top_p < 1)
+            drop(weights, n, find_bound<true>(weights, n, row_sampling.top_p * sum(weights, n), scratch));
+        task.tokens[row] = pick(weights, n, row_sampling.uniform);
     }
 }
 

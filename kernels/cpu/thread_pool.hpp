@@ -20,8 +20,8 @@ class ThreadPool {
     int size() const { return int(workers_.size()) + 1; }
 
     // Calls task(part, parts) once for every part and returns when all are done. A thread takes the next part
-    // when it is done with one, the caller too; nobody waits for a thread that has not begun, so one that the
-    // system does not let run costs its help and no more. Calls must not overlap; the task must not throw.
+    // when it is done with one, the caller too; no thread waits for one that has not begun, so a thread that
+    // the system does not schedule costs its help and no more. Calls must not overlap; the task must not throw.
     void run(int parts, const std::function<void(int, int)>& task);
     void run(const std::function<void(int, int)>& task) { run(size(), task); }
 

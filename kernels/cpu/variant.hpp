@@ -7,7 +7,6 @@
 #include "linear.hpp"
 #include "norm.hpp"
 #include "quantize.hpp"
-#include "quantize_static.hpp"
 #include "sampling.hpp"
 #include "swiglu.hpp"
 

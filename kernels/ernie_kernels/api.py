@@ -57,8 +57,8 @@ class Batch:
         query_starts: int32 ``[S + 1]``; rows ``query_starts[s]:query_starts[s + 1]`` belong to sequence s.
         context_lengths: int32 ``[S]``, tokens of each sequence that were in the KV cache before this step.
         block_tables: int32 ``[S, B]``, the cache block of every ``block_size`` tokens, padded with -1.
-        logit_rows: int32 ``[R]``, the rows whose logits are wanted.
-        media_rows: int32 ``[M]``, the rows whose embeddings an encoder makes; None: it makes none.
+        logit_rows: int32 ``[R]``, the rows whose logits are computed.
+        media_rows: int32 ``[M]``, the rows whose embeddings come from an encoder; None: no rows.
     """
 
     token_ids: NDArray[np.int32]
@@ -209,7 +209,7 @@ class Ops(Protocol):
         ...
 
     def all_reduce(self, x: Array) -> Array:
-        """Return the sum of the ranks' ``x``, the same bits on each; alone ``x``. ``x`` may be spent."""
+        """Return the sum of the ranks' ``x``, the same bits on each; alone ``x``. ``x`` may be overwritten."""
         ...
 
     def lm_head(self, hidden: Array, head: Linear, batch: DeviceBatch) -> Logits:

@@ -1,6 +1,6 @@
 """Checks of a ``Batch`` that need no device: every backend's ``upload`` calls them once per step.
 
-Errors are ``ValueError`` with the field, its value and the limit: they are faults of the engine, not of a user.
+Errors are ``ValueError`` with the field, its value and the limit: faults of the engine, not of a user.
 """
 
 from __future__ import annotations

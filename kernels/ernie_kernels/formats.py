@@ -12,7 +12,7 @@ it for routed experts; all else is int8 then, as in FastDeploy.
 W4A8 (routed experts): int4 weights, and for all tokens one int8 scale of the inputs, absmax / 127 over the
 data it was calibrated with; inputs are cut to +-127 codes. Inputs can be rotated first
 (``ernie_kernels.hadamard``): then the absmax is that of the rotated inputs, and codes and scales of the weight
-are those of the matrix that undoes it. An activation type has no say in it.
+are those of the matrix that undoes it. It ignores the activation type.
 
 Other quantized activations have one scale per token and group of ``ACTIVATION_GROUP`` inputs (the last may be
 shorter): scale = float32 absmax / levels, code = round half to even of x / scale, clipped to +-levels; a zero

@@ -21,7 +21,7 @@ def check_block(block: int, width: int) -> None:
     """Check that rows of ``width`` numbers can be rotated in blocks.
 
     Raises:
-        ValueError: ``block`` is no power of two up to ``LARGEST_BLOCK``, or does not divide ``width``.
+        ValueError: ``block`` is not a power of two up to ``LARGEST_BLOCK``, or does not divide ``width``.
     """
     if not 2 <= block <= LARGEST_BLOCK or block & (block - 1):
         raise ValueError(f"Hadamard block {block} must be a power of two from 2 to {LARGEST_BLOCK}")

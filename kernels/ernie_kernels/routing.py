@@ -4,7 +4,8 @@
     chosen = the experts_per_token largest of p + correction_bias, of equals the lower index
     weights = p[chosen] / max(sum(p[chosen]), 1e-12)
 
-The bias decides who is chosen, never how much. Every row is computed alone.
+The bias decides which experts are chosen, never their weights (auxiliary-loss-free balancing, Wang et al.,
+2024). Every row is computed alone.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Routing:
 
 
 def check_router(router: RouterWeights, local_experts: range | None = None) -> range:
-    """Check that the sizes fit each other; return the experts that are here, all if ``local_experts`` is None.
+    """Check that the sizes fit each other; return the rank's experts, all if ``local_experts`` is None.
 
     Raises:
         ValueError: they do not, or a number is not finite: backends order NaN differently. It names the
@@ -61,14 +62,14 @@ def check_router(router: RouterWeights, local_experts: range | None = None) -> r
     for name, values in (("gate", router.gate), ("correction_bias", router.correction_bias)):
         if not np.isfinite(values).all():
             raise ValueError(f"{name} of expert {np.argwhere(~np.isfinite(values))[0][0]} is not finite")
-    here = range(experts) if local_experts is None else local_experts
-    if not 0 <= here.start < here.stop <= experts:
-        raise ValueError(f"local_experts is {here}, expected some of {range(experts)}")
-    return here
+    local = range(experts) if local_experts is None else local_experts
+    if not 0 <= local.start < local.stop <= experts:
+        raise ValueError(f"local_experts is {local}, expected some of {range(experts)}")
+    return local
 
 
 def check_experts(local_experts: range, count: int) -> None:
-    """Check that there are as many experts as should be here.
+    """Check that the rank has as many experts as it should.
 
     Raises:
         ValueError: there are not.
@@ -82,7 +83,7 @@ def choose_experts(
 ) -> Routing:
     """Return the experts of each row of router logits float32 ``[T, E]``.
 
-    A row with a logit that is no number, or +inf, has the first experts with weights NaN.
+    A row with a logit that is NaN or +inf has the first experts with weights NaN.
     """
     with np.errstate(invalid="ignore"):  # inf - inf
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))

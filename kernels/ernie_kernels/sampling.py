@@ -45,7 +45,7 @@ ROW = np.dtype(
 """``SamplingFilters`` and the uniform number, as ``SamplingRow`` of kernels/cpu/kernels.hpp lays them out."""
 
 SamplingBatch = NDArray[np.void]
-"""What is asked of R rows: ``[R]`` of ``ROW``."""
+"""How R rows are sampled: ``[R]`` of ``ROW``."""
 
 
 def sampling_batch(rows: Iterable[tuple[SamplingFilters, float]]) -> SamplingBatch:

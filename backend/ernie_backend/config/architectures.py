@@ -82,7 +82,7 @@ def find_architecture(fields: ConfigFields, *, is_served: bool) -> Architecture:
         is_served: whether only one that has a model file will do.
 
     Raises:
-        StartError: there is no such architecture, or not one name.
+        StartError: the architecture is unknown, or there is not exactly one name.
     """
     named = fields.values.get("architectures")
     known = {spelling: each for spelling, each in ARCHITECTURES.items() if each.model or not is_served}

@@ -1,8 +1,8 @@
 """What ``config.json`` says about a model, read from HF ("-PT") and Paddle ("-Paddle") directories alike.
 
-Both writers agree on most names; they differ in where the rotary base stands (``rope_theta`` or
-``rope_parameters.rope_theta``) and in how the architecture is spelled. Everything is checked here, so that no
-later part meets an impossible size.
+Both writers agree on most names; they differ in the place of the rotary base (``rope_theta`` or
+``rope_parameters.rope_theta``) and in the spelling of the architecture. Everything is checked here, so no other
+module meets an impossible size.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _COMPUTED: Mapping[str, object] = {
 """Fields of config.json that would change the maths -> the one value that is computed here; null means it too.
 
 They are those of ERNIE-4.5 in PaddleFormers and transformers, and a few of other families. Fields of training
-are left alone, as are ``rope_3d`` and ``freq_allocation``: the three positions of text are equal, so that they
-change nothing.
+are ignored, as are ``rope_3d`` and ``freq_allocation``: the three positions of text are equal, so they change
+nothing.
 """
 
 _COMPUTED_MOE: Mapping[str, object] = {
@@ -48,7 +48,7 @@ _COMPUTED_MOE: Mapping[str, object] = {
     "moe_group_experts": False,
     "routed_scaling_factor": 1,
 }
-"""The same for the choice of experts; a dense model's file may hold them, too, and any value of them."""
+"""The same for the choice of experts; in a dense model's file they may have any value."""
 
 _COMPUTED_ROPE: Mapping[str, object] = {
     "rope_type": "default",
@@ -201,11 +201,11 @@ class ModelConfig:
 def _refuse_others(fields: ConfigFields, computed: Mapping[str, object], where: str = "") -> None:
     """Raise StartError if a field asks for other maths than is ``computed``; ``where`` precedes its name."""
     for name, value in computed.items():
-        found = fields.values.get(name)
-        if found is not None and found != value:
+        stored = fields.values.get(name)
+        if stored is not None and stored != value:
             supported = "null" if value is None else json.dumps(value)
             raise fields.error(
-                f"{where}{name} is {json.dumps(found)}; only {supported} is supported, since another value "
+                f"{where}{name} is {json.dumps(stored)}; only {supported} is supported, since another value "
                 "changes what the model computes"
             )
 

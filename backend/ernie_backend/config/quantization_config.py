@@ -1,4 +1,4 @@
-"""What ``quantization_config`` of a config.json says: which weights the checkpoint holds quantized, and how.
+"""``quantization_config`` of a config.json: which weights the checkpoint holds quantized, and how.
 
 The keys are those of FastDeploy's offline-quantized checkpoints. ``quantization`` names a format, or is
 ``mix_quant`` with a format for the dense Linears and one for the routed experts.
@@ -15,7 +15,7 @@ from ernie_backend.config.fields import ConfigFields
 QUANTIZATION_CONFIG = "quantization_config"
 HADAMARD_BLOCK = 128
 """Default block of the rotation of the inputs of an expert's down matrix under w4a8, as in FastDeploy, which
-hands it to its kernel. What else is read there, and what is concluded: docs/quantization.md."""
+hands it to its kernel. docs/quantization.md has what else FastDeploy reads, and what follows from it."""
 
 _PARTS: Mapping[str, tuple[str, str]] = {
     "wint8": ("wint8", "wint8"),
@@ -64,7 +64,7 @@ def read_quantization_config(config: ConfigFields) -> QuantizationConfig | None:
     """Return what a config.json says; None if its weights are not quantized.
 
     Raises:
-        StartError: it names what does not exist here; names the key, its value and what would be right.
+        StartError: it names something unsupported; the message has the key, its value and the supported ones.
     """
     content = config.values.get(QUANTIZATION_CONFIG)
     if content is None:
@@ -82,7 +82,7 @@ def read_quantization_config(config: ConfigFields) -> QuantizationConfig | None:
 
 
 def _check_method(fields: ConfigFields) -> None:
-    """Refuse what other tools quantized: they name their method, and store tensors of another kind."""
+    """Refuse checkpoints of other tools, which name their method and store other tensors."""
     method = fields.values.get("quant_method")
     if method is not None and method != fields.values.get("quantization"):
         raise fields.error(
@@ -110,18 +110,19 @@ def _quantization(fields: ConfigFields) -> str:
 def _check_order(config: ConfigFields, fields: ConfigFields, quantization: str) -> None:
     """Refuse codes in the order of a GPU kernel, which come with scales of that kernel.
 
-    In FastDeploy ``is_permuted`` says so of the experts' weights, and where it is absent they are. It counts if
-    they were quantized before: ``is_quantized``, else ``is_moe_quantized``, tells that; without either they
-    were unless there is a type of KV cache. Only under w4a8 have both orders the same shapes, so that nothing
-    else would tell; the other formats need not name the key.
+    FastDeploy's rule: ``is_permuted`` says so for the experts' weights, by default they are. It counts only if
+    they were quantized offline, which ``is_quantized`` says, else ``is_moe_quantized``; by default they were,
+    unless a type of KV cache is given. Only under w4a8 do both orders have the same shapes, so nothing else
+    would reveal it; other formats may leave the key out.
     """
+    # The defaults are FastDeploy's; older files have is_quantized at the top of config.json.
     of_experts = fields.flag("is_moe_quantized", default="kv_cache_quant_type" not in fields.values)
     is_quantized = fields.flag("is_quantized", default=of_experts) or config.flag("is_quantized", default=False)
     if not is_quantized or not fields.flag("is_permuted", default=quantization == "w4a8"):
         return
-    found = "is true" if "is_permuted" in fields.values else "is missing, which means true"
+    state = "is true" if "is_permuted" in fields.values else "is missing, which means true"
     raise fields.error(
-        f"{QUANTIZATION_CONFIG}.is_permuted {found}: codes in the order of a GPU kernel, which cannot be read; "
+        f"{QUANTIZATION_CONFIG}.is_permuted {state}: codes in the order of a GPU kernel, which cannot be read; "
         "set it to false if they are in plain order (docs/quantization.md), or make another checkpoint by "
         "ernie-triton quantize"
     )

@@ -1,1 +1,1 @@
-"""What computes, and what this machine has of it."""
+"""What computes, and what this machine has for it."""

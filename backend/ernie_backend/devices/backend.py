@@ -1,13 +1,13 @@
 """The backends: one record each of all that depends on what computes.
 
     ops         how they are made, alone or joined to other ranks; only the chosen backend is imported
-    step        how many tokens it has unless the user says
-    memory      what a plan takes its device for
-    device      how this machine shows that it has one
+    step        its default number of tokens
+    memory      the device that a plan assumes
+    device      how to detect that this machine has one
     sampling    what samples tokens from logits
 
-A new backend is an implementation of ``ernie_kernels.api.Ops`` and a record here; no other file asks which one
-it is.
+A new backend is an implementation of ``ernie_kernels.api.Ops`` and a record here; no other file depends on
+which one it is.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ernie_kernels.communicator import Communicator, ProcessGroupConfig
 from ernie_kernels.sampling import TokenSampler
 
 CPU_PROMPT_TOKENS = 256
-"""Prompt tokens of a step on a CPU: running streams wait for a step as long as these take, so it is the least
-that costs little speed; docs/performance.md has the measurement."""
+"""Prompt tokens of a step on a CPU: the fewest that cost little speed, since running streams wait for each step
+(docs/performance.md has the measurement)."""
 CARD_STEP_TOKENS = 2048
 
 
@@ -45,7 +45,7 @@ class Backend:
         instruction_set: returns the one in use, where it is the machine's; None: the same everywhere.
         vendor_device: returns the card as it is with its maker's kernels, which this backend lacks, from its
             bytes; None: there are none.
-        nodes: pattern of the files in /dev that show that there is a card; None: it needs none.
+        nodes: pattern of the device files in /dev of a card; None: it needs none.
         variable: environment variable by which a user chooses cards.
     """
 

@@ -1,4 +1,4 @@
-"""The devices that a plan is made for: how much memory one has, and what it spends besides the model."""
+"""The devices that a plan is made for: how much memory one has, and how much of it the model cannot use."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 GIB = 1 << 30
 P800_BYTES = 96 * GIB
-"""Public listings of xpu-smi show 98,304 MiB for a P800; no card was at hand."""
+"""Public listings of xpu-smi show 98,304 MiB for a P800; no card was available."""
 _P800_RUNTIME_BYTES = 2 * GIB
 """For Paddle's runtime, its workspaces and the buffers of the communication: assumed, not measured."""
 _CPU_RUNTIME_BYTES = 128 << 20
 """What an engine process holds before the first weight: Python, NumPy, the kernels, stacks of threads."""
 _CPU_GROUP_BYTES = 320 << 20
-"""What Paddle takes, which ranks on CPUs talk through; measured."""
+"""For Paddle, through which ranks on CPUs communicate; measured."""
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,17 @@ class Device:
     """One of the devices that share a model.
 
     Attributes:
-        name: for people.
-        memory_bytes: of one device; all of the ranks' together if ``is_shared``.
+        name: for messages.
+        memory_bytes: of one device; that of all ranks together if ``is_shared``.
         value_bytes: of an activation.
-        runtime_bytes: what is taken besides weights, activations and KV cache.
-        group_bytes: what is taken besides where ranks share a model.
+        runtime_bytes: taken in addition to weights, activations and KV cache.
+        group_bytes: taken in addition where ranks share a model.
         takes_experts_at_once: whether all experts of a layer are computed at once, not in turn.
         has_int8_head: whether quantized weights have an int8 output head; else it stays bfloat16.
-        is_shared: the ranks lie in one memory, as on a CPU.
-        int4_bits: that an int4 code takes.
-        casts_weights: quantized matrices are turned into float32 for every product, one at a time.
-        is_assumed: the memory was neither measured nor given.
+        is_shared: whether the ranks share one memory, as on a CPU.
+        int4_bits: bits of an int4 code in memory.
+        casts_weights: whether quantized matrices become float32 for every product, one at a time.
+        is_assumed: whether the memory is a default, neither measured nor given.
     """
 
     name: str

@@ -74,7 +74,7 @@ def own_cgroups(root: Path = Path("/")) -> list[Cgroup]:
         _, controllers, path = row.split(":", 2)
         for controller, (folder, *names) in _HIERARCHIES.items():
             if controller in controllers.split(","):
-                # A container may see the host's path; then only the last of these folders is there: its own.
+                # A container may see the host's path; then only the last of these folders exists: its own.
                 own = Path(path.lstrip("/"))
                 groups += [Cgroup(root / folder / each, *names) for each in (own, *own.parents)]
     return groups
@@ -104,7 +104,7 @@ def resident_bytes() -> int:
 
 
 def release_freed() -> None:
-    """Give memory that was freed back to the system, where the C library can: glibc keeps it otherwise.
+    """Return freed memory to the system, where the C library can: glibc keeps it otherwise.
 
     Loading frees a temporary array next to each weight that stays; what lies between them is never trimmed.
     """

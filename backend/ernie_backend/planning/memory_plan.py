@@ -1,9 +1,7 @@
 """The memory of one rank: weights, activations, runtime, KV cache. A pure function of sizes.
 
-    fits  <=>  weights + activations + runtime + KV cache of one request of max_model_len
-               <= device memory x gpu_memory_utilization
-
-This module must not measure anything.
+fits  <=>  weights + activations + runtime + KV cache of one request of max_model_len
+           <= device memory x gpu_memory_utilization
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ class MemoryPlan:
 
     @property
     def memory(self) -> int:
-        """Memory of one rank: of a device, or its share of the one memory that all ranks lie in."""
+        """Memory of one rank: of a device, or its share of the memory that all ranks share."""
         ranks = self.settings.parallel.tensor_parallel_size
         return self.device.memory_bytes // (ranks if self.device.is_shared else 1)
 
@@ -55,18 +53,18 @@ class MemoryPlan:
 
     @property
     def runtime(self) -> int:
-        """What it takes besides weights, activations and KV cache."""
+        """Taken in addition to weights, activations and KV cache."""
         is_group = self.settings.parallel.tensor_parallel_size > 1
         return self.device.runtime_bytes + (self.device.group_bytes if is_group else 0)
 
     @property
     def fixed(self) -> int:
-        """What it takes besides the KV cache."""
+        """Taken in addition to the KV cache."""
         return sum(self.weights.values()) + self.activations + self.runtime
 
     @property
     def least_blocks(self) -> int:
-        """KV cache blocks that there must be: of one request, or as many as the user asks for."""
+        """Fewest KV cache blocks: of one request, or as many as the user chose."""
         return self.settings.cache.num_gpu_blocks_override or self.settings.blocks_per_request
 
     @property
@@ -76,7 +74,7 @@ class MemoryPlan:
 
     @property
     def needed(self) -> int:
-        """The least that is needed."""
+        """The least memory with which it runs."""
         return self.fixed + self.least_cache
 
     @property
@@ -86,12 +84,12 @@ class MemoryPlan:
 
     @property
     def affordable_blocks(self) -> int:
-        """KV cache blocks that there is room for."""
+        """KV cache blocks that fit."""
         return max(0, self.budget - self.fixed) // self.bytes_per_block
 
     @property
     def num_blocks(self) -> int:
-        """KV cache blocks that there will be; without a choice of the user's, all that there is room for."""
+        """KV cache blocks: as many as the user chose, or as fit."""
         affordable = self.affordable_blocks
         return min(affordable, self.settings.cache.num_gpu_blocks_override or affordable)
 
@@ -113,7 +111,7 @@ class MemoryPlan:
 
     @property
     def more_sequences(self) -> int:
-        """Requests of ``max_model_len`` tokens besides the one that must fit."""
+        """Requests of ``max_model_len`` tokens in addition to the one that must fit."""
         return max(0, self.num_sequences - 1)
 
     @property
@@ -164,7 +162,7 @@ def _cache_spec(shape: ModelShape, settings: EngineSettings) -> CacheSpec:
 
 
 def _check_settings(shape: ModelShape, settings: EngineSettings) -> None:
-    """Check what a plan takes for granted.
+    """Check what a plan assumes.
 
     Raises:
         StartError: the model, or its checkpoint, cannot be shared by that many ranks, or the KV cache that the

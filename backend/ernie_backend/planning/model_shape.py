@@ -1,8 +1,8 @@
 """A model as it is planned, from config.json: text, vision-language and OCR, HF and Paddle alike.
 
 A model with vision is read as the text model inside it and its tower. The HF layout keeps that text model under
-``text_config``, the Paddle layout beside ``vision_config``; the experts of text and of pictures stand in lists
-of two. Nothing is read but config.json and which directories of ranks there are.
+``text_config``, the Paddle layout next to ``vision_config``; the experts of text and of pictures are in lists
+of two. Only config.json and the names of the ranks' directories are read.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ModelShape:
 
     @property
     def has_cache_scales(self) -> bool:
-        """Whether the checkpoint brings the scales of an int8 KV cache, which it wants then."""
+        """Whether the checkpoint brings the scales of an int8 KV cache, which it requires then."""
         stored = self.config.quantization_config
         return stored is not None and stored.has_cache_scales
 
@@ -66,7 +66,7 @@ def read_shape(directory: Path, *, is_dummy: bool = False) -> ModelShape:
 
     Args:
         directory: of config.json.
-        is_dummy: the weights are random, so that directories of ranks mean nothing.
+        is_dummy: the weights are random, so directories of ranks do not count.
 
     Raises:
         StartError: see ``shape_of`` and ``rank_directories``.

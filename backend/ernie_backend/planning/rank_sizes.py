@@ -1,12 +1,12 @@
-"""Bytes that one rank needs for a model's weights, and for what a step computes and does not keep.
+"""Bytes that one rank needs for a model's weights, and for the intermediate results of a step.
 
 Weights are those of the loader's recipes, cut and formatted as the loader does. The first rank is planned,
-which has at least what the others have. The vision tower it has whole, in bfloat16.
+which has at least what the others have. The vision tower is whole on each rank, in bfloat16.
 
-Activations are a bound, for the largest step there can be: every result of a layer is counted once, as if none
-made way for another. A device that computes all experts of a layer at once holds a row for each token and each
-expert it chose; one that takes them in turn, a row for each token. The logits are float32 and counted twice,
-for the copy that penalties and the like are written into; those of ``prompt_logprobs`` are not counted.
+Activations are a bound for the largest step: every result of a layer is counted once, as if none were freed for
+another. A device that computes all experts of a layer at once holds a row for each token and each expert it
+chose; one that takes them in turn, a row for each token. The logits are float32 and counted twice, for the copy
+that logits processors write to; those of ``prompt_logprobs`` are not counted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What goes into a model's experts and KV cache, measured on texts: the static scales of w4a8 and c8.
+"""Measures the inputs of a model's experts and KV cache on texts, for the static scales of w4a8 and c8.
 
-The model's own file is run in float32, layer by layer, over ops that record. In memory are the hidden states of
-all texts and, for some texts at a time, one matrix and what it makes of them.
+The model file itself runs in float32, layer by layer, over ops that record. Memory holds the hidden states of
+all texts and, for some texts at a time, one matrix and its results.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ernie_kernels.rotary import RotaryTable
 
 Floats = NDArray[np.float32]
 NOTHING = -1.0
-"""The absmax of numbers of which there were none."""
+"""The absmax of an empty set."""
 _BLOCK_TOKENS = 2048
 """Tokens of some texts that go through a layer together: the widest MLP, of 28,672, makes 344 KB of each."""
 
@@ -65,9 +65,9 @@ class Calibration:
         return cls(nothing[0], nothing[0].copy(), nothing[1], nothing[1].copy())
 
     def filled(self) -> tuple[Calibration, list[str]]:
-        """Return the same with the largest absmax of its layer for each expert that no token chose.
+        """Return the same, with the largest absmax of its layer for experts that saw no token, or zeros only.
 
-        So it is for one that saw zeros only. Also returns a line for each layer where that happened.
+        Also returns a notice for each layer with an expert that no token chose.
         """
         notices = []
         filled = [absmax.copy() for absmax in (self.gate_up, self.down)]
@@ -90,8 +90,8 @@ class CalibrationState:
     """How far the texts have come through the model.
 
     Attributes:
-        layers: how many have seen them.
-        hidden: float32 ``[T, H]``, what these have made of the texts, which are laid end to end.
+        layers: how many have been computed.
+        hidden: float32 ``[T, H]``, their output for all texts, laid end to end.
         measured: the absmax of these layers.
     """
 
@@ -105,7 +105,7 @@ _NAMES = ["layers", "hidden", *_MEASURED]
 
 
 def write_state(path: Path, state: CalibrationState) -> None:
-    """Write how far a calibration has come to ``path``."""
+    """Write the state of a calibration to ``path``."""
     with tensor_file(path, _NAMES) as file:
         file.add("layers", np.array([state.layers], np.float32))
         file.add("hidden", state.hidden)
@@ -114,7 +114,7 @@ def write_state(path: Path, state: CalibrationState) -> None:
 
 
 def read_state(path: Path) -> CalibrationState | None:
-    """Return what ``write_state`` has written; None if there is nothing, or it is damaged."""
+    """Return what ``write_state`` wrote; None if it is absent or damaged."""
     try:
         file = SafetensorsFile(path)
     except StartError:
@@ -122,11 +122,11 @@ def read_state(path: Path) -> CalibrationState | None:
     try:
         if file.entries.keys() != set(_NAMES):
             return None
-        found = {name: np.array(file.tensor(name), np.float32) for name in _NAMES}
+        arrays = {name: np.array(file.tensor(name), np.float32) for name in _NAMES}
     finally:
         file.close()
-    measured = Calibration(**{name: found[name] for name in _MEASURED})
-    return CalibrationState(int(found["layers"][0]), found["hidden"], measured)
+    measured = Calibration(**{name: arrays[name] for name in _MEASURED})
+    return CalibrationState(int(arrays["layers"][0]), arrays["hidden"], measured)
 
 
 def calibrate(
@@ -144,11 +144,11 @@ def calibrate(
         config: the model's sizes.
         texts: each one a context of its own.
         rotation: block in which the inputs of an expert's second matrix are rotated.
-        state: what was kept of an earlier run over the same texts.
-        keep: takes the state after each layer.
+        state: that of an earlier run over the same texts.
+        keep: receives the state after each layer.
 
     Raises:
-        StartError: a weight, or what it makes of the texts, is not finite.
+        StartError: a weight or a hidden state is not finite.
     """
     if state is None:
         ids = np.concatenate([np.asarray(text, np.int64) for text in texts])
@@ -166,8 +166,8 @@ def calibrate(
                 state.hidden[rows] = ops.residual
         if not np.isfinite(state.hidden).all():
             raise StartError(
-                f"calibration: layer {layer + 1} makes a number that is not finite of these texts, so nothing "
-                "can be measured; give other texts, or another checkpoint"
+                f"calibration: layer {layer + 1} computes a number that is not finite for these texts, so "
+                "nothing can be measured; give other texts, or another checkpoint"
             )
         state.layers = layer + 1
         keep(state)
@@ -207,13 +207,13 @@ def _one_layer(
 ) -> Model:
     """Return a layer as a model of its own.
 
-    Its tokens are the rows of all texts, and its embedding is what the layers before have made of each: so
-    the model file computes the layer that it computes in a whole model.
+    Its tokens are the rows of all texts, and its embedding is the output of the layers before for each: so the
+    model file computes the layer exactly as in a whole model.
     """
     moe = replace(config.moe, layers=range(1)) if config.moe and config.has_experts(layer) else None
     one = replace(config, num_layers=1, tie_word_embeddings=True, moe=moe)
-    how = LoadSettings("float32", None, ActivationType.FLOAT32, max_model_len=longest)
-    return build_model(one, _LayerWeights(weights, one, layer, states), ops, how)
+    loading = LoadSettings("float32", None, ActivationType.FLOAT32, max_model_len=longest)
+    return build_model(one, _LayerWeights(weights, one, layer, states), ops, loading)
 
 
 class _LayerWeights(ModelWeights):
@@ -226,7 +226,7 @@ class _LayerWeights(ModelWeights):
         self._states = states
 
     def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
-        """Return a matrix that is read when something is multiplied by it."""
+        """Return a matrix that is read when it is used."""
         if role is Role.EMBEDDING:
             return Float32Weight(self._states)
         return _Unread(lambda: self._read(role, self._layer + layer, expert))
@@ -258,10 +258,10 @@ class _Unread(Float32Weight):
 
 
 class _RecordingOps(ReferenceOps):
-    """The reference ops; what goes into the experts and the cache of ``layer`` is added to ``measured``.
+    """The reference ops; inputs of the experts and of the cache of ``layer`` are recorded in ``measured``.
 
     Attributes:
-        residual: float32 ``[T, H]``, what the last addition made.
+        residual: float32 ``[T, H]``, the sum of the last ``add_norm``.
     """
 
     def __init__(self, measured: Calibration, layer: int, rotation: int) -> None:
@@ -281,6 +281,7 @@ class _RecordingOps(ReferenceOps):
 
     def moe(self, x: Floats, layer: ReferenceMoe) -> Floats:
         """Compute a layer of experts, and record the inputs of both matrices of each."""
+        # The same objects that ``moe`` hands to ``mlp`` below; the shared experts are not among them.
         experts = {
             id(expert): number for number, expert in zip(layer.local_experts, layer.experts, strict=True)
         }
@@ -296,6 +297,6 @@ class _RecordingOps(ReferenceOps):
         return moe(x, layer, mlp)
 
     def add_norm(self, x: Floats, delta: Floats, weight: Floats, epsilon: float) -> tuple[Floats, Floats]:
-        """Add and norm; the last sum of a layer is what it makes of the texts."""
+        """Add and norm; the last sum of a layer is its output."""
         self.residual, normed = super().add_norm(x, delta, weight, epsilon)
         return self.residual, normed

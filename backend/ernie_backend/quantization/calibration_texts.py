@@ -1,4 +1,4 @@
-"""The texts that a conversion is calibrated with, as token ids.
+"""The texts that calibration runs over, as token ids.
 
 A ``.jsonl`` file has a JSON string (a text) or a JSON list of token ids in each line; any other file has a text
 in each line.
@@ -14,7 +14,7 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
 
 LONGEST_TEXT = 1024
-"""Tokens of a text that are used; attention over more would cost gigabytes."""
+"""Tokens of a text that are used; attention over more would take gigabytes."""
 
 MOST_TOKENS = 65536
 """Tokens of all texts: their hidden states take 2 GiB in a model of 8,192."""
@@ -29,7 +29,7 @@ def read_texts(path: Path, model: Path, config: ModelConfig) -> list[list[int]]:
         config: the model's sizes.
 
     Raises:
-        StartError: the file cannot be read, a line is wrong, there is none, or there are too many.
+        StartError: the file cannot be read or is empty, a line is wrong, or there are too many tokens.
     """
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.config.architectures import ARCHITECTURES
+from ernie_backend.config.architectures import ARCHITECTURES, PADDLE
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.quantization_config import QUANTIZATION_CONFIG
 from ernie_backend.errors import StartError
@@ -34,10 +34,10 @@ from ernie_backend.weights.checkpoints.files import INDEX
 from ernie_backend.weights.checkpoints.prequantized import cache_scale_specs, quantized_tensors, stored_weights
 from ernie_backend.weights.checkpoints.presharded import tensor_parts
 from ernie_backend.weights.checkpoints.safetensors_reader import SafetensorsFile
-from ernie_backend.weights.checkpoints.safetensors_writer import UNFINISHED, tensor_file, whole_file
+from ernie_backend.weights.checkpoints.safetensors_writer import UNFINISHED, atomic_file, tensor_file
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.precision import Precision
-from ernie_backend.weights.recipes import paddle_recipes
+from ernie_backend.weights.recipes import recipes
 from ernie_backend.weights.roles import Role, WeightKey
 
 Report = Callable[[str], None]
@@ -106,7 +106,7 @@ class _Writer:
         self._weights = weights
         self._measured = Calibration.empty(config)
         self._report = report
-        self._recipes = paddle_recipes(config)
+        self._recipes = recipes(config, PADDLE)
         self._precision = Precision("bfloat16", job.config.quantization, config.tie_word_embeddings)
         self._stored = stored_weights(self._recipes, self._precision, (), is_expected=True)
         ranks = job.ranks
@@ -215,5 +215,5 @@ def _write_config(job: QuantizationJob, config: ModelConfig) -> None:
     fields.setdefault("rope_theta", config.rope_theta)
     fields.setdefault("torch_dtype", fields.get("dtype", "bfloat16"))
     fields[QUANTIZATION_CONFIG] = job.config.to_json()
-    with whole_file(job.target / "config.json") as file:
+    with atomic_file(job.target / "config.json") as file:
         file.write(json.dumps(fields, indent=1, ensure_ascii=False).encode())

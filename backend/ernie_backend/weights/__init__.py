@@ -1,1 +1,1 @@
-"""Checkpoints: from files on disk to the weights a model asks for by role."""
+"""Checkpoints: from files on disk to the weights that a model requests by role."""

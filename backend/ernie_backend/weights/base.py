@@ -1,4 +1,4 @@
-"""What a model takes its weights from, by role and as its rank has them: a checkpoint, or random numbers."""
+"""Where a model takes its weights from, by role and as its rank has them: a checkpoint, or random numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MoeWeights:
 
     Attributes:
         router: of all experts.
-        local_experts: the experts of which the rank has something.
+        local_experts: the experts of which the rank has weights.
         experts: these, made one at a time.
         shared: the shared experts as one MLP; None if there are none, or another rank adds them.
     """
@@ -40,8 +40,8 @@ class ModelWeights(ABC):
 
     Args:
         config: the model's sizes.
-        precision: in which formats they are kept.
-        shard: the rank whose part of each matrix is wanted; None: the whole.
+        precision: their formats in memory.
+        shard: the rank whose part of each matrix is returned; None: the whole.
     """
 
     def __init__(self, config: ModelConfig, precision: Precision, shard: Shard | None) -> None:
@@ -51,7 +51,7 @@ class ModelWeights(ABC):
 
     @abstractmethod
     def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
-        """Return the rank's part of the ``[N, K]`` matrix of ``role`` in the format it is kept in."""
+        """Return the rank's part of the ``[N, K]`` matrix of ``role`` in its format in memory."""
 
     @abstractmethod
     def vector(self, role: Role, layer: int = 0) -> NDArray[np.float32]:
@@ -63,7 +63,7 @@ class ModelWeights(ABC):
 
     @property
     def has_partial_sums(self) -> bool:
-        """Whether what attention and dense MLPs make is added up over the ranks, not whole on each."""
+        """Whether results of attention and dense MLPs are summed over the ranks, not whole on each."""
         return not self._shard.is_dense_whole
 
     def moe(self, layer: int) -> MoeWeights:

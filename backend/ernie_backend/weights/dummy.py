@@ -1,6 +1,6 @@
 """Random weights in place of a checkpoint: to measure a model, or to plan for it, with config.json alone.
 
-They are made in the format they are kept in, as fast as random bits: a float is a bfloat16 of random sign and
+They are made in their final format, as fast as random bits: a float is a bfloat16 of random sign and
 mantissa with magnitude in [2^-6, 2^-5), of the size of trained weights; a quantized matrix has random codes and
 scales that give it the same largest magnitude. Norms are one, biases of routers zero. A weight depends on its
 role, layer, expert, rank and shape only, so every start makes the same model.
@@ -13,11 +13,12 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_backend.config.architectures import HUGGINGFACE
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.precision import Precision, WeightFormat
-from ernie_backend.weights.recipes import huggingface_recipes
+from ernie_backend.weights.recipes import recipes
 from ernie_backend.weights.roles import Role, WeightKey
 from ernie_backend.weights.sharding import Shard, kv_heads_of, part_of
 from ernie_kernels.api import CacheScales
@@ -48,7 +49,7 @@ class DummyWeights(ModelWeights):
         self, config: ModelConfig, dtype: str, quantization: str | None, shard: Shard | None = None
     ) -> None:
         super().__init__(config, Precision(dtype, quantization, config.tie_word_embeddings), shard)
-        self._shapes = {key: recipe.shape for key, recipe in huggingface_recipes(config).items()}
+        self._shapes = {key: recipe.shape for key, recipe in recipes(config, HUGGINGFACE).items()}
         stored = config.quantization_config or QuantizationConfig("w4a8")
         self._rotation, self._has_cache_scales = stored.hadamard_block, stored.has_cache_scales
         self._cache_shape = len(kv_heads_of(config, self._shard)), config.head_dim

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ernie_kernels.formats import bfloat16_to_float32, float32_to_bfloat16
 
 _ROWS = 4096
-"""Rows that are looked at together: a whole vocabulary in float32 would cost gigabytes."""
+"""Rows that are converted together: a whole vocabulary in float32 would take gigabytes."""
 
 
 def as_float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -28,7 +28,7 @@ def as_bfloat16(stored: NDArray[np.generic]) -> NDArray[np.uint16]:
 
 
 def float32_blocks(stored: NDArray[np.generic]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yield some rows of ``[N, K]`` after others as float32, and which they are."""
+    """Yield the rows of ``[N, K]`` in blocks, as float32, with their indices."""
     for start in range(0, len(stored), _ROWS):
         rows = slice(start, min(start + _ROWS, len(stored)))
         yield rows, as_float32(stored[rows])

@@ -1,9 +1,8 @@
-"""The weights of one checkpoint, by role and in the format they are kept in.
+"""The weights of one checkpoint, by role and in the format that they have in memory.
 
 Everything is checked when the checkpoint is opened, before a weight is read; weights are then made one at a
-time, so that loading needs the memory of one weight besides what the model keeps.
-
-Weights come in the plain formats of ``ernie_kernels.formats``; no backend is known here.
+time, so loading needs the memory of one weight in addition to what the model keeps. They have the plain formats
+of ``ernie_kernels.formats``, which every backend packs.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ from ernie_kernels.formats import (
 
 _LOG = logging.getLogger(__name__)
 _CHECKED = (Role.ROUTER, Role.EMBEDDING)
-"""What is checked also if it is not quantized: NaN elsewhere shows in every answer, here in some of them."""
+"""Checked even if they are not quantized: NaN elsewhere shows in every answer, here only in some."""
 
 
 class CheckpointWeights(ModelWeights):
@@ -99,8 +98,8 @@ class CheckpointWeights(ModelWeights):
             config: the model's sizes.
             dtype: ``float32`` or ``bfloat16``, for what is not quantized.
             quantization: None, ``wint8``, ``wint4`` or ``w4a8``.
-            cache_root: where quantized weights are kept for the next start; None: nowhere.
-            shard: the rank whose part of each matrix is wanted; default: the whole.
+            cache_root: directory that keeps quantized weights for the next start; None: they are not kept.
+            shard: the rank whose part of each matrix is returned; default: the whole.
 
         Raises:
             StartError: a file or tensor is missing or damaged, a tensor has another shape than ``config`` says,
@@ -125,7 +124,7 @@ class CheckpointWeights(ModelWeights):
         self.close()
 
     def forget(self) -> None:
-        """Give back the memory of what was read, which a file's map keeps; weights that were returned stay."""
+        """Release the pages that were read, which a file's map keeps; weights that were returned stay valid."""
         self._checkpoint.forget()
 
     def close(self) -> None:
@@ -236,8 +235,8 @@ class CheckpointWeights(ModelWeights):
 def _open_cache(root: Path | None, directory: Path, part: str) -> QuantizedCache | None:
     """Open the cache of a checkpoint before its files are mapped.
 
-    A file that is replaced meanwhile is cached by the name of the older one, which no start asks for again;
-    the other way round the older content would have the name of the newer one.
+    A file that is replaced meanwhile is cached under the fingerprint of the older one, which no start looks up
+    again; in the other order, older content would get the fingerprint of the newer one.
     """
     if root is None:
         return None

@@ -1,10 +1,10 @@
-"""In which format each weight of a model is kept.
+"""In which format each weight of a model is kept in memory.
 
-The one place for this rule: loader, converter and planner follow it. ``dtype`` is the format of
-what is not quantized. Under ``wint8`` all Linears of the decoder and the output head are int8; a tied embedding
-is the head, so its one int8 copy serves lookup and head, while an untied lookup table stays bfloat16. ``wint4``
-is the same but for the routed experts, which are int4; under ``w4a8`` these meet int8 inputs. Routers are
-float32 always: a rounded one would choose other experts.
+Loader, quantizer and planner follow this one rule. ``dtype`` is the format of what is not quantized. Under
+``wint8`` all Linears of the decoder and the output head are int8; a tied embedding is the head, so its one int8
+copy serves lookup and head, while an untied lookup table stays bfloat16. ``wint4`` is the same except for the
+routed experts, which are int4; under ``w4a8`` these meet int8 inputs. Routers are always float32: a rounded one
+would choose other experts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _EXPERT_FORMATS = {"wint4": WeightFormat.INT4, "w4a8": WeightFormat.W4A8}
 
 @dataclass(frozen=True)
 class Precision:
-    """What the settings say of a model's weights.
+    """What the settings say about a model's weights.
 
     Attributes:
         dtype: ``float32`` or ``bfloat16``.
@@ -61,7 +61,7 @@ class Precision:
             )
 
     def format_of(self, role: Role) -> WeightFormat:
-        """Return the format of the matrix that plays ``role``."""
+        """Return the format of the matrix with ``role``."""
         if role is Role.ROUTER:
             return WeightFormat.FLOAT32
         if self.quantization is None:
@@ -77,8 +77,8 @@ def check_activation_setting(activation: ActivationType, dtype: str, quantizatio
     """Raise StartError if ``activation`` rounds the inputs of weights that this model would not have."""
     if activation is not ActivationType.BFLOAT16 or (dtype == "bfloat16" and quantization is None):
         return
-    found = f"dtype is {dtype!r}" if quantization is None else f"quantization is {quantization!r}"
+    setting = f"dtype is {dtype!r}" if quantization is None else f"quantization is {quantization!r}"
     raise StartError(
-        f"activation_dtype is 'bfloat16', which is for bfloat16 weights, but {found}; "
+        f"activation_dtype is 'bfloat16', which is for bfloat16 weights, but {setting}; "
         "use float32, int16 or int8, or dtype bfloat16 without quantization"
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ernie_backend.config.architectures import ARCHITECTURES, HUGGINGFACE, PADDLE, TensorLayout
+from ernie_backend.config.architectures import ARCHITECTURES, TensorLayout
 from ernie_backend.config.model_config import ModelConfig, MoeConfig
 from ernie_backend.errors import StartError
 from ernie_backend.weights.roles import Role, WeightKey
@@ -29,7 +29,7 @@ class CheckpointTensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a weight is made: its tensors, each transposed if so stored, one after another along the outputs."""
+    """How a weight is made: its tensors, transposed if stored so, concatenated along the outputs."""
 
     tensors: tuple[CheckpointTensor, ...]
     is_transposed: bool = False
@@ -57,13 +57,13 @@ Recipes = dict[WeightKey, Recipe]
 
 @dataclass(frozen=True)
 class Block:
-    """Weights that are alike in some layers, and for some experts of each.
+    """Weights that repeat in some layers, and for some experts of each.
 
     Attributes:
-        recipes: by role; names of tensors have ``{layer}`` and ``{expert}`` where their numbers stand.
-        layers: the first and last of them, every how many; ``range(1)`` for what is outside of the layers.
-        without: layers between these that do not have them.
-        experts: ``range(1)`` for what is of no expert.
+        recipes: by role; names of tensors have the placeholders ``{layer}`` and ``{expert}``.
+        layers: those layers; ``range(1)`` for weights outside of the layers.
+        without: layers among these that do not have them.
+        experts: those experts; ``range(1)`` for weights of no expert.
     """
 
     recipes: Mapping[Role, Recipe]
@@ -161,7 +161,7 @@ def recipes_for(names: Collection[str], config: ModelConfig, where: str) -> Reci
     ``where`` names the checkpoint in the error.
 
     Raises:
-        StartError: it has none of the architecture's layouts.
+        StartError: it does not have a layout of the architecture.
     """
     layouts = ARCHITECTURES[config.architecture].layouts
     for layout in layouts:
@@ -172,20 +172,10 @@ def recipes_for(names: Collection[str], config: ModelConfig, where: str) -> Reci
 
 
 def recipes(config: ModelConfig, layout: TensorLayout) -> Recipes:
-    """Return the recipe of every weight in a layout."""
+    """Return the recipe of every weight in a layout: ``HUGGINGFACE``, ``PADDLE``."""
     return dict(pair for block in blocks(config, layout) for pair in block.weights())
 
 
-def huggingface_recipes(config: ModelConfig) -> Recipes:
-    """Return the recipes of the HF layout."""
-    return recipes(config, HUGGINGFACE)
-
-
-def paddle_recipes(config: ModelConfig) -> Recipes:
-    """Return the recipes of the Paddle layout."""
-    return recipes(config, PADDLE)
-
-
 def is_harmless(name: str) -> bool:
-    """Whether a tensor is left unread without a warning: of MTP, a saved rotary table, a tied head's copy."""
+    """Whether a tensor is ignored without a warning: of MTP, a saved rotary table, a tied head's copy."""
     return "mtp" in name or name.endswith("rotary_emb.inv_freq") or name == HEAD

@@ -1,4 +1,4 @@
-"""The parts that weights play in a decoder, whatever a checkpoint calls them."""
+"""The roles of weights in a decoder, whatever a checkpoint calls them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Role(enum.Enum):
 
     @property
     def is_vector(self) -> bool:
-        """Whether it is a norm or a bias, which is float32 always; otherwise a matrix."""
+        """Whether it is a norm or a bias, always in float32; otherwise it is a matrix."""
         return self in _VECTORS
 
 
@@ -42,7 +42,7 @@ SHARED = frozenset({Role.SHARED_GATE_UP, Role.SHARED_DOWN})
 
 
 class WeightKey(NamedTuple):
-    """One weight of a model; 0 stands for the layer or the expert of what is of none."""
+    """One weight of a model; layer and expert are 0 where it belongs to none."""
 
     role: Role
     layer: int = 0

@@ -8,8 +8,8 @@
 
 So a rank multiplies by its rows, then by its columns, and the sum over the ranks is the whole product. Experts
 are cut like any MLP; with expert parallelism a routed expert is whole, and a rank has 1/n of them. If n then
-does not divide the heads or a width, attention, dense MLPs and shared experts are whole on every rank. What is
-cut must be divided by n, in units that stay whole.
+does not divide the heads or a width, attention, dense MLPs and shared experts are whole on every rank. n must
+divide what is cut, counted in units that stay whole (the scheme of Megatron-LM, Shoeybi et al., 2019).
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ class Part:
         return [tensors[index][rows.start : rows.stop, columns] for index, rows in self.pieces(heights)]
 
     def pieces(self, heights: Sequence[int]) -> Iterator[tuple[int, range]]:
-        """Yield, in the part's order, which rows of which tensor it has; ``heights`` are the tensors' rows."""
+        """Yield, in the part's order, which rows of which tensor it has; ``heights`` are the tensors' rows.
+
+        The ranges count rows of the matrix, in which tensor ``index`` occupies ``top`` to ``top + height``.
+        """
         for rows in self.rows:
             top = 0
             for index, height in enumerate(heights):
@@ -99,7 +102,7 @@ class Part:
 
 
 def shard_of(config: ModelConfig, rank: int, size: int, *, is_expert_parallel: bool) -> Shard:
-    """Return the shard of a rank; expert parallelism means nothing to a model without experts."""
+    """Return the shard of a rank; without experts, expert parallelism has no effect."""
     if not is_expert_parallel or config.moe is None:
         return Shard(rank, size)
     is_dense_whole = any(length % size for length, _ in _dense_sizes(config))
@@ -107,7 +110,7 @@ def shard_of(config: ModelConfig, rank: int, size: int, *, is_expert_parallel: b
 
 
 def part_of(role: Role, shape: tuple[int, int], config: ModelConfig, shard: Shard) -> Part:
-    """Return the rank's part of the matrix of ``role`` with ``shape`` [N, K]; ``check_split`` was passed."""
+    """Return the rank's part of the matrix of ``role`` with ``shape`` [N, K]; ``check_split`` has passed."""
     outputs, inputs = shape
     if role in _BY_ROWS:
         return Part(_rows((outputs,), shard), range(inputs))
@@ -115,6 +118,7 @@ def part_of(role: Role, shape: tuple[int, int], config: ModelConfig, shard: Shar
     if is_whole or shard.size == 1:
         return Part((range(outputs),), range(inputs))
     if role is Role.QKV:
+        # Cut apart, so that a rank has the queries that read its own keys and values.
         queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         return Part(_rows((queries, keys, keys), shard), range(inputs))
     if role in _BY_HALVES:
@@ -127,8 +131,8 @@ def part_of(role: Role, shape: tuple[int, int], config: ModelConfig, shard: Shar
 def experts_of(role: Role, num_experts: int, shard: Shard) -> range:
     """Return the experts of which the rank has the matrices of ``role``, or parts of them.
 
-    Shared experts that are whole on every rank are those of the first one only, so that they are added once.
-    What is of no expert counts as one that all ranks have.
+    Shared experts that are whole on every rank belong to the first one only, so that they are added once. A
+    role without experts counts as one expert that all ranks have.
     """
     if role in ROUTED and shard.is_expert_parallel:
         return _share(num_experts, shard)
@@ -200,6 +204,7 @@ def check_split(config: ModelConfig, shard: Shard, block: int = 1) -> None:
     sizes = _cut_sizes(config, shard, block)
     misfits = dict.fromkeys(f"{length} {name}" for length, name in sizes if length % shard.size)
     if misfits:
+        # Group sizes that divide everything are the divisors of the greatest common divisor.
         common = math.gcd(*(length for length, _ in sizes))
         possible = [str(n) for n in range(1, min(common, MAX_RANKS) + 1) if common % n == 0]
         spread = Shard(0, shard.size, is_expert_parallel=True)
@@ -214,7 +219,7 @@ def check_split(config: ModelConfig, shard: Shard, block: int = 1) -> None:
 
 
 def _cut_sizes(config: ModelConfig, shard: Shard, block: int) -> list[tuple[int, str]]:
-    """Return what must be cut, in the units that stay whole, with names for people."""
+    """Return what must be cut, in units that stay whole, with names for messages."""
     vocabulary = (config.vocab_size, "rows of the vocabulary")
     if config.expert_banks and shard.is_expert_parallel:
         return [vocabulary, *((bank.num_experts, "experts") for bank in config.expert_banks)]

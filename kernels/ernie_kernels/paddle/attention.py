@@ -48,10 +48,11 @@ def attend(queries: Tensor, cache: PagedCache, plan: AttentionPlan) -> Tensor:
 
 
 def _attend_group(queries: Tensor, cache: PagedCache, group: SequenceGroup) -> Tensor:
-    """N sequences with Q queries each; G query heads share a kv head: masks meet [N, kv_heads, G, Q, ...].
+    """Attend N sequences with Q queries each; G query heads share a kv head.
 
-    In a product these queries are the rows of a matrix for each kv head, [N, kv_heads, G * Q, ...]: an XPU does
-    not broadcast one batch of matrices over another but reads past the smaller one.
+    Masks apply to ``[N, kv_heads, G, Q, L]``. In products the queries are the rows of one matrix for each kv
+    head, ``[N, kv_heads, G * Q, ...]``: an XPU does not broadcast one batch of matrices over another but reads
+    past the smaller one.
     """
     _, heads, head_dim = queries.shape
     sequences, count, kv_heads = group.num_sequences, group.num_queries, cache.spec.num_kv_heads

@@ -30,7 +30,7 @@ class PackedLinear:
 
     Attributes:
         values: float32 or bfloat16, or int8 codes.
-        scales: float32 ``[N]`` beside int8 codes, else None.
+        scales: float32 ``[N]`` for int8 codes, else None.
         activation: how the input is rounded before it meets int8 codes, or bfloat16 values.
     """
 

@@ -44,7 +44,7 @@ class PaddleMoe:
     Attributes:
         router: the router, on the host.
         gate: its matrix on the place.
-        experts: those that are here.
+        experts: the rank's experts.
         shared: the shared ones, if there are any.
         place: the place.
         local_experts: the router's rows of ``experts``.
@@ -96,7 +96,8 @@ class PaddleMoe:
         routing = self.route(x)
         count = self.router.experts_per_token
         chosen = routing.experts.reshape(-1)
-        order = np.argsort(chosen, kind="stable")  # pairs of row and expert, by expert
+        # Pair i is row i // count and its choice i % count; ``order`` lists the pairs by expert, then by row.
+        order = np.argsort(chosen, kind="stable")
         starts = np.searchsorted(
             chosen[order], np.arange(self.local_experts.start, self.local_experts.stop + 1)
         )
@@ -106,12 +107,12 @@ class PaddleMoe:
             for expert, start, end in zip(self.experts, starts[:-1], starts[1:], strict=True)
             if start < end
         ]
-        # Where each pair stands among the results; a row's pairs in the order of its choice. What experts
-        # elsewhere make of a row is zeros here.
-        places, count_here = np.argsort(order) - starts[0], starts[-1] - starts[0]
-        is_elsewhere = (places < 0) | (places >= count_here)
+        # The place of each pair among the results, [row][choice]. Experts of other ranks add zeros: one row of
+        # zeros behind the results stands for all of them.
+        places, num_local = np.argsort(order) - starts[0], starts[-1] - starts[0]
+        is_elsewhere = (places < 0) | (places >= num_local)
         if is_elsewhere.any():
-            places[is_elsewhere] = count_here
+            places[is_elsewhere] = num_local
             results.append(self.place.upload(np.zeros((1, x.shape[1]), np.float32)))
         together = paddle.gather(paddle.concat(results), self.place.upload(places.astype(np.int32)))
         weighted = together * self.place.upload(routing.weights.reshape(-1, 1))

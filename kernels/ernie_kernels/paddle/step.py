@@ -108,10 +108,10 @@ def plan_attention(
     slots = _slots(batch.block_tables, lengths, spec)
     decoding = [int(index) for index in np.flatnonzero(counts == 1)]
     others = [[int(index)] for index in np.flatnonzero(counts > 1)]
-    # Where each token stands in its sequence's cache: not its rotary position.
+    # The index of each token in its sequence, hence in the cache; it may differ from its rotary position.
     shifts = np.repeat(batch.context_lengths - batch.query_starts[:-1], counts)
     places = np.arange(counts.sum(), dtype=np.int32) + shifts
-    # The groups' results lie end to end: rows says where each of them belongs in the step, order the way back.
+    # Results of the groups are laid end to end: rows maps them to rows of the step, order is the inverse.
     groups, rows = [], []
     for members in ([decoding] if decoding else []) + others:
         group_rows = np.concatenate([np.arange(*batch.query_starts[index : index + 2]) for index in members])
@@ -124,7 +124,7 @@ def plan_attention(
 
 
 def _slots(block_tables: NDArray[np.int32], lengths: NDArray[np.int32], spec: CacheSpec) -> NDArray[np.int32]:
-    """Return the slot of every position: ``[S, longest]``; those past a sequence's end mean nothing."""
+    """Return the slot of every position: ``[S, longest]``; those past a sequence's end are arbitrary."""
     size, blocks = spec.block_size, block_tables.shape[1]
     longest = int(lengths.max())
     if longest > blocks * size:
@@ -148,6 +148,7 @@ def _group(
     length = int(lengths[members].max())
     keys = np.arange(length, dtype=np.int32)
     contexts = slots[members, :length]
+    # Padding repeats the first slot of the sequence; ``_attend_group`` masks it, but 0 * NaN would be NaN.
     contexts = np.where(keys < lengths[members][:, None], contexts, contexts[:, :1]).astype(np.int32)
     positions = places[rows].reshape(len(members), 1, 1, -1, 1)
     return SequenceGroup(

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ernie_backend.config.architectures import PADDLE
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.quantization import calibration
@@ -21,7 +22,7 @@ from ernie_backend.quantization.quantizer import quantize_checkpoint
 from ernie_backend.weights.checkpoints.prequantized import quantized_tensors, read_stored, stored_weight
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.precision import WeightFormat
-from ernie_backend.weights.recipes import CheckpointTensor, Recipe, paddle_recipes
+from ernie_backend.weights.recipes import CheckpointTensor, Recipe, recipes
 from ernie_backend.weights.roles import Role, WeightKey
 from ernie_backend.weights.sharding import Part, Shard, part_of
 from ernie_kernels.formats import (
@@ -66,7 +67,7 @@ def test_a_converted_checkpoint_has_the_weights_that_loading_would_make(
     config = ModelConfig.from_directory(target)
     assert config.quantization_config == QuantizationConfig(quantization)
     with opened(target) as found, opened(DATA / source, quantization) as expected:
-        for key, recipe in paddle_recipes(config).items():
+        for key, recipe in recipes(config, PADDLE).items():
             if len(recipe.shape) == 2 and key.role is not Role.ROUTER_BIAS:
                 assert_same(found.linear(*key), expected.linear(*key))
             else:
@@ -98,7 +99,7 @@ def test_exactly_the_head_is_quantized_when_a_converted_checkpoint_loads(
 
     monkeypatch.setattr(CheckpointWeights, "_quantize", quantized)
     with opened(target) as weights:
-        for key, recipe in paddle_recipes(config).items():
+        for key, recipe in recipes(config, PADDLE).items():
             if len(recipe.shape) == 2 and key.role is not Role.ROUTER_BIAS:
                 weights.linear(*key)
     assert found == [WeightKey(role)]
@@ -269,4 +270,4 @@ def test_keys_are_weights(tmp_path: Path) -> None:
         "mlp.experts.3.down_proj.activation_scale",
     }
     assert expected <= {name.removeprefix("ernie.layers.1.") for name in names}
-    assert WeightKey(Role.EXPERT_DOWN, 1, 3) in paddle_recipes(ModelConfig.from_directory(target))
+    assert WeightKey(Role.EXPERT_DOWN, 1, 3) in recipes(ModelConfig.from_directory(target), PADDLE)

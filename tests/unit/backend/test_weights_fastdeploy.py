@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ernie_backend.config.architectures import PADDLE
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
 from ernie_backend.weights.loader import CheckpointWeights
-from ernie_backend.weights.recipes import paddle_recipes
+from ernie_backend.weights.recipes import recipes
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import Shard
 from ernie_kernels.formats import W4A8Weight, bfloat16_to_float32, dequantize
@@ -75,8 +76,8 @@ def test_every_rank_reads_its_part_of_what_one_rank_reads(
     config, tensors = (config_of(kind), with_experts(kind)) if is_mixed else (CONFIG, FLOAT)
     whole = write_model(tmp_path / "whole", config, tensors)
     parts = write_model(tmp_path / "cut", config, tensors, ranks=4)
-    recipes = paddle_recipes(ModelConfig.from_directory(whole))
-    keys = [key for key in recipes if len(recipes[key].shape) == 2 and key.role is not Role.ROUTER_BIAS]
+    weights = recipes(ModelConfig.from_directory(whole), PADDLE)
+    keys = [key for key in weights if len(weights[key].shape) == 2 and key.role is not Role.ROUTER_BIAS]
     monkeypatch.setattr(np, "empty", dirty_memory)
     for start in range(2):  # the second one finds what was kept
         for rank in range(4):

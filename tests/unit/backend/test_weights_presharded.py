@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ernie_backend.config.architectures import PADDLE
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
 from ernie_backend.weights.checkpoints.files import INDEX, Checkpoint
 from ernie_backend.weights.checkpoints.presharded import rank_directories
 from ernie_backend.weights.loader import CheckpointWeights
-from ernie_backend.weights.recipes import paddle_recipes
+from ernie_backend.weights.recipes import recipes
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import Shard
 from ernie_kernels.formats import W4A8Weight, bfloat16_to_float32
@@ -99,7 +100,7 @@ def test_each_of_as_many_ranks_opens_its_own_directory(cut: Path, tmp_path: Path
             CheckpointWeights.open(cut, config, "bfloat16", "w4a8", shard=shard) as found,
             CheckpointWeights.open(whole, config, "bfloat16", "w4a8", shard=shard) as expected,
         ):
-            for key, recipe in paddle_recipes(config).items():
+            for key, recipe in recipes(config, PADDLE).items():
                 if len(recipe.shape) == 2 and key.role is not Role.ROUTER_BIAS:
                     assert_same(found.linear(*key), expected.linear(*key))
             for name, scales in vars(expected.cache_scales(1)).items():
@@ -182,9 +183,7 @@ def test_missing_last_ranks_show_in_the_shapes(copy: Path, size: int) -> None:
     for rank in (2, 3):
         shutil.rmtree(copy / f"rank{rank}")
     config = ModelConfig.from_directory(copy)
-    complaint = (
-        r"has shape \[\d+.*; config.json asks for .* one of 2 ranks has .*: is the directory of a rank missing"
-    )
+    complaint = r"has shape \[\d+.*; config.json .* one of 2 ranks has .*: is the directory of a rank missing"
     with pytest.raises(StartError, match=complaint):
         CheckpointWeights.open(copy, config, "bfloat16", "w4a8", shard=Shard(0, size))
 

@@ -38,7 +38,7 @@ class Checkpoint:
         """Map the files of ``directory``.
 
         Raises:
-            StartError: there are no weights, the index is broken, or a file is missing or damaged.
+            StartError: there are no weights, or the index or a file is missing or damaged.
         """
         index = directory / INDEX
         if index.is_file():
@@ -67,12 +67,12 @@ class Checkpoint:
         return self._files[name].entries[name].shape
 
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raise StartError unless a tensor has the shape that the model asks for."""
-        found = self.shape(name)
-        if found != shape:
+        """Raise StartError unless a tensor has the shape that the model requires."""
+        stored = self.shape(name)
+        if stored != shape:
             raise StartError(
-                f"{self.file_of(name)}: tensor {name} has shape {list(found)}; "
-                f"config.json asks for {list(shape)}"
+                f"{self.file_of(name)}: tensor {name} has shape {list(stored)}; "
+                f"config.json requires {list(shape)}"
             )
 
     def tensor(self, name: str) -> NDArray[np.generic]:
@@ -80,7 +80,7 @@ class Checkpoint:
         return self._files[name].tensor(name)
 
     def forget(self) -> None:
-        """Give back the memory of what was read."""
+        """Release the pages that were read."""
         for file in set(self._files.values()):
             file.forget()
 

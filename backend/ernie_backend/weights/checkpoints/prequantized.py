@@ -1,13 +1,13 @@
 """Weights that a checkpoint holds quantized, in FastDeploy's layout: read, and written by ``quantize``.
 
-Beside the Paddle layout's names, with ``weight`` replaced; a Linear has K inputs and N outputs:
+The Paddle layout's names, with ``weight`` replaced; a Linear has K inputs and N outputs:
 
     quant_weight      int8 [K, N] codes; for int4 [K / 2, N], two codes per byte, even k in the low nibble
     weight_scale      [N], the absmax of each output's weights
     activation_scale  [1], w4a8 only: the absmax of the inputs that the weight was calibrated with
     cachek_matmul.activation_scale, cachev_matmul...  [kv_heads * head_dim], the absmax of each channel
 
-An absmax becomes a scale of ``ernie_kernels.formats`` by dividing it by the largest code. Under w4a8 those of
+An absmax divided by the largest code is a scale of ``ernie_kernels.formats``. Under w4a8 those of
 an expert's down matrix are of rotated inputs, and of the weight that undoes their rotation
 (``ernie_kernels.hadamard``).
 """
@@ -58,7 +58,7 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """The tensors of a quantized weight; ``input_absmax`` is there under w4a8 only."""
+    """The tensors of a quantized weight; ``input_absmax`` is None unless the format is w4a8."""
 
     codes: CheckpointTensor
     absmax: CheckpointTensor
@@ -66,7 +66,7 @@ class StoredWeight:
 
     @property
     def tensors(self) -> tuple[CheckpointTensor, ...]:
-        """All of them."""
+        """All tensors of the weight."""
         return (self.codes, self.absmax, *((self.input_absmax,) if self.input_absmax else ()))
 
 
@@ -90,13 +90,13 @@ def stored_weights(
 ) -> dict[WeightKey, StoredWeight]:
     """Return the weights that a checkpoint with tensors ``names`` holds quantized, or should.
 
-    ``is_expected``: config.json says that weights are quantized; those that are there unquantized stay so.
+    ``is_expected``: config.json says that weights are quantized; those that are present unquantized stay so.
 
     Raises:
-        StartError: w4a8 is asked of a checkpoint that has not the Paddle layout, or the experts are of w4a8 and
-            something else is asked: the codes have the same shapes as those of wint4, and other numbers.
+        StartError: w4a8 is requested of a checkpoint without the Paddle layout, or another format of experts
+            that are w4a8: their codes have the same shapes as those of wint4, and other numbers.
     """
-    found = {}
+    weights = {}
     for key, recipe in recipes.items():
         fmt = WeightFormat.FLOAT32 if key.role.is_vector else precision.format_of(key.role)
         stored = stored_weight(recipe, fmt) if fmt in QUANTIZED else None
@@ -108,8 +108,8 @@ def stored_weights(
             _check_not_w4a8(stored, fmt, names)
         is_missing = is_expected and recipe.tensors[0].name not in names
         if fmt is WeightFormat.W4A8 or stored.codes.name in names or is_missing:
-            found[key] = stored
-    return found
+            weights[key] = stored
+    return weights
 
 
 def _check_not_w4a8(stored: StoredWeight, fmt: WeightFormat, names: Collection[str]) -> None:
@@ -133,7 +133,7 @@ def brings_cache_scales(config: ModelConfig, names: Collection[str]) -> bool:
         if zero_point in names:
             raise StartError(
                 f"tensor {zero_point} shifts the KV cache, which is symmetric here, and "
-                "quantization_config.has_zero_point in config.json does not tell of it; make the checkpoint by "
+                "quantization_config.has_zero_point in config.json does not mention it; make the checkpoint by "
                 "ernie-triton quantize --kv-cache c8, or take the tensor out if it is a left-over"
             )
     stored = config.quantization_config
@@ -152,14 +152,14 @@ def cache_scale_specs(config: ModelConfig, layer: int) -> tuple[CheckpointTensor
 def read_stored(
     tensors: Tensors, stored: StoredWeight, fmt: WeightFormat, rotation: int, part: Part
 ) -> QuantizedWeight | W4A8Weight:
-    """Read a part of a quantized weight, in memory of its own.
+    """Read a part of a quantized weight into new memory.
 
     Args:
         tensors: the checkpoint.
         stored: the weight's tensors, whose shapes were checked.
         fmt: its format.
         rotation: for w4a8, the block in which its inputs are rotated; 0: not.
-        part: what of it; of int4 codes, two inputs share a byte and stay together.
+        part: the part to read; two int4 codes share a byte, so it begins and ends at even inputs.
 
     Raises:
         StartError: the codes are not int8, or a scale is negative or not finite, or that of the inputs is 0.
@@ -170,10 +170,12 @@ def read_stored(
     rows = [slice(each.start, each.stop) for each in part.rows]
     scales = _absmax(tensors, stored.absmax, *rows) / np.float32(_LEVELS[fmt])
     if fmt is WeightFormat.INT8:
+        # Stored inputs first; ``cut`` takes rows of outputs.
         int8 = np.concatenate(part.cut([codes.T.view(np.int8)]))
         if int8.size and int8.min() == -128:
             raise _error(tensors, stored.codes, "has the code -128; int8 weights have -127 to 127")
         return Int8Weight(int8, scales)
+    # The two codes of a byte are inputs 2j and 2j + 1, as in Int4Weight: bytes are cut, not unpacked.
     bytes_of_part = replace(part, columns=range(part.columns.start // 2, part.columns.stop // 2))
     packed = np.concatenate(bytes_of_part.cut([codes.T])).view(np.uint8)
     weight = Int4Weight(packed, scales, 2 * packed.shape[1])
@@ -221,8 +223,9 @@ def quantized_tensors(
 def rotation_warning(tensors: Tensors, stored: Mapping[WeightKey, StoredWeight], block: int) -> str | None:
     """Return a warning if experts' down weights do not look as if they undid a rotation in blocks of ``block``.
 
-    Nothing in a checkpoint says whether they do, but W H / B has numbers sqrt(B) times smaller than those of W.
-    Where they are nearer to the size of the expert's other matrix, they are those of W H / sqrt(B), or of W.
+    Nothing in a checkpoint says whether they do, but the numbers of W H / B are sqrt(B) times smaller than
+    those of W, which have the size of the expert's other matrix. So the ratio of the two should be near
+    B ** -0.5; above B ** -0.25, halfway to 1 on a logarithmic scale, the weights are W H / sqrt(B), or W.
     """
     down = next((key for key in stored if key.role is Role.EXPERT_DOWN and stored[key].input_absmax), None)
     if down is None:
@@ -251,7 +254,7 @@ def read_cache_scales(tensors: Tensors, config: ModelConfig, layer: int, heads: 
 
 
 def missing_hint(name: str, names: Collection[str]) -> str:
-    """Return what a missing tensor would have been for, as the rest of a sentence; ``names`` are there."""
+    """Return what a missing tensor is for, as the rest of a sentence; ``names`` are present."""
     if name.endswith("_proj.weight") and name.replace("weight", "quant_weight") in names:
         return "; a quant_weight is there instead, but no quantization_config in config.json"
     if name.endswith("quant_weight"):
@@ -266,7 +269,7 @@ def missing_hint(name: str, names: Collection[str]) -> str:
 
 
 def _absmax(tensors: Tensors, spec: CheckpointTensor, *parts: slice) -> NDArray[np.float32]:
-    """Return the stretches ``parts`` of an absmax, one after another; without any, all of it."""
+    """Return the slices ``parts`` of an absmax, concatenated; without any, all of it."""
     whole = tensors.tensor(spec.name)
     if whole.dtype == np.int8:
         raise _error(tensors, spec, "has type int8; scales are floats")

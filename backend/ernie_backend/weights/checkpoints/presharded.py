@@ -1,8 +1,11 @@
 """A checkpoint that was cut for tensor parallelism: directories ``rank0`` to ``rankN-1`` next to config.json.
 
-One of N ranks reads its own directory only, but for the weights that it quantizes before it cuts them. A single
-rank, or one that has whole experts, joins the parts tensor by tensor. Both look like a whole checkpoint.
-``sharding`` says which outputs and inputs of a weight a rank has; here they are found in its tensors.
+    whole weight [N, K]  --part_of-->  rows or columns of a rank  --tensor_parts-->  indices of its tensors
+
+One of N ranks reads only its own directory, except for the weights that it quantizes before it cuts them. A
+single rank, or one that has whole experts, joins the parts tensor by tensor. Both look like a whole checkpoint
+to the loader, which takes the rank's part only: the zeros in place of other ranks' parts are never used.
+``sharding`` says which outputs and inputs of a weight a rank has; this module finds them in its tensors.
 """
 
 from __future__ import annotations
@@ -33,12 +36,12 @@ Index = slice | NDArray[np.intp]
 
 @dataclass(frozen=True)
 class TensorParts:
-    """How a tensor is shared out.
+    """How a tensor is cut.
 
     Attributes:
         shape: of the whole tensor.
-        axis: that it is cut along.
-        indices: what each rank has along this axis, in order.
+        axis: the one that is cut.
+        indices: each rank's part of this axis, in order of rank.
     """
 
     shape: tuple[int, ...]
@@ -58,7 +61,7 @@ class TensorParts:
     def joined(self, parts: Mapping[int, Tensor]) -> Tensor:
         """Return the tensor that the parts make up, zeros where a rank is absent.
 
-        Nothing is written there, so that memory is taken for what is present only.
+        Nothing is written there, so memory becomes resident only for the parts that are present.
         """
         whole = np.zeros(self.shape, next(iter(parts.values())).dtype)
         for rank, part in parts.items():
@@ -72,35 +75,36 @@ class TensorParts:
 def tensor_parts(
     recipes: Recipes, stored: Mapping[WeightKey, StoredWeight], config: ModelConfig, ranks: int
 ) -> dict[str, TensorParts]:
-    """Return how the tensors that are not whole on every rank are shared out, by name.
+    """Return how the tensors that are not whole on every rank are cut, by name.
 
     Args:
         recipes: the weights of the Paddle layout.
-        stored: those that are kept quantized.
-        config: the model's sizes, which ``check_split`` has found to fit.
-        ranks: among how many.
+        stored: those that the checkpoint holds quantized.
+        config: the model's sizes; ``check_split`` has passed.
+        ranks: number of parts.
     """
-    found = {}
+    cut = {}
     for key, recipe in recipes.items():
         if key.role.is_vector:
             continue
         outputs, inputs = recipe.shape
         parts = [part_of(key.role, (outputs, inputs), config, Shard(rank, ranks)) for rank in range(ranks)]
+        # A weight is cut along its outputs or its inputs, never both; scales of outputs follow the outputs.
         is_cut = parts[0].shape[0] < outputs, parts[0].shape[1] < inputs
         for spec, outputs_axis, inputs_axis in _axes(recipe, stored.get(key)):
             if is_cut[0]:
                 rows = tuple(_index(part.rows) for part in parts)
-                found[spec.name] = TensorParts(spec.shape, outputs_axis, rows)
+                cut[spec.name] = TensorParts(spec.shape, outputs_axis, rows)
             elif is_cut[1] and inputs_axis is not None:
                 packed = inputs // spec.shape[inputs_axis]  # inputs per index: 2 where a byte holds two codes
                 columns = tuple(_index([part.columns], packed) for part in parts)
-                found[spec.name] = TensorParts(spec.shape, inputs_axis, columns)
+                cut[spec.name] = TensorParts(spec.shape, inputs_axis, columns)
     for layer in range(config.num_layers):
         heads = [kv_heads_of(config, Shard(rank, ranks)) for rank in range(ranks)]
         for spec in cache_scale_specs(config, layer) if ranks > 1 else ():
             channels = [range(each.start * config.head_dim, each.stop * config.head_dim) for each in heads]
-            found[spec.name] = TensorParts(spec.shape, 0, tuple(_index([each]) for each in channels))
-    return found
+            cut[spec.name] = TensorParts(spec.shape, 0, tuple(_index([each]) for each in channels))
+    return cut
 
 
 def needed_whole(
@@ -110,19 +114,19 @@ def needed_whole(
     config: ModelConfig,
     shard: Shard,
 ) -> set[str]:
-    """Return the tensors that a rank reads with the parts of all others.
+    """Return the tensors of which a rank reads the parts of all ranks.
 
-    These are the weights that it quantizes and of which it has some columns: the scale of an output is that of
-    all its inputs, so that N ranks compute with the numbers of one.
+    These are the weights that it quantizes and of which it has some columns: the scale of an output covers all
+    its inputs, so that N ranks compute with the same numbers as one.
     """
-    found: set[str] = set()
+    whole: set[str] = set()
     for key, recipe in recipes.items():
         if key.role.is_vector or key in stored or precision.format_of(key.role) not in QUANTIZED:
             continue
         outputs, inputs = recipe.shape
         if part_of(key.role, (outputs, inputs), config, shard).shape[1] < inputs:
-            found.update(tensor.name for tensor in recipe.tensors)
-    return found
+            whole.update(tensor.name for tensor in recipe.tensors)
+    return whole
 
 
 def _axes(recipe: Recipe, stored: StoredWeight | None) -> Iterator[tuple[CheckpointTensor, int, int | None]]:
@@ -136,7 +140,7 @@ def _axes(recipe: Recipe, stored: StoredWeight | None) -> Iterator[tuple[Checkpo
 
 
 def _index(ranges: Sequence[range], packed: int = 1) -> Index:
-    """Return the index of some ranges, one after another; ``packed`` of their numbers share an index."""
+    """Return the index of ranges, concatenated; ``packed`` numbers of a single range share an index."""
     if len(ranges) == 1:
         return slice(ranges[0].start // packed, ranges[0].stop // packed)
     return np.concatenate([np.arange(each.start, each.stop, dtype=np.intp) for each in ranges])
@@ -148,11 +152,11 @@ def rank_directories(directory: Path) -> list[Path]:
     Raises:
         StartError: one is missing between the first and the last.
     """
-    found = {int(match[1]): path for path in directory.glob("rank*") if (match := _RANK.fullmatch(path.name))}
-    for rank in range(max(found, default=-1) + 1):
-        if rank not in found:
+    by_rank = {int(match[1]): path for path in directory.glob("rank*") if (match := _RANK.fullmatch(path.name))}
+    for rank in range(max(by_rank, default=-1) + 1):
+        if rank not in by_rank:
             raise StartError(f"{directory / f'rank{rank}'} is missing; other ranks are there: copy it again")
-    return [found[rank] for rank in range(len(found))]
+    return [by_rank[rank] for rank in range(len(by_rank))]
 
 
 def open_tensors(
@@ -163,12 +167,11 @@ def open_tensors(
     Args:
         directory: the model directory.
         config: the model's sizes.
-        precision: in which formats the weights are kept.
+        precision: the formats of the weights in memory.
         shard: the rank.
 
     Raises:
-        StartError: there are no weights, a file is missing or damaged, or the checkpoint was cut for another
-            number of ranks.
+        StartError: weights are missing or damaged, or the checkpoint was cut for another number of ranks.
     """
     directories = rank_directories(directory)
     count = len(directories)
@@ -203,7 +206,7 @@ class PreshardedTensors:
     Args:
         directory: that of the ranks' directories.
         ranks: the opened checkpoints by rank: all, or ``rank`` alone.
-        parts: how the tensors are shared out, by name.
+        parts: how the tensors are cut, by name.
         rank: the one whose part of every tensor is filled.
         whole: the tensors that are filled with the parts of all ranks.
 
@@ -246,10 +249,10 @@ class PreshardedTensors:
             if parts is None:
                 checkpoint.check_shape(name, shape)
                 continue
-            found, expected = checkpoint.shape(name), parts.part_shape(rank)
-            if found != expected:
+            stored, expected = checkpoint.shape(name), parts.part_shape(rank)
+            if stored != expected:
                 raise StartError(
-                    f"{checkpoint.file_of(name)}: tensor {name} has shape {list(found)}; config.json asks for "
+                    f"{checkpoint.file_of(name)}: tensor {name} has shape {list(stored)}; config.json requires "
                     f"{list(shape)}, of which one of {len(parts.indices)} ranks has {list(expected)}: is the "
                     "directory of a rank missing?"
                 )
@@ -262,12 +265,12 @@ class PreshardedTensors:
                 types.
         """
         ranks = self._ranks if name in self._whole else self._local
-        found = {rank: checkpoint.tensor(name) for rank, checkpoint in ranks.items()}
+        tensors = {rank: checkpoint.tensor(name) for rank, checkpoint in ranks.items()}
         if name in self._parts:
-            self._check_types(name, found)
-            return self._parts[name].joined(found)
-        first = next(iter(found.values()))
-        for rank, tensor in found.items():
+            self._check_types(name, tensors)
+            return self._parts[name].joined(tensors)
+        first = next(iter(tensors.values()))
+        for rank, tensor in tensors.items():
             if not np.array_equal(first, tensor):
                 raise StartError(
                     f"{self.directory}: rank0 and rank{rank} differ in tensor {name}, so their parts cannot be "
@@ -275,8 +278,8 @@ class PreshardedTensors:
                 )
         return first
 
-    def _check_types(self, name: str, found: Mapping[int, NDArray[np.generic]]) -> None:
-        names = {rank: type_name(tensor.dtype) for rank, tensor in found.items()}
+    def _check_types(self, name: str, tensors: Mapping[int, NDArray[np.generic]]) -> None:
+        names = {rank: type_name(tensor.dtype) for rank, tensor in tensors.items()}
         first = next(iter(names))
         for rank, named in names.items():
             if named != names[first]:
@@ -286,7 +289,7 @@ class PreshardedTensors:
                 )
 
     def forget(self) -> None:
-        """Give back the memory of what was read."""
+        """Release the pages that were read."""
         for checkpoint in self._ranks.values():
             checkpoint.forget()
 

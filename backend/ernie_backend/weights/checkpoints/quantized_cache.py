@@ -3,8 +3,8 @@
     <cache>/<model name>-<hash of its path>/<fingerprint>/[<rank>/]<role>.<layer>.<expert>.<format>
 
 One file for each weight: a JSON line with shape and checksum, the scales, the codes. A file is written under
-another name and renamed, so two servers may fill one cache at once and a killed one leaves nothing half done. A
-file that is damaged is made again. The fingerprint covers the format version, config.json and, for each file of
+another name and renamed, so two servers may fill one cache at once and a killed one leaves no partial file. A
+damaged file is made again. The fingerprint covers the format version, config.json and, for each file of
 the checkpoint, its size, its times and a sample of its content: other weights have another directory, and those
 of older ones are removed. One of the times, the inode's last change, only the kernel can set: a program that
 writes into a file and puts its modification time back has changed it too.
@@ -49,7 +49,7 @@ class QuantizedCache:
         root: directory of all caches; made if it is absent.
         model: the checkpoint's directory.
         files: its files, see ``fingerprint``.
-        part: name of the part of each weight that is kept; default: the whole.
+        part: name of the rank's part of each weight; default: the whole.
     """
 
     def __init__(self, root: Path, model: Path, files: Iterable[Path], part: str = "") -> None:
@@ -62,7 +62,7 @@ class QuantizedCache:
         _remove_leftovers(self._directory)
 
     def get(self, key: WeightKey, fmt: WeightFormat, shape: tuple[int, int]) -> QuantizedWeight | None:
-        """Return a cached ``[N, K]`` int8 or int4 weight; None if it is absent or not what was written."""
+        """Return a cached ``[N, K]`` int8 or int4 weight; None if it is absent or damaged."""
         path = self._path(key, fmt)
         try:
             with path.open("rb") as file:
@@ -77,7 +77,7 @@ class QuantizedCache:
         return Int8Weight(codes.view(np.int8), scales)
 
     def put(self, key: WeightKey, weight: QuantizedWeight) -> None:
-        """Keep a weight; a full or read-only disk costs the cache, not the start."""
+        """Write a weight; a full or read-only disk disables the cache, and the start goes on."""
         is_int4 = isinstance(weight, Int4Weight)
         codes = weight.packed if isinstance(weight, Int4Weight) else weight.codes
         if codes.nbytes < MIN_BYTES or not self._is_writable:

@@ -1,7 +1,7 @@
 """Reads one ``.safetensors`` file: 8 bytes of header length, a JSON header, then the tensors' bytes.
 
 The file is mapped, so a tensor costs memory only while it is being read. bfloat16, which NumPy has no type
-for, comes back as uint16 bits. Everything in the header is checked against the file before a byte is believed.
+for, comes back as uint16 bits. Everything in the header is checked against the file before a tensor is read.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class SafetensorsFile:
             raise
 
     def close(self) -> None:
-        """Drop the map; arrays still in use keep it alive until they go."""
+        """Drop the map; arrays in use keep it alive."""
         del self._bytes
 
     def forget(self) -> None:
-        """Give back the memory of what was read; it is read from the file again when it is used."""
+        """Release the pages that were read; they are read from the file again when they are used."""
         self._bytes.madvise(mmap.MADV_DONTNEED)
 
     def tensor(self, name: str) -> NDArray[np.generic]:

@@ -1,7 +1,7 @@
-"""Writes one ``.safetensors`` file tensor by tensor, so that nothing has to be known or held beforehand.
+"""Writes one ``.safetensors`` file tensor by tensor, so that only one has to be in memory.
 
-The header comes first in the file but is known last: room is kept for it, and what it does not need is filled
-with spaces, as the format allows.
+The header comes first in the file but is known last: room is reserved for it and padded with spaces, as the
+format allows.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNFINISHED = ".unfinished"
-"""The suffix of a file before it has its name."""
+"""The suffix of a file that is not complete."""
 _TYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int8": "I8"}
 _ENTRY_BYTES = 160
 """What an entry of the header needs besides the tensor's name: type, shape, offsets."""
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that gets its name at the end; an error or an interrupt leaves nothing of it."""
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that is renamed to ``path`` at the end; an error leaves nothing of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(UNFINISHED)
     try:
@@ -41,8 +41,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def tensor_file(path: Path, names: Iterable[str]) -> Iterator[TensorFile]:
-    """Open the file ``path`` for tensors ``names``; it has its name when all are written."""
-    with whole_file(path) as file:
+    """Open the file ``path`` for the tensors ``names``; it appears when all are written."""
+    with atomic_file(path) as file:
         tensors = TensorFile(file, names)
         yield tensors
         tensors.finish()

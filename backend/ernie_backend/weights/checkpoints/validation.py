@@ -16,7 +16,7 @@ from ernie_backend.weights.recipes import HEAD, CheckpointTensor, is_harmless
 _LOG = logging.getLogger(__name__)
 _COMPARED_ROWS = 4096
 _TERMS = (".bias", "norm.weight")
-"""How the names of tensors end that other decoders add or multiply, and that config.json need not tell of."""
+"""Suffixes of tensors that other decoders add or multiply, and that config.json need not mention."""
 _UNTIED = (
     "; tie_word_embeddings is false in config.json, which makes the head a matrix of its own: set it to true "
     "if the embedding is the head too, or copy the checkpoint again"
@@ -64,7 +64,7 @@ def _refuse_terms(
 
 
 def _owner(name: str) -> str:
-    """Return the layer that a tensor belongs to, ``model.layers.3``, or what stands before its last word."""
+    """Return the layer that a tensor belongs to, ``model.layers.3``, or its name without the last word."""
     parts = name.split(".")
     return ".".join(parts[:3] if "layers" in parts[:2] else parts[:-1])
 
@@ -73,7 +73,7 @@ def check_tied_head(checkpoint: Checkpoint | PreshardedTensors, table: Checkpoin
     """Check that a checkpoint whose embedding ``table`` is its head brings no other head.
 
     Raises:
-        StartError: it does; the config.json of a model whose head is its own must say so.
+        StartError: it does; config.json must say so (tie_word_embeddings false).
     """
     if HEAD in checkpoint.names and not _is_copy(checkpoint, table):
         raise StartError(
@@ -83,7 +83,7 @@ def check_tied_head(checkpoint: Checkpoint | PreshardedTensors, table: Checkpoin
 
 
 def _is_copy(checkpoint: Checkpoint | PreshardedTensors, table: CheckpointTensor) -> bool:
-    """Whether the head is the embedding, in either layout; of one that was cut, it is not known."""
+    """Whether the head is the embedding, in either layout; unknown, so False, if the checkpoint was cut."""
     if isinstance(checkpoint, PreshardedTensors):
         return False
     rows, head = checkpoint.tensor(table.name), checkpoint.tensor(HEAD)
