@@ -1,8 +1,4 @@
-"""Errors that end the engine process before it is ready.
-
-A request never meets them: errors of requests are in ``ernie_wire.errors``. This module must not know who reads
-the message; it ends up in the log, in ``describe`` and on the screen of the person who started the server.
-"""
+"""The error that ends the engine process before it is ready; those of requests are in ``ernie_wire.errors``."""
 
 from __future__ import annotations
 
@@ -11,8 +7,9 @@ class StartError(Exception):
     """The engine cannot start: wrong model directory, wrong setting, missing device.
 
     Attributes:
-        message: one line that names the file, tensor or setting, what was found and expected, and the way out.
-        exit_signal: the one that ended a rank, if that is the cause.
+        message: one line for the log and the terminal: the file, tensor or setting, what was found and what was
+            expected, and the way out.
+        exit_signal: the signal that ended a rank, if that is the cause.
     """
 
     def __init__(self, message: str, exit_signal: int | None = None) -> None:

@@ -1,8 +1,8 @@
-"""The ranks of a machine that is not the first of ``--ips``: started, and started again with every new group.
+"""The ranks of a machine that is not the first of ``--ips``: started, and restarted for every new group.
 
-A rank ends with its group, with status 0, and a new one then waits for the next group. One that could not start
-(status 1) ends the command; one that died in another way is replaced after a pause. A stopped one cannot see
-that its group is gone: it is killed. This module must not know what a rank does.
+A rank ends with its group, with status 0, and a new one then waits for the next group. One that cannot start
+(status 1) ends the command; one that dies in another way is restarted after a pause. A stopped one cannot
+notice that its group is gone: it is killed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ernie_frontend.log_output import print_line, standard_error
 
 _CANNOT_START = 1
 _PAUSE_S = 1.0
-_STOPPED_S = 15.0  # before a stopped rank is killed: rank 0 is to see it first
+_STOPPED_S = 15.0  # before a stopped rank is killed: rank 0 should report it first
 
 
 async def keep_ranks(layout: Layout, parameters: Mapping[str, str]) -> None:
     """Keep this machine's ranks running until a signal comes.
 
     Args:
-        layout: which ranks are where.
-        parameters: the engine's, as on the first machine; ``model`` is this machine's directory.
+        layout: which ranks are on which machine.
+        parameters: the engine's, as on the first machine; ``model`` is a directory of this machine.
 
     Raises:
         StopRequested: a signal came.
@@ -68,5 +68,5 @@ async def _keep(index: int, settings: str) -> None:
         if child.status == _CANNOT_START:
             raise CommandError(f"rank process {index} cannot start", error.last_lines)
         if child.status:
-            typer.echo(f"{error.message}; it is started again", err=True)
+            typer.echo(f"{error.message}; it is restarted", err=True)
         await asyncio.sleep(_PAUSE_S)
