@@ -1,4 +1,4 @@
-"""What the server says of itself: ``/version``, and ``/docs``, a page made of openapi.json."""
+"""``/version``, and ``/docs``, a page made from openapi.json."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ docs_router = APIRouter(include_in_schema=False)
 
 @router.get("/version")
 async def show_version() -> Version:
-    """Return the version of the server, in vLLM's shape."""
+    """Return the version of the server, in vLLM's format."""
     return Version(version=VERSION)
 
 
 @docs_router.get("/docs")
 async def show_docs(request: Request) -> HTMLResponse:
-    """Return the page; it loads nothing, from here or elsewhere, and runs no script."""
+    """Return the page, which loads no other file and runs no script."""
     return HTMLResponse(
         page(request.app.openapi()),
         headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff"},

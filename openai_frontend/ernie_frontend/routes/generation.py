@@ -1,6 +1,6 @@
-"""How every endpoint that generates answers a request: read it, generate, and write the answer.
+"""How all generation endpoints answer a request: read it, generate, and write the answer.
 
-A stream is held back until its first output is here, so that an error before it is a plain HTTP error with its
+A stream starts only when its first output has arrived, so an earlier error is a plain HTTP error with its
 status.
 """
 
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Endpoint(Generic[Body]):
-    """What one endpoint does in its own way.
+    """The parts of an endpoint that differ from the others.
 
     Attributes:
         body: the schema of a request.
-        id_prefix: what the ids of answers begin with.
-        to_wire: makes the requests for the engine.
-        whole: makes the object of a whole answer of its header, an output for each choice, and the tokens.
-        writer: makes the writer of a stream of its header, the number of answers and the count of tokens.
+        id_prefix: prefix of the ids of answers.
+        to_wire: returns the requests for the engine.
+        whole: returns the object of a whole answer, from one output for each choice.
+        writer: returns the writer of a stream, given the number of answers.
     """
 
     body: type[Body]
@@ -51,10 +51,10 @@ class Endpoint(Generic[Body]):
 
 
 async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response:
-    """Answer a request that generates, whole or as a stream.
+    """Answer a generation request, whole or as a stream.
 
     Raises:
-        ErnieError: what is wrong with the request, or why it cannot be answered.
+        ErnieError: the request is wrong, or cannot be answered.
     """
     services, record = Services.of(request), record_of(request.scope)
     body, num_bytes = await read_body(endpoint.body, request)
@@ -70,38 +70,38 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
         client_salt(request.scope),
         engine.modalities if engine else (),
     )
-    wires = await services.body_reader.offload(num_bytes, endpoint.to_wire, body, context)
-    header = ResponseContext.of(body, answer_id, int(time.time()), model.public_name)
-    count = UsageCounter(body.num_candidates)
-    streams = [services.triton.generate(model.entry.name, wire) for wire in wires]
+    requests = await services.body_reader.offload(num_bytes, endpoint.to_wire, body, context)
+    response = ResponseContext.of(body, answer_id, int(time.time()), model.public_name)
+    usage = UsageCounter(body.num_candidates)
+    streams = [services.triton.generate(model.entry.name, each) for each in requests]
     if body.max_tokens == 0:
         streams = [prompt_only(stream) for stream in streams]
     if body.stream:
         if body.max_streaming_response_tokens is not None:
             streams = [rechunk(stream, body.max_streaming_response_tokens) for stream in streams]
-        return await _stream(request, endpoint.writer(header, len(wires), count), merge(streams), count)
+        return await _stream(request, endpoint.writer(response, len(requests), usage), merge(streams), usage)
     answers = await cancel_on_disconnect(collect(streams), request.scope, request.receive)
-    count.add_all(answers)
-    record.count(count.num_input_tokens, count.num_output_tokens)
+    usage.add_all(answers)
+    record.count(usage.num_input_tokens, usage.num_output_tokens)
     chosen = best(answers, body.num_candidates, body.n or 1)
-    return JSONResponse(endpoint.whole(header, chosen, count))
+    return JSONResponse(endpoint.whole(response, chosen, usage))
 
 
 async def _stream(
-    request: Request, writer: StreamWriter, items: AsyncGenerator[Item, None], count: UsageCounter
+    request: Request, writer: StreamWriter, items: AsyncGenerator[Item, None], usage: UsageCounter
 ) -> EventStream:
-    """Return the event stream of an answer, once its first output is here.
+    """Return the event stream of an answer, after its first output has arrived.
 
     Raises:
-        ErnieError: the generation failed before its first output; it becomes a plain HTTP error.
-        RequestCancelled: the client went away before.
+        ErnieError: the generation failed before its first output, so HTTP can still have the error's status.
+        RequestCancelled: the client disconnected before.
     """
     try:
         first = await cancel_on_disconnect(_first(items), request.scope, request.receive)
     except BaseException:
         await items.aclose()
         raise
-    return EventStream(events(writer, first, items, record_of(request.scope), count))
+    return EventStream(events(writer, first, items, record_of(request.scope), usage))
 
 
 async def _first(items: AsyncGenerator[Item, None]) -> Item:
@@ -115,30 +115,30 @@ async def events(
     first: Item,
     rest: AsyncGenerator[Item, None],
     record: RequestRecord,
-    count: UsageCounter,
+    usage: UsageCounter,
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the events of a streamed answer, also of its end by an error.
+    """Yield the events of a streamed answer, including those of an error.
 
     Args:
-        writer: writes them.
-        first: what was already taken from ``rest``.
-        rest: the outputs; closed when this generator is.
-        record: is told the tokens and the error, if there is one.
-        count: the writer's; each output is counted before it is written.
+        writer: writes the events.
+        first: the first output.
+        rest: the other outputs; closed together with this generator.
+        record: gets the tokens, and the error if there is one.
+        usage: the writer's; each output is counted before it is written.
     """
     try:
         async with aclosing(rest):
-            count.add(*first)
+            usage.add(*first)
             yield writer.events(*first)
             async for item in rest:
-                count.add(*item)
+                usage.add(*item)
                 yield writer.events(*item)
             yield writer.end()
     except Exception as error:
         if not isinstance(error, ErnieError):
             logger.exception("the stream of request %s failed", record.request_id)
-            error = InternalError("something went wrong on our side")
+            error = InternalError("an unexpected error in the server")
         record.fail(error)
         yield writer.fail(error)
     finally:
-        record.count(count.num_input_tokens, count.num_output_tokens)
+        record.count(usage.num_input_tokens, usage.num_output_tokens)

@@ -1,6 +1,6 @@
 """``/health`` and ``/ping``: 200 and an empty body while the default model's engine is alive, else 503.
 
-Told by the stub, from the heartbeat of the engine's loop, never by a generation, and never from memory.
+Every check asks the stub, which knows from the heartbeats of the engine's loop; nothing is generated or cached.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ router = APIRouter()
 @router.get("/ping", include_in_schema=False)
 @router.post("/ping", include_in_schema=False)
 async def check_health(request: Request) -> Response:
-    """Tell whether requests can be answered now."""
+    """Check whether requests can be answered now."""
     services = Services.of(request)
     health = await services.models.health()
     if not health.ready:

@@ -1,4 +1,4 @@
-"""``GET /metrics``: what this frontend has counted, and the engine's gauges if the model answers."""
+"""``GET /metrics``: the frontend's metrics, and the engine's gauges if the model answers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ router = APIRouter()
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def show_metrics(request: Request) -> Response:
-    """Return everything in Prometheus' text format."""
+    """Return all metrics in Prometheus' text format."""
     services = Services.of(request)
     try:
         health = await services.models.health()
     except ErnieError:
-        health = None  # the counters are told all the same; /health tells the reason
+        health = None  # the counters are reported all the same; /health has the reason
     return Response(services.metrics.to_text(health), media_type=CONTENT_TYPE_LATEST)

@@ -16,7 +16,7 @@ router = APIRouter()
 
 @router.get("/v1/models", response_model=None, responses=responses(ModelList, 401, 503))
 async def list_models(request: Request) -> dict[str, Any]:
-    """List the models that can answer."""
+    """List the served models."""
     services = Services.of(request)
     models = await services.models.listed()
     return {"object": "list", "data": [_card(model, services.started_at) for model in models]}

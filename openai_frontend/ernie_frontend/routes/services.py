@@ -1,4 +1,4 @@
-"""What the routes need, made once when the process starts and handed to them through the app's state."""
+"""The long-lived objects of one frontend process, which the routes get from the app's state."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ernie_frontend.triton.pool import TritonPool
 
 @dataclass(frozen=True)
 class Services:
-    """The long-lived objects of one frontend process.
+    """The long-lived objects.
 
     Attributes:
-        settings: what the process was told.
+        settings: of the process.
         triton: the Tritons.
         models: the served models.
-        metrics: what this process has counted.
-        body_reader: what reads the bodies.
-        started_at: Unix time of the start in seconds; the ``created`` of every model.
+        metrics: of this process.
+        body_reader: reads request bodies.
+        started_at: Unix time of the start, in seconds; the ``created`` of every model.
     """
 
     settings: Settings
@@ -36,6 +36,6 @@ class Services:
 
     @classmethod
     def of(cls, request: Request) -> Services:
-        """Return the services of the app that a request came to."""
+        """Return the services of the app that handles a request."""
         services: Services = request.app.state.services
         return services

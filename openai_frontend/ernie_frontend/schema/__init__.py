@@ -1,1 +1,1 @@
-"""The fields of OpenAI requests that are understood, with their types; limits of sampling are in ernie_wire."""
+"""Requests and responses of the HTTP API, and their documentation; sampling limits are in ernie_wire."""

@@ -18,8 +18,8 @@ from ernie_frontend.schema.common import GenerationFields, PositiveInteger, Toke
 from ernie_wire.checks import as_count, as_integers
 
 MEDIA_PARTS = {"image_url": "image", "video_url": "video"}
-"""Types of parts that a model may read, and the modality that it needs; others are refused here."""
-_PART_WANTED = 'it must be a string or a list of parts such as {"type": "text", "text": "..."}'
+"""Types of content parts other than text, and the modality that a model needs for them."""
+_PART_EXPECTED = 'it must be a string or a list of parts such as {"type": "text", "text": "..."}'
 
 
 _TEXT_PART = {
@@ -33,8 +33,8 @@ _CONTENT = [{"type": "string"}, _TEXT_PART, {"type": "array", "items": _TEXT_PAR
 class ChatMessage(BaseModel):
     """One message of a conversation.
 
-    ``content`` is a string, a text part, a list of text parts, or nothing; ``arguments`` of a tool call may
-    be a JSON object or its text. ``bot`` is FastDeploy's other name of ``assistant``.
+    ``content`` is a string, a text part, a list of text parts, or missing; ``arguments`` of a tool call may be
+    a JSON object or its text. ``bot`` is FastDeploy's alias of ``assistant``.
     """
 
     model_config = ConfigDict(strict=True)
@@ -67,39 +67,41 @@ class ChatRequest(GenerationFields):
     )
 
     messages: list[ChatMessage] | None = Field(
-        None, description="the conversation; a list of integers is taken as prompt_token_ids"
+        None, description="the conversation; a list of integers stands for prompt_token_ids"
     )
     prompt_token_ids: TokenIds | None = Field(
-        None, min_length=1, description="the whole prompt as token ids, in place of messages and template"
+        None, min_length=1, description="the whole prompt as token ids, instead of messages and template"
     )
-    max_completion_tokens: PositiveInteger | None = Field(None, description="as max_tokens, and wins over it")
-    logprobs: bool | None = Field(None, description="give the log probability of each token")
+    max_completion_tokens: PositiveInteger | None = Field(
+        None, description="like max_tokens, and has precedence"
+    )
+    logprobs: bool | None = Field(None, description="return the log probability of each token")
     top_logprobs: int | None = Field(
         None,
         ge=-1,
-        description="so many of the most likely tokens with it, at most --max-logprobs (20); needs logprobs; "
-        "-1 all tokens",
+        description="how many of the most likely tokens to add, at most --max-logprobs (20); needs logprobs; "
+        "-1: all tokens",
     )
     tools: list[dict[str, Any]] | None = Field(
-        None, description="functions, given to the model's template; calls in an answer stay text"
+        None, description="functions for the model's template; calls in an answer stay text"
     )
     tool_choice: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = Field(
-        None, description="auto, or none: tools are not shown to the model"
+        None, description="auto, or none: the template gets no tools"
     )
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="variables of the template, e.g. enable_thinking"
     )
     enable_thinking: bool | None = Field(
-        None, description="the same as chat_template_kwargs.enable_thinking, which wins over it"
+        None, description="alias of chat_template_kwargs.enable_thinking, which takes precedence"
     )
     disable_chat_template: bool | None = Field(
-        None, description="the first message's content is the prompt as it stands"
+        None, description="use the first message's content as the raw prompt"
     )
 
     @model_validator(mode="before")
     @classmethod
     def _take_token_ids(cls, values: object) -> object:
-        """Accept FastDeploy's other spelling of ``prompt_token_ids``: messages as a list of integers."""
+        """Accept FastDeploy's alternative to ``prompt_token_ids``: messages as a list of integers."""
         messages = as_integers(values.get("messages")) if isinstance(values, dict) else None
         if not isinstance(values, dict) or not isinstance(messages, list) or not messages:
             return values
@@ -113,7 +115,7 @@ class ChatRequest(GenerationFields):
     @classmethod
     def _check_top_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value and not info.data.get("logprobs"):
-            raise ValueError("it may only be given with logprobs true")
+            raise ValueError("it needs logprobs true")
         return value
 
     @field_validator("tool_choice")
@@ -125,18 +127,18 @@ class ChatRequest(GenerationFields):
 
     @property
     def num_prompt_ids(self) -> int:
-        """Token ids of the prompt; 0 if it is text."""
+        """Number of token ids of the prompt; 0 if it is text."""
         return len(self.prompt_token_ids or ()) + len(self.completion_token_ids or ())
 
     @property
     def num_logprobs(self) -> int | None:
-        """Alternatives for each token of the answer; None if log probabilities were not asked for."""
+        """Alternatives for each token of the answer; None: no log probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
 def _check_part(part: object) -> None:
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        raise ValueError(_PART_WANTED)  # noqa: TRY004  pydantic reports no other
+        raise ValueError(_PART_EXPECTED)  # noqa: TRY004  pydantic handles no other
     if part["type"] in MEDIA_PARTS:
         return
     if part["type"] != "text":

@@ -1,9 +1,9 @@
 """The fields that chat and plain completions share.
 
-Unknown fields are kept in ``model_extra``: ``unsupported`` looks there for those that may not be neglected.
-Types are strict ("5" is no number): a wrong type is the client's mistake and gets 400. But an integer may be a
-whole float (16.0), and a number of log probabilities true or false. Limits of sampling are checked by
-``ernie_wire.sampling``. The descriptions become the tables of docs/openai.md (``tables``).
+Unknown fields are kept in ``model_extra``, where ``unsupported`` looks for those that must not be ignored.
+Types are strict ("5" is not a number): a wrong type gets 400. But an integer may be a whole float (16.0), and a
+number of log probabilities true or false. Sampling limits are checked by ``ernie_wire.sampling``. The
+descriptions become the tables of docs/openai.md (``tables``).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pydantic import (
 from ernie_wire.checks import as_count, as_integer, as_integers
 
 Integer = Annotated[int, BeforeValidator(as_integer)]
-# Limits come before the validator, or openapi.json would not have them as JSON Schema's minimum and maximum.
+# The limits must come before the validator, or openapi.json lacks them as JSON Schema's minimum and maximum.
 PositiveInteger = Annotated[int, Field(ge=1), BeforeValidator(as_integer)]
 _Priority = Annotated[int, Field(ge=-(2**31), lt=2**31), BeforeValidator(as_integer)]
 TokenIds = Annotated[list[int], BeforeValidator(as_integers)]
 
-# What metadata may not set of the common fields: their own place in the request is part of what these mean.
+# Common fields that metadata may not set: their place in the request is part of their meaning.
 _NOT_FROM_METADATA = frozenset(("metadata", "model", "stream", "stream_options"))
 
 
 class StreamOptions(BaseModel):
-    """Options of a streamed answer; giving them at all asks for the usage, as in FastDeploy; null is false."""
+    """Options of a stream; even an empty object requests the usage, as in FastDeploy; null is false."""
 
     model_config = ConfigDict(strict=True)
 
@@ -42,10 +42,10 @@ class StreamOptions(BaseModel):
 
 
 class GenerationFields(BaseModel):
-    """What chat and completions requests have in common; None everywhere means "not given".
+    """The fields that chat and completions requests share; None means "not given".
 
     Attributes:
-        FROM_METADATA: the fields of a subclass that ``metadata`` may set; prompts are none of them.
+        FROM_METADATA: the fields of a subclass that ``metadata`` may set; never prompts.
     """
 
     model_config = ConfigDict(strict=True, extra="allow")
@@ -55,11 +55,11 @@ class GenerationFields(BaseModel):
     stream: bool | None = Field(None, description="send the answer as server-sent events")
     stream_options: StreamOptions | None = Field(
         None,
-        description="only with stream; include_usage (true in an object without it) adds a last chunk with the "
-        "usage, continuous_usage_stats the usage so far to each chunk",
+        description="only with stream; include_usage (true if missing in the object) adds a last chunk with "
+        "the usage, continuous_usage_stats the usage so far to each chunk",
     )
     max_streaming_response_tokens: PositiveInteger | None = Field(
-        None, description="join so many tokens into one chunk"
+        None, description="join this many tokens into one chunk"
     )
     n: PositiveInteger | None = Field(
         None, description="answers to each prompt; the seed of answer i is seed + i"
@@ -70,7 +70,7 @@ class GenerationFields(BaseModel):
         "generation_config.json, else the rest of the context",
     )
     min_tokens: Integer | None = Field(
-        None, description="tokens before which neither EOS nor a stop ends the answer; default 0"
+        None, description="fewest tokens before EOS or a stop may end the answer; default 0"
     )
     temperature: float | None = Field(None, description="at least 0; below 1e-5 is greedy; default the model's")
     top_p: float | None = Field(
@@ -81,58 +81,56 @@ class GenerationFields(BaseModel):
     )
     min_p: float | None = Field(
         None,
-        description="in [0, 1]: drop tokens less likely than this part of the most likely one's",
+        description="in [0, 1]: drop tokens less likely than this fraction of the most likely one's",
     )
     repetition_penalty: float | None = Field(
-        None, description="above 0; weakens tokens of prompt and answer if above 1; default the model's"
+        None, description="above 0; above 1 weakens tokens of prompt and answer; default the model's"
     )
     frequency_penalty: float | None = Field(
-        None, description="in [-2, 2]; taken off for each time the answer has the token; default 0"
+        None, description="in [-2, 2]; subtracted for each occurrence of the token in the answer; default 0"
     )
     presence_penalty: float | None = Field(
-        None, description="in [-2, 2]; taken off once the answer has the token; default 0"
+        None, description="in [-2, 2]; subtracted once if the token occurs in the answer; default 0"
     )
     logit_bias: dict[str, float] | None = Field(
-        None, description="token id to a number in [-100, 100] that is added to its logit"
+        None, description="token id to a number in [-100, 100], which is added to its logit"
     )
     bad_words: str | list[str] | None = Field(
-        None, description="texts that are never generated, with a space before them or without"
+        None, description="texts that are never generated, with or without a space before them"
     )
     bad_words_token_ids: TokenIds | None = Field(None, description="tokens that are never generated")
     seed: Integer | None = Field(
-        None, description="in [-2^63, 2^63 - 1]; makes the answer repeatable; -1 is none"
+        None, description="in [-2^63, 2^63 - 1]; makes the answer reproducible; -1: no seed"
     )
     stop: str | list[str] | None = Field(None, description="texts that end the answer, at most 16; '' is none")
     stop_token_ids: TokenIds | None = Field(None, description="tokens that end the answer")
-    include_stop_str_in_output: bool | None = Field(
-        None, description="the text that ended the answer is part of it"
-    )
-    ignore_eos: bool | None = Field(None, description="go on after the end-of-sequence token")
+    include_stop_str_in_output: bool | None = Field(None, description="keep the text that ended the answer")
+    ignore_eos: bool | None = Field(None, description="continue after the end-of-sequence token")
     skip_special_tokens: bool | None = Field(
         None, description="leave special tokens out of the text; default true"
     )
     prompt_logprobs: int | None = Field(
         None,
         ge=-1,
-        description="log probabilities of the prompt's tokens with so many alternatives, at most "
+        description="log probabilities of the prompt's tokens with this many alternatives, at most "
         "--max-logprobs (20), in each choice's prompt_logprobs; true is 1, -1 all tokens",
     )
     return_token_ids: bool | None = Field(None, description="add token ids and raw texts of prompt and answer")
     completion_token_ids: TokenIds | None = Field(
-        None, description="the beginning of the answer, to go on from; needs a prompt of token ids"
+        None, description="the beginning of the answer, to be continued; needs a prompt of token ids"
     )
-    priority: _Priority | None = Field(None, description="the lower, the sooner it leaves the queue; default 0")
+    priority: _Priority | None = Field(None, description="lower values leave the queue earlier; default 0")
     cache_salt: str | None = Field(
         None,
         max_length=512,
-        description="up to 512 characters; only requests with the same one, and the same API key, share the "
+        description="up to 512 characters; only requests with the same salt and the same API key share the "
         "prefix cache",
     )
     user: str | None = Field(None, description="becomes part of the answer's id")
     metadata: dict[str, Any] | None = Field(
         None,
-        description="fields of the request by another way; those at the top level win, and strings are only "
-        "remarks (OpenAI's meaning)",
+        description="may hold fields of the request; those at the top level take precedence, and strings are "
+        "ignored (OpenAI's meaning)",
     )
 
     _read_prompt_logprobs = field_validator("prompt_logprobs", mode="before")(as_count)
@@ -145,18 +143,18 @@ class GenerationFields(BaseModel):
             return values
         added = cls.model_fields.keys() - GenerationFields.model_fields.keys()
         barred = _NOT_FROM_METADATA | (added - cls.FROM_METADATA)
-        given = {
+        fields = {
             name: value
             for name, value in metadata.items()
             if not isinstance(value, str) and name not in barred and values.get(name) is None
         }
-        return {**values, **given}
+        return {**values, **fields}
 
     @field_validator("metadata")
     @classmethod
     def _check_metadata(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         if value is not None and "raw_request" in value:
-            raise ValueError("it may not hold raw_request; leave that out")
+            raise ValueError("it may not have raw_request; leave that out")
         return value
 
     @field_validator("stop", "bad_words", mode="before")
@@ -171,17 +169,17 @@ class GenerationFields(BaseModel):
     @classmethod
     def _check_stream_options(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
         if value is not None and value.model_fields_set and not info.data.get("stream"):
-            raise ValueError("it may only be given with stream true")
+            raise ValueError("it needs stream true")
         return value
 
     @property
     def num_candidates(self) -> int:
-        """How many answers are made to each prompt."""
+        """Number of generations of each prompt."""
         return self.n or 1
 
     @property
     def num_logprobs(self) -> int | None:
-        """Alternatives for each token of the answer; None if log probabilities were not asked for."""
+        """Alternatives for each token of the answer; None: no log probabilities."""
         return None
 
     @property
@@ -191,10 +189,10 @@ class GenerationFields(BaseModel):
 
     @property
     def num_prompt_ids(self) -> int:
-        """Token ids of the longest prompt; 0 if all are texts."""
+        """Number of token ids of the longest prompt; 0 if all are texts."""
         return 0
 
     @property
     def num_prompt_bytes(self) -> int:
-        """Bytes of the longest text that is a prompt as it stands: a template may leave out a part."""
+        """Bytes of the longest raw text prompt; 0 for conversations, of which a template may drop parts."""
         return 0

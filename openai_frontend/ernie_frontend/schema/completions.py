@@ -26,7 +26,7 @@ def _with_integers(prompt: object) -> object:
 
 
 def _without_default(schema: dict[str, Any]) -> None:
-    del schema["default"]  # null, which is refused; the field may only be left out
+    del schema["default"]  # null, which is refused: the field may only be left out
 
 
 class CompletionRequest(GenerationFields):
@@ -43,19 +43,19 @@ class CompletionRequest(GenerationFields):
         json_schema_extra=_without_default,
     )
     prompt_token_ids: Annotated[Any, WithJsonSchema({"anyOf": [*_TOKEN_IDS, {"type": "null"}]})] = Field(
-        None, description="token ids or lists of them, in place of prompt"
+        None, description="token ids or lists of them, instead of prompt"
     )
     echo: bool | None = Field(
         None,
-        description="begin with the prompt; with logprobs its log probabilities too, with max_tokens 0 alone",
+        description="begin with the prompt (with logprobs also its own); with max_tokens 0 return nothing else",
     )
     best_of: PositiveInteger | None = Field(
-        None, description="make so many answers to each prompt and return the n most likely per token"
+        None, description="generate this many answers to each prompt and return the n most likely per token"
     )
     logprobs: int | None = Field(
         None,
         ge=-1,
-        description="log probabilities with so many of the most likely tokens, at most --max-logprobs (20); "
+        description="log probabilities with this many of the most likely tokens, at most --max-logprobs (20); "
         "true is 1, -1 all tokens",
     )
 
@@ -91,12 +91,12 @@ class CompletionRequest(GenerationFields):
         if value < n:
             raise ValueError(f"it must be at least n, {n}")
         if info.data.get("stream"):
-            raise ValueError(f"the best of {value} answers are known only at the end; leave stream out")
+            raise ValueError(f"the best of {value} answers is known only at the end; leave stream out")
         return value
 
     @property
     def num_prompt_ids(self) -> int:
-        """Token ids of the longest prompt; 0 if all are texts."""
+        """Number of token ids of the longest prompt; 0 if all are texts."""
         prompt = self.prompt if self.prompt_token_ids is None else self.prompt_token_ids
         if not isinstance(prompt, list):
             return 0
@@ -112,7 +112,7 @@ class CompletionRequest(GenerationFields):
 
     @property
     def num_logprobs(self) -> int | None:
-        """Alternatives for each token of the answer; None if log probabilities were not asked for."""
+        """Alternatives for each token of the answer; None: no log probabilities."""
         return self.logprobs
 
     @property
@@ -122,11 +122,11 @@ class CompletionRequest(GenerationFields):
 
     @property
     def num_candidates(self) -> int:
-        """How many answers are made to each prompt."""
+        """Number of generations of each prompt."""
         return self.best_of or self.n or 1
 
     def prompts(self) -> list[str | tuple[int, ...]]:
-        """Return the prompts one by one, each a text or token ids; none if there is no prompt."""
+        """Return the prompts, each a text or token ids."""
         prompt = self.prompt if self.prompt_token_ids is None else self.prompt_token_ids
         if isinstance(prompt, str):
             return [prompt]

@@ -1,7 +1,4 @@
-"""openapi.json: what FastAPI knows of the routes, with the bodies that the routes read by themselves.
-
-Must not know how anything is answered.
-"""
+"""openapi.json: FastAPI's document, completed by the request bodies that the routes parse themselves."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from ernie_wire.errors import ErnieError
 VERSION = version("ernie-triton-frontend")
 OPENAPI_PATH = "/openapi.json"
 GENERATION_ERRORS = (400, 401, 404, 408, 413, 415, 429, 500, 503)
-_DESCRIPTION = "OpenAI's API before models of the ERNIE family, with FastDeploy's and vLLM's additions."
+_DESCRIPTION = "OpenAI's API for models of the ERNIE family, with extensions of FastDeploy and vLLM."
 _SECRETS = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -32,13 +29,13 @@ _SECRETS = {
 
 
 class Generation(NamedTuple):
-    """What FastAPI does not know of a path that generates.
+    """What FastAPI does not know about a generation path.
 
     Attributes:
-        name: what docs/openai.md calls it.
+        name: in docs/openai.md.
         body: the schema of a request.
-        refused: the fields that are refused.
-        example: of a body; the field without which there is no prompt comes first.
+        refused: unsupported fields.
+        example: a body, in which the field of the prompt comes first.
         chunk: the schema of a stream's events.
     """
 
@@ -65,15 +62,15 @@ GENERATIONS = {
         Completion,
     ),
 }
-"""All paths that generate: they are limited, counted, described and tested by this table."""
+"""The generation paths: limits, metrics, documents and tests use this table."""
 
 
 def responses(answer: type[BaseModel] | None, *error_statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the argument ``responses`` of a route's decorator.
 
     Args:
-        answer: the JSON of its answer; None if that is no JSON.
-        error_statuses: those of its errors.
+        answer: the schema of its response; None if that is not JSON.
+        error_statuses: the HTTP statuses of its errors.
     """
     described: dict[int | str, dict[str, Any]] = {} if answer is None else {200: {"model": answer}}
     for status in error_statuses:
@@ -83,13 +80,13 @@ def responses(answer: type[BaseModel] | None, *error_statuses: int) -> dict[int 
 
 
 class DescribedApp(FastAPI):
-    """A FastAPI application with all of its openapi.json."""
+    """A FastAPI application with a complete openapi.json."""
 
-    def __init__(self, **named: Any) -> None:  # noqa: ANN401  FastAPI's own, passed on
+    def __init__(self, **named: Any) -> None:  # noqa: ANN401  FastAPI's arguments
         super().__init__(title="ernie-triton", version=VERSION, description=_DESCRIPTION, **named)
 
     def openapi(self) -> dict[str, Any]:
-        """Return the document, made once."""
+        """Return the document, which is made once."""
         is_made = self.openapi_schema is not None
         document = super().openapi()
         if not is_made:
@@ -98,7 +95,7 @@ class DescribedApp(FastAPI):
 
 
 def _complete(document: dict[str, Any]) -> None:
-    """Add what FastAPI cannot know: bodies, streams and keys."""
+    """Add what FastAPI does not know: bodies, streams and API keys."""
     paths, components = document["paths"], document["components"]
     for path, generation in GENERATIONS.items():
         components["schemas"] |= _schemas(generation.body, generation.chunk)
@@ -111,7 +108,7 @@ def _complete(document: dict[str, Any]) -> None:
 
 
 def _meanings(status: int) -> list[str]:
-    """Return what errors a status stands for."""
+    """Return the codes and meanings of the errors with a status."""
     meanings: dict[str, str] = {}
     for error in _errors(ErnieError):
         if error.status == status and error is not UnknownRoute:
@@ -130,7 +127,7 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _schemas(*models: type[BaseModel]) -> dict[str, Any]:
-    """Return the schemas of some models, and of all that they refer to, by name."""
+    """Return the schemas of models, and of all that they refer to, by name."""
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )

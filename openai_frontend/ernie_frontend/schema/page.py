@@ -1,7 +1,4 @@
-"""An OpenAPI document as one page of HTML that needs nothing else: no script, no file, no other host.
-
-Must not know what the document describes.
-"""
+"""An OpenAPI document as one self-contained page of HTML, without scripts."""
 
 from __future__ import annotations
 
@@ -54,7 +51,7 @@ def page(document: Mapping[str, Any]) -> str:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         "<meta name=viewport content='width=device-width'><link rel=icon href=data:,>"
         f"<style>{_STYLE}</style><h1>{title}</h1><p>{_text(info['description'])}"
-        " The same for programs: <a href=openapi.json>openapi.json</a>.</p>"
+        " Machine-readable: <a href=openapi.json>openapi.json</a>.</p>"
         f"<h2>Paths</h2>{''.join(operations)}<h2>Objects</h2>{''.join(objects)}</html>"
     )
 
@@ -102,12 +99,12 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _text(markdown: str) -> str:
-    """Return a text in HTML: paragraphs and code of Markdown are understood."""
+    """Return a text in HTML; of Markdown, paragraphs and code are supported."""
     return re.sub(r"(`+)(.+?)\1", r"<code>\2</code>", escape(markdown, quote=False)).replace("\n\n", "<br>")
 
 
 def _type(schema: Schema) -> str:
-    """Return the type in HTML, with links to objects; nothing for any value, nor of null beside others."""
+    """Return the type in HTML, with links to objects and without null; empty for arbitrary JSON."""
     if "$ref" in schema:
         name = escape(schema["$ref"].rpartition("/")[2])
         return f"<a href=#{name}>{name}</a>"

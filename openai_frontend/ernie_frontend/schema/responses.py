@@ -1,7 +1,7 @@
-"""The answers as openapi.json describes them.
+"""The responses as openapi.json describes them.
 
-They are not made from these classes: ``translate`` writes plain objects, which is quicker for each chunk. Tests
-hold real answers against them.
+They are not instances of these classes: ``translate`` writes plain objects, which is faster for each chunk.
+Tests validate real responses against them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class _Answer(BaseModel):
 
 
 class PromptTokensDetails(_Answer):
-    """What the tokens of the prompts were."""
+    """Kinds of the prompts' tokens."""
 
     cached_tokens: int = Field(description="found in the prefix cache")
     image_tokens: int
@@ -26,14 +26,14 @@ class PromptTokensDetails(_Answer):
 
 
 class CompletionTokensDetails(_Answer):
-    """What the tokens of the answers were."""
+    """Kinds of the answers' tokens."""
 
     reasoning_tokens: int
     image_tokens: int
 
 
 class Usage(_Answer):
-    """The tokens of a request; a prompt counts once, however many answers are made to it."""
+    """The tokens of a request; a prompt counts once, whatever the number of its answers."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -45,13 +45,13 @@ class Usage(_Answer):
 class ScoredToken(_Answer):
     """A token and its log probability."""
 
-    token: str = Field(description="its text; a part of a character is written bytes:\\xNN")
+    token: str = Field(description="its text; incomplete characters are written bytes:\\xNN")
     logprob: float = Field(description="a natural logarithm")
     bytes: list[int]
 
 
 class ChosenToken(ScoredToken):
-    """A token of the answer, and what else was likely in its place."""
+    """A token of the answer, and the most likely tokens in its place."""
 
     top_logprobs: list[ScoredToken]
 
@@ -72,10 +72,10 @@ class CompletionLogprobs(_Answer):
 
 
 class RankedToken(_Answer):
-    """A token of the prompt, or one that was likely in its place."""
+    """A token of the prompt, or a likely one in its place."""
 
     logprob: float
-    rank: int = Field(description="1 is the likeliest")
+    rank: int = Field(description="1 is the most likely")
     decoded_token: str
 
 
@@ -92,8 +92,8 @@ class ChatMessageAnswer(_Answer):
     tool_calls: None
     prompt_token_ids: list[int] | None
     completion_token_ids: list[int] | None
-    prompt_tokens: str | None = Field(description="the text of the prompt, as the model saw it")
-    completion_tokens: str | None = Field(description="the text of the answer, as the model made it")
+    prompt_tokens: str | None = Field(description="the rendered prompt")
+    completion_tokens: str | None = Field(description="the raw text of the answer")
 
 
 class ChatChoice(_Answer):
@@ -102,7 +102,7 @@ class ChatChoice(_Answer):
     index: int
     message: ChatMessageAnswer
     logprobs: ChatLogprobs | None
-    prompt_logprobs: PromptLogprobs | None = Field(None, description="only if they were asked for")
+    prompt_logprobs: PromptLogprobs | None = Field(None, description="only if requested")
     finish_reason: FinishReason
 
 
@@ -121,7 +121,7 @@ class ChatCompletion(_Head):
 
 
 class ChatDelta(_Answer):
-    """What a chunk adds to an answer; the role stands in its first chunk only."""
+    """What a chunk adds to an answer; only the first chunk has the role."""
 
     role: Literal["assistant"] | None = None
     content: str
@@ -148,18 +148,20 @@ class ChatCompletionChunk(_Head):
 
     object: Literal["chat.completion.chunk"]
     choices: list[ChatChunkChoice]
-    usage: Usage | None = Field(None, description="only if stream_options ask for it")
+    usage: Usage | None = Field(None, description="only if stream_options request it")
 
 
 class CompletionChoice(_Answer):
     """One of the answers to a prompt, or what a chunk adds to it."""
 
-    index: int = Field(description="answer i of prompt p has p * n + i")
+    index: int = Field(description="answer i to prompt p has p * n + i")
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None = Field(description="null before the last chunk")
-    prompt_logprobs: PromptLogprobs | None = Field(None, description="only if they were asked for")
-    prompt_token_ids: list[int] | None = Field(None, description="only with return_token_ids, as the next ones")
+    prompt_logprobs: PromptLogprobs | None = Field(None, description="only if requested")
+    prompt_token_ids: list[int] | None = Field(
+        None, description="only with return_token_ids, as the next three"
+    )
     prompt_tokens: str | None = None
     completion_token_ids: list[int] | None = None
     completion_tokens: str | None = None
@@ -170,19 +172,19 @@ class Completion(_Head):
 
     object: Literal["text_completion"]
     choices: list[CompletionChoice]
-    usage: Usage | None = Field(None, description="in a stream only if stream_options ask for it")
+    usage: Usage | None = Field(None, description="in a stream only if stream_options request it")
 
 
 class ModelCard(_Answer):
     """A served model."""
 
-    id: str = Field(description="the name to give in model")
+    id: str = Field(description="the value for the field model of requests")
     object: Literal["model"]
     created: int = Field(description="Unix time of the start in seconds")
     owned_by: str
-    root: str | None = Field(description="where its files are")
+    root: str | None = Field(description="directory of its files")
     parent: None
-    max_model_len: int | None = Field(description="tokens of its context")
+    max_model_len: int | None = Field(description="length of its context in tokens")
     permission: list[None]
     architecture: str | None
     modalities: list[str] | None
@@ -204,12 +206,12 @@ class Version(_Answer):
 
 
 class ErrorDetail(_Answer):
-    """What went wrong."""
+    """An error."""
 
-    message: str = Field(description="with the value, the limit and the way out")
+    message: str = Field(description="the value, the limit, and how to fix it")
     type: str
     param: str | None = Field(description="the field at fault")
-    code: str = Field(description="the name of the error, the same over HTTP and gRPC and in the log")
+    code: str = Field(description="the error's name, the same in HTTP, gRPC and the log")
 
 
 class ErrorAnswer(_Answer):

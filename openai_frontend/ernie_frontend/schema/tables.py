@@ -1,8 +1,8 @@
-"""The tables of docs/openai.md, made of the schema.
+"""The tables of docs/openai.md, made from the schema.
 
     python -m ernie_frontend.schema.tables docs/openai.md
 
-writes them between the marks in the document; a test compares.
+writes them between the marks in the document; a test compares them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def tables() -> dict[str, str]:
-    """Return each table by its name in the marks."""
+    """Return the tables by their names in the marks."""
     common = set(GenerationFields.model_fields)
     return {
         "common": _fields(GenerationFields, common),
@@ -73,7 +73,7 @@ def _refusals() -> str:
 
 
 def main() -> None:
-    """Write the tables into the document that the command line names."""
+    """Write the tables into the document that is named on the command line."""
     path = Path(sys.argv[1])
     path.write_text(with_tables(path.read_text()))
 

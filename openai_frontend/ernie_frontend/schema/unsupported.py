@@ -1,7 +1,7 @@
-"""Fields that are known but not served, and whose silent neglect would change the answer.
+"""Fields that are not supported, and that cannot be ignored without changing the answer.
 
-Each has the values that ask for nothing, and a reason; with any other value the request is refused. Fields that
-are neither here nor in the schema are ignored, as OpenAI's own servers and FastDeploy do.
+Each has a reason, and neutral values that are accepted; with any other value the request is refused. Fields
+that are neither here nor in the schema are ignored, as by OpenAI's servers and FastDeploy.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pydantic import BaseModel
 from ernie_wire.errors import InvalidValue
 
 _NOT_YET = "not supported yet"
-_NO_GRAMMAR = "answers are not held to a grammar yet"
-_NO_THINKING = "no served model thinks yet"
-_TEMPLATE = "a template is a program: only the model's own is run"
+_NO_GRAMMAR = "structured output is not supported yet"
+_NO_THINKING = "models with thinking are not supported yet"
+_TEMPLATE = "a template is a program, and only the model's own is trusted"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Refusal:
 
     Attributes:
         reason: the end of the sentence "NAME is refused: ...".
-        neutral: values that ask for nothing and are accepted; null always is.
+        neutral: values without an effect, which are accepted; null always is.
     """
 
     reason: str
@@ -35,10 +35,10 @@ class Refusal:
 
 _COMMON: dict[str, Refusal] = {
     "use_beam_search": Refusal(_NOT_YET, (False,)),
-    "length_penalty": Refusal("only beam search has one", (1.0,)),
-    "logits_processors_args": Refusal("there are no logits processors; logit_bias is a field", ({},)),
+    "length_penalty": Refusal("only beam search uses it", (1.0,)),
+    "logits_processors_args": Refusal("logits processors are not supported; use logit_bias", ({},)),
     "allowed_token_ids": Refusal(_NOT_YET),
-    "truncate_prompt_tokens": Refusal("a prompt is never shortened"),
+    "truncate_prompt_tokens": Refusal("prompts are never truncated"),
     "response_max_tokens": Refusal(f"{_NO_THINKING}; use max_tokens"),
     "response_format": Refusal(_NO_GRAMMAR, ({"type": "text"},)),
     "guided_json": Refusal(_NO_GRAMMAR),
@@ -50,13 +50,13 @@ _COMMON: dict[str, Refusal] = {
     "include_draft_logprobs": Refusal("there is no draft model", (False,)),
     "temp_scaled_logprobs": Refusal("the server's logprobs mode decides", (False,)),
     "top_p_normalized_logprobs": Refusal("the server's logprobs mode decides", (False,)),
-    "mm_hashes": Refusal("there are no media yet", ([],)),
+    "mm_hashes": Refusal("media are not supported yet", ([],)),
 }
 
 UNSUPPORTED_IN_CHAT: dict[str, Refusal] = {
     **_COMMON,
-    "best_of": Refusal("only completions have it", (1,)),
-    "echo": Refusal("only completions have it", (False,)),
+    "best_of": Refusal("only completions support it", (1,)),
+    "echo": Refusal("only completions support it", (False,)),
     "functions": Refusal("use tools", ([],)),
     "function_call": Refusal("use tool_choice", ("none", "auto")),
     "modalities": Refusal("answers are text", (["text"],)),
@@ -68,16 +68,16 @@ UNSUPPORTED_IN_CHAT: dict[str, Refusal] = {
 
 UNSUPPORTED_IN_COMPLETIONS: dict[str, Refusal] = {
     **_COMMON,
-    "suffix": Refusal("the models do not fill in between two texts", ("", {})),
+    "suffix": Refusal("the models do not support infilling", ("", {})),
 }
 
 
 def refuse_unsupported(body: BaseModel, unsupported: Mapping[str, Refusal]) -> None:
-    """Raise InvalidValue for the first field whose value asks for something that is not served.
+    """Raise InvalidValue for the first unsupported field with a value that is not neutral.
 
     Args:
-        body: a request, with what its schema does not know in ``model_extra``.
-        unsupported: the refused names: unknown ones, or those that the schema inherits.
+        body: a request, with the fields that its schema does not have in ``model_extra``.
+        unsupported: the unsupported fields: unknown ones, or inherited by the schema.
     """
     for name, value in body:
         if value is None or name not in unsupported:
@@ -91,7 +91,7 @@ def refuse_unsupported(body: BaseModel, unsupported: Mapping[str, Refusal]) -> N
 
 
 def _without_nulls(value: object) -> object:
-    """Return an object without its members that are null: some clients send all that they know."""
+    """Return an object without its null members: some clients send all fields that they know."""
     if not isinstance(value, dict):
         return value
     return {name: each for name, each in value.items() if each is not None}

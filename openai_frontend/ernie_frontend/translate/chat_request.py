@@ -1,7 +1,7 @@
 """A chat request as ``GenerateRequest``s, one for each of the ``n`` answers.
 
-The conversation goes out as it came, as JSON that only the engine reads, with its media beside it. Must not
-know the template.
+The conversation is passed on unchanged, as JSON that only the engine reads, and its media as buffers next to
+it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ernie_wire.messages import GenerateRequest
 
 logger = logging.getLogger(__name__)
 
-# Names that the engine itself gives to the template.
+# Variables of the template that the engine sets.
 _RESERVED_OPTIONS = ("messages", "tools", "chat_template", "add_generation_prompt")
 _SWITCHES = {"true": True, "false": False}
 
@@ -31,12 +31,12 @@ def chat_to_wire(body: ChatRequest, context: RequestContext) -> list[GenerateReq
     """Return the requests for the engine.
 
     Raises:
-        InvalidRequest: a value outside its limits, something that is not served, or no prompt.
+        InvalidRequest: a value outside its limits, an unsupported field, or no prompt.
     """
     refuse_unsupported(body, UNSUPPORTED_IN_CHAT)
     if body.num_candidates > context.max_answers:
         raise InvalidValue(
-            f"n is {body.num_candidates}; at most {context.max_answers} answers are made to one request",
+            f"n is {body.num_candidates}; at most {context.max_answers} answers per request are allowed",
             "n",
         )
     sampling = sampling_parameters(body, body.max_completion_tokens or body.max_tokens, body.num_logprobs)
@@ -56,7 +56,7 @@ def _prompt(body: ChatRequest, context: RequestContext) -> GenerateRequest:
         return GenerateRequest(context.request_id, input_ids=(*body.prompt_token_ids, *begun))
     if body.completion_token_ids:
         raise InvalidValue(
-            "completion_token_ids go on from a prompt of token ids; send prompt_token_ids too "
+            "completion_token_ids need a prompt of token ids; send prompt_token_ids, too "
             "(return_token_ids gives them)",
             "completion_token_ids",
         )
@@ -70,7 +70,7 @@ def _prompt(body: ChatRequest, context: RequestContext) -> GenerateRequest:
 
 
 def _first_text(content: str | dict[str, Any] | list[dict[str, Any]] | None) -> str:
-    """Return the content of a message that is the prompt as it stands."""
+    """Return the content of a message that is used as the raw prompt."""
     if content is None or isinstance(content, str):
         return content or ""
     parts = content if isinstance(content, list) else [content]
@@ -86,18 +86,18 @@ def _first_text(content: str | dict[str, Any] | list[dict[str, Any]] | None) -> 
 def _message(
     where: str, message: ChatMessage, modalities: tuple[str, ...], media: list[bytes]
 ) -> dict[str, Any]:
-    """Return what a message says, with its media moved to ``media``."""
-    said = {name: value for name, value in message if value is not None}
+    """Return the fields of a message, with its media moved to ``media``."""
+    fields = {name: value for name, value in message if value is not None}
     content = message.content
     if isinstance(content, dict):
-        said["content"] = _part(where, content, modalities, media)
+        fields["content"] = _part(where, content, modalities, media)
     elif isinstance(content, list):
-        said["content"] = [_part(where, part, modalities, media) for part in content]
-    return said
+        fields["content"] = [_part(where, part, modalities, media) for part in content]
+    return fields
 
 
 def _part(where: str, part: dict[str, Any], modalities: tuple[str, ...], media: list[bytes]) -> dict[str, Any]:
-    """Return a part that the schema let through, without fields of a text that nobody reads."""
+    """Return a content part; of a text only the fields that are used."""
     kind = part["type"]
     if kind == "text":
         return {"type": kind, "text": part["text"]}
@@ -115,7 +115,7 @@ def _part(where: str, part: dict[str, Any], modalities: tuple[str, ...], media: 
 
 
 def _data_of(where: str, url: str) -> bytes:
-    """Return what a data: URL (RFC 2397) holds; others are not fetched because a request says so."""
+    """Return the content of a data: URL (RFC 2397); others are refused, as fetching them is not safe."""
     header, comma, data = url.partition(",")
     scheme, _, form = header.partition(":")
     if scheme.lower() != "data" or not comma:
@@ -144,7 +144,7 @@ def _conversation(body: ChatRequest, messages: list[dict[str, Any]]) -> bytes:
 
 
 def _check_finite(name: str, value: object) -> None:
-    """Check a part of the conversation that may hold any JSON."""
+    """Raise InvalidValue if a value holds a number that JSON does not have."""
     try:
         json.dumps(value, allow_nan=False)
     except ValueError:
@@ -155,7 +155,7 @@ def _check_finite(name: str, value: object) -> None:
 
 @functools.cache
 def _warn_of_tools() -> None:
-    """Say once what becomes of tools: the request succeeds, and its sender may expect more."""
+    """Warn once: a request with tools succeeds, but its client may expect tool calls."""
     logger.warning(
         "tools are given to the model's template, which may ignore them; calls in answers stay text"
         " (docs/openai.md)"

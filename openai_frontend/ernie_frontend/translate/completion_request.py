@@ -1,4 +1,4 @@
-"""A completions request as ``GenerateRequest``s: for each prompt one for each answer that is made to it."""
+"""A completions request as ``GenerateRequest``s, one for each answer to each prompt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def completion_to_wire(body: CompletionRequest, context: RequestContext) -> list
     """Return the requests for the engine.
 
     Raises:
-        InvalidRequest: a value outside its limits, something that is not served, or no prompt.
+        InvalidRequest: a value outside its limits, an unsupported field, or no prompt.
     """
     refuse_unsupported(body, UNSUPPORTED_IN_COMPLETIONS)
     prompts = _checked_prompts(body, context.highest_token_id)
@@ -47,7 +47,7 @@ def _checked_prompts(body: CompletionRequest, highest_token_id: int) -> list[str
     check_token_ids("completion_token_ids", body.completion_token_ids, highest_token_id)
     if len(prompts) > 1 or isinstance(prompts[0], str):
         raise InvalidValue(
-            "completion_token_ids go on from one prompt of token ids; send prompt_token_ids "
+            "completion_token_ids need one prompt of token ids; send prompt_token_ids "
             "(return_token_ids gives them)",
             "completion_token_ids",
         )
@@ -56,13 +56,12 @@ def _checked_prompts(body: CompletionRequest, highest_token_id: int) -> list[str
 
 def _sampling(body: CompletionRequest) -> SamplingParameters:
     if body.max_tokens == 0 and not body.echo:
-        raise InvalidValue("max_tokens is 0; it must be at least 1, but for echo", "max_tokens")
-    is_judged = body.num_candidates > (body.n or 1)
-    logprobs = 0 if is_judged and body.logprobs is None else body.logprobs
-    # The engine makes at least one token; one that is not wanted is left out of the answer.
+        raise InvalidValue("max_tokens is 0; it must be at least 1 unless echo is true", "max_tokens")
+    needs_logprobs = body.num_candidates > (body.n or 1)
+    logprobs = 0 if needs_logprobs and body.logprobs is None else body.logprobs
+    # The engine generates at least one token; ``prompt_only`` drops it.
     max_tokens = 1 if body.max_tokens == 0 else body.max_tokens
     repeated = body.logprobs if body.echo else None
-    wanted = [number for number in (body.prompt_logprobs, repeated) if number is not None]
-    most = -1 if -1 in wanted else max(wanted, default=None)
-    asked = body.model_copy(update={"prompt_logprobs": most})
-    return sampling_parameters(asked, max_tokens, logprobs)
+    requested = [number for number in (body.prompt_logprobs, repeated) if number is not None]
+    most = -1 if -1 in requested else max(requested, default=None)
+    return sampling_parameters(body.model_copy(update={"prompt_logprobs": most}), max_tokens, logprobs)

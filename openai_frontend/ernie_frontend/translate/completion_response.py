@@ -1,4 +1,4 @@
-"""Answers to plain completions: the object of a whole answer, and the choices of a streamed one's chunks."""
+"""Completion responses: the object of a whole answer, and the choices of a stream's chunks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from ernie_wire.messages import Output
 OBJECT = "text_completion"
 
 
-def text_completion(header: ResponseContext, answers: Sequence[Output], count: UsageCounter) -> dict[str, Any]:
+def text_completion(
+    response: ResponseContext, answers: Sequence[Output], usage: UsageCounter
+) -> dict[str, Any]:
     """Return the whole answers to all prompts, one choice for each."""
-    choices = [_whole_choice(header, index, answer) for index, answer in enumerate(answers)]
-    return {**header.to_object(OBJECT, choices), "usage": count.to_json()}
+    choices = [_whole_choice(response, index, answer) for index, answer in enumerate(answers)]
+    return {**response.to_object(OBJECT, choices), "usage": usage.to_json()}
 
 
-def _whole_choice(header: ResponseContext, index: int, answer: Output) -> dict[str, Any]:
-    chunks = CompletionChunks(header, index)
+def _whole_choice(response: ResponseContext, index: int, answer: Output) -> dict[str, Any]:
+    chunks = CompletionChunks(response, index)
     prompt, choice = chunks.prompt(answer), chunks.text(answer)
     choice["finish_reason"] = answer.finish_reason
     if prompt is None:
@@ -34,26 +36,28 @@ def _whole_choice(header: ResponseContext, index: int, answer: Output) -> dict[s
 class CompletionChunks:
     """The choices of one streamed completion, chunk by chunk."""
 
-    def __init__(self, header: ResponseContext, index: int) -> None:
-        self._header = header
+    def __init__(self, response: ResponseContext, index: int) -> None:
+        self._response = response
         self._index = index
-        self._logprobs = None if header.num_logprobs is None else CompletionLogprobs(header.num_logprobs)
+        self._logprobs = None if response.num_logprobs is None else CompletionLogprobs(response.num_logprobs)
 
     def opening(self, first: Output) -> dict[str, Any]:  # noqa: ARG002
-        """Return a choice without text: prompts differ, what is told of them comes with their own answers."""
+        """Return a choice without text: prompts differ, and their data goes with their own answers."""
         return self._choice("")
 
     def prompt(self, first: Output) -> dict[str, Any] | None:
-        """Return the choice with what was asked of the prompt, or None if nothing was."""
-        header = self._header
-        if not (header.return_token_ids or header.has_echo or header.num_prompt_logprobs is not None):
+        """Return the choice with the requested data of the prompt, or None if none was requested."""
+        response = self._response
+        if not (response.return_token_ids or response.has_echo or response.num_prompt_logprobs is not None):
             return None
-        choice = self._choice((first.prompt_text or "") if header.has_echo else "")
-        if header.has_echo and self._logprobs is not None:
+        choice = self._choice((first.prompt_text or "") if response.has_echo else "")
+        if response.has_echo and self._logprobs is not None:
             choice["logprobs"] = self._logprobs.echo(first)
-        if header.num_prompt_logprobs is not None:
-            choice["prompt_logprobs"] = prompt_logprobs(first.prompt_logprobs or (), header.num_prompt_logprobs)
-        if header.return_token_ids:
+        if response.num_prompt_logprobs is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(
+                first.prompt_logprobs or (), response.num_prompt_logprobs
+            )
+        if response.return_token_ids:
             choice["prompt_token_ids"] = None if first.prompt_ids is None else list(first.prompt_ids)
             choice["prompt_tokens"] = first.prompt_text
             choice["completion_token_ids"] = None
@@ -64,7 +68,7 @@ class CompletionChunks:
         choice = self._choice(new.text)
         if self._logprobs is not None:
             choice["logprobs"] = self._logprobs.answer(new.logprobs or ())
-        if self._header.return_token_ids:
+        if self._response.return_token_ids:
             choice["completion_token_ids"] = list(new.token_ids)
             choice["completion_tokens"] = new.text
         return choice

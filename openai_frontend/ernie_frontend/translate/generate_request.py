@@ -1,4 +1,4 @@
-"""What the requests of all endpoints have in common on their way to the wire."""
+"""``GenerateRequest``s from the fields that all endpoints share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ernie_wire.sampling import MAX_SEED, SamplingParameters
 
 @dataclass(frozen=True)
 class RequestContext:
-    """What is known of a request besides its body.
+    """What is known of a request in addition to its body.
 
     Attributes:
-        request_id: the id of the whole answer; of several requests each has this and its number.
-        vocab_size: token ids of the model; None or 0 if it does not tell now.
-        max_answers: most answers that one request may ask for.
-        client_salt: what keeps the clients' parts of the prefix cache apart.
-        modalities: what the model reads: ``text``, ``image``, ``video``.
+        request_id: the id of the whole answer; several requests get it with a number appended.
+        vocab_size: number of token ids of the model; None or 0 if unknown.
+        max_answers: maximum number of answers to one request.
+        client_salt: separates the clients' parts of the prefix cache.
+        modalities: inputs of the model: ``text``, ``image``, ``video``.
     """
 
     request_id: str
@@ -31,7 +31,7 @@ class RequestContext:
 
     @property
     def highest_token_id(self) -> int:
-        """The highest that a prompt may hold."""
+        """The highest token id that a prompt may have."""
         return self.vocab_size - 1 if self.vocab_size else MAX_TOKEN_ID
 
 
@@ -45,8 +45,8 @@ def generate_requests(
 
     Args:
         body: the checked request of the client.
-        context: what else is known of it.
-        prompts: what to answer: requests of which only the prompt is set.
+        context: of the request.
+        prompts: requests in which only the prompt is set.
         sampling: of the first answer to each prompt.
     """
     number = body.num_candidates

@@ -1,7 +1,6 @@
-r"""Log probabilities in the shapes of the two endpoints.
+r"""Log probabilities in the formats of the two endpoints.
 
-A token stands for bytes; those that are not whole characters are written ``bytes:\xNN...``. This module must
-not know where the probabilities come from.
+A token stands for bytes; those that are not whole characters are written ``bytes:\xNN...``.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def chat_logprobs(entries: Logprobs, num_top: int) -> dict[str, Any]:
 
 
 def _likeliest(entry: TokenLogprobs, num_top: int) -> tuple[TopLogprob, ...]:
-    """Return the most likely tokens of a place, most likely first; -1: all that there are."""
+    """Return the most likely tokens of a position, most likely first; -1 for all."""
     return entry.top if num_top == -1 else entry.top[:num_top]
 
 
@@ -50,7 +49,7 @@ def _chat_entry(entry: TopLogprob | TokenLogprobs) -> dict[str, Any]:
 
 
 def prompt_logprobs(entries: Logprobs, num_top: int) -> list[dict[str, Any] | None]:
-    """Return vLLM's ``prompt_logprobs``: for each token of the prompt it and the likeliest by id."""
+    """Return vLLM's ``prompt_logprobs``: by id, each token of the prompt and the most likely ones there."""
     return [None if entry is None else _by_token_id(entry, num_top) for entry in entries]
 
 
@@ -65,10 +64,10 @@ def _ranked(entry: TopLogprob | TokenLogprobs, rank: int) -> dict[str, Any]:
 
 
 class CompletionLogprobs:
-    """Makes OpenAI's ``logprobs`` of one completions choice, part by part: offsets count on.
+    """Makes OpenAI's ``logprobs`` of one completions choice, part by part, with continuous offsets.
 
-    ``text_offset`` is the place, in characters of the choice's text, of the character that the token's first
-    byte is in. Bytes that are no character stand in the text as U+FFFD, as in the engine's detokenizer.
+    ``text_offset`` is the index, in the choice's text, of the character that contains the token's first byte.
+    Bytes that are not a character are U+FFFD in the text, as in the engine's detokenizer.
     """
 
     def __init__(self, num_top: int) -> None:
@@ -77,13 +76,13 @@ class CompletionLogprobs:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def echo(self, first: Output) -> dict[str, Any]:
-        """Return the part of the repeated prompt. Its first token has no probability: nothing came before."""
+        """Return the part of the echoed prompt, whose first token has no probability."""
         entries, text = first.prompt_logprobs or (), first.prompt_text or ""
         beginning = _beginning(text, b"".join(entry.text_bytes for entry in entries if entry is not None))
         offset = self._advance(beginning)
         part = self.answer(entries[1:])
         self._offset = len(text)
-        self._decoder.reset()  # bytes of the prompt and of the answer never make a character together
+        self._decoder.reset()  # no character spans prompt and answer
         none: list[None] = [None]
         return {
             "tokens": [token_text(beginning), *part["tokens"]],
@@ -103,7 +102,7 @@ class CompletionLogprobs:
         }
 
     def _top(self, entry: TokenLogprobs) -> dict[str, float]:
-        """Return the token and the likeliest by their text; of two with equal text the likelier has it."""
+        """Return the token and the most likely ones by text; of two with equal texts the likelier has it."""
         candidates: list[TopLogprob | TokenLogprobs] = [entry]
         candidates += [each for each in _likeliest(entry, self._num_top) if each.token_id != entry.token_id]
         top: dict[str, float] = {}
@@ -113,9 +112,11 @@ class CompletionLogprobs:
         return top
 
     def _advance(self, text_bytes: bytes) -> int:
-        """Take the bytes of the next token; return its offset."""
+        """Decode the bytes of the next token; return its offset."""
         if not text_bytes:
             return self._offset
+        # Where the first byte's character is depends on whether the byte starts, continues or completes it: so
+        # decode that byte alone, and see whether it is still pending.
         end_of_first = self._offset + len(self._decoder.decode(text_bytes[:1]))
         pending = self._decoder.getstate()[0]  # of a character that the first byte does not complete
         self._offset = end_of_first + len(self._decoder.decode(text_bytes[1:]))
@@ -126,10 +127,11 @@ class CompletionLogprobs:
 
 
 def _beginning(text: str, following: bytes) -> bytes:
-    """Return the bytes of a prompt's first token: what its text has before those of the other tokens.
+    """Return the bytes of a prompt's first token: those of its text before the other tokens.
 
-    The first of these may complete a character that the first token begins: up to three bytes. A first token
-    whose last bytes are no character cannot be known from its text: then the offset of the next may be too low.
+    Up to three bytes of ``following`` may complete a character that the first token begins. If the first token
+    ends in bytes that are not a character, they cannot be derived from the text, and the next offset may be too
+    low.
     """
     for num_shared in range(4):
         rest = following[num_shared:].decode(errors="replace")

@@ -1,4 +1,4 @@
-"""What every object of one answer carries, and its usage."""
+"""What all objects of one response share, its usage, and the choice of the best answers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ernie_wire.messages import Output
 
 @dataclass(frozen=True)
 class ResponseContext:
-    """What is the same in every object of one answer.
+    """What all objects of one response share: the whole answer, or the chunks of a stream.
 
     Attributes:
         answer_id: ``chatcmpl-...`` or ``cmpl-...``.
         created: Unix time in seconds.
         model: the public name of the model.
-        return_token_ids: the client asked for token ids and the texts that they stand for.
-        has_echo: choices begin with the prompt.
-        num_logprobs: alternatives for each token of the answer, -1: all; None for no log probabilities.
+        return_token_ids: whether token ids and raw texts are returned.
+        has_echo: whether choices begin with the prompt.
+        num_logprobs: alternatives for each token of the answer, -1 for all; None: no log probabilities.
         num_prompt_logprobs: the same for the prompt's tokens in ``prompt_logprobs``.
-        has_usage: a last chunk with the usage was asked for.
-        has_running_usage: the usage so far was asked for in every chunk.
+        has_usage: whether a last chunk has the usage.
+        has_running_usage: whether every chunk has the usage so far.
     """
 
     answer_id: str
@@ -38,7 +38,7 @@ class ResponseContext:
 
     @classmethod
     def of(cls, body: GenerationFields, answer_id: str, created: int, model: str) -> ResponseContext:
-        """Return the header of the answer to a request."""
+        """Return the context of the response to a request."""
         options = body.stream_options or StreamOptions(include_usage=False)
         return cls(
             answer_id=answer_id,
@@ -53,7 +53,7 @@ class ResponseContext:
         )
 
     def to_object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return an answer or a chunk, without usage."""
+        """Return a whole answer or a chunk, without usage."""
         return {
             "id": self.answer_id,
             "object": kind,
@@ -64,14 +64,14 @@ class ResponseContext:
 
 
 class UsageCounter:
-    """Counts the tokens of a request's generations while their outputs come.
+    """Counts the tokens of a request's generations while their outputs arrive.
 
-    A prompt counts once, however many answers are made to it; every token that was made counts, also of the
-    candidates that ``best_of`` rejects. Cached are those tokens of a prompt that all its generations found in
-    the prefix cache: what one of them computed and another found was not there before the request.
+    A prompt counts once, whatever the number of its answers; of the answers every token counts, also of
+    candidates that ``best_of`` rejects. Cached tokens are those that all generations of a prompt found in the
+    prefix cache: what one computed and another found was not there before the request.
 
     Args:
-        num_candidates: generations of each prompt.
+        num_candidates: number of generations of each prompt.
     """
 
     def __init__(self, num_candidates: int = 1) -> None:
@@ -99,7 +99,7 @@ class UsageCounter:
 
     @property
     def num_cached_tokens(self) -> int:
-        """Of these, how many were in the prefix cache."""
+        """Of these, the tokens that were in the prefix cache."""
         fewest: dict[int, int] = {}
         for index, cached in self._num_cached_tokens.items():
             prompt = index // self._num_candidates
@@ -107,7 +107,7 @@ class UsageCounter:
         return sum(fewest.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the usage object; text models have no reasoning or media tokens yet: those are 0."""
+        """Return the usage object; reasoning and media tokens are 0, as no served model has them yet."""
         return {
             "prompt_tokens": self.num_input_tokens,
             "completion_tokens": self.num_output_tokens,

@@ -1,9 +1,9 @@
 """The outputs of a streamed answer as server-sent events, in FastDeploy's order.
 
-    opening chunks of all choices, text chunks, finish chunk (for each choice), usage chunk if asked for, [DONE]
+    opening chunks of all choices, text chunks, finish chunk (for each choice), usage chunk if requested, [DONE]
 
-Choices open in the order of their index, before any text: official clients put an answer together by place.
-What a chunk looks like is decided by ``chat_response`` and ``completion_response``; this module must not know.
+Choices open in the order of their index, before any text: official clients assemble an answer by position. The
+content of a chunk comes from ``chat_response`` and ``completion_response``.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ Choice = dict[str, Any]
 
 
 class StreamWriter(Protocol):
-    """Writes the events of one streamed answer, in the way of one API."""
+    """Writes the events of one streamed answer, in the format of one API."""
 
     def events(self, index: int, output: Output) -> bytes:
-        """Return the events that an output of the answer ``index`` makes; empty if there are none."""
+        """Return the events for an output of the answer ``index``; may be empty."""
 
     def end(self) -> bytes:
         """Return the events after the last output."""
 
     def fail(self, error: ErnieError) -> bytes:
-        """Return the events that end a stream in which something went wrong."""
+        """Return the events that end a stream with an error."""
 
 
 class ChoiceChunks(Protocol):
     """The choices of one generation, chunk by chunk."""
 
     def opening(self, first: Output) -> Choice:
-        """Return the choice before the first text of all; ``first`` is the first output of any choice."""
+        """Return the choice of the opening chunk; ``first`` is the first output of any choice."""
 
     def prompt(self, first: Output) -> Choice | None:
-        """Return the choice with what was asked of its prompt, or None; ``first`` is its first output."""
+        """Return the choice with the requested data of its prompt, or None; ``first`` is its first output."""
 
     def text(self, new: Output) -> Choice:
         """Return the choice with new text."""
@@ -53,12 +53,12 @@ class ChoiceChunks(Protocol):
 
 @dataclass(frozen=True)
 class ChunkShape:
-    """How the chunks of one endpoint look.
+    """The format of an endpoint's chunks.
 
     Attributes:
         kind: the ``object`` of a chunk.
-        start: makes the choices of the generation with an index.
-        opens_single: whether an answer of a single choice has an opening chunk; others always have.
+        start: returns the choices of the generation with an index.
+        opens_single: whether an answer with one choice has an opening chunk; with several it always does.
     """
 
     kind: str
@@ -72,27 +72,27 @@ def event(content: dict[str, Any]) -> bytes:
 
 
 class ChunkWriter(StreamWriter):
-    """Writes each choice as chunks of its own, which is OpenAI's way in chat and completions.
+    """Writes chunks of one choice each: OpenAI's format of chat and completions.
 
     Args:
-        shape: how the chunks of the endpoint look.
-        header: what every chunk carries.
-        num_choices: of the answer.
-        count: the tokens of all outputs so far, that which is written included.
+        shape: of the endpoint's chunks.
+        response: what every chunk carries.
+        num_choices: number of choices of the answer.
+        usage: the tokens of all outputs so far, including the one being written.
     """
 
     def __init__(
-        self, shape: ChunkShape, header: ResponseContext, num_choices: int, count: UsageCounter
+        self, shape: ChunkShape, response: ResponseContext, num_choices: int, usage: UsageCounter
     ) -> None:
-        self._count = count
-        self._header = header
+        self._usage = usage
+        self._response = response
         self._kind = shape.kind
-        self._chunks = [shape.start(header, index) for index in range(num_choices)]
+        self._chunks = [shape.start(response, index) for index in range(num_choices)]
         self._has_openings = shape.opens_single or num_choices > 1
         self._begun: set[int] = set()
 
     def events(self, index: int, output: Output) -> bytes:
-        """Return the events that an output of the choice ``index`` makes; empty if there are none."""
+        """Return the events for an output of the choice ``index``; may be empty."""
         choices = []
         if self._has_openings and not self._begun:
             choices += [chunks.opening(output) for chunks in self._chunks]
@@ -101,22 +101,24 @@ class ChunkWriter(StreamWriter):
         return b"".join(self._chunk(choice) for choice in choices)
 
     def end(self) -> bytes:
-        """Return the events after the last output: the usage if it was asked for, and ``[DONE]``."""
-        if not self._header.has_usage:
+        """Return the events after the last output: the usage if requested, and ``[DONE]``."""
+        if not self._response.has_usage:
             return _DONE
-        return event({**self._header.to_object(self._kind, []), "usage": self._count.to_json()}) + _DONE
+        return event({**self._response.to_object(self._kind, []), "usage": self._usage.to_json()}) + _DONE
 
     def fail(self, error: ErnieError) -> bytes:
-        """Return the events that end a stream in which something went wrong: the error, and ``[DONE]``."""
+        """Return the events that end a stream with an error: the error, and ``[DONE]``."""
         return event(envelope(error)) + _DONE
 
     def _choices(self, chunks: ChoiceChunks, output: Output, *, is_first: bool) -> list[Choice]:
+        # An output may make up to three chunks: data of the prompt, text, and the finish reason; each has its
+        # own.
         choices = []
         prompt = chunks.prompt(output) if is_first else None
         if prompt is not None:
             choices.append(prompt)
-        has_tokens = bool(self._header.return_token_ids and output.token_ids)
-        has_logprobs = bool(self._header.num_logprobs is not None and output.logprobs)
+        has_tokens = bool(self._response.return_token_ids and output.token_ids)
+        has_logprobs = bool(self._response.num_logprobs is not None and output.logprobs)
         if output.text or has_tokens or has_logprobs:
             choices.append(chunks.text(output))
         if output.finish_reason is not None:
@@ -124,9 +126,9 @@ class ChunkWriter(StreamWriter):
         return choices
 
     def _chunk(self, choice: Choice) -> bytes:
-        chunk = self._header.to_object(self._kind, [choice])
-        if self._header.has_running_usage:
-            chunk["usage"] = self._count.to_json()
-        elif self._header.has_usage:
+        chunk = self._response.to_object(self._kind, [choice])
+        if self._response.has_running_usage:
+            chunk["usage"] = self._usage.to_json()
+        elif self._response.has_usage:
             chunk["usage"] = None
         return event(chunk)
