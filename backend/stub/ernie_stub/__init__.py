@@ -1,9 +1,9 @@
-"""The Triton side of ernie-triton: it runs inside Triton's Python stub and stays thin.
+"""The part of ernie-triton that runs inside Triton's Python stub.
 
     execute() -> request_tensors -> in_flight -> engine process
-    engine process -> engine -> in_flight -> answer -> senders -> Triton
+    engine process -> engine_supervisor -> in_flight -> response_stream -> Triton
 
-``triton_model`` holds the class that Triton calls, ``engine`` starts and supervises the engine process. This
-package needs the standard library, numpy and ``ernie_wire`` only, and works from PYTHONPATH alone: it must
-not know the engine's code, a tokenizer or a model.
+``triton_model`` has the class that Triton calls; ``engine_supervisor`` starts and watches the engine process.
+The package needs only the standard library, NumPy and ``ernie_wire``, and runs from PYTHONPATH without
+installation.
 """

@@ -1,7 +1,4 @@
-"""The answers to ``control`` requests: at once, from what the stub knows, without asking the engine.
-
-This module must not know how an answer travels.
-"""
+"""The answers to ``control`` requests, from the stub's own state, so that they never wait for the engine."""
 
 from __future__ import annotations
 
@@ -12,23 +9,23 @@ from ernie_stub.in_flight import InFlight
 from ernie_wire.status import Cancelled, Control, Description, Health, Status
 
 INSTANCE = uuid.uuid4().hex
-"""Names this start of the stub: a client that sees another one knows that its requests in flight are lost."""
+"""Identifies this start of the stub: a client that sees another one knows that its requests are lost."""
 STOPPED_S = 3.0
-"""After this long without a sign of life the engine process is dead or stopped: it gives two a second, from a
-thread that waits for no step."""
-LOOP_HANGS_S = 30.0  # heartbeats come several times a second between steps; no step should last so long
+"""After this long without a sign of life the engine process is dead or stopped: a thread that is independent of
+the steps sends two a second."""
+LOOP_HANGS_S = 30.0  # heartbeats come several times a second, between steps, and no step should take this long
 
 
 def answer_control(
     control: Control, health: Health, engine: Description | None, in_flight: InFlight
 ) -> Health | Status | Cancelled:
-    """Return the answer to a question.
+    """Return the answer to a control request.
 
     Args:
-        control: the question.
-        health: what the engine's messages tell of it.
-        engine: what it says of itself, if it is ready.
-        in_flight: the requests.
+        control: the request.
+        health: of the engine, by its messages.
+        engine: its description, if it is ready.
+        in_flight: the requests in flight.
     """
     request_id = control.request_id
     if control.op == "cancel":
@@ -46,10 +43,7 @@ def answer_control(
 
 
 def _fault(health: Health) -> str:
-    """Return what is wrong with an engine that should be ready; empty if nothing is known.
-
-    It must live and its loop turn: told by its messages, never by a generation.
-    """
+    """Return why an engine is unhealthy, by the age of its messages; empty if it is healthy or not ready."""
     if health.alive_age_s is not None and health.alive_age_s > STOPPED_S:
         return f"the engine process has given no sign of life for {health.alive_age_s:.0f} s"
     if health.heartbeat_age_s is not None and health.heartbeat_age_s > LOOP_HANGS_S:

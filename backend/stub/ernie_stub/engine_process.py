@@ -1,9 +1,8 @@
-"""The engine process: started, watched and ended as an operating-system process.
+"""The engine as an operating-system process: how it is started, observed and ended.
 
-It is started by subprocess, never forked: the stub has threads. The engine's end of a socketpair is the only
-descriptor it is given; when the stub is gone in whatever way, the socket ends and the engine ends itself. It
-asks the kernel to kill it, too, when the thread that started it ends: that one must watch it. This module must
-not know what is said on the socket.
+It is started by subprocess, not forked, because the stub has threads. It inherits only one end of a socket
+pair: when the stub ends in whatever way, the socket ends, and the engine exits. It also asks the kernel to be
+killed when the thread that started it ends, so that thread must stay alive.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class EngineStartError(InternalError):
-    """The engine could not start; the message is one clear line."""
+    """The engine could not start; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class EngineCommand:
     Attributes:
         python: interpreter.
         settings: the engine's settings, see the entry's parameters.
-        arguments: what the interpreter runs.
+        arguments: of the interpreter.
     """
 
     python: str
@@ -54,7 +53,7 @@ class EngineProcess:
         """Start the process.
 
         Raises:
-            EngineStartError: the interpreter cannot be run, or the system gives no socket.
+            EngineStartError: the interpreter cannot be run, or there is no socket.
         """
         try:
             self.socket, theirs = socket.socketpair()
@@ -82,12 +81,12 @@ class EngineProcess:
         return self._process.pid
 
     def progress(self) -> tuple[int, ...]:
-        """Return figures that grow while the process works: CPU ticks and pages read; empty once it is gone."""
+        """Return counters that grow while the process works: pages read, CPU ticks; empty after its end."""
         stat = self._stat()
         return stat.progress if stat else ()
 
     def note_stop(self) -> None:
-        """Look whether the process is stopped (SIGSTOP): whoever kills it soon does so for that."""
+        """Record whether the process is stopped (SIGSTOP), which is why it may soon be killed."""
         stat = self._stat()
         if stat and stat.state == "T":
             self._seen_stopped_at = time.monotonic()
@@ -99,7 +98,7 @@ class EngineProcess:
             return None
 
     def end(self, grace_s: float) -> Exit:
-        """End the process: wait for it, then SIGTERM, then SIGKILL, ``grace_s`` apart; return how it ended."""
+        """Wait for the end of the process, then send SIGTERM and SIGKILL, ``grace_s`` apart."""
         for escalation in (signal.SIGTERM, signal.SIGKILL):
             if self._has_ended_within(grace_s):
                 return self._how_it_ended(self._process.wait())
@@ -122,28 +121,28 @@ class EngineProcess:
         return True
 
     def abort(self) -> None:
-        """Ask for a dump of all stacks and the end of a process that hangs (SIGABRT), or was stopped."""
+        """End a hanging or stopped process by SIGABRT, upon which it dumps all stacks."""
         self._process.send_signal(signal.SIGABRT)
         self._process.send_signal(signal.SIGCONT)
 
 
 def ready_notice(pid: int) -> str:
-    """Return what the log says of an engine process that is ready; ``ernie_cli.triton.loading`` reads it."""
+    """Return the log message of an engine that is ready, which ``ernie_cli.triton.loading`` looks for."""
     return f"engine process {pid} is ready"
 
 
 def engine_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for the engine: Triton's libraries are not its own.
+    """Return the environment of the engine, without Triton's directories on LD_LIBRARY_PATH.
 
-    Triton's directories on LD_LIBRARY_PATH hold other versions of libraries that Paddle and others bring.
+    These have other versions of libraries that Paddle and others bring along.
     """
     cleaned = dict(environment)
-    kept = [
+    others = [
         entry
         for entry in cleaned.pop("LD_LIBRARY_PATH", "").split(":")
         if entry and not _is_triton_directory(Path(entry))
     ]
-    return {**cleaned, "LD_LIBRARY_PATH": ":".join(kept)} if kept else cleaned
+    return {**cleaned, "LD_LIBRARY_PATH": ":".join(others)} if others else cleaned
 
 
 def _is_triton_directory(path: Path) -> bool:

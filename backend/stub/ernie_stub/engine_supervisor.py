@@ -1,13 +1,13 @@
-r"""The engine as the stub sees it: started, restarted after a crash, and its state told.
+r"""Supervision of the engine process: start, restart after a crash, and its state.
 
-One thread supervises: it starts the process, reads its messages until the socket ends, tells the requests in
+One thread, the supervisor, starts the process, reads its messages until the socket ends, fails the requests in
 flight, and starts again. Its states:
 
     starting --Ready--> ready --end of the socket--> starting --> ...
         \--StartFailed or death--> failed --after a pause--> starting
 
-The lock guards ``_health``, ``_description``, ``_heartbeat_at`` and ``_heard_at``; nothing is called while it
-is held. This module must not know Triton, nor what a request asks for.
+The lock guards ``_health``, ``_description``, ``_heartbeat_at`` and ``_heard_at``, and is held for assignments
+only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 
 from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError, ready_notice
 from ernie_stub.in_flight import InFlight
@@ -39,23 +40,23 @@ from ernie_wire.messages import (
 )
 from ernie_wire.status import Description, Health
 
-TICK_S = 0.1  # how often a waiting supervisor looks around
+TICK_S = 0.1  # how often a waiting supervisor checks its other conditions
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Deadlines:
-    """How long the supervisor waits for what.
+    """The time limits of the supervisor.
 
     Attributes:
-        start_stall_s: a starting engine that uses no CPU and reads no page for so long is given up.
-        silence_s: a ready engine without a heartbeat for so long hangs and is aborted; it must exceed the
-            longest step, since heartbeats come between steps.
-        stopped_s: so is one that sends nothing at all for so long: it was stopped.
+        start_stall_s: a starting engine that uses no CPU and reads no page for this long has failed.
+        silence_s: a ready engine without a heartbeat for this long hangs and is aborted. Heartbeats come
+            between steps, so it must exceed the longest step.
+        stopped_s: an engine without any message for this long was stopped, and is aborted.
         exit_s: between the end of the socket, SIGTERM and SIGKILL.
-        settled_s: an engine that lived so long has not failed at once: the pause starts from nothing again.
-        longest_pause_s: longest pause between two starts; the first restart has none.
+        settled_s: an engine that ran for this long resets the pause between starts.
+        longest_pause_s: longest pause between two starts; the first restart has no pause.
     """
 
     start_stall_s: float = 120.0
@@ -68,18 +69,10 @@ class Deadlines:
 
 @dataclass(frozen=True)
 class _Fault:
-    """Why an engine ends, in words; whether it does not do so by itself."""
+    """Why an engine ends, and whether it hangs, and so must be ended."""
 
     cause: str
     hangs: bool = False
-
-
-@dataclass
-class _FirstStart:
-    """The outcome of the first start, which ``EngineSupervisor.start`` waits for."""
-
-    is_decided: threading.Event = field(default_factory=threading.Event)
-    error: InternalError | None = None
 
 
 class EngineSupervisor:
@@ -89,10 +82,10 @@ class EngineSupervisor:
         self._command = command
         self._in_flight = in_flight
         self._deadlines = deadlines or Deadlines()
-        self._first_start = _FirstStart()
+        self._first_start: Future[None] = Future()
         self._stopping = threading.Event()
         self._process: EngineProcess | None = None
-        self._link: Channel[Message] | None = None
+        self._channel: Channel[Message] | None = None
         self._lock = threading.Lock()
         self._health = Health(state="starting", detail="the engine is starting")
         self._description: Description | None = None
@@ -103,17 +96,18 @@ class EngineSupervisor:
         """Start the engine and wait until it is ready.
 
         Raises:
-            EngineStartError: it did not become ready; nothing is left running.
-            EngineCrashed: nor did it say why.
+            EngineStartError: the engine did not become ready; no process is left.
+            EngineCrashed: the same, without a reason from the engine.
         """
         self._supervisor.start()
-        self._first_start.is_decided.wait()
-        if self._first_start.error is not None:
+        try:
+            self._first_start.result()
+        except InternalError:
             self._supervisor.join()
-            raise self._first_start.error
+            raise
 
     def status(self) -> tuple[Health, Description | None]:
-        """Return what its messages tell of the engine, and what it says of itself if it is ready."""
+        """Return the engine's health, by its messages, and its description if it is ready."""
         with self._lock:
             health, description = self._health, self._description
             heartbeat_at, heard_at = self._heartbeat_at, self._heard_at
@@ -123,13 +117,13 @@ class EngineSupervisor:
         return replace(health, heartbeat_age_s=now - heartbeat_at, alive_age_s=now - heard_at), description
 
     def stop(self) -> None:
-        """End every request with an error and the engine process; nothing is left running."""
+        """Fail every request, and end the engine process."""
         self._stopping.set()
         self._in_flight.close(ModelUnavailable("the server is shutting down"))
-        link, process = self._link, self._process
-        if link is not None and process is not None:
-            link.send(Shutdown())
-            link.finish()
+        channel, process = self._channel, self._process
+        if channel is not None and process is not None:
+            channel.send(Shutdown())
+            channel.finish()
             process.end(self._deadlines.exit_s)
         self._supervisor.join()
 
@@ -141,27 +135,25 @@ class EngineSupervisor:
                 self._run_engine()
             except InternalError as error:
                 self._note_start_failure(error)
-            except Exception as error:  # without its supervisor the entry would be lost for ever
+            except Exception as error:  # without its supervisor the entry could never recover
                 logger.exception("the engine's supervisor failed")
                 self._note_start_failure(InternalError(f"{type(error).__name__}: {error}"))
-            if not self._first_start.is_decided.is_set():
-                self._first_start.is_decided.set()
-                return
             has_settled = time.monotonic() - started_at >= self._deadlines.settled_s
             quick_failures = 0 if has_settled else quick_failures + 1
             self._pause(quick_failures)
 
     def _note_start_failure(self, error: InternalError) -> None:
         logger.error("the engine did not start: %s", error.message)
-        if not self._first_start.is_decided.is_set():
-            self._first_start.error = error
+        if not self._first_start.done():
+            self._stopping.set()  # Triton does not load the model, so there is nothing to restart for
+            self._first_start.set_exception(error)
         elif not self._stopping.is_set():
             detail = f"the engine did not start again: {error.message}"
             self._set_status("failed", detail)
             self._in_flight.refuse(ModelUnavailable(detail))
 
     def _pause(self, quick_failures: int) -> None:
-        """Wait before the next start: not after the first quick failure, then 1, 2, 4 ... seconds."""
+        """Wait before the next start: 0 s after the first quick failure, then 1, 2, 4 ... seconds."""
         pause_s = (
             min(2.0 ** (quick_failures - 2), self._deadlines.longest_pause_s) if quick_failures > 1 else 0.0
         )
@@ -170,33 +162,33 @@ class EngineSupervisor:
             self._in_flight.expire()
 
     def _run_engine(self) -> None:
-        """Start an engine, serve with it, and return when it has ended and is gone.
+        """Start an engine, serve with it, and return after its end.
 
         Raises:
-            EngineStartError, EngineCrashed: it did not become ready.
+            EngineStartError, EngineCrashed: the engine did not become ready.
         """
         process = EngineProcess(self._command)
         process.socket.settimeout(self._deadlines.silence_s)
-        link = Channel(process.socket, CODEC, "the engine", has_writer=True, instead=self._refuse)
-        self._process, self._link = process, link
+        channel = Channel(process.socket, CODEC, "the engine", has_writer=True, instead=self._refuse)
+        self._process, self._channel = process, channel
         try:
-            self._await_ready(process, link)
-            self._serve(process, link)
+            self._await_ready(process, channel)
+            self._serve(process, channel)
         finally:
-            link.close()
+            channel.close()
             process.end(self._deadlines.exit_s)
-            self._process = self._link = None
+            self._process = self._channel = None
 
-    def _await_ready(self, process: EngineProcess, link: Channel[Message]) -> None:
+    def _await_ready(self, process: EngineProcess, channel: Channel[Message]) -> None:
         self._set_status("starting", "the engine is starting")
         self._in_flight.hold()
         progress, progress_at = process.progress(), time.monotonic()
         while not self._stopping.is_set():
             self._in_flight.expire()
-            if link.is_readable(TICK_S):
-                message = _receive(link)
+            if channel.is_readable(TICK_S):
+                message = _receive(channel)
                 if isinstance(message, Ready):
-                    self._become_ready(message, process, link)
+                    self._become_ready(message, process, channel)
                     return
                 if isinstance(message, StartFailed):
                     raise EngineStartError(message.error, exit_signal=message.exit_signal)
@@ -217,7 +209,7 @@ class EngineSupervisor:
                 )
         raise EngineStartError("the server is shutting down")
 
-    def _become_ready(self, ready: Ready, process: EngineProcess, link: Channel[Message]) -> None:
+    def _become_ready(self, ready: Ready, process: EngineProcess, channel: Channel[Message]) -> None:
         with self._lock:
             self._description = ready.description
             num_blocks, generation = ready.description.kv_blocks, self._health.generation + 1
@@ -225,29 +217,36 @@ class EngineSupervisor:
                 free_blocks=num_blocks, total_blocks=num_blocks, state="ready", generation=generation
             )
             self._heartbeat_at = self._heard_at = time.monotonic()
-        self._in_flight.connect(link)
-        self._first_start.is_decided.set()
+        self._in_flight.connect(channel)
+        if not self._first_start.done():
+            self._first_start.set_result(None)
         logger.info("%s (generation %d)", ready_notice(process.pid), generation)
 
-    def _serve(self, process: EngineProcess, link: Channel[Message]) -> None:
-        """Pass on what the engine sends until it ends, then end what it leaves unfinished."""
-        fault = self._read_until_end(process, link)
+    def _serve(self, process: EngineProcess, channel: Channel[Message]) -> None:
+        """Deliver the engine's outputs until it ends, then fail the requests that it left unfinished."""
+        fault = self._read_until_end(process, channel)
         if fault is not None and fault.hangs:
             process.abort()
         self._set_status("starting", "the engine ended and is being restarted")
+        # From here on new requests wait for the next engine; those that this one had are lost.
         lost = self._in_flight.hold()
         end = process.end(self._deadlines.exit_s)
         cause = f"it {end.words}" if fault is None else fault.cause
         if not self._stopping.is_set():
             logger.error("the engine ended: %s; %d requests are lost", cause, len(lost))
-        for answer in lost:
-            answer.fail(EngineCrashed(f"the engine process ended: {cause}; retry the request"))
+        for stream in lost:
+            stream.fail(EngineCrashed(f"the engine process ended: {cause}; retry the request"))
 
-    def _read_until_end(self, process: EngineProcess, link: Channel[Message]) -> _Fault | None:
-        """Return what was wrong with the engine, as far as it is known before it is gone."""
-        silent_s = 0.0  # by the engine's clock: if it was we who slept, its messages are all there
+    def _read_until_end(self, process: EngineProcess, channel: Channel[Message]) -> _Fault | None:
+        """Return the engine's fault, or None if the socket ended without a known one."""
+        # Time without a heartbeat is counted by the engine's Alive messages, not by our clock: if this process
+        # was suspended, the heartbeats of that time are still in the socket.
+        silent_s = 0.0
         try:
-            while silent_s <= self._deadlines.silence_s and (message := self._hear(process, link)) is not None:
+            while silent_s <= self._deadlines.silence_s:
+                message = self._hear(process, channel)
+                if message is None:
+                    return None
                 if isinstance(message, Outputs):
                     self._in_flight.deliver(message.outputs)
                 elif isinstance(message, Heartbeat):
@@ -263,24 +262,24 @@ class EngineSupervisor:
             return _Fault(f"it was silent for {self._deadlines.stopped_s:g} s and was aborted", hangs=True)
         except FrameError as error:
             return _Fault(f"it sent something unreadable ({error}) and was aborted", hangs=True)
-        if silent_s > self._deadlines.silence_s:
-            return _Fault(f"its loop hung for {self._deadlines.silence_s:g} s and was aborted", hangs=True)
-        return None
+        return _Fault(f"its loop hung for {self._deadlines.silence_s:g} s and was aborted", hangs=True)
 
-    def _hear(self, process: EngineProcess, link: Channel[Message]) -> Message | None:
-        """Receive; raises what ``Channel.receive`` does, TimeoutError after ``stopped_s``."""
-        ticks = round(self._deadlines.stopped_s / TICK_S)  # a pause of this process is but one of them
-        while not link.is_readable(TICK_S):
+    def _hear(self, process: EngineProcess, channel: Channel[Message]) -> Message | None:
+        """Receive; raise as ``Channel.receive``, and TimeoutError after ``stopped_s``."""
+        ticks = round(
+            self._deadlines.stopped_s / TICK_S
+        )  # counted in ticks: a suspension of this process is one tick
+        while not channel.is_readable(TICK_S):
             process.note_stop()
             if (ticks := ticks - 1) <= 0:
                 raise TimeoutError
-        message = link.receive()
+        message = channel.receive()
         with self._lock:
             self._heard_at = time.monotonic()
         return message
 
     def _refuse(self, message: Message, error: FrameTooLarge) -> tuple[()]:
-        """Answer a request that no frame holds; the engine gets nothing in its place."""
+        """Fail a request that is too large for a frame; the engine gets no message instead."""
         if not isinstance(message, GenerateRequest):
             raise error
         refusal = InvalidValue(f"the request is too large for the engine: {error}")
@@ -293,9 +292,9 @@ class EngineSupervisor:
             self._health = Health(state=state, detail=detail, generation=self._health.generation)
 
 
-def _receive(link: Channel[Message]) -> Message | None:
-    """Receive while starting: an engine that sends nonsense or nothing more did not start."""
+def _receive(channel: Channel[Message]) -> Message | None:
+    """Receive during the start, which fails on invalid messages and timeouts."""
     try:
-        return link.receive()
+        return channel.receive()
     except (FrameError, TimeoutError) as error:
         raise EngineStartError(f"the engine process sent something unreadable: {error}") from error

@@ -1,7 +1,4 @@
-"""A model entry as Triton hands it over: its parameters and where its weights lie.
-
-This module must not know the engine's settings; it passes them on as they stand in config.pbtxt.
-"""
+"""A model entry as Triton passes it: its parameters, which are the engine's settings, and its weights."""
 
 from __future__ import annotations
 
@@ -50,7 +47,7 @@ class Entry:
         python = self.parameters.get("engine_python") or sys.executable
         if not python:
             raise EntryError(
-                f"{self.name}: this Triton's Python does not say where its interpreter is; give the parameter "
+                f"{self.name}: this Triton's Python does not report its interpreter; set the parameter "
                 "engine_python in config.pbtxt"
             )
         return python
@@ -64,13 +61,13 @@ class Entry:
         Raises:
             EntryError: ``model`` names something that is not a directory.
         """
-        given = self.parameters.get("model", "")
-        if given:
-            path = (self.directory / given).resolve()
+        model = self.parameters.get("model", "")
+        if model:
+            path = (self.directory / model).resolve()
             if not path.is_dir():
                 raise EntryError(
-                    f"{self.name}: parameter model is {given!r}, but {path} is not a directory; name the "
-                    "directory that holds config.json and the weights"
+                    f"{self.name}: parameter model is {model!r}, but {path} is not a directory; it must be "
+                    "the directory of config.json and the weights"
                 )
             return path
         root = environment.get(MODEL_ROOT_VARIABLE)
@@ -79,7 +76,7 @@ class Entry:
         return None
 
     def missing_weights(self, environment: Mapping[str, str] = os.environ) -> str:
-        """Return what an unconfigured entry lacks and the three ways to give it."""
+        """Return what an unconfigured entry lacks, and the three ways to fix it."""
         root = environment.get(MODEL_ROOT_VARIABLE)
         looked = f"{Path(root, self.name)} is not a directory" if root else f"{MODEL_ROOT_VARIABLE} is not set"
         return (

@@ -1,14 +1,13 @@
-"""The requests in flight: which answer an output belongs to, and which requests wait for an engine.
+"""The table of requests in flight: it routes outputs to response streams, and holds requests for an engine.
 
 Three modes, set by the engine's supervisor:
 
     connected    requests go to the engine at once
-    holding      no engine at the moment, one is starting: requests wait, at most so many and so long
-    refusing     no engine will come soon: requests get the reason at once
+    holding      an engine is starting: requests wait, within limits of number, bytes and time
+    refusing     no engine is expected soon: requests fail at once, with the reason
 
 The lock guards all fields below it. The engine's ``send`` only queues, so it may be called with the lock held,
-which keeps a Cancel behind its request. Answers are ended without the lock. This module must not know the
-engine process, nor Triton.
+which keeps a Cancel behind its request. Streams end without the lock, because their ends call back.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ HOLD_TIMEOUT_S = 60.0
 
 
 class MessageSink(Protocol):
-    """What takes messages for the engine without blocking."""
+    """Queues messages for the engine, without blocking."""
 
     def send(self, message: Message) -> None:
         """Queue a message."""
@@ -39,21 +38,21 @@ class MessageSink(Protocol):
 @dataclass
 class _Entry:
     engine_id: str
-    request: GenerateRequest | None  # as the engine sees it; None once it has it: prompts are large
+    request: GenerateRequest | None  # under ``engine_id``; None once the engine has it, as prompts are large
     stream: ResponseStream
     expires_at: float
     polled_at: float
 
 
 class InFlight:
-    """All requests that were accepted and not yet answered to the end.
+    """All requests that were accepted and are not yet answered completely.
 
-    The engine sees a request under an id of its own, ``<request_id>#<number>``: a client may use an id again
-    right after a cancel, while outputs of the first request are still on their way.
+    The engine gets a request under a unique id, ``<request_id>#<number>``: a client may reuse its id right
+    after a cancel, while outputs of the first request are still on their way.
 
     Args:
-        max_held: most requests that wait for an engine.
-        max_held_bytes: most bytes of their prompts; one alone may have more.
+        max_held: maximum number of requests that wait for an engine.
+        max_held_bytes: maximum size of their prompts; a single one may be larger.
         hold_timeout_s: longest wait for an engine.
         clock: seconds, monotonic.
     """
@@ -82,30 +81,29 @@ class InFlight:
 
         Raises:
             InvalidValue: the id is in flight already.
-            ModelUnavailable: refusing, or too many requests wait.
+            ModelUnavailable: requests are refused, or too many wait.
         """
         with self._lock:
             if self._refusal is not None:
                 raise type(self._refusal)(self._refusal.message)
             if request.request_id in self._engine_ids:
                 raise InvalidValue(
-                    f"request_id {request.request_id!r} is in flight already; ids must be unique, or be left "
-                    "out",
+                    f"request_id {request.request_id!r} is in flight already; ids must be unique, or left out",
                     "request_id",
                 )
             now = self._clock()
             if self._engine is None:
                 self._check_room(request.prompt_bytes)
             engine_id = f"{request.request_id}#{next(self._numbers)}"
-            waiting = replace(request, request_id=engine_id)
-            entry = _Entry(engine_id, waiting, stream, now + self._hold_timeout_s, now)
+            renamed = replace(request, request_id=engine_id)
+            entry = _Entry(engine_id, renamed, stream, now + self._hold_timeout_s, now)
             self._entries[engine_id] = entry
             self._engine_ids[request.request_id] = engine_id
             if self._engine is not None:
                 self._hand_over(self._engine, entry)
 
     def connect(self, engine: MessageSink) -> None:
-        """An engine is ready: hand it what waits, and from now on everything."""
+        """Start to use an engine: send it what waits, and from now on every request."""
         with self._lock:
             if self._is_closed:
                 return
@@ -115,7 +113,7 @@ class InFlight:
                 self._hand_over(engine, entry)
 
     def hold(self) -> list[ResponseStream]:
-        """No engine for now: let requests wait. Return the answers that the last engine leaves unfinished."""
+        """Let requests wait for the next engine; return the streams that the last one left unfinished."""
         with self._lock:
             self._engine = None
             if not self._is_closed:
@@ -123,7 +121,7 @@ class InFlight:
             return self._take(entry for entry in self._entries.values() if entry.request is None)
 
     def refuse(self, reason: ErnieError) -> None:
-        """No engine will come soon: end every request, and refuse new ones, with the reason."""
+        """Fail every request, and refuse new ones, with ``reason``."""
         with self._lock:
             self._engine = None
             self._refusal = reason
@@ -132,13 +130,13 @@ class InFlight:
             stream.fail(reason)
 
     def close(self, reason: ErnieError) -> None:
-        """Refuse from now on, whatever becomes of the engine."""
+        """Refuse from now on, also if an engine connects."""
         with self._lock:
             self._is_closed = True
         self.refuse(reason)
 
     def expire(self) -> None:
-        """End the requests that have waited for an engine too long."""
+        """Fail the requests that have waited for an engine too long."""
         now = self._clock()
         with self._lock:
             streams = self._take(
@@ -152,7 +150,7 @@ class InFlight:
             )
 
     def deliver(self, outputs: Iterable[Output]) -> None:
-        """Route the outputs of one engine step to their answers; outputs of ended requests are dropped."""
+        """Route the outputs of one engine step to their streams; those of ended requests are dropped."""
         for output in outputs:
             with self._lock:
                 entry = self._entries.get(output.request_id)
@@ -162,7 +160,7 @@ class InFlight:
                 entry.stream.put(output)
 
     def cancel(self, request_id: str) -> bool:
-        """Stop a request and end its answer; False if no such request is in flight."""
+        """Cancel a request; False if it is not in flight."""
         with self._lock:
             entry = self._entries.get(self._engine_ids.get(request_id, ""))
             if entry is None:
@@ -172,9 +170,9 @@ class InFlight:
         return True
 
     def abandon(self, stream: ResponseStream) -> None:
-        """Stop the request of an answer whose client has gone; nothing if it has ended.
+        """Cancel the request of a stream whose client disconnected, unless it has ended.
 
-        By then the client may have used its id for another request, which goes on.
+        The client may meanwhile have used its id for another request, which goes on.
         """
         with self._lock:
             entry = self._entries.get(self._engine_ids.get(stream.request_id, ""))
@@ -184,12 +182,12 @@ class InFlight:
         stream.fail(RequestCancelled(f"request {stream.request_id} was cancelled"))
 
     def holds(self, request_id: str) -> bool:
-        """Whether a request was accepted and is not yet answered to the end."""
+        """Return whether a request is in flight."""
         with self._lock:
             return request_id in self._engine_ids
 
     def next_to_poll(self, interval_s: float) -> ResponseStream | None:
-        """Return the answer whose client was asked after the longest ago, if that is ``interval_s`` or more."""
+        """Return the stream that was polled the longest ago, if that is ``interval_s`` ago or more."""
         now = self._clock()
         with self._lock:
             oldest = min(self._entries.values(), key=lambda entry: entry.polled_at, default=None)
@@ -199,7 +197,7 @@ class InFlight:
             return oldest.stream
 
     def _stop(self, entry: _Entry) -> None:
-        """Remove a request and tell the engine; the lock is held by the caller."""
+        """Remove a request and cancel it in the engine; the caller holds the lock."""
         self._take((entry,))
         if self._engine is not None:
             self._engine.send(Cancel(entry.engine_id))
@@ -219,7 +217,7 @@ class InFlight:
             entry.request = None
 
     def _take(self, chosen: Iterable[_Entry]) -> list[ResponseStream]:
-        """Remove requests from the table and return their answers; the lock is held by the caller."""
+        """Remove requests from the table and return their streams; the caller holds the lock."""
         streams = []
         for entry in list(chosen):
             del self._entries[entry.engine_id]

@@ -1,8 +1,7 @@
-"""The tensors of a Triton request, read into a GenerateRequest or a control.
+"""The tensors of a Triton request as a GenerateRequest or a Control.
 
-Triton has checked types and shapes against config.pbtxt before; what comes here is checked again, because
-a text may still be no UTF-8, no JSON or a value outside its limits. This module must not know how a request
-is answered.
+Triton has checked types and shapes against config.pbtxt; what it does not check is checked here: UTF-8, JSON,
+sizes and limits.
 """
 
 from __future__ import annotations
@@ -22,30 +21,32 @@ from ernie_wire.status import Control, parse_control
 
 MAX_REQUEST_ID_CHARACTERS = 256
 MAX_TENSOR_BYTES = 16 << 20
-"""More than any context holds; escaped as JSON, six times as much, it still fits a frame to the engine."""
+"""Larger than any context; even escaped as JSON, at six times the size, it fits into a frame."""
 _FLAGS = [spec for spec in tensors.FIELDS if spec.datatype == "TYPE_BOOL" and spec is not tensors.EXCLUDE_INPUT]
-RESERVED_PARAMETERS = "triton_"  # Triton's own request parameters begin so
+RESERVED_PARAMETERS = "triton_"  # prefix of Triton's own request parameters
+_TYPES = {"TYPE_STRING": (bytes, "BYTES"), "TYPE_BOOL": (bool, "BOOL"), "TYPE_INT32": (int, "INT32")}
+"""The Python type of an element, and KServe's name of the type, by Triton's name."""
 
 
 def read_request(triton_request: Any) -> GenerateRequest | Control:  # noqa: ANN401 - Triton's own class
-    """Return what a Triton request asks for.
+    """Return the content of a Triton request.
 
     Raises:
-        InvalidValue: a tensor or a value in it is wrong; the error names it.
+        InvalidValue: a tensor is invalid; the error names it.
     """
     inputs = {tensor.name(): tensor.as_numpy() for tensor in triton_request.inputs()}
     if tensors.CONTROL.name in inputs:
         return _control(inputs)
-    flags: dict[str, Any] = {spec.name: _flag(inputs, spec) for spec in _FLAGS}
+    flags: dict[str, Any] = {spec.name: _single(inputs, spec) or False for spec in _FLAGS}
     return GenerateRequest(
         request_id=_request_id(inputs),
         text_input=_text(inputs, tensors.TEXT_INPUT),
         input_ids=_token_ids(inputs, tensors.INPUT_IDS),
-        messages=_bytes(inputs, tensors.MESSAGES),
+        messages=_single(inputs, tensors.MESSAGES),
         media=_media(inputs),
         sampling=_sampling(inputs, triton_request),
         exclude_input_in_output=_is_input_excluded(inputs, stream=flags["stream"]),
-        priority=_priority(inputs),
+        priority=_single(inputs, tensors.PRIORITY) or 0,
         cache_salt=_text(inputs, tensors.CACHE_SALT) or "",
         **flags,
     )
@@ -59,7 +60,8 @@ def _control(inputs: dict[str, NDArray[Any]]) -> Control:
 
 
 def _is_input_excluded(inputs: dict[str, NDArray[Any]], *, stream: bool) -> bool:
-    is_excluded = _flag(inputs, tensors.EXCLUDE_INPUT, default=stream)
+    flag: bool | None = _single(inputs, tensors.EXCLUDE_INPUT)
+    is_excluded = stream if flag is None else flag
     if stream and not is_excluded:
         raise InvalidValue(
             "exclude_input_in_output is false and stream is true; a stream never repeats its input: leave "
@@ -70,28 +72,19 @@ def _is_input_excluded(inputs: dict[str, NDArray[Any]], *, stream: bool) -> bool
 
 
 def _request_id(inputs: dict[str, NDArray[Any]]) -> str:
-    given = _text(inputs, tensors.REQUEST_ID)
-    if given is None:
+    request_id = _text(inputs, tensors.REQUEST_ID)
+    if request_id is None:
         return str(uuid.uuid4())
-    if not 0 < len(given) <= MAX_REQUEST_ID_CHARACTERS:
+    if not 0 < len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
         raise InvalidValue(
-            f"request_id has {len(given)} characters; it must have 1 to {MAX_REQUEST_ID_CHARACTERS}",
+            f"request_id has {len(request_id)} characters; it must have 1 to {MAX_REQUEST_ID_CHARACTERS}",
             tensors.REQUEST_ID.name,
         )
-    if not given.isprintable():
+    if not request_id.isprintable():
         raise InvalidValue(
-            f"request_id is {given!r}; it goes into logs and must be printable", tensors.REQUEST_ID.name
+            f"request_id is {request_id!r}; it is logged and must be printable", tensors.REQUEST_ID.name
         )
-    return given
-
-
-def _priority(inputs: dict[str, NDArray[Any]]) -> int:
-    value = _single(inputs, tensors.PRIORITY)
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidValue("priority must be of type INT32", tensors.PRIORITY.name)
-    return value
+    return request_id
 
 
 def _media(inputs: dict[str, NDArray[Any]]) -> tuple[bytes, ...]:
@@ -105,50 +98,36 @@ def _media(inputs: dict[str, NDArray[Any]]) -> tuple[bytes, ...]:
 
 
 def _sampling(inputs: dict[str, NDArray[Any]], triton_request: Any) -> SamplingParameters:  # noqa: ANN401
-    """Read the tensor, else the request's parameters: Triton's generate endpoint puts unknown fields there."""
+    """Read the tensor, else the request's parameters, where Triton's generate endpoint puts unknown fields."""
     text = _text(inputs, tensors.SAMPLING_PARAMETERS)
-    given = triton_request.parameters() or "{}" if text is None else text
-    values = read_json_object(given, tensors.SAMPLING_PARAMETERS.name)
+    source = triton_request.parameters() or "{}" if text is None else text
+    values = read_json_object(source, tensors.SAMPLING_PARAMETERS.name)
     if text is None:
         values = {name: value for name, value in values.items() if not name.startswith(RESERVED_PARAMETERS)}
     return SamplingParameters.from_json(read_texts(values))
 
 
 def _text(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> str | None:
-    value = _bytes(inputs, spec)
+    value = _single(inputs, spec)
     try:
         return None if value is None else value.decode()
     except UnicodeDecodeError as error:
         raise InvalidValue(f"{spec.name} is not UTF-8: {error}", spec.name) from None
 
 
-def _bytes(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> bytes | None:
-    value = _single(inputs, spec)
-    if value is None:
-        return None
-    if not isinstance(value, bytes):
-        raise InvalidValue(f"{spec.name} must be of type BYTES", spec.name)
-    _check_size(spec, len(value))
-    return value
-
-
-def _flag(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec, *, default: bool = False) -> bool:
-    value = _single(inputs, spec)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise InvalidValue(f"{spec.name} must be of type BOOL", spec.name)
-    return value
-
-
-def _single(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> object:
-    """Return the one element of a tensor as a Python object; None if the tensor was left out."""
+def _single(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> Any:  # noqa: ANN401 - _TYPES has it
+    """Return the one element of a tensor as a Python object; None if the tensor is missing."""
     array = inputs.get(spec.name)
     if array is None:
         return None
     if array.size != 1:
         raise InvalidValue(f"{spec.name} has shape {list(array.shape)}; it must be [1]", spec.name)
-    value: object = array.reshape(()).item()
+    value = array.reshape(()).item()
+    kind, datatype = _TYPES[spec.datatype]
+    if type(value) is not kind:
+        raise InvalidValue(f"{spec.name} must be of type {datatype}", spec.name)
+    if isinstance(value, bytes):
+        _check_size(spec, len(value))
     return value
 
 
@@ -165,10 +144,10 @@ def _token_ids(inputs: dict[str, NDArray[Any]], spec: tensors.TensorSpec) -> tup
         return None
     if array.dtype != np.int32 or array.ndim != 1:
         raise InvalidValue(
-            f"{spec.name} is {array.dtype} of shape {list(array.shape)}; it must be INT32 of one dimension",
+            f"{spec.name} is {array.dtype} of shape {list(array.shape)}; it must be INT32 with one dimension",
             spec.name,
         )
     if array.size == 0:
-        raise InvalidValue(f"{spec.name} is empty; give at least one token id", spec.name)
+        raise InvalidValue(f"{spec.name} is empty; it must have at least one token id", spec.name)
     _check_size(spec, array.nbytes)
     return tuple(array.tolist())

@@ -1,12 +1,11 @@
-"""The answer to one request on its way out: outputs that wait for their sender thread.
+"""The response streams of requests, and the threads that send them to Triton.
 
-    engine reader --put()--> [pending Outputs] --send_pending()--> Triton
-                              they gather while a send blocks, and are joined
+    engine supervisor --put()--> [pending Outputs] --send_pending()--> Triton
+                                  they accumulate while a send blocks, and are joined
 
-``put`` may be called from any thread and never blocks on Triton. ``send_pending`` is only ever run by the one
-sender thread that the answer is bound to, so that responses keep their order and nothing is asked of
-Triton's response sender once the final flag is sent. The lock guards the fields under ``# guarded`` and is
-never held during a call to Triton.
+``put`` may be called from any thread and never blocks on Triton. ``send_pending`` runs only on the one sender
+thread that the stream is bound to, so responses keep their order, and Triton's response sender is not used
+after the final flag. The lock guards the fields marked ``# guarded`` and is never held during a call to Triton.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ Work = Callable[[], None]
 
 
 class ResponseStream:
-    """The answer to one request.
+    """The responses to one request.
 
     Args:
-        request: what it answers, as the client sent it.
+        request: as the client sent it.
         triton_sender: Triton's response sender of the request.
-        schedule: puts work into the queue of the answer's sender thread; never blocks.
-        on_abandoned: told of this answer when its client has gone.
+        schedule: queues work for the stream's sender thread; never blocks.
+        on_abandoned: called with this stream when its client has disconnected.
     """
 
     def __init__(
@@ -58,12 +57,12 @@ class ResponseStream:
         self._cumulative_logprob = 0.0  # the sender thread's
         self._lock = threading.Lock()
         self._pending: list[Output] = []  # guarded
-        self._is_poll_wanted = False  # guarded
+        self._is_poll_due = False  # guarded
         self._is_scheduled = False  # guarded
         self._has_ended = False  # guarded
 
     def put(self, output: Output) -> None:
-        """Take a new output; after the last one, further ones are ignored."""
+        """Add an output; after the last one, further ones are ignored."""
         with self._lock:
             if self._has_ended:
                 return
@@ -73,38 +72,38 @@ class ResponseStream:
                 self._schedule_once()
 
     def fail(self, error: ErnieError) -> None:
-        """End the answer with an error."""
+        """End the stream with an error."""
         self.put(Output(self.request_id, error=error.to_line()))
 
     def poll_cancellation(self) -> None:
-        """Have the sender thread ask Triton whether the client has gone; if so it calls ``on_abandoned``."""
+        """Make the sender thread ask Triton whether the request is cancelled, and call ``on_abandoned``."""
         with self._lock:
             if not self._has_ended:
-                self._is_poll_wanted = True
+                self._is_poll_due = True
                 self._schedule_once()
 
     def send_pending(self) -> None:
-        """Send what has gathered, in one response, or ask Triton for a cancellation (sender thread only)."""
+        """Send all pending outputs in one response, or poll for a cancellation (sender thread only)."""
         with self._lock:
             self._is_scheduled = False
             outputs: list[Output] = []
             if self._request.stream or self._has_ended:
                 outputs, self._pending = self._pending, []
-            is_poll_wanted, self._is_poll_wanted = self._is_poll_wanted, False
+            is_poll_due, self._is_poll_due = self._is_poll_due, False
         if self._triton_sender is None:
             return
         try:
             if outputs:
                 self._send(join_outputs(outputs))
-            elif is_poll_wanted and self._triton_sender.is_cancelled():
+            elif is_poll_due and self._triton_sender.is_cancelled():
                 self._on_abandoned(self)
-        except Exception:  # Triton raises its own TritonModelException and RuntimeError alike
-            logger.exception("request %s: Triton refused a response; the request is given up", self.request_id)
+        except Exception:  # Triton raises TritonModelException as well as RuntimeError
+            logger.exception("request %s: Triton refused a response; the request is cancelled", self.request_id)
             self._give_up()
 
     def _send(self, output: Output) -> None:
         if output.error is not None:
-            if self._request.stream and output.text:
+            if self._request.stream and output.text:  # joined with the error: the text goes first
                 self._triton_sender.send(self._response(replace(output, error=None)))
             self._send_final(error_response(parse_error(output.error) or InternalError(output.error)))
         elif output.is_last:
@@ -129,14 +128,18 @@ class ResponseStream:
         self._on_abandoned(self)
 
     def _schedule_once(self) -> None:
-        """Have the sender thread run ``send_pending``; the lock is held by the caller."""
+        """Make the sender thread run ``send_pending``; the caller holds the lock."""
         if not self._is_scheduled:
             self._is_scheduled = True
             self._schedule(self.send_pending)
 
 
 class Senders:
-    """A fixed number of threads, each with a queue of work."""
+    """Sender threads: the only ones that send responses to Triton, each with a queue.
+
+    A send blocks for a round trip to the server, so a few threads share the work. There is no lock: the queues
+    are thread-safe, and only Triton's own thread calls ``bind`` and ``close``.
+    """
 
     def __init__(self, num_senders: int = NUM_SENDERS) -> None:
         self._queues: list[queue.SimpleQueue[Work | None]] = [queue.SimpleQueue() for _ in range(num_senders)]
@@ -149,11 +152,11 @@ class Senders:
             thread.start()
 
     def bind(self) -> Callable[[Work], None]:
-        """Return the ``schedule`` function of one of the threads, in turn."""
+        """Return the ``schedule`` function of the next thread, in turn."""
         return next(self._next).put
 
     def close(self, timeout_s: float) -> None:
-        """Finish the work already scheduled and end the threads, within a time."""
+        """Finish the scheduled work and end the threads, within ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         for work in self._queues:
             work.put(None)
@@ -171,5 +174,5 @@ def _run(work: queue.SimpleQueue[Work | None]) -> None:
 def _do(job: Work) -> None:
     try:
         job()
-    except Exception:  # Triton raises what it likes, and the thread serves other requests too
+    except Exception:  # Triton's exceptions are not documented, and the thread serves other requests, too
         logger.exception("a response could not be sent")

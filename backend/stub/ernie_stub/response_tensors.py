@@ -1,7 +1,4 @@
-"""Outputs of the engine as Triton responses, with the outputs that the request asked for.
-
-This module must not know when a response is sent.
-"""
+"""Outputs of the engine as Triton responses, with the tensors that the request selects."""
 
 from __future__ import annotations
 
@@ -21,47 +18,47 @@ from ernie_wire.status import Cancelled, Health, Status, answer_text
 
 
 def output_response(output: Output, request: GenerateRequest, echo: str, cumulative_logprob: float) -> Any:  # noqa: ANN401 - Triton's class
-    """Return the response for new output.
+    """Return the response for an output.
 
     Args:
-        output: what is new since the last response to this request.
-        request: what it answers; says which outputs are wanted.
-        echo: what ``text_output`` begins with: the prompt in the first response if asked for, else nothing.
+        output: everything since the last response to this request.
+        request: selects the tensors.
+        echo: the beginning of ``text_output``: the prompt in the first response if requested, else empty.
         cumulative_logprob: of all tokens so far.
     """
     text = joined((MarkedText(echo), output))
-    made = [_text(tensors.TEXT_OUTPUT, text.text)]
+    outputs = [_text(tensors.TEXT_OUTPUT, text.text)]
     if request.return_marks and text.marks:
-        made.append(_numbers(tensors.MARKS, text.marks, np.int32))
+        outputs.append(_numbers(tensors.MARKS, text.marks, np.int32))
     if request.return_finish_reason:
-        made.append(_text(tensors.FINISH_REASON, output.finish_reason or ""))
+        outputs.append(_text(tensors.FINISH_REASON, output.finish_reason or ""))
     if request.return_num_input_tokens:
-        made.append(_numbers(tensors.NUM_INPUT_TOKENS, [output.num_input_tokens], np.uint32))
-        made.append(_numbers(tensors.NUM_CACHED_TOKENS, [output.num_cached_tokens], np.uint32))
+        outputs.append(_numbers(tensors.NUM_INPUT_TOKENS, [output.num_input_tokens], np.uint32))
+        outputs.append(_numbers(tensors.NUM_CACHED_TOKENS, [output.num_cached_tokens], np.uint32))
     if request.return_num_output_tokens:
-        made.append(_numbers(tensors.NUM_OUTPUT_TOKENS, [output.num_output_tokens], np.uint32))
+        outputs.append(_numbers(tensors.NUM_OUTPUT_TOKENS, [output.num_output_tokens], np.uint32))
     if request.return_token_ids:
-        made.append(_numbers(tensors.OUTPUT_IDS, output.token_ids, np.int32))
+        outputs.append(_numbers(tensors.OUTPUT_IDS, output.token_ids, np.int32))
         if output.prompt_ids is not None:
-            made.append(_numbers(tensors.PROMPT_IDS, output.prompt_ids, np.int32))
+            outputs.append(_numbers(tensors.PROMPT_IDS, output.prompt_ids, np.int32))
         if output.prompt_text is not None:
-            made.append(_text(tensors.PROMPT_TEXT, output.prompt_text))
+            outputs.append(_text(tensors.PROMPT_TEXT, output.prompt_text))
     if request.return_cumulative_logprob:
-        made.append(_numbers(tensors.CUMULATIVE_LOGPROB, [cumulative_logprob], np.float32))
-    made += _logprobs(output, request)
-    return pb_utils.InferenceResponse(output_tensors=made)
+        outputs.append(_numbers(tensors.CUMULATIVE_LOGPROB, [cumulative_logprob], np.float32))
+    outputs += _logprobs(output, request)
+    return pb_utils.InferenceResponse(output_tensors=outputs)
 
 
 def _logprobs(output: Output, request: GenerateRequest) -> list[Any]:
-    made, are_wanted = [], request.sampling.logprobs is not None
+    outputs, are_requested = [], request.sampling.logprobs is not None
     if request.return_logprobs:
-        entries = logprobs_to_vllm(output.logprobs or ()) if are_wanted else None
-        made.append(_json(tensors.LOGPROBS, entries))
-    elif are_wanted and output.logprobs is not None:
-        made.append(_json(tensors.LOGPROBS, logprobs_to_json(output.logprobs)))
+        entries = logprobs_to_vllm(output.logprobs or ()) if are_requested else None
+        outputs.append(_json(tensors.LOGPROBS, entries))
+    elif are_requested and output.logprobs is not None:
+        outputs.append(_json(tensors.LOGPROBS, logprobs_to_json(output.logprobs)))
     if output.prompt_logprobs is not None:
-        made.append(_json(tensors.PROMPT_LOGPROBS, logprobs_to_json(output.prompt_logprobs)))
-    return made
+        outputs.append(_json(tensors.PROMPT_LOGPROBS, logprobs_to_json(output.prompt_logprobs)))
+    return outputs
 
 
 def control_response(answer: Health | Status | Cancelled) -> Any:  # noqa: ANN401 - Triton's class

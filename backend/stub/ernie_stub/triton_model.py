@@ -1,8 +1,8 @@
-"""The class that Triton calls: it wires the parts of the stub together.
+"""The class that Triton calls, which connects the parts of the stub.
 
 Triton calls initialize, execute and finalize from one thread. ``execute`` reads requests and enqueues them; all
-answers, errors too, are sent by the sender threads, because an exception raised here would end all requests
-of a batch without saying why.
+responses, also errors, are sent by the sender threads: an exception in ``execute`` would end all requests of a
+batch without a reason.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TritonPythonModel:
         """Start the engine of the entry, or serve it as unconfigured if it has no weights.
 
         Raises:
-            TritonModelException: the engine could not start; one clear line.
+            TritonModelException: the engine could not start; the message is one line.
         """
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         try:
@@ -54,7 +54,7 @@ class TritonPythonModel:
         self._cancellation_poll = CancellationPoll(self._in_flight)
 
     def execute(self, requests: list[Any]) -> None:
-        """Read the requests and pass them on; never blocks on the engine or a client."""
+        """Read the requests and enqueue them; never blocks on the engine or a client."""
         for request in requests:
             triton_sender = request.get_response_sender()
             try:
@@ -72,7 +72,7 @@ class TritonPythonModel:
                 )
 
     def finalize(self) -> None:
-        """End the requests in flight with an error, and the engine; leave no process."""
+        """Fail the requests in flight, and end the engine process."""
         self._cancellation_poll.stop()
         if self._engine is not None:
             self._engine.stop()
@@ -93,15 +93,15 @@ class TritonPythonModel:
         return engine
 
     def _generate(self, request: GenerateRequest, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
-        answer = ResponseStream(request, triton_sender, self._senders.bind(), self._in_flight.abandon)
-        self._in_flight.submit(request, answer)
+        stream = ResponseStream(request, triton_sender, self._senders.bind(), self._in_flight.abandon)
+        self._in_flight.submit(request, stream)
 
     def _control(self, control: Control, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
         health, engine = (self._unconfigured, None) if self._engine is None else self._engine.status()
         self._reply(triton_sender, control_response(answer_control(control, health, engine, self._in_flight)))
 
     def _reply(self, triton_sender: Any, response: Any) -> None:  # noqa: ANN401 - Triton's classes
-        """Have a sender thread send the only response to a request."""
+        """Make a sender thread send the only response to a request."""
         final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         self._senders.bind()(lambda: triton_sender.send(response, flags=final))
 
