@@ -1,4 +1,4 @@
-"""Write the config.pbtxt of each entry of a model repository anew, with the parameters that it has.
+"""Rewrites the config.pbtxt of each entry of a model repository, with the same parameters.
 
 python -m ernie_wire model_repository
 """

@@ -1,8 +1,7 @@
-"""One end of a socket on which messages go both ways.
+"""One end of a socket that carries messages in both directions.
 
-What cannot be sent is lost, and breaks the connection in both directions: the end is told by the reading side
-alone, after all that the peer had still sent. This module must not know what a message is for, nor what is done
-about a peer that is gone.
+A message that cannot be sent is lost, and breaks the connection in both directions. Only the reading side
+reports the end, after everything that the peer had sent before.
 """
 
 from __future__ import annotations
@@ -27,15 +26,16 @@ M = TypeVar("M")
 class Channel(Generic[M]):
     """Messages to and from one peer.
 
-    Any thread may send. One thread reads: with ``receive`` one of the caller's, with ``listen`` one that the
-    channel starts.
+    Any thread may send. One thread reads: the caller's with ``receive``, or one that ``listen`` starts.
 
     Args:
-        sock: the socket, which is the channel's from now on.
+        sock: the socket, which the channel owns from now on.
         codec: of the messages.
-        peer: its name in the log.
-        has_writer: ``send`` only queues, for callers that may never wait for the peer, and a thread writes.
-        instead: returns what is sent in place of a message that no frame holds; without it that is a fault.
+        peer: name of the peer in the log.
+        has_writer: whether ``send`` only queues, for callers that must not wait for the peer, and a thread
+            writes.
+        instead: returns messages to send instead of one that is too large for a frame; without it, that is an
+            error.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class Channel(Generic[M]):
             self._writer = self._started(self._write_queued, "writer")
 
     def send(self, message: M) -> None:
-        """Send a message, or queue it; to a peer that is gone it is lost, which whoever reads sees.
+        """Send or queue a message; if the peer is gone it is lost, which the reading side reports.
 
         Raises:
-            FrameTooLarge: no frame holds it, and it is not queued.
+            FrameTooLarge: it is too large for a frame, and the channel has no writer.
         """
         if self._writer is not None:
             self._outbox.put(message)
@@ -73,50 +73,50 @@ class Channel(Generic[M]):
             self._give_up(error)
 
     def is_readable(self, timeout_s: float) -> bool:
-        """Wait until ``receive`` has something, at most ``timeout_s``."""
+        """Wait for data to receive, at most ``timeout_s``; return whether there is some."""
         return bool(select.select([self._socket], [], [], timeout_s)[0])
 
     def receive(self) -> M | None:
         """Return the next message, or None at the end.
 
         Raises:
-            TimeoutError: the socket has a timeout, and nothing came.
-            FrameError: what came is no message.
+            TimeoutError: the socket has a timeout, and nothing arrived.
+            FrameError: the peer sent something that is not a message.
         """
         try:
             frame = receive_frame(self._socket)
         except TimeoutError:
             raise
-        except OSError as error:  # it died with messages unread, or inside one
+        except OSError as error:  # the peer died with unread messages, or inside of one
             logger.info("%s has ended: %s", self._peer, error)
             return None
         return None if frame is None else self._codec.decode(*frame)
 
     def listen(self, receive: Callable[[M], None], ended: Callable[[Exception | None], None]) -> None:
-        """Hand every message to ``receive``, on a thread of their own; at the end close the socket.
+        """Pass every message to ``receive``, on a new thread; at the end close the socket.
 
         Args:
-            receive: takes a message.
-            ended: takes what was wrong: FrameError if something came that is no message, what ``receive``
-                raised, or what kept a message from being sent; None if the peer has closed the connection.
-                Called once, at the end.
+            receive: called with each message.
+            ended: called once, at the end, with its cause: FrameError if the peer sent something that is not a
+                message, what ``receive`` raised, or why a message could not be sent; None if the peer closed
+                the connection.
         """
         self._started(lambda: self._read(receive, ended), "reader")
 
     def finish(self) -> None:
-        """Let the peer see the end after what is queued."""
+        """End our direction of the connection after the queued messages."""
         self._outbox.put(None)
 
     def flush(self) -> None:
-        """As ``finish``, and wait until all is sent."""
+        """Like ``finish``, and wait until everything is sent."""
         self.finish()
         if self._writer is not None:
             self._writer.join()
 
     def break_off(self) -> None:
-        """End the connection at once: who reads or writes here or there sees its end."""
-        with contextlib.suppress(OSError):  # it has ended
-            self._socket.shutdown(socket.SHUT_RDWR)  # closing would not wake the reader
+        """End the connection at once, for readers and writers on both sides."""
+        with contextlib.suppress(OSError):  # it has ended already
+            self._socket.shutdown(socket.SHUT_RDWR)  # unlike close, this wakes the reader
 
     def close(self) -> None:
         """Break off, wait for the writer, and close the socket."""
@@ -146,7 +146,7 @@ class Channel(Generic[M]):
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             self._give_up(error)
-        except Exception as error:  # without its writer this end would seem alive, and be dumb
+        except Exception as error:  # without its writer this end would seem alive, but send nothing
             logger.exception("a message to %s cannot be sent", self._peer)
             self._fault = error
             self.break_off()

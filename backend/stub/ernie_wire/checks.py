@@ -1,7 +1,4 @@
-"""Spellings of values, and checks against limits: InvalidValue names the field, the value and the limit.
-
-This module must not know any field.
-"""
+"""Conversions of values from clients, and checks against limits, whose errors name field, value and limit."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from ernie_wire.errors import InvalidValue
 MAX_INTEGER = 2**63 - 1
 MAX_TOKEN_ID = 2**31 - 1
 MAX_NUMBER = 3.0e38
-"""Every number is used as a float32 somewhere, whose largest is 3.4e38."""
+"""Every number is converted to float32 somewhere, whose maximum is 3.4e38."""
 
 
 def check_number(
@@ -24,13 +21,13 @@ def check_number(
     *,
     integer: bool = False,
     is_low_excluded: bool = False,
-    needed: bool = False,
+    required: bool = False,
 ) -> None:
-    """Check a number in ``[low, high]``, or in ``(low, high]``; None passes unless it is needed.
+    """Check a number in ``[low, high]``, or in ``(low, high]``; None is valid unless ``required``.
 
-    Without ``high``, the limit is what the arithmetic holds: ``MAX_INTEGER`` or ``MAX_NUMBER``.
+    In any case it must not exceed ``MAX_INTEGER`` or ``MAX_NUMBER``.
     """
-    if value is None and not needed:
+    if value is None and not required:
         return
     kinds = (int,) if integer else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
@@ -47,32 +44,32 @@ def check_number(
 
 
 def as_integer(value: object) -> object:
-    """Return a float without a fraction as an integer: some JSON libraries know no other number."""
+    """Return a whole float as an integer: some JSON libraries write all numbers as floats."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def as_integers(values: object) -> object:
-    """Return a list with its floats as ``as_integer`` makes them."""
+    """Return a list with ``as_integer`` applied to its floats."""
     if isinstance(values, list) and float in set(map(type, values)):
         return [as_integer(value) for value in values]
     return values
 
 
 def as_count(value: object) -> object:
-    """Return how many log probabilities a client asks for: true is 1, as in vLLM, and false none."""
+    """Return a number of log probabilities: true is 1, as in vLLM, and false is none."""
     if isinstance(value, bool):
         return 1 if value else None
     return as_integer(value)
 
 
 def check_flag(name: str, value: object) -> None:
-    """Check a truth value."""
+    """Check a boolean."""
     if not isinstance(value, bool):
         raise InvalidValue(f"{name} is {value!r}; it must be true or false", name)
 
 
 def check_texts(name: str, values: tuple[object, ...], max_texts: int, max_bytes: int) -> None:
-    """Check texts: so many at most, none of them empty, all together at most ``max_bytes`` of UTF-8."""
+    """Check texts: at most ``max_texts``, none empty, together at most ``max_bytes`` of UTF-8."""
     if len(values) > max_texts:
         raise InvalidValue(f"{name} holds {len(values)} texts; at most {max_texts} are allowed", name)
     for text in values:
@@ -84,7 +81,7 @@ def check_texts(name: str, values: tuple[object, ...], max_texts: int, max_bytes
 
 
 def check_token_ids(name: str, values: Collection[Any], highest: int) -> None:
-    """Check token ids: integers in ``[0, highest]``, of which there may be 100,000."""
+    """Check token ids: integers in ``[0, highest]``; fast for 100,000 of them."""
     are_integers = set(map(type, values)) <= {int}
     if are_integers and min(values, default=0) >= 0 and max(values, default=0) <= highest:
         return

@@ -9,8 +9,7 @@
     dataclass          an object of the fields that differ from their defaults
     T | None           null, or T
 
-A value of another type than its field's is refused when it is received. This module must not know any message,
-nor how a frame is sent.
+When a frame is received, a value of another type than its field's is refused.
 """
 
 from __future__ import annotations
@@ -24,31 +23,31 @@ from typing import Any, Generic, NamedTuple, TypeVar, Union, get_args, get_origi
 from ernie_wire.frames import FrameError
 
 MAX_INLINE = 64
-"""Most bytes or integers of a field that stand in the header: there the few cost less, in a buffer the many."""
+"""Maximum number of bytes or integers of a field in the header; more are cheaper in a buffer."""
 
 M = TypeVar("M")
 T = TypeVar("T")
 Buffers = list[bytes]
 Encode = Callable[[Any, Buffers], Any]
-"""Returns the JSON of a value, and may append to the buffers."""
+"""Returns a value as JSON, and may append to the buffers."""
 Decode = Callable[[Any, Buffers], Any]
-"""Returns the value of JSON and buffers. Raises TypeError, ValueError or LookupError: there is none."""
+"""Returns the value in JSON and buffers; raises TypeError, ValueError or LookupError if they are invalid."""
 
 
 class MessageError(FrameError):
-    """The peer sent a frame that is no message: it is no peer, or of another version."""
+    """The peer sent a frame that is not a message: it is of another version, or not a peer at all."""
 
 
 class Extensible:
-    """A dataclass to which later versions may add fields: received, those that are not known are left out."""
+    """Base of dataclasses to which later versions may add fields: unknown ones are ignored when received."""
 
 
 class Form(NamedTuple):
-    """How values of one type travel.
+    """The encoding of one type.
 
     Attributes:
-        plain: types of JSON values that stand for themselves; ``decode`` takes the others.
-        encode: None if the values are JSON already.
+        plain: types of JSON values that are used as they are; ``decode`` gets the others.
+        encode: None if the values are valid JSON.
         decode: see ``Decode``.
     """
 
@@ -61,11 +60,11 @@ Forms = dict[Any, Form]
 
 
 class Codec(Generic[M]):
-    """Encodes and decodes the messages of one kind of conversation.
+    """Encodes and decodes a set of messages.
 
     Args:
-        kinds: the dataclasses of the messages; their names tell them apart in a header.
-        forms: of types that this module does not know.
+        kinds: the dataclasses of the messages, which a header names.
+        forms: encodings of further types.
     """
 
     def __init__(self, *kinds: type[M], forms: Mapping[Any, Form] | None = None) -> None:
@@ -82,18 +81,18 @@ class Codec(Generic[M]):
         """Return the message of a frame.
 
         Raises:
-            MessageError: it is none.
+            MessageError: the frame is not a message.
         """
         values = dict(header)
         try:
             message: M = self._records[values.pop("kind")].decode(values, buffers)
         except (LookupError, TypeError, ValueError) as error:
-            raise MessageError(f"something that is no message ({type(error).__name__}: {error})") from error
+            raise MessageError(f"something that is not a message ({type(error).__name__}: {error})") from error
         return message
 
 
 class _Record:
-    """The form of a dataclass."""
+    """The encoding of a dataclass: an object of the fields that differ from their defaults."""
 
     def __init__(self, cls: Any, known: Forms) -> None:  # noqa: ANN401 - a class
         hints = get_type_hints(cls)
@@ -108,22 +107,23 @@ class _Record:
         values = {}
         for name, default, encode in self._fields:
             value = getattr(record, name)
+            # Comparing by identity first: most fields have their default, and equality of long values is slow.
             if value is not default and (default is None or default is MISSING or value != default):
                 values[name] = value if encode is None else encode(value, buffers)
         return values
 
     def decode(self, values: object, buffers: Buffers) -> Any:  # noqa: ANN401 - of that class
-        given = self._defaults.copy()
-        found = _checked(values, dict)
+        attributes = self._defaults.copy()
+        received = _checked(values, dict)
         if self._is_extensible:
-            found = {name: value for name, value in found.items() if name in self._forms}
-        for name, value in found.items():
-            plain, _, decode = self._forms[name]
-            given[name] = value if type(value) in plain else decode(value, buffers)
-        if len(given) < len(self._forms):
-            raise TypeError(f"{self._cls.__name__} without {', '.join(self._forms.keys() - given.keys())}")
+            received = {name: value for name, value in received.items() if name in self._forms}
+        for name, value in received.items():
+            plain, _, decode = self._forms[name]  # KeyError: an unknown field, which ``Codec.decode`` reports
+            attributes[name] = value if type(value) in plain else decode(value, buffers)
+        if len(attributes) < len(self._forms):
+            raise TypeError(f"{self._cls.__name__} without {', '.join(self._forms.keys() - attributes.keys())}")
         record: object = object.__new__(self._cls)
-        record.__dict__.update(given)  # as pickle does: a frozen dataclass's __init__ takes four times as long
+        record.__dict__.update(attributes)  # as pickle: a frozen dataclass's __init__ takes four times as long
         if self._check is not None:
             self._check(record)
         return record
@@ -133,8 +133,8 @@ def _default(field: Field[Any]) -> object:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _form(hint: Any, known: Forms) -> Form:  # noqa: ANN401 - a type, in whatever form
-    """Return the form of a type; raises KeyError if no field may have it. Each is made once, and kept."""
+def _form(hint: Any, known: Forms) -> Form:  # noqa: ANN401 - a type
+    """Return the form of a type, cached in ``known``; raises KeyError if the type is not supported."""
     if hint not in known:
         if is_dataclass(hint):
             record = _Record(hint, known)
@@ -151,10 +151,10 @@ def _form(hint: Any, known: Forms) -> Form:  # noqa: ANN401 - a type, in whateve
 def _optional(arguments: tuple[Any, ...], known: Forms) -> Form:
     (plain, encode, decode) = next(_form(each, known) for each in arguments if each is not NoneType)
 
-    def encode_given(value: object, buffers: Buffers) -> object:
+    def encode_optional(value: object, buffers: Buffers) -> object:
         return None if encode is None or value is None else encode(value, buffers)
 
-    return Form(plain | {NoneType}, encode and encode_given, decode)
+    return Form(plain | {NoneType}, encode and encode_optional, decode)
 
 
 def _tuple(arguments: tuple[Any, ...], known: Forms) -> Form:
@@ -164,14 +164,14 @@ def _tuple(arguments: tuple[Any, ...], known: Forms) -> Form:
         return [encode(value, buffers) for value in values] if encode else values
 
     def decode_all(values: object, buffers: Buffers) -> tuple[Any, ...]:
-        given = _checked(values, list)
-        return tuple([value if type(value) in plain else decode(value, buffers) for value in given])
+        items = _checked(values, list)
+        return tuple([item if type(item) in plain else decode(item, buffers) for item in items])
 
     return Form(frozenset(), encode and encode_all, decode_all)
 
 
 def _mapping(arguments: tuple[Any, ...], _: Forms) -> Form:
-    """Return the form of a mapping to JSON, whose keys JSON makes texts."""
+    """Return the form of a mapping, whose keys are strings in JSON."""
     key_of, _ = arguments
     if key_of is str:
         return _scalar(dict)
@@ -184,7 +184,7 @@ def _mapping(arguments: tuple[Any, ...], _: Forms) -> Form:
 
 def _scalar(*plain: type) -> Form:
     def refuse(value: object, _: Buffers) -> None:
-        raise TypeError(f"{type(value).__name__} in place of {plain[0].__name__}")
+        raise TypeError(f"{type(value).__name__} instead of {plain[0].__name__}")
 
     return Form(frozenset(plain), None, refuse)
 
@@ -214,7 +214,7 @@ def _put(value: bytes, buffers: Buffers) -> int:
 
 def _checked(value: object, kind: type[T]) -> T:
     if type(value) is not kind:
-        raise TypeError(f"{type(value).__name__} in place of {kind.__name__}")
+        raise TypeError(f"{type(value).__name__} instead of {kind.__name__}")
     return value
 
 

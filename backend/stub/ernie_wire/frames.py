@@ -4,8 +4,7 @@
     | header bytes u32 | body bytes u64 | header (UTF-8 JSON)   | buffers, one by one      |
     +------------------+----------------+-----------------------+--------------------------+
 
-The header's ``buffers`` lists the buffers' sizes in bytes. This module must not know what a header means
-(that is ``messages``), nor start threads: a caller serialises its own sends.
+The header's ``buffers`` lists the sizes of the buffers in bytes. Callers serialize their sends.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ class FrameError(Exception):
 
 
 class FrameTooLarge(Exception):
-    """A frame is larger than the peer takes; nothing of it was sent."""
+    """A frame exceeds the peer's limits; nothing was sent."""
 
 
 def send_frame(sock: socket.socket, header: dict[str, Any], buffers: Sequence[bytes] = ()) -> None:
-    """Send one frame; blocks until the kernel has taken it all.
+    """Send one frame; blocks until the kernel has accepted it.
 
     Raises:
-        FrameTooLarge: the header or the body is above its limit; the socket is as it was.
+        FrameTooLarge: the header or the body exceeds its limit; nothing was sent.
         OSError: the peer has closed the socket.
     """
     text = json.dumps({**header, "buffers": [len(buffer) for buffer in buffers]}).encode()
@@ -50,10 +49,10 @@ def receive_frame(
 
     Args:
         sock: the socket.
-        max_bytes: of header and body; memory is taken for what is announced, so a stranger may send little.
+        max_bytes: of header and body; memory is allocated by the announced size, so limit untrusted peers.
 
     Raises:
-        FrameError: what came is not a frame, or is too large.
+        FrameError: the peer sent something that is not a frame, or too large.
         OSError: the stream ended inside a frame.
     """
     prefix = _receive_exactly(sock, _PREFIX.size, may_end=True)
@@ -87,9 +86,9 @@ def _parse_header(text: bytes | bytearray) -> tuple[dict[str, Any], list[int]]:
         header = json.loads(text)
         sizes = header.pop("buffers")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FrameError(f"a header that is no JSON object with buffers: {error!r}") from error
+        raise FrameError(f"a header that is not a JSON object with buffers: {error!r}") from error
     if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
-        raise FrameError("buffers of sizes that are none")
+        raise FrameError("buffers with invalid sizes")
     return header, sizes
 
 

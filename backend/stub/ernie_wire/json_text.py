@@ -1,7 +1,7 @@
-"""JSON from clients, with a limit to its nesting: what is nested deeper could not be written again.
+"""JSON from clients, with a limit of its nesting.
 
-Python's own reader and writer recurse, each to a depth of its own; a text that one process reads and the next
-one cannot would end the next one. This module must not know what a text means.
+Python's parser and serializer recurse, each to another depth: without a limit, one process could parse what the
+next one fails on.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def read_json_object(text: str | bytes, name: str) -> dict[str, Any]:
     """Return the JSON object in a text.
 
     Args:
-        text: what the client sent; bytes are UTF-8.
-        name: the field that it came in, for the error.
+        text: of the client; bytes are UTF-8.
+        name: of its field, for the error.
 
     Raises:
         InvalidValue: not UTF-8, not JSON, not an object, or nested deeper than ``MAX_DEPTH``.

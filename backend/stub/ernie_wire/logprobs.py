@@ -3,8 +3,8 @@
     {"token_id": 5, "logprob": -0.1, "bytes": [72, 105], "rank": 1,
      "top": [{"token_id": 5, "logprob": -0.1, "bytes": [72, 105]}, ...]}
 
-with ``"skipped": true`` if the token is no part of the text. A token stands for bytes, which need not be whole
-characters. This module must not know how log probabilities are computed.
+with ``"skipped": true`` if the token is not part of the text. A token stands for bytes, which need not be whole
+characters.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 LOWEST_LOGPROB = -9999.0
-"""Stands for a probability of zero: JSON has no infinity."""
+"""Represents a probability of zero: JSON has no infinity."""
 
 
 @dataclass(frozen=True)
 class TopLogprob:
-    """One of the most likely tokens of a place.
+    """One of the most likely tokens of a position.
 
     Attributes:
         token_id: the token.
         logprob: natural logarithm of its probability, at least ``LOWEST_LOGPROB``.
-        text_bytes: the bytes that it stands for.
+        text_bytes: its text as bytes.
     """
 
     token_id: int
@@ -39,13 +39,13 @@ class TopLogprob:
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """The token of a place and the most likely ones there.
+    """The token of a position, and the most likely tokens there.
 
     Attributes:
         token_id, logprob, text_bytes: as in ``TopLogprob``.
-        rank: 1 if no token was more likely, and so on.
-        top: the most likely tokens, most likely first, as many as were asked for, which may include the token.
-        is_skipped: a special token that was left out of the text.
+        rank: 1 for the most likely token, and so on.
+        top: the requested number of most likely tokens, most likely first; may include the token.
+        is_skipped: whether it is a special token that was left out of the text.
     """
 
     token_id: int
@@ -63,7 +63,7 @@ class TokenLogprobs:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TokenLogprobs:
-        """Return what ``to_json`` made."""
+        """Return the entry in the result of ``to_json``."""
         top = tuple(
             TopLogprob(each["token_id"], each["logprob"], bytes(each["bytes"])) for each in values["top"]
         )
@@ -73,7 +73,7 @@ class TokenLogprobs:
 
 
 Logprobs = tuple[TokenLogprobs | None, ...]
-"""One entry a token; only the first token of a prompt has none."""
+"""One entry per token; only the first token of a prompt has None."""
 
 
 def logprobs_to_json(entries: Logprobs) -> list[dict[str, Any] | None]:
@@ -82,7 +82,7 @@ def logprobs_to_json(entries: Logprobs) -> list[dict[str, Any] | None]:
 
 
 def logprobs_to_vllm(entries: Logprobs) -> list[dict[str, Any]]:
-    """Return entries of an answer in the form of Triton's vLLM backend: by token id, the chosen one first."""
+    """Return entries of an answer in the format of Triton's vLLM backend: by token id, the chosen one first."""
     return [_to_vllm(entry) for entry in entries if entry is not None]
 
 
@@ -102,7 +102,7 @@ def _to_vllm(entry: TokenLogprobs) -> dict[str, Any]:
 
 
 def logprobs_from_json(values: Sequence[Mapping[str, Any] | None]) -> Logprobs:
-    """Return what ``logprobs_to_json`` made."""
+    """Return the entries in the result of ``logprobs_to_json``."""
     return tuple(None if value is None else TokenLogprobs.from_json(value) for value in values)
 
 

@@ -1,8 +1,8 @@
 """Text with marks: the spans of characters that are one structural token each.
 
-What reads an answer's structure (thinking, tool calls, locations, tables) must tell a tag that is a token from
-the same characters made of ordinary tokens: only the former has a mark. Marks count characters of the text that
-they come with, in rising order; none is ever divided. This module must not know which tokens are structural.
+A parser of an answer's structure (thinking, tool calls, locations, tables) must distinguish a tag that is a
+token from the same characters made of ordinary tokens: only the former has a mark. Marks count the characters
+of the text that they belong to, in ascending order; a mark is never divided.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Mark(NamedTuple):
 
 
 class Marked(Protocol):
-    """Anything that carries text and its marks."""
+    """Anything that has a text and its marks."""
 
     @property
     def text(self) -> str:
@@ -42,7 +42,7 @@ class MarkedText:
     marks: tuple[Mark, ...] = ()
 
     def cut(self, start: int, end: int | None = None) -> MarkedText:
-        """Return ``text[start:end]`` with the marks that are whole there; neither number is negative."""
+        """Return ``text[start:end]`` with the marks that are completely inside; for numbers from 0 on."""
         end = len(self.text) if end is None else end
         inside = (mark for mark in self.marks if start <= mark.start and mark.end <= end)
         return MarkedText(self.text[start:end], _moved(inside, -start))
@@ -53,7 +53,7 @@ class MarkedText:
 
 
 def joined(parts: Iterable[Marked]) -> MarkedText:
-    """Return pieces of text in a row as one."""
+    """Return consecutive pieces of text as one."""
     texts: list[str] = []
     marks: list[Mark] = []
     length = 0

@@ -4,8 +4,7 @@
     engine -> stub   Starting now and then, Ready or StartFailed, then Outputs, Heartbeat and Alive until the
                      socket ends; Fault at any time
 
-The end of the socket is a message too: the engine ends when the stub is gone, the stub restarts an engine
-that is gone. This module must not know how a message is sent or what is done with it.
+The end of the socket is a message, too: then the engine exits, and the stub restarts the engine.
 """
 
 from __future__ import annotations
@@ -42,14 +41,15 @@ class GenerateRequest:
         input_ids: a prompt as token ids.
         messages: JSON, ``{"messages": [...], "tools": [...], "chat_template_kwargs": {...}}``, which only the
             engine reads.
-        media: what parts of the messages name by index: ``{"type": "image_url", "image_url": {"media": 0}}``.
-        stream: send text as it is made; otherwise once, at the end.
-        sampling: what is asked of the sampler.
-        exclude_input_in_output: the text of the answer does not begin with ``text_input``.
+        media: buffers that parts of the messages refer to: ``{"type": "image_url", "image_url": {"media":
+            0}}``.
+        stream: return text as it is generated; otherwise once, at the end.
+        sampling: the sampling parameters.
+        exclude_input_in_output: the answer does not begin with ``text_input``.
         return_finish_reason, return_num_input_tokens, return_num_output_tokens, return_token_ids,
-            return_cumulative_logprob, return_logprobs, return_marks: what the answer shall tell.
-        priority: the lower, the sooner; equal ones in order of arrival.
-        cache_salt: only requests with the same one share what the prefix cache holds.
+            return_cumulative_logprob, return_logprobs, return_marks: optional parts of the answer.
+        priority: lower values are scheduled first, equal ones in order of arrival.
+        cache_salt: only requests with the same salt share the prefix cache.
     """
 
     request_id: str
@@ -71,36 +71,36 @@ class GenerateRequest:
     cache_salt: str = ""
 
     def __post_init__(self) -> None:
-        """Check that there is exactly one prompt, and what the salt and the media may be."""
+        """Check that there is exactly one prompt, and the limits of salt and media."""
         if len(self.cache_salt) > MAX_CACHE_SALT_CHARACTERS or not self.cache_salt.isprintable():
             raise InvalidValue(
                 f"cache_salt has {len(self.cache_salt)} characters; it must have at most "
                 f"{MAX_CACHE_SALT_CHARACTERS}, all of them printable",
                 "cache_salt",
             )
-        given = self._given_prompts()
-        if len(given) != 1:
-            what = f"got {' and '.join(given)}" if given else "got none of them"
+        prompts = self._prompts()
+        if len(prompts) != 1:
+            what = f"got {' and '.join(prompts)}" if prompts else "got none of them"
             raise InvalidValue(f"give exactly one of text_input, input_ids and messages; {what}", "text_input")
         _check_media(self.media)
 
     @property
     def prompt_bytes(self) -> int:
-        """About how much memory the prompt takes."""
+        """Approximate size of the prompt in memory."""
         texts = len(self.text_input or "") + len(self.messages or b"")
         return texts + sum(map(len, self.media)) + 4 * len(self.input_ids or ())
 
     @property
     def prompt_field(self) -> str:
         """The name of the field that holds the prompt."""
-        return self._given_prompts()[0]
+        return self._prompts()[0]
 
     def without_prompt(self) -> GenerateRequest:
-        """Return what is asked of the answer: a prompt is too large to be kept until its end."""
+        """Return the request with an empty prompt, to be kept until the end of the answer."""
         empty = type(getattr(self, self.prompt_field))()
         return replace(self, media=(), **{self.prompt_field: empty})
 
-    def _given_prompts(self) -> list[str]:
+    def _prompts(self) -> list[str]:
         return [name for name in ("text_input", "input_ids", "messages") if getattr(self, name) is not None]
 
 
@@ -119,21 +119,21 @@ def _check_media(media: tuple[bytes, ...]) -> None:
 
 @dataclass(frozen=True)
 class Output:
-    """What one step, or several, made for one request: from the engine to the writer of the client's answer.
+    """The output of one or several steps for one request, on its way from the engine to the client.
 
     Attributes:
-        request_id: whose output it is.
+        request_id: of the request.
         text: new text; whole characters only.
-        token_ids: new token ids; in the frontend only if ``return_token_ids`` was asked for.
+        token_ids: new token ids; in the frontend only with ``return_token_ids``.
         num_input_tokens: tokens of the prompt.
-        num_cached_tokens: of these, how many were found in the prefix cache.
+        num_cached_tokens: of these, the number found in the prefix cache.
         finish_reason: ``stop`` or ``length`` in the request's last output, else None.
         error: an error line (``errors.parse_error``) in the last output of a failed request, else None.
-        prompt_ids, prompt_text: in the first output, if ``return_token_ids`` was asked for.
-        logprobs: one for each of ``token_ids``, if asked for.
-        prompt_logprobs: in the first output, one for each token of the prompt, if asked for.
-        marks: where structural tokens stand in ``text``.
-        num_output_tokens: how many tokens are new.
+        prompt_ids, prompt_text: in the first output, with ``return_token_ids``.
+        logprobs: one for each of ``token_ids``, if requested.
+        prompt_logprobs: in the first output, one for each token of the prompt, if requested.
+        marks: the structural tokens in ``text``.
+        num_output_tokens: number of new tokens.
     """
 
     request_id: str
@@ -152,12 +152,12 @@ class Output:
 
     @property
     def is_last(self) -> bool:
-        """Whether nothing follows for this request."""
+        """Whether it is the request's last output."""
         return self.finish_reason is not None or self.error is not None
 
 
 def join_outputs(parts: Sequence[Output]) -> Output:
-    """Return outputs of one request, one or more in order, as one: how it ends is what the last says."""
+    """Return consecutive outputs of one request, at least one, as one; its end is that of the last."""
     if len(parts) == 1:
         return parts[0]
     text = joined(parts)
@@ -183,27 +183,24 @@ def _first(values: Iterable[Value | None]) -> Value | None:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Stop working on a request; nothing more is sent for it. Unknown ids are ignored."""
+    """Stop a request; nothing more is sent for it. Unknown ids are ignored."""
 
     request_id: str
 
 
 @dataclass(frozen=True)
 class Shutdown:
-    """End the engine process after answering nothing more."""
+    """End the engine process without further outputs."""
 
 
 @dataclass(frozen=True)
 class Starting:
-    """The start goes on where the engine's own figures do not show it: in its ranks."""
+    """The start makes progress in the ranks, where the counters of the engine process do not show it."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The engine ends itself; ``cause`` says why in one clear sentence.
-
-    ``exit_signal`` is the one that ended a rank of it, if that is the cause.
-    """
+    """The engine exits; ``cause`` is one sentence, ``exit_signal`` the signal that killed a rank, or None."""
 
     cause: str
     exit_signal: int | None = None
@@ -211,17 +208,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ready:
-    """The engine serves."""
+    """The engine is ready for requests."""
 
     description: Description
 
 
 @dataclass(frozen=True)
 class StartFailed:
-    """The engine could not start; ``error`` is one clear sentence, and the process ends.
-
-    ``exit_signal`` is as in ``Fault``.
-    """
+    """The engine could not start, and exits; ``error`` is one sentence, ``exit_signal`` as in ``Fault``."""
 
     error: str
     exit_signal: int | None = None
@@ -229,19 +223,19 @@ class StartFailed:
 
 @dataclass(frozen=True)
 class Outputs:
-    """All that one engine step made."""
+    """All outputs of one engine step."""
 
     outputs: tuple[Output, ...]
 
 
 @dataclass(frozen=True)
 class Heartbeat(Stats):
-    """The engine loop is alive; sent at least once a second, idle or not, between steps."""
+    """The engine loop is alive; sent between steps, at least once a second, also when idle."""
 
 
 @dataclass(frozen=True)
 class Alive:
-    """The engine process is not stopped; sent every ``ALIVE_S``, from a thread, however long a step is."""
+    """The engine process is running; sent every ``ALIVE_S`` by a thread, independent of the steps."""
 
 
 Message = (

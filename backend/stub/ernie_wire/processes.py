@@ -63,8 +63,8 @@ class Exit(NamedTuple):
     """How a process ended.
 
     Attributes:
-        words: what goes after its name: ``was ended by SIGTERM``.
-        signal: the number of the signal that ended it, or None.
+        words: a predicate for messages: ``was ended by SIGTERM``.
+        signal: number of the signal that ended it, or None.
     """
 
     words: str

@@ -1,7 +1,6 @@
-"""Sampling parameters: what a request may ask of the sampler and of the stop rules.
+"""Sampling parameters: the one definition of how a request is sampled and stopped, and its limits.
 
-One definition for every path. Limits are checked here, before a request enters a queue. Absent values (None)
-are filled by the engine with the defaults of the model.
+Missing values (None) get the model's defaults in the engine.
 """
 
 from __future__ import annotations
@@ -32,41 +31,41 @@ MODEL_DEFAULTS: Mapping[str, Any] = {
     "frequency_penalty": 0.0,
     "presence_penalty": 0.0,
 }
-"""Fields for which a model's generation_config.json may have defaults, and what holds where it has none."""
+"""Fields for which a model's generation_config.json may have defaults, and the defaults if it has none."""
 MAX_SEED = 2**63 - 1
 MAX_BIAS = 100
 _MAX_DIGITS = 20
 MAX_STOPS, MAX_STOP_BYTES = 16, 4096
-"""Every new text of an answer is compared with every stop text, between two steps of all requests."""
+"""Between two steps of all requests, every new text is searched for every stop, so their number is limited."""
 MAX_BAD_WORDS, MAX_BAD_WORD_BYTES = 1024, 65536
 
 
 @dataclass(frozen=True)
 class SamplingParameters:
-    """What one request asks of the sampler; None means the model's default.
+    """The sampling parameters of one request; None means the model's default.
 
     Attributes:
-        max_tokens: most tokens to generate, at least 1; cut to the rest of the context.
-        min_tokens: tokens before which neither EOS nor a stop token nor a stop text ends the answer.
+        max_tokens: maximum number of tokens to generate, at least 1; cut to the rest of the context.
+        min_tokens: fewest tokens before EOS, a stop token or a stop text may end the answer.
         temperature: at least 0; below 1e-5 is greedy.
         top_p: nucleus mass in [0, 1]; below 1e-5 is greedy.
         top_k: keep the k most likely tokens; 0 or -1 keeps all.
-        min_p: drop tokens less likely than this part, in [0, 1], of the most likely one; 0 keeps all.
+        min_p: drop tokens less likely than this fraction, in [0, 1], of the most likely one; 0 keeps all.
         repetition_penalty: above 0, 1 is neutral; divides positive and multiplies negative logits of tokens
-            that the prompt or the answer has.
-        frequency_penalty: taken off the logit of a token for each time the answer has it, in [-2, 2].
-        presence_penalty: taken off the logit of a token that the answer has, in [-2, 2].
-        logit_bias: token id to a number in [-100, 100] that is added to its logit.
-        bad_words: texts that are never generated, with a space before them or without.
+            in the prompt or the answer.
+        frequency_penalty: subtracted from a token's logit for each occurrence in the answer, in [-2, 2].
+        presence_penalty: subtracted once from the logit of a token that occurs in the answer, in [-2, 2].
+        logit_bias: token id to a number in [-100, 100], which is added to its logit.
+        bad_words: texts that are never generated, with or without a space before them.
         bad_words_token_ids: tokens that are never generated.
-        seed: makes the choice of tokens repeatable, in [-2**63, 2**63 - 1]; -1 is none.
+        seed: makes the sampled tokens reproducible, in [-2**63, 2**63 - 1]; -1: no seed.
         stop: texts that end the answer, at most 16; they are not part of it.
         stop_token_ids: tokens that end the answer, as EOS does.
-        include_stop_str_in_output: the text that ended the answer, or the token's that did, is part of it.
-        ignore_eos: go on after the end-of-sequence token.
-        skip_special_tokens: leave special tokens out of the text, where stop texts do not see them either; true
-            if not given.
-        logprobs: log probabilities of each token of the answer and of so many of the most likely ones there;
+        include_stop_str_in_output: keep the stop text, or the stop token's text, in the answer.
+        ignore_eos: continue after the end-of-sequence token.
+        skip_special_tokens: leave special tokens out of the text, and so out of the search for stop texts;
+            default true.
+        logprobs: log probabilities of each token of the answer and of this many of the most likely ones there;
             -1: of all.
         prompt_logprobs: the same for the tokens of the prompt.
     """
@@ -113,7 +112,7 @@ class SamplingParameters:
             check_flag(name, getattr(self, name))
         check_token_ids("logit_bias", self.logit_bias, MAX_TOKEN_ID)
         for bias in self.logit_bias.values():
-            check_number("logit_bias", bias, -MAX_BIAS, MAX_BIAS, needed=True)
+            check_number("logit_bias", bias, -MAX_BIAS, MAX_BIAS, required=True)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidValue(
                 f"min_tokens is {self.min_tokens}; it must be at most max_tokens, {self.max_tokens}",
@@ -122,11 +121,13 @@ class SamplingParameters:
 
     @classmethod
     def from_json(cls, values: object) -> SamplingParameters:
-        """Return the parameters in a decoded JSON object; null means absent.
+        """Return the parameters in a decoded JSON object; null means missing.
 
-        ``stop`` and ``bad_words`` may be one string or a list; the empty string is none. Integers may be whole
-        floats, and how many log probabilities true or false. The keys of ``logit_bias`` are strings, as JSON
-        wants. Raises InvalidValue for anything unknown or outside its limits.
+        ``stop`` and ``bad_words`` may be a string or a list; an empty string is ignored. Integers may be whole
+        floats, and numbers of log probabilities booleans. The keys of ``logit_bias`` are strings.
+
+        Raises:
+            InvalidValue: an unknown field, or a value outside its limits.
         """
         if not isinstance(values, Mapping):
             raise InvalidValue("sampling_parameters must be a JSON object", "sampling_parameters")
@@ -136,20 +137,20 @@ class SamplingParameters:
                 raise InvalidValue(
                     f"sampling_parameters has no field {name!r}; known: {', '.join(sorted(known))}", str(name)
                 )
-        given: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             name: _READERS[name](value) if name in _READERS else value
             for name, value in values.items()
             if value is not None
         }
         for name in ("stop", "bad_words", "stop_token_ids", "bad_words_token_ids"):
-            if name in given:
-                given[name] = _tuple(name, given[name])
-        if "logit_bias" in given:
-            given["logit_bias"] = _biases(given["logit_bias"])
-        return cls(**given)
+            if name in arguments:
+                arguments[name] = _tuple(name, arguments[name])
+        if "logit_bias" in arguments:
+            arguments["logit_bias"] = _biases(arguments["logit_bias"])
+        return cls(**arguments)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that were set, as a JSON object that ``from_json`` reads."""
+        """Return the fields that differ from their defaults, as a JSON object for ``from_json``."""
         default = SamplingParameters()
         set_fields = {
             each.name: value
@@ -165,9 +166,9 @@ class SamplingParameters:
 
 
 def read_texts(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values with numbers and truth values in place of the texts that say them.
+    """Return values with texts of numbers and booleans parsed, as clients of Triton's vLLM backend send them.
 
-    Clients of Triton's vLLM backend send such. Other texts stay, and ``SamplingParameters`` refuses them.
+    Other texts are kept, and ``SamplingParameters`` refuses them.
     """
     return {
         name: _TEXT_READERS[name](value) if isinstance(value, str) and name in _TEXT_READERS else value
@@ -222,5 +223,5 @@ def _biases(value: object) -> dict[int, Any]:
 
 
 def _is_number(key: object) -> bool:
-    """Whether a key holds digits, and so few that Python makes an integer of them."""
+    """Return whether a key is a decimal number, short enough for ``int``."""
     return isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) <= _MAX_DIGITS

@@ -1,7 +1,6 @@
-"""What a model entry says of itself: the questions in ``control``, and what is told there and at the start.
+"""The status of a model entry: ``control`` requests, their answers, and the engine's description.
 
-Field names are those of the JSON that clients of Triton get. This module must not know where a figure comes
-from.
+Field names are those of the JSON that clients of Triton get.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ _OPS = ("cancel", "describe", "health")
 
 @dataclass(frozen=True)
 class Control:
-    """A question to the stub.
+    """A control request to the stub.
 
     Attributes:
         op: ``cancel``, ``describe`` or ``health``.
-        request_id: which request a cancel ends; in a health question, whether which is in flight.
+        request_id: the request to cancel; with ``health``, the request to look up.
     """
 
     op: str
     request_id: str | None = None
 
     def to_text(self) -> str:
-        """Return the question as JSON, which ``parse_control`` reads."""
+        """Return the request as JSON, for ``parse_control``."""
         return json.dumps({name: value for name, value in vars(self).items() if value is not None})
 
 
 def parse_control(text: str) -> Control:
-    """Return the question in ``control``: ``{"op": "cancel", "request_id": ...}``, ``describe`` or ``health``.
+    """Return the request in ``control``: ``{"op": "cancel", "request_id": ...}``, ``describe`` or ``health``.
 
     Raises:
         InvalidValue: not a JSON object, an unknown op, or a cancel without ``request_id``.
@@ -54,12 +53,12 @@ def parse_control(text: str) -> Control:
 
 @dataclass
 class Stage(Extensible):
-    """One stage of a start.
+    """One stage of an engine's start.
 
     Attributes:
         name: what was done.
         seconds: how long it took.
-        size_bytes: of what it read or allocated; None if that says nothing.
+        size_bytes: size of the data read or allocated; or None.
     """
 
     name: str
@@ -69,21 +68,21 @@ class Stage(Extensible):
 
 @dataclass(frozen=True)
 class Description(Extensible):
-    """An engine and what its model can do.
+    """An engine and the capabilities of its model.
 
     Attributes:
-        architecture: that of config.json.
+        architecture: the one in config.json.
         root: directory of the model.
-        modalities: what its prompts may hold: ``text``.
-        max_model_len: most tokens of a prompt and its answer.
-        max_num_seqs: most requests of a step.
+        modalities: inputs of the model, such as ``text``.
+        max_model_len: maximum number of tokens of a prompt and its answer.
+        max_num_seqs: maximum number of requests in a step.
         vocab_size: number of token ids.
-        longest_token_bytes: most bytes of text that one token stands for; 0 if that is not known.
-        has_tokenizer: it takes and makes text.
-        device, dtype, quantization, activation_dtype: where and in which formats it computes.
+        longest_token_bytes: length of the longest token's text in bytes; 0 if unknown.
+        has_tokenizer: whether it accepts and returns text.
+        device, dtype, quantization, activation_dtype: its device and number formats.
         kv_cache_dtype, kv_blocks, block_size: the KV cache, ``kv_blocks`` blocks of ``block_size`` tokens.
-        enable_logprob, max_logprobs, logprobs_mode: what may be asked for, see parameters.md.
-        reasoning_parser, tool_call_parser: names of those that read its answers, or None.
+        enable_logprob, max_logprobs, logprobs_mode: its log probabilities, see parameters.md.
+        reasoning_parser, tool_call_parser: names of the parsers for its answers, or None.
         generation_config: its defaults for sampling parameters.
         startup: the stages of its start.
     """
@@ -114,14 +113,14 @@ class Description(Extensible):
 
 @dataclass(frozen=True)
 class Stats(Extensible):
-    """An engine's figures.
+    """An engine's statistics.
 
     Attributes:
         running, waiting: requests in the batch and in the queue.
         free_blocks, total_blocks: KV cache blocks.
         steps: steps run since the start.
-        preemptions: how often a request has given up its blocks to others since the start.
-        prefix_cache_queries, prefix_cache_hits: tokens looked for and found in the prefix cache.
+        preemptions: number of preempted requests since the start.
+        prefix_cache_queries, prefix_cache_hits: tokens looked up and found in the prefix cache.
     """
 
     running: int = 0
@@ -136,17 +135,17 @@ class Stats(Extensible):
 
 @dataclass(frozen=True, kw_only=True)
 class Health(Stats):
-    """The answer to ``health``: the engine's last figures, and whether it is well.
+    """The answer to ``health``: whether the engine is healthy, and its last statistics.
 
     Attributes:
         state: ``starting``, ``ready``, ``failed`` or ``unconfigured``.
-        detail: why it is not ready; empty when it is.
-        ready: it can answer requests now.
-        alive_age_s: seconds since the last sign of life of its process; None when it is not ready.
-        heartbeat_age_s: the same of its loop.
-        generation: how many engines have become ready since the stub's start.
-        instance: names the stub's start.
-        in_flight: whether the request that was asked about is; None if none was.
+        detail: why it is not ready; empty if it is.
+        ready: whether it can answer requests now.
+        alive_age_s: seconds since the last sign of life of its process; None if it is not ready.
+        heartbeat_age_s: the same for its loop.
+        generation: number of engines that became ready since the stub's start.
+        instance: identifies the stub's start.
+        in_flight: whether the request in question is in flight; None if there is none.
     """
 
     state: str
@@ -165,7 +164,7 @@ class Status(Extensible):
 
     Attributes:
         state, detail, generation, instance: as in ``Health``.
-        engine: what it says of itself; None while there is none.
+        engine: its description; None while it is not ready.
     """
 
     state: str
@@ -177,7 +176,7 @@ class Status(Extensible):
 
 @dataclass(frozen=True)
 class Cancelled(Extensible):
-    """The answer to ``cancel``: whether such a request was in flight, and has been ended."""
+    """The answer to ``cancel``: whether the request was in flight, and so is cancelled."""
 
     cancelled: bool
 
@@ -195,14 +194,14 @@ def answer_text(answer: Health | Status | Cancelled) -> str:
 
 
 def read_answer(kind: type[A], text: str) -> A:
-    """Return the answer in what ``answer_text`` made, there or in a version close to ours.
+    """Return the answer in a text of ``answer_text``, also of other versions with the same required fields.
 
     Raises:
-        MessageError: it is none, or of a version too far from ours.
+        MessageError: it is not such an answer, or of an incompatible version.
     """
     try:
         values = dict(json.loads(text))
     except (TypeError, ValueError) as error:
-        raise MessageError("something that is no JSON object") from error
+        raise MessageError("something that is not a JSON object") from error
     answer: A = _CODEC.decode({**values, "kind": kind.__name__}, [])
     return answer

@@ -1,7 +1,7 @@
 """The tensors of a model entry: names, types and shapes, and the config.pbtxt made of them.
 
 The names are those of Triton's vLLM backend, so that ``generate_stream``, perf_analyzer and genai-perf work
-unchanged. This module must not know how a tensor is filled or read.
+unchanged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class TensorSpec:
     meaning: str
 
 
-TEXT_INPUT = TensorSpec("text_input", "TYPE_STRING", (1,), "a raw prompt, no chat template is applied")
+TEXT_INPUT = TensorSpec("text_input", "TYPE_STRING", (1,), "a raw prompt, without a chat template")
 INPUT_IDS = TensorSpec("input_ids", "TYPE_INT32", (-1,), "a prompt as token ids")
 MESSAGES = TensorSpec(
     "messages", "TYPE_STRING", (1,), "JSON: {messages, tools, chat_template_kwargs}; the engine renders it"
@@ -35,10 +35,10 @@ MEDIA = TensorSpec(
     "media",
     "TYPE_STRING",
     (-1,),
-    "pictures and other media, which parts of messages name by index; refused by models that read text only",
+    "images and other media, which parts of messages refer to by index; refused by text models",
 )
 STREAM = TensorSpec(
-    "stream", "TYPE_BOOL", (1,), "true: one response per new text; false or absent: one response"
+    "stream", "TYPE_BOOL", (1,), "true: one response per new text; false or missing: one response"
 )
 SAMPLING_PARAMETERS = TensorSpec("sampling_parameters", "TYPE_STRING", (1,), "JSON object, see sampling.py")
 EXCLUDE_INPUT = TensorSpec(
@@ -47,29 +47,32 @@ EXCLUDE_INPUT = TensorSpec(
     (1,),
     "false: text_output begins with text_input; default false without stream, true with it",
 )
-RETURN_FINISH_REASON = TensorSpec("return_finish_reason", "TYPE_BOOL", (1,), "ask for finish_reason")
+RETURN_FINISH_REASON = TensorSpec("return_finish_reason", "TYPE_BOOL", (1,), "request finish_reason")
 RETURN_NUM_INPUT_TOKENS = TensorSpec(
-    "return_num_input_tokens", "TYPE_BOOL", (1,), "ask for num_input_tokens and num_cached_tokens"
+    "return_num_input_tokens", "TYPE_BOOL", (1,), "request num_input_tokens and num_cached_tokens"
 )
 RETURN_NUM_OUTPUT_TOKENS = TensorSpec(
-    "return_num_output_tokens", "TYPE_BOOL", (1,), "ask for num_output_tokens"
+    "return_num_output_tokens", "TYPE_BOOL", (1,), "request num_output_tokens"
 )
 RETURN_TOKEN_IDS = TensorSpec(
-    "return_token_ids", "TYPE_BOOL", (1,), "ask for output_ids, prompt_ids and prompt_text"
+    "return_token_ids", "TYPE_BOOL", (1,), "request output_ids, prompt_ids and prompt_text"
 )
 RETURN_CUMULATIVE_LOGPROB = TensorSpec(
-    "return_cumulative_logprob", "TYPE_BOOL", (1,), "ask for cumulative_logprob"
+    "return_cumulative_logprob", "TYPE_BOOL", (1,), "request cumulative_logprob"
 )
 RETURN_LOGPROBS = TensorSpec(
-    "return_logprobs", "TYPE_BOOL", (1,), "true: logprobs has the form of Triton's vLLM backend, see below"
+    "return_logprobs", "TYPE_BOOL", (1,), "true: logprobs has the format of Triton's vLLM backend, see below"
 )
-RETURN_MARKS = TensorSpec("return_marks", "TYPE_BOOL", (1,), "ask for marks")
-REQUEST_ID = TensorSpec("request_id", "TYPE_STRING", (1,), "chosen by the client; what a cancel names")
+RETURN_MARKS = TensorSpec("return_marks", "TYPE_BOOL", (1,), "request marks")
+REQUEST_ID = TensorSpec("request_id", "TYPE_STRING", (1,), "chosen by the client, for control cancel")
 PRIORITY = TensorSpec(
-    "priority", "TYPE_INT32", (1,), "the lower, the sooner; default 0, equal ones in order of arrival"
+    "priority",
+    "TYPE_INT32",
+    (1,),
+    "lower values are scheduled first, equal ones by arrival; default 0",
 )
 CACHE_SALT = TensorSpec(
-    "cache_salt", "TYPE_STRING", (1,), "only requests with the same one share what the prefix cache holds"
+    "cache_salt", "TYPE_STRING", (1,), "only requests with the same salt share the prefix cache"
 )
 CONTROL = TensorSpec(
     "control", "TYPE_STRING", (1,), "JSON with op cancel, describe or health; alone in its request"
@@ -93,7 +96,7 @@ FIELDS: tuple[TensorSpec, ...] = (
     PRIORITY,
     CACHE_SALT,
 )
-"""Those with the value of the field of ``messages.GenerateRequest`` that has their name."""
+"""The inputs that are fields of ``messages.GenerateRequest``, of the same name."""
 INPUTS = (*FIELDS, SAMPLING_PARAMETERS, CONTROL)
 
 TEXT_OUTPUT = TensorSpec("text_output", "TYPE_STRING", (1,), "the new text, or all of it without stream")
@@ -102,7 +105,7 @@ FINISH_REASON = TensorSpec(
 )
 NUM_INPUT_TOKENS = TensorSpec("num_input_tokens", "TYPE_UINT32", (1,), "tokens of the prompt")
 NUM_CACHED_TOKENS = TensorSpec(
-    "num_cached_tokens", "TYPE_UINT32", (1,), "of these, how many were found in the prefix cache"
+    "num_cached_tokens", "TYPE_UINT32", (1,), "of these, the number found in the prefix cache"
 )
 NUM_OUTPUT_TOKENS = TensorSpec(
     "num_output_tokens", "TYPE_UINT32", (1,), "tokens generated since the last response"
@@ -117,7 +120,7 @@ LOGPROBS = TensorSpec(
     "logprobs",
     "TYPE_STRING",
     (1,),
-    "JSON list, one entry for each of output_ids; if sampling_parameters ask for logprobs",
+    "JSON list, one entry for each of output_ids; if sampling_parameters request logprobs",
 )
 PROMPT_LOGPROBS = TensorSpec(
     "prompt_logprobs",
@@ -160,8 +163,8 @@ def config_pbtxt(name: str, parameters: dict[str, str]) -> str:
     """Return the text of a model entry's config.pbtxt.
 
     Args:
-        name: the entry's name, equal to its directory's.
-        parameters: the entry's parameters, each a string: ``model``, ``engine_python`` and engine settings.
+        name: of the entry, equal to its directory's.
+        parameters: of the entry, all strings: ``model``, ``engine_python`` and engine settings.
     """
     inputs = ",\n".join(_pbtxt_tensor("input", spec) for spec in INPUTS)
     outputs = ",\n".join(_pbtxt_tensor("output", spec) for spec in OUTPUTS)
