@@ -88,8 +88,8 @@ class RankGroup:
         self._timeouts = timeouts or Timeouts()
         self._is_loading = True
         self._own = RankLiveness("rank 0")
-        self._is_over = threading.Event()
-        self._is_reported = threading.Event()
+        self._is_over = threading.Event()  # a rank is lost, or ``kill`` was called
+        self._is_reported = threading.Event()  # the observer has received the cause, which can take longer
         self._lock = threading.Lock()
         for channel in channels:
             channel.listen(self._fail, self._progress)

@@ -154,20 +154,20 @@ def _addresses(text: str, name: str) -> tuple[str, ...]:
 def _own_host(
     hosts: tuple[str, ...], name: str, environment: Mapping[str, str], is_local: Callable[[str], bool]
 ) -> int:
-    given = environment.get("PADDLE_TRAINER_ID", "")
-    if given:
-        if not given.isdigit() or int(given) >= len(hosts):
+    index = environment.get("PADDLE_TRAINER_ID", "")
+    if index:
+        if not index.isdigit() or int(index) >= len(hosts):
             raise StartError(
-                f"PADDLE_TRAINER_ID is {given!r}; {name} has {len(hosts)} machines, so it must be "
+                f"PADDLE_TRAINER_ID is {index!r}; {name} has {len(hosts)} machines, so it must be "
                 f"0 to {len(hosts) - 1}"
             )
-        if not is_local(hosts[int(given)]):  # it could neither listen there nor connect from there
+        if not is_local(hosts[int(index)]):  # it could neither listen there nor connect from there
             raise StartError(
-                f"PADDLE_TRAINER_ID is {given}, where {name} ({','.join(hosts)}, counted from 0) has "
-                f"{hosts[int(given)]}, which is not an address of this machine; correct one of them"
+                f"PADDLE_TRAINER_ID is {index}, where {name} ({','.join(hosts)}, counted from 0) has "
+                f"{hosts[int(index)]}, which is not an address of this machine; correct one of them"
             )
-        return int(given)
-    own = [index for index, host in enumerate(hosts) if is_local(host)]
+        return int(index)
+    own = [host for host, address in enumerate(hosts) if is_local(address)]
     if len(own) != 1:
         which = f"{len(own)} of them are addresses" if own else "none is an address"
         raise StartError(

@@ -55,8 +55,8 @@ def accept_ranks(
             missing = ", ".join(sorted({expected[rank] for rank in missing_ranks}))
             if time.monotonic() > until:
                 raise StartError(
-                    f"no rank came from {missing} in {timeout_s:g} s; run the same command there with the same "
-                    f"ips, and make port {layout.port} of {layout.hosts[0]} reachable{listener.last_refusal}"
+                    f"no rank connected from {missing} in {timeout_s:g} s; run the same command there with the "
+                    f"same ips, and open port {layout.port} of {layout.hosts[0]}{listener.last_refusal}"
                 )
             if time.monotonic() > remind_at:
                 logger.info("waiting for the ranks of %s at port %d", missing, layout.port)
@@ -81,7 +81,7 @@ def connect_to_rank_0(layout: Layout, index: int, timeout_s: float = RENDEZVOUS_
             if time.monotonic() > until:
                 raise StartError(
                     f"rank 0 cannot be reached at {address[0]}:{address[1]} ({error.strerror or error}); start "
-                    f"the same command on {address[0]}, and make its port {address[1]} reachable"
+                    f"the same command on {address[0]}, and open its port {address[1]}"
                 ) from error
         time.sleep(_RETRY_S)
 
