@@ -71,10 +71,12 @@ def kept_weights(logits: Logits, batch: SamplingBatch) -> Weights:
     best = logits.max(axis=1, keepdims=True).astype(np.float64)
     weights: Weights = np.exp((logits - best) / columns["temperature"])
     weights[weights < columns["min_p"]] = 0
+    # Heaviest first, so that the filters are prefixes of a row; a stable sort keeps equals in index order.
     order = np.argsort(-weights, axis=1, kind="stable")
     heaviest = np.take_along_axis(weights, order, axis=1)
     places = np.arange(logits.shape[1])
     heaviest[(places >= columns["top_k"]) & (columns["top_k"] > 0)] = 0
+    # A token stays as long as the mass before it is short of top_p; the heaviest always does.
     before = np.cumsum(heaviest, axis=1) - heaviest
     mass = columns["top_p"] * heaviest.sum(axis=1, keepdims=True)
     heaviest[(before >= mass) & (places > 0) & (columns["top_p"] < 1)] = 0

@@ -47,13 +47,13 @@ class Sampler:
     """Samples for one model.
 
     Args:
-        tokens: samples the rows that are not greedy.
+        token_sampler: samples the rows that are not greedy.
         vocab_size: tokens of the tokenizer; the columns from there on are padding and never chosen.
         logprobs_mode: see ``logprobs``.
     """
 
-    def __init__(self, tokens: TokenSampler, vocab_size: int, logprobs_mode: str = RAW_LOGPROBS) -> None:
-        self._tokens = tokens
+    def __init__(self, token_sampler: TokenSampler, vocab_size: int, logprobs_mode: str = RAW_LOGPROBS) -> None:
+        self._token_sampler = token_sampler
         self._vocab_size = vocab_size
         self._is_processed = logprobs_mode.startswith("processed")
         self._is_logprob = logprobs_mode.endswith("logprobs")
@@ -77,7 +77,9 @@ class Sampler:
         ]
         if random:
             chosen = edited if len(random) == len(rows) else edited[random]
-            tokens[random] = self._tokens.sample_tokens(chosen, _batch([rows[index] for index in random]))
+            tokens[random] = self._token_sampler.sample_tokens(
+                chosen, _batch([rows[index] for index in random])
+            )
         return [
             SampledToken(token, self._ranked(raw[index], edited[index], rows[index], token))
             for index, token in enumerate(tokens.tolist())

@@ -19,9 +19,8 @@ from ernie_kernels.formats import (
     check_activation,
     weight_codes,
 )
-from ernie_kernels.paddle import activations, w4a8
+from ernie_kernels.paddle.activations import StaticInputs, multiply_grouped, multiply_static
 from ernie_kernels.paddle.place import Place, Tensor, paddle
-from ernie_kernels.paddle.w4a8 import StaticInputs
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ class PackedLinear:
         if self.scales is None:
             return paddle.matmul(x.astype(self.values.dtype), self.values, transpose_y=True).astype("float32")
         if isinstance(self.activation, StaticInputs):
-            return w4a8.multiply(x, self.values, self.scales, self.activation)
+            return multiply_static(x, self.values, self.scales, self.activation)
         if self.activation is not ActivationType.FLOAT32:
-            return activations.multiply(x, self.values, self.scales, self.activation)
+            return multiply_grouped(x, self.values, self.scales, self.activation)
         return paddle.matmul(x, self.values.astype("float32"), transpose_y=True) * self.scales
 
 

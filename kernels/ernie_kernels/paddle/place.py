@@ -1,7 +1,4 @@
-"""Imports Paddle without its chatter, and brings NumPy arrays to one place (``cpu`` or ``xpu:0``).
-
-The only module that imports Paddle; the others take it from here.
-"""
+"""Imports Paddle without its warnings, and brings NumPy arrays to one place (``cpu`` or ``xpu:0``)."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 with warnings.catch_warnings():
-    # Paddle warns at import about a compiler cache and the like, which concern nobody who serves a model.
+    # Paddle warns at import about a compiler cache and the like, which do not matter for serving.
     warnings.simplefilter("ignore")
     import paddle
 
 __all__ = ["Place", "Tensor", "paddle"]
 
 FULL_FLOAT32 = "XPU_PADDLE_FC_FLOAT"
-"""Without this variable an XPU multiplies float32 with TF32's ten bits of mantissa: routers choose by less."""
+"""Without this variable an XPU multiplies float32 with TF32's ten bits of mantissa: too little for routers."""
 
 Tensor = Any
 """A Paddle tensor; Paddle's own annotations are too loose to check against."""
