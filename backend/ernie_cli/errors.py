@@ -1,15 +1,15 @@
-"""The one error of the commands: a sentence for the person at the terminal."""
+"""The error that ends a command."""
 
 from __future__ import annotations
 
 
 class CommandError(Exception):
-    """A command cannot go on and ends with exit status 1.
+    """A command fails, with exit status 1.
 
     Attributes:
         message: what is wrong and the way out; printed last.
-        last_lines: what the process at fault wrote last, unless it has been shown; printed before the message.
-        exit_signal: the one that ended it, if one did.
+        last_lines: the last output of the process at fault, unless it was shown; printed before the message.
+        exit_signal: the signal that ended that process, or None.
     """
 
     def __init__(self, message: str, last_lines: tuple[str, ...] = (), exit_signal: int | None = None) -> None:

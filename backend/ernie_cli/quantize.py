@@ -1,7 +1,4 @@
-"""The command ``ernie-triton quantize``: writes a quantized checkpoint of a float one.
-
-This module must not know how weights are quantized.
-"""
+"""The command ``ernie-triton quantize``: writes a quantized checkpoint of a float one."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from ernie_cli.model.source import find_model
 
 
 class Quantization(str, Enum):
-    """The formats of weights."""
+    """Formats of weights."""
 
     WINT8 = "wint8"
     WINT4 = "wint4"
@@ -30,7 +27,7 @@ class Quantization(str, Enum):
 
 
 class KvCache(str, Enum):
-    """The formats of KV caches that bring something into a checkpoint."""
+    """Formats of the KV cache for which a checkpoint has scales."""
 
     C8 = "c8"
 
@@ -40,13 +37,13 @@ def quantize(
     target: Annotated[Path, typer.Argument(help="the directory to write, empty or absent")],
     quantization: Annotated[Quantization, typer.Option(help="format of the weights")],
     kv_cache: Annotated[KvCache | None, typer.Option(help="c8: with static scales of an int8 KV cache")] = None,
-    tensor_parallel_size: Annotated[int, typer.Option(min=1, help="cut for so many ranks")] = 1,
+    tensor_parallel_size: Annotated[int, typer.Option(min=1, help="cut for this many ranks")] = 1,
     calibration: Annotated[
         Path | None,
         typer.Option(help="texts to measure activations with, for w4a8 and c8: a line each, or .jsonl"),
     ] = None,
 ) -> None:
-    """Write a quantized checkpoint that loads as it is; an interrupted run goes on where it ended."""
+    """Write a quantized checkpoint that loads as it is; an interrupted run continues where it stopped."""
     directory = find_model(source).directory
     try:
         texts = read_texts(calibration, directory, ModelConfig.from_directory(directory)) if calibration else []

@@ -52,7 +52,7 @@ def test_a_start_survives_a_stub_that_does_not_come_up(freeze: Callable[[psutil.
         assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
         hung = [line for line in serving.output if "the load of the model hangs: " in line]
         assert len(hung) == 1
-        assert hung[0].endswith("; tritonserver is started again")
+        assert hung[0].endswith("; tritonserver is restarted")
         serving.process.terminate()
         assert serving.wait() == 0
         assert serving.leftovers() == []

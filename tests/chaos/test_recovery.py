@@ -306,7 +306,7 @@ def test_a_frontend_that_hangs_is_started_again_and_the_engine_stays(workers: in
         for process in [frontend, *frontend.children(recursive=True)]:
             hang(process)
         until = time.monotonic() + RECOVERY_S
-        while not any("the OpenAI frontend is started again" in line for line in house.serving.output):
+        while not any("the OpenAI frontend is restarted" in line for line in house.serving.output):
             assert time.monotonic() < until, "\n".join(house.serving.output)
             time.sleep(0.2)
         assert not frontend.is_running()

@@ -1,8 +1,7 @@
 """Downloads models by id: from Hugging Face, or from ModelScope or AI Studio where their clients are installed.
 
-Only what a model needs is fetched: configuration, tokenizer, chat template, safetensors; never code or pickles.
-What is there already is not fetched again, and an interrupted file goes on where it stopped. This module must
-not know what is done with the files.
+Only what a model needs is downloaded: configuration, tokenizer, chat template, safetensors; never code or
+pickles. Complete files are not downloaded again, and an interrupted file continues where it stopped.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from huggingface_hub.errors import (
 
 from ernie_cli.errors import CommandError
 
-DESCRIPTION = ["*.json", "*.jinja", "*.model"]
-WEIGHTS = ["*.safetensors"]
-UNWANTED = ["*/*"]  # other formats and checkpoints lie in folders
+_DESCRIPTION = ["*.json", "*.jinja", "*.model"]
+_WEIGHTS = ["*.safetensors"]
+_IGNORED = ["*/*"]  # folders hold other formats and checkpoints
 SOURCES = ("HUGGINGFACE", "MODELSCOPE", "AISTUDIO")
 _CLIENTS = {
     "MODELSCOPE": ("modelscope", "modelscope.hub.snapshot_download"),
@@ -39,7 +38,7 @@ _CLIENTS = {
 
 
 class NotOnHub(Exception):
-    """The hub has no model of this id, or none that this user may see."""
+    """The hub has no such model, or does not show it to this user."""
 
 
 class HubUnreachable(CommandError):
@@ -48,12 +47,12 @@ class HubUnreachable(CommandError):
 
 @dataclass(frozen=True)
 class Download:
-    """What is to be downloaded.
+    """A model to download.
 
     Attributes:
         model_id: ``owner/name`` on the hub.
-        revision: branch, tag or commit; None takes the hub's default.
-        cache: where models are kept; None leaves it to the client.
+        revision: branch, tag or commit; None: the hub's default.
+        cache: directory of the downloaded models; None: the client's own.
         with_weights: False leaves the weights out.
     """
 
@@ -63,13 +62,13 @@ class Download:
     with_weights: bool = True
 
     @property
-    def wanted(self) -> list[str]:
+    def patterns(self) -> list[str]:
         """Patterns of the files."""
-        return [*DESCRIPTION, *(WEIGHTS if self.with_weights else [])]
+        return [*_DESCRIPTION, *(_WEIGHTS if self.with_weights else [])]
 
 
 def candidates(model_id: str) -> tuple[str, ...]:
-    """Return the ids to try: FastDeploy's documents use AI Studio's names, elsewhere the owner is baidu."""
+    """Return the ids to try: FastDeploy's documents use AI Studio's ids, whose owner is baidu elsewhere."""
     owner, _, name = model_id.partition("/")
     if owner == "PaddlePaddle" and name.startswith("ERNIE-4.5-"):
         return model_id, f"baidu/{name}"
@@ -83,46 +82,38 @@ def download_model(
     *,
     with_weights: bool = True,
 ) -> Path:
-    """Return the directory of a hub model, after downloading what is missing; shows its progress.
+    """Download what is missing of a hub model, with a progress bar; return its directory.
 
     Args:
         model_id: ``owner/name``.
-        revision: branch, tag or commit; None takes the hub's default.
-        environment: has ``FD_MODEL_SOURCE`` and ``FD_MODEL_CACHE``.
-        with_weights: False leaves the weights out: random ones will be used.
+        revision: branch, tag or commit; None: the hub's default.
+        environment: of ``FD_MODEL_SOURCE`` and ``FD_MODEL_CACHE``.
+        with_weights: False leaves the weights out.
 
     Raises:
-        CommandError: no hub has it, it may not be read, or the hub cannot be reached.
+        CommandError: the hub does not have it, does not allow it to be read, or cannot be reached.
     """
     source = environment.get("FD_MODEL_SOURCE", "").upper() or SOURCES[0]
     if source not in SOURCES:
         raise CommandError(f"FD_MODEL_SOURCE is {source}; known: {', '.join(SOURCES)}")
     fetch: Callable[[Download], Path] = _huggingface if source == SOURCES[0] else _other_client(source)
     cache = Path(environment["FD_MODEL_CACHE"]).expanduser() if environment.get("FD_MODEL_CACHE") else None
-    refusals: dict[str, NotOnHub | HubUnreachable] = {}
+    refusals: list[str] = []
+    unreachable: HubUnreachable | None = None
     for candidate in candidates(model_id):
-        found = _fetched_or_why_not(fetch, Download(candidate, revision, cache, with_weights))
-        if isinstance(found, Path):
-            return found
-        refusals[candidate] = found
-    for refusal in refusals.values():
-        if isinstance(refusal, HubUnreachable):
-            raise refusal
+        try:
+            return fetch(Download(candidate, revision, cache, with_weights))
+        except NotOnHub as error:  # noqa: PERF203 - two ids at most
+            refusals.append(f"{candidate}: {error}")
+        except HubUnreachable as error:  # the cache may hold the other id
+            unreachable = unreachable or error
+    if unreachable is not None:
+        raise unreachable
+    hub = constants.ENDPOINT if source == SOURCES[0] else source
     raise CommandError(
-        f"--model {model_id} is not a directory, and {_address(source)} does not give it ({_listed(refusals)});"
-        " check the id, set HF_TOKEN if it is private, or give the model's directory"
+        f"--model {model_id} is not a directory, and {hub} does not provide it ({'; '.join(refusals)}); check"
+        " the id, set HF_TOKEN if it is private, or give the model's directory"
     )
-
-
-def _fetched_or_why_not(fetch: Callable[[Download], Path], what: Download) -> Path | NotOnHub | HubUnreachable:
-    try:
-        return fetch(what)
-    except (NotOnHub, HubUnreachable) as error:
-        return error
-
-
-def _listed(refusals: Mapping[str, Exception]) -> str:
-    return "; ".join(f"{model_id}: {refusal}" for model_id, refusal in refusals.items())
 
 
 def _huggingface(what: Download) -> Path:
@@ -132,8 +123,8 @@ def _huggingface(what: Download) -> Path:
                 what.model_id,
                 revision=what.revision,
                 cache_dir=what.cache,
-                allow_patterns=what.wanted,
-                ignore_patterns=UNWANTED,
+                allow_patterns=what.patterns,
+                ignore_patterns=_IGNORED,
             )
         )
     except GatedRepoError:
@@ -157,9 +148,9 @@ def _unreachable(what: Download, error: Exception) -> HubUnreachable:
     cause = error.__cause__ or error
     reason = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
     return HubUnreachable(
-        f"--model {what.model_id} cannot be downloaded from {constants.ENDPOINT} ({reason}): start again to go"
-        " on where it stopped; without this hub, set HF_ENDPOINT to a mirror, or download the model on another"
-        ' machine ("hf download ID --local-dir DIRECTORY") and give its directory to --model;'
+        f"--model {what.model_id} cannot be downloaded from {constants.ENDPOINT} ({reason}): start again to"
+        " continue where it stopped; without this hub, set HF_ENDPOINT to a mirror, or download the model on"
+        ' another machine ("hf download ID --local-dir DIRECTORY") and give its directory to --model;'
         " HF_HUB_OFFLINE=1 takes what the cache holds"
     )
 
@@ -180,16 +171,12 @@ def _other_client(source: str) -> Callable[[Download], Path]:
             directory = client.snapshot_download(
                 repo_id=what.model_id,
                 revision=what.revision,
-                allow_patterns=what.wanted,
-                ignore_patterns=UNWANTED,
+                allow_patterns=what.patterns,
+                ignore_patterns=_IGNORED,
                 **where,
             )
-        except Exception as error:  # these clients document no errors; the next id is tried
+        except Exception as error:  # these clients do not document their errors
             raise NotOnHub(str(error) or type(error).__name__) from error
         return Path(directory)
 
     return fetch
-
-
-def _address(source: str) -> str:
-    return constants.ENDPOINT if source == SOURCES[0] else source

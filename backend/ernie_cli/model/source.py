@@ -1,7 +1,4 @@
-"""The model that ``--model`` names: a directory, or an id that is downloaded; and the name it is served under.
-
-This module must not know how anything is started.
-"""
+"""The model that ``--model`` names, a directory or a hub id: its files on this machine and its public name."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import typer
 from ernie_cli.errors import CommandError
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_SAYS_NOTHING = re.compile(r"weights?|models?|checkpoints?|snapshots?|[0-9a-f]{40}|\d+")
+_GENERIC_NAME = re.compile(r"weights?|models?|checkpoints?|snapshots?|[0-9a-f]{40}|\d+")
 _CACHE_FOLDER = re.compile(r"models--.+?--(.+)")
 
 
@@ -25,13 +22,11 @@ class ModelFiles:
 
     Attributes:
         directory: absolute.
-        name: its public name, unless another is asked for.
-        downloaded: it came, or could have come, from a hub.
+        name: its public name, unless the user gives another.
     """
 
     directory: Path
     name: str
-    downloaded: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -46,7 +41,7 @@ class ModelFiles:
 
 
 def is_model_id(model: str) -> bool:
-    """Tell whether ``model``, which is no path here, has the form of a hub id."""
+    """Return whether ``model`` has the form of a hub id."""
     return _ID.fullmatch(model) is not None
 
 
@@ -65,16 +60,16 @@ def find_model(model: str, revision: str | None = None, *, with_weights: bool = 
     if path.exists() or not is_model_id(model):
         return local_model(model)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the client is imported
-    from ernie_cli.model.hub import download_model  # it takes time to import, and most starts do without
+    from ernie_cli.model.hub import download_model  # slow to import, and most starts do not need it
 
     typer.echo(f"Model: {model} is not a directory: looking for it on the hub", err=True)
     directory = download_model(model, revision, with_weights=with_weights)
     typer.echo(f"Model: {directory}", err=True)
-    return ModelFiles(_checked(model, directory), model.partition("/")[2], downloaded=True)
+    return ModelFiles(_checked(model, directory), model.partition("/")[2])
 
 
 def local_model(model: str) -> ModelFiles:
-    """Return a model that lies on this machine.
+    """Return a model on this machine.
 
     Raises:
         CommandError: it is not a directory, or holds no config.json.
@@ -87,7 +82,7 @@ def local_model(model: str) -> ModelFiles:
     if not path.is_dir():
         raise CommandError(f"--model {model} is not a directory; give the directory of config.json")
     directory = _checked(model, path)
-    return ModelFiles(directory, _telling_name(directory))
+    return ModelFiles(directory, _public_name(directory))
 
 
 def _checked(model: str, path: Path) -> Path:
@@ -96,11 +91,11 @@ def _checked(model: str, path: Path) -> Path:
     return path.resolve()
 
 
-def _telling_name(directory: Path) -> str:
-    """Return the name of the nearest folder whose name says something: not ``weights``, not a commit."""
+def _public_name(directory: Path) -> str:
+    """Return the name of the nearest folder with a name of its own: not ``weights``, not a commit."""
     for folder in (directory, *directory.parents):
         if cached := _CACHE_FOLDER.fullmatch(folder.name):
             return cached[1]
-        if folder.name and not _SAYS_NOTHING.fullmatch(folder.name):
+        if folder.name and not _GENERIC_NAME.fullmatch(folder.name):
             return folder.name
     return directory.name

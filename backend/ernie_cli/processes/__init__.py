@@ -1,1 +1,1 @@
-"""Child processes, their signals, ports and files."""
+"""Child processes: started, watched and ended; ports."""

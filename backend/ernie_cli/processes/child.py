@@ -1,9 +1,9 @@
 """One child process: its output is passed on, and its last lines are kept; it is ended with its whole group.
 
-A child is the leader of a session of its own: Ctrl-C at the terminal reaches only us, so the order in which
-things end is ours, and whatever the child started can be ended with it. Only a stray SIGSTOP can stop a
-process of such a session, and whoever waits for it hangs: one that stays stopped is killed, unless a debugger
-holds it. Must not know what a child does.
+A child is the leader of a session of its own. So Ctrl-C at the terminal reaches this process alone, which
+decides in which order things end, and whatever the child started can be ended with it. Only a stray SIGSTOP can
+stop a process of such a session, and everything that waits for it would hang: a process that stays stopped is
+killed, unless a debugger holds it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ernie_frontend.log_output import LogOutput
 from ernie_wire.processes import Exit, ProcessStat
 
 MAX_STOPPED_S = 3.0
-"""How long a process may stay stopped: no load on the machine can stop one, so it need not be long."""
+"""How long a process may stay stopped; short, since no load on the machine stops one."""
 SCAN_INTERVAL_S = 1.0
 MAX_SCAN_AGE_S = 0.9
 """How old a scan may be where one is needed every ``SCAN_INTERVAL_S``: so one serves all watchers."""
@@ -38,13 +38,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChildCommand:
-    """How a child is started, and ended.
+    """How a child is started and ended.
 
     Attributes:
-        name: what it is called in messages.
+        name: its name in messages.
         command: program and arguments.
-        environment: all of its environment.
-        grace_s: how long it may take to end when asked to; None: as long as it takes.
+        environment: its whole environment.
+        grace_s: seconds between SIGTERM and SIGKILL; None: no limit.
         stopped_s: how long a process of its group may stay stopped before it is killed.
     """
 
@@ -55,19 +55,19 @@ class ChildCommand:
     stopped_s: float = MAX_STOPPED_S
 
 
-class _Processes:
-    """The processes of this machine, which several look at again and again."""
+class _ProcessTable:
+    """All processes of this machine; one scan serves every child."""
 
     def __init__(self) -> None:
-        self._members: list[ProcessStat] = []
-        self._looked_at_s = -math.inf
+        self._processes: list[ProcessStat] = []
+        self._scanned_at_s = -math.inf
 
-    def members(self, max_age_s: float) -> list[ProcessStat]:
+    def scan(self, max_age_s: float) -> list[ProcessStat]:
         """Return all processes as they were at most ``max_age_s`` ago."""
-        if time.monotonic() - self._looked_at_s > max_age_s:
-            self._members = list(_all_processes())
-            self._looked_at_s = time.monotonic()
-        return self._members
+        if time.monotonic() - self._scanned_at_s > max_age_s:
+            self._processes = list(_all_processes())
+            self._scanned_at_s = time.monotonic()
+        return self._processes
 
 
 def _all_processes() -> Iterator[ProcessStat]:
@@ -76,15 +76,11 @@ def _all_processes() -> Iterator[ProcessStat]:
             yield ProcessStat.read(directory.name)
 
 
-_PROCESSES = _Processes()
+_PROCESS_TABLE = _ProcessTable()
 
 
 class Child:
-    """A running child process. Make it with ``start``.
-
-    Attributes:
-        grace_s: how long it may take to end when asked to; None: as long as it takes.
-    """
+    """A running child process, made by ``start``; ``grace_s`` (see ``ChildCommand``) may be changed."""
 
     def __init__(self, origin: ChildCommand, process: asyncio.subprocess.Process, output: LogOutput) -> None:
         self.origin = origin
@@ -94,7 +90,7 @@ class Child:
         self._output = output
         self._tail = b""
         self._was_stopped = False
-        self._pump = asyncio.create_task(self._pass_on())
+        self._pump = asyncio.create_task(self._copy_output())
         self._guard = asyncio.create_task(self._kill_what_stays_stopped())
 
     @classmethod
@@ -121,15 +117,11 @@ class Child:
         return self._process.returncode
 
     def group(self, max_age_s: float = 0.0) -> list[ProcessStat]:
-        """Return the processes of its group, itself among them while it is there.
-
-        Args:
-            max_age_s: how long ago they may have been looked at.
-        """
-        return [member for member in _PROCESSES.members(max_age_s) if member.group == self.pid]
+        """Return the processes of its group, itself included, as they were at most ``max_age_s`` ago."""
+        return [member for member in _PROCESS_TABLE.scan(max_age_s) if member.group == self.pid]
 
     async def ended(self) -> CommandError:
-        """Wait until the process ends by itself; return what to tell the user."""
+        """Wait until the process ends by itself; return the error that says how."""
         status = await self._process.wait()
         await asyncio.wait({self._pump}, timeout=1)  # a grandchild may hold the pipe open
         end = Exit("was stopped, and so killed") if self._was_stopped else Exit.of(status)
@@ -140,7 +132,7 @@ class Child:
         return tuple(self._tail.decode(errors="replace").splitlines()[-_LAST_LINES:])
 
     async def stop(self) -> None:
-        """End the process and its group: SIGTERM, and SIGKILL to what is left after the grace."""
+        """End the process and its group: SIGTERM, then SIGKILL to what is left after ``grace_s``."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
@@ -153,24 +145,24 @@ class Child:
         self._pump.cancel()
 
     def kill(self) -> None:
-        """Kill whatever is left of the process's group, at once."""
+        """Send SIGKILL to what is left of the group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def kill_descendants(self) -> None:
-        """Kill all of the process's group but itself, at once."""
+        """Send SIGKILL to the group without the process itself."""
         for member in self.group():
             if member.pid != self.pid:
                 _kill(member.pid)
 
     async def _kill_what_stays_stopped(self) -> None:
-        looks: dict[int, int] = {}
+        scans_stopped: dict[int, int] = {}
         while True:
             await asyncio.sleep(SCAN_INTERVAL_S)
             stopped = [member for member in self.group(MAX_SCAN_AGE_S) if member.state == "T"]
-            looks = {member.pid: looks.get(member.pid, 0) + 1 for member in stopped}
+            scans_stopped = {member.pid: scans_stopped.get(member.pid, 0) + 1 for member in stopped}
             for member in stopped:
-                if looks[member.pid] * SCAN_INTERVAL_S >= self.origin.stopped_s:
+                if scans_stopped[member.pid] * SCAN_INTERVAL_S >= self.origin.stopped_s:
                     logger.warning(
                         "%s: process %d (%s) was stopped: it is killed", self.name, member.pid, member.name
                     )
@@ -178,17 +170,17 @@ class Child:
                     _kill(member.pid)
 
     async def _group_is_empty(self) -> None:
-        """Wait for the process, then for what it started; these are not our children, so they are polled."""
+        """Wait for the process, then for its group: those are not our children, so they are polled."""
         await self._process.wait()
         with contextlib.suppress(ProcessLookupError):
             while True:
                 os.killpg(self.pid, 0)
                 await asyncio.sleep(_POLL_S)
 
-    async def _pass_on(self) -> None:
-        """Copy what the process writes, as it comes."""
-        written = self._process.stdout
-        while written is not None and (data := await written.read(65536)):
+    async def _copy_output(self) -> None:
+        """Copy the process's output as it comes."""
+        stream = self._process.stdout
+        while stream is not None and (data := await stream.read(65536)):
             self._tail = (self._tail + data)[-_TAIL_BYTES:]
             self._output.write(data)
 

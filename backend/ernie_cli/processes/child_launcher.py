@@ -1,9 +1,9 @@
-"""Runs a command that gets SIGTERM when its parent ends in any way, SIGKILL included; its files are private.
+"""What a child process does between fork and exec: it is tied to its parent, and its files become private.
 
     python -m ernie_cli.processes.child_launcher PARENT_PID COMMAND [ARGUMENT...]
 
-The kernel is asked for both (``die_with_parent``, and see ``private_files.py``) in this process, which then
-becomes the command: both survive exec, and nothing runs between fork and exec in the parent.
+The kernel then sends it SIGTERM when its parent ends in any way, SIGKILL included (``private_files.py`` has the
+other half). Both survive exec, and in the parent nothing has to run between fork and exec.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ernie_wire.processes import die_with_parent
 
 
 def launcher_command(command: Sequence[str]) -> list[str]:
-    """Return the command that runs ``command`` tied to this process."""
+    """Return the command that runs ``command`` as a child of this process."""
     return [sys.executable, "-m", "ernie_cli.processes.child_launcher", str(os.getpid()), *command]
 
 
 def main() -> None:
-    """Tie this process to its parent, keep its files private, and become the command."""
+    """Prepare this process, and become the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     keep_files_private()
     die_with_parent(signal.SIGTERM)

@@ -1,7 +1,4 @@
-"""Ports of this machine: whether one can be listened on, who holds it, and which are free.
-
-This module must not know what listens on a port.
-"""
+"""Ports of this machine: whether one can be listened on, which process holds it, and which are free."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ def check_free(host: str, port: int, flag: str) -> None:
             return
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise CommandError(f"port {port} is in use{_by_whom(port)}; choose another {flag}") from None
+            raise CommandError(f"port {port} is in use{_holder_text(port)}; choose another {flag}") from None
         reason = error.strerror or error
         raise CommandError(
             f"cannot listen on {host}:{port}: {reason}; choose another --host or {flag}"
@@ -45,25 +42,25 @@ def free_ports(count: int, host: str = LOOPBACK) -> tuple[int, ...]:
     return choose_ports({f"port {number}": (host, 0) for number in range(count)})
 
 
-def choose_ports(wanted: Mapping[str, tuple[str, int]]) -> tuple[int, ...]:
-    """Return the ports that were asked for, and free ones in place of 0; all different, all free a moment ago.
+def choose_ports(requested: Mapping[str, tuple[str, int]]) -> tuple[int, ...]:
+    """Return the requested ports, and free ones in place of 0; all different, all free a moment ago.
 
     Args:
-        wanted: flag -> (host, port).
+        requested: flag -> (host, port).
 
     Raises:
-        CommandError: a port is taken, or asked for by two flags.
+        CommandError: a port is taken, or requested by two flags.
     """
     flag_of: dict[int, str] = {}
-    for flag, (host, port) in wanted.items():
+    for flag, (host, port) in requested.items():
         if port and port in flag_of:
-            raise CommandError(f"{flag_of[port]} and {flag} both ask for port {port}; give them different ones")
+            raise CommandError(f"{flag_of[port]} and {flag} both name port {port}; give them different ones")
         check_free(host, port, flag)
         flag_of[port] = flag
     with contextlib.ExitStack() as stack:  # all are held until the last is chosen
-        given_first = sorted(wanted.items(), key=lambda item: item[1][1] == 0)
+        given_first = sorted(requested.items(), key=lambda item: item[1][1] == 0)
         chosen = {flag: stack.enter_context(_bound(*place)).getsockname()[1] for flag, place in given_first}
-    return tuple(chosen[flag] for flag in wanted)
+    return tuple(chosen[flag] for flag in requested)
 
 
 @contextlib.contextmanager
@@ -78,7 +75,7 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _by_whom(port: int) -> str:
+def _holder_text(port: int) -> str:
     holder = holder_of(port)
     return f" by process {holder[0]} ({holder[1]})" if holder else ""
 
@@ -88,11 +85,11 @@ def holder_of(port: int) -> tuple[int, str] | None:
     inodes = set(_listening_inodes(port))
     if not inodes:
         return None
-    wanted = {f"socket:[{inode}]" for inode in inodes}
+    sockets = {f"socket:[{inode}]" for inode in inodes}
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
+        with contextlib.suppress(OSError):  # it ended, or belongs to another user
             for descriptor in (process / "fd").iterdir():
-                if str(descriptor.readlink()) in wanted:
+                if str(descriptor.readlink()) in sockets:
                     command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                     return int(process.name), command.strip()[:80]
     return None

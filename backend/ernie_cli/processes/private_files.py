@@ -1,10 +1,10 @@
-"""Files that only their owner can read, whatever the program that this process becomes asks for.
+"""Makes all files of this process, and of the programs that it becomes or starts, readable by their owner only.
 
-The umask does it for most of them, but not for Triton's shared memory, through which every prompt passes:
+The umask is enough for most files, but not for Triton's shared memory, through which every prompt passes:
 boost::interprocess creates a region and then sets its mode to 0644 with fchmod, which ignores the umask. To
-change the mode back would come too late, since whoever has opened the region in between keeps it. So the kernel
-is asked to let an fchmod that opens a file to others succeed without effect (seccomp(2)). Umask and filter
-survive exec and are inherited. This module must not know which program is meant.
+change the mode back would be too late, since a process that has opened the region in between keeps it. So a
+seccomp(2) filter lets an fchmod that opens a file to others succeed without effect. Umask and filter survive
+exec and are inherited.
 """
 
 from __future__ import annotations
@@ -47,10 +47,7 @@ class _Filter(ctypes.Structure):
 
 
 def keep_files_private() -> None:
-    """Make every file that this process creates from now on, and its children, readable by their owner only.
-
-    Where the kernel takes no filter, a line on standard error says what stays open.
-    """
+    """Set the umask and the filter; without a filter, a line on standard error says what stays readable."""
     os.umask(_OTHERS_RIGHTS)
     try:
         _ignore_opening_fchmod()

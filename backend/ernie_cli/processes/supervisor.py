@@ -1,8 +1,7 @@
-"""Owns the children and the signals of one command: whatever ends the command, all children end with it.
+"""Owns the children and the signals of one command: however the command ends, all its children end with it.
 
 Children are stopped in the reverse order of their start. The first SIGTERM, SIGINT or SIGHUP asks for an
-orderly end, the second one kills. A child can be started again, in its place of that order. This module must
-not know what the children are.
+orderly end, the second one kills. A restarted child keeps its place in that order.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _DEATH_NOTICE_S = 1.0  # how much later than its sockets a dead child is seen
 
 
 class StopRequested(Exception):
-    """A signal asked the command to end; that is no error."""
+    """A signal asked the command to end, which is not an error."""
 
 
 class Supervisor:
@@ -33,7 +32,7 @@ class Supervisor:
         output: where their output goes; None is standard error.
 
     Attributes:
-        stop_notice: what the user is told at the first signal: what is waited for.
+        stop_notice: printed at the first signal: what the command waits for.
     """
 
     def __init__(self, output: LogOutput | None = None) -> None:
@@ -64,18 +63,11 @@ class Supervisor:
         environment: Mapping[str, str],
         grace_s: float | None = STOP_GRACE_S,
     ) -> Child:
-        """Start a child.
-
-        Args:
-            name: what it is called in messages.
-            command: program and arguments.
-            environment: all of its environment.
-            grace_s: how long it may take to end when asked to; None: as long as it takes.
-        """
+        """Start a child; the arguments are those of ``ChildCommand``."""
         return await self._start(ChildCommand(name, command, environment, grace_s), len(self._children))
 
-    async def start_again(self, child: Child) -> Child:
-        """Start a child again that has been stopped (``Child.stop``); the new one takes its place."""
+    async def restart(self, child: Child) -> Child:
+        """Restart a child that was stopped (``Child.stop``); the new one takes its place."""
         place = self._children.index(child)
         del self._children[place]
         return await self._start(child.origin, place)
@@ -84,19 +76,19 @@ class Supervisor:
         starting = asyncio.create_task(Child.start(origin, self._output))
         try:
             return await asyncio.shield(starting)
-        finally:  # also when this is cancelled: whatever has been started is ended with us
+        finally:  # also when this is cancelled: a child that has been started must be ended later
             self._children.insert(place, await starting)
 
     async def run(self, work: Coroutine[Any, Any, Result], *, children_may_end: bool = False) -> Result:
         """Return what ``work`` returns, unless something ends first.
 
         Args:
-            work: what is done.
-            children_may_end: leaves it to ``work`` to see that a child ends.
+            work: awaited.
+            children_may_end: ``work`` itself handles the end of a child.
 
         Raises:
             StopRequested: a signal came.
-            CommandError: a child ended; whatever ``work`` then raised is only a consequence.
+            CommandError: a child ended; what ``work`` then raised is a consequence.
         """
         stop = asyncio.create_task(self._stop.wait())
         task = asyncio.create_task(while_running([] if children_may_end else self._children, work))
@@ -121,7 +113,7 @@ async def while_running(children: Sequence[Child], work: Coroutine[Any, Any, Res
     """Return what ``work`` returns, unless one of the children ends first.
 
     Raises:
-        CommandError: a child ended; whatever ``work`` then raised is only a consequence.
+        CommandError: a child ended; what ``work`` then raised is a consequence.
     """
     task = asyncio.ensure_future(work)
     deaths = [asyncio.create_task(child.ended()) for child in children]

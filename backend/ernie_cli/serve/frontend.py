@@ -1,7 +1,4 @@
-"""The OpenAI frontend of one ``serve``: how it is started, and whether it answers.
-
-This module must not know Triton beyond its address, nor the engine.
-"""
+"""The OpenAI frontend of one ``serve``: its command, and whether it answers."""
 
 from __future__ import annotations
 
@@ -34,11 +31,11 @@ def frontend_command(
     """Return the command and environment of a frontend.
 
     Args:
-        settings: what it is told.
+        settings: of this ``serve``.
         port: that it listens on.
-        triton_url: the Triton behind it.
-        entry: the model there.
-        temporary: directory for its files, which it leaves behind if it is killed.
+        triton_url: of the Triton behind it.
+        entry: name of the model there.
+        temporary: directory for its files, which stay if it is killed.
     """
     command = [sys.executable, "-m", "ernie_frontend", f"--triton-url={triton_url}"]
     command += [f"--host={settings.host}", f"--port={port}", f"--default-model={entry}"]
@@ -59,7 +56,7 @@ def base_url(host: str, port: int) -> str:
 
 
 async def wait_until_healthy(url: str) -> None:
-    """Wait until the frontend at ``url`` says that it and the model are well.
+    """Wait until the frontend at ``url`` says that it and the model are healthy.
 
     Raises:
         CommandError: it does not within ``START_DEADLINE_S``.
@@ -68,7 +65,7 @@ async def wait_until_healthy(url: str) -> None:
 
 
 async def wait_until_answering(url: str) -> None:
-    """Wait until the frontend at ``url`` answers, whatever it says.
+    """Wait until the frontend at ``url`` answers, with any status.
 
     Raises:
         CommandError: it does not within ``START_DEADLINE_S``.
@@ -77,10 +74,10 @@ async def wait_until_answering(url: str) -> None:
 
 
 async def watch_answers(url: str) -> NoReturn:
-    """Ask the frontend again and again; whatever it says, it does not hang.
+    """Ask the frontend repeatedly; with any status as the answer, it does not hang.
 
     Raises:
-        CommandError: it answered none of some questions in a row.
+        CommandError: several questions in a row were not answered.
     """
     silent_s = 0.0
     while silent_s < SILENCE_LIMIT_S:
@@ -89,16 +86,18 @@ async def watch_answers(url: str) -> NoReturn:
     raise CommandError(f"the OpenAI frontend has answered nothing for {SILENCE_LIMIT_S:g} s")
 
 
-async def _wait_for(url: str, is_well: Callable[[int | None], bool]) -> None:
+async def _wait_for(url: str, is_reached: Callable[[int | None], bool]) -> None:
     deadline = time.monotonic() + START_DEADLINE_S
-    while not is_well(await _status(url)):
+    while not is_reached(await _status(url)):
         if time.monotonic() > deadline:
-            raise CommandError(f"{url}/health is not well after {START_DEADLINE_S:g} s; the log is above")
+            raise CommandError(
+                f"the frontend at {url} is not ready after {START_DEADLINE_S:g} s; the log is above"
+            )
         await asyncio.sleep(_POLL_S)
 
 
 async def _status(url: str) -> int | None:
-    """Ask once, by a connection of its own, which any worker may take; None if there is no answer."""
+    """Ask once, over a new connection, which any worker may accept; None if there is no answer."""
     async with httpx.AsyncClient(trust_env=False, verify=False) as client:  # noqa: S501 - plain HTTP
         with contextlib.suppress(httpx.TransportError):
             return (await client.get(f"{url}/health", timeout=_ANSWER_LIMIT_S)).status_code

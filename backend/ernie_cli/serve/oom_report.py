@@ -1,7 +1,4 @@
-"""What memory there was when the kernel killed something: need and have, for the last line of an error.
-
-This module must not know which process was killed.
-"""
+"""The memory that was needed and there when the kernel killed a process, for the last line of an error."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from ernie_backend.planning.units import format_bytes
 
 
 class OomReport:
-    """Watches the OOM killer's counter from its creation on."""
+    """Counts the kills of the kernel's OOM killer since it was made."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
@@ -31,7 +28,7 @@ class OomReport:
         elif kills > self._kills:
             evidence = f"the kernel's OOM killer struck {kills - self._kills} times since the start"
         else:
-            evidence = "but the OOM killer of this container did not strike: look for who sent it"
+            evidence = "but the OOM killer of this container did not strike: another process sent the signal"
         return (
             f"memory needed: {format_bytes(weights_bytes)} for the weights, and the KV cache; had: "
             f"{format_bytes(limit)} ({whose}); {evidence}. Take a smaller --max-model-len, --max-num-seqs or"

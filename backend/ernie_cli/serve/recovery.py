@@ -115,8 +115,8 @@ class TritonRecovery(Recovery):
         except LoadHangs as hang:
             if attempts == 1:
                 raise hang.with_message(f"{hang.message}, {MAX_LOADS} times in a row") from None
-            logger.warning("%s; tritonserver is started again", hang.message)
-            await self._start_triton_again()
+            logger.warning("%s; tritonserver is restarted", hang.message)
+            await self._restart_triton()
             await self.load(attempts - 1)
 
     async def _load(self) -> None:
@@ -134,9 +134,9 @@ class TritonRecovery(Recovery):
             await self.load()
             logger.warning("the model is loaded again")
         else:
-            await self._start_triton_again()
+            await self._restart_triton()
             await self.load()
-            logger.warning("tritonserver is started again, and the model is loaded")
+            logger.warning("tritonserver is restarted, and the model is loaded")
 
     async def _unload(self) -> None:
         self._child.kill_descendants()  # Triton would wait for a stub that hangs, and for its engine
@@ -145,11 +145,11 @@ class TritonRecovery(Recovery):
         await self._model.unload()
         self._directory.remove_shared_memory()
 
-    async def _start_triton_again(self) -> None:
+    async def _restart_triton(self) -> None:
         self._child.kill()
         await self._child.stop()
         self._directory.remove_leftovers_of_triton()
-        self._child = await self._supervisor.start_again(self._child)
+        self._child = await self._supervisor.restart(self._child)
         await while_running([self._child], self._model.wait_until_live())
 
 
@@ -169,9 +169,9 @@ class FrontendRecovery(Recovery):
         """See ``Recovery``."""
         self._child.kill()  # its workers
         await self._child.stop()
-        self._child = await self._supervisor.start_again(self._child)
+        self._child = await self._supervisor.restart(self._child)
         await while_running([self._child], wait_until_answering(self._url))
-        logger.warning("the OpenAI frontend is started again")
+        logger.warning("the OpenAI frontend is restarted")
 
 
 async def recover_all(*recoveries: Recovery) -> None:

@@ -1,7 +1,4 @@
-"""The start of a ``serve`` as a table: every stage with its seconds and bytes, and what no stage accounts for.
-
-The engine's own stages come with its description. This module must not know how anything is started.
-"""
+"""The start of a ``serve`` as a table: seconds and memory of every stage, and time outside of all stages."""
 
 from __future__ import annotations
 
@@ -14,12 +11,7 @@ _WIDTH = 44
 
 
 def with_engine_stages(load: Stage, description: Description | None) -> list[Stage]:
-    """Return the stages that the loading of the model consists of, and what remains of it.
-
-    Args:
-        load: the whole of it, as ``serve`` saw it.
-        description: the engine's.
-    """
+    """Return the stages of loading the model: the engine's, from its description, and the rest of ``load``."""
     inside = description.startup if description else ()
     engine = [Stage(f"engine: {stage.name}", stage.seconds, stage.size_bytes) for stage in inside]
     rest = max(0.0, load.seconds - sum(stage.seconds for stage in engine))

@@ -8,7 +8,7 @@ The bundled binary needs four things that an installed one has by itself:
     numpy < 2             because the 2.51 stub dies on its first BYTES tensor with numpy 2.
 
 ``.venv/bin/tritonserver`` calls ``main``, which passes every argument on and becomes the server, whose files
-only its user can read. This module must not know of models, entries or ports.
+only its user can read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ernie_cli.processes.private_files import keep_files_private
 
 WHEEL = "nvidia-pytriton"
 MARK = "ernie_cli.triton.bundled"
-"""What tells our launcher script from a tritonserver of somebody else: the script imports this module."""
+"""By this the project's launcher script, which runs this module, is told from another tritonserver."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def shared_libpython_directory() -> Path:
 def backend_directory(server: BundledServer) -> Path:
     """Return the prepared backend directory inside this environment; made by the first caller.
 
-    It is filled beside its place and renamed into it, so two callers at once both find it whole.
+    It is filled under another name and then renamed, so two callers at once both find it complete.
 
     Raises:
         CommandError: the environment cannot be written to.
@@ -170,15 +170,15 @@ def bundled_command(
 
 
 def find_installed_server(search_path: str | None = None) -> Path | None:
-    """Return the first tritonserver on PATH that is not our launcher, or None."""
+    """Return the first tritonserver on PATH that is not the project's launcher, or None."""
     for directory in (os.environ.get("PATH", "") if search_path is None else search_path).split(":"):
         found = shutil.which("tritonserver", path=directory) if directory else None
-        if found is not None and not _is_our_launcher(Path(found)):
+        if found is not None and not _is_launcher(Path(found)):
             return Path(found)
     return None
 
 
-def _is_our_launcher(path: Path) -> bool:
+def _is_launcher(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return MARK.encode() in file.read(4096)

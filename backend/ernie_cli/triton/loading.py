@@ -1,8 +1,8 @@
-"""A load of the model into a running tritonserver: waited for, and given up when it can no longer end.
+"""A load of the model into a running tritonserver: awaited, and given up when it can no longer end.
 
-A load takes as long as the weights take, so it has no deadline; nor has Triton 2.51 one for a stub that is
-dead or hangs. So the stub is looked at from outside (``_sight``), and what counts is that nothing changes. Only
-the end of that Triton ends such a load (``recovery.py``). This module must not know how Triton is started.
+A load takes as long as the weights take, so it has no deadline; nor has Triton 2.51 one for a stub that is dead
+or hangs. So the stub is watched from outside (``_observe``), and a load has failed if nothing changes for a
+while. Such a load ends only with its Triton (``serve/recovery.py``).
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from ernie_stub.engine_process import ready_notice
 from ernie_wire.processes import ProcessStat
 
 _STUB = "triton_python_backend_stub"
-_WITHOUT_STUB_S = 5.0  # Triton starts one in less than a second, if it is given a processor
-_STALL_S = 15.0  # a thread that can run does so every second, with twenty others on each core too
+_WITHOUT_STUB_S = 5.0  # Triton starts one in less than a second, if it gets a processor
+_STALL_S = 15.0  # a thread that can run does so every second, even with twenty others on each core
 
 
 class LoadHangs(CommandError):
-    """A load that will not end; no other one does in the same Triton."""
+    """A load that will not end; another load in the same Triton would not end either."""
 
 
 @dataclass(frozen=True)
-class _Sight:
-    """What is seen of a load at one moment.
+class _Observation:
+    """The state of a load at one moment, seen from outside.
 
     Attributes:
-        fault: what is wrong if nothing changes.
-        limit_s: for how long.
-        figures: which change while there is progress.
+        fault: what is wrong if this state lasts.
+        limit_s: how long it may last.
+        run_times: of the stub's threads; they change while there is progress.
     """
 
     fault: str
     limit_s: float
-    figures: tuple[str, ...] = ()
+    run_times: tuple[str, ...] = ()
 
 
 async def load_model(model: TritonModel, triton: Child) -> None:
-    """Load the model; if the engine died without a word of its own, its last lines go with the error.
+    """Load the model; an error of an engine that died silently gets the last lines of its log.
 
     Raises:
         LoadHangs: the stub is dead, frozen or hangs, or Triton does.
@@ -59,42 +59,42 @@ async def load_model(model: TritonModel, triton: Child) -> None:
 
 
 async def watch_stub(triton: Child) -> NoReturn:
-    """Look for the stub of a loaded model.
+    """Watch the stub of a loaded model.
 
     Raises:
-        ModelDied: there is none.
+        ModelDied: it has ended.
     """
-    is_there = True
-    while is_there:
-        await asyncio.sleep(SCAN_INTERVAL_S)  # a look shared with others may be older than the stub
-        is_there = _stub(triton.group(MAX_SCAN_AGE_S)) is not None
+    is_alive = True
+    while is_alive:
+        await asyncio.sleep(SCAN_INTERVAL_S)  # first, since a shared scan may be older than the stub
+        is_alive = _stub(triton.group(MAX_SCAN_AGE_S)) is not None
     raise ModelDied("the stub of the model has ended", triton.last_lines())
 
 
 async def _watch_load(triton: Child) -> NoReturn:
-    seen: _Sight | None = None
-    num_looks = 0  # not the time: this process may have slept longer than it meant to
-    while seen is None or num_looks * SCAN_INTERVAL_S < seen.limit_s:
+    seen: _Observation | None = None
+    num_alike = 0  # observations, not seconds: this process may sleep longer than it meant to
+    while seen is None or num_alike * SCAN_INTERVAL_S < seen.limit_s:
         await asyncio.sleep(SCAN_INTERVAL_S)
-        last, seen = seen, _sight(triton)
-        num_looks = num_looks + 1 if seen == last else 0
+        last, seen = seen, _observe(triton)
+        num_alike = num_alike + 1 if seen == last else 0
     raise LoadHangs(f"the load of the model hangs: {seen.fault} for {seen.limit_s:g} s", triton.last_lines())
 
 
-def _sight(triton: Child) -> _Sight:
+def _observe(triton: Child) -> _Observation:
     members = triton.group(MAX_SCAN_AGE_S)
     stub = _stub(members)
     if stub is None:
-        return _Sight("there has been no stub", _WITHOUT_STUB_S)
+        return _Observation("there has been no stub", _WITHOUT_STUB_S)
     process = Path(f"/proc/{stub.pid}")
     engine = next((member for member in members if member.parent == stub.pid), None)
     if engine is None:
-        # Triton's own thread in it runs all the time; what starts the engine is the main thread.
-        return _Sight("its stub has not run, nor started an engine", _STALL_S, _times_run(process))
+        # Triton's own thread in the stub runs all the time; the main thread starts the engine.
+        return _Observation("its stub has not run, nor started an engine", _STALL_S, _times_run(process))
     if any(ready_notice(engine.pid) in line for line in triton.last_lines()):
-        return _Sight("its engine is ready, and Triton has not taken note of it", _STALL_S)
-    # What the engine does is watched by the stub: it has another limit for that.
-    return _Sight("its stub has not run", _STALL_S, _times_run(*process.glob("task/*")))
+        return _Observation("its engine is ready, and Triton has not noticed", _STALL_S)
+    # The stub watches what the engine does, with a limit of its own.
+    return _Observation("its stub has not run", _STALL_S, _times_run(*process.glob("task/*")))
 
 
 def _stub(members: Sequence[ProcessStat]) -> ProcessStat | None:

@@ -1,10 +1,9 @@
-"""The model in the tritonserver of one ``serve``: loaded, watched, and loaded again.
+"""The model in the tritonserver of one ``serve``: loaded, watched, and unloaded.
 
-Triton goes on answering "ready" when the stub of a model is dead, and never starts it again; explicit model
+Triton goes on answering "ready" when the stub of a model is dead, and never restarts it, but explicit model
 control can: unload, then load. So the model is asked for its health (never for a generation), and when Triton
-cannot deliver even that question, the model is loaded again. An engine that is restarting answers through its
-stub, so it is left alone. Triton is asked whether it is live itself, too: if it does not answer, it hangs. This
-module must not know how Triton is started, nor the frontend.
+cannot deliver even that question, the model is to be loaded again. An engine that restarts answers through its
+stub, so it is left alone. Triton is asked whether it is live, too: if it does not answer, it hangs.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from ernie_wire.status import Description
 
 START_DEADLINE_S = 120.0
 HEALTH_INTERVAL_S = 1.0
-_DOUBT_INTERVAL_S = 0.5
+_RECHECK_INTERVAL_S = 0.5
 DEATHS_BEFORE_RELOAD = 2
 SILENCE_LIMIT_S = 30.0
 LIVENESS_LIMIT_S, LIVENESS_QUESTIONS = 2.5, 2
-"""How long Triton may take to say that it is live, and how often in a row it may fail to. It waits for nobody
-to answer, and takes milliseconds, with all cores taken up to a second or two. One question alone can be lost
-when this process, or the whole machine, was asleep; too short a limit would end a healthy Triton."""
+"""How long Triton may take to say that it is live, and how often in a row it may fail to. It waits for nothing
+to answer: that takes milliseconds, or up to two seconds with all cores busy. A single question can be lost when
+this process, or the whole machine, was asleep; too short a limit would end a healthy Triton."""
 UNLOAD_LIMIT_S = 10.0
 _POLL_S = 0.1
 # gRPC's own second would be most of the start: the first try comes before Triton listens.
@@ -48,21 +47,21 @@ class ModelDied(CommandError):
 
 
 class EngineDied(CommandError):
-    """The engine process ended before it was ready, without a word."""
+    """The engine process ended before it was ready, without an error of its own."""
 
 
 class TritonModel:
-    """One entry of a running tritonserver, through gRPC. Use inside one event loop; close it."""
+    """One entry of a running tritonserver, over gRPC. Use it inside one event loop, and close it."""
 
     def __init__(self, url: str, entry: str) -> None:
         self._entry = entry
-        self._server = grpc_client.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
-        self._asker = TritonClient(url, Settings(triton_urls=(url,)))
+        self._control = grpc_client.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
+        self._client = TritonClient(url, Settings(triton_urls=(url,)))
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._asker.close()
-        await self._server.close()
+        await self._client.close()
+        await self._control.close()
 
     async def wait_until_live(self) -> str:
         """Wait until the server answers; return its version.
@@ -79,7 +78,7 @@ class TritonModel:
 
     async def _version(self) -> str | None:
         try:
-            return str((await self._server.get_server_metadata(client_timeout=1.0)).version)
+            return str((await self._control.get_server_metadata(client_timeout=1.0)).version)
         except InferenceServerException:
             return None
 
@@ -87,41 +86,41 @@ class TritonModel:
         """Load the entry; takes as long as the weights take.
 
         Raises:
-            EngineDied: the engine did, and said nothing.
-            CommandError: with the engine's own sentence.
+            EngineDied: the engine did, without an error of its own.
+            CommandError: with the engine's error.
         """
         try:
-            await self._server.load_model(self._entry)
+            await self._control.load_model(self._entry)
         except InferenceServerException as error:
             raise load_error(error.message() or str(error)) from None
 
     async def engine_description(self) -> Description | None:
-        """Return what the engine says of itself, or None if it does not answer now."""
+        """Return the engine's description, or None if it does not answer now."""
         try:
-            return (await self._asker.describe(self._entry)).engine
+            return (await self._client.describe(self._entry)).engine
         except ErnieError as error:
             logger.warning("%s does not describe itself: %s", self._entry, error.message)
             return None
 
     async def watch(self) -> NoReturn:
-        """Ask for the model's health again and again.
+        """Ask for the model's health repeatedly.
 
         Raises:
-            ModelDied: it can no longer be asked; ``unload`` and ``load`` help.
+            ModelDied: it does not answer; ``unload`` and ``load`` help.
             CommandError: Triton itself does not answer.
         """
         detector = FailureDetector(time.monotonic())
         fault: ErnieError | None = None
         while True:
-            await asyncio.sleep(HEALTH_INTERVAL_S if fault is None else _DOUBT_INTERVAL_S)
+            await asyncio.sleep(HEALTH_INTERVAL_S if fault is None else _RECHECK_INTERVAL_S)
             fault, _ = await asyncio.gather(self._fault(), self._check_live())
             if detector.has_failed(fault, time.monotonic()):
                 raise ModelDied(f"{self._entry} is dead inside Triton")
 
     async def _fault(self) -> ErnieError | None:
-        """Ask the stub for its health; return what came instead."""
+        """Ask the stub for its health; return the error that came instead."""
         try:
-            await self._asker.health(self._entry)
+            await self._client.health(self._entry)
         except ErnieError as error:
             logger.warning("%s does not answer: %s", self._entry, error.message)
             return error
@@ -130,23 +129,23 @@ class TritonModel:
     async def _check_live(self) -> None:
         for _ in range(LIVENESS_QUESTIONS):
             with contextlib.suppress(InferenceServerException):
-                await self._server.is_server_live(client_timeout=LIVENESS_LIMIT_S)
+                await self._control.is_server_live(client_timeout=LIVENESS_LIMIT_S)
                 return
         raise CommandError(f"tritonserver does not answer for {LIVENESS_QUESTIONS * LIVENESS_LIMIT_S:g} s")
 
     async def unload(self) -> None:
-        """Unload the entry, as far as that works: what is left of a dead one is no reason not to load it."""
+        """Unload the entry; an error is only logged, since a dead entry can be loaded all the same."""
         try:
-            await self._server.unload_model(self._entry, client_timeout=UNLOAD_LIMIT_S)
+            await self._control.unload_model(self._entry, client_timeout=UNLOAD_LIMIT_S)
         except InferenceServerException as error:
             logger.warning("unloading %s: %s", self._entry, error.message())
 
 
 class FailureDetector:
-    """When to give up on a stub: soon if Triton says that it is dead, late if it is only silent.
+    """Decides when a stub has failed: soon if Triton says that it is dead, late if it is only silent.
 
-    A stub that is slow, stopped or starved of its processor is silent too, and loading it again loses every
-    request in flight.
+    A stub that is slow, stopped or starved of its processor is silent too, and loading the model again loses
+    every request in flight.
     """
 
     def __init__(self, now_s: float) -> None:
@@ -154,7 +153,7 @@ class FailureDetector:
         self._deaths = 0
 
     def has_failed(self, fault: ErnieError | None, now_s: float) -> bool:
-        """Take note of one question's outcome; return whether to load the model again."""
+        """Count the outcome of one health check; return whether to load the model again."""
         if fault is None:
             self._heard_at_s = now_s
         is_silent = isinstance(fault, TritonUnreachable)
@@ -163,7 +162,7 @@ class FailureDetector:
 
 
 def load_error(message: str) -> CommandError:
-    """Return the engine's error out of what Triton says of a failed load."""
+    """Return the engine's error from Triton's message about a failed load."""
     sentence = re.sub(r"(?s)^.*?TritonModelException: ", "", message)
     sentence = re.sub(r"(?s)\n+At:\n.*$", "", sentence)  # where in our code it was raised
     sentence = re.sub(r"^load failed for model '[^']*': version \d+ is at UNAVAILABLE state: ", "", sentence)

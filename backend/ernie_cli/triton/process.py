@@ -1,8 +1,7 @@
-"""The tritonserver of one ``serve``: how it is started, what it opens, and what is told of it.
+"""The tritonserver of one ``serve``: its command, its address, and the lines about it for the user.
 
-Whoever reaches Triton's gRPC or HTTP runs code as its user: a request may bring the files of a model to load.
-So gRPC is on a Unix socket that only this user reaches, and no port is open unless one is asked for. This
-module must not know what is asked of a running Triton.
+A client of Triton's gRPC or HTTP can run code as Triton's user: a request may bring the files of a model to
+load. So gRPC is on a Unix socket that only this user reaches, and a port is open only on request.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from ernie_cli.processes.ports import LOOPBACK
 from ernie_cli.triton.bundled import bundled_command
 from ernie_cli.triton.run_directory import RunDirectory
 
-# Over HTTP inference, metadata, health and statistics remain. The other APIs ask for a header whose value holds
-# a line feed, which ends every header: nobody can send it, so it may stand in the command line, where all read.
+# Over HTTP inference, metadata, health and statistics remain. The other APIs require a header whose value holds
+# a line feed, which ends every header: it cannot be sent, so it may stand in the command line, which is public.
 _CLOSED_HTTP_APIS = (
     "--http-restricted-api=model-repository,shared-memory,trace,logging:closed-by-serve=never\nsent"
 )
-FIRST_MENDED = (2, 59, 1)
+FIRST_FIXED = (2, 59, 1)
 """The first Triton without CVE-2025-23310, -23311, -23319, -23320 and -23334 (container 25.07)."""
 
 
 @dataclass(frozen=True)
 class TritonPorts:
-    """The loopback ports that one tritonserver opens. None: not this one; gRPC is on a Unix socket then."""
+    """The loopback ports that one tritonserver opens; None: closed, and gRPC on a Unix socket."""
 
     http: int | None = None
     grpc: int | None = None
@@ -44,7 +43,7 @@ def triton_url(run: RunDirectory, ports: TritonPorts) -> str:
 
 
 def _listening(run: RunDirectory, ports: TritonPorts) -> list[str]:
-    """Return the arguments that open what is wanted, and nothing else."""
+    """Return the arguments that open the requested ports, and nothing else."""
     address, _, port = triton_url(run, ports).rpartition(":")
     arguments = [f"--grpc-address={address}", f"--grpc-port={port}"]
     for service, opened in (("http", ports.http), ("metrics", ports.metrics)):
@@ -62,8 +61,8 @@ def triton_command(
 
     Args:
         run: holds the repository and the socket, and names the shared memory.
-        ports: what it opens.
-        installed: a tritonserver of this machine; None takes the one in the wheel.
+        ports: that it opens.
+        installed: a tritonserver of this machine; None: the bundled one.
 
     Raises:
         CommandError: there is no tritonserver.
@@ -77,7 +76,7 @@ def triton_command(
         "--pinned-memory-pool-byte-size=0",
         "--log-info=false",
         "--exit-timeout-secs=5",
-        "--disable-auto-complete-config",  # it would start another stub, ask it for nothing and sleep a second
+        "--disable-auto-complete-config",  # it would start another stub for nothing and sleep a second
     ]
     if installed is None:
         return bundled_command(arguments)
@@ -86,15 +85,15 @@ def triton_command(
 
 
 def triton_lines(version: str, installed: Path | None, ports: TritonPorts, *, has_keys: bool) -> Iterator[str]:
-    """Yield what the user is told of a running Triton: which one it is, and what it opens to others.
+    """Yield the lines for the user about a running Triton: its version, and what it opens to others.
 
     Args:
-        version: as it says itself, for example 2.51.0.
+        version: its own, for example 2.51.0.
         installed: as for ``triton_command``.
-        ports: what it opens.
-        has_keys: the OpenAI API asks for a key.
+        ports: that it opens.
+        has_keys: the OpenAI API requires a key.
     """
-    is_old = tuple(map(int, re.findall(r"\d+", version)[:3])) < FIRST_MENDED
+    is_old = tuple(map(int, re.findall(r"\d+", version)[:3])) < FIRST_FIXED
     named = f"{installed or 'bundled'}, version {version}" + (
         ", with published vulnerabilities" if is_old else ""
     )
@@ -114,6 +113,6 @@ def triton_lines(version: str, installed: Path | None, ports: TritonPorts, *, ha
         )
     if opened and is_old:
         yield (
-            f"Notice: whoever reaches a port of Triton {version} may use its vulnerabilities; a newer"
-            " tritonserver on PATH is taken instead (docs/security.md)"
+            f"Notice: a user who reaches a port of Triton {version} may exploit its vulnerabilities; a newer"
+            " tritonserver on PATH is used instead (docs/security.md)"
         )

@@ -8,10 +8,9 @@
     <temporary>/serve.lock                              locked as long as this process lives
     <temporary>/python_env                              link to the folder that Triton's Python backend made
 
-It also owns what Triton leaves elsewhere when it ends in a hurry, and removes it: shared memory regions, which
-have a prefix of ours, and the folder of Triton's Python backend, whose place in /tmp cannot be chosen. A killed
-``serve`` can remove nothing; the next one does it, wherever the kernel has given up the lock.
-This module must not know how Triton is started.
+It also removes what Triton leaves elsewhere when it is killed: shared memory regions, which have a prefix of
+their own, and the folder of Triton's Python backend, whose place in /tmp cannot be chosen. What a killed
+``serve`` leaves is removed by the next one, which finds the lock released by the kernel.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def check_socket_path() -> None:
 def remove_abandoned() -> None:
     """Remove the run directories of this user whose process is gone, and what belongs to them."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # another one removes it too, or it is another user's
+        with contextlib.suppress(OSError):  # another serve removes it too, or it is another user's
             if path.lstat().st_uid == os.geteuid() and (lock := _lock(path / LOCK)) is not None:
                 _remove(path)
                 os.close(lock)
@@ -89,7 +88,7 @@ class RunDirectory:
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
         self.shared_memory_prefix = f"{self.path.name}-{os.getpid()}-"
-        unlocked = self.path / "unlocked"  # renamed when it is locked: nobody finds it unlocked
+        unlocked = self.path / "unlocked"  # renamed once it is locked: serve.lock is never found unlocked
         unlocked.touch()
         self._lock = _lock(unlocked)
         unlocked.rename(self.path / LOCK)

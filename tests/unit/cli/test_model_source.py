@@ -42,7 +42,6 @@ def test_a_relative_model_directory_becomes_absolute_and_wins_over_the_hub(
     monkeypatch.chdir(tmp_path)
     found = find_model("owner/name")
     assert found.directory == directory
-    assert not found.downloaded
     assert (found.size_bytes, found.weights_bytes) == (7, 5)
     (found.directory / "rank0").mkdir()
     (found.directory / "rank0" / "model.safetensors").write_bytes(b"123")

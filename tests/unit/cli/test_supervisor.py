@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.processes.child import _Processes
+from ernie_cli.processes.child import _ProcessTable
 from ernie_cli.processes.child_launcher import launcher_command
 from ernie_cli.processes.supervisor import StopRequested, Supervisor
 from ernie_frontend.log_output import LogOutput, standard_error
@@ -228,9 +228,9 @@ def test_one_look_at_the_processes_serves_all_who_look_again_and_again(monkeypat
         return looks[-1]
 
     monkeypatch.setattr("ernie_cli.processes.child._all_processes", look)
-    processes = _Processes()
-    assert processes.members(DEADLINE_S) == processes.members(DEADLINE_S) == looks[0]
-    assert processes.members(0.0) == looks[1]
+    processes = _ProcessTable()
+    assert processes.scan(DEADLINE_S) == processes.scan(DEADLINE_S) == looks[0]
+    assert processes.scan(0.0) == looks[1]
 
 
 async def test_only_the_descendants_are_killed(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ async def test_a_child_that_is_started_again_keeps_its_place(tmp_path: Path) -> 
         children = [await supervisor.start(name, [*python(code), name, str(log)], os.environ) for name in "ab"]
         children[0].kill()
         await children[0].stop()
-        children[0] = await supervisor.start_again(children[0])
+        children[0] = await supervisor.restart(children[0])
         for name, child in zip("ab", children, strict=True):
             await wait_for_file(Path(f"{log}{name}{child.pid}"))
         await supervisor.run(asyncio.sleep(0))
