@@ -48,4 +48,4 @@ def _score(chunk: ScheduledChunk, logits: Logits, request: RequestState, sampler
     num_top = sequence.sampling.prompt_logprobs
     if next_ids and num_top is not None:
         rows = logits[first : first + len(next_ids)]
-        request.add_prompt_logprobs(sampler.rank_prompt(rows, next_ids, num_top))
+        request.add_prompt_logprobs(sampler.score_prompt(rows, next_ids, num_top))

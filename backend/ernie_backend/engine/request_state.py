@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.request.sequence import Sequence
-from ernie_backend.runner.logprobs import RankedToken
+from ernie_backend.runner.logprobs import ScoredToken
 from ernie_backend.runner.sampler import SampledToken
 from ernie_wire.logprobs import TokenLogprobs, TopLogprob
 from ernie_wire.marked_text import MarkedText, joined
@@ -60,9 +60,9 @@ class RequestState:
         """Unique among the requests in the engine."""
         return self.sequence.request_id
 
-    def add_prompt_logprobs(self, ranked: Iterable[RankedToken]) -> None:
+    def add_prompt_logprobs(self, scored: Iterable[ScoredToken]) -> None:
         """Add the log probabilities of the next tokens of the prompt."""
-        self._prompt_logprobs += [self._token_logprobs(each) for each in ranked]
+        self._prompt_logprobs += [self._token_logprobs(each) for each in scored]
         self.sequence.num_scored_tokens = len(self._prompt_logprobs)
 
     def advance(self, tokens: Iterable[SampledToken]) -> Output | None:
@@ -79,9 +79,9 @@ class RequestState:
         token_id = sampled.token_id
         self.sequence.append(token_id)
         self._unsent_ids.append(token_id)
-        if sampled.ranked is not None:
+        if sampled.scored is not None:
             is_skipped = self._detokenizer.skips(token_id)
-            self._unsent_logprobs.append(self._token_logprobs(sampled.ranked, is_skipped=is_skipped))
+            self._unsent_logprobs.append(self._token_logprobs(sampled.scored, is_skipped=is_skipped))
         self._unsent_text.append(self._text_of(token_id))
 
     def _output(self) -> Output:
@@ -125,8 +125,8 @@ class RequestState:
         text = self._stop.push(joined((text, self._detokenizer.finish())))
         return joined((text, self._stop.finish()))
 
-    def _token_logprobs(self, ranked: RankedToken, *, is_skipped: bool = False) -> TokenLogprobs:
+    def _token_logprobs(self, scored: ScoredToken, *, is_skipped: bool = False) -> TokenLogprobs:
         bytes_of = self._detokenizer.token_bytes
-        top = tuple(TopLogprob(token_id, value, bytes_of(token_id)) for token_id, value in ranked.top)
-        own_bytes = bytes_of(ranked.token_id)
-        return TokenLogprobs(ranked.token_id, ranked.value, own_bytes, ranked.rank, top, is_skipped)
+        top = tuple(TopLogprob(token_id, value, bytes_of(token_id)) for token_id, value in scored.top)
+        own_bytes = bytes_of(scored.token_id)
+        return TokenLogprobs(scored.token_id, scored.value, own_bytes, scored.rank, top, is_skipped)

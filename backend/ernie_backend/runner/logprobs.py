@@ -20,7 +20,7 @@ Values = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class RankedToken:
+class ScoredToken:
     """A token's value among those of the vocabulary.
 
     Attributes:
@@ -35,7 +35,7 @@ class RankedToken:
     top: tuple[tuple[int, float], ...]
 
 
-def ranked_token(logits: Values, token_id: int, num_top: int, *, is_logprob: bool) -> RankedToken:
+def scored_token(logits: Values, token_id: int, num_top: int, *, is_logprob: bool) -> ScoredToken:
     """Return the value and rank of one token.
 
     Args:
@@ -48,7 +48,7 @@ def ranked_token(logits: Values, token_id: int, num_top: int, *, is_logprob: boo
     top = _largest(logits, min(num_top, len(logits)))
     ids = np.append(top, token_id)
     values = np.maximum(logits[ids].astype(np.float64) - shift, LOWEST_LOGPROB).tolist()
-    return RankedToken(
+    return ScoredToken(
         token_id=token_id,
         value=values[-1],
         rank=int(np.count_nonzero(logits > logits[token_id])) + 1,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.request.sequence import Sequence
-from ernie_backend.runner.logprobs import RankedToken, ranked_token
+from ernie_backend.runner.logprobs import ScoredToken, scored_token
 from ernie_backend.settings.groups import RAW_LOGPROBS
 from ernie_kernels.sampling import SamplingBatch, TokenSampler, kept_weights, sampling_batch
 
@@ -40,7 +40,7 @@ class SampledToken:
     """A row's token, ``NO_TOKEN`` where the logits are not numbers, and its rank if the request needs it."""
 
     token_id: int
-    ranked: RankedToken | None = None
+    scored: ScoredToken | None = None
 
 
 class Sampler:
@@ -81,11 +81,11 @@ class Sampler:
                 chosen, _batch([rows[index] for index in random])
             )
         return [
-            SampledToken(token, self._ranked(raw[index], edited[index], rows[index], token))
+            SampledToken(token, self._scored(raw[index], edited[index], rows[index], token))
             for index, token in enumerate(tokens.tolist())
         ]
 
-    def rank_prompt(self, logits: Logits, next_ids: tuple[int, ...], num_top: int) -> list[RankedToken]:
+    def score_prompt(self, logits: Logits, next_ids: tuple[int, ...], num_top: int) -> list[ScoredToken]:
         """Return the values of a prompt's tokens ``next_ids [R]`` under the ``logits [R, V]`` before them.
 
         A prompt is not sampled: processed modes give the raw values here. Tokens that the tokenizer lacks have
@@ -94,16 +94,16 @@ class Sampler:
         rows = logits[:, : max(self._vocab_size, max(next_ids, default=0) + 1)].copy()
         rows[:, self._vocab_size :] = -np.inf
         return [
-            ranked_token(row, token_id, num_top, is_logprob=self._is_logprob)
+            scored_token(row, token_id, num_top, is_logprob=self._is_logprob)
             for row, token_id in zip(rows, next_ids, strict=True)
         ]
 
-    def _ranked(self, raw: Logits, edited: Logits, row: SamplingRow, token_id: int) -> RankedToken | None:
+    def _scored(self, raw: Logits, edited: Logits, row: SamplingRow, token_id: int) -> ScoredToken | None:
         num_top = row.sequence.sampling.logprobs
         if num_top is None or token_id == NO_TOKEN:
             return None
         values = _filtered(edited, row) if self._is_processed else raw
-        return ranked_token(values, token_id, num_top, is_logprob=self._is_logprob)
+        return scored_token(values, token_id, num_top, is_logprob=self._is_logprob)
 
 
 def uniform(seed: int, index: int) -> float:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.logits_processors import LogitBias
-from ernie_backend.runner.logprobs import ranked_token
+from ernie_backend.runner.logprobs import scored_token
 from ernie_backend.runner.sampler import Sampler, SamplingRow
 from ernie_backend.settings.groups import LOGPROBS_MODES
 from ernie_kernels.reference import ReferenceOps
@@ -31,26 +31,26 @@ def test_values_ranks_and_tops_are_exact(width: int, spread: float) -> None:
     exact, order = _exact(logits), np.argsort(-logits, kind="stable")
     for num_top in (0, 1, 20, width if width <= 1000 else 1000):
         token = int(generator.integers(width))
-        ranked = ranked_token(logits, token, num_top, is_logprob=True)
+        scored = scored_token(logits, token, num_top, is_logprob=True)
         expected = order[:num_top].tolist()
-        assert [each for each, _ in ranked.top] == expected
-        np.testing.assert_allclose([value for _, value in ranked.top], exact[expected], atol=1e-4)
-        assert ranked.value == pytest.approx(exact[token], abs=1e-4)
-        assert ranked.rank == 1 + int((logits > logits[token]).sum())
+        assert [each for each, _ in scored.top] == expected
+        np.testing.assert_allclose([value for _, value in scored.top], exact[expected], atol=1e-4)
+        assert scored.value == pytest.approx(exact[token], abs=1e-4)
+        assert scored.rank == 1 + int((logits > logits[token]).sum())
 
 
 def test_a_probability_of_zero_has_a_number() -> None:
     logits = np.array([0.0, -np.inf, -np.inf], np.float32)
-    ranked = ranked_token(logits, 1, 3, is_logprob=True)
-    assert (ranked.value, ranked.rank) == (LOWEST_LOGPROB, 2)
-    assert ranked.top == ((0, 0.0), (1, LOWEST_LOGPROB), (2, LOWEST_LOGPROB))
+    scored = scored_token(logits, 1, 3, is_logprob=True)
+    assert (scored.value, scored.rank) == (LOWEST_LOGPROB, 2)
+    assert scored.top == ((0, 0.0), (1, LOWEST_LOGPROB), (2, LOWEST_LOGPROB))
 
 
 def _first(mode: str, row: Sequence, logits: list[float]) -> dict[int, float]:
     sampler = Sampler(ReferenceOps(), len(logits), mode)
-    ranked = sampler.sample(np.array([logits], np.float32), [SamplingRow(row)])[0].ranked
-    assert ranked is not None
-    return dict(ranked.top)
+    scored = sampler.sample(np.array([logits], np.float32), [SamplingRow(row)])[0].scored
+    assert scored is not None
+    return dict(scored.top)
 
 
 def test_the_four_modes() -> None:
@@ -76,13 +76,13 @@ def test_none_are_made_unless_asked_for_and_none_of_no_numbers() -> None:
     sampler = Sampler(ReferenceOps(), 2)
     logits = np.array([[0.0, 1.0], [np.nan, 0.0]], np.float32)
     rows = [SamplingRow(sampled_sequence(0.0)), SamplingRow(sampled_sequence(0.0, logprobs=1))]
-    assert [each.ranked for each in sampler.sample(logits, rows)] == [None, None]
+    assert [each.scored for each in sampler.sample(logits, rows)] == [None, None]
 
 
 def test_prompts_are_ranked_without_padding() -> None:
     sampler = Sampler(ReferenceOps(), 3)
     logits = np.array([[1.0, 2.0, 0.0, 9.0, 9.0], [0.0, 0.0, 0.0, 9.0, 9.0]], np.float32)
-    first, second = sampler.rank_prompt(logits, (0, 3), 2)
+    first, second = sampler.score_prompt(logits, (0, 3), 2)
     exact = _exact(logits[0, :3])
     assert (first.token_id, first.rank) == (0, 2)
     assert first.value == pytest.approx(exact[0], abs=1e-4)

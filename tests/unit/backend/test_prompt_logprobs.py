@@ -10,7 +10,7 @@ import pytest
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
-from ernie_backend.runner.logprobs import ranked_token
+from ernie_backend.runner.logprobs import scored_token
 from ernie_backend.settings.groups import SchedulerLimits
 from ernie_wire.messages import Output
 from fakes.sequences import make_request, reference_sampler
@@ -51,7 +51,7 @@ def _check(outputs: list[Output], prompt: tuple[int, ...] = PROMPT) -> None:
     for position, entry in enumerate(entries[1:], 1):
         logits = np.zeros(VOCAB, np.float32)
         logits[next_token(prompt[:position], VOCAB)] = 1
-        expected = ranked_token(logits, prompt[position], 2, is_logprob=True)
+        expected = scored_token(logits, prompt[position], 2, is_logprob=True)
         assert entry is not None
         assert (entry.token_id, entry.rank) == (prompt[position], expected.rank)
         assert entry.logprob == expected.value

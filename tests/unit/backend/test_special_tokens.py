@@ -17,7 +17,7 @@ from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.engine.request_state import RequestState
-from ernie_backend.runner.logprobs import RankedToken
+from ernie_backend.runner.logprobs import ScoredToken
 from ernie_backend.runner.sampler import SampledToken
 from ernie_wire.marked_text import Mark, MarkedText, joined
 from ernie_wire.messages import GenerateRequest, Output
@@ -113,8 +113,8 @@ def _answer(token_ids: tuple[int, ...], **asked: Any) -> list[Output]:
     request = _request(**{"max_tokens": len(token_ids), **asked})
     outputs = []
     for token_id in token_ids:
-        ranked = RankedToken(token_id, -1.0, 1, ()) if request.sequence.sampling.logprobs is not None else None
-        output = request.advance([SampledToken(token_id, ranked)])
+        scored = ScoredToken(token_id, -1.0, 1, ()) if request.sequence.sampling.logprobs is not None else None
+        output = request.advance([SampledToken(token_id, scored)])
         assert output is not None
         outputs.append(output)
         if output.is_last:
