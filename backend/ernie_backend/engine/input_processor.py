@@ -10,9 +10,9 @@ from typing import NoReturn
 
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer, find_tokenizer
+from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.engine.detokenizer import Detokenizer
-from ernie_backend.engine.generation_config import GenerationConfig
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.engine.sampling_resolver import SamplingResolver
 from ernie_backend.engine.stop import StopMatcher

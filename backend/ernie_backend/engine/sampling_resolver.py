@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
-from ernie_backend.engine.generation_config import GenerationConfig
+from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import BadWords, LogitBias, MinTokens, Penalties
 from ernie_backend.settings.groups import LogprobLimits

@@ -15,7 +15,7 @@ import pytest
 
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer
-from ernie_backend.engine.generation_config import GenerationConfig
+from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.runner.sampler import Sampler, SamplingRow
 from ernie_frontend.schema.chat import ChatRequest
