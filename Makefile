@@ -3,8 +3,10 @@
 # make test     all tests, those with the real tritonserver included
 # make test-full  those that take long too, and make sanitize
 # make sanitize   the kernels under AddressSanitizer and UBSan
-# make check    linters and type checkers
-# make bench    speed of the engine, beside llama.cpp's          (LLAMA=directory of benchmarks/peers.sh)
+# make check    linters and type checkers, and make size
+# make size     files, functions and lines per package
+# make coverage  lines of the Python packages that the unit tests run
+# make bench    speed of the engine, next to llama.cpp's          (LLAMA=directory of benchmarks/peers.sh)
 # make bench URL=http://127.0.0.1:8188   load a running server
 # make perf_analyzer  install Triton's load generator; test does it too
 # make train    the embedded model from nothing, in an hour (PyTorch goes into .venv-train)
@@ -14,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo perf_analyzer test test-full sanitize check bench train test-train clean
+.PHONY: help setup demo perf_analyzer test test-full sanitize check size coverage bench train test-train clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -25,6 +27,7 @@ ONCE ?=
 URL ?=
 LLAMA ?=
 TEST ?= tests
+UNIT_TESTS ?= tests/unit
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
@@ -98,6 +101,15 @@ check: setup
 	$(BIN)/mypy $(PYTHON_FILES)
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(shell find kernels/cpu -name '*.[ch]pp')
+	@$(BIN)/python tools/size_report.py
+
+size: setup
+	@$(BIN)/python tools/size_report.py
+
+# What runs in processes that the tests start is not counted.
+coverage: setup
+	@$(BIN)/coverage run -m pytest --quiet $(UNIT_TESTS)
+	@$(BIN)/coverage report
 
 bench: setup
 	@$(BIN)/python benchmarks/$(if $(URL),load.py --url "$(URL)",engine_speed.py $(if $(LLAMA),--llama "$(LLAMA)"))
