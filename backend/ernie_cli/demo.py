@@ -6,16 +6,17 @@ import functools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 
+from ernie_backend.settings.kinds import Integer
+from ernie_cli.arguments import Parser, checked
 from ernie_cli.checkout import checkout
 from ernie_cli.errors import CommandError
 from ernie_cli.processes.ports import LOOPBACK
 from ernie_cli.serve.service import run_until_stopped
 from ernie_cli.serve.settings import ServeSettings, api_keys
+from ernie_frontend.log_output import print_line
 from ernie_frontend.middleware.api_keys import API_KEY_VARIABLE
 
 QUESTION = "Where is the capital of China?"
@@ -27,25 +28,32 @@ EMBEDDED_PARAMETERS = {"dtype": "float32"}
 _ANSWER_DEADLINE_S = 300.0
 
 
-def demo(
-    model: Annotated[str | None, typer.Option(help="a model directory instead of the embedded one")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="port on the loopback interface")] = 8188,
-    once: Annotated[bool, typer.Option("--once", help="end after the answers")] = False,
-) -> None:
+def demo(arguments: Sequence[str]) -> None:
     """Serve the embedded model and ask it some questions through the openai client."""
-    keys = api_keys({})
+    parser = Parser("demo", "Serve the embedded model and ask it some questions through the openai client.")
+    parser.add_argument("--model", metavar="DIRECTORY", help="a model directory instead of the embedded one")
+    parser.add_argument(
+        "--port",
+        type=checked(Integer(0, 65535).read),
+        default=8188,
+        metavar="N",
+        help="port on the loopback interface [%(default)s]",
+    )
+    parser.add_argument("--once", action="store_true", help="end after the answers")
+    options = parser.read(arguments)
+    keys, model = api_keys({}), options.model
     settings = ServeSettings(
         model=str(embedded_weights()) if model is None else model,
         host=LOOPBACK,
-        port=port,
+        port=options.port,
         api_keys=keys,
         name=EMBEDDED_ENTRY if model is None else None,
         engine=EMBEDDED_PARAMETERS if model is None else {},
         is_quiet=True,
     )
-    typer.echo(f"Starting tritonserver and the OpenAI frontend with {model or EMBEDDED_ENTRY}.")
+    print_line(f"Starting tritonserver and the OpenAI frontend with {model or EMBEDDED_ENTRY}.")
     questions = (QUESTION, *MORE_QUESTIONS) if model is None else (QUESTION,)
-    ask = functools.partial(_ask, questions=questions, key=keys[0] if keys else None, once=once)
+    ask = functools.partial(_ask, questions=questions, key=keys[0] if keys else None, once=options.once)
     run_until_stopped(settings, ask)
 
 

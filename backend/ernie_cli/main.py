@@ -2,66 +2,75 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Annotated
 
-import typer
-
+from ernie_cli.arguments import Parser, UsageError
 from ernie_cli.demo import demo
 from ernie_cli.errors import CommandError
-from ernie_cli.evaluation.command import eval_command
-from ernie_cli.plan.command import plan_command
+from ernie_cli.evaluation.command import evaluate
+from ernie_cli.plan.command import plan
 from ernie_cli.quantize import quantize
-from ernie_cli.serve.command import serve_command
+from ernie_cli.serve.command import serve
 from ernie_frontend.log_output import standard_error
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # its tables cut the names of long flags
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
+    "demo": (demo, "Serve the embedded model and ask it some questions."),
+    "eval": (evaluate, "Ask a running server sets of questions and print how many answers are exact."),
+    "quantize": (quantize, "Write a quantized checkpoint that loads as it is."),
+    "serve": (serve, "Serve a model with the OpenAI API; takes FastDeploy's flags."),
+    "plan": (plan, "Tell how much memory a model takes and what fits; takes the flags of serve."),
+}
+"""Name -> what runs it with its arguments and may return an exit status, and what it does."""
+_INTERRUPTED = 130
+_WRONG_USAGE = 2
 
 
-def _print_version(is_asked: bool) -> None:
-    if is_asked:
-        typer.echo(f"ernie-triton {version('ernie-triton')}")
-        raise typer.Exit
+def run(arguments: Sequence[str]) -> int:
+    """Run a command, the first of the arguments; return its exit status.
 
-
-@app.callback()
-def common(
-    _version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="print the version")
-    ] = False,
-) -> None:
-    """Serve the ERNIE-4.5 family behind Triton Inference Server, with an OpenAI API."""
-
-
-app.command()(demo)
-app.command("eval")(eval_command)
-app.command()(quantize)
-
-
-@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-def serve(context: typer.Context) -> None:
-    """Serve a model with the OpenAI API; takes FastDeploy's flags (serve --help lists them)."""
-    serve_command(context.args)
-
-
-@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-def plan(context: typer.Context) -> None:
-    """Tell how much memory a model takes and what fits; takes the flags of serve."""
-    plan_command(context.args)
+    Raises:
+        UsageError: the arguments cannot be read.
+        CommandError: the command failed.
+    """
+    name, *others = arguments or ["--help"]
+    if name not in COMMANDS:
+        _parser().read([name])  # --help and --version end the process, everything else is an error
+    command, _ = COMMANDS[name]
+    return command(others) or 0
 
 
 def main() -> None:
     """Run the command of this process's arguments."""
     try:
-        app()
+        status = run(sys.argv[1:])
+    except UsageError as error:
+        name = " ".join(["ernie-triton", *(each for each in sys.argv[1:2] if each in COMMANDS)])
+        sys.stderr.write(f"{name}: {error}\n({name} --help lists the flags)\n")
+        status = _WRONG_USAGE
     except CommandError as error:
         sys.stdout.flush()
         standard_error().write(f"{error.to_text()}\n")
-        sys.exit(1)
+        status = 1
+    except KeyboardInterrupt:
+        sys.stderr.write("Aborted.\n")
+        status = _INTERRUPTED
+    sys.exit(status)
+
+
+def _parser() -> Parser:
+    width = max(map(len, COMMANDS)) + 2
+    parser = Parser(
+        "",
+        "Serve the ERNIE-4.5 family behind Triton Inference Server, with an OpenAI API.",
+        usage="ernie-triton COMMAND [arguments]",
+        epilog="commands:\n" + "\n".join(f"  {name:{width}}{what}" for name, (_, what) in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ernie-triton {version('ernie-triton')}")
+    parser.add_argument(
+        "command", choices=COMMANDS, metavar="COMMAND", help="one of these; COMMAND --help lists its arguments"
+    )
+    return parser

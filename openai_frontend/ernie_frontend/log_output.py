@@ -12,12 +12,11 @@ import contextlib
 import logging
 import os
 import select
+import sys
 import threading
 from collections import deque
 from functools import lru_cache
 from pathlib import Path
-
-import typer
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _CAPACITY_BYTES = 1 << 20
@@ -106,7 +105,8 @@ def standard_error() -> LogOutput:
 def print_line(line: str) -> None:
     """Print a line to standard output; once that fails because its reader is gone, print no more lines."""
     try:
-        typer.echo(line)
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
     except OSError:
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 1)  # also for what Python still has in its buffer

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from ernie_cli.errors import CommandError
-from ernie_cli.main import app
 from ernie_cli.processes.ports import free_ports
 from fakes.triton_grpc import FakeTriton, Inference, Response, ready_model, tell
+from invoke import Result, invoke
 
 pytest_plugins = ("fakes.frontend_server",)
 
@@ -99,7 +98,7 @@ def completion(content: Any, model: Any = "tiny") -> dict[str, Any]:
 
 
 def evaluate(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["eval", *arguments])
+    return invoke("eval", *arguments)
 
 
 def failure(*arguments: str) -> str:
@@ -115,7 +114,7 @@ def test_answers_are_matched_to_their_questions_and_counted(
 ) -> None:
     triton.answer = repeat
     result = evaluate("--url", f"{frontend}/v1/", "--set", echo_set, "--concurrency", "20")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, result.stdout
     lines = result.stdout.splitlines()
     assert lines[2].split("|")[2:] == [" numbers  ", " en       ", "    19 ", " 20 ", " 95.0 ", ""]
     assert "19  said: '19.'  expected: another" in result.stdout
@@ -214,7 +213,7 @@ def test_an_answer_may_be_anything(as_json: bool, echo_set: str) -> None:
     """Even what cannot be written as UTF-8; and it reaches no terminal as it is."""
     with scripted_api(lambda number: completion(("\ud800", "\x1b[2J", None)[number % 3], "m\x1b")) as url:
         result = evaluate("--url", url, "--set", echo_set, *(["--json"] if as_json else []))
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, result.stdout
     assert "\x1b" not in result.stdout
     assert ("\\u001b[2J" if as_json else r"said: '\x1b[2J'") in result.stdout
 
@@ -250,7 +249,7 @@ def test_a_refused_question_is_wrong_and_the_others_are_asked(
 ) -> None:
     triton.answer = refuse_odd
     result = evaluate("--url", frontend, "--set", echo_set)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, result.stdout
     assert re.search("10 of 20 questions refused.* echo:2, with status 400: 9 tok", result.stdout)
     assert result.stdout.splitlines()[2].split("|")[4:6] == ["    10 ", " 20 "]
 

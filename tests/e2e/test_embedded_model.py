@@ -14,12 +14,11 @@ from typing import Any
 
 import openai
 import pytest
-from typer.testing import CliRunner
 
 from e2e.frontend_process import frontend_process
 from e2e.triton_server import EMBEDDED, TritonServer, add_entry
 from ernie_cli.evaluation.question_sets import is_exact
-from ernie_cli.main import app
+from invoke import invoke
 
 BF16, WINT8 = "ernie-tiny", "ernie-tiny-wint8"
 DEADLINE_S = 100.0
@@ -226,8 +225,8 @@ def model(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def report(url: str, model: str) -> dict[str, Any]:
     """What ``eval`` finds with the held-out sets."""
-    result = CliRunner().invoke(app, ["eval", "--url", url, "--model", model, "--json"])
-    assert result.exit_code == 0, result.output
+    result = invoke("eval", "--url", url, "--model", model, "--json")
+    assert result.exit_code == 0, result.stdout
     found: dict[str, Any] = json.loads(result.stdout)
     return found
 

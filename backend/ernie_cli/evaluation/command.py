@@ -8,12 +8,12 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from ernie_backend.settings.kinds import Integer
+from ernie_cli.arguments import Parser, checked
 from ernie_cli.errors import CommandError
 from ernie_cli.evaluation.client import Server, ask_all
 from ernie_cli.evaluation.question_sets import QuestionSet, read_sets
@@ -28,6 +28,7 @@ from ernie_cli.evaluation.report import (
 )
 from ernie_cli.evaluation.terminal_text import shown
 from ernie_cli.serve.settings import api_keys
+from ernie_frontend.log_output import print_line
 from ernie_frontend.middleware.api_keys import NoKey, read_key_file
 
 _MAX_WRONG_SHOWN = 5
@@ -35,44 +36,54 @@ _MAX_CONCURRENCY = 512
 """A frontend's default limit. Each request is a connection, and a process may often open no more than 1024."""
 
 
-def eval_command(
-    url: Annotated[str, typer.Option(help="base URL of the server")] = "http://127.0.0.1:8188",
-    model: Annotated[str, typer.Option(help="the model's name there")] = "default",
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="PATH",
-            help="a .jsonl file of questions, or a directory of such files; may be repeated"
-            " [default: in a checkout, benchmarks/evaluation]",
-        ),
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=_MAX_CONCURRENCY, help="requests in flight")] = 8,
-    api_key: Annotated[
-        str | None, typer.Option(help="of a server that requires one; else the first of $FD_API_KEY")
-    ] = None,
-    api_key_file: Annotated[
-        Path | None, typer.Option(help="file of such keys, one a line, of which the first is taken")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON, every wrong answer included")] = False,
-) -> None:
+def evaluate(arguments: Sequence[str]) -> None:
     """Ask a running server sets of questions and print how many answers are exact."""
+    options = _parser().read(arguments)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # an interrupted evaluation has failed
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     server = Server(
-        url.rstrip("/").removesuffix("/v1"), model, _first_key(api_key_file) if api_key is None else api_key
+        options.url.rstrip("/").removesuffix("/v1"),
+        options.model,
+        _first_key(options.api_key_file) if options.api_key is None else options.api_key,
     )
-    question_sets = read_sets(sets or ())
+    question_sets = read_sets(options.sets)
     begin = time.monotonic()
-    outcomes = _ask(server, question_sets, concurrency)
+    outcomes = _ask(server, question_sets, options.concurrency)
     seconds = time.monotonic() - begin
     if all(outcome.answer.refusal for outcome in outcomes):
         raise CommandError(f"{server.url}: {refused_line(outcomes)}")
-    if as_json:
-        report = {"url": server.url, "model": model, "seconds": round(seconds, 1), **to_json(outcomes)}
-        typer.echo(json.dumps(report, ensure_ascii=False, indent=2))
+    if options.as_json:
+        report = {"url": server.url, "model": options.model, "seconds": round(seconds, 1), **to_json(outcomes)}
+        print_line(json.dumps(report, ensure_ascii=False, indent=2))
     else:
         _print(outcomes, seconds)
+
+
+def _parser() -> Parser:
+    parser = Parser("eval", "Ask a running server sets of questions and print how many answers are exact.")
+    add = parser.add_argument
+    add("--url", default="http://127.0.0.1:8188", metavar="URL", help="base URL of the server [%(default)s]")
+    add("--model", default="default", metavar="NAME", help="the model's name there [%(default)s]")
+    add(
+        "--set",
+        dest="sets",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a .jsonl file of questions, or a directory of such files; may be repeated"
+        " [in a checkout, benchmarks/evaluation]",
+    )
+    concurrency = checked(Integer(1, _MAX_CONCURRENCY).read)
+    add("--concurrency", type=concurrency, default=8, metavar="N", help="requests in flight [%(default)s]")
+    add("--api-key", metavar="KEY", help="of a server that requires one; else the first of $FD_API_KEY")
+    add(
+        "--api-key-file",
+        type=Path,
+        metavar="PATH",
+        help="file of such keys, one a line, of which the first is taken",
+    )
+    add("--json", dest="as_json", action="store_true", help="print JSON, every wrong answer included")
+    return parser
 
 
 def _first_key(file: Path | None) -> str | None:
@@ -91,15 +102,15 @@ def _first_key(file: Path | None) -> str | None:
 
 def _print(outcomes: Sequence[Outcome], seconds: float) -> None:
     for line in table(outcomes):
-        typer.echo(line)
+        print_line(line)
     if wrong := wrong_lines(outcomes, _MAX_WRONG_SHOWN):
-        typer.echo("\nWrong answers:")
+        print_line("\nWrong answers:")
         for line in wrong:
-            typer.echo(line)
+            print_line(line)
     if refused := refused_line(outcomes):
-        typer.echo(f"\n{refused}")
+        print_line(f"\n{refused}")
     models = ", ".join(map(shown, answered_by(outcomes))) or "a model without a name"
-    typer.echo(f"\n{counted(len(outcomes))} in {seconds:.1f} s, answered by {models}")
+    print_line(f"\n{counted(len(outcomes))} in {seconds:.1f} s, answered by {models}")
 
 
 def _ask(server: Server, question_sets: Sequence[QuestionSet], concurrency: int) -> list[Outcome]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ernie_backend.settings.kinds import Switch
+from ernie_cli.arguments import Parser, UsageError, checked, unexpected
 from ernie_cli.flags.fastdeploy import VARIABLES
 from ernie_cli.flags.flag import Flag, Group, LocalizedText, NoEffect, Refused
 from ernie_cli.flags.table import FLAGS, GROUPS
@@ -19,18 +19,6 @@ _DESCRIPTION = LocalizedText(
     "Serve a model with the OpenAI API behind Triton. Takes FastDeploy's flags, with - or _.",
     "在 Triton 之后以 OpenAI API 提供模型服务。接受 FastDeploy 的参数，- 与 _ 均可。",
 )
-_MIN_SIMILARITY = 0.68  # of a misspelled flag and the one that was meant
-
-
-class UsageError(Exception):
-    """The arguments cannot be read; the message is one line for the user."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises instead of ending the process."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message.removeprefix("argument "))
 
 
 def read_flags(arguments: Sequence[str]) -> dict[str, str]:
@@ -55,16 +43,16 @@ def parsed_flags(arguments: Sequence[str], groups: Sequence[Group] = GROUPS) -> 
             many.
     """
     flags = {flag.name: flag for group in groups for flag in group.flags}
-    parsed, others = _parser("en", groups).parse_known_args([_dashed(each) for each in arguments])
+    parsed, others = _parser("en", groups).read_known(arguments)
     given: dict[str, str] = {}
     if others and not others[0].startswith("-") and getattr(parsed, MODEL) is None:
         given[MODEL] = others.pop(0)
     if others:
-        raise UsageError(_unexpected(others[0], flags))
+        raise UsageError(unexpected(others[0], flags))
     for name, flag in flags.items():
-        texts = getattr(parsed, name, None)
-        if texts is not None:
-            given[name] = ",".join(_read(flag, text) for text in (texts if flag.many else [texts]))
+        value = getattr(parsed, name, None)
+        if value is not None:
+            given[name] = ",".join(value) if flag.many else value
     return given
 
 
@@ -98,12 +86,8 @@ def help_text(
     return parser.format_help()
 
 
-def _parser(language: str, groups: Sequence[Group]) -> _Parser:
-    parser = _Parser(
-        allow_abbrev=False,
-        add_help=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30),
-    )
+def _parser(language: str, groups: Sequence[Group]) -> Parser:
+    parser = Parser("", "", add_help=False)
     for group in groups:
         shown = parser.add_argument_group(getattr(group.title, language))
         for flag in group.flags:
@@ -122,7 +106,7 @@ def _add(group: argparse._ArgumentGroup, flag: Flag, language: str) -> None:
         return
     if flag.many:
         about |= {"action": "extend", "nargs": 1 if flag.many == "repeat" else "+"}
-    group.add_argument(*names, metavar=flag.kind.shown, **about)
+    group.add_argument(*names, type=checked(flag.read), metavar=flag.kind.shown, **about)
 
 
 def _help(flag: Flag, language: str) -> str:
@@ -132,29 +116,6 @@ def _help(flag: Flag, language: str) -> str:
     else:
         parts[0] += f" [{flag.default}]"
     return ("；" if language == "zh" else "; ").join(parts).replace("%", "%%")
-
-
-def _read(flag: Flag, text: str) -> str:
-    try:
-        return flag.read(text)
-    except ValueError as error:
-        raise UsageError(f"{flag.name} {error}") from None
-
-
-def _dashed(argument: str) -> str:
-    """Return a flag spelled with dashes; values are left alone."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return name.replace("_", "-") + equals + value
-
-
-def _unexpected(argument: str, known: Iterable[str]) -> str:
-    if not argument.startswith("-"):
-        return f"unexpected argument {argument!r}; values with blanks need quotes"
-    name = argument.partition("=")[0]
-    nearest = difflib.get_close_matches(name, known, 1, _MIN_SIMILARITY)
-    return f"unknown flag {name}" + (f"; the nearest known flag is {nearest[0]}" if nearest else "")
 
 
 def _check_refused(flag: Flag, given: Mapping[str, str]) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-import typer
 
 from ernie_cli.errors import CommandError
 
@@ -62,9 +61,9 @@ def find_model(model: str, revision: str | None = None, *, with_weights: bool = 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the client is imported
     from ernie_cli.model.hub import download_model  # slow to import, and most starts do not need it
 
-    typer.echo(f"Model: {model} is not a directory: looking for it on the hub", err=True)
+    sys.stderr.write(f"Model: {model} is not a directory: looking for it on the hub\n")
     directory = download_model(model, revision, with_weights=with_weights)
-    typer.echo(f"Model: {directory}", err=True)
+    sys.stderr.write(f"Model: {directory}\n")
     return ModelFiles(_checked(model, directory), model.partition("/")[2])
 
 

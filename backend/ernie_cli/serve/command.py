@@ -6,11 +6,10 @@ This module must not know how anything is started.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
-import typer
-
-from ernie_cli.flags.parser import UsageError, help_text, is_help, notices, read_flags, terminal_language
+from ernie_cli.flags.parser import help_text, is_help, notices, read_flags, terminal_language
 from ernie_cli.model.source import is_model_id, local_model
 from ernie_cli.serve import service
 from ernie_cli.serve.printed_config import printed_config
@@ -24,26 +23,22 @@ _KEY_IS_SEEN = (
 )
 
 
-def serve_command(arguments: Sequence[str]) -> None:
+def serve(arguments: Sequence[str]) -> None:
     """Serve a model with the OpenAI API; takes FastDeploy's flags.
 
     Raises:
-        typer.Exit: with status 2 if the arguments are wrong.
+        UsageError: the arguments are wrong.
         CommandError: something could not be started, or ended.
     """
     if is_help(arguments):
-        typer.echo(help_text(terminal_language()), nl=False)
+        print_line(help_text(terminal_language()).rstrip())
         return
-    try:
-        given = read_flags(arguments)
-    except UsageError as error:
-        typer.echo(f"ernie-triton serve: {error}\n(ernie-triton serve --help lists the flags)", err=True)
-        raise typer.Exit(2) from None
+    given = read_flags(arguments)
     settings = ServeSettings.from_flags(given)
     for notice in notices(given):
-        typer.echo(f"Notice: {notice}", err=True)
+        sys.stderr.write(f"Notice: {notice}\n")
     if "--api-key" in given:
-        typer.echo(f"Notice: {_KEY_IS_SEEN}", err=True)
+        sys.stderr.write(f"Notice: {_KEY_IS_SEEN}\n")
     if "--print-config" in given:
         _print_config(given, settings)
         return
@@ -54,9 +49,9 @@ def _print_config(given: dict[str, str], settings: ServeSettings) -> None:
     is_elsewhere = is_model_id(settings.model) and not os.path.lexists(settings.model)
     directory = None if is_elsewhere else local_model(settings.model).directory
     for line in printed_config(given, directory):
-        typer.echo(line)
+        print_line(line)
     if directory is None:
-        typer.echo("(the model is not on this machine: its config.json may lower --max-model-len)")
+        print_line("(the model is not on this machine: its config.json may lower --max-model-len)")
 
 
 async def _print_services(url: str) -> bool:

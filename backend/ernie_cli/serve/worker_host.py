@@ -12,8 +12,6 @@ import json
 import os
 from collections.abc import Mapping
 
-import typer
-
 from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.rank_channel import rank_command
 from ernie_cli.errors import CommandError
@@ -68,5 +66,5 @@ async def _keep(index: int, settings: str) -> None:
         if child.status == _CANNOT_START:
             raise CommandError(f"rank process {index} cannot start", error.last_lines)
         if child.status:
-            typer.echo(f"{error.message}; it is restarted", err=True)
+            standard_error().write(f"{error.message}; it is restarted\n")
         await asyncio.sleep(_PAUSE_S)

@@ -14,11 +14,12 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.settings.groups import SETTINGS
 from ernie_backend.settings.kinds import Choice, FirstPort, Integer, Number, OrNone, Switch
 from ernie_backend.settings.reader import read_settings
+from ernie_cli.arguments import UsageError
 from ernie_cli.flags.document import FILES, document
 from ernie_cli.flags.environment import READ
 from ernie_cli.flags.fastdeploy import USUAL_VARIABLES, VARIABLES
 from ernie_cli.flags.flag import Flag, JsonObject, NoEffect, Passed, QuantizationName, Refused
-from ernie_cli.flags.parser import UsageError, help_text, notices, read_flags
+from ernie_cli.flags.parser import help_text, notices, read_flags
 from ernie_cli.flags.table import FLAGS, GROUPS
 from ernie_cli.serve.frontend import frontend_command
 from ernie_cli.serve.settings import ServeSettings

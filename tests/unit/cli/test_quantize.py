@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_cli.errors import CommandError
-from ernie_cli.main import app
+from invoke import invoke
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -20,7 +19,7 @@ def test_a_checkpoint_is_made_with_progress(tmp_path: Path) -> None:
     texts.write_text("Hello there\nWhere is the capital of China?\n")
     arguments = ["quantize", str(DATA / "moe_tp"), str(tmp_path / "q"), "--quantization", "w4a8"]
     arguments += ["--kv-cache", "c8", "--tensor-parallel-size", "2", "--calibration", str(texts)]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    result = invoke(*arguments)
     assert result.exit_code == 0
     assert "calibration: layer 3 of 3" in result.stdout
     assert "4/4 model-00004-of-00004.safetensors: " in result.stdout
@@ -33,12 +32,10 @@ def test_a_checkpoint_is_made_with_progress(tmp_path: Path) -> None:
 
 def test_what_the_converter_refuses_ends_the_command(tmp_path: Path) -> None:
     arguments = ["quantize", str(DATA / "moe_tp"), str(tmp_path / "q"), "--quantization", "w4a8"]
-    result = CliRunner().invoke(app, arguments)
+    result = invoke(*arguments)
     assert isinstance(result.exception, CommandError)
     assert "--calibration" in result.exception.message
-    result = CliRunner().invoke(
-        app, ["quantize", str(tmp_path), str(tmp_path / "q"), "--quantization", "wint8"]
-    )
+    result = invoke("quantize", str(tmp_path), str(tmp_path / "q"), "--quantization", "wint8")
     assert isinstance(result.exception, CommandError)
     assert "config.json" in result.exception.message
 
@@ -47,5 +44,5 @@ def test_what_the_converter_refuses_ends_the_command(tmp_path: Path) -> None:
     "arguments", [["--quantization", "int8"], [], ["--quantization", "wint8", "--kv-cache", "fp8"]]
 )
 def test_wrong_arguments(tmp_path: Path, arguments: list[str]) -> None:
-    result = CliRunner().invoke(app, ["quantize", str(DATA / "dense"), str(tmp_path / "q"), *arguments])
+    result = invoke("quantize", str(DATA / "dense"), str(tmp_path / "q"), *arguments)
     assert result.exit_code == 2

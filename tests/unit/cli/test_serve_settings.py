@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ernie_cli.arguments import UsageError
 from ernie_cli.errors import CommandError
-from ernie_cli.flags.parser import UsageError, read_flags
+from ernie_cli.flags.parser import read_flags
 from ernie_cli.serve.frontend import base_url, frontend_command
 from ernie_cli.serve.settings import ServeSettings
 
