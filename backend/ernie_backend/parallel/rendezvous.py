@@ -12,7 +12,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.handshake import HANDSHAKE_S, RefusalError, introduce, verify_peer
@@ -50,7 +49,7 @@ def accept_ranks(
     if not expected:
         return {}
     until, remind_at = time.monotonic() + timeout_s, time.monotonic() + _REMIND_S
-    with _Listener(layout) as listener:
+    with contextlib.closing(_Listener(layout)) as listener:
         while missing_ranks := expected.keys() - listener.accepted.keys():
             missing = ", ".join(sorted({expected[rank] for rank in missing_ranks}))
             if time.monotonic() > until:
@@ -147,12 +146,8 @@ class _Listener:
         self._logged: set[str] = set()
         self._socket = _listen(layout)
 
-    def __enter__(self) -> _Listener:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the port, and the connections that were not taken."""
         self._socket.close()
         for peer in self._peers:
             peer.break_off()
