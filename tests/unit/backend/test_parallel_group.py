@@ -1,4 +1,4 @@
-"""The group as rank 0 has it: what is agreed on, and which loss ends it with which cause."""
+"""The group as rank 0 sees it: what is agreed on, and which loss ends it with which cause."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ def batch() -> Batch:
 
 
 class SlowObserver(Observer):
-    """Takes its time to tell, as one that must write to a socket first."""
+    """Reports late, as one that must write to a socket first."""
 
     def on_failure(self, cause: str, exit_signal: int | None, /) -> None:
         time.sleep(0.3)
         super().on_failure(cause, exit_signal)
 
 
-def test_an_error_that_follows_from_a_death_waits_until_the_death_is_told(ranks: list[Rank]) -> None:
+def test_an_error_that_follows_from_a_death_waits_until_the_death_is_reported(ranks: list[Rank]) -> None:
     observer = SlowObserver()
     group = RankGroup([rank.channel for rank in ranks], observer, HeartbeatSource())
     ranks[0].socket.close()
@@ -133,7 +133,7 @@ def test_so_does_a_start_without_the_others(ranks: list[Rank]) -> None:
     assert observer.causes.get_nowait().startswith("rank 1 ")
 
 
-def test_a_clear_error_of_rank_0_is_told_at_once(ranks: list[Rank]) -> None:
+def test_a_clear_error_of_rank_0_is_not_delayed(ranks: list[Rank]) -> None:
     group, _ = group_of(ranks)
     begin = time.monotonic()
     with pytest.raises(StartError, match="no weights"), group.root_cause_first():
@@ -141,7 +141,7 @@ def test_a_clear_error_of_rank_0_is_told_at_once(ranks: list[Rank]) -> None:
     assert time.monotonic() - begin < 5.0
 
 
-def test_a_start_that_a_death_ends_waits_until_the_death_is_told(ranks: list[Rank]) -> None:
+def test_a_start_that_a_death_ends_waits_until_the_death_is_reported(ranks: list[Rank]) -> None:
     observer = SlowObserver()
     group = RankGroup([rank.channel for rank in ranks], observer, HeartbeatSource())
     ranks[0].socket.close()
@@ -150,7 +150,7 @@ def test_a_start_that_a_death_ends_waits_until_the_death_is_told(ranks: list[Ran
     assert observer.causes.get_nowait().startswith("rank 1 ")
 
 
-def test_nobody_joins_before_all_have_come(ranks: list[Rank]) -> None:
+def test_no_rank_joins_before_all_have_arrived(ranks: list[Rank]) -> None:
     group, _ = group_of(ranks)
     coming = threading.Thread(target=group.barrier, daemon=True)
     coming.start()
@@ -178,7 +178,7 @@ def test_the_smallest_cache_is_agreed_on_and_steps_go_to_all(ranks: list[Rank]) 
     group.kill()
 
 
-def test_progress_is_told_until_all_have_loaded(ranks: list[Rank]) -> None:
+def test_progress_is_reported_until_all_have_loaded(ranks: list[Rank]) -> None:
     group, observer = group_of(ranks)
     ranks[0].say(Heartbeat((1, 0, 0), 0))
     observer.progress.get(timeout=PATIENCE_S)
@@ -190,7 +190,7 @@ def test_progress_is_told_until_all_have_loaded(ranks: list[Rank]) -> None:
     assert observer.progress.empty()
 
 
-def test_a_rank_that_fails_is_told_in_its_own_words_and_the_others_end(ranks: list[Rank]) -> None:
+def test_a_failed_rank_is_reported_in_its_own_words_and_the_others_end(ranks: list[Rank]) -> None:
     _, observer = group_of(ranks)
     ranks[1].say(Failed("the disk is gone"))
     assert observer.causes.get(timeout=PATIENCE_S) == "rank 2: the disk is gone"
@@ -231,7 +231,7 @@ def test_a_rank_that_hangs_while_it_loads_ends_the_group(ranks: list[Rank]) -> N
     assert observer.causes.get(timeout=PATIENCE_S).startswith("rank 0 hangs")
 
 
-def test_who_sends_nonsense_is_named(ranks: list[Rank]) -> None:
+def test_a_rank_that_sends_nonsense_is_named(ranks: list[Rank]) -> None:
     _, observer = group_of(ranks)
     send_frame(ranks[1].socket, {"kind": "Nonsense"})
     assert observer.causes.get(timeout=PATIENCE_S).startswith("rank 2 sent")

@@ -30,7 +30,7 @@ class EndedRank:
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair()
         with theirs:
-            send_frame(theirs, *CODEC.encode(Failed("what nobody reads yet")))
+            send_frame(theirs, *CODEC.encode(Failed("not read yet")))
 
     def how_it_ended(self) -> Exit:
         return Exit("was killed", signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Which ranks are on which machine, and what a wrong list of machines is told."""
+"""Which ranks are on which machine, and the errors of a wrong list of machines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_single_address_that_is_not_this_machines_gets_a_notice() -> None:
     assert [layout(4, ips).notice for ips in ("", "localhost", "10.0.0.1")] == [None] * 3
 
 
-def test_machines_have_equally_many_consecutive_ranks() -> None:
+def test_machines_have_the_same_number_of_consecutive_ranks() -> None:
     found = layout(8, MACHINES, own="10.0.0.2")
     assert (found.own_host, found.ranks_per_host, found.has_rank_0) == (1, 4, False)
     assert [found.rank(1, index) for index in range(4)] == [4, 5, 6, 7]
@@ -67,7 +67,7 @@ def test_a_machine_may_be_told_which_one_it_is() -> None:
         (2, "", {"PADDLE_TRAINERS": "a,b"}, "PADDLE_TRAINERS"),
     ],
 )
-def test_a_wrong_list_is_told_with_the_way_out(
+def test_the_error_of_a_wrong_list_names_the_way_out(
     size: int, ips: str, environment: dict[str, str], complaint: str
 ) -> None:
     with pytest.raises(StartError, match=complaint):

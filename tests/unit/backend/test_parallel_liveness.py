@@ -49,32 +49,32 @@ class Group:
         ((5, 5, 3, 4), "rank 2"),
         ((6, 5), "rank 1"),  # inside a collective that the others have left
         ((4, 4), None),  # idle
-        ((5, 5), None),  # who is it? the collective will fail by itself
+        ((5, 5), None),  # which one is unknown: the collective will fail by itself
         ((7, 5, 5), None),  # one of them waits for the other
         ((6, 6, 5), "rank 2"),  # it has given up
     ],
 )
-def test_whom_the_others_wait_for_hangs(collectives: tuple[int, ...], hanging: str | None) -> None:
+def test_a_rank_that_the_others_wait_for_hangs(collectives: tuple[int, ...], hanging: str | None) -> None:
     group = Group(*collectives)
     assert group.after(9.0) is None
     assert group.after(2.0) == hanging
 
 
-def test_who_is_silent_is_not_said_to_hang() -> None:
+def test_a_silent_rank_is_not_said_to_hang() -> None:
     group = Group(5, 4)
     assert group.after(9.0) is None
     assert group.after(9.0, 1) is None
     assert group.after(9.0) == "rank 1"
 
 
-def test_who_is_stopped_hangs_wherever_the_others_are() -> None:
+def test_a_stopped_rank_hangs_wherever_the_others_are() -> None:
     group = Group(5, 5, 4)
     group.beat(group.ranks[1], 5, is_stopped=True)
     assert group.after(9.0) is None
     assert group.after(2.0) == "rank 1"
 
 
-def test_a_long_step_is_no_hang() -> None:
+def test_a_long_step_is_not_a_hang() -> None:
     group = Group(5, 4)
     for ticks in range(1, 100):
         assert group.after(9.0) is None
@@ -104,7 +104,7 @@ def test_one_of_two_in_a_collective_is_not_blamed_because_its_time_is_up_first()
         ((2, 2), "rank 1"),  # rank 0 has loaded
     ],
 )
-def test_who_loads_must_move_unless_it_waits_for_the_others(
+def test_a_loading_rank_must_make_progress_unless_it_waits_for_the_others(
     collectives: tuple[int, ...], hanging: str | None
 ) -> None:
     group = Group(*collectives, is_loading=True)

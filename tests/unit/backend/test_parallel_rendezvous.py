@@ -1,4 +1,4 @@
-"""Ranks of other machines meet rank 0; loopback addresses stand for the machines."""
+"""Ranks of other machines connect to rank 0; loopback addresses stand for the machines."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def connected(layout: Layout, own: str) -> socket.socket:
-    """Return a connection from an address to where ranks meet, as soon as that is there."""
+    """Return a connection from an address to the port of rank 0, as soon as it listens."""
     until = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -71,31 +71,31 @@ def received(sock: socket.socket) -> RankMessage:
     return CODEC.decode(*frame)
 
 
-def test_every_rank_of_the_other_machine_is_met_by_its_number(layout: Layout) -> None:
-    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
+def test_every_rank_of_the_other_machine_is_accepted_by_its_number(layout: Layout) -> None:
+    accepted = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     other = replace(layout, own_host=1)
-    came = {2 + index: connect_to_rank_0(other, index, PATIENCE_S) for index in (1, 0)}
-    sockets = met()
+    connections = {2 + index: connect_to_rank_0(other, index, PATIENCE_S) for index in (1, 0)}
+    sockets = accepted()
     assert sorted(sockets) == [2, 3]
     for rank, sock in sockets.items():
-        with sock, came[rank]:
-            send_frame(came[rank], *CODEC.encode(Loaded(rank)))
+        with sock, connections[rank]:
+            send_frame(connections[rank], *CODEC.encode(Loaded(rank)))
             assert receive_frame(sock) == ({"kind": "Loaded", "num_blocks": rank}, [])
 
 
-def ended_by_the_ranks(met: Callable[[], Any], layout: Layout) -> None:
-    """Let the real ranks come, so that the meeting ends."""
+def connect_the_ranks(accepted: Callable[[], Any], layout: Layout) -> None:
+    """Connect the real ranks, which ends the wait."""
     other = replace(layout, own_host=1)
-    came = [connect_to_rank_0(other, index, PATIENCE_S) for index in (0, 1)]
-    for sock in (*met().values(), *came):
+    connections = [connect_to_rank_0(other, index, PATIENCE_S) for index in (0, 1)]
+    for sock in (*accepted().values(), *connections):
         sock.close()
 
 
-def test_a_rank_with_another_secret_is_refused_and_rank_0_tells_once(
+def test_a_rank_with_another_secret_is_refused_and_logged_once(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, "ours")
-    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
+    accepted = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     for _ in range(2):
         with connected(layout, "127.0.0.2") as other:
             receive_frame(other)
@@ -104,7 +104,7 @@ def test_a_rank_with_another_secret_is_refused_and_rank_0_tells_once(
             assert isinstance(answer, Refused)
             assert answer.reason.startswith("it does not know the secret; ERNIE_GROUP_SECRET must be the same")
             assert receive_frame(other) is None
-    ended_by_the_ranks(met, layout)
+    connect_the_ranks(accepted, layout)
     assert caplog.text.count("127.0.0.2 was refused: it does not know the secret") == 1
 
 
@@ -125,11 +125,11 @@ def test_a_rank_with_another_secret_is_refused_and_rank_0_tells_once(
 def test_a_rank_of_another_group_ends_with_the_reason(
     layout: Layout, theirs: dict[str, Any], reason: str
 ) -> None:
-    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
+    accepted = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     where = rf"rank 0 at 127\.0\.0\.1:{layout.port} refuses this rank: "
     with pytest.raises(StartError, match=where + ".*" + reason):
         connect_to_rank_0(replace(layout, own_host=1, **theirs), 0, PATIENCE_S)
-    ended_by_the_ranks(met, layout)
+    connect_the_ranks(accepted, layout)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_rank_of_another_group_ends_with_the_reason(
     ],
 )
 def test_a_wrong_greeting_is_refused(layout: Layout, hello: dict[str, Any], reason: str) -> None:
-    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
+    accepted = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     with connected(layout, "127.0.0.2") as other:
         challenge = received(other)
         assert isinstance(challenge, Challenge)
@@ -157,17 +157,17 @@ def test_a_wrong_greeting_is_refused(layout: Layout, hello: dict[str, Any], reas
         answer = received(other)
         assert isinstance(answer, Refused)
         assert reason in answer.reason
-    ended_by_the_ranks(met, layout)
+    connect_the_ranks(accepted, layout)
 
 
 @pytest.mark.parametrize("sent", [b"", struct.pack("<IQ", 4096, 1), struct.pack("<IQ", 4096, 0) + b"[" * 4096])
-def test_nobody_who_says_nothing_or_too_much_keeps_the_ranks_waiting(layout: Layout, sent: bytes) -> None:
-    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
+def test_a_peer_that_sends_nothing_or_too_much_does_not_delay_the_ranks(layout: Layout, sent: bytes) -> None:
+    accepted = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     strangers = [connected(layout, "127.0.0.2") for _ in range(20)]
     for stranger in strangers:
         stranger.sendall(sent)
     began = time.monotonic()
-    ended_by_the_ranks(met, layout)
+    connect_the_ranks(accepted, layout)
     assert time.monotonic() - began < 5 * HANDSHAKE_S  # one after another they would take twenty times as long
     for stranger in strangers:
         stranger.settimeout(PATIENCE_S)
@@ -176,9 +176,9 @@ def test_nobody_who_says_nothing_or_too_much_keeps_the_ranks_waiting(layout: Lay
                 pass
 
 
-def test_who_drips_bytes_is_cut_off(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_drips_bytes_is_cut_off(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ernie_backend.parallel.rendezvous.HANDSHAKE_S", 1.0)
-    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
+    accepted = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     with connected(layout, "127.0.0.2") as other:
         other.settimeout(0.02)
         until, end = time.monotonic() + PATIENCE_S, b"more"
@@ -190,24 +190,24 @@ def test_who_drips_bytes_is_cut_off(layout: Layout, monkeypatch: pytest.MonkeyPa
                 with contextlib.suppress(TimeoutError):
                     end = other.recv(4096)
     monkeypatch.undo()
-    ended_by_the_ranks(met, layout)
+    connect_the_ranks(accepted, layout)
 
 
-def test_a_rank_that_comes_again_takes_the_place_of_the_earlier_one(layout: Layout) -> None:
-    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
+def test_a_restarted_rank_replaces_the_previous_one(layout: Layout) -> None:
+    accepted = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     other = replace(layout, own_host=1)
     with connect_to_rank_0(other, 0, PATIENCE_S) as earlier, connect_to_rank_0(other, 0, PATIENCE_S) as later:
         earlier.settimeout(PATIENCE_S)
         assert receive_frame(earlier) is None
         with connect_to_rank_0(other, 1, PATIENCE_S):
-            sockets = met()
+            sockets = accepted()
             send_frame(sockets[2], {"to": "the later"})
             assert receive_frame(later) == ({"to": "the later"}, [])
             for sock in sockets.values():
                 sock.close()
 
 
-def test_what_ends_the_wait_ends_the_meeting(layout: Layout) -> None:
+def test_an_error_while_waiting_closes_the_port(layout: Layout) -> None:
     def end() -> None:
         raise StartError("a rank of this machine has died")
 
@@ -224,22 +224,22 @@ def test_one_machine_needs_no_port(layout: Layout) -> None:
         assert accept_ranks(replace(layout, hosts=("127.0.0.1",))) == {}
 
 
-def test_who_does_not_come_is_named_with_who_was_refused(
+def test_a_missing_machine_is_named_with_the_last_refusal(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def monotonic() -> float:
-        """Time goes on to the end of the meeting as soon as somebody was refused."""
+        """Time passes to the end of the wait as soon as a peer was refused."""
         return time.monotonic() + (2 * PATIENCE_S if "was refused" in caplog.text else 0)
 
     monkeypatch.setattr("ernie_backend.parallel.rendezvous.time", SimpleNamespace(monotonic=monotonic))
-    met = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
+    accepted = in_thread(lambda: accept_ranks(layout, timeout_s=PATIENCE_S))
     with connected(layout, "127.0.0.3") as other:
         assert isinstance(received(other), Refused)
     with pytest.raises(StartError, match=r"127\.0\.0\.2 .*127\.0\.0\.3"):
-        met()
+        accepted()
 
 
-def test_a_machine_whose_ranks_do_not_come_is_named(layout: Layout) -> None:
+def test_a_machine_whose_ranks_do_not_connect_is_named(layout: Layout) -> None:
     with pytest.raises(StartError, match=rf"127\.0\.0\.2 .*{layout.port}"):
         accept_ranks(layout, timeout_s=0.0)
 
