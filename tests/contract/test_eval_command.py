@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.processes.ports import free_ports
 from fakes.triton_grpc import FakeTriton, Inference, Response, ready_model, tell
+from free_ports import free_port
 from invoke import Result, invoke
 
 pytest_plugins = ("fakes.frontend_server",)
@@ -182,7 +182,7 @@ def test_a_set_given_twice_is_asked_once(frontend: str, triton: FakeTriton, tmp_
 
 
 def test_without_a_server_it_says_what_to_start(echo_set: str) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     message = failure("--url", f"http://127.0.0.1:{port}", "--set", echo_set)
     assert f"http://127.0.0.1:{port} " in message
     assert "ernie-triton serve" in message

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fakes.triton_grpc import FakeTriton, Inference, Response, hang_after_first
+from free_ports import free_port
 
 pytest_plugins = ("fakes.frontend_server",)
 
@@ -164,16 +165,17 @@ def test_the_engines_gauges(run_frontend: RunFrontend, triton: FakeTriton) -> No
         assert "num_requests_running" not in samples(url)
 
 
-def test_metrics_of_two_workers_on_a_port_of_their_own(triton: FakeTriton, free_port: int) -> None:
+def test_metrics_of_two_workers_on_a_port_of_their_own(triton: FakeTriton) -> None:
+    metrics_port = free_port()
     command = [sys.executable, "-m", "ernie_frontend", "--host=127.0.0.1", "--port=0", "--workers=2"]
-    command += [f"--metrics-port={free_port}", f"--triton-url={triton.url}"]
+    command += [f"--metrics-port={metrics_port}", f"--triton-url={triton.url}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
             url = process.stderr.readline().split("serving ")[1].split("/v1")[0]
             for _ in range(8):
                 assert post(url).status_code == 200
-            metrics_url = f"http://127.0.0.1:{free_port}"
+            metrics_url = f"http://127.0.0.1:{metrics_port}"
             assert [samples(metrics_url)["requests_number_total"] for _ in range(6)] == [8] * 6
             for wrong in (f"{url}/metrics", f"{metrics_url}/v1/models", f"{metrics_url}/health"):
                 answer = httpx.get(wrong, trust_env=False, verify=False)
@@ -182,10 +184,3 @@ def test_metrics_of_two_workers_on_a_port_of_their_own(triton: FakeTriton, free_
             assert process.wait(60) == 0
         finally:
             process.kill()
-
-
-@pytest.fixture
-def free_port() -> int:
-    from ernie_cli.processes.ports import free_ports
-
-    return free_ports(1)[0]

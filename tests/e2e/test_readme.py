@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_cli.processes.ports import free_ports
+from free_ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 START_DEADLINE_S = 120

@@ -26,9 +26,9 @@ import numpy as np
 import psutil
 import tritonclient.grpc as grpc_client
 
-from ernie_cli.processes.ports import free_ports
 from ernie_wire import tensors
 from ernie_wire.tensors import config_pbtxt
+from free_ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = Path(sys.prefix) / "bin" / "tritonserver"

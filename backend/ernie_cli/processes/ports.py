@@ -14,34 +14,6 @@ LOOPBACK = "127.0.0.1"
 _LISTEN = "0A"  # the state in /proc/net/tcp
 
 
-def check_free(host: str, port: int, flag: str) -> None:
-    """Check that ``host:port`` can be listened on; port 0 always can.
-
-    Args:
-        host: address or name to listen on.
-        port: TCP port.
-        flag: the flag that names the port, for the message.
-
-    Raises:
-        CommandError: the port is taken, with the process that holds it if that can be seen, or not allowed.
-    """
-    try:
-        with _bound(host, port):
-            return
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise CommandError(f"port {port} is in use{_holder_text(port)}; choose another {flag}") from None
-        reason = error.strerror or error
-        raise CommandError(
-            f"cannot listen on {host}:{port}: {reason}; choose another --host or {flag}"
-        ) from None
-
-
-def free_ports(count: int, host: str = LOOPBACK) -> tuple[int, ...]:
-    """Return ``count`` different ports that were free a moment ago."""
-    return choose_ports({f"port {number}": (host, 0) for number in range(count)})
-
-
 def choose_ports(requested: Mapping[str, tuple[str, int]]) -> tuple[int, ...]:
     """Return the requested ports, and free ones in place of 0; all different, all free a moment ago.
 
@@ -49,18 +21,34 @@ def choose_ports(requested: Mapping[str, tuple[str, int]]) -> tuple[int, ...]:
         requested: flag -> (host, port).
 
     Raises:
-        CommandError: a port is taken, or requested by two flags.
+        CommandError: a port is taken (names the process that holds it, if that can be seen), not allowed, or
+            requested by two flags.
     """
     flag_of: dict[int, str] = {}
     for flag, (host, port) in requested.items():
         if port and port in flag_of:
             raise CommandError(f"{flag_of[port]} and {flag} both name port {port}; give them different ones")
-        check_free(host, port, flag)
         flag_of[port] = flag
+        _check_free(host, port, flag)
     with contextlib.ExitStack() as stack:  # all are held until the last is chosen
         given_first = sorted(requested.items(), key=lambda item: item[1][1] == 0)
         chosen = {flag: stack.enter_context(_bound(*place)).getsockname()[1] for flag, place in given_first}
     return tuple(chosen[flag] for flag in requested)
+
+
+def _check_free(host: str, port: int, flag: str) -> None:
+    try:
+        with _bound(host, port):
+            return
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            holder = holder_of(port)
+            holder_text = f" by process {holder[0]} ({holder[1]})" if holder else ""
+            raise CommandError(f"port {port} is in use{holder_text}; choose another {flag}") from None
+        reason = error.strerror or error
+        raise CommandError(
+            f"cannot listen on {host}:{port}: {reason}; choose another --host or {flag}"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -73,11 +61,6 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
         listener.bind(address)
         listener.listen(1)  # two sockets may bind one port with SO_REUSEADDR; only one may listen
         yield listener
-
-
-def _holder_text(port: int) -> str:
-    holder = holder_of(port)
-    return f" by process {holder[0]} ({holder[1]})" if holder else ""
 
 
 def holder_of(port: int) -> tuple[int, str] | None:

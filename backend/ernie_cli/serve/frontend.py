@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -55,22 +54,23 @@ def base_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def wait_until_healthy(url: str) -> None:
-    """Wait until the frontend at ``url`` says that it and the model are healthy.
+async def wait_until_ready(url: str, *, is_healthy: bool = True) -> None:
+    """Wait until the frontend at ``url`` answers.
+
+    Args:
+        url: its base.
+        is_healthy: wait until the frontend and the model are healthy, too.
 
     Raises:
         CommandError: it does not within ``START_DEADLINE_S``.
     """
-    await _wait_for(url, lambda status: status == httpx.codes.OK)
-
-
-async def wait_until_answering(url: str) -> None:
-    """Wait until the frontend at ``url`` answers, with any status.
-
-    Raises:
-        CommandError: it does not within ``START_DEADLINE_S``.
-    """
-    await _wait_for(url, lambda status: status is not None)
+    deadline = time.monotonic() + START_DEADLINE_S
+    while (status := await _status(url)) is None or (is_healthy and status != httpx.codes.OK):
+        if time.monotonic() > deadline:
+            raise CommandError(
+                f"the frontend at {url} is not ready after {START_DEADLINE_S:g} s; the log is above"
+            )
+        await asyncio.sleep(_POLL_S)
 
 
 async def watch_answers(url: str) -> NoReturn:
@@ -84,16 +84,6 @@ async def watch_answers(url: str) -> NoReturn:
         await asyncio.sleep(_ASK_INTERVAL_S)
         silent_s = 0.0 if await _status(url) is not None else silent_s + _ANSWER_LIMIT_S
     raise CommandError(f"the OpenAI frontend has answered nothing for {SILENCE_LIMIT_S:g} s")
-
-
-async def _wait_for(url: str, is_reached: Callable[[int | None], bool]) -> None:
-    deadline = time.monotonic() + START_DEADLINE_S
-    while not is_reached(await _status(url)):
-        if time.monotonic() > deadline:
-            raise CommandError(
-                f"the frontend at {url} is not ready after {START_DEADLINE_S:g} s; the log is above"
-            )
-        await asyncio.sleep(_POLL_S)
 
 
 async def _status(url: str) -> int | None:

@@ -20,7 +20,7 @@ from typing import NoReturn
 from ernie_cli.errors import CommandError
 from ernie_cli.processes.child import Child
 from ernie_cli.processes.supervisor import Supervisor, first_completed, while_running
-from ernie_cli.serve.frontend import wait_until_answering, watch_answers
+from ernie_cli.serve.frontend import wait_until_ready, watch_answers
 from ernie_cli.triton.loading import LoadHangs, load_model, watch_stub
 from ernie_cli.triton.model_control import ModelDied, TritonModel
 from ernie_cli.triton.run_directory import RunDirectory
@@ -170,7 +170,7 @@ class FrontendRecovery(Recovery):
         self._child.kill()  # its workers
         await self._child.stop()
         self._child = await self._supervisor.restart(self._child)
-        await while_running([self._child], wait_until_answering(self._url))
+        await while_running([self._child], wait_until_ready(self._url, is_healthy=False))
         logger.warning("the OpenAI frontend is restarted")
 
 

@@ -27,7 +27,7 @@ from ernie_cli.model.source import ModelFiles, find_model
 from ernie_cli.processes.child import Child
 from ernie_cli.processes.supervisor import STOP_GRACE_S, StopRequested, Supervisor
 from ernie_cli.serve import startup_table
-from ernie_cli.serve.frontend import base_url, frontend_command, wait_until_healthy
+from ernie_cli.serve.frontend import base_url, frontend_command, wait_until_ready
 from ernie_cli.serve.oom_report import OomReport
 from ernie_cli.serve.preflight import check_system, choose_service_ports, system_error
 from ernie_cli.serve.recovery import FrontendRecovery, TritonRecovery, recover_all
@@ -36,7 +36,7 @@ from ernie_cli.serve.worker_host import keep_ranks
 from ernie_cli.triton.bundled import find_installed_server
 from ernie_cli.triton.model_control import TritonModel
 from ernie_cli.triton.process import triton_command, triton_lines, triton_url
-from ernie_cli.triton.run_directory import RunDirectory, remove_abandoned
+from ernie_cli.triton.run_directory import RunDirectory, new_run_directory, remove_abandoned, write_entry
 from ernie_frontend.log_output import LogOutput, log_to_standard_error, print_line, standard_error
 
 WhenReady = Callable[[str], Coroutine[Any, Any, bool]]
@@ -103,9 +103,10 @@ class _Service:
 
     async def run(self, when_ready: WhenReady) -> None:
         remove_abandoned()
-        with RunDirectory() as directory, _output(directory, self._settings.is_quiet) as output:
+        with new_run_directory() as directory, _output(directory, self._settings.is_quiet) as output:
             parameters = {"model": str(self._model.directory), "engine_python": sys.executable}
-            directory.write_entry(self._entry, {**parameters, **self._settings.engine})
+            entry = directory.model_repository / self._entry
+            write_entry(entry, {**parameters, **self._settings.engine})
             async with Supervisor(output) as supervisor:
                 model = TritonModel(triton_url(directory, self._triton_ports), self._entry)
                 try:
@@ -158,7 +159,7 @@ class _Service:
             drain_s = self._settings.drain_s
             grace_s = drain_s + STOP_GRACE_S if drain_s else None
             child = await supervisor.start("the OpenAI frontend", command, environment, grace_s)
-            await supervisor.run(wait_until_healthy(self._url))
+            await supervisor.run(wait_until_ready(self._url))
         return child
 
     def _stop_notice(self) -> str:

@@ -121,33 +121,21 @@ def backend_directory(server: BundledServer) -> Path:
         shutil.copytree(server.python_backend, staging / "python", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy2(server.stub, staging / "python" / server.stub.name)
         staging.chmod(0o755)
-        _rename_unless_there(staging, target)
+        staging.rename(target)
+    except OSError:
+        if not target.is_dir():  # if it is, another caller was faster
+            raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
 
 
-def _rename_unless_there(staging: Path, target: Path) -> None:
-    try:
-        staging.rename(target)
-    except OSError:
-        if not target.is_dir():  # another caller was faster if it is there
-            raise
-
-
 def server_environment(server: BundledServer, environment: Mapping[str, str]) -> dict[str, str]:
     """Return ``environment`` with the search paths that the bundled server and its stub need."""
-    libraries = [
-        str(server.libraries),
-        str(shared_libpython_directory()),
-        environment.get("LD_LIBRARY_PATH", ""),
-    ]
-    path = [str(Path(sys.prefix) / "bin"), environment.get("PATH", os.defpath)]
-    return {
-        **environment,
-        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
-        "PATH": ":".join(path),
-    }
+    inherited = environment.get("LD_LIBRARY_PATH")
+    libraries = [str(server.libraries), str(shared_libpython_directory()), *([inherited] if inherited else [])]
+    path = f"{sys.prefix}/bin:{environment.get('PATH', os.defpath)}"
+    return {**environment, "LD_LIBRARY_PATH": ":".join(libraries), "PATH": path}
 
 
 def bundled_command(

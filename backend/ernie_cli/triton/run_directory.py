@@ -22,8 +22,8 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import ernie_stub
 import ernie_wire
@@ -34,7 +34,7 @@ PREFIX = "ernie-triton-"
 LOCK = "serve.lock"
 _SOCKET = "triton.sock:0"
 _PYTHON_FOLDER = "python_env"
-_MOST_SOCKET_BYTES = 107  # unix(7): 108 with the zero byte at the end
+_MAX_SOCKET_BYTES = 107  # unix(7): 108 with the zero byte at the end
 _RANDOM_CHARACTERS = 8  # of tempfile.mkdtemp
 PYTHON_FOLDERS = ("/tmp", "python_env_*")  # noqa: S108 - fixed in Triton's Python backend
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
@@ -58,7 +58,7 @@ def check_socket_path() -> None:
         CommandError: it cannot, because of the temporary directory.
     """
     temporary = tempfile.gettempdir()
-    limit = _MOST_SOCKET_BYTES - len(f"/{PREFIX}{'x' * _RANDOM_CHARACTERS}/{_SOCKET}")
+    limit = _MAX_SOCKET_BYTES - len(f"/{PREFIX}{'x' * _RANDOM_CHARACTERS}/{_SOCKET}")
     if len(os.fsencode(temporary)) > limit or "," in temporary:
         raise CommandError(
             f"Triton's Unix socket cannot be in the temporary directory {temporary}: the path has more than"
@@ -66,63 +66,43 @@ def check_socket_path() -> None:
         )
 
 
-def remove_abandoned() -> None:
-    """Remove the run directories of this user whose process is gone, and what belongs to them."""
-    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # another serve removes it too, or it is another user's
-            if path.lstat().st_uid == os.geteuid() and (lock := _lock(path / LOCK)) is not None:
-                _remove(path)
-                os.close(lock)
-
-
 def write_entry(entry: Path, parameters: Mapping[str, str]) -> None:
-    """Write a model repository's entry with its parameters; its directory has its name."""
+    """Write an entry of a model repository, named as its directory, with its parameters."""
     (entry / "1").mkdir(parents=True, exist_ok=True)
     (entry / "config.pbtxt").write_text(config_pbtxt(entry.name, dict(parameters)), encoding="utf-8")
     (entry / "1" / "model.py").write_text(MODEL_PY, encoding="utf-8")
 
 
+@contextlib.contextmanager
+def new_run_directory() -> Iterator[RunDirectory]:
+    """Make a run directory, lock it, and remove it at the end."""
+    run = RunDirectory(Path(tempfile.mkdtemp(prefix=PREFIX)))
+    unlocked = run.path / "unlocked"  # renamed once it is locked: serve.lock is never found unlocked
+    unlocked.touch()
+    lock = _lock(unlocked)
+    unlocked.rename(run.path / LOCK)
+    try:
+        yield run
+    finally:
+        run.remove()
+        if lock is not None:
+            os.close(lock)
+
+
+def remove_abandoned() -> None:
+    """Remove the run directories of this user whose process is gone, and what belongs to them."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # another serve removes it too, or it is another user's
+            if path.lstat().st_uid == os.geteuid() and (lock := _lock(path / LOCK)) is not None:
+                RunDirectory(path).remove()
+                os.close(lock)
+
+
+@dataclass(frozen=True)
 class RunDirectory:
-    """A run directory, as a context manager: made on entering, removed on leaving."""
+    """The files of a run directory, and what belongs to it elsewhere."""
 
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self.shared_memory_prefix = f"{self.path.name}-{os.getpid()}-"
-        unlocked = self.path / "unlocked"  # renamed once it is locked: serve.lock is never found unlocked
-        unlocked.touch()
-        self._lock = _lock(unlocked)
-        unlocked.rename(self.path / LOCK)
-
-    def __enter__(self) -> RunDirectory:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _remove(self.path)
-        if self._lock is not None:
-            os.close(self._lock)
-
-    @contextlib.contextmanager
-    def python_folder_found(self) -> Iterator[None]:
-        """Find the folder that Triton's Python backend makes for the first load, unless others make one too."""
-        before = _python_folders()
-        try:
-            yield
-        finally:
-            made = _python_folders() - before
-            link = self.path / _PYTHON_FOLDER
-            if len(made) == 1 and not link.is_symlink():
-                link.symlink_to(made.pop())
-
-    def remove_leftovers_of_triton(self) -> None:
-        """Remove what a Triton that was killed has left: the next one makes its own."""
-        _remove_leftovers_of_triton(self.path)
-        self.triton_socket.unlink(missing_ok=True)
-
-    def remove_shared_memory(self) -> None:
-        """Remove the regions of a stub that was killed, and of its side of Triton."""
-        _remove_shared_memory(self.path)
+    path: Path
 
     @property
     def triton_socket(self) -> Path:
@@ -139,11 +119,10 @@ class RunDirectory:
         """The model repository."""
         return self.path / "model_repository"
 
-    def write_entry(self, name: str, parameters: Mapping[str, str]) -> Path:
-        """Write the entry ``name`` with its parameters; returns its directory."""
-        entry = self.model_repository / name
-        write_entry(entry, parameters)
-        return entry
+    @property
+    def shared_memory_prefix(self) -> str:
+        """With which the names of Triton's shared memory regions begin."""
+        return f"{self.path.name}-{os.getpid()}-"
 
     def write_python_path(self) -> Path:
         """Link the stub's packages, and nothing else of this environment; returns what goes on PYTHONPATH."""
@@ -153,6 +132,37 @@ class RunDirectory:
             source = Path(package.__path__[0])
             (directory / source.name).symlink_to(source)
         return directory
+
+    @contextlib.contextmanager
+    def python_folder_found(self) -> Iterator[None]:
+        """Find the folder that Triton's Python backend makes for the first load, unless others make one too."""
+        before = _python_folders()
+        try:
+            yield
+        finally:
+            made = _python_folders() - before
+            link = self.path / _PYTHON_FOLDER
+            if len(made) == 1 and not link.is_symlink():
+                link.symlink_to(made.pop())
+
+    def remove_shared_memory(self) -> None:
+        """Remove the regions of a stub that was killed, and of its side of Triton."""
+        for region in SHARED_MEMORY.glob(f"{self.path.name}-*"):
+            region.unlink(missing_ok=True)
+
+    def remove_leftovers_of_triton(self) -> None:
+        """Remove what a killed Triton has left: the next one makes its own."""
+        link = self.path / _PYTHON_FOLDER
+        if link.is_symlink():
+            shutil.rmtree(link.readlink(), ignore_errors=True)
+            link.unlink()
+        self.remove_shared_memory()
+        self.triton_socket.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove it, and what a killed Triton has left."""
+        self.remove_leftovers_of_triton()
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 def _lock(path: Path) -> int | None:
@@ -168,24 +178,6 @@ def _lock(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-def _remove(run: Path) -> None:
-    _remove_leftovers_of_triton(run)
-    shutil.rmtree(run, ignore_errors=True)
-
-
-def _remove_leftovers_of_triton(run: Path) -> None:
-    link = run / _PYTHON_FOLDER
-    if link.is_symlink():
-        shutil.rmtree(link.readlink(), ignore_errors=True)
-        link.unlink()
-    _remove_shared_memory(run)
-
-
-def _remove_shared_memory(run: Path) -> None:
-    for region in SHARED_MEMORY.glob(f"{run.name}-*"):
-        region.unlink(missing_ok=True)
 
 
 def _python_folders() -> set[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import tempfile
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -23,7 +24,7 @@ from ernie_cli.flags.parser import help_text, notices, read_flags
 from ernie_cli.flags.table import FLAGS, GROUPS
 from ernie_cli.serve.frontend import frontend_command
 from ernie_cli.serve.settings import ServeSettings
-from ernie_cli.triton.run_directory import RunDirectory
+from ernie_cli.triton.run_directory import write_entry
 from ernie_frontend.__main__ import run as frontend
 
 ROOT = Path(__file__).parents[3]
@@ -127,8 +128,9 @@ def outcome(arguments: list[str]) -> str:
 
 def parameters(settings: ServeSettings) -> dict[str, str]:
     """Return the parameters in the config.pbtxt that is written."""
-    with RunDirectory() as run:
-        text = (run.write_entry("entry", settings.engine) / "config.pbtxt").read_text()
+    with tempfile.TemporaryDirectory() as entry:
+        write_entry(Path(entry), settings.engine)
+        text = Path(entry, "config.pbtxt").read_text()
     pairs = re.findall(r'key: "(\w+)" value { string_value: "((?:[^"\\]|\\.)*)"', text)
     return {name: value.replace(r"\n", "\n").replace(r"\"", '"') for name, value in pairs}
 

@@ -9,7 +9,7 @@ import pytest
 
 from ernie_cli.errors import CommandError
 from ernie_cli.serve import frontend
-from ernie_cli.serve.frontend import wait_until_answering, watch_answers
+from ernie_cli.serve.frontend import wait_until_ready, watch_answers
 
 DEADLINE_S = 60.0
 SCALE = 0.02
@@ -52,7 +52,7 @@ async def test_one_that_is_not_well_is_left_alone() -> None:
     async def watch(url: str) -> None:
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(watch_answers(url), 3 * frontend.SILENCE_LIMIT_S)
-        await wait_until_answering(url)
+        await wait_until_ready(url, is_healthy=False)
 
     await watched(unwell, watch)
 

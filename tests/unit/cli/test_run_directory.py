@@ -14,8 +14,9 @@ from ernie_cli.serve.preflight import check_temporary_directory
 from ernie_cli.triton import run_directory
 from ernie_cli.triton.run_directory import (
     SHARED_MEMORY,
-    RunDirectory,
+    new_run_directory,
     remove_abandoned,
+    write_entry,
 )
 from ernie_wire.tensors import config_pbtxt
 
@@ -26,8 +27,8 @@ from pathlib import Path
 from ernie_cli.serve.preflight import check_temporary_directory
 from ernie_cli.triton import run_directory
 run_directory.PYTHON_FOLDERS = (sys.argv[1], "python_env_*")
-with run_directory.RunDirectory() as run:
-    run.write_entry("ernie", {})
+with run_directory.new_run_directory() as run:
+    run_directory.write_entry(run.model_repository / "ernie", {})
     with run.python_folder_found():
         (Path(sys.argv[1]) / "python_env_ours").mkdir()
     print(run.path, run.shared_memory_prefix, flush=True)
@@ -37,16 +38,16 @@ with run_directory.RunDirectory() as run:
 
 def test_an_entry_is_what_the_wire_contract_says() -> None:
     parameters = {"model": '/models/with "quotes"', "max_num_seqs": "8"}
-    with RunDirectory() as run:
-        entry = run.write_entry("ernie", parameters)
-        assert entry == run.model_repository / "ernie"
+    with new_run_directory() as run:
+        entry = run.model_repository / "ernie"
+        write_entry(entry, parameters)
         assert (entry / "config.pbtxt").read_text() == config_pbtxt("ernie", parameters)
         checked_in = REPOSITORY / "model_repository" / "ernie-tiny" / "1" / "model.py"
         assert (entry / "1" / "model.py").read_text() == checked_in.read_text()
 
 
 def test_a_foreign_python_finds_the_stub_and_nothing_else() -> None:
-    with RunDirectory() as run:
+    with new_run_directory() as run:
         path = run.write_python_path()
         code = "import ernie_stub, ernie_wire.tensors; print(ernie_wire.__file__)"
         result = subprocess.run(
@@ -62,8 +63,8 @@ def test_a_foreign_python_finds_the_stub_and_nothing_else() -> None:
 
 
 def test_leaving_removes_the_directory_and_the_shared_memory_regions() -> None:
-    with RunDirectory() as run:
-        run.write_entry("ernie", {})
+    with new_run_directory() as run:
+        write_entry(run.model_repository / "ernie", {})
         region = SHARED_MEMORY / f"{run.shared_memory_prefix}some-region"
         region.write_bytes(b"x")
         other = SHARED_MEMORY / f"other-{run.path.name}"
@@ -84,7 +85,7 @@ def test_the_folder_of_tritons_python_backend_goes_too_if_it_is_surely_ours(
     names = ["earlier", "ours", "other"]
     folders = {name: tmp_path / f"python_env_{name}" for name in names}
     folders["earlier"].mkdir()
-    with RunDirectory() as run:
+    with new_run_directory() as run:
         with run.python_folder_found():
             for name in names[1 : 2 + num_others]:
                 folders[name].mkdir()
@@ -132,7 +133,7 @@ def test_what_a_killed_serve_left_is_removed_by_the_next_and_nothing_else(
             stdout=subprocess.PIPE,
             text=True,
         ) as killed,
-        RunDirectory() as alive,
+        new_run_directory() as alive,
     ):
         assert killed.stdout is not None
         left, prefix = killed.stdout.readline().split()

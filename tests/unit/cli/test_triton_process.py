@@ -12,7 +12,7 @@ import pytest
 
 from ernie_cli.errors import CommandError
 from ernie_cli.triton.process import TritonPorts, triton_command, triton_lines, triton_url
-from ernie_cli.triton.run_directory import RunDirectory, check_socket_path
+from ernie_cli.triton.run_directory import RunDirectory, check_socket_path, new_run_directory
 
 INSTALLED = Path("/opt/tritonserver/bin/tritonserver")
 
@@ -26,7 +26,7 @@ def arguments(run: RunDirectory, ports: TritonPorts) -> set[str]:
 
 def test_an_installed_server_gets_the_stub_on_its_python_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/theirs")
-    with RunDirectory() as run:
+    with new_run_directory() as run:
         command, environment = triton_command(run, TritonPorts(), INSTALLED)
         assert environment["PYTHONPATH"] == f"{run.path / 'python'}:/theirs"
     assert command[0] == str(INSTALLED)
@@ -35,7 +35,7 @@ def test_an_installed_server_gets_the_stub_on_its_python_path(monkeypatch: pytes
 
 
 def test_without_ports_there_is_a_socket_and_nothing_else() -> None:
-    with RunDirectory() as run:
+    with new_run_directory() as run:
         url = triton_url(run, TritonPorts())
         assert url == f"unix:{run.path}/triton.sock:0"
         assert f"{run.path}/triton.sock:0" == str(run.triton_socket)
@@ -48,7 +48,7 @@ def test_without_ports_there_is_a_socket_and_nothing_else() -> None:
 
 
 def test_ports_that_are_given_are_opened_on_the_loopback_interface_only() -> None:
-    with RunDirectory() as run:
+    with new_run_directory() as run:
         ports = TritonPorts(http=1, grpc=2, metrics=3)
         assert triton_url(run, ports) == "127.0.0.1:2"
         given = arguments(run, ports)
@@ -66,7 +66,7 @@ def test_the_address_is_written_as_grpc_reads_it(folder: str, monkeypatch: pytes
         (Path(temporary) / folder).mkdir()
         monkeypatch.setattr(tempfile, "tempdir", f"{temporary}/{folder}")
         check_socket_path()
-        with RunDirectory() as run:
+        with new_run_directory() as run:
             asyncio.run(ask_over(run))
 
 
