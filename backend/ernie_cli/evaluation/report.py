@@ -42,7 +42,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Row:
-    """How many answers of a kind are exact; ``all`` stands for every set, category or language."""
+    """How many answers of one kind are exact; ``all`` means every set, category or language."""
 
     set_name: str
     category: str
@@ -116,7 +116,7 @@ def counted(number: int) -> str:
 
 
 def to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return who answered, the table's rows and every wrong answer."""
+    """Return the answering models, the table's rows and every wrong answer."""
     return {
         "answered_by": answered_by(outcomes),
         "rows": [

@@ -1,8 +1,4 @@
-"""What a ``plan`` was asked: the model's sizes, the settings and the device.
-
-The settings are what the engine makes of the flags. This module must not know how memory is planned nor how a
-plan is printed.
-"""
+"""What ``plan`` is asked: the model's sizes, the settings as the engine reads them, and the device."""
 
 from __future__ import annotations
 
@@ -34,16 +30,16 @@ _READ = ("--model", *SETTINGS, "--load-choices", "--ips")
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """A question for a plan.
+    """A model, the settings of a service, and a device.
 
     Attributes:
-        name: the model's.
+        name: of the model.
         shape: its sizes.
         settings: of the service.
-        device: that it should run on.
-        composed: the same device with this project's own ops, if ``device`` is one with other kernels.
-        assumed: what of the sizes could not be confirmed.
-        notices: what the user should know about how his settings were read.
+        device: on which it runs.
+        composed: the same device with this project's own ops, if ``device`` has other kernels.
+        assumed: the sizes that could not be confirmed.
+        notices: how the settings were changed, and what they lack.
     """
 
     name: str
@@ -57,7 +53,7 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class _Model:
-    """A model: its config.json, the directory that this is in, or what is known of it without one."""
+    """A model in a directory, or a released one of the presets, maybe with the options of its row."""
 
     name: str
     fields: ConfigFields
@@ -68,11 +64,11 @@ class _Model:
 
 
 def plan_request(given: Mapping[str, str]) -> PlanRequest:
-    """Return what the given flags ask; a row's options hold where no flag says otherwise.
+    """Return the request of some flags, which override the options of a row.
 
     Raises:
         CommandError: the model is missing or unknown.
-        StartError: its config.json is no model's, or the engine would refuse a setting.
+        StartError: its config.json is invalid, or the engine would refuse a setting.
     """
     model = _model(given.get("--model", ""))
     given = {**(model.options or {}), **given}
@@ -121,11 +117,11 @@ def _nearest(name: str) -> str:
 
 
 def _backend(given: Mapping[str, str], *, is_found: bool) -> Backend:
-    """Return what the model should run on; a directory is planned for the device found here."""
-    asked = given.get("--device", AUTO)
-    if asked == AUTO:
+    """Return the backend; ``auto`` for a directory is the one found here."""
+    requested = given.get("--device", AUTO)
+    if requested == AUTO:
         return find_backend(AUTO)[0] if is_found else XPU
-    return XPU if asked == P800 else BACKENDS[asked]
+    return XPU if requested == P800 else BACKENDS[requested]
 
 
 def _settings(given: Mapping[str, str], config: ModelConfig, model: _Model, backend: Backend) -> EngineSettings:

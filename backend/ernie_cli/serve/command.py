@@ -1,7 +1,4 @@
-"""The command ``ernie-triton serve``: arguments in, a running service or a printed configuration out.
-
-This module must not know how anything is started.
-"""
+"""The command ``ernie-triton serve``: arguments in, a running service or a printed configuration out."""
 
 from __future__ import annotations
 
