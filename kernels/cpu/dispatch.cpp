@@ -41,10 +41,10 @@ std::vector<std::string> instruction_sets(bool include_lowered) {
 }
 
 const Kernels& kernels_for(const std::string& name) {
-    const std::string wanted = name.empty() ? instruction_sets(false).back() : name;
+    const std::string requested = name.empty() ? instruction_sets(false).back() : name;
     for (const Variant& variant : variants())
-        if (variant.is_supported && wanted == variant.kernels->name) return *variant.kernels;
-    std::string message = "instruction set '" + wanted + "' is not available here; available:";
+        if (variant.is_supported && requested == variant.kernels->name) return *variant.kernels;
+    std::string message = "instruction set '" + requested + "' is not available on this processor; available:";
     for (const std::string& known : instruction_sets(true)) message += " " + known;
     throw std::invalid_argument(message);
 }

@@ -40,7 +40,7 @@ void MoeLayer::check(int64_t panel) const {
     const int64_t hidden = router->inputs, count = router->outputs;
     expect("router panel width", router->panel, panel);
     expect_below("first expert", first_expert, count);
-    expect_below("last of the experts here", int64_t(experts.size()) - 1, count - first_expert);
+    expect_below("last local expert", int64_t(experts.size()) - 1, count - first_expert);
     expect("correction_bias length", int64_t(bias.size()), count);
     expect_below("last of experts_per_token", experts_per_token - 1, count);
     for (const Mlp& expert : experts) {
@@ -75,7 +75,7 @@ void Ops::moe(Matrix x, const MoeLayer& layer, Matrix y) {
         std::fill_n(y.data, x.rows * x.columns, 0.0f);
     const int64_t most = std::max(x.rows, kLeastWave);
     for (int64_t first = layer.first_expert, last; first < layer.end_expert(); first = last) {
-        last = first + 1;
+        last = first + 1;  // a wave has one expert at least, however many rows chose it
         while (last < layer.end_expert() &&
                pairs_.starts[size_t(last) + 1] - pairs_.starts[size_t(first)] <= most)
             ++last;
@@ -98,7 +98,7 @@ void Ops::add_experts(Matrix x, const MoeLayer& layer, int64_t first, int64_t la
     for (int64_t e = first; e < last; ++e) {
         const int64_t start = pairs_.starts[size_t(e)] - begin,
                       size = pairs_.starts[size_t(e) + 1] - begin - start;
-        if (size == 0) continue;
+        if (size == 0) continue;  // its weights are not read
         const Mlp& expert = layer.experts[size_t(e - layer.first_expert)];
         gate_up.push_back({expert.gate_up.get(), rows + start * hidden, size, both + start * 2 * width});
         down.push_back({expert.down.get(), inner + start * width, size, rows + start * hidden});

@@ -121,8 +121,13 @@ void Ops::quantize(const Product& product, const QuantizedRows& rows) {
 }
 
 // Several products as one set of chunks, so that no thread waits for another between two small weights.
+//
+// Inputs are rounded first, all products into one scratch vector each for codes, scales and bfloat16 items. A
+// product then has as many chunks as its weight has kChunkBytes, and together there is at least one for every
+// thread; chunk_ends_ holds running totals, in which a chunk's number finds its product.
 void Ops::multiply(const std::vector<Product>& products) {
     int64_t codes = 0, scales = 0, items = 0, work = 0;
+    // Sizes before pointers: growing a vector moves it.
     for (const Product& product : products) {
         const QuantizedRows q = quantized_shape(*product.weight);
         codes += product.rows * q.stride;

@@ -10,7 +10,7 @@ namespace ernie::ERNIE_VARIANT {
 template <typename D>
 void quantize_group(const float* x, int64_t count, float levels, float* scale, int16_t* codes) {
     using V = typename D::Float;
-    V maximum = V::zero(), poison = V::zero();  // max() drops NaN, so what is no number is gathered apart
+    V maximum = V::zero(), poison = V::zero();  // max() drops NaN, so what is not finite is collected apart
     for (int64_t k = 0; k < count; k += V::kLanes) {
         const V values = load_partial<V>(x + k, count - k);
         maximum = V::max(V::abs(values), maximum);

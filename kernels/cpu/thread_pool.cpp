@@ -37,6 +37,9 @@ void ThreadPool::run(int parts, const std::function<void(int, int)>& task) {
     parts_ = parts;
     next_part_.store(0, std::memory_order_relaxed);
     if (workers_.empty() || parts == 1) return take_parts();
+    // A call is opened, worked on by its joined workers and the caller, closed when no part is left, and over
+    // when the last joined worker has left. A worker that wakes up too late finds it closed, and touches
+    // nothing of it.
     {
         const std::lock_guard<std::mutex> lock(mutex_);  // a worker about to sleep must not miss the call
         state_.fetch_add(kCall | kOpen, std::memory_order_release);
@@ -65,7 +68,7 @@ void ThreadPool::work() {
         if (!join(state)) continue;
         take_parts();
         const uint64_t left = state_.fetch_sub(1, std::memory_order_release) - 1;
-        if (!(left & (kOpen | kJoined))) state_.notify_one();
+        if (!(left & (kOpen | kJoined))) state_.notify_one();  // the caller sleeps only when it is closed
     }
 }
 
