@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import typer
 
-from ernie_frontend.cors import BadCorsFlags, Cors, read_cors
+from ernie_frontend.cors import BadCorsFlags, read_cors
 from ernie_frontend.http.connections import TooFewDescriptors, connection_limit
 from ernie_frontend.log_output import log_to_standard_error
 from ernie_frontend.middleware.api_keys import (
@@ -75,18 +75,23 @@ def run(  # noqa: PLR0913, PLR0917 - flags
 ) -> None:
     """Serve the OpenAI API in front of one Triton or several."""
     log_to_standard_error(logging.INFO)
-    settings = Settings(
-        triton_urls=_triton_urls(triton_url),
-        served_model_name=served_model_name,
-        default_model=default_model,
-        api_keys=_api_keys(api_key, api_key_file),
-        api_key_file=api_key_file,
-        cors=_cors(allowed_origins, allowed_methods, allowed_headers, allow_credentials=allow_credentials),
-        has_docs=not disable_fastapi_docs,
-        max_concurrency=max_concurrency,
-        max_connections=_connection_limit(max_concurrency),
-        drain_s=timeout_graceful_shutdown or None,
-    )
+    try:
+        settings = Settings(
+            triton_urls=_triton_urls(triton_url),
+            served_model_name=served_model_name,
+            default_model=default_model,
+            api_keys=_api_keys(api_key, api_key_file),
+            api_key_file=api_key_file,
+            cors=read_cors(
+                allowed_origins, allowed_methods, allowed_headers, allow_credentials=allow_credentials
+            ),
+            has_docs=not disable_fastapi_docs,
+            max_concurrency=max_concurrency,
+            max_connections=connection_limit(max_concurrency),
+            drain_s=timeout_graceful_shutdown or None,
+        )
+    except (NoKey, BadCorsFlags, TooFewDescriptors) as error:
+        raise _usage_error(str(error)) from None
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(_listen(host, port))]
         bound_port = listeners[0].getsockname()[1]
@@ -101,7 +106,7 @@ def run(  # noqa: PLR0913, PLR0917 - flags
             has_served = serve(settings, listeners, workers)
         except OSError as error:
             place = error.filename or "the temporary directory"
-            logger.error("cannot serve: %s: %s", place, error.strerror or error)  # noqa: TRY400 - the machine's fault, not a bug
+            logger.error("cannot serve: %s: %s", place, error.strerror or error)  # noqa: TRY400 - not a bug
             has_served = False
         if not has_served:
             raise typer.Exit(1)
@@ -171,21 +176,11 @@ def _why_unreachable(url: str) -> str:
 
 def _api_keys(flags: list[str] | None, file: Path | None) -> tuple[str, ...]:
     """Return the keys of the flags or the environment; those of the file are only checked."""
-    try:
-        if file is not None:
-            read_key_file(file)
-        if not flags:
-            return environment_keys(os.environ)
-        return tuple(key for text in flags for key in split_keys(text, "--api-key"))
-    except NoKey as error:
-        raise _usage_error(str(error)) from None
-
-
-def _connection_limit(max_concurrency: int) -> int:
-    try:
-        return connection_limit(max_concurrency)
-    except TooFewDescriptors as error:
-        raise _usage_error(str(error)) from None
+    if file is not None:
+        read_key_file(file)
+    if not flags:
+        return environment_keys(os.environ)
+    return tuple(key for text in flags for key in split_keys(text, "--api-key"))
 
 
 def _warn_of_keys(settings: Settings, host: str, port: int, *, is_in_command_line: bool) -> None:
@@ -197,15 +192,6 @@ def _warn_of_keys(settings: Settings, host: str, port: int, *, is_in_command_lin
     has_keys = bool(settings.api_keys) or settings.api_key_file is not None
     if not has_keys and host not in ("127.0.0.1", "::1", "localhost"):
         logger.warning("no API key is set: everyone who can reach port %d may use it (--api-key-file)", port)
-
-
-def _cors(
-    origins: str | None, methods: str | None, headers: str | None, *, allow_credentials: bool
-) -> Cors | None:
-    try:
-        return read_cors(origins, methods, headers, allow_credentials=allow_credentials)
-    except BadCorsFlags as error:
-        raise _usage_error(str(error)) from None
 
 
 def _usage_error(message: str) -> typer.Exit:

@@ -22,6 +22,7 @@ belongs to an error goes before the colon: ``queue_full(retry_after_s=7): 512 re
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import ClassVar
 
 MAX_MESSAGE_CHARACTERS = 2000
@@ -210,23 +211,13 @@ class EngineCrashed(InternalError):
     code = "engine_crashed"
 
 
-_BY_CODE: dict[str, type[ErnieError]] = {
-    leaf.code: leaf
-    for leaf in (
-        InvalidRequest,
-        InvalidValue,
-        MissingParameter,
-        ContextLengthExceeded,
-        ChatTemplateFailed,
-        ModelNotFound,
-        QueueFull,
-        RequestTimeout,
-        RequestCancelled,
-        ModelUnavailable,
-        InternalError,
-        EngineCrashed,
-    )
-}
+def _leaves(error: type[ErnieError]) -> Iterator[type[ErnieError]]:
+    for child in error.__subclasses__():
+        yield child
+        yield from _leaves(child)
+
+
+_BY_CODE = {leaf.code: leaf for leaf in _leaves(ErnieError)}  # imported before any subclass elsewhere
 
 
 def parse_error(line: str) -> ErnieError | None:

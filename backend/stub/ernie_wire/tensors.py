@@ -16,82 +16,56 @@ class TensorSpec:
     Attributes:
         name: tensor name on the wire.
         datatype: Triton configuration type, e.g. ``TYPE_STRING`` (``BYTES`` in KServe).
-        dims: shape; -1 is any length.
         meaning: one line for the documentation.
+        dims: shape; -1 is any length.
     """
 
     name: str
     datatype: str
-    dims: tuple[int, ...]
     meaning: str
+    dims: tuple[int, ...] = (1,)
 
 
-TEXT_INPUT = TensorSpec("text_input", "TYPE_STRING", (1,), "a raw prompt, without a chat template")
-INPUT_IDS = TensorSpec("input_ids", "TYPE_INT32", (-1,), "a prompt as token ids")
+TEXT_INPUT = TensorSpec("text_input", "TYPE_STRING", "a raw prompt, without a chat template")
+INPUT_IDS = TensorSpec("input_ids", "TYPE_INT32", "a prompt as token ids", dims=(-1,))
 MESSAGES = TensorSpec(
-    "messages", "TYPE_STRING", (1,), "JSON: {messages, tools, chat_template_kwargs}; the engine renders it"
+    "messages", "TYPE_STRING", "JSON: {messages, tools, chat_template_kwargs}; the engine renders it"
 )
 MEDIA = TensorSpec(
     "media",
     "TYPE_STRING",
-    (-1,),
     "images and other media, which parts of messages refer to by index; refused by text models",
+    dims=(-1,),
 )
-STREAM = TensorSpec(
-    "stream", "TYPE_BOOL", (1,), "true: one response per new text; false or missing: one response"
-)
-SAMPLING_PARAMETERS = TensorSpec("sampling_parameters", "TYPE_STRING", (1,), "JSON object, see sampling.py")
+SAMPLING_PARAMETERS = TensorSpec("sampling_parameters", "TYPE_STRING", "JSON object, see sampling.py")
 EXCLUDE_INPUT = TensorSpec(
     "exclude_input_in_output",
     "TYPE_BOOL",
-    (1,),
     "false: text_output begins with text_input; default false without stream, true with it",
 )
-RETURN_FINISH_REASON = TensorSpec("return_finish_reason", "TYPE_BOOL", (1,), "request finish_reason")
-RETURN_NUM_INPUT_TOKENS = TensorSpec(
-    "return_num_input_tokens", "TYPE_BOOL", (1,), "request num_input_tokens and num_cached_tokens"
-)
-RETURN_NUM_OUTPUT_TOKENS = TensorSpec(
-    "return_num_output_tokens", "TYPE_BOOL", (1,), "request num_output_tokens"
-)
-RETURN_TOKEN_IDS = TensorSpec(
-    "return_token_ids", "TYPE_BOOL", (1,), "request output_ids, prompt_ids and prompt_text"
-)
-RETURN_CUMULATIVE_LOGPROB = TensorSpec(
-    "return_cumulative_logprob", "TYPE_BOOL", (1,), "request cumulative_logprob"
-)
-RETURN_LOGPROBS = TensorSpec(
-    "return_logprobs", "TYPE_BOOL", (1,), "true: logprobs has the format of Triton's vLLM backend, see below"
-)
-RETURN_MARKS = TensorSpec("return_marks", "TYPE_BOOL", (1,), "request marks")
-REQUEST_ID = TensorSpec("request_id", "TYPE_STRING", (1,), "chosen by the client, for control cancel")
+REQUEST_ID = TensorSpec("request_id", "TYPE_STRING", "chosen by the client, for control cancel")
 PRIORITY = TensorSpec(
-    "priority",
-    "TYPE_INT32",
-    (1,),
-    "lower values are scheduled first, equal ones by arrival; default 0",
+    "priority", "TYPE_INT32", "lower values are scheduled first, equal ones by arrival; default 0"
 )
-CACHE_SALT = TensorSpec(
-    "cache_salt", "TYPE_STRING", (1,), "only requests with the same salt share the prefix cache"
-)
-CONTROL = TensorSpec(
-    "control", "TYPE_STRING", (1,), "JSON with op cancel, describe or health; alone in its request"
-)
+CACHE_SALT = TensorSpec("cache_salt", "TYPE_STRING", "only requests with the same salt share the prefix cache")
+CONTROL = TensorSpec("control", "TYPE_STRING", "JSON with op cancel, describe or health; alone in its request")
 
 FIELDS: tuple[TensorSpec, ...] = (
     TEXT_INPUT,
     INPUT_IDS,
     MESSAGES,
     MEDIA,
-    STREAM,
+    TensorSpec("stream", "TYPE_BOOL", "true: one response per new text; false or missing: one response"),
     EXCLUDE_INPUT,
-    RETURN_FINISH_REASON,
-    RETURN_NUM_INPUT_TOKENS,
-    RETURN_NUM_OUTPUT_TOKENS,
-    RETURN_TOKEN_IDS,
-    RETURN_CUMULATIVE_LOGPROB,
-    RETURN_LOGPROBS,
-    RETURN_MARKS,
+    TensorSpec("return_finish_reason", "TYPE_BOOL", "request finish_reason"),
+    TensorSpec("return_num_input_tokens", "TYPE_BOOL", "request num_input_tokens and num_cached_tokens"),
+    TensorSpec("return_num_output_tokens", "TYPE_BOOL", "request num_output_tokens"),
+    TensorSpec("return_token_ids", "TYPE_BOOL", "request output_ids, prompt_ids and prompt_text"),
+    TensorSpec("return_cumulative_logprob", "TYPE_BOOL", "request cumulative_logprob"),
+    TensorSpec(
+        "return_logprobs", "TYPE_BOOL", "true: logprobs in the format of Triton's vLLM backend, see below"
+    ),
+    TensorSpec("return_marks", "TYPE_BOOL", "request marks"),
     REQUEST_ID,
     PRIORITY,
     CACHE_SALT,
@@ -99,42 +73,38 @@ FIELDS: tuple[TensorSpec, ...] = (
 """The inputs that are fields of ``messages.GenerateRequest``, of the same name."""
 INPUTS = (*FIELDS, SAMPLING_PARAMETERS, CONTROL)
 
-TEXT_OUTPUT = TensorSpec("text_output", "TYPE_STRING", (1,), "the new text, or all of it without stream")
-FINISH_REASON = TensorSpec(
-    "finish_reason", "TYPE_STRING", (1,), "stop or length in the last response, else empty"
-)
-NUM_INPUT_TOKENS = TensorSpec("num_input_tokens", "TYPE_UINT32", (1,), "tokens of the prompt")
+TEXT_OUTPUT = TensorSpec("text_output", "TYPE_STRING", "the new text, or all of it without stream")
+FINISH_REASON = TensorSpec("finish_reason", "TYPE_STRING", "stop or length in the last response, else empty")
+NUM_INPUT_TOKENS = TensorSpec("num_input_tokens", "TYPE_UINT32", "tokens of the prompt")
 NUM_CACHED_TOKENS = TensorSpec(
-    "num_cached_tokens", "TYPE_UINT32", (1,), "of these, the number found in the prefix cache"
+    "num_cached_tokens", "TYPE_UINT32", "of these, the number found in the prefix cache"
 )
-NUM_OUTPUT_TOKENS = TensorSpec(
-    "num_output_tokens", "TYPE_UINT32", (1,), "tokens generated since the last response"
+NUM_OUTPUT_TOKENS = TensorSpec("num_output_tokens", "TYPE_UINT32", "tokens generated since the last response")
+OUTPUT_IDS = TensorSpec("output_ids", "TYPE_INT32", "token ids generated since the last response", dims=(-1,))
+PROMPT_IDS = TensorSpec(
+    "prompt_ids", "TYPE_INT32", "token ids of the prompt, in the first response", dims=(-1,)
 )
-OUTPUT_IDS = TensorSpec("output_ids", "TYPE_INT32", (-1,), "token ids generated since the last response")
-PROMPT_IDS = TensorSpec("prompt_ids", "TYPE_INT32", (-1,), "token ids of the prompt, in the first response")
-PROMPT_TEXT = TensorSpec("prompt_text", "TYPE_STRING", (1,), "the rendered prompt, in the first response")
+PROMPT_TEXT = TensorSpec("prompt_text", "TYPE_STRING", "the rendered prompt, in the first response")
 CUMULATIVE_LOGPROB = TensorSpec(
-    "cumulative_logprob", "TYPE_FP32", (1,), "sum of the log probabilities of all tokens generated so far"
+    "cumulative_logprob", "TYPE_FP32", "sum of the log probabilities of all tokens generated so far"
 )
 LOGPROBS = TensorSpec(
     "logprobs",
     "TYPE_STRING",
-    (1,),
     "JSON list, one entry for each of output_ids; if sampling_parameters request logprobs",
 )
 PROMPT_LOGPROBS = TensorSpec(
     "prompt_logprobs",
     "TYPE_STRING",
-    (1,),
     "JSON list, one entry for each token of the prompt, null for its first; in the first response",
 )
 MARKS = TensorSpec(
     "marks",
     "TYPE_INT32",
-    (-1, 3),
     "rows of start, end and token id: the characters of text_output that are one structural token",
+    dims=(-1, 3),
 )
-CONTROL_OUTPUT = TensorSpec("control_output", "TYPE_STRING", (1,), "JSON answer to control")
+CONTROL_OUTPUT = TensorSpec("control_output", "TYPE_STRING", "JSON answer to control")
 
 OUTPUTS: tuple[TensorSpec, ...] = (
     TEXT_OUTPUT,

@@ -12,7 +12,6 @@ import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 API_KEY_VARIABLE = "FD_API_KEY"
 _LOOK_S = 1.0
@@ -91,7 +90,7 @@ class ApiKeys:
         self._file = file
         self._clock = clock
         self._from_file: tuple[bytes, ...] = ()
-        self._version: _Version | None = None
+        self._version: tuple[int, ...] = ()
         self._fault = ""
         self._next_look_s = 0.0
         self._look()
@@ -114,7 +113,7 @@ class ApiKeys:
         if self._file is None:
             return
         version = _version_of(self._file)
-        if version is not None and version == self._version:
+        if version and version == self._version:
             return
         try:
             keys = read_key_file(self._file)
@@ -126,24 +125,15 @@ class ApiKeys:
         self._from_file = tuple(key.encode() for key in keys)
         self._version, self._fault = version, ""
         logger.info("API keys: %d read from %s", len(keys), self._file)
-        if version is not None and version.st_mode & _OTHERS_RIGHTS:
+        if version and version[-1] & _OTHERS_RIGHTS:
             logger.warning("API keys: other users may read %s; chmod 600 keeps them out", self._file)
 
 
-class _Version(NamedTuple):
-    """What changes with a file's content or mode; ctime, because programs may set mtime back."""
-
-    st_ctime_ns: int
-    st_ino: int
-    st_dev: int
-    st_size: int
-    st_mode: int
-
-
-def _version_of(path: Path) -> _Version | None:
-    """Return the version of a file; None if it does not exist."""
+def _version_of(path: Path) -> tuple[int, ...]:
+    """Return what changes with a file's content or mode, the mode last; empty if the file does not exist."""
     try:
         found = path.stat()
     except OSError:
-        return None
-    return _Version(*(getattr(found, field) for field in _Version._fields))
+        return ()
+    # ctime and not mtime, which programs may set back.
+    return (found.st_ctime_ns, found.st_ino, found.st_dev, found.st_size, found.st_mode)

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ernie_frontend.http_errors import error_response
 from ernie_frontend.metrics import Metrics
 from ernie_frontend.schema.openapi import GENERATIONS
-from ernie_wire.errors import ErnieError, InternalError, ModelUnavailable, RequestCancelled
+from ernie_wire.errors import InternalError, ModelUnavailable, RequestCancelled
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +67,6 @@ class RequestRecord:
         if self.is_disconnected:
             return RequestCancelled.status
         return self.failed_status or self.status
-
-    def fail(self, error: ErnieError) -> None:
-        """Record the error that ended an answer after it had begun."""
-        self.failed_status = error.status
 
     def count(self, num_input_tokens: int, num_output_tokens: int) -> None:
         """Record the tokens of the request."""

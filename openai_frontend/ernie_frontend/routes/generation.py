@@ -138,7 +138,7 @@ async def events(
         if not isinstance(error, ErnieError):
             logger.exception("the stream of request %s failed", record.request_id)
             error = InternalError("an unexpected error in the server")
-        record.fail(error)
+        record.failed_status = error.status
         yield writer.fail(error)
     finally:
         record.count(usage.num_input_tokens, usage.num_output_tokens)
