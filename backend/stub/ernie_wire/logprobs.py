@@ -38,38 +38,33 @@ class TopLogprob:
 
 
 @dataclass(frozen=True)
-class TokenLogprobs:
+class TokenLogprobs(TopLogprob):
     """The token of a position, and the most likely tokens there.
 
     Attributes:
-        token_id, logprob, text_bytes: as in ``TopLogprob``.
         rank: 1 for the most likely token, and so on.
         top: the requested number of most likely tokens, most likely first; may include the token.
         is_skipped: whether it is a special token that was left out of the text.
     """
 
-    token_id: int
-    logprob: float
-    text_bytes: bytes
     rank: int
     top: tuple[TopLogprob, ...] = ()
     is_skipped: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
-        chosen = TopLogprob(self.token_id, self.logprob, self.text_bytes).to_json()
         skipped = {"skipped": True} if self.is_skipped else {}
-        return {**chosen, "rank": self.rank, "top": [each.to_json() for each in self.top], **skipped}
+        return {**super().to_json(), "rank": self.rank, "top": [each.to_json() for each in self.top], **skipped}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TokenLogprobs:
         """Return the entry in the result of ``to_json``."""
-        top = tuple(
-            TopLogprob(each["token_id"], each["logprob"], bytes(each["bytes"])) for each in values["top"]
-        )
-        own = TopLogprob(values["token_id"], values["logprob"], bytes(values["bytes"]))
-        is_skipped = values.get("skipped", False)
-        return cls(own.token_id, own.logprob, own.text_bytes, values["rank"], top, is_skipped)
+        top = tuple(TopLogprob(*_base(each)) for each in values["top"])
+        return cls(*_base(values), values["rank"], top, values.get("skipped", False))
+
+
+def _base(values: Mapping[str, Any]) -> tuple[int, float, bytes]:
+    return values["token_id"], values["logprob"], bytes(values["bytes"])
 
 
 Logprobs = tuple[TokenLogprobs | None, ...]
@@ -87,10 +82,7 @@ def logprobs_to_vllm(entries: Logprobs) -> list[dict[str, Any]]:
 
 
 def _to_vllm(entry: TokenLogprobs) -> dict[str, Any]:
-    ranked: list[tuple[int, TokenLogprobs | TopLogprob]] = [
-        (entry.rank, entry),
-        *enumerate(entry.top, start=1),
-    ]
+    ranked: list[tuple[int, TopLogprob]] = [(entry.rank, entry), *enumerate(entry.top, start=1)]
     return {
         str(token.token_id): {
             "logprob": token.logprob,

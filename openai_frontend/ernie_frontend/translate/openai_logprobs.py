@@ -40,7 +40,7 @@ def _likeliest(entry: TokenLogprobs, num_top: int) -> tuple[TopLogprob, ...]:
     return entry.top if num_top == -1 else entry.top[:num_top]
 
 
-def _chat_entry(entry: TopLogprob | TokenLogprobs) -> dict[str, Any]:
+def _chat_entry(entry: TopLogprob) -> dict[str, Any]:
     return {
         "token": token_text(entry.text_bytes),
         "logprob": entry.logprob,
@@ -59,7 +59,7 @@ def _by_token_id(entry: TokenLogprobs, num_top: int) -> dict[str, Any]:
     return own | top
 
 
-def _ranked(entry: TopLogprob | TokenLogprobs, rank: int) -> dict[str, Any]:
+def _ranked(entry: TopLogprob, rank: int) -> dict[str, Any]:
     return {"logprob": entry.logprob, "rank": rank, "decoded_token": token_text(entry.text_bytes)}
 
 
@@ -103,7 +103,7 @@ class CompletionLogprobs:
 
     def _top(self, entry: TokenLogprobs) -> dict[str, float]:
         """Return the token and the most likely ones by text; of two with equal texts the likelier has it."""
-        candidates: list[TopLogprob | TokenLogprobs] = [entry]
+        candidates: list[TopLogprob] = [entry]
         candidates += [each for each in _likeliest(entry, self._num_top) if each.token_id != entry.token_id]
         top: dict[str, float] = {}
         for each in sorted(candidates, key=lambda each: each.logprob, reverse=True):
