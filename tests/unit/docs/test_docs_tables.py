@@ -16,7 +16,14 @@ from ernie_wire.sampling import SamplingParameters
 from ernie_wire.tensors import INPUTS, OUTPUTS, TensorSpec
 
 ROOT = Path(__file__).parents[3]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "backend" / "README.md",
+        ROOT / "kernels" / "README.md",
+    ]
+)
 
 
 def rows(document: str) -> set[str]:
