@@ -6,9 +6,9 @@ import contextlib
 import io
 from dataclasses import dataclass
 
-from ernie_cli.arguments import UsageError
 from ernie_cli.errors import CommandError
 from ernie_cli.main import run
+from ernie_frontend.arguments import UsageError
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.console import Console
 
 from ernie_backend.settings.kinds import Integer
-from ernie_cli.arguments import Parser, checked
 from ernie_cli.checkout import checkout
 from ernie_cli.errors import CommandError
 from ernie_cli.processes.ports import LOOPBACK
 from ernie_cli.serve.service import run_until_stopped
 from ernie_cli.serve.settings import ServeSettings, api_keys
+from ernie_frontend.arguments import Parser, checked
 from ernie_frontend.log_output import print_line
 from ernie_frontend.middleware.api_keys import API_KEY_VARIABLE
 
@@ -30,7 +30,9 @@ _ANSWER_DEADLINE_S = 300.0
 
 def demo(arguments: Sequence[str]) -> None:
     """Serve the embedded model and ask it some questions through the openai client."""
-    parser = Parser("demo", "Serve the embedded model and ask it some questions through the openai client.")
+    parser = Parser(
+        "ernie-triton demo", "Serve the embedded model and ask it some questions through the openai client."
+    )
     parser.add_argument("--model", metavar="DIRECTORY", help="a model directory instead of the embedded one")
     parser.add_argument(
         "--port",

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
-from ernie_cli.arguments import Parser, UsageError
 from ernie_cli.demo import demo
 from ernie_cli.errors import CommandError
 from ernie_cli.evaluation.command import evaluate
 from ernie_cli.plan.command import plan
 from ernie_cli.quantize import quantize
 from ernie_cli.serve.command import serve
+from ernie_frontend.arguments import Parser, UsageError
 from ernie_frontend.log_output import standard_error
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
@@ -63,7 +63,7 @@ def main() -> None:
 def _parser() -> Parser:
     width = max(map(len, COMMANDS)) + 2
     parser = Parser(
-        "",
+        "ernie-triton",
         "Serve the ERNIE-4.5 family behind Triton Inference Server, with an OpenAI API.",
         usage="ernie-triton COMMAND [arguments]",
         epilog="commands:\n" + "\n".join(f"  {name:{width}}{what}" for name, (_, what) in COMMANDS.items()),

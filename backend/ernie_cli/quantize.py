@@ -13,9 +13,9 @@ from ernie_backend.quantization.job import QuantizationJob
 from ernie_backend.quantization.quantizer import quantize_checkpoint
 from ernie_backend.settings.kinds import Choice, Integer
 from ernie_backend.weights.precision import QUANTIZATIONS
-from ernie_cli.arguments import Parser, checked
 from ernie_cli.errors import CommandError
 from ernie_cli.model.source import find_model
+from ernie_frontend.arguments import Parser, checked
 from ernie_frontend.log_output import print_line
 
 
@@ -36,7 +36,7 @@ def quantize(arguments: Sequence[str]) -> None:
 
 def _parser() -> Parser:
     parser = Parser(
-        "quantize",
+        "ernie-triton quantize",
         "Write a quantized checkpoint that loads as it is; an interrupted run continues where it stopped.",
     )
     add = parser.add_argument

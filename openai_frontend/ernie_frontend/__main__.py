@@ -5,18 +5,19 @@ On SIGTERM and Ctrl-C it lets the answers in flight end and exits with 0.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import logging
 import os
 import socket
+import sys
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
-import typer
-
+from ernie_frontend.arguments import Parser, UsageError, checked
 from ernie_frontend.cors import BadCorsFlags, read_cors
 from ernie_frontend.http.connections import TooFewDescriptors, connection_limit
 from ernie_frontend.log_output import log_to_standard_error
@@ -35,81 +36,142 @@ _CONNECT_S = 5.0
 logger = logging.getLogger("ernie_frontend")
 
 
-def run(  # noqa: PLR0913, PLR0917 - flags
-    triton_url: Annotated[
-        str, typer.Option(help="gRPC addresses of Triton, HOST:PORT or unix:PATH, comma-separated")
-    ] = "127.0.0.1:8001",
-    host: Annotated[str, typer.Option(help="address to listen on")] = "0.0.0.0",  # noqa: S104  as FastDeploy
-    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 takes a free one")] = 8188,
-    served_model_name: Annotated[str | None, typer.Option(help="accept only this name and 'default'")] = None,
-    default_model: Annotated[str | None, typer.Option(help="Triton entry that serves unknown names")] = None,
-    api_key: Annotated[
-        list[str] | None, typer.Option(help="key of /v1; repeatable; default $FD_API_KEY")
-    ] = None,
-    api_key_file: Annotated[
-        Path | None, typer.Option(help="file of further keys, one per line; read again when it changes")
-    ] = None,
-    allowed_origins: Annotated[
-        str | None, typer.Option(help="JSON array of the origins whose web pages may use the API (CORS)")
-    ] = None,
-    allow_credentials: Annotated[
-        bool, typer.Option("--allow-credentials", help="these pages may send cookies and certificates")
-    ] = False,
-    allowed_methods: Annotated[
-        str | None, typer.Option(help='JSON array of their methods; default ["*"]')
-    ] = None,
-    allowed_headers: Annotated[
-        str | None, typer.Option(help='JSON array of their headers; default ["*"]')
-    ] = None,
-    disable_fastapi_docs: Annotated[
-        bool, typer.Option("--disable-fastapi-docs", help="serve neither /docs nor /openapi.json")
-    ] = False,
-    max_concurrency: Annotated[
-        int, typer.Option(min=1, help="generation requests in flight over all workers; above it 429")
-    ] = 512,
-    workers: Annotated[int, typer.Option(min=1, help="processes that share the port")] = 1,
-    metrics_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="port of /metrics alone; default: on the main port")
-    ] = None,
-    timeout_graceful_shutdown: Annotated[int, typer.Option(min=0, help="seconds; 0 is no limit")] = 0,
-) -> None:
-    """Serve the OpenAI API in front of one Triton or several."""
+def arguments_parser() -> Parser:
+    """Return the parser of the command's flags."""
+    parser = Parser("ernie-triton-frontend", "Serve the OpenAI API in front of one Triton or several.")
+    add = parser.add_argument
+    add(
+        "--triton-url",
+        default="127.0.0.1:8001",
+        metavar="URLS",
+        help="gRPC addresses of Triton, HOST:PORT or unix:PATH, comma-separated [%(default)s]",
+    )
+    add(
+        "--host",
+        default="0.0.0.0",  # noqa: S104 - as FastDeploy
+        metavar="ADDRESS",
+        help="address to listen on [%(default)s]",
+    )
+    add(
+        "--port",
+        type=_integer(0, 65535),
+        default=8188,
+        metavar="N",
+        help="port to listen on; 0 takes a free one [%(default)s]",
+    )
+    add("--served-model-name", metavar="NAME", help="accept only this name and 'default'")
+    add("--default-model", metavar="NAME", help="Triton entry that serves unknown names")
+    add("--api-key", action="append", metavar="KEY", help="key of /v1; repeatable [$FD_API_KEY]")
+    add(
+        "--api-key-file",
+        type=Path,
+        metavar="PATH",
+        help="file of further keys, one per line; read again when it changes",
+    )
+    add(
+        "--allowed-origins",
+        metavar="JSON",
+        help="JSON array of the origins whose web pages may use the API (CORS)",
+    )
+    add("--allow-credentials", action="store_true", help="these pages may send cookies and certificates")
+    add("--allowed-methods", metavar="JSON", help='JSON array of their methods [["*"]]')
+    add("--allowed-headers", metavar="JSON", help='JSON array of their headers [["*"]]')
+    add("--disable-fastapi-docs", action="store_true", help="serve neither /docs nor /openapi.json")
+    add(
+        "--max-concurrency",
+        type=_integer(1),
+        default=512,
+        metavar="N",
+        help="generation requests in flight over all workers; above it 429 [%(default)s]",
+    )
+    add(
+        "--workers",
+        type=_integer(1),
+        default=1,
+        metavar="N",
+        help="processes that share the port [%(default)s]",
+    )
+    add(
+        "--metrics-port",
+        type=_integer(1, 65535),
+        metavar="N",
+        help="port of /metrics alone [on the main port]",
+    )
+    add(
+        "--timeout-graceful-shutdown",
+        type=_integer(0),
+        default=0,
+        metavar="N",
+        help="seconds; 0 is no limit [%(default)s]",
+    )
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Serve until a signal comes; return the exit status.
+
+    Raises:
+        UsageError: a flag is wrong, or asks for what this machine does not have.
+    """
     log_to_standard_error(logging.INFO)
-    try:
-        settings = Settings(
-            triton_urls=_triton_urls(triton_url),
-            served_model_name=served_model_name,
-            default_model=default_model,
-            api_keys=_api_keys(api_key, api_key_file),
-            api_key_file=api_key_file,
-            cors=read_cors(
-                allowed_origins, allowed_methods, allowed_headers, allow_credentials=allow_credentials
-            ),
-            has_docs=not disable_fastapi_docs,
-            max_concurrency=max_concurrency,
-            max_connections=connection_limit(max_concurrency),
-            drain_s=timeout_graceful_shutdown or None,
-        )
-    except (NoKey, BadCorsFlags, TooFewDescriptors) as error:
-        raise _usage_error(str(error)) from None
+    options = arguments_parser().read(arguments)
+    settings, host = _settings(options), options.host
     with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(_listen(host, port))]
+        listeners = [stack.enter_context(_listen(host, options.port))]
         bound_port = listeners[0].getsockname()[1]
-        if metrics_port is not None and metrics_port != bound_port:
-            listeners.append(stack.enter_context(_listen(host, metrics_port, "--metrics-port")))
-            settings = dataclasses.replace(settings, metrics_port=metrics_port)
+        if options.metrics_port not in (None, bound_port):
+            listeners.append(stack.enter_context(_listen(host, options.metrics_port, "--metrics-port")))
+            settings = dataclasses.replace(settings, metrics_port=options.metrics_port)
         logger.info("serving http://%s:%d/v1, Triton at %s", host, bound_port, ", ".join(settings.triton_urls))
         logger.info("metrics at http://%s:%d/metrics", host, settings.metrics_port or bound_port)
-        _warn_of_keys(settings, host, bound_port, is_in_command_line=bool(api_key))
+        _warn_of_keys(settings, host, bound_port, is_in_command_line=bool(options.api_key))
         threading.Thread(target=_warn_of_triton, args=(settings.triton_urls,), daemon=True).start()
         try:
-            has_served = serve(settings, listeners, workers)
+            has_served = serve(settings, listeners, options.workers)
         except OSError as error:
             place = error.filename or "the temporary directory"
             logger.error("cannot serve: %s: %s", place, error.strerror or error)  # noqa: TRY400 - not a bug
             has_served = False
-        if not has_served:
-            raise typer.Exit(1)
+    return 0 if has_served else 1
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    try:
+        keys = [key for text in options.api_key or () for key in split_keys(text, "--api-key")]
+        if options.api_key_file is not None:
+            read_key_file(options.api_key_file)  # only checked: the file is read again when it changes
+        return Settings(
+            triton_urls=_triton_urls(options.triton_url),
+            served_model_name=options.served_model_name,
+            default_model=options.default_model,
+            api_keys=tuple(keys) if options.api_key else environment_keys(os.environ),
+            api_key_file=options.api_key_file,
+            cors=read_cors(
+                options.allowed_origins,
+                options.allowed_methods,
+                options.allowed_headers,
+                allow_credentials=options.allow_credentials,
+            ),
+            has_docs=not options.disable_fastapi_docs,
+            max_concurrency=options.max_concurrency,
+            max_connections=connection_limit(options.max_concurrency),
+            drain_s=options.timeout_graceful_shutdown or None,
+        )
+    except (BadCorsFlags, NoKey, TooFewDescriptors) as error:
+        raise UsageError(str(error)) from None
+
+
+def _integer(low: int, high: int = 1 << 30) -> Callable[[str], int]:
+    """Return a type of argparse: a whole number in [low, high]."""
+
+    def read(text: str) -> int:
+        if not text.removeprefix("-").isdecimal():
+            raise ValueError(f"is {text!r}; it must be an integer")
+        if not low <= int(text) <= high:
+            raise ValueError(f"is {text}; it must be in [{low}, {high}]")
+        return int(text)
+
+    return checked(read)
 
 
 def _listen(host: str, port: int, flag: str = "--port") -> socket.socket:
@@ -119,9 +181,7 @@ def _listen(host: str, port: int, flag: str = "--port") -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise _usage_error(
-            f"cannot listen on {host}: {error.strerror or error}; choose another --host"
-        ) from None
+        raise UsageError(f"cannot listen on {host}: {error.strerror or error}; choose another --host") from None
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
@@ -129,7 +189,7 @@ def _listen(host: str, port: int, flag: str = "--port") -> socket.socket:
     except OSError as error:
         listener.close()
         reason = error.strerror or error
-        raise _usage_error(f"cannot listen on {host}:{port}: {reason}; choose another {flag}") from None
+        raise UsageError(f"cannot listen on {host}:{port}: {reason}; choose another {flag}") from None
     return listener
 
 
@@ -141,7 +201,7 @@ def _triton_urls(text: str) -> tuple[str, ...]:
             continue
         host, _, port = url.rpartition(":")
         if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise _usage_error(f"--triton-url {url!r} is not HOST:PORT, like 127.0.0.1:8001, or unix:PATH")
+            raise UsageError(f"--triton-url {url!r} is not HOST:PORT, like 127.0.0.1:8001, or unix:PATH")
     return urls
 
 
@@ -149,7 +209,7 @@ def _check_socket_path(url: str) -> None:
     size = len(unquote_to_bytes(url.removeprefix("unix:")))
     if not 0 < size <= _MOST_SOCKET_BYTES:
         limits = f"1 to {_MOST_SOCKET_BYTES} bytes"
-        raise _usage_error(f"--triton-url {url!r}: the path of a Unix socket has {limits}")
+        raise UsageError(f"--triton-url {url!r}: the path of a Unix socket has {limits}")
 
 
 def _warn_of_triton(urls: tuple[str, ...]) -> None:
@@ -174,15 +234,6 @@ def _why_unreachable(url: str) -> str:
     return ""
 
 
-def _api_keys(flags: list[str] | None, file: Path | None) -> tuple[str, ...]:
-    """Return the keys of the flags or the environment; those of the file are only checked."""
-    if file is not None:
-        read_key_file(file)
-    if not flags:
-        return environment_keys(os.environ)
-    return tuple(key for text in flags for key in split_keys(text, "--api-key"))
-
-
 def _warn_of_keys(settings: Settings, host: str, port: int, *, is_in_command_line: bool) -> None:
     if is_in_command_line:
         logger.warning(
@@ -194,15 +245,15 @@ def _warn_of_keys(settings: Settings, host: str, port: int, *, is_in_command_lin
         logger.warning("no API key is set: everyone who can reach port %d may use it (--api-key-file)", port)
 
 
-def _usage_error(message: str) -> typer.Exit:
-    typer.echo(f"ernie-triton-frontend: {message}", err=True)
-    return typer.Exit(2)
-
-
 def main() -> None:
     """Entry point of the console script."""
     os.umask(0o077)  # files of this process and its workers are for this user alone
-    typer.run(run)
+    try:
+        status = run(sys.argv[1:])
+    except UsageError as error:
+        sys.stderr.write(f"ernie-triton-frontend: {error}\n")
+        status = 2
+    sys.exit(status)
 
 
 if __name__ == "__main__":

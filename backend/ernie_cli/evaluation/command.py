@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ernie_backend.settings.kinds import Integer
-from ernie_cli.arguments import Parser, checked
 from ernie_cli.errors import CommandError
 from ernie_cli.evaluation.client import Server, ask_all
 from ernie_cli.evaluation.question_sets import QuestionSet, read_sets
@@ -28,6 +27,7 @@ from ernie_cli.evaluation.report import (
 )
 from ernie_cli.evaluation.terminal_text import shown
 from ernie_cli.serve.settings import api_keys
+from ernie_frontend.arguments import Parser, checked
 from ernie_frontend.log_output import print_line
 from ernie_frontend.middleware.api_keys import NoKey, read_key_file
 
@@ -60,7 +60,9 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser("eval", "Ask a running server sets of questions and print how many answers are exact.")
+    parser = Parser(
+        "ernie-triton eval", "Ask a running server sets of questions and print how many answers are exact."
+    )
     add = parser.add_argument
     add("--url", default="http://127.0.0.1:8188", metavar="URL", help="base URL of the server [%(default)s]")
     add("--model", default="default", metavar="NAME", help="the model's name there [%(default)s]")

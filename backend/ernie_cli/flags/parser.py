@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ernie_backend.settings.kinds import Switch
-from ernie_cli.arguments import Parser, UsageError, checked, unexpected
 from ernie_cli.flags.fastdeploy import VARIABLES
 from ernie_cli.flags.flag import Flag, Group, LocalizedText, NoEffect, Refused
 from ernie_cli.flags.table import FLAGS, GROUPS
+from ernie_frontend.arguments import Parser, UsageError, checked, unexpected
 
 MODEL = "--model"
 """The flag whose value may stand alone."""

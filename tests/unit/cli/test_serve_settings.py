@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ernie_cli.arguments import UsageError
 from ernie_cli.errors import CommandError
 from ernie_cli.flags.parser import read_flags
 from ernie_cli.serve.frontend import base_url, frontend_command
 from ernie_cli.serve.settings import ServeSettings
+from ernie_frontend.arguments import UsageError
 
 
 def settings(*flags: str) -> ServeSettings:

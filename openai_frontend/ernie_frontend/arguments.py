@@ -18,14 +18,13 @@ class Parser(argparse.ArgumentParser):
     """Parses the arguments of one command; raises UsageError instead of ending the process.
 
     Args:
-        command: its name.
+        prog: the command, as one calls it.
         description: what it does.
         options: further arguments of ``ArgumentParser``.
     """
 
-    def __init__(self, command: str, description: str, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, prog: str, description: str, **options: Any) -> None:  # noqa: ANN401
         options.setdefault("formatter_class", lambda prog: argparse.HelpFormatter(prog, max_help_position=30))
-        prog = f"ernie-triton {command}".rstrip()
         super().__init__(prog=prog, description=description, allow_abbrev=False, **options)
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
