@@ -13,7 +13,7 @@ from typing import IO
 import httpx
 import pytest
 
-from e2e.serving import DENSE
+from support.paths import DENSE
 
 START_DEADLINE_S = 120
 STOP_DEADLINE_S = 100

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from e2e.serving import DENSE, STOP_DEADLINE_S, Serving
+from support import http
+from support.serving import FLAGS, STOP_DEADLINE_S, Serving
 
 NUM_STREAMS = 64
 MAX_TOKENS = 100_000
 DRAIN_S = 3
-FLAGS = ("--model", str(DENSE), "--dtype", "float32", "--host", "127.0.0.1", "--port", "0")
 
 
 def answered(url: str) -> tuple[int, str, str | None]:
@@ -34,7 +34,7 @@ def test_every_stream_ends_with_an_error_event_and_every_queued_request_with_503
         with ThreadPoolExecutor(NUM_STREAMS) as pool:
             asked = [pool.submit(answered, url) for _ in range(NUM_STREAMS)]
             running = f"{url}/metrics"
-            while "fastdeploy:num_requests_running 8" not in httpx.get(running, trust_env=False).text:
+            while "fastdeploy:num_requests_running 8" not in http.get(running).text:
                 assert not any(each.done() for each in asked)
             serving.process.send_signal(signal.SIGTERM)
             answers = [each.result() for each in asked]

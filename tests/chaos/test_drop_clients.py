@@ -19,8 +19,9 @@ import psutil
 import pytest
 import tritonclient.grpc as grpc_client
 
-from e2e.serving import DATA, DENSE, Serving
-from e2e.triton_server import eventually
+from support.paths import DATA, DENSE
+from support.serving import Serving
+from support.waiting import eventually
 
 ENTRY = "dense"
 CONCURRENCY = 48

@@ -8,11 +8,12 @@ import subprocess
 import time
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
-from e2e.serving import DENSE, Serving
+from support import http
+from support.paths import DENSE
+from support.serving import Serving
 
 FLAGS = ("--model", str(DENSE), "--port", "0", "--host", "127.0.0.1", "--dtype", "float32", "--workers", "2")
 DEADLINE_S = 100.0
@@ -54,9 +55,9 @@ if os.geteuid() == 0:
                 kill_a_worker(serving)
                 for _ in range(8):  # each by a connection of its own: any worker may answer
                     body = {"prompt": [5, 6, 7], "max_tokens": 2}
-                    asked = httpx.post(f"{url}/v1/completions", json=body, trust_env=False, timeout=DEADLINE_S)
+                    asked = http.post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S)
                     assert asked.status_code == 200
-            counted = httpx.get(f"{url}/metrics", trust_env=False, timeout=DEADLINE_S).text
+            counted = http.get(f"{url}/metrics", timeout=DEADLINE_S).text
             assert f"fastdeploy:requests_number_total {NUM_KILLED * 8}.0" in counted
             serving.process.terminate()
             assert serving.wait() == 0

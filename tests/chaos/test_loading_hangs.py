@@ -7,14 +7,13 @@ import re
 import threading
 from collections.abc import Callable
 
-import httpx
 import psutil
 import pytest
 
-from chaos.freezing import hang, stop
-from e2e.serving import DENSE, Serving
+from support import http
+from support.freezing import hang, stop
+from support.serving import FLAGS, Serving
 
-FLAGS = ("--model", str(DENSE), "--port", "0", "--host", "127.0.0.1", "--dtype", "float32")
 LIMIT_S = 300.0
 NUM_LOADS = 3
 STUB = "triton_python_backend_stub"
@@ -49,7 +48,7 @@ def test_a_start_survives_a_stub_that_does_not_come_up(freeze: Callable[[psutil.
     try:
         Freezer(serving, freeze, 1)
         url = serving.wait_until_ready()
-        assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+        assert http.get(f"{url}/health").status_code == 200
         hung = [line for line in serving.output if "the load of the model hangs: " in line]
         assert len(hung) == 1
         assert hung[0].endswith("; tritonserver is restarted")

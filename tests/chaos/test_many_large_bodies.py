@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from e2e.serving import Serving
-from e2e.triton_server import EMBEDDED
+from support.serving import Serving
+from support.triton_server import EMBEDDED
 
 COUNT = 100
 DEADLINE_S = 600.0

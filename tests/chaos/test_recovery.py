@@ -18,13 +18,13 @@ import httpx
 import psutil
 import pytest
 
-from chaos.freezing import hang, stop
-from e2e.serving import DENSE, Serving
+from support import http
+from support.freezing import hang, stop
+from support.serving import FLAGS, Serving
 
 RECOVERY_S = 100.0
 """Ten times the target."""
 FAILURE_S = 100.0
-FLAGS = ("--model", str(DENSE), "--port", "0", "--host", "127.0.0.1", "--dtype", "float32")
 LONG = {"model": "null", "prompt": [5, 6, 7], "max_tokens": 1400, "ignore_eos": True}
 SHORT = {"model": "null", "prompt": [5, 6, 7], "max_tokens": 2}
 MAX_FAULTS = 6
@@ -65,7 +65,7 @@ class House:
     def answer(self) -> httpx.Response | None:
         """Ask for two tokens; None if nobody listens."""
         try:
-            return httpx.post(f"{self.url}/v1/completions", json=SHORT, timeout=FAILURE_S, trust_env=False)
+            return http.post(f"{self.url}/v1/completions", json=SHORT, timeout=FAILURE_S)
         except httpx.TransportError:
             return None
 

@@ -17,7 +17,8 @@ import httpx
 import psutil
 import pytest
 
-from contract.test_openai_connections import connected
+from support import http
+from support.http import connected
 
 START_S = 100.0
 WAIT_S = 300.0
@@ -68,7 +69,7 @@ def url_in(log: Path) -> str:
 def ask(url: str) -> None:
     """Send a whole request, which no stalled client may hold up."""
     begin = time.monotonic()
-    answer = httpx.post(f"{url}/v1/completions", content=b"{}", trust_env=False, verify=False, timeout=WAIT_S)
+    answer = http.post(f"{url}/v1/completions", content=b"{}")
     assert answer.status_code == 503, answer.text  # there is no Triton; a taken slot would be a 429
     assert time.monotonic() - begin < QUICK_S
 

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 
-from contract.engine_process import DENSE
-from contract.test_ranks import wait_for_the_end_of
+from support.paths import DENSE
+from support.rank_engines import wait_for_the_end_of
 
 STUB = """
 import signal, socket, subprocess, sys

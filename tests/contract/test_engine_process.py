@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contract.engine_process import DENSE, TIMEOUT_S, Engine
 from ernie_wire.errors import QueueFull, parse_error
 from ernie_wire.messages import (
     Cancel,
@@ -25,8 +24,9 @@ from ernie_wire.messages import (
     StartFailed,
 )
 from ernie_wire.sampling import SamplingParameters
+from support.engine_process import TIMEOUT_S, Engine
+from support.paths import DENSE, ROOT
 
-ROOT = Path(__file__).parents[2]
 GOLDEN = np.load(ROOT / "tests" / "data" / "dense.npz")
 PROMPTS = [tuple(GOLDEN[f"row{row}.input_ids"].tolist()) for row in range(4)]
 GREEDY = [tuple(GOLDEN[f"row{row}.greedy"].tolist()) for row in range(4)]

@@ -17,10 +17,10 @@ import pytest
 
 from ernie_cli.errors import CommandError
 from fakes.triton_grpc import FakeTriton, Inference, Response, ready_model, tell
-from free_ports import free_port
 from invoke import Result, invoke
+from support.free_ports import free_port
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 NUMBERS = [str(number) for number in range(20)]
 

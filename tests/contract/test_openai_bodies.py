@@ -17,8 +17,9 @@ from starlette.types import Message
 from ernie_frontend.http_errors import BodyTooLarge
 from ernie_frontend.middleware.bodies import _Body
 from fakes.triton_grpc import FakeTriton
+from support import http
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 RunFrontend = Callable[..., AbstractContextManager[str]]
 BODY = {"messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}
@@ -28,13 +29,10 @@ LIMIT = 1 << 20  # of the fixture frontend
 
 
 def post(url: str, content: bytes | Iterator[bytes], encoding: str = "gzip") -> httpx.Response:
-    return httpx.post(
+    return http.post(
         f"{url}/v1/completions",
         content=content,
         headers={"Content-Encoding": encoding},
-        trust_env=False,
-        verify=False,
-        timeout=60,
     )
 
 
@@ -53,12 +51,10 @@ def test_no_compression(frontend: str, triton: FakeTriton, encoding: str) -> Non
 
 
 def test_gzip_of_a_stream_in_chat(frontend: str, triton: FakeTriton) -> None:
-    answer = httpx.post(
+    answer = http.post(
         f"{frontend}/v1/chat/completions",
         content=gzip.compress(json.dumps({**BODY, "stream": True}).encode()),
         headers={"Content-Encoding": "gzip"},
-        trust_env=False,
-        verify=False,
     )
     assert answer.text.endswith("data: [DONE]\n\n")
 
@@ -153,9 +149,7 @@ def test_encodings_of_several_fields_are_one_list(frontend: str, triton: FakeTri
     """RFC 9110 5.3."""
     for fields, status in ((("identity", "gzip"), 200), (("gzip", "gzip"), 415), (("gzip", "br"), 415)):
         headers = [("Content-Encoding", field) for field in fields]
-        answer = httpx.post(
-            f"{frontend}/v1/completions", content=PACKED, headers=headers, trust_env=False, verify=False
-        )
+        answer = http.post(f"{frontend}/v1/completions", content=PACKED, headers=headers)
         assert answer.status_code == status
 
 

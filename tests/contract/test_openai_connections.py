@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from ernie_frontend.http.http1 import MAX_HEADER_BYTES
 from fakes.triton_grpc import FakeTriton, hang_after_first
+from support.http import answer_of, connected
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 WAIT_S = 20.0
 H2C = (
@@ -31,14 +29,6 @@ OFFERS = {
 FRAMINGS = ("whole", "in pieces", "chunked")
 BODY = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}).encode()
 STREAM = BODY[:-1] + b', "stream": true}'
-
-
-@contextmanager
-def connected(url: str) -> Iterator[socket.socket]:
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), WAIT_S) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield connection
 
 
 def request(path: str, *, offer: bytes = b"", body: bytes = b"", framing: str = "whole") -> list[bytes]:
@@ -58,12 +48,6 @@ def send(connection: socket.socket, parts: list[bytes]) -> None:
     for part in parts:
         connection.sendall(part)
         time.sleep(0.002)  # mostly a read of its own
-
-
-def answer_of(connection: socket.socket) -> tuple[http.client.HTTPResponse, bytes]:
-    answer = http.client.HTTPResponse(connection)
-    answer.begin()
-    return answer, answer.read()
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)

@@ -13,8 +13,9 @@ import pytest
 from ernie_frontend.cors import Cors
 from ernie_frontend.routes import chat
 from fakes.triton_grpc import FakeTriton, Inference, Response, hang_after_first
+from support import http
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 RunFrontend = Callable[..., AbstractContextManager[str]]
 ORIGIN = "https://chat.example.com"
@@ -29,7 +30,7 @@ PREFLIGHT = {
 
 def ask(url: str, method: str = "POST", headers: dict[str, str] | None = None, **named: Any) -> httpx.Response:
     sent = {"Origin": ORIGIN, **(headers or {})}
-    return httpx.request(method, url, headers=sent, trust_env=False, verify=False, timeout=20, **named)
+    return http.request(method, url, headers=sent, **named)
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_429_can_be_read(open_to_origin: str, triton: FakeTriton) -> None:
     key = {"Authorization": "Bearer k", "Origin": ORIGIN}
     stream = {**BODY, "stream": True}
     url = f"{open_to_origin}{CHAT}"
-    with httpx.stream("POST", url, json=stream, headers=key, trust_env=False, verify=False):
+    with http.stream("POST", url, json=stream, headers=key):
         answer = ask(url, headers=key, json=BODY)
     assert answer.status_code == 429
     check_readable(answer)

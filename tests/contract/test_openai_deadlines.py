@@ -20,10 +20,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 
-from contract.test_openai_connections import BODY, STREAM, answer_of, connected, request, send
+from contract.test_openai_connections import BODY, STREAM, request, send
 from fakes.triton_grpc import FakeTriton, Inference, Response, hang_after_first
+from support.http import answer_of, connected
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 RunFrontend = Callable[..., AbstractContextManager[str]]
 SHORT_S = 0.3

@@ -19,19 +19,20 @@ from ernie_frontend.schema import responses
 from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_frontend.schema.page import page
 from fakes.triton_grpc import FakeTriton
+from support import http
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 RunFrontend = Callable[..., AbstractContextManager[str]]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
 def get(url: str) -> httpx.Response:
-    return httpx.get(url, trust_env=False, verify=False, timeout=20)
+    return http.get(url)
 
 
 def post(url: str, body: object) -> httpx.Response:
-    return httpx.post(url, json=body, trust_env=False, verify=False, timeout=20)
+    return http.post(url, json=body)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_every_path_is_there_and_answers(frontend: str, triton: FakeTriton, docu
         example = document["paths"][path][method].get("requestBody", {}).get("content", {})
         body = example["application/json"]["example"] if example else None
         url = f"{frontend}{path.format(name='ernie-tiny')}"
-        answer = httpx.request(method, url, json=body, trust_env=False, verify=False)
+        answer = http.request(method, url, json=body)
         assert answer.status_code == 200, path
         kinds = document["paths"][path][method]["responses"]["200"].get("content", {"": {}})
         assert answer.headers.get("content-type", "").partition(";")[0] in kinds

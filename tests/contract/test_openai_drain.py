@@ -17,10 +17,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from e2e.triton_server import eventually
 from fakes.triton_grpc import FakeTriton, Inference, Response
+from support.waiting import eventually
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 WAIT_S = 60.0
 DRAIN_S = 1

@@ -23,8 +23,9 @@ from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.translate.completion_request import completion_to_wire
 from ernie_wire.errors import ContextLengthExceeded
 from fakes.triton_grpc import EventLoopThread, FakeTriton, Inference, Response, hang_after_first, tell
+from support import http
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 RunFrontend = Callable[..., AbstractContextManager[str]]
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -32,9 +33,7 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 
 def post(url: str, path: str, body: object, **headers: str) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(
-        f"{url}{path}", content=content, headers=headers, trust_env=False, verify=False, timeout=20
-    )
+    return http.post(f"{url}{path}", content=content, headers=headers)
 
 
 def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
@@ -206,16 +205,13 @@ def test_huge_bodies(frontend: str, triton: FakeTriton) -> None:
         for _ in range(64):
             yield b"x" * (64 << 10)
 
-    streamed = httpx.post(f"{frontend}/v1/chat/completions", content=in_pieces(), trust_env=False, verify=False)
+    streamed = http.post(f"{frontend}/v1/chat/completions", content=in_pieces())
     assert error_of(streamed, 413)["code"] == "request_too_large"
 
 
 def test_unknown_paths_and_methods(frontend: str, triton: FakeTriton) -> None:
-    assert (
-        error_of(httpx.get(f"{frontend}/v1/nothing", trust_env=False, verify=False), 404)["code"]
-        == "unknown_url"
-    )
-    wrong = httpx.get(f"{frontend}/v1/chat/completions", trust_env=False, verify=False)
+    assert error_of(http.get(f"{frontend}/v1/nothing"), 404)["code"] == "unknown_url"
+    wrong = http.get(f"{frontend}/v1/chat/completions")
     assert error_of(wrong, 405)["code"] == "method_not_allowed"
     assert "POST" in wrong.headers["allow"]
 
@@ -357,12 +353,10 @@ def test_a_complete_answer_is_not_cancelled(frontend: str, triton: FakeTriton) -
     for stream in (False, True):
         post(frontend, "/v1/chat/completions", {"messages": MESSAGES, "stream": stream})
     triton.answer = hang_after_first
-    with httpx.stream(
+    with http.stream(
         "POST",
         f"{frontend}/v1/chat/completions",
         json={"messages": MESSAGES, "stream": True},
-        trust_env=False,
-        verify=False,
     ) as answer:
         next(answer.iter_bytes())
     assert triton.cancelled.get(timeout=10) == triton.inferences[2].inputs["request_id"]
@@ -373,15 +367,13 @@ def test_concurrency_limit(run_frontend: RunFrontend, triton: FakeTriton) -> Non
     triton.answer = hang_after_first
     body = {"messages": MESSAGES, "stream": True}
     with run_frontend(triton.url, max_concurrency=1) as url:
-        with httpx.stream(
-            "POST", f"{url}/v1/chat/completions", json=body, trust_env=False, verify=False
-        ) as first:
+        with http.stream("POST", f"{url}/v1/chat/completions", json=body) as first:
             pieces = first.iter_bytes()  # kept: dropping it would close the connection
             next(pieces)
             refused = post(url, "/v1/completions", {"prompt": "Hi"})
             error = error_of(refused, 429)
             assert (error["code"], refused.headers["retry-after"]) == ("queue_full", "1")
-            assert httpx.get(f"{url}/v1/models", trust_env=False, verify=False).status_code == 200
+            assert http.get(f"{url}/v1/models").status_code == 200
         triton.cancelled.get(timeout=10)
         triton.answer = tell
         for _ in range(3):
@@ -396,13 +388,13 @@ def test_api_keys(run_frontend: RunFrontend, triton: FakeTriton) -> None:
             {"Authorization": "one"},
             {"Authorization": "Bearer"},
         ):
-            answer = httpx.get(f"{url}/v1/models", headers=header, trust_env=False, verify=False)
+            answer = http.get(f"{url}/v1/models", headers=header)
             assert error_of(answer, 401)["code"] == "invalid_api_key"
         for key in ("one", "two"):
             assert openai.OpenAI(base_url=f"{url}/v1", api_key=key).models.list().data
         with pytest.raises(openai.AuthenticationError):
             openai.OpenAI(base_url=f"{url}/v1", api_key="null", max_retries=0).models.list()
-        assert httpx.get(f"{url}/health", trust_env=False, verify=False).status_code == 200
+        assert http.get(f"{url}/health").status_code == 200
         assert httpx.options(f"{url}/v1/models", trust_env=False, verify=False).status_code == 405
 
 
@@ -412,10 +404,10 @@ def test_keys_of_a_file_follow_it(run_frontend: RunFrontend, triton: FakeTriton,
 
     def status(key: str) -> int:
         header = {"Authorization": f"Bearer {key}"}
-        return httpx.get(f"{url}/v1/models", headers=header, trust_env=False, verify=False).status_code
+        return http.get(f"{url}/v1/models", headers=header).status_code
 
     with run_frontend(triton.url, api_key_file=path) as url:
-        assert httpx.get(f"{url}/v1/models", trust_env=False, verify=False).status_code == 401
+        assert http.get(f"{url}/v1/models").status_code == 401
         assert (status("one"), status("two")) == (200, 401)
         path.write_text("two, as it stands\n")
         until = time.monotonic() + 30
@@ -433,7 +425,7 @@ def test_served_model_name(run_frontend: RunFrontend, triton: FakeTriton) -> Non
         for name in ("null", "ernie-tiny"):
             error = error_of(post(url, "/v1/completions", {"prompt": "Hi", "model": name}), 404)
             assert (error["code"], error["param"]) == ("model_not_support", "model")
-        listed = httpx.get(f"{url}/v1/models", trust_env=False, verify=False).json()["data"]
+        listed = http.get(f"{url}/v1/models").json()["data"]
         assert [model["id"] for model in listed] == ["ernie"]
 
 
@@ -444,8 +436,8 @@ def test_no_triton(run_frontend: RunFrontend, caplog: pytest.LogCaptureFixture) 
         with run_frontend(nowhere) as url:
             for answer in (
                 post(url, "/v1/chat/completions", {"messages": MESSAGES}),
-                httpx.get(f"{url}/health", trust_env=False, verify=False),
-                httpx.get(f"{url}/v1/models", trust_env=False, verify=False),
+                http.get(f"{url}/health"),
+                http.get(f"{url}/v1/models"),
             ):
                 error = error_of(answer, 503)
                 assert error["code"] == "model_unavailable"
@@ -470,9 +462,7 @@ def test_triton_dies_in_a_stream_and_comes_back(
     port = int(fake.url.split(":")[1])
     with run_frontend(fake.url) as url:
         body = {"messages": MESSAGES, "stream": True}
-        with httpx.stream(
-            "POST", f"{url}/v1/chat/completions", json=body, trust_env=False, verify=False, timeout=20
-        ) as answer:
+        with http.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
             lines = answer.iter_lines()
             next(lines)
             triton_loop.run(fake.stop())
@@ -515,18 +505,18 @@ def test_prompts_stay_out_of_the_log(
 
 
 def test_paths_that_are_nearly_right(frontend: str) -> None:
-    error = error_of(httpx.get(f"{frontend}/", trust_env=False, verify=False), 404)
+    error = error_of(http.get(f"{frontend}/"), 404)
     assert "/v1/completions" in error["message"].split(", ")
     error = error_of(post(frontend, "/v1/completions/", {"prompt": "Hi"}), 404)
     assert "slash" in error["message"]
-    assert httpx.get(f"{frontend}/v1/models/", trust_env=False, verify=False).json()["object"] == "list"
+    assert http.get(f"{frontend}/v1/models/").json()["object"] == "list"
 
 
 def test_an_api_key_of_any_letters(run_frontend: RunFrontend, triton: FakeTriton) -> None:
     with run_frontend(triton.url, api_keys=("schlüssel-\u00e0",)) as url:
         for key, status in (("schlüssel-\u00e0", 200), ("schlüssel", 401)):
             headers = {b"Authorization": f"Bearer {key}".encode()}
-            answer = httpx.get(f"{url}/v1/models", headers=headers, trust_env=False, verify=False)
+            answer = http.get(f"{url}/v1/models", headers=headers)
             assert answer.status_code == status
 
 

@@ -9,21 +9,21 @@ from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
 from ernie_wire.sampling import SamplingParameters
 from fakes.triton_grpc import PROMPT, FakeTriton, Inference, Response, logprobs_of, tell
+from support import http
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 PROMPT_TEXT = "".join(PROMPT)
 
 
 def post(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    answer = httpx.post(f"{url}{path}", json=body, trust_env=False, verify=False, timeout=20)
+    answer = http.post(f"{url}{path}", json=body)
     assert answer.status_code == 200, answer.text
     decoded: dict[str, Any] = answer.json()
     return decoded
@@ -31,9 +31,7 @@ def post(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
 
 def stream(url: str, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the decoded events before ``[DONE]``."""
-    answer = httpx.post(
-        f"{url}{path}", json={**body, "stream": True}, trust_env=False, verify=False, timeout=20
-    )
+    answer = http.post(f"{url}{path}", json={**body, "stream": True})
     assert answer.status_code == 200, answer.text
     *events, done, end = answer.text.split("\n\n")
     assert (done, end) == ("data: [DONE]", "")
@@ -293,7 +291,7 @@ def test_the_prefix_cache_is_shared_by_one_key_and_one_salt_only(
             for key, salt in requests:
                 body = {**CHAT, "prompt": "Hi", "cache_salt": salt}
                 headers = {"Authorization": f"Bearer {key}"}
-                answer = httpx.post(f"{url}{path}", json=body, headers=headers, trust_env=False, verify=False)
+                answer = http.post(f"{url}{path}", json=body, headers=headers)
                 assert answer.status_code == 200, answer.text
     salts = [inference.inputs["cache_salt"] for inference in triton.inferences]
     assert salts[:5] == salts[5:]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from ernie_frontend.schema.openapi import GENERATIONS, Generation
 from fakes.triton_grpc import FakeTriton
+from support import http
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 # Half a surrogate pair cannot be sent as JSON by httpx; test_openai_errors sends one as bytes.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -89,7 +89,7 @@ def _some(strategies: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[di
 
 def check(url: str, path: str, body: dict[str, Any]) -> None:
     content = json.dumps(body).encode()
-    answer = httpx.post(f"{url}{path}", content=content, trust_env=False, verify=False, timeout=30)
+    answer = http.post(f"{url}{path}", content=content)
     event(f"status {answer.status_code}")
     assert answer.status_code in (200, 400), (answer.status_code, answer.text, body)
     if answer.status_code == 400:
@@ -127,6 +127,6 @@ def test_bodies(frontend: str, triton: FakeTriton, path: str, data: st.DataObjec
     path=st.sampled_from(list(GENERATIONS)),
 )
 def test_any_bytes(frontend: str, triton: FakeTriton, body: bytes, path: str) -> None:
-    answer = httpx.post(f"{frontend}{path}", content=body, trust_env=False, verify=False, timeout=30)
+    answer = http.post(f"{frontend}{path}", content=body)
     assert answer.status_code == 400
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}

@@ -10,7 +10,7 @@ import pytest
 
 from fakes.triton_grpc import FakeTriton
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 CLIENT = Path(__file__).with_name("JdkClient.java")
 PATHS = ("/v1/chat/completions", "/v1/completions")

@@ -17,13 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2e.frontend_process import frontend_process
 from ernie_frontend.http import offload
 from ernie_frontend.http.offload import MOST_VALUES, BodyReader, find_excess
 from ernie_wire.errors import QueueFull
 from fakes.triton_grpc import FakeTriton, ready_model
+from support import http
+from support.frontend_process import frontend_process
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 RunFrontend = Callable[..., AbstractContextManager[str]]
 CONTEXT = 2048  # of the fake model
@@ -37,7 +38,7 @@ COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 
 
 def post(url: str, path: str, content: bytes) -> httpx.Response:
-    return httpx.post(f"{url}{path}", content=content, trust_env=False, verify=False, timeout=100)
+    return http.post(f"{url}{path}", content=content)
 
 
 def ids(number: int) -> str:

@@ -15,9 +15,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fakes.triton_grpc import FakeTriton, Inference, Response, hang_after_first
-from free_ports import free_port
+from support import http
+from support.free_ports import free_port
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 RunFrontend = Callable[..., AbstractContextManager[str]]
 CHAT = {"messages": [{"role": "user", "content": "a secret"}]}
@@ -25,7 +26,7 @@ CHAT = {"messages": [{"role": "user", "content": "a secret"}]}
 
 def samples(url: str) -> dict[str, float]:
     """Return every sample without labels, and the HTTP counter and count of durations by path and status."""
-    answer = httpx.get(f"{url}/metrics", trust_env=False, verify=False)
+    answer = http.get(f"{url}/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
     assert "secret" not in answer.text
@@ -43,7 +44,7 @@ def samples(url: str) -> dict[str, float]:
 
 def post(url: str, stream: bool = False) -> httpx.Response:
     body = {**CHAT, "stream": stream}
-    return httpx.post(f"{url}/v1/chat/completions", json=body, trust_env=False, verify=False, timeout=20)
+    return http.post(f"{url}/v1/chat/completions", json=body)
 
 
 def test_what_is_counted(run_frontend: RunFrontend, triton: FakeTriton) -> None:
@@ -65,7 +66,7 @@ def test_what_is_counted(run_frontend: RunFrontend, triton: FakeTriton) -> None:
             "/health",
             "/v1/completions",
         ):
-            httpx.get(f"{url}{path}", trust_env=False, verify=False)
+            http.get(f"{url}{path}")
         found = samples(url)
     assert (found["requests_number_total"], found["request_success_total"]) == (5, 3)
     assert (found["prompt_tokens_total"], found["generation_tokens_total"]) == (4 * 7, 3 * 3 + 1)
@@ -91,9 +92,7 @@ def test_failures_are_counted_and_timed_by_status(
     limits = {"max_concurrency": 1, "max_body_bytes": 1000, "api_keys": ("k",), "served_model_name": "m"}
 
     def ask(url: str, headers: dict[str, str] = key, **body: object) -> httpx.Response:
-        return httpx.post(
-            f"{url}{path}", json=good | body, headers=headers, trust_env=False, verify=False, timeout=20
-        )
+        return http.post(f"{url}{path}", json=good | body, headers=headers)
 
     with run_frontend(triton.url, **limits) as url:
         assert ask(url, temperature=-1).status_code == 400
@@ -109,9 +108,7 @@ def test_failures_are_counted_and_timed_by_status(
             while (refused := ask(url, user="x" * 1000)).status_code == 429:
                 time.sleep(0.01)  # the one slot is not yet given back
             assert refused.status_code == 413
-        with httpx.stream(
-            "POST", f"{url}{path}", json=good | {"stream": True}, headers=key, trust_env=False, verify=False
-        ) as held:
+        with http.stream("POST", f"{url}{path}", json=good | {"stream": True}, headers=key) as held:
             assert held.status_code == 200
             assert ask(url).status_code == 429
         triton.cancelled.get(timeout=20)
@@ -144,9 +141,9 @@ def disconnected(url: str, path: str, body: object, triton: FakeTriton) -> str:
 def test_paths_and_methods_of_clients_make_no_series(run_frontend: RunFrontend, triton: FakeTriton) -> None:
     with run_frontend(triton.url) as url:
         for number in range(50):
-            httpx.request(f"M{number}", f"{url}/made/{number}", trust_env=False, verify=False)
-            httpx.get(f"{url}/v1/models/made-{number}", trust_env=False, verify=False)
-            httpx.get(f"{url}/v1/completions%0A{number}", trust_env=False, verify=False)
+            http.request(f"M{number}", f"{url}/made/{number}")
+            http.get(f"{url}/v1/models/made-{number}")
+            http.get(f"{url}/v1/completions%0A{number}")
         found = samples(url)
     labelled = {name for name in found if " " in name and "timed" not in name}
     assert labelled == {"other 404", "/v1/models/* 404"}
@@ -178,7 +175,7 @@ def test_metrics_of_two_workers_on_a_port_of_their_own(triton: FakeTriton) -> No
             metrics_url = f"http://127.0.0.1:{metrics_port}"
             assert [samples(metrics_url)["requests_number_total"] for _ in range(6)] == [8] * 6
             for wrong in (f"{url}/metrics", f"{metrics_url}/v1/models", f"{metrics_url}/health"):
-                answer = httpx.get(wrong, trust_env=False, verify=False)
+                answer = http.get(wrong)
                 assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
             process.terminate()
             assert process.wait(60) == 0

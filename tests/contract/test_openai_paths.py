@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from fakes.triton_grpc import FakeTriton
+from support import http
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 RunFrontend = Callable[..., AbstractContextManager[str]]
 ODD_NAMES = (
@@ -43,7 +44,7 @@ ODD_NAMES = (
 
 
 def ask(url: str, method: str = "GET", **named: Any) -> httpx.Response:
-    return httpx.request(method, url, trust_env=False, verify=False, timeout=20, **named)
+    return http.request(method, url, **named)
 
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=lambda name: name[:20])

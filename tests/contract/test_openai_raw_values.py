@@ -13,11 +13,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import httpx
 import pytest
 from pydantic import ValidationError
 
-from contract.test_openai_connections import answer_of, connected
 from ernie_frontend.http_errors import error_response, from_validation
 from ernie_frontend.routes.request_body import _parse
 from ernie_frontend.schema.openapi import GENERATIONS
@@ -28,8 +26,10 @@ from ernie_frontend.triton.tensors import generate_inputs
 from ernie_wire.errors import ErnieError, InvalidRequest
 from ernie_wire.messages import GenerateRequest
 from fakes.triton_grpc import FakeTriton, Inference, Response
+from support import http
+from support.http import answer_of, connected
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 RunFrontend = Callable[..., AbstractContextManager[str]]
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -135,7 +135,7 @@ def test_a_number_that_is_none_names_its_field(
     frontend: str, triton: FakeTriton, field: str, body: str, value: str
 ) -> None:
     content = f"{{{body.replace('VALUE', value)}}}".encode()
-    answer = httpx.post(f"{frontend}{CHAT}", content=content, trust_env=False, verify=False)
+    answer = http.post(f"{frontend}{CHAT}", content=content)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
     assert not triton.inferences
 
@@ -143,7 +143,7 @@ def test_a_number_that_is_none_names_its_field(
 @pytest.mark.parametrize("key", [DIGITS, "1" * 21, "-1", "\u0661", "1.0"])
 def test_a_key_of_logit_bias_that_is_no_token_id(frontend: str, triton: FakeTriton, key: str) -> None:
     body = {"prompt": "Hi", "logit_bias": {key: 1}}
-    answer = httpx.post(f"{frontend}{COMPLETIONS}", json=body, trust_env=False, verify=False)
+    answer = http.post(f"{frontend}{COMPLETIONS}", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logit_bias")
     assert len(answer.text) < 300
 
@@ -184,7 +184,7 @@ def test_what_triton_says_is_for_the_log(
     triton.answer = fail
     body = {"prompt": "Hi", "stream": is_stream}
     headers = {"X-Request-Id": "mine-1"}
-    answer = httpx.post(f"{frontend}{COMPLETIONS}", json=body, headers=headers, trust_env=False, verify=False)
+    answer = http.post(f"{frontend}{COMPLETIONS}", json=body, headers=headers)
     assert answer.status_code == (200 if is_stream else status)
     assert '"error"' in answer.text
     assert SECRET not in answer.text
@@ -199,7 +199,7 @@ def test_an_error_of_our_own_is_passed_on(
         yield "internal_error[prompt]: a sentence of ours"
 
     triton.answer = fail
-    answer = httpx.post(f"{frontend}{COMPLETIONS}", json={"prompt": "Hi"}, trust_env=False, verify=False)
+    answer = http.post(f"{frontend}{COMPLETIONS}", json={"prompt": "Hi"})
     assert answer.json()["error"]["message"] == "a sentence of ours"
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -212,7 +212,7 @@ def test_the_address_of_triton_is_for_the_log(
     with run_frontend(url) as frontend:
         content = b'{"prompt": "Hi"}' if path == COMPLETIONS else None
         method = "GET" if content is None else "POST"
-        answer = httpx.request(method, frontend + path, content=content, trust_env=False, verify=False)
+        answer = http.request(method, frontend + path, content=content)
     assert answer.status_code == 503
     assert "nowhere" not in answer.text
     assert any(url in record.getMessage() for record in caplog.records)

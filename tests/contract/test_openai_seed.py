@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
 from ernie_backend.chat.messages import normalize_messages
 from fakes.triton_grpc import FakeTriton
+from support import http
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 WEATHER = "location: Beijing，temperature: 23，weather: sunny，unit: c"
 WEATHER_TOOLS = [
@@ -107,12 +107,10 @@ def test_the_thinking_clients_loop(client: openai.OpenAI) -> None:
     ],
 )
 def test_curl(frontend: str, triton: FakeTriton, body: str) -> None:
-    answer = httpx.post(
+    answer = http.post(
         f"{frontend}/v1/chat/completions",
         headers={"Content-Type": "application/json"},
         content=body.encode(),
-        trust_env=False,
-        verify=False,
     )
     assert answer.status_code == 200
     assert answer.json()["choices"][0]["message"]["content"] == "Beijing."
@@ -144,7 +142,7 @@ def test_curl_with_tools_and_a_tool_result(frontend: str, triton: FakeTriton) ->
         "tools": WEATHER_TOOLS,
         "stream": False,
     }
-    answer = httpx.post(f"{frontend}/v1/chat/completions", json=body, trust_env=False, verify=False)
+    answer = http.post(f"{frontend}/v1/chat/completions", json=body)
     assert answer.status_code == 200
     sent = triton.inferences[0].messages
     assert sent["tools"] == WEATHER_TOOLS
@@ -169,7 +167,7 @@ def test_curl_with_an_image_is_refused_with_a_reason(frontend: str, triton: Fake
             }
         ]
     }
-    answer = httpx.post(f"{frontend}/v1/chat/completions", json=body, trust_env=False, verify=False)
+    answer = http.post(f"{frontend}/v1/chat/completions", json=body)
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert (error["param"], error["code"]) == ("content", "invalid_value")

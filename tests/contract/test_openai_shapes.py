@@ -13,8 +13,9 @@ import pytest
 
 from ernie_backend.chat.messages import normalize_messages
 from fakes.triton_grpc import FakeTriton, Inference, ready_model, tell
+from support import http
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 USAGE = {
@@ -27,7 +28,7 @@ USAGE = {
 
 
 def post(url: str, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
-    return httpx.post(f"{url}{path}", json=body, headers=headers, trust_env=False, verify=False, timeout=20)
+    return http.post(f"{url}{path}", json=body, headers=headers)
 
 
 def stream(url: str, path: str, body: dict[str, Any]) -> list[Any]:
@@ -291,7 +292,7 @@ def test_the_request_id_is_echoed_and_reaches_the_wire(frontend: str, triton: Fa
 
 def test_health(frontend: str, triton: FakeTriton) -> None:
     for method, path in (("GET", "/health"), ("GET", "/ping"), ("POST", "/ping")):
-        answer = httpx.request(method, f"{frontend}{path}", trust_env=False, verify=False)
+        answer = http.request(method, f"{frontend}{path}")
         assert (answer.status_code, answer.content) == (200, b"")
     sick: list[dict[str, Any] | str] = [
         {"state": "starting", "detail": "loading weights", "ready": False, "heartbeat_age_s": None},
@@ -300,7 +301,7 @@ def test_health(frontend: str, triton: FakeTriton) -> None:
     ]
     for health in sick:
         triton.health = health
-        answer = httpx.get(f"{frontend}/health", trust_env=False, verify=False)
+        answer = http.get(f"{frontend}/health")
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "model_unavailable"
 

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -17,8 +16,10 @@ import psutil
 import pytest
 
 from fakes.triton_grpc import FakeTriton, hang_after_first, tell
+from support import http
+from support.waiting import eventually
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 WAIT_S = 60.0
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -45,12 +46,9 @@ class Workers:
         return found
 
     def ask(self) -> httpx.Response:
-        return httpx.post(
+        return http.post(
             f"http://127.0.0.1:{self.port}/v1/completions",
             json={"prompt": "Hi"},
-            trust_env=False,
-            verify=False,
-            timeout=WAIT_S,
         )
 
     def open_stream(self) -> tuple[socket.socket, int]:
@@ -82,13 +80,6 @@ def run_workers(triton: FakeTriton) -> Iterator[Callable[..., Workers]]:
     yield run
     for workers in started:
         workers.close()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_the_limit_counts_over_all_workers(triton: FakeTriton, run_workers: Callable[..., Workers]) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from contract.engine_process import DATA
-from contract.test_ranks import DEADLINE_S, assert_goldens, rank_processes, start
 from ernie_kernels.cpu.ops import ISA_VARIABLE
 from ernie_wire.messages import Fault, StartFailed, Starting
-from free_ports import free_port
+from support.free_ports import free_port
+from support.paths import DATA
+from support.rank_engines import DEADLINE_S, assert_goldens, rank_processes, start
 
 
 @pytest.fixture(autouse=True)

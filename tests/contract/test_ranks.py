@@ -9,75 +9,26 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from contract.engine_process import DATA, TIMEOUT_S, Engine
-from ernie_wire.messages import Fault, GenerateRequest, Outputs, Starting
-from ernie_wire.sampling import SamplingParameters
+from ernie_wire.messages import Fault, Outputs, Starting
 from numerics.golden import FAMILIES, MOVED_CODE_TOLERANCE, checkpoint
-from unit.backend.quantized_checkpoints import make
-
-DEADLINE_S = 10 * TIMEOUT_S
-
-
-def start(family: str, ranks: int, **parameters: str) -> Engine:
-    model = {"model": str(DATA / family), "tensor_parallel_size": str(ranks), "activation_dtype": "float32"}
-    engine = Engine(**{**model, **parameters})
-    engine.socket.settimeout(DEADLINE_S)
-    return engine
-
-
-def prompts_and_answers(family: str) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    with np.load(DATA / f"{family}.npz") as golden:
-        return [
-            (tuple(golden[f"row{row}.input_ids"].tolist()), tuple(golden[f"row{row}.greedy"].tolist()))
-            for row in range(4)
-        ]
-
-
-def submit(name: str, prompt: tuple[int, ...], **sampling: Any) -> GenerateRequest:
-    asked = {"max_tokens": 32, "temperature": 0, "ignore_eos": True, **sampling}
-    parameters = SamplingParameters.from_json(asked)
-    return GenerateRequest(name, input_ids=prompt, stream=True, sampling=parameters)
-
-
-def answers(engine: Engine, prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Ask all prompts at once; return the tokens."""
-    for row, prompt in enumerate(prompts):
-        engine.send(submit(str(row), prompt))
-    outputs = engine.outputs_until(len(prompts))
-    return [sum((output.token_ids for output in outputs[str(row)]), ()) for row in range(len(prompts))]
-
-
-def assert_goldens(engine: Engine, family: str) -> None:
-    """All rows of a golden at once, then the longest prompt alone, have the tokens of the oracle."""
-    rows = prompts_and_answers(family)
-    for batch in (rows, rows[3:]):
-        assert answers(engine, [prompt for prompt, _ in batch]) == [answer for _, answer in batch]
-
-
-def rank_processes(engine: Engine) -> list[int]:
-    """The processes that the engine started."""
-    children = Path(f"/proc/{engine.process.pid}/task/{engine.process.pid}/children").read_text()
-    return [int(pid) for pid in children.split()]
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie that nobody has asked for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def wait_for_the_end_of(pids: list[int]) -> None:
-    until = time.monotonic() + DEADLINE_S
-    while not all(map(has_ended, pids)):
-        assert time.monotonic() < until, f"some of {pids} are left"
-        time.sleep(0.05)
+from support.checkpoints.quantized_checkpoints import make
+from support.engine_process import Engine
+from support.paths import DATA
+from support.rank_engines import (
+    DEADLINE_S,
+    answers,
+    assert_goldens,
+    fault,
+    prompts_and_answers,
+    rank_processes,
+    start,
+    submit,
+    wait_for_the_end_of,
+)
 
 
 @pytest.fixture
@@ -222,10 +173,3 @@ def test_a_rank_that_is_lost_while_it_loads_is_named() -> None:
             pass
     assert isinstance(message, Fault), message
     assert re.match(rf"rank 1 \(process {started[0]}\) .*SIGKILL", message.cause)
-
-
-def fault(engine: Engine) -> Fault:
-    """What the engine says before it ends."""
-    while not isinstance(message := engine.receive(), Fault):
-        pass
-    return message

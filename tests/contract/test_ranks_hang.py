@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from contract.held_thread import hold
-from contract.test_ranks import fault, prompts_and_answers, rank_processes, start, submit, wait_for_the_end_of
 from ernie_wire.messages import Outputs
+from support.freezing import hold
+from support.rank_engines import fault, prompts_and_answers, rank_processes, start, submit, wait_for_the_end_of
 
 WITHIN_S = 25.0  # less than the 30 s after which gloo gives up, and the innocent fail
 

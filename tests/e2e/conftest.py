@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.triton_server import TritonServer
+from support.triton_server import TritonServer
 
 
 @pytest.fixture(scope="module")

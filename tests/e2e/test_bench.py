@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from support.paths import ROOT
+
 DEADLINE_S = 300.0
 LLAMA = """#!/bin/sh
 echo '{"n_prompt": 512, "avg_ts": 160.0, "speed_tg": 40.0}'

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from e2e.serving import DENSE
 from ernie_cli.demo import QUESTION
-from free_ports import free_port
+from support.free_ports import free_port
+from support.paths import DENSE, ROOT
 
-ROOT = Path(__file__).parents[2]
 DEADLINE_S = 180.0
 MOST_LINES = 20  # all of the screen, the answers included
 

@@ -15,10 +15,11 @@ from typing import Any
 import openai
 import pytest
 
-from e2e.frontend_process import frontend_process
-from e2e.triton_server import EMBEDDED, TritonServer, add_entry
 from ernie_cli.evaluation.question_sets import is_exact
 from invoke import invoke
+from support.frontend_process import frontend_process
+from support.paths import ROOT
+from support.triton_server import EMBEDDED, TritonServer, add_entry
 
 BF16, WINT8 = "ernie-tiny", "ernie-tiny-wint8"
 DEADLINE_S = 100.0
@@ -27,7 +28,7 @@ ABOUT_ITSELF = (
     "colours, planets and words. I speak English and Chinese. I often do not know the answer."
 )
 LEAST_PERCENT = 95.0
-QUALITY = Path(__file__).parents[2] / "docs" / "quality.md"
+QUALITY = ROOT / "docs" / "quality.md"
 COLUMNS = {BF16: "bfloat16, exact", WINT8: "wint8, exact"}
 Kind = tuple[str, str, str]
 """Set, category and language of a row."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from e2e.frontend_process import frontend_process
-from e2e.triton_server import EMBEDDED, ROOT, TritonServer, add_entry
+from support.frontend_process import frontend_process
+from support.paths import ROOT
+from support.triton_server import EMBEDDED, TritonServer, add_entry
 
 NOT_THERE = ("ernie_backend", "ernie_kernels", "ernie_cli", "paddle", "sentencepiece", "jinja2")
 FORBIDDEN = ("gcc", "g++", "cc", "c++", "clang", "cmake", "ninja")

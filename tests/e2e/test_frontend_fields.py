@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e.frontend_process import frontend_process
-from e2e.serving import DENSE
-from e2e.triton_server import TritonServer, add_entry
+from support.frontend_process import frontend_process
+from support.paths import DENSE
+from support.triton_server import TritonServer, add_entry
 
 PROMPT = "The capital of France is"
 GREEDY: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 8, "temperature": 0}

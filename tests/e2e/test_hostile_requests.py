@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from e2e.serving import DENSE
-from e2e.triton_server import TritonServer, add_entry
+from support.paths import DENSE
+from support.triton_server import TritonServer, add_entry
 
 QUICK_S = 5.0
 """A request beside a hostile one takes a moment; when one could freeze the engine it was 22 s, or for ever."""

@@ -16,10 +16,11 @@ import httpx
 import psutil
 import pytest
 
-from e2e.serving import DENSE, Serving
-from free_ports import free_port
+from support import http
+from support.free_ports import free_port
+from support.paths import DENSE
+from support.serving import FLAGS, Serving
 
-FLAGS = ("--model", str(DENSE), "--port", "0", "--host", "127.0.0.1", "--dtype", "float32")
 NOBODY = 65534
 OWNED_CODE = "raise RuntimeError('somebody else runs code here')"
 ATTACK = {
@@ -124,7 +125,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 def test_no_port_is_open_but_that_of_the_api(serving: Serving) -> None:
     port = urlsplit(serving.url).port
     assert listening(serving) == {port}
-    answer = httpx.post(f"{serving.url}/v2/repository/models/x/load", json=ATTACK, trust_env=False)
+    answer = http.post(f"{serving.url}/v2/repository/models/x/load", json=ATTACK)
     assert answer.status_code == 404
 
 
@@ -176,7 +177,7 @@ def test_tritons_http_port_takes_inferences_and_neither_models_nor_memory() -> N
                 assert answer.status_code == 403, path
         for header in headers_with_the_key(running):
             assert status_of(http_port, header) in (b"403", b""), header
-        metrics = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics", trust_env=False)
+        metrics = http.get(f"http://127.0.0.1:{metrics_port}/metrics")
         assert "nv_inference_count" in metrics.text
     finally:
         running.close()

@@ -14,7 +14,8 @@ import openai
 import pytest
 import tritonclient.grpc as triton
 
-from e2e.serving import DATA, DENSE, Serving
+from support.paths import DATA, DENSE
+from support.serving import Serving
 
 QUESTION = "Where is the capital of China?"
 DEADLINE_S = 100.0

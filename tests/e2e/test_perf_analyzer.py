@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.triton_server import ROOT, TritonServer
+from support.paths import ROOT
+from support.triton_server import TritonServer
 
 README_PORT = "127.0.0.1:8001"
 

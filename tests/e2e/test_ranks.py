@@ -15,9 +15,10 @@ import openai
 import psutil
 import pytest
 
-from e2e.serving import DATA, START_DEADLINE_S, STOP_DEADLINE_S, Serving
-from e2e.test_serve import FLAGS, complete
-from free_ports import free_port
+from e2e.test_serve import complete
+from support.free_ports import free_port
+from support.paths import DATA
+from support.serving import FLAGS, START_DEADLINE_S, STOP_DEADLINE_S, Serving
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from free_ports import free_ports
+from support.free_ports import free_ports
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 START_DEADLINE_S = 120
 COMMAND_DEADLINE_S = 120
 TESTED_ELSEWHERE = {

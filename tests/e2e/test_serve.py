@@ -12,9 +12,8 @@ import openai
 import psutil
 import pytest
 
-from e2e.serving import DATA, DENSE, STOP_DEADLINE_S, Serving
-
-FLAGS = ("--model", str(DENSE), "--port", "0", "--host", "127.0.0.1", "--dtype", "float32")
+from support.paths import DATA
+from support.serving import FLAGS, STOP_DEADLINE_S, Serving
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
-from e2e.serving import DENSE, STOP_DEADLINE_S, Serving
 from fakes.model_hub import ModelHub
+from support import http
+from support.paths import DENSE
+from support.serving import STOP_DEADLINE_S, Serving
 
 FLAGS = ("--port", "0", "--host", "127.0.0.1", "--dtype", "float32")
 ID = "PaddlePaddle/ERNIE-4.5-Tiny-Paddle"
@@ -52,10 +53,10 @@ def test_a_model_of_a_hub_is_downloaded_and_served_and_the_start_is_accounted_fo
     try:
         url = serving.wait_until_ready()
         waited = time.monotonic() - started
-        models = httpx.get(f"{url}/v1/models", trust_env=False, verify=False, timeout=30).json()
+        models = http.get(f"{url}/v1/models").json()
         assert [model["id"] for model in models["data"]] == ["ERNIE-4.5-Tiny-Paddle"]
         body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
-        answer = httpx.post(f"{url}/v1/chat/completions", json=body, trust_env=False, verify=False, timeout=60)
+        answer = http.post(f"{url}/v1/chat/completions", json=body)
         assert answer.json()["usage"]["completion_tokens"] > 0
     finally:
         serving.close()

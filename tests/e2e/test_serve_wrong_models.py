@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.serving import DENSE
+from support.paths import DENSE
 
 DEADLINE_S = 120.0
 

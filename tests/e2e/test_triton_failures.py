@@ -15,8 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from e2e.frontend_process import frontend_process
-from e2e.triton_server import ROOT, Stream, TritonServer, eventually
+from support.frontend_process import frontend_process
+from support.paths import ROOT
+from support.triton_server import Stream, TritonServer
+from support.waiting import eventually
 
 RESTART_TARGET_S = 10.0
 UNLOAD_TARGET_S = 3.0

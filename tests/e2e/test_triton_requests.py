@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
 
-from e2e.serving import DATA, DENSE
-from e2e.triton_server import TritonServer, add_entry, eventually, infer_inputs
 from ernie_wire.logprobs import parse_logprobs
+from support.paths import DATA, DENSE
+from support.triton_server import TritonServer, add_entry, infer_inputs
+from support.waiting import eventually
 
 GOLDENS = np.load(DATA / "dense.npz")
 LONG_STEPS, FEW_STEPS = 2000, 1000

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from e2e.triton_server import ROOT, TritonServer, eventually
 from ernie_cli.presets.entries import ENTRIES
+from support.paths import ROOT
+from support.triton_server import TritonServer
+from support.waiting import eventually
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.routing import Routing
-from numerics.paddle_layout import write_paddle_twin
+from support.checkpoints.paddle_layout import write_paddle_twin
+from support.paths import DATA
 
-DATA = Path(__file__).parents[1] / "data"
 MOE_FAMILIES = ("moe", "moe300b", "moe_tp")
 FAMILIES = ("dense", *MOE_FAMILIES)
 LAYOUTS = ("hf", "paddle")

@@ -21,8 +21,8 @@ from numerics.golden import Floats, checkpoint, cosine, golden_rows
 from numerics.measuring_oracle import TEXTS, measured_absmax
 from numerics.oracle import Oracle
 from numerics.recording import RecordingOps
-from unit.backend.fastdeploy_writer import Tensors, checkpoint_tensors, write_model
-from unit.backend.safetensors_writer import read_tensors
+from support.checkpoints.fastdeploy_writer import Tensors, checkpoint_tensors, write_model
+from support.checkpoints.safetensors_writer import read_tensors
 
 QUANTIZATION = {
     "quantization": "mix_quant",

@@ -16,7 +16,6 @@ from numerics.backends import BACKENDS, make_ops
 from numerics.generation import generate, load, prompt_logits
 from numerics.golden import (
     COMPRESSION_RATIO,
-    DATA,
     DETAILED_ROW,
     FAMILIES,
     HIDDEN_TOLERANCE,
@@ -31,9 +30,10 @@ from numerics.golden import (
     max_difference,
 )
 from numerics.oracle import Oracle
-from numerics.paddle_layout import tensors_of, write_paddle_twin
 from numerics.recording import RecordingOps
 from numerics.routing import by_index
+from support.checkpoints.paddle_layout import tensors_of, write_paddle_twin
+from support.paths import DATA
 
 backends = pytest.mark.parametrize("backend", BACKENDS)
 families = pytest.mark.parametrize("family", FAMILIES)

@@ -15,8 +15,8 @@ import pytest
 from ernie_kernels.communicator import ProcessGroupConfig
 from ernie_kernels.paddle.place import paddle
 from ernie_kernels.paddle.process_group import join_host_group
-from free_ports import free_port
 from numerics.golden import golden_rows
+from support.free_ports import free_port
 
 DEADLINE_S = 600.0
 

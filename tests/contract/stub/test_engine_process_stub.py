@@ -25,6 +25,7 @@ from ernie_wire.messages import GenerateRequest
 from ernie_wire.processes import Exit
 from ernie_wire.status import Control, answer_text
 from fakes import triton_python_backend_utils as fake_utils
+from support.waiting import eventually, has_ended
 
 FAKE_ENGINE = (str(Path(__file__).parents[2] / "fakes" / "fake_engine.py"),)
 WAIT_S = 60.0
@@ -85,20 +86,6 @@ def start() -> Iterator[Start]:
     yield started
     for stub in stubs:
         stub.close()
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true"
-        time.sleep(0.01)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def test_without_stream_there_is_exactly_one_response(start: Start) -> None:
@@ -169,7 +156,7 @@ def test_a_crash_ends_what_is_in_flight_and_the_next_request_is_served(
     assert after.finished.wait(WAIT_S)
     assert after.texts() == ["1 2 "]
     assert stub.control("describe")["generation"] == 2
-    assert is_gone(pid)
+    assert has_ended(pid)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +174,7 @@ def test_an_engine_that_hangs_is_aborted_and_replaced(
     pid = stub.pid()
     sender = stub.submit("a", prompt)
     assert cause in sender.error_line()
-    assert is_gone(pid)
+    assert has_ended(pid)
     after = stub.submit("b", "count 1")
     assert after.finished.wait(WAIT_S)
     assert after.texts() == ["1 "]
@@ -348,7 +335,7 @@ def test_stop_ends_requests_and_process(start: Start) -> None:
     sender = stub.submit("a", "wait", stream=True)
     stub.engine.stop()
     assert sender.error_line().startswith("model_unavailable: ")
-    assert is_gone(pid)
+    assert has_ended(pid)
     with pytest.raises(ModelUnavailable, match="shutting down"):
         stub.submit("b", "count 1")
 
@@ -358,7 +345,7 @@ def test_stop_ends_an_engine_that_hangs(start: Start) -> None:
     pid = stub.pid()
     stub.submit("a", "hang")
     stub.engine.stop()
-    assert is_gone(pid)
+    assert has_ended(pid)
 
 
 def test_stop_during_a_restart_leaves_nothing(start: Start) -> None:
@@ -373,7 +360,7 @@ def test_the_end_of_the_stub_ends_the_engine() -> None:
     process = EngineProcess(EngineCommand(sys.executable, {}, FAKE_ENGINE))
     process.socket.close()
     assert process.end(WAIT_S) == Exit.of(0), "no signal was needed"
-    assert is_gone(process.pid)
+    assert has_ended(process.pid)
 
 
 def test_the_exit_of_a_signalled_engine_is_named(start: Start) -> None:

@@ -28,12 +28,12 @@ from ernie_backend.quantization.quantizer import quantize_checkpoint
 from ernie_backend.settings.groups import LoadSettings
 from ernie_kernels.formats import ActivationType, float32_to_bfloat16
 from ernie_kernels.reference.ops import ReferenceOps
-from numerics.paddle_layout import tensors_of
-from unit.backend.planned_models import plan_settings
-from unit.backend.quantized_checkpoints import TEXTS
-from unit.backend.safetensors_writer import write_tensors
+from support.checkpoints.paddle_layout import tensors_of
+from support.checkpoints.planned_models import plan_settings
+from support.checkpoints.quantized_checkpoints import TEXTS
+from support.checkpoints.safetensors_writer import write_tensors
+from support.paths import DENSE
 
-DENSE = Path(__file__).parents[2] / "data" / "dense"
 MODEL_FILE = """
 from ernie_backend.models.ernie4_5 import Ernie4_5ForCausalLM
 from ernie_backend.weights.roles import Role

@@ -10,7 +10,7 @@ import pytest
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
 from ernie_backend.quantization.calibration_texts import read_texts
-from unit.backend.quantized_checkpoints import DATA
+from support.paths import DATA
 
 
 def test_texts(tmp_path: Path) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.engine.detokenizer import Detokenizer
+from support.paths import DENSE
 
-MODEL = Path(__file__).parents[2] / "data" / "dense"
+MODEL = DENSE
 TOKENIZER = Tokenizer.from_directory(MODEL)
 
 

@@ -27,8 +27,8 @@ from ernie_wire.errors import ContextLengthExceeded, InvalidRequest, InvalidValu
 from ernie_wire.messages import Cancel, GenerateRequest, Output
 from ernie_wire.sampling import MODEL_DEFAULTS, SamplingParameters
 from fakes.sequences import make_request
+from support.paths import DENSE
 
-DENSE = Path(__file__).parents[2] / "data" / "dense"
 TOKENIZER, TEMPLATE = Tokenizer.from_directory(DENSE), ChatTemplate.from_directory(DENSE)
 
 

@@ -11,7 +11,7 @@ import pytest
 from ernie_backend.devices.host import available_bytes, resident_bytes
 from ernie_backend.errors import StartError
 from ernie_backend.planning.kv_sizing import check_available, kv_blocks
-from unit.backend.planned_models import plan_settings
+from support.checkpoints.planned_models import plan_settings
 
 MIB = 1 << 20
 LEGACY_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes")

@@ -14,7 +14,7 @@ from ernie_backend.devices.device import p800
 from ernie_backend.errors import StartError
 from ernie_backend.planning.memory_plan import plan_memory
 from ernie_backend.planning.model_shape import read_shape, shape_of
-from unit.backend.planned_models import EXPERTS, model, plan_settings, with_experts
+from support.checkpoints.planned_models import EXPERTS, model, plan_settings, with_experts
 
 
 def test_experts_are_counted_in_the_layers_that_have_them(tmp_path: Path) -> None:

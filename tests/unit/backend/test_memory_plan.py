@@ -24,8 +24,7 @@ from ernie_backend.weights.sharding import shard_of
 from ernie_kernels.api import MlpWeights, Ops, RotarySpec
 from ernie_kernels.formats import ActivationType, LinearWeight, W4A8Weight
 from ernie_kernels.routing import RouterWeights
-from unit.backend.planned_models import (
-    DENSE,
+from support.checkpoints.planned_models import (
     EXPERTS,
     WIDE,
     exactly,
@@ -34,6 +33,7 @@ from unit.backend.planned_models import (
     quantized,
     with_experts,
 )
+from support.paths import DENSE
 
 FORMATS = [
     ("float32", None),

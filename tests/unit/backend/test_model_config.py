@@ -11,8 +11,8 @@ import pytest
 
 from ernie_backend.config.model_config import ModelConfig, MoeConfig
 from ernie_backend.errors import StartError
+from support.paths import DATA
 
-DATA = Path(__file__).parents[2] / "data"
 FIELDS: dict[str, Any] = json.loads((DATA / "dense-Paddle" / "config.json").read_text())
 
 MOE_FIELDS: dict[str, Any] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from ernie_backend.models.load import load_model
 from ernie_backend.settings.groups import LoadSettings
 from ernie_kernels.api import Ops
 from ernie_kernels.formats import ActivationType
+from support.paths import DENSE
 
-DENSE = Path(__file__).parents[2] / "data" / "dense"
 MOE = DENSE.parent / "moe"
 OPERATORS = [
     "add",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -17,9 +16,10 @@ from ernie_backend.parallel.messages import CODEC, Failed
 from ernie_backend.settings.reader import read_settings
 from ernie_wire.frames import send_frame
 from ernie_wire.processes import Exit
-from free_ports import free_port
+from support.free_ports import free_port
+from support.paths import DATA
 
-MOE_TP = Path(__file__).parents[2] / "data" / "moe_tp"
+MOE_TP = DATA / "moe_tp"
 
 
 class EndedRank:

@@ -21,7 +21,7 @@ from ernie_backend.parallel.layout import Layout
 from ernie_backend.parallel.messages import CODEC, Challenge, Hello, Loaded, RankMessage, Refused
 from ernie_backend.parallel.rendezvous import accept_ranks, connect_to_rank_0
 from ernie_wire.frames import receive_frame, send_frame
-from free_ports import free_port
+from support.free_ports import free_port
 
 PATIENCE_S = 60.0
 

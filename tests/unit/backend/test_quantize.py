@@ -37,8 +37,9 @@ from ernie_kernels.formats import (
     quantize_int8,
     quantize_w4a8,
 )
-from unit.backend.quantized_checkpoints import DATA, TEXTS, assert_same, make
-from unit.backend.safetensors_writer import read_tensors
+from support.checkpoints.quantized_checkpoints import TEXTS, assert_same, make
+from support.checkpoints.safetensors_writer import read_tensors
+from support.paths import DATA
 
 
 def opened(directory: Path, quantization: str | None = None) -> CheckpointWeights:

@@ -14,8 +14,9 @@ from ernie_backend.quantization.job import QuantizationJob
 from ernie_backend.quantization.lock import TargetLock
 from ernie_backend.quantization.quantizer import quantize_checkpoint
 from ernie_kernels.formats import float32_to_bfloat16
-from unit.backend.quantized_checkpoints import DATA, TEXTS, assert_same_files, make
-from unit.backend.safetensors_writer import read_tensors, write_tensors
+from support.checkpoints.quantized_checkpoints import TEXTS, assert_same_files, make
+from support.checkpoints.safetensors_writer import read_tensors, write_tensors
+from support.paths import DATA
 
 
 @pytest.mark.parametrize(

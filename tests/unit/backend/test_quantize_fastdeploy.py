@@ -11,9 +11,10 @@ import pytest
 from ernie_backend.quantization import quantizer
 from ernie_backend.quantization.calibration import Calibration
 from ernie_backend.weights.checkpoints.files import INDEX
-from unit.backend.fastdeploy_writer import Tensors, checkpoint_tensors, cut
-from unit.backend.quantized_checkpoints import DATA, make
-from unit.backend.safetensors_writer import read_tensors
+from support.checkpoints.fastdeploy_writer import Tensors, checkpoint_tensors, cut
+from support.checkpoints.quantized_checkpoints import make
+from support.checkpoints.safetensors_writer import read_tensors
+from support.paths import DATA
 
 SOURCE = read_tensors(DATA / "moe_tp" / "model.safetensors")
 LAYERS, EXPERTS, CHANNELS = 3, 4, 64

@@ -17,8 +17,9 @@ from ernie_backend.quantization.job import QuantizationJob
 from ernie_backend.quantization.lock import TargetLock
 from ernie_backend.quantization.quantizer import quantize_checkpoint
 from ernie_backend.weights.checkpoints.prequantized import quantized_tensors
-from unit.backend.quantized_checkpoints import DATA, TEXTS, assert_same_files, make
-from unit.backend.safetensors_writer import read_tensors, write_tensors
+from support.checkpoints.quantized_checkpoints import TEXTS, assert_same_files, make
+from support.checkpoints.safetensors_writer import read_tensors, write_tensors
+from support.paths import DATA
 
 W4A8C8 = QuantizationConfig("w4a8", has_cache_scales=True)
 FILES = [f"model-0000{number}-of-00004.safetensors" for number in (1, 2, 3, 4)]

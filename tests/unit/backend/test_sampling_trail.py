@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from pathlib import Path
 from typing import get_type_hints
 
 import numpy as np
@@ -27,8 +26,8 @@ from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.sampling import TokenSampler
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
+from support.paths import DENSE, ROOT
 
-ROOT = Path(__file__).parents[3]
 SOURCES = [
     path
     for folder in ("backend", "kernels", "openai_frontend")
@@ -36,7 +35,6 @@ SOURCES = [
     if path.suffix in {".py", ".pyi", ".hpp", ".cpp"}
 ]
 MOST_FILES = 5
-DENSE = ROOT / "tests" / "data" / "dense"
 TOKENIZER = Tokenizer.from_directory(DENSE)
 MODEL = InputProcessor(
     TOKENIZER, ChatTemplate.from_directory(DENSE), GenerationConfig(), 64, TOKENIZER.vocab_size

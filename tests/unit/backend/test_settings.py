@@ -17,8 +17,8 @@ from ernie_backend.settings.groups import DEFAULT_ACTIVATION, EngineSettings
 from ernie_backend.settings.reader import read_settings
 from ernie_kernels.cpu import instruction_sets
 from ernie_kernels.formats import ActivationType
+from support.paths import DENSE
 
-DENSE = Path(__file__).parents[2] / "data" / "dense"
 CONFIG = replace(ModelConfig.from_directory(DENSE), max_position_embeddings=131072)
 
 

@@ -22,8 +22,8 @@ from ernie_backend.runner.sampler import SampledToken
 from ernie_wire.marked_text import Mark, MarkedText, joined
 from ernie_wire.messages import GenerateRequest, Output
 from ernie_wire.sampling import SamplingParameters
+from support.paths import DENSE
 
-DENSE = Path(__file__).parents[2] / "data" / "dense"
 TOKENIZER = Tokenizer.from_directory(DENSE)
 EOS, CLS, PICTURE = 2, 13, 21
 THINK, END_OF_THINK, LOC_0 = (TOKENIZER.encode(text)[0] for text in ("<think>", "</think>", "<|LOC_0|>"))

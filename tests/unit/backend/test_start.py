@@ -19,8 +19,8 @@ from ernie_kernels.communicator import ProcessGroupConfig
 from ernie_wire.errors import InvalidValue
 from ernie_wire.messages import GenerateRequest, Output
 from ernie_wire.sampling import SamplingParameters
+from support.paths import DENSE
 
-DENSE = Path(__file__).parents[2] / "data" / "dense"
 PROMPT = tuple(np.random.default_rng(5).integers(3, 640, 20).tolist())
 
 

@@ -10,7 +10,7 @@ import pytest
 from ernie_backend.service.start import start_engine
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
-from unit.backend.quantized_checkpoints import make
+from support.checkpoints.quantized_checkpoints import make
 
 
 def test_a_w4a8c8_checkpoint_cut_for_ranks_is_served_by_one(

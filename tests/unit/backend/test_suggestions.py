@@ -18,7 +18,7 @@ from ernie_backend.planning.memory_plan import MemoryPlan, plan_memory
 from ernie_backend.planning.model_shape import ModelShape
 from ernie_backend.planning.suggestions import suggest_changes
 from ernie_backend.planning.units import format_bytes
-from unit.backend.planned_models import WIDE, exactly, plan_settings, quantized, with_experts
+from support.checkpoints.planned_models import WIDE, exactly, plan_settings, quantized, with_experts
 
 
 def misfit(share: float, shape: ModelShape | None = None, **settings: Any) -> MemoryPlan:

@@ -14,8 +14,8 @@ from ernie_backend.chat import template as template_module
 from ernie_backend.chat.template import BUILT_IN, ChatTemplate
 from ernie_backend.errors import StartError
 from ernie_wire.errors import ChatTemplateFailed, InvalidValue
+from support.paths import DATA
 
-DATA = Path(__file__).parents[2] / "data"
 TEMPLATES = DATA / "chat_templates"
 CORPUS: dict[str, dict[str, Any]] = json.loads((TEMPLATES / "goldens.json").read_text(encoding="utf-8"))
 USER = {"role": "user", "content": "Hi"}

@@ -11,8 +11,8 @@ import pytest
 
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.errors import StartError
+from support.paths import DATA
 
-DATA = Path(__file__).parents[2] / "data"
 GOLDEN = json.loads((DATA / "tokenizer.json").read_text(encoding="utf-8"))
 
 

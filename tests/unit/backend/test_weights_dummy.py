@@ -25,8 +25,8 @@ from ernie_kernels.formats import (
 from ernie_wire.errors import InvalidValue
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
+from support.paths import DENSE
 
-DENSE = Path(__file__).parents[2] / "data" / "dense"
 MOE = DENSE.parent / "moe"
 
 Floats = NDArray[np.float32]

@@ -25,9 +25,9 @@ from ernie_kernels.formats import (
     dequantize,
     quantize_int4,
 )
-from unit.backend.safetensors_writer import read_tensors, write_shards, write_tensors
+from support.checkpoints.safetensors_writer import read_tensors, write_shards, write_tensors
+from support.paths import DATA
 
-DATA = Path(__file__).parents[2] / "data"
 MOE, UNTIED = DATA / "moe", DATA / "moe300b"
 BFLOAT16_NAN = 0x7FC0
 TENSORS = {name: values for path in MOE.glob("*.safetensors") for name, values in read_tensors(path).items()}

@@ -19,9 +19,16 @@ from ernie_backend.weights.recipes import recipes
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import Shard
 from ernie_kernels.formats import W4A8Weight, bfloat16_to_float32, dequantize
-from unit.backend.fastdeploy_writer import Tensors, checkpoint_tensors, paddle_tensors, quantized, write_model
-from unit.backend.quantized_checkpoints import DATA, assert_same
-from unit.backend.safetensors_writer import read_tensors
+from support.checkpoints.fastdeploy_writer import (
+    Tensors,
+    checkpoint_tensors,
+    paddle_tensors,
+    quantized,
+    write_model,
+)
+from support.checkpoints.quantized_checkpoints import assert_same
+from support.checkpoints.safetensors_writer import read_tensors
+from support.paths import DATA
 
 CONFIG = json.loads((DATA / "moe_tp" / "config.json").read_text())
 SOURCE = read_tensors(DATA / "moe_tp" / "model.safetensors")

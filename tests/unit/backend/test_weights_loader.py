@@ -29,10 +29,10 @@ from ernie_kernels.formats import (
     dequantize,
     quantize_int8,
 )
-from unit.backend.safetensors_writer import read_tensors, write_shards, write_tensors
+from support.checkpoints.safetensors_writer import read_tensors, write_shards, write_tensors
+from support.paths import DATA, DENSE
 
-DENSE = Path(__file__).parents[2] / "data" / "dense"
-PADDLE = Path(__file__).parents[2] / "data" / "dense-Paddle"
+PADDLE = DATA / "dense-Paddle"
 TENSORS = read_tensors(DENSE / "model.safetensors")
 FIELDS: dict[str, Any] = json.loads((DENSE / "config.json").read_text())
 MATRICES = (Role.QKV, Role.OUTPUT, Role.GATE_UP, Role.DOWN)

@@ -12,8 +12,8 @@ from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role, WeightKey
 from ernie_backend.weights.sharding import Shard, part_of
 from ernie_kernels.formats import dequantize
+from support.paths import DATA
 
-DATA = Path(__file__).parents[2] / "data"
 MATRICES = [
     WeightKey(Role.EMBEDDING),
     WeightKey(Role.QKV, 0),

@@ -22,8 +22,8 @@ from ernie_backend.weights.recipes import recipes
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import Shard
 from ernie_kernels.formats import W4A8Weight, bfloat16_to_float32
-from unit.backend.quantized_checkpoints import assert_same, make
-from unit.backend.safetensors_writer import read_tensors, write_tensors
+from support.checkpoints.quantized_checkpoints import assert_same, make
+from support.checkpoints.safetensors_writer import read_tensors, write_tensors
 
 LAYER = "ernie.layers.1."
 EXPERT = LAYER + "mlp.experts.2."

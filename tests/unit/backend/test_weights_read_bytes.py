@@ -15,9 +15,9 @@ from ernie_backend.weights.checkpoints.files import Checkpoint
 from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import Shard
-from unit.backend.quantized_checkpoints import make
+from support.checkpoints.quantized_checkpoints import make
+from support.paths import DATA
 
-DATA = Path(__file__).parents[2] / "data"
 BY_OUTPUTS = (Role.EMBEDDING, Role.QKV, Role.GATE_UP, Role.EXPERT_GATE_UP, Role.HEAD)
 BY_INPUTS = (Role.OUTPUT, Role.DOWN, Role.EXPERT_DOWN)
 LAYERS = {Role.EXPERT_GATE_UP: 1, Role.EXPERT_DOWN: 1, Role.ROUTER: 1}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
 from ernie_backend.weights.checkpoints.safetensors_reader import SafetensorsFile
-from unit.backend.safetensors_writer import write_raw, write_tensors
+from support.checkpoints.safetensors_writer import write_raw, write_tensors
 
 
 def entry(begin: Any, end: Any, shape: Any = (2,), dtype: Any = "F32") -> dict[str, Any]:

@@ -15,8 +15,8 @@ from ernie_cli import main as command_line
 from ernie_cli.serve import service as serve_module
 from ernie_cli.serve.settings import ServeSettings
 from ernie_frontend.log_output import standard_error
+from support.paths import DENSE
 
-DENSE = Path(__file__).parents[2] / "data" / "dense"
 TEXT_ROW = (
     "serve --model DIR --port 8188 --tensor-parallel-size 1 --max-model-len 32768 --max-num-seqs 128"
     ' --quantization "WINT8" --gpu-memory-utilization 0.9'

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ernie_cli.demo import EMBEDDED_ENTRY, EMBEDDED_PARAMETERS
 from ernie_wire.tensors import config_pbtxt
-
-REPOSITORY = Path(__file__).parents[3] / "model_repository"
+from support.paths import REPOSITORY
 
 
 def test_the_demo_and_a_plain_triton_compute_alike() -> None:

@@ -25,9 +25,8 @@ from ernie_cli.serve.settings import ServeSettings
 from ernie_cli.triton.run_directory import write_entry
 from ernie_frontend.__main__ import arguments_parser
 from ernie_frontend.arguments import UsageError
+from support.paths import DENSE, ROOT
 
-ROOT = Path(__file__).parents[3]
-DENSE = ROOT / "tests" / "data" / "dense"
 FASTDEPLOY = (ROOT / "tests/data/fastdeploy/flags.txt").read_text().split()
 VARIABLE_NAMES = (ROOT / "tests/data/fastdeploy/variables.txt").read_text().split()
 KEYS = str(ROOT / "tests/data/fastdeploy/variables.txt")  # any file with a word a line

@@ -12,9 +12,8 @@ import pytest
 from ernie_cli.errors import CommandError
 from ernie_cli.model.check import check_model
 from ernie_cli.presets.released import RELEASED
-from unit.backend.quantized_checkpoints import make
-
-DATA = Path(__file__).parents[2] / "data"
+from support.checkpoints.quantized_checkpoints import make
+from support.paths import DATA
 
 
 def test_a_model_that_does_not_fit_is_refused_with_need_and_have(tmp_path: Path) -> None:

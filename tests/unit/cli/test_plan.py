@@ -20,9 +20,9 @@ from ernie_cli.plan.report import Planned, lines
 from ernie_cli.plan.request import plan_request
 from ernie_cli.presets.released import RELEASED
 from ernie_cli.presets.rows import ROWS, Row
-from unit.backend.planned_models import plan_settings
+from support.checkpoints.planned_models import plan_settings
+from support.paths import DATA
 
-DATA = Path(__file__).parents[2] / "data"
 DENSE, EXPERTS = DATA / "dense", DATA / "moe"
 VL_424B = "ernie-4.5-vl-424b-a47b-wint8-32k-tp8"
 

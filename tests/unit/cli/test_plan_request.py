@@ -20,9 +20,8 @@ from ernie_cli.plan.request import plan_request
 from ernie_cli.presets.rows import ROWS
 from ernie_cli.serve.printed_config import engine_settings
 from ernie_cli.serve.settings import engine_parameters
+from support.paths import DATA, DENSE
 
-DATA = Path(__file__).parents[2] / "data"
-DENSE = DATA / "dense"
 VL_424B = "ernie-4.5-vl-424b-a47b-wint8-32k-tp8"
 
 

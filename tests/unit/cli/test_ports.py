@@ -10,7 +10,7 @@ import pytest
 
 from ernie_cli.errors import CommandError
 from ernie_cli.processes.ports import LOOPBACK, choose_ports, holder_of
-from free_ports import free_port
+from support.free_ports import free_port
 
 
 @pytest.fixture

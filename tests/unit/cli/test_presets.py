@@ -14,8 +14,7 @@ from ernie_cli.presets.rows import ROWS
 from ernie_cli.triton.run_directory import MODEL_PY
 from ernie_stub.entry import Entry
 from ernie_wire.tensors import config_pbtxt
-
-REPOSITORY = Path(__file__).parents[3] / "model_repository"
+from support.paths import REPOSITORY
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

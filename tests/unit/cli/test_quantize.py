@@ -10,8 +10,7 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_cli.errors import CommandError
 from invoke import invoke
-
-DATA = Path(__file__).parents[2] / "data"
+from support.paths import DATA
 
 
 def test_a_checkpoint_is_made_with_progress(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from ernie_wire.json_text import MAX_DEPTH
 from ernie_wire.messages import MAX_MEDIA, MAX_MEDIA_BYTES, MAX_MEDIUM_BYTES
 from ernie_wire.sampling import SamplingParameters
 from ernie_wire.tensors import INPUTS, OUTPUTS, TensorSpec
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 DOCUMENTS = sorted(
     [
         *ROOT.glob("*.md"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_frontend.schema.tables import tables, with_tables
+from support.paths import ROOT
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "openai.md"
+DOCUMENT = ROOT / "docs" / "openai.md"
 
 
 def test_the_tables_are_those_of_the_schema() -> None:

@@ -10,13 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 from ernie_frontend.__main__ import _warn_of_triton, run
 from ernie_frontend.arguments import UsageError
 from ernie_frontend.cors import Cors
 from ernie_frontend.settings import Settings
+from support import http
 
 COMMAND = [sys.executable, "-m", "ernie_frontend"]
 
@@ -143,12 +143,10 @@ def test_serves_until_sigterm_and_exits_with_0() -> None:
             assert process.stderr is not None
             ready = re.search(r"http://127\.0\.0\.1:\d+", process.stderr.readline())
             assert ready is not None
-            answer = httpx.get(f"{ready[0]}/v1/models", trust_env=False, verify=False, timeout=30)
+            answer = http.get(f"{ready[0]}/v1/models")
             assert answer.status_code == 401
             authorized = {"Authorization": "Bearer two"}
-            answer = httpx.get(
-                f"{ready[0]}/v1/models", headers=authorized, trust_env=False, verify=False, timeout=30
-            )
+            answer = http.get(f"{ready[0]}/v1/models", headers=authorized)
             assert answer.status_code == 503
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0

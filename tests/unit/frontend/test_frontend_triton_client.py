@@ -24,7 +24,7 @@ from ernie_wire.messages import GenerateRequest, Output
 from ernie_wire.sampling import SamplingParameters
 from fakes.triton_grpc import EventLoopThread, FakeTriton, Inference, Response, hang_after_first
 
-pytest_plugins = ("fakes.frontend_server",)
+pytest_plugins = ("support.frontend_server",)
 
 NOWHERE = "127.0.0.1:1"  # a reserved port: nobody listens
 

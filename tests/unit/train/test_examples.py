@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from itertools import islice, pairwise
-from pathlib import Path
 from random import Random
 
 import pytest
 
+from support.paths import REPOSITORY
 from train_embedded.chats import Chat, Turn
 from train_embedded.examples import IGNORED, Encoder, batches
 from train_embedded.mixture import taught
 from train_embedded.tokenizer_model import EOS, SPECIALS, TURN_END, UNK, VOCAB_SIZE
 
-WEIGHTS = Path(__file__).resolve().parents[3] / "model_repository" / "ernie-tiny" / "weights"
+WEIGHTS = REPOSITORY / "ernie-tiny" / "weights"
 TWO_TURNS = Chat((Turn("Hello", "Hi!"), Turn("2加3等于多少？", "5")), "talk", "en", system="You are Anna.")
 
 

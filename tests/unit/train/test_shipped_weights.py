@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ernie_backend.chat.template import BUILT_IN
+from support.paths import REPOSITORY
 
-WEIGHTS = Path(__file__).resolve().parents[3] / "model_repository" / "ernie-tiny" / "weights"
+WEIGHTS = REPOSITORY / "ernie-tiny" / "weights"
 MOST_BYTES = 12_000_000
 BF16_EXPONENT = 0x7F80
 OF_A_LAYER = (

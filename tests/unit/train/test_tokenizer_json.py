@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -11,10 +10,11 @@ import sentencepiece
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from ernie_backend.chat.tokenizer import Tokenizer
+from support.paths import REPOSITORY
 from train_embedded.tokenizer_json import tokenizer_json
 from train_embedded.tokenizer_model import USER_DEFINED
 
-WEIGHTS = Path(__file__).resolve().parents[3] / "model_repository" / "ernie-tiny" / "weights"
+WEIGHTS = REPOSITORY / "ernie-tiny" / "weights"
 TEXTS = [
     "What is the capital of France? The capital of France is Paris.",
     "12 + 7 = 19, 3.14159, 0123456789",

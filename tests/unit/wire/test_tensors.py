@@ -8,8 +8,8 @@ import pytest
 
 from ernie_wire.__main__ import main, parameters_of
 from ernie_wire.tensors import config_pbtxt
+from support.paths import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[3] / "model_repository"
 ENTRIES = sorted(path.name for path in REPOSITORY.iterdir() if (path / "config.pbtxt").exists())
 
 

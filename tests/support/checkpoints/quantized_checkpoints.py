@@ -10,8 +10,8 @@ from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.quantization.job import QuantizationJob
 from ernie_backend.quantization.quantizer import quantize_checkpoint
 from ernie_kernels.formats import LinearWeight, W4A8Weight
+from support.paths import DATA
 
-DATA = Path(__file__).parents[2] / "data"
 TEXTS = [np.random.default_rng(seed).integers(3, 560, 40).tolist() for seed in range(6)]
 """Token ids to calibrate with."""
 

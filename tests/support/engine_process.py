@@ -6,14 +6,12 @@ import json
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from types import TracebackType
 
 from ernie_wire.channel import Channel
 from ernie_wire.messages import CODEC, Heartbeat, Message, Output, Outputs, Ready, Starting
+from support.paths import DENSE
 
-DATA = Path(__file__).parents[1] / "data"
-DENSE = DATA / "dense"
 TIMEOUT_S = 60.0
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unit.backend.safetensors_writer import read_tensors, write_shards
+from support.checkpoints.safetensors_writer import read_tensors, write_shards
 
 Tensors = dict[str, NDArray[Any]]
 

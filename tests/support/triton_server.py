@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ import tritonclient.grpc as grpc_client
 
 from ernie_wire import tensors
 from ernie_wire.tensors import config_pbtxt
-from free_ports import free_ports
+from support.free_ports import free_ports
+from support.paths import ROOT
+from support.waiting import eventually
 
-ROOT = Path(__file__).parents[2]
 LAUNCHER = Path(sys.prefix) / "bin" / "tritonserver"
 EMBEDDED = ROOT / "model_repository" / "ernie-tiny"
 WAIT_S = 100.0
@@ -182,14 +183,6 @@ class TritonServer:
         """End the server if the test has not."""
         if self.process.poll() is None:
             self.terminate()
-
-
-def eventually(condition: Callable[[], bool], message: Callable[[], str] = lambda: "did not come true") -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, message()
-        time.sleep(0.05)
 
 
 def _state(client: Any, model: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unit.backend.safetensors_writer import write_tensors
+from support.checkpoints.safetensors_writer import write_tensors
 
 Tensors = dict[str, NDArray[Any]]
 _FUSED = {

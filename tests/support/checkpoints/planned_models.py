@@ -12,8 +12,8 @@ from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.device import Device, p800
 from ernie_backend.planning.model_shape import ModelShape, shape_of
 from ernie_backend.settings.groups import EngineSettings
+from support.paths import DENSE
 
-DENSE = Path(__file__).parents[2] / "data" / "dense"
 EXPERTS = {
     "architectures": ["Ernie4_5_MoeForCausalLM"],
     "moe_num_experts": 8,

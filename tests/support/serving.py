@@ -15,8 +15,10 @@ from pathlib import Path
 
 import psutil
 
-DATA = Path(__file__).parents[1] / "data"
-DENSE = DATA / "dense"
+from support.paths import DENSE
+
+FLAGS = ("--model", str(DENSE), "--port", "0", "--host", "127.0.0.1", "--dtype", "float32")
+"""The dense checkpoint on any free port of loopback, in the type of its goldens."""
 START_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 60.0
 _READY = re.compile(r"Launching chat completion service at (\S+)/v1/chat/completions")

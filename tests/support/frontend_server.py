@@ -1,6 +1,6 @@
 """The real frontend under the real uvicorn on a free loopback port, over a fake Triton; with fixtures.
 
-A test module gets the fixtures by ``pytest_plugins = ("fakes.frontend_server",)``.
+A test module gets the fixtures by ``pytest_plugins = ("support.frontend_server",)``.
 """
 
 from __future__ import annotations
