@@ -6,6 +6,9 @@ from ernie_backend.settings.kinds import Integer, Kind, String, Switch
 from ernie_cli.flags.engine import engine_flag
 from ernie_cli.flags.flag import ApiKeys, Flag, Group, LocalizedText, Passed
 
+DEFAULT_HOST = "0.0.0.0"  # noqa: S104 - as FastDeploy; the frontend warns when there is no API key
+DEFAULT_PORT = 8000
+DEFAULT_DRAIN_S = 10
 _PORT, _OPEN_PORT = Integer(0, 65535), Integer(1, 65535)
 _SERVE, _FRONTEND, _BOTH = Passed(serve=True), Passed(frontend=True), Passed(frontend=True, serve=True)
 
@@ -37,7 +40,7 @@ SERVER = Group(
         _flag(
             "--port",
             _PORT,
-            ("8000", "8000"),
+            ("8000", str(DEFAULT_PORT)),
             "port of the OpenAI API; 0 takes a free one",
             "OpenAI API 的端口；0 表示任选空闲端口",
             _BOTH,
@@ -45,7 +48,7 @@ SERVER = Group(
         _flag(
             "--host",
             String("ADDRESS"),
-            ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - as FastDeploy; the frontend warns when there is no API key
+            (DEFAULT_HOST, DEFAULT_HOST),
             "address the OpenAI API listens on",
             "OpenAI API 监听的地址",
             _BOTH,
@@ -137,7 +140,7 @@ SERVER = Group(
         _flag(
             "--timeout-graceful-shutdown",
             Integer(0),
-            ("0", "10"),
+            ("0", str(DEFAULT_DRAIN_S)),
             "seconds that answers in flight get when the service ends; 0: as long as they take",
             "停止服务时留给未完成回答的秒数；0 表示一直等到完成",
             _BOTH,

@@ -1,7 +1,6 @@
 """``--print-config``: each value of a ``serve`` and where it came from.
 
-The engine's values are what the engine itself makes of its parameters and of the model's config.json. This
-module must not know how anything is started.
+The engine's values are what the engine itself makes of its parameters and of the model's config.json.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ernie_cli.serve.settings import engine_parameters
 
 _SECRETS = ("FD_API_KEY", "HF_TOKEN", "ERNIE_GROUP_SECRET")
 _HIDDEN = "(set)"
-_OWN = ("model", "served_model_name")  # the engine's values of these are not the user's
+_OWN = ("model", "served_model_name")  # the engine derives these from the model
 
 
 def engine_settings(directory: Path, parameters: Mapping[str, str]) -> EngineSettings:
@@ -73,7 +72,7 @@ def _value_and_source(flag: Flag, given: Mapping[str, str], settings: Mapping[st
     if field is None or field not in settings or field in _OWN:
         return value, source
     effective = _shown(settings[field])
-    if effective is None or effective == _shown(value) or _is_same_number(effective, value):
+    if effective is None or effective == _shown(value):
         return effective or value, source
     is_in_words = source == "default" and not value.isdecimal()
     return effective, f"default ({value})" if is_in_words else f"{source} {value}, changed by config.json"
@@ -87,10 +86,3 @@ def _shown(value: object) -> str | None:
         return str(value.value)
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return {"true": "on", "false": "off"}.get(text, text)
-
-
-def _is_same_number(one: str, other: str) -> bool:
-    try:
-        return float(one) == float(other)
-    except ValueError:
-        return False

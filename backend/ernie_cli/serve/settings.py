@@ -1,7 +1,4 @@
-"""What one ``serve`` was told: the values of its flags, sorted by who reads them.
-
-This module must not know how anything is started.
-"""
+"""The settings of one ``serve``: the values of its flags, sorted by what reads them."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ from pathlib import Path
 from ernie_backend.settings.kinds import Switch
 from ernie_cli.errors import CommandError
 from ernie_cli.flags.flag import Passed
+from ernie_cli.flags.service import DEFAULT_DRAIN_S, DEFAULT_HOST, DEFAULT_PORT
 from ernie_cli.flags.table import FLAGS
 from ernie_cli.triton.run_directory import entry_name
 from ernie_frontend.cors import BadCorsFlags, read_cors
 from ernie_frontend.middleware.api_keys import NoKey, environment_keys, read_key_file, split_keys
 
-DRAIN_S = 10
 _BY_SERVE = ("--host", "--port", "--served-model-name", "--timeout-graceful-shutdown")
 """Flags of the frontend that ``serve`` always writes itself."""
 
@@ -28,7 +25,7 @@ class ServeSettings:
     """The settings of one ``serve``.
 
     Attributes:
-        model: a model directory or an id, as it was given.
+        model: a model directory or an id, as given.
         host: address the OpenAI API listens on.
         port: its port; 0 takes a free one.
         served_model_name: the only name requests may give, or None.
@@ -45,8 +42,8 @@ class ServeSettings:
     """
 
     model: str
-    host: str = "0.0.0.0"  # noqa: S104 - as FastDeploy; the frontend warns when there is no API key
-    port: int = 8000
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
     served_model_name: str | None = None
     api_keys: tuple[str, ...] = ()
     api_key_file: Path | None = None
@@ -58,7 +55,7 @@ class ServeSettings:
     frontend: tuple[str, ...] = ()
     name: str | None = None
     revision: str | None = None
-    drain_s: int = DRAIN_S
+    drain_s: int = DEFAULT_DRAIN_S
     is_quiet: bool = False
 
     @classmethod
@@ -84,7 +81,7 @@ class ServeSettings:
             engine=engine_parameters(given),
             frontend=_frontend_flags(given),
             revision=_revision(given),
-            drain_s=int(given.get("--timeout-graceful-shutdown", DRAIN_S)),
+            drain_s=int(given.get("--timeout-graceful-shutdown", cls.drain_s)),
         )
 
     @property
