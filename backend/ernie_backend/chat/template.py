@@ -214,7 +214,7 @@ class _TimedEnvironment(ImmutableSandboxedEnvironment):
 
     def _check_time(self) -> None:
         if time.thread_time() > self.end_s:
-            raise TimeoutError(f"it has not come to an end within {RENDER_LIMIT_S:g} s")
+            raise TimeoutError(f"it did not finish within {RENDER_LIMIT_S:g} s")
 
 
 class _GenerationTag(Extension):

@@ -88,7 +88,7 @@ def find_architecture(fields: ConfigFields, *, is_served: bool) -> Architecture:
     known = {spelling: each for spelling, each in ARCHITECTURES.items() if each.model or not is_served}
     if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
         raise fields.error(
-            f"architectures must be a list of one name, found {named!r}; known are {', '.join(known)}"
+            f"architectures must be a list with one name, found {named!r}; known are {', '.join(known)}"
         )
     if named[0] not in known:
         raise fields.error(f"unknown architecture {named[0]!r}; known are {', '.join(known)}")

@@ -87,7 +87,7 @@ def _check_method(fields: ConfigFields) -> None:
     if method is not None and method != fields.values.get("quantization"):
         raise fields.error(
             f"{QUANTIZATION_CONFIG}.quant_method is {method!r}: weights of this method cannot be read; give "
-            "the float checkpoint that they were made from, with --quantization wint8 or wint4 to have it small"
+            "the float checkpoint that they were made from, with --quantization wint8 or wint4 to quantize it"
         )
 
 

@@ -62,7 +62,7 @@ class InputProcessor:
         if tokenizer.vocab_size > config.vocab_size:
             raise StartError(
                 f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, "
-                f"config.json says vocab_size {config.vocab_size}; they are of different models"
+                f"config.json says vocab_size {config.vocab_size}; they belong to different models"
             )
         return cls(
             tokenizer=tokenizer,

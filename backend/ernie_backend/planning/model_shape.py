@@ -128,7 +128,7 @@ def _experts_by_modality(text: ConfigFields) -> list[dict[str, Any]]:
     lengths = {name: len(value) for name, value in banks.items() if isinstance(value, list)}
     if len(set(lengths.values())) > 1 or not set(lengths.values()) <= {1, 2}:
         raise text.error(
-            f"lists of experts have a number for text and one for pictures; lengths found are {lengths}"
+            f"lists of experts must have one number for text and one for pictures; their lengths are {lengths}"
         )
     return [
         {name: value[index] if isinstance(value, list) else value for name, value in banks.items()}

@@ -58,7 +58,7 @@ class QuantizationJob:
         if model.quantization_config is not None:
             raise StartError(
                 f"{self.source} is quantized already ({model.quantization_config.quantization}); give the "
-                "checkpoint that it was made of"
+                "checkpoint that it was made from"
             )
         if model.moe is None and name != "wint8":
             raise StartError(f"{name} quantizes experts, and {self.source} has none; give --quantization wint8")

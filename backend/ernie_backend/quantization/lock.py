@@ -74,7 +74,7 @@ class TargetLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StartError(
-                f"another conversion is writing to {self._target}; wait for its end, or give another directory"
+                f"another run is writing to {self._target}; wait until it ends, or give another directory"
             ) from None
 
     def _check_identity(self) -> None:
@@ -86,7 +86,7 @@ class TargetLock:
             return
         if stored != self._identity:
             raise StartError(
-                f"{self._target} holds an unfinished conversion of other settings, source or texts, or by "
+                f"{self._target} holds an unfinished run with other settings, source or texts, or of "
                 "another version; empty it"
             )
 
@@ -95,7 +95,7 @@ class TargetLock:
         others = [path.name for path in self._target.iterdir() if path.name != LOCK_FILE]
         if others:
             raise StartError(
-                f"{self._path} is damaged, so where {min(others)} is from is not known; empty the directory"
+                f"{self._path} is damaged, so the origin of {min(others)} is unknown; empty the directory"
             )
         self._file.truncate(0)
         self._file.write(json.dumps(self._identity))

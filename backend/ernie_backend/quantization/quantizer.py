@@ -68,8 +68,8 @@ def quantize_checkpoint(job: QuantizationJob, report: Report) -> None:
     except OSError as error:
         path = error.filename2 or error.filename or job.target
         raise StartError(
-            f"{path} cannot be written or read: {error.strerror or error}; the same command goes on when that "
-            "is fixed"
+            f"{path} cannot be written or read: {error.strerror or error}; fix that, then the same "
+            "command resumes"
         ) from error
 
 

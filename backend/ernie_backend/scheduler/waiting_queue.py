@@ -90,9 +90,7 @@ class WaitingQueue:
             raise ValueError(f"waiting requests are out of order: {ranks}")
         new = [each for each in self._sequences if each.request_id in self._since]
         if len(new) != len(self._since) or sum(len(each.prompt_ids) for each in new) != self._num_tokens:
-            raise ValueError(
-                f"the queue counts {len(self._since)} requests and {self._num_tokens} tokens wrong"
-            )
+            raise ValueError(f"the queue miscounts {len(self._since)} requests and {self._num_tokens} tokens")
 
     def _check_room(self, num_tokens: int) -> None:
         limits, num_new = self._limits, len(self._since)

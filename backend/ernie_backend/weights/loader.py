@@ -214,7 +214,7 @@ class CheckpointWeights(ModelWeights):
             tensor = recipe.tensors[index]
         raise StartError(
             f"{self._checkpoint.file_of(tensor.name)}: tensor {tensor.name} has a number that is not finite at "
-            f"output {output}; copy the checkpoint again, or take another"
+            f"output {output}; copy the checkpoint again, or use another"
         )
 
     def _read(self, recipe: Recipe, part: Part | None = None) -> NDArray[np.generic]:

@@ -213,7 +213,7 @@ def check_split(config: ModelConfig, shard: Shard, block: int = 1) -> None:
         )
         raise StartError(
             f"tensor_parallel_size is {shard.size}, which does not divide {', '.join(misfits)} of this model; "
-            f"possible {'are' if len(possible) > 1 else 'is'} {', '.join(possible)}"
+            f"possible: {', '.join(possible)}"
             + (f", or {shard.size} with enable_expert_parallel" if is_spread_possible else "")
         )
 

@@ -118,7 +118,7 @@ def test_a_marker_that_was_not_written_whole_is_written_again(tmp_path: Path) ->
 def test_two_runs_never_write_into_one_target(tmp_path: Path) -> None:
     job = QuantizationJob(DATA / "dense", tmp_path / "q", QuantizationConfig("wint8"))
     with TargetLock(job.target, job.identity()):
-        with pytest.raises(StartError, match="another conversion"):
+        with pytest.raises(StartError, match="another run"):
             quantize_checkpoint(job, print)
         assert [path.name for path in job.target.iterdir()] == ["conversion.json"]
     quantize_checkpoint(job, print)

@@ -139,10 +139,7 @@ def test_experts_of_w4a8_are_not_read_as_another_format(tmp_path: Path, quantiza
     """As wint4 they would have the same shapes, and answer with garbage: the inputs would not be rotated."""
     config = config_of(quantization)
     directory = write_model(tmp_path / "q", config, with_experts("w4a8"))
-    complaint = (
-        r"experts\.\d\.\w+_proj\.activation_scale says that this expert was quantized by w4a8, but it is to be "
-        rf"read as int{quantization[-1]}: set quantization_config\.moe_quant_type in config\.json to w4a8"
-    )
+    complaint = rf"experts\.\d\.\w+_proj\.activation_scale .*int{quantization[-1]}: .*moe_quant_type"
     with pytest.raises(StartError, match=complaint):
         opened(directory, quantization, Shard())
 

@@ -304,7 +304,7 @@ def test_a_head_of_its_own_is_not_tied(tmp_path: Path, says: dict[str, bool]) ->
     fields = {name: value for name, value in FIELDS.items() if name != "tie_word_embeddings"}
     (tmp_path / "config.json").write_text(json.dumps(fields | says))
     table = TENSORS["model.embed_tokens.weight"]
-    complaint = "lm_head.weight is another matrix than model.embed_tokens.weight, but config.json ties them"
+    complaint = "tie_word_embeddings"
     assert complaint in fail(written(tmp_path, lm_head__weight=table[::-1].copy()))
 
 
@@ -402,7 +402,7 @@ def test_shard_without_its_tensor(tmp_path: Path) -> None:
         ("{", "cannot be read: its content is not JSON"),
         ("[]", "must be a JSON object, not list"),
         ('{"weight_map": {}}', "has no weight_map"),
-        ('{"weight_map": {"a": 1}}', "tensor a is said to be in 1, which is not a file name"),
+        ('{"weight_map": {"a": 1}}', "not a file name"),
         ('{"weight_map": {"a": "../b.safetensors"}}', "which is not a file name"),
     ],
 )

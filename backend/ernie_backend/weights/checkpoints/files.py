@@ -122,5 +122,5 @@ def _read_index(index: Path) -> dict[str, str]:
         raise StartError(f"{index} has no weight_map of tensor names and files")
     for name, shard in shard_of.items():
         if not isinstance(shard, str) or Path(shard).name != shard:
-            raise StartError(f"{index}: tensor {name} is said to be in {shard!r}, which is not a file name")
+            raise StartError(f"{index}: tensor {name} is mapped to {shard!r}, which is not a file name")
     return shard_of

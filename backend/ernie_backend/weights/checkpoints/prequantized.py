@@ -116,7 +116,7 @@ def _check_not_w4a8(stored: StoredWeight, fmt: WeightFormat, names: Collection[s
     inputs = stored.codes.name.replace("quant_weight", "activation_scale")
     if stored.codes.name in names and inputs in names:
         raise StartError(
-            f"tensor {inputs} says that this expert was quantized by w4a8, but it is to be read as "
+            f"tensor {inputs} says that this expert was quantized as w4a8, but the format is "
             f"{fmt.value}: set quantization_config.moe_quant_type in config.json to w4a8"
         )
 
@@ -134,7 +134,7 @@ def brings_cache_scales(config: ModelConfig, names: Collection[str]) -> bool:
             raise StartError(
                 f"tensor {zero_point} shifts the KV cache, which is symmetric here, and "
                 "quantization_config.has_zero_point in config.json does not mention it; make the checkpoint by "
-                "ernie-triton quantize --kv-cache c8, or take the tensor out if it is a left-over"
+                "ernie-triton quantize --kv-cache c8, or remove the tensor if it is a leftover"
             )
     stored = config.quantization_config
     return (stored is not None and stored.has_cache_scales) or any(name in names for name in specs)

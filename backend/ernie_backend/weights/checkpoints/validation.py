@@ -58,8 +58,8 @@ def _refuse_terms(
     for name in extra:
         if name.endswith(_TERMS) and _owner(name) in owners:
             raise StartError(
-                f"{checkpoint.file_of(name)}: tensor {name} is not of an ERNIE-4.5 text model, whose layers "
-                "have two norms and no bias; answers computed without it would be wrong"
+                f"{checkpoint.file_of(name)}: tensor {name} does not belong to an ERNIE-4.5 text model, whose "
+                "layers have two norms and no bias; answers computed without it would be wrong"
             )
 
 
@@ -77,8 +77,8 @@ def check_tied_head(checkpoint: Checkpoint | PreshardedTensors, table: Checkpoin
     """
     if HEAD in checkpoint.names and not _is_copy(checkpoint, table):
         raise StartError(
-            f"{checkpoint.file_of(HEAD)}: tensor {HEAD} is another matrix than {table.name}, but config.json "
-            "ties them: tie_word_embeddings is true, also where it is absent; set it to false"
+            f"{checkpoint.file_of(HEAD)}: tensor {HEAD} differs from {table.name}, but config.json "
+            "ties them: tie_word_embeddings is true, which is the default; set it to false"
         )
 
 
