@@ -199,7 +199,7 @@ class _TimedEnvironment(ImmutableSandboxedEnvironment):
             yield item
 
     def call(self, context: Context, called: Any, /, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
-        """Call what the template calls, a macro for instance, if there is time."""
+        """Call a function or macro of the template, if there is time."""
         self._check_time()
         return super().call(context, called, *arguments, **named)
 
@@ -223,7 +223,7 @@ class _GenerationTag(Extension):
     tags = {"generation"}  # noqa: RUF012 - not assigned to, and the base class has no ClassVar
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """Return the content in a scope of its own."""
+        """Return the content in its own scope."""
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 

@@ -153,7 +153,7 @@ class NullTokenizer:
         self.special_ids = self.structural_ids = frozenset[int]()
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Raise InvalidValue: there is nothing to encode ``text`` with."""
+        """Raise InvalidValue: ``text`` cannot be encoded."""
         raise InvalidValue(
             f"a prompt of {len(text)} characters cannot be read: {self._directory} has no {MODEL_FILES[0]}; "
             "send token ids instead"

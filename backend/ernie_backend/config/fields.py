@@ -13,7 +13,7 @@ from ernie_wire.errors import InvalidValue
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; an empty one if there is no such file.
+    """Return the JSON object in a file; empty if the file does not exist.
 
     Raises:
         StartError: the file cannot be read or holds something else.
@@ -93,5 +93,5 @@ class ConfigFields:
 
 
 def is_int(value: object) -> bool:
-    """Whether a JSON value is an integer; true and false are none."""
+    """Whether a JSON value is an integer, not true or false."""
     return isinstance(value, int) and not isinstance(value, bool)

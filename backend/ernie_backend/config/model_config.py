@@ -179,7 +179,7 @@ class ModelConfig:
 
     @property
     def expert_banks(self) -> tuple[MoeConfig, ...]:
-        """The routed experts of one width: none, those of text, or those of text and those of pictures."""
+        """The banks of routed experts: none, that of text, or those of text and of pictures."""
         return tuple(bank for bank in (self.moe, self.vision_moe) if bank is not None)
 
     @property

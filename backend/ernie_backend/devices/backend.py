@@ -142,7 +142,7 @@ def _cpu_instruction_set() -> str:
 
 
 def _cpu_step_tokens(max_num_seqs: int) -> int:
-    """Requests that decode take nothing from the prompts' tokens, however many there are."""
+    """Return the prompts' tokens and one for each request that decodes."""
     return CPU_PROMPT_TOKENS + max_num_seqs
 
 

@@ -50,12 +50,12 @@ class Cgroup:
 
     @property
     def limit(self) -> int | None:
-        """Its limit in bytes; None: it has none."""
+        """Its limit in bytes; None: no limit."""
         return _number(self.folder / self.limit_name)
 
     @property
     def left(self) -> int | None:
-        """What of the limit is left; None: it has none."""
+        """Bytes left of the limit; None: no limit."""
         limit, usage = self.limit, _number(self.folder / self.usage_name)
         if limit is None or usage is None:
             return None
@@ -63,7 +63,7 @@ class Cgroup:
 
     @property
     def oom_kills(self) -> int | None:
-        """How often the kernel's OOM killer struck in it; None: it is not counted."""
+        """How often the kernel's OOM killer killed a process in it; None: not counted."""
         return _field(self.folder / self.events_name, "oom_kill")
 
 
@@ -114,7 +114,7 @@ def release_freed() -> None:
 
 
 def _cpu_quota(root: Path) -> float | None:
-    """Return the cores' worth of time that the cgroup grants; None if it does not limit."""
+    """Return the cgroup's limit of processor time, in cores; None: no limit."""
     try:
         limit, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -144,7 +144,7 @@ def _commitments_leave(root: Path) -> Iterator[int]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the lines of a file; none if it is not there."""
+    """Return the lines of a file; none if it does not exist."""
     try:
         return path.read_text().splitlines()
     except OSError:
@@ -152,7 +152,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _field(path: Path, name: str) -> int | None:
-    """Return the number that follows a name; None if the file or the name is not there."""
+    """Return the number that follows a name; None if the file or the name is missing."""
     rows = (line.split() for line in _lines(path))
     return next((int(row[1]) for row in rows if row[:1] == [name]), None)
 

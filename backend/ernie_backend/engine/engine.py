@@ -115,7 +115,7 @@ class Engine:
         self._scheduler.check_integrity()
 
     def _rows(self, plan: SchedulePlan) -> list[SamplingRow]:
-        """Return what is sampled after each row of a plan's sampled logits."""
+        """Return the sequence, and the drafts before it, of each sampled row of a plan."""
         return [
             SamplingRow(self._requests[chunk.request_id].sequence, chunk.draft_ids[:count])
             for chunk in plan.chunks

@@ -40,7 +40,7 @@ def score_prompts(
 
 
 def _score(chunk: ScheduledChunk, logits: Logits, request: RequestState, sampler: Sampler) -> None:
-    """Score what is not scored yet: a request that was preempted computes the beginning again."""
+    """Score the tokens that have no score yet: after a preemption the beginning is computed again."""
     sequence = request.sequence
     begin = sequence.num_scored_tokens
     next_ids = sequence.prompt_ids[begin : chunk.start + len(chunk.token_ids) + 1]

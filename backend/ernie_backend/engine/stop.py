@@ -20,7 +20,7 @@ class StopMatcher:
         self.is_stopped = False
 
     def push(self, piece: MarkedText, *, may_stop: bool = True) -> MarkedText:
-        """Take the next piece of text; return what is certainly part of the answer.
+        """Take the next piece of text; return the text that is certainly part of the answer.
 
         A stop string that is complete within a piece that may not stop does not end the answer.
         """

@@ -1,1 +1,1 @@
-"""How much memory there is, and what of it the KV cache gets."""
+"""How much memory a model takes, and how much of the rest the KV cache gets."""

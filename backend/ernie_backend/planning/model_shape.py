@@ -113,7 +113,7 @@ def _text_config(fields: ConfigFields, architecture: Architecture) -> ModelConfi
 
 
 def _inner(fields: ConfigFields, name: str) -> ConfigFields:
-    """Return the fields of an object in config.json, or its own where there is none."""
+    """Return the fields of an object in config.json, or of config.json itself if it is absent."""
     value = fields.values.get(name)
     if value is None:
         return fields
@@ -137,7 +137,7 @@ def _experts_by_modality(text: ConfigFields) -> list[dict[str, Any]]:
 
 
 def _with_layer_types(bank: MoeConfig | None, text: ConfigFields, num_layers: int) -> MoeConfig | None:
-    """Return the experts in the layers that ``mlp_layer_types`` of transformers names, if it is there."""
+    """Return the experts with the layers of ``mlp_layer_types`` (transformers), if present."""
     types = text.values.get("mlp_layer_types")
     if bank is None or types is None:
         return bank

@@ -137,7 +137,7 @@ def calibrate(
     state: CalibrationState | None,
     keep: Callable[[CalibrationState], None],
 ) -> Calibration:
-    """Run the model over ``texts`` (token ids) and return what it measured.
+    """Run the model over ``texts`` (token ids) and return the measurements.
 
     Args:
         weights: opened as float32, without quantization.
@@ -236,7 +236,7 @@ class _LayerWeights(ModelWeights):
         return self._weights.vector(role, 0 if role is Role.FINAL_NORM else self._layer + layer)
 
     def cache_scales(self, layer: int) -> None:
-        """Return that there are none."""
+        """Return None: the cache is float32."""
 
     def _read(self, role: Role, layer: int, expert: int) -> Floats:
         values = as_float32(self._weights.as_stored(role, layer, expert))

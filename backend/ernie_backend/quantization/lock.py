@@ -91,7 +91,7 @@ class TargetLock:
             )
 
     def _write(self) -> None:
-        """Write the identity; what is not JSON was left by a run that ended before it had done so."""
+        """Write the identity over what is not JSON, which a run left that ended while it wrote."""
         others = [path.name for path in self._target.iterdir() if path.name != LOCK_FILE]
         if others:
             raise StartError(

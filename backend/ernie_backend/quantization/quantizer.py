@@ -113,7 +113,7 @@ class _Writer:
         self._parts = tensor_parts(self._recipes, self._stored, config, ranks) if ranks > 1 else {}
 
     def write(self, measure: Callable[[], Calibration]) -> None:
-        """Write what is missing; only for that is anything measured."""
+        """Write the missing files; measure only if there are any."""
         files = self._files()
         complete = {name for name, keys in files.items() if self._is_complete(name, keys)}
         if len(complete) < len(files):
@@ -201,7 +201,7 @@ def _holds(path: Path, names: set[str]) -> bool:
 
 
 def _copy_files(job: QuantizationJob) -> None:
-    """Copy what is not weights: tokenizer, template, defaults of sampling."""
+    """Copy the files that are not weights: tokenizer, template, defaults of sampling."""
     for path in sorted(job.source.iterdir()):
         is_other = path.name in ("config.json", LOCK_FILE) or path.name.endswith(_WEIGHTS)
         if path.is_file() and not is_other:

@@ -29,7 +29,7 @@ Logits = NDArray[np.float32]
 
 
 class SamplingRow(NamedTuple):
-    """What a row of logits is sampled for: the token of a sequence after drafts of the tokens before it."""
+    """The sequence whose next token a row of logits gives, after drafts of the tokens before it."""
 
     sequence: Sequence
     draft_ids: tuple[int, ...] = ()

@@ -65,7 +65,7 @@ class WaitingQueue:
         insort(self._sequences, sequence, key=rank)
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a request out, for whatever reason."""
+        """Take a request out of the queue."""
         self._sequences.remove(sequence)
         if self._since.pop(sequence.request_id, None) is not None:
             self._num_tokens -= len(sequence.prompt_ids)

@@ -50,7 +50,7 @@ from ernie_kernels.formats import (
     quantize_int8,
 )
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _CHECKED = (Role.ROUTER, Role.EMBEDDING)
 """Checked even if they are not quantized: NaN elsewhere shows in every answer, here only in some."""
 
@@ -79,7 +79,7 @@ class CheckpointWeights(ModelWeights):
             check_tied_head(checkpoint, self._recipes[WeightKey(Role.EMBEDDING)].tensors[0])
         self._rotation = (config.quantization_config or QuantizationConfig("w4a8")).hadamard_block
         if warning := rotation_warning(checkpoint, self._stored, self._rotation):
-            _LOG.warning("%s", warning)
+            logger.warning("%s", warning)
 
     @classmethod
     def open(
@@ -132,7 +132,7 @@ class CheckpointWeights(ModelWeights):
         self._checkpoint.close()
 
     def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
-        """Return the rank's part of the ``[N, K]`` matrix of ``role``, in memory of its own."""
+        """Return the rank's part of the ``[N, K]`` matrix of ``role``, in new memory."""
         key = WeightKey(role, layer, expert)
         fmt = self._format(role)
         part = self._part(key)
@@ -149,7 +149,7 @@ class CheckpointWeights(ModelWeights):
         return Float32Weight(as_float32(stored))
 
     def vector(self, role: Role, layer: int = 0) -> NDArray[np.float32]:
-        """Return the float32 ``[K]`` vector of ``role``, in memory of its own."""
+        """Return the float32 ``[K]`` vector of ``role``, in new memory."""
         key = WeightKey(role, layer)
         values = as_float32(self._read(self._recipes[key])).reshape(-1)
         self._check_finite(key, np.isfinite(values))
@@ -243,7 +243,7 @@ def _open_cache(root: Path | None, directory: Path, part: str) -> QuantizedCache
     try:
         return QuantizedCache(root, directory, checkpoint_files(directory), part)
     except OSError as error:
-        _LOG.warning("quantized weights are not cached: %s", error)
+        logger.warning("quantized weights are not cached: %s", error)
         return None
 
 

@@ -151,7 +151,7 @@ def _linear(
 
 
 def _tensor(name: str, *shape: int) -> Recipe:
-    """Return the recipe of what is stored alike in all layouts."""
+    """Return the recipe of a tensor that all layouts store alike."""
     return Recipe((CheckpointTensor(name, shape),))
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Role(enum.Enum):
-    """What a weight is for. Matrices are ``[N, K]``: N outputs, K inputs.
+    """The role of a weight. Matrices are ``[N, K]``: N outputs, K inputs.
 
     H hidden size, D head dim, I intermediate size, V vocabulary, E experts, X width of one expert, S width of
     all shared experts.

@@ -66,7 +66,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Part:
-    """What a rank has of an ``[N, K]`` matrix.
+    """A rank's part of an ``[N, K]`` matrix.
 
     Attributes:
         rows: ranges of its outputs; the part holds them one after another.

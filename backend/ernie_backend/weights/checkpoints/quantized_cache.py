@@ -39,7 +39,7 @@ MIN_BYTES = 1 << 20
 _LEFTOVER_AGE_S = 3600.0
 _SAMPLES = 64
 _SAMPLE_BYTES = 4096
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class QuantizedCache:
@@ -70,7 +70,7 @@ class QuantizedCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError) as error:
-            _LOG.warning("%s is damaged and made again: %s", path, error)
+            logger.warning("%s is damaged and made again: %s", path, error)
             return None
         if fmt is WeightFormat.INT4:
             return Int4Weight(codes, scales, shape[1])
@@ -93,7 +93,7 @@ class QuantizedCache:
                     Path(file.name).unlink()
                     raise
         except OSError as error:
-            _LOG.warning("quantized weights are not cached in %s: %s", self._directory, error)
+            logger.warning("quantized weights are not cached in %s: %s", self._directory, error)
             self._is_writable = False
 
     def _path(self, key: WeightKey, fmt: WeightFormat) -> Path:

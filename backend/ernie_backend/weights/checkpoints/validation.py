@@ -13,7 +13,7 @@ from ernie_backend.weights.checkpoints.prequantized import missing_hint
 from ernie_backend.weights.checkpoints.presharded import PreshardedTensors
 from ernie_backend.weights.recipes import HEAD, CheckpointTensor, is_harmless
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _COMPARED_ROWS = 4096
 _TERMS = (".bias", "norm.weight")
 """Suffixes of tensors that other decoders add or multiply, and that config.json need not mention."""
@@ -42,7 +42,7 @@ def check_tensors(checkpoint: Checkpoint | PreshardedTensors, specs: Collection[
     extra = sorted(name for name in checkpoint.names if name not in expected and not is_harmless(name))
     _refuse_terms(checkpoint, extra, expected)
     if extra:
-        _LOG.warning(
+        logger.warning(
             "%s: %d tensors that this model does not use are ignored, the first is %s",
             checkpoint.directory,
             len(extra),
