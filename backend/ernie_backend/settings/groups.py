@@ -58,7 +58,7 @@ class LoadSettings:
     quantization: str | None = setting(
         None,
         OrNone(Choice(QUANTIZATIONS), ("none", "bf16", "bfloat16")),
-        "format of the weights: wint8, wint4, w4a8; what config.json says of its weights comes first",
+        "weight format: wint8, wint4 or w4a8; a format that config.json declares takes precedence",
     )
     activation_dtype: ActivationType = setting(
         DEFAULT_ACTIVATION,
@@ -66,16 +66,16 @@ class LoadSettings:
         "how activations are rounded before a layer: bfloat16 for bfloat16 weights, int16 and int8 for "
         "quantized ones; other weights see float32",
     )
-    max_model_len: int = setting(2048, Integer(2), "most tokens of prompt and answer together")
+    max_model_len: int = setting(2048, Integer(2), "maximum number of tokens of prompt and answer together")
     load_choices: str = setting(
         "default",
         Choice(("default", "default_v1", "dummy")),
-        "default and default_v1 load the weights; dummy takes random ones, for benchmarks",
+        "default and default_v1 load the weights; dummy uses random ones, for benchmarks",
     )
     weight_cache: Path | None = setting(
         None,
         OrNone(String("DIRECTORY|off"), ("off",)),
-        "where quantized weights are kept for the next start; off: nowhere",
+        "directory that keeps quantized weights for the next start; off: none",
     )
 
     @property
@@ -95,26 +95,32 @@ class SchedulerLimits:
         max_prompt_logit_rows: prompt tokens whose logits one step computes because a request wants them.
     """
 
-    max_num_seqs: int = setting(8, Integer(1, 4096), "most requests worked on at once")
+    max_num_seqs: int = setting(8, Integer(1, 4096), "maximum number of requests processed at once")
     max_num_batched_tokens: int = setting(
         CARD_STEP_TOKENS,
         Integer(1, 1 << 20),
-        "most tokens in one step; longer prompts are cut; running answers wait for a step to end",
+        "maximum number of tokens in one step; longer prompts are split; running answers wait for its end",
     )
-    max_num_waiting: int = setting(512, Integer(1, 1 << 20), "requests in the queue; one more gets 429")
+    max_num_waiting: int = setting(
+        512, Integer(1, 1 << 20), "maximum number of requests in the queue; above it 429"
+    )
     max_num_waiting_tokens: int = setting(
-        1 << 20, Integer(1, 1 << 40), "prompt tokens in the queue; more get 429"
+        1 << 20, Integer(1, 1 << 40), "maximum number of prompt tokens in the queue; above it 429"
     )
     max_waiting_time: float | None = setting(
-        None, OrNone(Number(), ("-1",)), "seconds a request may wait in the queue; -1: without limit"
+        None, OrNone(Number(), ("-1",)), "seconds that a request may wait in the queue; -1: no limit"
     )
     max_num_partial_prefills: int = setting(
         DEFAULT_PARTIAL_PREFILLS,
         Integer(1, 4096),
-        "prompts unfinished at once: shorter ones share the steps of a long one; 1 makes them wait",
+        "prompts that may be unfinished at once: shorter ones share the steps of a long one; with 1 they wait",
     )
-    max_long_partial_prefills: int = setting(DEFAULT_PARTIAL_PREFILLS, Integer(1, 4096), "of these, long ones")
-    long_prefill_token_threshold: int = setting(0, Integer(), "tokens of the longest prompt that is not long")
+    max_long_partial_prefills: int = setting(
+        DEFAULT_PARTIAL_PREFILLS, Integer(1, 4096), "maximum number of long prompts among these"
+    )
+    long_prefill_token_threshold: int = setting(
+        0, Integer(), "tokens of the longest prompt that does not count as long"
+    )
     max_prompt_logit_rows: int = 64
 
 
@@ -123,17 +129,17 @@ class CacheSettings:
     """The KV cache, and the memory that it and the weights may take."""
 
     gpu_memory_utilization: float = setting(
-        0.9, Number(0, 1), "share of the device's memory; on a CPU, of the free memory"
+        0.9, Number(0, 1), "share of the device's memory to use; on a CPU, of the free memory"
     )
-    num_gpu_blocks_override: int | None = setting(None, Integer(1), "blocks of the KV cache")
-    block_size: int = setting(64, Integer(1, 4096), "tokens in a block of the KV cache")
+    num_gpu_blocks_override: int | None = setting(None, Integer(1), "number of KV cache blocks")
+    block_size: int = setting(64, Integer(1, 4096), "tokens per KV cache block")
     kv_cache_dtype: str = setting(
         "auto",
         Choice(("auto", "int8")),
-        "type of the KV cache; auto: int8 if the checkpoint says so, else as --dtype",
+        "type of the KV cache; auto: int8 if the checkpoint says so, else that of --dtype",
     )
     enable_prefix_caching: bool = setting(
-        True, Switch(has_opposite=True), "prompts that begin alike share their KV cache"
+        True, Switch(has_opposite=True), "requests share the KV cache of a common prompt prefix"
     )
 
 
@@ -146,11 +152,13 @@ class LogprobLimits:
     """
 
     enable_logprob: bool = setting(
-        True, Switch(has_opposite=True), "allow requests to ask for log-probabilities"
+        True, Switch(has_opposite=True), "allow requests to ask for log probabilities"
     )
-    max_logprobs: int = setting(20, Integer(-1), "most alternatives a request may ask for; -1: no limit")
+    max_logprobs: int = setting(
+        20, Integer(-1), "maximum number of alternatives that a request may ask for; -1: no limit"
+    )
     logprobs_mode: str = setting(
-        RAW_LOGPROBS, Choice(LOGPROBS_MODES), "which values are returned as log-probabilities"
+        RAW_LOGPROBS, Choice(LOGPROBS_MODES), "which values are returned as log probabilities"
     )
 
 
@@ -161,10 +169,10 @@ class ParallelSettings:
     tensor_parallel_size: int = setting(
         1,
         Integer(1, MAX_RANKS),
-        "devices that share the model; it divides the heads and widths of the model",
+        "devices that share the model; must divide the model's head counts and widths",
     )
     enable_expert_parallel: bool = setting(
-        False, Switch(), "each device has whole experts, instead of a part of every expert"
+        False, Switch(), "each device holds whole experts instead of a part of every expert"
     )
     ips: str = setting(
         "",
@@ -174,7 +182,7 @@ class ParallelSettings:
     engine_worker_queue_port: int = setting(
         8002,
         FirstPort(),
-        "with --ips: port of the first machine where the others meet it; otherwise unused",
+        "with --ips: port of the first machine to which the others connect; otherwise unused",
     )
 
     def shard(self, config: ModelConfig, rank: int = 0) -> Shard:
@@ -190,18 +198,18 @@ class EngineSettings:
     Attributes:
         model: directory of the checkpoint.
         image_max_pixels: of the largest picture; None: the model's own limit. Only a plan of the memory has it.
-        notices: what the user should know about how the settings were read.
+        notices: messages for the user about values that were changed or ignored.
     """
 
     model: Path
     served_model_name: str = setting(
-        "", String("NAME"), "the only model name that requests may give, besides 'default'"
+        "", String("NAME"), "the only model name that requests may use, apart from 'default'"
     )
     chat_template: str = setting("", String("PATH|JINJA"), "chat template: a path, or the Jinja text itself")
     device: str = setting(AUTO, Choice(DEVICES), "where the model runs; auto: an XPU if there is one")
     threads: int = field(
         default_factory=usable_cores,
-        metadata={"setting": Setting(None, Integer(1, 1024), "threads that compute, on a CPU")},
+        metadata={"setting": Setting(None, Integer(1, 1024), "compute threads, on a CPU")},
     )
     loading: LoadSettings = field(default_factory=LoadSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)

@@ -14,11 +14,11 @@ _TITLE = LocalizedText("Parameters of `ernie-triton serve`", "`ernie-triton serv
 _OTHER = LocalizedText("[中文](parameters.zh.md)", "[English](parameters.md)")
 _INTRODUCTION = LocalizedText(
     "Every flag of FastDeploy's `api_server` is accepted, spelled with `-` or `_`. A flag without effect here"
-    " prints a one-line notice with the reason; a flag whose neglect would change answers or safety is refused"
-    " unless it asks for what happens anyway. `ernie-triton serve --print-config ...` shows each value and"
-    " where it came from. An unknown flag is an error that names the nearest known one."
+    " prints a one-line notice with the reason; one that cannot be ignored without changing answers or safety"
+    " is refused, unless its value asks for what happens anyway. `ernie-triton serve --print-config ...` shows"
+    " each value and its source. An unknown flag is an error that names the nearest known one."
     " `--model` may be left out before the model: `ernie-triton serve MODEL`.\n\n"
-    "This file is made from the table in `backend/ernie_cli/flags/` by `python -m ernie_cli.flags`.",
+    "This file is generated from the table in `backend/ernie_cli/flags/` by `python -m ernie_cli.flags`.",
     "接受 FastDeploy `api_server` 的全部参数，`-` 与 `_` 均可。"
     "在这里没有作用的参数会打印一行带原因的提示；"
     "忽略后会改变回答或安全性的参数会被拒绝，除非其取值与默认行为一致。"
@@ -31,7 +31,7 @@ _HUBS = LocalizedText(
     "## Models by id\n\n"
     "`--model OWNER/NAME`, when there is no such directory, is downloaded before anything starts:"
     " configuration, tokenizer, chat template and safetensors, never code or pickles. Files that are there"
-    " are not fetched again, and an interrupted file goes on where it stopped. `PaddlePaddle/ERNIE-4.5-*`,"
+    " are not fetched again, and an interrupted file continues where it stopped. `PaddlePaddle/ERNIE-4.5-*`,"
     " the names of AI Studio, are tried as given and then as `baidu/ERNIE-4.5-*`. ModelScope and AI Studio"
     " need their own clients (`pip install modelscope`, `pip install aistudio-sdk`).\n\n"
     "No real hub could be reached while this was built: downloads were tested against a local stand-in for the"

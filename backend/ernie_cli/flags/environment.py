@@ -8,7 +8,7 @@ from ernie_cli.flags.flag import LocalizedText
 
 READ: Mapping[str, LocalizedText] = {
     "FD_API_KEY": LocalizedText(
-        "keys of /v1, with commas between; --api-key wins; empty counts as not set",
+        "comma-separated keys of /v1; --api-key takes precedence; empty counts as unset",
         "/v1 的密钥，逗号分隔；--api-key 优先；为空视同未设置",
     ),
     "FD_MODEL_SOURCE": LocalizedText(
@@ -23,7 +23,7 @@ READ: Mapping[str, LocalizedText] = {
         "address of the Hugging Face hub or of a mirror", "Hugging Face 或其镜像的地址"
     ),
     "HF_TOKEN": LocalizedText("token for private and gated models", "访问私有或受限模型的令牌"),
-    "HF_HUB_OFFLINE": LocalizedText("1: take models from the cache only", "1：只使用缓存中的模型"),
+    "HF_HUB_OFFLINE": LocalizedText("1: use cached models only", "1：只使用缓存中的模型"),
     "XPU_VISIBLE_DEVICES": LocalizedText(
         "XPUs to use; without one in the machine, a notice and the CPU",
         "使用的 XPU；机器上没有时给出提示并使用 CPU",
@@ -36,11 +36,11 @@ READ: Mapping[str, LocalizedText] = {
         "machines that share the model, without --ips", "未给出 --ips 时，共同承载模型的机器"
     ),
     "PADDLE_TRAINER_ID": LocalizedText(
-        "which of these machines this is, counted from 0, where its addresses do not tell",
+        "index of this machine among them, from 0, if its addresses do not determine it",
         "本机在其中的序号（从 0 起），用于无法由地址判断之时",
     ),
     "ERNIE_GROUP_SECRET": LocalizedText(
-        "what a machine must know to join a model over --ips; the same on each",
+        "secret that a machine needs to join a model over --ips; the same on each",
         "机器经 --ips 加入模型所需的密钥；每台机器相同",
     ),
     "ERNIE_MODEL_ROOT": LocalizedText(
