@@ -1,5 +1,5 @@
 """The OpenAI frontend: HTTP and SSE in, Triton gRPC out.
 
-A process of its own that holds no model code: what it needs to know of a model it asks with a ``control``
-request. It imports ``ernie_wire`` only, never the backend, the stub or the kernels.
+It runs as its own process, without model code: it gets a model's description by a ``control`` request. Of this
+project it imports only ``ernie_wire``.
 """

@@ -31,7 +31,7 @@ from ernie_frontend.middleware.api_keys import (
 from ernie_frontend.settings import Settings
 from ernie_frontend.workers import serve
 
-_MOST_SOCKET_BYTES = 107  # unix(7): 108 with the zero byte at the end
+_MAX_SOCKET_BYTES = 107  # unix(7): 108 with the zero byte at the end
 _CONNECT_S = 5.0
 logger = logging.getLogger("ernie_frontend")
 
@@ -207,8 +207,8 @@ def _triton_urls(text: str) -> tuple[str, ...]:
 
 def _check_socket_path(url: str) -> None:
     size = len(unquote_to_bytes(url.removeprefix("unix:")))
-    if not 0 < size <= _MOST_SOCKET_BYTES:
-        limits = f"1 to {_MOST_SOCKET_BYTES} bytes"
+    if not 0 < size <= _MAX_SOCKET_BYTES:
+        limits = f"1 to {_MAX_SOCKET_BYTES} bytes"
         raise UsageError(f"--triton-url {url!r}: the path of a Unix socket has {limits}")
 
 
@@ -237,7 +237,7 @@ def _why_unreachable(url: str) -> str:
 def _warn_of_keys(settings: Settings, host: str, port: int, *, is_in_command_line: bool) -> None:
     if is_in_command_line:
         logger.warning(
-            "--api-key stands in the list of processes, which every user reads; --api-key-file and $%s do not",
+            "--api-key is visible in the list of processes to every user; --api-key-file and $%s are not",
             API_KEY_VARIABLE,
         )
     has_keys = bool(settings.api_keys) or settings.api_key_file is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ernie_frontend.cors import Cors
 
-MOST_CONNECTIONS = 8192
+MAX_CONNECTIONS = 8192
 """Of one process: each may hold a header of 64 KiB."""
 
 
@@ -51,7 +51,7 @@ class Settings:
     cors: Cors | None = None
     has_docs: bool = True
     max_body_bytes: int = 8 << 20
-    max_connections: int = MOST_CONNECTIONS
+    max_connections: int = MAX_CONNECTIONS
     idle_timeout_s: float = 75.0  # proxies keep one for 60 s: they should close it first
     header_timeout_s: float = 10.0  # a header is one packet or two
     body_timeout_s: float = 30.0  # a KiB a second is slower than any network in use

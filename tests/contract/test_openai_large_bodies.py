@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ernie_frontend.http import offload
-from ernie_frontend.http.offload import MOST_VALUES, BodyReader, find_excess
+from ernie_frontend.http.offload import MAX_VALUES, BodyReader, find_excess
 from ernie_wire.errors import QueueFull
 from fakes.triton_grpc import FakeTriton, ready_model
 from support import http
@@ -104,8 +104,8 @@ def test_a_text_that_cannot_fit_never_reaches_triton(frontend: str, triton: Fake
         '{"prompt": "a", "unknown": IDS}',
         '{"prompt": [[5],IDS]}',
         '{"prompt": "a", "metadata": {"x": {"prompt": "\\\\", "y": IDS}}}',
-        '{"prompt": [' + '"a",' * MOST_VALUES + '"a"]}',
-        '{"prompt": "a", "x": ' + "[" * MOST_VALUES + "]" * MOST_VALUES + "}",
+        '{"prompt": [' + '"a",' * MAX_VALUES + '"a"]}',
+        '{"prompt": "a", "x": ' + "[" * MAX_VALUES + "]" * MAX_VALUES + "}",
     ],
     ids=["stop", "unknown", "second prompt", "after escapes", "strings", "nested"],
 )
@@ -115,12 +115,12 @@ def test_other_bodies_of_too_many_values_are_not_read(
     with run_frontend(triton.url) as url:
         answer = post(url, COMPLETIONS, body.replace("IDS", ids(MANY)).encode())
     assert answer.status_code == 413
-    assert str(MOST_VALUES) in answer.json()["error"]["message"]
+    assert str(MAX_VALUES) in answer.json()["error"]["message"]
     assert not triton.inferences
 
 
 def test_commas_in_a_text_do_not_count(run_frontend: RunFrontend, triton: FakeTriton) -> None:
-    text = 'a,["\\' * MOST_VALUES
+    text = 'a,["\\' * MAX_VALUES
     with run_frontend(triton.url) as url:
         assert post(url, COMPLETIONS, json.dumps({"prompt": text}).encode()).status_code == 200
     assert triton.inferences[0].inputs["text_input"] == text
@@ -152,7 +152,7 @@ def test_any_bytes_are_counted(body: bytes) -> None:
 def test_health_is_told_while_large_bodies_come(triton: FakeTriton, tmp_path: Path) -> None:
     """As many values as are read, more than are, and long texts, to a frontend that is a process of its own."""
     bodies = [
-        f'{{"prompt": "a", "stop_token_ids": {ids(MOST_VALUES - 100)}}}'.encode(),
+        f'{{"prompt": "a", "stop_token_ids": {ids(MAX_VALUES - 100)}}}'.encode(),
         f'{{"prompt": {ids(MANY)}}}'.encode(),
         json.dumps({"prompt": "word, " * MANY}).encode(),
     ]

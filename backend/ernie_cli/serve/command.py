@@ -15,8 +15,8 @@ from ernie_frontend.log_output import print_line
 from ernie_frontend.middleware.api_keys import API_KEY_VARIABLE
 
 _KEY_IS_SEEN = (
-    "--api-key stands in the list of processes, which every user reads; --api-key-file and"
-    f" ${API_KEY_VARIABLE} do not"
+    "--api-key is visible in the list of processes to every user; --api-key-file and"
+    f" ${API_KEY_VARIABLE} are not"
 )
 
 

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from ernie_frontend.settings import MOST_CONNECTIONS
+from ernie_frontend.settings import MAX_CONNECTIONS
 
 logger = logging.getLogger(__name__)
 
 OTHER_DESCRIPTORS = 128
 """For everything else that a process opens: listeners, logs, channels to Triton, metrics."""
-_LEAST_CONNECTIONS = 64
+_MIN_CONNECTIONS = 64
 _LOG_INTERVAL_S = 60.0
 
 
@@ -37,20 +37,20 @@ def connection_limit(max_concurrency: int) -> int:
         TooFewDescriptors: the message says how many are needed.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(MOST_CONNECTIONS, 2 * max_concurrency)
-    wanted = most + OTHER_DESCRIPTORS
-    if soft not in (resource.RLIM_INFINITY, hard) and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    limit = max(MAX_CONNECTIONS, 2 * max_concurrency)
+    required = limit + OTHER_DESCRIPTORS
+    if soft not in (resource.RLIM_INFINITY, hard) and soft < required:
+        soft = required if hard == resource.RLIM_INFINITY else min(hard, required)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
-        return most
-    least = OTHER_DESCRIPTORS + _LEAST_CONNECTIONS
+        return limit
+    least = OTHER_DESCRIPTORS + _MIN_CONNECTIONS
     if soft < least:
         raise TooFewDescriptors(
-            f"this process may open {soft} files (ulimit -Hn); it needs {least} at least, and {wanted} to hold"
-            f" {most} connections"
+            f"this process may open {soft} files (ulimit -Hn); it needs {least} at least, and {required} for"
+            f" {limit} connections"
         )
-    return min(most, soft - OTHER_DESCRIPTORS)
+    return min(limit, soft - OTHER_DESCRIPTORS)
 
 
 class Connection(Protocol):
@@ -68,7 +68,7 @@ class Connections:
         clock: seconds.
     """
 
-    def __init__(self, limit: int = MOST_CONNECTIONS, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limit: int = MAX_CONNECTIONS, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
         self._open: set[Connection] = set()

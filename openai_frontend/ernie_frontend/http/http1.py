@@ -30,7 +30,7 @@ MAX_HEADER_BYTES = 64 << 10
 _MAX_SMALL_CHUNKS = 4096
 _SMALL_CHUNK_BYTES = 64
 _LINGER_S = 1.0
-_MOST_REASON_CHARACTERS = 200
+_MAX_REASON_CHARACTERS = 200
 _SCHEME_AND_HOST = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
 
 _Wait: TypeAlias = Literal["request", "header", "answer", "reader"]
@@ -219,8 +219,8 @@ class _Parser(h11.Connection):
         """Return status and body of the answer to a refused request; ``otherwise`` is uvicorn's reason."""
         error = self._refused
         reason, status = (str(error), error.error_status_hint) if error is not None else (otherwise, 400)
-        if len(reason) > _MOST_REASON_CHARACTERS:  # h11 quotes the whole line
-            reason = f"{reason[:_MOST_REASON_CHARACTERS]}..."
+        if len(reason) > _MAX_REASON_CHARACTERS:  # h11 quotes the whole line
+            reason = f"{reason[:_MAX_REASON_CHARACTERS]}..."
         return status, json.dumps(envelope(InvalidRequest(reason))).encode()
 
 

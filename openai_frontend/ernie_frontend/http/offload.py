@@ -19,7 +19,7 @@ from ernie_wire.errors import QueueFull
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-MOST_VALUES = 1 << 18
+MAX_VALUES = 1 << 18
 """Twice the token ids of the longest context that models have; parsing them takes about 50 ms."""
 LARGE_BYTES = 32 << 10  # parsing more than this takes longer than a thread switch
 _UNBOUNDED_BYTES = 256 << 10  # of each body, before it needs a place
@@ -107,12 +107,12 @@ class Excess(NamedTuple):
     num_in_list: int
 
 
-def find_excess(body: bytes, most: int = MOST_VALUES) -> Excess | None:
+def find_excess(body: bytes, max_values: int = MAX_VALUES) -> Excess | None:
     """Find where a JSON text has too many values, from above: by its commas, brackets and strings.
 
     Args:
         body: the text; if it is not JSON, the parser will report that.
-        most: maximum number of values.
+        max_values: maximum number of values.
 
     Returns:
         Where the maximum is exceeded, or None.
@@ -126,7 +126,7 @@ def find_excess(body: bytes, most: int = MOST_VALUES) -> Excess | None:
         quote = body.find(b'"', begin)
         end = len(body) if quote < 0 else quote
         num_values += 1 + sum(body.count(mark, begin, end) for mark in (b",", b"[", b"{"))
-        if num_values > most:
+        if num_values > max_values:
             bracket = body.find(b"]", begin, end)
             list_end = end if bracket < 0 else bracket
             return Excess(name, body.count(b",", begin, list_end) + 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 API_KEY_VARIABLE = "FD_API_KEY"
 _LOOK_S = 1.0
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 _OTHERS_RIGHTS = 0o077
 
 logger = logging.getLogger(__name__)
@@ -61,8 +61,8 @@ def read_key_file(path: Path) -> tuple[str, ...]:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise NoKey(f"{path} is not a regular file")  # a pipe would be read once, or keep us waiting
-        if found.st_size > _MOST_BYTES:
-            raise NoKey(f"{path} has {found.st_size} bytes; at most {_MOST_BYTES} are read")
+        if found.st_size > _MAX_BYTES:
+            raise NoKey(f"{path} has {found.st_size} bytes; at most {_MAX_BYTES} are read")
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except OSError as error:
         raise NoKey(f"{path} cannot be read: {error.strerror}") from None

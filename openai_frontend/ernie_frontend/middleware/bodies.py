@@ -17,10 +17,10 @@ from ernie_frontend.http_errors import BodyTooLarge, BodyTooSlow, UnsupportedEnc
 from ernie_wire.errors import ErnieError, InvalidRequest
 
 _PIECE_BYTES = 256 << 10
-_LEAST_BYTES_PER_S = 1024
+_MIN_BYTES_PER_S = 1024
 _GZIP = 16 + zlib.MAX_WBITS
 """zlib's code for gzip, including the checksum."""
-_MOST_MEMBERS = 1024
+_MAX_MEMBERS = 1024
 """A small member costs as much time as a large one; bgzip, which writes many, puts up to 64 KiB into each."""
 
 
@@ -111,12 +111,12 @@ class _Progress:
         except asyncio.TimeoutError:
             raise BodyTooSlow(
                 f"the request body stalled: {self._num_bytes} bytes in {self._timeout_s:g} s;"
-                f" at least {_LEAST_BYTES_PER_S} per second are required"
+                f" at least {_MIN_BYTES_PER_S} per second are required"
             ) from None
         self._waited_s += time.monotonic() - begin_s
         self._num_bytes += len(message.get("body", b""))
         self._is_complete = not message.get("more_body", False)
-        if self._num_bytes >= self._timeout_s * _LEAST_BYTES_PER_S:
+        if self._num_bytes >= self._timeout_s * _MIN_BYTES_PER_S:
             self._begin_window()
         return message
 
@@ -193,9 +193,9 @@ class _Gunzip:
 
     def _begin_member(self) -> None:
         self._num_members += 1
-        if self._num_members > _MOST_MEMBERS:
+        if self._num_members > _MAX_MEMBERS:
             raise InvalidRequest(
-                f"the request body has more than {_MOST_MEMBERS} members of gzip; compress it as one"
+                f"the request body has more than {_MAX_MEMBERS} members of gzip; compress it as one"
             )
         self._inflate = zlib.decompressobj(_GZIP)
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from ernie_frontend.http.offload import MOST_VALUES, Excess, find_excess
+from ernie_frontend.http.offload import MAX_VALUES, Excess, find_excess
 from ernie_frontend.http_errors import BodyTooLarge, from_validation
 from ernie_frontend.middleware.request_log import record_of
 from ernie_frontend.routes.services import Services
@@ -56,7 +56,7 @@ def _refusal(excess: Excess, context: int | None) -> ErnieError:
     """Return the error of a body with too many values: the context's if a prompt is too long for any model."""
     if context is not None and excess.name in _TOKEN_ID_FIELDS and excess.num_in_list >= context:
         return ContextLengthExceeded.of(context, excess.num_in_list, 1, "prompt")
-    return BodyTooLarge(f"the request body has more than {MOST_VALUES} values; send several requests")
+    return BodyTooLarge(f"the request body has more than {MAX_VALUES} values; send several requests")
 
 
 def check_context(body: GenerationFields, engine: Description) -> None:

@@ -77,7 +77,7 @@ def test_a_key_that_every_user_reads_is_noticed(
 ) -> None:
     assert run(monkeypatch, "serve --model DIR --api-key secret") == 0
     (notice,) = capsys.readouterr().err.splitlines()
-    assert notice.startswith("Notice: --api-key stands in the list of processes, which every user reads")
+    assert notice.startswith("Notice: --api-key is visible")
     assert "secret" not in notice
 
 
