@@ -58,7 +58,7 @@ def checked(read: Callable[[str], Any]) -> Callable[[str], Any]:
 def unexpected(argument: str, known: Iterable[str]) -> str:
     """Return the message about an argument that no command takes, with the nearest of the ``known`` flags."""
     if not argument.startswith("-"):
-        return f"unexpected argument {argument!r}; values with blanks need quotes"
+        return f"unexpected argument {argument!r}; values with spaces need quotes"
     name = argument.partition("=")[0]
     nearest = difflib.get_close_matches(name, known, 1, _MIN_SIMILARITY)
     return f"unknown flag {name}" + (f"; the nearest known flag is {nearest[0]}" if nearest else "")

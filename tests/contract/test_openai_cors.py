@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from ernie_frontend.cors import Cors
-from ernie_frontend.routes import chat
+from ernie_frontend.routes import completions
 from fakes.triton_grpc import FakeTriton, Inference, Response, hang_after_first
 from support import http
 
@@ -119,7 +119,7 @@ def test_a_fault_of_ours_can_be_read(
     def break_down(*_: object) -> dict[str, Any]:
         raise RuntimeError
 
-    monkeypatch.setattr(chat, "CHAT", replace(chat.CHAT, whole=break_down))
+    monkeypatch.setattr(completions, "CHAT", replace(completions.CHAT, whole=break_down))
     answer = ask(f"{open_to_origin}{CHAT}", headers={"Authorization": "Bearer k"}, json=BODY)
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
     check_readable(answer)

@@ -46,7 +46,7 @@ class Http1Protocol(H11Protocol):
 
     Args:
         settings: has the deadlines.
-        connection_count: the connections of this process.
+        connections: those of this process.
         arguments: uvicorn's.
     """
 
@@ -55,10 +55,10 @@ class Http1Protocol(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
     _num_unsent = 0
 
-    def __init__(self, settings: Settings, connection_count: Connections, **arguments: Any) -> None:  # noqa: ANN401
+    def __init__(self, settings: Settings, connections: Connections, **arguments: Any) -> None:  # noqa: ANN401
         super().__init__(**arguments)
         self.conn = self._parser = _Parser(h11.SERVER, MAX_HEADER_BYTES)
-        self._count = connection_count
+        self._process_connections = connections
         self._delays_s: dict[_Wait, float] = {
             "request": settings.idle_timeout_s,
             "header": settings.header_timeout_s,
@@ -68,7 +68,7 @@ class Http1Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Accept the connection, or answer 503 if there are too many."""
         super().connection_made(transport)
-        if self._count.admit(self):
+        if self._process_connections.admit(self):
             self._watch()
         else:
             error = ModelUnavailable("too many connections are open; try again later")
@@ -77,7 +77,7 @@ class Http1Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection and its deadline."""
-        self._count.forget(self)
+        self._process_connections.forget(self)
         self._set_deadline(None)
         super().connection_lost(exc)
 
@@ -118,7 +118,7 @@ class Http1Protocol(H11Protocol):
         if waits_for == self._waits_for or self._is_refused:
             return
         self._waits_for = waits_for
-        self._count.set_idle(self, is_idle=waits_for in ("request", "header"))
+        self._process_connections.set_idle(self, is_idle=waits_for in ("request", "header"))
         self._num_unsent = self._count_unsent()
         self._set_deadline(self._delays_s.get(waits_for))
 
