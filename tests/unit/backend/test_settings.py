@@ -257,6 +257,11 @@ def test_a_step_is_short_on_a_cpu_unless_the_user_wants_it_longer(device: str, a
     assert settings.scheduler.max_num_batched_tokens == tokens
 
 
+@pytest.mark.parametrize(("given", "port"), [("8189,8289", 8189), ("0", 8002), ("", 8002)])
+def test_the_first_of_the_ports_counts_and_0_is_the_default(given: str, port: int) -> None:
+    assert _read(engine_worker_queue_port=given).parallel.engine_worker_queue_port == port
+
+
 def test_without_a_limit_requests_wait_as_long_as_it_takes() -> None:
     assert _read(max_waiting_time="-1").scheduler.max_waiting_time is None
     assert _read().scheduler.max_waiting_time is None

@@ -108,6 +108,33 @@ def test_an_unknown_flag_names_the_nearest(
 
 
 @pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("demo --prot 0", ("ernie-triton demo: ", "--prot", "--port")),
+        ("demo --port 99999", ("ernie-triton demo: --port", "99999", "65535")),
+        ("quantize a b --quantization int8", ("ernie-triton quantize: --quantization", "int8", "wint4")),
+        ("eval --api_key_fil x", ("ernie-triton eval: ", "--api-key-file")),
+        ("nonsense", ("ernie-triton: ", "'nonsense'", "serve")),
+    ],
+)
+def test_every_command_tells_a_mistake_in_a_line_and_names_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, words: tuple[str, ...]
+) -> None:
+    assert run(monkeypatch, line) == 2
+    shown = capsys.readouterr().err
+    assert [word for word in words if word not in shown.splitlines()[0]] == []
+    assert "--help lists the flags" in shown.splitlines()[1]
+
+
+def test_without_a_command_the_commands_are_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "") == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in command_line.COMMANDS)
+
+
+@pytest.mark.parametrize(
     ("flags", "complaint"),
     [
         ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization is 1.5"),
