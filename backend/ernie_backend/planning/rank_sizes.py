@@ -20,7 +20,7 @@ from ernie_backend.devices.device import Device
 from ernie_backend.planning.model_shape import ModelShape
 from ernie_backend.settings.groups import EngineSettings
 from ernie_backend.weights.precision import Precision, WeightFormat
-from ernie_backend.weights.recipes import blocks
+from ernie_backend.weights.recipes import weight_groups
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import experts_of, part_of
 
@@ -71,9 +71,9 @@ def cast_bytes(shape: ModelShape, settings: EngineSettings, device: Device) -> i
 def _parts(shape: ModelShape, settings: EngineSettings) -> Iterator[tuple[Role, tuple[int, int], int]]:
     """Yield what the first rank has: equal ``[outputs, inputs]`` parts of a role's weights, and how many."""
     config, shard = shape.config, settings.parallel.shard(shape.config)
-    for block in blocks(config, HUGGINGFACE):  # in every layout they are as large
-        for role, recipe in block.recipes.items():
-            count = block.num_layers * len(experts_of(role, len(block.experts), shard))
+    for group in weight_groups(config, HUGGINGFACE):  # in every layout they are as large
+        for role, recipe in group.recipes.items():
+            count = group.num_layers * len(experts_of(role, len(group.experts), shard))
             outputs, inputs = recipe.shape if len(recipe.shape) == 2 else (1, *recipe.shape)
             yield role, part_of(role, (outputs, inputs), config, shard).shape, count
 

@@ -29,7 +29,7 @@ from ernie_backend.weights.checkpoints.prequantized import (
     rotation_warning,
     stored_weights,
 )
-from ernie_backend.weights.checkpoints.presharded import PreshardedTensors, open_tensors
+from ernie_backend.weights.checkpoints.presharded import PreshardedCheckpoint, open_checkpoint
 from ernie_backend.weights.checkpoints.quantized_cache import QuantizedCache
 from ernie_backend.weights.checkpoints.validation import check_tensors, check_tied_head
 from ernie_backend.weights.float_conversion import as_bfloat16, as_float32, finite_outputs, float32_blocks
@@ -60,7 +60,7 @@ class CheckpointWeights(ModelWeights):
 
     def __init__(
         self,
-        checkpoint: Checkpoint | PreshardedTensors,
+        checkpoint: Checkpoint | PreshardedCheckpoint,
         config: ModelConfig,
         precision: Precision,
         cache: QuantizedCache | None,
@@ -108,7 +108,7 @@ class CheckpointWeights(ModelWeights):
         precision = Precision(dtype, quantization, config.tie_word_embeddings)
         part = shard.name if shard else ""
         cache = _open_cache(cache_root, directory, part) if quantization is not None else None
-        checkpoint = open_tensors(directory, config, precision, shard or Shard())
+        checkpoint = open_checkpoint(directory, config, precision, shard or Shard())
         try:
             return cls(checkpoint, config, precision, cache, shard)
         except StartError:

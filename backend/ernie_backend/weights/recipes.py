@@ -3,7 +3,7 @@
     HF      model.*   Linears [out, in], q, k, v and gate, up apart
     Paddle  ernie.*   Linears [in, out], fused: columns [q | k | v], [gate | up]; lookup table [V, H] as in HF
 
-The weights of all layers are those of a few blocks that repeat: the loader spells them out weight by weight,
+The weights of all layers are those of a few groups that repeat: the loader spells them out weight by weight,
 the planner counts them. Every MLP, be it dense, an expert or the shared experts, is named alike under a prefix
 of its own.
 """
@@ -56,7 +56,7 @@ Recipes = dict[WeightKey, Recipe]
 
 
 @dataclass(frozen=True)
-class Block:
+class WeightGroup:
     """Weights that repeat in some layers, and for some experts of each.
 
     Attributes:
@@ -89,7 +89,7 @@ HEAD = "lm_head.weight"
 """The output head, in both layouts."""
 
 
-def blocks(config: ModelConfig, layout: TensorLayout) -> Iterator[Block]:
+def weight_groups(config: ModelConfig, layout: TensorLayout) -> Iterator[WeightGroup]:
     """Yield all weights of a model by their names in a layout.
 
     Only the sizes of a vision bank are known: its experts are yielded under the names of the text's.
@@ -97,39 +97,41 @@ def blocks(config: ModelConfig, layout: TensorLayout) -> Iterator[Block]:
     hidden, layers = config.hidden_size, range(config.num_layers)
     of_layer = layout.prefix + "layers.{layer}."
     embedding = _tensor(layout.prefix + "embed_tokens.weight", config.vocab_size, hidden)
-    yield Block({Role.EMBEDDING: embedding, Role.FINAL_NORM: _tensor(layout.prefix + "norm.weight", hidden)})
+    yield WeightGroup(
+        {Role.EMBEDDING: embedding, Role.FINAL_NORM: _tensor(layout.prefix + "norm.weight", hidden)}
+    )
     if not config.tie_word_embeddings:
-        yield Block({Role.HEAD: _linear(layout, "", ("lm_head",), (config.vocab_size,), hidden)})
+        yield WeightGroup({Role.HEAD: _linear(layout, "", ("lm_head",), (config.vocab_size,), hidden)})
     norms = {
         Role.INPUT_NORM: _tensor(of_layer + "input_layernorm.weight", hidden),
         Role.POST_ATTENTION_NORM: _tensor(of_layer + "post_attention_layernorm.weight", hidden),
     }
-    yield Block(norms, layers)
+    yield WeightGroup(norms, layers)
     mlp = _mlp(layout, of_layer + "mlp.", hidden, config.intermediate_size)
-    yield Block(dict(zip((Role.GATE_UP, Role.DOWN), mlp, strict=True)), layers, config.expert_layers)
+    yield WeightGroup(dict(zip((Role.GATE_UP, Role.DOWN), mlp, strict=True)), layers, config.expert_layers)
     for bank in config.expert_banks:
         yield from _experts(layout, of_layer + "mlp.", hidden, bank)
     if config.moe is not None and config.moe.num_shared_experts:
         mlp = _mlp(layout, of_layer + "mlp.shared_experts.", hidden, config.moe.shared_size)
         roles = (Role.SHARED_GATE_UP, Role.SHARED_DOWN)
-        yield Block(dict(zip(roles, mlp, strict=True)), config.expert_layers)
+        yield WeightGroup(dict(zip(roles, mlp, strict=True)), config.expert_layers)
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     attention = {
         Role.QKV: _linear(layout, of_layer + "self_attn.", layout.qkv, (queries, keys, keys), hidden),
         Role.OUTPUT: _linear(layout, of_layer + "self_attn.", ("o_proj",), (hidden,), queries),
     }
-    yield Block(attention, layers)
+    yield WeightGroup(attention, layers)
     for bank in config.expert_banks:
         router = _linear(layout, of_layer + "mlp.", ("gate",), (bank.num_experts,), hidden)
-        yield Block({Role.ROUTER: router}, bank.layers)
+        yield WeightGroup({Role.ROUTER: router}, bank.layers)
 
 
-def _experts(layout: TensorLayout, prefix: str, hidden: int, bank: MoeConfig) -> Iterator[Block]:
+def _experts(layout: TensorLayout, prefix: str, hidden: int, bank: MoeConfig) -> Iterator[WeightGroup]:
     bias = _tensor(prefix + "moe_statics.e_score_correction_bias", 1, bank.num_experts)
-    yield Block({Role.ROUTER_BIAS: bias}, bank.layers)
+    yield WeightGroup({Role.ROUTER_BIAS: bias}, bank.layers)
     mlp = _mlp(layout, prefix + "experts.{expert}.", hidden, bank.intermediate_size)
     recipes = dict(zip((Role.EXPERT_GATE_UP, Role.EXPERT_DOWN), mlp, strict=True))
-    yield Block(recipes, bank.layers, experts=range(bank.num_experts))
+    yield WeightGroup(recipes, bank.layers, experts=range(bank.num_experts))
 
 
 def _mlp(layout: TensorLayout, prefix: str, hidden: int, width: int) -> tuple[Recipe, Recipe]:
@@ -173,7 +175,7 @@ def recipes_for(names: Collection[str], config: ModelConfig, where: str) -> Reci
 
 def recipes(config: ModelConfig, layout: TensorLayout) -> Recipes:
     """Return the recipe of every weight in a layout: ``HUGGINGFACE``, ``PADDLE``."""
-    return dict(pair for block in blocks(config, layout) for pair in block.weights())
+    return dict(pair for group in weight_groups(config, layout) for pair in group.weights())
 
 
 def is_harmless(name: str) -> bool:

@@ -159,9 +159,9 @@ def rank_directories(directory: Path) -> list[Path]:
     return [by_rank[rank] for rank in range(len(by_rank))]
 
 
-def open_tensors(
+def open_checkpoint(
     directory: Path, config: ModelConfig, precision: Precision, shard: Shard
-) -> Checkpoint | PreshardedTensors:
+) -> Checkpoint | PreshardedCheckpoint:
     """Open what rank ``shard`` needs of a model directory, whole or cut for ranks.
 
     Args:
@@ -193,14 +193,14 @@ def open_tensors(
         for rank in set(range(count)) - {shard.rank} if whole else ():
             ranks[rank] = Checkpoint.open(directories[rank])
         parts = tensor_parts(recipes, stored, config, count)
-        return PreshardedTensors(directory, ranks, parts, shard.rank, whole)
+        return PreshardedCheckpoint(directory, ranks, parts, shard.rank, whole)
     except StartError:
         for checkpoint in ranks.values():
             checkpoint.close()
         raise
 
 
-class PreshardedTensors:
+class PreshardedCheckpoint:
     """Whole tensors, of which one rank's part is filled, or all; has the methods of ``Checkpoint``.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 from ernie_backend.errors import StartError
 from ernie_backend.weights.checkpoints.files import Checkpoint
 from ernie_backend.weights.checkpoints.prequantized import missing_hint
-from ernie_backend.weights.checkpoints.presharded import PreshardedTensors
+from ernie_backend.weights.checkpoints.presharded import PreshardedCheckpoint
 from ernie_backend.weights.recipes import HEAD, CheckpointTensor, is_harmless
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _UNTIED = (
 )
 
 
-def check_tensors(checkpoint: Checkpoint | PreshardedTensors, specs: Collection[CheckpointTensor]) -> None:
+def check_tensors(checkpoint: Checkpoint | PreshardedCheckpoint, specs: Collection[CheckpointTensor]) -> None:
     """Check that the tensors ``specs`` are present; one log line mentions all others.
 
     Raises:
@@ -51,7 +51,7 @@ def check_tensors(checkpoint: Checkpoint | PreshardedTensors, specs: Collection[
 
 
 def _refuse_terms(
-    checkpoint: Checkpoint | PreshardedTensors, extra: Collection[str], expected: Collection[str]
+    checkpoint: Checkpoint | PreshardedCheckpoint, extra: Collection[str], expected: Collection[str]
 ) -> None:
     """Refuse biases and norms among the ``extra`` tensors of layers, or of a head, that the model has."""
     owners = {_owner(name) for name in expected}
@@ -69,7 +69,7 @@ def _owner(name: str) -> str:
     return ".".join(parts[:3] if "layers" in parts[:2] else parts[:-1])
 
 
-def check_tied_head(checkpoint: Checkpoint | PreshardedTensors, table: CheckpointTensor) -> None:
+def check_tied_head(checkpoint: Checkpoint | PreshardedCheckpoint, table: CheckpointTensor) -> None:
     """Check that a checkpoint whose embedding ``table`` is its head brings no other head.
 
     Raises:
@@ -82,9 +82,9 @@ def check_tied_head(checkpoint: Checkpoint | PreshardedTensors, table: Checkpoin
         )
 
 
-def _is_copy(checkpoint: Checkpoint | PreshardedTensors, table: CheckpointTensor) -> bool:
+def _is_copy(checkpoint: Checkpoint | PreshardedCheckpoint, table: CheckpointTensor) -> bool:
     """Whether the head is the embedding, in either layout; unknown, so False, if the checkpoint was cut."""
-    if isinstance(checkpoint, PreshardedTensors):
+    if isinstance(checkpoint, PreshardedCheckpoint):
         return False
     rows, head = checkpoint.tensor(table.name), checkpoint.tensor(HEAD)
     if head.shape != rows.shape:
