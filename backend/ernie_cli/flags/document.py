@@ -46,7 +46,10 @@ _HUBS = LocalizedText(
 )
 _DEFAULTS_ZH = {
     "(needed)": "（必填）",
+    "0: 4 % of --max-model-len": "0：--max-model-len 的 4 %",
     "all usable cores": "全部可用核心",
+    "as --max-num-partial-prefills": "同 --max-num-partial-prefills",
+    "as --model": "同 --model",
     "none": "无",
     "none: a Unix socket": "无：Unix 套接字",
     "none: any name is accepted": "无：接受任意名称",
@@ -61,6 +64,7 @@ _DEFAULTS_ZH = {
     "on": "开",
     "the hub's default": "模型库的默认版本",
     "the model's": "模型自带",
+    "this one": "本机",
 }
 _HEADS = LocalizedText(
     "| Flag | Meaning | FastDeploy's default | Default here | Effect here |",
@@ -80,11 +84,11 @@ _SERVE = LocalizedText("read by `serve`", "由 `serve` 读取")
 
 def document(language: str) -> str:
     """Return the document in a language: ``en`` or ``zh``."""
-    parts = [f"# {_in(_TITLE, language)}", _in(_OTHER, language), _in(_INTRODUCTION, language)]
+    parts = [f"# {_TITLE.to(language)}", _OTHER.to(language), _INTRODUCTION.to(language)]
     for group in GROUPS:
-        parts += [f"## {_in(group.title, language)}", _flag_table(group, language)]
-    parts += [f"## {_in(_VARIABLES, language)}", _variable_table(language)]
-    return "\n\n".join([*parts, _in(_HUBS, language)]) + "\n"
+        parts += [f"## {group.title.to(language)}", _flag_table(group, language)]
+    parts += [f"## {_VARIABLES.to(language)}", _variable_table(language)]
+    return "\n\n".join([*parts, _HUBS.to(language)]) + "\n"
 
 
 def write_documents(directory: Path) -> None:
@@ -93,12 +97,8 @@ def write_documents(directory: Path) -> None:
         (directory / name).write_text(document(language), encoding="utf-8")
 
 
-def _in(text: LocalizedText, language: str) -> str:
-    return text.zh if language == "zh" else text.en
-
-
 def _flag_table(group: Group, language: str) -> str:
-    heads = _in(_HEADS_WITHOUT_EFFECT if group in (NO_EFFECT, REFUSED) else _HEADS, language)
+    heads = (_HEADS_WITHOUT_EFFECT if group in (NO_EFFECT, REFUSED) else _HEADS).to(language)
     rows = [_row(_cells(flag, language)) for flag in group.flags]
     return "\n".join([heads, "|" + "---|" * heads.count(" | ") + "---|", *rows])
 
@@ -107,20 +107,20 @@ def _cells(flag: Flag, language: str) -> list[str]:
     names = [f"`{name}`" for name in (flag.name, flag.short, flag.opposite) if name]
     if flag.kind.shown:
         names[-1] += f" {flag.kind.shown}"
-    ours = _in(_OURS, language) if flag.fastdeploy is None else _default(flag.fastdeploy, language)
-    cells = [", ".join(names), _in(flag.help, language), ours]
+    ours = _OURS.to(language) if flag.fastdeploy is None else _default(flag.fastdeploy, language)
+    cells = [", ".join(names), flag.help.to(language), ours]
     if isinstance(flag.effect, NoEffect):
-        return [*cells, _in(flag.effect.why, language)]
+        return [*cells, flag.effect.why.to(language)]
     if isinstance(flag.effect, Refused):
         accepted = ", ".join(f"`{value}`" for value in flag.effect.neutral)
-        return [*cells, _in(flag.effect.why, language) + (accepted and _in(_ACCEPTED, language) + accepted)]
+        return [*cells, flag.effect.why.to(language) + (accepted and _ACCEPTED.to(language) + accepted)]
     return [*cells, _default(flag.default, language), _effect(flag, flag.effect, language)]
 
 
 def _effect(flag: Flag, effect: Passed, language: str) -> str:
-    ways = [f"{_in(_ENGINE, language)} `{effect.engine}`"] if effect.engine else []
-    ways += [f"{_in(_FRONTEND, language)} `{flag.name}`"] if effect.frontend else []
-    ways += [_in(_SERVE, language)] if effect.serve else []
+    ways = [f"{_ENGINE.to(language)} `{effect.engine}`"] if effect.engine else []
+    ways += [f"{_FRONTEND.to(language)} `{flag.name}`"] if effect.frontend else []
+    ways += [_SERVE.to(language)] if effect.serve else []
     return ("；" if language == "zh" else "; ").join(ways)
 
 
@@ -129,12 +129,12 @@ def _default(text: str, language: str) -> str:
 
 
 def _variable_table(language: str) -> str:
-    rows = [[f"`{name}`", _in(meaning, language), ""] for name, meaning in READ.items()]
+    rows = [[f"`{name}`", meaning.to(language), ""] for name, meaning in READ.items()]
     rows += [
-        [f"`{name}`", "", _in(_NONE, language) + _in(why, language)]
+        [f"`{name}`", "", _NONE.to(language) + why.to(language)]
         for name, why in {**USUAL_VARIABLES, **VARIABLES}.items()
     ]
-    return "\n".join([_in(_VARIABLE_HEADS, language), "|---|---|---|", *map(_row, rows)])
+    return "\n".join([_VARIABLE_HEADS.to(language), "|---|---|---|", *map(_row, rows)])
 
 
 def _row(cells: list[str]) -> str:

@@ -15,6 +15,10 @@ class LocalizedText(NamedTuple):
     en: str
     zh: str
 
+    def to(self, language: str) -> str:
+        """Return the sentence in a language: ``en`` or ``zh``."""
+        return self.zh if language == "zh" else self.en
+
 
 @dataclass(frozen=True)
 class JsonObject:

@@ -82,14 +82,14 @@ def help_text(
 ) -> str:
     """Return the help on some flags in a language: ``en`` or ``zh``."""
     parser = _parser(language, groups)
-    parser.usage, parser.description = usage, getattr(description, language)
+    parser.usage, parser.description = usage, description.to(language)
     return parser.format_help()
 
 
 def _parser(language: str, groups: Sequence[Group]) -> Parser:
     parser = Parser("", "", add_help=False)
     for group in groups:
-        shown = parser.add_argument_group(getattr(group.title, language))
+        shown = parser.add_argument_group(group.title.to(language))
         for flag in group.flags:
             _add(shown, flag, language)
     return parser
@@ -110,9 +110,9 @@ def _add(group: argparse._ArgumentGroup, flag: Flag, language: str) -> None:
 
 
 def _help(flag: Flag, language: str) -> str:
-    parts = [getattr(flag.help, language), *([flag.opposite] if flag.opposite else [])]
+    parts = [flag.help.to(language), *([flag.opposite] if flag.opposite else [])]
     if isinstance(flag.effect, NoEffect | Refused):
-        parts.append(getattr(flag.effect.why, language))
+        parts.append(flag.effect.why.to(language))
     else:
         parts[0] += f" [{flag.default}]"
     return ("；" if language == "zh" else "; ").join(parts).replace("%", "%%")
