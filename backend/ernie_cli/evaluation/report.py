@@ -61,15 +61,10 @@ def rows(outcomes: Sequence[Outcome]) -> list[Row]:
     found: list[Row] = []
     for name in dict.fromkeys(outcome.set_name for outcome in outcomes):
         of_set = [outcome for outcome in outcomes if outcome.set_name == name]
-        kinds = sorted({(outcome.question.category, outcome.question.language) for outcome in of_set})
-        found += [
-            _row(
-                name,
-                *kind,
-                [each for each in of_set if (each.question.category, each.question.language) == kind],
-            )
-            for kind in kinds
-        ]
+        by_kind: dict[tuple[str, str], list[Outcome]] = {}
+        for outcome in of_set:
+            by_kind.setdefault((outcome.question.category, outcome.question.language), []).append(outcome)
+        found += [_row(name, *kind, by_kind[kind]) for kind in sorted(by_kind)]
         found.append(_row(name, ALL, ALL, of_set))
     return [*found, _row(ALL, ALL, ALL, outcomes)]
 
