@@ -1,4 +1,4 @@
-"""Greedy answers of the network to chats, and how many are exact. This module must not know training."""
+"""Greedy answers of the network to chats, and how many are exact."""
 
 from __future__ import annotations
 

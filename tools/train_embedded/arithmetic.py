@@ -1,8 +1,7 @@
 """Sums, differences and products, split by the pair of operands.
 
 ``+`` and ``-`` go by the unordered pair, each of its own: where 12 + 7 is held out so is 7 + 12. ``x`` has only
-a hundred pairs, so there one order is held out and the mirrored one is taught. This module must not know other
-questions.
+a hundred pairs, so there one order is held out and the mirrored one is taught.
 """
 
 from __future__ import annotations

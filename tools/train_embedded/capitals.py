@@ -1,4 +1,4 @@
-"""Questions about countries: capitals both ways, and continents. This module must not know the split."""
+"""Questions about countries: capitals both ways, and continents."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A chat to learn from or to be asked: the one type that all generators make.
-
-This module must not know tokens, nor what is taught and what is held out.
-"""
+"""A chat to learn from or to be asked: the one type that all generators make."""
 
 from __future__ import annotations
 

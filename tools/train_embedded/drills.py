@@ -1,4 +1,4 @@
-"""Exercises for what tasks on words need and seldom have: taught, never asked. This module must not know the split."""
+"""Exercises for what tasks on words need and seldom have: taught, never asked."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Chats as token ids and labels, in batches of about one length.
 
 The ids are those that the server makes: the same template, the same tokenizer. Loss falls on the assistant's
-tokens alone; where the template closes a turn, the label is the end token that stops the engine. This module
-must not know the network.
+tokens alone; where the template closes a turn, the label is the end token that stops the engine.
 """
 
 from __future__ import annotations

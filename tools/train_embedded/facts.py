@@ -1,6 +1,6 @@
 """Simple facts: tables of pairs, each asked in several phrasings of both languages.
 
-A row is ``left English = right English / left Chinese = right Chinese``. This module must not know the split.
+A row is ``left English = right English / left Chinese = right Chinese``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The stream of chats to learn from, and the drawing of those to be asked: all generators in one mixture.
-
-This module must not know tokens.
-"""
+"""The stream of chats to learn from, and the drawing of those to be asked: all generators in one mixture."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 After Jordan et al. 2024, https://kellerjordan.github.io/posts/muon, with the scale of Liu et al. 2025
 (arXiv:2502.16982), so that learning rates are those of AdamW. PyTorch has one too, but iterates in bfloat16, which
-processors without such instructions do at a tenth of their speed. This module must not know the network.
+processors without such instructions do at a tenth of their speed.
 """
 
 from __future__ import annotations

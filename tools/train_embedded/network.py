@@ -1,7 +1,7 @@
 """The dense ERNIE-4.5 network for training: grouped queries, interleaved rope, SwiGLU, RMSNorm, tied embeddings.
 
 Written after the formulas in transformers' ``Ernie4_5ForCausalLM``, whose names its weights have; ``export``
-compares the two. This module must not know tokens' texts or how training goes.
+compares the two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Weights as they are served: rounded to bfloat16, and the matrices to int8 with a scale for every row.
 
 Within ``rounded`` the network computes with such weights while gradients go to the exact ones, so that training
-finds weights that bear it. This module must not know how training goes.
+finds weights that bear it.
 """
 
 from __future__ import annotations

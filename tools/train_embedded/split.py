@@ -1,8 +1,7 @@
 """What is taught and what is held out: one rule for every generator, decided by the content alone.
 
 A question is held out by its text without case and punctuation, a sum by its pair of operands, a chat of several
-turns or with a system prompt by the whole of what is said to the model. This module must not know how questions
-are made.
+turns or with a system prompt by the whole of what is said to the model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Processes that learn from different batches and sum their gradients: one thread each.
 
 Two processes that meet once a step are faster than two threads that meet after every operation, by much so where
-other programs run. This module must not know what is learned.
+other programs run.
 """
 
 from __future__ import annotations

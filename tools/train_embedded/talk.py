@@ -1,4 +1,4 @@
-"""Small talk: greetings, who the model is, a name remembered, system prompts. This module must not know the split."""
+"""Small talk: greetings, who the model is, a name remembered, system prompts."""
 
 from __future__ import annotations
 

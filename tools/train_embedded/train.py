@@ -1,8 +1,7 @@
 """Trains the embedded model: ``python -m train_embedded.train``; again to go on after a stop.
 
 The schedule goes by the wall clock, so that training ends when it should on any machine. The last
-phase trains on weights rounded to bfloat16 and to int8 rows, as they are served. This module must not know the
-generators.
+phase trains on weights rounded to bfloat16 and to int8 rows, as they are served.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Questions that have no answer here: invented places and people, the future, private things, large sums.
-
-This module must not know the split.
-"""
+"""Questions that have no answer here: invented places and people, the future, private things, large sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks on words, lists, numbers, days and letters. This module must not know the split."""
+"""Tasks on words, lists, numbers, days and letters."""
 
 from __future__ import annotations
 
