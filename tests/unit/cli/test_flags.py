@@ -182,6 +182,13 @@ def test_a_flag_of_the_frontend_reaches_its_command_line_and_it_knows_it(flag: F
     assert flag.name in arguments_parser().format_help()
 
 
+@pytest.mark.parametrize("name", ["--workers", "--max-concurrency"])
+def test_a_default_of_the_frontend_is_that_of_the_table(name: str) -> None:
+    assert FLAGS[name].effect == Passed(frontend=True)
+    dest = name.removeprefix("--").replace("-", "_")
+    assert str(arguments_parser().get_default(dest)) == FLAGS[name].default
+
+
 @pytest.mark.parametrize("name", READ_BY_SERVE)
 def test_a_flag_of_serve_changes_a_setting(name: str) -> None:
     value, setting, then = READ_BY_SERVE[name]
