@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_cli.presets.entries import ENTRIES
+from ernie_cli.presets.rows import ENTRIES
 from support.paths import ROOT
 from support.triton_server import TritonServer
 from support.waiting import eventually

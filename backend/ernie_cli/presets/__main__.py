@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from ernie_cli.presets.entries import ENTRIES, entry_parameters
+from ernie_cli.presets.rows import ENTRIES, entry_parameters
 from ernie_cli.triton.run_directory import write_entry
 
 if __name__ == "__main__":

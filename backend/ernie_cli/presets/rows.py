@@ -1,4 +1,8 @@
-"""The rows of FastDeploy's table for the P800: a model, its format, the cards, the options."""
+"""The rows of FastDeploy's table for the P800 (model, format, cards, options), and Triton entries made of them.
+
+The entries name no weights: those are looked for in ``$ERNIE_MODEL_ROOT/<entry>``, and without them an
+entry loads as unconfigured.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ernie_cli.presets.released import ReleasedModel, released_model
+from ernie_cli.serve.settings import engine_parameters
 
 
 @dataclass(frozen=True)
@@ -80,3 +85,15 @@ _ALL = (
     _row("ERNIE-4.5-VL-28B-A3B-Thinking", "wint8", 128, 1, 32, _LARGE_PICTURES),
 )
 ROWS: Mapping[str, Row] = {row.name: row for row in _ALL}
+ENTRIES: Mapping[str, str] = {
+    "ernie-4.5-0.3b": "ernie-4.5-0.3b-wint8-32k",
+    "ernie-4.5-21b-a3b": "ernie-4.5-21b-a3b-wint4-32k",
+    "ernie-4.5-300b-a47b": "ernie-4.5-300b-a47b-wint4-32k-tp4",
+    "ernie-4.5-300b-a47b-w4a8c8-tp4": "ernie-4.5-300b-a47b-w4a8-32k-tp4",
+}
+"""Entry of a text model -> its row: the recommended one of 32K where there are several."""
+
+
+def entry_parameters(entry: str) -> dict[str, str]:
+    """Return the parameters in the config.pbtxt of an entry."""
+    return engine_parameters(ROWS[ENTRIES[entry]].options)

@@ -54,18 +54,18 @@ def base_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def wait_until_ready(url: str, *, is_healthy: bool = True) -> None:
+async def wait_until_ready(url: str, *, must_be_healthy: bool = True) -> None:
     """Wait until the frontend at ``url`` answers.
 
     Args:
         url: its base.
-        is_healthy: wait until the frontend and the model are healthy, too.
+        must_be_healthy: wait until the frontend and the model are healthy, too.
 
     Raises:
         CommandError: it does not within ``START_DEADLINE_S``.
     """
     deadline = time.monotonic() + START_DEADLINE_S
-    while (status := await _status(url)) is None or (is_healthy and status != httpx.codes.OK):
+    while (status := await _status(url)) is None or (must_be_healthy and status != httpx.codes.OK):
         if time.monotonic() > deadline:
             raise CommandError(
                 f"the frontend at {url} is not ready after {START_DEADLINE_S:g} s; the log is above"

@@ -170,7 +170,7 @@ class FrontendRecovery(Recovery):
         self._child.kill()  # its workers
         await self._child.stop()
         self._child = await self._supervisor.restart(self._child)
-        await while_running([self._child], wait_until_ready(self._url, is_healthy=False))
+        await while_running([self._child], wait_until_ready(self._url, must_be_healthy=False))
         logger.warning("the OpenAI frontend is restarted")
 
 

@@ -52,7 +52,7 @@ async def test_one_that_is_not_well_is_left_alone() -> None:
     async def watch(url: str) -> None:
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(watch_answers(url), 3 * frontend.SILENCE_LIMIT_S)
-        await wait_until_ready(url, is_healthy=False)
+        await wait_until_ready(url, must_be_healthy=False)
 
     await watched(unwell, watch)
 

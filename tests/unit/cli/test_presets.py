@@ -8,9 +8,8 @@ import pytest
 
 from ernie_backend.settings.groups import SETTINGS
 from ernie_cli.demo import EMBEDDED_ENTRY
-from ernie_cli.presets.entries import ENTRIES, entry_parameters
 from ernie_cli.presets.released import released_model
-from ernie_cli.presets.rows import ROWS
+from ernie_cli.presets.rows import ENTRIES, ROWS, entry_parameters
 from ernie_cli.triton.run_directory import MODEL_PY
 from ernie_stub.entry import Entry
 from ernie_wire.tensors import config_pbtxt
