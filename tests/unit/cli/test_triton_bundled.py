@@ -1,4 +1,4 @@
-"""The launcher finds the wheel's parts, prepares the backend once, and is told from a foreign bundled."""
+"""The launcher finds the wheel's parts, prepares the backend once, and is told from another tritonserver."""
 
 from __future__ import annotations
 
