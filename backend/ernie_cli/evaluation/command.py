@@ -15,7 +15,7 @@ from rich.progress import Progress
 from ernie_backend.settings.kinds import Integer
 from ernie_cli.errors import CommandError
 from ernie_cli.evaluation.client import Server, ask_all
-from ernie_cli.evaluation.question_sets import QuestionSet, read_sets
+from ernie_cli.evaluation.question_sets import Question, read_sets
 from ernie_cli.evaluation.report import (
     Outcome,
     answered_by,
@@ -46,9 +46,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         options.model,
         _first_key(options.api_key_file) if options.api_key is None else options.api_key,
     )
-    question_sets = read_sets(options.sets)
+    questions = read_sets(options.sets)
     begin = time.monotonic()
-    outcomes = _ask(server, question_sets, options.concurrency)
+    outcomes = _ask(server, questions, options.concurrency)
     seconds = time.monotonic() - begin
     if all(outcome.answer.refusal for outcome in outcomes):
         raise CommandError(f"{server.url}: {refused_line(outcomes)}")
@@ -115,12 +115,9 @@ def _print(outcomes: Sequence[Outcome], seconds: float) -> None:
     print_line(f"\n{counted(len(outcomes))} in {seconds:.1f} s, answered by {models}")
 
 
-def _ask(server: Server, question_sets: Sequence[QuestionSet], concurrency: int) -> list[Outcome]:
-    asked = [(each.name, question) for each in question_sets for question in each.questions]
+def _ask(server: Server, questions: Sequence[Question], concurrency: int) -> list[Outcome]:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("asking", total=len(asked))
-        answers = asyncio.run(
-            ask_all(server, [question for _, question in asked], concurrency, lambda: progress.advance(task))
-        )
-    return [Outcome(name, question, answer) for (name, question), answer in zip(asked, answers, strict=True)]
+        task = progress.add_task("asking", total=len(questions))
+        answers = asyncio.run(ask_all(server, questions, concurrency, lambda: progress.advance(task)))
+    return [Outcome(question, answer) for question, answer in zip(questions, answers, strict=True)]

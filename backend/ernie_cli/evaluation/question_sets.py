@@ -37,6 +37,7 @@ class Question:
     """One line of a set.
 
     Attributes:
+        set_name: the file's name without its suffix.
         line: its number in the file, from 1.
         messages: role and content of each message; the last one is the user's.
         answers: what counts as right; at least one.
@@ -44,6 +45,7 @@ class Question:
         language: of the question.
     """
 
+    set_name: str
     line: int
     messages: tuple[dict[str, str], ...]
     answers: tuple[str, ...]
@@ -51,16 +53,8 @@ class Question:
     language: str
 
 
-@dataclass(frozen=True)
-class QuestionSet:
-    """The questions of one file, at least one; ``name`` is the file's name without its suffix."""
-
-    name: str
-    questions: tuple[Question, ...]
-
-
-def read_sets(paths: Sequence[str] = ()) -> list[QuestionSet]:
-    """Return the sets in these files and directories; without any path, the sets of the checkout.
+def read_sets(paths: Sequence[str] = ()) -> list[Question]:
+    """Return the questions in these files and directories; without any path, those of the checkout.
 
     Args:
         paths: each a file, or a directory of ``.jsonl`` files; a file that occurs twice is read once.
@@ -74,7 +68,7 @@ def read_sets(paths: Sequence[str] = ()) -> list[QuestionSet]:
             raise CommandError(
                 f"--set {escaped(str(other))} and {escaped(str(file))} have the same name; rename one of them"
             )
-    return [_read_set(file) for file in files.values()]
+    return [question for file in files.values() for question in _read_set(file)]
 
 
 def _default_directory() -> str:
@@ -98,7 +92,7 @@ def _files(path: str) -> list[Path]:
     return files
 
 
-def _read_set(file: Path) -> QuestionSet:
+def _read_set(file: Path) -> list[Question]:
     name = escaped(str(file))
     if file.stem == ALL or not is_unicode(file.stem):
         raise CommandError(f"--set {name} must be called otherwise: {ALL} is the name of the total; rename it")
@@ -110,27 +104,28 @@ def _read_set(file: Path) -> QuestionSet:
         raise CommandError(
             f"--set {name} cannot be read: {shown(str(error))}; give a file of UTF-8 text"
         ) from None
-    questions = [_question(name, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    questions = [_question(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
         raise CommandError(f"--set {name} holds no question; give a file of one JSON object a line")
-    return QuestionSet(file.stem, tuple(questions))
+    return questions
 
 
-def _question(file: str, number: int, line: str) -> Question:
+def _question(file: Path, number: int, line: str) -> Question:
     try:
-        return _read_question(number, read_json_object(line, "the line"))
+        return _read_question(file.stem, number, read_json_object(line, "the line"))
     except InvalidValue as error:
-        raise CommandError(f"{file}, line {number}: {error}") from None
+        raise CommandError(f"{escaped(str(file))}, line {number}: {error}") from None
 
 
-def _read_question(number: int, value: Mapping[str, Any]) -> Question:
+def _read_question(set_name: str, number: int, value: Mapping[str, Any]) -> Question:
     for field in sorted(value.keys() - set(_FIELDS)):
         raise InvalidValue(f"unknown field '{shown(field)}'; known are {', '.join(_FIELDS)}", shown(field))
     messages = tuple(_message(each, f"messages[{at}]") for at, each in enumerate(_list(value, "messages")))
     if messages[-1]["role"] != "user":
         raise InvalidValue("the last of messages must be the user's: it is the question", "messages")
     answers = tuple(_answer(each, f"answers[{at}]") for at, each in enumerate(_list(value, "answers")))
-    return Question(number, messages, answers, _label(value, "category"), _label(value, "language"))
+    category, language = _label(value, "category"), _label(value, "language")
+    return Question(set_name, number, messages, answers, category, language)
 
 
 def _list(value: Mapping[str, Any], field: str) -> list[Any]:

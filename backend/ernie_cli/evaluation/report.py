@@ -17,15 +17,8 @@ _HEADER = ("set", "category", "language", "exact", "of", "%")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One question and what came back.
+    """One question and its answer."""
 
-    Attributes:
-        set_name: the set that the question is in.
-        question: the question.
-        answer: the model's answer.
-    """
-
-    set_name: str
     question: Question
     answer: Answer
 
@@ -37,7 +30,7 @@ class Outcome:
     @property
     def place(self) -> str:
         """Set and line of the question."""
-        return f"{escaped(self.set_name)}:{self.question.line}"
+        return f"{escaped(self.question.set_name)}:{self.question.line}"
 
 
 @dataclass(frozen=True)
@@ -59,8 +52,8 @@ class Row:
 def rows(outcomes: Sequence[Outcome]) -> list[Row]:
     """Return a row for each set, category and language, one for each set, and the total; in the sets' order."""
     found: list[Row] = []
-    for name in dict.fromkeys(outcome.set_name for outcome in outcomes):
-        of_set = [outcome for outcome in outcomes if outcome.set_name == name]
+    for name in dict.fromkeys(outcome.question.set_name for outcome in outcomes):
+        of_set = [outcome for outcome in outcomes if outcome.question.set_name == name]
         by_kind: dict[tuple[str, str], list[Outcome]] = {}
         for outcome in of_set:
             by_kind.setdefault((outcome.question.category, outcome.question.language), []).append(outcome)
@@ -80,8 +73,8 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
 def wrong_lines(outcomes: Sequence[Outcome], most: int) -> list[str]:
     """Return a line for each of the first ``most`` wrong answers of every set."""
     lines: list[str] = []
-    for name in dict.fromkeys(outcome.set_name for outcome in outcomes):
-        wrong = [outcome for outcome in outcomes if outcome.set_name == name and not outcome.is_exact]
+    for name in dict.fromkeys(outcome.question.set_name for outcome in outcomes):
+        wrong = [outcome for outcome in outcomes if outcome.question.set_name == name and not outcome.is_exact]
         lines += [_wrong(outcome) for outcome in wrong[:most]]
         if len(wrong) > most:
             lines.append(f"  ({len(wrong) - most} more of {escaped(name)}: --json lists all)")
@@ -127,7 +120,7 @@ def to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         ],
         "wrong": [
             {
-                "set": outcome.set_name,
+                "set": outcome.question.set_name,
                 "line": outcome.question.line,
                 "messages": outcome.question.messages,
                 "expected": outcome.question.answers,

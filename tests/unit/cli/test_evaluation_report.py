@@ -11,14 +11,14 @@ from ernie_cli.evaluation.report import Outcome, refused_line, table, to_json, w
 
 def outcome(set_name: str, category: str, language: str, answer: str, line: int = 1) -> Outcome:
     """Return an outcome whose right answer is "yes"."""
-    question = Question(line, ({"role": "user", "content": "Is it?"},), ("Yes.",), category, language)
-    return Outcome(set_name, question, Answer(answer, "tiny"))
+    question = Question(set_name, line, ({"role": "user", "content": "Is it?"},), ("Yes.",), category, language)
+    return Outcome(question, Answer(answer, "tiny"))
 
 
 def asked(*contents: str, answer: Answer, expected: str = "Yes.", set_name: str = "a") -> Outcome:
     """Return an outcome of line 3 that is wrong."""
     messages = tuple({"role": "user", "content": content} for content in contents)
-    return Outcome(set_name, Question(3, messages, (expected,), "words", "en"), answer)
+    return Outcome(Question(set_name, 3, messages, (expected,), "words", "en"), answer)
 
 
 OUTCOMES = [

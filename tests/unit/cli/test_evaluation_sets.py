@@ -10,7 +10,7 @@ import pytest
 
 from ernie_cli.errors import CommandError
 from ernie_cli.evaluation import question_sets
-from ernie_cli.evaluation.question_sets import QuestionSet, read_sets
+from ernie_cli.evaluation.question_sets import Question, read_sets
 
 GOOD: dict[str, Any] = {
     "messages": [{"role": "user", "content": "法国的首都是哪里？"}],
@@ -26,16 +26,17 @@ def file_of(directory: Path, *lines: str) -> str:
     return str(file)
 
 
-def read_set(path: str) -> QuestionSet:
-    """Return the one set of a file."""
-    (found,) = read_sets([path])
-    return found
+def read_set(path: str) -> list[Question]:
+    """Return the questions of a file."""
+    return read_sets([path])
 
 
 def test_a_checkout_has_sets_of_its_own() -> None:
-    sets = read_sets()
-    assert [each.name for each in sets] == ["arithmetic", "questions"]
-    for questions in (each.questions for each in sets):
+    found = read_sets()
+    names = list(dict.fromkeys(question.set_name for question in found))
+    assert names == ["arithmetic", "questions"]
+    for name in names:
+        questions = [question for question in found if question.set_name == name]
         assert len(questions) >= 250
         assert {question.language for question in questions} == {"en", "zh"}
         asked = {json.dumps(question.messages) for question in questions}
@@ -44,11 +45,11 @@ def test_a_checkout_has_sets_of_its_own() -> None:
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
     found = read_set(file_of(tmp_path, json.dumps(GOOD, ensure_ascii=False), "", json.dumps(GOOD)))
-    assert found.name == "own"
-    assert [question.line for question in found.questions] == [1, 3]
-    assert found.questions[0].messages == ({"role": "user", "content": "法国的首都是哪里？"},)
-    assert found.questions[0].answers == ("法国的首都是巴黎。", "巴黎")
-    assert (found.questions[0].category, found.questions[0].language) == ("capitals", "zh")
+    assert {question.set_name for question in found} == {"own"}
+    assert [question.line for question in found] == [1, 3]
+    assert found[0].messages == ({"role": "user", "content": "法国的首都是哪里？"},)
+    assert found[0].answers == ("法国的首都是巴黎。", "巴黎")
+    assert (found[0].category, found[0].language) == ("capitals", "zh")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_a_directory_is_all_its_files_and_a_file_is_read_once(tmp_path: Path) ->
     file = file_of(tmp_path, json.dumps(GOOD))
     (tmp_path / "another.jsonl").write_text(json.dumps(GOOD))
     (tmp_path / "notes.txt").write_text("not a set")
-    assert [each.name for each in read_sets([file, str(tmp_path)])] == ["own", "another"]
+    assert [each.set_name for each in read_sets([file, str(tmp_path)])] == ["own", "another"]
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -138,4 +139,4 @@ def test_an_error_is_short_however_long_the_line(field: str, tmp_path: Path) -> 
 def test_a_file_with_a_byte_order_mark_and_a_question_of_a_mark_alone(tmp_path: Path) -> None:
     question = {**GOOD, "messages": [{"role": "user", "content": "?"}]}
     name = file_of(tmp_path, "\ufeff" + json.dumps(question))
-    assert read_set(name).questions[0].messages[0]["content"] == "?"
+    assert read_set(name)[0].messages[0]["content"] == "?"
