@@ -26,12 +26,10 @@ class Marked(Protocol):
     @property
     def text(self) -> str:
         """The text."""
-        ...
 
     @property
     def marks(self) -> tuple[Mark, ...]:
         """Its marks."""
-        ...
 
 
 @dataclass(frozen=True)

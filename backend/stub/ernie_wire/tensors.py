@@ -143,7 +143,7 @@ def config_pbtxt(name: str, parameters: dict[str, str]) -> str:
         for key, value in parameters.items()
     )
     return (
-        f"# Generated, and compared by tests: python -m ernie_wire model_repository writes the tensors,\n"
+        f"# Generated, which tests check: python -m ernie_wire model_repository rewrites the tensors,\n"
         f"# python -m ernie_cli.presets model_repository the entries of released models.\n"
         f'name: "{name}"\n'
         f'backend: "python"\n'

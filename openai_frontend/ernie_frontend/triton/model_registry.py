@@ -32,15 +32,12 @@ class ControlClient(Protocol):
 
     async def ready_models(self) -> list[str]:
         """Return the names of the loaded models."""
-        ...
 
     async def describe(self, model: str) -> Status:
         """Return the description of a model."""
-        ...
 
     async def health(self, model: str) -> Health:
         """Return the health of a model."""
-        ...
 
 
 @dataclass(frozen=True)
