@@ -19,7 +19,7 @@ struct Partial {
     float* sum;
 };
 
-// total = total joined with part.
+// total = total joined with part: both are rescaled to the larger maximum. Exact if one of them has no keys.
 template <typename V>
 void join_partials(const Partial& total, const Partial& part, int64_t stride) {
     if (*part.sum == 0) return;
@@ -84,6 +84,7 @@ class UnitPass {
     void run() {
         clear(totals_, rows_, cache_.stride);
         for (int64_t range = unit_.first_range; range < unit_.last_range; ++range) {
+            // Each range begins anew, whether this unit has one range or all: so the cut changes no bit.
             clear(row_partial(0), rows_, cache_.stride);
             const int64_t end = smaller((range + 1) * kKeyRange, keys_of_row_[rows_ - 1]);
             for (int64_t start = range * kKeyRange; start < end; start += kKeyTile) attend_keys(start);
@@ -112,12 +113,13 @@ class UnitPass {
 
     void attend_keys(int64_t start) {
         for (int64_t row = 0; row < rows_; ++row) {
-            const int64_t left = keys_of_row_[row] - start;
+            const int64_t left = keys_of_row_[row] - start;  // rises from row to row: causal
             state_.visible[row] = left < 0 ? 0 : smaller(left, kKeyTile);
         }
         const int64_t count = state_.visible[rows_ - 1];
         KeyTile<T> tile{};
         for (int64_t page = 0; page * kPage < count; ++page) find_page(start, page, count, tile);
+        // Widening pays if each item is used by more than two micro tiles of rows.
         if constexpr (!std::is_same_v<T, float>)
             if (rows_ > 2 * kMicroRows<V>) return attend_tile<V>(state_, as_floats(tile, count));
         attend_tile<V>(state_, tile);
@@ -181,10 +183,10 @@ class UnitPass {
         const Partial total = row_total(row);
         if (unit_.partial < 0)
             return write_row(task_, unit_.first_token, unit_.kv_head, unit_.begin + row, total);
-        float* kept = task_.partials + (unit_.partial + row) * (cache_.stride + 2);
-        std::memcpy(kept, total.values, size_t(cache_.stride) * sizeof(float));
-        kept[cache_.stride] = *total.maximum;
-        kept[cache_.stride + 1] = *total.sum;
+        float* entry = task_.partials + (unit_.partial + row) * (cache_.stride + 2);
+        std::memcpy(entry, total.values, size_t(cache_.stride) * sizeof(float));
+        entry[cache_.stride] = *total.maximum;
+        entry[cache_.stride + 1] = *total.sum;
     }
 
     const AttentionTask& task_;
@@ -202,6 +204,7 @@ class UnitPass {
     int64_t keys_of_row_[kRowTile];
 };
 
+// Threads take the next unit when they are done with one; units differ too much in cost for equal shares.
 template <typename V>
 void attend(const AttentionTask& task, int part, int) {
     float* scratch = task.scratch + part * attention_scratch(task.cache.stride);
@@ -231,8 +234,8 @@ void join(const AttentionTask& task, int part, int parts) {
         for (int64_t row = 0; row < join.rows; ++row) {
             clear(total, 1, stride);
             for (int64_t k = 0; k < join.ranges; ++k) {
-                float* kept = task.partials + (join.partial + k * join.rows + row) * (stride + 2);
-                join_partials<V>(total, {kept, kept + stride, kept + stride + 1}, stride);
+                float* entry = task.partials + (join.partial + k * join.rows + row) * (stride + 2);
+                join_partials<V>(total, {entry, entry + stride, entry + stride + 1}, stride);
             }
             write_row(task, join.first_token, join.kv_head, row, total);
         }

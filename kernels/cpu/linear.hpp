@@ -64,7 +64,8 @@ void float_tile(const LinearTask& task, int64_t panel, int64_t row) {
     store_tile<V, kRows>(sums, task, panel, row);
 }
 
-// The first kSteps steps of one pair of inputs for all sums of a tile.
+// The first kSteps steps of one pair of inputs for all sums of a tile. An odd K ends with half a pair: its
+// second weight is padding, and unrounded rows have no second activation to read.
 template <typename P, int kSteps, int kRows>
 void add_pair(const uint16_t* w, const typename P::Item* x, int64_t stride,
               typename P::Float (&sums)[kRows][kRegisters<typename P::Float>]) {

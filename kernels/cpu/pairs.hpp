@@ -50,7 +50,7 @@ inline Portable fused(Portable a, Portable b, Portable c) {
     return r;
 }
 
-// Float32 activations, in rising order of k.
+// Float32 activations: the even input of a pair first, then the odd one, in rising order of k.
 template <typename V>
 struct Float32Pairs {
     using Float = V;
@@ -62,8 +62,9 @@ struct Float32Pairs {
     static V dot(V sum, V w, V x) { return V::fma(w, x, sum); }
 };
 
-// Two multiply-adds in place of vdpbf16ps. Rounded activations are kept as floats, ready to broadcast, and a
-// step holds the weights of one place only: sums, weights and one activation fit the registers of AVX2.
+// Two multiply-adds in place of vdpbf16ps, the odd input first (`1 - step`). Rounded activations are kept as
+// floats, ready to broadcast, and a step holds the weights of one place only: sums, weights and one activation
+// fit the registers of AVX2.
 template <typename V>
 struct SplitPairs {
     using Float = V;
