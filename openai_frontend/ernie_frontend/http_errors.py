@@ -128,7 +128,8 @@ async def _answer_http_exception(paths: Iterable[str], request: Request, error: 
         way_out = "leave out the slash at the end" if has_slash else f"see {', '.join(paths)}"
         return error_response(UnknownRoute(f"{where} does not exist; {way_out}"))
     if error.status_code == WrongMethod.status:
-        allowed = (error.headers or {}).get("Allow", "another method").replace("GET", "GET, HEAD")
+        methods = set((error.headers or {}).get("Allow", "").split(", "))
+        allowed = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
         response = error_response(WrongMethod(f"{where} is not allowed; use {allowed}"))
         response.headers["Allow"] = allowed
         return response
