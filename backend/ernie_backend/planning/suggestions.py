@@ -1,4 +1,4 @@
-"""What to change so that a model fits: the same weights, quantized weights, or more devices.
+"""What to change so that a model fits: the same weights, quantized weights, more devices, or else the last two.
 
 Each way is tried with the settings as they are, then with more of the memory, then with shorter requests (or
 fewer blocks, where the user chose their number); the first that fits is suggested.
@@ -24,13 +24,15 @@ Changes = Mapping[str, Any]
 
 
 def suggest_changes(plan: MemoryPlan) -> list[Changes]:
-    """Return changes that make a plan fit which does not, at most one for each way."""
-    ways: Sequence[Sequence[Changes]] = (
-        [{}],
-        [{"quantization": each} for each in _smaller_weights(plan)],
-        [{"tensor_parallel_size": each} for each in _more_devices(plan)],
-    )
-    return [found for way in ways if (found := next(_fitting(plan, way), None))]
+    """Return changes that make a plan fit which does not: one for each way, or one for both together."""
+    weights: Sequence[Changes] = [{"quantization": each} for each in _smaller_weights(plan)]
+    devices: Sequence[Changes] = [{"tensor_parallel_size": each} for each in _more_devices(plan)]
+    ways: Sequence[Sequence[Changes]] = ([{}], weights, devices)
+    found = [next(_fitting(plan, way), None) for way in ways]
+    if not any(found):
+        both = [{**smaller, **more} for smaller in weights for more in devices]
+        found = [next(_fitting(plan, both), None)]
+    return [each for each in found if each]
 
 
 def _fitting(plan: MemoryPlan, way: Sequence[Changes]) -> Iterator[Changes]:

@@ -50,6 +50,13 @@ def test_smaller_weights_come_before_shorter_requests() -> None:
     assert changes[0] == {"quantization": "wint4"}
 
 
+def test_where_neither_is_enough_smaller_weights_go_on_more_devices() -> None:
+    plan = misfit(0.11, max_num_batched_tokens=64, gpu_memory_utilization=0.95)
+    (changes,) = suggest_changes(plan)
+    assert list(changes)[:2] == ["quantization", "tensor_parallel_size"]
+    assert plan_memory(plan.shape, plan.settings.replaced(**changes), plan.device).fits
+
+
 def test_too_many_blocks_are_lowered_to_those_that_fit() -> None:
     settings = plan_settings(gpu_memory_utilization=1.0, num_gpu_blocks_override=100)
     needed = plan_memory(WIDE, settings, p800()).needed
