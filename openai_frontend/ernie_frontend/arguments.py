@@ -40,7 +40,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the error; that of a ``checked`` value is a sentence about the flag."""
-        raise UsageError(message.removeprefix("argument ").replace(": is ", " is ", 1))
+        message = message.removeprefix("argument ").replace(": is ", " is ", 1)
+        raise UsageError(message.replace("one argument", "one value; if it begins with -, write FLAG=VALUE"))
 
 
 def checked(read: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -108,7 +108,7 @@ class SchedulerLimits:
         1 << 20, Integer(1, 1 << 40), "maximum number of prompt tokens in the queue; above it 429"
     )
     max_waiting_time: float | None = setting(
-        None, OrNone(Number(), ("-1",)), "seconds that a request may wait in the queue; -1: no limit"
+        None, OrNone(Number(), ("-1", "-1.0")), "seconds that a request may wait in the queue; -1: no limit"
     )
     max_num_partial_prefills: int = setting(
         DEFAULT_PARTIAL_PREFILLS,

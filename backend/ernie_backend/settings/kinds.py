@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,13 +56,13 @@ class Integer:
 
 @dataclass(frozen=True)
 class FirstPort:
-    """A port, or several with commas between, of which the first counts; 0 is any."""
+    """A port, or several with commas between, of which the first counts; 0 or an empty one is any."""
 
     shown: str = "PORT"
 
     def read(self, text: str) -> int:
         """Return the first."""
-        return Integer(0, 65535).read(text.partition(",")[0])
+        return Integer(0, 65535).read(text.partition(",")[0].strip() or "0")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Number:
     """A number above ``above`` and at most ``high``."""
 
     above: float = 0.0
-    high: float | None = None
+    high: float = math.inf
     shown: str = "X"
 
     def read(self, text: str) -> float:
@@ -78,10 +79,11 @@ class Number:
             value = float(text)
         except ValueError:
             raise ValueError(f"is {text!r}; it must be a number") from None
-        high = float("inf") if self.high is None else self.high
-        if not (self.above < value <= high and value < float("inf")):  # not a number fails, too
-            at_most = "" if self.high is None else f" and at most {self.high:g}"
-            raise ValueError(f"is {value:g}; it must be above {self.above:g}{at_most}")
+        if not math.isfinite(value):
+            raise ValueError(f"is {text!r}; it must be a finite number")
+        if not self.above < value <= self.high:
+            at_most = "" if self.high == math.inf else f" and at most {self.high:g}"
+            raise ValueError(f"is {text}; it must be above {self.above:g}{at_most}")
         return value
 
 

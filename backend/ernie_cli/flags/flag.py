@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ernie_backend.settings.kinds import Kind, Switch
 
@@ -44,14 +44,14 @@ class QuantizationName:
     names: Kind
     shown: str = "NAME|JSON"
 
-    def read(self, text: str) -> Any:  # noqa: ANN401 - as the setting
-        """Return the name, None for none."""
+    def read(self, text: str) -> str:
+        """Return the name; ``none`` for a word that means it."""
         if text.lstrip().startswith("{"):
             content = json.loads(JsonObject().read(text))
             if set(content) != {"quantization"}:
                 raise ValueError(f'is {text}; give {{"quantization": NAME}} or a name')
             text = str(content["quantization"])
-        return self.names.read(text.strip())
+        return str(self.names.read(text.strip()) or "none")
 
 
 @dataclass(frozen=True)

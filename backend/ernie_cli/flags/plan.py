@@ -25,7 +25,7 @@ MEDIA = "--mm-processor-kwargs"
 _OURS = (
     Flag(
         "--device-memory",
-        Number(),
+        Number(high=1e9),
         None,
         "none: 96 on a P800; on a CPU, what is free",
         LocalizedText("GiB of memory of one device", "单个设备的内存（GiB）"),

@@ -119,6 +119,7 @@ def test_every_value_is_read() -> None:
         ("enable_prefix_caching", "maybe"),
         ("threads", "-1"),
         ("gpu_memory_utilization", "1.1"),
+        ("gpu_memory_utilization", "1.0000001"),
         ("gpu_memory_utilization", "nan"),
         ("gpu_memory_utilization", "much"),
         ("device", "cuda"),
@@ -271,3 +272,13 @@ def test_a_long_prompt_has_more_than_4_percent_of_the_context() -> None:
     for given in ({}, {"long_prefill_token_threshold": "0"}):
         limits = _read(max_model_len="32768", **given).scheduler
         assert limits.long_prefill_token_threshold == 1310
+
+
+@pytest.mark.parametrize("value", ["-1", "-1.0", " -1 "])
+def test_minus_one_is_no_limit_of_the_waiting_time(value: str) -> None:
+    assert _read(max_waiting_time=value).scheduler.max_waiting_time is None
+
+
+@pytest.mark.parametrize(("value", "port"), [("9000,9001", 9000), ("0", 8002), (",9001", 8002), (" , ", 8002)])
+def test_the_first_port_counts_and_an_empty_one_is_any(value: str, port: int) -> None:
+    assert _read(engine_worker_queue_port=value).parallel.engine_worker_queue_port == port

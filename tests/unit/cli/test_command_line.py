@@ -64,6 +64,14 @@ def test_a_text_row_of_the_fastdeploy_table(
     }
 
 
+@pytest.mark.parametrize("name", ["none", "NONE", '{"quantization": "none"}', "bf16"])
+def test_no_quantization_reaches_the_engine_as_none(
+    monkeypatch: pytest.MonkeyPatch, served: list[ServeSettings], name: str
+) -> None:
+    assert run(monkeypatch, f"serve --model DIR --quantization {shlex.quote(name)}") == 0
+    assert served[0].engine == {"quantization": "none"}
+
+
 def test_flags_with_underscores_and_the_short_form(
     monkeypatch: pytest.MonkeyPatch, served: list[ServeSettings]
 ) -> None:
@@ -148,7 +156,9 @@ def test_without_a_command_the_commands_are_shown(
         ),
         ("--mm-processor-kwargs nonsense", "--mm-processor-kwargs is 'nonsense'"),
         ("--limit-mm-per-prompt [1]", "--limit-mm-per-prompt is '[1]'"),
+        ("--kv-cache-ratio inf", "must be a finite number"),
         ("--port", "--port"),
+        ("--served-model-name -x", "write FLAG=VALUE"),
         ("stray", "'stray'"),
     ],
 )
@@ -187,7 +197,7 @@ def test_an_unexpected_argument_is_called_that_by_every_command(
     assert "stray" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", ["{} --port 0", "--port 0 {}", "--port 0 {} --host ::1"])
+@pytest.mark.parametrize("arguments", ["{} --port 0", "--port 0 {}", "--port 0 {} --host ::1", "--port 0 -- {}"])
 def test_the_model_may_stand_without_its_flag(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], arguments: str
 ) -> None:

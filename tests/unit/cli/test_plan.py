@@ -186,6 +186,7 @@ def test_flags_win_over_those_of_a_row(run_plan: RunPlan) -> None:
         (f"--model {DENSE} --device h100", "h100"),
         (f"--model {DENSE} --quantization fp8", "fp8"),
         (f"--model {DENSE} --device-memory 0", "--device-memory"),
+        (f"--model {DENSE} --device-memory 1e308", "--device-memory"),
         (f"--model {DENSE} --maxlen 3", "--max-model-len"),
         (f"--model {EXPERTS} --quantization w4a8", "scales"),
         (f'--model {VL_424B} {MEDIA} \'{{"image_max_pixels": "x"}}\'', "'x'"),
