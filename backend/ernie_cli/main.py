@@ -35,11 +35,11 @@ def run(arguments: Sequence[str]) -> int:
         UsageError: the arguments cannot be read.
         CommandError: the command failed.
     """
-    name, *others = arguments or ["--help"]
-    if name not in COMMANDS:
-        _parser().read([name])  # --help and --version end the process, everything else is an error
-    command, _ = COMMANDS[name]
-    return command(others) or 0
+    if not arguments or arguments[0] not in COMMANDS:
+        _parser().read(arguments[:1] or ["--help"])  # --help and --version end the process
+        raise UsageError(f"COMMAND is missing; give one of {', '.join(COMMANDS)}")
+    command, _ = COMMANDS[arguments[0]]
+    return command(arguments[1:]) or 0
 
 
 def main() -> None:
@@ -71,6 +71,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"ernie-triton {version('ernie-triton')}")
     parser.add_argument(
-        "command", choices=COMMANDS, metavar="COMMAND", help="one of these; COMMAND --help lists its arguments"
+        "command",
+        nargs="?",
+        choices=COMMANDS,
+        metavar="COMMAND",
+        help="one of these; COMMAND --help lists its arguments",
     )
     return parser

@@ -36,7 +36,10 @@ class Parser(argparse.ArgumentParser):
 
     def read_known(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """Return the values of the arguments that are known, and the others."""
-        return self.parse_known_args([_dashed(each) for each in arguments])
+        parsed, others = self.parse_known_args([_dashed(each) for each in arguments])
+        if "--" in others:  # what follows it is no flag; argparse may leave it among the others
+            others.remove("--")
+        return parsed, others
 
     def error(self, message: str) -> NoReturn:
         """Raise the error; that of a ``checked`` value is a sentence about the flag."""

@@ -45,8 +45,6 @@ def parsed_flags(arguments: Sequence[str], groups: Sequence[Group] = GROUPS) -> 
     flags = {flag.name: flag for group in groups for flag in group.flags}
     parsed, others = _parser("en", groups).read_known(arguments)
     given: dict[str, str] = {}
-    if "--" in others:  # it ends the flags
-        others.remove("--")
     if others and not others[0].startswith("-") and getattr(parsed, MODEL) is None:
         given[MODEL] = others.pop(0)
     if others:

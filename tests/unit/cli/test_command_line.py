@@ -122,7 +122,10 @@ def test_an_unknown_flag_names_the_nearest(
         ("demo --port 99999", ("ernie-triton demo: --port", "99999", "65535")),
         ("quantize a b --quantization int8", ("ernie-triton quantize: --quantization", "int8", "wint4")),
         ("eval --api_key_fil x", ("ernie-triton eval: ", "--api-key-file")),
+        ("eval -- stray", ("ernie-triton eval: ", "'stray'")),
         ("nonsense", ("ernie-triton: ", "'nonsense'", "serve")),
+        ("--versoin", ("ernie-triton: ", "--versoin", "--version")),
+        ("--", ("ernie-triton: ", "COMMAND", "serve")),
     ],
 )
 def test_every_command_tells_a_mistake_in_a_line_and_names_the_way_out(
@@ -197,7 +200,9 @@ def test_an_unexpected_argument_is_called_that_by_every_command(
     assert "stray" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", ["{} --port 0", "--port 0 {}", "--port 0 {} --host ::1", "--port 0 -- {}"])
+@pytest.mark.parametrize(
+    "arguments", ["{} --port 0", "--port 0 {}", "--port 0 {} --host ::1", "--port 0 -- {}"]
+)
 def test_the_model_may_stand_without_its_flag(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], arguments: str
 ) -> None:
