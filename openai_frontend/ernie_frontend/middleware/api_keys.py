@@ -58,11 +58,11 @@ def read_key_file(path: Path) -> tuple[str, ...]:
         NoKey: there is none, or the file cannot be read.
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise NoKey(f"{path} is not a regular file")  # a pipe would be read once, or keep us waiting
-        if found.st_size > _MAX_BYTES:
-            raise NoKey(f"{path} has {found.st_size} bytes; at most {_MAX_BYTES} are read")
+        if status.st_size > _MAX_BYTES:
+            raise NoKey(f"{path} has {status.st_size} bytes; at most {_MAX_BYTES} are read")
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except OSError as error:
         raise NoKey(f"{path} cannot be read: {error.strerror}") from None
@@ -132,8 +132,8 @@ class ApiKeys:
 def _version_of(path: Path) -> tuple[int, ...]:
     """Return what changes with a file's content or mode, the mode last; empty if the file does not exist."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return ()
     # ctime and not mtime, which programs may set back.
-    return (found.st_ctime_ns, found.st_ino, found.st_dev, found.st_size, found.st_mode)
+    return (status.st_ctime_ns, status.st_ino, status.st_dev, status.st_size, status.st_mode)

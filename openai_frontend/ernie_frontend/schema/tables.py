@@ -37,8 +37,8 @@ def tables() -> dict[str, str]:
 
 def with_tables(document: str) -> str:
     """Return a document with the tables between its marks."""
-    made = tables()
-    return _MARKED.sub(lambda mark: f"{mark[1]}{made[mark[2]]}{mark[3]}", document)
+    by_name = tables()
+    return _MARKED.sub(lambda mark: f"{mark[1]}{by_name[mark[2]]}{mark[3]}", document)
 
 
 def _fields(model: type[BaseModel], names: set[str]) -> str:

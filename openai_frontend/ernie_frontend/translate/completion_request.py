@@ -25,13 +25,13 @@ def completion_to_wire(body: CompletionRequest, context: RequestContext) -> list
             f"{context.max_answers} answers are made to one request",
             "prompt" if len(prompts) > 1 else "best_of" if body.best_of else "n",
         )
-    made = [
+    requests = [
         GenerateRequest(context.request_id, prompt)
         if isinstance(prompt, str)
         else GenerateRequest(context.request_id, input_ids=prompt)
         for prompt in prompts
     ]
-    return generate_requests(body, context, made, _sampling(body))
+    return generate_requests(body, context, requests, _sampling(body))
 
 
 def _checked_prompts(body: CompletionRequest, highest_token_id: int) -> list[str | tuple[int, ...]]:

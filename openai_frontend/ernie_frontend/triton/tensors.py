@@ -25,8 +25,8 @@ _DEFAULTS = {each.name: each.default for each in fields(GenerateRequest)}
 def generate_inputs(request: GenerateRequest) -> list[triton.InferInput]:
     """Return the tensors of a request: one per field that differs from its default, of the same name."""
     values = [(spec, getattr(request, spec.name)) for spec in tensors.FIELDS]
-    made = [input_tensor(spec, value) for spec, value in values if value != _DEFAULTS[spec.name]]
-    return [*made, input_tensor(tensors.SAMPLING_PARAMETERS, json.dumps(request.sampling.to_json()))]
+    inputs = [input_tensor(spec, value) for spec, value in values if value != _DEFAULTS[spec.name]]
+    return [*inputs, input_tensor(tensors.SAMPLING_PARAMETERS, json.dumps(request.sampling.to_json()))]
 
 
 def input_tensor(spec: tensors.TensorSpec, value: object) -> triton.InferInput:
