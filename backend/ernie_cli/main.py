@@ -18,10 +18,10 @@ from ernie_frontend.log_output import standard_error
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
     "demo": (demo, "Serve the embedded model and ask it some questions."),
-    "eval": (evaluate, "Ask a running server sets of questions and print how many answers are exact."),
+    "eval": (evaluate, "Ask a running server questions and count the exact answers."),
     "quantize": (quantize, "Write a quantized checkpoint that loads as it is."),
     "serve": (serve, "Serve a model with the OpenAI API; takes FastDeploy's flags."),
-    "plan": (plan, "Tell how much memory a model takes and what fits; takes the flags of serve."),
+    "plan": (plan, "Tell how much memory a model takes; takes the flags of serve."),
 }
 """Name -> what runs it with its arguments and may return an exit status, and what it does."""
 _INTERRUPTED = 130

@@ -77,21 +77,21 @@ def _model_values(
 
 
 def _quantization(settings: EngineSettings, config: ModelConfig, notices: list[str]) -> str | None:
-    asked = settings.loading.quantization
+    requested = settings.loading.quantization
     if config.quantization_config is not None:
         stored = config.quantization_config.quantization
-        if asked not in (None, stored):
-            notices.append(f"quantization {asked} is ignored: config.json says that the weights are {stored}")
+        if requested not in (None, stored):
+            notices.append(f"quantization {requested} is ignored: config.json says the weights are {stored}")
         return stored
-    if asked in ("wint4", "w4a8") and config.moe is None:
-        notices.append(f"quantization {asked} quantizes experts; this dense model has none and uses wint8")
+    if requested in ("wint4", "w4a8") and config.moe is None:
+        notices.append(f"quantization {requested} quantizes experts; this dense model has none and uses wint8")
         return "wint8"
-    if asked == "w4a8" and not settings.loading.is_dummy:
+    if requested == "w4a8" and not settings.loading.is_dummy:
         raise StartError(
             "quantization w4a8 needs scales of activations, and this checkpoint has none; make one that has by "
             "ernie-triton quantize --quantization w4a8, or choose wint4"
         )
-    return asked
+    return requested
 
 
 def _derived_defaults(given: Mapping[str, Any], settings: EngineSettings) -> dict[str, Any]:

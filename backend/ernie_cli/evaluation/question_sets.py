@@ -84,9 +84,10 @@ def _default_directory() -> str:
 def _files(path: str) -> list[Path]:
     if not path or not is_unicode(path):
         raise CommandError(f"--set '{shown(path)}' is not a path; give a file or a directory")
-    if not Path(path).is_dir():
-        return [Path(path)]
-    files = sorted(Path(path).glob("*.jsonl"))
+    try:
+        files = sorted(Path(path).glob("*.jsonl")) if Path(path).is_dir() else [Path(path)]
+    except OSError as error:
+        raise _unreadable(path, error) from None
     if not files:
         raise CommandError(f"--set {escaped(path)} is a directory without .jsonl files; give a file")
     return files
@@ -95,19 +96,21 @@ def _files(path: str) -> list[Path]:
 def _read_set(file: Path) -> list[Question]:
     name = escaped(str(file))
     if file.stem == ALL or not is_unicode(file.stem):
-        raise CommandError(f"--set {name} must be called otherwise: {ALL} is the name of the total; rename it")
+        raise CommandError(f"--set {name} needs another name: {ALL} is the name of the total; rename it")
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise CommandError(f"--set {name} does not exist; give a file or a directory") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(
-            f"--set {name} cannot be read: {shown(str(error))}; give a file of UTF-8 text"
-        ) from None
+        raise _unreadable(str(file), error) from None
     questions = [_question(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
         raise CommandError(f"--set {name} holds no question; give a file of one JSON object a line")
     return questions
+
+
+def _unreadable(path: str, error: Exception) -> CommandError:
+    return CommandError(f"--set {escaped(path)} cannot be read: {shown(str(error))}; give a file of UTF-8 text")
 
 
 def _question(file: Path, number: int, line: str) -> Question:

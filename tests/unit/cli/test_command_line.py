@@ -143,6 +143,7 @@ def test_without_a_command_the_commands_are_shown(
     assert run(monkeypatch, "") == 0
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in command_line.COMMANDS)
+    assert max(map(len, shown.splitlines())) < 80
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,11 @@ def test_a_directory_is_all_its_files_and_a_file_is_read_once(tmp_path: Path) ->
     assert [each.set_name for each in read_sets([file, str(tmp_path)])] == ["own", "another"]
 
 
+def test_a_path_that_the_system_refuses_is_an_error() -> None:
+    with pytest.raises(CommandError, match=r"cannot be read: .*too long"):
+        read_sets(["x" * 5000])
+
+
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(CommandError, match="same name"):
