@@ -17,7 +17,10 @@ MAX_UTILIZATION = 0.95
 MAX_DEVICES = 8
 """Devices of one machine."""
 
-NO_CHANGE_HELPS = "no shorter context, quantization or number of devices makes it fit"
+NO_CHANGE_HELPS = (
+    "no shorter context, quantization or number of devices makes it fit; lower max_num_batched_tokens and "
+    "max_num_seqs need less memory for activations"
+)
 
 Changes = Mapping[str, Any]
 """Names of settings -> their new values."""
