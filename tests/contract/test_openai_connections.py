@@ -11,6 +11,7 @@ import pytest
 from ernie_frontend.http.http1 import MAX_HEADER_BYTES
 from fakes.triton_grpc import FakeTriton, hang_after_first
 from support.http import answer_of, connected
+from support.waiting import eventually
 
 pytest_plugins = ("support.frontend_server",)
 
@@ -83,10 +84,7 @@ def test_a_disconnect_after_an_offer_cancels(frontend: str, triton: FakeTriton, 
     triton.answer = hang_after_first
     with connected(frontend) as connection:
         send(connection, request("/v1/completions", offer=H2C, body=body))
-        until = time.monotonic() + WAIT_S
-        while not triton.inferences:
-            assert time.monotonic() < until
-            time.sleep(0.005)
+        eventually(lambda: triton.inferences)
     assert triton.cancelled.get(timeout=WAIT_S) == triton.inferences[0].inputs["request_id"]
 
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ import httpx
 import pytest
 
 from fakes.triton_grpc import FakeTriton, Inference, Response
+from support import http
 from support.waiting import eventually
 
 pytest_plugins = ("support.frontend_server",)
@@ -38,12 +38,17 @@ class Frontend:
         assert ready is not None, first
         self.url = ready[0]
         self.log: list[str] = []
+        self.num_begun = 0
         self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr or ()))
         self._reader.start()
 
     def post(self, stream: bool, prompt: str = "Hi") -> httpx.Response:
-        with httpx.Client(trust_env=False, timeout=WAIT_S) as client:
-            return client.post(f"{self.url}/v1/completions", json={"prompt": prompt, "stream": stream})
+        """Return the whole answer; notes when it begins."""
+        body = {"prompt": prompt, "stream": stream}
+        with http.stream("POST", f"{self.url}/v1/completions", json=body) as answer:
+            self.num_begun += 1
+            answer.read()
+        return answer
 
     def end(self) -> list[str]:
         """Wait for the end; return the log."""
@@ -86,7 +91,7 @@ def test_what_takes_too_long_ends_with_an_error_that_says_so(
         try:
             asked: list[Future[httpx.Response]] = [pool.submit(frontend.post, *kind) for kind in kinds]
             eventually(lambda: len(triton.inferences) == len(kinds))
-            time.sleep(0.2)  # for the first pieces on their way; without them those would be 503, too
+            eventually(lambda: frontend.num_begun == 2)  # with their first piece; else they would be 503, too
             frontend.process.send_signal(number)
             answers = [each.result() for each in asked]
             log = frontend.end()

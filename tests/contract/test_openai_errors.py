@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +14,10 @@ import httpx
 import openai
 import pytest
 
-from ernie_frontend.http.offload import LARGE_BYTES
-from ernie_frontend.routes import completions
-from ernie_frontend.schema.completions import CompletionRequest
-from ernie_frontend.translate.completion_request import completion_to_wire
 from ernie_wire.errors import ContextLengthExceeded
 from fakes.triton_grpc import EventLoopThread, FakeTriton, Inference, Response, hang_after_first, tell
 from support import http
+from support.waiting import WAIT_S, eventually
 
 pytest_plugins = ("support.frontend_server",)
 
@@ -318,7 +312,7 @@ def test_one_failing_prompt_cancels_the_others(frontend: str, triton: FakeTriton
     for stream in (False, True):
         answer = post(frontend, "/v1/completions", {"prompt": ["good", "bad"], "stream": stream})
         assert error_of(answer, 400)["code"] == "context_length_exceeded"
-        assert triton.cancelled.get(timeout=10).endswith("-0")
+        assert triton.cancelled.get(timeout=WAIT_S).endswith("-0")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -334,19 +328,11 @@ def test_a_disconnect_cancels(frontend: str, triton: FakeTriton, path: str, stre
         if stream:
             assert b"200 OK" in connection.recv(65536)
         else:
-            _wait_until_seen(triton)
-    cancelled = triton.cancelled.get(timeout=10)
+            eventually(lambda: triton.inferences)
+    cancelled = triton.cancelled.get(timeout=WAIT_S)
     assert cancelled == triton.inferences[0].inputs["request_id"]
-    assert triton.finished.get(timeout=10) == cancelled
+    assert triton.finished.get(timeout=WAIT_S) == cancelled
     assert triton.aborted.empty()
-
-
-def _wait_until_seen(triton: FakeTriton) -> None:
-    async def until_seen() -> None:
-        while not triton.inferences:
-            await asyncio.sleep(0.005)
-
-    asyncio.run(asyncio.wait_for(until_seen(), 10))
 
 
 def test_a_complete_answer_is_not_cancelled(frontend: str, triton: FakeTriton) -> None:
@@ -359,7 +345,7 @@ def test_a_complete_answer_is_not_cancelled(frontend: str, triton: FakeTriton) -
         json={"messages": MESSAGES, "stream": True},
     ) as answer:
         next(answer.iter_bytes())
-    assert triton.cancelled.get(timeout=10) == triton.inferences[2].inputs["request_id"]
+    assert triton.cancelled.get(timeout=WAIT_S) == triton.inferences[2].inputs["request_id"]
     assert triton.cancelled.empty()
 
 
@@ -374,7 +360,7 @@ def test_concurrency_limit(run_frontend: RunFrontend, triton: FakeTriton) -> Non
             error = error_of(refused, 429)
             assert (error["code"], refused.headers["retry-after"]) == ("queue_full", "1")
             assert http.get(f"{url}/v1/models").status_code == 200
-        triton.cancelled.get(timeout=10)
+        triton.cancelled.get(timeout=WAIT_S)
         triton.answer = tell
         for _ in range(3):
             assert post(url, "/v1/completions", {"prompt": "Hi"}).status_code == 200
@@ -410,10 +396,7 @@ def test_keys_of_a_file_follow_it(run_frontend: RunFrontend, triton: FakeTriton,
         assert http.get(f"{url}/v1/models").status_code == 401
         assert (status("one"), status("two")) == (200, 401)
         path.write_text("two, as it stands\n")
-        until = time.monotonic() + 30
-        while status("one") == 200:
-            assert time.monotonic() < until
-            time.sleep(0.1)
+        eventually(lambda: status("one") != 200)
         assert status("two, as it stands") == 200
 
 
@@ -467,14 +450,12 @@ def test_triton_dies_in_a_stream_and_comes_back(
             next(lines)
             triton_loop.run(fake.stop())
             rest = list(lines)
-        assert "model_unavailable" in rest[-4]
-        assert rest[-2] == "data: [DONE]"
+        *_, error, end = filter(None, rest)
+        assert "model_unavailable" in error
+        assert end == "data: [DONE]"
         again = FakeTriton()
         triton_loop.run(again.start(port))
-        answers = [post(url, "/v1/completions", {"prompt": "Hi"}) for _ in range(1)]
-        while answers[-1].status_code == 503 and len(answers) < 500:
-            answers.append(post(url, "/v1/completions", {"prompt": "Hi"}))
-        assert answers[-1].status_code == 200
+        eventually(lambda: post(url, "/v1/completions", {"prompt": "Hi"}).status_code == 200)
         triton_loop.run(again.stop())
 
 
@@ -525,30 +506,6 @@ def test_deep_tool_arguments_are_no_fault_of_ours(frontend: str, triton: FakeTri
     messages = [*MESSAGES, {"role": "assistant", "tool_calls": [call]}]
     assert post(frontend, "/v1/chat/completions", {"messages": messages}).status_code == 200
     assert triton.inferences[0].messages["messages"][1]["tool_calls"] == [call]
-
-
-@pytest.mark.parametrize("is_large", [False, True])
-def test_a_large_body_does_not_hold_up_the_others(
-    frontend: str, triton: FakeTriton, monkeypatch: pytest.MonkeyPatch, is_large: bool
-) -> None:
-    """Its reading and its translation run in a thread of their own."""
-    threads = set()
-
-    def noting(work: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
-            threads.add(threading.current_thread())
-            return work(*arguments)
-
-        return run
-
-    read = CompletionRequest.model_validate_json
-    monkeypatch.setattr(CompletionRequest, "model_validate_json", noting(read))
-    noted = replace(completions.COMPLETION, to_wire=noting(completion_to_wire))
-    monkeypatch.setattr(completions, "COMPLETION", noted)
-    prompt = "word " * (LARGE_BYTES if is_large else 1)
-    assert post(frontend, "/v1/completions", {"prompt": prompt}).status_code == 200
-    in_executor = [thread.name.startswith("large-bodies") for thread in threads]
-    assert in_executor == [is_large]
 
 
 def test_the_largest_body_of_the_usual_settings(run_frontend: RunFrontend, triton: FakeTriton) -> None:

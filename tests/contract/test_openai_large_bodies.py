@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -169,6 +170,13 @@ def test_health_is_told_while_large_bodies_come(triton: FakeTriton, tmp_path: Pa
             times.append(time.monotonic() - begin)
     assert [each.result().status_code for each in sent] == [200, 400, 200] * 3
     assert max(times) < LOADED_S, times
+
+
+async def test_work_on_a_large_body_leaves_the_event_loop_free() -> None:
+    bodies, here = BodyReader(), threading.get_ident()
+    assert await bodies.offload(offload.LARGE_BYTES, threading.get_ident) == here
+    assert await bodies.offload(offload.LARGE_BYTES + 1, threading.get_ident) != here
+    bodies.close()
 
 
 async def test_few_large_bodies_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -210,20 +209,16 @@ def test_an_engine_that_is_killed_while_it_runs_may_lack_memory(start: Start) ->
 def test_a_long_step_delays_no_sign_of_life(start: Start) -> None:
     stub = start()
     stub.submit("a", "stuck")
-    time.sleep(STOPPED_S + 1)
-    health = stub.control("health")
-    assert health["ready"]
-    assert health["heartbeat_age_s"] > STOPPED_S
+    eventually(lambda: stub.control("health")["heartbeat_age_s"] > STOPPED_S + 1)
+    assert stub.control("health")["ready"]
 
 
 def test_many_messages_to_an_engine_that_hangs_do_not_block(start: Start) -> None:
-    stub = start(deadlines=Deadlines(stopped_s=2.0))
+    stub = start(deadlines=Deadlines(stopped_s=WAIT_S, exit_s=0.2))
     stub.submit("a", "hang")
-    begin = time.monotonic()
     for index in range(20):
         stub.submit(f"r{index}", "count 1" + "x" * 100_000)
-    assert time.monotonic() - begin < 1.0
-    assert stub.control("health")["state"] == "ready"
+    assert stub.control("describe")["generation"] == 1, "only its end would have let them go on"
 
 
 def test_crash_after_crash_is_survived(start: Start) -> None:
@@ -256,6 +251,7 @@ def test_an_engine_that_does_not_start_again_is_told(start: Start, tmp_path: Pat
 )
 def test_an_engine_that_cannot_start_says_why_and_leaves_nothing(mode: str, message: str) -> None:
     deadlines = Deadlines(start_stall_s=1.0, exit_s=0.2)
+    num_threads = threading.active_count()
     engine = EngineSupervisor(
         EngineCommand(sys.executable, {"start": mode}, FAKE_ENGINE), InFlight(), deadlines
     )
@@ -263,7 +259,7 @@ def test_an_engine_that_cannot_start_says_why_and_leaves_nothing(mode: str, mess
         engine.start()
     assert isinstance(raised.value, EngineCrashed) == (mode == "die")
     assert raised.value.exit_signal == (signal.SIGKILL if mode in ("die", "fault") else None)
-    assert not [thread for thread in threading.enumerate() if "engine" in thread.name]
+    eventually(lambda: threading.active_count() <= num_threads)
 
 
 def test_an_engine_whose_ranks_are_still_loading_is_waited_for(start: Start) -> None:
@@ -318,13 +314,17 @@ def test_an_interpreter_that_is_not_there_is_named() -> None:
 
 
 def test_requests_wait_for_a_restart_only_so_many_and_so_long(start: Start, tmp_path: Path) -> None:
-    in_flight = InFlight(max_held=1, hold_timeout_s=0.5)
+    now_s = [0.0]
+    in_flight = InFlight(max_held=1, hold_timeout_s=5.0, clock=lambda: now_s[0])
     stub = start(in_flight=in_flight)
     in_flight.hold()
     waiting = stub.submit("a", "count 1")
     with pytest.raises(ModelUnavailable, match=r"1 requests? wait"):
         stub.submit("b", "count 1")
-    time.sleep(0.6)  # the time itself is what is tested
+    now_s[0] = 4.9
+    in_flight.expire()
+    assert not waiting.finished.is_set()
+    now_s[0] = 5.1
     in_flight.expire()
     assert "not ready" in waiting.error_line()
 
