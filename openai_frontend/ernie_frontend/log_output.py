@@ -103,11 +103,16 @@ def standard_error() -> LogOutput:
 
 
 def print_line(line: str) -> None:
-    """Print a line to standard output; once that fails because its reader is gone, print no more lines."""
+    """Print a line to standard output; once that fails, print no more lines.
+
+    A line on standard error says why, unless the reader is gone.
+    """
     try:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
-    except OSError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            standard_error().write(f"standard output is lost from here on: {error.strerror}\n")
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 1)  # also for what Python still has in its buffer
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -290,3 +292,11 @@ def test_print_config_tells_what_the_engine_would_refuse(
 def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out == f"ernie-triton {version('ernie-triton')}\n"
+
+
+@pytest.mark.parametrize(("redirection", "said"), [(">/dev/full", "No space left"), ("| true", "")])
+def test_lost_output_is_told_unless_its_reader_is_gone(redirection: str, said: str) -> None:
+    command = f"{sys.executable} -m ernie_cli plan ERNIE-4.5-0.3B {redirection}"
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr.count("\n") == bool(said)
+    assert said in done.stderr
