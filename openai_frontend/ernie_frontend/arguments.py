@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 _MIN_SIMILARITY = 0.68  # of a misspelled flag and the one that was meant
@@ -59,11 +59,13 @@ def checked(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return convert
 
 
-def unexpected(argument: str, known: Iterable[str]) -> str:
+def unexpected(argument: str, known: Collection[str]) -> str:
     """Return the message about an argument that no command takes, with the nearest of the ``known`` flags."""
     if not argument.startswith("-"):
         return f"unexpected argument {argument!r}; values with spaces need quotes"
     name = argument.partition("=")[0]
+    if name in known:
+        return f"{name} after -- is not read as a flag"
     nearest = difflib.get_close_matches(name, known, 1, _MIN_SIMILARITY)
     return f"unknown flag {name}" + (f"; the nearest known flag is {nearest[0]}" if nearest else "")
 

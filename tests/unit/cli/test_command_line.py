@@ -125,6 +125,7 @@ def test_an_unknown_flag_names_the_nearest(
         ("quantize a b --quantization int8", ("ernie-triton quantize: --quantization", "int8", "wint4")),
         ("eval --api_key_fil x", ("ernie-triton eval: ", "--api-key-file")),
         ("eval -- stray", ("ernie-triton eval: ", "'stray'")),
+        ("serve DIR -- --port 1", ("ernie-triton serve: ", "--port after --")),
         ("nonsense", ("ernie-triton: ", "'nonsense'", "serve")),
         ("--versoin", ("ernie-triton: ", "--versoin", "--version")),
         ("--", ("ernie-triton: ", "COMMAND", "serve")),
