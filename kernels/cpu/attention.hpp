@@ -7,8 +7,8 @@
 
 #include <type_traits>
 
-#include "append.hpp"
 #include "attention_tile.hpp"
+#include "cache_append.hpp"
 
 namespace ernie::ERNIE_VARIANT {
 

@@ -50,7 +50,7 @@ struct QuantizedRows {
 };
 
 // Rows rounded to bfloat16: [rows][stride], stride even, zero behind the last input; an item is what the
-// instruction set multiplies, at most kLargestItem bytes (pairs.hpp).
+// instruction set multiplies, at most kLargestItem bytes (bfloat16_products.hpp).
 inline constexpr int64_t kLargestItem = sizeof(float);
 struct RoundedRows {
     void* items;  // null: the rows are not rounded

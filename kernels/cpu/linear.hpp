@@ -9,8 +9,8 @@
 // multiplies them by one broadcast activation of each row.
 #pragma once
 
-#include "dot.hpp"
-#include "pairs.hpp"
+#include "bfloat16_products.hpp"
+#include "integer_dot.hpp"
 
 namespace ernie::ERNIE_VARIANT {
 

@@ -1,12 +1,12 @@
 // Fills the kernel table of one instruction set. Included by variant_*.cpp, each compiled with its own flags.
 #pragma once
 
-#include "append.hpp"
 #include "attention.hpp"
+#include "cache_append.hpp"
 #include "embed.hpp"
 #include "linear.hpp"
 #include "norm.hpp"
-#include "quantize.hpp"
+#include "quantize_activations.hpp"
 #include "sampling.hpp"
 #include "swiglu.hpp"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.request.plan import SchedulePlan
+from ernie_backend.request.step_plan import SchedulePlan
 from ernie_backend.runner.inputs import build_batch
 
 

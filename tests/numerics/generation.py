@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.models.base import Model
 from ernie_backend.models.load import load_model
-from ernie_backend.settings.groups import LoadSettings
+from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_kernels.api import Batch, CacheSpec, Ops
 from ernie_kernels.formats import ActivationType
 

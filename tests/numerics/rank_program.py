@@ -14,10 +14,10 @@ import numpy as np
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.models.load import load_model
-from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
+from ernie_backend.request.step_plan import ScheduledChunk, SchedulePlan
 from ernie_backend.runner.inputs import build_batch
 from ernie_backend.runner.model_runner import ModelRunner
-from ernie_backend.settings.groups import LoadSettings
+from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_backend.weights.sharding import kv_heads_of, shard_of, vocabulary_of
 from ernie_kernels.api import CacheSpec
 from ernie_kernels.communicator import ProcessGroupConfig

@@ -18,10 +18,10 @@ from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.models.base import Model
-from ernie_backend.request.plan import SchedulePlan
+from ernie_backend.request.step_plan import SchedulePlan
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.runner.sampler import Sampler
-from ernie_backend.settings.groups import SchedulerLimits
+from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_kernels.api import CacheSpec, Ops
 from ernie_kernels.formats import ActivationType
 from ernie_kernels.sampling import SamplingFilters

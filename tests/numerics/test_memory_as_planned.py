@@ -31,7 +31,7 @@ from ernie_backend.planning.engine_plan import engine_plan
 from ernie_backend.devices.host import available_bytes, resident_bytes
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.parallel.worker import Worker
-from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
+from ernie_backend.request.step_plan import ScheduledChunk, SchedulePlan
 from ernie_backend.settings.reader import read_settings
 from ernie_backend.service.start import start_engine
 from ernie_wire.messages import GenerateRequest

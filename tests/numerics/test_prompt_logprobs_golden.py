@@ -13,7 +13,7 @@ from ernie_backend.engine.engine import Engine
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.runner.sampler import Sampler
-from ernie_backend.settings.groups import SchedulerLimits
+from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_kernels.api import CacheSpec
 from ernie_kernels.formats import ActivationType
 from ernie_wire.messages import Output

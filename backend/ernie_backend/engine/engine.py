@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from ernie_backend.engine.prompt_logprobs import score_prompts
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
-from ernie_backend.request.plan import SchedulePlan
+from ernie_backend.request.step_plan import SchedulePlan
 from ernie_backend.runner.sampler import NO_TOKEN, SampledToken, Sampler, SamplingRow
 from ernie_backend.scheduler.scheduler import Scheduler
-from ernie_backend.settings.groups import SchedulerLimits
+from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_wire.errors import ErnieError, InternalError, InvalidValue, RequestTimeout
 from ernie_wire.messages import Heartbeat, Output
 

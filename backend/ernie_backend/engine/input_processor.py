@@ -18,7 +18,7 @@ from ernie_backend.engine.sampling_resolver import SamplingResolver
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.errors import StartError
 from ernie_backend.request.sequence import Sequence
-from ernie_backend.settings.groups import EngineSettings, LogprobLimits
+from ernie_backend.settings.engine_settings import EngineSettings, LogprobLimits
 from ernie_wire.checks import check_token_ids
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.json_text import read_json_object

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.engine.request_state import RequestState
-from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
+from ernie_backend.request.step_plan import ScheduledChunk, SchedulePlan
 from ernie_backend.runner.sampler import Sampler
 
 Logits = NDArray[np.float32]

@@ -12,7 +12,7 @@ from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
 from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import BadWords, LogitBias, MinTokens, Penalties
-from ernie_backend.settings.groups import LogprobLimits
+from ernie_backend.settings.engine_settings import LogprobLimits
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.checks import check_token_ids
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.settings.groups import LoadSettings
+from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.roles import Role
 from ernie_kernels.api import (

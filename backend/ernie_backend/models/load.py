@@ -8,7 +8,7 @@ from pathlib import Path
 from ernie_backend.config.architectures import ARCHITECTURES
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.models.base import Model
-from ernie_backend.settings.groups import LoadSettings
+from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.dummy import DummyWeights
 from ernie_backend.weights.loader import CheckpointWeights

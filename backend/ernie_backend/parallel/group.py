@@ -23,7 +23,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.parallel.liveness import HeartbeatSource, RankLiveness, find_hanging
 from ernie_backend.parallel.messages import Allocate, BarrierRelease, Step
 from ernie_backend.parallel.rank_channel import RankChannel
-from ernie_backend.request.plan import SchedulePlan
+from ernie_backend.request.step_plan import SchedulePlan
 from ernie_backend.runner.inputs import build_batch
 from ernie_backend.runner.model_runner import ModelRunner
 

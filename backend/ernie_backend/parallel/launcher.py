@@ -17,7 +17,7 @@ from ernie_backend.parallel.messages import Join
 from ernie_backend.parallel.rank_channel import RankChannel, RankProcess
 from ernie_backend.parallel.rank_worker import config_digest
 from ernie_backend.parallel.rendezvous import accept_ranks
-from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_kernels.communicator import ProcessGroupConfig
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ernie_backend.errors import StartError
-from ernie_backend.settings.groups import ParallelSettings
+from ernie_backend.settings.engine_settings import ParallelSettings
 from ernie_kernels.communicator import CollectiveCounter, ProcessGroupConfig
 
 LOOPBACK = "127.0.0.1"

@@ -14,7 +14,7 @@ from ernie_backend.parallel.layout import Layout
 from ernie_backend.planning.kv_sizing import check_available, kv_blocks
 from ernie_backend.planning.memory_plan import MemoryPlan
 from ernie_backend.runner.model_runner import ModelRunner
-from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.weights.sharding import Shard, kv_heads_of, vocabulary_of
 from ernie_kernels.api import CacheScales, CacheSpec, Ops
 from ernie_kernels.communicator import ProcessGroupConfig

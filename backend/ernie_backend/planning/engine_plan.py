@@ -9,7 +9,7 @@ from ernie_backend.planning.memory_plan import MemoryPlan, plan_memory
 from ernie_backend.planning.model_shape import ModelShape, count_parts
 from ernie_backend.planning.suggestions import NO_CHANGE_HELPS, suggest_changes
 from ernie_backend.planning.units import format_bytes
-from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.engine_settings import EngineSettings
 
 
 def engine_plan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ernie_backend.errors import StartError
 from ernie_backend.planning.units import format_bytes
-from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.engine_settings import EngineSettings
 
 
 def kv_blocks(settings: EngineSettings, bytes_per_block: int, budget_bytes: int) -> int:

@@ -15,7 +15,7 @@ from ernie_backend.devices.device import Device
 from ernie_backend.errors import StartError
 from ernie_backend.planning.model_shape import ModelShape
 from ernie_backend.planning.rank_sizes import activation_bytes, cast_bytes, weight_bytes
-from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.weights.sharding import can_split, check_split, expert_block, kv_heads_of
 from ernie_kernels.api import CacheScales, CacheSpec
 

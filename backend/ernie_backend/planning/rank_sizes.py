@@ -18,7 +18,7 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.vision_shape import VisionShape
 from ernie_backend.devices.device import Device
 from ernie_backend.planning.model_shape import ModelShape
-from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.weights.precision import Precision, WeightFormat
 from ernie_backend.weights.recipes import weight_groups
 from ernie_backend.weights.roles import Role

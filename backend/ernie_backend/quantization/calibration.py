@@ -17,7 +17,7 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
 from ernie_backend.models.base import Model
 from ernie_backend.models.load import build_model
-from ernie_backend.settings.groups import LoadSettings
+from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.checkpoints.safetensors_reader import SafetensorsFile
 from ernie_backend.weights.checkpoints.safetensors_writer import tensor_file

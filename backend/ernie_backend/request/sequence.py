@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.request.media import MediaSpan, cut_spans
-from ernie_backend.request.plan import ScheduledChunk
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
+from ernie_backend.request.step_plan import ScheduledChunk
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
+from ernie_backend.request.step_plan import ScheduledChunk, SchedulePlan
 from ernie_kernels.api import ELSEWHERE, Batch
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.models.base import Model
-from ernie_backend.request.plan import SchedulePlan
+from ernie_backend.request.step_plan import SchedulePlan
 from ernie_backend.runner.inputs import build_batch, local_tokens
 from ernie_kernels.api import Batch, LayerCache, Ops
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.logprobs import ScoredToken, scored_token
-from ernie_backend.settings.groups import RAW_LOGPROBS
+from ernie_backend.settings.engine_settings import RAW_LOGPROBS
 from ernie_kernels.sampling import SamplingBatch, TokenSampler, kept_weights, sampling_batch
 
 NO_TOKEN = -1

@@ -46,10 +46,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ernie_backend.kv.block_manager import BlockManager
-from ernie_backend.request.plan import SchedulePlan
 from ernie_backend.request.sequence import Sequence
+from ernie_backend.request.step_plan import SchedulePlan
 from ernie_backend.scheduler.waiting_queue import WaitingQueue, rank
-from ernie_backend.settings.groups import SchedulerLimits
+from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_wire.errors import ContextLengthExceeded
 
 logger = logging.getLogger(__name__)

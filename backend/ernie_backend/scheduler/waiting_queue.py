@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from ernie_backend.request.sequence import Sequence
-from ernie_backend.settings.groups import SchedulerLimits
+from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_wire.errors import QueueFull
 
 _DEPARTURES = 32

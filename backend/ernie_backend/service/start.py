@@ -24,10 +24,10 @@ from ernie_backend.parallel.layout import check_leads, read_layout
 from ernie_backend.parallel.worker import Worker
 from ernie_backend.planning.engine_plan import check_fits, engine_plan
 from ernie_backend.planning.units import format_bytes
-from ernie_backend.request.plan import ScheduledChunk, SchedulePlan
+from ernie_backend.request.step_plan import ScheduledChunk, SchedulePlan
 from ernie_backend.runner.sampler import Sampler
 from ernie_backend.service.stages import Stages
-from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.settings.reader import model_directory, read_settings
 from ernie_kernels.api import CacheSpec
 from ernie_wire.messages import Ready

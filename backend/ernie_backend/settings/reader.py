@@ -13,7 +13,7 @@ from typing import Any
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import find_backend
 from ernie_backend.errors import StartError
-from ernie_backend.settings.groups import SETTINGS, EngineSettings
+from ernie_backend.settings.engine_settings import SETTINGS, EngineSettings
 from ernie_backend.weights.precision import check_activation_setting
 from ernie_backend.weights.sharding import check_split, expert_block
 from ernie_kernels.formats import ACTIVATION_LEVELS, ActivationType

@@ -116,9 +116,9 @@ SERVER = Group(
         ),
         engine_flag(
             "--served-model-name",
-            "none",
-            "请求可用的唯一模型名（“default”始终可用）",
-            "none: any name is accepted",
+            fastdeploy="none",
+            zh="请求可用的唯一模型名（“default”始终可用）",
+            default="none: any name is accepted",
             effect=Passed("served_model_name", frontend=True, serve=True),
         ),
         _flag(

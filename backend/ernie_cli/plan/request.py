@@ -15,7 +15,7 @@ from ernie_backend.devices.device import GIB, Device
 from ernie_backend.devices.host import available_bytes
 from ernie_backend.parallel.layout import read_machines
 from ernie_backend.planning.model_shape import ModelShape, read_shape, shape_of
-from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.settings.reader import read_settings
 from ernie_cli.errors import CommandError
 from ernie_cli.flags.plan import MEDIA, P800, SETTINGS

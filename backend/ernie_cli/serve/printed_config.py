@@ -13,7 +13,7 @@ from typing import Any
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
-from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.settings.reader import read_settings
 from ernie_cli.errors import CommandError
 from ernie_cli.flags.environment import READ

@@ -11,7 +11,7 @@ from ernie_backend.config.fields import ConfigFields
 from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.device import Device, p800
 from ernie_backend.planning.model_shape import ModelShape, shape_of
-from ernie_backend.settings.groups import EngineSettings
+from ernie_backend.settings.engine_settings import EngineSettings
 from support.paths import DENSE
 
 EXPERTS = {

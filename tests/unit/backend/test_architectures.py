@@ -25,7 +25,7 @@ from ernie_backend.planning.memory_plan import plan_memory
 from ernie_backend.planning.model_shape import read_shape
 from ernie_backend.quantization.job import QuantizationJob
 from ernie_backend.quantization.quantizer import quantize_checkpoint
-from ernie_backend.settings.groups import LoadSettings
+from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_kernels.formats import ActivationType, float32_to_bfloat16
 from ernie_kernels.reference.ops import ReferenceOps
 from support.checkpoints.paddle_layout import tensors_of

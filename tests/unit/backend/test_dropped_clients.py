@@ -9,7 +9,7 @@ import pytest
 from ernie_backend.engine.engine import Engine
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.service.engine_loop import EngineLoop, Inbox
-from ernie_backend.settings.groups import SchedulerLimits
+from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_wire.messages import Cancel, Message, Outputs
 from fakes.sequences import make_request, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation

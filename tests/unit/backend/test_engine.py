@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
-from ernie_backend.request.plan import SchedulePlan
-from ernie_backend.settings.groups import SchedulerLimits
+from ernie_backend.request.step_plan import SchedulePlan
+from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.errors import parse_error
 from ernie_wire.messages import Output

@@ -21,7 +21,7 @@ from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import Penalties
 from ernie_backend.service.engine_loop import Inbox
 from ernie_backend.service.input_thread import InputThread
-from ernie_backend.settings.groups import LogprobLimits
+from ernie_backend.settings.engine_settings import LogprobLimits
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.errors import ContextLengthExceeded, InvalidRequest, InvalidValue
 from ernie_wire.messages import Cancel, GenerateRequest, Output

@@ -10,7 +10,7 @@ from ernie_backend.request.media import MediaSpan, cut_spans
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.inputs import build_batch
 from ernie_backend.scheduler.scheduler import Scheduler
-from ernie_backend.settings.groups import SchedulerLimits
+from ernie_backend.settings.engine_settings import SchedulerLimits
 from fakes.sequences import make_sequence
 
 PROMPT = tuple(range(100, 117))

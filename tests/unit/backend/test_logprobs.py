@@ -10,7 +10,7 @@ from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.logits_processors import LogitBias
 from ernie_backend.runner.logprobs import scored_token
 from ernie_backend.runner.sampler import Sampler, SamplingRow
-from ernie_backend.settings.groups import LOGPROBS_MODES
+from ernie_backend.settings.engine_settings import LOGPROBS_MODES
 from ernie_kernels.reference import ReferenceOps
 from ernie_wire.logprobs import LOWEST_LOGPROB
 from fakes.sequences import sampled_sequence

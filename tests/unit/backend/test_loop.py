@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from ernie_backend.engine.engine import Engine
 from ernie_backend.kv.block_manager import BlockManager
-from ernie_backend.request.plan import SchedulePlan
+from ernie_backend.request.step_plan import SchedulePlan
 from ernie_backend.service.engine_loop import EngineLoop, Inbox
-from ernie_backend.settings.groups import SchedulerLimits
+from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_wire.messages import Cancel, Heartbeat, Message, Output, Outputs
 from fakes.sequences import make_request, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation

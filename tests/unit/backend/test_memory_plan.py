@@ -19,7 +19,7 @@ from ernie_backend.models.load import load_model
 from ernie_backend.planning.memory_plan import plan_memory
 from ernie_backend.planning.model_shape import ModelShape, read_shape
 from ernie_backend.planning.rank_sizes import weight_bytes
-from ernie_backend.settings.groups import EngineSettings, LoadSettings
+from ernie_backend.settings.engine_settings import EngineSettings, LoadSettings
 from ernie_backend.weights.sharding import shard_of
 from ernie_kernels.api import MlpWeights, Ops, RotarySpec
 from ernie_kernels.formats import ActivationType, LinearWeight, W4A8Weight

@@ -8,7 +8,7 @@ import pytest
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.models.load import load_model
-from ernie_backend.settings.groups import LoadSettings
+from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_kernels.api import Ops
 from ernie_kernels.formats import ActivationType
 from support.paths import DENSE

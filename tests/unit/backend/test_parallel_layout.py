@@ -8,7 +8,7 @@ import pytest
 
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.layout import Layout, check_leads, is_own_address, read_layout
-from ernie_backend.settings.groups import ParallelSettings
+from ernie_backend.settings.engine_settings import ParallelSettings
 
 PORT = 8002
 MACHINES = "10.0.0.1,10.0.0.2"

@@ -14,7 +14,7 @@ from ernie_backend.engine.engine import Engine
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.scheduler.scheduler import Scheduler
-from ernie_backend.settings.groups import SchedulerLimits
+from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_wire.errors import ContextLengthExceeded, QueueFull
 from fakes.sequences import make_request, make_sequence, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation

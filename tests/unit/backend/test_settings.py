@@ -13,7 +13,7 @@ from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.backend import BACKENDS, CPU, REFERENCE, XPU, Backend, find_backend
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.errors import StartError
-from ernie_backend.settings.groups import DEFAULT_ACTIVATION, EngineSettings
+from ernie_backend.settings.engine_settings import DEFAULT_ACTIVATION, EngineSettings
 from ernie_backend.settings.reader import read_settings
 from ernie_kernels.cpu import instruction_sets
 from ernie_kernels.formats import ActivationType

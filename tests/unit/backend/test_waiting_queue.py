@@ -6,7 +6,7 @@ import pytest
 
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.scheduler.waiting_queue import LONGEST_RETRY_S, WaitingQueue
-from ernie_backend.settings.groups import SchedulerLimits
+from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_wire.errors import QueueFull
 from fakes.sequences import make_sequence
 

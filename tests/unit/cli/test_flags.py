@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.settings.groups import SETTINGS
+from ernie_backend.settings.engine_settings import SETTINGS
 from ernie_backend.settings.kinds import Choice, FirstPort, Integer, Number, OrNone, Switch
 from ernie_backend.settings.reader import read_settings
 from ernie_cli.flags.document import FILES, document

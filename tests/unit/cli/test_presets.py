@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_backend.settings.groups import SETTINGS
+from ernie_backend.settings.engine_settings import SETTINGS
 from ernie_cli.demo import EMBEDDED_ENTRY
 from ernie_cli.presets.released import released_model
 from ernie_cli.presets.rows import ENTRIES, ROWS, entry_parameters

@@ -3,7 +3,7 @@
 // hadamard.py).
 #pragma once
 
-#include "dot.hpp"
+#include "integer_dot.hpp"
 
 namespace ernie::ERNIE_VARIANT {
 
