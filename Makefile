@@ -129,4 +129,4 @@ test-train: $(TRAIN_STAMP)
 	@$(TRAIN) pytest -q -c /dev/null --noconftest tests/training
 
 clean:
-	rm -rf .venv .venv-3.10 $(TRAIN_VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-3.10 $(TRAIN_VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
