@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from ernie_cli.demo import demo
 from ernie_cli.errors import CommandError
@@ -36,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
         CommandError: the command failed.
     """
     if not arguments or arguments[0] not in COMMANDS:
-        _parser().read(arguments[:1] or ["--help"])  # --help and --version end the process
+        _parser().read(arguments[:1])  # --help and --version end the process
         raise UsageError(f"COMMAND is missing; give one of {', '.join(COMMANDS)}")
     command, _ = COMMANDS[arguments[0]]
     return command(arguments[1:]) or 0
@@ -53,6 +55,12 @@ def main() -> None:
     except CommandError as error:
         sys.stdout.flush()
         standard_error().write(f"{error.to_text()}\n")
+        status = 1
+    except OSError as error:  # such as a full disk under standard output, or a path that is too long
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"ernie-triton: the system refuses: {error}\n")
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)  # for what Python still has in its buffer
         status = 1
     except KeyboardInterrupt:
         sys.stderr.write("Aborted.\n")

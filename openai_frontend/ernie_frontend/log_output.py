@@ -117,6 +117,12 @@ def print_line(line: str) -> None:
             os.dup2(nowhere.fileno(), 1)  # also for what Python still has in its buffer
 
 
+def print_result(text: str) -> None:
+    """Print what a command was run for; raises OSError if it cannot be printed."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def log_to_standard_error(level: int) -> None:
     """Send this process's log to standard error, in ``LOG_FORMAT``."""
     logging.basicConfig(level=level, format=LOG_FORMAT, stream=standard_error())

@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -28,7 +28,7 @@ from ernie_cli.evaluation.report import (
 from ernie_cli.evaluation.terminal_text import shown
 from ernie_cli.serve.settings import api_keys
 from ernie_frontend.arguments import Parser, checked
-from ernie_frontend.log_output import print_line
+from ernie_frontend.log_output import print_result
 from ernie_frontend.middleware.api_keys import NoKey, read_key_file
 
 _MAX_WRONG_SHOWN = 5
@@ -54,9 +54,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         raise CommandError(f"{server.url}: {refused_line(outcomes)}")
     if options.as_json:
         report = {"url": server.url, "model": options.model, "seconds": round(seconds, 1), **to_json(outcomes)}
-        print_line(json.dumps(report, ensure_ascii=False, indent=2))
+        print_result(json.dumps(report, ensure_ascii=False, indent=2))
     else:
-        _print(outcomes, seconds)
+        print_result("\n".join(_report_lines(outcomes, seconds)))
 
 
 def _parser() -> Parser:
@@ -102,17 +102,15 @@ def _first_key(file: Path | None) -> str | None:
         raise CommandError(f"--api-key-file: {error}") from None
 
 
-def _print(outcomes: Sequence[Outcome], seconds: float) -> None:
-    for line in table(outcomes):
-        print_line(line)
+def _report_lines(outcomes: Sequence[Outcome], seconds: float) -> Iterator[str]:
+    yield from table(outcomes)
     if wrong := wrong_lines(outcomes, _MAX_WRONG_SHOWN):
-        print_line("\nWrong answers:")
-        for line in wrong:
-            print_line(line)
+        yield "\nWrong answers:"
+        yield from wrong
     if refused := refused_line(outcomes):
-        print_line(f"\n{refused}")
+        yield f"\n{refused}"
     models = ", ".join(map(shown, answered_by(outcomes))) or "a model without a name"
-    print_line(f"\n{counted(len(outcomes))} in {seconds:.1f} s, answered by {models}")
+    yield f"\n{counted(len(outcomes))} in {seconds:.1f} s, answered by {models}"
 
 
 def _ask(server: Server, questions: Sequence[Question], concurrency: int) -> list[Outcome]:

@@ -15,7 +15,7 @@ from ernie_cli.flags.parser import help_text, is_help, parsed_flags, terminal_la
 from ernie_cli.flags.plan import DESCRIPTION, PLAN_GROUPS, SHOWN_GROUP, USAGE
 from ernie_cli.plan.report import Planned, lines, report
 from ernie_cli.plan.request import plan_request
-from ernie_frontend.log_output import print_line
+from ernie_frontend.log_output import print_result
 
 MISFIT_STATUS = 1
 NO_PLAN_STATUS = 2
@@ -32,7 +32,7 @@ def plan(arguments: Sequence[str]) -> int:
         UsageError: the arguments are wrong.
     """
     if is_help(arguments):
-        print_line(help_text(terminal_language(), (SHOWN_GROUP,), USAGE, DESCRIPTION).rstrip())
+        print_result(help_text(terminal_language(), (SHOWN_GROUP,), USAGE, DESCRIPTION).rstrip())
         return 0
     given = parsed_flags(arguments, PLAN_GROUPS)
     try:
@@ -41,11 +41,10 @@ def plan(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"ernie-triton plan: {error.message}\n")
         return NO_PLAN_STATUS
     if "--json" in given:
-        print_line(json.dumps(report(planned), indent=2))
+        print_result(json.dumps(report(planned), indent=2))
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        for line in lines(planned, width):
-            print_line(line)
+        print_result("\n".join(lines(planned, width)))
     return 0 if planned.plan.fits else MISFIT_STATUS
 
 

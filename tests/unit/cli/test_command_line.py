@@ -140,10 +140,18 @@ def test_every_command_tells_a_mistake_in_a_line_and_names_the_way_out(
     assert "--help lists the flags" in shown.splitlines()[1]
 
 
-def test_without_a_command_the_commands_are_shown(
+def test_without_a_command_the_commands_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "") == 0
+    assert run(monkeypatch, "") == 2
+    shown = capsys.readouterr().err
+    assert all(name in shown for name in command_line.COMMANDS)
+
+
+def test_the_help_shows_the_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--help") == 0
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in command_line.COMMANDS)
     assert max(map(len, shown.splitlines())) < 80
@@ -299,5 +307,13 @@ def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 def test_lost_output_is_told_unless_its_reader_is_gone(redirection: str, said: str) -> None:
     command = f"{sys.executable} -m ernie_cli plan ERNIE-4.5-0.3B {redirection}"
     done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == bool(said)
     assert done.stderr.count("\n") == bool(said)
     assert said in done.stderr
+
+
+def test_a_path_that_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, f"plan {'a/' * 4000}") == 1
+    assert "too long" in capsys.readouterr().err
