@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.backend import BACKENDS, CPU, REFERENCE, XPU, Backend, find_backend
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.errors import StartError
-from ernie_backend.settings.engine_settings import DEFAULT_ACTIVATION, EngineSettings
+from ernie_backend.settings.engine_settings import DEFAULT_ACTIVATION, SETTINGS, EngineSettings
 from ernie_backend.settings.reader import read_settings
 from ernie_kernels.cpu import instruction_sets
 from ernie_kernels.formats import ActivationType
@@ -46,59 +47,48 @@ def test_where_quantized_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
     assert _read(weight_cache="OFF").loading.weight_cache is None
 
 
+VALUES: dict[str, tuple[str, Any]] = {
+    "device": ("Reference", "reference"),
+    "dtype": ("float32", "float32"),
+    "quantization": ("WINT8", "wint8"),
+    "activation_dtype": ("int16", ActivationType.INT16),
+    "max_model_len": ("32768", 32768),
+    "max_num_seqs": ("128", 128),
+    "max_num_batched_tokens": ("7", 7),
+    "max_num_waiting": ("9", 9),
+    "max_num_waiting_tokens": ("99", 99),
+    "max_waiting_time": ("1.5", 1.5),
+    "max_num_partial_prefills": ("4", 4),
+    "max_long_partial_prefills": ("2", 2),
+    "long_prefill_token_threshold": ("100", 100),
+    "kv_cache_dtype": ("int8", "int8"),
+    "enable_prefix_caching": ("False", False),
+    "enable_logprob": ("false", False),
+    "max_logprobs": ("-1", -1),
+    "logprobs_mode": ("processed_logits", "processed_logits"),
+    "gpu_memory_utilization": ("0.7", 0.7),
+    "num_gpu_blocks_override": ("12", 12),
+    "block_size": ("16", 16),
+    "threads": ("3", 3),
+    "tensor_parallel_size": ("1", 1),
+    "served_model_name": ("ernie", "ernie"),
+}
+"""Of each setting, a text and its value."""
+READ_ELSEWHERE = {
+    "chat_template",
+    "enable_expert_parallel",
+    "engine_worker_queue_port",
+    "ips",
+    "load_choices",
+    "weight_cache",
+}
+
+
 def test_every_value_is_read() -> None:
-    settings = _read(
-        device="Reference",
-        dtype="float32",
-        quantization="WINT8",
-        activation_dtype="int16",
-        max_model_len="32768",
-        max_num_seqs="128",
-        max_num_batched_tokens="7",
-        max_num_waiting="9",
-        max_num_waiting_tokens="99",
-        max_waiting_time="1.5",
-        max_num_partial_prefills="4",
-        max_long_partial_prefills="2",
-        long_prefill_token_threshold="100",
-        kv_cache_dtype="int8",
-        enable_prefix_caching="False",
-        enable_logprob="false",
-        max_logprobs="-1",
-        logprobs_mode="processed_logits",
-        gpu_memory_utilization="0.7",
-        num_gpu_blocks_override="12",
-        block_size="16",
-        threads="3",
-        tensor_parallel_size="1",
-        served_model_name="ernie",
-        engine_python="/usr/bin/python3",
-    )
-    assert settings == EngineSettings(Path("/m/x")).replaced(
-        device="reference",
-        dtype="float32",
-        quantization="wint8",
-        activation_dtype=ActivationType.INT16,
-        max_model_len=32768,
-        max_num_seqs=128,
-        max_num_batched_tokens=7,
-        max_num_waiting=9,
-        max_num_waiting_tokens=99,
-        max_waiting_time=1.5,
-        max_num_partial_prefills=4,
-        max_long_partial_prefills=2,
-        long_prefill_token_threshold=100,
-        kv_cache_dtype="int8",
-        enable_prefix_caching=False,
-        enable_logprob=False,
-        max_logprobs=-1,
-        logprobs_mode="processed_logits",
-        gpu_memory_utilization=0.7,
-        num_gpu_blocks_override=12,
-        block_size=16,
-        threads=3,
-        served_model_name="ernie",
-    )
+    assert VALUES.keys() == SETTINGS.keys() - READ_ELSEWHERE
+    settings = _read(engine_python="/usr/bin/python3", **{name: text for name, (text, _) in VALUES.items()})
+    values = {name: value for name, (_, value) in VALUES.items()}
+    assert settings == EngineSettings(Path("/m/x")).replaced(**values)
 
 
 @pytest.mark.parametrize(
