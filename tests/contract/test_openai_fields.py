@@ -265,6 +265,7 @@ def test_all_sampling_fields_go_to_the_engine(frontend: str, triton: FakeTriton)
         "frequency_penalty": -0.5,
         "presence_penalty": 2.0,
         "logit_bias": {"5": -100, "6": 1.5},
+        "allowed_token_ids": [4, 9, 11],
         "bad_words": ["no"],
         "bad_words_token_ids": [9],
         "stop_token_ids": [8],

@@ -137,6 +137,8 @@ def test_stops_biases_and_bans(client: httpx.Client) -> None:
     for ban in ({"logit_bias": {str(first): -100}}, {"bad_words_token_ids": [first]}):
         banned = complete(client, return_token_ids=True, ignore_eos=True, **ban)["choices"][0]
         assert first not in banned["completion_token_ids"]
+    allowed = complete(client, return_token_ids=True, allowed_token_ids=[first, second], ignore_eos=True)
+    assert set(allowed["choices"][0]["completion_token_ids"]) <= {first, second}
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])

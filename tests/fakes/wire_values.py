@@ -21,6 +21,7 @@ SAMPLING = st.builds(
     max_tokens=st.none() | st.integers(1, 9),
     temperature=st.none() | st.floats(0, 2),
     logit_bias=st.dictionaries(st.integers(0, 9), st.floats(-100, 100), max_size=3),
+    allowed_token_ids=st.none() | st.lists(st.integers(0, 99), min_size=1, max_size=4).map(tuple),
     bad_words=st.lists(st.text(min_size=1), max_size=3).map(tuple),
     stop_token_ids=st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple),
     ignore_eos=st.booleans(),

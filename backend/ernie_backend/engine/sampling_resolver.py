@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
-
-import numpy as np
 
 from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
 from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
-from ernie_backend.runner.logits_processors import BadWords, LogitBias, MinTokens, Penalties
+from ernie_backend.runner.logits_processors import AllowedTokens, BadWords, LogitBias, MinTokens, Penalties
 from ernie_backend.settings.engine_settings import LogprobLimits
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.checks import check_token_ids
@@ -77,30 +75,35 @@ class SamplingResolver:
         Rules for tokens that the tokenizer lacks are left out: those tokens are never chosen.
 
         Raises:
-            InvalidRequest: every token is excluded.
+            InvalidRequest: every token may be excluded at once.
         """
         vocab_size = self.tokenizer.vocab_size
         bias = {token_id: value for token_id, value in requested.logit_bias.items() if token_id < vocab_size}
         words = (*((each,) for each in requested.bad_words_token_ids), *self._bad_words(requested.bad_words))
         words = tuple(word for word in words if word[-1] < vocab_size)
-        ending = {each for each in resolved.eos_token_ids | resolved.stop_token_ids if each < vocab_size}
+        ending = self._known(resolved.eos_token_ids | resolved.stop_token_ids)
+        allowed = None if requested.allowed_token_ids is None else self._known(requested.allowed_token_ids)
         processors: list[LogitsProcessor] = []
         if bias:
             processors.append(LogitBias(bias))
         processors += self._penalties(requested, prompt_ids)
+        if allowed is not None:
+            processors.append(AllowedTokens(allowed))
         if words:
             processors.append(BadWords(words))
         if requested.min_tokens and ending:
             processors.append(MinTokens(requested.min_tokens, ending))
-        if processors:
-            self._check_choice(processors)
+        self._check_choice(allowed, {word[-1] for word in words} | (ending if requested.min_tokens else set()))
         return tuple(processors)
+
+    def _known(self, token_ids: Iterable[int]) -> set[int]:
+        return {token_id for token_id in token_ids if token_id < self.tokenizer.vocab_size}
 
     def _penalties(self, requested: SamplingParameters, prompt_ids: Iterable[int]) -> Iterator[Penalties]:
         names = ("repetition_penalty", "frequency_penalty", "presence_penalty")
         repetition, frequency, presence = (self._value(requested, name) for name in names)
         if (repetition, frequency, presence) != (1, 0, 0):
-            known = (token_id for token_id in prompt_ids if token_id < self.tokenizer.vocab_size)
+            known = self._known(prompt_ids)
             yield Penalties(known, repetition=repetition, frequency=frequency, presence=presence)
 
     def _value(self, requested: SamplingParameters, name: str) -> float:
@@ -109,15 +112,17 @@ class SamplingResolver:
         default: float = getattr(self.defaults.sampling, name)
         return default if value is None else value
 
-    def _check_choice(self, processors: Iterable[LogitsProcessor]) -> None:
-        """Check that at least one token may begin the answer."""
-        logits = np.zeros(self.tokenizer.vocab_size, np.float32)
-        for processor in processors:
-            processor.apply(logits)
-        if np.isneginf(logits).all():
+    def _check_choice(self, allowed: Set[int] | None, excluded: Set[int]) -> None:
+        """Check that a token is left wherever the answer may be, where all phrases might end at once."""
+        if allowed is None:
+            if len(excluded) >= self.tokenizer.vocab_size:
+                message = "bad_words, bad_words_token_ids and min_tokens together exclude every token"
+                raise InvalidValue(message, "bad_words_token_ids")
+        elif allowed <= excluded:
             raise InvalidValue(
-                "bad_words, bad_words_token_ids and min_tokens together exclude every token",
-                "bad_words_token_ids",
+                "allowed_token_ids leaves no token that bad_words, bad_words_token_ids and min_tokens do not "
+                "exclude and that the tokenizer has",
+                "allowed_token_ids",
             )
 
     def _bad_words(self, words: Iterable[str]) -> Iterable[tuple[int, ...]]:
@@ -131,8 +136,8 @@ class SamplingResolver:
             yield from sorted(spellings)
 
     def _check(self, requested: SamplingParameters) -> None:
-        for name in ("stop_token_ids", "bad_words_token_ids", "logit_bias"):
-            check_token_ids(name, getattr(requested, name), self.vocab_size - 1)
+        for name in ("stop_token_ids", "bad_words_token_ids", "allowed_token_ids", "logit_bias"):
+            check_token_ids(name, getattr(requested, name) or (), self.vocab_size - 1)
 
     def _num_logprobs(self, name: str, count: int | None) -> int | None:
         """Return the number of log probabilities for each token; a ``count`` of -1 means all of them."""

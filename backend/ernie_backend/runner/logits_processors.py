@@ -109,6 +109,25 @@ class Penalties:
         logits[token_ids] = np.clip(values, -_LARGEST, _LARGEST)
 
 
+class AllowedTokens:
+    """Excludes all other tokens."""
+
+    def __init__(self, token_ids: Iterable[int]) -> None:
+        self._token_ids = np.array(sorted(token_ids), np.int64)
+
+    def accept(self, _token_id: int) -> None:
+        """Do nothing: the same tokens are allowed everywhere in the answer."""
+
+    def rollback(self, _num_tokens: int) -> None:
+        """Do nothing."""
+
+    def apply(self, logits: Logits) -> None:
+        """Exclude the other tokens."""
+        allowed = logits[self._token_ids]
+        logits.fill(-np.inf)
+        logits[self._token_ids] = allowed
+
+
 class BadWords:
     """Excludes tokens, and the last token of a phrase where the answer ends with the tokens before it.
 

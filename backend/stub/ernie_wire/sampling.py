@@ -56,6 +56,7 @@ class SamplingParameters:
         frequency_penalty: subtracted from a token's logit for each occurrence in the answer, in [-2, 2].
         presence_penalty: subtracted once from the logit of a token that occurs in the answer, in [-2, 2].
         logit_bias: token id to a number in [-100, 100], which is added to its logit.
+        allowed_token_ids: only these tokens may be generated, at least one; EOS only if it is one of them.
         bad_words: texts that are never generated, with or without a space before them.
         bad_words_token_ids: tokens that are never generated.
         seed: makes the sampled tokens reproducible, in [-2**63, 2**63 - 1]; -1: no seed.
@@ -80,6 +81,7 @@ class SamplingParameters:
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
     bad_words_token_ids: tuple[int, ...] = ()
     seed: int | None = None
@@ -106,8 +108,12 @@ class SamplingParameters:
         check_number("seed", self.seed, -MAX_SEED - 1, MAX_SEED, integer=True)
         check_texts("stop", self.stop, MAX_STOPS, MAX_STOP_BYTES)
         check_texts("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_BYTES)
-        for name in ("stop_token_ids", "bad_words_token_ids"):
-            check_token_ids(name, getattr(self, name), MAX_TOKEN_ID)
+        for name in ("stop_token_ids", "bad_words_token_ids", "allowed_token_ids"):
+            check_token_ids(name, getattr(self, name) or (), MAX_TOKEN_ID)
+        if self.allowed_token_ids == ():
+            raise InvalidValue(
+                "allowed_token_ids is empty; it must have at least one token", "allowed_token_ids"
+            )
         for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
             check_flag(name, getattr(self, name))
         check_token_ids("logit_bias", self.logit_bias, MAX_TOKEN_ID)
@@ -142,7 +148,7 @@ class SamplingParameters:
             for name, value in values.items()
             if value is not None
         }
-        for name in ("stop", "bad_words", "stop_token_ids", "bad_words_token_ids"):
+        for name in ("stop", "bad_words", "stop_token_ids", "bad_words_token_ids", "allowed_token_ids"):
             if name in arguments:
                 arguments[name] = _tuple(name, arguments[name])
         if "logit_bias" in arguments:
@@ -194,7 +200,8 @@ def _by_type(readers: Mapping[Any, Callable[[Any], object]]) -> dict[str, Callab
 
 
 _READERS = {
-    **_by_type({**dict.fromkeys((int, int | None), as_integer), tuple[int, ...]: as_integers}),
+    **_by_type(dict.fromkeys((int, int | None), as_integer)),
+    **_by_type(dict.fromkeys((tuple[int, ...], tuple[int, ...] | None), as_integers)),
     **dict.fromkeys(("logprobs", "prompt_logprobs"), as_count),
 }
 _TEXT_READERS = _by_type({bool: _flag, **dict.fromkeys((int, int | None, float, float | None), _number)})

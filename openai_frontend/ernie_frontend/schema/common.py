@@ -95,6 +95,9 @@ class GenerationFields(BaseModel):
     logit_bias: dict[str, float] | None = Field(
         None, description="token id to a number in [-100, 100], which is added to its logit"
     )
+    allowed_token_ids: TokenIds | None = Field(
+        None, description="only these tokens may be generated, at least one; EOS only if it is one of them"
+    )
     bad_words: str | list[str] | None = Field(
         None, description="texts that are never generated, with or without a space before them"
     )

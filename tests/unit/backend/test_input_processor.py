@@ -230,6 +230,34 @@ def test_bad_words_and_endings_become_tokens() -> None:
         assert spelling[-1] in _excluded((processor,))
 
 
+def test_only_allowed_tokens_are_left() -> None:
+    """EOS, which is token 2, only if it is allowed."""
+    allowed = [3, 9, 9]
+    rest = set(range(TOKENIZER.vocab_size)) - {3, 9}
+    assert _excluded(_processors(allowed_token_ids=allowed)) == sorted(rest)
+    weakened = _processors(allowed_token_ids=allowed, logit_bias={"3": -100, "4": 100}, repetition_penalty=2)
+    assert _excluded(weakened) == sorted(rest), "other fields allow no token"
+    assert _excluded(_processors(allowed_token_ids=allowed, bad_words_token_ids=[9])) == sorted(rest | {9})
+    ending = _processors(allowed_token_ids=[2, 3], min_tokens=1)
+    assert _excluded(ending) == sorted(set(range(TOKENIZER.vocab_size)) - {3})
+    for processor in ending:
+        processor.accept(3)
+    assert _excluded(ending) == sorted(set(range(TOKENIZER.vocab_size)) - {2, 3})
+
+
+def test_no_place_of_the_answer_excludes_every_token() -> None:
+    """A phrase excludes its last token only where the answer ends with the others."""
+    word = next(each for each in ("Hello", "question") if len(TOKENIZER.encode(each)) > 1)
+    ends = sorted({TOKENIZER.encode(word)[-1], TOKENIZER.encode(" " + word)[-1]})
+    others = sorted(set(range(TOKENIZER.vocab_size)) - set(ends))
+    rules: list[dict[str, object]] = [{"allowed_token_ids": ends}, {"bad_words_token_ids": others}]
+    for asked in rules:
+        assert _processors(DEFAULTS, **asked)
+        with pytest.raises(InvalidValue, match="exclude") as caught:
+            _processors(DEFAULTS, bad_words=[word], **asked)
+        assert caught.value.param in asked
+
+
 def test_rules_for_tokens_that_the_tokenizer_lacks_are_left_out() -> None:
     """The model has rows for them, so they are not refused, but they are never chosen."""
     beyond = TOKENIZER.vocab_size
@@ -242,6 +270,12 @@ def test_rules_for_tokens_that_the_tokenizer_lacks_are_left_out() -> None:
     )
     model = InputProcessor(TOKENIZER, TEMPLATE, GenerationConfig(), 32, beyond + 1)
     assert model.process(request).sequence.processors == ()
+    allowed = replace(request, sampling=SamplingParameters(allowed_token_ids=(7, beyond)))
+    assert len(_excluded(model.process(allowed).sequence.processors)) == beyond - 1
+    nothing = replace(request, sampling=SamplingParameters(allowed_token_ids=(beyond,)))
+    with pytest.raises(InvalidValue, match="tokenizer") as caught:
+        model.process(nothing)
+    assert caught.value.param == "allowed_token_ids"
     penalized = replace(request, sampling=SamplingParameters(repetition_penalty=2.0))
     logits = np.ones(beyond, np.float32)
     (penalties,) = model.process(penalized).sequence.processors
@@ -260,6 +294,9 @@ def test_penalties_of_the_model_hold_unless_the_request_has_its_own() -> None:
     [
         ({"stop_token_ids": [640]}, "stop_token_ids", "640"),
         ({"bad_words_token_ids": [5, 700]}, "bad_words_token_ids", "holds 700"),
+        ({"allowed_token_ids": [5, 640]}, "allowed_token_ids", "holds 640"),
+        ({"allowed_token_ids": [5], "bad_words_token_ids": [5, 6]}, "allowed_token_ids", "exclude"),
+        ({"allowed_token_ids": [2], "min_tokens": 1}, "allowed_token_ids", "exclude"),
         ({"logit_bias": {"641": 1}}, "logit_bias", "holds 641"),
         ({"logprobs": 21}, "logprobs", "21.*max_logprobs"),
         ({"prompt_logprobs": 50}, "prompt_logprobs", "50"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ernie_backend.request.sampling import LogitsProcessor
-from ernie_backend.runner.logits_processors import BadWords, LogitBias, MinTokens, Penalties
+from ernie_backend.runner.logits_processors import AllowedTokens, BadWords, LogitBias, MinTokens, Penalties
 
 VOCAB = 12
 tokens = st.lists(st.integers(0, VOCAB - 1), max_size=30)
@@ -22,6 +22,7 @@ class Rules:
     """What a request may ask for; everything is neutral at first."""
 
     bad_words: tuple[tuple[int, ...], ...] = ()
+    allowed: tuple[int, ...] = tuple(range(VOCAB))
     ending_ids: tuple[int, ...] = ()
     min_tokens: int = 0
     logit_bias: dict[int, float] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Rules:
         return [
             LogitBias(self.logit_bias),
             Penalties(prompt, **strengths),
+            AllowedTokens(self.allowed),
             BadWords(self.bad_words),
             MinTokens(self.min_tokens, self.ending_ids),
         ]
@@ -68,6 +70,8 @@ def _by_the_book(rules: Rules, prompt: list[int], answer: list[int]) -> list[flo
     logits = []
     for token in range(VOCAB):
         logit = -3 + token * 7 / (VOCAB - 1)
+        if token not in rules.allowed:
+            logit = -np.inf
         for *beginning, last in rules.bad_words:
             if last == token and answer[len(answer) - len(beginning) :] == beginning:
                 logit = -np.inf
@@ -85,6 +89,7 @@ def _by_the_book(rules: Rules, prompt: list[int], answer: list[int]) -> list[flo
 rules = st.builds(
     Rules,
     bad_words=st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3).map(tuple)).map(tuple),
+    allowed=st.lists(st.integers(0, VOCAB - 1), min_size=1).map(tuple),
     ending_ids=st.lists(st.integers(0, VOCAB - 1), max_size=2).map(tuple),
     min_tokens=st.integers(0, 5),
     logit_bias=st.dictionaries(st.integers(0, VOCAB - 1), st.floats(-100, 100, width=16)),
