@@ -97,6 +97,7 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": MESSAGES, "bad_words": [""]}, "bad_words", "invalid_value"),
     ({"messages": MESSAGES, "bad_words": 3}, "bad_words", "invalid_value"),
     ({"messages": MESSAGES, "bad_words_token_ids": [-1]}, "bad_words_token_ids", "invalid_value"),
+    ({"messages": MESSAGES, "truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "invalid_value"),
     ({"messages": MESSAGES, "allowed_token_ids": []}, "allowed_token_ids", "invalid_value"),
     ({"messages": MESSAGES, "stop_token_ids": ["x"]}, "stop_token_ids", "invalid_value"),
     ({"messages": MESSAGES, "include_stop_str_in_output": 1}, "include_stop_str_in_output", "invalid_value"),

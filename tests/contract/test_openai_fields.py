@@ -260,6 +260,7 @@ def test_all_sampling_fields_go_to_the_engine(frontend: str, triton: FakeTriton)
         "stop": ["end"],
         "ignore_eos": True,
         "prompt_logprobs": 1,
+        "truncate_prompt_tokens": 100,
         "min_p": 0.1,
         "repetition_penalty": 1.5,
         "frequency_penalty": -0.5,

@@ -80,6 +80,17 @@ def test_a_prompt_that_just_fits_is_passed_on(frontend: str, triton: FakeTriton)
     assert len(triton.inferences) == 2
 
 
+def test_a_prompt_that_is_to_be_truncated_is_passed_on(frontend: str, triton: FakeTriton) -> None:
+    description = ready_model()
+    description["engine"]["longest_token_bytes"] = 2
+    triton.models = {"ernie-tiny": description}
+    for path, prompt in ((COMPLETIONS, ids(CONTEXT)), (CHAT, ids(CONTEXT)), (COMPLETIONS, f'"{"a" * 5000}"')):
+        name = "messages" if path == CHAT else "prompt"
+        body = f'{{"{name}": {prompt}, "truncate_prompt_tokens": -1}}'
+        assert post(frontend, path, body.encode()).status_code == 200
+    assert [inference.sampling for inference in triton.inferences] == [{"truncate_prompt_tokens": -1}] * 3
+
+
 @pytest.mark.parametrize("spare", [0, -1])
 def test_a_text_that_cannot_fit_never_reaches_triton(frontend: str, triton: FakeTriton, spare: int) -> None:
     """By the engine's rule: no token stands for more bytes than the longest."""

@@ -141,6 +141,18 @@ def test_stops_biases_and_bans(client: httpx.Client) -> None:
     assert set(allowed["choices"][0]["completion_token_ids"]) <= {first, second}
 
 
+def test_a_truncated_prompt_is_its_last_tokens(client: httpx.Client) -> None:
+    fields: dict[str, Any] = {"prompt": "one two three " * 5000, "return_token_ids": True}
+    truncated = complete(client, **fields, truncate_prompt_tokens=9, echo=True)
+    choice = truncated["choices"][0]
+    assert truncated["usage"]["prompt_tokens"] == len(choice["prompt_token_ids"]) == 9
+    alone = complete(client, prompt=choice["prompt_token_ids"], echo=True)
+    assert alone["choices"][0]["text"] == choice["text"]
+    assert chat(client, truncate_prompt_tokens=3)["usage"]["prompt_tokens"] == 3
+    answer = client.post("/v1/completions", json={**GREEDY, **fields})
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 @pytest.mark.parametrize(
     ("token_id", "asked", "text"),

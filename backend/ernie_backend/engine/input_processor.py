@@ -77,7 +77,7 @@ class InputProcessor:
         """Return the request in the form that the engine takes.
 
         Raises:
-            InvalidRequest: the prompt is empty, too long or cannot be rendered.
+            InvalidRequest: the prompt is empty, too long or cannot be rendered, or a parameter is wrong.
         """
         text, prompt_ids = self._prompt(request)
         if request.media:
@@ -85,7 +85,6 @@ class InputProcessor:
             raise InvalidValue(
                 f"media holds {number} buffers; this model takes only text: leave them out", "media"
             )
-        self._check_length(len(prompt_ids), request)
         requested = self._sampling(request)
         resolver = SamplingResolver(self.tokenizer, self.defaults, self.vocab_size, self.logprob_limits)
         sampling = resolver.resolve(requested, len(prompt_ids), self.max_model_len - len(prompt_ids))
@@ -102,7 +101,7 @@ class InputProcessor:
             Detokenizer(self.tokenizer, self._skipped_ids(requested)),
             StopMatcher(requested.stop, is_included=requested.include_stop_str_in_output),
             stream=request.stream,
-            prompt_text=text if request.return_token_ids else None,
+            prompt_text=text,
         )
 
     def _sampling(self, request: GenerateRequest) -> SamplingParameters:
@@ -118,26 +117,61 @@ class InputProcessor:
             return frozenset()
         return self.tokenizer.special_ids.union(self.defaults.eos_token_ids)
 
-    def _prompt(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
-        """Return the prompt as text and as token ids."""
-        if request.input_ids is not None:
-            self._check_length(len(request.input_ids), request)
-            self._check_ids(request.input_ids)
-            text = self.tokenizer.decode(request.input_ids) if request.return_token_ids else ""
-            return text, request.input_ids
+    def _prompt(self, request: GenerateRequest) -> tuple[str | None, tuple[int, ...]]:
+        """Return the prompt as text, if the answer needs that, and as token ids."""
+        text, prompt_ids = None, request.input_ids
+        num_kept = self._num_kept(request.sampling)
+        if prompt_ids is None:
+            text = self._rendered(request)
+            prompt_ids = self._encoded(text, request, num_kept)
+        if num_kept is not None and num_kept < len(prompt_ids):
+            text, prompt_ids = None, prompt_ids[-num_kept:]
+        self._check_length(len(prompt_ids), request)
+        self._check_ids(prompt_ids)
+        if request.return_token_ids:
+            return self.tokenizer.decode(prompt_ids) if text is None else text, prompt_ids
+        return None, prompt_ids
+
+    def _num_kept(self, sampling: SamplingParameters) -> int | None:
+        """Return how many tokens at the end of the prompt are kept, at most; None: all of them."""
+        name, num_kept = "truncate_prompt_tokens", sampling.truncate_prompt_tokens
+        if num_kept is None:
+            return None
+        if num_kept > self.max_model_len:
+            limit = f"{self.max_model_len} (max_model_len)"
+            raise InvalidValue(f"{name} is {num_kept}; it must be at most {limit}", name)
+        if num_kept != -1:
+            return num_kept
+        room = self.max_model_len - max(1, sampling.min_tokens, sampling.max_tokens or 0)
+        if room < 1:
+            raise InvalidValue(
+                f"{name} is -1, but max_tokens or min_tokens leaves nothing of the context of "
+                f"{self.max_model_len} tokens to the prompt; reduce it",
+                name,
+            )
+        return room
+
+    def _rendered(self, request: GenerateRequest) -> str:
         if request.messages is not None:
-            text = self.template.render(read_json_object(request.messages, "messages"))
+            return self.template.render(read_json_object(request.messages, "messages"))
+        return request.text_input or ""
+
+    def _encoded(self, text: str, request: GenerateRequest, num_kept: int | None) -> tuple[int, ...]:
+        """Return the token ids of a text, at least the last ``num_kept`` of them."""
+        if num_kept is None:
+            self._check_size(text, request)
         else:
-            text = request.text_input or ""
+            # Tokenizing is slow, and other requests wait for it. What is left has more than ``num_kept``
+            # tokens: the first, which the cut may have split, is not kept.
+            text = text[-(num_kept + 1) * self.tokenizer.longest_token_bytes :]
         field = request.prompt_field
-        self._check_size(text, request)
         try:
             prompt_ids = self.tokenizer.encode(text)
         except UnicodeEncodeError:
             raise InvalidValue(f"{field} holds half of a surrogate pair, which is not text", field) from None
         if not prompt_ids:
             raise InvalidValue(f"{field} gives an empty prompt; it must have at least one token", field)
-        return text, prompt_ids
+        return prompt_ids
 
     def _check_size(self, text: str, request: GenerateRequest) -> None:
         """Refuse text that cannot fit before it is tokenized: that is slow, and other requests wait for it."""

@@ -69,6 +69,8 @@ class SamplingParameters:
         logprobs: log probabilities of each token of the answer and of this many of the most likely ones there;
             -1: of all.
         prompt_logprobs: the same for the tokens of the prompt.
+        truncate_prompt_tokens: keep only the last tokens of the prompt, this many; -1: as many as the context
+            has room for next to max_tokens.
     """
 
     max_tokens: int | None = None
@@ -92,6 +94,7 @@ class SamplingParameters:
     skip_special_tokens: bool = True
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    truncate_prompt_tokens: int | None = None
 
     def __post_init__(self) -> None:
         """Check every limit; raise InvalidValue naming the field, the value and the limit."""
@@ -105,6 +108,10 @@ class SamplingParameters:
         check_number("min_tokens", self.min_tokens, 0, None, integer=True)
         for name in ("top_k", "logprobs", "prompt_logprobs"):
             check_number(name, getattr(self, name), -1, None, integer=True)
+        check_number("truncate_prompt_tokens", self.truncate_prompt_tokens, -1, None, integer=True)
+        if self.truncate_prompt_tokens == 0:
+            message = "truncate_prompt_tokens is 0; it must be at least 1, or -1"
+            raise InvalidValue(message, "truncate_prompt_tokens")
         check_number("seed", self.seed, -MAX_SEED - 1, MAX_SEED, integer=True)
         check_texts("stop", self.stop, MAX_STOPS, MAX_STOP_BYTES)
         check_texts("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_BYTES)

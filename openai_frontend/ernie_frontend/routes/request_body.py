@@ -65,6 +65,8 @@ def check_context(body: GenerationFields, engine: Description) -> None:
     Raises:
         ContextLengthExceeded: the prompt leaves no room for an answer.
     """
+    if body.truncate_prompt_tokens is not None:
+        return
     context, longest = engine.max_model_len, engine.longest_token_bytes
     least = max(1, body.min_tokens or 0)
     if body.num_prompt_ids >= context:

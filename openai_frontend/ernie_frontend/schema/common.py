@@ -118,6 +118,11 @@ class GenerationFields(BaseModel):
         description="log probabilities of the prompt's tokens with this many alternatives, at most "
         "--max-logprobs (20), in each choice's prompt_logprobs; true is 1, -1 all tokens",
     )
+    truncate_prompt_tokens: Integer | None = Field(
+        None,
+        description="keep only the last tokens of the prompt, this many; -1: as many as the context has room "
+        "for next to max_tokens",
+    )
     return_token_ids: bool | None = Field(None, description="add token ids and raw texts of prompt and answer")
     completion_token_ids: TokenIds | None = Field(
         None, description="the beginning of the answer, to be continued; needs a prompt of token ids"

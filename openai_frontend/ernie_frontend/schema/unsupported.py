@@ -37,7 +37,6 @@ _COMMON: dict[str, Refusal] = {
     "use_beam_search": Refusal(_NOT_YET, (False,)),
     "length_penalty": Refusal("only beam search uses it", (1.0,)),
     "logits_processors_args": Refusal("logits processors are not supported; use logit_bias", ({},)),
-    "truncate_prompt_tokens": Refusal("prompts are never truncated"),
     "response_max_tokens": Refusal(f"{_NO_THINKING}; use max_tokens"),
     "response_format": Refusal(_NO_GRAMMAR, ({"type": "text"},)),
     "guided_json": Refusal(_NO_GRAMMAR),

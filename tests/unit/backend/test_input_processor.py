@@ -132,6 +132,66 @@ def test_a_text_that_cannot_fit_is_not_tokenized(monkeypatch: pytest.MonkeyPatch
             _prepare(request)
 
 
+@pytest.mark.parametrize(("asked", "kept"), [({}, 31), ({"max_tokens": 4}, 28), ({"min_tokens": 3}, 29)])
+def test_a_prompt_is_truncated_to_what_the_answer_leaves(asked: dict[str, int], kept: int) -> None:
+    sampling = SamplingParameters.from_json({"truncate_prompt_tokens": -1, **asked})
+    ids = tuple(range(3, 103))
+    assert _prepare(GenerateRequest("r", input_ids=ids, sampling=sampling)).sequence.prompt_ids == ids[-kept:]
+    short = ids[:kept]
+    assert _prepare(GenerateRequest("r", input_ids=short, sampling=sampling)).sequence.prompt_ids == short
+
+
+@pytest.mark.parametrize("length", [1, 5, 30])
+def test_the_last_tokens_of_a_prompt_are_kept(length: int) -> None:
+    text = " ".join(f"Hello, how are you number {number}?" for number in range(400))
+    sampling = SamplingParameters(truncate_prompt_tokens=length)
+    chat = f"<|begin_of_sentence|>User: {text}\nAssistant: "
+    for request, whole in (
+        (GenerateRequest("r", text, sampling=sampling), text),
+        (GenerateRequest("r", messages=_chat(text), sampling=sampling), chat),
+        (GenerateRequest("r", input_ids=TOKENIZER.encode(text), sampling=sampling), text),
+    ):
+        prepared = _prepare(replace(request, return_token_ids=True))
+        kept = TOKENIZER.encode(whole)[-length:]
+        assert (prepared.sequence.prompt_ids, prepared.prompt_text) == (kept, TOKENIZER.decode(kept))
+        with pytest.raises(ContextLengthExceeded):
+            _prepare(replace(request, sampling=SamplingParameters()))
+
+
+def test_only_so_much_of_a_truncated_text_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def encode(_tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+        seen.append(len(text))
+        return (3, 4, 5)
+
+    monkeypatch.setattr(Tokenizer, "encode", encode)
+    sampling = SamplingParameters(truncate_prompt_tokens=2)
+    prepared = _prepare(GenerateRequest("r", "a" * 100_000, sampling=sampling))
+    assert (seen, prepared.sequence.prompt_ids) == ([3 * TOKENIZER.longest_token_bytes], (4, 5))
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        ({"truncate_prompt_tokens": 33}, "at most 32"),
+        ({"truncate_prompt_tokens": -1, "max_tokens": 32}, "nothing"),
+    ],
+)
+def test_a_truncation_that_cannot_be_is_refused(asked: dict[str, int], complaint: str) -> None:
+    request = GenerateRequest("r", "a", sampling=SamplingParameters.from_json(asked))
+    with pytest.raises(InvalidValue, match=complaint) as caught:
+        _prepare(request)
+    assert caught.value.param == "truncate_prompt_tokens"
+
+
+def test_a_truncated_prompt_leaves_room_for_an_answer() -> None:
+    sampling = SamplingParameters(truncate_prompt_tokens=32)
+    assert len(_prepare(GenerateRequest("r", input_ids=(3,) * 31, sampling=sampling)).sequence.prompt_ids) == 31
+    with pytest.raises(ContextLengthExceeded, match=r"\(32 "):
+        _prepare(GenerateRequest("r", input_ids=(3,) * 40, sampling=sampling))
+
+
 def test_a_long_list_of_ids_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tokenizer, "decode", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(ContextLengthExceeded, match=r"\(32 "):

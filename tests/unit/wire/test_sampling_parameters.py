@@ -33,6 +33,7 @@ ALL: dict[str, Any] = {
     "skip_special_tokens": False,
     "logprobs": 0,
     "prompt_logprobs": 5,
+    "truncate_prompt_tokens": 7,
 }
 
 
@@ -55,6 +56,7 @@ def test_null_is_absent(name: str) -> None:
         ({"max_tokens": 16.0, "min_tokens": 1.0}, {"max_tokens": 16, "min_tokens": 1}),
         ({"top_k": 50.0, "seed": -0.0}, {"top_k": 50, "seed": 0}),
         ({"seed": -5.0}, {"seed": -5}),
+        ({"truncate_prompt_tokens": -1.0}, {"truncate_prompt_tokens": -1}),
         ({"stop_token_ids": [2.0, 3]}, {"stop_token_ids": [2, 3]}),
         ({"bad_words_token_ids": [4.0]}, {"bad_words_token_ids": [4]}),
         ({"allowed_token_ids": [4.0, 5]}, {"allowed_token_ids": [4, 5]}),
@@ -147,6 +149,10 @@ def test_min_tokens_is_at_most_max_tokens() -> None:
         ("logprobs", -2),
         ("logprobs", "1"),
         ("prompt_logprobs", 0.5),
+        ("truncate_prompt_tokens", 0),
+        ("truncate_prompt_tokens", -2),
+        ("truncate_prompt_tokens", 1.5),
+        ("truncate_prompt_tokens", "5"),
         ("ignore_eos", 1),
         ("no_such_field", 1),
     ],
