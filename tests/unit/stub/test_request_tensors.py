@@ -92,6 +92,7 @@ AS_TEXT = {
     "skip_special_tokens": ("false", False),
     "logprobs": ("2", 2),
     "prompt_logprobs": ("0", 0),
+    "truncate_prompt_tokens": ("-1", -1),
 }
 
 
