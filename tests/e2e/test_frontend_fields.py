@@ -141,6 +141,25 @@ def test_stops_biases_and_bans(client: httpx.Client) -> None:
     assert set(allowed["choices"][0]["completion_token_ids"]) <= {first, second}
 
 
+def test_the_final_message_is_continued(client: httpx.Client) -> None:
+    begun = {"role": "assistant", "content": "The answer"}
+    body = {"messages": [{"role": "user", "content": "Hi"}, begun], "continue_final_message": True}
+    whole = chat(client, **body, temperature=0, return_token_ids=True)["choices"][0]["message"]
+    assert whole["prompt_tokens"].endswith("User: Hi\nAssistant: The answer")
+    assert whole["content"] == complete(client, prompt=whole["prompt_tokens"])["choices"][0]["text"]
+    ended = chat(
+        client, **{**body, "continue_final_message": False}, add_generation_prompt=False, return_token_ids=True
+    )
+    assert ended["choices"][0]["message"]["prompt_tokens"].endswith("The answer<|end_of_sentence|>")
+    answer = client.post("/v1/chat/completions", json={**body, "add_generation_prompt": True})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (
+        400,
+        "invalid_value",
+        "continue_final_message",
+    )
+
+
 def test_a_truncated_prompt_is_its_last_tokens(client: httpx.Client) -> None:
     fields: dict[str, Any] = {"prompt": "one two three " * 5000, "return_token_ids": True}
     truncated = complete(client, **fields, truncate_prompt_tokens=9, echo=True)

@@ -27,6 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ernie_backend.chat.messages import normalize_messages
 from ernie_backend.config.fields import read_json_object
 from ernie_backend.errors import StartError
+from ernie_wire.checks import check_flag
 from ernie_wire.errors import ChatTemplateFailed, InvalidValue
 
 _COMPILED_NAME = "<template>"
@@ -34,6 +35,8 @@ _COMPILED_NAME = "<template>"
 
 RENDER_LIMIT_S = 5.0
 """Processor time; thousands of messages take some tens of milliseconds, and other requests wait meanwhile."""
+_CUT = "[[END-OF-THE-FINAL-MESSAGE]] "
+"""Appended to a final message that is to be continued; its space shows whether the template strips content."""
 _MOST_REPEATED = 1 << 24
 _LARGEST_EXPONENT = 64
 
@@ -118,7 +121,8 @@ class ChatTemplate:
         """Return the prompt of a chat; not for two threads at once.
 
         Args:
-            chat: ``messages``, optional ``tools`` and ``chat_template_kwargs``.
+            chat: ``messages``, optional ``tools``, ``chat_template_kwargs``, ``add_generation_prompt`` and
+                ``continue_final_message``.
 
         Raises:
             InvalidValue: the messages are wrong, or the template refuses them by ``raise_exception``.
@@ -127,15 +131,30 @@ class ChatTemplate:
         options = chat.get("chat_template_kwargs") or {}
         if not isinstance(options, dict):
             raise InvalidValue("chat_template_kwargs must be an object", "chat_template_kwargs")
+        messages = normalize_messages(chat.get("messages"))
+        is_continued = _flag(chat, "continue_final_message", default=False)
+        add_generation_prompt = _flag(chat, "add_generation_prompt", default=not is_continued)
+        if is_continued and add_generation_prompt:
+            raise InvalidValue(
+                "continue_final_message and add_generation_prompt are both true; the answer either continues "
+                "the final message or begins a new one",
+                "continue_final_message",
+            )
+        if is_continued:
+            messages[-1]["content"] += _CUT
         context = {
-            "add_generation_prompt": True,
+            "add_generation_prompt": add_generation_prompt,
             "documents": None,
             **self._special_tokens,
             **options,
             "chat_template_kwargs": options,
-            "messages": normalize_messages(chat.get("messages")),
+            "messages": messages,
             "tools": chat.get("tools"),
         }
+        rendered = self._rendered(context)
+        return _before_cut(rendered) if is_continued else rendered
+
+    def _rendered(self, context: Mapping[str, Any]) -> str:
         self._environment.end_s = time.thread_time() + RENDER_LIMIT_S
         try:
             return self._template.render(context)
@@ -147,6 +166,29 @@ class ChatTemplate:
                 f"{type(error).__name__}: {error}; fix the template, unless it needs something that the "
                 "request leaves out"
             ) from error
+
+
+def _flag(chat: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = chat.get(name)
+    if value is None:
+        return default
+    check_flag(name, value)
+    return bool(value)
+
+
+def _before_cut(prompt: str) -> str:
+    """Return the part of a prompt before the mark at the end of its final message.
+
+    A template that strips the content has removed the space of the mark; the content then ends without spaces,
+    as the template would have it, and as in transformers.
+    """
+    before, mark, after = prompt.rpartition(_CUT.rstrip())
+    if not mark:
+        raise InvalidValue(
+            "continue_final_message is true, but the chat template leaves out the content of the final message",
+            "continue_final_message",
+        )
+    return before if after.startswith(" ") else before.rstrip()
 
 
 def _read_text(path: Path) -> str:

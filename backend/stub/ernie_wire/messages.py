@@ -39,8 +39,7 @@ class GenerateRequest:
         request_id: unique among the requests in flight.
         text_input: a raw prompt.
         input_ids: a prompt as token ids.
-        messages: JSON, ``{"messages": [...], "tools": [...], "chat_template_kwargs": {...}}``, which only the
-            engine reads.
+        messages: JSON of a conversation (docs/wire.md), which only the engine reads.
         media: buffers that parts of the messages refer to: ``{"type": "image_url", "image_url": {"media":
             0}}``.
         stream: return text as it is generated; otherwise once, at the end.

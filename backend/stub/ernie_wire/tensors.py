@@ -29,7 +29,7 @@ class TensorSpec:
 TEXT_INPUT = TensorSpec("text_input", "TYPE_STRING", "a raw prompt, without a chat template")
 INPUT_IDS = TensorSpec("input_ids", "TYPE_INT32", "a prompt as token ids", dims=(-1,))
 MESSAGES = TensorSpec(
-    "messages", "TYPE_STRING", "JSON: {messages, tools, chat_template_kwargs}; the engine renders it"
+    "messages", "TYPE_STRING", "JSON object with a conversation, see below; the engine renders it"
 )
 MEDIA = TensorSpec(
     "media",

@@ -62,7 +62,12 @@ class ChatRequest(GenerationFields):
     FROM_METADATA: ClassVar[frozenset[str]] = frozenset(
         (
             *("prompt_token_ids", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice"),
-            *("chat_template_kwargs", "disable_chat_template"),
+            *(
+                "chat_template_kwargs",
+                "disable_chat_template",
+                "add_generation_prompt",
+                "continue_final_message",
+            ),
         )
     )
 
@@ -93,6 +98,16 @@ class ChatRequest(GenerationFields):
     )
     enable_thinking: bool | None = Field(
         None, description="alias of chat_template_kwargs.enable_thinking, which takes precedence"
+    )
+    add_generation_prompt: bool | None = Field(
+        None,
+        description="end the prompt with the beginning of an answer; default true, but false with "
+        "continue_final_message",
+    )
+    continue_final_message: bool | None = Field(
+        None,
+        description="end the prompt with the content of the final message, which the answer continues; not "
+        "together with add_generation_prompt true",
     )
     disable_chat_template: bool | None = Field(
         None, description="use the first message's content as the raw prompt"

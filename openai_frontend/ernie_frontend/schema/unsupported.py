@@ -60,8 +60,6 @@ UNSUPPORTED_IN_CHAT: dict[str, Refusal] = {
     "modalities": Refusal("answers are text", (["text"],)),
     "audio": Refusal("answers are text"),
     "chat_template": Refusal(_TEMPLATE),
-    "add_generation_prompt": Refusal(_NOT_YET, (True,)),
-    "continue_final_message": Refusal(_NOT_YET, (False,)),
 }
 
 UNSUPPORTED_IN_COMPLETIONS: dict[str, Refusal] = {

@@ -22,8 +22,10 @@ from ernie_wire.messages import GenerateRequest
 
 logger = logging.getLogger(__name__)
 
+# Fields that determine how the prompt ends.
+_FLAGS = ("add_generation_prompt", "continue_final_message")
 # Variables of the template that the engine sets.
-_RESERVED_OPTIONS = ("messages", "tools", "chat_template", "add_generation_prompt")
+_RESERVED_OPTIONS = ("messages", "tools", "chat_template", *_FLAGS)
 _SWITCHES = {"true": True, "false": False}
 
 
@@ -132,6 +134,7 @@ def _data_of(where: str, url: str) -> bytes:
 
 def _conversation(body: ChatRequest, messages: list[dict[str, Any]]) -> bytes:
     conversation: dict[str, Any] = {"messages": messages, "chat_template_kwargs": _template_options(body)}
+    conversation |= {name: flag for name in _FLAGS if (flag := getattr(body, name)) is not None}
     if body.tools and body.tool_choice != "none":
         conversation["tools"] = body.tools
         _warn_of_tools()

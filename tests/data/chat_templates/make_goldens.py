@@ -30,6 +30,7 @@ def rendered(source: str, chat: dict[str, Any], cases: dict[str, Any]) -> str | 
             tools=cases["tools"] if chat.get("has_tools") else None,
             chat_template=source,
             add_generation_prompt=chat.get("add_generation_prompt", True),
+            continue_final_message=chat.get("continue_final_message", False),
             **cases["special_tokens"],
             **chat.get("kwargs", {}),
         )

@@ -83,6 +83,55 @@ def test_the_generation_prompt_can_be_left_out(template: ChatTemplate) -> None:
         _render(template, USER, chat_template_kwargs={"add_generation_prompt": False}) == BEGIN + "User: Hi\n"
     )
 
+    assert _render(template, USER, add_generation_prompt=False) == BEGIN + "User: Hi\n"
+    assert _render(template, USER, add_generation_prompt=None) == BEGIN + "User: Hi\nAssistant: "
+
+
+@pytest.mark.parametrize("content", ["b", "b \n", "", None, [{"type": "text", "text": "b c"}]])
+@pytest.mark.parametrize("flags", [{}, {"add_generation_prompt": False}])
+def test_the_final_message_is_continued(
+    template: ChatTemplate, content: str | list[dict[str, str]] | None, flags: dict[str, bool]
+) -> None:
+    messages = (USER, {"role": "assistant", "content": content})
+    text = content[0]["text"] if isinstance(content, list) else content or ""
+    prompt = f"{BEGIN}User: Hi\nAssistant: {text}"
+    assert _render(template, *messages, continue_final_message=True, **flags) == prompt
+    assert _render(template, *messages, continue_final_message=False).startswith(prompt + "<|end_of_sentence|>")
+
+
+def test_a_user_may_be_continued_and_a_content_occur_twice(template: ChatTemplate) -> None:
+    assert _render(template, USER, USER, continue_final_message=True) == f"{BEGIN}User: Hi\nUser: Hi"
+
+
+def test_a_template_that_strips_the_content_strips_what_is_continued() -> None:
+    template = ChatTemplate("{% for m in messages %}[{{ m.content | trim }}]{% endfor %}", {})
+    assert _render(template, USER, {**USER, "content": " a \n"}, continue_final_message=True) == "[Hi][a"
+
+
+@pytest.mark.parametrize(
+    ("chat", "complaint"),
+    [
+        ({"continue_final_message": True, "add_generation_prompt": True}, "both true"),
+        ({"continue_final_message": 1}, "true or false"),
+    ],
+)
+def test_a_continuation_that_cannot_be_is_refused(
+    template: ChatTemplate, chat: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(InvalidValue, match=complaint) as caught:
+        _render(template, USER, **chat)
+    assert caught.value.param == "continue_final_message"
+    with pytest.raises(InvalidValue, match="add_generation_prompt"):
+        _render(template, USER, add_generation_prompt="no")
+
+
+def test_content_that_the_template_leaves_out_cannot_be_continued() -> None:
+    template = ChatTemplate("{{ messages[0].content }}", {})
+    assert _render(template, USER, continue_final_message=True) == "Hi"
+    with pytest.raises(InvalidValue, match="leaves out") as caught:
+        _render(template, USER, USER, continue_final_message=True)
+    assert caught.value.param == "continue_final_message"
+
 
 @pytest.mark.parametrize(
     ("messages", "complaint"),
@@ -164,10 +213,10 @@ def test_templates_render_as_in_transformers(monkeypatch: pytest.MonkeyPatch, na
     source = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
     template = ChatTemplate(source, cases["special_tokens"])
     for chat in cases["chats"]:
-        options = chat.get("kwargs", {}) | {"add_generation_prompt": chat.get("add_generation_prompt", True)}
-        tools = cases["tools"] if chat.get("has_tools") else None
+        flags = {name: chat.get(name) for name in ("add_generation_prompt", "continue_final_message")}
+        options, tools = chat.get("kwargs"), cases["tools"] if chat.get("has_tools") else None
         try:
-            found = _render(template, *chat["messages"], tools=tools, chat_template_kwargs=options)
+            found = _render(template, *chat["messages"], tools=tools, chat_template_kwargs=options, **flags)
         except InvalidValue as error:
             refusal = error.message.removeprefix("the chat template refuses these messages: ")
             assert {"refusal": refusal} == CORPUS[name][chat["name"]], chat["name"]

@@ -67,6 +67,19 @@ def test_the_thinking_switch(fields: dict[str, Any], expected: bool | None) -> N
     assert conversation(wire)["chat_template_kwargs"].get("enable_thinking") is expected
 
 
+def test_the_end_of_the_prompt_is_passed_on_as_it_is_asked_for() -> None:
+    def passed_on(**fields: Any) -> dict[str, Any]:
+        [wire] = chat_to_wire(chat(**fields), RequestContext("r", 1000, 8))
+        return conversation(wire)
+
+    flags = {"add_generation_prompt": False, "continue_final_message": True}
+    assert passed_on(**flags).items() >= flags.items()
+    assert passed_on(**dict.fromkeys(flags)).keys() == {"messages", "chat_template_kwargs"}
+    for name in flags:
+        with pytest.raises(InvalidValue, match=name):
+            passed_on(chat_template_kwargs={name: True})
+
+
 def test_tool_calls_go_on_as_they_came_whatever_their_arguments_hold() -> None:
     calls = [
         {"function": {"name": "a", "arguments": '{"x": 1}'}},
