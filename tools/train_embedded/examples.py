@@ -6,7 +6,7 @@ tokens alone; where the template closes a turn, the label is the end token that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -49,19 +49,22 @@ class Encoder:
 
     def prompt(self, chat: Chat) -> tuple[int, ...]:
         """Return the ids that the last question of a chat makes."""
-        return self.tokenizer.encode(self._template.render({"messages": chat.messages()[:-1]}))
+        return self._encode({"messages": chat.messages()[:-1]})
 
     def example(self, chat: Chat) -> tuple[list[int], list[int]]:
         """Return ids of a whole chat and the labels at the same places."""
         options = {"add_generation_prompt": False}
-        text = self._template.render({"messages": chat.messages(), "chat_template_kwargs": options})
-        ids = self.tokenizer.encode(text)
+        ids = self._encode({"messages": chat.messages(), "chat_template_kwargs": options})
         labels, answering = [IGNORED] * (len(ids) - 1), False
         for at, following in enumerate(ids[1:]):
             answering = (answering or ids[at] == self._start) and ids[at] != self._end
             if answering:
                 labels[at] = EOS if following == self._end else following
         return list(ids[:-1]), labels
+
+    def _encode(self, chat: Mapping[str, object]) -> tuple[int, ...]:
+        rendered = self._template.render(chat)
+        return self.tokenizer.encode(rendered.text, rendered.origins)
 
     def _single(self, text: str) -> int:
         (token_id,) = self.tokenizer.encode(text)

@@ -1,4 +1,4 @@
-"""The chat template: messages to the text of a prompt.
+"""The chat template: messages to the text of a prompt, which knows what the template wrote.
 
 The directory's own template is rendered (``chat_template.jinja``, ``chat_template.json``, or ``chat_template``
 in ``tokenizer_config.json``); without one, the built-in template of the ERNIE-4.5 text models. Templates run
@@ -13,18 +13,23 @@ import json
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import sync_do_join
+from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import pass_eval_context
 
 from ernie_backend.chat.messages import normalize_messages
+from ernie_backend.chat.template_text import TemplateText, joined, origins_of, template_written
 from ernie_backend.config.fields import read_json_object
 from ernie_backend.errors import StartError
 from ernie_wire.checks import check_flag
@@ -57,6 +62,19 @@ BUILT_IN = """\
 """
 
 
+@dataclass(frozen=True)
+class RenderedChat:
+    """The prompt of a chat.
+
+    Attributes:
+        text: the whole prompt.
+        origins: a byte per character of it, 1 where the template wrote it and 0 where the client did.
+    """
+
+    text: str
+    origins: bytes
+
+
 class ChatTemplate:
     """A compiled template and the special tokens it may name."""
 
@@ -68,10 +86,11 @@ class ChatTemplate:
         Raises:
             StartError: the template is not valid; ``where`` says which one.
         """
-        environment = _TimedEnvironment(
+        environment = _Environment(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
         )
         environment.filters["tojson"] = _to_json
+        environment.filters["join"] = _join
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         try:
@@ -79,8 +98,10 @@ class ChatTemplate:
         except Exception as error:  # some faults of the syntax, such as a stray break, are found by Python only
             reason = error.msg if isinstance(error, SyntaxError) else error
             raise StartError(f"{where} is not a valid Jinja template: {reason}") from error
+        # The operator ~ joins texts by this name of the compiled module, all else by the environment's concat.
+        self._template.root_render_func.__globals__.update(str_join=joined)
         self._environment = environment
-        self._special_tokens = dict(special_tokens)
+        self._special_tokens = template_written(dict(special_tokens))
         self._where = where
 
     @classmethod
@@ -117,7 +138,7 @@ class ChatTemplate:
                 return cls(source, specials, f"chat_template in {directory / name}")
         return cls(BUILT_IN, specials)
 
-    def render(self, chat: Mapping[str, Any]) -> str:
+    def render(self, chat: Mapping[str, Any]) -> RenderedChat:
         """Return the prompt of a chat; not for two threads at once.
 
         Args:
@@ -148,11 +169,14 @@ class ChatTemplate:
             **self._special_tokens,
             **options,
             "chat_template_kwargs": options,
-            "messages": messages,
+            # A role is one of ours, not the client's text: <|user|> may be made of it.
+            "messages": [{**message, "role": template_written(message["role"])} for message in messages],
             "tools": chat.get("tools"),
         }
         rendered = self._rendered(context)
-        return _before_cut(rendered) if is_continued else rendered
+        if is_continued:
+            rendered = _before_cut(rendered)
+        return RenderedChat(str.__str__(rendered), origins_of(rendered))
 
     def _rendered(self, context: Mapping[str, Any]) -> str:
         self._environment.end_s = time.thread_time() + RENDER_LIMIT_S
@@ -210,28 +234,51 @@ class _Refusal(TemplateError):
     """The template has judged the messages and refuses them."""
 
 
-class _TimedCode(CodeGenerator):
-    """Compiles every loop to run over ``_TimedEnvironment.timed`` of its items."""
+class _Code(CodeGenerator):
+    """Compiles loops to run over ``_Environment.timed`` of their items, and strings to ``TemplateText``."""
 
     def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:  # noqa: N802
         for loop in node.find_all(nodes.For):
             loop.iter = nodes.Filter(loop.iter, "timed", [], [], None, None, lineno=loop.lineno)
         super().visit_Template(node, frame)
 
+    def visit_Const(self, node: nodes.Const, frame: Frame) -> None:  # noqa: N802
+        value = node.as_const(frame.eval_ctx)
+        if type(value) in (str, list, tuple, dict):
+            self.write(self._constant(value))
+        else:
+            super().visit_Const(node, frame)
 
-class _TimedEnvironment(ImmutableSandboxedEnvironment):
-    """A sandbox that bounds loops, calls and large products.
+    def visit_TemplateData(self, node: nodes.TemplateData, frame: Frame) -> None:  # noqa: N802
+        del frame
+        self.write(self._constant(node.data))
+
+    def _output_const_repr(self, group: Iterable[Any]) -> str:
+        return self._constant("".join(group))
+
+    def _constant(self, value: object) -> str:
+        """Return the expression for a constant, which the environment keeps."""
+        constants = cast("_Environment", self.environment).constants
+        constants.append(template_written(value))
+        return f"environment.constants[{len(constants) - 1}]"
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """A sandbox for one template that bounds loops, calls and large products.
 
     Attributes:
         end_s: the ``time.thread_time()`` at which rendering is cut off.
+        constants: strings of the template, alone and in lists and dicts.
     """
 
-    code_generator_class = _TimedCode
+    code_generator_class = _Code
+    concat = staticmethod(joined)
     intercepted_binops = frozenset({"*", "**"})
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401  jinja2's own
         super().__init__(**options)
         self.end_s = 0.0
+        self.constants: list[Any] = []
         self.filters["timed"] = self.timed
 
     def timed(self, items: Iterable[object]) -> Iterator[object]:
@@ -281,6 +328,15 @@ def _to_json(
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+
+
+@pass_eval_context
+def _join(
+    context: EvalContext, value: Iterable[Any], d: object = "", attribute: str | int | None = None
+) -> str:
+    """Join as Jinja's own filter does, whose own separator would forget what the template wrote."""
+    separator = str(d)
+    return sync_do_join(context, value, TemplateText(separator, origins_of(separator)), attribute)
 
 
 def _raise_exception(message: str) -> NoReturn:

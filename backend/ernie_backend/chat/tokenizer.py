@@ -1,8 +1,8 @@
 """The tokenizer of a model directory: a SentencePiece model and the tokens added to it.
 
-No beginning-of-sequence token is added: the chat template writes what the model needs. Special tokens are
-recognised wherever their text occurs, in the prompt of a user too, as in FastDeploy: a user can forge a turn,
-so a system prompt is not a security boundary.
+No beginning-of-sequence token is added: the chat template writes what the model needs. In a raw prompt, special
+tokens are recognised wherever their text occurs, as in FastDeploy. In a chat they are recognised only where the
+template wrote the whole of it: in what a client sends, the same characters are spelled with other tokens.
 
 Two kinds of tokens are more than text in an answer. A token is of the first kind that fits:
 
@@ -19,19 +19,19 @@ All others are text, added tokens included.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import sentencepiece
 
-from ernie_backend.config.fields import read_json_object
+from ernie_backend.chat.added_tokens import added_tokens, declared_special, user_defined_ids
 from ernie_backend.errors import StartError
 from ernie_wire.errors import InvalidValue
 
 MODEL_FILES = ("tokenizer.model", "spm.model", "ernie_token_100k.model")
-MAX_ADDED_ID = 1 << 24
 _SPACE = "\u2581"
+_TEMPLATE_RUN = re.compile(b"\x01+")
+_TAG = re.compile(r"<.+>|\[.+\]", re.DOTALL)  # a token that nobody declares special, but looks it
 _STRUCTURE = re.compile(
     r"</?(think|response|tool_[a-z]+)>"  # thinking, the answer proper, calls of tools and their results
     r"|<\|(LOC_(\d+|BEGIN|END|SEP)|TEXT_(START|END))\|>"  # places in an image, and the text found there
@@ -76,13 +76,26 @@ class Tokenizer:
             self._bytes.extend([b""] * (token_id + 1 - len(self._bytes)))
             self._bytes[token_id] = text.encode()
         self._longest_token_bytes = max(map(len, self._bytes))
-        longest_first = sorted(self._standalone, key=len, reverse=True)
-        self._split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         ids = {**pieces, **added}
         self.structural_ids = frozenset(ids[text] for text in ids if _STRUCTURE.fullmatch(text))
         self.special_ids = (
             frozenset(ids[text] for text in (*controls, *special) if text in ids) - self.structural_ids
         )
+        defined = {model.id_to_piece(each): each for each in user_defined_ids(model)}
+        tags = {each for text, each in {**defined, **added}.items() if _TAG.fullmatch(text)}
+        self._reserved_ids = self.special_ids | self.structural_ids | tags
+        self._standalone_pattern = _any_of(self._standalone)
+        self._text_token_pattern = _any_of(
+            text for text, each in self._standalone.items() if each not in self._reserved_ids
+        )
+        # SentencePiece itself recognises pieces of its model; the unknown one is an answer to any text.
+        self._spellings = {
+            each: self._spelling(model.id_to_piece(each))
+            for each in self._reserved_ids
+            if each < model.vocab_size() and not model.is_unknown(each)
+        }
+
+        self._spelled_pattern = _any_of(map(model.id_to_piece, self._spellings))
 
     @classmethod
     def from_directory(cls, directory: Path) -> Tokenizer:
@@ -98,7 +111,7 @@ class Tokenizer:
             model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
         except (OSError, RuntimeError) as error:
             raise StartError(f"{path} cannot be read as a SentencePiece model: {error}") from error
-        return cls(model, _added_tokens(directory, model), _declared_special(directory))
+        return cls(model, added_tokens(directory, model), declared_special(directory))
 
     @property
     def vocab_size(self) -> int:
@@ -110,21 +123,73 @@ class Tokenizer:
         """Largest number of bytes of one token: nothing is normalized away, and unknown text becomes bytes."""
         return self._longest_token_bytes
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Return the token ids of a text; special tokens are recognised.
+    def encode(self, text: str, origins: bytes | None = None) -> tuple[int, ...]:
+        """Return the token ids of a text.
+
+        Args:
+            text: of a raw prompt, or of a chat.
+            origins: a byte per character of a chat, 1 where special tokens are recognised; None: everywhere.
 
         Raises:
             UnicodeEncodeError: the text holds half of a surrogate pair.
         """
         text.encode()
+        if origins is None:
+            origins = b"\x01" * len(text)
         ids: list[int] = []
-        for part in self._split.split(text):
-            token_id = self._standalone.get(part)
-            if token_id is not None:
-                ids.append(token_id)
-            elif part:
-                ids.extend(self._model.encode(part))
+        start = 0
+        for run in _TEMPLATE_RUN.finditer(origins):
+            for match in self._standalone_pattern.finditer(text, *run.span()):
+                token_id = self._standalone[match[0]]
+                if token_id in self._reserved_ids:
+                    ids.extend(self._encode_text(text[start : match.start()], origins[start : match.start()]))
+                    ids.append(token_id)
+                    start = match.end()
+        ids.extend(self._encode_text(text[start:], origins[start:]))
         return tuple(ids)
+
+    def _encode_text(self, text: str, origins: bytes) -> Iterator[int]:
+        """Yield the ids of a text between reserved tokens that are added or control pieces."""
+        start = 0
+        for match in self._text_token_pattern.finditer(text):
+            yield from self._encode_pieces(text[start : match.start()], origins[start : match.start()])
+            yield self._standalone[match[0]]
+            start = match.end()
+        yield from self._encode_pieces(text[start:], origins[start:])
+
+    def _encode_pieces(self, text: str, origins: bytes) -> Sequence[int]:
+        """Return the ids that SentencePiece gives, with reserved tokens of the client's text spelled."""
+        ids: list[int] = self._model.encode(text) if text else []
+        if 0 not in origins or self._spellings.keys().isdisjoint(ids):
+            return ids
+        places = [match.span() for match in self._spelled_pattern.finditer(text)]
+        num_found = sum(each in self._spellings for each in ids)
+        if num_found == len(places) and not any(0 in origins[start:end] for start, end in places):
+            return ids  # as many as the template wrote, and the client none
+        prefix = " " if self._has_dummy_prefix else ""
+        decoded = prefix + text.replace(_SPACE, " ")
+        origin_of_bytes = b"".join(
+            bytes([origin]) * len(character.encode())
+            for character, origin in zip(decoded, b"\x01" * len(prefix) + origins, strict=True)
+        )
+        pieces = [self._bytes[each] for each in ids]
+        if b"".join(pieces) != decoded.encode():  # normalized: no token has a known place in the text
+            origin_of_bytes = bytes(sum(map(len, pieces)))
+        result: list[int] = []
+        end = 0
+        for token_id, piece in zip(ids, pieces, strict=True):
+            start, end = end, end + len(piece)
+            is_client_s = 0 in origin_of_bytes[start:end]
+            result.extend(self._spellings.get(token_id, (token_id,)) if is_client_s else (token_id,))
+        return result
+
+    def _spelling(self, text: str) -> tuple[int, ...]:
+        """Return ids for the text of a reserved token without any such token: two parts of it, or its bytes."""
+        for cut in range(1, len(text)):
+            ids = (*self._model.encode(text[:cut]), *self._model.encode(text[cut:]))
+            if self._reserved_ids.isdisjoint(ids):
+                return ids
+        return tuple(self._model.piece_to_id(f"<0x{byte:02X}>") for byte in text.encode())
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes that a token stands for; special tokens for their text, padding for none."""
@@ -152,8 +217,9 @@ class NullTokenizer:
         self.longest_token_bytes = 0
         self.special_ids = self.structural_ids = frozenset[int]()
 
-    def encode(self, text: str) -> tuple[int, ...]:
+    def encode(self, text: str, origins: bytes | None = None) -> tuple[int, ...]:
         """Raise InvalidValue: ``text`` cannot be encoded."""
+        del origins
         raise InvalidValue(
             f"a prompt of {len(text)} characters cannot be read: {self._directory} has no {MODEL_FILES[0]}; "
             "send token ids instead"
@@ -170,73 +236,14 @@ class NullTokenizer:
         return ""
 
 
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern that finds the longest of the texts at a place; nothing if there are none."""
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) if longest_first else "(?!)")
+
+
 def _piece_bytes(model: sentencepiece.SentencePieceProcessor, token_id: int) -> bytes:
     piece: str = model.id_to_piece(token_id)
     if model.is_byte(token_id):
         return bytes([int(piece[3:5], 16)])  # <0xNN>
     return piece.replace(_SPACE, " ").encode()
-
-
-def _added_tokens(directory: Path, model: sentencepiece.SentencePieceProcessor) -> dict[str, int]:
-    """Return the tokens that the directory adds beyond the SentencePiece model: text -> id."""
-    added = _checked_tokens(directory / "added_tokens.json", read_json_object(directory / "added_tokens.json"))
-    path = directory / "tokenizer_config.json"
-    contents = {
-        entry.get("content") if isinstance(entry, dict) else entry: token_id
-        for token_id, entry in _added_tokens_decoder(path).items()
-    }
-    added.update(_checked_tokens(path, contents))
-    for text, token_id in added.items():
-        if token_id < model.vocab_size() and model.id_to_piece(token_id) != text:
-            raise StartError(
-                f"{directory}: added token {text!r} has id {token_id}, "
-                f"which is {model.id_to_piece(token_id)!r} in the SentencePiece model"
-            )
-    return added
-
-
-def _added_tokens_decoder(path: Path) -> dict[str, Any]:
-    """Return ``added_tokens_decoder`` of a tokenizer_config.json: id -> properties of the token."""
-    decoder = read_json_object(path).get("added_tokens_decoder") or {}
-    if not isinstance(decoder, dict):
-        raise StartError(f"{path}: added_tokens_decoder must be an object, found {type(decoder).__name__}")
-    return decoder
-
-
-def _declared_special(directory: Path) -> set[str]:
-    """Return the texts of the tokens that the files of a directory call special."""
-    path = directory / "tokenizer_config.json"
-    declared = {
-        text
-        for values in (read_json_object(path), read_json_object(directory / "special_tokens_map.json"))
-        for name, value in values.items()
-        if name.endswith(("_token", "special_tokens"))
-        for text in _token_texts(value)
-    }
-    decoder = _added_tokens_decoder(path).values()
-    entries = [each for each in decoder if isinstance(each, dict) and each.get("special") is True]
-    return declared.union(_token_texts(entries))
-
-
-def _token_texts(value: object) -> Iterator[str]:
-    """Yield the texts of tokens: each a string or an object with ``content``, alone, in a list or by name."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for each in [value["content"]] if "content" in value else value.values():
-            yield from _token_texts(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _token_texts(each)
-
-
-def _checked_tokens(path: Path, tokens: Mapping[Any, Any]) -> dict[str, int]:
-    """Return added tokens, text -> id, with the ids as integers."""
-    for text, token_id in tokens.items():
-        is_id = isinstance(token_id, int) or (isinstance(token_id, str) and token_id.isdecimal())
-        if not isinstance(text, str) or not text or not is_id or not 0 <= int(token_id) <= MAX_ADDED_ID:
-            raise StartError(
-                f"{path}: an added token is {text!r} with id {token_id!r}; it must be a text with an id in "
-                f"[0, {MAX_ADDED_ID}]"
-            )
-    return {text: int(token_id) for text, token_id in tokens.items()}

@@ -122,8 +122,8 @@ class InputProcessor:
         text, prompt_ids = None, request.input_ids
         num_kept = self._num_kept(request.sampling)
         if prompt_ids is None:
-            text = self._rendered(request)
-            prompt_ids = self._encoded(text, request, num_kept)
+            text, origins = self._rendered(request)
+            prompt_ids = self._encoded(text, origins, request, num_kept)
         if num_kept is not None and num_kept < len(prompt_ids):
             text, prompt_ids = None, prompt_ids[-num_kept:]
         self._check_length(len(prompt_ids), request)
@@ -151,22 +151,27 @@ class InputProcessor:
             )
         return room
 
-    def _rendered(self, request: GenerateRequest) -> str:
-        if request.messages is not None:
-            return self.template.render(read_json_object(request.messages, "messages"))
-        return request.text_input or ""
+    def _rendered(self, request: GenerateRequest) -> tuple[str, bytes | None]:
+        """Return the text of the prompt and, of a chat, the origins of its characters."""
+        if request.messages is None:
+            return request.text_input or "", None
+        chat = self.template.render(read_json_object(request.messages, "messages"))
+        return chat.text, chat.origins
 
-    def _encoded(self, text: str, request: GenerateRequest, num_kept: int | None) -> tuple[int, ...]:
+    def _encoded(
+        self, text: str, origins: bytes | None, request: GenerateRequest, num_kept: int | None
+    ) -> tuple[int, ...]:
         """Return the token ids of a text, at least the last ``num_kept`` of them."""
         if num_kept is None:
             self._check_size(text, request)
         else:
             # Tokenizing is slow, and other requests wait for it. What is left has more than ``num_kept``
             # tokens: the first, which the cut may have split, is not kept.
-            text = text[-(num_kept + 1) * self.tokenizer.longest_token_bytes :]
+            rest = slice(-(num_kept + 1) * self.tokenizer.longest_token_bytes, None)
+            text, origins = text[rest], None if origins is None else origins[rest]
         field = request.prompt_field
         try:
-            prompt_ids = self.tokenizer.encode(text)
+            prompt_ids = self.tokenizer.encode(text, origins)
         except UnicodeEncodeError:
             raise InvalidValue(f"{field} holds half of a surrogate pair, which is not text", field) from None
         if not prompt_ids:

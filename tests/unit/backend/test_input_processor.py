@@ -161,7 +161,8 @@ def test_the_last_tokens_of_a_prompt_are_kept(length: int) -> None:
 def test_only_so_much_of_a_truncated_text_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
-    def encode(_tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    def encode(_tokenizer: Tokenizer, text: str, origins: bytes | None) -> tuple[int, ...]:
+        assert origins is None
         seen.append(len(text))
         return (3, 4, 5)
 

@@ -30,7 +30,7 @@ def template(request: pytest.FixtureRequest) -> ChatTemplate:
 
 
 def _render(template: ChatTemplate, *messages: dict[str, Any], **more: Any) -> str:
-    return template.render({"messages": list(messages), **more})
+    return template.render({"messages": list(messages), **more}).text
 
 
 def test_the_users_own_template_wins_as_text_and_as_file(tmp_path: Path) -> None:
@@ -329,5 +329,5 @@ def test_timed_loops_are_loops_as_ever() -> None:
         "{% for n in none_such %}{{ n }}{% else %}none{% endfor %}{{ 2 * 3 }}{{ 2 ** 3 }}{{ '-' * 2 }}"
     )
     messages = [{"role": role, "content": "Hi"} for role in ("user", "assistant")]
-    rendered = ChatTemplate(source, {}).render({"messages": messages})
+    rendered = ChatTemplate(source, {}).render({"messages": messages}).text
     assert rendered == "1/2Falseassistant 2/2Trueuser none68--"
