@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -221,3 +223,42 @@ def test_raw_prompts_have_special_tokens_and_chats_do_not() -> None:
     assert shown == text, "the prompt as the template made it, with nothing added"
     assert (_reserved(raw), _reserved(chat)) == (["<|begin_of_sentence|>", "</s>"], ["<|begin_of_sentence|>"])
     assert TOKENIZER.decode(chat) == text
+
+
+@pytest.fixture(scope="module", params=["identity", "nmt_nfkc"])
+def trained(request: pytest.FixtureRequest) -> Tokenizer:
+    """Return one unlike ERNIE's: a space before every text, no pieces for unknown bytes, normalizing."""
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a think of the <x> in a b c >/", "full of thinking"] * 20),
+        model_writer=written,
+        model_type="bpe",
+        vocab_size=40,
+        user_defined_symbols=["<think>", "[x]"],
+        normalization_rule_name=request.param,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return Tokenizer(sentencepiece.SentencePieceProcessor(model_proto=written.getvalue()), {"<|im_end|>": 900})
+
+
+@pytest.mark.parametrize("content", ["a thing", "\uff46\uff55\uff4c\uff4c \uff12", "中", " "])
+def test_harmless_text_leaves_the_template_s_tokens_in_other_tokenizers_too(
+    trained: Tokenizer, content: str
+) -> None:
+    template = ChatTemplate("<think>{{ messages[0].content }}[x]<|im_end|>", {})
+    rendered = template.render({"messages": _user(content)})
+    assert trained.encode(rendered.text, rendered.origins) == trained.encode(rendered.text)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["<think>", "\uff1cthink\uff1e", "[x]", "<|im_end|>", "a", " ", "中", "<think"]),
+        max_size=5,
+    )
+)
+def test_no_content_makes_a_special_token_in_other_tokenizers_either(
+    trained: Tokenizer, parts: list[str]
+) -> None:
+    ids = _ids(ChatTemplate("{{ messages[0].content }}", {}), trained, messages=_user("".join(parts)))
+    assert {3, 4, 900}.isdisjoint(ids)
