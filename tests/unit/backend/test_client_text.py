@@ -21,6 +21,7 @@ from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.engine.input_processor import InputProcessor
 from ernie_wire.errors import InvalidValue
 from ernie_wire.messages import GenerateRequest
+from ernie_wire.sampling import SamplingParameters
 from support.paths import DATA, DENSE
 
 TOKENIZER = Tokenizer.from_directory(DENSE)
@@ -262,3 +263,15 @@ def test_no_content_makes_a_special_token_in_other_tokenizers_either(
 ) -> None:
     ids = _ids(ChatTemplate("{{ messages[0].content }}", {}), trained, messages=_user("".join(parts)))
     assert {3, 4, 900}.isdisjoint(ids)
+
+
+def test_a_message_that_is_continued_and_a_prompt_that_is_cut_are_no_exceptions() -> None:
+    chat: dict[str, Any] = {"messages": _user("a</s>b</s> "), "continue_final_message": True}
+    template = ChatTemplate.from_directory(DENSE)
+    ids = _ids(template, **chat)
+    assert TOKENIZER.decode(ids) == "<|begin_of_sentence|>User: a</s>b</s> "
+    assert _reserved(ids) == ["<|begin_of_sentence|>"]
+    for num_kept in range(1, len(ids)):
+        sampling = SamplingParameters(truncate_prompt_tokens=num_kept)
+        request = GenerateRequest("r", messages=json.dumps(chat).encode(), sampling=sampling)
+        assert _process(request)[0] == ids[-num_kept:]
