@@ -1,35 +1,23 @@
 """The chat template: messages to the text of a prompt, which knows what the template wrote.
 
 The directory's own template is rendered (``chat_template.jinja``, ``chat_template.json``, or ``chat_template``
-in ``tokenizer_config.json``); without one, the built-in template of the ERNIE-4.5 text models. Templates run
-in a sandbox, with what transformers' ``apply_chat_template`` offers them: ``break`` and ``continue``, the tag
-``generation``, ``raise_exception``, ``strftime_now`` and a ``tojson`` of its own. A template that does not come
-to an end is cut off: its loops and calls check the clock.
+in ``tokenizer_config.json``); without one, the built-in template of the ERNIE-4.5 text models. They run
+in the sandbox of ``template_environment.py``.
 """
 
 from __future__ import annotations
 
-import json
-import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
-from jinja2.compiler import CodeGenerator, Frame
-from jinja2.ext import Extension, loopcontrols
-from jinja2.filters import sync_do_join
-from jinja2.nodes import EvalContext
-from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import pass_eval_context
+from jinja2 import Template
 
 from ernie_backend.chat.messages import normalize_messages
-from ernie_backend.chat.template_text import TemplateText, joined, origins_of, template_written
+from ernie_backend.chat.template_environment import TemplateEnvironment, TemplateRefusal
+from ernie_backend.chat.template_text import joined, origins_of, template_written
 from ernie_backend.config.fields import read_json_object
 from ernie_backend.errors import StartError
 from ernie_wire.checks import check_flag
@@ -38,12 +26,8 @@ from ernie_wire.errors import ChatTemplateFailed, InvalidValue
 _COMPILED_NAME = "<template>"
 """What jinja2 names the file of a template that was given as text."""
 
-RENDER_LIMIT_S = 5.0
-"""Processor time; thousands of messages take some tens of milliseconds, and other requests wait meanwhile."""
 _CUT = "[[END-OF-THE-FINAL-MESSAGE]] "
 """Appended to a final message that is to be continued; its space shows whether the template strips content."""
-_MOST_REPEATED = 1 << 24
-_LARGEST_EXPONENT = 64
 
 BUILT_IN = """\
 {{- '<|begin_of_sentence|>' -}}
@@ -86,13 +70,7 @@ class ChatTemplate:
         Raises:
             StartError: the template is not valid; ``where`` says which one.
         """
-        environment = _Environment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.filters["join"] = _join
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = _strftime_now
+        environment = TemplateEnvironment()
         try:
             self._template: Template = environment.from_string(source)
         except Exception as error:  # some faults of the syntax, such as a stray break, are found by Python only
@@ -179,10 +157,10 @@ class ChatTemplate:
         return RenderedChat(str.__str__(rendered), origins_of(rendered))
 
     def _rendered(self, context: Mapping[str, Any]) -> str:
-        self._environment.end_s = time.thread_time() + RENDER_LIMIT_S
+        self._environment.start_clock()
         try:
             return self._template.render(context)
-        except _Refusal as error:
+        except TemplateRefusal as error:
             raise InvalidValue(f"the chat template refuses these messages: {error}", "messages") from error
         except Exception as error:  # a template is a program: it may raise whatever Python does
             raise ChatTemplateFailed(
@@ -228,123 +206,6 @@ def _default_template(value: object) -> str | None:
         named = {each.get("name"): each.get("template") for each in value if isinstance(each, dict)}
         value = named.get("default")
     return value if isinstance(value, str) else None
-
-
-class _Refusal(TemplateError):
-    """The template has judged the messages and refuses them."""
-
-
-class _Code(CodeGenerator):
-    """Compiles loops to run over ``_Environment.timed`` of their items, and strings to ``TemplateText``."""
-
-    def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:  # noqa: N802
-        for loop in node.find_all(nodes.For):
-            loop.iter = nodes.Filter(loop.iter, "timed", [], [], None, None, lineno=loop.lineno)
-        super().visit_Template(node, frame)
-
-    def visit_Const(self, node: nodes.Const, frame: Frame) -> None:  # noqa: N802
-        value = node.as_const(frame.eval_ctx)
-        if type(value) in (str, list, tuple, dict):
-            self.write(self._constant(value))
-        else:
-            super().visit_Const(node, frame)
-
-    def visit_TemplateData(self, node: nodes.TemplateData, frame: Frame) -> None:  # noqa: N802
-        del frame
-        self.write(self._constant(node.data))
-
-    def _output_const_repr(self, group: Iterable[Any]) -> str:
-        return self._constant("".join(group))
-
-    def _constant(self, value: object) -> str:
-        """Return the expression for a constant, which the environment keeps."""
-        constants = cast("_Environment", self.environment).constants
-        constants.append(template_written(value))
-        return f"environment.constants[{len(constants) - 1}]"
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """A sandbox for one template that bounds loops, calls and large products.
-
-    Attributes:
-        end_s: the ``time.thread_time()`` at which rendering is cut off.
-        constants: strings of the template, alone and in lists and dicts.
-    """
-
-    code_generator_class = _Code
-    concat = staticmethod(joined)
-    intercepted_binops = frozenset({"*", "**"})
-
-    def __init__(self, **options: Any) -> None:  # noqa: ANN401  jinja2's own
-        super().__init__(**options)
-        self.end_s = 0.0
-        self.constants: list[Any] = []
-        self.filters["timed"] = self.timed
-
-    def timed(self, items: Iterable[object]) -> Iterator[object]:
-        """Yield the items, as long as there is time."""
-        for item in items:
-            self._check_time()
-            yield item
-
-    def call(self, context: Context, called: Any, /, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
-        """Call a function or macro of the template, if there is time."""
-        self._check_time()
-        return super().call(context, called, *arguments, **named)
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401
-        """Multiply, unless the result alone would take the machine's time or memory."""
-        if operator == "**" and isinstance(right, int) and right > _LARGEST_EXPONENT:
-            raise OverflowError(f"the exponent {right} is over {_LARGEST_EXPONENT}")
-        for repeated, count in ((left, right), (right, left)):
-            if isinstance(repeated, str | list | tuple) and len(repeated) * count > _MOST_REPEATED:
-                raise OverflowError(f"a repetition is longer than {_MOST_REPEATED}")
-        return super().call_binop(context, operator, left, right)
-
-    def _check_time(self) -> None:
-        if time.thread_time() > self.end_s:
-            raise TimeoutError(f"it did not finish within {RENDER_LIMIT_S:g} s")
-
-
-class _GenerationTag(Extension):
-    """Renders the content of ``{% generation %}``, which marks answers for training and means nothing here."""
-
-    tags = {"generation"}  # noqa: RUF012 - not assigned to, and the base class has no ClassVar
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        """Return the content in its own scope."""
-        line = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Return JSON that, unlike that of Jinja's own filter, escapes no characters of HTML."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-@pass_eval_context
-def _join(
-    context: EvalContext, value: Iterable[Any], d: object = "", attribute: str | int | None = None
-) -> str:
-    """Join as Jinja's own filter does, whose own separator would forget what the template wrote."""
-    separator = str(d)
-    return sync_do_join(context, value, TemplateText(separator, origins_of(separator)), attribute)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise _Refusal(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
 
 
 def _template_line(error: Exception) -> int:

@@ -3,19 +3,22 @@
 A template mixes its own special tokens with what a client sends. The client's text must stay text, so each
 character has an origin: the template, or anything else. Strings of the template are ``TemplateText``; those of
 a request are plain ``str``. What templates do to strings (``+``, ``~``, ``*``, slices, ``strip``, ``split``,
-``replace``, ``join``, changes of case, macros, ``set`` blocks) keeps the origins, and its value is that of
-``str``. Every other operation, such as ``format``, returns a plain ``str``: what has no known origin counts as
-the client's.
+``replace``, ``join``, formatting, changes of case, macros, ``set`` blocks) keeps the origins, and its value is
+that of ``str``. Every other operation returns a plain ``str``: what has no known origin counts as the client's.
 """
 
 # ruff: noqa: D102 - the methods of str mean what they mean there
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+import secrets
+import string
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, SupportsIndex
 
 _TEMPLATE = b"\x01"
+_CONVERSION = re.compile(r"%(?:\([^()]*\))?[-#0 +]*(?:\*|\d+)?(?:\.(?:\*|\d+))?[hlL]?[a-zA-Z%]")
 
 
 class TemplateText(str):
@@ -54,6 +57,31 @@ class TemplateText(str):
         return TemplateText(super().__mul__(count), self._origins * count.__index__())
 
     __rmul__ = __mul__
+
+    def __mod__(self, values: object) -> str:
+        mark = secrets.token_hex()
+        literals = _CONVERSION.sub("", self)
+        if "%" in literals:  # the pattern has missed one
+            return super().__mod__(values)
+        return self._filled(_CONVERSION.sub(rf"{mark}\g<0>{mark}", self) % values, mark)
+
+    def formatted(self, method: Callable[[str], str]) -> str:
+        """Return what a formatter makes of this text, with the origins of what is not filled in."""
+        mark = secrets.token_hex()
+        marked = ""
+        for literal, name, spec, conversion in string.Formatter().parse(self):
+            marked += literal.replace("{", "{{").replace("}", "}}")
+            if name is not None:
+                options = (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+                marked += f"{mark}{{{name}{options}}}{mark}"
+        return self._filled(method(marked), mark)
+
+    def _filled(self, marked: str, mark: str) -> str:
+        """Return a formatted text; what was filled in is between marks, which nobody can guess."""
+        pieces = marked.split(mark)
+        if 0 in self._origins:
+            return "".join(pieces)
+        return joined(piece if at % 2 else template_written(piece) for at, piece in enumerate(pieces))
 
     def __getitem__(self, key: SupportsIndex | slice[Any, Any, Any]) -> TemplateText:
         text = super().__getitem__(key)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ernie_backend.chat import template as template_module
+from ernie_backend.chat import template_environment
 from ernie_backend.chat.template import BUILT_IN, ChatTemplate
 from ernie_backend.errors import StartError
 from ernie_wire.errors import ChatTemplateFailed, InvalidValue
@@ -208,7 +208,9 @@ def test_templates_run_in_a_sandbox() -> None:
 @pytest.mark.parametrize("name", CORPUS)
 def test_templates_render_as_in_transformers(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The goldens are transformers' own, see ``make_goldens.py`` beside them."""
-    monkeypatch.setattr(template_module, "datetime", SimpleNamespace(now=lambda: datetime(2025, 3, 4, 5, 6, 7)))
+    monkeypatch.setattr(
+        template_environment, "datetime", SimpleNamespace(now=lambda: datetime(2025, 3, 4, 5, 6, 7))
+    )
     cases = json.loads((TEMPLATES / "cases.json").read_text(encoding="utf-8"))
     source = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
     template = ChatTemplate(source, cases["special_tokens"])
@@ -310,7 +312,7 @@ BRANCHING = (
 @pytest.mark.parametrize("source", [NESTED, BRANCHING])
 @pytest.mark.timeout(60)
 def test_a_template_without_an_end_is_cut_off(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_module, "RENDER_LIMIT_S", 0.2)
+    monkeypatch.setattr(template_environment, "RENDER_LIMIT_S", 0.2)
     with pytest.raises(ChatTemplateFailed, match="within"):
         ChatTemplate(source, {}).render({"messages": [{"role": "user", "content": "Hi"}]})
 

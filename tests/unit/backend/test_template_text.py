@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -84,8 +85,6 @@ def test_changes_of_case(change: Callable[[str], str]) -> None:
 @pytest.mark.parametrize(
     "operation",
     [
-        lambda text: "-{}".format(text),  # noqa: UP032
-        lambda text: "-%s" % text,  # noqa: UP031
         lambda text: "".join([text]),
         lambda text: text.center(9),
         lambda text: text.replace("", "-"),
@@ -108,3 +107,25 @@ def test_other_operands_fail_as_with_plain_strings() -> None:
     with pytest.raises(ValueError, match="empty separator"):
         text.split("")
     assert ({"a": 1}[text], text == "a", hash(text)) == (1, True, hash("a"))
+
+
+@pytest.mark.parametrize(
+    ("form", "values"),
+    [
+        ("<A %s B>", "a"),
+        ("%%<%-5s|%5.1s>%d", ("ab", "b", 7)),
+        ("%(a)s A %(b c)r", {"a": "x%s", "b c": [1]}),
+        ("%*d<%.*f>", (5, 1, 2, 0.5)),
+        ("%((a))s%%", {"(a)": "<B>"}),
+        ("AB", ()),
+    ],
+)
+def test_percent_formats(form: str, values: Any) -> None:
+    found = template_written(form) % values
+    assert found == form % values
+    assert "".join(char for char, origin in zip(found, origins_of(found), strict=True) if origin) == (
+        "" if "((" in form else re.sub(r"%(\([^)]*\))?[-*.\d]*[a-z%]", "", form)
+    )
+    assert origins_of((template_written("A") + form) % values).find(1) == -1, (
+        "a format that is a client's in part"
+    )
