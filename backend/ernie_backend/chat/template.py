@@ -7,6 +7,7 @@ in the sandbox of ``template_environment.py``.
 
 from __future__ import annotations
 
+import secrets
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,9 +26,6 @@ from ernie_wire.errors import ChatTemplateFailed, InvalidValue
 
 _COMPILED_NAME = "<template>"
 """What jinja2 names the file of a template that was given as text."""
-
-_CUT = "[[END-OF-THE-FINAL-MESSAGE]] "
-"""Appended to a final message that is to be continued; its space shows whether the template strips content."""
 
 BUILT_IN = """\
 {{- '<|begin_of_sentence|>' -}}
@@ -139,8 +137,10 @@ class ChatTemplate:
                 "the final message or begins a new one",
                 "continue_final_message",
             )
+        # Random, so that no text of a client contains it. Its space shows whether the template strips content.
+        mark = f"[[{secrets.token_hex(16)}]] "
         if is_continued:
-            messages[-1]["content"] += _CUT
+            messages[-1]["content"] += mark
         context = {
             "add_generation_prompt": add_generation_prompt,
             "documents": None,
@@ -153,7 +153,7 @@ class ChatTemplate:
         }
         rendered = self._rendered(context)
         if is_continued:
-            rendered = _before_cut(rendered)
+            rendered = _before(mark, rendered)
         return RenderedChat(str.__str__(rendered), origins_of(rendered))
 
     def _rendered(self, context: Mapping[str, Any]) -> str:
@@ -178,14 +178,14 @@ def _flag(chat: Mapping[str, Any], name: str, *, default: bool) -> bool:
     return bool(value)
 
 
-def _before_cut(prompt: str) -> str:
-    """Return the part of a prompt before the mark at the end of its final message.
+def _before(mark: str, prompt: str) -> str:
+    """Return the part of a prompt before the mark, with a space, at the end of its final message.
 
     A template that strips the content has removed the space of the mark; the content then ends without spaces,
     as the template would have it, and as in transformers.
     """
-    before, mark, after = prompt.rpartition(_CUT.rstrip())
-    if not mark:
+    before, found, after = prompt.rpartition(mark.rstrip())
+    if not found:
         raise InvalidValue(
             "continue_final_message is true, but the chat template leaves out the content of the final message",
             "continue_final_message",

@@ -133,6 +133,20 @@ def test_content_that_the_template_leaves_out_cannot_be_continued() -> None:
     assert caught.value.param == "continue_final_message"
 
 
+def test_a_client_cannot_write_where_the_final_message_ends() -> None:
+    """Even one who has seen where another prompt was cut."""
+    showing = ChatTemplate("{{ raise_exception(messages[0].content) }}", {})
+    with pytest.raises(InvalidValue) as seen:
+        _render(showing, USER, continue_final_message=True)
+    mark = str(seen.value).partition("Hi")[2].strip()
+    assert mark
+    marked = {**USER, "content": f"a {mark} b"}
+    with pytest.raises(InvalidValue, match="leaves out"):
+        _render(ChatTemplate("{{ messages[0].content }}", {}), marked, USER, continue_final_message=True)
+    template = ChatTemplate("{{ messages[1].content }} {{ messages[0].content }}", {})
+    assert _render(template, marked, USER, continue_final_message=True) == "Hi"
+
+
 @pytest.mark.parametrize(
     ("messages", "complaint"),
     [
