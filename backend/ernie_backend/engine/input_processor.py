@@ -164,19 +164,29 @@ class InputProcessor:
         """Return the token ids of a text, at least the last ``num_kept`` of them."""
         if num_kept is None:
             self._check_size(text, request)
-        else:
-            # Tokenizing is slow, and other requests wait for it. What is left has more than ``num_kept``
-            # tokens: the first, which the cut may have split, is not kept.
-            rest = slice(-(num_kept + 1) * self.tokenizer.longest_token_bytes, None)
-            text, origins = text[rest], None if origins is None else origins[rest]
         field = request.prompt_field
         try:
-            prompt_ids = self.tokenizer.encode(text, origins)
+            prompt_ids = self._last_ids(text, origins, num_kept)
         except UnicodeEncodeError:
             raise InvalidValue(f"{field} holds half of a surrogate pair, which is not text", field) from None
         if not prompt_ids:
             raise InvalidValue(f"{field} gives an empty prompt; it must have at least one token", field)
         return prompt_ids
+
+    def _last_ids(self, text: str, origins: bytes | None, num_kept: int | None) -> tuple[int, ...]:
+        """Return the token ids of the whole text, or of an end of it that has more than ``num_kept`` tokens.
+
+        Tokenizing is slow, and other requests wait for it. The first token of an end is not kept: the cut may
+        have split it. Some tokenizers drop characters, such as repeated spaces, and need a longer end. A long
+        run of one character may be divided into other tokens than in the whole text.
+        """
+        size = 0 if num_kept is None else (num_kept + 1) * self.tokenizer.longest_token_bytes
+        while num_kept is not None and 0 < size < len(text):
+            prompt_ids = self.tokenizer.encode(text[-size:], None if origins is None else origins[-size:])
+            if len(prompt_ids) > num_kept:
+                return prompt_ids
+            size *= 4
+        return self.tokenizer.encode(text, origins)
 
     def _check_size(self, text: str, request: GenerateRequest) -> None:
         """Refuse text that cannot fit before it is tokenized: that is slow, and other requests wait for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer
@@ -170,6 +172,24 @@ def test_only_so_much_of_a_truncated_text_is_tokenized(monkeypatch: pytest.Monke
     sampling = SamplingParameters(truncate_prompt_tokens=2)
     prepared = _prepare(GenerateRequest("r", "a" * 100_000, sampling=sampling))
     assert (seen, prepared.sequence.prompt_ids) == ([3 * TOKENIZER.longest_token_bytes], (4, 5))
+
+
+@pytest.mark.parametrize("text", ["a b c" + " " * 5000, "a b" + " " * 500 + "c", "a", "a b c " * 500])
+@pytest.mark.parametrize("length", [1, 3, 31])
+def test_the_last_tokens_are_kept_if_the_tokenizer_drops_spaces(text: str, length: int) -> None:
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b c"] * 20),
+        model_writer=written,
+        vocab_size=9,
+        hard_vocab_limit=False,
+        remove_extra_whitespaces=True,
+        minloglevel=2,
+    )
+    tokenizer = Tokenizer(sentencepiece.SentencePieceProcessor(model_proto=written.getvalue()), {})
+    request = GenerateRequest("r", text, sampling=SamplingParameters(truncate_prompt_tokens=length))
+    prepared = InputProcessor(tokenizer, TEMPLATE, DEFAULTS, 32, 640).process(request)
+    assert prepared.sequence.prompt_ids == tokenizer.encode(text)[-length:]
 
 
 @pytest.mark.parametrize(
