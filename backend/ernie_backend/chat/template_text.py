@@ -59,14 +59,18 @@ class TemplateText(str):
     __rmul__ = __mul__
 
     def __mod__(self, values: object) -> str:
+        if 0 in self._origins:  # a client chose what is filled in; the pattern is also slow on "%000..."
+            return str.__str__(self) % values
         mark = secrets.token_hex()
         literals = _CONVERSION.sub("", self)
         if "%" in literals:  # the pattern has missed one
             return super().__mod__(values)
-        return self._filled(_CONVERSION.sub(rf"{mark}\g<0>{mark}", self) % values, mark)
+        return _filled(_CONVERSION.sub(rf"{mark}\g<0>{mark}", self) % values, mark)
 
     def formatted(self, method: Callable[[str], str]) -> str:
         """Return what a formatter makes of this text, with the origins of what is not filled in."""
+        if 0 in self._origins:
+            return method(str.__str__(self))
         mark = secrets.token_hex()
         marked = ""
         for literal, name, spec, conversion in string.Formatter().parse(self):
@@ -74,14 +78,7 @@ class TemplateText(str):
             if name is not None:
                 options = (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
                 marked += f"{mark}{{{name}{options}}}{mark}"
-        return self._filled(method(marked), mark)
-
-    def _filled(self, marked: str, mark: str) -> str:
-        """Return a formatted text; what was filled in is between marks, which nobody can guess."""
-        pieces = marked.split(mark)
-        if 0 in self._origins:
-            return "".join(pieces)
-        return joined(piece if at % 2 else template_written(piece) for at, piece in enumerate(pieces))
+        return _filled(method(marked), mark)
 
     def __getitem__(self, key: SupportsIndex | slice[Any, Any, Any]) -> TemplateText:
         text = super().__getitem__(key)
@@ -179,3 +176,9 @@ def joined(parts: Iterable[object], separator: str = "") -> TemplateText:
     """Return the parts as one text, with ``separator`` between them."""
     texts = [str(part) for part in parts]
     return TemplateText(str.join(separator, texts), origins_of(separator).join(map(origins_of, texts)))
+
+
+def _filled(marked: str, mark: str) -> TemplateText:
+    """Return a formatted text of the template; what was filled in is between marks, which nobody can guess."""
+    pieces = marked.split(mark)
+    return joined(piece if at % 2 else template_written(piece) for at, piece in enumerate(pieces))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -129,3 +130,11 @@ def test_percent_formats(form: str, values: Any) -> None:
     assert origins_of((template_written("A") + form) % values).find(1) == -1, (
         "a format that is a client's in part"
     )
+
+
+def test_a_format_of_a_client_takes_no_time() -> None:
+    form = template_written("A") + "%" + "0" * 10_000
+    start = time.thread_time()
+    with pytest.raises(ValueError, match="incomplete format"):
+        form % 1
+    assert time.thread_time() - start < 0.2, "the pattern of conversions would take seconds"
