@@ -163,9 +163,10 @@ class Tokenizer:
         if 0 not in origins or self._spellings.keys().isdisjoint(ids):
             return ids
         places = [match.span() for match in self._spelled_pattern.finditer(text)]
-        num_found = sum(each in self._spellings for each in ids)
-        if num_found == len(places) and not any(0 in origins[start:end] for start, end in places):
-            return ids  # as many as the template wrote, and the client none
+        written = [self._model.piece_to_id(text[start:end]) for start, end in places]
+        found = [each for each in ids if each in self._spellings]
+        if found == written and not any(0 in origins[start:end] for start, end in places):
+            return ids  # those that the template wrote, and the client none
         prefix = " " if self._has_dummy_prefix else ""
         decoded = prefix + text.replace(_SPACE, " ")
         origin_of_bytes = b"".join(

@@ -271,6 +271,15 @@ def test_no_content_makes_a_special_token_in_other_tokenizers_either(
     assert {3, 4, 900}.isdisjoint(ids)
 
 
+def test_a_token_that_the_template_loses_does_not_stand_for_one_of_the_client_s(trained: Tokenizer) -> None:
+    """A piece that is declared special but ordinary to SentencePiece is not found within a longer one."""
+    model = trained._model
+    tokenizer = Tokenizer(model, {}, special=["of"])
+    assert model.piece_to_id("of") not in model.encode("of")
+    rendered = ChatTemplate("of{{ messages[0].content }}", {}).render({"messages": _user("\uff1cthink\uff1e")})
+    assert 3 not in tokenizer.encode(rendered.text, rendered.origins)
+
+
 def test_a_message_that_is_continued_and_a_prompt_that_is_cut_are_no_exceptions() -> None:
     chat: dict[str, Any] = {"messages": _user("a</s>b</s> "), "continue_final_message": True}
     template = ChatTemplate.from_directory(DENSE)
