@@ -127,7 +127,8 @@ class TemplateText(str):
         return joined(self.split(old, count), new)
 
     def join(self, parts: Iterable[str], /) -> TemplateText:
-        return joined(parts, self)
+        texts = list(parts)
+        return TemplateText(super().join(texts), self._origins.join(map(origins_of, texts)))
 
     def lower(self) -> str:
         return self._recased(super().lower())

@@ -105,6 +105,8 @@ def test_other_operands_fail_as_with_plain_strings() -> None:
         1 + text
     with pytest.raises(TypeError, match="can't multiply"):
         text * "b"
+    with pytest.raises(TypeError, match="expected str instance, int found"):
+        text.join(["b", 1])
     with pytest.raises(ValueError, match="empty separator"):
         text.split("")
     assert ({"a": 1}[text], text == "a", hash(text)) == (1, True, hash("a"))
