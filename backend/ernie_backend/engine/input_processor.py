@@ -127,7 +127,8 @@ class InputProcessor:
         if num_kept is not None and num_kept < len(prompt_ids):
             text, prompt_ids = None, prompt_ids[-num_kept:]
         self._check_length(len(prompt_ids), request)
-        self._check_ids(prompt_ids)
+        if request.input_ids is not None:  # the tokenizer's own need no check
+            self._check_ids(prompt_ids)
         if request.return_token_ids:
             return self.tokenizer.decode(prompt_ids) if text is None else text, prompt_ids
         return None, prompt_ids
