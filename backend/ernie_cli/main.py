@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 from ernie_cli.demo import demo
 from ernie_cli.errors import CommandError
@@ -16,7 +14,7 @@ from ernie_cli.plan.command import plan
 from ernie_cli.quantize import quantize
 from ernie_cli.serve.command import serve
 from ernie_frontend.arguments import Parser, UsageError
-from ernie_frontend.log_output import standard_error
+from ernie_frontend.log_output import discard_output, standard_error
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
     "demo": (demo, "Serve the embedded model and ask it some questions."),
@@ -59,8 +57,7 @@ def main() -> None:
     except OSError as error:  # such as a full disk under standard output, or a path that is too long
         if not isinstance(error, BrokenPipeError):
             sys.stderr.write(f"ernie-triton: the system refuses: {error}\n")
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)  # for what Python still has in its buffer
+        discard_output()
         status = 1
     except KeyboardInterrupt:
         sys.stderr.write("Aborted.\n")

@@ -108,19 +108,23 @@ def print_line(line: str) -> None:
     A line on standard error says why, unless the reader is gone.
     """
     try:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+        print_result(line)
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             standard_error().write(f"standard output is lost from here on: {error.strerror}\n")
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)  # also for what Python still has in its buffer
+        discard_output()
 
 
 def print_result(text: str) -> None:
     """Print what a command was run for; raises OSError if it cannot be printed."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def discard_output() -> None:
+    """Send standard output nowhere from here on, what Python still has in its buffer too."""
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
 
 
 def log_to_standard_error(level: int) -> None:
