@@ -57,27 +57,26 @@ async def repeat(inference: Inference) -> AsyncIterator[Response]:
 
 @contextmanager
 def scripted_api(reply: Callable[[int], Any], last: int | None = None) -> Iterator[str]:
-    """Run an HTTP server that answers request i with a JSON value, or with nothing where that is None.
+    """Run an HTTP server that answers each of ``NUMBERS`` with a JSON value, or with nothing where it is None.
 
-    Before it answers request ``last`` it stops listening.
+    Before it answers the number ``last`` it stops listening. The order in which questions arrive is no matter.
     """
-    numbers = iter(range(1_000_000))
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            number = next(numbers)
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            number = int(body["messages"][-1]["content"])
             value = reply(number)
             if number == last:
                 server.shutdown()
                 server.server_close()
             if value is None:
                 return
-            body = json.dumps(value).encode()
+            answer = json.dumps(value).encode()
             self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(answer)
 
         def log_message(self, format: str, *arguments: Any) -> None:
             pass
@@ -137,11 +136,15 @@ def test_json(frontend: str, triton: FakeTriton, echo_set: str) -> None:
 
 def test_no_more_at_once_than_asked_for(frontend: str, triton: FakeTriton, echo_set: str) -> None:
     running, most = 0, 0
+    three_are_here = asyncio.Event()
 
     async def count(inference: Inference) -> AsyncIterator[Response]:
         nonlocal running, most
         running += 1
         most = max(most, running)
+        if running == 3:
+            three_are_here.set()
+        await asyncio.wait_for(three_are_here.wait(), 60)
         await asyncio.sleep(0.02)
         running -= 1
         async for response in tell(inference):
@@ -205,7 +208,7 @@ def test_a_server_that_ends_midway_is_not_said_to_be_missing(echo_set: str) -> N
 @pytest.mark.parametrize("value", [[], {}, {"choices": []}, completion(["text"]), completion({"text": "x"})])
 def test_what_is_no_chat_completion(value: Any, echo_set: str) -> None:
     with scripted_api(lambda number: value) as url:
-        assert f"{url} " in failure("--url", url, "--set", echo_set)
+        assert f"{url} " in failure("--url", url, "--set", echo_set, "--concurrency", "1")
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -303,6 +306,7 @@ def test_a_wrong_key_ends_it_at_the_first_refusal(echo_set: str) -> None:
     class Guarded(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked["times"] += 1
+            self.rfile.read(int(self.headers["Content-Length"]))  # unread, it would reset the connection
             self.send_error(401)
 
         def log_message(self, *_: object) -> None: ...
