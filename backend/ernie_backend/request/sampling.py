@@ -61,3 +61,30 @@ class LogitsProcessor(Protocol):
     def rollback(self, num_tokens: int, /) -> None:
         """Forget the last accepted tokens, as if they had never been accepted."""
         ...
+
+
+class TokenMask(Protocol):
+    """Says which tokens may come next in one request's answer, before their logits are known.
+
+    ``accept`` and ``rollback`` keep its state like those of a ``LogitsProcessor``. One thread uses it at a time.
+    """
+
+    def fill(self, mask: NDArray[np.uint32], /) -> None:
+        """Set all of a row ``[ceil(V / 32)]``, V being the tokenizer's tokens: bit t is 1 if token t may come.
+
+        Bit t is bit t % 32 of item t // 32, counted from the lowest.
+        """
+        ...
+
+    def accept(self, token_id: int, /) -> None:
+        """Take note of the next token of the answer, one that ``fill`` allowed."""
+        ...
+
+    def rollback(self, num_tokens: int, /) -> None:
+        """Forget the last accepted tokens, as if they had never been accepted."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing but the end may follow: the answer ends here, and no mask is filled any more."""
+        ...

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.request.media import MediaSpan, cut_spans
-from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
+from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling, TokenMask
 from ernie_backend.request.step_plan import ScheduledChunk
 
 
@@ -21,6 +21,7 @@ class Sequence:
         prompt_ids: the prompt.
         sampling: how tokens are chosen and when to stop.
         processors: change its logits before a token is chosen, in this order.
+        token_mask: excludes tokens after that, and ends the answer when it is complete; None: it has none.
         media: tokens of the prompt whose embeddings an encoder makes.
         prompt_positions: int32 ``[A, P]``, places of the prompt's tokens on the A axes of a rotary embedding;
             those of the answer go on from the largest. None: on one axis, from 0 on.
@@ -40,6 +41,7 @@ class Sequence:
     prompt_ids: tuple[int, ...]
     sampling: ResolvedSampling
     processors: tuple[LogitsProcessor, ...] = ()
+    token_mask: TokenMask | None = None
     media: tuple[MediaSpan, ...] = ()
     prompt_positions: NDArray[np.int32] | None = None
     token_ids: list[int] = field(default_factory=list)
@@ -102,6 +104,8 @@ class Sequence:
         self.token_ids.append(token_id)
         for processor in self.processors:
             processor.accept(token_id)
+        if self.token_mask is not None:
+            self.token_mask.accept(token_id)
 
 
 def _places(of_prompt: NDArray[np.int32], begin: int, end: int) -> NDArray[np.int32]:
