@@ -272,6 +272,7 @@ def test_all_sampling_fields_go_to_the_engine(frontend: str, triton: FakeTriton)
         "stop_token_ids": [8],
         "include_stop_str_in_output": True,
         "skip_special_tokens": False,
+        "structured_outputs": {"json": {"type": "object"}},
     }
     assert sampling.keys() == {field.name for field in fields(SamplingParameters)} - {"logprobs"}, (
         "whose form differs"

@@ -25,6 +25,8 @@ SAMPLING = st.builds(
     bad_words=st.lists(st.text(min_size=1), max_size=3).map(tuple),
     stop_token_ids=st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple),
     ignore_eos=st.booleans(),
+    structured_outputs=st.none()
+    | st.dictionaries(st.text(), JSON, max_size=3).map(lambda schema: {"json": schema}),
 )
 _SCALARS = {
     bool: st.booleans(),

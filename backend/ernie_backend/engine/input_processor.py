@@ -86,6 +86,8 @@ class InputProcessor:
                 f"media holds {number} buffers; this model takes only text: leave them out", "media"
             )
         requested = self._sampling(request)
+        if requested.structured_outputs is not None:
+            raise InvalidValue("structured_outputs is not supported yet; leave it out", "structured_outputs")
         resolver = SamplingResolver(self.tokenizer, self.defaults, self.vocab_size, self.logprob_limits)
         sampling = resolver.resolve(requested, len(prompt_ids), self.max_model_len - len(prompt_ids))
         sequence = Sequence(

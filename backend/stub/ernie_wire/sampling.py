@@ -21,6 +21,7 @@ from ernie_wire.checks import (
     check_token_ids,
 )
 from ernie_wire.errors import InvalidValue
+from ernie_wire.structured_outputs import check_structured_outputs
 
 MODEL_DEFAULTS: Mapping[str, Any] = {
     "temperature": 1.0,
@@ -71,6 +72,8 @@ class SamplingParameters:
         prompt_logprobs: the same for the tokens of the prompt.
         truncate_prompt_tokens: keep only the last tokens of the prompt, this many; -1: as many as the context
             has room for next to max_tokens.
+        structured_outputs: what the answer must be: an object with exactly one of json, json_object, regex,
+            choice, grammar, structural_tag.
     """
 
     max_tokens: int | None = None
@@ -95,6 +98,7 @@ class SamplingParameters:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     truncate_prompt_tokens: int | None = None
+    structured_outputs: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Check every limit; raise InvalidValue naming the field, the value and the limit."""
@@ -112,6 +116,7 @@ class SamplingParameters:
         if self.truncate_prompt_tokens == 0:
             message = "truncate_prompt_tokens is 0; it must be at least 1, or -1"
             raise InvalidValue(message, "truncate_prompt_tokens")
+        check_structured_outputs(self.structured_outputs)
         check_number("seed", self.seed, -MAX_SEED - 1, MAX_SEED, integer=True)
         check_texts("stop", self.stop, MAX_STOPS, MAX_STOP_BYTES)
         check_texts("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_BYTES)
@@ -173,7 +178,7 @@ class SamplingParameters:
         for name, value in set_fields.items():
             if isinstance(value, tuple):
                 set_fields[name] = list(value)
-            elif isinstance(value, Mapping):
+            elif name == "logit_bias":
                 set_fields[name] = {str(token_id): bias for token_id, bias in value.items()}
         return set_fields
 

@@ -123,6 +123,11 @@ class GenerationFields(BaseModel):
         description="keep only the last tokens of the prompt, this many; -1: as many as the context has room "
         "for next to max_tokens",
     )
+    structured_outputs: dict[str, Any] | None = Field(
+        None,
+        description="what the answer must be: exactly one of json, json_object, regex, choice, grammar, "
+        "structural_tag",
+    )
     return_token_ids: bool | None = Field(None, description="add token ids and raw texts of prompt and answer")
     completion_token_ids: TokenIds | None = Field(
         None, description="the beginning of the answer, to be continued; needs a prompt of token ids"

@@ -44,7 +44,6 @@ _COMMON: dict[str, Refusal] = {
     "guided_choice": Refusal(_NO_GRAMMAR),
     "guided_grammar": Refusal(_NO_GRAMMAR),
     "structural_tag": Refusal(_NO_GRAMMAR),
-    "structured_outputs": Refusal(_NO_GRAMMAR),
     "include_draft_logprobs": Refusal("there is no draft model", (False,)),
     "temp_scaled_logprobs": Refusal("the server's logprobs mode decides", (False,)),
     "top_p_normalized_logprobs": Refusal("the server's logprobs mode decides", (False,)),

@@ -34,6 +34,7 @@ ALL: dict[str, Any] = {
     "logprobs": 0,
     "prompt_logprobs": 5,
     "truncate_prompt_tokens": 7,
+    "structured_outputs": {"json": {"type": "object", "properties": {"b": {}, "a": {}}}},
 }
 
 
