@@ -66,7 +66,7 @@ class LogitsProcessor(Protocol):
 class TokenMask(Protocol):
     """Says which tokens may come next in one request's answer, before their logits are known.
 
-    ``accept`` and ``rollback`` keep its state like those of a ``LogitsProcessor``. One thread uses it at a time.
+    ``accept`` and ``rollback`` keep its state like a ``LogitsProcessor``'s. One thread uses it at a time.
     """
 
     def fill(self, mask: NDArray[np.uint32], /) -> None:
