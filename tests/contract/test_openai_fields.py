@@ -253,6 +253,8 @@ def test_all_sampling_fields_go_to_the_engine(frontend: str, triton: FakeTriton)
     sampling: dict[str, Any] = {
         "max_tokens": 5,
         "min_tokens": 2,
+        "reasoning_max_tokens": 6,
+        "response_max_tokens": 7,
         "temperature": 0.5,
         "top_p": 0.5,
         "top_k": 3,

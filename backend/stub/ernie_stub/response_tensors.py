@@ -30,6 +30,8 @@ def output_response(output: Output, request: GenerateRequest, echo: str, cumulat
     outputs = [_text(tensors.TEXT_OUTPUT, text.text)]
     if request.return_marks and text.marks:
         outputs.append(_numbers(tensors.MARKS, text.marks, np.int32))
+    if request.return_marks and output.prompt_tag is not None:
+        outputs.append(_text(tensors.PROMPT_TAG, output.prompt_tag))
     if request.return_finish_reason:
         outputs.append(_text(tensors.FINISH_REASON, output.finish_reason or ""))
     if request.return_num_input_tokens:
@@ -37,6 +39,7 @@ def output_response(output: Output, request: GenerateRequest, echo: str, cumulat
         outputs.append(_numbers(tensors.NUM_CACHED_TOKENS, [output.num_cached_tokens], np.uint32))
     if request.return_num_output_tokens:
         outputs.append(_numbers(tensors.NUM_OUTPUT_TOKENS, [output.num_output_tokens], np.uint32))
+        outputs.append(_numbers(tensors.NUM_REASONING_TOKENS, [output.num_reasoning_tokens], np.uint32))
     if request.return_token_ids:
         outputs.append(_numbers(tensors.OUTPUT_IDS, output.token_ids, np.int32))
         if output.prompt_ids is not None:

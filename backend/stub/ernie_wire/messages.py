@@ -133,6 +133,9 @@ class Output:
         prompt_logprobs: in the first output, one for each token of the prompt, if requested.
         marks: the structural tokens in ``text``.
         num_output_tokens: number of new tokens.
+        num_reasoning_tokens: of these, the number that are thinking, up to and including ``</think>``.
+        prompt_tag: in the first output, with ``return_marks``: the text of the last structural token of the
+            prompt, such as ``<think>``; empty if it has none.
     """
 
     request_id: str
@@ -148,6 +151,8 @@ class Output:
     prompt_logprobs: Logprobs | None = None
     marks: tuple[Mark, ...] = ()
     num_output_tokens: int = 0
+    num_reasoning_tokens: int = 0
+    prompt_tag: str | None = None
 
     @property
     def is_last(self) -> bool:
@@ -167,6 +172,8 @@ def join_outputs(parts: Sequence[Output]) -> Output:
         marks=text.marks,
         token_ids=tuple(chain.from_iterable(part.token_ids for part in parts)),
         num_output_tokens=sum(part.num_output_tokens for part in parts),
+        num_reasoning_tokens=sum(part.num_reasoning_tokens for part in parts),
+        prompt_tag=_first(part.prompt_tag for part in parts),
         num_input_tokens=max(part.num_input_tokens for part in parts),
         num_cached_tokens=max(part.num_cached_tokens for part in parts),
         prompt_ids=_first(part.prompt_ids for part in parts),

@@ -36,6 +36,16 @@ MODEL_DEFAULTS: Mapping[str, Any] = {
 MAX_SEED = 2**63 - 1
 MAX_BIAS = 100
 _MAX_DIGITS = 20
+_LEAST = {
+    "max_tokens": 1,
+    "min_tokens": 0,
+    "reasoning_max_tokens": 1,
+    "response_max_tokens": 1,
+    "top_k": -1,
+    "logprobs": -1,
+    "prompt_logprobs": -1,
+    "truncate_prompt_tokens": -1,
+}
 MAX_STOPS, MAX_STOP_BYTES = 16, 4096
 """Between two steps of all requests, every new text is searched for every stop, so their number is limited."""
 MAX_BAD_WORDS, MAX_BAD_WORD_BYTES = 1024, 65536
@@ -48,6 +58,8 @@ class SamplingParameters:
     Attributes:
         max_tokens: maximum number of tokens to generate, at least 1; cut to the rest of the context.
         min_tokens: fewest tokens before EOS, a stop token or a stop text may end the answer.
+        reasoning_max_tokens: maximum number of tokens of thinking, at least 1; then thinking is closed.
+        response_max_tokens: maximum number of tokens after thinking, at least 1.
         temperature: at least 0; below 1e-5 is greedy.
         top_p: nucleus mass in [0, 1]; below 1e-5 is greedy.
         top_k: keep the k most likely tokens; 0 or -1 keeps all.
@@ -78,6 +90,8 @@ class SamplingParameters:
 
     max_tokens: int | None = None
     min_tokens: int = 0
+    reasoning_max_tokens: int | None = None
+    response_max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -108,11 +122,8 @@ class SamplingParameters:
         for name in ("frequency_penalty", "presence_penalty"):
             check_number(name, getattr(self, name), -2, 2)
         check_number("repetition_penalty", self.repetition_penalty, 0, None, is_low_excluded=True)
-        check_number("max_tokens", self.max_tokens, 1, None, integer=True)
-        check_number("min_tokens", self.min_tokens, 0, None, integer=True)
-        for name in ("top_k", "logprobs", "prompt_logprobs"):
-            check_number(name, getattr(self, name), -1, None, integer=True)
-        check_number("truncate_prompt_tokens", self.truncate_prompt_tokens, -1, None, integer=True)
+        for name, least in _LEAST.items():
+            check_number(name, getattr(self, name), least, None, integer=True)
         if self.truncate_prompt_tokens == 0:
             message = "truncate_prompt_tokens is 0; it must be at least 1, or -1"
             raise InvalidValue(message, "truncate_prompt_tokens")

@@ -83,6 +83,7 @@ class Description(Extensible):
         kv_cache_dtype, kv_blocks, block_size: the KV cache, ``kv_blocks`` blocks of ``block_size`` tokens.
         enable_logprob, max_logprobs, logprobs_mode: its log probabilities, see parameters.md.
         reasoning_parser, tool_call_parser: names of the parsers for its answers, or None.
+        knows_tools: whether its chat template uses ``tools``.
         generation_config: its defaults for sampling parameters.
         startup: the stages of its start.
     """
@@ -107,6 +108,7 @@ class Description(Extensible):
     modalities: tuple[str, ...] = ("text",)
     reasoning_parser: str | None = None
     tool_call_parser: str | None = None
+    knows_tools: bool = False
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     startup: tuple[Stage, ...] = ()
 

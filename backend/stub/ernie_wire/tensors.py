@@ -59,13 +59,13 @@ FIELDS: tuple[TensorSpec, ...] = (
     EXCLUDE_INPUT,
     TensorSpec("return_finish_reason", "TYPE_BOOL", "request finish_reason"),
     TensorSpec("return_num_input_tokens", "TYPE_BOOL", "request num_input_tokens and num_cached_tokens"),
-    TensorSpec("return_num_output_tokens", "TYPE_BOOL", "request num_output_tokens"),
+    TensorSpec("return_num_output_tokens", "TYPE_BOOL", "request num_output_tokens and num_reasoning_tokens"),
     TensorSpec("return_token_ids", "TYPE_BOOL", "request output_ids, prompt_ids and prompt_text"),
     TensorSpec("return_cumulative_logprob", "TYPE_BOOL", "request cumulative_logprob"),
     TensorSpec(
         "return_logprobs", "TYPE_BOOL", "true: logprobs in the format of Triton's vLLM backend, see below"
     ),
-    TensorSpec("return_marks", "TYPE_BOOL", "request marks"),
+    TensorSpec("return_marks", "TYPE_BOOL", "request marks and prompt_tag"),
     REQUEST_ID,
     PRIORITY,
     CACHE_SALT,
@@ -80,6 +80,9 @@ NUM_CACHED_TOKENS = TensorSpec(
     "num_cached_tokens", "TYPE_UINT32", "of these, the number found in the prefix cache"
 )
 NUM_OUTPUT_TOKENS = TensorSpec("num_output_tokens", "TYPE_UINT32", "tokens generated since the last response")
+NUM_REASONING_TOKENS = TensorSpec(
+    "num_reasoning_tokens", "TYPE_UINT32", "of these, the number that are thinking, including </think>"
+)
 OUTPUT_IDS = TensorSpec("output_ids", "TYPE_INT32", "token ids generated since the last response", dims=(-1,))
 PROMPT_IDS = TensorSpec(
     "prompt_ids", "TYPE_INT32", "token ids of the prompt, in the first response", dims=(-1,)
@@ -104,6 +107,11 @@ MARKS = TensorSpec(
     "rows of start, end and token id: the characters of text_output that are one structural token",
     dims=(-1, 3),
 )
+PROMPT_TAG = TensorSpec(
+    "prompt_tag",
+    "TYPE_STRING",
+    "text of the last structural token of the prompt, empty if there is none; in the first response",
+)
 CONTROL_OUTPUT = TensorSpec("control_output", "TYPE_STRING", "JSON answer to control")
 
 OUTPUTS: tuple[TensorSpec, ...] = (
@@ -112,6 +120,7 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     NUM_INPUT_TOKENS,
     NUM_CACHED_TOKENS,
     NUM_OUTPUT_TOKENS,
+    NUM_REASONING_TOKENS,
     OUTPUT_IDS,
     PROMPT_IDS,
     PROMPT_TEXT,
@@ -119,6 +128,7 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     LOGPROBS,
     PROMPT_LOGPROBS,
     MARKS,
+    PROMPT_TAG,
     CONTROL_OUTPUT,
 )
 

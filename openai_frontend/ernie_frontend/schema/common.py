@@ -72,6 +72,12 @@ class GenerationFields(BaseModel):
     min_tokens: Integer | None = Field(
         None, description="fewest tokens before EOS or a stop may end the answer; default 0"
     )
+    reasoning_max_tokens: PositiveInteger | None = Field(
+        None, description="maximum number of tokens of thinking, at least 1; then thinking is closed"
+    )
+    response_max_tokens: PositiveInteger | None = Field(
+        None, description="maximum number of tokens after thinking, at least 1"
+    )
     temperature: float | None = Field(None, description="at least 0; below 1e-5 is greedy; default the model's")
     top_p: float | None = Field(
         None, description="nucleus mass in [0, 1]; below 1e-5 is greedy; default the model's, else 0.7"

@@ -16,7 +16,6 @@ from ernie_wire.errors import InvalidValue
 
 _NOT_YET = "not supported yet"
 _NO_GRAMMAR = "structured output is not supported yet"
-_NO_THINKING = "models with thinking are not supported yet"
 _TEMPLATE = "a template is a program, and only the model's own is trusted"
 
 
@@ -37,7 +36,6 @@ _COMMON: dict[str, Refusal] = {
     "use_beam_search": Refusal(_NOT_YET, (False,)),
     "length_penalty": Refusal("only beam search uses it", (1.0,)),
     "logits_processors_args": Refusal("logits processors are not supported; use logit_bias", ({},)),
-    "response_max_tokens": Refusal(f"{_NO_THINKING}; use max_tokens"),
     "response_format": Refusal(_NO_GRAMMAR, ({"type": "text"},)),
     "guided_json": Refusal(_NO_GRAMMAR),
     "guided_regex": Refusal(_NO_GRAMMAR),

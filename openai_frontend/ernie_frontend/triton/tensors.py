@@ -54,6 +54,7 @@ def output_of(request_id: str, result: InferResult) -> Output:
         text=text_of(received, tensors.TEXT_OUTPUT) or "",
         token_ids=_integers(received, tensors.OUTPUT_IDS) or (),
         num_output_tokens=sum(_integers(received, tensors.NUM_OUTPUT_TOKENS) or ()),
+        num_reasoning_tokens=sum(_integers(received, tensors.NUM_REASONING_TOKENS) or ()),
         num_input_tokens=sum(_integers(received, tensors.NUM_INPUT_TOKENS) or ()),
         num_cached_tokens=sum(_integers(received, tensors.NUM_CACHED_TOKENS) or ()),
         finish_reason=text_of(received, tensors.FINISH_REASON) or None,
@@ -62,6 +63,7 @@ def output_of(request_id: str, result: InferResult) -> Output:
         logprobs=None if logprobs is None else parse_logprobs(logprobs),
         prompt_logprobs=None if prompt_logprobs is None else parse_logprobs(prompt_logprobs),
         marks=() if marks is None else tuple(Mark(*row) for row in marks.tolist()),
+        prompt_tag=text_of(received, tensors.PROMPT_TAG),
     )
 
 

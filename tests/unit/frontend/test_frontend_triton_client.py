@@ -83,13 +83,16 @@ def test_every_field_of_a_request_has_a_tensor_of_its_name(
 
 def test_marks_come_with_the_text(triton_loop: EventLoopThread, triton: FakeTriton) -> None:
     async def tags(_: Inference) -> AsyncIterator[Response]:
-        yield {"text_output": "é<nl><nl>", "finish_reason": "", "marks": [[1, 5, 7], [5, 9, 7]]}
-        yield {"text_output": "<nl>", "finish_reason": "stop", "marks": [[0, 4, 7]]}
+        counts = {"num_output_tokens": 2, "num_reasoning_tokens": 1}
+        marks = [[1, 5, 7], [5, 9, 7]]
+        yield {"text_output": "é<nl><nl>", "finish_reason": "", "marks": marks, "prompt_tag": "", **counts}
+        yield {"text_output": "<nl>", "finish_reason": "stop", "marks": [[0, 4, 7]], **counts}
 
     triton.answer = tags
     answer = triton_loop.run(collected(triton.url, request()))
     assert [answer.text[start:end] for start, end, _ in answer.marks] == ["<nl>"] * 3
     assert [mark.token_id for mark in answer.marks] == [7, 7, 7]
+    assert (answer.prompt_tag, answer.num_reasoning_tokens) == ("", 2)
 
 
 async def close_early(url: str, wire: GenerateRequest, **fields: Any) -> None:

@@ -83,6 +83,8 @@ AS_TEXT = {
     "top_p": ("0.95", 0.95),
     "top_k": ("-1", -1),
     "min_p": ("1e-1", 0.1),
+    "reasoning_max_tokens": ("6", 6),
+    "response_max_tokens": ("7", 7),
     "repetition_penalty": ("1", 1),
     "frequency_penalty": ("-1.5", -1.5),
     "presence_penalty": ("0", 0),

@@ -62,10 +62,11 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
     sender = ResponseSender()
     answer = ResponseStream(ALL_OUTPUTS, sender, senders.bind(), lambda _: None)
     sender.gate.clear()
-    answer.put(Output("r", "a", (1,), 3, 2, prompt_ids=(7, 8, 9), prompt_text="xyz", num_output_tokens=1))
+    begin = Output("r", "a", (1,), 3, 2, prompt_ids=(7, 8, 9), prompt_text="xyz", num_output_tokens=1)
+    answer.put(replace(begin, num_reasoning_tokens=1, prompt_tag="<think>"))
     assert sender.sending.wait(WAIT_S)
-    answer.put(Output("r", "b", (2, 3), 3, 2, num_output_tokens=2))
-    answer.put(Output("r", "", (4,), 3, num_output_tokens=1))
+    answer.put(Output("r", "b", (2, 3), 3, 2, num_output_tokens=2, num_reasoning_tokens=2))
+    answer.put(Output("r", "", (4,), 3, num_output_tokens=1, num_reasoning_tokens=1))
     answer.put(Output("r", "c", (5,), 3, finish_reason="stop", num_output_tokens=1))
     sender.gate.set()
     assert sender.finished.wait(WAIT_S)
@@ -77,9 +78,11 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
         "num_input_tokens": [3],
         "num_cached_tokens": [2],
         "num_output_tokens": [1],
+        "num_reasoning_tokens": [1],
         "output_ids": [1],
         "prompt_ids": [7, 8, 9],
         "prompt_text": "xyz",
+        "prompt_tag": "<think>",
     }
     assert last == {
         "text_output": "bc",
@@ -87,6 +90,7 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
         "num_input_tokens": [3],
         "num_cached_tokens": [2],
         "num_output_tokens": [4],
+        "num_reasoning_tokens": [3],
         "output_ids": [2, 3, 4, 5],
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ernie_wire.errors import InvalidValue
@@ -19,9 +21,11 @@ def test_the_end_of_a_request() -> None:
 
 
 def test_joined_outputs_have_the_prompt_of_the_first_and_the_end_of_the_last() -> None:
-    first = Output("r", "a", (1,), 2, 1, prompt_ids=(5,), prompt_text="p", num_output_tokens=1)
+    first = Output("r", "a", (1,), 2, 1, None, None, (5,), "p", num_output_tokens=1, prompt_tag="<think>")
     last = Output("r", "b", (2, 3), error="internal_error: x", num_output_tokens=2)
     both = Output("r", "ab", (1, 2, 3), 2, 1, None, "internal_error: x", (5,), "p", num_output_tokens=3)
+    both = replace(both, num_reasoning_tokens=3, prompt_tag="<think>")
+    first, last = replace(first, num_reasoning_tokens=1), replace(last, num_reasoning_tokens=2)
     assert join_outputs([first, last]) == both
     assert join_outputs([first]) == first
     scored = Output("r", "b", (2,), logprobs=(LOGPROBS,), prompt_logprobs=(None, SKIPPED))

@@ -14,6 +14,8 @@ from ernie_wire.sampling import SamplingParameters
 ALL: dict[str, Any] = {
     "max_tokens": 1,
     "min_tokens": 1,
+    "reasoning_max_tokens": 3,
+    "response_max_tokens": 4,
     "temperature": 0,
     "top_p": 1,
     "top_k": 0,
@@ -150,6 +152,8 @@ def test_min_tokens_is_at_most_max_tokens() -> None:
         ("logprobs", -2),
         ("logprobs", "1"),
         ("prompt_logprobs", 0.5),
+        ("reasoning_max_tokens", 0),
+        ("response_max_tokens", 0.5),
         ("truncate_prompt_tokens", 0),
         ("truncate_prompt_tokens", -2),
         ("truncate_prompt_tokens", 1.5),
