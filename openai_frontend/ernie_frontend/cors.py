@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s,*]+", re.ASCII)
 _TOKEN = re.compile(r"\*|[A-Za-z0-9!#$%&'+.^_`|~-]+")
-READABLE_HEADERS = ("X-Request-Id", "Retry-After", "Server-Timing")
+READABLE_HEADERS = ("X-Request-Id", "Retry-After", "Server-Timing", "Warning")
 """Response headers that a page's script may read, in addition to those that it always may."""
 
 

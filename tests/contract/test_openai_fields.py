@@ -312,3 +312,15 @@ def test_metadata_is_a_way_for_fields(frontend: str, triton: FakeTriton) -> None
         {**CHAT, "top_k": 2, "metadata": {"top_k": 5, "min_p": 0.5, "tag": "x"}},
     )
     assert triton.inferences[0].sampling == {"top_k": 2, "min_p": 0.5}
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_unknown_fields_are_named_in_a_header(frontend: str, triton: FakeTriton, is_streamed: bool) -> None:
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        prompt = CHAT if "chat" in path else {"prompt": "Hi"}
+        body = {**prompt, "stream": is_streamed, "store": False}
+        assert "warning" not in http.post(f"{frontend}{path}", json=body | {"x": None}).headers
+        answer = http.post(f"{frontend}{path}", json=body | {'x"\r\nSet-Cookie: é': 1, "top_a": 0.5})
+        names = ", ".join(["x???Set-Cookie: ?", "top_a"])
+        assert answer.headers["warning"] == f'299 - "unknown fields are ignored: {names}"'
+        assert "set-cookie" not in answer.headers

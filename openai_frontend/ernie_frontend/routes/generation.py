@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -23,6 +23,7 @@ from ernie_frontend.routes.request_body import Body, check_context, read_body
 from ernie_frontend.routes.services import Services
 from ernie_frontend.translate.generate_request import RequestContext
 from ernie_frontend.translate.response_context import ResponseContext, UsageCounter, best
+from ernie_frontend.translate.response_warnings import warning_header
 from ernie_frontend.translate.sse import StreamWriter
 from ernie_frontend.triton.output_streams import Item, collect, merge, prompt_only, rechunk
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError
@@ -39,6 +40,7 @@ class Endpoint(Generic[Body]):
         body: the schema of a request.
         id_prefix: prefix of the ids of answers.
         to_wire: returns the requests for the engine.
+        warnings: returns what the client should know about a request that is answered.
         whole: returns the object of a whole answer, from one output for each choice.
         writer: returns the writer of a stream, given the number of answers.
     """
@@ -46,6 +48,7 @@ class Endpoint(Generic[Body]):
     body: type[Body]
     id_prefix: str
     to_wire: Callable[[Body, RequestContext], list[GenerateRequest]]
+    warnings: Callable[[Body, RequestContext], tuple[str, ...]]
     whole: Callable[[ResponseContext, Sequence[Output], UsageCounter], dict[str, Any]]
     writer: Callable[[ResponseContext, int, UsageCounter], StreamWriter]
 
@@ -71,7 +74,10 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
         engine.modalities if engine else (),
     )
     requests = await services.body_reader.offload(num_bytes, endpoint.to_wire, body, context)
-    response = ResponseContext.of(body, answer_id, int(time.time()), model.public_name)
+    response = ResponseContext.of(
+        body, answer_id, int(time.time()), model.public_name, endpoint.warnings(body, context)
+    )
+    headers = warning_header(response.warnings)
     usage = UsageCounter(body.num_candidates)
     streams = [services.triton.generate(model.entry.name, each) for each in requests]
     if body.max_tokens == 0:
@@ -79,16 +85,21 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
     if body.stream:
         if body.max_streaming_response_tokens is not None:
             streams = [rechunk(stream, body.max_streaming_response_tokens) for stream in streams]
-        return await _stream(request, endpoint.writer(response, len(requests), usage), merge(streams), usage)
+        writer = endpoint.writer(response, len(requests), usage)
+        return await _stream(request, writer, merge(streams), usage, headers)
     answers = await cancel_on_disconnect(collect(streams), request.scope, request.receive)
     usage.add_all(answers)
     record.count(usage.num_input_tokens, usage.num_output_tokens)
     chosen = best(answers, body.num_candidates, body.n or 1)
-    return JSONResponse(endpoint.whole(response, chosen, usage))
+    return JSONResponse(endpoint.whole(response, chosen, usage), headers=headers)
 
 
 async def _stream(
-    request: Request, writer: StreamWriter, items: AsyncGenerator[Item, None], usage: UsageCounter
+    request: Request,
+    writer: StreamWriter,
+    items: AsyncGenerator[Item, None],
+    usage: UsageCounter,
+    headers: Mapping[str, str],
 ) -> EventStream:
     """Return the event stream of an answer, after its first output has arrived.
 
@@ -101,7 +112,7 @@ async def _stream(
     except BaseException:
         await items.aclose()
         raise
-    return EventStream(events(writer, first, items, record_of(request.scope), usage))
+    return EventStream(events(writer, first, items, record_of(request.scope), usage), headers)
 
 
 async def _first(items: AsyncGenerator[Item, None]) -> Item:

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.schema.openapi import GENERATIONS
+from ernie_frontend.schema.unsupported import IGNORED
 
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", typing.Any: ""}
 _MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -32,6 +33,7 @@ def tables() -> dict[str, str]:
             each.name: _fields(each.body, set(each.body.model_fields) - common) for each in GENERATIONS.values()
         },
         "refused": _refusals(),
+        "ignored": _ignored(),
     }
 
 
@@ -69,6 +71,11 @@ def _refusals() -> str:
         where, refusal = " and ".join(place.name for place in places), places[0].refused[name]
         neutral = ", ".join(f"`{json.dumps(value)}`" for value in (None, *refusal.neutral))
         rows.append(f"| `{name}` | {where} | {neutral} | {refusal.reason} |")
+    return "\n".join(rows) + "\n"
+
+
+def _ignored() -> str:
+    rows = ["| field | why |", "|---|---|", *(f"| `{name}` | {reason} |" for name, reason in IGNORED.items())]
     return "\n".join(rows) + "\n"
 
 

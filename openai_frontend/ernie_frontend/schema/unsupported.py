@@ -1,7 +1,8 @@
-"""Fields that are not supported, and that cannot be ignored without changing the answer.
+"""Fields outside the schema: those that are refused, and those that are ignored without a warning.
 
-Each has a reason, and neutral values that are accepted; with any other value the request is refused. Fields
-that are neither here nor in the schema are ignored, as by OpenAI's servers and FastDeploy.
+A field is refused if it is not supported and cannot be ignored without changing the answer; it has a reason,
+and neutral values that are accepted. Fields that do not concern the answer are ignored (``IGNORED``), and any
+other with a warning that names it (``translate.response_warnings``).
 """
 
 from __future__ import annotations
@@ -63,6 +64,21 @@ UNSUPPORTED_IN_COMPLETIONS: dict[str, Refusal] = {
     **_COMMON,
     "suffix": Refusal("the models do not support infilling", ("", {})),
 }
+
+IGNORED: dict[str, str] = {
+    **dict.fromkeys(("store", "moderation"), "nothing is stored, and answers are not moderated"),
+    **dict.fromkeys(("safety_identifier", "session_id"), "users are not tracked"),
+    **dict.fromkeys(
+        ("prompt_cache_key", "prompt_cache_retention"), "the prefix cache finds equal prompts by itself"
+    ),
+    "service_tier": "there is one tier; see priority",
+    "prediction": "it changes only the speed",
+    "request_id": "the header X-Request-Id sets it",
+    **dict.fromkeys(("trace_context", "collect_metrics"), "FastDeploy's own tracing"),
+    "guided_decoding_backend": "there is one",
+    "kv_transfer_params": "prompts are computed where answers are",
+}
+"""Fields that clients send and that do not concern the answer, with the reason; they cause no warning."""
 
 
 def refuse_unsupported(body: BaseModel, unsupported: Mapping[str, Refusal]) -> None:

@@ -24,6 +24,7 @@ class ResponseContext:
         num_prompt_logprobs: the same for the prompt's tokens in ``prompt_logprobs``.
         has_usage: whether a last chunk has the usage.
         has_running_usage: whether every chunk has the usage so far.
+        warnings: what the client should know although it is answered; sent in a header.
     """
 
     answer_id: str
@@ -35,9 +36,12 @@ class ResponseContext:
     num_prompt_logprobs: int | None = None
     has_usage: bool = False
     has_running_usage: bool = False
+    warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, body: GenerationFields, answer_id: str, created: int, model: str) -> ResponseContext:
+    def of(
+        cls, body: GenerationFields, answer_id: str, created: int, model: str, warnings: tuple[str, ...] = ()
+    ) -> ResponseContext:
         """Return the context of the response to a request."""
         options = body.stream_options or StreamOptions(include_usage=False)
         return cls(
@@ -50,6 +54,7 @@ class ResponseContext:
             num_prompt_logprobs=body.prompt_logprobs,
             has_usage=bool(options.include_usage),
             has_running_usage=bool(options.continuous_usage_stats),
+            warnings=warnings,
         )
 
     def to_object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""Warnings about a request that is answered all the same, as an HTTP header."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from pydantic import BaseModel
+
+from ernie_frontend.schema.unsupported import IGNORED, Refusal
+
+MAX_HEADER_CHARACTERS = 512
+_BEGINNING, _END = (
+    '299 - "',
+    '"',
+)  # RFC 7234, section 5.5: the code of a lasting warning, an agent without a name
+_MAX_NAMES, _MAX_NAME_CHARACTERS = 16, 64
+# What would end the quoted string, or is not allowed in a header.
+_UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")
+
+
+def unknown_fields(body: BaseModel, refused: Mapping[str, Refusal]) -> tuple[str, ...]:
+    """Return a warning with the names of the fields that the server does not know; none if there are none.
+
+    Args:
+        body: a request, with the fields that its schema does not have in ``model_extra``.
+        refused: unsupported fields, whose values have been found to be neutral.
+    """
+    known = refused.keys() | IGNORED.keys()
+    names = [
+        name for name, value in (body.model_extra or {}).items() if value is not None and name not in known
+    ]
+    if not names:
+        return ()
+    shown = ", ".join(name[:_MAX_NAME_CHARACTERS] for name in names[:_MAX_NAMES])
+    others = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return (f"unknown fields are ignored: {shown}{others}",)
+
+
+def warning_header(warnings: Iterable[str]) -> dict[str, str]:
+    """Return the header ``Warning`` with warnings, or nothing if there are none.
+
+    Its length is limited. A quotation mark, a backslash and every character outside printable ASCII become
+    ``?``, so that no text of a client ends the quoted string or the header.
+    """
+    text = _UNQUOTABLE.sub("?", "; ".join(warnings))
+    if not text:
+        return {}
+    room = MAX_HEADER_CHARACTERS - len(_BEGINNING) - len(_END)
+    if len(text) > room:
+        text = text[: room - 3] + "..."
+    return {"Warning": f"{_BEGINNING}{text}{_END}"}
