@@ -23,6 +23,8 @@ pytest_plugins = ("support.frontend_server",)
 
 RunFrontend = Callable[..., AbstractContextManager[str]]
 MESSAGES = [{"role": "user", "content": "Hi"}]
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+MISSING = "missing_required_parameter"
 
 
 def post(url: str, path: str, body: object, **headers: str) -> httpx.Response:
@@ -79,8 +81,15 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": MESSAGES, "stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
     ({"messages": MESSAGES, "model": 5}, "model", "invalid_value"),
     ({"messages": MESSAGES, "tools": {}}, "tools", "invalid_value"),
+    ({"messages": MESSAGES, "tools": [{"type": "function", "function": {}}]}, "tools", MISSING),
+    ({"messages": MESSAGES, "tools": [{"type": "web_search"}]}, "tools", "invalid_value"),
+    ({"messages": MESSAGES, "parallel_tool_calls": 0, "tools": TOOLS}, "parallel_tool_calls", "invalid_value"),
     ({"messages": MESSAGES, "tool_choice": "required"}, "tool_choice", "invalid_value"),
-    ({"messages": MESSAGES, "tool_choice": {"type": "function"}}, "tool_choice", "invalid_value"),
+    ({"messages": MESSAGES, "tool_choice": "auto"}, "tool_choice", "invalid_value"),
+    ({"messages": MESSAGES, "tool_choice": "g", "tools": TOOLS}, "tool_choice", "invalid_value"),
+    ({"messages": [{"role": "user"}]}, "messages", MISSING),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]}, "messages", MISSING),
+    ({"messages": MESSAGES, "tool_choice": {"type": "function"}}, "tool_choice", MISSING),
     ({"messages": MESSAGES, "enable_thinking": "maybe"}, "enable_thinking", "invalid_value"),
     ({"messages": MESSAGES, "metadata": {"enable_thinking": 3}}, "enable_thinking", "invalid_value"),
     ({"messages": MESSAGES, "chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "invalid_value"),
@@ -186,7 +195,8 @@ def test_neutral_values_of_unsupported_fields_are_accepted(frontend: str, triton
         "repetition_penalty": 1.0,
         "response_format": {"type": "text"},
         "logit_bias": {},
-        "tool_choice": "auto",
+        "tools": [],
+        "tool_choice": "none",
         "parallel_tool_calls": True,
     }
     assert post(frontend, "/v1/chat/completions", {"messages": MESSAGES, **neutral}).status_code == 200

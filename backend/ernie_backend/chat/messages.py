@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ernie_wire.conversation import check_message
 from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
 
@@ -26,7 +27,8 @@ def normalize_messages(messages: object) -> list[dict[str, Any]]:
     """Return checked messages, each with a known role and a string as content.
 
     Raises:
-        InvalidValue: not a list of messages, an unknown role, or content that is not text.
+        InvalidRequest: not a list of messages, an unknown role, content that is not text, a user's message
+            without content, or a wrong tool call.
     """
     if not isinstance(messages, list) or not messages:
         raise InvalidValue(
@@ -43,12 +45,13 @@ def _message(index: int, message: object) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise InvalidValue(f"{where}.role is {role!r}; known: {', '.join(_ROLES)}", "messages")
+    check_message(where, message)
     fields = {name: value for name, value in message.items() if value is not None}
     normal = {**fields, "role": _ROLES[role], "content": _text(where, message.get("content"))}
     calls = message.get("tool_calls")
-    if isinstance(calls, list):
+    if calls:
         normal["tool_calls"] = [_tool_call(call) for call in calls]
-    if not calls:
+    else:
         normal.pop("tool_calls", None)
     return normal
 
@@ -77,16 +80,14 @@ def _part_text(where: str, part: object) -> str:
     return text
 
 
-def _tool_call(call: object) -> object:
-    """Return a tool call with its arguments as an object, if they are the JSON text of one.
+def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
+    """Return a tool call with its arguments as an object, if they are the JSON text of one, or missing.
 
     Text that is nested too deeply stays text: what a template does with it must not depend on the depth of the
     stack.
     """
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(call, dict) or not isinstance(function, dict):
-        return call
-    arguments = function.get("arguments")
+    function = call["function"]
+    arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
             arguments = read_json_object(arguments, "arguments")

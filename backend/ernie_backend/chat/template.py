@@ -118,8 +118,8 @@ class ChatTemplate:
         """Return the prompt of a chat; not for two threads at once.
 
         Args:
-            chat: ``messages``, optional ``tools``, ``chat_template_kwargs``, ``add_generation_prompt`` and
-                ``continue_final_message``.
+            chat: ``messages``, optional ``tools``, ``tool_choice``, ``chat_template_kwargs``,
+                ``add_generation_prompt`` and ``continue_final_message``.
 
         Raises:
             InvalidValue: the messages are wrong, or the template refuses them by ``raise_exception``.
@@ -149,7 +149,7 @@ class ChatTemplate:
             "chat_template_kwargs": options,
             # A role is one of ours, not the client's text: <|user|> may be made of it.
             "messages": [{**message, "role": template_written(message["role"])} for message in messages],
-            "tools": chat.get("tools"),
+            "tools": None if chat.get("tool_choice") == "none" else chat.get("tools") or None,
         }
         rendered = self._rendered(context)
         if is_continued:

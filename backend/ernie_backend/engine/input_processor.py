@@ -20,6 +20,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.settings.engine_settings import EngineSettings, LogprobLimits
 from ernie_wire.checks import check_token_ids
+from ernie_wire.conversation import ToolRequest
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.json_text import read_json_object
 from ernie_wire.messages import GenerateRequest
@@ -158,7 +159,9 @@ class InputProcessor:
         """Return the text of the prompt and, of a chat, the origins of its characters."""
         if request.messages is None:
             return request.text_input or "", None
-        chat = self.template.render(read_json_object(request.messages, "messages"))
+        conversation = read_json_object(request.messages, "messages")
+        ToolRequest.from_json(conversation)
+        chat = self.template.render(conversation)
         return chat.text, chat.origins
 
     def _encoded(

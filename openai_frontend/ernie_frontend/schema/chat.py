@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -16,6 +17,7 @@ from pydantic import (
 
 from ernie_frontend.schema.common import GenerationFields, PositiveInteger, TokenIds
 from ernie_wire.checks import as_count, as_integers
+from ernie_wire.conversation import ToolRequest
 
 MEDIA_PARTS = {"image_url": "image", "video_url": "video"}
 """Types of content parts other than text, and the modality that a model needs for them."""
@@ -30,11 +32,54 @@ _TEXT_PART = {
 _CONTENT = [{"type": "string"}, _TEXT_PART, {"type": "array", "items": _TEXT_PART}, {"type": "null"}]
 
 
+_NAME = {"type": "string", "minLength": 1}
+
+
+def _function(**properties: object) -> dict[str, Any]:
+    """Return the schema of an object of OpenAI's form ``{"type": "function", "function": {"name", ...}}``."""
+    function = {"type": "object", "properties": {"name": _NAME, **properties}, "required": ["name"]}
+    fields = {"type": {"const": "function"}, "function": function}
+    return {"type": "object", "properties": fields, "required": ["function"]}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+_TOOLS = {
+    "type": "array",
+    "items": _function(
+        description=_or_null({"type": "string"}),
+        parameters=_or_null({"type": "object"}),
+        strict=_or_null({"type": "boolean"}),
+    ),
+}
+_ALLOWED_TOOLS = {
+    "type": "object",
+    "properties": {"mode": {"enum": ["auto", "required"]}, "tools": {"type": "array", "items": _function()}},
+    "required": ["mode", "tools"],
+}
+_TOOL_CHOICES = [
+    {"enum": ["none", "auto", "required"]},
+    _function(),
+    {
+        "type": "object",
+        "properties": {"type": {"const": "allowed_tools"}, "allowed_tools": _ALLOWED_TOOLS},
+        "required": ["type", "allowed_tools"],
+    },
+    {"type": "null"},
+]
+_TOOL_CALLS = {
+    "type": "array",
+    "items": _function(arguments={"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "null"}]}),
+}
+
+
 class ChatMessage(BaseModel):
     """One message of a conversation.
 
-    ``content`` is a string, a text part, a list of text parts, or missing; ``arguments`` of a tool call may be
-    a JSON object or its text. ``bot`` is FastDeploy's alias of ``assistant``.
+    ``content`` is a string, a text part, a list of text parts, or missing (not in a user's message);
+    ``arguments`` of a tool call are a JSON object or its text. ``bot`` is FastDeploy's alias of ``assistant``.
     """
 
     model_config = ConfigDict(strict=True)
@@ -43,7 +88,7 @@ class ChatMessage(BaseModel):
     content: Annotated[Any, WithJsonSchema({"anyOf": _CONTENT})] = None
     name: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Annotated[list[dict[str, Any]] | None, WithJsonSchema(_or_null(_TOOL_CALLS))] = None
     tool_call_id: str | None = None
 
     @field_validator("content")
@@ -63,6 +108,7 @@ class ChatRequest(GenerationFields):
         (
             *("prompt_token_ids", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice"),
             *(
+                "parallel_tool_calls",
                 "chat_template_kwargs",
                 "disable_chat_template",
                 "add_generation_prompt",
@@ -87,11 +133,15 @@ class ChatRequest(GenerationFields):
         description="how many of the most likely tokens to add, at most --max-logprobs (20); needs logprobs; "
         "-1: all tokens",
     )
-    tools: list[dict[str, Any]] | None = Field(
-        None, description="functions for the model's template; calls in an answer stay text"
+    tools: Annotated[list[dict[str, Any]] | None, WithJsonSchema(_or_null(_TOOLS))] = Field(
+        None, description="functions that the answer may call, see [tools](tools.md)"
     )
-    tool_choice: Annotated[Any, WithJsonSchema({"enum": ["auto", "none", None]})] = Field(
-        None, description="auto, or none: the template gets no tools"
+    tool_choice: Annotated[Any, WithJsonSchema({"anyOf": _TOOL_CHOICES})] = Field(
+        None,
+        description="auto (the default with tools), none, required, or the function to call",
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description="whether an answer may have several calls; default true"
     )
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="variables of the template, e.g. enable_thinking"
@@ -133,12 +183,14 @@ class ChatRequest(GenerationFields):
             raise ValueError("it needs logprobs true")
         return value
 
-    @field_validator("tool_choice")
-    @classmethod
-    def _check_tool_choice(cls, value: object) -> object:
-        if value in (None, "none", "auto"):
-            return value
-        raise ValueError("a required or named tool is not supported yet; use none or auto")
+    @cached_property
+    def tool_request(self) -> ToolRequest | None:
+        """Which functions the answer may call; None: none.
+
+        Raises:
+            InvalidRequest: tools, tool_choice or parallel_tool_calls are wrong.
+        """
+        return ToolRequest.from_json(dict(self))
 
     @property
     def num_prompt_ids(self) -> int:

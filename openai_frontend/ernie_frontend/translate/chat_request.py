@@ -7,9 +7,7 @@ it.
 from __future__ import annotations
 
 import base64
-import functools
 import json
-import logging
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -17,13 +15,13 @@ from ernie_frontend.schema.chat import MEDIA_PARTS, ChatMessage, ChatRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, refuse_unsupported
 from ernie_frontend.translate.generate_request import RequestContext, generate_requests, sampling_parameters
 from ernie_wire.checks import check_token_ids
+from ernie_wire.conversation import check_message
 from ernie_wire.errors import InvalidValue, MissingParameter
 from ernie_wire.messages import GenerateRequest
 
-logger = logging.getLogger(__name__)
-
 # Fields that determine how the prompt ends.
 _FLAGS = ("add_generation_prompt", "continue_final_message")
+_TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls")
 # Variables of the template that the engine sets.
 _RESERVED_OPTIONS = ("messages", "tools", "chat_template", *_FLAGS)
 _SWITCHES = {"true": True, "false": False}
@@ -42,13 +40,20 @@ def chat_to_wire(body: ChatRequest, context: RequestContext) -> list[GenerateReq
             "n",
         )
     sampling = sampling_parameters(body, body.max_completion_tokens or body.max_tokens, body.num_logprobs)
-    return generate_requests(body, context, [_prompt(body, context)], sampling)
+    tools, prompt = body.tool_request, _prompt(body, context)
+    if tools is not None and tools.is_required and prompt.messages is None:
+        raise InvalidValue(
+            "tool_choice needs messages and the chat template; leave it out, or prompt_token_ids and "
+            "disable_chat_template",
+            "tool_choice",
+        )
+    return generate_requests(body, context, [prompt], sampling)
 
 
 def _prompt(body: ChatRequest, context: RequestContext) -> GenerateRequest:
     media: list[bytes] = []
     messages = [
-        _message(f"messages.{index}.content", message, context.modalities, media)
+        _message(f"messages.{index}", message, context.modalities, media)
         for index, message in enumerate(body.messages or ())
     ]
     if body.prompt_token_ids is not None:
@@ -90,6 +95,8 @@ def _message(
 ) -> dict[str, Any]:
     """Return the fields of a message, with its media moved to ``media``."""
     fields = {name: value for name, value in message if value is not None}
+    check_message(where, fields)
+    where += ".content"
     content = message.content
     if isinstance(content, dict):
         fields["content"] = _part(where, content, modalities, media)
@@ -135,9 +142,7 @@ def _data_of(where: str, url: str) -> bytes:
 def _conversation(body: ChatRequest, messages: list[dict[str, Any]]) -> bytes:
     conversation: dict[str, Any] = {"messages": messages, "chat_template_kwargs": _template_options(body)}
     conversation |= {name: flag for name in _FLAGS if (flag := getattr(body, name)) is not None}
-    if body.tools and body.tool_choice != "none":
-        conversation["tools"] = body.tools
-        _warn_of_tools()
+    conversation |= {name: value for name in _TOOL_FIELDS if (value := getattr(body, name)) is not None}
     try:
         return json.dumps(conversation, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
@@ -154,15 +159,6 @@ def _check_finite(name: str, value: object) -> None:
         raise InvalidValue(
             f"{name} holds a number that JSON does not have: NaN, an infinite one, or one above 1.8e308", name
         ) from None
-
-
-@functools.cache
-def _warn_of_tools() -> None:
-    """Warn once: a request with tools succeeds, but its client may expect tool calls."""
-    logger.warning(
-        "tools are given to the model's template, which may ignore them; calls in answers stay text"
-        " (docs/openai.md)"
-    )
 
 
 def _template_options(body: ChatRequest) -> dict[str, Any]:

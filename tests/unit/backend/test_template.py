@@ -66,7 +66,6 @@ SYSTEM = {"role": "system", "content": "SYS"}
             [{"role": "developer", "content": "D"}, {"role": "bot"}],
             "D\nAssistant: <|end_of_sentence|>Assistant: ",
         ),
-        ([{"role": "user", "content": None}], "User: \nAssistant: "),
         ([{"role": "user", "content": {"type": "text", "text": "a"}}], "User: a\nAssistant: "),
         (
             [{"role": "user", "content": [{"type": "text", "text": "a"}, "b", {"type": "text", "text": "c"}]}],
@@ -277,9 +276,19 @@ def test_tool_arguments_nested_too_deeply_stay_a_text_whatever_the_stack_holds(
 
 def test_tool_arguments_are_objects_in_the_template() -> None:
     source = "{% for c in messages[0].tool_calls %}{{ c.function.arguments | tojson }};{% endfor %}"
-    calls = [{"function": {"name": "f", "arguments": value}} for value in ('{"a": 1}', {"b": 2}, "no json")]
+    calls = [
+        {"function": {"name": "f", "arguments": value}} for value in ('{"a": 1}', {"b": 2}, "no json", "", None)
+    ]
     message = {"role": "assistant", "content": "", "tool_calls": calls}
-    assert _render(ChatTemplate(source, {}), message) == '{"a": 1};{"b": 2};"no json";'
+    assert _render(ChatTemplate(source, {}), message) == '{"a": 1};{"b": 2};"no json";{};{};'
+
+
+def test_tools_are_hidden_from_the_template_if_none_may_be_called() -> None:
+    template = ChatTemplate("{{ tools | tojson }}", {})
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for more, expected in (({}, json.dumps(tools)), ({"tool_choice": "none"}, "null")):
+        assert _render(template, USER, tools=tools, **more) == expected
+    assert _render(template, USER, tools=[]) == "null"
 
 
 def test_where_a_directory_s_template_is_found(tmp_path: Path) -> None:
@@ -313,7 +322,7 @@ def test_deeply_nested_files_and_arguments_are_no_json(tmp_path: Path, template:
     (tmp_path / "tokenizer_config.json").write_text(deep)
     with pytest.raises(StartError, match=r"tokenizer_config\.json .*nested"):
         ChatTemplate.from_directory(tmp_path)
-    call = {"role": "assistant", "content": "x", "tool_calls": [{"function": {"arguments": deep}}]}
+    call = {"role": "assistant", "content": "x", "tool_calls": [{"function": {"name": "f", "arguments": deep}}]}
     assert "Assistant: x" in _render(template, call)
 
 

@@ -16,12 +16,11 @@ from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_frontend.schema.unsupported import Refusal, refuse_unsupported
-from ernie_frontend.translate import chat_request
 from ernie_frontend.translate.chat_request import chat_to_wire
 from ernie_frontend.translate.completion_request import completion_to_wire
 from ernie_frontend.translate.generate_request import RequestContext
 from ernie_frontend.translate.response_context import ResponseContext
-from ernie_wire.errors import InvalidValue, QueueFull
+from ernie_wire.errors import InvalidRequest, InvalidValue, QueueFull
 from ernie_wire.messages import GenerateRequest
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
@@ -93,11 +92,32 @@ def test_tool_calls_go_on_as_they_came_whatever_their_arguments_hold() -> None:
     assert message["tool_calls"] == calls
 
 
-def test_tools_go_along_unless_the_choice_is_none() -> None:
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    for choice, expected in ((None, tools), ("auto", tools), ("none", None)):
-        [wire] = chat_to_wire(chat(tools=tools, tool_choice=choice), RequestContext("r", 1000, 8))
-        assert conversation(wire).get("tools") == expected
+def test_tools_and_their_choice_go_on_as_they_came() -> None:
+    """The engine reads them; names of parameters and other scripts stay as they are."""
+    given: dict[str, Any] = {
+        "tools": [{"function": {"z": 1, "name": "天气", "parameters": {"type": "object"}}, "type": "function"}],
+        "tool_choice": {"type": "function", "function": {"name": "天气"}},
+        "parallel_tool_calls": False,
+    }
+    [wire] = chat_to_wire(chat(**given), RequestContext("r", 1000, 8))
+    assert json.dumps({name: conversation(wire)[name] for name in given}) == json.dumps(given)
+    assert "天气".encode() in (wire.messages or b"")
+    [without] = chat_to_wire(chat(**dict.fromkeys(given)), RequestContext("r", 1000, 8))
+    assert not conversation(without).keys() & given.keys()
+
+
+def test_wrong_tools_are_refused_before_they_are_sent() -> None:
+    for wrong in ({"tools": [{"function": {}}]}, {"tool_choice": "auto"}):
+        with pytest.raises(InvalidRequest, match=next(iter(wrong))):
+            chat_to_wire(chat(**wrong), RequestContext("r", 1000, 8))
+
+
+@pytest.mark.parametrize("raw", [{"prompt_token_ids": [5]}, {"disable_chat_template": True}])
+def test_a_raw_prompt_cannot_force_a_call(raw: dict[str, Any]) -> None:
+    tools = [{"function": {"name": "f"}}]
+    chat_to_wire(chat(tools=tools, **raw), RequestContext("r", 1000, 8))
+    with pytest.raises(InvalidValue, match="tool_choice needs messages"):
+        chat_to_wire(chat(tools=tools, tool_choice="required", **raw), RequestContext("r", 1000, 8))
 
 
 def test_messages_go_on_as_they_came_without_what_nobody_reads() -> None:
@@ -425,16 +445,6 @@ def test_no_tokens_are_for_echo_alone() -> None:
     with pytest.raises(ValidationError, match="max_tokens"):
         GenerationFields.model_validate({"max_tokens": 0})
     assert CompletionRequest.model_validate({"max_tokens": 0}).max_tokens == 0
-
-
-def test_tools_are_accepted_with_one_word_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    chat_request._warn_of_tools.cache_clear()
-    for _ in range(2):
-        chat_to_wire(
-            chat(tools=[{"type": "function", "function": {"name": "f"}}]), RequestContext("r", 1000, 8)
-        )
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "calls" in caplog.text
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:
