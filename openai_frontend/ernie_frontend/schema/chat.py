@@ -134,7 +134,7 @@ class ChatRequest(GenerationFields):
         "-1: all tokens",
     )
     tools: Annotated[list[dict[str, Any]] | None, WithJsonSchema(_or_null(_TOOLS))] = Field(
-        None, description="functions that the answer may call, see [tools](tools.md)"
+        None, description="functions that the answer may call"
     )
     tool_choice: Annotated[Any, WithJsonSchema({"anyOf": _TOOL_CHOICES})] = Field(
         None,
