@@ -186,7 +186,7 @@ def test_a_body_that_is_no_json_object(frontend: str, triton: FakeTriton, body: 
 
 
 def test_neutral_values_of_unsupported_fields_are_accepted(frontend: str, triton: FakeTriton) -> None:
-    neutral = {
+    neutral: dict[str, Any] = {
         "n": 1,
         "logprobs": False,
         "top_logprobs": 0,

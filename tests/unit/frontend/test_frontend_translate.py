@@ -107,9 +107,9 @@ def test_tools_and_their_choice_go_on_as_they_came() -> None:
 
 
 def test_wrong_tools_are_refused_before_they_are_sent() -> None:
-    for wrong in ({"tools": [{"function": {}}]}, {"tool_choice": "auto"}):
-        with pytest.raises(InvalidRequest, match=next(iter(wrong))):
-            chat_to_wire(chat(**wrong), RequestContext("r", 1000, 8))
+    for field, wrong in (("tools", [{"function": {}}]), ("tool_choice", "auto")):
+        with pytest.raises(InvalidRequest, match=field):
+            chat_to_wire(chat(**{field: wrong}), RequestContext("r", 1000, 8))
 
 
 @pytest.mark.parametrize("raw", [{"prompt_token_ids": [5]}, {"disable_chat_template": True}])
