@@ -151,7 +151,7 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": [1000]}, "prompt", "invalid_value"),
     ({"prompt": [2**40]}, "prompt", "invalid_value"),
     ({"prompt": ["a"] * 129}, "prompt", "invalid_value"),
-    ({"prompt": "a", "max_tokens": 0}, "max_tokens", "invalid_value"),
+    ({"prompt": "a", "max_tokens": -1}, "max_tokens", "invalid_value"),
     ({"prompt_token_ids": [[1], []]}, "prompt_token_ids", "invalid_value"),
     ({"prompt_token_ids": [[1], [1000]]}, "prompt_token_ids", "invalid_value"),
     ({"prompt": "a", "completion_token_ids": [1]}, "completion_token_ids", "invalid_value"),

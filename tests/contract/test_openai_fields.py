@@ -211,7 +211,7 @@ def test_echo_with_logprobs_of_the_prompt_alone(frontend: str, triton: FakeTrito
     assert choice["logprobs"]["token_logprobs"] == [None, -0.25, -0.375, -0.5, -0.625, -0.75, -0.875]
     assert choice["logprobs"]["top_logprobs"][:2] == [None, {": ": -0.25}]
     assert choice["logprobs"]["text_offset"] == [0, 4, 6, 7, 8, 9, 10]
-    assert triton.inferences[0].sampling["max_tokens"] == 1
+    assert triton.inferences[0].sampling["max_tokens"] == 0
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,9 @@ async def tell(
     inference: Inference, pieces: tuple[str, ...] = ("Bei", "jing", "."), reason: str = "stop"
 ) -> AsyncIterator[Response]:
     """Answer with pieces of text, one token each (id 100, 101, ...); the prompt counts 7 tokens, 4 cached."""
-    steps = [(piece,) for piece in pieces] if inference.inputs.get("stream") else [pieces]
+    if inference.sampling.get("max_tokens") == 0:
+        pieces, reason = (), "length"
+    steps = [(piece,) for piece in pieces] if inference.inputs.get("stream") and pieces else [pieces]
     num_top, num_prompt_top = (inference.sampling.get(name) for name in ("logprobs", "prompt_logprobs"))
     logprobs = [] if num_top is None else logprobs_of(pieces, 100, num_top)
     done = 0

@@ -79,10 +79,13 @@ class Engine:
         )
 
     def submit(self, request: RequestState) -> Output | None:
-        """Accept a request; a refusal is returned as its only output."""
+        """Accept a request; return its only output if it is refused, or if there is nothing to compute."""
         try:
             if request.request_id in self._requests:
                 raise InvalidValue(f"request_id {request.request_id!r} is in flight already", "request_id")
+            sampling = request.sequence.sampling
+            if sampling.max_tokens == 0 and sampling.prompt_logprobs is None:
+                return request.finish_without_tokens()
             request.sequence.arrival = next(self._arrivals)
             self._scheduler.add(request.sequence)
         except ErnieError as error:

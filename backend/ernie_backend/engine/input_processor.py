@@ -90,7 +90,8 @@ class InputProcessor:
         if requested.structured_outputs is not None:
             raise InvalidValue("structured_outputs is not supported yet; leave it out", "structured_outputs")
         resolver = SamplingResolver(self.tokenizer, self.defaults, self.vocab_size, self.logprob_limits)
-        sampling = resolver.resolve(requested, len(prompt_ids), self.max_model_len - len(prompt_ids))
+        room = max(0, self.max_model_len - len(prompt_ids))
+        sampling = resolver.resolve(requested, len(prompt_ids), room)
         sequence = Sequence(
             request_id=request.request_id,
             prompt_ids=prompt_ids,
@@ -129,9 +130,10 @@ class InputProcessor:
             prompt_ids = self._encoded(text, origins, request, num_kept)
         if num_kept is not None and num_kept < len(prompt_ids):
             text, prompt_ids = None, prompt_ids[-num_kept:]
-        self._check_length(len(prompt_ids), request)
+        if len(prompt_ids) >= self.max_model_len and _is_computed(request.sampling):
+            self._refuse(len(prompt_ids), request)
         if request.input_ids is not None:  # the tokenizer's own need no check
-            self._check_ids(prompt_ids)
+            self._check_ids(prompt_ids, request.sampling)
         if request.return_token_ids:
             return self.tokenizer.decode(prompt_ids) if text is None else text, prompt_ids
         return None, prompt_ids
@@ -146,7 +148,10 @@ class InputProcessor:
             raise InvalidValue(f"{name} is {num_kept}; it must be at most {limit}", name)
         if num_kept != -1:
             return num_kept
-        room = self.max_model_len - max(1, sampling.min_tokens, sampling.max_tokens or 0)
+        answer = sampling.max_tokens
+        if answer is None:  # the model's default is not the client's wish: at most half of the context
+            answer = min(self.defaults.max_new_tokens or 1, self.max_model_len // 2)
+        room = self.max_model_len - max(1, sampling.min_tokens, answer)
         if room < 1:
             raise InvalidValue(
                 f"{name} is -1, but max_tokens or min_tokens leaves nothing of the context of "
@@ -175,7 +180,7 @@ class InputProcessor:
             prompt_ids = self._last_ids(text, origins, num_kept)
         except UnicodeEncodeError:
             raise InvalidValue(f"{field} holds half of a surrogate pair, which is not text", field) from None
-        if not prompt_ids:
+        if not prompt_ids and _is_computed(request.sampling):
             raise InvalidValue(f"{field} gives an empty prompt; it must have at least one token", field)
         return prompt_ids
 
@@ -200,16 +205,17 @@ class InputProcessor:
         if longest and size > longest * (self.max_model_len - 1):
             self._refuse(-(-size // longest), request, is_estimate=True)
 
-    def _check_length(self, num_tokens: int, request: GenerateRequest) -> None:
-        if num_tokens >= self.max_model_len:
-            self._refuse(num_tokens, request)
-
     def _refuse(self, num_tokens: int, request: GenerateRequest, *, is_estimate: bool = False) -> NoReturn:
         least = max(1, request.sampling.min_tokens)
         field = request.prompt_field
         raise ContextLengthExceeded.of(self.max_model_len, num_tokens, least, field, is_estimate=is_estimate)
 
-    def _check_ids(self, ids: tuple[int, ...]) -> None:
-        if not ids:
+    def _check_ids(self, ids: tuple[int, ...], sampling: SamplingParameters) -> None:
+        if not ids and _is_computed(sampling):
             raise InvalidValue("input_ids is empty; a prompt has at least one token", "input_ids")
         check_token_ids("input_ids", ids, self.vocab_size - 1)
+
+
+def _is_computed(sampling: SamplingParameters) -> bool:
+    """Return whether the model computes the prompt, which then needs a token and must fit the context."""
+    return sampling.max_tokens != 0 or sampling.prompt_logprobs is not None

@@ -65,8 +65,17 @@ class RequestState:
         self._prompt_logprobs += [self._token_logprobs(each) for each in scored]
         self.sequence.num_scored_tokens = len(self._prompt_logprobs)
 
+    def finish_without_tokens(self) -> Output:
+        """Return the only output of a request for no tokens."""
+        self.finish_reason = "length"
+        return self._output()
+
     def advance(self, tokens: Iterable[SampledToken]) -> Output | None:
         """Add sampled tokens up to one that ends the answer; return the output to send now, if any."""
+        if (
+            self.sequence.sampling.max_tokens == 0
+        ):  # the row was sampled only because every prompt's last one is
+            return self.finish_without_tokens()
         for token in tokens:
             if self.finish_reason is None:
                 self._append(token)

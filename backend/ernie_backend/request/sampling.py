@@ -21,7 +21,8 @@ class ResolvedSampling:
     Attributes:
         filters: temperature and the filters after it.
         seed: the request's, or a random one.
-        max_tokens: most tokens to generate; prompt and answer fit the context.
+        max_tokens: most tokens to generate; prompt and answer fit the context. 0: the prompt is computed only
+            if its log probabilities are requested.
         eos_token_ids: tokens that end the answer; empty with ``ignore_eos``.
         stop_token_ids: the request's own.
         includes_stop: the token that ends the answer is part of its text, unless it is skipped there.

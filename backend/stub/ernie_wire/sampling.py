@@ -37,7 +37,7 @@ MAX_SEED = 2**63 - 1
 MAX_BIAS = 100
 _MAX_DIGITS = 20
 _LEAST = {
-    "max_tokens": 1,
+    "max_tokens": 0,
     "min_tokens": 0,
     "reasoning_max_tokens": 1,
     "response_max_tokens": 1,
@@ -56,7 +56,8 @@ class SamplingParameters:
     """The sampling parameters of one request; None means the model's default.
 
     Attributes:
-        max_tokens: maximum number of tokens to generate, at least 1; cut to the rest of the context.
+        max_tokens: maximum number of tokens to generate; cut to the rest of the context. 0: only the prompt is
+            processed, and without prompt_logprobs it may be longer than the context.
         min_tokens: fewest tokens before EOS, a stop token or a stop text may end the answer.
         reasoning_max_tokens: maximum number of tokens of thinking, at least 1; then thinking is closed.
         response_max_tokens: maximum number of tokens after thinking, at least 1.
@@ -83,7 +84,7 @@ class SamplingParameters:
             -1: of all.
         prompt_logprobs: the same for the tokens of the prompt.
         truncate_prompt_tokens: keep only the last tokens of the prompt, this many; -1: as many as the context
-            has room for next to max_tokens.
+            has room for next to max_tokens, or next to its default but at least half of the context.
         structured_outputs: what the answer must be: an object with exactly one of json, json_object, regex,
             choice, grammar, structural_tag.
     """

@@ -25,7 +25,7 @@ from ernie_frontend.translate.generate_request import RequestContext
 from ernie_frontend.translate.response_context import ResponseContext, UsageCounter, best
 from ernie_frontend.translate.response_warnings import warning_header
 from ernie_frontend.translate.sse import StreamWriter
-from ernie_frontend.triton.output_streams import Item, collect, merge, prompt_only, rechunk
+from ernie_frontend.triton.output_streams import Item, collect, merge, rechunk
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError
 from ernie_wire.messages import GenerateRequest, Output
 
@@ -80,8 +80,6 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
     headers = warning_header(response.warnings)
     usage = UsageCounter(body.num_candidates)
     streams = [services.triton.generate(model.entry.name, each) for each in requests]
-    if body.max_tokens == 0:
-        streams = [prompt_only(stream) for stream in streams]
     if body.stream:
         if body.max_streaming_response_tokens is not None:
             streams = [rechunk(stream, body.max_streaming_response_tokens) for stream in streams]

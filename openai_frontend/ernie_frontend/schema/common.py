@@ -66,8 +66,8 @@ class GenerationFields(BaseModel):
     )
     max_tokens: PositiveInteger | None = Field(
         None,
-        description="at least 1; cut to the rest of the context; default max_new_tokens of the model's "
-        "generation_config.json, else the rest of the context",
+        description="at least 1, in completions 0: only the prompt is processed; cut to the rest of the "
+        "context; default max_new_tokens of the model's generation_config.json, else the rest of the context",
     )
     min_tokens: Integer | None = Field(
         None, description="fewest tokens before EOS or a stop may end the answer; default 0"
@@ -127,7 +127,7 @@ class GenerationFields(BaseModel):
     truncate_prompt_tokens: Integer | None = Field(
         None,
         description="keep only the last tokens of the prompt, this many; -1: as many as the context has room "
-        "for next to max_tokens",
+        "for next to max_tokens, or next to its default but at least half of the context",
     )
     structured_outputs: dict[str, Any] | None = Field(
         None,

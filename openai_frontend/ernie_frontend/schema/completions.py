@@ -35,7 +35,8 @@ class CompletionRequest(GenerationFields):
     FROM_METADATA: ClassVar[frozenset[str]] = frozenset(("prompt_token_ids", "echo", "best_of", "logprobs"))
 
     max_tokens: Annotated[int, Field(ge=0), BeforeValidator(as_integer)] | None = Field(
-        None, description=f"{GenerationFields.model_fields['max_tokens'].description}; 0 with echo"
+        None,
+        description=GenerationFields.model_fields["max_tokens"].description,
     )
     prompt: Annotated[Any, WithJsonSchema({"anyOf": [*_TEXTS, *_TOKEN_IDS]})] = Field(
         None,

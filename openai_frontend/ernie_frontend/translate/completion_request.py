@@ -55,13 +55,9 @@ def _checked_prompts(body: CompletionRequest, highest_token_id: int) -> list[str
 
 
 def _sampling(body: CompletionRequest) -> SamplingParameters:
-    if body.max_tokens == 0 and not body.echo:
-        raise InvalidValue("max_tokens is 0; it must be at least 1 unless echo is true", "max_tokens")
     needs_logprobs = body.num_candidates > (body.n or 1)
     logprobs = 0 if needs_logprobs and body.logprobs is None else body.logprobs
-    # The engine generates at least one token; ``prompt_only`` drops it.
-    max_tokens = 1 if body.max_tokens == 0 else body.max_tokens
     repeated = body.logprobs if body.echo else None
     requested = [number for number in (body.prompt_logprobs, repeated) if number is not None]
     most = -1 if -1 in requested else max(requested, default=None)
-    return sampling_parameters(body.model_copy(update={"prompt_logprobs": most}), max_tokens, logprobs)
+    return sampling_parameters(body.model_copy(update={"prompt_logprobs": most}), body.max_tokens, logprobs)

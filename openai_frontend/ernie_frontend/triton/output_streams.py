@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 
 from ernie_wire.errors import EngineCrashed
 from ernie_wire.messages import Output, join_outputs
@@ -47,22 +46,6 @@ async def rechunk(stream: OutputStream, num_tokens: int) -> OutputStream:
                 parts, num_missing = [], num_tokens
     if parts:
         yield join_outputs(parts)
-
-
-async def prompt_only(stream: OutputStream) -> OutputStream:
-    """Yield a generation without its token, which the engine makes even if none was requested."""
-    async with aclosing(stream):
-        async for output in stream:
-            reason = None if output.finish_reason is None else "length"
-            yield replace(
-                output,
-                text="",
-                marks=(),
-                token_ids=(),
-                num_output_tokens=0,
-                logprobs=None,
-                finish_reason=reason,
-            )
 
 
 async def merge(streams: Sequence[OutputStream]) -> AsyncGenerator[Item, None]:

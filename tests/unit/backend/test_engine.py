@@ -58,6 +58,18 @@ def test_without_stream_there_is_one_output() -> None:
     assert output == Output("r", TEXT, tuple(ANSWER), 3, 0, "length", None, PROMPT, "123", num_output_tokens=8)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_tokens_take_no_step(stream: bool) -> None:
+    engine = _engine()
+    nothing = make_request("r", PROMPT, 0, stream=stream, prompt_text="123")
+    assert engine.submit(nothing) == Output("r", "", (), 3, 0, "length", None, PROMPT, "123")
+    assert not engine.has_work
+    engine.submit(make_request("r", PROMPT, 1))
+    refusal = engine.submit(make_request("r", PROMPT, 0))
+    assert refusal is not None
+    assert "in flight" in (refusal.error or "")
+
+
 def test_the_end_of_sequence_token_ends_without_text() -> None:
     eos = ANSWER[4]
     end = ANSWER.index(eos)

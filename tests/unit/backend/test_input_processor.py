@@ -120,6 +120,26 @@ def test_a_prompt_must_leave_room_for_one_token() -> None:
     assert caught.value.param == "min_tokens"
 
 
+def test_a_prompt_that_is_not_computed_may_have_any_length() -> None:
+    nothing = SamplingParameters(max_tokens=0)
+    for ids in ((), (3,) * 32, (3,) * 500):
+        prepared = _prepare(GenerateRequest("r", input_ids=ids, sampling=nothing, return_token_ids=True))
+        assert prepared.sequence.prompt_ids == ids
+        assert prepared.prompt_text == TOKENIZER.decode(ids)
+        assert prepared.sequence.sampling.max_tokens == 0
+    assert _prepare(GenerateRequest("r", "", sampling=nothing)).sequence.prompt_ids == ()
+    with pytest.raises(InvalidValue, match="640"):
+        _prepare(GenerateRequest("r", input_ids=(640,), sampling=nothing))
+    scored = SamplingParameters(max_tokens=0, prompt_logprobs=0)
+    assert (
+        _prepare(GenerateRequest("r", input_ids=(3,) * 31, sampling=scored)).sequence.sampling.max_tokens == 0
+    )
+    with pytest.raises(ContextLengthExceeded):
+        _prepare(GenerateRequest("r", input_ids=(3,) * 32, sampling=scored))
+    with pytest.raises(InvalidValue, match="empty"):
+        _prepare(GenerateRequest("r", input_ids=(), sampling=scored))
+
+
 def test_a_text_that_cannot_fit_is_not_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
     longest = max(len(TOKENIZER.token_bytes(each)) for each in range(TOKENIZER.vocab_size))
     token = next(each for each in range(TOKENIZER.vocab_size) if len(TOKENIZER.token_bytes(each)) == longest)
@@ -141,6 +161,13 @@ def test_a_prompt_is_truncated_to_what_the_answer_leaves(asked: dict[str, int], 
     assert _prepare(GenerateRequest("r", input_ids=ids, sampling=sampling)).sequence.prompt_ids == ids[-kept:]
     short = ids[:kept]
     assert _prepare(GenerateRequest("r", input_ids=short, sampling=sampling)).sequence.prompt_ids == short
+
+
+@pytest.mark.parametrize(("max_new_tokens", "kept"), [(4, 28), (16, 16), (17, 16), (4000, 16)])
+def test_a_truncated_prompt_leaves_room_for_the_models_default(max_new_tokens: int, kept: int) -> None:
+    request = GenerateRequest("r", input_ids=(3,) * 100, sampling=SamplingParameters(truncate_prompt_tokens=-1))
+    prepared = _prepare(request, replace(DEFAULTS, max_new_tokens=max_new_tokens))
+    assert len(prepared.sequence.prompt_ids) == kept
 
 
 @pytest.mark.parametrize("length", [1, 5, 30])

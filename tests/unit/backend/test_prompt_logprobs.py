@@ -68,6 +68,21 @@ def test_every_way_of_cutting_gives_the_same(budget: int, rows: int) -> None:
         assert sum(len(chunk.token_ids) for chunk in plan.chunks if chunk.needs_all_logits) <= rows
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_is_scored_without_an_answer(stream: bool) -> None:
+    engine, _ = _engine(budget=4)
+    request = make_request("r", PROMPT, 0, stream=stream)
+    request.sequence.sampling = replace(request.sequence.sampling, prompt_logprobs=2)
+    (output,) = _run(engine, request)["r"]
+    assert (output.text, output.token_ids, output.num_output_tokens, output.finish_reason) == (
+        "",
+        (),
+        0,
+        "length",
+    )
+    assert output.prompt_logprobs == _run(engine, _asking("s"))["s"][0].prompt_logprobs
+
+
 def test_a_prompt_of_one_token_has_nothing_to_compute() -> None:
     engine, runner = _engine()
     _check(_run(engine, _asking("r", (5,)))["r"], (5,))

@@ -13,7 +13,6 @@ from ernie_frontend.triton.output_streams import (
     OutputStream,
     collect,
     merge,
-    prompt_only,
     rechunk,
 )
 from ernie_wire.errors import EngineCrashed, InvalidValue
@@ -61,7 +60,6 @@ async def test_marks_move_with_the_text_that_they_are_in() -> None:
     whole = Output("r", "a<nl><nl>", marks=marks, finish_reason="stop", num_output_tokens=3)
     assert await collect([tags()]) == [whole]
     assert [output async for output in rechunk(tags(), 9)] == [whole]
-    assert [(output.text, output.marks) async for output in prompt_only(tags())] == [("", ())] * 2
 
 
 async def test_rechunk_joins_a_number_of_tokens_again_and_again() -> None:

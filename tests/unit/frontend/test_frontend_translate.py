@@ -441,7 +441,7 @@ def test_metadata_sets_no_field_that_a_body_does_not_open_to_it() -> None:
         assert added - closed == endpoint.FROM_METADATA
 
 
-def test_no_tokens_are_for_echo_alone() -> None:
+def test_only_completions_may_ask_for_no_tokens() -> None:
     with pytest.raises(ValidationError, match="max_tokens"):
         GenerationFields.model_validate({"max_tokens": 0})
     assert CompletionRequest.model_validate({"max_tokens": 0}).max_tokens == 0

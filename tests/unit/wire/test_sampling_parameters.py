@@ -94,7 +94,7 @@ def test_min_tokens_is_at_most_max_tokens() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("max_tokens", 0),
+        ("max_tokens", -1),
         ("max_tokens", 1.5),
         ("max_tokens", True),
         ("max_tokens", "5"),
