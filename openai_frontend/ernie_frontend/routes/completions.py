@@ -12,11 +12,11 @@ from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.openapi import GENERATION_ERRORS, responses
 from ernie_frontend.schema.responses import ChatCompletion, Completion
-from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
+from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_COMPLETIONS
 from ernie_frontend.translate import chat_response, completion_response
 from ernie_frontend.translate.chat_request import chat_to_wire
 from ernie_frontend.translate.completion_request import completion_to_wire
-from ernie_frontend.translate.response_warnings import unknown_fields
+from ernie_frontend.translate.response_warnings import chat_warnings, unknown_fields
 from ernie_frontend.translate.sse import ChunkWriter
 
 router = APIRouter()
@@ -24,7 +24,7 @@ CHAT = Endpoint(
     body=ChatRequest,
     id_prefix="chatcmpl",
     to_wire=chat_to_wire,
-    warnings=lambda body, _: unknown_fields(body, UNSUPPORTED_IN_CHAT),
+    warnings=chat_warnings,
     whole=chat_response.chat_completion,
     writer=partial(ChunkWriter, chat_response.CHUNKS),
 )

@@ -72,6 +72,7 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
         services.settings.max_answers,
         client_salt(request.scope),
         engine.modalities if engine else (),
+        engine is None or engine.knows_tools,
     )
     requests = await services.body_reader.offload(num_bytes, endpoint.to_wire, body, context)
     response = ResponseContext.of(

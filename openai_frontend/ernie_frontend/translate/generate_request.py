@@ -21,6 +21,7 @@ class RequestContext:
         max_answers: maximum number of answers to one request.
         client_salt: separates the clients' parts of the prefix cache.
         modalities: inputs of the model: ``text``, ``image``, ``video``.
+        knows_tools: whether the model's chat template uses tools, or whether that is unknown.
     """
 
     request_id: str
@@ -28,6 +29,7 @@ class RequestContext:
     max_answers: int
     client_salt: str = ""
     modalities: tuple[str, ...] = ()
+    knows_tools: bool = True
 
     @property
     def highest_token_id(self) -> int:

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import BaseModel
 
-from ernie_frontend.schema.unsupported import IGNORED, Refusal
+from ernie_frontend.schema.chat import ChatRequest
+from ernie_frontend.schema.unsupported import IGNORED, UNSUPPORTED_IN_CHAT, Refusal
+from ernie_frontend.translate.generate_request import RequestContext
 
 MAX_HEADER_CHARACTERS = 512
 _BEGINNING, _END = (
@@ -17,6 +19,15 @@ _BEGINNING, _END = (
 _MAX_NAMES, _MAX_NAME_CHARACTERS = 16, 64
 # What would end the quoted string, or is not allowed in a header.
 _UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")
+
+
+def chat_warnings(body: ChatRequest, context: RequestContext) -> tuple[str, ...]:
+    """Return the warnings about a checked chat request."""
+    unknown = unknown_fields(body, UNSUPPORTED_IN_CHAT)
+    if body.tool_request is None or context.knows_tools:
+        return unknown
+    result = "a call is forced all the same" if body.tool_request.is_required else "it answers with text"
+    return (*unknown, f"the chat template of this model does not show it any tools; {result}")
 
 
 def unknown_fields(body: BaseModel, refused: Mapping[str, Refusal]) -> tuple[str, ...]:

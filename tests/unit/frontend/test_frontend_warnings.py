@@ -13,7 +13,13 @@ from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_frontend.schema.unsupported import IGNORED, UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
-from ernie_frontend.translate.response_warnings import MAX_HEADER_CHARACTERS, unknown_fields, warning_header
+from ernie_frontend.translate.generate_request import RequestContext
+from ernie_frontend.translate.response_warnings import (
+    MAX_HEADER_CHARACTERS,
+    chat_warnings,
+    unknown_fields,
+    warning_header,
+)
 
 # RFC 7234, section 5.5: one warning, its text a quoted string of printable ASCII without escapes.
 HEADER = re.compile(r'299 - "[ !#-\[\]-~]+"')
@@ -30,6 +36,19 @@ def test_unknown_fields_are_named_once() -> None:
     assert warned(messages=[], verbosity=None, store=True, echo=False) == ()
     [warning] = warned(**{f"field{number}": number for number in range(1000)})
     assert warning.endswith("field15 and 984 more")
+
+
+@pytest.mark.parametrize(
+    ("choice", "result"),
+    [(None, "it answers with text"), ("required", "a call is forced all the same"), ("none", None)],
+)
+def test_a_model_whose_template_knows_no_tools(choice: str | None, result: str | None) -> None:
+    tools = [{"function": {"name": "f"}}]
+    body = ChatRequest.model_validate({"messages": [], "tools": tools, "tool_choice": choice, "top_a": 1})
+    warnings = [chat_warnings(body, RequestContext("r", 1, 1, knows_tools=knows)) for knows in (True, False)]
+    unknown = "unknown fields are ignored: top_a"
+    expected = f"the chat template of this model does not show it any tools; {result}"
+    assert warnings == [(unknown,), (unknown,) if result is None else (unknown, expected)]
 
 
 def test_a_field_of_another_endpoint_is_unknown() -> None:
