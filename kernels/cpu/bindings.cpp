@@ -203,6 +203,14 @@ void sample(Ops& ops, nb::handle logits, nb::handle batch, nb::handle result) {
     ops.sample(matrix(x), rows.data<const SamplingRow>(), y.data<int64_t>());
 }
 
+void mask(Ops& ops, nb::handle logits, nb::handle masks, nb::handle rows) {
+    const Buffer x("logits", logits, 'f', 2, true), words("masks", masks, 'I', 2), places("rows", rows, 'l', 1);
+    if (words.size(0) != places.size(0)) throw std::invalid_argument("each mask needs a row of logits");
+    const nb::gil_scoped_release release;
+    ops.mask(matrix(x), words.data<const uint32_t>(), words.size(1), places.data<const int64_t>(),
+             places.size(0));
+}
+
 void bind_data(nb::module_& module) {
     nb::class_<PackedLinear>(module, "PackedLinear", "A packed weight.")
         .def_ro("outputs", &PackedLinear::outputs)
@@ -246,5 +254,6 @@ NB_MODULE(_cpu, module) {
         .def("mlp", &mlp, "x"_a, "gate_up"_a, "down"_a, "result"_a)
         .def("attention", &attention, "qkv"_a, "rotary"_a, "cache"_a, "batch"_a, "result"_a)
         .def("sample", &sample, "logits"_a, "batch"_a, "tokens"_a)
+        .def("mask", &mask, "logits"_a, "masks"_a, "rows"_a)
         .def("lm_head", &lm_head, "hidden"_a, "head"_a, "batch"_a, "logits"_a);
 }

@@ -11,8 +11,8 @@ namespace ernie {
 
 class Buffer {
   public:
-    // `format` is the struct code of an item: f float32, d float64, i int32, l int64, H uint16, b int8, B
-    // uint8.
+    // `format` is the struct code of an item: f float32, d float64, i int32, I uint32, l int64, H uint16, b
+    // int8, B uint8.
     Buffer(const char* name, nanobind::handle object, char format, int dimensions, bool is_writable = false)
         : Buffer(name, object, std::string(1, format).c_str(), dimensions, is_writable) {}
     // `format` is that of a structure's items, with their names (PEP 3118).

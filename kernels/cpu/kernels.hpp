@@ -137,6 +137,16 @@ struct SamplingTask {
     int64_t* tokens;  // [rows]
 };
 
+// Rows of logits whose excluded columns become -infinity. Those without a bit are excluded.
+struct MaskTask {
+    float* logits;          // [rows][width]
+    const uint32_t* masks;  // [count][words]
+    const int64_t* rows;    // [count], each once
+    int64_t count;
+    int64_t width;
+    int64_t words;
+};
+
 struct Kernels {
     const char* name;
     int64_t panel;  // outputs per panel
@@ -151,6 +161,7 @@ struct Kernels {
     void (*attend)(const AttentionTask&, int part, int parts);
     void (*join)(const AttentionTask&, int part, int parts);
     void (*sample)(const SamplingTask&, int part, int parts);
+    void (*mask)(const MaskTask&, int part, int parts);
 };
 
 extern const Kernels kScalarKernels;

@@ -248,6 +248,17 @@ void Ops::sample(Matrix logits, const SamplingRow* batch, int64_t* tokens) {
     run(kernels_.sample, task, 16 * logits.rows * logits.columns);
 }
 
+void Ops::mask(Matrix logits, const uint32_t* masks, int64_t words, const int64_t* rows, int64_t count) {
+    expect_below("mask words", words, (logits.columns + 31) / 32 + 1);
+    for (int64_t i = 0; i < count; ++i) {
+        expect_below("rows", rows[i], logits.rows);
+        if (i && rows[i] <= rows[i - 1]) throw std::invalid_argument("rows must rise");
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    run(kernels_.mask, MaskTask{logits.data, masks, rows, count, logits.columns, words},
+        count * logits.columns);
+}
+
 void Ops::lm_head(Matrix hidden, const PackedLinear& head, const Batch& batch, Matrix y) {
     expect("head panel width", head.panel, kernels_.panel);
     expect("lm_head input columns", hidden.columns, head.inputs);

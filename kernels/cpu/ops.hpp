@@ -65,6 +65,7 @@ class Ops {
     void moe(Matrix x, const MoeLayer& layer, Matrix y);
     void attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, Batch& batch, Matrix y);
     void sample(Matrix logits, const SamplingRow* batch, int64_t* tokens);
+    void mask(Matrix logits, const uint32_t* masks, int64_t words, const int64_t* rows, int64_t count);
     void lm_head(Matrix hidden, const PackedLinear& head, const Batch& batch, Matrix y);
 
   private:

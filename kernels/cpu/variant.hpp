@@ -9,6 +9,7 @@
 #include "quantize_activations.hpp"
 #include "sampling.hpp"
 #include "swiglu.hpp"
+#include "token_masks.hpp"
 
 namespace ernie::ERNIE_VARIANT {
 
@@ -27,7 +28,8 @@ constexpr Kernels make_kernels(const char* name) {
             .append = append<V>,
             .attend = attend<V>,
             .join = join<V>,
-            .sample = sample<V>};
+            .sample = sample<V>,
+            .mask = mask};
 }
 
 }  // namespace ernie::ERNIE_VARIANT

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
+TokenMasks = NDArray[np.uint32]
+"""Which tokens may be chosen, ``[M, W]``: t if bit t % 32, counted from the lowest, of item t // 32 is 1."""
 Weights = NDArray[np.float64]
 
 
@@ -63,6 +65,24 @@ class TokenSampler(Protocol):
         The largest logit of each row is finite; -infinity is a weight of zero.
         """
         ...
+
+    def apply_token_masks(self, logits: Logits, masks: TokenMasks, rows: NDArray[np.int64]) -> None:
+        """Set excluded logits to -infinity, NaN too, in some rows of ``[R, V]``, in place.
+
+        Args:
+            logits: contiguous ``[R, V]``.
+            masks: ``[M, W]``, W up to ceil(V / 32); a token t >= 32 W is excluded.
+            rows: ``[M]``, rising: whose masks they are.
+        """
+        ...
+
+
+def apply_token_masks(logits: Logits, masks: TokenMasks, rows: NDArray[np.int64]) -> None:
+    """Set excluded logits to -infinity, in place, as ``TokenSampler`` says."""
+    tokens = np.arange(min(logits.shape[1], 32 * masks.shape[1]))
+    is_allowed = np.zeros((len(masks), logits.shape[1]), bool)
+    is_allowed[:, : len(tokens)] = masks[:, tokens // 32] >> (tokens % 32).astype(np.uint32) & 1
+    logits[rows] = np.where(is_allowed, logits[rows], np.float32(-np.inf))
 
 
 def kept_weights(logits: Logits, batch: SamplingBatch) -> Weights:

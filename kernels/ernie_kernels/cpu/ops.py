@@ -25,7 +25,7 @@ from ernie_kernels.formats import (
 )
 from ernie_kernels.rotary import rotary_table
 from ernie_kernels.routing import RouterWeights, check_experts, check_router
-from ernie_kernels.sampling import SamplingBatch
+from ernie_kernels.sampling import SamplingBatch, TokenMasks
 
 ISA_VARIABLE = "ERNIE_CPU_ISA"
 
@@ -228,3 +228,11 @@ class CpuOps:
         tokens = np.empty(len(logits), np.int64)
         self._ops.sample(np.ascontiguousarray(logits), batch, tokens)
         return tokens
+
+    def apply_token_masks(self, logits: Floats, masks: TokenMasks, rows: NDArray[np.int64]) -> None:
+        """Exclude tokens from rows of logits ``[R, V]``, see ``ernie_kernels.sampling``.
+
+        Raises:
+            ValueError: the arrays are not contiguous, or do not fit each other.
+        """
+        self._ops.mask(logits, masks, rows)

@@ -17,7 +17,7 @@ from ernie_kernels.reference.linear import linear
 from ernie_kernels.reference.moe import ReferenceMoe, moe
 from ernie_kernels.rotary import RotaryTable, rotary_table
 from ernie_kernels.routing import RouterWeights, check_experts, check_router
-from ernie_kernels.sampling import SamplingBatch, sample_tokens
+from ernie_kernels.sampling import SamplingBatch, TokenMasks, apply_token_masks, sample_tokens
 
 Floats = NDArray[np.float32]
 
@@ -130,6 +130,10 @@ class ReferenceOps:
     def sample_tokens(self, logits: Floats, batch: SamplingBatch) -> NDArray[np.int64]:
         """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.sampling``."""
         return sample_tokens(logits, batch)
+
+    def apply_token_masks(self, logits: Floats, masks: TokenMasks, rows: NDArray[np.int64]) -> None:
+        """Exclude tokens from rows of logits ``[R, V]``, see ``ernie_kernels.sampling``."""
+        apply_token_masks(logits, masks, rows)
 
 
 def rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:
