@@ -21,7 +21,8 @@ from ernie_backend.engine.prompt_logprobs import score_prompts
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.request.step_plan import SchedulePlan
-from ernie_backend.runner.sampler import NO_TOKEN, SampledToken, Sampler, SamplingRow
+from ernie_backend.runner.sampler import NO_TOKEN, SampledToken, Sampler
+from ernie_backend.runner.sampling_rows import SamplingRow
 from ernie_backend.scheduler.scheduler import Scheduler
 from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_wire.errors import ErnieError, InternalError, InvalidValue, RequestTimeout
@@ -103,8 +104,11 @@ class Engine:
         plan = self._scheduler.schedule()
         if not plan.chunks:
             return expired
-        logits = score_prompts(plan, self._runner.run(plan), self._requests, self._sampler)
-        outputs = self._advance(plan, self._sample(logits, self._rows(plan)))
+        rows = self._rows(plan)
+        with self._sampler.filling_masks(rows):
+            computed = self._runner.run(plan)
+        logits = score_prompts(plan, computed, self._requests, self._sampler)
+        outputs = self._advance(plan, self._sample(logits, rows))
         self._scheduler.complete(plan)
         self._steps += 1
         for output in outputs:
@@ -151,10 +155,22 @@ class Engine:
         return tuple(outputs)
 
     def _append(self, request: RequestState, tokens: list[SampledToken]) -> Output | None:
-        if tokens[-1].token_id != NO_TOKEN:
-            return request.advance(tokens)
-        logger.error("the logits of request %s are not numbers", request.request_id)
-        error = InternalError("the model computed no valid probabilities for this request")
+        """Add a chunk's tokens to its request; return the output to send, if any."""
+        last = tokens[-1]
+        has_failed = last.token_id == NO_TOKEN
+        try:
+            output = request.advance(tokens[:-1] if has_failed else tokens)
+        except ErnieError as failure:
+            return Output(request.request_id, error=failure.to_line())
+        except Exception:
+            logger.exception("request %s cannot take its next token", request.request_id)
+            error: ErnieError = InternalError("this answer failed while it was made")
+            return Output(request.request_id, error=error.to_line())
+        if not has_failed or request.finish_reason is not None:
+            return output
+        if last.error is None:
+            logger.error("the logits of request %s are not numbers", request.request_id)
+        error = last.error or InternalError("the model computed no valid probabilities for this request")
         return Output(request.request_id, error=error.to_line())
 
     def _forget(self, request_id: str, *, keep_content: bool = True) -> bool:

@@ -121,11 +121,13 @@ class RequestState:
             self.finish_reason = "stop"
             return self._last_text(token_id if sampling.includes_stop else None)
         text = self._stop.push(self._detokenizer.push(token_id), may_stop=num_generated > sampling.min_tokens)
+        mask = self.sequence.token_mask
+        is_complete = mask is not None and mask.is_complete
         if self._stop.is_stopped:
             self.finish_reason = "stop"
-        elif num_generated >= sampling.max_tokens:
+        elif is_complete or num_generated >= sampling.max_tokens:
             text = joined((text, self._last_text()))
-            self.finish_reason = "stop" if self._stop.is_stopped else "length"
+            self.finish_reason = "stop" if is_complete or self._stop.is_stopped else "length"
         return text
 
     def _last_text(self, last_id: int | None = None) -> MarkedText:

@@ -1,7 +1,7 @@
 """Chooses the next token of every row of logits.
 
-    logits -> logits processors (on a copy) -> greedy: the largest
-                                            -> else: temperature, filters, choice (``ernie_kernels.sampling``)
+    logits -> logits processors -> token masks -> greedy: the largest
+                                               -> else: ``ernie_kernels.sampling``: temperature, filters, choice
 
 Greedy if temperature or top_p is below 1e-5, or top_k is 1. The uniform number that makes the choice comes from
 the counter-based generator Philox, keyed by the request's seed and counted by the token's index in the answer:
@@ -12,35 +12,33 @@ right.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.request.sequence import Sequence
+from ernie_backend.runner.logits_processors import AllowedTokens, BadWords, MinTokens
 from ernie_backend.runner.logprobs import ScoredToken, scored_token
+from ernie_backend.runner.sampling_rows import SamplingRow, fill_masks
 from ernie_backend.settings.engine_settings import RAW_LOGPROBS
 from ernie_kernels.sampling import SamplingBatch, TokenSampler, kept_weights, sampling_batch
+from ernie_wire.errors import ErnieError, InvalidValue
 
 NO_TOKEN = -1
 
 Logits = NDArray[np.float32]
 
 
-class SamplingRow(NamedTuple):
-    """The sequence whose next token a row of logits gives, after drafts of the tokens before it."""
-
-    sequence: Sequence
-    draft_ids: tuple[int, ...] = ()
-
-
 @dataclass(frozen=True)
 class SampledToken:
-    """A row's token, ``NO_TOKEN`` where the logits are not numbers, and its rank if the request needs it."""
+    """A row's token, and its rank if the request needs it; or ``NO_TOKEN``, with the error if it is known."""
 
     token_id: int
     scored: ScoredToken | None = None
+    error: ErnieError | None = None
 
 
 class Sampler:
@@ -57,19 +55,36 @@ class Sampler:
         self._vocab_size = vocab_size
         self._is_processed = logprobs_mode.startswith("processed")
         self._is_logprob = logprobs_mode.endswith("logprobs")
+        self._mask_thread = ThreadPoolExecutor(1, "token-masks")  # begins with the first mask
+
+    @contextmanager
+    def filling_masks(self, rows: list[SamplingRow]) -> Iterator[None]:
+        """Fill the token masks of rows on another thread while the body runs, and wait for them after it.
+
+        Args:
+            rows: those to be sampled; the rows of one sequence follow each other, each after one draft more.
+        """
+        if not any(row.sequence.token_mask for row in rows):
+            yield
+            return
+        filling = self._mask_thread.submit(fill_masks, rows, self._vocab_size)
+        try:
+            yield
+        finally:
+            filling.result()
 
     def sample(self, logits: Logits, rows: list[SamplingRow]) -> list[SampledToken]:
         """Choose a token for each row.
 
         Args:
-            logits: ``[R, V]``; left as they are.
-            rows: R of them, in the order of the logits.
+            logits: ``[R, V]``; masks may be applied to them, which can be repeated.
+            rows: R of them, in the order of the logits, with their masks.
         """
-        raw = logits[:, : self._vocab_size]
-        edited = _processed(raw, rows)
+        raw, edited = (each[:, : self._vocab_size] for each in self._edited(logits, rows))
         tokens: NDArray[np.int64] = edited.argmax(axis=1)  # NaN counts as the largest
         best = np.take_along_axis(edited, tokens[:, None], axis=1)[:, 0]
-        tokens[~np.isfinite(best)] = NO_TOKEN
+        has_failed = np.array([row.error is not None for row in rows], bool)
+        tokens[~np.isfinite(best) | has_failed] = NO_TOKEN
         random = [
             index
             for index, row in enumerate(rows)
@@ -81,8 +96,10 @@ class Sampler:
                 chosen, _batch([rows[index] for index in random])
             )
         return [
-            SampledToken(token, self._scored(raw[index], edited[index], rows[index], token))
-            for index, token in enumerate(tokens.tolist())
+            SampledToken(token, self._scored(raw[index], edited[index], row, token))
+            if token != NO_TOKEN
+            else SampledToken(NO_TOKEN, error=row.error or _nothing_left(row, best[index]))
+            for index, (token, row) in enumerate(zip(tokens.tolist(), rows, strict=True))
         ]
 
     def score_prompt(self, logits: Logits, next_ids: tuple[int, ...], num_top: int) -> list[ScoredToken]:
@@ -98,9 +115,25 @@ class Sampler:
             for row, token_id in zip(rows, next_ids, strict=True)
         ]
 
+    def _edited(self, logits: Logits, rows: list[SamplingRow]) -> tuple[Logits, Logits]:
+        """Return the logits before and after processors and masks: one array if the former are not needed."""
+        masked = [index for index, row in enumerate(rows) if row.mask is not None]
+        edited = logits
+        if any(row.sequence.processors for row in rows) or any(self._needs_raw(rows[each]) for each in masked):
+            edited = logits.copy()
+            _process(edited[:, : self._vocab_size], rows)
+        if masked:
+            masks = np.stack([mask for row in rows if (mask := row.mask) is not None])
+            edited = np.require(edited, requirements=["C", "W"])
+            self._token_sampler.apply_token_masks(edited, masks, np.array(masked))
+        return logits, edited
+
+    def _needs_raw(self, row: SamplingRow) -> bool:
+        return row.sequence.sampling.logprobs is not None and not self._is_processed
+
     def _scored(self, raw: Logits, edited: Logits, row: SamplingRow, token_id: int) -> ScoredToken | None:
         num_top = row.sequence.sampling.logprobs
-        if num_top is None or token_id == NO_TOKEN:
+        if num_top is None:
             return None
         values = _filtered(edited, row) if self._is_processed else raw
         return scored_token(values, token_id, num_top, is_logprob=self._is_logprob)
@@ -112,31 +145,48 @@ def uniform(seed: int, index: int) -> float:
     return (bits >> 11) * 2.0**-53
 
 
-def _processed(logits: Logits, rows: list[SamplingRow]) -> Logits:
-    """Return the logits after the sequences' logits processors: a copy, unless there are none."""
-    if not any(row.sequence.processors for row in rows):
-        return logits
-    processed = logits.copy()
-    # A row after drafts is that of an answer which ends with them: each processor accepts them, is applied, and
-    # rolls back, so the rows of one sequence may come in any order and rejected drafts leave no trace.
-    for row_logits, (sequence, draft_ids) in zip(processed, rows, strict=True):
-        for processor in sequence.processors:
-            for token_id in draft_ids:
-                processor.accept(token_id)
-            processor.apply(row_logits)
-            if draft_ids:
-                processor.rollback(len(draft_ids))
-    return processed
+def _process(logits: Logits, rows: list[SamplingRow]) -> None:
+    """Apply the sequences' logits processors.
+
+    A row after drafts is that of an answer which ends with them: each processor accepts them, is applied, and
+    rolls back, even if it fails. So rejected drafts leave no trace.
+    """
+    for row_logits, row in zip(logits, rows, strict=True):
+        for processor in row.sequence.processors:
+            num_accepted = 0
+            try:
+                for token_id in row.draft_ids:
+                    processor.accept(token_id)
+                    num_accepted += 1
+                processor.apply(row_logits)
+            finally:
+                processor.rollback(num_accepted)
+
+
+_EXCLUDING = {AllowedTokens: "allowed_token_ids", BadWords: "bad_words", MinTokens: "min_tokens"}
+
+
+def _nothing_left(row: SamplingRow, best: np.float32) -> ErnieError | None:
+    """Return the error of a row of which a mask leaves no token; None if that is not why it has none."""
+    if row.mask is None or best != -np.inf:
+        return None
+    sequence = row.sequence
+    others = [
+        name for kind, name in _EXCLUDING.items() if any(type(each) is kind for each in sequence.processors)
+    ]
+    place = f"after {sequence.num_generated + len(row.draft_ids)} tokens of the answer"
+    if not others:
+        return InvalidValue(f"{place}, its grammar allows no token of this model; change the grammar")
+    names = " and ".join(others)
+    return InvalidValue(
+        f"{place}, every token that its grammar allows is excluded by {names}; relax them, or the grammar",
+        others[0],
+    )
 
 
 def _batch(rows: list[SamplingRow]) -> SamplingBatch:
-    return sampling_batch(
-        (
-            sequence.sampling.filters,
-            uniform(sequence.sampling.seed, sequence.num_generated + len(draft_ids)),
-        )
-        for sequence, draft_ids in rows
-    )
+    samplings = ((row.sequence.sampling, row.sequence.num_generated + len(row.draft_ids)) for row in rows)
+    return sampling_batch((sampling.filters, uniform(sampling.seed, index)) for sampling, index in samplings)
 
 
 def _filtered(logits: Logits, row: SamplingRow) -> Logits:

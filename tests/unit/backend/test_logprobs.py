@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.logits_processors import LogitBias
 from ernie_backend.runner.logprobs import scored_token
-from ernie_backend.runner.sampler import Sampler, SamplingRow
+from ernie_backend.runner.sampler import Sampler
+from ernie_backend.runner.sampling_rows import SamplingRow
 from ernie_backend.settings.engine_settings import LOGPROBS_MODES
 from ernie_kernels.reference import ReferenceOps
 from ernie_wire.logprobs import LOWEST_LOGPROB

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.logits_processors import BadWords, LogitBias
-from ernie_backend.runner.sampler import NO_TOKEN, Sampler, SamplingRow, uniform
+from ernie_backend.runner.sampler import NO_TOKEN, Sampler, uniform
+from ernie_backend.runner.sampling_rows import SamplingRow
 from ernie_kernels.cpu import CpuOps
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.sampling import TokenSampler

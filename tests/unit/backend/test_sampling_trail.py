@@ -16,7 +16,8 @@ from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.engine.input_processor import InputProcessor
-from ernie_backend.runner.sampler import Sampler, SamplingRow
+from ernie_backend.runner.sampler import Sampler
+from ernie_backend.runner.sampling_rows import SamplingRow
 from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
