@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import openai
@@ -10,32 +11,13 @@ import pytest
 from ernie_backend.chat.messages import normalize_messages
 from fakes.triton_grpc import FakeTriton
 from support import http
+from support.paths import DATA
 
 pytest_plugins = ("support.frontend_server",)
 
 WEATHER = "location: Beijing，temperature: 23，weather: sunny，unit: c"
-WEATHER_TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "get_weather",
-            "description": "Determine weather in my location",
-            "parameters": {
-                "type": "object",
-                "properties": {
-                    "location": {
-                        "type": "string",
-                        "description": "The city and state e.g. San Francisco, CA",
-                    },
-                    "unit": {"type": "string", "enum": ["c", "f"]},
-                },
-                "additionalProperties": False,
-                "required": ["location", "unit"],
-            },
-            "strict": True,
-        },
-    }
-]
+REQUESTS = DATA / "fastdeploy_requests"
+"""Bodies of its examples of curl."""
 
 
 @pytest.fixture
@@ -116,36 +98,21 @@ def test_curl(frontend: str, triton: FakeTriton, body: str) -> None:
     assert answer.json()["choices"][0]["message"]["content"] == "Beijing."
 
 
-def test_curl_with_tools_and_a_tool_result(frontend: str, triton: FakeTriton) -> None:
-    body = {
-        "messages": [
-            {"role": "user", "content": [{"type": "text", "text": "Get the current weather in Beijing"}]},
-            {
-                "role": "assistant",
-                "tool_calls": [
-                    {
-                        "id": "call_1",
-                        "type": "function",
-                        "function": {
-                            "name": "get_weather",
-                            "arguments": {"location": "Beijing", "unit": "c"},
-                        },
-                    }
-                ],
-                "content": "",
-            },
-            {
-                "role": "tool",
-                "content": [{"type": "text", "text": WEATHER}],
-            },
-        ],
-        "tools": WEATHER_TOOLS,
-        "stream": False,
-    }
-    answer = http.post(f"{frontend}/v1/chat/completions", json=body)
+def test_curl_with_tools(frontend: str, triton: FakeTriton) -> None:
+    body = (REQUESTS / "tools.json").read_bytes()
+    answer = http.post(f"{frontend}/v1/chat/completions", content=body)
+    assert answer.status_code == 200
+    assert triton.inferences[0].messages["tools"] == json.loads(body)["tools"]
+    [message] = normalize_messages(triton.inferences[0].messages["messages"])
+    assert message["content"].startswith("Is the old lady on the left side")
+
+
+def test_curl_with_a_tool_result(frontend: str, triton: FakeTriton) -> None:
+    body = (REQUESTS / "tool_result.json").read_bytes()
+    answer = http.post(f"{frontend}/v1/chat/completions", content=body)
     assert answer.status_code == 200
     sent = triton.inferences[0].messages
-    assert sent["tools"] == WEATHER_TOOLS
+    assert sent["tools"] == json.loads(body)["tools"]
     messages = normalize_messages(sent["messages"])
     assert [message["content"] for message in messages] == [
         "Get the current weather in Beijing",
