@@ -125,10 +125,10 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"messages": MESSAGES, "metadata": {"raw_request": False}}, "metadata", "invalid_value"),
     ({"messages": MESSAGES, "metadata": {"temperature": -1}}, "temperature", "invalid_value"),
-    ({"messages": MESSAGES, "metadata": {"guided_json": {}}}, "guided_json", "invalid_value"),
+    ({"messages": MESSAGES, "metadata": {"guided_regex": 1}}, "guided_regex", "invalid_value"),
     ({"messages": MESSAGES, "logits_processors_args": {"x": 1}}, "logits_processors_args", "invalid_value"),
-    ({"messages": MESSAGES, "response_format": {"type": "json_object"}}, "response_format", "invalid_value"),
-    ({"messages": MESSAGES, "guided_json": {}}, "guided_json", "invalid_value"),
+    ({"messages": MESSAGES, "response_format": {"type": "json_schema"}}, "response_format", "invalid_value"),
+    ({"messages": MESSAGES, "guided_json": {}, "guided_regex": "a"}, "guided_regex", "invalid_value"),
     ({"messages": MESSAGES, "chat_template": "{{ 1 }}"}, "chat_template", "invalid_value"),
 ]
 
@@ -524,3 +524,27 @@ def test_the_largest_body_of_the_usual_settings(run_frontend: RunFrontend, trito
     with run_frontend(triton.url) as url:
         error = error_of(post(url, "/v1/completions", b" " * (9 << 20)), 413)
     assert str(8 << 20) in error["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("guided_json", {}),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": {}}}),
+        ("structured_outputs", {"json": {}}),
+    ],
+)
+def test_an_error_of_a_grammar_names_the_field_of_the_client(
+    frontend: str, triton: FakeTriton, field: str, value: object, stream: bool
+) -> None:
+    async def refuse(_: Inference) -> AsyncIterator[Response]:
+        yield "invalid_value[structured_outputs.json]: structured_outputs.json at /a: no such type"
+
+    triton.answer = refuse
+    body = {"messages": MESSAGES, field: value, "stream": stream}
+    answer = http.post(f"{frontend}/v1/chat/completions", json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "invalid_value")
+    assert error["message"].removeprefix(f"{field}").removeprefix(".json") == " at /a: no such type"
+    assert error["param"].removesuffix(".json") == field

@@ -54,7 +54,11 @@ def check_structured_outputs(value: object) -> None:
         if name not in KINDS and name not in WHITESPACE:
             known = ", ".join((*KINDS, *WHITESPACE))
             raise InvalidValue(f"{FIELD} has no field {_short(name)}; known: {known}", FIELD)
-    size = len(json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass"))
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise InvalidValue(f"{FIELD} holds a number that JSON does not have (NaN, infinity)", FIELD) from None
+    size = len(text.encode(errors="surrogatepass"))
     if size > MAX_BYTES:
         raise InvalidValue(f"{FIELD} is {size} bytes of JSON; at most {MAX_BYTES} are allowed", FIELD)
     kind = kind_of(value)

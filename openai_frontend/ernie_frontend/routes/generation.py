@@ -25,8 +25,9 @@ from ernie_frontend.translate.generate_request import RequestContext
 from ernie_frontend.translate.response_context import ResponseContext, UsageCounter, best
 from ernie_frontend.translate.response_warnings import warning_header
 from ernie_frontend.translate.sse import StreamWriter
+from ernie_frontend.translate.structured_outputs import in_clients_words
 from ernie_frontend.triton.output_streams import Item, collect, merge, rechunk
-from ernie_wire.errors import EngineCrashed, ErnieError, InternalError
+from ernie_wire.errors import EngineCrashed, ErnieError, InternalError, InvalidValue
 from ernie_wire.messages import GenerateRequest, Output
 
 logger = logging.getLogger(__name__)
@@ -59,8 +60,15 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
     Raises:
         ErnieError: the request is wrong, or cannot be answered.
     """
-    services, record = Services.of(request), record_of(request.scope)
     body, num_bytes = await read_body(endpoint.body, request)
+    try:
+        return await _answer(request, endpoint, body, num_bytes)
+    except InvalidValue as error:
+        raise in_clients_words(error, body) from None
+
+
+async def _answer(request: Request, endpoint: Endpoint[Body], body: Body, num_bytes: int) -> Response:
+    services, record = Services.of(request), record_of(request.scope)
     model = await services.models.resolve(body.model)
     engine = model.entry.engine
     if engine is not None:  # while it starts, the engine itself checks what waits for it

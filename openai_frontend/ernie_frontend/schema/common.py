@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from ernie_frontend.schema.structured_outputs import StructuredOutputFields
 from ernie_wire.checks import as_count, as_integer, as_integers
 
 Integer = Annotated[int, BeforeValidator(as_integer)]
@@ -41,7 +42,7 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = False
 
 
-class GenerationFields(BaseModel):
+class GenerationFields(StructuredOutputFields):
     """The fields that chat and completions requests share; None means "not given".
 
     Attributes:
@@ -128,11 +129,6 @@ class GenerationFields(BaseModel):
         None,
         description="keep only the last tokens of the prompt, this many; -1: as many as the context has room "
         "for next to max_tokens, or next to its default but at least half of the context",
-    )
-    structured_outputs: dict[str, Any] | None = Field(
-        None,
-        description="what the answer must be: exactly one of json, json_object, regex, choice, grammar, "
-        "structural_tag",
     )
     return_token_ids: bool | None = Field(None, description="add token ids and raw texts of prompt and answer")
     completion_token_ids: TokenIds | None = Field(

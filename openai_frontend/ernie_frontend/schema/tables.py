@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.schema.openapi import GENERATIONS
+from ernie_frontend.schema.structured_outputs import StructuredOutputFields
 from ernie_frontend.schema.unsupported import IGNORED
 
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", typing.Any: ""}
@@ -26,9 +27,11 @@ _MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def tables() -> dict[str, str]:
     """Return the tables by their names in the marks."""
+    structured = set(StructuredOutputFields.model_fields)
     common = set(GenerationFields.model_fields)
     return {
-        "common": _fields(GenerationFields, common),
+        "common": _fields(GenerationFields, common - structured),
+        "structured": _fields(StructuredOutputFields, structured),
         **{
             each.name: _fields(each.body, set(each.body.model_fields) - common) for each in GENERATIONS.values()
         },

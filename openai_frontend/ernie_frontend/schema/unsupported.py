@@ -16,7 +16,6 @@ from pydantic import BaseModel
 from ernie_wire.errors import InvalidValue
 
 _NOT_YET = "not supported yet"
-_NO_GRAMMAR = "structured output is not supported yet"
 _TEMPLATE = "a template is a program, and only the model's own is trusted"
 
 
@@ -37,12 +36,6 @@ _COMMON: dict[str, Refusal] = {
     "use_beam_search": Refusal(_NOT_YET, (False,)),
     "length_penalty": Refusal("only beam search uses it", (1.0,)),
     "logits_processors_args": Refusal("logits processors are not supported; use logit_bias", ({},)),
-    "response_format": Refusal(_NO_GRAMMAR, ({"type": "text"},)),
-    "guided_json": Refusal(_NO_GRAMMAR),
-    "guided_regex": Refusal(_NO_GRAMMAR),
-    "guided_choice": Refusal(_NO_GRAMMAR),
-    "guided_grammar": Refusal(_NO_GRAMMAR),
-    "structural_tag": Refusal(_NO_GRAMMAR),
     "include_draft_logprobs": Refusal("there is no draft model", (False,)),
     "temp_scaled_logprobs": Refusal("the server's logprobs mode decides", (False,)),
     "top_p_normalized_logprobs": Refusal("the server's logprobs mode decides", (False,)),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from ernie_frontend.schema.common import GenerationFields
+from ernie_frontend.translate.structured_outputs import structured_outputs
 from ernie_wire.checks import MAX_TOKEN_ID
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import MAX_SEED, SamplingParameters
@@ -84,11 +85,15 @@ def sampling_parameters(
 ) -> SamplingParameters:
     """Return the sampling parameters of a request; what it leaves out gets the model's defaults.
 
-    Fields have the same names in both, except for these two, which each endpoint expresses in its own way.
+    Fields have the same names in both, except for these, which are expressed in several ways.
 
     Raises:
         InvalidValue: a value outside its limits.
     """
-    values = {"max_tokens": max_tokens, "logprobs": logprobs}
+    values = {
+        "max_tokens": max_tokens,
+        "logprobs": logprobs,
+        "structured_outputs": structured_outputs(body),
+    }
     others = (each.name for each in fields(SamplingParameters) if each.name not in values)
     return SamplingParameters.from_json({**{name: getattr(body, name) for name in others}, **values})

@@ -68,8 +68,9 @@ OF_MORE_MEANINGS = {
     "seed",
     "stop",
     "logprobs",
+    "structured_outputs",
 }
-"""Words that stand for something else too, and ``prompt_logprobs``, which comes back."""
+"""Words that stand for something else too, such as modules, and ``prompt_logprobs``, which comes back."""
 
 
 @pytest.mark.parametrize(

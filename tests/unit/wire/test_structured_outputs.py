@@ -52,6 +52,7 @@ def test_one_kind_is_valid(value: dict[str, Any]) -> None:
         ({"grammar": {}}, "grammar"),
         ({"structural_tag": "{}"}, "structural_tag .*object"),
         ({"json": {"const": "a" * MAX_BYTES}}, f"{MAX_BYTES}"),
+        ({"json": {"maximum": float("inf")}}, "number that JSON does not have"),
         ({"regex": "é" * (MAX_BYTES // 2)}, f"{MAX_BYTES}"),
         ({"jsonschema": {}}, "no field 'jsonschema'.*json_object"),
         ({"regex": "a", "whitespace_pattern": " "}, "whitespace_pattern has no meaning for regex"),
