@@ -51,11 +51,13 @@ class ToolRequest:
         tools: the functions that may be called, at least one, with unique names.
         is_required: the answer must be a call.
         is_parallel: the answer may have several calls.
+        is_limited: the choice leaves out functions that the model sees.
     """
 
     tools: tuple[Tool, ...]
     is_required: bool = False
     is_parallel: bool = True
+    is_limited: bool = False
 
     @classmethod
     def from_json(cls, conversation: Mapping[str, Any]) -> ToolRequest | None:
@@ -82,7 +84,12 @@ class ToolRequest:
         if not tools or mode == "none":
             return None
         chosen = tuple(tools.values()) if names is None else tuple(tools[name] for name in names)
-        return cls(chosen, mode in ("required", _NAMED), is_parallel is not False and mode != _NAMED)
+        return cls(
+            chosen,
+            is_required=mode in ("required", _NAMED),
+            is_parallel=is_parallel is not False and mode != _NAMED,
+            is_limited=len(chosen) < len(tools),
+        )
 
 
 def check_message(where: str, message: Mapping[str, Any]) -> None:

@@ -32,9 +32,9 @@ def allowed(mode: object, *tools: object) -> dict[str, Any]:
         ("auto", ToolRequest((F, G))),
         ("required", ToolRequest((F, G), is_required=True)),
         ("none", None),
-        (function("g"), ToolRequest((G,), is_required=True, is_parallel=False)),
-        ({"function": {"name": "g"}}, ToolRequest((G,), is_required=True, is_parallel=False)),
-        (allowed("auto", function("g"), function("g")), ToolRequest((G,))),
+        (function("g"), ToolRequest((G,), is_required=True, is_parallel=False, is_limited=True)),
+        ({"function": {"name": "g"}}, ToolRequest((G,), True, False, True)),
+        (allowed("auto", function("g"), function("g")), ToolRequest((G,), is_limited=True)),
         (allowed("required", function("g"), function("f")), ToolRequest((G, F), is_required=True)),
     ],
 )
