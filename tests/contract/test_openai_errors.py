@@ -129,6 +129,13 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": MESSAGES, "logits_processors_args": {"x": 1}}, "logits_processors_args", "invalid_value"),
     ({"messages": MESSAGES, "response_format": {"type": "json_schema"}}, "response_format", "invalid_value"),
     ({"messages": MESSAGES, "guided_json": {}, "guided_regex": "a"}, "guided_regex", "invalid_value"),
+    (
+        {"messages": MESSAGES, "logits_processors_args": {"thinking_budget": 0}},
+        "thinking_budget",
+        "invalid_value",
+    ),
+    ({"messages": MESSAGES, "reasoning_effort": "max"}, "reasoning_effort", "invalid_value"),
+    ({"messages": MESSAGES, "reasoning_max_tokens": 0}, "reasoning_max_tokens", "invalid_value"),
     ({"messages": MESSAGES, "chat_template": "{{ 1 }}"}, "chat_template", "invalid_value"),
 ]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Template
+from jinja2.meta import find_undeclared_variables
 
 from ernie_backend.chat.messages import normalize_messages
 from ernie_backend.chat.template_environment import TemplateEnvironment, TemplateRefusal
@@ -22,6 +23,7 @@ from ernie_backend.chat.template_text import joined, origins_of, template_writte
 from ernie_backend.config.fields import read_json_object
 from ernie_backend.errors import StartError
 from ernie_wire.checks import check_flag
+from ernie_wire.conversation import thinking_switch
 from ernie_wire.errors import ChatTemplateFailed, InvalidValue
 
 _COMPILED_NAME = "<template>"
@@ -58,7 +60,12 @@ class RenderedChat:
 
 
 class ChatTemplate:
-    """A compiled template and the special tokens it may name."""
+    """A compiled template and the special tokens it may name.
+
+    Attributes:
+        source: its Jinja text.
+        variables: names that it reads and does not set itself.
+    """
 
     def __init__(
         self, source: str, special_tokens: Mapping[str, str], where: str = "the chat template"
@@ -74,6 +81,8 @@ class ChatTemplate:
         except Exception as error:  # some faults of the syntax, such as a stray break, are found by Python only
             reason = error.msg if isinstance(error, SyntaxError) else error
             raise StartError(f"{where} is not a valid Jinja template: {reason}") from error
+        self.source = source
+        self.variables = frozenset(find_undeclared_variables(environment.parse(source)))
         # The operator ~ joins texts by this name of the compiled module, all else by the environment's concat.
         self._template.root_render_func.__globals__.update(str_join=joined)
         self._environment = environment
@@ -114,12 +123,14 @@ class ChatTemplate:
                 return cls(source, specials, f"chat_template in {directory / name}")
         return cls(BUILT_IN, specials)
 
-    def render(self, chat: Mapping[str, Any]) -> RenderedChat:
+    def render(self, chat: Mapping[str, Any], *, thinks_by_default: bool | None = None) -> RenderedChat:
         """Return the prompt of a chat; not for two threads at once.
 
         Args:
             chat: ``messages``, optional ``tools``, ``tool_choice``, ``chat_template_kwargs``,
                 ``add_generation_prompt`` and ``continue_final_message``.
+            thinks_by_default: whether an answer begins with thinking if the request does not say; None: as
+                the template has it.
 
         Raises:
             InvalidValue: the messages are wrong, or the template refuses them by ``raise_exception``.
@@ -128,6 +139,7 @@ class ChatTemplate:
         options = chat.get("chat_template_kwargs") or {}
         if not isinstance(options, dict):
             raise InvalidValue("chat_template_kwargs must be an object", "chat_template_kwargs")
+        options = _switched(options, thinks_by_default)
         messages = normalize_messages(chat.get("messages"))
         is_continued = _flag(chat, "continue_final_message", default=False)
         add_generation_prompt = _flag(chat, "add_generation_prompt", default=not is_continued)
@@ -168,6 +180,17 @@ class ChatTemplate:
                 f"{type(error).__name__}: {error}; fix the template, unless it needs something that the "
                 "request leaves out"
             ) from error
+
+
+def _switched(options: Mapping[str, Any], default: bool | None) -> Mapping[str, Any]:
+    """Return the variables with the switch of thinking in both of the places where templates look for it."""
+    requested = thinking_switch(options)
+    is_on = default if requested is None else requested
+    if is_on is None:
+        return options
+    inner = options.get("options")
+    inner = {**(inner if isinstance(inner, dict) else {}), "thinking_mode": "open" if is_on else "close"}
+    return {**options, "enable_thinking": is_on, "options": inner}
 
 
 def _flag(chat: Mapping[str, Any], name: str, *, default: bool) -> bool:

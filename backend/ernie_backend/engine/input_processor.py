@@ -6,8 +6,10 @@ Pure apart from the random seed of requests that give none; runs on a thread nex
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NoReturn
 
+from ernie_backend.chat.formats import AnswerFormat, answer_format
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer, find_tokenizer
 from ernie_backend.config.generation_config import GenerationConfig
@@ -17,6 +19,7 @@ from ernie_backend.engine.request_state import RequestState
 from ernie_backend.engine.sampling_resolver import SamplingResolver
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.errors import StartError
+from ernie_backend.request.reasoning import ReasoningTracker
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.settings.engine_settings import EngineSettings, LogprobLimits
 from ernie_wire.checks import check_token_ids
@@ -38,6 +41,7 @@ class InputProcessor:
         max_model_len: tokens of prompt and answer.
         vocab_size: token ids that the model knows.
         logprob_limits: which log probabilities a request may ask for.
+        format: how the model's answers are written.
     """
 
     tokenizer: Tokenizer | NullTokenizer
@@ -46,6 +50,7 @@ class InputProcessor:
     max_model_len: int
     vocab_size: int
     logprob_limits: LogprobLimits = field(default_factory=LogprobLimits)
+    format: AnswerFormat = field(default_factory=AnswerFormat)
 
     @classmethod
     def load(cls, settings: EngineSettings, config: ModelConfig) -> InputProcessor:
@@ -65,13 +70,15 @@ class InputProcessor:
                 f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, "
                 f"config.json says vocab_size {config.vocab_size}; they belong to different models"
             )
+        template = ChatTemplate.from_directory(directory, settings.chat_template)
         return cls(
             tokenizer=tokenizer,
-            template=ChatTemplate.from_directory(directory, settings.chat_template),
+            template=template,
             defaults=GenerationConfig.from_directory(directory, config.eos_token_ids),
             max_model_len=settings.loading.max_model_len,
             vocab_size=config.vocab_size,
             logprob_limits=settings.logprobs,
+            format=answer_format(settings.parsers, template, tokenizer),
         )
 
     def process(self, request: GenerateRequest) -> RequestState:
@@ -106,7 +113,19 @@ class InputProcessor:
             StopMatcher(requested.stop, is_included=requested.include_stop_str_in_output),
             stream=request.stream,
             prompt_text=text,
+            prompt_tag=self._last_tag(prompt_ids) if request.return_marks else None,
+            reasoning=self._tracker(prompt_ids),
         )
+
+    def _tracker(self, prompt_ids: tuple[int, ...]) -> ReasoningTracker | None:
+        """Return what follows the thinking in an answer; None if the model has no tags for it."""
+        tags = self.format.think_tags
+        return ReasoningTracker(tags, is_open=tags.are_open(prompt_ids)) if tags is not None else None
+
+    def _last_tag(self, prompt_ids: tuple[int, ...]) -> str:
+        """Return the text of the last structural token of a prompt, or nothing."""
+        tags = (each for each in reversed(prompt_ids) if each in self.tokenizer.structural_ids)
+        return "".join(self.tokenizer.token_bytes(each).decode() for each in islice(tags, 1))
 
     def _sampling(self, request: GenerateRequest) -> SamplingParameters:
         """Return the sampling parameters, with the log probabilities that their cumulative sum needs."""
@@ -166,7 +185,7 @@ class InputProcessor:
             return request.text_input or "", None
         conversation = read_json_object(request.messages, "messages")
         ToolRequest.from_json(conversation)
-        chat = self.template.render(conversation)
+        chat = self.template.render(conversation, thinks_by_default=self.format.is_switched or None)
         return chat.text, chat.origins
 
     def _encoded(

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.stop import StopMatcher
+from ernie_backend.request.reasoning import ReasoningTracker
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.logprobs import ScoredToken
 from ernie_backend.runner.sampler import SampledToken
@@ -28,7 +29,9 @@ class RequestState:
         detokenizer: turns those of the answer into text.
         stop: finds stop strings.
         stream: whether every new text is sent, or all of it at the end.
-        prompt_text: the prompt as text if the client requested it; sent in the first output.
+        prompt_text, prompt_tag: the prompt as text and its last structural token, if the client requested them;
+            sent in the first output.
+        reasoning: follows the thinking in the answer; None: the model has none.
 
     Attributes:
         finish_reason: ``stop`` or ``length`` at the end.
@@ -42,6 +45,8 @@ class RequestState:
         *,
         stream: bool = True,
         prompt_text: str | None = None,
+        prompt_tag: str | None = None,
+        reasoning: ReasoningTracker | None = None,
     ) -> None:
         self.sequence = sequence
         self.prompt_text = prompt_text
@@ -49,6 +54,9 @@ class RequestState:
         self._detokenizer = detokenizer
         self._stop = stop
         self._stream = stream
+        self._prompt_tag = prompt_tag
+        self._reasoning = reasoning
+        self._num_sent_reasoning = 0
         self._prompt_logprobs: list[TokenLogprobs | None] = [None]  # the first token has none
         self._unsent_text: list[MarkedText] = []
         self._unsent_ids: list[int] = []
@@ -87,6 +95,8 @@ class RequestState:
     def _append(self, sampled: SampledToken) -> None:
         token_id = sampled.token_id
         self.sequence.append(token_id)
+        if self._reasoning is not None:
+            self._reasoning.accept(token_id)
         self._unsent_ids.append(token_id)
         if sampled.scored is not None:
             is_skipped = self._detokenizer.skips(token_id)
@@ -97,6 +107,7 @@ class RequestState:
         sequence, sampling, is_first = self.sequence, self.sequence.sampling, not self._has_sent
         text = joined(self._unsent_text)
         prompt_logprobs = tuple(self._prompt_logprobs) if sampling.prompt_logprobs is not None else None
+        num_reasoning = 0 if self._reasoning is None else self._reasoning.num_reasoning_tokens
         output = Output(
             request_id=sequence.request_id,
             text=text.text,
@@ -110,7 +121,10 @@ class RequestState:
             logprobs=tuple(self._unsent_logprobs) if sampling.logprobs is not None else None,
             prompt_logprobs=prompt_logprobs if is_first else None,
             marks=text.marks,
+            num_reasoning_tokens=num_reasoning - self._num_sent_reasoning,
+            prompt_tag=self._prompt_tag if is_first else None,
         )
+        self._num_sent_reasoning = num_reasoning
         self._unsent_text, self._unsent_ids, self._unsent_logprobs, self._has_sent = [], [], [], True
         return output
 

@@ -68,6 +68,10 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
         check_leads(layout)
         plan = engine_plan(settings, config, backend, available * len(layout.hosts))
         check_fits(plan)
+    parsers = input_processor.format
+    logger.info(
+        "start: parsers: %s for thinking, %s for tool calls", parsers.reasoning_parser, parsers.tool_call_parser
+    )
     for line in filter(None, (*settings.notices, notice, layout.notice)):
         logger.warning("notice: %s", line)
     group, process_group = None, None
@@ -139,5 +143,8 @@ def _description(
         enable_logprob=settings.logprobs.enable_logprob,
         max_logprobs=settings.logprobs.max_logprobs,
         logprobs_mode=settings.logprobs.logprobs_mode,
+        reasoning_parser=input_processor.format.reasoning_parser,
+        tool_call_parser=input_processor.format.tool_call_parser,
+        knows_tools=input_processor.format.knows_tools,
         generation_config=input_processor.defaults.to_json(),
     )

@@ -21,6 +21,9 @@ from ernie_kernels.formats import ActivationType
 
 RAW_LOGPROBS = "raw_logprobs"
 LOGPROBS_MODES = (RAW_LOGPROBS, "raw_logits", "processed_logprobs", "processed_logits")
+AUTO_PARSER = "auto"
+REASONING_PARSERS = ("ernie-45-vl", "ernie-45-vl-thinking", "ernie-x1")
+TOOL_CALL_PARSERS = ("ernie-45-vl-thinking", "ernie-x1")
 DEFAULT_ACTIVATION = ActivationType.INT16
 """The fastest activation type whose logits keep a cosine of 0.999 to those of float32 activations: int8 falls
 to 0.985 on single tokens of the dense golden, see ``ernie_kernels.reference.linear``."""
@@ -163,6 +166,22 @@ class LogprobLimits:
 
 
 @dataclass(frozen=True)
+class ParserSettings:
+    """Which parsers take answers apart (``chat.formats``); None: none."""
+
+    reasoning_parser: str | None = setting(
+        AUTO_PARSER,
+        OrNone(Choice((AUTO_PARSER, *REASONING_PARSERS)), ("none",)),
+        "format of the thinking in answers; auto: as the model's template writes it; none: it stays text",
+    )
+    tool_call_parser: str | None = setting(
+        AUTO_PARSER,
+        OrNone(Choice((AUTO_PARSER, *TOOL_CALL_PARSERS)), ("none",)),
+        "format of tool calls in answers; auto: as the model's template writes them; none: they stay text",
+    )
+
+
+@dataclass(frozen=True)
 class ParallelSettings:
     """The ranks that share a model, and where they are (``parallel.layout``)."""
 
@@ -215,6 +234,7 @@ class EngineSettings:
     cache: CacheSettings = field(default_factory=CacheSettings)
     scheduler: SchedulerLimits = field(default_factory=SchedulerLimits)
     logprobs: LogprobLimits = field(default_factory=LogprobLimits)
+    parsers: ParserSettings = field(default_factory=ParserSettings)
     parallel: ParallelSettings = field(default_factory=ParallelSettings)
     image_max_pixels: int | None = None
     notices: tuple[str, ...] = ()
@@ -249,7 +269,15 @@ class EngineSettings:
 
 SETTINGS: Mapping[str, Setting] = {
     each.name: each.metadata["setting"]
-    for group in (EngineSettings, LoadSettings, SchedulerLimits, CacheSettings, LogprobLimits, ParallelSettings)
+    for group in (
+        EngineSettings,
+        LoadSettings,
+        SchedulerLimits,
+        CacheSettings,
+        LogprobLimits,
+        ParserSettings,
+        ParallelSettings,
+    )
     for each in fields(group)
     if "setting" in each.metadata
 }

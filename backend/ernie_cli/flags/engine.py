@@ -171,5 +171,15 @@ ANSWERS = Group(
         engine_flag("--enable-logprob", fastdeploy="off", zh="允许请求对数概率"),
         engine_flag("--max-logprobs", fastdeploy="20", zh="请求可要求的备选数上限；-1 表示不限"),
         engine_flag("--logprobs-mode", fastdeploy="raw_logprobs", zh="作为对数概率返回的数值"),
+        engine_flag(
+            "--reasoning-parser",
+            fastdeploy="none",
+            zh="回答中思考部分的格式；auto：按模型的对话模板；none：保留在文本中",
+        ),
+        engine_flag(
+            "--tool-call-parser",
+            fastdeploy="none",
+            zh="回答中工具调用的格式；auto：按模型的对话模板；none：保留在文本中",
+        ),
     ),
 )

@@ -1,6 +1,6 @@
-"""Rules of a conversation with tools: the frontend checks them before it sends, and the engine for all clients.
+"""Rules of a conversation's fields: the frontend checks them before it sends, and the engine for all clients.
 
-The fields are those of OpenAI's chat completions; docs/tools.md describes them.
+The fields are those of OpenAI's chat completions; docs/tools.md and docs/thinking.md describe them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _CHOICE_EXPECTED = (
     '{"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [...]}}'
 )
 _NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
+_SWITCHES = {"true": True, "false": False}
 _MAX_QUOTED = 80
 
 
@@ -90,6 +91,27 @@ class ToolRequest:
             is_parallel=is_parallel is not False and mode != _NAMED,
             is_limited=len(chosen) < len(tools),
         )
+
+
+def thinking_switch(options: Mapping[str, Any]) -> bool | None:
+    """Return whether the variables of a template request thinking; None: they do not say.
+
+    The first that is given decides: ``enable_thinking``, ``options.thinking_mode`` ("close" and "false" are
+    off, any other value is on) and ``reasoning_effort`` ("none" is off).
+
+    Raises:
+        InvalidValue: ``enable_thinking`` is neither a boolean nor "true" or "false".
+    """
+    value, inner = options.get("enable_thinking"), options.get("options")
+    if isinstance(value, str) and value.lower() in _SWITCHES:  # OpenAI's metadata holds strings only
+        return _SWITCHES[value.lower()]
+    if value is not None:
+        check_flag("enable_thinking", value)
+        return bool(value)
+    mode = inner.get("thinking_mode") if isinstance(inner, dict) else None
+    if mode is not None and mode != "":
+        return str(mode).lower() not in ("close", "false")
+    return False if options.get("reasoning_effort") == "none" else None
 
 
 def check_message(where: str, message: Mapping[str, Any]) -> None:

@@ -42,6 +42,14 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = False
 
 
+class LogitsProcessorsArgs(BaseModel):
+    """Arguments of FastDeploy's logits processors, of which one is known here."""
+
+    model_config = ConfigDict(strict=True)
+
+    thinking_budget: PositiveInteger | None = None
+
+
 class GenerationFields(StructuredOutputFields):
     """The fields that chat and completions requests share; None means "not given".
 
@@ -78,6 +86,9 @@ class GenerationFields(StructuredOutputFields):
     )
     response_max_tokens: PositiveInteger | None = Field(
         None, description="maximum number of tokens after thinking, at least 1"
+    )
+    logits_processors_args: LogitsProcessorsArgs | None = Field(
+        None, description="may hold thinking_budget, FastDeploy's other name of reasoning_max_tokens"
     )
     temperature: float | None = Field(None, description="at least 0; below 1e-5 is greedy; default the model's")
     top_p: float | None = Field(
@@ -150,6 +161,14 @@ class GenerationFields(StructuredOutputFields):
 
     _read_prompt_logprobs = field_validator("prompt_logprobs", mode="before")(as_count)
 
+    @field_validator("logits_processors_args", mode="before")
+    @classmethod
+    def _check_logits_processors(cls, value: object) -> object:
+        unknown = [name for name, each in value.items() if each is not None] if isinstance(value, dict) else []
+        if unknown not in ([], ["thinking_budget"]):
+            raise ValueError("it may hold only thinking_budget; for other changes of logits use logit_bias")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _merge_metadata(cls, values: object) -> object:
@@ -186,6 +205,12 @@ class GenerationFields(StructuredOutputFields):
         if value is not None and value.model_fields_set and not info.data.get("stream"):
             raise ValueError("it needs stream true")
         return value
+
+    @property
+    def reasoning_limit(self) -> int | None:
+        """Maximum number of tokens of thinking, in whichever field the request gives it."""
+        arguments = self.logits_processors_args
+        return self.reasoning_max_tokens or (arguments.thinking_budget if arguments is not None else None)
 
     @property
     def num_candidates(self) -> int:

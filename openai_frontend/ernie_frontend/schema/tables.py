@@ -21,7 +21,15 @@ from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_frontend.schema.structured_outputs import StructuredOutputFields
 from ernie_frontend.schema.unsupported import IGNORED
 
-_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", typing.Any: ""}
+_TYPES = {
+    typing.Literal: "string",
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    dict: "object",
+    typing.Any: "",
+}
 _MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -64,7 +72,7 @@ def _type(annotation: object) -> str:
         return f"list of {_type(arguments[0])}s"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "object"
-    return _TYPES[origin or annotation]  # type: ignore[index]
+    return _TYPES[origin or annotation]
 
 
 def _refusals() -> str:

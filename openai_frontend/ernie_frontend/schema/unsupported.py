@@ -35,7 +35,6 @@ class Refusal:
 _COMMON: dict[str, Refusal] = {
     "use_beam_search": Refusal(_NOT_YET, (False,)),
     "length_penalty": Refusal("only beam search uses it", (1.0,)),
-    "logits_processors_args": Refusal("logits processors are not supported; use logit_bias", ({},)),
     "include_draft_logprobs": Refusal("there is no draft model", (False,)),
     "temp_scaled_logprobs": Refusal("the server's logprobs mode decides", (False,)),
     "top_p_normalized_logprobs": Refusal("the server's logprobs mode decides", (False,)),

@@ -15,7 +15,7 @@ from ernie_frontend.schema.chat import MEDIA_PARTS, ChatMessage, ChatRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, refuse_unsupported
 from ernie_frontend.translate.generate_request import RequestContext, generate_requests, sampling_parameters
 from ernie_wire.checks import check_token_ids
-from ernie_wire.conversation import check_message
+from ernie_wire.conversation import check_message, thinking_switch
 from ernie_wire.errors import InvalidValue, MissingParameter
 from ernie_wire.messages import GenerateRequest
 
@@ -24,7 +24,6 @@ _FLAGS = ("add_generation_prompt", "continue_final_message")
 _TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls")
 # Variables of the template that the engine sets.
 _RESERVED_OPTIONS = ("messages", "tools", "chat_template", *_FLAGS)
-_SWITCHES = {"true": True, "false": False}
 
 
 def chat_to_wire(body: ChatRequest, context: RequestContext) -> list[GenerateRequest]:
@@ -166,37 +165,29 @@ def _template_options(body: ChatRequest) -> dict[str, Any]:
     for name in _RESERVED_OPTIONS:
         if name in options:
             raise InvalidValue(f"chat_template_kwargs may not hold {name}", "chat_template_kwargs")
-    thinking = _enable_thinking(body)
-    if thinking is not None:
-        options["enable_thinking"] = thinking
+    options |= _thinking_options(body)
     return options
 
 
-def _enable_thinking(body: ChatRequest) -> bool | None:
-    """Return whether thinking is requested, or None if the request does not say.
+def _thinking_options(body: ChatRequest) -> dict[str, Any]:
+    """Return the variables of the template about thinking.
 
-    The first of these that is given decides:
+    The first spelling of a switch that is given decides:
 
         1. chat_template_kwargs.enable_thinking
         2. enable_thinking at the top level, an alias of the first
         3. metadata.enable_thinking, FastDeploy's legacy carrier
-        4. chat_template_kwargs.options.thinking_mode: "close" and "false" switch it off, any other text on
+        4. chat_template_kwargs.options.thinking_mode
+        5. reasoning_effort "none"
 
     Raises:
         InvalidValue: a switch that is neither a boolean nor "true" or "false".
     """
     kwargs, metadata = body.chat_template_kwargs or {}, body.metadata or {}
-    for value in (kwargs.get("enable_thinking"), body.enable_thinking, metadata.get("enable_thinking")):
-        if value is not None:
-            return _as_switch(value)
-    options = kwargs.get("options")
-    mode = options.get("thinking_mode") if isinstance(options, dict) else None
-    return None if not mode else mode not in ("close", "false", False)
-
-
-def _as_switch(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in _SWITCHES:  # OpenAI's metadata holds strings only
-        return _SWITCHES[value.lower()]
-    raise InvalidValue("enable_thinking must be true or false", "enable_thinking")
+    switches = (kwargs.get("enable_thinking"), body.enable_thinking, metadata.get("enable_thinking"))
+    given: dict[str, Any] = {
+        "enable_thinking": next((each for each in switches if each is not None), None),
+        "reasoning_effort": kwargs.get("reasoning_effort", body.reasoning_effort),
+    }
+    given["enable_thinking"] = thinking_switch({**kwargs, **given})
+    return {name: value for name, value in given.items() if value is not None}

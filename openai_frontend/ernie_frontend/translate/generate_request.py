@@ -94,6 +94,7 @@ def sampling_parameters(
         "max_tokens": max_tokens,
         "logprobs": logprobs,
         "structured_outputs": structured_outputs(body),
+        "reasoning_max_tokens": body.reasoning_limit,
     }
     others = (each.name for each in fields(SamplingParameters) if each.name not in values)
     return SamplingParameters.from_json({**{name: getattr(body, name) for name in others}, **values})

@@ -72,6 +72,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "threads": ("3", 3),
     "tensor_parallel_size": ("1", 1),
     "served_model_name": ("ernie", "ernie"),
+    "reasoning_parser": ("ernie_45_VL", "ernie-45-vl"),
+    "tool_call_parser": ("none", None),
 }
 """Of each setting, a text and its value."""
 READ_ELSEWHERE = {
@@ -117,6 +119,8 @@ def test_every_value_is_read() -> None:
         ("activation_dtype", "int4"),
         ("quantization", "w4a16"),
         ("tensor_parallel_size", "4"),
+        ("reasoning_parser", "qwen3"),
+        ("tool_call_parser", "hermes"),
         ("model", ""),
     ],
 )

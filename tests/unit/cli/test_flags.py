@@ -104,6 +104,8 @@ def sample(flag: Flag, but_not: tuple[str, ...] = ()) -> str:
             return "wint8"
         case FirstPort():
             return "8189"
+        case OrNone(Choice(known), _):
+            return known[0]
         case OrNone(kind, _):
             return "1.0" if isinstance(kind, Number) else "some-value"
     return "some-value"

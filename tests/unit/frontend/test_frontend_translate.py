@@ -52,6 +52,11 @@ def conversation(wire: GenerateRequest) -> dict[str, Any]:
         ({"chat_template_kwargs": {"options": {"thinking_mode": "false"}}}, False),
         ({"chat_template_kwargs": {"options": {"thinking_mode": "open"}}}, True),
         ({"chat_template_kwargs": {"options": {"thinking_mode": ""}}}, None),
+        ({"chat_template_kwargs": {"options": {"thinking_mode": False}}}, False),
+        ({"reasoning_effort": "none"}, False),
+        ({"reasoning_effort": "low"}, None),
+        ({"reasoning_effort": "none", "enable_thinking": True}, True),
+        ({"reasoning_effort": "none", "chat_template_kwargs": {"options": {"thinking_mode": "open"}}}, True),
         (
             {
                 "metadata": {"enable_thinking": False},
@@ -64,6 +69,30 @@ def conversation(wire: GenerateRequest) -> dict[str, Any]:
 def test_the_thinking_switch(fields: dict[str, Any], expected: bool | None) -> None:
     [wire] = chat_to_wire(chat(**fields), RequestContext("r", 1000, 8))
     assert conversation(wire)["chat_template_kwargs"].get("enable_thinking") is expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({}, None),
+        ({"max_tokens": 100}, None),
+        ({"reasoning_max_tokens": 7, "reasoning_effort": "low", "max_tokens": 100}, 7),
+        ({"logits_processors_args": {"thinking_budget": 7}, "reasoning_effort": "low", "max_tokens": 100}, 7),
+        ({"logits_processors_args": {"thinking_budget": 7}, "reasoning_max_tokens": 8}, 8),
+        ({"logits_processors_args": {"x": None}}, None),
+        ({"reasoning_effort": "low"}, None),
+        ({"reasoning_effort": "none", "max_tokens": 100}, None),
+        ({"reasoning_effort": "minimal", "max_tokens": 4}, 1),
+        ({"reasoning_effort": "low", "max_tokens": 100}, 20),
+        ({"reasoning_effort": "medium", "max_tokens": 100, "max_completion_tokens": 10}, 5),
+        ({"reasoning_effort": "xhigh", "max_tokens": 100}, 95),
+    ],
+)
+def test_the_limit_of_thinking(fields: dict[str, Any], limit: int | None) -> None:
+    [wire] = chat_to_wire(chat(**fields), RequestContext("r", 1000, 8))
+    assert wire.sampling.reasoning_max_tokens == limit
+    effort = conversation(wire)["chat_template_kwargs"].get("reasoning_effort")
+    assert effort == fields.get("reasoning_effort")
 
 
 def test_the_end_of_the_prompt_is_passed_on_as_it_is_asked_for() -> None:

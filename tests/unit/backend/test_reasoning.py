@@ -1,0 +1,184 @@
+"""Thinking by token ids: where it begins and ends, how models write it, and what the client learns of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ernie_backend.chat.formats import AnswerFormat, answer_format
+from ernie_backend.chat.template import ChatTemplate
+from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.engine.input_processor import InputProcessor
+from ernie_backend.errors import StartError
+from ernie_backend.request.reasoning import ReasoningTracker, ThinkTags
+from ernie_backend.runner.sampler import SampledToken
+from ernie_backend.settings.engine_settings import ParserSettings
+from ernie_backend.settings.reader import read_settings
+from ernie_wire.errors import InvalidValue
+from ernie_wire.messages import GenerateRequest, Output
+from ernie_wire.sampling import SamplingParameters
+from support.paths import DATA, DENSE
+from support.thinking_model import FORMATS, thinking_model
+
+BEGIN, END = 1, 2
+TAGS = ThinkTags(BEGIN, END)
+TOKENIZER = Tokenizer.from_directory(DENSE)
+THINK, END_OF_THINK = TOKENIZER.encode("<think></think>")
+IDS = st.lists(st.integers(0, 3), max_size=8)
+
+
+@given(IDS, IDS, st.integers(0, 8))
+def test_thinking_is_from_its_beginning_to_the_first_end(
+    prompt: list[int], answer: list[int], num_undone: int
+) -> None:
+    tracker = ReasoningTracker(TAGS, is_open=TAGS.are_open(prompt))
+    for token_id in answer:
+        tracker.accept(token_id)
+    answer = answer[: max(0, len(answer) - num_undone)]
+    tracker.rollback(min(num_undone, tracker.num_tokens))
+    tags = [each for each in prompt if each in TAGS]
+    begins = tags[-1:] == [BEGIN] or answer[:1] == [BEGIN]
+    num_reasoning = len(answer) if begins else 0
+    if begins and END in answer:
+        num_reasoning = answer.index(END) + 1
+    assert tracker.num_tokens == len(answer)
+    assert tracker.num_reasoning_tokens == num_reasoning
+    goes_on = tags[-1:] == [BEGIN] if not answer else begins and END not in answer
+    assert tracker.is_thinking is goes_on
+
+
+def format_of(directory: Path, **settings: str | None) -> AnswerFormat:
+    template = ChatTemplate.from_directory(directory)
+    return answer_format(ParserSettings(**settings), template, Tokenizer.from_directory(directory))
+
+
+@pytest.mark.parametrize(
+    ("form", "calls", "closing"),
+    [
+        ("ernie-45-vl", None, "</think>"),
+        ("ernie-45-vl-thinking", "ernie-45-vl-thinking", "</think>"),
+        ("ernie-x1", "ernie-x1", "\n</think>\n\n"),
+    ],
+)
+def test_the_model_chooses_its_parsers(tmp_path: Path, form: str, calls: str | None, closing: str) -> None:
+    directory = thinking_model(tmp_path, form)
+    found = format_of(directory)
+    assert (found.reasoning_parser, found.tool_call_parser) == (form, calls)
+    assert found.knows_tools is (calls is not None)
+    assert found.think_tags == (THINK, END_OF_THINK)
+    assert TOKENIZER.decode(found.closing_ids) == closing
+    assert found.is_switched is (form != "ernie-x1")
+    others = format_of(directory, reasoning_parser="ernie-45-vl", tool_call_parser=None)
+    assert (others.reasoning_parser, others.tool_call_parser) == ("ernie-45-vl", None)
+
+
+@pytest.mark.parametrize("name", ["chatml_tools", "headers_dated"])
+def test_templates_of_others(name: str) -> None:
+    source = (DATA / "chat_templates" / f"{name}.jinja").read_text()
+    found = answer_format(ParserSettings(), ChatTemplate(source, {}), TOKENIZER)
+    expected = "ernie-45-vl-thinking" if name == "chatml_tools" else None
+    assert (found.reasoning_parser, found.tool_call_parser) == (expected, expected)
+    assert found.knows_tools
+
+
+def test_a_text_model_has_no_parser() -> None:
+    found = format_of(DENSE)
+    assert (found.reasoning_parser, found.tool_call_parser, found.knows_tools) == (None, None, False)
+
+
+def test_a_parser_whose_tags_are_no_tokens_is_refused_unless_nobody_chose_it(tmp_path: Path) -> None:
+    template = ChatTemplate.from_directory(thinking_model(tmp_path, "ernie-x1"))
+    tokenizer = NullTokenizer(tmp_path, 640)
+    found = answer_format(ParserSettings(), template, tokenizer)
+    assert (found.reasoning_parser, found.tool_call_parser, found.think_tags) == (None, None, None)
+    for settings, missing in (
+        ({"reasoning_parser": "ernie-x1"}, "reasoning_parser ernie-x1 needs <think> and </think>"),
+        ({"tool_call_parser": "ernie-x1"}, "tool_call_parser ernie-x1 needs <tool_call> and </tool_call>"),
+    ):
+        with pytest.raises(StartError, match=missing):
+            answer_format(ParserSettings(**settings), template, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def processors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, InputProcessor]:
+    directories = {form: thinking_model(tmp_path_factory.mktemp(form), form) for form in FORMATS}
+    config = ModelConfig.from_directory(DENSE)
+    return {
+        form: InputProcessor.load(read_settings({"model": str(directory)}, config), config)
+        for form, directory in {**directories, "text": DENSE}.items()
+    }
+
+
+def request(more: dict[str, Any] | None = None, **sampling: Any) -> GenerateRequest:
+    chat = {"messages": [{"role": "user", "content": "Hi</think>"}], **(more or {})}
+    return GenerateRequest(
+        "r",
+        messages=json.dumps(chat).encode(),
+        stream=True,
+        sampling=SamplingParameters.from_json(sampling),
+        return_marks=True,
+        return_token_ids=True,
+    )
+
+
+def answered(processor: InputProcessor, asked: GenerateRequest, token_ids: tuple[int, ...]) -> list[Output]:
+    """Return the output of each token, chosen by the test."""
+    state = processor.process(asked)
+    outputs = [state.advance([SampledToken(each)]) for each in token_ids]
+    return [each for each in outputs if each is not None]
+
+
+OFF, ON = (
+    {"chat_template_kwargs": {"enable_thinking": False}},
+    {"chat_template_kwargs": {"enable_thinking": True}},
+)
+CLOSED = {"chat_template_kwargs": {"options": {"thinking_mode": "close"}}}
+NO_EFFORT = {"chat_template_kwargs": {"reasoning_effort": "none"}}
+
+
+@pytest.mark.parametrize(
+    ("form", "more", "tag"),
+    [
+        ("ernie-45-vl", {}, "<think>"),
+        ("ernie-45-vl", OFF, "</think>"),
+        ("ernie-45-vl", CLOSED, "</think>"),
+        ("ernie-45-vl", NO_EFFORT, "</think>"),
+        ("ernie-45-vl", {"chat_template_kwargs": {"enable_thinking": "False"}}, "</think>"),
+        ("ernie-45-vl-thinking", {}, "<think>"),
+        ("ernie-45-vl-thinking", OFF, "</think>"),
+        ("ernie-45-vl-thinking", CLOSED, "</think>"),
+        ("ernie-45-vl-thinking", {"chat_template_kwargs": {"options": {"thinking_mode": False}}}, "</think>"),
+        ("ernie-45-vl-thinking", {"chat_template_kwargs": {"options": {"thinking_mode": True}}}, "<think>"),
+        ("ernie-x1", {}, "<think>"),
+        ("ernie-x1", OFF, "<think>"),
+        ("text", ON, ""),
+    ],
+)
+def test_the_switch_and_the_tag_that_an_answer_begins_after(
+    processors: dict[str, InputProcessor], form: str, more: dict[str, Any], tag: str
+) -> None:
+    first, second = answered(processors[form], request(more), (50, 51))
+    assert (first.prompt_tag, second.prompt_tag) == (tag, None)
+    assert (first.num_reasoning_tokens, second.num_reasoning_tokens) == ((1, 1) if tag == "<think>" else (0, 0))
+
+
+@given(st.integers(0, 6))
+def test_reasoning_tokens_end_with_the_tag(processors: dict[str, InputProcessor], length: int) -> None:
+    """Also in an answer that begins with a tag of its own, as after a template that writes none."""
+    token_ids = (*(50,) * length, END_OF_THINK, 51, THINK, 52, END_OF_THINK)
+    counts = [each.num_reasoning_tokens for each in answered(processors["ernie-45-vl"], request(), token_ids)]
+    assert counts == [1] * (length + 1) + [0] * 4
+    itself = answered(processors["text"], request(), (THINK, *token_ids))
+    assert [each.num_reasoning_tokens for each in itself] == [1] * (length + 2) + [0] * 4
+    assert sum(each.num_reasoning_tokens for each in answered(processors["text"], request(), token_ids)) == 0
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_refused(processors: dict[str, InputProcessor]) -> None:
+    with pytest.raises(InvalidValue, match="enable_thinking"):
+        processors["ernie-45-vl"].process(request({"chat_template_kwargs": {"enable_thinking": "maybe"}}))
