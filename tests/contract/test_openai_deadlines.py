@@ -1,19 +1,22 @@
 """Clients that stall: while they send, while they read, and before they begin; and connections.
 
-The deadlines of the frontend are short here; those of the tests are ten times longer or more.
+The frontend's clock is put forward to its deadlines, so that no test depends on how fast it runs itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import re
 import resource
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -21,13 +24,16 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 import pytest
 
 from contract.test_openai_connections import BODY, STREAM, request, send
-from fakes.triton_grpc import FakeTriton, Inference, Response, hang_after_first
+from fakes.triton_grpc import EventLoopThread, FakeTriton, Inference, Response, hang_after_first
 from support.http import answer_of, connected
+from support.waiting import eventually
 
 pytest_plugins = ("support.frontend_server",)
 
 RunFrontend = Callable[..., AbstractContextManager[str]]
-SHORT_S = 0.3
+SHORT_S = 30.0
+"""A deadline of the frontend, on its clock."""
+LONG_S = 1e6
 WAIT_S = 20.0
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 PIECE: dict[str, object] = {
@@ -42,7 +48,7 @@ DEADLINES = ("idle_timeout_s", "header_timeout_s", "body_timeout_s", "write_time
 @contextmanager
 def timed(run_frontend: RunFrontend, triton: FakeTriton, short: str, **settings: object) -> Iterator[str]:
     """A frontend with one short deadline, so that a test sees that one at work."""
-    deadlines = {name: SHORT_S if name == short else 10 * WAIT_S for name in DEADLINES}
+    deadlines = {name: SHORT_S if name == short else LONG_S for name in DEADLINES}
     with run_frontend(triton.url, **deadlines, **settings) as url:
         yield url
 
@@ -60,7 +66,7 @@ def is_open(connection: socket.socket) -> bool:
         connection.settimeout(WAIT_S)
 
 
-def until_closed(connection: socket.socket, drip: bytes = b"") -> None:
+def until_closed(connection: socket.socket, clock: EventLoopThread, drip: bytes = b"") -> None:
     until = time.monotonic() + WAIT_S
     while is_open(connection):
         assert time.monotonic() < until, "it is still open"
@@ -68,23 +74,36 @@ def until_closed(connection: socket.socket, drip: bytes = b"") -> None:
             connection.sendall(drip)
         except OSError:
             return
-        time.sleep(SHORT_S / 10)
+        clock.pass_time(SHORT_S / 10)
+
+
+def arrived(connection: socket.socket) -> bool:
+    """Whether the other side's kernel has all that was sent."""
+    (num_unsent,) = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
+    return bool(num_unsent == 0)
 
 
 @pytest.mark.parametrize("before", [0, 1, 2], ids=["new", "after a request", "after two"])
-def test_an_idle_connection_is_closed(run_frontend: RunFrontend, triton: FakeTriton, before: int) -> None:
+def test_an_idle_connection_is_closed(
+    run_frontend: RunFrontend, triton_loop: EventLoopThread, triton: FakeTriton, before: int
+) -> None:
     with timed(run_frontend, triton, "idle_timeout_s") as url, connected(url) as connection:
         for _ in range(before):
             send(connection, request("/v1/models"))
             assert answer_of(connection)[0].status == 200
-        until_closed(connection)
+        until_closed(connection, triton_loop)
 
 
 @pytest.mark.parametrize("start", [b"G", b"GET /v1/models HTTP/1.1\r\nX: "], ids=["first byte", "in a field"])
 @pytest.mark.parametrize("drip", [b"", b"a"], ids=["silent", "dripping"])
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_header_without_an_end(
-    run_frontend: RunFrontend, triton: FakeTriton, start: bytes, drip: bytes, is_first: bool
+    run_frontend: RunFrontend,
+    triton_loop: EventLoopThread,
+    triton: FakeTriton,
+    start: bytes,
+    drip: bytes,
+    is_first: bool,
 ) -> None:
     """However many bytes come: the deadline is that of the whole header."""
     with timed(run_frontend, triton, "header_timeout_s") as url, connected(url) as connection:
@@ -92,24 +111,26 @@ def test_a_header_without_an_end(
             send(connection, request("/v1/models"))
             assert answer_of(connection)[0].status == 200
         connection.sendall(start)
-        until_closed(connection, drip)
+        until_closed(connection, triton_loop, drip)
 
 
 @pytest.mark.parametrize("drip", [b"", b" "], ids=["silent", "dripping"])
 @pytest.mark.parametrize("path", [b"/nothing", b"/v1/models"])
 def test_a_body_that_nobody_reads(
-    run_frontend: RunFrontend, triton: FakeTriton, path: bytes, drip: bytes
+    run_frontend: RunFrontend, triton_loop: EventLoopThread, triton: FakeTriton, path: bytes, drip: bytes
 ) -> None:
     """It was answered, and its connection must not stay open for the rest of it."""
     head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" % path
     with timed(run_frontend, triton, "header_timeout_s") as url, connected(url) as connection:
         connection.sendall(head)
         assert answer_of(connection)[0].status in (404, 405)
-        until_closed(connection, drip)
+        until_closed(connection, triton_loop, drip)
 
 
 @pytest.mark.parametrize("drip", [b"", b" "], ids=["silent", "dripping"])
-def test_a_body_that_stalls_gets_408(run_frontend: RunFrontend, triton: FakeTriton, drip: bytes) -> None:
+def test_a_body_that_stalls_gets_408(
+    run_frontend: RunFrontend, triton_loop: EventLoopThread, triton: FakeTriton, drip: bytes
+) -> None:
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
     with timed(run_frontend, triton, "body_timeout_s") as url, connected(url) as connection:
         connection.sendall(head + b"{")
@@ -118,7 +139,7 @@ def test_a_body_that_stalls_gets_408(run_frontend: RunFrontend, triton: FakeTrit
         while not _has_answer(connection):
             assert time.monotonic() < until
             connection.send(drip)
-            time.sleep(SHORT_S / 10)
+            triton_loop.pass_time(SHORT_S / 10)
         connection.settimeout(WAIT_S)
         answer, content = answer_of(connection)
     assert (answer.status, answer.getheader("connection")) == (408, "close")
@@ -134,27 +155,32 @@ def _has_answer(connection: socket.socket) -> bool:
         return False
 
 
-def test_a_slow_body_that_moves_is_read_to_its_end(run_frontend: RunFrontend, triton: FakeTriton) -> None:
-    """Over many times the deadline: each of them must only bring its part."""
-    body = BODY + b" " * 8000
+def test_a_slow_body_that_moves_is_read_to_its_end(
+    run_frontend: RunFrontend, triton_loop: EventLoopThread, triton: FakeTriton
+) -> None:
+    """Over many times the deadline: each of them must only bring its part, which is 1 KiB for each second."""
+    num_pieces, piece_bytes = 20, int(SHORT_S) * 1400
+    body = BODY.ljust(num_pieces * piece_bytes)
     head = HEAD.replace(b"%d" % len(BODY), b"%d" % len(body))
     with timed(run_frontend, triton, "body_timeout_s") as url, connected(url) as connection:
         connection.sendall(head)
-        begin = time.monotonic()
-        for start in range(0, len(body), 400):
-            connection.sendall(body[start : start + 400])
-            time.sleep(SHORT_S / 6)
-        assert time.monotonic() - begin > 3 * SHORT_S
+        for start in range(0, len(body), piece_bytes):
+            connection.sendall(body[start : start + piece_bytes])
+            eventually(lambda: arrived(connection))
+            triton_loop.pass_time(SHORT_S / 3)
         assert answer_of(connection)[0].status == 200
 
 
 @pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "stream"])
-def test_a_long_answer_has_no_deadline(run_frontend: RunFrontend, triton: FakeTriton, body: bytes) -> None:
+def test_a_long_answer_has_no_deadline(
+    run_frontend: RunFrontend, triton_loop: EventLoopThread, triton: FakeTriton, body: bytes
+) -> None:
     deadlines = dict.fromkeys(DEADLINES, SHORT_S)
 
     async def slow(inference: Inference) -> AsyncIterator[Response]:
         for reason in ("", "", "stop"):
-            await asyncio.sleep(2 * SHORT_S)
+            triton_loop.loop.ahead_s += 2 * SHORT_S
+            await asyncio.sleep(0.01)
             yield {**PIECE, "finish_reason": reason}
 
     triton.answer = slow
@@ -198,7 +224,9 @@ def test_whoever_ends_its_body_when_the_slots_are_taken_gets_429(
             assert answer_of(connection)[0].status == 429
 
 
-def test_a_client_that_reads_nothing_is_given_up(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+def test_a_client_that_reads_nothing_is_given_up(
+    run_frontend: RunFrontend, triton_loop: EventLoopThread, triton: FakeTriton
+) -> None:
     """Its answer waits in bounded memory, and its generation is cancelled in the end."""
 
     async def endless(inference: Inference) -> AsyncIterator[Response]:
@@ -206,14 +234,21 @@ def test_a_client_that_reads_nothing_is_given_up(run_frontend: RunFrontend, trit
             yield {**PIECE, "text_output": "x" * 10_000}
             await asyncio.sleep(0)
 
+    def is_cancelled() -> bool:
+        triton_loop.pass_time(SHORT_S / 10)
+        return not triton.cancelled.empty()
+
     triton.answer = endless
     with timed(run_frontend, triton, "write_timeout_s") as url, connected(url) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         send(connection, request("/v1/completions", body=STREAM))
-        assert triton.cancelled.get(timeout=WAIT_S) == triton.inferences[0].inputs["request_id"]
+        eventually(is_cancelled)
+        assert triton.cancelled.get() == triton.inferences[0].inputs["request_id"]
 
 
-def test_a_slow_reader_gets_all_of_its_answer(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+def test_a_slow_reader_gets_all_of_its_answer(
+    run_frontend: RunFrontend, triton_loop: EventLoopThread, triton: FakeTriton
+) -> None:
     """One write of the application, which takes longer than any deadline to be read."""
     size = 6 << 20
 
@@ -221,17 +256,18 @@ def test_a_slow_reader_gets_all_of_its_answer(run_frontend: RunFrontend, triton:
         yield {**PIECE, "text_output": "x" * size, "finish_reason": "stop"}
 
     triton.answer = large
-    deadlines = {**dict.fromkeys(DEADLINES, SHORT_S), "idle_timeout_s": WAIT_S}
+    deadlines = {**dict.fromkeys(DEADLINES, SHORT_S), "idle_timeout_s": LONG_S}
     with run_frontend(triton.url, **deadlines) as url, connected(url) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         send(connection, request("/v1/completions", body=BODY))
-        begin, received = time.monotonic(), 0
+        received = num_pieces = 0
         while received < size:
             piece = connection.recv(128 << 10)
             assert piece, received
             received += len(piece)
-            time.sleep(SHORT_S / 12)
-        assert time.monotonic() - begin > 2 * SHORT_S
+            num_pieces += 1
+            triton_loop.pass_time(SHORT_S / 12)
+        assert num_pieces > 2 * 12
 
 
 def test_pipelined_requests_are_all_answered(run_frontend: RunFrontend, triton: FakeTriton) -> None:
@@ -250,7 +286,11 @@ def test_pipelined_requests_are_all_answered(run_frontend: RunFrontend, triton: 
 
 @pytest.mark.parametrize("start", [b"", b"GET /"], ids=["idle", "in a header"])
 def test_waiting_connections_give_way(
-    run_frontend: RunFrontend, triton: FakeTriton, caplog: pytest.LogCaptureFixture, start: bytes
+    run_frontend: RunFrontend,
+    triton_loop: EventLoopThread,
+    triton: FakeTriton,
+    caplog: pytest.LogCaptureFixture,
+    start: bytes,
 ) -> None:
     """Those that stand open keep nobody out, and one line says so."""
     with ExitStack() as stack:
@@ -264,7 +304,7 @@ def test_waiting_connections_give_way(
                 send(connection, request("/v1/models"))
                 assert answer_of(connection)[0].status == 200
         for connection in idle[:20]:
-            until_closed(connection)
+            eventually(lambda: not is_open(connection))  # noqa: B023 - done in its turn
     lines = [record for record in caplog.records if record.name == "ernie_frontend.http.connections"]
     assert len(lines) == 1
     assert lines[0].levelno == logging.WARNING

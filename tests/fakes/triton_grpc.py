@@ -24,22 +24,42 @@ from tritonclient.utils import deserialize_bytes_tensor
 from ernie_wire.status import Status, answer_text
 from fakes.descriptions import description
 
+_TURNS_TO_SETTLE = 10
+"""Of an event loop, in which what has arrived at a socket reaches whoever waits for it."""
 Result = TypeVar("Result")
 Response = dict[str, Any] | str
 """Output tensors by name, or the text of a Triton error."""
+
+
+class _AdjustableLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock can be put forward."""
+
+    ahead_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
 
 
 class EventLoopThread:
     """An event loop in a thread of its own."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = _AdjustableLoop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, Result], timeout_s: float = 30) -> Result:
         """Run a coroutine in the loop and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout_s)
+
+    def pass_time(self, seconds: float) -> None:
+        """Put the loop's clock forward, after whatever can be done now: what waits so long waits no more."""
+        self.run(self._pass_time(seconds))
+
+    async def _pass_time(self, seconds: float) -> None:
+        for _ in range(_TURNS_TO_SETTLE):
+            await asyncio.sleep(0)
+        self.loop.ahead_s += seconds
 
     def stop(self) -> None:
         """Stop the loop and end the thread."""

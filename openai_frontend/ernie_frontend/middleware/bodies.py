@@ -6,7 +6,6 @@ A body is decompressed piece by piece as it is read, so a small one cannot expan
 from __future__ import annotations
 
 import asyncio
-import time
 import zlib
 from collections.abc import Iterator
 
@@ -105,7 +104,8 @@ class _Progress:
         """
         if self._is_complete:
             return await self._receive()  # only a disconnect can follow, which has no deadline
-        begin_s = time.monotonic()
+        clock = asyncio.get_running_loop().time
+        begin_s = clock()
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._timeout_s - self._waited_s))
         except asyncio.TimeoutError:
@@ -113,7 +113,7 @@ class _Progress:
                 f"the request body stalled: {self._num_bytes} bytes in {self._timeout_s:g} s;"
                 f" at least {_MIN_BYTES_PER_S} per second are required"
             ) from None
-        self._waited_s += time.monotonic() - begin_s
+        self._waited_s += clock() - begin_s
         self._num_bytes += len(message.get("body", b""))
         self._is_complete = not message.get("more_body", False)
         if self._num_bytes >= self._timeout_s * _MIN_BYTES_PER_S:

@@ -18,6 +18,7 @@ from ernie_cli.processes.child_launcher import launcher_command
 from ernie_cli.processes.supervisor import StopRequested, Supervisor
 from ernie_frontend.log_output import LogOutput, standard_error
 from ernie_wire.processes import ProcessStat
+from support.waiting import has_ended
 
 DEADLINE_S = 60.0
 
@@ -76,13 +77,16 @@ async def test_a_child_that_dies_tells_its_last_lines_and_the_cause(code: str, c
 
 
 async def test_a_failure_that_follows_from_a_death_is_told_as_the_death() -> None:
-    async def fail_at_once() -> None:
-        raise RuntimeError("connection refused")
-
     async with Supervisor() as supervisor:
-        await supervisor.start("the server", python("raise SystemExit(3)"), os.environ)
+        child = await supervisor.start("the server", python("raise SystemExit(3)"), os.environ)
+
+        async def fail_after_its_death() -> None:
+            while not has_ended(child.pid):
+                await asyncio.sleep(0.01)
+            raise RuntimeError("connection refused")
+
         with pytest.raises(CommandError, match="the server ended"):
-            await supervisor.run(fail_at_once())
+            await supervisor.run(fail_after_its_death())
 
 
 async def test_a_failure_while_all_children_live_is_told_as_it_is() -> None:
@@ -161,16 +165,16 @@ async def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 async def test_a_child_without_a_grace_may_take_as_long_as_it_needs(tmp_path: Path) -> None:
     up, done = tmp_path / "up", tmp_path / "done"
     code = (
-        "import signal, time\n"
+        "import signal, sys, time\n"
         "def end(*_):\n"
-        f"    time.sleep(0.3); open({str(done)!r}, 'w').write('done\\n'); raise SystemExit\n"
+        f"    time.sleep(float(sys.argv[1])); open({str(done)!r}, 'w').write('done\\n'); raise SystemExit\n"
         "signal.signal(signal.SIGTERM, end)\n"
         f"open({str(up)!r}, 'w').write('up\\n')\n"
         "while True: signal.pause()\n"
     )
-    for grace_s, finishes in ((0.05, False), (None, True)):
+    for grace_s, takes_s, finishes in ((0.05, 1000, False), (None, 0.3, True)):
         async with Supervisor() as supervisor:
-            await supervisor.start("slow", python(code), os.environ, grace_s)
+            await supervisor.start("slow", [*python(code), str(takes_s)], os.environ, grace_s)
             await asyncio.wait_for(wait_for_file(up), DEADLINE_S)
         up.unlink()
         assert done.exists() is finishes
