@@ -1,6 +1,6 @@
 """A scripted engine process: it speaks real frames and does what its settings and the prompts say.
 
-settings  start: ready (default) | fail | fault | die | stall | slow (as stall for 3 s, with signs of its ranks)
+settings  start: ready (default) | fail | fault | die | stall | slow (after many signs of its ranks)
                  | die-after-first (ready once, then never again)
 prompts   "count N"   N outputs, "1 ", "2 ", ... with the token ids 1..N
           "wait"      nothing, until it is cancelled
@@ -124,7 +124,6 @@ def start(engine: FakeEngine, settings: dict[str, str]) -> None:
     if mode == "stall":
         time.sleep(1000)
     for _ in range(30 if mode == "slow" else 0):
-        time.sleep(0.1)
         engine.send(Starting())
     if mode == "die-after-first":
         marker.touch()

@@ -10,17 +10,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ernie_stub import engine_supervisor
 from ernie_stub.control import STOPPED_S, answer_control
 from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError
 from ernie_stub.engine_supervisor import Deadlines, EngineSupervisor
 from ernie_stub.in_flight import InFlight
 from ernie_stub.response_stream import ResponseStream, Senders
+from ernie_wire.channel import Channel
 from ernie_wire.errors import EngineCrashed, InternalError, InvalidValue, ModelUnavailable
-from ernie_wire.messages import GenerateRequest
+from ernie_wire.messages import GenerateRequest, Message
 from ernie_wire.processes import Exit
 from ernie_wire.status import Control, answer_text
 from fakes import triton_python_backend_utils as fake_utils
@@ -250,7 +253,7 @@ def test_an_engine_that_does_not_start_again_is_told(start: Start, tmp_path: Pat
     ],
 )
 def test_an_engine_that_cannot_start_says_why_and_leaves_nothing(mode: str, message: str) -> None:
-    deadlines = Deadlines(start_stall_s=1.0, exit_s=0.2)
+    deadlines = Deadlines(start_stall_s=1.0 if mode == "stall" else WAIT_S, exit_s=0.2)
     num_threads = threading.active_count()
     engine = EngineSupervisor(
         EngineCommand(sys.executable, {"start": mode}, FAKE_ENGINE), InFlight(), deadlines
@@ -262,9 +265,23 @@ def test_an_engine_that_cannot_start_says_why_and_leaves_nothing(mode: str, mess
     eventually(lambda: threading.active_count() <= num_threads)
 
 
-def test_an_engine_whose_ranks_are_still_loading_is_waited_for(start: Start) -> None:
-    stub = start(settings={"start": "slow"}, deadlines=Deadlines(start_stall_s=1.0))
+def test_an_engine_whose_ranks_are_still_loading_is_waited_for(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor's clock moves with each sign of the ranks, which in all is many times the limit."""
+    stall_s, now_s = 1.0, [0.0]
+    receive = engine_supervisor._receive
+
+    def receive_later(channel: Channel[Message]) -> Message | None:
+        now_s[0] += 0.9 * stall_s
+        return receive(channel)
+
+    monkeypatch.setattr(engine_supervisor, "_receive", receive_later)
+    monkeypatch.setattr(engine_supervisor, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    monkeypatch.setattr(EngineProcess, "progress", lambda _: ())
+    stub = start(settings={"start": "slow"}, deadlines=Deadlines(start_stall_s=stall_s))
     assert stub.control("describe")["generation"] == 1
+    assert now_s[0] > 10 * stall_s
 
 
 def test_a_request_that_no_frame_holds_fails_alone(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

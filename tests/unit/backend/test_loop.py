@@ -27,7 +27,8 @@ def _loop(runner: TokenHashRunner) -> tuple[EngineLoop, Inbox, list[Message]]:
     return EngineLoop(engine, inbox, sent.append), inbox, sent
 
 
-def test_a_turn_accepts_steps_and_sends_one_message() -> None:
+def test_a_turn_accepts_steps_and_sends_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ernie_backend.service.engine_loop.HEARTBEAT_S", 1000.0)
     loop, inbox, sent = _loop(TokenHashRunner(20, 2, 10))
     for name in ("a", "b", "cancelled"):
         inbox.put(make_request(name, (1, 2), 2))

@@ -67,6 +67,8 @@ async def load(stub: list[str], deadline_s: float = DEADLINE_S) -> None:
     origin = ChildCommand("tritonserver", triton, environment, grace_s=0.2, stopped_s=DEADLINE_S)
     child = await Child.start(origin, standard_error())
     try:
+        while stub and not any(loading._STUB.startswith(each.name) for each in child.group()):
+            await asyncio.sleep(0.01)  # how long a process takes to start is not what is tested
         loaded = load_model(cast("TritonModel", cast("Any", WaitsForEver())), child)
         await asyncio.wait_for(loaded, deadline_s)
     finally:
