@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel
 from ernie_frontend.schema import responses
 from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_frontend.schema.page import page
-from fakes.triton_grpc import FakeTriton
+from fakes.triton_grpc import FakeTriton, ready_model, tell
 from support import http
 
 pytest_plugins = ("support.frontend_server",)
@@ -134,6 +135,7 @@ CASES: dict[str, dict[str, Any]] = {
     "token ids": {"return_token_ids": True},
     "usage": {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
     "all": {
+        "tools": [{"type": "function", "function": {"name": "f"}}],
         "n": 2,
         "logprobs": True,
         "top_logprobs": 2,
@@ -153,7 +155,12 @@ def test_real_answers_are_as_described(
     if not stream:
         options = {name: value for name, value in options.items() if name != "stream_options"}
     echo = {"echo": True, "logprobs": 2} if "logprobs" in options else {"echo": True}
-    completion = {name: value for name, value in (options | echo).items() if name != "top_logprobs"}
+    completion = {
+        name: value for name, value in (options | echo).items() if name not in ("top_logprobs", "tools")
+    }
+    if "tools" in options:
+        triton.models = {"ernie-tiny": ready_model(tool_call_parser="ernie-x1")}
+        triton.answer = partial(tell, pieces=("«tool_call»", '{"name": "f", "arguments": {}}', "«/tool_call»"))
     for path, generation in GENERATIONS.items():
         body = generation.example | (completion if path == COMPLETIONS else options)
         answer = post(f"{frontend}{path}", body | {"stream": stream})

@@ -23,6 +23,7 @@ from tritonclient.utils import deserialize_bytes_tensor
 
 from ernie_wire.status import Status, answer_text
 from fakes.descriptions import description
+from support.transcripts import transcript
 
 _TURNS_TO_SETTLE = 10
 """Of an event loop, in which what has arrived at a socket reaches whoever waits for it."""
@@ -105,24 +106,36 @@ def logprobs_of(texts: Sequence[str | bytes], first_id: int, num_top: int) -> li
 
 
 async def tell(
-    inference: Inference, pieces: tuple[str, ...] = ("Bei", "jing", "."), reason: str = "stop"
+    inference: Inference,
+    pieces: tuple[str, ...] = ("Bei", "jing", "."),
+    reason: str = "stop",
+    prompt_tag: str = "",
 ) -> AsyncIterator[Response]:
-    """Answer with pieces of text, one token each (id 100, 101, ...); the prompt counts 7 tokens, 4 cached."""
+    """Answer with pieces of text, one token each (id 100, 101, ...); the prompt counts 7 tokens, 4 cached.
+
+    A structural token is written «think»; if the prompt ends with that one, all up to «/think» are reasoning.
+    """
+    num_reasoning = pieces.index("«/think»") + 1 if prompt_tag == "<think>" else 0
     if inference.sampling.get("max_tokens") == 0:
         pieces, reason = (), "length"
     steps = [(piece,) for piece in pieces] if inference.inputs.get("stream") and pieces else [pieces]
     num_top, num_prompt_top = (inference.sampling.get(name) for name in ("logprobs", "prompt_logprobs"))
-    logprobs = [] if num_top is None else logprobs_of(pieces, 100, num_top)
+    logprobs = [] if num_top is None else logprobs_of([transcript(each).text for each in pieces], 100, num_top)
     done = 0
     for index, step in enumerate(steps):
-        is_last = index == len(steps) - 1
+        is_last, answer = index == len(steps) - 1, transcript("".join(step))
         response: dict[str, Any] = {
-            "text_output": "".join(step),
+            "text_output": answer.text,
             "finish_reason": reason if is_last else "",
             "num_input_tokens": 7,
             "num_cached_tokens": 4,
             "num_output_tokens": len(step),
+            "num_reasoning_tokens": len(step[: max(0, num_reasoning - done)]),
         }
+        if answer.marks:
+            response["marks"] = [list(mark) for mark in answer.marks]
+        if inference.inputs.get("return_marks") and index == 0:
+            response["prompt_tag"] = prompt_tag
         if inference.inputs.get("return_token_ids"):
             response["output_ids"] = list(range(100 + done, 100 + done + len(step)))
             if index == 0:
@@ -142,9 +155,9 @@ async def hang_after_first(inference: Inference) -> AsyncIterator[Response]:
     await asyncio.Event().wait()
 
 
-def ready_model() -> dict[str, Any]:
+def ready_model(**changes: Any) -> dict[str, Any]:
     """Return what ``describe`` of a ready model says."""
-    told: dict[str, Any] = json.loads(answer_text(Status("ready", generation=1, engine=description())))
+    told: dict[str, Any] = json.loads(answer_text(Status("ready", generation=1, engine=description(**changes))))
     return told
 
 

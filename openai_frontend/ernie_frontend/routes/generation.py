@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic
 
 from fastapi import Request
@@ -22,7 +22,7 @@ from ernie_frontend.middleware.request_log import RequestRecord, record_of
 from ernie_frontend.routes.request_body import Body, check_context, read_body
 from ernie_frontend.routes.services import Services
 from ernie_frontend.translate.generate_request import RequestContext
-from ernie_frontend.translate.response_context import ResponseContext, UsageCounter, best
+from ernie_frontend.translate.response_context import ResponseContext, UsageCounter, answer_format, best
 from ernie_frontend.translate.response_warnings import warning_header
 from ernie_frontend.translate.sse import StreamWriter
 from ernie_frontend.translate.structured_outputs import in_clients_words
@@ -89,26 +89,35 @@ async def _answer(request: Request, endpoint: Endpoint[Body], body: Body, num_by
     headers = warning_header(response.warnings)
     usage = UsageCounter(body.num_candidates)
     streams = [services.triton.generate(model.entry.name, each) for each in requests]
+
+    async def formatted() -> ResponseContext:
+        # An engine without a description when the request came has one when it has answered.
+        described = engine or (await services.models.resolve_again(body.model)).entry.engine
+        return replace(response, form=answer_format(body, described))
+
     if body.stream:
         if body.max_streaming_response_tokens is not None:
             streams = [rechunk(stream, body.max_streaming_response_tokens) for stream in streams]
-        writer = endpoint.writer(response, len(requests), usage)
-        return await _stream(request, writer, merge(streams), usage, headers)
+
+        async def begin() -> StreamWriter:
+            return endpoint.writer(await formatted(), len(requests), usage)
+
+        return await _stream(request, merge(streams), begin, usage, headers)
     answers = await cancel_on_disconnect(collect(streams), request.scope, request.receive)
     usage.add_all(answers)
     record.count(usage.num_input_tokens, usage.num_output_tokens)
     chosen = best(answers, body.num_candidates, body.n or 1)
-    return JSONResponse(endpoint.whole(response, chosen, usage), headers=headers)
+    return JSONResponse(endpoint.whole(await formatted(), chosen, usage), headers=headers)
 
 
 async def _stream(
     request: Request,
-    writer: StreamWriter,
     items: AsyncGenerator[Item, None],
+    begin: Callable[[], Awaitable[StreamWriter]],
     usage: UsageCounter,
     headers: Mapping[str, str],
 ) -> EventStream:
-    """Return the event stream of an answer, after its first output has arrived.
+    """Return the event stream of an answer, after its first output has arrived; then ``begin`` is called.
 
     Raises:
         ErnieError: the generation failed before its first output, so HTTP can still have the error's status.
@@ -116,6 +125,7 @@ async def _stream(
     """
     try:
         first = await cancel_on_disconnect(_first(items), request.scope, request.receive)
+        writer = await begin()
     except BaseException:
         await items.aclose()
         raise

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 FinishReason = Literal["stop", "length"]
+ChatFinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class _Answer(BaseModel):
@@ -28,7 +29,7 @@ class PromptTokensDetails(_Answer):
 class CompletionTokensDetails(_Answer):
     """Kinds of the answers' tokens."""
 
-    reasoning_tokens: int
+    reasoning_tokens: int = Field(description="up to and including </think>")
     image_tokens: int
 
 
@@ -82,14 +83,29 @@ class RankedToken(_Answer):
 PromptLogprobs = list[dict[str, RankedToken] | None]
 
 
+class CalledFunction(_Answer):
+    """A function that the model calls."""
+
+    name: str
+    arguments: str = Field(description="a JSON object, as the model wrote it")
+
+
+class ToolCall(_Answer):
+    """A tool call."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class ChatMessageAnswer(_Answer):
     """The message of an answer; the last four fields are null unless return_token_ids is true."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="null only if there are tool calls and no text")
     multimodal_content: None
-    reasoning_content: str | None
-    tool_calls: None
+    reasoning_content: str | None = Field(description="what the model thought, without tags")
+    tool_calls: list[ToolCall] | None = Field(description="null if there are none")
     prompt_token_ids: list[int] | None
     completion_token_ids: list[int] | None
     prompt_tokens: str | None = Field(description="the rendered prompt")
@@ -103,7 +119,7 @@ class ChatChoice(_Answer):
     message: ChatMessageAnswer
     logprobs: ChatLogprobs | None
     prompt_logprobs: PromptLogprobs | None = Field(None, description="only if requested")
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
 
 
 class _Head(_Answer):
@@ -120,13 +136,29 @@ class ChatCompletion(_Head):
     usage: Usage
 
 
+class FunctionDelta(_Answer):
+    """A part of a call: the name, or the next characters of the arguments."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(_Answer):
+    """A part of a tool call; only the first has id, type and name, and it has no arguments yet."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
 class ChatDelta(_Answer):
     """What a chunk adds to an answer; only the first chunk has the role."""
 
     role: Literal["assistant"] | None = None
     content: str
     reasoning_content: str | None
-    tool_calls: None = None
+    tool_calls: list[ToolCallDelta] | None = Field(None, description="one part of one call")
     prompt_token_ids: list[int] | None = None
     completion_token_ids: list[int] | None = None
     prompt_tokens: str | None = None
@@ -140,7 +172,7 @@ class ChatChunkChoice(_Answer):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     prompt_logprobs: PromptLogprobs | None = Field(None, description="only in the first chunk")
-    finish_reason: FinishReason | None = Field(description="in the last chunk of the choice")
+    finish_reason: ChatFinishReason | None = Field(description="in the last chunk of the choice")
 
 
 class ChatCompletionChunk(_Head):

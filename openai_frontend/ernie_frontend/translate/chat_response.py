@@ -1,14 +1,18 @@
-"""Chat responses: the object of a whole answer, and the choices of a stream's chunks.
+"""Chat answers as FastDeploy and OpenAI write them: whole, or as the choices of a stream's chunks.
 
-The shape is FastDeploy's: nulls are written out, every delta carries ``content`` and ``reasoning_content``, and
-only the opening chunk, which has no text, carries ``role`` (clients skip the text of chunks with a role).
+FastDeploy's clients expect of a stream that every delta has ``content`` and ``reasoning_content``, and that
+only the opening chunk, which has no text, has a ``role`` (they skip the text of chunks with a role). OpenAI's
+expect that the first part of a tool call has its id and name, and that a chunk has one part of one call.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
+from ernie_frontend.parsing.answer_parser import AnswerDelta, AnswerParser, ToolCall, parse_answer
+from ernie_frontend.parsing.call_reader import ToolCallDelta
 from ernie_frontend.translate.openai_logprobs import chat_logprobs, prompt_logprobs
 from ernie_frontend.translate.response_context import ResponseContext, UsageCounter
 from ernie_frontend.translate.sse import ChunkShape
@@ -24,12 +28,14 @@ def chat_completion(
 
 
 def _whole_choice(response: ResponseContext, index: int, answer: Output) -> dict[str, Any]:
+    parsed = parse_answer(response.form, answer.prompt_tag or "", answer)
+    calls = [_whole_call(call) for call in parsed.tool_calls]
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": answer.text,
+        "content": parsed.content if parsed.content or not calls else None,
         "multimodal_content": None,
-        "reasoning_content": None,
-        "tool_calls": None,
+        "reasoning_content": parsed.reasoning or None,
+        "tool_calls": calls or None,
         "prompt_token_ids": _listed(answer.prompt_ids),
         "completion_token_ids": list(answer.token_ids) if response.return_token_ids else None,
         "prompt_tokens": answer.prompt_text,
@@ -40,7 +46,7 @@ def _whole_choice(response: ResponseContext, index: int, answer: Output) -> dict
         "message": message,
         "logprobs": _logprobs(response, answer),
         **_prompt_logprobs(response, answer),
-        "finish_reason": answer.finish_reason,
+        "finish_reason": _finish_reason(answer.finish_reason, has_calls=bool(calls)),
     }
 
 
@@ -50,6 +56,7 @@ class ChatChunks:
     def __init__(self, response: ResponseContext, index: int) -> None:
         self._response = response
         self._index = index
+        self._parser: AnswerParser | None = None
 
     def opening(self, first: Output) -> dict[str, Any]:
         """Return the choice of the first chunk: the role, and the prompt's data, which all choices share."""
@@ -68,20 +75,59 @@ class ChatChunks:
     def prompt(self, first: Output) -> None:
         """Return None: the opening has the data of the prompt."""
 
-    def text(self, new: Output) -> dict[str, Any]:
-        """Return the choice of a chunk with new text."""
-        delta: dict[str, Any] = {"content": new.text, "reasoning_content": None}
-        if self._response.return_token_ids:
-            delta["completion_token_ids"] = list(new.token_ids)
-            delta["completion_tokens"] = new.text
-        return {**self._choice(delta), "logprobs": _logprobs(self._response, new)}
+    def text(self, new: Output) -> list[dict[str, Any]]:
+        """Return the choices with what an output adds to the answer; the first has the data of its tokens."""
+        added = self._parse(new)
+        has_data = self._response.has_token_data(new)
+        deltas = [_delta("", "", call) for call in added.tool_calls]
+        if added.content or added.reasoning or (has_data and not deltas):
+            deltas.insert(0, _delta(added.content, added.reasoning))
+        choices = [self._choice(delta) for delta in deltas]
+        if has_data:
+            if self._response.return_token_ids:
+                deltas[0] |= {"completion_token_ids": list(new.token_ids), "completion_tokens": new.text}
+            choices[0]["logprobs"] = _logprobs(self._response, new)
+        return choices
 
     def finish(self, finish_reason: str) -> dict[str, Any]:
         """Return the choice of the last chunk."""
-        return self._choice({"content": "", "reasoning_content": None}, finish_reason)
+        has_calls = self._parser is not None and bool(self._parser.completed_calls)
+        return self._choice(_delta("", ""), _finish_reason(finish_reason, has_calls=has_calls))
+
+    def _parse(self, new: Output) -> AnswerDelta:
+        """Return what an output adds to the answer; the first and the last are the parser's, too."""
+        if self._parser is None:
+            self._parser = AnswerParser(self._response.form, new.prompt_tag or "")
+        added = self._parser.push(new)
+        return added.joined(self._parser.finish()) if new.is_last else added
 
     def _choice(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _delta(content: str, reasoning: str, call: ToolCallDelta | None = None) -> dict[str, Any]:
+    delta: dict[str, Any] = {"content": content, "reasoning_content": reasoning or None}
+    if call is not None:
+        delta["tool_calls"] = [_call_delta(call)]
+    return delta
+
+
+def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
+    if call.name is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    return {"index": call.index, **_whole_call(ToolCall(call.name, call.arguments))}
+
+
+def _whole_call(call: ToolCall) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-tool-{secrets.token_hex(16)}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+
+
+def _finish_reason(finish_reason: str | None, *, has_calls: bool) -> str | None:
+    return "tool_calls" if has_calls and finish_reason == "stop" else finish_reason
 
 
 def _logprobs(response: ResponseContext, new: Output) -> dict[str, Any] | None:

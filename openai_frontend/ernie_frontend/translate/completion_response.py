@@ -23,7 +23,7 @@ def text_completion(
 
 def _whole_choice(response: ResponseContext, index: int, answer: Output) -> dict[str, Any]:
     chunks = CompletionChunks(response, index)
-    prompt, choice = chunks.prompt(answer), chunks.text(answer)
+    prompt, choice = chunks.prompt(answer), chunks.answer(answer)
     choice["finish_reason"] = answer.finish_reason
     if prompt is None:
         return choice
@@ -63,8 +63,12 @@ class CompletionChunks:
             choice["completion_token_ids"] = None
         return choice
 
-    def text(self, new: Output) -> dict[str, Any]:
-        """Return the choice of a chunk with new text."""
+    def text(self, new: Output) -> list[dict[str, Any]]:
+        """Return the choices with what an output adds to the answer: one, or none."""
+        return [self.answer(new)] if new.text or self._response.has_token_data(new) else []
+
+    def answer(self, new: Output) -> dict[str, Any]:
+        """Return the choice with new text."""
         choice = self._choice(new.text)
         if self._logprobs is not None:
             choice["logprobs"] = self._logprobs.answer(new.logprobs or ())

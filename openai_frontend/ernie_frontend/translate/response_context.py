@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from ernie_frontend.parsing.answer_parser import JSON_CALLS, AnswerFormat
+from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.common import GenerationFields, StreamOptions
 from ernie_wire.messages import Output
+from ernie_wire.status import Description
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class ResponseContext:
         has_usage: whether a last chunk has the usage.
         has_running_usage: whether every chunk has the usage so far.
         warnings: what the client should know although it is answered; sent in a header.
+        form: the format of the answers, which are parsed by it.
     """
 
     answer_id: str
@@ -37,6 +41,7 @@ class ResponseContext:
     has_usage: bool = False
     has_running_usage: bool = False
     warnings: tuple[str, ...] = ()
+    form: AnswerFormat = field(default_factory=AnswerFormat)
 
     @classmethod
     def of(
@@ -57,6 +62,11 @@ class ResponseContext:
             warnings=warnings,
         )
 
+    def has_token_data(self, new: Output) -> bool:
+        """Whether an output has requested data of its tokens, which the client gets even without text."""
+        has_logprobs = self.num_logprobs is not None and bool(new.logprobs)
+        return has_logprobs or (self.return_token_ids and bool(new.token_ids))
+
     def to_object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """Return a whole answer or a chunk, without usage."""
         return {
@@ -66,6 +76,23 @@ class ResponseContext:
             "model": self.model,
             "choices": choices,
         }
+
+
+def answer_format(body: GenerationFields, engine: Description | None) -> AnswerFormat:
+    """Return the format of the answers to a request: text, unless it is a conversation.
+
+    Args:
+        body: the checked request.
+        engine: the description of the engine that answers, if there is one.
+    """
+    if not isinstance(body, ChatRequest) or engine is None:
+        return AnswerFormat()
+    tool_call_parser = None
+    if body.tool_request is not None:
+        forced = JSON_CALLS if body.tool_request.is_required else None
+        tool_call_parser = engine.tool_call_parser or forced
+    is_continued = bool(body.continue_final_message or body.completion_token_ids)
+    return AnswerFormat(engine.reasoning_parser, tool_call_parser, is_continued)
 
 
 class UsageCounter:
@@ -83,6 +110,7 @@ class UsageCounter:
         self._num_candidates = num_candidates
         self._num_input_tokens: dict[int, int] = {}  # by prompt
         self._num_cached_tokens: dict[int, int] = {}  # by generation
+        self._num_reasoning_tokens = 0
         self.num_output_tokens = 0
 
     def add(self, index: int, output: Output) -> None:
@@ -91,6 +119,7 @@ class UsageCounter:
         cached = max(output.num_cached_tokens, self._num_cached_tokens.get(index, 0))
         self._num_cached_tokens[index] = cached
         self.num_output_tokens += output.num_output_tokens
+        self._num_reasoning_tokens += output.num_reasoning_tokens
 
     def add_all(self, answers: Sequence[Output]) -> None:
         """Count whole answers, one for each generation."""
@@ -112,7 +141,7 @@ class UsageCounter:
         return sum(fewest.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the usage object; reasoning and media tokens are 0, as no served model has them yet."""
+        """Return the usage object; media tokens are 0, as no served model has them yet."""
         return {
             "prompt_tokens": self.num_input_tokens,
             "completion_tokens": self.num_output_tokens,
@@ -122,7 +151,7 @@ class UsageCounter:
                 "image_tokens": 0,
                 "video_tokens": 0,
             },
-            "completion_tokens_details": {"reasoning_tokens": 0, "image_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": self._num_reasoning_tokens, "image_tokens": 0},
         }
 
 

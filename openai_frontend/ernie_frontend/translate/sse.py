@@ -44,8 +44,8 @@ class ChoiceChunks(Protocol):
     def prompt(self, first: Output) -> Choice | None:
         """Return the choice with the requested data of its prompt, or None; ``first`` is its first output."""
 
-    def text(self, new: Output) -> Choice:
-        """Return the choice with new text."""
+    def text(self, new: Output) -> list[Choice]:
+        """Return the choices with what an output adds to the answer, each for a chunk of its own."""
 
     def finish(self, finish_reason: str) -> Choice:
         """Return the choice with the finish reason."""
@@ -111,16 +111,12 @@ class ChunkWriter(StreamWriter):
         return event(envelope(error)) + _DONE
 
     def _choices(self, chunks: ChoiceChunks, output: Output, *, is_first: bool) -> list[Choice]:
-        # An output may make up to three chunks: data of the prompt, text, and the finish reason; each has its
-        # own.
+        # Data of the prompt, the parts of the answer and the finish reason each have a chunk of their own.
         choices = []
         prompt = chunks.prompt(output) if is_first else None
         if prompt is not None:
             choices.append(prompt)
-        has_tokens = bool(self._response.return_token_ids and output.token_ids)
-        has_logprobs = bool(self._response.num_logprobs is not None and output.logprobs)
-        if output.text or has_tokens or has_logprobs:
-            choices.append(chunks.text(output))
+        choices += chunks.text(output)
         if output.finish_reason is not None:
             choices.append(chunks.finish(output.finish_reason))
         return choices

@@ -109,6 +109,11 @@ class ModelRegistry:
         entry = self._default(entries)
         return ServedModel(entry.name, entry)
 
+    async def resolve_again(self, name: str | None) -> ServedModel:
+        """Return the same as ``resolve``, but not from the cache."""
+        self._flight.forget()
+        return await self.resolve(name)
+
     async def listed(self) -> list[ServedModel]:
         """Return the models that ``/v1/models`` offers.
 

@@ -1,0 +1,1 @@
+"""Parsers of answers: reasoning, content and tool calls in the text of a model. Pure, and incremental."""
