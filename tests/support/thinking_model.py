@@ -10,6 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.engine.input_processor import InputProcessor
+from ernie_backend.settings.reader import read_settings
 from support.paths import DATA, DENSE
 
 TEMPLATES = DATA / "thinking_templates"
@@ -41,3 +44,9 @@ def thinking_model(directory: Path, form: str) -> Path:
 
 def _update(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def load_processor(directory: Path, **parameters: str) -> InputProcessor:
+    """Return the input processor of a model directory."""
+    config = ModelConfig.from_directory(directory)
+    return InputProcessor.load(read_settings({"model": str(directory), **parameters}, config), config)

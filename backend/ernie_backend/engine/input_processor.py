@@ -5,6 +5,7 @@ Pure apart from the random seed of requests that give none; runs on a thread nex
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NoReturn
@@ -20,7 +21,9 @@ from ernie_backend.engine.sampling_resolver import SamplingResolver
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.errors import StartError
 from ernie_backend.request.reasoning import ReasoningTracker
+from ernie_backend.request.sampling import ResolvedSampling
 from ernie_backend.request.sequence import Sequence
+from ernie_backend.runner.logits_processors import ReasoningBudget
 from ernie_backend.settings.engine_settings import EngineSettings, LogprobLimits
 from ernie_wire.checks import check_token_ids
 from ernie_wire.conversation import ToolRequest
@@ -28,6 +31,9 @@ from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.json_text import read_json_object
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
+
+_DEFAULT_SHARE = 0.8
+"""Share of ``max_tokens`` that thinking gets in models whose requests switch it: FastDeploy's."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,10 @@ class InputProcessor:
             request_id=request.request_id,
             prompt_ids=prompt_ids,
             sampling=sampling,
-            processors=resolver.processors(requested, sampling, prompt_ids),
+            processors=(
+                *resolver.processors(requested, sampling, prompt_ids),
+                *self._budget(requested, sampling, prompt_ids),
+            ),
             priority=request.priority,
             cache_salt=request.cache_salt,
         )
@@ -121,6 +130,18 @@ class InputProcessor:
         """Return what follows the thinking in an answer; None if the model has no tags for it."""
         tags = self.format.think_tags
         return ReasoningTracker(tags, is_open=tags.are_open(prompt_ids)) if tags is not None else None
+
+    def _budget(
+        self, requested: SamplingParameters, sampling: ResolvedSampling, prompt_ids: tuple[int, ...]
+    ) -> Iterator[ReasoningBudget]:
+        """Yield what limits thinking, if anything does; it comes after all other logits processors."""
+        tracker, limit = self._tracker(prompt_ids), requested.reasoning_max_tokens
+        if tracker is None or self.format.think_tags is None:
+            return
+        if limit is None and requested.max_tokens and self.format.is_switched and tracker.is_thinking:
+            limit = max(1, int(_DEFAULT_SHARE * sampling.max_tokens))
+        if limit is not None:
+            yield ReasoningBudget(tracker, limit, self.format.closing_ids, self.format.think_tags.end)
 
     def _last_tag(self, prompt_ids: tuple[int, ...]) -> str:
         """Return the text of the last structural token of a prompt, or nothing."""

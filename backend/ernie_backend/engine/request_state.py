@@ -139,10 +139,18 @@ class RequestState:
         is_complete = mask is not None and mask.is_complete
         if self._stop.is_stopped:
             self.finish_reason = "stop"
-        elif is_complete or num_generated >= sampling.max_tokens:
+        elif is_complete or num_generated >= sampling.max_tokens or self._is_response_full():
             text = joined((text, self._last_text()))
             self.finish_reason = "stop" if is_complete or self._stop.is_stopped else "length"
         return text
+
+    def _is_response_full(self) -> bool:
+        """Whether there is no room for a further token after thinking."""
+        limit, reasoning = self.sequence.sampling.response_max_tokens, self._reasoning
+        if limit is None or (reasoning is not None and reasoning.is_thinking):
+            return False
+        num_reasoning = 0 if reasoning is None else reasoning.num_reasoning_tokens
+        return self.sequence.num_generated - num_reasoning >= limit
 
     def _last_text(self, last_id: int | None = None) -> MarkedText:
         """Return all text that was held back, and that of ``last_id``, which ends the answer as part of it."""

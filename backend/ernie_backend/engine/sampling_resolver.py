@@ -60,6 +60,7 @@ class SamplingResolver:
             seed=_resolved_seed(requested.seed),
             max_tokens=min(max(max_tokens, requested.min_tokens), room) if max_tokens is not None else room,
             min_tokens=requested.min_tokens,
+            response_max_tokens=requested.response_max_tokens,
             eos_token_ids=frozenset() if requested.ignore_eos else frozenset(defaults.eos_token_ids),
             stop_token_ids=frozenset(requested.stop_token_ids),
             includes_stop=requested.include_stop_str_in_output,

@@ -28,6 +28,7 @@ class ResolvedSampling:
         includes_stop: the token that ends the answer is part of its text, unless it is skipped there.
         min_tokens: tokens within which stop strings do not count; a logits processor excludes the tokens that
             would end the answer.
+        response_max_tokens: most tokens after thinking; None: no limit of their own.
         logprobs, prompt_logprobs: how many of the most likely tokens to return; None: no log probabilities.
     """
 
@@ -38,6 +39,7 @@ class ResolvedSampling:
     stop_token_ids: frozenset[int] = frozenset()
     includes_stop: bool = False
     min_tokens: int = 0
+    response_max_tokens: int | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
 

@@ -1,7 +1,8 @@
 """Logits processors: what a request changes in its logits before a token is chosen.
 
 A request has those that change anything, in the order of this file: the bias, the penalties, then the excluded
-tokens, whose logit becomes -infinity. vLLM and FastDeploy begin with the last, which gives the same.
+tokens, whose logit becomes -infinity. vLLM and FastDeploy begin with these, which gives the same. Last come the
+tokens that are forced.
 Temperature and the filters follow (``ernie_kernels.sampling``).
 
 ``accept`` and ``rollback`` keep the state of the answer: after ``rollback(n)`` a processor is as it was before
@@ -11,10 +12,12 @@ vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ernie_backend.request.reasoning import ReasoningTracker
 
 Logits = NDArray[np.float32]
 _LARGEST = float(np.finfo(np.float32).max)
@@ -175,3 +178,52 @@ class MinTokens:
         """Exclude the tokens while the answer is too short."""
         if self._num_missing > 0:
             logits[self._ending] = -np.inf
+
+
+class ReasoningBudget:
+    """Closes thinking that is too long: forces the tokens that close it, whatever else excludes them.
+
+    Which token is forced follows from the number of tokens of thinking: each one beyond the limit is one of the
+    closing, and a closing that the model chose itself ends within the limit.
+
+    Args:
+        tracker: follows the answer; this object's own.
+        max_tokens: of thinking, before the closing.
+        closing_ids: the closing: it has ``</think>``, and may have tokens before and after it.
+        end_id: of ``</think>``.
+    """
+
+    def __init__(
+        self, tracker: ReasoningTracker, max_tokens: int, closing_ids: Sequence[int], end_id: int
+    ) -> None:
+        self._tracker = tracker
+        self._max_tokens = max_tokens
+        self._closing_ids = closing_ids
+        self._num_in_thinking = closing_ids.index(end_id) + 1
+
+    def accept(self, token_id: int) -> None:
+        """Count a token of the answer."""
+        self._tracker.accept(token_id)
+
+    def rollback(self, num_tokens: int) -> None:
+        """Uncount the last tokens of the answer."""
+        self._tracker.rollback(num_tokens)
+
+    def apply(self, logits: Logits) -> None:
+        """Exclude all tokens but the next one of the closing, if thinking is too long."""
+        forced_id = self._forced_id()
+        if forced_id is not None:
+            logit = logits[forced_id]
+            logits.fill(-np.inf)
+            logits[forced_id] = 0.0 if np.isneginf(logit) else logit
+
+    def _forced_id(self) -> int | None:
+        tracker = self._tracker
+        place = tracker.num_reasoning_tokens - self._max_tokens
+        if tracker.is_thinking:
+            # After drafts that do not close thinking there may be more tokens than the closing has.
+            return self._closing_ids[min(place, self._num_in_thinking - 1)] if place >= 0 else None
+        if place != self._num_in_thinking:
+            return None
+        place += tracker.num_tokens - tracker.num_reasoning_tokens
+        return self._closing_ids[place] if place < len(self._closing_ids) else None

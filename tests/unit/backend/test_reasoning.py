@@ -13,18 +13,16 @@ from hypothesis import strategies as st
 from ernie_backend.chat.formats import AnswerFormat, answer_format
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
-from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.errors import StartError
 from ernie_backend.request.reasoning import ReasoningTracker, ThinkTags
 from ernie_backend.runner.sampler import SampledToken
 from ernie_backend.settings.engine_settings import ParserSettings
-from ernie_backend.settings.reader import read_settings
 from ernie_wire.errors import InvalidValue
 from ernie_wire.messages import GenerateRequest, Output
 from ernie_wire.sampling import SamplingParameters
 from support.paths import DATA, DENSE
-from support.thinking_model import FORMATS, thinking_model
+from support.thinking_model import FORMATS, load_processor, thinking_model
 
 BEGIN, END = 1, 2
 TAGS = ThinkTags(BEGIN, END)
@@ -108,11 +106,7 @@ def test_a_parser_whose_tags_are_no_tokens_is_refused_unless_nobody_chose_it(tmp
 @pytest.fixture(scope="module")
 def processors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, InputProcessor]:
     directories = {form: thinking_model(tmp_path_factory.mktemp(form), form) for form in FORMATS}
-    config = ModelConfig.from_directory(DENSE)
-    return {
-        form: InputProcessor.load(read_settings({"model": str(directory)}, config), config)
-        for form, directory in {**directories, "text": DENSE}.items()
-    }
+    return {form: load_processor(directory) for form, directory in {**directories, "text": DENSE}.items()}
 
 
 def request(more: dict[str, Any] | None = None, **sampling: Any) -> GenerateRequest:
