@@ -55,8 +55,20 @@ class TokenHashRunner:
             index = int(np.searchsorted(batch.query_starts, row, side="right")) - 1
             length = int(batch.positions[row]) + 1
             table = batch.block_tables[index]
-            context = [self._cache[table[each // size], each % size] for each in range(length)]
-            logits = np.zeros(self.vocab_size, np.float32)
-            logits[next_token(context, self.vocab_size)] = 1
-            rows.append(logits)
+            context = [int(self._cache[table[each // size], each % size]) for each in range(length)]
+            rows.append(self.logits_after(context))
         return np.array(rows, np.float32).reshape(len(rows), self.vocab_size)
+
+    def logits_after(self, context: list[int]) -> NDArray[np.float32]:
+        """Return the logits ``[V]`` of the token that follows a context."""
+        logits = np.zeros(self.vocab_size, np.float32)
+        logits[next_token(context, self.vocab_size)] = 1
+        return logits
+
+
+class NoiseRunner(TokenHashRunner):
+    """Has an opinion about every token: logits are random numbers that the context seeds."""
+
+    def logits_after(self, context: list[int]) -> NDArray[np.float32]:
+        """See ``TokenHashRunner``."""
+        return np.random.default_rng(context).random(self.vocab_size, np.float32)

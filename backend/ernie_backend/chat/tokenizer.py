@@ -49,6 +49,7 @@ class Tokenizer:
 
     Attributes:
         special_ids, structural_ids: tokens of the two kinds above.
+        reserved_ids: these, and added or user-defined tokens that look like tags.
     """
 
     def __init__(
@@ -83,15 +84,15 @@ class Tokenizer:
         )
         defined = {model.id_to_piece(each): each for each in user_defined_ids(model)}
         tags = {each for text, each in {**defined, **added}.items() if _TAG.fullmatch(text)}
-        self._reserved_ids = self.special_ids | self.structural_ids | tags
+        self.reserved_ids = self.special_ids | self.structural_ids | tags
         self._standalone_pattern = _any_of(self._standalone)
         self._text_token_pattern = _any_of(
-            text for text, each in self._standalone.items() if each not in self._reserved_ids
+            text for text, each in self._standalone.items() if each not in self.reserved_ids
         )
         # SentencePiece itself recognises pieces of its model; the unknown one is an answer to any text.
         self._spellings = {
             each: self._spelling(model.id_to_piece(each))
-            for each in self._reserved_ids
+            for each in self.reserved_ids
             if each < model.vocab_size() and not model.is_unknown(each)
         }
 
@@ -141,7 +142,7 @@ class Tokenizer:
         for run in _TEMPLATE_RUN.finditer(origins):
             for match in self._standalone_pattern.finditer(text, *run.span()):
                 token_id = self._standalone[match[0]]
-                if token_id in self._reserved_ids:
+                if token_id in self.reserved_ids:
                     ids.extend(self._encode_text(text[start : match.start()], origins[start : match.start()]))
                     ids.append(token_id)
                     start = match.end()
@@ -188,7 +189,7 @@ class Tokenizer:
         """Return ids for the text of a reserved token without any such token: two parts of it, or its bytes."""
         for cut in range(1, len(text)):
             ids = (*self._model.encode(text[:cut]), *self._model.encode(text[cut:]))
-            if self._reserved_ids.isdisjoint(ids):
+            if self.reserved_ids.isdisjoint(ids):
                 return ids
         return tuple(self._model.piece_to_id(f"<0x{byte:02X}>") for byte in text.encode())
 

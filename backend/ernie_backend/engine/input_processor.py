@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from typing import NoReturn
 
@@ -15,6 +16,7 @@ from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer, find_tokenizer
 from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.engine.answer_masks import AnswerMasks
 from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.engine.sampling_resolver import SamplingResolver
@@ -100,8 +102,6 @@ class InputProcessor:
                 f"media holds {number} buffers; this model takes only text: leave them out", "media"
             )
         requested = self._sampling(request)
-        if requested.structured_outputs is not None:
-            raise InvalidValue("structured_outputs is not supported yet; leave it out", "structured_outputs")
         resolver = SamplingResolver(self.tokenizer, self.defaults, self.vocab_size, self.logprob_limits)
         room = max(0, self.max_model_len - len(prompt_ids))
         sampling = resolver.resolve(requested, len(prompt_ids), room)
@@ -124,6 +124,7 @@ class InputProcessor:
             prompt_text=text,
             prompt_tag=self._last_tag(prompt_ids) if request.return_marks else None,
             reasoning=self._tracker(prompt_ids),
+            pending_mask=self._answer_masks.pending(requested.structured_outputs, prompt_ids, sampling),
         )
 
     def _tracker(self, prompt_ids: tuple[int, ...]) -> ReasoningTracker | None:
@@ -147,6 +148,10 @@ class InputProcessor:
         """Return the text of the last structural token of a prompt, or nothing."""
         tags = (each for each in reversed(prompt_ids) if each in self.tokenizer.structural_ids)
         return "".join(self.tokenizer.token_bytes(each).decode() for each in islice(tags, 1))
+
+    @cached_property
+    def _answer_masks(self) -> AnswerMasks:
+        return AnswerMasks(self.tokenizer, self.defaults.eos_token_ids, self.format)
 
     def _sampling(self, request: GenerateRequest) -> SamplingParameters:
         """Return the sampling parameters, with the log probabilities that their cumulative sum needs."""

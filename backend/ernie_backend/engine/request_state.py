@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.stop import StopMatcher
+from ernie_backend.grammar.compiler import PendingMask
 from ernie_backend.request.reasoning import ReasoningTracker
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.logprobs import ScoredToken
@@ -32,6 +33,7 @@ class RequestState:
         prompt_text, prompt_tag: the prompt as text and its last structural token, if the client requested them;
             sent in the first output.
         reasoning: follows the thinking in the answer; None: the model has none.
+        pending_mask: of the answer's grammar; ``start_mask`` is called before the engine gets the request.
 
     Attributes:
         finish_reason: ``stop`` or ``length`` at the end.
@@ -47,9 +49,11 @@ class RequestState:
         prompt_text: str | None = None,
         prompt_tag: str | None = None,
         reasoning: ReasoningTracker | None = None,
+        pending_mask: PendingMask | None = None,
     ) -> None:
         self.sequence = sequence
         self.prompt_text = prompt_text
+        self.pending_mask = pending_mask
         self.finish_reason: str | None = None
         self._detokenizer = detokenizer
         self._stop = stop
@@ -67,6 +71,15 @@ class RequestState:
     def request_id(self) -> str:
         """Unique among the requests in the engine."""
         return self.sequence.request_id
+
+    def start_mask(self) -> None:
+        """Give the sequence its token mask, if it has one, after waiting for the grammar.
+
+        Raises:
+            InvalidValue: the grammar is wrong.
+        """
+        if self.pending_mask is not None:
+            self.sequence.token_mask = self.pending_mask.start()
 
     def add_prompt_logprobs(self, scored: Iterable[ScoredToken]) -> None:
         """Add the log probabilities of the next tokens of the prompt."""

@@ -1,7 +1,8 @@
 """The thread that prepares requests, so that a long prompt delays neither a step nor a cancel.
 
 A request that is cancelled while it waits here or is being prepared never reaches the loop. The requests that
-wait here are bounded: further ones are refused.
+wait here are bounded: further ones are refused. A request that waits for its grammar holds up no other one: the
+thread that has compiled it passes the request on.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class InputThread:
         self._max_pending = max_pending
         self._max_pending_bytes = max_pending_bytes
         self._requests: queue.SimpleQueue[GenerateRequest] = queue.SimpleQueue()
-        self._pending: dict[str, int] = {}  # bytes of each request's prompt
+        self._pending: dict[str, GenerateRequest] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self._run, name="input", daemon=True).start()
 
@@ -51,7 +52,7 @@ class InputThread:
         """Queue a request, or refuse it at a limit."""
         size = request.prompt_bytes
         with self._lock:
-            waiting = sum(self._pending.values())
+            waiting = sum(each.prompt_bytes for each in self._pending.values())
             if self._pending and (
                 len(self._pending) >= self._max_pending or waiting + size > self._max_pending_bytes
             ):
@@ -61,7 +62,7 @@ class InputThread:
                 )
                 self._inbox.put(Output(request.request_id, error=refusal.to_line()))
                 return
-            self._pending[request.request_id] = size
+            self._pending[request.request_id] = request
         self._requests.put(request)
 
     def cancel(self, cancel: Cancel) -> None:
@@ -75,20 +76,40 @@ class InputThread:
     def _run(self) -> None:
         while True:
             request = self._requests.get()
-            if request.request_id not in self._pending:
-                continue
-            result = self._result(request)
-            with self._lock:
-                if request.request_id in self._pending:
-                    del self._pending[request.request_id]
-                    self._inbox.put(result)
+            if self._is_pending(request):
+                self._prepare(request)
 
-    def _result(self, request: GenerateRequest) -> RequestState | Output:
+    def _is_pending(self, request: GenerateRequest) -> bool:
+        return self._pending.get(request.request_id) is request  # another one may have its id by now
+
+    def _prepare(self, request: GenerateRequest) -> None:
+        result = self._result(request.request_id, lambda: self._process(request))
+        if isinstance(result, Output) or result.pending_mask is None:
+            self._pass_on(request, result)
+        else:
+            state = result
+            result.pending_mask.grammar.add_done_callback(
+                lambda _: self._pass_on(request, self._result(request.request_id, lambda: _with_mask(state)))
+            )
+
+    def _pass_on(self, request: GenerateRequest, result: RequestState | Output) -> None:
+        with self._lock:
+            if self._is_pending(request):
+                del self._pending[request.request_id]
+                self._inbox.put(result)
+
+    def _result(self, request_id: str, make: Callable[[], RequestState]) -> RequestState | Output:
+        """Return a request's state, or the output that ends it."""
         try:
-            return self._process(request)
+            return make()
         except ErnieError as error:
-            return Output(request.request_id, error=error.to_line())
+            return Output(request_id, error=error.to_line())
         except Exception:
-            logger.exception("request %s could not be prepared", request.request_id)
+            logger.exception("request %s could not be prepared", request_id)
             failure = InternalError("the request could not be prepared; the engine's log says why")
-            return Output(request.request_id, error=failure.to_line())
+            return Output(request_id, error=failure.to_line())
+
+
+def _with_mask(state: RequestState) -> RequestState:
+    state.start_mask()
+    return state

@@ -1,0 +1,138 @@
+"""What is wrong with a grammar: llguidance's reason and, in a JSON Schema, the innermost place that has it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ernie_wire.errors import InvalidValue
+from ernie_wire.structured_outputs import FIELD
+
+MAX_TRIALS = 256
+"""Subschemas that are compiled to find the place."""
+MAX_CHARACTERS = 300
+_IN_SCHEMA = re.compile(r"at (\d+)\((\d+)\): failed to compile JSON schema: (.*)", re.DOTALL)
+_LISTING = re.compile(r"\n +\d+ \| .*", re.DOTALL)
+_MISSING = "does not exist"
+_NAMED = ("$defs", "definitions")
+"""Where references usually point to; a subschema is compiled together with them."""
+
+Schema = Mapping[str, Any] | bool
+
+
+def grammar_error(source: str, text: str, error_of: Callable[[str], str]) -> InvalidValue:
+    """Return the error of a grammar that cannot be compiled.
+
+    Args:
+        source: the grammar. A comment ``// NAME`` in the line before ``%json`` says which field the schema is.
+        text: llguidance's error.
+        error_of: returns llguidance's error of another grammar, empty if there is none.
+    """
+    if text.startswith("panic:"):  # a limit of the library that it does not check
+        return InvalidValue(f"{FIELD}: the grammar is too large; make it smaller", FIELD)
+    found = _IN_SCHEMA.match(text)
+    if found is None:
+        return InvalidValue(f"{FIELD}: {_short(text)}; docs/structured-output.md describes the syntax", FIELD)
+    lines = source.split("\n")
+    line, column = int(found[1]) - 1, int(found[2]) - 1
+    name = lines[line - 1].removeprefix("// ") if line and lines[line - 1].startswith("// ") else FIELD
+    schema = _schema_at("\n".join((lines[line][column:], *lines[line + 1 :])))
+    pointer, reason = _innermost(
+        schema, found[3], lambda part: _reason(error_of(f"start: %json {json.dumps(part)}"))
+    )
+    return InvalidValue(
+        f"{name}#{pointer}: {_short(reason)}; change or leave it out: docs/structured-output.md lists "
+        "what can be enforced",
+        FIELD,
+    )
+
+
+def _schema_at(text: str) -> Schema:
+    schema: Schema = json.JSONDecoder().raw_decode(text.removeprefix("%json").lstrip())[0]
+    return schema
+
+
+def _innermost(root: Schema, reason: str, reason_of: Callable[[Schema], str]) -> tuple[str, str]:
+    """Return the JSON pointer of the innermost subschema that fails by itself, and its reason."""
+    pointer, schema, seen = "", root, {""}
+    is_inner = True
+    while is_inner and len(seen) < MAX_TRIALS:
+        is_inner = False
+        for child_pointer, child in _children(pointer, schema, root):
+            if child_pointer in seen or len(seen) >= MAX_TRIALS or _leads_back(child, seen):
+                continue
+            seen.add(child_pointer)
+            child_reason = reason_of(_alone(child, root))
+            if child_reason and (_MISSING not in child_reason or child_reason == reason):
+                pointer, schema, reason, is_inner = child_pointer, child, child_reason, True
+                break
+    return pointer, reason
+
+
+def _children(pointer: str, schema: Schema, root: Schema) -> Iterator[tuple[str, Schema]]:
+    """Yield the subschemas of a schema with their pointers; a reference's target is one of them."""
+    if isinstance(schema, bool):
+        return
+    for keyword, value in schema.items():
+        if keyword == "$ref" and isinstance(value, str) and value.startswith("#/"):
+            yield from _target(value[1:], root)
+        elif keyword in _ONE and isinstance(value, (dict, bool)):
+            yield f"{pointer}/{keyword}", value
+        elif keyword in _LISTS and isinstance(value, list):
+            yield from (
+                (f"{pointer}/{keyword}/{index}", each) for index, each in enumerate(value) if _is_schema(each)
+            )
+        elif keyword in _MAPS and isinstance(value, dict):
+            yield from (
+                (f"{pointer}/{keyword}/{name.replace('~', '~0').replace('/', '~1')}", each)
+                for name, each in value.items()
+                if _is_schema(each)
+            )
+
+
+_ONE = {"items", "additionalProperties", "additionalItems"}
+_LISTS = {"allOf", "anyOf", "oneOf", "prefixItems", "items"}
+_MAPS = {"properties", "patternProperties"}
+
+
+def _leads_back(schema: Schema, seen: set[str]) -> bool:
+    """Return whether a schema refers to one that was tried: what fails in it is found there."""
+    return isinstance(schema, dict) and str(schema.get("$ref", "")).removeprefix("#") in seen - {""}
+
+
+def _is_schema(value: object) -> bool:
+    return isinstance(value, (dict, bool))
+
+
+def _target(pointer: str, root: Schema) -> Iterator[tuple[str, Schema]]:
+    """Yield what a pointer refers to, if that is a schema."""
+    value: Any = root
+    for step in pointer.split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, dict) and name in value:
+            value = value[name]
+        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            return
+    if _is_schema(value):
+        yield pointer, value
+
+
+def _alone(schema: Schema, root: Schema) -> Schema:
+    """Return a subschema as a whole one: with the root's dialect, and the definitions that it may refer to."""
+    if isinstance(schema, bool) or isinstance(root, bool):
+        return schema
+    return {**schema, **{name: root[name] for name in ("$schema", *_NAMED) if name in root}}
+
+
+def _reason(text: str) -> str:
+    found = _IN_SCHEMA.match(text)
+    return found[3] if found else text
+
+
+def _short(text: str) -> str:
+    """Return an error without the listing of the grammar, in one line."""
+    return " ".join(_LISTING.sub("", text).split())[:MAX_CHARACTERS]

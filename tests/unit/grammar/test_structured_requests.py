@@ -1,0 +1,243 @@
+"""Requests for structured output, from the wire through compile threads, engine and detokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_backend.chat.template import ChatTemplate
+from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
+from ernie_backend.config.generation_config import GenerationConfig
+from ernie_backend.engine.engine import Engine
+from ernie_backend.engine.input_processor import InputProcessor
+from ernie_backend.engine.request_state import RequestState
+from ernie_backend.grammar.compiler import MAX_CACHED, GrammarCompiler
+from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.service.engine_loop import Inbox
+from ernie_backend.service.input_thread import InputThread
+from ernie_backend.settings.engine_settings import SchedulerLimits
+from ernie_wire.errors import InvalidValue
+from ernie_wire.messages import Cancel, GenerateRequest, Output, join_outputs
+from ernie_wire.sampling import SamplingParameters
+from fakes.sequences import reference_sampler
+from fakes.token_hash_model import NoiseRunner
+from support.paths import DENSE
+from support.thinking_model import load_processor, thinking_model
+
+END = 2
+TOKENIZER = Tokenizer.from_directory(DENSE)
+VOCAB = TOKENIZER.vocab_size
+MODEL = InputProcessor(
+    TOKENIZER, ChatTemplate.from_directory(DENSE), GenerationConfig(eos_token_ids=(END,)), 512, VOCAB
+)
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"type": "string", "maxLength": 8}, "b": {"enum": [1, 2.5, None]}},
+    "required": ["a", "b"],
+    "additionalProperties": False,
+}
+
+
+def _request(request_id: str, structured: dict[str, Any], prompt: int = 5, **sampling: Any) -> GenerateRequest:
+    asked = {"temperature": 0, "max_tokens": 100, "structured_outputs": structured, **sampling}
+    ids = tuple(range(prompt, prompt + 30))
+    return GenerateRequest(request_id, input_ids=ids, sampling=SamplingParameters.from_json(asked))
+
+
+def _answers(
+    requests: list[GenerateRequest],
+    num_blocks: int = 400,
+    max_num_seqs: int = 8,
+    model: InputProcessor = MODEL,
+) -> dict[str, Output]:
+    vocab_size = model.tokenizer.vocab_size
+    engine = Engine(
+        NoiseRunner(num_blocks, 4, vocab_size),
+        BlockManager(num_blocks, 4),
+        SchedulerLimits(max_num_seqs, 64, 99),
+        reference_sampler(vocab_size),
+    )
+    for request in requests:
+        state = model.process(request)
+        state.start_mask()
+        assert engine.submit(state) is None
+    outputs: dict[str, list[Output]] = {request.request_id: [] for request in requests}
+    while engine.has_work:
+        for output in engine.step():
+            outputs[output.request_id].append(output)
+        engine.check_integrity()
+    if num_blocks < 100:
+        assert engine.heartbeat.preemptions
+    return {request_id: join_outputs(each) for request_id, each in outputs.items()}
+
+
+def _fits(text: str) -> bool:
+    value = json.loads(text)
+    return list(value) == ["a", "b"] and len(value["a"]) <= 8 and value["b"] in [1, 2.5, None]
+
+
+def test_answers_fit_alone_together_cached_and_preempted() -> None:
+    requests = [
+        _request(f"{prompt}-{seed}", {"json": SCHEMA}, prompt, seed=seed, temperature=temperature)
+        for prompt in (5, 9)
+        for seed, temperature in enumerate((0, 1.0, 1.0))
+    ]
+    together = _answers(requests)
+    for answer in together.values():
+        assert (answer.error, answer.finish_reason) == (None, "stop")
+        assert _fits(answer.text), answer.text
+    assert len({answer.text for answer in together.values()}) > 3
+    for others in (_answers(requests, max_num_seqs=1), _answers(requests, num_blocks=40)):
+        assert {name: each.text for name, each in others.items()} == {
+            name: each.text for name, each in together.items()
+        }
+
+
+@pytest.mark.parametrize(
+    "sampling", [{}, {"ignore_eos": True}, {"min_tokens": 60}, {"allowed_token_ids": list(range(3, VOCAB))}]
+)
+def test_a_complete_answer_ends_whatever_excludes_the_end_token(sampling: dict[str, Any]) -> None:
+    (answer,) = _answers([_request("r", {"choice": ["yes", "no"]}, **sampling)]).values()
+    assert answer.text in {"yes", "no"}
+    assert (answer.finish_reason, answer.error) == ("stop", None)
+    assert END not in answer.token_ids
+
+
+def test_an_answer_that_may_go_on_ends_with_the_end_token_or_is_cut() -> None:
+    texts = {}
+    changes: dict[str, dict[str, Any]] = {
+        "free": {},
+        "longer": {"min_tokens": 20},
+        "endless": {"ignore_eos": True},
+    }
+    for name, sampling in changes.items():
+        (answer,) = _answers([_request(name, {"regex": "[ab]+"}, **sampling)]).values()
+        texts[name] = answer.text
+        assert set(answer.text) <= {"a", "b"}
+        assert (answer.finish_reason == "stop") is (answer.token_ids[-1] == END)
+    assert len(texts["free"]) < len(texts["longer"]) < len(texts["endless"])
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        ("ernie-45-vl", r"(?s)(?P<thinking>.*?)</think>\n{0,4}(?P<answer>[^\n].*)"),
+        ("ernie-45-vl-thinking", r"(?s)(?P<thinking>.*?)</think>\n{0,4}(?P<answer>[^\n].*)"),
+        (
+            "ernie-x1",
+            r"(?s)(?P<thinking>.*?)\n</think>\n{2,4}<response>\n{0,4}(?P<answer>.*[^\n])\n{0,4}</response>\n{0,4}",
+        ),
+    ],
+)
+def test_with_thinking_the_grammar_begins_after_it_in_the_format_of_the_model(
+    tmp_path: Path, form: str, pattern: str
+) -> None:
+    model = load_processor(thinking_model(tmp_path, form))
+    messages = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
+    requests = [
+        replace(
+            _request(
+                str(seed), {"json": SCHEMA}, reasoning_max_tokens=9, seed=seed, temperature=1.0, **sampling
+            ),
+            input_ids=None,
+            messages=messages,
+        )
+        for seed in range(3)
+        for sampling in ({}, {"ignore_eos": True})
+    ]
+    for request in requests:
+        (answer,) = _answers([request], model=model).values()
+        assert (answer.error, answer.finish_reason) == (None, "stop")
+        parts = re.fullmatch(pattern, answer.text)
+        assert parts is not None, answer.text
+        assert _fits(parts["answer"])
+        assert 9 <= answer.num_reasoning_tokens <= 12
+
+
+def test_without_thinking_the_grammar_begins_at_once(tmp_path: Path) -> None:
+    model = load_processor(thinking_model(tmp_path, "ernie-45-vl"))
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "chat_template_kwargs": {"enable_thinking": False}}
+    request = replace(_request("r", {"json": SCHEMA}), input_ids=None, messages=json.dumps(chat).encode())
+    (answer,) = _answers([request], model=model).values()
+    assert _fits(answer.text)
+    assert not answer.num_reasoning_tokens
+
+
+def test_what_is_left_nothing_ends_alone() -> None:
+    requests = [
+        _request("none", {"regex": "[0-9]+"}, allowed_token_ids=[END, 400]),
+        _request("good", {"json": SCHEMA}),
+    ]
+    answers = _answers(requests)
+    assert str(answers["none"].error).startswith("invalid_value")
+    assert _fits(answers["good"].text)
+
+
+def test_a_model_without_tokenizer_refuses() -> None:
+    model = InputProcessor(NullTokenizer(DENSE, VOCAB), MODEL.template, MODEL.defaults, 512, VOCAB)
+    with pytest.raises(InvalidValue, match="tokenizer"):
+        model.process(_request("r", {"json_object": True}))
+
+
+class _Slow(GrammarCompiler):
+    """Compiles when it is let through."""
+
+    def __init__(self) -> None:
+        super().__init__(TOKENIZER, (END,))
+        self.go_on = threading.Event()
+
+    def _compiled(self, source: str) -> Any:
+        assert self.go_on.wait(10)
+        return super()._compiled(source)
+
+
+def test_a_request_that_waits_for_its_grammar_holds_up_no_other_and_can_be_cancelled() -> None:
+    model = InputProcessor(TOKENIZER, MODEL.template, MODEL.defaults, 512, VOCAB)
+    slow = model._answer_masks.__dict__["_compiler"] = _Slow()
+    inbox = Inbox()
+    thread = InputThread(model.process, inbox, 8)
+    for request_id, structured in (
+        ("cancelled", {"regex": "a"}),
+        ("waiting", {"regex": "b"}),
+        ("wrong", {"regex": "["}),
+    ):
+        thread.submit(_request(request_id, structured))
+    thread.submit(GenerateRequest("plain", input_ids=(5,)))
+    assert [each.request_id for each in inbox.take(10).requests] == ["plain"]
+    thread.cancel(Cancel("cancelled"))
+    thread.submit(_request("cancelled", {"regex": "c"}))  # another request with the id
+    slow.go_on.set()
+    requests: list[RequestState] = []
+    refusals: list[Output] = []
+    while len(requests) + len(refusals) < 3:
+        arrivals = inbox.take(10)
+        assert arrivals.requests or arrivals.refusals
+        requests += arrivals.requests
+        refusals += arrivals.refusals
+    assert sorted(each.request_id for each in requests) == ["cancelled", "waiting"]
+    assert [(each.request_id, str(each.error)[:13]) for each in refusals] == [("wrong", "invalid_value")]
+    masks = {each.request_id: each.sequence.token_mask for each in requests}
+    (mask,) = (masks["cancelled"],)
+    assert mask is not None
+    mask.accept(TOKENIZER.encode("c")[0])
+    assert mask.is_complete
+
+
+def test_grammars_are_compiled_once_and_the_last_are_kept() -> None:
+    compiler = GrammarCompiler(TOKENIZER, (END,))
+    first = compiler.compile('start: "a"')
+    assert compiler.compile('start: "a"') is first
+    for number in range(MAX_CACHED - 1):
+        compiler.compile(f'start: "{number}"')
+    assert compiler.compile('start: "a"') is first
+    for number in range(MAX_CACHED):
+        compiler.compile(f'start: "{number}"')
+    assert compiler.compile('start: "a"') is not first
+    with pytest.raises(InvalidValue, match="bytes"):
+        compiler.compile('start: "' + "a" * (1 << 20) + '"')
