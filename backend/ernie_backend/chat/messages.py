@@ -1,15 +1,15 @@
 """The messages of a chat request, checked and brought into the form that templates expect.
 
-Templates want ``content`` to be a string, tool arguments to be objects, and fields without a value to be
-absent; clients send lists of parts, JSON strings, null and empty lists of calls. Roles that only other systems
-know are mapped: ``bot`` is an assistant, ``developer`` a system.
+Templates want ``content`` to be a string, thinking to be ``reasoning_content``, tool arguments to be objects,
+and fields without a value to be absent; clients send lists of parts, other names, JSON strings, null and empty
+lists of calls. Roles that only other systems know are mapped: ``bot`` is an assistant, ``developer`` a system.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ernie_wire.conversation import check_message
+from ernie_wire.conversation import REASONING_FIELDS, check_message
 from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
 
@@ -48,6 +48,9 @@ def _message(index: int, message: object) -> dict[str, Any]:
     check_message(where, message)
     fields = {name: value for name, value in message.items() if value is not None}
     normal = {**fields, "role": _ROLES[role], "content": _text(where, message.get("content"))}
+    reasoning = next((fields[name] for name in REASONING_FIELDS if fields.get(name)), None)
+    if reasoning is not None:
+        normal["reasoning_content"] = reasoning
     calls = message.get("tool_calls")
     if calls:
         normal["tool_calls"] = [_tool_call(call) for call in calls]

@@ -25,6 +25,8 @@ _CHOICE_EXPECTED = (
     '{"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [...]}}'
 )
 _NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thoughts")
+"""Names of the thinking in an earlier answer: FastDeploy's and ours, vLLM's, and another of FastDeploy's."""
 _SWITCHES = {"true": True, "false": False}
 _MAX_QUOTED = 80
 
@@ -115,17 +117,21 @@ def thinking_switch(options: Mapping[str, Any]) -> bool | None:
 
 
 def check_message(where: str, message: Mapping[str, Any]) -> None:
-    """Check that a user's message has content, and the ``tool_calls`` of any message.
+    """Check that a user's message has content, and the reasoning and ``tool_calls`` of any message.
 
     Args:
         where: ``messages[2]``, for the error.
         message: with the fields of OpenAI's; null means missing.
 
     Raises:
-        InvalidRequest: content is missing, or a call has no function name or arguments of a wrong type.
+        InvalidRequest: content is missing, reasoning is not a string, or a call has no function name or
+            arguments of a wrong type.
     """
     if message.get("role") == "user" and message.get("content") is None:
         raise MissingParameter(f"{where}.content is missing; a message of the user needs it", "messages")
+    for name in REASONING_FIELDS:
+        if not isinstance(message.get(name), str | None):
+            raise InvalidValue(f"{where}.{name} must be a string", "messages")
     calls = message.get("tool_calls")
     if not isinstance(calls, list | None):
         raise InvalidValue(f"{where}.tool_calls must be a list", "messages")

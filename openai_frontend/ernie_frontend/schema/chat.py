@@ -81,7 +81,8 @@ class ChatMessage(BaseModel):
     """One message of a conversation.
 
     ``content`` is a string, a text part, a list of text parts, or missing (not in a user's message);
-    ``arguments`` of a tool call are a JSON object or its text. ``bot`` is FastDeploy's alias of ``assistant``.
+    ``arguments`` of a tool call are a JSON object or its text. ``bot`` is FastDeploy's alias of ``assistant``;
+    ``reasoning`` and ``thoughts`` are other names of ``reasoning_content``.
     """
 
     model_config = ConfigDict(strict=True)
@@ -90,6 +91,8 @@ class ChatMessage(BaseModel):
     content: Annotated[Any, WithJsonSchema({"anyOf": _CONTENT})] = None
     name: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
+    thoughts: str | None = None
     tool_calls: Annotated[list[dict[str, Any]] | None, WithJsonSchema(_or_null(_TOOL_CALLS))] = None
     tool_call_id: str | None = None
 
