@@ -1,8 +1,9 @@
 """Stop strings, matched on text, however it is cut into tokens.
 
 The answer ends where the first stop string is complete; the stop string is part of it only if the request says
-so. Text that may be the beginning of a stop string is held back until that is decided, together with the whole
-of a mark that it would divide. The result depends on the text alone, not on how it was cut into pieces.
+so. Text that may be the beginning of a stop string is held back until that is decided. A structural token is in
+the answer as a whole or not at all, so that its parser never sees half a tag. The result depends on the text
+alone, not on how it was cut into pieces.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class StopMatcher:
         if matches and may_stop:
             self.is_stopped, self._held = True, MarkedText()
             end, start = min(matches)  # the first that is complete; of those, the one that began first
-            return answer.cut(0, end if self._is_included else start)
+            return answer.cut(0, answer.place_after(end) if self._is_included else answer.place_before(start))
         border = answer.place_before(len(answer.text) - self._held_length(answer.text))
         self._held = answer.cut(border)
         return answer.cut(0, border)

@@ -49,6 +49,10 @@ class MarkedText:
         """Return ``place``, or the start of the mark that a cut there would divide."""
         return next((mark.start for mark in self.marks if mark.start < place < mark.end), place)
 
+    def place_after(self, place: int) -> int:
+        """Return ``place``, or the end of the mark that a cut there would divide."""
+        return next((mark.end for mark in self.marks if mark.start < place < mark.end), place)
+
 
 def joined(parts: Iterable[Marked]) -> MarkedText:
     """Return consecutive pieces of text as one."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ernie_backend.engine.stop import StopMatcher
-from ernie_wire.marked_text import Mark, MarkedText
+from ernie_wire.marked_text import Mark, MarkedText, joined
 
 
 def _answer(stops: tuple[str, ...], pieces: list[str]) -> tuple[str, bool]:
@@ -101,10 +101,33 @@ def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
     assert matcher.finish().text == ""
 
 
-def test_a_mark_is_held_back_whole_and_dropped_if_the_stop_string_divides_it() -> None:
+@pytest.mark.parametrize(
+    ("stop", "is_included", "answer"),
+    [
+        ("l>x", False, MarkedText("a")),
+        ("l>x", True, MarkedText("a<nl>x", (Mark(1, 5, 7),))),
+        ("a<n", False, MarkedText()),
+        ("a<n", True, MarkedText("a<nl>", (Mark(1, 5, 7),))),
+        ("<nl>", False, MarkedText("a")),
+        ("x", False, MarkedText("a<nl>", (Mark(1, 5, 7),))),
+    ],
+)
+def test_a_mark_is_never_divided(stop: str, is_included: bool, answer: MarkedText) -> None:
+    tag = MarkedText("a<nl>", (Mark(1, 5, 7),))
+    for pieces in (
+        [tag, MarkedText("xy")],
+        [joined((tag, MarkedText("xy")))],
+        [tag.cut(0, 1), tag.cut(1), MarkedText("x")],
+    ):
+        matcher = StopMatcher((stop,), is_included=is_included)
+        made = [matcher.push(piece) for piece in pieces]
+        assert joined((*made, matcher.finish())) == answer
+        assert matcher.is_stopped
+
+
+def test_a_mark_is_held_back_whole() -> None:
     tag = MarkedText("a<nl>", (Mark(1, 5, 7),))
     matcher = StopMatcher(("l>x",))
     assert matcher.push(tag) == MarkedText("a")
     assert matcher.push(tag) == MarkedText("<nl>a", (Mark(0, 4, 7),))
-    assert matcher.push(MarkedText("x")) == MarkedText("<n")
-    assert matcher.is_stopped
+    assert matcher.finish() == MarkedText("<nl>", (Mark(0, 4, 7),))
