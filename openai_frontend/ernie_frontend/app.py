@@ -20,7 +20,7 @@ from ernie_frontend.middleware.bodies import Bodies
 from ernie_frontend.middleware.concurrency import ConcurrencyLimit, Slots, slots_file
 from ernie_frontend.middleware.paths import MetricsPort, RequestLine
 from ernie_frontend.middleware.request_log import RequestLog
-from ernie_frontend.routes import about, completions, health, models
+from ernie_frontend.routes import about, completions, health, models, tokenization
 from ernie_frontend.routes import metrics as metrics_route
 from ernie_frontend.routes.services import Services
 from ernie_frontend.schema.openapi import OPENAPI_PATH, DescribedApp
@@ -28,7 +28,7 @@ from ernie_frontend.settings import Settings
 from ernie_frontend.triton.model_registry import ModelRegistry
 from ernie_frontend.triton.pool import TritonPool
 
-_ROUTERS = [module.router for module in (completions, models, health, metrics_route, about)]
+_ROUTERS = [module.router for module in (completions, models, tokenization, health, metrics_route, about)]
 _PATHS = {OPENAPI_PATH} | {
     route.path
     for router in (*_ROUTERS, about.docs_router)

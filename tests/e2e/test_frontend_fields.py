@@ -216,3 +216,34 @@ def test_several_streams_in_one(client: httpx.Client) -> None:
         texts[choice["index"]] += choice["text"]
     assert (texts[0], texts[2]) == (texts[1], texts[3])  # greedy
     assert texts[0] == complete(client, prompt="a")["choices"][0]["text"]
+
+
+def process(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+    answer = client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    decoded: dict[str, Any] = answer.json()
+    return decoded
+
+
+def test_tokens_of_texts_and_back(client: httpx.Client) -> None:
+    for text in ("", PROMPT, "</s>", "中文 and a <|begin_of_sentence|> 🙂\n\n", "a" * 9000):
+        answer = process(client, "/tokenize", prompt=text, return_token_strs=True)
+        assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"])
+        assert answer["max_model_len"] == client.get("/v1/models").json()["data"][0]["max_model_len"]
+        assert process(client, "/detokenize", tokens=answer["tokens"]) == {"prompt": text}
+    assert answer["count"] > answer["max_model_len"], "a prompt may be longer than the context"
+
+
+def test_tokens_of_a_chat_are_those_of_its_prompt(client: httpx.Client) -> None:
+    messages = [{"role": "system", "content": "中文</s>"}, {"role": "user", "content": "Hi"}]
+    for options in ({}, {"add_generation_prompt": False}, {"continue_final_message": True}):
+        tokenized = process(client, "/tokenize", messages=messages, **options)
+        generated = chat(client, messages=messages, return_token_ids=True, max_tokens=1, **options)
+        assert tokenized["tokens"] == generated["choices"][0]["message"]["prompt_token_ids"]
+        assert tokenized["count"] == generated["usage"]["prompt_tokens"]
+
+
+def test_the_tokenizer_is_described(client: httpx.Client) -> None:
+    info = client.get("/tokenizer_info").json()
+    assert process(client, "/tokenize", prompt=info["eos_token"])["count"] == 1
+    assert "messages" in info["chat_template"]

@@ -140,6 +140,8 @@ async def tell(
             response["output_ids"] = list(range(100 + done, 100 + done + len(step)))
             if index == 0:
                 response |= {"prompt_ids": [1, 2, 3, 4, 5, 6, 7], "prompt_text": "".join(PROMPT)}
+            if index == 0 and inference.inputs.get("return_prompt_bytes"):
+                response |= {"prompt_bytes": [text.encode() for text in PROMPT]}
         if num_top is not None:
             response["logprobs"] = json.dumps(logprobs[done : done + len(step)])
         if num_prompt_top is not None and index == 0:
@@ -306,6 +308,10 @@ def _encode(response: Response) -> Any:
             data = value.encode()
             inner.outputs.add(name=name, datatype="BYTES", shape=[1])
             inner.raw_output_contents.append(struct.pack("<I", len(data)) + data)
+            continue
+        if isinstance(value, list) and value and isinstance(value[0], bytes):
+            inner.outputs.add(name=name, datatype="BYTES", shape=[len(value)])
+            inner.raw_output_contents.append(b"".join(struct.pack("<I", len(each)) + each for each in value))
             continue
         is_count = isinstance(value, int)
         array = np.array([value] if is_count else value, dtype=np.uint32 if is_count else np.int32)

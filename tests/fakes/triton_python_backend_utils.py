@@ -58,10 +58,10 @@ class InferenceResponse:
         return self._error
 
     def values(self) -> dict[str, Any]:
-        """The outputs as Python objects: text for BYTES, a list for numbers."""
+        """The outputs as Python objects: text for one value of BYTES, else a list."""
         return {
             tensor.name(): tensor.as_numpy()[0].decode()
-            if tensor.as_numpy().dtype == np.object_
+            if tensor.as_numpy().dtype == np.object_ and tensor.as_numpy().size == 1
             else tensor.as_numpy().tolist()
             for tensor in self._tensors
         }

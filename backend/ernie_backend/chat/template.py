@@ -65,6 +65,7 @@ class ChatTemplate:
     Attributes:
         source: its Jinja text.
         variables: names that it reads and does not set itself.
+        special_tokens: texts of the model's special tokens by name.
     """
 
     def __init__(
@@ -83,10 +84,11 @@ class ChatTemplate:
             raise StartError(f"{where} is not a valid Jinja template: {reason}") from error
         self.source = source
         self.variables = frozenset(find_undeclared_variables(environment.parse(source)))
+        self.special_tokens = dict(special_tokens)
         # The operator ~ joins texts by this name of the compiled module, all else by the environment's concat.
         self._template.root_render_func.__globals__.update(str_join=joined)
         self._environment = environment
-        self._special_tokens = template_written(dict(special_tokens))
+        self._special_tokens = template_written(self.special_tokens)
         self._where = where
 
     @classmethod

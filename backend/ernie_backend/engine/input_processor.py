@@ -123,6 +123,7 @@ class InputProcessor:
             stream=request.stream,
             prompt_text=text,
             prompt_tag=self._last_tag(prompt_ids) if request.return_marks else None,
+            prompt_bytes=self._bytes_of(prompt_ids) if request.return_prompt_bytes else None,
             reasoning=self._tracker(prompt_ids),
             pending_mask=self._answer_masks.pending(requested.structured_outputs, prompt_ids, sampling),
         )
@@ -152,6 +153,9 @@ class InputProcessor:
     @cached_property
     def _answer_masks(self) -> AnswerMasks:
         return AnswerMasks(self.tokenizer, self.defaults.eos_token_ids, self.format)
+
+    def _bytes_of(self, token_ids: tuple[int, ...]) -> tuple[bytes, ...]:
+        return tuple(map(self.tokenizer.token_bytes, token_ids))
 
     def _sampling(self, request: GenerateRequest) -> SamplingParameters:
         """Return the sampling parameters, with the log probabilities that their cumulative sum needs."""

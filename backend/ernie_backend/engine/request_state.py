@@ -30,8 +30,8 @@ class RequestState:
         detokenizer: turns those of the answer into text.
         stop: finds stop strings.
         stream: whether every new text is sent, or all of it at the end.
-        prompt_text, prompt_tag: the prompt as text and its last structural token, if the client requested them;
-            sent in the first output.
+        prompt_text, prompt_tag, prompt_bytes: the prompt as text, its last structural token, and what each of
+            its tokens stands for, if the client requested them; sent in the first output.
         reasoning: follows the thinking in the answer; None: the model has none.
         pending_mask: of the answer's grammar; ``start_mask`` is called before the engine gets the request.
 
@@ -48,12 +48,14 @@ class RequestState:
         stream: bool = True,
         prompt_text: str | None = None,
         prompt_tag: str | None = None,
+        prompt_bytes: tuple[bytes, ...] | None = None,
         reasoning: ReasoningTracker | None = None,
         pending_mask: PendingMask | None = None,
     ) -> None:
         self.sequence = sequence
         self.prompt_text = prompt_text
         self.pending_mask = pending_mask
+        self._prompt_bytes = prompt_bytes
         self.finish_reason: str | None = None
         self._detokenizer = detokenizer
         self._stop = stop
@@ -131,6 +133,7 @@ class RequestState:
             finish_reason=self.finish_reason,
             prompt_ids=sequence.prompt_ids if self.prompt_text is not None and is_first else None,
             prompt_text=self.prompt_text if is_first else None,
+            prompt_bytes=self._prompt_bytes if is_first else None,
             logprobs=tuple(self._unsent_logprobs) if sampling.logprobs is not None else None,
             prompt_logprobs=prompt_logprobs if is_first else None,
             marks=text.marks,

@@ -146,5 +146,14 @@ def _description(
         reasoning_parser=input_processor.format.reasoning_parser,
         tool_call_parser=input_processor.format.tool_call_parser,
         knows_tools=input_processor.format.knows_tools,
+        special_tokens=_special_tokens(input_processor),
+        chat_template=input_processor.template.source,
         generation_config=input_processor.defaults.to_json(),
     )
+
+
+def _special_tokens(input_processor: InputProcessor) -> dict[str, str]:
+    """Return the texts of special tokens by name; ``eos_token`` also where only config.json has it."""
+    tokenizer, eos_token_ids = input_processor.tokenizer, input_processor.defaults.eos_token_ids
+    eos_token = tokenizer.token_bytes(eos_token_ids[0]).decode() if eos_token_ids else ""
+    return {**({"eos_token": eos_token} if eos_token else {}), **input_processor.template.special_tokens}

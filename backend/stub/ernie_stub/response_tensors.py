@@ -42,14 +42,25 @@ def output_response(output: Output, request: GenerateRequest, echo: str, cumulat
         outputs.append(_numbers(tensors.NUM_REASONING_TOKENS, [output.num_reasoning_tokens], np.uint32))
     if request.return_token_ids:
         outputs.append(_numbers(tensors.OUTPUT_IDS, output.token_ids, np.int32))
-        if output.prompt_ids is not None:
-            outputs.append(_numbers(tensors.PROMPT_IDS, output.prompt_ids, np.int32))
-        if output.prompt_text is not None:
-            outputs.append(_text(tensors.PROMPT_TEXT, output.prompt_text))
+        outputs += _prompt(output)
     if request.return_cumulative_logprob:
         outputs.append(_numbers(tensors.CUMULATIVE_LOGPROB, [cumulative_logprob], np.float32))
     outputs += _logprobs(output, request)
     return pb_utils.InferenceResponse(output_tensors=outputs)
+
+
+def _prompt(output: Output) -> list[Any]:
+    """Return the parts of the prompt that the output has."""
+    outputs = []
+    if output.prompt_ids is not None:
+        outputs.append(_numbers(tensors.PROMPT_IDS, output.prompt_ids, np.int32))
+    if output.prompt_text is not None:
+        outputs.append(_text(tensors.PROMPT_TEXT, output.prompt_text))
+    if output.prompt_bytes is not None:
+        outputs.append(
+            pb_utils.Tensor(tensors.PROMPT_BYTES.name, np.array(output.prompt_bytes, dtype=np.object_))
+        )
+    return outputs
 
 
 def _logprobs(output: Output, request: GenerateRequest) -> list[Any]:

@@ -46,7 +46,8 @@ class GenerateRequest:
         sampling: the sampling parameters.
         exclude_input_in_output: the answer does not begin with ``text_input``.
         return_finish_reason, return_num_input_tokens, return_num_output_tokens, return_token_ids,
-            return_cumulative_logprob, return_logprobs, return_marks: optional parts of the answer.
+            return_prompt_bytes, return_cumulative_logprob, return_logprobs, return_marks: optional parts of the
+            answer.
         priority: lower values are scheduled first, equal ones in order of arrival.
         cache_salt: only requests with the same salt share the prefix cache.
     """
@@ -63,6 +64,7 @@ class GenerateRequest:
     return_num_input_tokens: bool = False
     return_num_output_tokens: bool = False
     return_token_ids: bool = False
+    return_prompt_bytes: bool = False
     return_cumulative_logprob: bool = False
     return_logprobs: bool = False
     return_marks: bool = False
@@ -129,6 +131,8 @@ class Output:
         finish_reason: ``stop`` or ``length`` in the request's last output, else None.
         error: an error line (``errors.parse_error``) in the last output of a failed request, else None.
         prompt_ids, prompt_text: in the first output, with ``return_token_ids``.
+        prompt_bytes: what each token of the prompt stands for, in the first output, with
+            ``return_prompt_bytes``.
         logprobs: one for each of ``token_ids``, if requested.
         prompt_logprobs: in the first output, one for each token of the prompt, if requested.
         marks: the structural tokens in ``text``.
@@ -147,6 +151,7 @@ class Output:
     error: str | None = None
     prompt_ids: tuple[int, ...] | None = None
     prompt_text: str | None = None
+    prompt_bytes: tuple[bytes, ...] | None = None
     logprobs: Logprobs | None = None
     prompt_logprobs: Logprobs | None = None
     marks: tuple[Mark, ...] = ()
@@ -178,6 +183,7 @@ def join_outputs(parts: Sequence[Output]) -> Output:
         num_cached_tokens=max(part.num_cached_tokens for part in parts),
         prompt_ids=_first(part.prompt_ids for part in parts),
         prompt_text=_first(part.prompt_text for part in parts),
+        prompt_bytes=_first(part.prompt_bytes for part in parts),
         logprobs=tuple(chain.from_iterable(logprobs)) if logprobs else None,
         prompt_logprobs=_first(part.prompt_logprobs for part in parts),
     )

@@ -84,6 +84,8 @@ class Description(Extensible):
         enable_logprob, max_logprobs, logprobs_mode: its log probabilities, see parameters.md.
         reasoning_parser, tool_call_parser: names of the parsers for its answers, or None.
         knows_tools: whether its chat template uses ``tools``.
+        special_tokens: texts of its special tokens by name: ``eos_token``, ``bos_token``, ...
+        chat_template: the Jinja text that makes prompts of conversations.
         generation_config: its defaults for sampling parameters.
         startup: the stages of its start.
     """
@@ -109,6 +111,8 @@ class Description(Extensible):
     reasoning_parser: str | None = None
     tool_call_parser: str | None = None
     knows_tools: bool = False
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    chat_template: str = ""
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     startup: tuple[Stage, ...] = ()
 

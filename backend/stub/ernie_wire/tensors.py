@@ -61,6 +61,7 @@ FIELDS: tuple[TensorSpec, ...] = (
     TensorSpec("return_num_input_tokens", "TYPE_BOOL", "request num_input_tokens and num_cached_tokens"),
     TensorSpec("return_num_output_tokens", "TYPE_BOOL", "request num_output_tokens and num_reasoning_tokens"),
     TensorSpec("return_token_ids", "TYPE_BOOL", "request output_ids, prompt_ids and prompt_text"),
+    TensorSpec("return_prompt_bytes", "TYPE_BOOL", "request prompt_bytes, with return_token_ids"),
     TensorSpec("return_cumulative_logprob", "TYPE_BOOL", "request cumulative_logprob"),
     TensorSpec(
         "return_logprobs", "TYPE_BOOL", "true: logprobs in the format of Triton's vLLM backend, see below"
@@ -88,6 +89,9 @@ PROMPT_IDS = TensorSpec(
     "prompt_ids", "TYPE_INT32", "token ids of the prompt, in the first response", dims=(-1,)
 )
 PROMPT_TEXT = TensorSpec("prompt_text", "TYPE_STRING", "the rendered prompt, in the first response")
+PROMPT_BYTES = TensorSpec(
+    "prompt_bytes", "TYPE_STRING", "what each token of the prompt stands for, in the first response", dims=(-1,)
+)
 CUMULATIVE_LOGPROB = TensorSpec(
     "cumulative_logprob", "TYPE_FP32", "sum of the log probabilities of all tokens generated so far"
 )
@@ -124,6 +128,7 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     OUTPUT_IDS,
     PROMPT_IDS,
     PROMPT_TEXT,
+    PROMPT_BYTES,
     CUMULATIVE_LOGPROB,
     LOGPROBS,
     PROMPT_LOGPROBS,

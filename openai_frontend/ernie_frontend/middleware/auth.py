@@ -1,4 +1,4 @@
-"""An ASGI middleware that requires an API key for ``/v1``.
+"""An ASGI middleware that requires an API key for ``/v1`` and the tokenizer.
 
 A key is sent as ``Authorization: Bearer KEY`` or, by Anthropic's clients, as ``x-api-key: KEY``. Each key has
 its own part of the prefix cache, so neither ``usage`` nor the time to the first token reveals what the holders
@@ -16,12 +16,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ernie_frontend.http_errors import Unauthorized, error_response
 from ernie_frontend.middleware.api_keys import ApiKeys
+from ernie_frontend.schema.openapi import needs_key
 
 _SALT = "ernie_frontend.client_salt"
 
 
 class ApiKeyAuth:
-    """Answers 401 to requests under ``/v1`` without one of the keys; no keys, no check."""
+    """Answers 401 to requests without one of the keys, where one is needed; no keys, no check."""
 
     def __init__(self, app: ASGIApp, api_keys: ApiKeys) -> None:
         self._app = app
@@ -42,8 +43,7 @@ class ApiKeyAuth:
 
     @staticmethod
     def _is_guarded(scope: Scope) -> bool:
-        path: str = scope["path"]
-        return scope["method"] != "OPTIONS" and (path == "/v1" or path.startswith("/v1/"))
+        return scope["method"] != "OPTIONS" and needs_key(scope["path"])
 
 
 def client_salt(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""An ASGI middleware that bounds the generation requests in flight, over all worker processes of a frontend.
+"""An ASGI middleware that bounds the engine's requests in flight, over all worker processes of a frontend.
 
 Slot i is a POSIX lock on byte i of one file that all workers open, so the kernel does the counting and
 releases the slots of a worker that dies.
@@ -13,8 +13,10 @@ from collections import deque
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ernie_frontend.http_errors import error_response
-from ernie_frontend.schema.openapi import GENERATIONS
+from ernie_frontend.schema.openapi import GENERATIONS, PROMPT_BODIES
 from ernie_wire.errors import QueueFull
+
+_LIMITED = GENERATIONS.keys() | PROMPT_BODIES.keys()
 
 
 def slots_file() -> str:
@@ -70,7 +72,7 @@ class ConcurrencyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and count it, or answer 429."""
-        if scope["type"] != "http" or scope["path"] not in GENERATIONS:
+        if scope["type"] != "http" or scope["path"] not in _LIMITED:
             await self._app(scope, receive, send)
             return
         try:

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
@@ -19,8 +19,9 @@ from starlette.responses import JSONResponse, Response
 from ernie_frontend.http.disconnect import EventStream, cancel_on_disconnect
 from ernie_frontend.middleware.auth import client_salt
 from ernie_frontend.middleware.request_log import RequestRecord, record_of
-from ernie_frontend.routes.request_body import Body, check_context, read_body
+from ernie_frontend.routes.request_body import check_context, read_body
 from ernie_frontend.routes.services import Services
+from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.translate.generate_request import RequestContext
 from ernie_frontend.translate.response_context import ResponseContext, UsageCounter, answer_format, best
 from ernie_frontend.translate.response_warnings import warning_header
@@ -29,8 +30,10 @@ from ernie_frontend.translate.structured_outputs import in_clients_words
 from ernie_frontend.triton.output_streams import Item, collect, merge, rechunk
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError, InvalidValue
 from ernie_wire.messages import GenerateRequest, Output
+from ernie_wire.status import Description
 
 logger = logging.getLogger(__name__)
+Body = TypeVar("Body", bound=GenerationFields)
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,7 @@ async def _answer(request: Request, endpoint: Endpoint[Body], body: Body, num_by
     if engine is not None:  # while it starts, the engine itself checks what waits for it
         check_context(body, engine)
     answer_id = record.wire_id(endpoint.id_prefix, body.user)
-    context = RequestContext(
-        answer_id,
-        engine.vocab_size if engine else None,
-        services.settings.max_answers,
-        client_salt(request.scope),
-        engine.modalities if engine else (),
-        engine is None or engine.knows_tools,
-    )
+    context = context_of(request, answer_id, engine)
     requests = await services.body_reader.offload(num_bytes, endpoint.to_wire, body, context)
     response = ResponseContext.of(
         body, answer_id, int(time.time()), model.public_name, endpoint.warnings(body, context)
@@ -108,6 +104,18 @@ async def _answer(request: Request, endpoint: Endpoint[Body], body: Body, num_by
     record.count(usage.num_input_tokens, usage.num_output_tokens)
     chosen = best(answers, body.num_candidates, body.n or 1)
     return JSONResponse(endpoint.whole(await formatted(), chosen, usage), headers=headers)
+
+
+def context_of(request: Request, request_id: str, engine: Description | None) -> RequestContext:
+    """Return what is known of a request in addition to its body; ``engine`` is None while it starts."""
+    return RequestContext(
+        request_id,
+        engine.vocab_size if engine else None,
+        Services.of(request).settings.max_answers,
+        client_salt(request.scope),
+        engine.modalities if engine else (),
+        engine is None or engine.knows_tools,
+    )
 
 
 async def _stream(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from ernie_frontend.http.offload import MAX_VALUES, Excess, find_excess
@@ -16,7 +16,7 @@ from ernie_frontend.schema.common import GenerationFields
 from ernie_wire.errors import ContextLengthExceeded, ErnieError, RequestCancelled
 from ernie_wire.status import Description
 
-Body = TypeVar("Body", bound=GenerationFields)
+Body = TypeVar("Body", bound=BaseModel)
 _TOKEN_ID_FIELDS = (b"prompt", b"prompt_token_ids", b"completion_token_ids", b"messages")
 
 

@@ -15,6 +15,7 @@ from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.responses import ChatCompletionChunk, Completion, ErrorAnswer
+from ernie_frontend.schema.tokenization import DetokenizeRequest, TokenizeRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS, Refusal
 from ernie_wire.errors import ErnieError
 
@@ -65,6 +66,27 @@ GENERATIONS = {
 """The generation paths: limits, metrics, documents and tests use this table."""
 
 
+class PromptBody(NamedTuple):
+    """What FastAPI does not know about a path that only processes a prompt; as in ``Generation``."""
+
+    name: str
+    body: type[BaseModel]
+    example: dict[str, Any]
+
+
+PROMPT_BODIES = {
+    "/tokenize": PromptBody("tokenize", TokenizeRequest, {"prompt": "The capital of China is"}),
+    "/detokenize": PromptBody("detokenize", DetokenizeRequest, {"tokens": [1, 2, 3]}),
+}
+"""The paths that process a prompt without generating; they need a key and take a slot, as generation does."""
+TOKENIZER_INFO_PATH = "/tokenizer_info"
+
+
+def needs_key(path: str) -> bool:
+    """Return whether a path needs an API key, if there are any."""
+    return path == "/v1" or path.startswith("/v1/") or path in PROMPT_BODIES or path == TOKENIZER_INFO_PATH
+
+
 def responses(answer: type[BaseModel] | None, *error_statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the argument ``responses`` of a route's decorator.
 
@@ -99,10 +121,16 @@ def _complete(document: dict[str, Any]) -> None:
     paths, components = document["paths"], document["components"]
     for path, generation in GENERATIONS.items():
         components["schemas"] |= _schemas(generation.body, generation.chunk)
-        _describe(paths[path]["post"], generation)
+        _describe(paths[path]["post"], generation.body, generation.example)
+        answer = paths[path]["post"]["responses"]["200"]
+        answer["description"] = "The whole answer, or with stream the events of its chunks"
+        answer["content"]["text/event-stream"] = {"schema": _reference(generation.chunk)}
+    for path, prompt in PROMPT_BODIES.items():
+        components["schemas"] |= _schemas(prompt.body)
+        _describe(paths[path]["post"], prompt.body, prompt.example)
     components["securitySchemes"] = _SECRETS
     for path, operations in paths.items():
-        if path.startswith("/v1/"):
+        if needs_key(path):
             for operation in operations.values():
                 operation["security"] = [{}, *({name: []} for name in _SECRETS)]
 
@@ -135,9 +163,6 @@ def _schemas(*models: type[BaseModel]) -> dict[str, Any]:
     return schemas
 
 
-def _describe(operation: dict[str, Any], generation: Generation) -> None:
-    body = {"schema": _reference(generation.body), "example": generation.example}
-    operation["requestBody"] = {"required": True, "content": {"application/json": body}}
-    answer = operation["responses"]["200"]
-    answer["description"] = "The whole answer, or with stream the events of its chunks"
-    answer["content"]["text/event-stream"] = {"schema": _reference(generation.chunk)}
+def _describe(operation: dict[str, Any], body: type[BaseModel], example: dict[str, Any]) -> None:
+    content = {"schema": _reference(body), "example": example}
+    operation["requestBody"] = {"required": True, "content": {"application/json": content}}

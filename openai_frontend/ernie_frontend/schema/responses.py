@@ -237,6 +237,33 @@ class Version(_Answer):
     version: str
 
 
+class TokenizedPrompt(_Answer):
+    """The tokens of a prompt."""
+
+    count: int
+    max_model_len: int | None = Field(description="length of the model's context in tokens")
+    tokens: list[int] = Field(description="their ids")
+    token_strs: list[str] | None = Field(
+        description="their texts with return_token_strs; incomplete characters are written bytes:\\xNN"
+    )
+
+
+class DetokenizedText(_Answer):
+    """The text of token ids."""
+
+    prompt: str
+
+
+class TokenizerInfo(BaseModel):
+    """The special tokens of a model, also others than these, and its chat template."""
+
+    eos_token: str | None
+    bos_token: str | None
+    pad_token: str | None
+    chat_template: str = Field(description="a Jinja text")
+    model_max_length: int = Field(description="length of the model's context in tokens")
+
+
 class ErrorDetail(_Answer):
     """An error."""
 

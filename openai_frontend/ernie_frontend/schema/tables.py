@@ -16,8 +16,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.common import GenerationFields
-from ernie_frontend.schema.openapi import GENERATIONS
+from ernie_frontend.schema.openapi import GENERATIONS, PROMPT_BODIES
 from ernie_frontend.schema.structured_outputs import StructuredOutputFields
 from ernie_frontend.schema.unsupported import IGNORED
 
@@ -42,6 +43,10 @@ def tables() -> dict[str, str]:
         "structured": _fields(StructuredOutputFields, structured),
         **{
             each.name: _fields(each.body, set(each.body.model_fields) - common) for each in GENERATIONS.values()
+        },
+        **{
+            each.name: _fields(each.body, set(each.body.model_fields) - set(ChatRequest.model_fields))
+            for each in PROMPT_BODIES.values()
         },
         "refused": _refusals(),
         "ignored": _ignored(),

@@ -49,6 +49,7 @@ def output_of(request_id: str, result: InferResult) -> Output:
     logprobs = text_of(received, tensors.LOGPROBS)
     prompt_logprobs = text_of(received, tensors.PROMPT_LOGPROBS)
     marks = received.get(tensors.MARKS.name)
+    prompt_bytes = received.get(tensors.PROMPT_BYTES.name)
     return Output(
         request_id=request_id,
         text=text_of(received, tensors.TEXT_OUTPUT) or "",
@@ -60,6 +61,7 @@ def output_of(request_id: str, result: InferResult) -> Output:
         finish_reason=text_of(received, tensors.FINISH_REASON) or None,
         prompt_ids=_integers(received, tensors.PROMPT_IDS),
         prompt_text=text_of(received, tensors.PROMPT_TEXT),
+        prompt_bytes=None if prompt_bytes is None else tuple(prompt_bytes.reshape(-1).tolist()),
         logprobs=None if logprobs is None else parse_logprobs(logprobs),
         prompt_logprobs=None if prompt_logprobs is None else parse_logprobs(prompt_logprobs),
         marks=() if marks is None else tuple(Mark(*row) for row in marks.tolist()),

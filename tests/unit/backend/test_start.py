@@ -78,6 +78,13 @@ def test_the_given_template_makes_the_prompt() -> None:
     assert prepared.prompt_text == "abc"
 
 
+def test_the_description_has_what_a_client_needs_to_make_prompts() -> None:
+    described = started(chat_template="a{{ messages[0].content }}c").ready.description
+    assert described.chat_template == "a{{ messages[0].content }}c"
+    assert described.special_tokens["eos_token"] == "</s>"
+    assert described.special_tokens["cls_token"] == "<|begin_of_sentence|>"
+
+
 def test_quantized_weights_are_kept_where_they_should_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

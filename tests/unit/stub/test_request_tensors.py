@@ -58,6 +58,7 @@ def test_everything_that_can_be_asked_for() -> None:
         return_num_input_tokens=flag(True),
         return_num_output_tokens=flag(True),
         return_token_ids=flag(True),
+        return_prompt_bytes=flag(True),
         return_marks=flag(True),
         return_cumulative_logprob=flag(True),
         return_logprobs=flag(True),

@@ -34,6 +34,7 @@ ALL_OUTPUTS = asking(
     return_num_input_tokens=True,
     return_num_output_tokens=True,
     return_token_ids=True,
+    return_prompt_bytes=True,
     return_marks=True,
 )
 TAG, TAG_ID = "<nl>", 7
@@ -63,6 +64,7 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
     answer = ResponseStream(ALL_OUTPUTS, sender, senders.bind(), lambda _: None)
     sender.gate.clear()
     begin = Output("r", "a", (1,), 3, 2, prompt_ids=(7, 8, 9), prompt_text="xyz", num_output_tokens=1)
+    begin = replace(begin, prompt_bytes=(b"x", b"\xff", b"z"))
     answer.put(replace(begin, num_reasoning_tokens=1, prompt_tag="<think>"))
     assert sender.sending.wait(WAIT_S)
     answer.put(Output("r", "b", (2, 3), 3, 2, num_output_tokens=2, num_reasoning_tokens=2))
@@ -82,6 +84,7 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
         "output_ids": [1],
         "prompt_ids": [7, 8, 9],
         "prompt_text": "xyz",
+        "prompt_bytes": [b"x", b"\xff", b"z"],
         "prompt_tag": "<think>",
     }
     assert last == {
