@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ernie_backend.engine.detokenizer import Detokenizer
-from ernie_backend.engine.request_state import RequestState
+from ernie_backend.engine.request_state import PromptParts, RequestState
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.request.sequence import Sequence
@@ -85,4 +85,4 @@ def make_request(
     sequence = make_sequence(request_id, prompt, max_tokens, eos=eos, priority=priority)
     matcher = StopMatcher(stop, is_included=includes_stop)
     detokenizer = Detokenizer(CharacterTokens())
-    return RequestState(sequence, detokenizer, matcher, stream=stream, prompt_text=prompt_text)
+    return RequestState(sequence, detokenizer, matcher, stream=stream, prompt=PromptParts(prompt_text))

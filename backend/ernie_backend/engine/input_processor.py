@@ -18,7 +18,7 @@ from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.engine.answer_masks import AnswerMasks
 from ernie_backend.engine.detokenizer import Detokenizer
-from ernie_backend.engine.request_state import RequestState
+from ernie_backend.engine.request_state import PromptParts, RequestState
 from ernie_backend.engine.sampling_resolver import SamplingResolver
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.errors import StartError
@@ -121,9 +121,11 @@ class InputProcessor:
             Detokenizer(self.tokenizer, self._skipped_ids(requested)),
             StopMatcher(requested.stop, is_included=requested.include_stop_str_in_output),
             stream=request.stream,
-            prompt_text=text,
-            prompt_tag=self._last_tag(prompt_ids) if request.return_marks else None,
-            prompt_bytes=self._bytes_of(prompt_ids) if request.return_prompt_bytes else None,
+            prompt=PromptParts(
+                text,
+                self._last_tag(prompt_ids) if request.return_marks else None,
+                self._bytes_of(prompt_ids) if request.return_prompt_bytes else None,
+            ),
             reasoning=self._tracker(prompt_ids),
             pending_mask=self._answer_masks.pending(requested.structured_outputs, prompt_ids, sampling),
         )

@@ -6,6 +6,7 @@ Tokens become text, stop tokens and stop strings end the answer, and what is not
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.stop import StopMatcher
@@ -22,6 +23,20 @@ MAX_UNSENT_LOGPROBS = 256
 """Without ``stream`` there is one output, unless log probabilities would make it large."""
 
 
+class PromptParts(NamedTuple):
+    """Parts of a prompt that a client may request, each None if it did not.
+
+    Attributes:
+        text: the rendered prompt; with it go the token ids.
+        last_tag: text of its last structural token, empty if there is none.
+        token_bytes: what each token stands for.
+    """
+
+    text: str | None = None
+    last_tag: str | None = None
+    token_bytes: tuple[bytes, ...] | None = None
+
+
 class RequestState:
     """A request from its admission to its end.
 
@@ -30,8 +45,7 @@ class RequestState:
         detokenizer: turns those of the answer into text.
         stop: finds stop strings.
         stream: whether every new text is sent, or all of it at the end.
-        prompt_text, prompt_tag, prompt_bytes: the prompt as text, its last structural token, and what each of
-            its tokens stands for, if the client requested them; sent in the first output.
+        prompt: what the first output says of the prompt.
         reasoning: follows the thinking in the answer; None: the model has none.
         pending_mask: of the answer's grammar; ``start_mask`` is called before the engine gets the request.
 
@@ -46,21 +60,17 @@ class RequestState:
         stop: StopMatcher,
         *,
         stream: bool = True,
-        prompt_text: str | None = None,
-        prompt_tag: str | None = None,
-        prompt_bytes: tuple[bytes, ...] | None = None,
+        prompt: PromptParts = PromptParts(),  # noqa: B008  it is frozen
         reasoning: ReasoningTracker | None = None,
         pending_mask: PendingMask | None = None,
     ) -> None:
         self.sequence = sequence
-        self.prompt_text = prompt_text
         self.pending_mask = pending_mask
-        self._prompt_bytes = prompt_bytes
         self.finish_reason: str | None = None
         self._detokenizer = detokenizer
         self._stop = stop
         self._stream = stream
-        self._prompt_tag = prompt_tag
+        self._prompt = prompt
         self._reasoning = reasoning
         self._num_sent_reasoning = 0
         self._prompt_logprobs: list[TokenLogprobs | None] = [None]  # the first token has none
@@ -82,6 +92,11 @@ class RequestState:
         """
         if self.pending_mask is not None:
             self.sequence.token_mask = self.pending_mask.start()
+
+    @property
+    def prompt_text(self) -> str | None:
+        """The rendered prompt, if the client requested it."""
+        return self._prompt.text
 
     def add_prompt_logprobs(self, scored: Iterable[ScoredToken]) -> None:
         """Add the log probabilities of the next tokens of the prompt."""
@@ -120,6 +135,7 @@ class RequestState:
 
     def _output(self) -> Output:
         sequence, sampling, is_first = self.sequence, self.sequence.sampling, not self._has_sent
+        prompt = self._prompt if is_first else PromptParts()
         text = joined(self._unsent_text)
         prompt_logprobs = tuple(self._prompt_logprobs) if sampling.prompt_logprobs is not None else None
         num_reasoning = 0 if self._reasoning is None else self._reasoning.num_reasoning_tokens
@@ -131,14 +147,14 @@ class RequestState:
             num_input_tokens=len(sequence.prompt_ids),
             num_cached_tokens=sequence.num_cached_tokens or 0,
             finish_reason=self.finish_reason,
-            prompt_ids=sequence.prompt_ids if self.prompt_text is not None and is_first else None,
-            prompt_text=self.prompt_text if is_first else None,
-            prompt_bytes=self._prompt_bytes if is_first else None,
+            prompt_ids=sequence.prompt_ids if prompt.text is not None else None,
+            prompt_text=prompt.text,
+            prompt_bytes=prompt.token_bytes,
             logprobs=tuple(self._unsent_logprobs) if sampling.logprobs is not None else None,
             prompt_logprobs=prompt_logprobs if is_first else None,
             marks=text.marks,
             num_reasoning_tokens=num_reasoning - self._num_sent_reasoning,
-            prompt_tag=self._prompt_tag if is_first else None,
+            prompt_tag=prompt.last_tag,
         )
         self._num_sent_reasoning = num_reasoning
         self._unsent_text, self._unsent_ids, self._unsent_logprobs, self._has_sent = [], [], [], True
