@@ -83,30 +83,34 @@ class CallReader:
         return self._new_deltas(), rest
 
     def _read_name(self, part: MemberPart) -> None:
-        self._unread.append(part.text)
-        if part.is_last:
-            self._name = self._read_string()
-            if not self._name:
-                raise NotACallError
+        name = self._read_string(part)
+        if name == "":
+            raise NotACallError
+        self._name = name
 
     def _read_arguments(self, part: MemberPart) -> None:
         if self._is_in_object or (not self._unread and part.text.startswith("{")):
             self._is_in_object, self._has_arguments = True, part.is_last
             self._arguments.append(part.text)
             return
-        self._unread.append(part.text)
-        if part.is_last:
-            text = self._read_string()
+        text = self._read_string(part)
+        if text is not None:
             _check_object(text)
             self._has_arguments = True
             self._arguments.append(text)
 
-    def _read_string(self) -> str:
-        value = json.loads("".join(self._unread))
-        self._unread = []
-        if not isinstance(value, str) or _HALF_PAIR.search(value):
+    def _read_string(self, part: MemberPart) -> str | None:
+        """Return a string when it is complete, else None."""
+        self._unread.append(part.text)
+        if not self._unread[0].startswith('"'):
             raise NotACallError
-        return value
+        if not part.is_last:
+            return None
+        text: str = json.loads("".join(self._unread))
+        self._unread = []
+        if _HALF_PAIR.search(text):
+            raise NotACallError
+        return text
 
     def _close(self) -> None:
         if self._name is None:

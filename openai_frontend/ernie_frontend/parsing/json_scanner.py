@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 MAX_DEPTH = 128
 """Limit of objects and arrays inside each other, which the JSON decoders of clients accept."""
-MAX_NUMBER_LENGTH = 1024
-"""Limit of a number, which is held back until it is complete: what is held is scanned again and again."""
 
-_TOKEN = re.compile(r'[ \t\n\r]*(?:([{}\[\]:,"])|([-+.0-9A-Za-z]+)|\Z)')
+_SPACES = re.compile(r"[ \t\n\r]*")
+_SCALAR_PART = re.compile(r"[-+.0-9A-Za-z]*")
 _SCALAR = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null")
 # All characters of a string up to its end, or up to an escape that is not whole.
 _STRING_PART = re.compile(r'[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*')
@@ -46,10 +45,11 @@ class ObjectScanner:
     def __init__(self) -> None:
         self.is_closed = False
         self._text, self._place = "", 0
-        self._held = ""  # the beginning of a token that the next text continues
+        self._held = ""  # the beginning of an escape that the next text continues
+        self._read: Callable[[], None] = self._read_symbol
+        self._take: Callable[[str], None] = self._take_beginning  # handles the next symbol
         self._closers: list[str] = []  # of the open objects and arrays, the innermost last
-        self._take: Callable[[str], None] = self._take_beginning  # handles the next token
-        self._is_in_string = False
+        self._scalar: list[str] = []  # parts of the number or word that is being read
         self._key: list[str] | None = None  # parts of the key that is being read
         self._member = ""  # the key of the outermost object's current member
         self._value_start: int | None = None  # in the text, if the value of that member goes on
@@ -64,47 +64,46 @@ class ObjectScanner:
         self._text, self._held = self._held + text, ""
         self._place, self._parts = 0, []
         while self._place < len(self._text) and not self.is_closed:
-            if self._is_in_string:
-                self._read_string()
-            else:
-                self._read_token()
+            self._read()
         if self._value_start is not None:
             if self._value_start < len(self._text):
                 self._pass_on(len(self._text), is_last=False)
             self._value_start = 0
         return self._parts, self._text[self._place :]
 
+    def _read_symbol(self) -> None:
+        self._skip(_SPACES)
+        if self._place < len(self._text):
+            self._place += 1
+            self._take(self._text[self._place - 1])
+
+    def _read_scalar(self) -> None:
+        self._scalar.append(self._skip(_SCALAR_PART))
+        if self._place < len(self._text):
+            self._expect(_SCALAR.fullmatch("".join(self._scalar)) is not None)
+            self._read = self._read_symbol
+            self._end_value()
+
     def _read_string(self) -> None:
-        start, part = self._place, _STRING_PART.match(self._text, self._place)
-        if part is not None:
-            self._place = part.end()
+        part = self._skip(_STRING_PART)
         if self._key is not None:
-            self._key.append(self._text[start : self._place])
+            self._key.append(part)
         if self._text.startswith('"', self._place):
             self._place += 1
-            self._is_in_string = False
+            self._read = self._read_symbol
             self._end_string()
         elif _BEGUN_ESCAPE.fullmatch(self._text, self._place):
-            self._hold_from(self._place)
+            self._text, self._held = self._text[: self._place], self._text[self._place :]
         elif self._place < len(self._text):
             raise NotJsonError
 
-    def _read_token(self) -> None:
-        token = _TOKEN.match(self._text, self._place)
-        if token is None:
-            raise NotJsonError
-        if len(token[2] or "") > MAX_NUMBER_LENGTH:
-            raise NotJsonError
-        if token[2] and token.end() == len(self._text):  # a number may go on
-            self._hold_from(token.start(2))
-            return
-        self._place = token.end()
-        if token[1] or token[2]:
-            self._take(token[1] or token[2])
-
-    def _hold_from(self, place: int) -> None:
-        self._text, self._held = self._text[:place], self._text[place:]
-        self._place = place
+    def _skip(self, pattern: re.Pattern[str]) -> str:
+        """Go on to the end of what a pattern matches here; return that text."""
+        match = pattern.match(self._text, self._place)
+        if match is None:
+            return ""
+        self._place = match.end()
+        return match[0]
 
     def _take_beginning(self, symbol: str) -> None:
         self._expect(symbol == "{")
@@ -118,7 +117,7 @@ class ObjectScanner:
 
     def _take_key(self, symbol: str) -> None:
         self._expect(symbol == '"')
-        self._is_in_string, self._key = True, []
+        self._read, self._key = self._read_string, []
 
     def _take_colon(self, symbol: str) -> None:
         self._expect(symbol == ":")
@@ -132,14 +131,13 @@ class ObjectScanner:
 
     def _take_value(self, symbol: str) -> None:
         if len(self._closers) == 1:
-            self._value_start = self._place - len(symbol)
+            self._value_start = self._place - 1
         if symbol in "{[":
             self._open(symbol)
         elif symbol == '"':
-            self._is_in_string = True
+            self._read = self._read_string
         else:
-            self._expect(_SCALAR.fullmatch(symbol) is not None)
-            self._end_value()
+            self._read, self._scalar = self._read_scalar, [symbol]
 
     def _take_separator(self, symbol: str) -> None:
         if symbol == ",":
