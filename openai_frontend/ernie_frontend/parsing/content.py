@@ -131,16 +131,15 @@ class TaggedCalls(_CallParser):
         super().__init__(trim, is_begun=is_begun)
         self._follows_text = follows_text
         self._has_content = False
-        self._awaits_end = False  # of a call whose object has ended
-        self._skips_spaces = False
+        self._is_after_call = False  # only spaces and the end tag have followed it
 
     def push(self, text: str) -> None:
         """Take the next text."""
         if self._call is not None:
             text = self._read_call(self._call, text)
-        if self._skips_spaces:
+        if self._is_after_call:
             text = text.lstrip(_JSON_SPACES)
-            self._skips_spaces = not text
+            self._is_after_call = not text
         if text:
             self._push_content(text)
 
@@ -148,26 +147,22 @@ class TaggedCalls(_CallParser):
         """Take the next structural token, one of ``TAGS``."""
         if tag == _BEGIN:
             self.finish()
-            self._awaits_end = False
+            self._is_after_call = False
             if self._follows_text or self.completed_calls or not self._has_content:
                 self._unused = [self._section.take_held(), tag]
-                self._skips_spaces = False
                 self._begin_call()
                 return
         elif self._call is not None:
             self._unused.append(tag)
             self._end_call(self._call)
-            self._awaits_end = False
             return
-        elif self._awaits_end:
-            self._awaits_end, self._skips_spaces = False, True
-            self.begin_section()
+        elif self._is_after_call:
             return
         self._push_content(tag)
 
     def _end_call(self, call: CallReader) -> None:
         super()._end_call(call)
-        self._awaits_end = self._skips_spaces = call.is_complete
+        self._is_after_call = call.is_complete
 
     def _push_content(self, text: str) -> None:
         super()._push_content(text)

@@ -151,7 +151,7 @@ ANSWERS: dict[str, tuple[AnswerFormat, str, str, ParsedAnswer]] = {
         THINKING_TOOLS,
         "</think>",
         f"«tool_call»\n{WEATHER}}}\n«/tool_call»\n{BLOCK}",
-        parsed("", "}\n", CALL, CALL),
+        parsed("", "}\n</tool_call>\n", CALL, CALL),
     ),
     "two braces are missing": (
         THINKING_TOOLS,
