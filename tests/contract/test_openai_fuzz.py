@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from ernie_frontend.schema.openapi import GENERATIONS, Generation
+from ernie_frontend.schema.openapi import GENERATIONS, PROMPT_BODIES, Generation, PromptBody
+from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
 from fakes.triton_grpc import FakeTriton
 from support import http
 
@@ -41,6 +42,13 @@ MESSAGES = st.lists(
     ),
     max_size=3,
 )
+FUNCTIONS = st.fixed_dictionaries(
+    {"name": TEXT}, optional={"parameters": JSON, "description": JSON, "strict": JSON}
+)
+SCHEMAS = JSON | st.fixed_dictionaries(
+    {"type": st.sampled_from(["object", "string"])}, optional={"properties": JSON}
+)
+TAGS = st.fixed_dictionaries({"begin": TEXT, "end": TEXT}, optional={"schema": SCHEMAS})
 TOKEN_IDS = st.lists(st.integers(-1, 1001), max_size=4)
 LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "messages": MESSAGES | TOKEN_IDS,
@@ -55,6 +63,31 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
         st.sampled_from(["enable_thinking", "options", "messages", "x"]), JSON
     ),
     "metadata": st.dictionaries(st.sampled_from(["temperature", "n", "raw_request", "stop", "x"]), JSON),
+    "tools": st.lists(st.fixed_dictionaries({"type": st.just("function"), "function": FUNCTIONS}), max_size=2),
+    "tool_choice": st.sampled_from(["none", "auto", "required"])
+    | st.fixed_dictionaries({"type": st.just("function"), "function": FUNCTIONS}),
+    "response_format": st.fixed_dictionaries(
+        {"type": st.sampled_from(["text", "json_object", "json_schema", "structural_tag", "x"])},
+        optional={
+            "json_schema": st.fixed_dictionaries(
+                {}, optional={"name": JSON, "schema": SCHEMAS, "strict": JSON}
+            ),
+            "schema": SCHEMAS,
+            "structures": st.lists(TAGS, max_size=2) | JSON,
+            "triggers": st.lists(TEXT, max_size=2) | JSON,
+            "format": JSON,
+        },
+    ),
+    "guided_json": SCHEMAS,
+    "guided_choice": st.lists(TEXT, max_size=3),
+    "guided_regex": TEXT,
+    "structural_tag": TEXT | st.fixed_dictionaries({"structures": st.lists(TAGS), "triggers": st.lists(TEXT)}),
+    "structured_outputs": st.dictionaries(
+        st.sampled_from(["json", "json_object", "regex", "choice", "grammar", "structural_tag", "x"]),
+        JSON | SCHEMAS,
+        max_size=2,
+    ),
+    "tokens": TOKEN_IDS,
 }
 
 
@@ -67,14 +100,14 @@ OF_TYPE = {
 }
 
 
-def requests(generation: Generation) -> st.SearchStrategy[dict[str, Any]]:
+def requests(generation: Generation | PromptBody) -> st.SearchStrategy[dict[str, Any]]:
     """Bodies of one endpoint: the fields of the right type, of a likely one, or anything."""
     needed, right = next(iter(generation.example.items()))
     schema = generation.body.model_fields
     fields = {name: str(field.annotation) for name, field in schema.items() if name != needed}
     typed = {name: OF_TYPE[kind] for name, kind in fields.items() if kind in OF_TYPE}
     likely = {name: LIKELY.get(name, typed.get(name, SCALARS)) | JSON for name in fields}
-    refused = dict.fromkeys(sorted(generation.refused), JSON)
+    refused = dict.fromkeys(sorted(UNSUPPORTED_IN_CHAT | UNSUPPORTED_IN_COMPLETIONS), JSON)
     return st.one_of(
         _some(typed).map(lambda body: {needed: right, **body}),
         st.fixed_dictionaries({needed: LIKELY[needed]}, optional=likely | refused),
@@ -97,7 +130,7 @@ def check(url: str, path: str, body: dict[str, Any]) -> None:
         assert set(error) == {"message", "type", "param", "code"}
         assert error["message"]
         assert error["type"] == "invalid_request_error"
-    elif body.get("stream"):
+    elif body.get("stream") and path in GENERATIONS:
         assert answer.text.endswith("data: [DONE]\n\n")
         assert '"error"' not in answer.text
     else:
@@ -108,13 +141,14 @@ def _refuse_constant(name: str) -> None:
     raise AssertionError(f"{name} is no JSON")
 
 
-BODIES = {path: requests(generation) for path, generation in GENERATIONS.items()}
+DESCRIBED: dict[str, Generation | PromptBody] = {**GENERATIONS, **PROMPT_BODIES}
+BODIES = {path: requests(each) for path, each in DESCRIBED.items()}
 FUZZ = settings(
-    max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
 
 
-@pytest.mark.parametrize("path", GENERATIONS)
+@pytest.mark.parametrize("path", BODIES)
 @FUZZ
 @given(data=st.data())
 def test_bodies(frontend: str, triton: FakeTriton, path: str, data: st.DataObject) -> None:
@@ -124,7 +158,7 @@ def test_bodies(frontend: str, triton: FakeTriton, path: str, data: st.DataObjec
 @FUZZ
 @given(
     body=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()),
-    path=st.sampled_from(list(GENERATIONS)),
+    path=st.sampled_from(list(BODIES)),
 )
 def test_any_bytes(frontend: str, triton: FakeTriton, body: bytes, path: str) -> None:
     answer = http.post(f"{frontend}{path}", content=body)
