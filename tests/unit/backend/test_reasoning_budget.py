@@ -56,6 +56,7 @@ def answer(
     messages = json.dumps({"messages": [{"role": "user", "content": "Hi"}], **(chat or {})}).encode()
     parameters = SamplingParameters.from_json({"max_tokens": 24, "temperature": 0, **sampling})
     state = processor.process(GenerateRequest("r", messages=messages, sampling=parameters))
+    state.start_mask()
     sequence = state.sequence
     runner = ScriptedRunner(script, len(sequence.prompt_ids), VOCAB)
     sampler = reference_sampler(processor.tokenizer.vocab_size)
@@ -126,6 +127,22 @@ def test_nothing_keeps_thinking_from_its_end(
     if END_OF_THINK not in output.token_ids[:4]:  # chance may close it before
         assert output.token_ids[4 : 4 + len(closing)] == closing
     assert output.num_reasoning_tokens <= 4 + len(closing)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(
+    "drafts", [None, [A] * 24, [A, A, END_OF_THINK, A], [A, A, A, NEWLINE, END_OF_THINK] * 4]
+)
+def test_a_grammar_begins_after_thinking_that_was_closed(
+    processors: dict[str, InputProcessor], form: str, drafts: list[int] | None
+) -> None:
+    fields: dict[str, Any] = {"reasoning_max_tokens": 3, "structured_outputs": {"choice": ["yes"]}}
+    output = answer(processors[form], [A], drafts, **fields)
+    closing = CLOSINGS[form]
+    assert output.token_ids[: 3 + len(closing)] == (A, A, A, *closing)
+    content = output.text.partition("</think>")[2].replace("\n", "")
+    assert content == ("<response>yes</response>" if form == "ernie-x1" else "yes")
+    assert (output.finish_reason, output.error) == ("stop", None)
 
 
 def test_what_ends_the_answer_ends_it_inside_thinking_too(processors: dict[str, InputProcessor]) -> None:
