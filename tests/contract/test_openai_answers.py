@@ -156,7 +156,7 @@ def test_calls_are_text_if_tools_are_not_requested(
     answer = http.post(f"{frontend}{URL}", json={**TOOLS, **choice}).json()["choices"][0]
     assert answer["finish_reason"] == "stop"
     assert answer["message"]["tool_calls"] is None
-    assert answer["message"]["content"].startswith("\n\n<tool_call>")
+    assert answer["message"]["content"].startswith("<tool_call>")
     assert not any("tool_calls" in delta for delta in deltas(frontend, {**TOOLS, **choice}))
 
 

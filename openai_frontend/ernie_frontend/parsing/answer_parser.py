@@ -82,7 +82,7 @@ class AnswerParser:
 
     def __init__(self, form: AnswerFormat, prompt_tag: str) -> None:
         self._format = FORMATS.get(form.reasoning_parser or "", PLAIN)
-        is_reasoning = self._format.tags.get(prompt_tag, False)
+        is_reasoning = self._format.tags.get(prompt_tag, PLAIN.content) is None
         self._reasoning = Section(REASONING, is_begun=form.is_continued) if is_reasoning else None
         self._new_reasoning: list[str] = []
         self._content = _content_parser(form, self._format.content)
@@ -118,11 +118,11 @@ class AnswerParser:
             self._content.push_tag(token)
         elif self._content.is_in_call or token not in self._format.tags:
             self._push_text(token)
-        elif self._format.tags[token]:
+        elif (content := self._format.tags[token]) is None:
             self._reasoning = Section(REASONING)
         else:
             self._reasoning = None
-            self._content.begin_section()
+            self._content.begin_section(content)
 
     def _take(self) -> AnswerDelta:
         reasoning, self._new_reasoning = "".join(self._new_reasoning), []

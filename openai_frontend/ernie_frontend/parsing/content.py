@@ -16,7 +16,7 @@ class ContentParser:
     """Content without calls.
 
     Args:
-        trim: the newlines around a section that are not part of it.
+        trim: the newlines around the first section and those after calls, which are not part of them.
         is_begun: the answer continues content that has begun.
 
     Attributes:
@@ -38,9 +38,9 @@ class ContentParser:
         """Whether the next text belongs to a call."""
         return False
 
-    def begin_section(self) -> None:
+    def begin_section(self, trim: Trim) -> None:
         """Begin a new section, after a tag."""
-        self._section = Section(self._trim)
+        self._section = Section(trim)
 
     def push(self, text: str) -> None:
         """Take the next text."""
@@ -107,7 +107,7 @@ class _CallParser(ContentParser):
             return
         self.completed_calls.add(call.index)
         self._call, self._unused = None, []
-        self.begin_section()
+        self.begin_section(self._trim)
 
     def _give_up(self) -> None:
         """Turn the text since the beginning of the call into content."""
@@ -120,8 +120,7 @@ class TaggedCalls(_CallParser):
     """Calls between structural tokens.
 
     Args:
-        trim: the newlines around a section that are not part of it.
-        is_begun: the answer continues content that has begun.
+        trim, is_begun: of ``ContentParser``.
         follows_text: whether content may come before the first call; if not, a call after content is content.
     """
 

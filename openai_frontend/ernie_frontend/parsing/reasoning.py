@@ -20,24 +20,30 @@ class ReasoningFormat(NamedTuple):
     """A format of answers.
 
     Attributes:
-        tags: structural tokens by their text, with whether reasoning follows; otherwise content does.
-        content: the newlines around a section of content.
+        tags: structural tokens by their text, with the newlines around the content that follows; None if
+            reasoning follows.
+        content: the newlines around other content.
     """
 
-    tags: Mapping[str, bool]
+    tags: Mapping[str, Trim | None]
     content: Trim
 
 
-_THINK = {"<think>": True, "</think>": False}
-_RESPONSE = {"<response>": False, "</response>": False}
+def _vl() -> ReasoningFormat:
+    content = Trim(_ALL, 0)
+    return ReasoningFormat({"<think>": None, "</think>": content}, content)
+
+
+def _x1() -> ReasoningFormat:
+    content, response = Trim(3, 1), Trim(1, 1)  # FastDeploy closes thinking by "\n</think>\n\n"
+    tags = {"<think>": None, "</think>": content, "<response>": response, "</response>": content}
+    return ReasoningFormat(tags, content)
+
+
 REASONING = Trim(1, 1)
 PLAIN = ReasoningFormat({}, Trim(0, 0))
 """An answer that is content only."""
-FORMATS = {
-    "ernie-45-vl": ReasoningFormat(_THINK, Trim(_ALL, 0)),
-    "ernie-45-vl-thinking": ReasoningFormat(_THINK, Trim(_ALL, 0)),
-    "ernie-x1": ReasoningFormat({**_THINK, **_RESPONSE}, Trim(1, 1)),
-}
+FORMATS = {"ernie-45-vl": _vl(), "ernie-45-vl-thinking": _vl(), "ernie-x1": _x1()}
 """By the name of the reasoning parser."""
 
 
