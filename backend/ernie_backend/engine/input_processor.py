@@ -5,7 +5,6 @@ Pure apart from the random seed of requests that give none; runs on a thread nex
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -23,9 +22,7 @@ from ernie_backend.engine.sampling_resolver import SamplingResolver
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.errors import StartError
 from ernie_backend.request.reasoning import ReasoningTracker
-from ernie_backend.request.sampling import ResolvedSampling
 from ernie_backend.request.sequence import Sequence
-from ernie_backend.runner.logits_processors import ReasoningBudget
 from ernie_backend.settings.engine_settings import EngineSettings, LogprobLimits
 from ernie_wire.checks import check_token_ids
 from ernie_wire.conversation import ToolRequest
@@ -33,9 +30,6 @@ from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.json_text import read_json_object
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
-
-_DEFAULT_SHARE = 0.8
-"""Share of ``max_tokens`` that thinking gets in models whose requests switch it: FastDeploy's."""
 
 
 @dataclass(frozen=True)
@@ -102,17 +96,18 @@ class InputProcessor:
                 f"media holds {number} buffers; this model takes only text: leave them out", "media"
             )
         requested = self._sampling(request)
-        resolver = SamplingResolver(self.tokenizer, self.defaults, self.vocab_size, self.logprob_limits)
+        tags = self.format.think_tags
+        is_open = tags is not None and tags.are_open(prompt_ids)
+        resolver = SamplingResolver(
+            self.tokenizer, self.defaults, self.vocab_size, self.logprob_limits, self.format
+        )
         room = max(0, self.max_model_len - len(prompt_ids))
         sampling = resolver.resolve(requested, len(prompt_ids), room)
         sequence = Sequence(
             request_id=request.request_id,
             prompt_ids=prompt_ids,
             sampling=sampling,
-            processors=(
-                *resolver.processors(requested, sampling, prompt_ids),
-                *self._budget(requested, sampling, prompt_ids),
-            ),
+            processors=resolver.processors(requested, sampling, prompt_ids, thinks=is_open),
             priority=request.priority,
             cache_salt=request.cache_salt,
         )
@@ -126,26 +121,9 @@ class InputProcessor:
                 self._last_tag(prompt_ids) if request.return_marks else None,
                 self._bytes_of(prompt_ids) if request.return_prompt_bytes else None,
             ),
-            reasoning=self._tracker(prompt_ids),
+            reasoning=None if tags is None else ReasoningTracker(tags, is_open=is_open),
             pending_mask=self._answer_masks.pending(requested.structured_outputs, prompt_ids, sampling),
         )
-
-    def _tracker(self, prompt_ids: tuple[int, ...]) -> ReasoningTracker | None:
-        """Return what follows the thinking in an answer; None if the model has no tags for it."""
-        tags = self.format.think_tags
-        return ReasoningTracker(tags, is_open=tags.are_open(prompt_ids)) if tags is not None else None
-
-    def _budget(
-        self, requested: SamplingParameters, sampling: ResolvedSampling, prompt_ids: tuple[int, ...]
-    ) -> Iterator[ReasoningBudget]:
-        """Yield what limits thinking, if anything does; it comes after all other logits processors."""
-        tracker, limit = self._tracker(prompt_ids), requested.reasoning_max_tokens
-        if tracker is None or self.format.think_tags is None:
-            return
-        if limit is None and requested.max_tokens and self.format.is_switched and tracker.is_thinking:
-            limit = max(1, int(_DEFAULT_SHARE * sampling.max_tokens))
-        if limit is not None:
-            yield ReasoningBudget(tracker, limit, self.format.closing_ids, self.format.think_tags.end)
 
     def _last_tag(self, prompt_ids: tuple[int, ...]) -> str:
         """Return the text of the last structural token of a prompt, or nothing."""

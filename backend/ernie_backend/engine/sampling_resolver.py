@@ -6,16 +6,27 @@ import secrets
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 
+from ernie_backend.chat.formats import AnswerFormat
 from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
 from ernie_backend.config.generation_config import GenerationConfig
+from ernie_backend.request.reasoning import ReasoningTracker
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
-from ernie_backend.runner.logits_processors import AllowedTokens, BadWords, LogitBias, MinTokens, Penalties
+from ernie_backend.runner.logits_processors import (
+    AllowedTokens,
+    BadWords,
+    LogitBias,
+    MinTokens,
+    Penalties,
+    ReasoningBudget,
+)
 from ernie_backend.settings.engine_settings import LogprobLimits
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.checks import check_token_ids
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.sampling import MAX_SEED, SamplingParameters
 
+_DEFAULT_SHARE = 0.8
+"""Share of ``max_tokens`` that thinking gets in models whose requests switch it: FastDeploy's."""
 MAX_PROMPT_VALUES = 1 << 18
 """Values in the ``prompt_logprobs`` of one request: they all go in one message, about 75 bytes each."""
 
@@ -29,12 +40,14 @@ class SamplingResolver:
         defaults: of the model.
         vocab_size: token ids that the model knows; those beyond the tokenizer's are never chosen.
         logprob_limits: which log probabilities a request may ask for.
+        format: how the model's answers are written.
     """
 
     tokenizer: Tokenizer | NullTokenizer
     defaults: GenerationConfig
     vocab_size: int
     logprob_limits: LogprobLimits
+    format: AnswerFormat
 
     def resolve(self, requested: SamplingParameters, num_prompt_tokens: int, room: int) -> ResolvedSampling:
         """Return how tokens are chosen and when the answer ends.
@@ -69,11 +82,22 @@ class SamplingResolver:
         )
 
     def processors(
-        self, requested: SamplingParameters, resolved: ResolvedSampling, prompt_ids: Iterable[int]
+        self,
+        requested: SamplingParameters,
+        resolved: ResolvedSampling,
+        prompt_ids: Iterable[int],
+        *,
+        thinks: bool,
     ) -> tuple[LogitsProcessor, ...]:
         """Return the logits processors that the request needs; most need none.
 
         Rules for tokens that the tokenizer lacks are left out: those tokens are never chosen.
+
+        Args:
+            requested: what the request says.
+            resolved: the same with the model's defaults.
+            prompt_ids: the prompt.
+            thinks: whether the prompt ends within thinking.
 
         Raises:
             InvalidRequest: every token may be excluded at once.
@@ -95,7 +119,18 @@ class SamplingResolver:
         if requested.min_tokens and ending:
             processors.append(MinTokens(requested.min_tokens, ending))
         self._check_choice(allowed, {word[-1] for word in words} | (ending if requested.min_tokens else set()))
-        return tuple(processors)
+        return (*processors, *self._budget(requested, resolved, thinks=thinks))
+
+    def _budget(
+        self, requested: SamplingParameters, resolved: ResolvedSampling, *, thinks: bool
+    ) -> Iterator[ReasoningBudget]:
+        """Yield what limits thinking, if anything does."""
+        tags, limit = self.format.think_tags, requested.reasoning_max_tokens
+        if limit is None and requested.max_tokens and self.format.is_switched and thinks:
+            limit = max(1, int(_DEFAULT_SHARE * resolved.max_tokens))
+        if tags is not None and limit is not None:
+            tracker = ReasoningTracker(tags, is_open=thinks)
+            yield ReasoningBudget(tracker, limit, self.format.closing_ids, tags.end)
 
     def _known(self, token_ids: Iterable[int]) -> set[int]:
         return {token_id for token_id in token_ids if token_id < self.tokenizer.vocab_size}

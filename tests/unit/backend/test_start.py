@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -83,6 +84,17 @@ def test_the_description_has_what_a_client_needs_to_make_prompts() -> None:
     assert described.chat_template == "a{{ messages[0].content }}c"
     assert described.special_tokens["eos_token"] == "</s>"
     assert described.special_tokens["cls_token"] == "<|begin_of_sentence|>"
+
+
+def test_the_given_parsers_are_described_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        described = started(
+            reasoning_parser="ernie_x1", tool_call_parser="ernie-45-vl-thinking"
+        ).ready.description
+    parsers = (described.reasoning_parser, described.tool_call_parser, described.knows_tools)
+    assert parsers == ("ernie-x1", "ernie-45-vl-thinking", False)
+    [line] = [each for each in caplog.messages if "parsers" in each]
+    assert line == "start: parsers: ernie-x1 for thinking, ernie-45-vl-thinking for tool calls"
 
 
 def test_quantized_weights_are_kept_where_they_should_be(
