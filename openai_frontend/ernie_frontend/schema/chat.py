@@ -106,6 +106,15 @@ class ChatMessage(BaseModel):
         return value
 
 
+class Thinking(BaseModel):
+    """How DeepSeek's, Volcano's and Anthropic's APIs switch and limit thinking."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["enabled", "disabled", "auto", "adaptive"]
+    budget_tokens: PositiveInteger | None = None
+
+
 class ChatRequest(GenerationFields):
     """A conversation to continue."""
 
@@ -116,6 +125,7 @@ class ChatRequest(GenerationFields):
                 "parallel_tool_calls",
                 "chat_template_kwargs",
                 "reasoning_effort",
+                "thinking",
                 "disable_chat_template",
                 "add_generation_prompt",
                 "continue_final_message",
@@ -159,6 +169,11 @@ class ChatRequest(GenerationFields):
         None,
         description="none: no thinking, where the model can; the others limit it to 10, 20, 50, 80 or 95 % of "
         "max_tokens, if that is given",
+    )
+    thinking: Thinking | None = Field(
+        None,
+        description="type enabled, disabled or auto, and budget_tokens: other servers' names of "
+        "enable_thinking and reasoning_max_tokens",
     )
     add_generation_prompt: bool | None = Field(
         None,
@@ -206,7 +221,8 @@ class ChatRequest(GenerationFields):
     @property
     def reasoning_limit(self) -> int | None:
         """Maximum number of tokens of thinking, also as a share of ``max_tokens``."""
-        limit, max_tokens = super().reasoning_limit, self.max_completion_tokens or self.max_tokens
+        max_tokens = self.max_completion_tokens or self.max_tokens
+        limit = super().reasoning_limit or (self.thinking.budget_tokens if self.thinking is not None else None)
         share = _EFFORTS.get(self.reasoning_effort or "")
         if limit is not None or max_tokens is None or share is None:
             return limit

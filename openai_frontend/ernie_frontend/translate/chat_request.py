@@ -22,6 +22,7 @@ from ernie_wire.messages import GenerateRequest
 # Fields that determine how the prompt ends.
 _FLAGS = ("add_generation_prompt", "continue_final_message")
 _TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls")
+_THINKING_TYPES = {"enabled": True, "disabled": False}  # the others leave it to the model
 # Variables of the template that the engine sets.
 _RESERVED_OPTIONS = ("messages", "tools", "chat_template", *_FLAGS)
 
@@ -177,14 +178,21 @@ def _thinking_options(body: ChatRequest) -> dict[str, Any]:
         1. chat_template_kwargs.enable_thinking
         2. enable_thinking at the top level, an alias of the first
         3. metadata.enable_thinking, FastDeploy's legacy carrier
-        4. chat_template_kwargs.options.thinking_mode
-        5. reasoning_effort "none"
+        4. thinking.type, other servers' form
+        5. chat_template_kwargs.options.thinking_mode
+        6. reasoning_effort "none"
 
     Raises:
         InvalidValue: a switch that is neither a boolean nor "true" or "false".
     """
     kwargs, metadata = body.chat_template_kwargs or {}, body.metadata or {}
-    switches = (kwargs.get("enable_thinking"), body.enable_thinking, metadata.get("enable_thinking"))
+    of_others = _THINKING_TYPES.get(body.thinking.type) if body.thinking is not None else None
+    switches = (
+        kwargs.get("enable_thinking"),
+        body.enable_thinking,
+        metadata.get("enable_thinking"),
+        of_others,
+    )
     given: dict[str, Any] = {
         "enable_thinking": next((each for each in switches if each is not None), None),
         "reasoning_effort": kwargs.get("reasoning_effort", body.reasoning_effort),
