@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ernie_backend.engine.request_state import RequestState
 from ernie_backend.service.start import StartedEngine, start_engine
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
@@ -72,7 +73,7 @@ def start_shape(shape: str, **settings: str) -> StartedEngine:
         return start_engine({**fixed, **settings})
 
 
-def submit_random(started: StartedEngine, request_id: str, prompt_tokens: int, max_tokens: int) -> None:
+def submit_random(started: StartedEngine, request_id: str, prompt_tokens: int, max_tokens: int) -> RequestState:
     """Give an engine a prompt of random tokens that no other shares, answered greedily to its full length."""
     chosen = random.Random(request_id)
     request = GenerateRequest(
@@ -80,4 +81,6 @@ def submit_random(started: StartedEngine, request_id: str, prompt_tokens: int, m
         input_ids=tuple(chosen.randrange(3, 100000) for _ in range(prompt_tokens)),
         sampling=SamplingParameters(max_tokens=max_tokens, temperature=0.0, ignore_eos=True),
     )
-    started.engine.submit(started.input_processor.process(request))
+    state = started.input_processor.process(request)
+    started.engine.submit(state)
+    return state
