@@ -535,23 +535,25 @@ def test_the_largest_body_of_the_usual_settings(run_frontend: RunFrontend, trito
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "place"),
     [
-        ("guided_json", {}),
-        ("response_format", {"type": "json_schema", "json_schema": {"schema": {}}}),
-        ("structured_outputs", {"json": {}}),
+        ("guided_json", {}, "guided_json"),
+        (
+            "response_format",
+            {"type": "json_schema", "json_schema": {"schema": {}}},
+            "response_format.json_schema.schema",
+        ),
+        ("response_format", {"type": "json_object", "schema": {}}, "response_format.schema"),
+        ("structured_outputs", {"json": {}}, "structured_outputs.json"),
     ],
 )
 def test_an_error_of_a_grammar_names_the_field_of_the_client(
-    frontend: str, triton: FakeTriton, field: str, value: object, stream: bool
+    frontend: str, triton: FakeTriton, field: str, value: object, place: str, stream: bool
 ) -> None:
     async def refuse(_: Inference) -> AsyncIterator[Response]:
-        yield "invalid_value[structured_outputs.json]: structured_outputs.json at /a: no such type"
+        yield "invalid_value[structured_outputs]: structured_outputs.json#/a: no such type"
 
     triton.answer = refuse
-    body = {"messages": MESSAGES, field: value, "stream": stream}
-    answer = http.post(f"{frontend}/v1/chat/completions", json=body)
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (400, "invalid_value")
-    assert error["message"].removeprefix(f"{field}").removeprefix(".json") == " at /a: no such type"
-    assert error["param"].removesuffix(".json") == field
+    answer = post(frontend, "/v1/chat/completions", {"messages": MESSAGES, field: value, "stream": stream})
+    error = error_of(answer, 400)
+    assert (error["message"], error["param"]) == (f"{place}#/a: no such type", field)

@@ -7,6 +7,7 @@ next one fails on.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ernie_wire.errors import InvalidValue
@@ -34,23 +35,29 @@ def read_json_object(text: str | bytes, name: str) -> dict[str, Any]:
         raise InvalidValue(f"{name} is not JSON: {error}", name) from None
     if not isinstance(value, dict):
         raise InvalidValue(f"{name} must be a JSON object, not {type(value).__name__}", name)
-    _check_depth(value, name)
+    check_depth(value, name)
     return value
 
 
-def _check_depth(value: dict[str, Any], name: str) -> None:
+def check_depth(value: Mapping[str, Any], name: str, num_above: int = 0) -> None:
+    """Check the nesting of a decoded object that stands ``num_above`` levels deep in the JSON that is sent.
+
+    Raises:
+        InvalidValue: it is nested deeper than ``MAX_DEPTH``.
+    """
     level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_DEPTH - num_above):
         level = [
             child
             for each in level
-            for child in (each.values() if isinstance(each, dict) else each)
-            if isinstance(child, (dict, list))
+            for child in (each.values() if isinstance(each, Mapping) else each)
+            if isinstance(child, (Mapping, list, tuple))
         ]
         if not level:
             return
-    raise _too_deep(name)
+    raise _too_deep(name, num_above)
 
 
-def _too_deep(name: str) -> InvalidValue:
-    return InvalidValue(f"{name} is nested too deeply; at most {MAX_DEPTH} levels are allowed", name)
+def _too_deep(name: str, num_above: int = 0) -> InvalidValue:
+    limit = MAX_DEPTH - num_above
+    return InvalidValue(f"{name} is nested too deeply; at most {limit} levels are allowed", name)

@@ -18,6 +18,7 @@ from typing import Any
 
 from ernie_wire.checks import check_flag, check_texts
 from ernie_wire.errors import InvalidValue
+from ernie_wire.json_text import check_depth
 
 FIELD = "structured_outputs"
 MAX_BYTES = 256 << 10
@@ -54,6 +55,7 @@ def check_structured_outputs(value: object) -> None:
         if name not in KINDS and name not in WHITESPACE:
             known = ", ".join((*KINDS, *WHITESPACE))
             raise InvalidValue(f"{FIELD} has no field {_short(name)}; known: {known}", FIELD)
+    check_depth(value, FIELD, num_above=1)  # sampling_parameters holds it
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ernie_frontend.schema.structured_outputs import ResponseFormat, StructuredOutputFields
@@ -48,13 +48,23 @@ def in_clients_words(error: InvalidValue, body: StructuredOutputFields) -> Inval
     """Return an error about the wire's object as one about the field that the client sent."""
     if not (error.param or "").startswith("structured_outputs"):
         return error
-    kinds = {name: kind for name, kind in _KINDS.items() if getattr(body, name) is not None}
-    if body.response_format is not None and body.response_format.type != "text":
-        kinds["response_format"] = "json" if body.response_format.type.startswith("json") else "structural_tag"
-    for name, kind in kinds.items():
-        message = error.message.replace(f"structured_outputs.{kind}", name).replace("structured_outputs", name)
+    for name, kind, place in _places(body):
+        message = error.message.replace(f"structured_outputs.{kind}", place).replace("structured_outputs", name)
         return InvalidValue(message, name)
     return error
+
+
+def _places(body: StructuredOutputFields) -> Iterator[tuple[str, str, str]]:
+    """Yield the field that says what the answer must be, the wire's kind, and the place of its value."""
+    form = body.response_format
+    if form is not None and form.type == "structural_tag":
+        yield "response_format", "structural_tag", "response_format"
+    elif form is not None and form.type != "text":
+        inner = "schema" if form.json_schema is None else "json_schema.schema"
+        yield "response_format", "json", f"response_format.{inner}"
+    for name, kind in _KINDS.items():
+        if getattr(body, name) is not None:
+            yield name, kind, name
 
 
 def _of_response_format(form: ResponseFormat | None) -> dict[str, Any] | None:

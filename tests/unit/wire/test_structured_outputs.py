@@ -11,12 +11,20 @@ from ernie_wire.sampling import SamplingParameters
 from ernie_wire.structured_outputs import MAX_BYTES, MAX_CHOICES, kind_of
 
 
+def _nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"not": value}
+    return value
+
+
 @pytest.mark.parametrize(
     "value",
     [
         {"json": {}},
         {"json": True, "disable_any_whitespace": True},
         {"json": '{"type": "object"}', "whitespace_pattern": " ?"},
+        {"json": _nested(61)},
         {"json_object": True},
         {"json_object": True, "regex": None, "disable_any_whitespace": None},
         {"regex": "[a-z]+"},
@@ -52,6 +60,7 @@ def test_one_kind_is_valid(value: dict[str, Any]) -> None:
         ({"grammar": {}}, "grammar"),
         ({"structural_tag": "{}"}, "structural_tag .*object"),
         ({"json": {"const": "a" * MAX_BYTES}}, f"{MAX_BYTES}"),
+        ({"json": _nested(62)}, "nested too deeply; at most 63"),
         ({"json": {"maximum": float("inf")}}, "number that JSON does not have"),
         ({"regex": "é" * (MAX_BYTES // 2)}, f"{MAX_BYTES}"),
         ({"jsonschema": {}}, "no field 'jsonschema'.*json_object"),
