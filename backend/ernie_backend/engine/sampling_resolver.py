@@ -129,8 +129,7 @@ class SamplingResolver:
         if limit is None and requested.max_tokens and self.format.is_switched and thinks:
             limit = max(1, int(_DEFAULT_SHARE * resolved.max_tokens))
         if tags is not None and limit is not None:
-            tracker = ReasoningTracker(tags, is_open=thinks)
-            yield ReasoningBudget(tracker, limit, self.format.closing_ids, tags.end)
+            yield ReasoningBudget(ReasoningTracker(tags, is_open=thinks), limit, self.format.closing_ids)
 
     def _known(self, token_ids: Iterable[int]) -> set[int]:
         return {token_id for token_id in token_ids if token_id < self.tokenizer.vocab_size}

@@ -183,30 +183,26 @@ class MinTokens:
 class ReasoningBudget:
     """Closes thinking that is too long: forces the tokens that close it, whatever else excludes them.
 
-    Which token is forced follows from the number of tokens of thinking: each one beyond the limit is one of the
-    closing, and a closing that the model chose itself ends within the limit.
-
     Args:
         tracker: follows the answer; this object's own.
         max_tokens: of thinking, before the closing.
         closing_ids: the closing: it has ``</think>``, and may have tokens before and after it.
-        end_id: of ``</think>``.
     """
 
-    def __init__(
-        self, tracker: ReasoningTracker, max_tokens: int, closing_ids: Sequence[int], end_id: int
-    ) -> None:
+    def __init__(self, tracker: ReasoningTracker, max_tokens: int, closing_ids: Sequence[int]) -> None:
         self._tracker = tracker
         self._max_tokens = max_tokens
         self._closing_ids = closing_ids
-        self._num_in_thinking = closing_ids.index(end_id) + 1
+        self._places = [0]  # how many tokens of the closing were forced, at first and after each token
 
     def accept(self, token_id: int) -> None:
-        """Count a token of the answer."""
+        """Take the next token of the answer."""
+        self._places.append(self._places[-1] + 1 if token_id == self._forced_id() else 0)
         self._tracker.accept(token_id)
 
     def rollback(self, num_tokens: int) -> None:
-        """Uncount the last tokens of the answer."""
+        """Forget the last tokens of the answer."""
+        del self._places[len(self._places) - num_tokens :]
         self._tracker.rollback(num_tokens)
 
     def apply(self, logits: Logits) -> None:
@@ -218,12 +214,8 @@ class ReasoningBudget:
             logits[forced_id] = 0.0 if np.isneginf(logit) else logit
 
     def _forced_id(self) -> int | None:
-        tracker = self._tracker
-        place = tracker.num_reasoning_tokens - self._max_tokens
-        if tracker.is_thinking:
-            # After drafts that do not close thinking there may be more tokens than the closing has.
-            return self._closing_ids[min(place, self._num_in_thinking - 1)] if place >= 0 else None
-        if place != self._num_in_thinking:
-            return None
-        place += tracker.num_tokens - tracker.num_reasoning_tokens
-        return self._closing_ids[place] if place < len(self._closing_ids) else None
+        place, tracker = self._places[-1], self._tracker
+        if 0 < place < len(self._closing_ids):
+            return self._closing_ids[place]
+        is_too_long = tracker.is_thinking and tracker.num_reasoning_tokens >= self._max_tokens
+        return self._closing_ids[0] if is_too_long else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +33,18 @@ IDS = st.lists(st.integers(0, 3), max_size=8)
 
 
 @given(IDS, IDS, st.integers(0, 8))
-def test_thinking_is_from_its_beginning_to_the_first_end(
-    prompt: list[int], answer: list[int], num_undone: int
-) -> None:
+def test_thinking_is_what_is_between_its_tags(prompt: list[int], answer: list[int], num_undone: int) -> None:
     tracker = ReasoningTracker(TAGS, is_open=TAGS.are_open(prompt))
     for token_id in answer:
         tracker.accept(token_id)
-    answer = answer[: max(0, len(answer) - num_undone)]
-    tracker.rollback(min(num_undone, tracker.num_tokens))
+    num_undone = min(num_undone, len(answer))
+    tracker.rollback(num_undone)
+    answer = answer[: len(answer) - num_undone]
     tags = [each for each in prompt if each in TAGS]
-    begins = tags[-1:] == [BEGIN] or answer[:1] == [BEGIN]
-    num_reasoning = len(answer) if begins else 0
-    if begins and END in answer:
-        num_reasoning = answer.index(END) + 1
-    assert tracker.num_tokens == len(answer)
-    assert tracker.num_reasoning_tokens == num_reasoning
-    goes_on = tags[-1:] == [BEGIN] if not answer else begins and END not in answer
-    assert tracker.is_thinking is goes_on
+    text = str(BEGIN) * (tags[-1:] == [BEGIN]) + "".join(map(str, answer))
+    spans = re.findall(f"{BEGIN}[^{END}]*{END}?", text)
+    assert tracker.num_reasoning_tokens == sum(map(len, spans)) - (tags[-1:] == [BEGIN])
+    assert tracker.is_thinking is bool(spans and text.endswith(spans[-1]) and not spans[-1].endswith(str(END)))
 
 
 def format_of(directory: Path, **settings: str | None) -> AnswerFormat:
@@ -164,13 +160,12 @@ def test_the_switch_and_the_tag_that_an_answer_begins_after(
 
 @given(st.integers(0, 6))
 def test_reasoning_tokens_end_with_the_tag(processors: dict[str, InputProcessor], length: int) -> None:
-    """Also in an answer that begins with a tag of its own, as after a template that writes none."""
+    """Also in an answer that has tags of its own, as after a template that writes none."""
     token_ids = (*(50,) * length, END_OF_THINK, 51, THINK, 52, END_OF_THINK)
     counts = [each.num_reasoning_tokens for each in answered(processors["ernie-45-vl"], request(), token_ids)]
-    assert counts == [1] * (length + 1) + [0] * 4
-    itself = answered(processors["text"], request(), (THINK, *token_ids))
-    assert [each.num_reasoning_tokens for each in itself] == [1] * (length + 2) + [0] * 4
-    assert sum(each.num_reasoning_tokens for each in answered(processors["text"], request(), token_ids)) == 0
+    assert counts == [1] * (length + 1) + [0, 1, 1, 1]
+    itself = answered(processors["text"], request(), token_ids)
+    assert [each.num_reasoning_tokens for each in itself] == [0] * (length + 2) + [1, 1, 1]
 
 
 def test_a_switch_that_is_neither_on_nor_off_is_refused(processors: dict[str, InputProcessor]) -> None:

@@ -72,15 +72,16 @@ def answer(
 def limited(script: list[int], limit: int, closing: tuple[int, ...], max_tokens: int) -> tuple[list[int], int]:
     """Return the tokens of an answer that begins in thinking, and how many of them are thinking."""
     said: list[int] = []
-    while END_OF_THINK not in said and len(said) < max_tokens:
-        if len(said) == limit:
-            said += closing
-        else:
-            said.append(script[min(len(said), len(script) - 1)])
-    num_reasoning = said.index(END_OF_THINK) + 1 if END_OF_THINK in said else len(said)
+    forced: list[int] = []
+    is_thinking, num_reasoning = True, 0
     while len(said) < max_tokens:
-        said.append(script[min(len(said), len(script) - 1)])
-    return said[:max_tokens], min(num_reasoning, max_tokens)
+        if not forced and is_thinking and num_reasoning >= limit:
+            forced = list(closing)
+        token_id = forced.pop(0) if forced else script[min(len(said), len(script) - 1)]
+        num_reasoning += is_thinking or token_id == THINK
+        is_thinking = token_id == THINK or (is_thinking and token_id != END_OF_THINK)
+        said.append(token_id)
+    return said, num_reasoning
 
 
 TOKENS = st.lists(st.sampled_from([A, NEWLINE, THINK, END_OF_THINK]), min_size=1, max_size=12)
