@@ -222,7 +222,7 @@ def test_several_answers_are_parsed_apart(client: openai.OpenAI, triton: FakeTri
 
 
 def test_an_answer_that_continues_a_message(frontend: str, triton: FakeTriton) -> None:
-    answer_with(triton, X1, "\n", "more", "\n", "«/response»", tag="<response>")
+    answer_with(triton, X1, "\n", "more", "\n", "«/response»", tag="")
     body = {
         "messages": [*CHAT["messages"], {"role": "assistant", "content": "Some"}],
         "continue_final_message": True,

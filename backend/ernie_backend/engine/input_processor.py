@@ -126,8 +126,8 @@ class InputProcessor:
         )
 
     def _last_tag(self, prompt_ids: tuple[int, ...]) -> str:
-        """Return the text of the last structural token of a prompt, or nothing."""
-        tags = (each for each in reversed(prompt_ids) if each in self.tokenizer.structural_ids)
+        """Return the text of the last thinking tag of a prompt, or nothing."""
+        tags = (each for each in reversed(prompt_ids) if each in (self.format.think_tags or ()))
         return "".join(self.tokenizer.token_bytes(each).decode() for each in islice(tags, 1))
 
     @cached_property

@@ -28,7 +28,7 @@ class PromptParts(NamedTuple):
 
     Attributes:
         text: the rendered prompt; with it go the token ids.
-        last_tag: text of its last structural token, empty if there is none.
+        last_tag: text of its last thinking tag, empty if there is none.
         token_bytes: what each token stands for.
     """
 

@@ -138,8 +138,8 @@ class Output:
         marks: the structural tokens in ``text``.
         num_output_tokens: number of new tokens.
         num_reasoning_tokens: of these, the number that are thinking, up to and including ``</think>``.
-        prompt_tag: in the first output, with ``return_marks``: the text of the last structural token of the
-            prompt, such as ``<think>``; empty if it has none.
+        prompt_tag: in the first output, with ``return_marks``: the last thinking tag of the prompt,
+            ``<think>`` or ``</think>``; empty if it has none.
     """
 
     request_id: str

@@ -114,7 +114,7 @@ MARKS = TensorSpec(
 PROMPT_TAG = TensorSpec(
     "prompt_tag",
     "TYPE_STRING",
-    "text of the last structural token of the prompt, empty if there is none; in the first response",
+    "last thinking tag of the prompt, <think> or </think>, empty if there is none; in the first response",
 )
 CONTROL_OUTPUT = TensorSpec("control_output", "TYPE_STRING", "JSON answer to control")
 

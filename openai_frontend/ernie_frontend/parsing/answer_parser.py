@@ -1,6 +1,7 @@
 """Divides an answer into reasoning, content and tool calls while it arrives.
 
-Only structural tokens are tags; the same characters in ordinary tokens are text. The result does not depend on
+Only structural tokens are tags; the same characters in ordinary tokens are text. An answer thinks once, by the
+engine's rule (docs/thinking.md): from its beginning up to the first ``</think>``. The result does not depend on
 where the text was cut, with one exception: a call that turns out to be none may have been passed on in part,
 which cannot be taken back. Its text is content all the same, and it is not one of ``completed_calls``.
 """
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from ernie_frontend.parsing.call_reader import ToolCallDelta
 from ernie_frontend.parsing.content import ContentParser, JsonCalls, TaggedCalls
-from ernie_frontend.parsing.reasoning import FORMATS, PLAIN, REASONING, Section, Trim
+from ernie_frontend.parsing.reasoning import BEGIN, END, FORMATS, PLAIN, REASONING, Section, Trim
 from ernie_wire.marked_text import Marked
 
 JSON_CALLS = "json"
@@ -77,13 +78,14 @@ class AnswerParser:
 
     Args:
         form: its format.
-        prompt_tag: text of the prompt's last structural token, which says how the answer begins.
+        prompt_tag: the last thinking tag of the prompt, which says how the answer begins; or nothing.
     """
 
     def __init__(self, form: AnswerFormat, prompt_tag: str) -> None:
         self._format = FORMATS.get(form.reasoning_parser or "", PLAIN)
-        is_reasoning = self._format.tags.get(prompt_tag, PLAIN.content) is None
-        self._reasoning = Section(REASONING, is_begun=form.is_continued) if is_reasoning else None
+        is_open = prompt_tag == BEGIN and BEGIN in self._format.tags
+        self._reasoning = Section(REASONING, is_begun=form.is_continued) if is_open else None
+        self._is_first = True
         self._new_reasoning: list[str] = []
         self._content = _content_parser(form, self._format.content)
 
@@ -108,21 +110,29 @@ class AnswerParser:
         return self._take()
 
     def _push_text(self, text: str) -> None:
+        self._is_first = self._is_first and not text
         if self._reasoning is not None:
             self._new_reasoning.append(self._reasoning.push(text))
         else:
             self._content.push(text)
 
     def _push_token(self, token: str) -> None:
+        is_first, self._is_first = self._is_first, False
         if self._reasoning is None and token in self._content.TAGS:
             self._content.push_tag(token)
-        elif self._content.is_in_call or token not in self._format.tags:
+        elif token not in self._format.tags or self._content.is_in_call:
             self._push_text(token)
-        elif (content := self._format.tags[token]) is None:
+        elif self._reasoning is not None:
+            self._push_tag_in_reasoning(token)
+        elif is_first and token == BEGIN:
             self._reasoning = Section(REASONING)
-        else:
+        elif token in self._format.sections:
+            self._content.begin_section(self._format.sections[token])
+
+    def _push_tag_in_reasoning(self, tag: str) -> None:
+        if tag == END:
             self._reasoning = None
-            self._content.begin_section(content)
+            self._content.begin_section(self._format.content)
 
     def _take(self) -> AnswerDelta:
         reasoning, self._new_reasoning = "".join(self._new_reasoning), []

@@ -20,30 +20,28 @@ class ReasoningFormat(NamedTuple):
     """A format of answers.
 
     Attributes:
-        tags: structural tokens by their text, with the newlines around the content that follows; None if
-            reasoning follows.
-        content: the newlines around other content.
+        tags: the text of structural tokens that are not part of any text.
+        content: the newlines around content.
+        sections: tags that begin a new section of content, and the newlines around that.
     """
 
-    tags: Mapping[str, Trim | None]
+    tags: frozenset[str]
     content: Trim
+    sections: Mapping[str, Trim]
 
 
-def _vl() -> ReasoningFormat:
-    content = Trim(_ALL, 0)
-    return ReasoningFormat({"<think>": None, "</think>": content}, content)
-
-
-def _x1() -> ReasoningFormat:
-    content, response = Trim(3, 1), Trim(1, 1)  # FastDeploy closes thinking by "\n</think>\n\n"
-    tags = {"<think>": None, "</think>": content, "<response>": response, "</response>": content}
-    return ReasoningFormat(tags, content)
-
-
+BEGIN, END = "<think>", "</think>"
 REASONING = Trim(1, 1)
-PLAIN = ReasoningFormat({}, Trim(0, 0))
+PLAIN = ReasoningFormat(frozenset(), Trim(0, 0), {})
 """An answer that is content only."""
-FORMATS = {"ernie-45-vl": _vl(), "ernie-45-vl-thinking": _vl(), "ernie-x1": _x1()}
+_VL = ReasoningFormat(frozenset((BEGIN, END)), Trim(_ALL, 0), {})
+_X1_CONTENT = Trim(3, 1)  # thinking ends with "\n</think>\n\n"
+_X1_RESPONSE = {"<response>": Trim(1, 1), "</response>": _X1_CONTENT}
+FORMATS = {
+    "ernie-45-vl": _VL,
+    "ernie-45-vl-thinking": _VL,
+    "ernie-x1": ReasoningFormat(frozenset((BEGIN, END, *_X1_RESPONSE)), _X1_CONTENT, _X1_RESPONSE),
+}
 """By the name of the reasoning parser."""
 
 
