@@ -1,8 +1,8 @@
 """Divides an answer into reasoning, content and tool calls while it arrives.
 
-Only structural tokens are tags; the same characters in ordinary tokens are text. An answer thinks once, by the
-engine's rule (docs/thinking.md): from its beginning up to the first ``</think>``. The result does not depend on
-where the text was cut, with one exception: a call that turns out to be none may have been passed on in part,
+Only structural tokens are tags; the same characters in ordinary tokens are text. ``<think>`` begins
+thinking and ``</think>`` ends it, as for the engine (docs/thinking.md). The result does not depend on where
+the text was cut, with one exception: a call that turns out to be none may have been passed on in part,
 which cannot be taken back. Its text is content all the same, and it is not one of ``completed_calls``.
 """
 
@@ -85,7 +85,6 @@ class AnswerParser:
         self._format = FORMATS.get(form.reasoning_parser or "", PLAIN)
         is_open = prompt_tag == BEGIN and BEGIN in self._format.tags
         self._reasoning = Section(REASONING, is_begun=form.is_continued) if is_open else None
-        self._is_first = True
         self._new_reasoning: list[str] = []
         self._content = _content_parser(form, self._format.content)
 
@@ -110,21 +109,19 @@ class AnswerParser:
         return self._take()
 
     def _push_text(self, text: str) -> None:
-        self._is_first = self._is_first and not text
         if self._reasoning is not None:
             self._new_reasoning.append(self._reasoning.push(text))
         else:
             self._content.push(text)
 
     def _push_token(self, token: str) -> None:
-        is_first, self._is_first = self._is_first, False
         if self._reasoning is None and token in self._content.TAGS:
             self._content.push_tag(token)
         elif token not in self._format.tags or self._content.is_in_call:
             self._push_text(token)
         elif self._reasoning is not None:
             self._push_tag_in_reasoning(token)
-        elif is_first and token == BEGIN:
+        elif token == BEGIN:
             self._reasoning = Section(REASONING)
         elif token in self._format.sections:
             self._content.begin_section(self._format.sections[token])

@@ -63,7 +63,7 @@ ANSWERS: dict[str, tuple[AnswerFormat, str, str, ParsedAnswer]] = {
     "vl, tag as text": (VL, "<think>", "a</think>b«/think»<think>c", parsed("a</think>b", "<think>c")),
     "vl, other tokens": (VL, "<think>", "a«nl»«/think»«fcel»b", parsed("a<nl>", "<fcel>b")),
     "vl, no tag in the prompt": (VL, "", "b", parsed("", "b")),
-    "vl, thinks again": (VL, "<think>", "a«/think»b«think»c«/think»d", parsed("a", "bcd")),
+    "vl, thinks again": (VL, "<think>", "a«/think»b«think»c«/think»d", parsed("ac", "bd")),
     "vl, stray tag": (VL, "</think>", "b«/think»c", parsed("", "bc")),
     "thinking, one newline before the tag": (THINKING, "<think>", "\na\n\n«/think»b", parsed("a\n", "b")),
     "x1 without response": (X1, "<think>", "a\n«/think»\nb\n", parsed("a", "b")),
@@ -77,7 +77,7 @@ ANSWERS: dict[str, tuple[AnswerFormat, str, str, ParsedAnswer]] = {
     "x1, as FastDeploy closes thinking": (X1, "<think>", "a\n«/think»\n\nb", parsed("a", "b")),
     "x1, no end of the response": (X1, "<think>", "a\n«/think»\n«response»\nb", parsed("a", "b")),
     "x1, no end of the reasoning": (X1, "<think>", "a\n«response»\nb\n«/response»", parsed("a\n\nb", "")),
-    "vl, text before its own tag": (VL, "", "\n«think»a«/think»b", parsed("", "ab")),
+    "vl, text before its own tag": (VL, "", "\n«think»a«/think»b", parsed("a", "b")),
     "x1, text around the response": (
         X1,
         "<think>",
