@@ -33,6 +33,7 @@ class Sequence:
         num_cached_tokens: tokens found in the prefix cache on admission; None before.
         num_scored_tokens: tokens of the prompt with log probabilities, if the request needs them; the first has
             none, and counts.
+        mask_seconds: processor time that filling its token mask has taken.
         draft_ids: guesses of the tokens that follow, which the next step checks; those that are right cost no
             step of their own.
     """
@@ -51,6 +52,7 @@ class Sequence:
     arrival: int = 0
     num_cached_tokens: int | None = None
     num_scored_tokens: int = 1
+    mask_seconds: float = 0.0
     draft_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

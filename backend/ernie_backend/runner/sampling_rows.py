@@ -6,7 +6,8 @@ The masks do not depend on the logits: a thread fills them while the model compu
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 
 from ernie_backend.request.sampling import TokenMask
 from ernie_backend.request.sequence import Sequence
-from ernie_wire.errors import ErnieError, InternalError
+from ernie_wire.errors import ErnieError, InternalError, InvalidValue
 
 logger = logging.getLogger(__name__)
 
+MASK_SECONDS, MASK_SECONDS_PER_TOKEN = 1.0, 0.01
+"""Processor time that the masks of one answer may take, since all others wait for them. Ordinary grammars take
+less than 0.1 ms for a token, in rare places up to 10 ms."""
 _ALL_TOKENS = np.uint32(0xFFFFFFFF)
 
 
@@ -39,19 +43,34 @@ class SamplingRow:
     error: ErnieError | None = None
 
 
-def fill_masks(rows: Iterable[SamplingRow], vocab_size: int) -> None:
+def fill_masks(
+    rows: Iterable[SamplingRow], vocab_size: int, clock: Callable[[], float] = time.thread_time
+) -> None:
     """Fill the masks of the sequences that have one; a mask that fails sets the error of its own rows."""
     for sequence, group in groupby(rows, key=lambda row: row.sequence):
         if sequence.token_mask is None:
             continue
         of_sequence = list(group)
         try:
+            start = clock()
             _fill(sequence.token_mask, of_sequence, vocab_size)
+            sequence.mask_seconds += clock() - start
+            _check_seconds(sequence)
         except ErnieError as error:
             _fail(of_sequence, error)
         except Exception:
             logger.exception("the token mask of request %s cannot be filled", sequence.request_id)
             _fail(of_sequence, InternalError("the grammar of this answer failed while the answer was made"))
+
+
+def _check_seconds(sequence: Sequence) -> None:
+    seconds, count = sequence.mask_seconds, sequence.num_generated
+    if seconds > MASK_SECONDS + MASK_SECONDS_PER_TOKEN * count:
+        raise InvalidValue(
+            f"the grammar of this answer has taken {seconds:.1f} s of processor time for {count} tokens; "
+            f"allowed are {MASK_SECONDS:g} s and {1e3 * MASK_SECONDS_PER_TOKEN:g} ms for each token; make it "
+            "less ambiguous: let fewer rules fit the same text"
+        )
 
 
 def _fail(rows: list[SamplingRow], error: ErnieError) -> None:

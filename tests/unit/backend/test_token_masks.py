@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.request.step_plan import SchedulePlan
 from ernie_backend.runner.logits_processors import AllowedTokens, BadWords, LogitBias, MinTokens, Penalties
 from ernie_backend.runner.sampler import Sampler
+from ernie_backend.runner.sampling_rows import SamplingRow, fill_masks
 from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_kernels.cpu import CpuOps
 from ernie_kernels.sampling import SamplingFilters
@@ -303,6 +306,20 @@ def test_a_mask_that_fails_ends_its_own_request(
         assert "lexer" in caplog.text
     for name, grammar in (("good", _digits), ("plain", _everything)):
         assert answers[name].token_ids == _greedy_answer(grammar)
+
+
+def test_a_grammar_that_takes_too_long_ends_its_own_request() -> None:
+    """Each mask takes 62.5 ms by this clock: 52.5 ms more than a token may, and 1 s is free."""
+    slow, quick = _request("slow", _everything, length=50), _request("quick", None)
+    now_s = count(step=0.0625)
+    rows = [SamplingRow(slow.sequence), SamplingRow(quick.sequence)]
+    while not rows[0].error:
+        slow.sequence.append(0)
+        fill_masks(rows, VOCAB, clock=lambda: next(now_s))
+    assert slow.sequence.num_generated == 20
+    assert isinstance(rows[0].error, InvalidValue)
+    assert re.search(r"1\.2 s .* 20 tokens; allowed are 1 s and 10 ms", rows[0].error.message)
+    assert rows[1].error is None
 
 
 @pytest.mark.parametrize("mode", ["raw_logprobs", "processed_logits"])
