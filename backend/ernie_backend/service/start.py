@@ -68,10 +68,9 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
         check_leads(layout)
         plan = engine_plan(settings, config, backend, available * len(layout.hosts))
         check_fits(plan)
-    parsers = input_processor.format
-    logger.info(
-        "start: parsers: %s for thinking, %s for tool calls", parsers.reasoning_parser, parsers.tool_call_parser
-    )
+    answers = input_processor.format
+    parsers = (answers.reasoning_parser or "none", answers.tool_call_parser or "none")
+    logger.info("start: parsers: %s for thinking, %s for tool calls", *parsers)
     for line in filter(None, (*settings.notices, notice, layout.notice)):
         logger.warning("notice: %s", line)
     group, process_group = None, None
