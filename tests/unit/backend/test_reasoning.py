@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_backend.chat.formats import AnswerFormat, answer_format
+from ernie_backend.chat import formats
+from ernie_backend.chat.formats import answer_format
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
 from ernie_backend.engine.input_processor import InputProcessor
@@ -19,8 +20,9 @@ from ernie_backend.errors import StartError
 from ernie_backend.request.reasoning import ReasoningTracker, ThinkTags
 from ernie_backend.runner.sampler import SampledToken
 from ernie_backend.settings.engine_settings import ParserSettings
+from ernie_frontend.parsing.answer_parser import AnswerFormat, parse_answer
 from ernie_wire.errors import InvalidValue
-from ernie_wire.messages import GenerateRequest, Output
+from ernie_wire.messages import GenerateRequest, Output, join_outputs
 from ernie_wire.sampling import SamplingParameters
 from support.paths import DATA, DENSE
 from support.thinking_model import FORMATS, load_processor, thinking_model
@@ -29,6 +31,7 @@ BEGIN, END = 1, 2
 TAGS = ThinkTags(BEGIN, END)
 TOKENIZER = Tokenizer.from_directory(DENSE)
 THINK, END_OF_THINK = TOKENIZER.encode("<think></think>")
+(A,) = TOKENIZER.encode("a")
 IDS = st.lists(st.integers(0, 3), max_size=8)
 
 
@@ -47,7 +50,7 @@ def test_thinking_is_what_is_between_its_tags(prompt: list[int], answer: list[in
     assert tracker.is_thinking is bool(spans and text.endswith(spans[-1]) and not spans[-1].endswith(str(END)))
 
 
-def format_of(directory: Path, **settings: str | None) -> AnswerFormat:
+def format_of(directory: Path, **settings: str | None) -> formats.AnswerFormat:
     template = ChatTemplate.from_directory(directory)
     return answer_format(ParserSettings(**settings), template, Tokenizer.from_directory(directory))
 
@@ -166,6 +169,19 @@ def test_reasoning_tokens_end_with_the_tag(processors: dict[str, InputProcessor]
     assert counts == [1] * (length + 1) + [0, 1, 1, 1]
     itself = answered(processors["text"], request(), token_ids)
     assert [each.num_reasoning_tokens for each in itself] == [0] * (length + 2) + [1, 1, 1]
+
+
+@given(st.sampled_from(FORMATS), st.lists(st.sampled_from([A, THINK, END_OF_THINK]), min_size=1, max_size=9))
+def test_what_is_counted_is_what_the_client_reads_as_thinking(
+    processors: dict[str, InputProcessor], form: str, token_ids: list[int]
+) -> None:
+    outputs = answered(processors[form], request(), tuple(token_ids))
+    counted = [each for each, output in zip(token_ids, outputs, strict=True) if output.num_reasoning_tokens]
+    parsed = parse_answer(AnswerFormat(form), outputs[0].prompt_tag or "", join_outputs(outputs))
+    assert (parsed.reasoning, parsed.content) == (
+        "a" * counted.count(A),
+        "a" * (token_ids.count(A) - counted.count(A)),
+    )
 
 
 def test_a_switch_that_is_neither_on_nor_off_is_refused(processors: dict[str, InputProcessor]) -> None:
