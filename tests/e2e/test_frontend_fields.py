@@ -247,3 +247,16 @@ def test_the_tokenizer_is_described(client: httpx.Client) -> None:
     info = client.get("/tokenizer_info").json()
     assert process(client, "/tokenize", prompt=info["eos_token"])["count"] == 1
     assert "messages" in info["chat_template"]
+
+
+def test_a_structured_answer_has_its_form_and_a_hostile_form_is_refused_alone(client: httpx.Client) -> None:
+    schema = {"type": "array", "items": {"enum": ["a", 1]}, "minItems": 2, "maxItems": 2}
+    form = {"type": "json_schema", "json_schema": {"name": "pair", "schema": schema}}
+    for choice in chat(client, response_format=form, max_tokens=32, n=2, temperature=1.5)["choices"]:
+        assert choice["finish_reason"] == "stop"
+        assert len([each for each in json.loads(choice["message"]["content"]) if each in ("a", 1)]) == 2
+    rules = "".join(f'r{number}: "a" r{number + 1}\n' for number in range(9_000))
+    hostile = {**GREEDY, "guided_grammar": f'start: r0\n{rules}r9000: "b"'}
+    answer = client.post("/v1/completions", json=hostile, timeout=60)
+    assert (answer.status_code, "too large" in answer.text) == (400, True)
+    assert complete(client, guided_choice=["yes"])["choices"][0]["text"] == "yes"

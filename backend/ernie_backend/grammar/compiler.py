@@ -1,8 +1,8 @@
 """Compiles grammars on threads of its own, and keeps those of the last requests.
 
-llguidance compiles most grammars in about a millisecond, and the largest that the limits admit in some seconds.
-It releases Python's lock meanwhile, so neither the engine's loop nor other requests wait. Its limits
-are counts of work, not seconds, which makes them the same on every machine.
+llguidance compiles most grammars in about a millisecond, and the largest that the limits admit in some seconds,
+each twice: at first in a process of its own (``trial``). It releases Python's lock meanwhile, so neither the
+engine's loop nor other requests wait.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher
 
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.grammar.errors import grammar_error
+from ernie_backend.grammar.matcher import Matchers
 from ernie_backend.grammar.parts import special_tokens
-from ernie_backend.grammar.token_mask import GrammarMask, MaskAfter, exclude
+from ernie_backend.grammar.token_mask import GrammarMask, MaskAfter
+from ernie_backend.grammar.trial import STACK_BYTES as TRIAL_STACK_BYTES
+from ernie_backend.grammar.trial import Trial
 from ernie_backend.grammar.vocabulary import vocabulary
 from ernie_backend.request.sampling import TokenMask
 from ernie_wire.errors import InvalidValue
@@ -31,15 +33,8 @@ MAX_CACHED_BYTES = 16 << 20
 """Of their sources."""
 MAX_SOURCE_BYTES = 1 << 20
 NUM_WORKERS = 2
-
-_OPTIONS = '\n%llguidance {"no_forcing": true}\n'
-"""At the end, where it counts: the model, not llguidance, divides a text into tokens."""
-_LIMITS = LLParserLimits(
-    max_items_in_row=4_000,  # twice the default, for 1,000 optional properties of one object
-    max_grammar_size=40_000,  # of 500,000: the time grows with the square of the properties, and more
-    max_lexer_states=50_000,  # a fifth of the default: 50 to 100 MB for one answer
-    verbose_errors=False,
-)
+STACK_BYTES = 4 * TRIAL_STACK_BYTES
+"""Of a worker: what a trial survives, it survives."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,9 @@ class GrammarCompiler:
         self.tokenizer = tokenizer
         self.special_tokens = special_tokens(tokenizer)
         self.eos_token_ids = frozenset(each for each in eos_token_ids if each < tokenizer.vocab_size)
-        self._vocabulary: LLTokenizer | None = None
+        self._vocabulary = vocabulary(tokenizer, self.eos_token_ids)
+        self._made: Matchers | None = None
+        self._of_worker = threading.local()
         self._lock = threading.Lock()
         self._workers = ThreadPoolExecutor(NUM_WORKERS, "grammar")  # a thread begins with the first grammar
         self._cache: OrderedDict[str, Future[CompiledGrammar]] = OrderedDict()
@@ -116,7 +113,9 @@ class GrammarCompiler:
             if found is not None:
                 self._cache.move_to_end(source)
                 return found
-            future = self._cache[source] = self._workers.submit(self._compiled, source)
+            others = threading.stack_size(STACK_BYTES)
+            future = self._cache[source] = self._workers.submit(self._compiled, source)  # may start a thread
+            threading.stack_size(others)
             self._cached_bytes += len(source)
             while len(self._cache) > MAX_CACHED or (
                 self._cached_bytes > MAX_CACHED_BYTES and len(self._cache) > 1
@@ -130,26 +129,23 @@ class GrammarCompiler:
                 f"the grammar of the answer is {len(source)} bytes; at most {MAX_SOURCE_BYTES} are allowed",
                 FIELD,
             )
-        matcher = LLMatcher(self._tokens(), source + _OPTIONS, log_level=0, limits=_LIMITS)
-        if matcher.is_error():
-            raise grammar_error(source, matcher.get_error(), _first_error)
-        mask = np.zeros(-(-self.tokenizer.vocab_size // 32), np.uint32)
-        matcher.unsafe_compute_mask_ptr(
-            mask.ctypes.data, mask.nbytes
-        )  # every answer begins with this work done
-        exclude(mask, self.eos_token_ids)
-        if matcher.stop_reason().endswith("TooComplex"):
-            raise InvalidValue(f"{FIELD}: the grammar is too complex; make it smaller", FIELD)
-        if not mask.any():
-            raise InvalidValue(f"{FIELD}: no answer of at least one token fits the grammar", FIELD)
+        trial = self._own_trial()
+        error = trial.error_of(source)
+        if not error:
+            matcher, error = self._matchers().make(source)
+        if error:
+            raise grammar_error(source, error, trial.error_of)
         return CompiledGrammar(matcher)
 
-    def _tokens(self) -> LLTokenizer:
+    def _own_trial(self) -> Trial:
+        """Return the process of this worker."""
+        trial: Trial | None = getattr(self._of_worker, "trial", None)
+        if trial is None:
+            trial = self._of_worker.trial = Trial(self._vocabulary)
+        return trial
+
+    def _matchers(self) -> Matchers:
         with self._lock:
-            if self._vocabulary is None:
-                self._vocabulary = vocabulary(self.tokenizer, self.eos_token_ids)
-            return self._vocabulary
-
-
-def _first_error(source: str) -> str:
-    return LLMatcher.validate_grammar(source, limits=_LIMITS)
+            if self._made is None:
+                self._made = Matchers(self._vocabulary)
+            return self._made

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ernie_backend.grammar.matcher import EMPTY, TOO_COMPLEX
 from ernie_wire.errors import InvalidValue
 from ernie_wire.structured_outputs import FIELD
 
 MAX_TRIALS = 256
 """Subschemas that are compiled to find the place."""
+MAX_SECONDS = 3.0
+"""After which no further one is."""
 MAX_CHARACTERS = 300
+_LARGE = (
+    "the grammar is too large, or takes too long to be compiled; make it smaller: fewer rules, fewer patterns"
+)
 _IN_SCHEMA = re.compile(r"at (\d+)\((\d+)\): failed to compile JSON schema: (.*)", re.DOTALL)
 _LISTING = re.compile(r"\n +\d+ \| .*", re.DOTALL)
 _MISSING = "does not exist"
@@ -30,8 +37,10 @@ def grammar_error(source: str, text: str, error_of: Callable[[str], str]) -> Inv
         text: llguidance's error.
         error_of: returns llguidance's error of another grammar, empty if there is none.
     """
-    if text.startswith("panic:"):  # a limit of the library that it does not check
-        return InvalidValue(f"{FIELD}: the grammar is too large; make it smaller", FIELD)
+    if text == EMPTY:
+        return InvalidValue(f"{FIELD}: no answer of at least one token fits the grammar", FIELD)
+    if text == TOO_COMPLEX or text.startswith("panic:"):  # a limit of the library that it does not check
+        return InvalidValue(f"{FIELD}: {_LARGE}", FIELD)
     found = _IN_SCHEMA.match(text)
     if found is None:
         return InvalidValue(f"{FIELD}: {_short(text)}; docs/structured-output.md describes the syntax", FIELD)
@@ -56,13 +65,15 @@ def _schema_at(text: str) -> Schema:
 
 def _innermost(root: Schema, reason: str, reason_of: Callable[[Schema], str]) -> tuple[str, str]:
     """Return the JSON pointer of the innermost subschema that fails by itself, and its reason."""
-    pointer, schema, seen = "", root, {""}
+    pointer, schema, seen, end = "", root, {""}, time.monotonic() + MAX_SECONDS
     is_inner = True
-    while is_inner and len(seen) < MAX_TRIALS:
+    while is_inner:
         is_inner = False
         for child_pointer, child in _children(pointer, schema, root):
-            if child_pointer in seen or len(seen) >= MAX_TRIALS or _leads_back(child, seen):
+            if child_pointer in seen or _leads_back(child, seen):
                 continue
+            if len(seen) >= MAX_TRIALS or time.monotonic() > end:
+                return pointer, reason
             seen.add(child_pointer)
             child_reason = reason_of(_alone(child, root))
             if child_reason and (_MISSING not in child_reason or child_reason == reason):
@@ -129,8 +140,9 @@ def _alone(schema: Schema, root: Schema) -> Schema:
 
 
 def _reason(text: str) -> str:
+    """Return what an error says of a schema; nothing of one that only misses its surroundings."""
     found = _IN_SCHEMA.match(text)
-    return found[3] if found else text
+    return found[3] if found else ""
 
 
 def _short(text: str) -> str:

@@ -229,6 +229,36 @@ def test_a_request_that_waits_for_its_grammar_holds_up_no_other_and_can_be_cance
     assert mask.is_complete
 
 
+def _chain(length: int) -> str:
+    rules = "".join(f'r{number}: "a" r{number + 1}\n' for number in range(length))
+    return f'start: r0\n{rules}r{length}: "b"'
+
+
+def _references(length: int) -> str:
+    definitions = {f"d{number}": {"$ref": f"#/$defs/d{number + 1}"} for number in range(length)}
+    schema = {"$ref": "#/$defs/d0", "$defs": {**definitions, f"d{length}": {"type": "integer"}}}
+    return f"start: %json {json.dumps(schema)}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        _chain(10_000),
+        _references(5_000),
+        'start: "' + "a" * (1 << 20) + '"',
+        pytest.param('start: %json {"type": "integer", "multipleOf": 9999991}', marks=pytest.mark.full),
+    ],
+    ids=["deep rules", "deep references", "long", "slow"],
+)
+def test_a_grammar_that_would_end_the_engine_is_refused_alone(source: str) -> None:
+    compiler = GrammarCompiler(TOKENIZER, (END,))
+    with pytest.raises(InvalidValue, match=r"too large|bytes"):
+        compiler.compile(source)
+    for length in (3, 500):
+        compiler.compile(_chain(length))
+        compiler.compile(_references(length))
+
+
 def test_grammars_are_compiled_once_and_the_last_are_kept() -> None:
     compiler = GrammarCompiler(TOKENIZER, (END,))
     first = compiler.compile('start: "a"')
@@ -239,5 +269,3 @@ def test_grammars_are_compiled_once_and_the_last_are_kept() -> None:
     for number in range(MAX_CACHED):
         compiler.compile(f'start: "{number}"')
     assert compiler.compile('start: "a"') is not first
-    with pytest.raises(InvalidValue, match="bytes"):
-        compiler.compile('start: "' + "a" * (1 << 20) + '"')

@@ -1,0 +1,114 @@
+"""Grammars are tried in a process of their own before the engine compiles them.
+
+llguidance recurses without a limit, so that a chain of 10,000 rules or references overflows its stack, and it
+takes minutes for some short schemas, such as an ``allOf`` of fifty patterns. In this process, whose stack and
+time are limited, that costs one request its answer, and not all requests the engine.
+
+    engine -> trial    size of the vocabulary, the vocabulary as JSON; then, for each grammar, size and source
+    trial -> engine    size and error of each; empty if it may be compiled
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import weakref
+from typing import IO
+
+from ernie_backend.grammar.matcher import TOO_COMPLEX, Matchers, Vocabulary
+
+MAX_SECONDS = 3.0
+"""Processor time for one grammar."""
+STACK_BYTES = 16 << 20
+"""Enough for about 2,000 rules that each begin with the next one; the engine's workers have more."""
+_SIZE = struct.Struct("<I")
+
+
+class Trial:
+    """The engine's end of one process, which starts with the first grammar, and again after one that ended it.
+
+    One thread uses it at a time.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        tokens = [token.decode("latin-1") for token in vocabulary.tokens]
+        self._vocabulary = json.dumps([tokens, vocabulary.special_ids, vocabulary.eos_ids]).encode()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def error_of(self, source: str) -> str:
+        """Return llguidance's error of a grammar, or one of ``matcher``'s; empty if there is none."""
+        process = self._process or self._start()
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("the process has no pipes")
+        try:
+            _send(process.stdin, source.encode(errors="replace"))
+            return _receive(process.stdout).decode()
+        except (BrokenPipeError, EOFError):
+            _end(process)
+            self._process = None
+            return TOO_COMPLEX
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "ernie_backend.grammar.trial"]
+        process = self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        if process.stdin is not None:
+            _send(process.stdin, self._vocabulary)
+        weakref.finalize(self, _end, process)
+        return process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process, and close its pipes."""
+    process.kill()
+    process.communicate()
+
+
+def _send(stream: IO[bytes], data: bytes) -> None:
+    stream.write(_SIZE.pack(len(data)) + data)
+    stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> bytes:
+    """Return the next message; raise EOFError at the end of the stream."""
+    head = stream.read(_SIZE.size)
+    if len(head) < _SIZE.size:
+        raise EOFError
+    (size,) = _SIZE.unpack(head)
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def main() -> None:
+    """Try grammars until the engine closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the engine's end is enough
+    threading.stack_size(STACK_BYTES)
+    thread = threading.Thread(target=_try_all)
+    thread.start()
+    thread.join()
+
+
+def _try_all() -> None:
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    tokens, special_ids, eos_ids = json.loads(_receive(requests))
+    matchers = Matchers(Vocabulary([token.encode("latin-1") for token in tokens], special_ids, eos_ids))
+    while True:
+        try:
+            source = _receive(requests).decode()
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)  # the signal ends the process
+        error = matchers.make(source)[1]
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        _send(answers, error.encode())
+
+
+if __name__ == "__main__":
+    main()
