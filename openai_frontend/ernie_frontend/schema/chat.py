@@ -85,7 +85,7 @@ class ChatMessage(BaseModel):
     ``reasoning`` and ``thoughts`` are other names of ``reasoning_content``.
     """
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "bot", "tool"]
     content: Annotated[Any, WithJsonSchema({"anyOf": _CONTENT})] = None

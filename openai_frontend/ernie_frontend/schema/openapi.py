@@ -29,6 +29,9 @@ _SECRETS = {
 }
 
 
+_WARNING = {"description": "What the client should know although it is answered", "schema": {"type": "string"}}
+
+
 class Generation(NamedTuple):
     """What FastAPI does not know about a generation path.
 
@@ -164,5 +167,6 @@ def _schemas(*models: type[BaseModel]) -> dict[str, Any]:
 
 
 def _describe(operation: dict[str, Any], body: type[BaseModel], example: dict[str, Any]) -> None:
+    operation["responses"]["200"]["headers"] = {"Warning": _WARNING}
     content = {"schema": _reference(body), "example": example}
     operation["requestBody"] = {"required": True, "content": {"application/json": content}}

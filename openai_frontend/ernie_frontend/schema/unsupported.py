@@ -19,6 +19,15 @@ _NOT_YET = "not supported yet"
 _TEMPLATE = "a template is a program, and only the model's own is trusted"
 
 
+# What SGLang and llama.cpp call the fields that say what an answer must be.
+_CONSTRAINTS = {
+    "regex": "guided_regex",
+    "ebnf": "guided_grammar",
+    "grammar": "guided_grammar",
+    "json_schema": "response_format",
+}
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Why a field is refused.
@@ -39,6 +48,7 @@ _COMMON: dict[str, Refusal] = {
     "temp_scaled_logprobs": Refusal("the server's logprobs mode decides", (False,)),
     "top_p_normalized_logprobs": Refusal("the server's logprobs mode decides", (False,)),
     "mm_hashes": Refusal("media are not supported yet", ([],)),
+    **{name: Refusal(f"another server's field; use {ours}") for name, ours in _CONSTRAINTS.items()},
 }
 
 UNSUPPORTED_IN_CHAT: dict[str, Refusal] = {
@@ -68,9 +78,24 @@ IGNORED: dict[str, str] = {
     "request_id": "the header X-Request-Id sets it",
     **dict.fromkeys(("trace_context", "collect_metrics"), "FastDeploy's own tracing"),
     "guided_decoding_backend": "there is one",
-    "kv_transfer_params": "prompts are computed where answers are",
+    **dict.fromkeys(("kv_transfer_params", "disaggregate_info"), "prompts are computed where answers are"),
+    "add_special_tokens": "the tokenizer adds none",
 }
 """Fields that clients send and that do not concern the answer, with the reason; they cause no warning."""
+
+IGNORED_IN_MESSAGES = frozenset(
+    (
+        *("refusal", "annotations", "audio"),
+        *(
+            "multimodal_content",
+            "prompt_token_ids",
+            "completion_token_ids",
+            "prompt_tokens",
+            "completion_tokens",
+        ),
+    )
+)
+"""Fields of answers, OpenAI's and ours, which clients send back in messages and which cause no warning."""
 
 
 def refuse_unsupported(body: BaseModel, unsupported: Mapping[str, Refusal]) -> None:

@@ -94,7 +94,7 @@ def _message(
     where: str, message: ChatMessage, modalities: tuple[str, ...], media: list[bytes]
 ) -> dict[str, Any]:
     """Return the fields of a message, with its media moved to ``media``."""
-    fields = {name: value for name, value in message if value is not None}
+    fields = {name: value for name in ChatMessage.model_fields if (value := getattr(message, name)) is not None}
     check_message(where, fields)
     where += ".content"
     content = message.content

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from pydantic import BaseModel
 
 from ernie_frontend.schema.chat import ChatRequest
-from ernie_frontend.schema.unsupported import IGNORED, UNSUPPORTED_IN_CHAT, Refusal
+from ernie_frontend.schema.unsupported import IGNORED, IGNORED_IN_MESSAGES, UNSUPPORTED_IN_CHAT, Refusal
 from ernie_frontend.translate.generate_request import RequestContext
 
 MAX_HEADER_CHARACTERS = 512
-_BEGINNING, _END = (
-    '299 - "',
-    '"',
-)  # RFC 7234, section 5.5: the code of a lasting warning, an agent without a name
+# RFC 7234, section 5.5: the code of a lasting warning, an agent without a name, and the text.
+_HEADER = '299 - "{}"'
 _MAX_NAMES, _MAX_NAME_CHARACTERS = 16, 64
 # What would end the quoted string, or is not allowed in a header.
 _UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")
@@ -23,29 +21,36 @@ _UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")
 
 def chat_warnings(body: ChatRequest, context: RequestContext) -> tuple[str, ...]:
     """Return the warnings about a checked chat request."""
-    unknown = unknown_fields(body, UNSUPPORTED_IN_CHAT)
+    unknown = unknown_fields(body, UNSUPPORTED_IN_CHAT, body.messages or ())
     if body.tool_request is None or context.knows_tools:
         return unknown
     result = "a call is forced all the same" if body.tool_request.is_required else "it answers with text"
     return (*unknown, f"the chat template of this model does not show it any tools; {result}")
 
 
-def unknown_fields(body: BaseModel, refused: Mapping[str, Refusal]) -> tuple[str, ...]:
+def unknown_fields(
+    body: BaseModel, refused: Mapping[str, Refusal], messages: Iterable[BaseModel] = ()
+) -> tuple[str, ...]:
     """Return a warning with the names of the fields that the server does not know; none if there are none.
 
     Args:
         body: a request, with the fields that its schema does not have in ``model_extra``.
         refused: unsupported fields, whose values have been found to be neutral.
+        messages: of the request; a field that several do not know is named once.
     """
-    known = refused.keys() | IGNORED.keys()
-    names = [
-        name for name, value in (body.model_extra or {}).items() if value is not None and name not in known
-    ]
+    names = _unknown(body, refused.keys() | IGNORED.keys())
+    in_messages = (name for message in messages for name in _unknown(message, IGNORED_IN_MESSAGES))
+    names += [f"messages.{name}" for name in dict.fromkeys(in_messages)]
     if not names:
         return ()
     shown = ", ".join(name[:_MAX_NAME_CHARACTERS] for name in names[:_MAX_NAMES])
     others = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return (f"unknown fields are ignored: {shown}{others}",)
+
+
+def _unknown(part: BaseModel, ignored: Container[str]) -> list[str]:
+    extra = (part.model_extra or {}).items()
+    return [name for name, value in extra if value is not None and name not in ignored]
 
 
 def warning_header(warnings: Iterable[str]) -> dict[str, str]:
@@ -57,7 +62,7 @@ def warning_header(warnings: Iterable[str]) -> dict[str, str]:
     text = _UNQUOTABLE.sub("?", "; ".join(warnings))
     if not text:
         return {}
-    room = MAX_HEADER_CHARACTERS - len(_BEGINNING) - len(_END)
+    room = MAX_HEADER_CHARACTERS - len(_HEADER.format(""))
     if len(text) > room:
         text = text[: room - 3] + "..."
-    return {"Warning": f"{_BEGINNING}{text}{_END}"}
+    return {"Warning": _HEADER.format(text)}

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from ernie_frontend.schema.chat import ChatRequest
 from ernie_frontend.schema.completions import CompletionRequest
 from ernie_frontend.schema.openapi import GENERATIONS
-from ernie_frontend.schema.unsupported import IGNORED, UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
+from ernie_frontend.schema.unsupported import IGNORED, UNSUPPORTED_IN_COMPLETIONS
 from ernie_frontend.translate.generate_request import RequestContext
 from ernie_frontend.translate.response_warnings import (
     MAX_HEADER_CHARACTERS,
@@ -26,7 +26,7 @@ HEADER = re.compile(r'299 - "[ !#-\[\]-~]+"')
 
 
 def warned(**fields: object) -> tuple[str, ...]:
-    return unknown_fields(ChatRequest.model_validate(fields), UNSUPPORTED_IN_CHAT)
+    return chat_warnings(ChatRequest.model_validate(fields), RequestContext("r", 1000, 8))
 
 
 def test_unknown_fields_are_named_once() -> None:
@@ -49,6 +49,15 @@ def test_a_model_whose_template_knows_no_tools(choice: str | None, result: str |
     unknown = "unknown fields are ignored: top_a"
     expected = f"the chat template of this model does not show it any tools; {result}"
     assert warnings == [(unknown,), (unknown,) if result is None else (unknown, expected)]
+
+
+def test_unknown_fields_of_messages_are_named_once() -> None:
+    answer = {"role": "assistant", "content": "a", "refusal": "", "annotations": [], "prompt_tokens": "p"}
+    called = {"role": "assistant", "function_call": {"name": "f"}, "x": None}
+    assert warned(messages=[{"role": "user", "content": "a"}, answer]) == ()
+    assert warned(messages=[called, answer, called], top_a=1) == (
+        "unknown fields are ignored: top_a, messages.function_call",
+    )
 
 
 def test_a_field_of_another_endpoint_is_unknown() -> None:
