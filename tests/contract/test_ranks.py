@@ -99,6 +99,22 @@ def test_ranks_of_a_quantized_model_give_the_tokens_of_one(
 
 
 @pytest.mark.full
+def test_a_grammar_holds_for_ranks_as_for_one() -> None:
+    prompts = [prompt for prompt, _ in prompts_and_answers("dense")]
+    form = {"regex": "[a-f]{3}(, [a-f]{3}){2,4}"}
+    found = []
+    for ranks in (1, 2):
+        with start("dense", ranks) as engine:
+            engine.ready()
+            for row, prompt in enumerate(prompts):
+                engine.send(submit(str(row), prompt, structured_outputs=form, temperature=1.0, seed=row))
+            outputs = engine.outputs_until(len(prompts))
+            found.append({name: "".join(each.text for each in outputs[name]) for name in sorted(outputs)})
+    assert all(re.fullmatch(form["regex"], text) for text in found[0].values()), found
+    assert found[0] == found[1]
+
+
+@pytest.mark.full
 def test_chunks_and_preemption_do_not_change_the_tokens_of_ranks() -> None:
     small = {
         "max_num_batched_tokens": "8",

@@ -124,11 +124,7 @@ class GrammarCompiler:
             return future
 
     def _compiled(self, source: str) -> CompiledGrammar:
-        if len(source) > MAX_SOURCE_BYTES:
-            raise InvalidValue(
-                f"the grammar of the answer is {len(source)} bytes; at most {MAX_SOURCE_BYTES} are allowed",
-                FIELD,
-            )
+        _check_text(source)
         trial = self._own_trial()
         error = trial.error_of(source)
         if not error:
@@ -149,3 +145,14 @@ class GrammarCompiler:
             if self._made is None:
                 self._made = Matchers(self._vocabulary)
             return self._made
+
+
+def _check_text(source: str) -> None:
+    try:
+        size = len(source.encode())
+    except UnicodeEncodeError:
+        raise InvalidValue(f"{FIELD} holds half of a surrogate pair, which is not text", FIELD) from None
+    if size > MAX_SOURCE_BYTES:
+        raise InvalidValue(
+            f"the grammar of the answer is {size} bytes; at most {MAX_SOURCE_BYTES} are allowed", FIELD
+        )

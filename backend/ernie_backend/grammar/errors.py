@@ -22,6 +22,11 @@ _LARGE = (
 )
 _IN_SCHEMA = re.compile(r"at (\d+)\((\d+)\): failed to compile JSON schema: (.*)", re.DOTALL)
 _LISTING = re.compile(r"\n +\d+ \| .*", re.DOTALL)
+_REWORDED = {
+    "oneOf constraints": "oneOf is enforced only if no two of its schemas can be valid at a time; use anyOf",
+    "present in a registry": "$ref refers to another document; move what it refers to into $defs",
+}
+"""For reasons that give a client no way out: a word of it, and what is said instead."""
 _MISSING = "does not exist"
 _NAMED = ("$defs", "definitions")
 """Where references usually point to; a subschema is compiled together with them."""
@@ -147,4 +152,5 @@ def _reason(text: str) -> str:
 
 def _short(text: str) -> str:
     """Return an error without the listing of the grammar, in one line."""
-    return " ".join(_LISTING.sub("", text).split())[:MAX_CHARACTERS]
+    text = " ".join(_LISTING.sub("", text).split())
+    return next((words for name, words in _REWORDED.items() if name in text), text)[:MAX_CHARACTERS]

@@ -10,6 +10,7 @@ time are limited, that costs one request its answer, and not all requests the en
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import struct
@@ -45,7 +46,7 @@ class Trial:
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the process has no pipes")
         try:
-            _send(process.stdin, source.encode(errors="replace"))
+            _send(process.stdin, source.encode())
             return _receive(process.stdout).decode()
         except (BrokenPipeError, EOFError):
             _end(process)
@@ -66,7 +67,11 @@ class Trial:
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process, and close its pipes."""
     process.kill()
-    process.communicate()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):  # of what was not written
+                pipe.close()
+    process.wait()
 
 
 def _send(stream: IO[bytes], data: bytes) -> None:
