@@ -137,7 +137,7 @@ class Output:
         prompt_logprobs: in the first output, one for each token of the prompt, if requested.
         marks: the structural tokens in ``text``.
         num_output_tokens: number of new tokens.
-        num_reasoning_tokens: of these, the number that are thinking, up to and including ``</think>``.
+        num_reasoning_tokens: of these, the number that are thinking, with its tags.
         prompt_tag: in the first output, with ``return_marks``: the last thinking tag of the prompt,
             ``<think>`` or ``</think>``; empty if it has none.
     """

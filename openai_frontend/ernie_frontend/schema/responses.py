@@ -29,7 +29,7 @@ class PromptTokensDetails(_Answer):
 class CompletionTokensDetails(_Answer):
     """Kinds of the answers' tokens."""
 
-    reasoning_tokens: int = Field(description="up to and including </think>")
+    reasoning_tokens: int = Field(description="tokens of thinking and its tags")
     image_tokens: int
 
 
