@@ -55,7 +55,7 @@ def answer_format(
     """Return the format of a model's answers.
 
     Raises:
-        StartError: a parser of the settings needs a tag that is no token of the vocabulary.
+        StartError: a parser of the settings needs a tag that is not a token of the vocabulary.
     """
     ids = {tokenizer.token_bytes(each).decode(): each for each in tokenizer.structural_ids}
     reasoning, calls = _suggested(template.source)
@@ -87,8 +87,8 @@ def _chosen(
     if given != AUTO_PARSER:
         if given is not None and missing:
             raise StartError(
-                f"{name} {given} needs {' and '.join(missing)}, which is no token of this model's vocabulary; "
-                "leave it out, and the model decides"
+                f"{name} {given} needs {' and '.join(missing)} as single tokens, which this model's vocabulary "
+                "does not have; leave it out, and the model decides"
             )
         return given
     return None if missing else suggested

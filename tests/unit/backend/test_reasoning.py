@@ -89,7 +89,7 @@ def test_a_text_model_has_no_parser() -> None:
     assert (found.reasoning_parser, found.tool_call_parser, found.knows_tools) == (None, None, False)
 
 
-def test_a_parser_whose_tags_are_no_tokens_is_refused_unless_nobody_chose_it(tmp_path: Path) -> None:
+def test_a_parser_whose_tags_are_not_tokens_is_refused_unless_nobody_chose_it(tmp_path: Path) -> None:
     template = ChatTemplate.from_directory(thinking_model(tmp_path, "ernie-x1"))
     tokenizer = NullTokenizer(tmp_path, 640)
     found = answer_format(ParserSettings(), template, tokenizer)
