@@ -29,9 +29,9 @@ from ernie_wire.structured_outputs import FIELD
 
 MAX_CACHED = 128
 """Grammars, each with the lexer states of one answer at most."""
-MAX_CACHED_BYTES = 16 << 20
+MAX_CACHED_CHARACTERS = 16 << 20
 """Of their sources."""
-MAX_SOURCE_BYTES = 1 << 20
+MAX_SOURCE_CHARACTERS = 1 << 20
 NUM_WORKERS = 2
 STACK_BYTES = 4 * TRIAL_STACK_BYTES
 """Of a worker: what a trial survives, it survives."""
@@ -93,7 +93,7 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._workers = ThreadPoolExecutor(NUM_WORKERS, "grammar")  # a thread begins with the first grammar
         self._cache: OrderedDict[str, Future[CompiledGrammar]] = OrderedDict()
-        self._cached_bytes = 0
+        self._cached_characters = 0
 
     def compile(self, source: str) -> CompiledGrammar:
         """Return a compiled grammar, after waiting for it: see ``submit``."""
@@ -116,15 +116,20 @@ class GrammarCompiler:
             others = threading.stack_size(STACK_BYTES)
             future = self._cache[source] = self._workers.submit(self._compiled, source)  # may start a thread
             threading.stack_size(others)
-            self._cached_bytes += len(source)
+            self._cached_characters += len(source)
             while len(self._cache) > MAX_CACHED or (
-                self._cached_bytes > MAX_CACHED_BYTES and len(self._cache) > 1
+                self._cached_characters > MAX_CACHED_CHARACTERS and len(self._cache) > 1
             ):
-                self._cached_bytes -= len(self._cache.popitem(last=False)[0])
+                self._cached_characters -= len(self._cache.popitem(last=False)[0])
             return future
 
     def _compiled(self, source: str) -> CompiledGrammar:
-        _check_text(source)
+        if len(source) > MAX_SOURCE_CHARACTERS:
+            raise InvalidValue(
+                f"the grammar of the answer has {len(source)} characters; at most {MAX_SOURCE_CHARACTERS} are "
+                "allowed",
+                FIELD,
+            )
         trial = self._own_trial()
         error = trial.error_of(source)
         if not error:
@@ -145,14 +150,3 @@ class GrammarCompiler:
             if self._made is None:
                 self._made = Matchers(self._vocabulary)
             return self._made
-
-
-def _check_text(source: str) -> None:
-    try:
-        size = len(source.encode())
-    except UnicodeEncodeError:
-        raise InvalidValue(f"{FIELD} holds half of a surrogate pair, which is not text", FIELD) from None
-    if size > MAX_SOURCE_BYTES:
-        raise InvalidValue(
-            f"the grammar of the answer is {size} bytes; at most {MAX_SOURCE_BYTES} are allowed", FIELD
-        )

@@ -57,10 +57,11 @@ def check_structured_outputs(value: object) -> None:
             raise InvalidValue(f"{FIELD} has no field {_short(name)}; known: {known}", FIELD)
     check_depth(value, FIELD, num_above=1)  # sampling_parameters holds it
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+    except UnicodeEncodeError:
+        raise InvalidValue(f"{FIELD} holds half of a surrogate pair, which is not text", FIELD) from None
     except ValueError:
         raise InvalidValue(f"{FIELD} holds a number that JSON does not have (NaN, infinity)", FIELD) from None
-    size = len(text.encode(errors="surrogatepass"))
     if size > MAX_BYTES:
         raise InvalidValue(f"{FIELD} is {size} bytes of JSON; at most {MAX_BYTES} are allowed", FIELD)
     kind = kind_of(value)

@@ -252,7 +252,7 @@ def _references(length: int) -> str:
 )
 def test_a_grammar_that_would_end_the_engine_is_refused_alone(source: str) -> None:
     compiler = GrammarCompiler(TOKENIZER, (END,))
-    with pytest.raises(InvalidValue, match=r"too large|bytes"):
+    with pytest.raises(InvalidValue, match=r"too large|characters"):
         compiler.compile(source)
     for length in (3, 500):
         compiler.compile(_chain(length))

@@ -63,6 +63,8 @@ def test_one_kind_is_valid(value: dict[str, Any]) -> None:
         ({"json": _nested(62)}, "nested too deeply; at most 63"),
         ({"json": {"maximum": float("inf")}}, "number that JSON does not have"),
         ({"regex": "é" * (MAX_BYTES // 2)}, f"{MAX_BYTES}"),
+        ({"regex": "a\ud800"}, "surrogate"),
+        ({"json": {"const": "\udc00"}}, "surrogate"),
         ({"jsonschema": {}}, "no field 'jsonschema'.*json_object"),
         ({"regex": "a", "whitespace_pattern": " "}, "whitespace_pattern has no meaning for regex"),
         ({"json": {}, "whitespace_pattern": ""}, "whitespace_pattern"),
