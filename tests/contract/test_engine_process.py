@@ -24,6 +24,7 @@ from ernie_wire.messages import (
     StartFailed,
 )
 from ernie_wire.sampling import SamplingParameters
+from support.checkpoints.long_context import LONG_ANSWER, LONG_CONTEXT, with_long_context
 from support.engine_process import TIMEOUT_S, Engine
 from support.paths import DENSE, ROOT
 
@@ -32,9 +33,18 @@ PROMPTS = [tuple(GOLDEN[f"row{row}.input_ids"].tolist()) for row in range(4)]
 GREEDY = [tuple(GOLDEN[f"row{row}.greedy"].tolist()) for row in range(4)]
 
 
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Parameters of an engine whose answers last until a test ends them."""
+    return {
+        "model": str(with_long_context(tmp_path_factory.mktemp("model"))),
+        "max_model_len": str(LONG_CONTEXT),
+    }
+
+
 @pytest.fixture(scope="module", params=["cpu", "reference"])
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    with Engine(device=str(request.param)) as running:
+def engine(request: pytest.FixtureRequest, lasting: dict[str, str]) -> Iterator[Engine]:
+    with Engine(device=str(request.param), **lasting) as running:
         running.ready()
         yield running
 
@@ -147,7 +157,7 @@ def test_what_is_asked_of_the_sampler_reaches_it(engine: Engine) -> None:
 
 def test_wrong_requests_fail_alone(engine: Engine) -> None:
     engine.send(_submit(3))
-    engine.send(GenerateRequest("long", input_ids=(5,) * 2048))
+    engine.send(GenerateRequest("long", input_ids=(5,) * LONG_CONTEXT))
     engine.send(_submit(2, logprobs=21))
     engine.send(GenerateRequest("role", messages=b'{"messages": [{"role": "king"}]}'))
     outputs = engine.outputs_until(4)
@@ -156,14 +166,14 @@ def test_wrong_requests_fail_alone(engine: Engine) -> None:
     )
     assert _tokens({"row3": outputs["row3"]}) == {"row3": GREEDY[3]}
     assert str(outputs["long"][0].error).startswith(
-        "context_length_exceeded[input_ids]: This model's maximum context length is 2048 tokens. However, you "
-        "requested 2049 tokens (2048 in the prompt, 1 in the completion)."
+        f"context_length_exceeded[input_ids]: This model's maximum context length is {LONG_CONTEXT} tokens. "
+        f"However, you requested {LONG_CONTEXT + 1} tokens ({LONG_CONTEXT} in the prompt, 1 in the completion)."
     )
     assert str(outputs["role"][0].error).startswith("invalid_value[messages]: messages[0].role")
 
 
 def test_a_cancel_mid_stream_frees_the_blocks(engine: Engine) -> None:
-    engine.send(_submit(0, max_tokens=2000))
+    engine.send(_submit(0, max_tokens=LONG_ANSWER))
     while not isinstance(engine.receive(), Outputs):
         pass
     engine.send(Cancel("row0"))
@@ -171,7 +181,7 @@ def test_a_cancel_mid_stream_frees_the_blocks(engine: Engine) -> None:
     while (beat := engine.heartbeat()).running:
         pass
     assert (beat.waiting, beat.free_blocks) == (0, beat.total_blocks)
-    assert beat.steps < 2000
+    assert beat.steps < LONG_ANSWER / 2
     engine.send(_submit(1))
     assert _tokens(engine.outputs_until(1)) == {"row1": GREEDY[1]}
 
@@ -226,11 +236,11 @@ def test_an_int8_kv_cache_serves() -> None:
         assert len(_tokens(engine.outputs_until(1))["row0"]) == 32
 
 
-def test_a_full_queue_says_when_to_come_again() -> None:
-    with Engine(max_num_seqs="1", max_num_waiting_tokens="1") as engine:
+def test_a_full_queue_says_when_to_come_again(lasting: dict[str, str]) -> None:
+    with Engine(max_num_seqs="1", max_num_waiting_tokens="1", **lasting) as engine:
         engine.ready()
         for name in ("one", "two", "three"):  # one runs, one waits; which ones depends on when a step begins
-            engine.send(_submit(0, name=name, max_tokens=2000, stream=False))
+            engine.send(_submit(0, name=name, max_tokens=LONG_ANSWER, stream=False))
         refused = next(iter(engine.outputs_until(1).values()))
         error = parse_error(str(refused[0].error))
         assert isinstance(error, QueueFull)

@@ -14,6 +14,7 @@ import openai
 import pytest
 import tritonclient.grpc as triton
 
+from support.checkpoints.long_context import LONG_ANSWER, LONG_CONTEXT, with_long_context
 from support.paths import DATA, DENSE
 from support.serving import Serving
 
@@ -22,9 +23,10 @@ DEADLINE_S = 100.0
 
 
 @pytest.fixture(scope="module")
-def serving() -> Iterator[Serving]:
-    flags = ("--model", str(DENSE), "--port", "0", "--host", "127.0.0.1", "--dtype", "float32")
-    running = Serving("serve", *flags, "--max-num-seqs", "32")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    model = with_long_context(tmp_path_factory.mktemp("model"))
+    flags = ("--model", str(model), "--port", "0", "--host", "127.0.0.1", "--dtype", "float32")
+    running = Serving("serve", *flags, "--max-num-seqs", "32", "--max-model-len", str(LONG_CONTEXT))
     running.wait_until_ready()
     yield running
     running.close()
@@ -172,8 +174,8 @@ async def test_32_clients_at_once_get_the_goldens(serving: Serving) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_frees_its_blocks(serving: Serving, stream: bool) -> None:
-    """It ends soon after the client has gone, not when its 2000 tokens are made: a step makes one token."""
-    body = {"prompt": "Once", "max_tokens": 2000, "ignore_eos": True, "stream": stream, "temperature": 0}
+    """It ends soon after the client has gone, not when all tokens are made: a step makes one token."""
+    body = {"prompt": "Once", "max_tokens": LONG_ANSWER, "ignore_eos": True, "stream": stream, "temperature": 0}
     before = health(serving)["steps"]
     with httpx.Client(timeout=DEADLINE_S) as client:
         request = client.build_request("POST", f"{serving.url}/v1/completions", json=body)
@@ -189,13 +191,13 @@ def test_a_client_that_goes_frees_its_blocks(serving: Serving, stream: bool) -> 
                 client.send(request)
     wait_for(lambda: health(serving)["steps"] > before)  # what is told from here on knows of the request
     wait_for(lambda: is_idle(serving))
-    assert health(serving)["steps"] - before < 1500
+    assert health(serving)["steps"] - before < LONG_ANSWER / 2
 
 
 @pytest.mark.parametrize(
     ("content", "status", "param", "code"),
     [
-        (json.dumps({"prompt": list(range(50, 250)) * 11}), 400, "prompt", "context_length_exceeded"),
+        (json.dumps({"prompt": list(range(50, 250)) * 170}), 400, "prompt", "context_length_exceeded"),
         (json.dumps({"prompt": "x", "max_tokens": "many"}), 400, "max_tokens", "invalid_value"),
         (json.dumps({"prompt": "x", "temperature": -1}), 400, "temperature", "invalid_value"),
         (json.dumps({"max_tokens": 3}), 400, "prompt", "missing_required_parameter"),
@@ -218,7 +220,7 @@ def test_bad_requests(serving: Serving, content: str, status: int, param: str | 
     assert error["message"]
     assert (error["param"], error["code"]) == (param, code)
     if code == "context_length_exceeded":
-        assert error["message"].startswith("This model's maximum context length is 2048 tokens. However, you ")
+        assert error["message"].startswith(f"This model's maximum context length is {LONG_CONTEXT} tokens. ")
 
 
 def test_an_unknown_field_is_ignored(serving: Serving) -> None:
@@ -228,7 +230,7 @@ def test_an_unknown_field_is_ignored(serving: Serving) -> None:
 
 def test_a_killed_engine_costs_its_requests_only(serving: Serving, client: openai.OpenAI) -> None:
     prompt, expected = golden(1)
-    body = {"prompt": "Once", "max_tokens": 2000, "ignore_eos": True, "stream": True}
+    body = {"prompt": "Once", "max_tokens": LONG_ANSWER, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{serving.url}/v1/completions", json=body, timeout=DEADLINE_S) as answer:
         lines = answer.iter_lines()
         next(lines)

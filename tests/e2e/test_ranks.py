@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,14 +17,21 @@ import psutil
 import pytest
 
 from e2e.test_serve import complete
+from support.checkpoints.long_context import LONG_ANSWER, LONG_CONTEXT, with_long_context
 from support.free_ports import free_port
 from support.paths import DATA
 from support.serving import FLAGS, START_DEADLINE_S, STOP_DEADLINE_S, Serving
 
 
+def lasting_flags(directory: Path) -> tuple[str, ...]:
+    """Flags of a service whose answers last until a test ends them."""
+    model = with_long_context(directory)
+    return ("--model", str(model), "--max-model-len", str(LONG_CONTEXT), *FLAGS[FLAGS.index("--port") :])
+
+
 @pytest.fixture
-def serving() -> Iterator[Serving]:
-    running = Serving("serve", *FLAGS, "--tensor-parallel-size", "2")
+def serving(tmp_path: Path) -> Iterator[Serving]:
+    running = Serving("serve", *lasting_flags(tmp_path), "-tp", "2")
     yield running
     running.close()
 
@@ -38,7 +46,7 @@ def await_running(url: str, count: int) -> None:
 
 def assert_loss_is_told(url: str, rank: psutil.Process, number: signal.Signals, cause: str) -> None:
     """Signal a rank while two requests, one of them a stream, are in flight: both end with the cause."""
-    long: dict[str, Any] = {"model": "null", "prompt": [7, 8, 9], "max_tokens": 1900}
+    long: dict[str, Any] = {"model": "null", "prompt": [7, 8, 9], "max_tokens": LONG_ANSWER}
     long["extra_body"] = {"ignore_eos": True}
     with (
         openai.OpenAI(base_url=f"{url}/v1", api_key="null", max_retries=0) as client,
@@ -69,11 +77,12 @@ def test_two_ranks_answer_and_are_started_again_after_one_was_killed(serving: Se
 
 
 @pytest.mark.full
-def test_two_machines_serve_one_model_and_meet_again_after_a_rank_was_lost() -> None:
+def test_two_machines_serve_one_model_and_meet_again_after_a_rank_was_lost(tmp_path: Path) -> None:
     """Loopback addresses stand for the machines."""
+    flags = lasting_flags(tmp_path)
     machines = ("--ips", "127.0.0.1,127.0.0.2", "--engine-worker-queue-port", str(free_port()))
     first, second = (
-        Serving("serve", *FLAGS, "-tp", "2", *machines, environment={"PADDLE_TRAINER_ID": str(index)})
+        Serving("serve", *flags, "-tp", "2", *machines, environment={"PADDLE_TRAINER_ID": str(index)})
         for index in range(2)
     )
     try:

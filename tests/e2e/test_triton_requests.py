@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ import pytest
 import tritonclient.grpc.aio as triton
 
 from ernie_wire.logprobs import parse_logprobs
-from support.paths import DATA, DENSE
+from support.checkpoints.long_context import LONG_ANSWER, LONG_CONTEXT, with_long_context
+from support.paths import DATA
 from support.triton_server import TritonServer, add_entry, infer_inputs
 from support.waiting import eventually
 
 GOLDENS = np.load(DATA / "dense.npz")
-LONG_STEPS, FEW_STEPS = 2000, 1000
 PROMPT = "The capital of France is"
 SAMPLING = json.dumps({"max_tokens": 24, "temperature": 0, "ignore_eos": True})
 ASK_ALL = {
@@ -34,11 +33,10 @@ def server(
     start_tritonserver: Callable[[Path], TritonServer], tmp_path_factory: pytest.TempPathFactory
 ) -> TritonServer:
     repository = tmp_path_factory.mktemp("repository")
-    weights = tmp_path_factory.mktemp("weights")
-    shutil.copytree(DENSE, weights, dirs_exist_ok=True)
+    weights = with_long_context(tmp_path_factory.mktemp("weights"))
     greedy = {"do_sample": False, "max_new_tokens": 64, "eos_token_id": 2}
     (weights / "generation_config.json").write_text(json.dumps(greedy))
-    add_entry(repository, "ernie-tiny", model=str(weights), dtype="float32")
+    add_entry(repository, "ernie-tiny", model=str(weights), dtype="float32", max_model_len=str(LONG_CONTEXT))
     add_entry(repository, "ernie-bare", model="")
     return start_tritonserver(repository)
 
@@ -219,7 +217,7 @@ def test_requests_at_once_give_the_goldens_too(server: TritonServer) -> None:
 
 
 def long_request(request_id: str) -> dict[str, Any]:
-    sampling = json.dumps({"max_tokens": LONG_STEPS, "ignore_eos": True})
+    sampling = json.dumps({"max_tokens": LONG_ANSWER, "ignore_eos": True})
     return {"input_ids": [5], "stream": True, "sampling_parameters": sampling, "request_id": request_id}
 
 
@@ -240,7 +238,7 @@ def steps_until_idle(server: TritonServer, go: Callable[[], None]) -> int:
 def test_a_client_that_goes_away_frees_its_blocks(server: TritonServer) -> None:
     stream = server.stream(long_request("gone"))
     stream.next()
-    assert steps_until_idle(server, lambda: stream.close(cancel=True)) < FEW_STEPS
+    assert steps_until_idle(server, lambda: stream.close(cancel=True)) < LONG_ANSWER / 2
     assert server.control("cancel", request_id="gone") == {"cancelled": False}
 
 
@@ -251,7 +249,7 @@ def test_control_cancel_frees_the_blocks(server: TritonServer) -> None:
     def cancel() -> None:
         assert server.control("cancel", request_id="cancelled") == {"cancelled": True}
 
-    assert steps_until_idle(server, cancel) < FEW_STEPS
+    assert steps_until_idle(server, cancel) < LONG_ANSWER / 2
     assert "cancelled: " in stream.error()
     stream.close()
 
@@ -282,7 +280,7 @@ def test_describe(server: TritonServer) -> None:
         ({"stream": False}, "invalid_value[text_input]: "),
         ({"messages": "hi"}, "invalid_value[messages]: "),
         ({"input_ids": [999_999_999]}, "invalid_value[input_ids]: "),
-        ({"input_ids": [5] * 3000}, "context_length_exceeded"),
+        ({"input_ids": [5] * (LONG_CONTEXT + 1000)}, "context_length_exceeded"),
     ],
 )
 def test_bad_requests(server: TritonServer, body: dict[str, Any], error: str) -> None:
