@@ -14,6 +14,7 @@ import pytest
 from support import http
 from support.paths import DENSE
 from support.serving import Serving
+from support.waiting import eventually
 
 FLAGS = ("--model", str(DENSE), "--port", "0", "--host", "127.0.0.1", "--dtype", "float32", "--workers", "2")
 DEADLINE_S = 100.0
@@ -41,6 +42,12 @@ def kill_a_worker(serving: Serving) -> None:
         time.sleep(0.1)
 
 
+def is_counted(url: str, num_requests: int) -> bool:
+    """Whether all workers have counted what they answered, which they do when an answer is sent."""
+    counted = http.get(f"{url}/metrics", timeout=DEADLINE_S).text
+    return f"fastdeploy:requests_number_total {num_requests}.0" in counted
+
+
 if os.geteuid() == 0:
 
     @pytest.mark.full
@@ -57,8 +64,7 @@ if os.geteuid() == 0:
                     body = {"prompt": [5, 6, 7], "max_tokens": 2}
                     asked = http.post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S)
                     assert asked.status_code == 200
-            counted = http.get(f"{url}/metrics", timeout=DEADLINE_S).text
-            assert f"fastdeploy:requests_number_total {NUM_KILLED * 8}.0" in counted
+            eventually(lambda: is_counted(url, NUM_KILLED * 8))
             serving.process.terminate()
             assert serving.wait() == 0
             ends = [line for line in serving.output if "another one is started" in line]

@@ -38,7 +38,7 @@ class Frontend:
         assert ready is not None, first
         self.url = ready[0]
         self.log: list[str] = []
-        self.num_begun = 0
+        self._begun: list[httpx.Response] = []
         self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr or ()))
         self._reader.start()
 
@@ -46,9 +46,14 @@ class Frontend:
         """Return the whole answer; notes when it begins."""
         body = {"prompt": prompt, "stream": stream}
         with http.stream("POST", f"{self.url}/v1/completions", json=body) as answer:
-            self.num_begun += 1
+            self._begun.append(answer)
             answer.read()
         return answer
+
+    @property
+    def num_begun(self) -> int:
+        """How many answers have begun."""
+        return len(self._begun)
 
     def end(self) -> list[str]:
         """Wait for the end; return the log."""

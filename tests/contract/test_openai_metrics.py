@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fakes.triton_grpc import FakeTriton, Inference, Response, hang_after_first
 from support import http
 from support.free_ports import free_port
+from support.waiting import WAIT_S, eventually
 
 pytest_plugins = ("support.frontend_server",)
 
@@ -104,14 +105,15 @@ def test_failures_are_counted_and_timed_by_status(
         triton.answer = hang_after_first
         for stream in (True, False):
             gone = disconnected(url, path, good | {"stream": stream}, triton)
-            assert gone == triton.cancelled.get(timeout=20)
+            assert gone == triton.cancelled.get(timeout=WAIT_S)
             while (refused := ask(url, user="x" * 1000)).status_code == 429:
                 time.sleep(0.01)  # the one slot is not yet given back
             assert refused.status_code == 413
         with http.stream("POST", f"{url}{path}", json=good | {"stream": True}, headers=key) as held:
             assert held.status_code == 200
             assert ask(url).status_code == 429
-        triton.cancelled.get(timeout=20)
+        triton.cancelled.get(timeout=WAIT_S)
+        eventually(lambda: samples(url).get(f"{path} 499") == 3)
         found = samples(url)
     expected = {400: 1, 401: 1, 404: 1, 413: 3, 503: 1, 499: 3}
     assert {status: found[f"{path} {status}"] for status in expected} == expected
@@ -131,8 +133,7 @@ def disconnected(url: str, path: str, body: object, triton: FakeTriton) -> str:
         data = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nx-api-key: k\r\nContent-Length: {len(data)}\r\n\r\n"
         connection.sendall(head.encode() + data)
-        while len(triton.inferences) == before:
-            time.sleep(0.005)
+        eventually(lambda: len(triton.inferences) > before)
     request_id = triton.inferences[-1].inputs["request_id"]
     assert isinstance(request_id, str)
     return request_id
@@ -173,6 +174,8 @@ def test_metrics_of_two_workers_on_a_port_of_their_own(triton: FakeTriton) -> No
             for _ in range(8):
                 assert post(url).status_code == 200
             metrics_url = f"http://127.0.0.1:{metrics_port}"
+            # A worker counts an answer when it has sent it; meanwhile another one may be asked.
+            eventually(lambda: samples(metrics_url)["requests_number_total"] == 8)
             assert [samples(metrics_url)["requests_number_total"] for _ in range(6)] == [8] * 6
             for wrong in (f"{url}/metrics", f"{metrics_url}/v1/models", f"{metrics_url}/health"):
                 answer = http.get(wrong)

@@ -71,7 +71,8 @@ def created(serving: Serving) -> set[Path]:
     """Return what the service has made outside its private directory: files, directories and shared memory."""
     run = serving.run_directory
     found = {run, *serving.temporary.iterdir(), *Path("/dev/shm").glob(f"{run.name}-*")}
-    found |= set(Path("/tmp").glob("python_env_*"))
+    python_folder = run / "python_env"  # of Triton's Python backend, which takes no directory but /tmp
+    found |= {python_folder.readlink()} if python_folder.is_symlink() else set()
     for process in processes(serving):
         writing = [file.path for file in process.open_files() if file.mode != "r"]
         mapped = [entry.path for entry in process.memory_maps() if entry.path.startswith("/dev/shm/")]
@@ -117,9 +118,11 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     flags = ("--workers", "2", "--api-key-file", str(keys))
     running = Serving("serve", *FLAGS, *flags, environment={"FD_API_KEY": "key-of-the-environment"})
     running.temporary.chmod(0o755)  # as /tmp: what lies in it is guarded by its own mode only
-    running.wait_until_ready()
-    yield running
-    running.close()
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.close()
 
 
 def test_no_port_is_open_but_that_of_the_api(serving: Serving) -> None:

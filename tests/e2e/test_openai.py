@@ -27,9 +27,11 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     model = with_long_context(tmp_path_factory.mktemp("model"))
     flags = ("--model", str(model), "--port", "0", "--host", "127.0.0.1", "--dtype", "float32")
     running = Serving("serve", *flags, "--max-num-seqs", "32", "--max-model-len", str(LONG_CONTEXT))
-    running.wait_until_ready()
-    yield running
-    running.close()
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.close()
 
 
 @pytest.fixture

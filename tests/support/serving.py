@@ -89,7 +89,7 @@ class Serving:
         return [
             process
             for process in self.process.children(recursive=True)
-            if any(name in argument for argument in _command_line(process))
+            if any(name in argument for argument in command_line(process))
         ]
 
     def wait(self) -> int:
@@ -134,7 +134,7 @@ class Serving:
         shutil.rmtree(self.temporary)
 
 
-def _command_line(process: psutil.Process) -> list[str]:
+def command_line(process: psutil.Process) -> list[str]:
     """Return a process's command line; empty if it has ended, reaped or not."""
     try:
         return list(process.cmdline())

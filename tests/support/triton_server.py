@@ -30,6 +30,7 @@ from ernie_wire import tensors
 from ernie_wire.tensors import config_pbtxt
 from support.free_ports import free_ports
 from support.paths import ROOT
+from support.serving import command_line
 from support.waiting import eventually
 
 LAUNCHER = Path(sys.prefix) / "bin" / "tritonserver"
@@ -165,7 +166,7 @@ class TritonServer:
     def descendants(self, word: str = "") -> list[psutil.Process]:
         """Return the processes below the server with ``word`` in their command line."""
         below = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in below if any(word in argument for argument in process.cmdline())]
+        return [process for process in below if any(word in argument for argument in command_line(process))]
 
     def shared_memory(self) -> set[Path]:
         """Return the files of /dev/shm that the server and its stubs have mapped."""
