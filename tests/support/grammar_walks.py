@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +51,16 @@ def walk(
 
 def spelled(text: str, tokenizer: Tokenizer) -> list[int]:
     """Return tokens of a text, each of which is one byte, if the tokenizer has those."""
-    singles = {
+    return [_single_bytes(tokenizer)[bytes([byte])] for byte in text.encode()]
+
+
+@cache
+def _single_bytes(tokenizer: Tokenizer) -> dict[bytes, int]:
+    return {
         tokenizer.token_bytes(each): each
         for each in range(tokenizer.vocab_size)
         if each not in tokenizer.reserved_ids and len(tokenizer.token_bytes(each)) == 1
     }
-    return [singles[bytes([byte])] for byte in text.encode()]
 
 
 def follows(mask: TokenMask, answer: Collection[int], vocab_size: int) -> int:

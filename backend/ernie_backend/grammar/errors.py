@@ -22,6 +22,8 @@ _LARGE = (
 )
 _IN_SCHEMA = re.compile(r"at (\d+)\((\d+)\): failed to compile JSON schema: (.*)", re.DOTALL)
 _LISTING = re.compile(r"\n +\d+ \| .*", re.DOTALL)
+_LIMITS = ("panic:", "Parser Error: Current row", "Parser Error: Too many items", "lexer error:")
+"""How errors of limits begin; those that llguidance does not check are panics."""
 _REWORDED = {
     "oneOf constraints": "oneOf is enforced only if no two of its schemas can be valid at a time; use anyOf",
     "present in a registry": "$ref refers to another document; move what it refers to into $defs",
@@ -44,7 +46,7 @@ def grammar_error(source: str, text: str, error_of: Callable[[str], str]) -> Inv
     """
     if text == EMPTY:
         return InvalidValue(f"{FIELD}: no answer of at least one token fits the grammar", FIELD)
-    if text == TOO_COMPLEX or text.startswith("panic:"):  # a limit of the library that it does not check
+    if text == TOO_COMPLEX or text.startswith(_LIMITS):
         return InvalidValue(f"{FIELD}: {_LARGE}", FIELD)
     found = _IN_SCHEMA.match(text)
     if found is None:

@@ -76,4 +76,12 @@ class Matchers:
         allowed = int.from_bytes(matcher.compute_bitmask(), "little") & ~self._eos_bits
         if matcher.stop_reason().endswith(TOO_COMPLEX):
             return matcher, TOO_COMPLEX
-        return matcher, "" if allowed else EMPTY
+        return matcher, _rollback_error(matcher, allowed) if allowed else EMPTY
+
+
+def _rollback_error(matcher: LLMatcher, allowed: int) -> str:
+    """Return why a token cannot be taken back: some features of Lark do not allow it, as only trying shows."""
+    copy = matcher.deep_copy()
+    copy.consume_token((allowed & -allowed).bit_length() - 1)
+    copy.rollback(1)
+    return copy.get_error()

@@ -155,6 +155,7 @@ RECURSIVE: Form = {
         ({"regex": "(?=a)b"}, "structured_outputs: .*look-ahead"),
         ({"regex": "["}, "structured_outputs: .*unclosed"),
         ({"grammar": 'start: "a"\n  other'}, r"structured_outputs: 2\("),
+        ({"grammar": 'start: word "."\nword[max_tokens=3]: /[a-z]+/'}, "max_tokens"),
         ({"grammar": "start: other"}, 'unknown name: "other"'),
         ({"grammar": 'start: x\nx: x "a"'}, "no answer"),
         ({"grammar": 'start: ""'}, "no answer"),

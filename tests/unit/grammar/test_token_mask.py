@@ -196,8 +196,10 @@ def test_a_mask_begins_after_a_token() -> None:
 
 
 def test_a_grammar_that_grows_too_complex_ends_its_answer_with_a_reason() -> None:
-    names = [f"n{number}" for number in range(1_100)]
-    mask = _mask({"json": {"type": "object", "properties": {name: {} for name in names}}})
-    assert follows(mask, spelled("{", TOKENIZER), TOKENIZER.vocab_size) == 1
+    large = {"type": "object", "properties": {f"n{number}": {} for number in range(1_100)}}
+    with pytest.raises(InvalidValue, match="too large"):
+        _mask({"json": large})
+    mask = _mask({"json": {"type": "array", "items": large}})
+    assert follows(mask, spelled("[{", TOKENIZER), TOKENIZER.vocab_size) == 2
     with pytest.raises(InvalidValue, match="simpler"):
         allowed(mask, TOKENIZER.vocab_size)
