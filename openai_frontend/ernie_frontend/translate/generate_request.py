@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from ernie_frontend.schema.common import GenerationFields
-from ernie_frontend.translate.structured_outputs import structured_outputs
+from ernie_frontend.translate.structured_outputs import in_clients_words, structured_outputs
 from ernie_wire.checks import MAX_TOKEN_ID
+from ernie_wire.errors import InvalidValue
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import MAX_SEED, SamplingParameters
 
@@ -97,4 +98,7 @@ def sampling_parameters(
         "reasoning_max_tokens": body.reasoning_limit,
     }
     others = (each.name for each in fields(SamplingParameters) if each.name not in values)
-    return SamplingParameters.from_json({**{name: getattr(body, name) for name in others}, **values})
+    try:
+        return SamplingParameters.from_json({**{name: getattr(body, name) for name in others}, **values})
+    except InvalidValue as error:
+        raise in_clients_words(error, body) from None

@@ -169,3 +169,4 @@ def test_wrong_forms_are_refused_by_name(fields: dict[str, Any], complaint: str)
     assert error.status == 400
     assert complaint in error.message
     assert error.param
+    assert any(name in error.message for name in fields)
