@@ -1,8 +1,11 @@
-"""Compiles grammars on threads of its own, and keeps those of the last requests.
+"""Compiles grammars on threads of its own, each at first in a process of its own (``trial``).
 
-llguidance compiles most grammars in about a millisecond, and the largest that the limits admit in some seconds,
-each twice: at first in a process of its own (``trial``). It releases Python's lock meanwhile, so neither the
-engine's loop nor other requests wait.
+llguidance compiles most grammars in some milliseconds, and the largest that the limits admit in some seconds.
+It releases Python's lock meanwhile, so neither the engine's loop nor other requests wait.
+
+Every answer has a grammar that was compiled for it alone; only what the trial found is kept for the next one.
+Copies of a matcher share a lexer, whose limits count the states of all of them: one answer would use up what
+others need.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 
 from llguidance import LLMatcher
 
@@ -27,10 +31,8 @@ from ernie_backend.request.sampling import TokenMask
 from ernie_wire.errors import InvalidValue
 from ernie_wire.structured_outputs import FIELD
 
-MAX_CACHED = 128
-"""Grammars, each with the lexer states of one answer at most."""
-MAX_CACHED_CHARACTERS = 16 << 20
-"""Of their sources."""
+MAX_TRIED = 1024
+"""Grammars whose trial is remembered."""
 MAX_SOURCE_CHARACTERS = 1 << 20
 NUM_WORKERS = 2
 STACK_BYTES = 4 * TRIAL_STACK_BYTES
@@ -92,15 +94,14 @@ class GrammarCompiler:
         self._of_worker = threading.local()
         self._lock = threading.Lock()
         self._workers = ThreadPoolExecutor(NUM_WORKERS, "grammar")  # a thread begins with the first grammar
-        self._cache: OrderedDict[str, Future[CompiledGrammar]] = OrderedDict()
-        self._cached_characters = 0
+        self._errors: OrderedDict[bytes, InvalidValue | None] = OrderedDict()  # by the source's hash
 
     def compile(self, source: str) -> CompiledGrammar:
         """Return a compiled grammar, after waiting for it: see ``submit``."""
         return self.submit(source).result()
 
     def submit(self, source: str) -> Future[CompiledGrammar]:
-        """Begin to compile a grammar, unless that has begun or been done before.
+        """Begin to compile the grammar of one answer.
 
         Args:
             source: in llguidance's variant of Lark.
@@ -109,18 +110,9 @@ class GrammarCompiler:
             The grammar in future; ``result`` raises InvalidValue if it is wrong, too large or empty.
         """
         with self._lock:
-            found = self._cache.get(source)
-            if found is not None:
-                self._cache.move_to_end(source)
-                return found
             others = threading.stack_size(STACK_BYTES)
-            future = self._cache[source] = self._workers.submit(self._compiled, source)  # may start a thread
+            future = self._workers.submit(self._compiled, source)  # may start a thread
             threading.stack_size(others)
-            self._cached_characters += len(source)
-            while len(self._cache) > MAX_CACHED or (
-                self._cached_characters > MAX_CACHED_CHARACTERS and len(self._cache) > 1
-            ):
-                self._cached_characters -= len(self._cache.popitem(last=False)[0])
             return future
 
     def _compiled(self, source: str) -> CompiledGrammar:
@@ -130,13 +122,29 @@ class GrammarCompiler:
                 "allowed",
                 FIELD,
             )
-        trial = self._own_trial()
-        error = trial.error_of(source)
-        if not error:
-            matcher, error = self._matchers().make(source)
-        if error:
-            raise grammar_error(source, error, trial.error_of)
+        error = self._error_of(source)
+        if error is not None:
+            raise InvalidValue(error.message, error.param)
+        matcher, text = self._matchers().make(source)
+        if text:
+            raise grammar_error(source, text, self._own_trial().error_of)
         return CompiledGrammar(matcher)
+
+    def _error_of(self, source: str) -> InvalidValue | None:
+        """Return what is wrong with a grammar, by trial or from memory."""
+        key = sha256(source.encode(errors="surrogatepass")).digest()
+        with self._lock:
+            if key in self._errors:
+                self._errors.move_to_end(key)
+                return self._errors[key]
+        trial = self._own_trial()
+        text = trial.error_of(source)
+        error = grammar_error(source, text, trial.error_of) if text else None
+        with self._lock:
+            self._errors[key] = error
+            if len(self._errors) > MAX_TRIED:
+                self._errors.popitem(last=False)
+        return error
 
     def _own_trial(self) -> Trial:
         """Return the process of this worker."""

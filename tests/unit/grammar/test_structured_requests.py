@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import threading
 from dataclasses import replace
@@ -17,8 +18,12 @@ from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.engine.request_state import RequestState
-from ernie_backend.grammar.compiler import MAX_CACHED, GrammarCompiler
+from ernie_backend.grammar.compiler import GrammarCompiler
+from ernie_backend.grammar.sources import structured_grammar
+from ernie_backend.grammar.trial import Trial
+from ernie_backend.grammar.vocabulary import vocabulary
 from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.request.sampling import TokenMask
 from ernie_backend.service.engine_loop import Inbox
 from ernie_backend.service.input_thread import InputThread
 from ernie_backend.settings.engine_settings import SchedulerLimits
@@ -27,6 +32,7 @@ from ernie_wire.messages import Cancel, GenerateRequest, Output, join_outputs
 from ernie_wire.sampling import SamplingParameters
 from fakes.sequences import reference_sampler
 from fakes.token_hash_model import NoiseRunner
+from support.grammar_walks import allowed
 from support.paths import DENSE
 from support.thinking_model import load_processor, thinking_model
 
@@ -259,13 +265,49 @@ def test_a_grammar_that_would_end_the_engine_is_refused_alone(source: str) -> No
         compiler.compile(_references(length))
 
 
-def test_grammars_are_compiled_once_and_the_last_are_kept() -> None:
-    compiler = GrammarCompiler(TOKENIZER, (END,))
-    first = compiler.compile('start: "a"')
-    assert compiler.compile('start: "a"') is first
-    for number in range(MAX_CACHED - 1):
+class _Counting(Trial):
+    """Counts what it tries."""
+
+    def __init__(self) -> None:
+        super().__init__(vocabulary(TOKENIZER, (END,)))
+        self.count = 0
+
+    def error_of(self, source: str) -> str:
+        self.count += 1
+        return super().error_of(source)
+
+
+def test_grammars_are_tried_once_and_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, trial = GrammarCompiler(TOKENIZER, (END,)), _Counting()
+    monkeypatch.setattr(compiler, "_own_trial", lambda: trial)
+    monkeypatch.setattr("ernie_backend.grammar.compiler.MAX_TRIED", 3)
+    for _ in range(2):
+        compiler.compile('start: "a"')
+        with pytest.raises(InvalidValue, match="unknown name"):
+            compiler.compile("start: a")
+    assert trial.count == 2
+    for number in range(3):
         compiler.compile(f'start: "{number}"')
-    assert compiler.compile('start: "a"') is first
-    for number in range(MAX_CACHED):
-        compiler.compile(f'start: "{number}"')
-    assert compiler.compile('start: "a"') is not first
+        compiler.compile('start: "a"')
+    assert trial.count == 5, "the grammar that was needed is still remembered"
+    with pytest.raises(InvalidValue, match="unknown name"):
+        compiler.compile("start: a")
+    assert trial.count == 6
+
+
+def _go_on(mask: TokenMask, answer: list[int]) -> None:
+    choices = random.Random(1)
+    while True:
+        answer.append(choices.choice([each for each in allowed(mask, VOCAB) if each != END]))
+        mask.accept(answer[-1])
+
+
+def test_an_answer_does_not_use_up_what_others_need() -> None:
+    """The lexer of this grammar reaches a limit of llguidance's within some hundred tokens."""
+    compiler, answers = GrammarCompiler(TOKENIZER, (END,)), (list[int](), list[int]())
+    for answer in answers:
+        mask = compiler.compile(structured_grammar({"regex": r"(\w+\s?){1,500}"}, {}).source()).start()
+        with pytest.raises(InvalidValue, match="simpler"):
+            _go_on(mask, answer)
+    assert answers[0] == answers[1]
+    assert len(answers[0]) > 10
