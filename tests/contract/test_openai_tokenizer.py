@@ -153,6 +153,14 @@ def test_errors_of_the_engine_and_unknown_fields(frontend: str, triton: FakeTrit
     assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
 
 
+def test_a_model_without_a_tokenizer(frontend: str, triton: FakeTriton) -> None:
+    engine = description(has_tokenizer=False)
+    triton.models = {"ernie-tiny": json.loads(answer_text(Status("ready", engine=engine)))}
+    for path, body in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [1]})):
+        error = refusal(http.post(f"{frontend}{path}", json=body))
+        assert "no tokenizer" in error["message"]
+
+
 def test_they_need_a_key(run_frontend: RunFrontend, triton: FakeTriton) -> None:
     with run_frontend(triton.url, api_keys=("k",)) as url:
         for path in PATHS:

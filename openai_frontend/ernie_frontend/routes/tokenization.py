@@ -25,7 +25,7 @@ from ernie_frontend.translate.tokenization import (
     tokenized,
 )
 from ernie_frontend.triton.output_streams import collect
-from ernie_wire.errors import ModelUnavailable
+from ernie_wire.errors import InvalidValue, ModelUnavailable
 from ernie_wire.messages import GenerateRequest, Output
 from ernie_wire.status import Description
 
@@ -77,10 +77,15 @@ async def _answer(
     services, record = Services.of(request), record_of(request.scope)
     body, num_bytes = await read_body(kind, request)
     model = await services.models.resolve(body.model)
-    context = context_of(request, record.wire_id("tokenize"), model.entry.engine)
+    engine = model.entry.engine
+    if engine is not None and not engine.has_tokenizer:
+        raise InvalidValue(
+            "the directory of this model has no tokenizer: it has token ids and no texts", "model"
+        )
+    context = context_of(request, record.wire_id("tokenize"), engine)
     prompt = await services.body_reader.offload(num_bytes, to_wire, body, context)
     stream = services.triton.generate(model.entry.name, prompt)
     [output] = await cancel_on_disconnect(collect([stream]), request.scope, request.receive)
     record.count(output.num_input_tokens, 0)
-    answer = to_answer(body, output, model.entry.engine)
+    answer = to_answer(body, output, engine)
     return JSONResponse(answer, headers=warning_header(warnings(body, context)))
