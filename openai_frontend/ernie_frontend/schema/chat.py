@@ -109,7 +109,7 @@ class ChatMessage(BaseModel):
 class Thinking(BaseModel):
     """How DeepSeek's, Volcano's and Anthropic's APIs switch and limit thinking."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")
 
     type: Literal["enabled", "disabled", "auto", "adaptive"]
     budget_tokens: PositiveInteger | None = None

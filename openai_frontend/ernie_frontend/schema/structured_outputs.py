@@ -13,7 +13,7 @@ _OBJECT_OR_TEXT = {"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "n
 class JsonSchemaFormat(BaseModel):
     """A JSON Schema with its name; the answer keeps to it whether or not ``strict`` is true."""
 
-    model_config = ConfigDict(strict=True, populate_by_name=True)
+    model_config = ConfigDict(strict=True, extra="allow")
 
     name: str | None = None
     description: str | None = None
@@ -37,7 +37,7 @@ class ResponseFormat(BaseModel):
     ``schema`` at the top is a form of other servers, for both of the types with JSON.
     """
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = Field(None, description="of the type json_schema")

@@ -83,7 +83,7 @@ IGNORED: dict[str, str] = {
 }
 """Fields that clients send and that do not concern the answer, with the reason; they cause no warning."""
 
-IGNORED_IN_MESSAGES = frozenset(
+IGNORED_INSIDE = frozenset(
     (
         *("refusal", "annotations", "audio"),
         *(

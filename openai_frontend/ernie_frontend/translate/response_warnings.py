@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from pydantic import BaseModel
 
 from ernie_frontend.schema.chat import ChatRequest
-from ernie_frontend.schema.unsupported import IGNORED, IGNORED_IN_MESSAGES, UNSUPPORTED_IN_CHAT, Refusal
+from ernie_frontend.schema.unsupported import IGNORED, IGNORED_INSIDE, UNSUPPORTED_IN_CHAT, Refusal
 from ernie_frontend.translate.generate_request import RequestContext
 
 MAX_HEADER_CHARACTERS = 512
@@ -21,26 +21,21 @@ _UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")
 
 def chat_warnings(body: ChatRequest, context: RequestContext) -> tuple[str, ...]:
     """Return the warnings about a checked chat request."""
-    unknown = unknown_fields(body, UNSUPPORTED_IN_CHAT, body.messages or ())
+    unknown = unknown_fields(body, UNSUPPORTED_IN_CHAT)
     if body.tool_request is None or context.knows_tools:
         return unknown
     result = "a call is forced all the same" if body.tool_request.is_required else "it answers with text"
     return (*unknown, f"the chat template of this model does not show it any tools; {result}")
 
 
-def unknown_fields(
-    body: BaseModel, refused: Mapping[str, Refusal], messages: Iterable[BaseModel] = ()
-) -> tuple[str, ...]:
+def unknown_fields(body: BaseModel, refused: Mapping[str, Refusal]) -> tuple[str, ...]:
     """Return a warning with the names of the fields that the server does not know; none if there are none.
 
     Args:
         body: a request, with the fields that its schema does not have in ``model_extra``.
         refused: unsupported fields, whose values have been found to be neutral.
-        messages: of the request; a field that several do not know is named once.
     """
-    names = _unknown(body, refused.keys() | IGNORED.keys())
-    in_messages = (name for message in messages for name in _unknown(message, IGNORED_IN_MESSAGES))
-    names += [f"messages.{name}" for name in dict.fromkeys(in_messages)]
+    names = list(dict.fromkeys(_unknown(body, refused.keys() | IGNORED.keys())))
     if not names:
         return ()
     shown = ", ".join(name[:_MAX_NAME_CHARACTERS] for name in names[:_MAX_NAMES])
@@ -48,9 +43,15 @@ def unknown_fields(
     return (f"unknown fields are ignored: {shown}{others}",)
 
 
-def _unknown(part: BaseModel, ignored: Container[str]) -> list[str]:
+def _unknown(part: BaseModel, ignored: Container[str]) -> Iterator[str]:
+    """Yield the unknown fields of an object of the request and of the objects in it, with their paths."""
     extra = (part.model_extra or {}).items()
-    return [name for name, value in extra if value is not None and name not in ignored]
+    yield from (name for name, value in extra if value is not None and name not in ignored)
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        items = value if isinstance(value, list) else [value]
+        if items and isinstance(items[0], BaseModel):
+            yield from (f"{name}.{inner}" for item in items for inner in _unknown(item, IGNORED_INSIDE))
 
 
 def warning_header(warnings: Iterable[str]) -> dict[str, str]:

@@ -60,6 +60,14 @@ def test_unknown_fields_of_messages_are_named_once() -> None:
     )
 
 
+def test_unknown_fields_of_other_objects_have_their_paths() -> None:
+    schema = {"type": "json_schema", "json_schema": {"schema": {"x": 1}, "y": 1}, "pattern": "a"}
+    thinking = {"type": "enabled", "display": "omitted"}
+    assert warned(messages=[], response_format=schema, thinking=thinking) == (
+        "unknown fields are ignored: response_format.pattern, response_format.json_schema.y, thinking.display",
+    )
+
+
 def test_a_field_of_another_endpoint_is_unknown() -> None:
     body = CompletionRequest.model_validate({"prompt": "Hi", "enable_thinking": True, "function_call": "auto"})
     assert unknown_fields(body, UNSUPPORTED_IN_COMPLETIONS) == (
