@@ -64,7 +64,7 @@ class Sampler:
         Args:
             rows: those to be sampled; the rows of one sequence follow each other, each after one draft more.
         """
-        if not any(row.sequence.token_mask for row in rows):
+        if all(row.sequence.token_mask is None for row in rows):
             yield
             return
         filling = self._mask_thread.submit(fill_masks, rows, self._vocab_size)
