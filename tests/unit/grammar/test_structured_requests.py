@@ -6,6 +6,7 @@ import json
 import random
 import re
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,9 @@ def _answers(
     num_blocks: int = 400,
     max_num_seqs: int = 8,
     model: InputProcessor = MODEL,
+    drafts: Mapping[str, Output] | None = None,
 ) -> dict[str, Output]:
+    """Return the answers, with drafts of which one in four is wrong if there are answers to take them from."""
     vocab_size = model.tokenizer.vocab_size
     engine = Engine(
         NoiseRunner(num_blocks, 4, vocab_size),
@@ -69,12 +72,18 @@ def _answers(
         SchedulerLimits(max_num_seqs, 64, 99),
         reference_sampler(vocab_size),
     )
-    for request in requests:
-        state = model.process(request)
+    states = [model.process(request) for request in requests]
+    for state in states:
         state.start_mask()
         assert engine.submit(state) is None
     outputs: dict[str, list[Output]] = {request.request_id: [] for request in requests}
+    chance = random.Random(4)
     while engine.has_work:
+        for sequence in (state.sequence for state in states if drafts):
+            known = (*(drafts or {})[sequence.request_id].token_ids, END, 5)[sequence.num_generated :]
+            sequence.draft_ids = tuple(
+                token_id if chance.random() < 0.75 else chance.randrange(vocab_size) for token_id in known[:4]
+            )
         for output in engine.step():
             outputs[output.request_id].append(output)
         engine.check_integrity()
@@ -88,7 +97,7 @@ def _fits(text: str) -> bool:
     return list(value) == ["a", "b"] and len(value["a"]) <= 8 and value["b"] in [1, 2.5, None]
 
 
-def test_answers_fit_alone_together_cached_and_preempted() -> None:
+def test_answers_fit_alone_together_cached_preempted_and_drafted() -> None:
     requests = [
         _request(f"{prompt}-{seed}", {"json": SCHEMA}, prompt, seed=seed, temperature=temperature)
         for prompt in (5, 9)
@@ -99,7 +108,11 @@ def test_answers_fit_alone_together_cached_and_preempted() -> None:
         assert (answer.error, answer.finish_reason) == (None, "stop")
         assert _fits(answer.text), answer.text
     assert len({answer.text for answer in together.values()}) > 3
-    for others in (_answers(requests, max_num_seqs=1), _answers(requests, num_blocks=40)):
+    for others in (
+        _answers(requests, max_num_seqs=1),
+        _answers(requests, num_blocks=40),
+        _answers(requests, drafts=together),
+    ):
         assert {name: each.text for name, each in others.items()} == {
             name: each.text for name, each in together.items()
         }
