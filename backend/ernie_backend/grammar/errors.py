@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable
 
+from ernie_backend.grammar.json_schema import Schema, children
 from ernie_backend.grammar.matcher import EMPTY, TOO_COMPLEX
 from ernie_wire.errors import InvalidValue
 from ernie_wire.structured_outputs import FIELD
@@ -32,8 +32,6 @@ _REWORDED = {
 _MISSING = "does not exist"
 _NAMED = ("$defs", "definitions")
 """Where references usually point to; a subschema is compiled together with them."""
-
-Schema = Mapping[str, Any] | bool
 
 
 def grammar_error(source: str, text: str, error_of: Callable[[str], str]) -> InvalidValue:
@@ -76,7 +74,7 @@ def _innermost(root: Schema, reason: str, reason_of: Callable[[Schema], str]) ->
     is_inner = True
     while is_inner:
         is_inner = False
-        for child_pointer, child in _children(pointer, schema, root):
+        for child_pointer, child in children(pointer, schema, root):
             if child_pointer in seen or _leads_back(child, seen):
                 continue
             if len(seen) >= MAX_TRIALS or time.monotonic() > end:
@@ -89,54 +87,9 @@ def _innermost(root: Schema, reason: str, reason_of: Callable[[Schema], str]) ->
     return pointer, reason
 
 
-def _children(pointer: str, schema: Schema, root: Schema) -> Iterator[tuple[str, Schema]]:
-    """Yield the subschemas of a schema with their pointers; a reference's target is one of them."""
-    if isinstance(schema, bool):
-        return
-    for keyword, value in schema.items():
-        if keyword == "$ref" and isinstance(value, str) and value.startswith("#/"):
-            yield from _target(value[1:], root)
-        elif keyword in _ONE and isinstance(value, (dict, bool)):
-            yield f"{pointer}/{keyword}", value
-        elif keyword in _LISTS and isinstance(value, list):
-            yield from (
-                (f"{pointer}/{keyword}/{index}", each) for index, each in enumerate(value) if _is_schema(each)
-            )
-        elif keyword in _MAPS and isinstance(value, dict):
-            yield from (
-                (f"{pointer}/{keyword}/{name.replace('~', '~0').replace('/', '~1')}", each)
-                for name, each in value.items()
-                if _is_schema(each)
-            )
-
-
-_ONE = {"items", "additionalProperties", "additionalItems"}
-_LISTS = {"allOf", "anyOf", "oneOf", "prefixItems", "items"}
-_MAPS = {"properties", "patternProperties"}
-
-
 def _leads_back(schema: Schema, seen: set[str]) -> bool:
     """Return whether a schema refers to one that was tried: what fails in it is found there."""
     return isinstance(schema, dict) and str(schema.get("$ref", "")).removeprefix("#") in seen - {""}
-
-
-def _is_schema(value: object) -> bool:
-    return isinstance(value, (dict, bool))
-
-
-def _target(pointer: str, root: Schema) -> Iterator[tuple[str, Schema]]:
-    """Yield what a pointer refers to, if that is a schema."""
-    value: Any = root
-    for step in pointer.split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, dict) and name in value:
-            value = value[name]
-        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
-            value = value[int(name)]
-        else:
-            return
-    if _is_schema(value):
-        yield pointer, value
 
 
 def _alone(schema: Schema, root: Schema) -> Schema:

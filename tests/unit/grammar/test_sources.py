@@ -111,6 +111,12 @@ def test_structural_tags(structured: Form, text: str, fits: bool) -> None:
     assert _fits(structured, text) is fits
 
 
+def test_names_like_keywords_and_unused_definitions_are_no_matter() -> None:
+    properties = {"not": {"enum": [{"if": 1}]}, "contains": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "$defs": {"unused": {"not": {}}}, "required": ["not"]}
+    assert _fits({"json": schema}, '{"not":{"if":1},"contains":5}')
+
+
 def test_a_grammar_can_be_a_part_of_another_one() -> None:
     text = 'start: "start" "//" x // start\n# start\nx: /end\\/"/ | start'
     mask = _mask({"grammar": text}, '"<"', '">"')
@@ -120,6 +126,7 @@ def test_a_grammar_can_be_a_part_of_another_one() -> None:
 
 
 DEEP: Form = {"type": "object", "properties": {"a": {"properties": {"b/c~": {"items": {"format": "path"}}}}}}
+DRAFT_7: Form = {"$schema": "http://json-schema.org/draft-07/schema#"}
 RECURSIVE: Form = {
     "properties": {"a": {"$ref": "#/$defs/node"}},
     "$defs": {"node": {"properties": {"left": {"$ref": "#/$defs/node"}, "z": {"uniqueItems": True}}}},
@@ -132,6 +139,8 @@ RECURSIVE: Form = {
         ({"json": DEEP}, "structured_outputs.json#/properties/a/properties/b~1c~0/items: Unknown format: path"),
         ({"json": RECURSIVE}, r"json#/\$defs/node/properties/z: .*uniqueItems"),
         ({"json": {"anyOf": [{"type": "integer"}, {"not": {}}]}}, "json#/anyOf/1: .*not"),
+        ({"json": {**DRAFT_7, "items": {"dependentRequired": {"a": ["b"]}}}}, "json#/items: dependentRequired"),
+        ({"json": {"divisibleBy": 3, "if": {}}}, "json#: divisibleBy, if cannot be enforced"),
         ({"json": {"$ref": "#/$defs/no"}}, r"json#: .*/\$defs/no"),
         ({"json": {"$ref": "http://localhost/x"}}, "json#: .*another document"),
         ({"json": {"type": "text"}}, "json#: .*type: text"),
