@@ -20,9 +20,9 @@ from ernie_wire.errors import ErnieError, InternalError, InvalidValue
 
 logger = logging.getLogger(__name__)
 
-MASK_SECONDS, MASK_SECONDS_PER_TOKEN = 1.0, 0.01
+MASK_SECONDS, MASK_SECONDS_PER_TOKEN = 0.5, 0.005
 """Processor time that the masks of one answer may take, since all others wait for them. Ordinary grammars take
-less than 0.1 ms for a token, in rare places up to 10 ms."""
+less than 0.1 ms for a token, in rare places up to 3 ms."""
 _ALL_TOKENS = np.uint32(0xFFFFFFFF)
 
 

@@ -309,16 +309,16 @@ def test_a_mask_that_fails_ends_its_own_request(
 
 
 def test_a_grammar_that_takes_too_long_ends_its_own_request() -> None:
-    """Each mask takes 62.5 ms by this clock: 52.5 ms more than a token may, and 1 s is free."""
+    """Each mask takes 62.5 ms by this clock: 57.5 ms more than a token may, and 0.5 s is free."""
     slow, quick = _request("slow", _everything, length=50), _request("quick", None)
     now_s = count(step=0.0625)
     rows = [SamplingRow(slow.sequence), SamplingRow(quick.sequence)]
     while not rows[0].error:
         slow.sequence.append(0)
         fill_masks(rows, VOCAB, clock=lambda: next(now_s))
-    assert slow.sequence.num_generated == 20
+    assert slow.sequence.num_generated == 9
     assert isinstance(rows[0].error, InvalidValue)
-    assert re.search(r"1\.2 s .* 20 tokens; allowed are 1 s and 10 ms", rows[0].error.message)
+    assert re.search(r"0\.6 s .* 9 tokens; allowed are 0.5 s and 5 ms", rows[0].error.message)
     assert rows[1].error is None
 
 
