@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ernie_backend.chat.tokenizer import Tokenizer
@@ -46,9 +47,14 @@ def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
 
 def literal(text: str, special: SpecialTokens) -> str:
     """Return the part of a text in which special tokens stand for themselves; empty for an empty text."""
-    pattern = "|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)"
-    pieces = re.split(f"({pattern})", text)
+    pieces = _any_of(frozenset(special)).split(text)
     return " ".join(f"<[{special[each]}]>" if each in special else json.dumps(each) for each in pieces if each)
+
+
+@lru_cache(maxsize=4)
+def _any_of(texts: frozenset[str]) -> re.Pattern[str]:
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
 
 def json_rule(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llguidance import regex_to_lark
-from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from ernie_backend.grammar.json_schema import not_enforced
 from ernie_backend.grammar.parts import OPTIONS_KEY, WHITESPACE, Grammar, SpecialTokens, json_rule
@@ -17,8 +17,9 @@ from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
 from ernie_wire.structured_outputs import FIELD, kind_of
 
-MAX_GBNF_CHARACTERS = 32 << 10
-"""The converter is slow."""
+MAX_GBNF_CHARACTERS = 16 << 10
+"""The converter is slow: its time grows with the square of the rules."""
+_IS_LARK = re.compile(r"^[ \t]*(%llguidance\b|start\s*[:\[{])", re.MULTILINE)
 _START = "_main"
 _TERM = re.compile(r'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\\n])+/|(?://|#).*|(?<![\w-])start(?![\w-])')
 
@@ -76,7 +77,7 @@ def _choice(texts: list[str]) -> Grammar:
 
 def _lark(text: str) -> Grammar:
     """Return a grammar in Lark or GBNF as a part: its rule ``start`` gets another name, as long as this one."""
-    if not is_lark_syntax(text):
+    if not _IS_LARK.search(text):
         text = _from_gbnf(text)
     return Grammar(_START, _TERM.sub(lambda term: _START if term[0] == "start" else term[0], text))
 

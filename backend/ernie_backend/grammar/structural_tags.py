@@ -22,6 +22,9 @@ from ernie_wire.structured_outputs import FIELD
 
 _NAME = f"{FIELD}.structural_tag"
 MAX_PARTS = 1024
+MAX_TRIGGERS = 64
+MAX_CHARACTERS = 32 << 10
+"""Of all texts together: special tokens are searched for in them."""
 
 
 def tags_grammar(tag: Mapping[str, Any], special: SpecialTokens) -> Grammar:
@@ -49,6 +52,7 @@ class _Maker:
 
     def __init__(self, special: SpecialTokens) -> None:
         self._special = special
+        self._num_characters = 0
         self._rules = [f"TEXT: {ANY_TEXT}"]
 
     @property
@@ -165,6 +169,8 @@ class _Maker:
             triggers: beginnings of tags.
             tags: the beginning of each as text, and its rest as a part.
         """
+        if len(triggers) > MAX_TRIGGERS:
+            raise _error(f"{name}.triggers", f"they are {len(triggers)}; at most {MAX_TRIGGERS} are allowed")
         followed: dict[str, list[str]] = {each: [] for each in triggers if isinstance(each, str) and each}
         for begin, rest in tags:
             trigger = next(filter(begin.startswith, followed), None)
@@ -180,6 +186,9 @@ class _Maker:
         )
 
     def _literal(self, text: str) -> str:
+        self._num_characters += len(text)
+        if self._num_characters > MAX_CHARACTERS:
+            raise _error(_NAME, f"its texts have more than {MAX_CHARACTERS} characters; make them shorter")
         return literal(text, self._special)
 
 

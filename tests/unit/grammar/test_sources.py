@@ -177,6 +177,12 @@ RECURSIVE: Form = {
         ({"structural_tag": {**CALLS, "triggers": ["<g"]}}, "structural_tag.triggers: none .*'<f=a>'"),
         ({"structural_tag": {"structures": [], "triggers": []}}, "at least one tag"),
         (
+            {"structural_tag": {**CALLS, "triggers": [str(each) for each in range(65)]}},
+            "triggers: .*65; at most 64",
+        ),
+        (_tag({"type": "const_string", "value": "<" * 40_000}), "32768 characters"),
+        ({"grammar": "\n" * 120_000}, "GBNF of 120000 characters"),
+        (
             {
                 "structural_tag": {
                     "structures": [{"begin": "a", "schema": {"items": {"not": {}}}, "end": ""}],
