@@ -2,7 +2,7 @@
 
 A request that is cancelled while it waits here or is being prepared never reaches the loop. The requests that
 wait here are bounded: further ones are refused. A request that waits for its grammar holds up no other one: the
-thread that has compiled it passes the request on.
+thread that has compiled it passes the request on, and does not begin with it after a cancel.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from ernie_backend.engine.request_state import RequestState
+from ernie_backend.grammar.compiler import CompiledGrammar
 from ernie_backend.service.engine_loop import Inbox
 from ernie_wire.errors import ErnieError, InternalError, QueueFull
 from ernie_wire.messages import Cancel, GenerateRequest, Output
@@ -45,6 +47,7 @@ class InputThread:
         self._max_pending_bytes = max_pending_bytes
         self._requests: queue.SimpleQueue[GenerateRequest] = queue.SimpleQueue()
         self._pending: dict[str, GenerateRequest] = {}
+        self._grammars: dict[str, Future[CompiledGrammar]] = {}  # that pending requests wait for
         self._lock = threading.Lock()
         threading.Thread(target=self._run, name="input", daemon=True).start()
 
@@ -68,10 +71,11 @@ class InputThread:
     def cancel(self, cancel: Cancel) -> None:
         """Cancel a request, here or in the loop."""
         with self._lock:
-            if cancel.request_id in self._pending:
-                del self._pending[cancel.request_id]
-            else:
+            if self._pending.pop(cancel.request_id, None) is None:
                 self._inbox.put(cancel)
+            grammar = self._grammars.pop(cancel.request_id, None)
+        if grammar is not None:
+            grammar.cancel()
 
     def _run(self) -> None:
         while True:
@@ -87,15 +91,26 @@ class InputThread:
         if isinstance(result, Output) or result.pending_mask is None:
             self._pass_on(request, result)
         else:
-            state = result
-            result.pending_mask.grammar.add_done_callback(
-                lambda _: self._pass_on(request, self._result(request.request_id, lambda: _with_mask(state)))
-            )
+            self._wait_for_grammar(request, result, result.pending_mask.grammar)
+
+    def _wait_for_grammar(
+        self, request: GenerateRequest, state: RequestState, grammar: Future[CompiledGrammar]
+    ) -> None:
+        with self._lock:
+            if self._is_pending(request):
+                self._grammars[request.request_id] = grammar
+
+        def pass_on(grammar: Future[CompiledGrammar]) -> None:
+            if not grammar.cancelled():
+                self._pass_on(request, self._result(request.request_id, lambda: _with_mask(state)))
+
+        grammar.add_done_callback(pass_on)
 
     def _pass_on(self, request: GenerateRequest, result: RequestState | Output) -> None:
         with self._lock:
             if self._is_pending(request):
                 del self._pending[request.request_id]
+                self._grammars.pop(request.request_id, None)
                 self._inbox.put(result)
 
     def _result(self, request_id: str, make: Callable[[], RequestState]) -> RequestState | Output:

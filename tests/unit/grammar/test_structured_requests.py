@@ -210,8 +210,10 @@ class _Slow(GrammarCompiler):
     def __init__(self) -> None:
         super().__init__(TOKENIZER, (END,))
         self.go_on = threading.Event()
+        self.sources: list[str] = []
 
     def _compiled(self, source: str) -> Any:
+        self.sources.append(source)
         assert self.go_on.wait(10)
         return super()._compiled(source)
 
@@ -246,6 +248,27 @@ def test_a_request_that_waits_for_its_grammar_holds_up_no_other_and_can_be_cance
     assert mask is not None
     mask.accept(TOKENIZER.encode("c")[0])
     assert mask.is_complete
+
+
+def test_the_grammar_of_a_cancelled_request_is_not_compiled() -> None:
+    model = InputProcessor(TOKENIZER, MODEL.template, MODEL.defaults, 512, VOCAB)
+    slow = model._answer_masks.__dict__["_compiler"] = _Slow()
+    inbox = Inbox()
+    thread = InputThread(model.process, inbox, 8)
+    for text in ("first", "second", "cancelled", "last"):  # there are two workers
+        thread.submit(_request(text, {"choice": [text]}))
+    thread.submit(GenerateRequest("plain", input_ids=(5,)))
+    assert [each.request_id for each in inbox.take(10).requests] == ["plain"]
+    thread.cancel(Cancel("cancelled"))
+    slow.go_on.set()
+    names: list[str] = []
+    while len(names) < 3:
+        arrivals = inbox.take(10)
+        assert arrivals.requests
+        names += [each.request_id for each in arrivals.requests]
+    assert sorted(names) == ["first", "last", "second"]
+    assert len(slow.sources) == 3
+    assert not any("cancelled" in source for source in slow.sources)
 
 
 def _chain(length: int) -> str:
