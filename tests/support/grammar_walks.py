@@ -40,7 +40,7 @@ def walk(
         ends = [token_id for token_id in tokens if token_id in end_ids]
         closing = [each for each in tokens if tokenizer.token_bytes(each) in _CLOSING]
         is_closing = choices.random() < 0.2 + len(answer) / 100
-        if ends and is_closing:
+        if ends and (is_closing or len(ends) == len(tokens)):
             return answer, True
         others = (closing if is_closing else None) or [each for each in tokens if each not in end_ids]
         token_id = choices.choice(others)
