@@ -10,9 +10,12 @@ from typing import Any
 from ernie_backend.chat.formats import AnswerFormat
 from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
 from ernie_backend.grammar.compiler import GrammarCompiler, PendingMask
-from ernie_backend.grammar.parts import NEWLINES, literal
+from ernie_backend.grammar.errors import ErrorOf
+from ernie_backend.grammar.parts import NEWLINES, Grammar, literal
 from ernie_backend.grammar.sources import structured_grammar
+from ernie_backend.grammar.tool_grammar import CallTags, tool_grammar, unchecked_tools
 from ernie_backend.request.sampling import ResolvedSampling
+from ernie_wire.conversation import ToolRequest
 from ernie_wire.errors import InvalidValue
 from ernie_wire.structured_outputs import FIELD
 
@@ -31,7 +34,11 @@ class AnswerMasks:
     format: AnswerFormat
 
     def pending(
-        self, structured: Mapping[str, Any] | None, prompt_ids: tuple[int, ...], sampling: ResolvedSampling
+        self,
+        structured: Mapping[str, Any] | None,
+        tools: ToolRequest | None,
+        prompt_ids: tuple[int, ...],
+        sampling: ResolvedSampling,
     ) -> PendingMask | None:
         """Return the mask of an answer, whose grammar other threads begin to compile; None: it is free.
 
@@ -40,23 +47,50 @@ class AnswerMasks:
         Raises:
             InvalidValue: ``structured`` is not a grammar.
         """
-        if structured is None:
+        if structured is None and tools is None:
             return None
-        compiler = self._compiler
-        grammar = structured_grammar(structured, compiler.special_tokens)
-        excluded_ids = compiler.eos_token_ids - sampling.eos_token_ids
         tags = self.format.think_tags
-        if tags is None or not tags.are_open(prompt_ids):
-            return PendingMask(compiler.submit(grammar.source()), excluded_ids)
-        source = grammar.source(*self._frame())
-        return PendingMask(compiler.submit(source), excluded_ids, tags.end, compiler.eos_token_ids)
+        begin_id = tags.end if tags is not None and tags.are_open(prompt_ids) else None
+        before = "" if begin_id is None else NEWLINES
+        answer = None if structured is None else self._answer(structured, is_first=begin_id is None)
 
-    def _frame(self) -> tuple[str, str]:
-        """Return the parts of a grammar before and after an answer that follows thinking."""
-        if self.format.reasoning_parser != "ernie-x1":
-            return NEWLINES, ""
-        begin, end = (literal(tag, self._compiler.special_tokens) for tag in ("<response>", "</response>"))
-        return f"{NEWLINES} {begin} {NEWLINES}", f"{NEWLINES} {end} {NEWLINES}"
+        def source(unchecked: frozenset[str] = frozenset()) -> str | None:
+            grammar = answer if tools is None else tool_grammar(tools, self._call_tags, answer, unchecked)
+            return None if grammar is None else grammar.source(before)
+
+        def alternative(error: InvalidValue, error_of: ErrorOf) -> str:
+            unchecked = unchecked_tools(tools, error_of) if tools is not None else None
+            if unchecked:
+                return source(unchecked) or ""
+            if structured is None:
+                raise InvalidValue(error.message.replace(FIELD, "tools"), "tools")
+            raise error
+
+        compiler, first = self._compiler, source()
+        if first is None:
+            return None
+        return PendingMask(
+            compiler.submit(first, alternative),
+            compiler.eos_token_ids - sampling.eos_token_ids,
+            begin_id,
+            compiler.eos_token_ids,
+        )
+
+    def _answer(self, structured: Mapping[str, Any], *, is_first: bool) -> Grammar:
+        """Return the grammar of an answer without calls, which is all of it or follows thinking."""
+        special = self._compiler.special_tokens
+        grammar = structured_grammar(structured, special)
+        if is_first or self.format.reasoning_parser != "ernie-x1":
+            return grammar
+        begin, end = (literal(tag, special) for tag in ("<response>", "</response>"))
+        return Grammar(f"{begin} {NEWLINES} {grammar.part} {NEWLINES} {end} {NEWLINES}", grammar.rules)
+
+    @property
+    def _call_tags(self) -> CallTags | None:
+        if self.format.tool_call_parser is None:
+            return None
+        begin, end = (self._compiler.special_tokens[tag] for tag in ("<tool_call>", "</tool_call>"))
+        return CallTags(begin, end, self._compiler.eos_token_ids)
 
     @cached_property
     def _compiler(self) -> GrammarCompiler:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ernie_backend.chat.formats import AnswerFormat, answer_format
 from ernie_backend.chat.template import ChatTemplate
@@ -89,7 +89,9 @@ class InputProcessor:
         Raises:
             InvalidRequest: the prompt is empty, too long or cannot be rendered, or a parameter is wrong.
         """
-        text, prompt_ids = self._prompt(request)
+        conversation = None if request.messages is None else read_json_object(request.messages, "messages")
+        tools = None if conversation is None else ToolRequest.from_json(conversation)
+        text, prompt_ids = self._prompt(request, conversation)
         if request.media:
             number = len(request.media)
             raise InvalidValue(
@@ -122,7 +124,7 @@ class InputProcessor:
                 self._bytes_of(prompt_ids) if request.return_prompt_bytes else None,
             ),
             reasoning=None if tags is None else ReasoningTracker(tags, is_open=is_open),
-            pending_mask=self._answer_masks.pending(requested.structured_outputs, prompt_ids, sampling),
+            pending_mask=self._answer_masks.pending(requested.structured_outputs, tools, prompt_ids, sampling),
         )
 
     def _last_tag(self, prompt_ids: tuple[int, ...]) -> str:
@@ -150,12 +152,14 @@ class InputProcessor:
             return frozenset()
         return self.tokenizer.special_ids.union(self.defaults.eos_token_ids)
 
-    def _prompt(self, request: GenerateRequest) -> tuple[str | None, tuple[int, ...]]:
+    def _prompt(
+        self, request: GenerateRequest, conversation: dict[str, Any] | None
+    ) -> tuple[str | None, tuple[int, ...]]:
         """Return the prompt as text, if the answer needs that, and as token ids."""
         text, prompt_ids = None, request.input_ids
         num_kept = self._num_kept(request.sampling)
         if prompt_ids is None:
-            text, origins = self._rendered(request)
+            text, origins = self._rendered(request, conversation)
             prompt_ids = self._encoded(text, origins, request, num_kept)
         if num_kept is not None and num_kept < len(prompt_ids):
             text, prompt_ids = None, prompt_ids[-num_kept:]
@@ -189,12 +193,12 @@ class InputProcessor:
             )
         return room
 
-    def _rendered(self, request: GenerateRequest) -> tuple[str, bytes | None]:
+    def _rendered(
+        self, request: GenerateRequest, conversation: dict[str, Any] | None
+    ) -> tuple[str, bytes | None]:
         """Return the text of the prompt and, of a chat, the origins of its characters."""
-        if request.messages is None:
+        if conversation is None:
             return request.text_input or "", None
-        conversation = read_json_object(request.messages, "messages")
-        ToolRequest.from_json(conversation)
         chat = self.template.render(conversation, thinks_by_default=self.format.is_switched or None)
         return chat.text, chat.origins
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,7 +20,7 @@ from hashlib import sha256
 from llguidance import LLMatcher
 
 from ernie_backend.chat.tokenizer import Tokenizer
-from ernie_backend.grammar.errors import grammar_error
+from ernie_backend.grammar.errors import ErrorOf, grammar_error
 from ernie_backend.grammar.matcher import Matchers
 from ernie_backend.grammar.parts import special_tokens
 from ernie_backend.grammar.token_mask import GrammarMask, MaskAfter
@@ -37,6 +37,9 @@ MAX_SOURCE_CHARACTERS = 1 << 20
 NUM_WORKERS = 2
 STACK_BYTES = 4 * TRIAL_STACK_BYTES
 """Of a worker: what a trial survives, it survives."""
+
+Alternative = Callable[[InvalidValue, ErrorOf], str]
+"""Returns another grammar, given the error of a first one; or raises InvalidValue."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +103,35 @@ class GrammarCompiler:
         """Return a compiled grammar, after waiting for it: see ``submit``."""
         return self.submit(source).result()
 
-    def submit(self, source: str) -> Future[CompiledGrammar]:
+    def submit(self, source: str, alternative: Alternative | None = None) -> Future[CompiledGrammar]:
         """Begin to compile the grammar of one answer.
 
         Args:
             source: in llguidance's variant of Lark.
+            alternative: gives another source if that cannot be compiled; called by the thread that compiles.
 
         Returns:
             The grammar in future; ``result`` raises InvalidValue if it is wrong, too large or empty.
         """
         with self._lock:
             others = threading.stack_size(STACK_BYTES)
-            future = self._workers.submit(self._compiled, source)  # may start a thread
+            future = self._workers.submit(self._compiled_or, source, alternative)  # may start a thread
             threading.stack_size(others)
             return future
+
+    def _compiled_or(self, source: str, alternative: Alternative | None) -> CompiledGrammar:
+        try:
+            return self._compiled(source)
+        except InvalidValue as error:
+            if alternative is None:
+                raise
+            other = alternative(error, self._error_of)
+        return self._compiled(other)
+
+    def _error_of(self, source: str) -> InvalidValue | None:
+        trial = self._own_trial()
+        error = trial.error_of(source)
+        return grammar_error(source, error, trial.error_of) if error else None
 
     def _compiled(self, source: str) -> CompiledGrammar:
         if len(source) > MAX_SOURCE_CHARACTERS:

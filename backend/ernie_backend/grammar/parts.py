@@ -58,7 +58,12 @@ def _any_of(texts: frozenset[str]) -> re.Pattern[str]:
 
 
 def json_rule(
-    rule: str, schema: Mapping[str, Any] | bool, field: str, whitespace: str | None = WHITESPACE
+    rule: str,
+    schema: Mapping[str, Any] | bool,
+    field: str,
+    whitespace: str | None = WHITESPACE,
+    *,
+    is_lenient: bool = False,
 ) -> str:
     """Return the lines of a rule for a JSON value.
 
@@ -67,8 +72,10 @@ def json_rule(
         schema: a JSON Schema, whose options are replaced.
         field: what the schema is in the request; errors of the compiler (``errors``) name it.
         whitespace: regular expression of the whitespace between two tokens; None: there is none.
+        is_lenient: ignore keywords that llguidance does not know.
     """
-    options = {"whitespace_flexible": False} if whitespace is None else {"whitespace_pattern": whitespace}
+    options: dict[str, Any] = {"lenient": True} if is_lenient else {}
+    options |= {"whitespace_flexible": False} if whitespace is None else {"whitespace_pattern": whitespace}
     members = schema if isinstance(schema, Mapping) else {}
     text = "false" if schema is False else json.dumps({**members, OPTIONS_KEY: options})
     return f"// {field}\n{rule}: %json {text}\n"

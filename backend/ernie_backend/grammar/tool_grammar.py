@@ -1,0 +1,111 @@
+"""The grammar of an answer that may call tools.
+
+Models with tokens for it write each call between them, as ernie-x1 and ernie-45-vl-thinking were trained to::
+
+    <tool_call>
+    {"name": "get_weather", "arguments": {"location": "Beijing"}}
+    </tool_call>
+
+The answer of any other model, which can call only if it must, is one such object, or a list of them if it may
+have several.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ernie_backend.grammar.errors import ErrorOf
+from ernie_backend.grammar.parts import NEWLINES, Grammar, json_rule
+from ernie_wire.conversation import Tool, ToolRequest
+from ernie_wire.errors import InvalidValue
+
+
+@dataclass(frozen=True)
+class CallTags:
+    """The tokens around a call.
+
+    Attributes:
+        begin, end: ids of ``<tool_call>`` and ``</tool_call>``.
+        eos_token_ids: tokens that end an answer.
+    """
+
+    begin: int
+    end: int
+    eos_token_ids: Collection[int]
+
+
+def tool_grammar(
+    tools: ToolRequest, tags: CallTags | None, answer: Grammar | None = None, unchecked: Collection[str] = ()
+) -> Grammar | None:
+    """Return what an answer may be.
+
+    Args:
+        tools: the functions that may be called.
+        tags: tokens around a call; None if the model has none.
+        answer: what an answer without calls must be, if it is not free; without effect if a call is required.
+        unchecked: names of functions whose arguments may be any object, as their schemas cannot be compiled.
+
+    Returns:
+        None if the answer is free: then so are its calls, as no function is strict or left out, and there may
+        be several.
+    """
+    calls = _calls(tools, tags)
+    if tools.is_required:
+        return Grammar(calls, _functions(tools, unchecked))
+    is_free = tools.is_parallel and not tools.is_limited and not any(tool.is_strict for tool in tools.tools)
+    if tags is None or (answer is None and is_free):
+        return answer
+    if answer is not None:
+        rules = f"answer: %lark {{\n{answer.source()}\n}}\n"  # its rules may have names of ours
+        return Grammar(f"(answer | {calls})", rules + _functions(tools, unchecked))
+    others = ",".join(map(str, sorted({tags.begin, *tags.eos_token_ids})))
+    return Grammar(f"<[^{others}]>* ({calls})?", _functions(tools, unchecked))
+
+
+def arguments_grammar(tool: Tool) -> Grammar:
+    """Return the grammar of the arguments of a function."""
+    return Grammar("arguments", _arguments("arguments", tool))
+
+
+def unchecked_tools(tools: ToolRequest, error_of: ErrorOf) -> frozenset[str]:
+    """Return the names of the functions whose schemas cannot be compiled.
+
+    Args:
+        tools: the functions that may be called.
+        error_of: returns the error of a grammar, or None.
+
+    Raises:
+        InvalidValue: one of these is strict.
+    """
+    errors = [(tool, error_of(arguments_grammar(tool).source())) for tool in tools.tools]
+    for tool, error in errors:
+        if tool.is_strict and error is not None:
+            raise InvalidValue(error.message, "tools")
+    return frozenset(tool.name for tool, error in errors if error is not None)
+
+
+def _calls(tools: ToolRequest, tags: CallTags | None) -> str:
+    """Return the part of one call, or of several if the answer may have them."""
+    if tags is None:
+        return '"[" call (", " call)* "]"' if tools.is_parallel else "call"
+    call = f'<[{tags.begin}]> "\\n" call "\\n" <[{tags.end}]> {NEWLINES}'
+    return f"({call})+" if tools.is_parallel else call
+
+
+def _functions(tools: ToolRequest, unchecked: Collection[str]) -> str:
+    """Return the rule ``call`` and those that it needs."""
+    rules = [f"call: {' | '.join(f'call_{index}' for index in range(len(tools.tools)))}\n"]
+    for index, tool in enumerate(tools.tools):
+        head = json.dumps(f'{{"name": "{tool.name}", "arguments": ', ensure_ascii=False)
+        checked = Tool(tool.name, {"type": "object"}) if tool.name in unchecked else tool
+        rules.append(f'call_{index}: {head} arguments_{index} "}}"\n')
+        rules.append(_arguments(f"arguments_{index}", checked))
+    return "".join(rules)
+
+
+def _arguments(rule: str, tool: Tool) -> str:
+    """Return the rule of arguments; what llguidance cannot check of them must not be strict."""
+    field = f"tools: function.parameters of {tool.name!r}"
+    return json_rule(rule, tool.parameters, field, is_lenient=not tool.is_strict)
