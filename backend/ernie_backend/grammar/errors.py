@@ -33,6 +33,9 @@ _MISSING = "does not exist"
 _NAMED = ("$defs", "definitions")
 """Where references usually point to; a subschema is compiled together with them."""
 
+ErrorOf = Callable[[str], InvalidValue | None]
+"""Returns the error of a grammar, or None."""
+
 
 def grammar_error(source: str, text: str, error_of: Callable[[str], str]) -> InvalidValue:
     """Return the error of a grammar that cannot be compiled.

@@ -40,13 +40,16 @@ def not_enforced(root: Schema) -> tuple[str, str] | None:
 
 
 def children(pointer: str, schema: Schema, root: Schema) -> Iterator[tuple[str, Schema]]:
-    """Yield the subschemas of a schema with their pointers; a reference's target is one of them."""
+    """Yield the subschemas of a schema with their pointers; a reference's target is one of them.
+
+    ``additionalProperties: false`` is none: alone it allows nothing, which is no fault of the whole.
+    """
     if isinstance(schema, bool):
         return
     for keyword, value in schema.items():
         if keyword == "$ref" and isinstance(value, str) and value.startswith("#/"):
             yield from _target(value[1:], root)
-        elif keyword in _ONE and isinstance(value, (dict, bool)):
+        elif keyword in _ONE and isinstance(value, dict):
             yield f"{pointer}/{keyword}", value
         elif keyword in _LISTS and isinstance(value, list):
             yield from (

@@ -17,6 +17,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ernie_backend.grammar.errors import ErrorOf
+from ernie_backend.grammar.json_schema import not_enforced
 from ernie_backend.grammar.parts import NEWLINES, Grammar, json_rule
 from ernie_wire.conversation import Tool, ToolRequest
 from ernie_wire.errors import InvalidValue
@@ -106,6 +107,10 @@ def _functions(tools: ToolRequest, unchecked: Collection[str]) -> str:
 
 
 def _arguments(rule: str, tool: Tool) -> str:
-    """Return the rule of arguments; what llguidance cannot check of them must not be strict."""
+    """Return the rule of arguments, without what cannot be enforced unless the function is strict."""
     field = f"tools: function.parameters of {tool.name!r}"
+    if tool.is_strict and (found := not_enforced(tool.parameters)):
+        raise InvalidValue(
+            f"{field}#{found[0]}: {found[1]} cannot be enforced; leave it out, or strict", "tools"
+        )
     return json_rule(rule, tool.parameters, field, is_lenient=not tool.is_strict)
