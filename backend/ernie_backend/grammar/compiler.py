@@ -128,11 +128,6 @@ class GrammarCompiler:
             other = alternative(error, self._error_of)
         return self._compiled(other)
 
-    def _error_of(self, source: str) -> InvalidValue | None:
-        trial = self._own_trial()
-        error = trial.error_of(source)
-        return grammar_error(source, error, trial.error_of) if error else None
-
     def _compiled(self, source: str) -> CompiledGrammar:
         if len(source) > MAX_SOURCE_CHARACTERS:
             raise InvalidValue(

@@ -37,7 +37,14 @@ PAINT = {
 }
 STOP = {"type": "function", "function": {"name": "stop"}}
 NAMED = {"type": "function", "function": {"name": "paint"}}
-ANSWER = {"json": {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}}
+ANSWER = {
+    "json": {
+        "type": "object",
+        "properties": {"a": {"const": 1}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+}
 TOOL_CALL = b"<tool_call>"
 
 
