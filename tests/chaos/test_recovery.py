@@ -21,6 +21,7 @@ import pytest
 from support import http
 from support.freezing import hang, stop
 from support.serving import FLAGS, Serving
+from support.waiting import eventually
 
 RECOVERY_S = 100.0
 """Ten times the target."""
@@ -183,10 +184,10 @@ def check_recovery(
     assert any(codes), "no stream was under way"
     assert set(codes) <= {"model_unavailable", "engine_crashed", None}
     assert house.frontend() == frontend
-    assert house.num_regions() == num_regions
+    eventually(lambda: house.num_regions() == num_regions, house.num_regions)
     assert folder is None or folder.exists() == triton.is_running()
     assert httpx.get(f"{house.url}/health", timeout=FAILURE_S).status_code == 200
-    assert len(house.serving.descendants("ernie_backend")) == 1
+    eventually(lambda: len(house.serving.descendants("ernie_backend")) == 1)
 
 
 @pytest.mark.timeout(3 * RECOVERY_S)

@@ -21,9 +21,11 @@ ONLY_A: dict[str, Any] = {"logit_bias": {str(A): 100}, "max_tokens": 12}
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     directory = thinking_model(tmp_path_factory.mktemp("models") / "vl", "ernie-45-vl-thinking")
     serving = Serving("serve", *FLAGS[2:], "--model", str(directory))
-    with openai.OpenAI(base_url=f"{serving.wait_until_ready()}/v1", api_key="x", max_retries=0) as opened:
-        yield opened
-    serving.close()
+    try:
+        with openai.OpenAI(base_url=f"{serving.wait_until_ready()}/v1", api_key="x", max_retries=0) as opened:
+            yield opened
+    finally:
+        serving.close()
 
 
 def ask(client: openai.OpenAI, extra: dict[str, Any], **fields: Any) -> Any:

@@ -36,6 +36,7 @@ from fakes.token_hash_model import NoiseRunner
 from support.grammar_walks import allowed
 from support.paths import DENSE
 from support.thinking_model import load_processor, thinking_model
+from support.waiting import WAIT_S
 
 END = 2
 TOKENIZER = Tokenizer.from_directory(DENSE)
@@ -214,7 +215,7 @@ class _Slow(GrammarCompiler):
 
     def _compiled(self, source: str) -> Any:
         self.sources.append(source)
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(WAIT_S)
         return super()._compiled(source)
 
 
@@ -230,14 +231,14 @@ def test_a_request_that_waits_for_its_grammar_holds_up_no_other_and_can_be_cance
     ):
         thread.submit(_request(request_id, structured))
     thread.submit(GenerateRequest("plain", input_ids=(5,)))
-    assert [each.request_id for each in inbox.take(10).requests] == ["plain"]
+    assert [each.request_id for each in inbox.take(WAIT_S).requests] == ["plain"]
     thread.cancel(Cancel("cancelled"))
     thread.submit(_request("cancelled", {"regex": "c"}))  # another request with the id
     slow.go_on.set()
     requests: list[RequestState] = []
     refusals: list[Output] = []
     while len(requests) + len(refusals) < 3:
-        arrivals = inbox.take(10)
+        arrivals = inbox.take(WAIT_S)
         assert arrivals.requests or arrivals.refusals
         requests += arrivals.requests
         refusals += arrivals.refusals
@@ -258,12 +259,12 @@ def test_the_grammar_of_a_cancelled_request_is_not_compiled() -> None:
     for text in ("first", "second", "cancelled", "last"):  # there are two workers
         thread.submit(_request(text, {"choice": [text]}))
     thread.submit(GenerateRequest("plain", input_ids=(5,)))
-    assert [each.request_id for each in inbox.take(10).requests] == ["plain"]
+    assert [each.request_id for each in inbox.take(WAIT_S).requests] == ["plain"]
     thread.cancel(Cancel("cancelled"))
     slow.go_on.set()
     names: list[str] = []
     while len(names) < 3:
-        arrivals = inbox.take(10)
+        arrivals = inbox.take(WAIT_S)
         assert arrivals.requests
         names += [each.request_id for each in arrivals.requests]
     assert sorted(names) == ["first", "last", "second"]
