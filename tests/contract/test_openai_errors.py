@@ -17,6 +17,7 @@ import pytest
 from ernie_wire.errors import ContextLengthExceeded
 from fakes.triton_grpc import EventLoopThread, FakeTriton, Inference, Response, hang_after_first, tell
 from support import http
+from support.free_ports import free_port
 from support.waiting import WAIT_S, eventually
 
 pytest_plugins = ("support.frontend_server",)
@@ -459,9 +460,8 @@ def test_a_second_triton_takes_over(run_frontend: RunFrontend, triton: FakeTrito
 def test_triton_dies_in_a_stream_and_comes_back(
     triton_loop: EventLoopThread, run_frontend: RunFrontend
 ) -> None:
-    fake = FakeTriton(answer=hang_after_first)
-    triton_loop.run(fake.start())
-    port = int(fake.url.split(":")[1])
+    fake, port = FakeTriton(answer=hang_after_first), free_port()  # it comes back on the port
+    triton_loop.run(fake.start(port))
     with run_frontend(fake.url) as url:
         body = {"messages": MESSAGES, "stream": True}
         with http.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:

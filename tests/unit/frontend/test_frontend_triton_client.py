@@ -23,6 +23,7 @@ from ernie_wire.errors import EngineCrashed, InternalError, ModelUnavailable
 from ernie_wire.messages import GenerateRequest, Output
 from ernie_wire.sampling import SamplingParameters
 from fakes.triton_grpc import EventLoopThread, FakeTriton, Inference, Response, hang_after_first
+from support.free_ports import free_port
 
 pytest_plugins = ("support.frontend_server",)
 
@@ -396,8 +397,8 @@ def test_an_outage_is_two_lines_in_the_log(
     triton_loop: EventLoopThread, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def two_outages() -> list[str]:
-        triton = FakeTriton()
-        await triton.start()
+        triton, port = FakeTriton(), free_port()
+        await triton.start(port)
         client = TritonClient(triton.url, settings(triton.url))
         wanted = []
         for _ in range(2):
@@ -405,7 +406,7 @@ def test_an_outage_is_two_lines_in_the_log(
             for _ in range(3):
                 with pytest.raises(TritonUnreachable):
                     await collect([client.generate("ernie-tiny", request())])
-            await triton.start(int(triton.url.rpartition(":")[2]))
+            await triton.start(port)
             num_failed = 3 + await _until_reached(client)
             wanted += [
                 rf"Triton at {triton.url} failed r: [\w ]+",
