@@ -21,6 +21,9 @@ from ernie_wire.processes import ProcessStat
 from support.waiting import has_ended
 
 DEADLINE_S = 60.0
+# What a child does at SIGTERM. With a handler and pause() it would sleep on if the signal came just before.
+BLOCK_SIGTERM = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+AWAIT_SIGTERM = "signal.sigwait([signal.SIGTERM])\n"
 
 
 def python(code: str) -> list[str]:
@@ -105,13 +108,10 @@ async def test_a_signal_stops_the_children_in_reverse_order(
 ) -> None:
     log = tmp_path / "log"
     code = (
-        "import pathlib, signal, sys\n"
+        f"{BLOCK_SIGTERM}import sys\n"
         "name, log = sys.argv[1:]\n"
-        "def end(*_):\n"
-        "    open(log, 'a').write(name + ' ends\\n'); raise SystemExit\n"
-        "signal.signal(signal.SIGTERM, end)\n"
         "open(log + name, 'w').write('up\\n')\n"
-        "signal.pause()\n"
+        f"{AWAIT_SIGTERM}open(log, 'a').write(name + ' ends\\n')\n"
     )
 
     async def signal_when_up() -> None:
@@ -165,12 +165,10 @@ async def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 async def test_a_child_without_a_grace_may_take_as_long_as_it_needs(tmp_path: Path) -> None:
     up, done = tmp_path / "up", tmp_path / "done"
     code = (
-        "import signal, sys, time\n"
-        "def end(*_):\n"
-        f"    time.sleep(float(sys.argv[1])); open({str(done)!r}, 'w').write('done\\n'); raise SystemExit\n"
-        "signal.signal(signal.SIGTERM, end)\n"
+        f"{BLOCK_SIGTERM}import sys, time\n"
         f"open({str(up)!r}, 'w').write('up\\n')\n"
-        "while True: signal.pause()\n"
+        f"{AWAIT_SIGTERM}time.sleep(float(sys.argv[1]))\n"
+        f"open({str(done)!r}, 'w').write('done\\n')\n"
     )
     for grace_s, takes_s, finishes in ((0.05, 1000, False), (None, 0.3, True)):
         async with Supervisor() as supervisor:
@@ -256,13 +254,10 @@ async def test_only_the_descendants_are_killed(tmp_path: Path) -> None:
 async def test_a_child_that_is_started_again_keeps_its_place(tmp_path: Path) -> None:
     log = tmp_path / "log"
     code = (
-        "import os, signal, sys\n"
+        f"{BLOCK_SIGTERM}import os, sys\n"
         "name, log = sys.argv[1:]\n"
-        "def end(*_):\n"
-        "    open(log, 'a').write(name + ' ends\\n'); raise SystemExit\n"
-        "signal.signal(signal.SIGTERM, end)\n"
         "open(f'{log}{name}{os.getpid()}', 'w').write('up\\n')\n"
-        "signal.pause()\n"
+        f"{AWAIT_SIGTERM}open(log, 'a').write(name + ' ends\\n')\n"
     )
     async with Supervisor() as supervisor:
         children = [await supervisor.start(name, [*python(code), name, str(log)], os.environ) for name in "ab"]
