@@ -557,3 +557,19 @@ def test_an_error_of_a_grammar_names_the_field_of_the_client(
     answer = post(frontend, "/v1/chat/completions", {"messages": MESSAGES, field: value, "stream": stream})
     error = error_of(answer, 400)
     assert (error["message"], error["param"]) == (f"{place}#/a: no such type", field)
+
+
+def test_so_does_an_error_in_a_stream(frontend: str, triton: FakeTriton) -> None:
+    async def fail(_: Inference) -> AsyncIterator[Response]:
+        yield {"text_output": "Bei", "finish_reason": "", "num_input_tokens": 7, "num_output_tokens": 1}
+        yield "invalid_value[structured_outputs]: structured_outputs: it cannot be followed any further"
+
+    triton.answer = fail
+    body = {"messages": MESSAGES, "guided_regex": "a", "stream": True}
+    *_, event, done, end = post(frontend, "/v1/chat/completions", body).text.split("\n\n")
+    assert (done, end) == ("data: [DONE]", "")
+    error = json.loads(event.removeprefix("data: "))["error"]
+    assert (error["param"], error["message"]) == (
+        "guided_regex",
+        "guided_regex: it cannot be followed any further",
+    )

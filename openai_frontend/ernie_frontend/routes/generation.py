@@ -27,7 +27,7 @@ from ernie_frontend.translate.response_context import ResponseContext, UsageCoun
 from ernie_frontend.translate.response_warnings import warning_header
 from ernie_frontend.translate.sse import StreamWriter
 from ernie_frontend.translate.structured_outputs import in_clients_words
-from ernie_frontend.triton.output_streams import Item, collect, merge, rechunk
+from ernie_frontend.triton.output_streams import Item, OutputStream, collect, merge, rechunk
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError, InvalidValue
 from ernie_wire.messages import GenerateRequest, Output
 from ernie_wire.status import Description
@@ -63,15 +63,8 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
     Raises:
         ErnieError: the request is wrong, or cannot be answered.
     """
-    body, num_bytes = await read_body(endpoint.body, request)
-    try:
-        return await _answer(request, endpoint, body, num_bytes)
-    except InvalidValue as error:
-        raise in_clients_words(error, body) from None
-
-
-async def _answer(request: Request, endpoint: Endpoint[Body], body: Body, num_bytes: int) -> Response:
     services, record = Services.of(request), record_of(request.scope)
+    body, num_bytes = await read_body(endpoint.body, request)
     model = await services.models.resolve(body.model)
     engine = model.entry.engine
     if engine is not None:  # while it starts, the engine itself checks what waits for it
@@ -84,7 +77,7 @@ async def _answer(request: Request, endpoint: Endpoint[Body], body: Body, num_by
     )
     headers = warning_header(response.warnings)
     usage = UsageCounter(body.num_candidates)
-    streams = [services.triton.generate(model.entry.name, each) for each in requests]
+    streams = [_worded(services.triton.generate(model.entry.name, each), body) for each in requests]
 
     async def formatted() -> ResponseContext:
         # An engine without a description when the request came has one when it has answered.
@@ -104,6 +97,16 @@ async def _answer(request: Request, endpoint: Endpoint[Body], body: Body, num_by
     record.count(usage.num_input_tokens, usage.num_output_tokens)
     chosen = best(answers, body.num_candidates, body.n or 1)
     return JSONResponse(endpoint.whole(await formatted(), chosen, usage), headers=headers)
+
+
+async def _worded(stream: OutputStream, body: GenerationFields) -> OutputStream:
+    """Yield the outputs of a generation; its error is about the fields that the client sent."""
+    try:
+        async with aclosing(stream):
+            async for output in stream:
+                yield output
+    except InvalidValue as error:
+        raise in_clients_words(error, body) from None
 
 
 def context_of(request: Request, request_id: str, engine: Description | None) -> RequestContext:
