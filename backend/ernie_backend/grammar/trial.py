@@ -1,8 +1,8 @@
 """Grammars are tried in a process of their own before the engine compiles them.
 
 llguidance recurses without a limit, so that a chain of 10,000 rules or references overflows its stack, and it
-takes minutes for some short schemas, such as an ``allOf`` of fifty patterns. In this process, whose stack and
-time are limited, that costs one request its answer, and not all requests the engine.
+takes minutes for some short schemas, such as an ``allOf`` of fifty patterns. In this process, whose stack,
+time and memory are limited, that costs one request its answer, and not all requests the engine.
 
     engine -> trial    size of the vocabulary, the vocabulary as JSON; then, for each grammar, size and source
     trial -> engine    size and error of each; empty if it may be compiled
@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import signal
 import struct
 import subprocess
 import sys
 import threading
 import weakref
+from pathlib import Path
 from typing import IO
 
 from ernie_backend.grammar.matcher import TOO_COMPLEX, Matchers, Vocabulary
 
 MAX_SECONDS = 3.0
 """Processor time for one grammar."""
+MAX_BYTES = 1 << 30
+"""Memory for one grammar."""
 STACK_BYTES = 16 << 20
 """Enough for about 2,000 rules that each begin with the next one; the engine's workers have more."""
 _SIZE = struct.Struct("<I")
@@ -104,6 +108,7 @@ def _try_all() -> None:
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     tokens, special_ids, eos_ids = json.loads(_receive(requests))
     matchers = Matchers(Vocabulary([token.encode("latin-1") for token in tokens], special_ids, eos_ids))
+    _limit_memory()
     while True:
         try:
             source = _receive(requests).decode()
@@ -113,6 +118,13 @@ def _try_all() -> None:
         error = matchers.make(source)[1]
         signal.setitimer(signal.ITIMER_PROF, 0)
         _send(answers, error.encode())
+
+
+def _limit_memory() -> None:
+    """Let this process have no more than ``MAX_BYTES`` beyond what it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MAX_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 if __name__ == "__main__":
