@@ -40,14 +40,15 @@ class AnswerMasks:
         prompt_ids: tuple[int, ...],
         sampling: ResolvedSampling,
     ) -> PendingMask | None:
-        """Return the mask of an answer, whose grammar other threads begin to compile; None: it is free.
+        """Return the mask of an answer, whose grammar other threads begin to compile.
 
-        After a prompt that ends within thinking, the grammar begins after ``</think>``.
+        It is None if the answer is free, or has no token. After a prompt that ends within thinking, the grammar
+        begins after ``</think>``.
 
         Raises:
             InvalidValue: ``structured`` is not a grammar.
         """
-        if structured is None and tools is None:
+        if sampling.max_tokens == 0 or (structured is None and tools is None):
             return None
         tags = self.format.think_tags
         begin_id = tags.end if tags is not None and tags.are_open(prompt_ids) else None

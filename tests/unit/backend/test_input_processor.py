@@ -140,6 +140,18 @@ def test_a_prompt_that_is_not_computed_may_have_any_length() -> None:
         _prepare(GenerateRequest("r", input_ids=(), sampling=scored))
 
 
+def test_no_grammar_is_compiled_for_an_answer_without_tokens() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    messages = [{"role": "user", "content": "a"}]
+    forced = json.dumps({"messages": messages, "tools": [tool], "tool_choice": "required"}).encode()
+    for sampling in ({}, {"structured_outputs": {"regex": "("}}):
+        nothing = SamplingParameters.from_json({"max_tokens": 0, **sampling})
+        assert (
+            _prepare(GenerateRequest("r", messages=forced, sampling=nothing), max_model_len=99).pending_mask
+            is None
+        )
+
+
 def test_a_text_that_cannot_fit_is_not_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
     longest = max(len(TOKENIZER.token_bytes(each)) for each in range(TOKENIZER.vocab_size))
     token = next(each for each in range(TOKENIZER.vocab_size) if len(TOKENIZER.token_bytes(each)) == longest)
