@@ -13,7 +13,7 @@ from ernie_backend.grammar.compiler import GrammarCompiler, PendingMask
 from ernie_backend.grammar.errors import ErrorOf
 from ernie_backend.grammar.parts import NEWLINES, Grammar, literal
 from ernie_backend.grammar.sources import structured_grammar
-from ernie_backend.grammar.tool_grammar import CallTags, tool_grammar, unchecked_tools
+from ernie_backend.grammar.tool_grammar import CallTags, of_tools, tool_grammar, unchecked_tools
 from ernie_backend.request.sampling import ResolvedSampling
 from ernie_wire.conversation import ToolRequest
 from ernie_wire.errors import InvalidValue
@@ -59,13 +59,14 @@ class AnswerMasks:
             grammar = answer if tools is None else tool_grammar(tools, self._call_tags, answer, unchecked)
             return None if grammar is None else grammar.source(before)
 
+        tried = [frozenset[str]()]
+
         def alternative(error: InvalidValue, error_of: ErrorOf) -> str:
-            unchecked = unchecked_tools(tools, error_of) if tools is not None else None
-            if unchecked:
-                return source(unchecked) or ""
-            if structured is None:
-                raise InvalidValue(error.message.replace(FIELD, "tools"), "tools")
-            raise error
+            unchecked = frozenset[str]() if tools is None else unchecked_tools(tools, error_of)
+            if unchecked in tried:
+                raise error if structured is not None else InvalidValue(of_tools(error), "tools")
+            tried.append(unchecked)
+            return source(unchecked) or ""
 
         compiler, first = self._compiler, source()
         if first is None:

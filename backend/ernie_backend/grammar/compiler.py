@@ -108,7 +108,8 @@ class GrammarCompiler:
 
         Args:
             source: in llguidance's variant of Lark.
-            alternative: gives another source if that cannot be compiled; called by the thread that compiles.
+            alternative: gives another source if one cannot be compiled, and at last an error; called by the
+                thread that compiles.
 
         Returns:
             The grammar in future; ``result`` raises InvalidValue if it is wrong, too large or empty.
@@ -126,7 +127,7 @@ class GrammarCompiler:
             if alternative is None:
                 raise
             other = alternative(error, self._error_of)
-        return self._compiled(other)
+        return self._compiled_or(other, alternative)
 
     def _compiled(self, source: str) -> CompiledGrammar:
         if len(source) > MAX_SOURCE_CHARACTERS:

@@ -13,6 +13,7 @@ have several.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -21,6 +22,10 @@ from ernie_backend.grammar.json_schema import not_enforced
 from ernie_backend.grammar.parts import NEWLINES, Grammar, json_rule
 from ernie_wire.conversation import Tool, ToolRequest
 from ernie_wire.errors import InvalidValue
+from ernie_wire.structured_outputs import FIELD
+
+MAX_SECONDS = 3.0
+"""After which no further schema is tried alone."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,23 @@ def unchecked_tools(tools: ToolRequest, error_of: ErrorOf) -> frozenset[str]:
         error_of: returns the error of a grammar, or None.
 
     Raises:
-        InvalidValue: one of these is strict.
+        InvalidValue: one of these is strict, or it takes too long to find them.
     """
-    errors = [(tool, error_of(arguments_grammar(tool).source())) for tool in tools.tools]
-    for tool, error in errors:
-        if tool.is_strict and error is not None:
-            raise InvalidValue(error.message, "tools")
-    return frozenset(tool.name for tool, error in errors if error is not None)
+    names, end = set(), time.monotonic() + MAX_SECONDS
+    for tool in tools.tools:
+        if time.monotonic() > end:
+            raise InvalidValue("tools: their schemas take too long to be compiled; make them simpler", "tools")
+        error = error_of(arguments_grammar(tool).source())
+        if error is not None and tool.is_strict:
+            raise InvalidValue(of_tools(error, tool.name), "tools")
+        if error is not None:
+            names.add(tool.name)
+    return frozenset(names)
+
+
+def of_tools(error: InvalidValue, name: str | None = None) -> str:
+    """Return the text of an error as that of the tools, or of one of them."""
+    return error.message.replace(FIELD, "tools" if name is None else _field(name))
 
 
 def _calls(tools: ToolRequest, tags: CallTags | None) -> str:
@@ -108,9 +123,13 @@ def _functions(tools: ToolRequest, unchecked: Collection[str]) -> str:
 
 def _arguments(rule: str, tool: Tool) -> str:
     """Return the rule of arguments, without what cannot be enforced unless the function is strict."""
-    field = f"tools: function.parameters of {tool.name!r}"
+    field = _field(tool.name)
     if tool.is_strict and (found := not_enforced(tool.parameters)):
         raise InvalidValue(
             f"{field}#{found[0]}: {found[1]} cannot be enforced; leave it out, or strict", "tools"
         )
     return json_rule(rule, tool.parameters, field, is_lenient=not tool.is_strict)
+
+
+def _field(name: str) -> str:
+    return f"tools: function.parameters of {name!r}"

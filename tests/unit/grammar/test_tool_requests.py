@@ -207,14 +207,19 @@ def test_a_schema_that_cannot_be_compiled(models: dict[str, InputProcessor]) -> 
     ) == ["stop"]
 
 
-def test_tools_that_are_too_large_together(models: dict[str, InputProcessor]) -> None:
+@pytest.mark.parametrize("kind", ["string", "wrong"])
+def test_tools_that_are_too_large_together(models: dict[str, InputProcessor], kind: str) -> None:
     properties = {f"p{number}": {"type": "string"} for number in range(400)}
     tools = [
         {"function": {"name": f"f{number}", "parameters": {"properties": properties}}} for number in range(60)
     ]
-    with pytest.raises(InvalidRequest, match=r"^tools: ") as raised:
+    tools.append({"function": {"name": "g", "parameters": {"properties": {"a": {"type": kind}}}}})
+    with pytest.raises(InvalidRequest, match=r"^tools: .* too (big|large)") as raised:
         answer_of(models["dense"], request_of(models["dense"], {"tools": tools, "tool_choice": "required"}))
     assert raised.value.param == "tools"
+
+
+def test_a_wrong_structure_beside_tools(models: dict[str, InputProcessor]) -> None:
     wrong = request_of(models["ernie-x1"], {"tools": [PAINT]}, structured_outputs={"json": {"type": "wrong"}})
     with pytest.raises(InvalidRequest, match=r"structured_outputs\.json#") as raised:
         answer_of(models["ernie-x1"], wrong)
