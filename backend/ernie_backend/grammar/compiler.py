@@ -95,6 +95,7 @@ class GrammarCompiler:
         self._vocabulary = vocabulary(tokenizer, self.eos_token_ids)
         self._made: Matchers | None = None
         self._of_worker = threading.local()
+        self._making = threading.Lock()
         self._lock = threading.Lock()
         self._workers = ThreadPoolExecutor(NUM_WORKERS, "grammar")  # a thread begins with the first grammar
         self._errors: OrderedDict[bytes, InvalidValue | None] = OrderedDict()  # by the source's hash
@@ -136,10 +137,12 @@ class GrammarCompiler:
                 "allowed",
                 FIELD,
             )
+        self._own_trial()  # at first, both vocabularies are made at the same time
+        matchers = self._matchers()
         error = self._error_of(source)
         if error is not None:
             raise InvalidValue(error.message, error.param)
-        matcher, text = self._matchers().make(source)
+        matcher, text = matchers.make(source)
         if text:
             raise grammar_error(source, text, self._own_trial().error_of)
         return CompiledGrammar(matcher)
@@ -165,10 +168,11 @@ class GrammarCompiler:
         trial: Trial | None = getattr(self._of_worker, "trial", None)
         if trial is None:
             trial = self._of_worker.trial = Trial(self._vocabulary)
+            trial.start()
         return trial
 
     def _matchers(self) -> Matchers:
-        with self._lock:
+        with self._making:
             if self._made is None:
                 self._made = Matchers(self._vocabulary)
             return self._made

@@ -46,7 +46,7 @@ class Trial:
 
     def error_of(self, source: str) -> str:
         """Return llguidance's error of a grammar, or one of ``matcher``'s; empty if there is none."""
-        process = self._process or self._start()
+        process = self._process or self.start()
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the process has no pipes")
         try:
@@ -57,7 +57,8 @@ class Trial:
             self._process = None
             return TOO_COMPLEX
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the process, which makes the vocabulary meanwhile."""
         command = [sys.executable, "-m", "ernie_backend.grammar.trial"]
         process = self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
