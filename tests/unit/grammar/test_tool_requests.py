@@ -211,7 +211,7 @@ def test_a_schema_that_cannot_be_compiled(models: dict[str, InputProcessor]) -> 
 def test_tools_that_are_too_large_together(models: dict[str, InputProcessor], kind: str) -> None:
     properties = {f"p{number}": {"type": "string"} for number in range(400)}
     tools = [
-        {"function": {"name": f"f{number}", "parameters": {"properties": properties}}} for number in range(60)
+        {"function": {"name": f"f{number}", "parameters": {"properties": properties}}} for number in range(16)
     ]
     tools.append({"function": {"name": "g", "parameters": {"properties": {"a": {"type": kind}}}}})
     with pytest.raises(InvalidRequest, match=r"^tools: .* too (big|large)") as raised:
