@@ -86,12 +86,19 @@ class GrammarCompiler:
         tokenizer: see above.
         special_tokens: those that sources may name.
         eos_token_ids: those that the tokenizer has.
+
+    Raises:
+        InvalidValue: the tokenizer has none.
     """
 
     def __init__(self, tokenizer: Tokenizer, eos_token_ids: Collection[int]) -> None:
         self.tokenizer = tokenizer
         self.special_tokens = special_tokens(tokenizer)
         self.eos_token_ids = frozenset(each for each in eos_token_ids if each < tokenizer.vocab_size)
+        if not self.eos_token_ids:
+            raise InvalidValue(
+                f"{FIELD} needs a model whose tokenizer has an end-of-sequence token; leave it out", FIELD
+            )
         self._vocabulary = vocabulary(tokenizer, self.eos_token_ids)
         self._made: Matchers | None = None
         self._of_worker = threading.local()

@@ -199,6 +199,12 @@ def test_what_is_left_nothing_ends_alone() -> None:
     assert _fits(answers["good"].text)
 
 
+def test_a_model_without_an_end_of_sequence_token_refuses() -> None:
+    model = InputProcessor(TOKENIZER, MODEL.template, GenerationConfig(eos_token_ids=(VOCAB,)), 512, VOCAB + 1)
+    with pytest.raises(InvalidValue, match="end-of-sequence"):
+        model.process(_request("r", {"json_object": True}))
+
+
 def test_a_model_without_tokenizer_refuses() -> None:
     model = InputProcessor(NullTokenizer(DENSE, VOCAB), MODEL.template, MODEL.defaults, 512, VOCAB)
     with pytest.raises(InvalidValue, match="tokenizer"):
