@@ -44,7 +44,7 @@ Alternative = Callable[[InvalidValue, ErrorOf], str]
 
 @dataclass(frozen=True)
 class CompiledGrammar:
-    """A grammar that answers can be started with, by any thread."""
+    """A grammar that answers can be started with, by any thread; they share llguidance's limits."""
 
     matcher: LLMatcher
 
