@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,14 +86,21 @@ class AnswerMasks:
         if is_first or self.format.reasoning_parser != "ernie-x1":
             return grammar
         begin, end = (literal(tag, special) for tag in ("<response>", "</response>"))
-        return Grammar(f"{begin} {NEWLINES} {grammar.part} {NEWLINES} {end} {NEWLINES}", grammar.rules)
+        newline = json.dumps("\n")  # which the parser of answers leaves out, and only one
+        return Grammar(f"{begin} {newline} {grammar.part} {newline} {end} {NEWLINES}", grammar.rules)
 
     @property
     def _call_tags(self) -> CallTags | None:
         if self.format.tool_call_parser is None:
             return None
         begin, end = (self._compiler.special_tokens[tag] for tag in ("<tool_call>", "</tool_call>"))
-        return CallTags(begin, end, self._compiler.eos_token_ids)
+        newline_ids = None if self.format.tool_call_parser == "ernie-x1" else self._newline_ids
+        return CallTags(begin, end, self._compiler.eos_token_ids, newline_ids)
+
+    @cached_property
+    def _newline_ids(self) -> frozenset[int]:
+        ids = range(self.tokenizer.vocab_size)
+        return frozenset(each for each in ids if not self.tokenizer.token_bytes(each).strip(b"\n"))
 
     @cached_property
     def _compiler(self) -> GrammarCompiler:

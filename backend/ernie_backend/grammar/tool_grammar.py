@@ -35,11 +35,14 @@ class CallTags:
     Attributes:
         begin, end: ids of ``<tool_call>`` and ``</tool_call>``.
         eos_token_ids: tokens that end an answer.
+        newline_ids: tokens of nothing but newlines, if an answer that begins with any other token has no calls;
+            None: they may follow text.
     """
 
     begin: int
     end: int
     eos_token_ids: Collection[int]
+    newline_ids: Collection[int] | None = None
 
 
 def tool_grammar(
@@ -66,8 +69,17 @@ def tool_grammar(
     if answer is not None:
         rules = f"answer: %lark {{\n{answer.source()}\n}}\n"  # its rules may have names of ours
         return Grammar(f"(answer | {calls})", rules + _functions(tools, unchecked))
-    others = ",".join(map(str, sorted({tags.begin, *tags.eos_token_ids})))
-    return Grammar(f"<[^{others}]>* ({calls})?", _functions(tools, unchecked))
+    special = {tags.begin, *tags.eos_token_ids}
+    if tags.newline_ids is None:
+        part = f"{_other_than(special)}* ({calls})?"
+    else:
+        part = f"({calls} | {_other_than(special.union(tags.newline_ids))} {_other_than(special)}*)?"
+    return Grammar(part, _functions(tools, unchecked))
+
+
+def _other_than(token_ids: Collection[int]) -> str:
+    """Return the part of one token that is none of these."""
+    return f"<[^{','.join(map(str, sorted(token_ids)))}]>"
 
 
 def arguments_grammar(tool: Tool) -> Grammar:

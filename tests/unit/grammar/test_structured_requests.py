@@ -151,7 +151,7 @@ def test_an_answer_that_may_go_on_ends_with_the_end_token_or_is_cut() -> None:
         ("ernie-45-vl-thinking", r"(?s)(?P<thinking>.*?)</think>\n{0,4}(?P<answer>[^\n].*)"),
         (
             "ernie-x1",
-            r"(?s)(?P<thinking>.*?)\n</think>\n{2,4}<response>\n{0,4}(?P<answer>.*[^\n])\n{0,4}</response>\n{0,4}",
+            r"(?s)(?P<thinking>.*?)\n</think>\n{2,4}<response>\n(?P<answer>[^\n].*[^\n])\n</response>\n{0,4}",
         ),
     ],
 )

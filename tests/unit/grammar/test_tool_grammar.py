@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,6 +155,15 @@ def test_calls_that_are_checked_come_after_free_text(
         f"{free}{tagged(call('f'))}",
         f"{tagged(call())}free",
     ):
+        assert not takes(source, text)
+
+
+def test_where_calls_do_not_follow_text_they_are_all_of_the_answer() -> None:
+    tools = ToolRequest((Tool("get_weather", SCHEMA, is_strict=True), CLOCK))
+    source = tool_grammar(tools, replace(TAGS, newline_ids=(10,)))
+    for text in ("", "\nyes\n", f"\n\n{tagged(call())}", tagged(call(), CLOCK_CALL)):
+        assert takes(source, text)
+    for text in (f"yes{tagged(call())}", f"{tagged(call())}yes", tagged(call(arguments="{}"))):
         assert not takes(source, text)
 
 

@@ -155,6 +155,16 @@ def test_calls_by_choice(models: dict[str, InputProcessor], form: str) -> None:
     assert not text.tool_calls
 
 
+@pytest.mark.parametrize("calls", [2, 4, 6])
+def test_a_call_does_not_follow_text_where_the_parser_takes_it_for_text(
+    models: dict[str, InputProcessor], calls: int
+) -> None:
+    model, tools = models["ernie-45-vl-thinking"], {"tools": [with_strict(PAINT), STOP]}
+    answer = parsed(model, request_of(model, tools, calls=calls, seed=1, max_tokens=300))
+    check_calls(answer)
+    assert "<tool_call>" not in answer.content.removeprefix("<tool_call>")  # of a call that is cut
+
+
 @pytest.mark.parametrize("form", TAGGED)
 def test_calls_or_a_structured_answer(models: dict[str, InputProcessor], form: str) -> None:
     model = models[form]
