@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from ernie_backend.chat.formats import AnswerFormat
@@ -82,12 +82,28 @@ class AnswerMasks:
     def _answer(self, structured: Mapping[str, Any], *, is_first: bool) -> Grammar:
         """Return the grammar of an answer without calls, which is all of it or follows thinking."""
         special = self._compiler.special_tokens
-        grammar = structured_grammar(structured, special)
+        grammar = self._grammar_of(json.dumps(structured))
+        if isinstance(grammar, InvalidValue):
+            raise InvalidValue(grammar.message, grammar.param)
         if is_first or self.format.reasoning_parser != "ernie-x1":
             return grammar
         begin, end = (literal(tag, special) for tag in ("<response>", "</response>"))
         newline = json.dumps("\n")  # which the parser of answers leaves out, and only one
         return Grammar(f"{begin} {newline} {grammar.part} {newline} {end} {NEWLINES}", grammar.rules)
+
+    @cached_property
+    def _grammar_of(self) -> Callable[[str], Grammar | InvalidValue]:
+        """Returns the grammar of JSON, or its error; remembers it, since each of ``n`` answers is a request."""
+        special = self._compiler.special_tokens
+
+        @lru_cache(maxsize=16)
+        def grammar_of(structured: str) -> Grammar | InvalidValue:
+            try:
+                return structured_grammar(json.loads(structured), special)
+            except InvalidValue as error:
+                return error
+
+        return grammar_of
 
     @property
     def _call_tags(self) -> CallTags | None:

@@ -20,6 +20,7 @@ from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.grammar.compiler import GrammarCompiler
+from ernie_backend.grammar.parts import Grammar, SpecialTokens
 from ernie_backend.grammar.sources import structured_grammar
 from ernie_backend.grammar.trial import Trial
 from ernie_backend.grammar.vocabulary import vocabulary
@@ -197,6 +198,23 @@ def test_what_is_left_nothing_ends_alone() -> None:
     answers = _answers(requests)
     assert str(answers["none"].error).startswith("invalid_value")
     assert _fits(answers["good"].text)
+
+
+def test_the_form_of_many_answers_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = InputProcessor(TOKENIZER, MODEL.template, MODEL.defaults, 512, VOCAB)
+    read: list[Any] = []
+
+    def reading(structured: dict[str, Any], special: SpecialTokens) -> Grammar:
+        read.append(structured)
+        return structured_grammar(structured, special)
+
+    monkeypatch.setattr("ernie_backend.engine.answer_masks.structured_grammar", reading)
+    wrong: dict[str, Any] = {"json": {"not": {}}}
+    for number in range(3):
+        model.process(_request(str(number), {"json": SCHEMA})).start_mask()
+        with pytest.raises(InvalidValue, match="not cannot be enforced"):
+            model.process(_request(str(number), wrong))
+    assert read == [{"json": SCHEMA}, wrong]
 
 
 def test_a_model_without_an_end_of_sequence_token_refuses() -> None:
