@@ -10,6 +10,7 @@ others need.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -21,7 +22,7 @@ from llguidance import LLMatcher
 
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.grammar.errors import ErrorOf, grammar_error
-from ernie_backend.grammar.matcher import Matchers
+from ernie_backend.grammar.matcher import TOO_COMPLEX, Matchers
 from ernie_backend.grammar.parts import special_tokens
 from ernie_backend.grammar.token_mask import GrammarMask, MaskAfter
 from ernie_backend.grammar.trial import STACK_BYTES as TRIAL_STACK_BYTES
@@ -35,6 +36,8 @@ MAX_TRIED = 1024
 """Grammars whose trial is remembered."""
 MAX_SOURCE_CHARACTERS = 1 << 20
 NUM_WORKERS = 2
+NICENESS = 5
+"""Added for a worker: where a processor is busy, the engine's other threads get three quarters of it."""
 STACK_BYTES = 4 * TRIAL_STACK_BYTES
 """Of a worker: what a trial survives, it survives."""
 
@@ -104,7 +107,9 @@ class GrammarCompiler:
         self._of_worker = threading.local()
         self._making = threading.Lock()
         self._lock = threading.Lock()
-        self._workers = ThreadPoolExecutor(NUM_WORKERS, "grammar")  # a thread begins with the first grammar
+        self._workers = ThreadPoolExecutor(
+            NUM_WORKERS, "grammar", _give_way
+        )  # a thread begins with the first grammar
         self._errors: OrderedDict[bytes, InvalidValue | None] = OrderedDict()  # by the source's hash
 
     def compile(self, source: str) -> CompiledGrammar:
@@ -164,6 +169,8 @@ class GrammarCompiler:
         trial = self._own_trial()
         text = trial.error_of(source)
         error = grammar_error(source, text, trial.error_of) if text else None
+        if text == TOO_COMPLEX:  # or its process was killed by somebody: that is not remembered
+            return error
         with self._lock:
             self._errors[key] = error
             if len(self._errors) > MAX_TRIED:
@@ -183,3 +190,9 @@ class GrammarCompiler:
             if self._made is None:
                 self._made = Matchers(self._vocabulary)
             return self._made
+
+
+def _give_way() -> None:
+    """Let the engine's other threads go first: a thread has its own niceness, which a trial inherits."""
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import threading
@@ -19,7 +20,7 @@ from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.engine.request_state import RequestState
-from ernie_backend.grammar.compiler import GrammarCompiler
+from ernie_backend.grammar.compiler import NICENESS, GrammarCompiler
 from ernie_backend.grammar.parts import Grammar, SpecialTokens
 from ernie_backend.grammar.sources import structured_grammar
 from ernie_backend.grammar.trial import Trial
@@ -354,6 +355,29 @@ def test_grammars_are_tried_once_and_the_last_are_remembered(monkeypatch: pytest
     with pytest.raises(InvalidValue, match="unknown name"):
         compiler.compile("start: a")
     assert trial.count == 6
+
+
+def test_a_trial_that_was_killed_says_nothing_about_the_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, trial = GrammarCompiler(TOKENIZER, (END,)), _Counting()
+    monkeypatch.setattr(compiler, "_own_trial", lambda: trial)
+    compiler.compile('start: "a"')
+    assert trial._process is not None
+    trial._process.kill()
+    with pytest.raises(InvalidValue, match="too large"):
+        compiler.compile('start: "b"')
+    compiler.compile('start: "b"')
+
+
+def test_workers_and_trials_give_way_to_the_engine() -> None:
+    def niceness() -> tuple[int, int]:
+        process = compiler._own_trial()._process
+        assert process is not None
+        own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        return own, os.getpriority(os.PRIO_PROCESS, process.pid)
+
+    compiler = GrammarCompiler(TOKENIZER, (END,))
+    nicer = min(os.getpriority(os.PRIO_PROCESS, 0) + NICENESS, 19)
+    assert compiler._workers.submit(niceness).result() == (nicer, nicer)
 
 
 def _go_on(mask: TokenMask, answer: list[int]) -> None:
