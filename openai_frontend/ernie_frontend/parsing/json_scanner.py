@@ -18,8 +18,7 @@ MAX_DEPTH = 128
 _SPACES = re.compile(r"[ \t\n\r]*")
 _SCALAR_PART = re.compile(r"[-+.0-9A-Za-z]*")
 _SCALAR = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null")
-# All characters of a string up to its end, or up to an escape that is not whole.
-_STRING_PART = re.compile(r'[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*')
+_STRING_PART = re.compile(r'[^"\\\x00-\x1f]+|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
 _BEGUN_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{0,3})?")
 
 
@@ -86,15 +85,16 @@ class ObjectScanner:
 
     def _read_string(self) -> None:
         part = self._skip(_STRING_PART)
-        if self._key is not None:
-            self._key.append(part)
-        if self._text.startswith('"', self._place):
+        if part:
+            if self._key is not None:
+                self._key.append(part)
+        elif self._text[self._place] == '"':
             self._place += 1
             self._read = self._read_symbol
             self._end_string()
         elif _BEGUN_ESCAPE.fullmatch(self._text, self._place):
             self._text, self._held = self._text[: self._place], self._text[self._place :]
-        elif self._place < len(self._text):
+        else:
             raise NotJsonError
 
     def _skip(self, pattern: re.Pattern[str]) -> str:
