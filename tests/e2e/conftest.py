@@ -1,4 +1,4 @@
-"""The fixture that starts real tritonservers; at most one for each test module."""
+"""Real tritonservers: one for all modules that leave it as it is, and what starts one for a module."""
 
 from __future__ import annotations
 
@@ -7,7 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from support.triton_server import TritonServer
+from support.paths import DENSE
+from support.triton_server import TritonServer, add_entry
+
+
+@pytest.fixture(scope="session")
+def dense_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A tritonserver with the dense checkpoint as ``ernie-tiny``."""
+    repository = tmp_path_factory.mktemp("repository")
+    add_entry(repository, "ernie-tiny", model=str(DENSE), dtype="float32")
+    server = TritonServer(repository, tmp_path_factory.mktemp("triton") / "server.log")
+    try:
+        server.await_ready()
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(scope="module")

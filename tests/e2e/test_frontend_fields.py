@@ -5,30 +5,23 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from support.frontend_process import frontend_process
-from support.paths import DENSE
-from support.triton_server import TritonServer, add_entry
+from support.triton_server import TritonServer
 
 PROMPT = "The capital of France is"
 GREEDY: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 8, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
-def client(
-    start_tritonserver: Callable[[Path], TritonServer], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[httpx.Client]:
-    repository = tmp_path_factory.mktemp("repository")
-    add_entry(repository, "ernie-tiny", model=str(DENSE), dtype="float32")
-    server = start_tritonserver(repository)
-    command = [sys.executable, "-m", "ernie_frontend"]
-    with frontend_process(command, server.grpc_port, repository / "frontend.log") as client:
+def client(dense_server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    command, log = [sys.executable, "-m", "ernie_frontend"], tmp_path_factory.mktemp("frontend") / "log"
+    with frontend_process(command, dense_server.grpc_port, log) as client:
         yield client
 
 

@@ -5,26 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.paths import DENSE
-from support.triton_server import TritonServer, add_entry
+from support.triton_server import TritonServer
 
 QUICK_S = 15.0
 """A request next to a hostile one takes a moment; when one could freeze the engine it was 22 s, or forever."""
-
-
-@pytest.fixture(scope="module")
-def server(
-    start_tritonserver: Callable[[Path], TritonServer], tmp_path_factory: pytest.TempPathFactory
-) -> TritonServer:
-    repository = tmp_path_factory.mktemp("repository")
-    add_entry(repository, "ernie-tiny", model=str(DENSE), dtype="float32")
-    return start_tritonserver(repository)
 
 
 def answer_time(server: TritonServer) -> float:
@@ -54,7 +42,8 @@ def answer_time(server: TritonServer) -> float:
     ],
     ids=["nested", "huge number", "half a pair", "10 MB", "28 MB", "many ids", "many stops"],
 )
-def test_a_hostile_request_fails_alone(server: TritonServer, body: dict[str, Any], error: str) -> None:
+def test_a_hostile_request_fails_alone(dense_server: TritonServer, body: dict[str, Any], error: str) -> None:
+    server = dense_server
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(server.generate(body)))
     thread.start()

@@ -39,11 +39,29 @@ def complete(url: str, row: int = 0, max_tokens: int = 32) -> list[int]:
     return ids
 
 
-def test_it_answers_the_goldens_and_sigterm_leaves_nothing(serving: Serving) -> None:
-    url = serving.wait_until_ready()
-    with np.load(DATA / "dense.npz") as goldens:
-        assert complete(url) == goldens["row0.greedy"].tolist()
-    assert len(serving.descendants("ernie_backend")) == 1
+def test_of_a_killed_serve_no_process_stays_and_the_next_one_removes_its_files(serving: Serving) -> None:
+    """The next one answers the goldens, too, and leaves nothing after SIGTERM."""
+    serving.wait_until_ready()
+    started = serving.process.children(recursive=True)
+    serving.process.kill()
+    _, alive = psutil.wait_procs(started, STOP_DEADLINE_S)
+    assert alive == []
+    (left,) = serving.temporary.glob("ernie-triton-*")
+    following = Serving("serve", *FLAGS, environment={"TMPDIR": str(serving.temporary)})
+    try:
+        url = following.wait_until_ready()
+        assert not left.exists()
+        with np.load(DATA / "dense.npz") as goldens:
+            assert complete(url) == goldens["row0.greedy"].tolist()
+        assert len(following.descendants("ernie_backend")) == 1
+        assert_that_it_ends_well(following, url)
+    finally:
+        following.close()
+    assert serving.leftovers() == [], "they had the same temporary directory"
+
+
+def assert_that_it_ends_well(serving: Serving, url: str) -> None:
+    """Send SIGTERM; nothing is left, and what was said is all."""
     serving.process.send_signal(signal.SIGTERM)
     assert serving.wait() == 0, serving.output
     assert serving.output[-1] == "Stopped."
@@ -55,19 +73,3 @@ def test_it_answers_the_goldens_and_sigterm_leaves_nothing(serving: Serving) -> 
     assert serving.leftovers() == []
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", urlsplit(url).port or 0)) != 0
-
-
-def test_of_a_killed_serve_no_process_stays_and_the_next_one_removes_its_files(serving: Serving) -> None:
-    serving.wait_until_ready()
-    started = serving.process.children(recursive=True)
-    serving.process.kill()
-    _, alive = psutil.wait_procs(started, STOP_DEADLINE_S)
-    assert alive == []
-    (left,) = serving.temporary.glob("ernie-triton-*")
-    following = Serving("serve", *FLAGS, environment={"TMPDIR": str(serving.temporary)})
-    try:
-        following.wait_until_ready()
-        assert not left.exists()
-    finally:
-        following.close()
-    assert list(serving.temporary.iterdir()) == []

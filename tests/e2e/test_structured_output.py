@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -15,8 +14,7 @@ import pytest
 
 from support.frontend_process import frontend_process
 from support.json_schema_suite import NOT_ENFORCED, cases
-from support.paths import DENSE
-from support.triton_server import TritonServer, add_entry
+from support.triton_server import TritonServer
 
 pytestmark = pytest.mark.full  # test_frontend_fields.py has the shortest of it
 SCHEMA = {
@@ -36,15 +34,10 @@ class Stack(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def stack(
-    start_tritonserver: Callable[[Path], TritonServer], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    repository = tmp_path_factory.mktemp("repository")
-    add_entry(repository, "ernie-tiny", model=str(DENSE), dtype="float32")
-    server = start_tritonserver(repository)
-    command = [sys.executable, "-m", "ernie_frontend"]
-    with frontend_process(command, server.grpc_port, repository / "frontend.log") as client:
-        yield Stack(server, client)
+def stack(dense_server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    command, log = [sys.executable, "-m", "ernie_frontend"], tmp_path_factory.mktemp("frontend") / "log"
+    with frontend_process(command, dense_server.grpc_port, log) as client:
+        yield Stack(dense_server, client)
 
 
 def _fits(text: str) -> bool:

@@ -1,9 +1,15 @@
-"""Triton's own load generator runs against the server by the README's two commands."""
+"""The repository as it is checked in, in one tritonserver.
+
+Entries without weights say so; Triton's own load generator runs by the README's two commands; and a killed stub
+leaves no engine behind.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from ernie_cli.presets.rows import ENTRIES
 from support.paths import ROOT
 from support.triton_server import TritonServer
+from support.waiting import eventually
 
 README_PORT = "127.0.0.1:8001"
 
@@ -44,9 +52,25 @@ def server(start_tritonserver: Callable[[Path], TritonServer]) -> TritonServer:
     return start_tritonserver(ROOT / "model_repository")
 
 
-def test_both_commands(server: TritonServer) -> None:
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_an_entry_without_weights_loads_and_says_where_they_belong(server: TritonServer, entry: str) -> None:
+    error = server.generate({"text_input": "Hi"}, entry).json()["error"]
+    assert error.startswith("model_unavailable: ")
+    assert f"$ERNIE_MODEL_ROOT/{entry}" in error
+
+
+def test_both_commands_of_perf_analyzer(server: TritonServer) -> None:
     single, streamed = (run(command, server) for command in documented_commands())
     assert figure("Request count", single) >= 20
     assert figure("Response Throughput", single) == pytest.approx(figure("Throughput", single), rel=0.1)
     assert figure("Request count", streamed) >= 20
     assert figure("Response Throughput", streamed) > 2 * figure("Throughput", streamed)
+
+
+def test_a_killed_stub_takes_its_engine_along(server: TritonServer) -> None:
+    (engine,) = server.descendants("ernie_backend")
+    stub = engine.parent()
+    assert stub is not None
+    assert "triton_python_backend_stub" in stub.name() + " ".join(stub.cmdline())
+    os.kill(stub.pid, signal.SIGKILL)
+    eventually(lambda: not engine.is_running())
