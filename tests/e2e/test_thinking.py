@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,6 +82,18 @@ def test_the_answer_alone_has_to_be_what_a_schema_says(client: openai.OpenAI) ->
     assert message.reasoning_content == "aaa"
     assert message.content in ("yes", "no")
     assert answer.choices[0].finish_reason == "stop"
+
+
+def test_a_forced_call_follows_thinking(client: openai.OpenAI) -> None:
+    parameters = {"properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters, "strict": True}}]
+    forced = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 300}
+    answer = ask(client, {"reasoning_max_tokens": 3}, **forced)
+    [choice] = answer.choices
+    [call] = choice.message.tool_calls
+    assert (choice.message.reasoning_content, choice.finish_reason) == ("aaa", "tool_calls")
+    assert (call.function.name, json.loads(call.function.arguments)) == ("f", {"a": 1})
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 4
 
 
 def test_an_earlier_answer_keeps_its_thinking(client: openai.OpenAI) -> None:
