@@ -10,6 +10,7 @@ others need.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import OrderedDict
@@ -195,4 +196,5 @@ class GrammarCompiler:
 def _give_way() -> None:
     """Let the engine's other threads go first: a thread has its own niceness, which a trial inherits."""
     thread = threading.get_native_id()
-    os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
+    with contextlib.suppress(OSError):  # a sandbox may not let a thread do that
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
