@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from ernie_wire.errors import InvalidValue
+from ernie_wire.structured_outputs import FIELD
 
 Schema = Mapping[str, Any] | bool
 
@@ -16,9 +20,34 @@ NOT_ENFORCED = frozenset(
     )
 )
 """Keywords of all drafts that limit values. In a schema of a draft that lacks one, llguidance ignores it."""
+_ANY: tuple[Any, ...] = (True, {})
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "uniqueItems": (False,),
+    "unevaluatedItems": _ANY,
+    "unevaluatedProperties": _ANY,
+    "propertyNames": (*_ANY, {"type": "string"}),
+    "dependentRequired": ({},),
+    "dependentSchemas": ({},),
+    "dependencies": ({},),
+}
+"""Values that limit nothing, which generators of schemas write."""
 _ONE = {"items", "additionalProperties", "additionalItems"}
 _LISTS = {"allOf", "anyOf", "oneOf", "prefixItems", "items"}
 _MAPS = {"properties", "patternProperties"}
+
+
+def check_enforced(name: str, root: Schema) -> None:
+    """Check that a schema can be enforced, as far as llguidance does not.
+
+    Raises:
+        InvalidValue: naming the place in ``name``.
+    """
+    if found := not_enforced(root):
+        raise InvalidValue(
+            f"{name}#{found[0]}: {found[1]} cannot be enforced; leave it out: docs/structured-output.md lists "
+            "what can",
+            FIELD,
+        )
 
 
 def not_enforced(root: Schema) -> tuple[str, str] | None:
@@ -26,17 +55,39 @@ def not_enforced(root: Schema) -> tuple[str, str] | None:
 
     Definitions that nothing refers to are not looked at.
     """
+    for pointer, schema in _subschemas(root):
+        keywords = NOT_ENFORCED.intersection(schema).difference(_neutral(schema))
+        if keywords:
+            return pointer, ", ".join(sorted(keywords))
+    return None
+
+
+def without_neutral(root: Schema) -> Schema:
+    """Return a schema without keywords that cannot be enforced but limit nothing, as ``uniqueItems: false``."""
+    if not any(_neutral(schema) for _, schema in _subschemas(root)):
+        return root
+    copy: dict[str, Any] = json.loads(json.dumps(root))
+    for _, schema in _subschemas(copy):
+        for keyword in _neutral(schema):
+            del schema[keyword]
+    return copy
+
+
+def _neutral(schema: Mapping[str, Any]) -> list[str]:
+    return [keyword for keyword, values in _NEUTRAL.items() if keyword in schema and schema[keyword] in values]
+
+
+def _subschemas(root: Schema) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a schema and what is in it, but for booleans, with their pointers; each before its own parts."""
     found, waiting = {""}, [("", root)]
     while waiting:
         pointer, schema = waiting.pop()
-        keywords = [] if isinstance(schema, bool) else sorted(NOT_ENFORCED.intersection(schema))
-        if keywords:
-            return pointer, ", ".join(keywords)
+        if isinstance(schema, dict):
+            yield pointer, schema
         for child in children(pointer, schema, root):
             if child[0] not in found:
                 found.add(child[0])
                 waiting.append(child)
-    return None
 
 
 def children(pointer: str, schema: Schema, root: Schema) -> Iterator[tuple[str, Schema]]:

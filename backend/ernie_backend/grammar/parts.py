@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ernie_backend.chat.tokenizer import Tokenizer
+from ernie_backend.grammar.json_schema import without_neutral
 
 WHITESPACE = r" |\n {0,20}"
 """Where JSON may have whitespace: one space, or a line break and an indentation."""
@@ -76,6 +77,7 @@ def json_rule(
     """
     options: dict[str, Any] = {"lenient": True} if is_lenient else {}
     options |= {"whitespace_flexible": False} if whitespace is None else {"whitespace_pattern": whitespace}
+    schema = without_neutral(schema)
     members = schema if isinstance(schema, Mapping) else {}
     text = "false" if schema is False else json.dumps({**members, OPTIONS_KEY: options})
     return f"// {field}\n{rule}: %json {text}\n"

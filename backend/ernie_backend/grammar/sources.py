@@ -10,7 +10,7 @@ from typing import Any
 from llguidance import regex_to_lark
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
-from ernie_backend.grammar.json_schema import not_enforced
+from ernie_backend.grammar.json_schema import check_enforced
 from ernie_backend.grammar.parts import OPTIONS_KEY, WHITESPACE, Grammar, SpecialTokens, json_rule
 from ernie_backend.grammar.structural_tags import tags_grammar
 from ernie_wire.errors import InvalidValue
@@ -57,12 +57,7 @@ def _schema(value: Mapping[str, Any] | bool | str) -> Mapping[str, Any] | bool:
             f"{FIELD}.disable_any_whitespace or whitespace_pattern",
             FIELD,
         )
-    if found := not_enforced(value):
-        raise InvalidValue(
-            f"{name}#{found[0]}: {found[1]} cannot be enforced; leave it out: docs/structured-output.md lists "
-            "what can",
-            FIELD,
-        )
+    check_enforced(name, value)
     return value
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from llguidance import regex_to_lark
 
+from ernie_backend.grammar.json_schema import check_enforced
 from ernie_backend.grammar.parts import ANY_TEXT, Grammar, SpecialTokens, json_rule, literal
 from ernie_wire.errors import InvalidValue
 from ernie_wire.structured_outputs import FIELD
@@ -90,6 +91,7 @@ class _Maker:
         return f"({self._calls(_NAME, triggers, tags)})* TEXT"
 
     def _value(self, name: str, schema: Mapping[str, Any] | bool) -> str:
+        check_enforced(name, schema)
         self._rules.append(json_rule(rule := f"json{len(self._rules)}", schema, name))
         return rule
 

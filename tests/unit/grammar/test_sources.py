@@ -117,6 +117,15 @@ def test_names_like_keywords_and_unused_definitions_are_no_matter() -> None:
     assert _fits({"json": schema}, '{"not":{"if":1},"contains":5}')
 
 
+def test_keywords_that_limit_nothing_are_accepted() -> None:
+    neutral: Form = {"unevaluatedProperties": True, "propertyNames": {"type": "string"}, "dependencies": {}}
+    tags = {"type": "array", "items": {"enum": [{"uniqueItems": False}]}, "uniqueItems": False}
+    schema = {**neutral, "type": "object", "properties": {"a": {"$ref": "#/b/c"}}, "b": {"c": tags}}
+    assert _fits({"json": schema}, '{"a":[{"uniqueItems":false},{"uniqueItems":false}]}')
+    assert not _fits({"json": schema}, '{"a":[{}]}')
+    assert schema["propertyNames"] == {"type": "string"}  # the request is left as it was
+
+
 def test_a_grammar_can_be_a_part_of_another_one() -> None:
     text = 'start: "start" "//" x // start\n# start\nx: /end\\/"/ | start'
     mask = _mask({"grammar": text}, '"<"', '">"')
@@ -140,6 +149,10 @@ RECURSIVE: Form = {
         ({"json": RECURSIVE}, r"json#/\$defs/node/properties/z: .*uniqueItems"),
         ({"json": {"anyOf": [{"type": "integer"}, {"not": {}}]}}, "json#/anyOf/1: .*not"),
         ({"json": {**DRAFT_7, "items": {"dependentRequired": {"a": ["b"]}}}}, "json#/items: dependentRequired"),
+        (
+            _tag({"type": "json_schema", "json_schema": {**DRAFT_7, "unevaluatedItems": False}}),
+            "json_schema#: uneval",
+        ),
         ({"json": {"divisibleBy": 3, "if": {}}}, "json#: divisibleBy, if cannot be enforced"),
         ({"json": {"$ref": "#/$defs/no"}}, r"json#: .*/\$defs/no"),
         ({"json": {"$ref": "http://localhost/x"}}, "json#: .*another document"),
