@@ -108,9 +108,10 @@ class GrammarCompiler:
         self._of_worker = threading.local()
         self._making = threading.Lock()
         self._lock = threading.Lock()
-        self._workers = ThreadPoolExecutor(
-            NUM_WORKERS, "grammar", _give_way
-        )  # a thread begins with the first grammar
+        # A thread begins with the first grammar. Those that are known to be good do not wait for new ones, of
+        # which each may take seconds.
+        self._workers = ThreadPoolExecutor(NUM_WORKERS, "grammar", _give_way)
+        self._worker_of_known = ThreadPoolExecutor(1, "known-grammar", _give_way)
         self._errors: OrderedDict[bytes, InvalidValue | None] = OrderedDict()  # by the source's hash
 
     def compile(self, source: str) -> CompiledGrammar:
@@ -129,8 +130,10 @@ class GrammarCompiler:
             The grammar in future; ``result`` raises InvalidValue if it is wrong, too large or empty.
         """
         with self._lock:
+            is_known = self._errors.get(_key(source), "new") is None
+            workers = self._worker_of_known if is_known else self._workers
             others = threading.stack_size(STACK_BYTES)
-            future = self._workers.submit(self._compiled_or, source, alternative)  # may start a thread
+            future = workers.submit(self._compiled_or, source, alternative)  # may start a thread
             threading.stack_size(others)
             return future
 
@@ -150,7 +153,8 @@ class GrammarCompiler:
                 "allowed",
                 FIELD,
             )
-        self._own_trial()  # at first, both vocabularies are made at the same time
+        if self._made is None:
+            self._own_trial()  # both vocabularies are made at the same time
         matchers = self._matchers()
         error = self._error_of(source)
         if error is not None:
@@ -162,7 +166,7 @@ class GrammarCompiler:
 
     def _error_of(self, source: str) -> InvalidValue | None:
         """Return what is wrong with a grammar, by trial or from memory."""
-        key = sha256(source.encode(errors="surrogatepass")).digest()
+        key = _key(source)
         with self._lock:
             if key in self._errors:
                 self._errors.move_to_end(key)
@@ -191,6 +195,10 @@ class GrammarCompiler:
             if self._made is None:
                 self._made = Matchers(self._vocabulary)
             return self._made
+
+
+def _key(source: str) -> bytes:
+    return sha256(source.encode(errors="surrogatepass")).digest()
 
 
 def _give_way() -> None:

@@ -368,6 +368,18 @@ def test_a_trial_that_was_killed_says_nothing_about_the_grammar(monkeypatch: pyt
     compiler.compile('start: "b"')
 
 
+def test_a_grammar_that_is_known_does_not_wait_for_new_ones() -> None:
+    compiler, go_on = GrammarCompiler(TOKENIZER, (END,)), threading.Event()
+    compiler.compile('start: "a"')
+    for _ in range(2):
+        compiler._workers.submit(go_on.wait, 60)
+    new = compiler.submit('start: "b"')
+    assert compiler.submit('start: "a"').result(60)
+    assert not new.done()
+    go_on.set()
+    assert new.result(60)
+
+
 def test_workers_and_trials_give_way_to_the_engine() -> None:
     def niceness() -> tuple[int, int]:
         process = compiler._own_trial()._process
