@@ -19,9 +19,14 @@ from ernie_wire.structured_outputs import FIELD, kind_of
 
 MAX_GBNF_CHARACTERS = 16 << 10
 """The converter is slow: its time grows with the square of the rules."""
-_IS_LARK = re.compile(r"^[ \t]*(%llguidance\b|start\s*[:\[{])", re.MULTILINE)
+_IS_LARK = re.compile(r"^[ \t]*(%llguidance\b|[?!]*start\s*([\[{]|:(?!:=)))", re.MULTILINE)
 _START = "_main"
-_TERM = re.compile(r'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\\n])+/|(?://|#).*|(?<![\w-])start(?![\w-])')
+_TERM = re.compile(
+    r'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\\n])+/|(?://|#).*|(?<![\w-])start(?![\w-])|^[ \t]*[?!]+(?=\w)',
+    re.MULTILINE,
+)
+"""Texts, expressions and comments, which are left as they are; ``start``, which gets another name; and Lark's
+modifiers ``?`` and ``!`` of a rule, which shape trees: llguidance would take them for a part of the rule before."""
 
 
 def structured_grammar(structured: Mapping[str, Any], special: SpecialTokens) -> Grammar:
@@ -74,7 +79,12 @@ def _lark(text: str) -> Grammar:
     """Return a grammar in Lark or GBNF as a part: its rule ``start`` gets another name, as long as this one."""
     if not _IS_LARK.search(text):
         text = _from_gbnf(text)
-    return Grammar(_START, _TERM.sub(lambda term: _START if term[0] == "start" else term[0], text))
+    return Grammar(_START, _TERM.sub(_renamed, text))
+
+
+def _renamed(term: re.Match[str]) -> str:
+    text = term[0].lstrip(" \t?!")
+    return _START if text == "start" else text
 
 
 def _from_gbnf(text: str) -> str:

@@ -117,6 +117,14 @@ def test_names_like_keywords_and_unused_definitions_are_no_matter() -> None:
     assert _fits({"json": schema}, '{"not":{"if":1},"contains":5}')
 
 
+@pytest.mark.parametrize(
+    "grammar", ['?start: x\n!?x: "a" | "b"', '!x: "a" | "b"\nstart: x', 'root ::= "a" | "b"']
+)
+def test_rules_may_have_the_modifiers_of_lark(grammar: str) -> None:
+    assert _fits({"grammar": grammar}, "b")
+    assert not _fits({"grammar": grammar}, "c")
+
+
 def test_keywords_that_limit_nothing_are_accepted() -> None:
     neutral: Form = {"unevaluatedProperties": True, "propertyNames": {"type": "string"}, "dependencies": {}}
     tags = {"type": "array", "items": {"enum": [{"uniqueItems": False}]}, "uniqueItems": False}
@@ -183,6 +191,7 @@ RECURSIVE: Form = {
         ({"grammar": 'start: ""'}, "no answer"),
         ({"grammar": "hello"}, "no rule start, .*GBNF"),
         ({"grammar": "root ::= missing"}, "missing"),
+        ({"grammar": 'root ::= start\nstart ::= "a"'}, "Rule 'start' already exists"),
         ({"grammar": "root ::= " + '"a" ' * MAX_GBNF_CHARACTERS}, f"{MAX_GBNF_CHARACTERS}"),
         ({"grammar": "root ::= " + "(" * 30_000}, "GBNF"),
         ({"grammar": "start: <nothing>"}, "nothing"),
