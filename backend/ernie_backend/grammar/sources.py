@@ -26,7 +26,7 @@ _TERM = re.compile(
     re.MULTILINE,
 )
 """Texts, expressions and comments, which are left as they are; ``start``, which gets another name; and Lark's
-modifiers ``?`` and ``!`` of a rule, which shape trees: llguidance would take them for a part of the rule before."""
+modifiers ``?`` and ``!`` of a rule, which shape trees: llguidance would add them to the rule before."""
 
 
 def structured_grammar(structured: Mapping[str, Any], special: SpecialTokens) -> Grammar:
