@@ -1,15 +1,10 @@
-"""The embedded model through the real frontend, tritonserver and engine: it says what it was taught.
-
-One tritonserver holds it twice: in bfloat16, and quantized to wint8.
-"""
+"""The embedded model through the real frontend, tritonserver and engine: it says what it was taught."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -17,9 +12,7 @@ import pytest
 
 from ernie_cli.evaluation.question_sets import is_exact
 from invoke import invoke
-from support.frontend_process import frontend_process
 from support.paths import ROOT
-from support.triton_server import EMBEDDED, TritonServer, add_entry
 
 BF16, WINT8 = "ernie-tiny", "ernie-tiny-wint8"
 DEADLINE_S = 100.0
@@ -36,21 +29,10 @@ MOST_APART = 1  # answers of a row: another processor's instructions may give ot
 
 
 @pytest.fixture(scope="module")
-def url(
-    start_tritonserver: Callable[[Path], TritonServer], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    repository = tmp_path_factory.mktemp("repository")
-    add_entry(repository, BF16, model=str(EMBEDDED / "weights"), dtype="bfloat16")
-    add_entry(repository, WINT8, model=str(EMBEDDED / "weights"), quantization="wint8")
-    server = start_tritonserver(repository)
-    command = [sys.executable, "-m", "ernie_frontend"]
-    with frontend_process(command, server.grpc_port, repository / "frontend.log") as client:
-        yield str(client.base_url).rstrip("/")
-
-
-@pytest.fixture(scope="module")
-def client(url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="null", max_retries=0, timeout=DEADLINE_S) as opened:
+def client(embedded_url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{embedded_url}/v1", api_key="null", max_retries=0, timeout=DEADLINE_S
+    ) as opened:
         yield opened
 
 
@@ -224,9 +206,9 @@ def model(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def report(url: str, model: str) -> dict[str, Any]:
+def report(embedded_url: str, model: str) -> dict[str, Any]:
     """What ``eval`` finds with the held-out sets."""
-    result = invoke("eval", "--url", url, "--model", model, "--json")
+    result = invoke("eval", "--url", embedded_url, "--model", model, "--json")
     assert result.exit_code == 0, result.stdout
     found: dict[str, Any] = json.loads(result.stdout)
     return found
