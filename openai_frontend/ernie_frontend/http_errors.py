@@ -100,7 +100,7 @@ def from_validation(error: ValidationError) -> ErnieError:
         return InvalidValue(f"the request body is not valid JSON: {reason.removeprefix('Invalid JSON: ')}")
     if not location:
         return InvalidValue("the request body must be a JSON object")
-    path = ".".join(str(part) for part in location)
+    path = "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in location)[1:]
     param = next((part for part in reversed(location) if isinstance(part, str)), None)
     if kind == "missing":
         return MissingParameter(f"{path} is missing", param)

@@ -16,7 +16,7 @@ from ernie_wire.errors import InvalidValue, MissingParameter
 MAX_NAME_CHARACTERS = 128
 _NAME = re.compile(rf"[\w.:/-]{{1,{MAX_NAME_CHARACTERS}}}")
 _NAME_EXPECTED = (
-    f"a name has 1 to {MAX_NAME_CHARACTERS} letters or digits (of any script), or one of the characters _-.:/"
+    f"a name has 1 to {MAX_NAME_CHARACTERS} characters: letters and digits (of any script), and _-.:/"
 )
 _CHOICES = ("none", "auto", "required")
 _DEFAULT, _NAMED = "default", "named"  # the other two modes: no choice, and a function by name

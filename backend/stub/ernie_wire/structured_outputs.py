@@ -83,7 +83,9 @@ def _check_whitespace(kind: str, value: Mapping[str, Any]) -> None:
 
 
 def _check_schema(name: str, value: object) -> None:
-    if not isinstance(value, (Mapping, bool)):
+    if not isinstance(value, (Mapping, bool, str)):
+        raise InvalidValue(f"{name} is {_short(value)}; it must be a JSON Schema, or the text of one", name)
+    if isinstance(value, str):
         check_texts(name, (value,), 1, MAX_BYTES)
 
 

@@ -111,7 +111,7 @@ class Thinking(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    type: Literal["enabled", "disabled", "auto", "adaptive"]
+    type: Literal["enabled", "disabled", "auto", "adaptive"] = "auto"
     budget_tokens: PositiveInteger | None = None
 
 
@@ -172,7 +172,7 @@ class ChatRequest(GenerationFields):
     )
     thinking: Thinking | None = Field(
         None,
-        description="type enabled, disabled or auto, and budget_tokens: other servers' names of "
+        description="type enabled, disabled or auto (the default), and budget_tokens: other servers' names of "
         "enable_thinking and reasoning_max_tokens",
     )
     add_generation_prompt: bool | None = Field(

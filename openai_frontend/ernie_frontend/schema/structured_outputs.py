@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 _SCHEMA_OR_TEXT = {"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "boolean"}, {"type": "null"}]}
 _OBJECT_OR_TEXT = {"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}]}
+
+
+def _check_schema(value: object) -> object:
+    if value is not None and not isinstance(value, (dict, bool)):
+        raise ValueError("it must be a JSON Schema: an object, true or false")
+    return value
+
+
+JsonSchema = Annotated[dict[str, Any] | bool | None, BeforeValidator(_check_schema)]
 
 
 class JsonSchemaFormat(BaseModel):
@@ -17,7 +26,7 @@ class JsonSchemaFormat(BaseModel):
 
     name: str | None = None
     description: str | None = None
-    json_schema: dict[str, Any] | bool | None = Field(None, alias="schema")
+    json_schema: JsonSchema = Field(None, alias="schema")
     strict: bool | None = None
 
 
@@ -27,7 +36,7 @@ class StructuredTag(BaseModel):
     model_config = ConfigDict(strict=True)
 
     begin: str
-    json_schema: dict[str, Any] | bool | None = Field(None, alias="schema")
+    json_schema: JsonSchema = Field(None, alias="schema")
     end: str
 
 
@@ -41,9 +50,7 @@ class ResponseFormat(BaseModel):
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = Field(None, description="of the type json_schema")
-    top_schema: dict[str, Any] | bool | None = Field(
-        None, alias="schema", description="a JSON Schema, if json_schema is missing"
-    )
+    top_schema: JsonSchema = Field(None, alias="schema", description="a JSON Schema, if json_schema is missing")
     structures: list[StructuredTag] | None = Field(None, description="of the type structural_tag")
     triggers: list[str] | None = Field(None, description="of the type structural_tag: texts that begin a tag")
     format: dict[str, Any] | None = Field(

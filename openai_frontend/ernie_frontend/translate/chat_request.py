@@ -53,7 +53,7 @@ def chat_to_wire(body: ChatRequest, context: RequestContext) -> list[GenerateReq
 def _prompt(body: ChatRequest, context: RequestContext) -> GenerateRequest:
     media: list[bytes] = []
     messages = [
-        _message(f"messages.{index}", message, context.modalities, media)
+        _message(f"messages[{index}]", message, context.modalities, media)
         for index, message in enumerate(body.messages or ())
     ]
     if body.prompt_token_ids is not None:

@@ -8,7 +8,7 @@ expect that the first part of a tool call has its id and name, and that a chunk 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ernie_frontend.parsing.answer_parser import AnswerDelta, AnswerParser, ToolCall, parse_answer
@@ -77,11 +77,10 @@ class ChatChunks:
 
     def text(self, new: Output) -> list[dict[str, Any]]:
         """Return the choices with what an output adds to the answer; the first has the data of its tokens."""
-        added = self._parse(new)
         has_data = self._response.has_token_data(new)
-        deltas = [_delta("", "", call) for call in added.tool_calls]
-        if added.content or added.reasoning or (has_data and not deltas):
-            deltas.insert(0, _delta(added.content, added.reasoning))
+        deltas = [delta for added in self._parse(new) for delta in _deltas(added)]
+        if has_data and not deltas:
+            deltas = [_delta("", "")]
         choices = [self._choice(delta) for delta in deltas]
         if has_data:
             if self._response.return_token_ids:
@@ -94,15 +93,21 @@ class ChatChunks:
         has_calls = self._parser is not None and bool(self._parser.completed_calls)
         return self._choice(_delta("", ""), _finish_reason(finish_reason, has_calls=has_calls))
 
-    def _parse(self, new: Output) -> AnswerDelta:
-        """Return what an output adds to the answer; the first and the last are the parser's, too."""
+    def _parse(self, new: Output) -> Iterator[AnswerDelta]:
+        """Yield what an output adds to the answer, and after the last what was held back until the end."""
         if self._parser is None:
             self._parser = AnswerParser(self._response.form, new.prompt_tag or "")
-        added = self._parser.push(new)
-        return added.joined(self._parser.finish()) if new.is_last else added
+        yield self._parser.push(new)
+        if new.is_last:
+            yield self._parser.finish()
 
     def _choice(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _deltas(added: AnswerDelta) -> list[dict[str, Any]]:
+    text = [_delta(added.content, added.reasoning)] if added.content or added.reasoning else []
+    return [*text, *(_delta("", "", call) for call in added.tool_calls)]
 
 
 def _delta(content: str, reasoning: str, call: ToolCallDelta | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ernie_frontend.middleware.request_log import RequestRecord
+from ernie_frontend.parsing.answer_parser import JSON_CALLS, AnswerFormat
 from ernie_frontend.routes.generation import events
 from ernie_frontend.translate.chat_response import CHUNKS as CHAT
 from ernie_frontend.translate.completion_response import CHUNKS as COMPLETION
@@ -77,6 +78,17 @@ async def test_choices_open_in_order_before_any_text(shape: ChunkShape) -> None:
     ]
     has_role = [choice.get("delta", {}).get("role") == "assistant" for choice in choices]
     assert has_role == [shape is CHAT and place < 3 for place in range(len(choices))]
+
+
+async def test_what_a_cut_call_leaves_as_text_follows_what_was_sent_of_it() -> None:
+    header = ResponseContext("id", 0, "m", form=AnswerFormat(tool_call_parser=JSON_CALLS))
+    pieces = ['{"name": "f", "arguments": {"a": "b', "c"]
+    items: list[Item | QueueFull] = [(0, output(pieces[0])), (0, output(pieces[1], "length"))]
+    _, *choices, end = await choices_of(CHAT, items, 1, header)
+    parts = [choice["delta"].get("tool_calls", [{}])[0].get("function", {}) for choice in choices]
+    assert [part.get("arguments") for part in parts] == ["", '{"a": "b', "c", None]
+    assert [text_of(choice) for choice in choices] == ["", "", "", "".join(pieces)]
+    assert end["finish_reason"] == "length"
 
 
 async def test_a_single_completion_has_no_opening() -> None:

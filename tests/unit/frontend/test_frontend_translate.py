@@ -89,6 +89,7 @@ def test_the_thinking_switch(fields: dict[str, Any], expected: bool | None) -> N
             9,
         ),
         ({"thinking": {"type": "enabled", "budget_tokens": 9}, "reasoning_max_tokens": 8}, 8),
+        ({"thinking": {"budget_tokens": 9}}, 9),
         ({"reasoning_effort": "low"}, None),
         ({"reasoning_effort": "none", "max_tokens": 100}, None),
         ({"reasoning_effort": "minimal", "max_tokens": 4}, 1),
@@ -206,7 +207,7 @@ def test_media_go_beside_the_messages_whose_parts_name_them_by_index() -> None:
     [
         (
             pictured("https://example.com/a.png"),
-            r"^messages\.0\.content.*https://example\.com/",
+            r"^messages\[0\]\.content.*https://example\.com/",
         ),
         (pictured("file:///etc/passwd"), "data"),
         (pictured("data:image/png;base64"), "data"),
@@ -215,7 +216,7 @@ def test_media_go_beside_the_messages_whose_parts_name_them_by_index() -> None:
         ([{"role": "user", "content": {"type": "image_url"}}], "image_url"),
         (
             [*MESSAGES, {"role": "user", "content": {"type": "video_url"}}],
-            r"^messages\.1\.content.*video_url",
+            r"^messages\[1\]\.content.*video_url",
         ),
     ],
 )
@@ -233,7 +234,7 @@ def test_a_text_model_is_sent_no_media(others: dict[str, Any]) -> None:
         with pytest.raises(InvalidValue) as caught:
             chat_to_wire(chat(messages=messages, **others), RequestContext("r", 1000, 8, modalities=("text",)))
         assert caught.value.param == "content"
-        assert re.match(r"messages\.0\.content.*image_url", caught.value.message)
+        assert re.match(r"messages\[0\]\.content.*image_url", caught.value.message)
 
 
 def test_media_are_no_prompt_without_the_template() -> None:
