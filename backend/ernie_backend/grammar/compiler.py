@@ -23,7 +23,7 @@ from llguidance import LLMatcher
 
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.grammar.errors import ErrorOf, grammar_error
-from ernie_backend.grammar.matcher import TOO_COMPLEX, Matchers
+from ernie_backend.grammar.matcher import KILLED, Matchers
 from ernie_backend.grammar.parts import special_tokens
 from ernie_backend.grammar.token_mask import GrammarMask, MaskAfter
 from ernie_backend.grammar.trial import STACK_BYTES as TRIAL_STACK_BYTES
@@ -174,7 +174,7 @@ class GrammarCompiler:
         trial = self._own_trial()
         text = trial.error_of(source)
         error = grammar_error(source, text, trial.error_of) if text else None
-        if text == TOO_COMPLEX:  # or its process was killed by somebody: that is not remembered
+        if text == KILLED:
             return error
         with self._lock:
             self._errors[key] = error

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from ernie_backend.grammar.json_schema import Schema, children
-from ernie_backend.grammar.matcher import EMPTY, TOO_COMPLEX
+from ernie_backend.grammar.matcher import EMPTY, KILLED, TOO_COMPLEX
 from ernie_wire.errors import InvalidValue
 from ernie_wire.structured_outputs import FIELD
 
@@ -47,7 +47,7 @@ def grammar_error(source: str, text: str, error_of: Callable[[str], str]) -> Inv
     """
     if text == EMPTY:
         return InvalidValue(f"{FIELD}: no answer of at least one token fits the grammar", FIELD)
-    if text == TOO_COMPLEX or text.startswith(_LIMITS):
+    if text in (KILLED, TOO_COMPLEX) or text.startswith(_LIMITS):
         return InvalidValue(f"{FIELD}: {_LARGE}", FIELD)
     found = _IN_SCHEMA.match(text)
     if found is None:

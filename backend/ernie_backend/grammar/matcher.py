@@ -12,6 +12,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 EMPTY = "Empty"
 """The error of a grammar that allows no token."""
 TOO_COMPLEX = "TooComplex"
+KILLED = "Killed"
+"""The error of a grammar whose process somebody killed (``trial``); another time it may be compiled."""
 
 _OPTIONS = '\n%llguidance {"no_forcing": true}\n'
 """At the end, where it counts: the model, not llguidance, divides a text into tokens."""

@@ -22,7 +22,7 @@ import weakref
 from pathlib import Path
 from typing import IO
 
-from ernie_backend.grammar.matcher import TOO_COMPLEX, Matchers, Vocabulary
+from ernie_backend.grammar.matcher import KILLED, TOO_COMPLEX, Matchers, Vocabulary
 
 MAX_SECONDS = 3.0
 """Processor time for one grammar."""
@@ -55,7 +55,7 @@ class Trial:
         except (BrokenPipeError, EOFError):
             _end(process)
             self._process = None
-            return TOO_COMPLEX
+            return KILLED if process.returncode == -signal.SIGKILL else TOO_COMPLEX
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the process, which makes the vocabulary meanwhile."""
@@ -70,7 +70,7 @@ class Trial:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process, and close its pipes."""
+    """End a process, unless it has ended, and close its pipes."""
     process.kill()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:

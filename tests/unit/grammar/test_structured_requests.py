@@ -368,6 +368,15 @@ def test_a_trial_that_was_killed_says_nothing_about_the_grammar(monkeypatch: pyt
     compiler.compile('start: "b"')
 
 
+def test_a_grammar_that_ended_its_trial_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, trial = GrammarCompiler(TOKENIZER, (END,)), _Counting()
+    monkeypatch.setattr(compiler, "_own_trial", lambda: trial)
+    for _ in range(2):
+        with pytest.raises(InvalidValue, match="too large"):
+            compiler.compile(_chain(10_000))
+    assert trial.count == 1
+
+
 def test_a_grammar_that_is_known_does_not_wait_for_new_ones() -> None:
     compiler, go_on = GrammarCompiler(TOKENIZER, (END,)), threading.Event()
     compiler.compile('start: "a"')
