@@ -17,6 +17,7 @@ _KINDS = {
     "guided_grammar": "grammar",
     "structural_tag": "structural_tag",
 }
+_WHITESPACE = "structured_outputs.whitespace_pattern"
 # Fields of vLLM's object that choose between its libraries.
 _LIBRARIES = ("disable_fallback", "_backend", "_backend_was_auto")
 # Of its flags, those for which false means the same as null.
@@ -48,6 +49,9 @@ def in_clients_words(error: InvalidValue, body: StructuredOutputFields) -> Inval
     """Return an error about the wire's object as one about the field that the client sent."""
     if not (error.param or "").startswith("structured_outputs"):
         return error
+    if body.guided_whitespace_pattern is not None and error.param == _WHITESPACE:
+        name = "guided_whitespace_pattern"
+        return InvalidValue(error.message.replace(_WHITESPACE, name), name)
     for name, kind, place in _places(body):
         message = error.message.replace(f"structured_outputs.{kind}", place).replace("structured_outputs", name)
         return InvalidValue(message, name)

@@ -157,6 +157,7 @@ def test_two_forms_are_refused_with_the_names_of_both(first: str, second: str) -
         ({"guided_choice": []}, "choice"),
         ({"guided_choice": ["a", 1]}, "guided_choice"),
         ({"guided_grammar": {}}, "guided_grammar"),
+        ({"guided_regex": "a", "guided_whitespace_pattern": " "}, "guided_whitespace_pattern has no meaning"),
         ({"structural_tag": "{"}, "structural_tag is not JSON"),
         ({"structural_tag": "[]"}, "structural_tag must be a JSON object"),
         ({"structural_tag": [1]}, "structural_tag"),
