@@ -5,7 +5,7 @@ takes minutes for some short schemas, such as an ``allOf`` of fifty patterns. In
 time and memory are limited, that costs one request its answer, and not all requests the engine.
 
     engine -> trial    size of the vocabulary, the vocabulary as JSON; then, for each grammar, size and source
-    trial -> engine    size and error of each; empty if it may be compiled
+    trial -> engine    size 0 when it is ready; then size and error of each, empty if it may be compiled
 """
 
 from __future__ import annotations
@@ -43,18 +43,30 @@ class Trial:
         tokens = [token.decode("latin-1") for token in vocabulary.tokens]
         self._vocabulary = json.dumps([tokens, vocabulary.special_ids, vocabulary.eos_ids]).encode()
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_ready = False
 
     def error_of(self, source: str) -> str:
-        """Return llguidance's error of a grammar, or one of ``matcher``'s; empty if there is none."""
+        """Return llguidance's error of a grammar, or one of ``matcher``'s; empty if there is none.
+
+        Raises:
+            OSError, RuntimeError: the process cannot start.
+        """
         process = self._process or self.start()
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the process has no pipes")
         try:
+            if not self._is_ready:
+                _receive(process.stdout)
+                self._is_ready = True
             _send(process.stdin, source.encode())
             return _receive(process.stdout).decode()
         except (BrokenPipeError, EOFError):
-            _end(process)
+            self._end()
             self._process = None
+            if not self._is_ready:
+                raise RuntimeError(
+                    f"the process that tries grammars ended at its start ({process.returncode})"
+                ) from None
             return KILLED if process.returncode == -signal.SIGKILL else TOO_COMPLEX
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -63,9 +75,11 @@ class Trial:
         process = self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
+        self._is_ready = False
+        self._end = weakref.finalize(self, _end, process)
         if process.stdin is not None:
-            _send(process.stdin, self._vocabulary)
-        weakref.finalize(self, _end, process)
+            with contextlib.suppress(BrokenPipeError):  # it has ended, as ``error_of`` finds
+                _send(process.stdin, self._vocabulary)
         return process
 
 
@@ -110,6 +124,7 @@ def _try_all() -> None:
     tokens, special_ids, eos_ids = json.loads(_receive(requests))
     matchers = Matchers(Vocabulary([token.encode("latin-1") for token in tokens], special_ids, eos_ids))
     _limit_memory()
+    _send(answers, b"")
     while True:
         try:
             source = _receive(requests).decode()
@@ -125,6 +140,9 @@ def _limit_memory() -> None:
     """Let this process have no more than ``MAX_BYTES`` beyond what it has."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MAX_BYTES
+    _, highest = resource.getrlimit(resource.RLIMIT_AS)  # which only root can raise
+    if highest != resource.RLIM_INFINITY:
+        limit = min(limit, highest)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
