@@ -1,4 +1,4 @@
-"""Instructor: the same model of an answer as a tool, as JSON and by a JSON schema."""
+"""Instructor: the same model of an answer as a tool and by a JSON schema."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 
-class Capital(BaseModel):
+class Capital(BaseModel, extra="forbid"):
     """A country's capital."""
 
     country: Literal["China", "France"]
@@ -17,7 +17,7 @@ class Capital(BaseModel):
 
 
 server = OpenAI(base_url="http://127.0.0.1:8188/v1", api_key="null", max_retries=0)
-for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA, instructor.Mode.JSON):
+for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
     client = instructor.from_openai(server, mode=mode)
     answer = client.chat.completions.create(
         model="ernie-tiny",

@@ -1,4 +1,4 @@
-"""LangChain: an answer, a forced tool, streamed tool calls, structured output by all three methods."""
+"""LangChain: an answer, a forced tool, streamed tool calls, structured output."""
 
 from __future__ import annotations
 
@@ -35,21 +35,20 @@ class Capital(BaseModel):
 print("text:", llm.invoke("What is the capital of France?").content)
 print("stream:", "".join(str(chunk.content) for chunk in llm.stream("What is the capital of France?")))
 
-forced = llm.bind_tools([get_weather], tool_choice="any", parallel_tool_calls=False)
+forced = llm.bind_tools([get_weather], tool_choice="any", parallel_tool_calls=False, strict=True)
 (call,) = forced.invoke("How is the weather in Paris?").tool_calls
 print("tool:", call["name"], get_weather.invoke(call["args"]))
 
 whole = None
-for chunk in llm.bind_tools([get_weather], tool_choice="get_weather").stream("How is the weather in Paris?"):
+for chunk in forced.stream("How is the weather in Paris?"):
     whole = chunk if whole is None else whole + chunk
 print("streamed tool:", *((call["name"], get_weather.invoke(call["args"])) for call in whole.tool_calls))
 
 for method in ("json_schema", "function_calling"):
-    answer = llm.with_structured_output(Capital, method=method).invoke("What is the capital of France?")
+    answer = llm.with_structured_output(Capital, method=method, strict=True).invoke(
+        "What is the capital of France?"
+    )
     print(f"{method}:", answer.country, answer.city)
-print(
-    "json_mode:", llm.with_structured_output(None, method="json_mode").invoke("Answer in JSON: what is 2 + 3?")
-)
 
 try:
     llm.invoke("What is the capital of France? " * 500)

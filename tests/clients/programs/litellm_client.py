@@ -8,8 +8,9 @@ from typing import Literal
 import litellm
 from pydantic import BaseModel
 
+litellm.suppress_debug_info = True
 SERVER = {
-    "model": "hosted_vllm/ernie-tiny",
+    "model": "openai/ernie-tiny",
     "api_base": "http://127.0.0.1:8188/v1",
     "api_key": "null",
     "temperature": 0,
