@@ -78,15 +78,18 @@ def _neutral(schema: Mapping[str, Any]) -> list[str]:
 
 
 def _subschemas(root: Schema) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield a schema and what is in it, but for booleans, with their pointers; each before its own parts."""
-    found, waiting = {""}, [("", root)]
+    """Yield a schema and those in it, without booleans, with pointers: each once, and before its own parts.
+
+    References can name a place by many pointers, as ``#/anyOf/0`` and ``#/anyOf/00``; so the object counts.
+    """
+    found, waiting = {id(root)}, [("", root)]
     while waiting:
         pointer, schema = waiting.pop()
         if isinstance(schema, dict):
             yield pointer, schema
         for child in children(pointer, schema, root):
-            if child[0] not in found:
-                found.add(child[0])
+            if id(child[1]) not in found:
+                found.add(id(child[1]))
                 waiting.append(child)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.grammar.compiler import GrammarCompiler
+from ernie_backend.grammar.json_schema import _subschemas
 from ernie_backend.grammar.sources import MAX_GBNF_CHARACTERS, structured_grammar
 from ernie_backend.grammar.token_mask import GrammarMask
 from ernie_wire.errors import InvalidValue
@@ -132,6 +133,13 @@ def test_keywords_that_limit_nothing_are_accepted() -> None:
     assert _fits({"json": schema}, '{"a":[{"uniqueItems":false},{"uniqueItems":false}]}')
     assert not _fits({"json": schema}, '{"a":[{}]}')
     assert schema["propertyNames"] == {"type": "string"}  # the request is left as it was
+
+
+def test_a_part_of_a_schema_is_read_once_however_many_pointers_name_it() -> None:
+    parts = [{"type": "integer"} for _ in range(100)]
+    names = [{"$ref": f"#/b/{'0' * number}"} for number in range(1, 101)]
+    schema: Form = {"anyOf": names, "b": [{"anyOf": parts}]}
+    assert len(list(_subschemas(schema))) == 1 + len(names) + 1 + len(parts)
 
 
 def test_a_grammar_can_be_a_part_of_another_one() -> None:
