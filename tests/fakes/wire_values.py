@@ -14,7 +14,7 @@ from ernie_wire.sampling import SamplingParameters
 
 PROMPTS = ("text_input", "input_ids", "messages")
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
-NUMBERS = st.floats(allow_nan=False)
+NUMBERS = st.floats(allow_nan=False).map(lambda number: number + 0.0)  # -0.0 is its default, 0.0, on a wire
 JSON = st.none() | st.booleans() | st.integers() | NUMBERS | st.text() | st.lists(st.integers(), max_size=2)
 SAMPLING = st.builds(
     SamplingParameters,
