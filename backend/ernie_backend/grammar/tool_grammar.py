@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ernie_backend.grammar.errors import ErrorOf
 from ernie_backend.grammar.json_schema import not_enforced
@@ -26,6 +27,8 @@ from ernie_wire.structured_outputs import FIELD
 
 MAX_SECONDS = 3.0
 """After which no further schema is tried alone."""
+_COMPOSED = ("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref")
+"""Keywords by which a schema may allow properties that are not in ``properties``."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,22 @@ def _arguments(rule: str, tool: Tool) -> str:
         raise InvalidValue(
             f"{field}#{found[0]}: {found[1]} cannot be enforced; leave it out, or strict", "tools"
         )
-    return json_rule(rule, tool.parameters, field, is_lenient=not tool.is_strict)
+    if tool.is_strict:
+        return json_rule(rule, tool.parameters, field)
+    return json_rule(rule, _closed(tool.parameters), field, is_lenient=True)
+
+
+def _closed(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a schema without arguments that it does not name: no function has them, but a weak model may.
+
+    A schema that says something about them keeps its meaning.
+    """
+    properties, required = parameters.get("properties"), parameters.get("required", [])
+    if not isinstance(properties, dict) or not isinstance(required, list):
+        return parameters
+    if not parameters.keys().isdisjoint(_COMPOSED) or any(name not in list(properties) for name in required):
+        return parameters
+    return {**parameters, "additionalProperties": False}
 
 
 def _field(name: str) -> str:

@@ -75,6 +75,25 @@ REQUIRED = ToolRequest((WEATHER, CLOCK), is_required=True)
 ONE = ToolRequest((WEATHER, CLOCK), is_required=True, is_parallel=False)
 
 
+@pytest.mark.parametrize(
+    ("changes", "takes_others"),
+    [
+        ({}, False),
+        ({"required": ["city", "unit"]}, True),
+        ({"additionalProperties": True}, True),
+        ({"additionalProperties": {"type": "integer"}}, True),
+        ({"patternProperties": {"^u": {"type": "integer"}}}, True),
+        ({"allOf": [{"properties": {"unit": {"type": "integer"}}}]}, True),
+    ],
+)
+def test_a_function_has_no_other_arguments_unless_its_schema_says_so(
+    changes: dict[str, Any], *, takes_others: bool
+) -> None:
+    schema = {name: value for name, value in SCHEMA.items() if name != "additionalProperties"} | changes
+    grammar = tool_grammar(ToolRequest((Tool("get_weather", schema),), is_required=True), TAGS)
+    assert takes(grammar, tagged(call(arguments='{"city": "Paris", "unit": 1}'))) == takes_others
+
+
 @pytest.mark.parametrize("newlines", ["", "\n", "\n\n\n"])
 def test_required_calls_between_tags(newlines: str) -> None:
     several, one = tool_grammar(REQUIRED, TAGS), tool_grammar(ONE, TAGS)
