@@ -35,7 +35,7 @@ REASONING = Trim(1, 1)
 PLAIN = ReasoningFormat(frozenset(), Trim(0, 0), {})
 """An answer that is content only."""
 _VL = ReasoningFormat(frozenset((BEGIN, END)), Trim(_ALL, 0), {})
-_X1_CONTENT = Trim(3, 1)  # thinking ends with "\n</think>\n\n"
+_X1_CONTENT = Trim(_ALL, 1)  # models write three; "\n</think>\n\n" closes thinking, and more may follow it
 _X1_RESPONSE = {"<response>": Trim(1, 1), "</response>": _X1_CONTENT}
 FORMATS = {
     "ernie-45-vl": _VL,

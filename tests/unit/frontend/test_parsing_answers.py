@@ -73,7 +73,7 @@ ANSWERS: dict[str, tuple[AnswerFormat, str, str, ParsedAnswer]] = {
         "a\n«/think»\n\n\n«response»\n\nb\n\n«/response»\n",
         parsed("a", "\nb\n"),
     ),
-    "x1, newlines without response": (X1, "<think>", "«/think»\n\n\n\nb\n\n", parsed("", "\nb\n")),
+    "x1, newlines without response": (X1, "<think>", "«/think»\n\n\n\nb\n\n", parsed("", "b\n")),
     "x1, as FastDeploy closes thinking": (X1, "<think>", "a\n«/think»\n\nb", parsed("a", "b")),
     "x1, no end of the response": (X1, "<think>", "a\n«/think»\n«response»\nb", parsed("a", "b")),
     "x1, no end of the reasoning": (X1, "<think>", "a\n«response»\nb\n«/response»", parsed("a\n\nb", "")),
