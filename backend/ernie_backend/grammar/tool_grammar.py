@@ -156,7 +156,8 @@ def _closed(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     properties, required = parameters.get("properties"), parameters.get("required", [])
     if not isinstance(properties, dict) or not isinstance(required, list):
         return parameters
-    if not parameters.keys().isdisjoint(_COMPOSED) or any(name not in list(properties) for name in required):
+    are_named = all(isinstance(name, str) and name in properties for name in required)
+    if not are_named or not parameters.keys().isdisjoint(_COMPOSED):
         return parameters
     return {**parameters, "additionalProperties": False}
 
