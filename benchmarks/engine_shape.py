@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import random
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.service.start import StartedEngine, start_engine
 from ernie_wire.messages import GenerateRequest
@@ -84,3 +86,19 @@ def submit_random(started: StartedEngine, request_id: str, prompt_tokens: int, m
     state = started.input_processor.process(request)
     started.engine.submit(state)
     return state
+
+
+def time_decode(
+    engine: Engine, request_ids: Iterable[str], num_steps: int, clock: Callable[[], float]
+) -> float:
+    """Return the seconds of ``clock`` that decode steps of submitted requests take; they are cancelled then."""
+    while engine.heartbeat.waiting:
+        engine.step()
+    engine.step()
+    start = clock()
+    for _ in range(num_steps):
+        engine.step()
+    taken = clock() - start
+    for request_id in request_ids:
+        engine.cancel(request_id)
+    return taken

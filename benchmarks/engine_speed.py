@@ -24,7 +24,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from engine_shape import SHAPES, start_shape, submit_random
+from engine_shape import SHAPES, start_shape, submit_random, time_decode
 
 from ernie_backend.devices.host import usable_cores
 
@@ -61,17 +61,8 @@ class EngineUnderTest:
 
     def decode(self, batch: int) -> float:
         """Return output tokens a second of ``batch`` sequences."""
-        engine = self._started.engine
         ids = [self._submit(DECODE_PROMPT, 4 * self._steps) for _ in range(batch)]
-        while engine.heartbeat.waiting:
-            engine.step()
-        engine.step()
-        start = self._clock()
-        for _ in range(self._steps):
-            engine.step()
-        taken = self._clock() - start
-        for request_id in ids:
-            engine.cancel(request_id)
+        taken = time_decode(self._started.engine, ids, self._steps, self._clock)
         return float(batch * self._steps / taken)
 
     def prefill(self, tokens: int) -> float:

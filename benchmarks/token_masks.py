@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from engine_shape import SHAPES, start_shape, submit_random
+from engine_shape import SHAPES, start_shape, submit_random, time_decode
 from numpy.typing import NDArray
 
 from ernie_backend.chat.tokenizer import Tokenizer
@@ -183,21 +183,12 @@ class Decoding:
 
     def measure(self, *, has_masks: bool) -> float:
         """Return output tokens a second."""
-        engine = self._started.engine
         names = [f"r{index}" for index in range(self._batch)]
         for index, name in enumerate(names):
             request = submit_random(self._started, name, DECODE_PROMPT, 4 * self._steps)
             if has_masks:
                 request.sequence.token_mask = self._mask(index / self._batch)
-        while engine.heartbeat.waiting:
-            engine.step()
-        engine.step()
-        start = self._clock()
-        for _ in range(self._steps):
-            engine.step()
-        taken = self._clock() - start
-        for name in names:
-            engine.cancel(name)
+        taken = time_decode(self._started.engine, names, self._steps, self._clock)
         return float(self._batch * self._steps / taken)
 
     def _mask(self, share: float) -> PlayedMask:
