@@ -9,6 +9,8 @@ stream after each layer, the final norm and all logits.
     moe300b  6 layers, experts in 3 and 5; 8 experts, 4 for a token
     moe_tp   3 layers, the first one dense; 4 experts, 2 for a token; all sizes divide by 4
 
+``vl_moe`` and ``paddleocr_vl`` have named cases with images and videos instead of rows.
+
 ``dense_compressed.npz`` has the rows of dense with positions divided by ``COMPRESSION_RATIO``, as computed by
 transformers 5.24 in float32: Ernie4_5ForCausalLM with rope_parameters of type linear and this factor.
 """
