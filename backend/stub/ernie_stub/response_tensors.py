@@ -37,6 +37,8 @@ def output_response(output: Output, request: GenerateRequest, echo: str, cumulat
     if request.return_num_input_tokens:
         outputs.append(_numbers(tensors.NUM_INPUT_TOKENS, [output.num_input_tokens], np.uint32))
         outputs.append(_numbers(tensors.NUM_CACHED_TOKENS, [output.num_cached_tokens], np.uint32))
+        outputs.append(_numbers(tensors.NUM_IMAGE_TOKENS, [output.num_image_tokens], np.uint32))
+        outputs.append(_numbers(tensors.NUM_VIDEO_TOKENS, [output.num_video_tokens], np.uint32))
     if request.return_num_output_tokens:
         outputs.append(_numbers(tensors.NUM_OUTPUT_TOKENS, [output.num_output_tokens], np.uint32))
         outputs.append(_numbers(tensors.NUM_REASONING_TOKENS, [output.num_reasoning_tokens], np.uint32))

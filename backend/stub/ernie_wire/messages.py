@@ -140,6 +140,7 @@ class Output:
         num_reasoning_tokens: of these, the number that are thinking, with its tags.
         prompt_tag: in the first output, with ``return_marks``: the last thinking tag of the prompt,
             ``<think>`` or ``</think>``; empty if it has none.
+        num_image_tokens, num_video_tokens: in the first output, tokens of the prompt that stand for media.
     """
 
     request_id: str
@@ -158,6 +159,8 @@ class Output:
     num_output_tokens: int = 0
     num_reasoning_tokens: int = 0
     prompt_tag: str | None = None
+    num_image_tokens: int = 0
+    num_video_tokens: int = 0
 
     @property
     def is_last(self) -> bool:
@@ -179,6 +182,8 @@ def join_outputs(parts: Sequence[Output]) -> Output:
         num_output_tokens=sum(part.num_output_tokens for part in parts),
         num_reasoning_tokens=sum(part.num_reasoning_tokens for part in parts),
         prompt_tag=_first(part.prompt_tag for part in parts),
+        num_image_tokens=sum(part.num_image_tokens for part in parts),
+        num_video_tokens=sum(part.num_video_tokens for part in parts),
         num_input_tokens=max(part.num_input_tokens for part in parts),
         num_cached_tokens=max(part.num_cached_tokens for part in parts),
         prompt_ids=_first(part.prompt_ids for part in parts),

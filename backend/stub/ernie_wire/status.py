@@ -73,7 +73,8 @@ class Description(Extensible):
     Attributes:
         architecture: the one in config.json.
         root: directory of the model.
-        modalities: inputs of the model, such as ``text``.
+        modalities: inputs of the model: ``text``, ``image``, ``video``.
+        limit_mm_per_prompt: most media of a request by modality; empty for a text model.
         max_model_len: maximum number of tokens of a prompt and its answer.
         max_num_seqs: maximum number of requests in a step.
         vocab_size: number of token ids.
@@ -108,6 +109,7 @@ class Description(Extensible):
     max_logprobs: int
     logprobs_mode: str
     modalities: tuple[str, ...] = ("text",)
+    limit_mm_per_prompt: Mapping[str, int] = field(default_factory=dict)
     reasoning_parser: str | None = None
     tool_call_parser: str | None = None
     knows_tools: bool = False

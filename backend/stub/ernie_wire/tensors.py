@@ -34,7 +34,7 @@ MESSAGES = TensorSpec(
 MEDIA = TensorSpec(
     "media",
     "TYPE_STRING",
-    "images and other media, which parts of messages refer to by index; refused by text models",
+    "files of images and videos, which parts of messages refer to by index; refused by text models",
     dims=(-1,),
 )
 SAMPLING_PARAMETERS = TensorSpec("sampling_parameters", "TYPE_STRING", "JSON object, see sampling.py")
@@ -58,7 +58,9 @@ FIELDS: tuple[TensorSpec, ...] = (
     TensorSpec("stream", "TYPE_BOOL", "true: one response per new text; false or missing: one response"),
     EXCLUDE_INPUT,
     TensorSpec("return_finish_reason", "TYPE_BOOL", "request finish_reason"),
-    TensorSpec("return_num_input_tokens", "TYPE_BOOL", "request num_input_tokens and num_cached_tokens"),
+    TensorSpec(
+        "return_num_input_tokens", "TYPE_BOOL", "request num_input_tokens, num_cached_tokens and those of media"
+    ),
     TensorSpec("return_num_output_tokens", "TYPE_BOOL", "request num_output_tokens and num_reasoning_tokens"),
     TensorSpec("return_token_ids", "TYPE_BOOL", "request output_ids, prompt_ids and prompt_text"),
     TensorSpec("return_prompt_bytes", "TYPE_BOOL", "request prompt_bytes, with return_token_ids"),
@@ -80,6 +82,10 @@ NUM_INPUT_TOKENS = TensorSpec("num_input_tokens", "TYPE_UINT32", "tokens of the 
 NUM_CACHED_TOKENS = TensorSpec(
     "num_cached_tokens", "TYPE_UINT32", "of these, the number found in the prefix cache"
 )
+NUM_IMAGE_TOKENS = TensorSpec(
+    "num_image_tokens", "TYPE_UINT32", "of the prompt's tokens, those of images; in the first response, then 0"
+)
+NUM_VIDEO_TOKENS = TensorSpec("num_video_tokens", "TYPE_UINT32", "the same for videos")
 NUM_OUTPUT_TOKENS = TensorSpec("num_output_tokens", "TYPE_UINT32", "tokens generated since the last response")
 NUM_REASONING_TOKENS = TensorSpec(
     "num_reasoning_tokens", "TYPE_UINT32", "of these, the number that are thinking, including </think>"
@@ -123,6 +129,8 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     FINISH_REASON,
     NUM_INPUT_TOKENS,
     NUM_CACHED_TOKENS,
+    NUM_IMAGE_TOKENS,
+    NUM_VIDEO_TOKENS,
     NUM_OUTPUT_TOKENS,
     NUM_REASONING_TOKENS,
     OUTPUT_IDS,

@@ -18,9 +18,8 @@ from pydantic import (
 from ernie_frontend.schema.common import GenerationFields, PositiveInteger, TokenIds
 from ernie_wire.checks import as_count, as_integers
 from ernie_wire.conversation import ToolRequest
+from ernie_wire.media_parts import MEDIA_PARTS
 
-MEDIA_PARTS = {"image_url": "image", "video_url": "video"}
-"""Types of content parts other than text, and the modality that a model needs for them."""
 _PART_EXPECTED = 'it must be a string or a list of parts such as {"type": "text", "text": "..."}'
 
 

@@ -11,12 +11,13 @@ import json
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from ernie_frontend.schema.chat import MEDIA_PARTS, ChatMessage, ChatRequest
+from ernie_frontend.schema.chat import ChatMessage, ChatRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, refuse_unsupported
 from ernie_frontend.translate.generate_request import RequestContext, generate_requests, sampling_parameters
 from ernie_wire.checks import check_token_ids
 from ernie_wire.conversation import check_message, thinking_switch
 from ernie_wire.errors import InvalidValue, MissingParameter
+from ernie_wire.media_parts import MEDIA_PARTS
 from ernie_wire.messages import GenerateRequest
 
 # Fields that determine how the prompt ends.

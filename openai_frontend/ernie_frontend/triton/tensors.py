@@ -58,6 +58,8 @@ def output_of(request_id: str, result: InferResult) -> Output:
         num_reasoning_tokens=sum(_integers(received, tensors.NUM_REASONING_TOKENS) or ()),
         num_input_tokens=sum(_integers(received, tensors.NUM_INPUT_TOKENS) or ()),
         num_cached_tokens=sum(_integers(received, tensors.NUM_CACHED_TOKENS) or ()),
+        num_image_tokens=sum(_integers(received, tensors.NUM_IMAGE_TOKENS) or ()),
+        num_video_tokens=sum(_integers(received, tensors.NUM_VIDEO_TOKENS) or ()),
         finish_reason=text_of(received, tensors.FINISH_REASON) or None,
         prompt_ids=_integers(received, tensors.PROMPT_IDS),
         prompt_text=text_of(received, tensors.PROMPT_TEXT),

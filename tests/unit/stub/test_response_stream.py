@@ -64,7 +64,7 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
     answer = ResponseStream(ALL_OUTPUTS, sender, senders.bind(), lambda _: None)
     sender.gate.clear()
     begin = Output("r", "a", (1,), 3, 2, prompt_ids=(7, 8, 9), prompt_text="xyz", num_output_tokens=1)
-    begin = replace(begin, prompt_bytes=(b"x", b"\xff", b"z"))
+    begin = replace(begin, prompt_bytes=(b"x", b"\xff", b"z"), num_image_tokens=2)
     answer.put(replace(begin, num_reasoning_tokens=1, prompt_tag="<think>"))
     assert sender.sending.wait(WAIT_S)
     answer.put(Output("r", "b", (2, 3), 3, 2, num_output_tokens=2, num_reasoning_tokens=2))
@@ -79,6 +79,8 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
         "finish_reason": "",
         "num_input_tokens": [3],
         "num_cached_tokens": [2],
+        "num_image_tokens": [2],
+        "num_video_tokens": [0],
         "num_output_tokens": [1],
         "num_reasoning_tokens": [1],
         "output_ids": [1],
@@ -92,6 +94,8 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
         "finish_reason": "stop",
         "num_input_tokens": [3],
         "num_cached_tokens": [2],
+        "num_image_tokens": [0],
+        "num_video_tokens": [0],
         "num_output_tokens": [4],
         "num_reasoning_tokens": [3],
         "output_ids": [2, 3, 4, 5],

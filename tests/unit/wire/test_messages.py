@@ -31,6 +31,8 @@ def test_joined_outputs_have_the_prompt_of_the_first_and_the_end_of_the_last() -
     scored = Output("r", "b", (2,), logprobs=(LOGPROBS,), prompt_logprobs=(None, SKIPPED))
     joined = join_outputs([first, scored, scored])
     assert (joined.logprobs, joined.prompt_logprobs) == ((LOGPROBS, LOGPROBS), (None, SKIPPED))
+    seen = join_outputs([replace(first, num_image_tokens=6, num_video_tokens=4), last])
+    assert (seen.num_image_tokens, seen.num_video_tokens) == (6, 4)
 
 
 @pytest.mark.parametrize("prompts", [{}, {"text_input": "a", "input_ids": (1,)}])
