@@ -59,6 +59,7 @@ class Batch:
         block_tables: int32 ``[S, B]``, the cache block of every ``block_size`` tokens, padded with -1.
         logit_rows: int32 ``[R]``, the rows whose logits are computed.
         media_rows: int32 ``[M]``, the rows whose embeddings come from an encoder; None: no rows.
+        vision_rows: int32 ``[W]``, the rows that go to the experts of vision, rising; None: no rows.
     """
 
     token_ids: NDArray[np.int32]
@@ -68,6 +69,7 @@ class Batch:
     block_tables: NDArray[np.int32]
     logit_rows: NDArray[np.int32]
     media_rows: NDArray[np.int32] | None = None
+    vision_rows: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, eq=False)

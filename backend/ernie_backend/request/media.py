@@ -1,9 +1,32 @@
-"""The places of media among the tokens of a request."""
+"""The media of a request, and their places among its tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class MediaItem:
+    """An image or a video as its encoder takes it, h and w patches high and wide, of P x P pixels each.
+
+    Attributes:
+        kind: ``image`` or ``video``.
+        patches: uint8 ``[t * h * w, 3 * P * P]``, channel by channel inside a patch; their order is that of the
+            model's encoder.
+        grid: t frames (1 of an image, an even number of a video), h, w.
+        num_tokens: tokens that represent it.
+        digest: 32 bytes, BLAKE2b over patches, grid and kind: what has the same one has the same embeddings.
+    """
+
+    kind: str
+    patches: NDArray[np.uint8]
+    grid: tuple[int, int, int]
+    num_tokens: int
+    digest: bytes
 
 
 @dataclass(frozen=True)

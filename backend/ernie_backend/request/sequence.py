@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.request.media import MediaSpan, cut_spans
+from ernie_backend.request.media import MediaItem, MediaSpan, cut_spans
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling, TokenMask
 from ernie_backend.request.step_plan import ScheduledChunk
 
@@ -22,7 +22,10 @@ class Sequence:
         sampling: how tokens are chosen and when to stop.
         processors: change its logits before a token is chosen, in this order.
         token_mask: excludes tokens after that, and ends the answer when it is complete; None: it has none.
-        media: tokens of the prompt whose embeddings an encoder makes.
+        media: tokens of the prompt whose embeddings an encoder makes, in order; ``index`` is that in
+            ``media_items``.
+        media_items: what the encoder makes them of.
+        vision_types: bool ``[P]``, which of the prompt's tokens go to the experts of vision; None: none.
         prompt_positions: int32 ``[A, P]``, places of the prompt's tokens on the A axes of a rotary embedding;
             those of the answer go on from the largest. None: on one axis, from 0 on.
         token_ids: prompt and answer.
@@ -44,6 +47,8 @@ class Sequence:
     processors: tuple[LogitsProcessor, ...] = ()
     token_mask: TokenMask | None = None
     media: tuple[MediaSpan, ...] = ()
+    media_items: tuple[MediaItem, ...] = ()
+    vision_types: NDArray[np.bool_] | None = None
     prompt_positions: NDArray[np.int32] | None = None
     token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
@@ -90,6 +95,7 @@ class Sequence:
         tokens = self.token_ids[start:end]
         tokens += self.draft_ids[: max(0, num_drafts)]
         places = self.prompt_positions
+        spans = cut_spans(self.media, start, end) if self.media else ()
         return ScheduledChunk(
             request_id=self.request_id,
             token_ids=tuple(tokens),
@@ -97,9 +103,20 @@ class Sequence:
             block_table=block_table,
             num_sampled=max(0, num_drafts + 1),
             needs_all_logits=self.needs_prompt_logits,
-            media=cut_spans(self.media, start, end) if self.media else (),
+            media=spans,
             positions=None if places is None else _places(places, start, end),
+            digests=tuple(self.media_items[span.index].digest for span in spans),
+            vision_types=self._vision_types(start, end),
         )
+
+    def _vision_types(self, start: int, end: int) -> NDArray[np.bool_] | None:
+        """Return which of the tokens go to the experts of vision; None: none. Those of the answer do not."""
+        if self.vision_types is None or not self.vision_types[start:end].any():
+            return None
+        types = np.zeros(end - start, np.bool_)
+        of_prompt = self.vision_types[start:end]
+        types[: len(of_prompt)] = of_prompt
+        return types
 
     def append(self, token_id: int) -> None:
         """Add the next token of the answer."""

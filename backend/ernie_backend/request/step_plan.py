@@ -25,6 +25,8 @@ class ScheduledChunk:
         media: tokens of the chunk whose embeddings an encoder makes; they start within the chunk.
         positions: int32 ``[A, n]``, places of its n tokens on the A axes of a rotary embedding; None: on one
             axis, from ``start`` on.
+        digests: of the media in ``media``, one for each span.
+        vision_types: bool ``[n]``, which tokens go to the experts of vision; None: none.
     """
 
     request_id: str
@@ -35,6 +37,8 @@ class ScheduledChunk:
     needs_all_logits: bool = False
     media: tuple[MediaSpan, ...] = ()
     positions: NDArray[np.int32] | None = None
+    digests: tuple[bytes, ...] = ()
+    vision_types: NDArray[np.bool_] | None = None
 
     @property
     def num_logit_rows(self) -> int:

@@ -33,6 +33,8 @@ def build_batch(plan: SchedulePlan) -> Batch:
     ends = query_starts[1:]
     positions = np.arange(query_starts[-1], dtype=np.int32) + np.repeat(starts - query_starts[:-1], lengths)
     logit_rows = [np.arange(end - chunk.num_logit_rows, end) for end, chunk in zip(ends, chunks, strict=True)]
+    has_media = any(chunk.media for chunk in chunks)
+    has_vision = any(chunk.vision_types is not None for chunk in chunks)
     return Batch(
         token_ids=np.fromiter(chain.from_iterable(chunk.token_ids for chunk in chunks), np.int32),
         positions=_on_axes(positions, chunks, query_starts),
@@ -40,7 +42,8 @@ def build_batch(plan: SchedulePlan) -> Batch:
         context_lengths=starts,
         block_tables=tables,
         logit_rows=np.concatenate(logit_rows).astype(np.int32),
-        media_rows=_media_rows(chunks, query_starts),
+        media_rows=_media_rows(chunks, query_starts) if has_media else None,
+        vision_rows=_vision_rows(chunks, query_starts) if has_vision else None,
     )
 
 
@@ -58,15 +61,24 @@ def _on_axes(
     return on_axes
 
 
-def _media_rows(
-    chunks: tuple[ScheduledChunk, ...], query_starts: NDArray[np.int32]
-) -> NDArray[np.int32] | None:
-    rows = [
-        np.arange(span.start, span.start + span.length, dtype=np.int32) + start
-        for chunk, start in zip(chunks, query_starts, strict=False)
-        for span in chunk.media
-    ]
-    return np.concatenate(rows) if rows else None
+def _media_rows(chunks: tuple[ScheduledChunk, ...], query_starts: NDArray[np.int32]) -> NDArray[np.int32]:
+    return np.concatenate(
+        [
+            np.arange(span.start, span.start + span.length, dtype=np.int32) + start
+            for chunk, start in zip(chunks, query_starts, strict=False)
+            for span in chunk.media
+        ]
+    )
+
+
+def _vision_rows(chunks: tuple[ScheduledChunk, ...], query_starts: NDArray[np.int32]) -> NDArray[np.int32]:
+    return np.concatenate(
+        [
+            np.flatnonzero(chunk.vision_types).astype(np.int32) + start
+            for chunk, start in zip(chunks, query_starts, strict=False)
+            if chunk.vision_types is not None
+        ]
+    )
 
 
 def local_tokens(batch: Batch, vocabulary: range) -> Batch:

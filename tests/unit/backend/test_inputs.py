@@ -11,9 +11,11 @@ from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.inputs import build_batch
 from ernie_backend.scheduler.scheduler import Scheduler
 from ernie_backend.settings.engine_settings import SchedulerLimits
+from fakes.media import make_item, put_media
 from fakes.sequences import make_sequence
 
 PROMPT = tuple(range(100, 117))
+ITEMS = (make_item(1, 6), make_item(2, 4), make_item(3, 1))
 SPANS = (MediaSpan(0, 2, 6), MediaSpan(1, 8, 4), MediaSpan(2, 14, 1))
 PLACES = np.array([[0, 1, *[2] * 15], range(17), [0, 1, *range(15)]], np.int32)
 ANSWER = 3
@@ -21,8 +23,8 @@ ANSWER = 3
 
 def _picture() -> Sequence:
     sequence = make_sequence("picture", PROMPT, ANSWER)
-    sequence.media, sequence.prompt_positions = SPANS, PLACES
-    return sequence
+    sequence.prompt_positions = PLACES
+    return put_media(sequence, tuple(span.start for span in SPANS), ITEMS)
 
 
 @pytest.mark.parametrize("budget", [1, 3, 5, 8, 40])
@@ -35,7 +37,7 @@ def test_media_and_positions_are_those_of_the_prompt_however_it_is_cut(budget: i
     for sequence in sequences.values():
         scheduler.add(sequence)
     places: dict[str, list[list[int]]] = {name: [] for name in sequences}
-    encoded: list[tuple[int, int, int]] = []  # token, piece of media, row of the encoder
+    encoded: list[tuple[int, bytes, int]] = []  # token, digest, row of the encoder
     while sequences["picture"].num_generated < ANSWER:
         plan = scheduler.schedule()
         batch = build_batch(plan)
@@ -45,17 +47,24 @@ def test_media_and_positions_are_those_of_the_prompt_however_it_is_cut(budget: i
         on_axes = np.broadcast_to(batch.positions, (3, plan.num_tokens))
         for chunk, begin in zip(plan.chunks, batch.query_starts.tolist(), strict=False):
             places[chunk.request_id] += on_axes[:, begin : begin + len(chunk.token_ids)].T.tolist()
-            for span in chunk.media:
+            for span, digest in zip(chunk.media, chunk.digests, strict=True):
                 encoded += [
-                    (int(batch.token_ids[next(rows)]), span.index, span.first_row + offset)
+                    (int(batch.token_ids[next(rows)]), digest, span.first_row + offset)
                     for offset in range(span.length)
                 ]
             if chunk.num_sampled:
                 sequences[chunk.request_id].append(7)
         assert next(rows, None) is None
+        # In these prompts exactly the tokens of media go to the experts of vision.
+        assert (batch.vision_rows is None) == (batch.media_rows is None)
+        if batch.vision_rows is not None and batch.media_rows is not None:
+            assert batch.vision_rows.dtype == np.int32
+            assert batch.vision_rows.tolist() == batch.media_rows.tolist()
         scheduler.complete(plan)
     assert encoded == [
-        (PROMPT[span.start + offset], span.index, offset) for span in SPANS for offset in range(span.length)
+        (PROMPT[span.start + offset], item.digest, offset)
+        for span, item in zip(SPANS, ITEMS, strict=True)
+        for offset in range(span.length)
     ]
     # The answer goes on from the largest place on every axis.
     assert places["picture"] == [*PLACES.T.tolist(), [17] * 3, [18] * 3][: len(places["picture"])]
@@ -76,3 +85,4 @@ def test_text_alone_has_one_axis_and_no_media() -> None:
     batch = build_batch(scheduler.schedule())
     assert batch.positions.tolist() == [0, 1, 2]
     assert batch.media_rows is None
+    assert batch.vision_rows is None

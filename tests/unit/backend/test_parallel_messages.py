@@ -45,6 +45,7 @@ def test_a_batch_keeps_its_arrays_empty_ones_too() -> None:
         block_tables=np.array([[3, -1], [1, 2]], np.int32),
         logit_rows=np.array([], np.int32),
         media_rows=np.array([1], np.int32),
+        vision_rows=np.array([0, 1], np.int32),
     )
     came = over_a_socket(Step(batch))
     assert isinstance(came, Step)
