@@ -12,14 +12,15 @@ weights: rows of what comes first in a block, columns of what comes second, so t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.formats import ActivationType, LinearWeight
+from ernie_kernels.patches import PatchCacheSpec, PatchGrid
 from ernie_kernels.routing import RouterWeights
 
 Array = Any
@@ -34,10 +35,15 @@ Rotary = Any
 """A packed table of rotary embeddings."""
 LayerCache = Any
 """The paged KV cache of one layer."""
+PatchCache = Any
+"""Queries, keys and values of one layer's patches."""
 DeviceBatch = Any
 """A ``Batch`` whose index arrays are on the device too."""
 Logits = NDArray[np.float32]
 """Logits on the host, ``[R, V]``; named here so that model files need not import NumPy."""
+
+Gelu = Literal["erf", "tanh", "quick"]
+"""x * normal_cdf(x); its approximation by tanh; x * sigmoid(1.702 * x)."""
 
 ELSEWHERE = -1
 """A token id whose row of the embedding another rank has."""
@@ -185,8 +191,8 @@ class Ops(Protocol):
         """Return x + delta (the residual stream) and its RMSNorm."""
         ...
 
-    def linear(self, x: Array, weight: Linear) -> Array:
-        """Return x @ W.T: ``[T, K]`` to ``[T, N]``."""
+    def linear(self, x: Array, weight: Linear, bias: Vector | None = None) -> Array:
+        """Return x @ W.T + bias: ``[T, K]`` to ``[T, N]``."""
         ...
 
     def mlp(self, x: Array, gate_up: Linear, down: Linear) -> Array:
@@ -216,4 +222,71 @@ class Ops(Protocol):
 
     def lm_head(self, hidden: Array, head: Linear, batch: DeviceBatch) -> Logits:
         """Return the logits of the batch's ``logit_rows`` on the host: ``[R, V]`` float32, V of all ranks."""
+        ...
+
+
+class PatchOps(Protocol):
+    """The operations of one backend for vision towers, in addition to ``Ops``."""
+
+    def upload_rows(self, values: NDArray[np.float32]) -> Array:
+        """Bring a float32 matrix ``[rows, width]`` to the device, e.g. the pixels of patches."""
+        ...
+
+    def rows(self, x: Array, begin: int, end: int) -> Array:
+        """Return rows ``begin`` to ``end`` - 1; not a copy where the backend can do without one."""
+        ...
+
+    def concatenate(self, parts: Sequence[Array]) -> Array:
+        """Return the rows of all parts, one part after another."""
+        ...
+
+    def merge_rows(self, x: Array, indices: NDArray[np.int32]) -> Array:
+        """Return rows made of several: of ``indices [M, n]``, row m is the rows ``indices[m]`` side by side."""
+        ...
+
+    def layer_norm(self, x: Array, weight: Vector, bias: Vector, epsilon: float) -> Array:
+        """LayerNorm: (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias."""
+        ...
+
+    def add_layer_norm(
+        self, x: Array, delta: Array, weight: Vector, bias: Vector, epsilon: float
+    ) -> tuple[Array, Array]:
+        """Return x + delta (the residual stream) and its LayerNorm."""
+        ...
+
+    def gelu_mlp(
+        self, x: Array, up: Linear, up_bias: Vector, down: Linear, down_bias: Vector, gelu: Gelu
+    ) -> Array:
+        """Return down(gelu(up(x) + up_bias)) + down_bias, with the chosen gelu."""
+        ...
+
+    def add_positions(self, x: Array, table: Vector, grid: PatchGrid, begin: int) -> Array:
+        """Return patches plus their learned positions; ``x`` are patches ``begin`` and on, frame after frame.
+
+        ``table`` is ``[side * side * width]``; see ``ernie_kernels.patches.position_samples``.
+        """
+        ...
+
+    def pack_axial_rotary(self, grid: PatchGrid, head_dim: int, theta: float) -> Rotary:
+        """Make the table of the rotary embedding of a frame's patches by row and column."""
+        ...
+
+    def allocate_patches(self, spec: PatchCacheSpec) -> PatchCache:
+        """Allocate the queries, keys and values of a layer's patches, which the next layer may overwrite."""
+        ...
+
+    def append_patches(self, qkv: Array, rotary: Rotary, cache: PatchCache, begin: int) -> None:
+        """Rotate queries and keys of patches ``begin`` and on, and put them with their values into ``cache``.
+
+        ``qkv`` is ``[R, 3 * heads * head_dim]``: all queries, all keys, all values; patches are appended in
+        their order, from 0 on.
+        """
+        ...
+
+    def attend_patches(self, cache: PatchCache, begin: int, end: int) -> Array:
+        """Return the attention of patches ``begin`` to ``end`` - 1, each to all patches of its frame.
+
+        All patches of the frames were appended. Scores are scaled by head_dim ** -0.5. Returns
+        ``[end - begin, heads * head_dim]``.
+        """
         ...

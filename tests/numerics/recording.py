@@ -52,8 +52,8 @@ class RecordingOps:
         self.normed.append(self._copy(normed))
         return total, normed
 
-    def linear(self, x: Any, weight: Any) -> Any:
-        result = self._ops.linear(x, weight)
+    def linear(self, x: Any, weight: Any, bias: Any = None) -> Any:
+        result = self._ops.linear(x, weight, bias)
         self.products.append((self._copy(x), self._copy(result)))
         return result
 

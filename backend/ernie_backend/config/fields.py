@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,17 @@ class ConfigFields:
     def error(self, complaint: str) -> StartError:
         """Return an error that names the file."""
         return StartError(f"{self.path}: {complaint}")
+
+    def refuse_others(self, computed: Mapping[str, object], where: str = "") -> None:
+        """Raise StartError if a field asks for other maths than ``computed``; ``where`` precedes its name."""
+        for name, value in computed.items():
+            stored = self.values.get(name)
+            if stored is not None and stored != value:
+                supported = "null" if value is None else json.dumps(value)
+                raise self.error(
+                    f"{where}{name} is {json.dumps(stored)}; only {supported} is supported, since another "
+                    "value changes what the model computes"
+                )
 
     def integer(self, name: str, minimum: int, default: int | None = None) -> int:
         """Return an integer of at least ``minimum``; without a default it must be there."""

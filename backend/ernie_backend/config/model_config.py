@@ -7,7 +7,6 @@ module meets an impossible size.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +150,7 @@ class ModelConfig:
                 contradicts another one.
         """
         architecture = architecture or find_architecture(fields, is_served=True)
-        _refuse_others(fields, _COMPUTED)
+        fields.refuse_others(_COMPUTED)
         num_heads = fields.size("num_attention_heads")
         num_layers = fields.size("num_hidden_layers")
         config = cls(
@@ -198,18 +197,6 @@ class ModelConfig:
         )
 
 
-def _refuse_others(fields: ConfigFields, computed: Mapping[str, object], where: str = "") -> None:
-    """Raise StartError if a field asks for other maths than is ``computed``; ``where`` precedes its name."""
-    for name, value in computed.items():
-        stored = fields.values.get(name)
-        if stored is not None and stored != value:
-            supported = "null" if value is None else json.dumps(value)
-            raise fields.error(
-                f"{where}{name} is {json.dumps(stored)}; only {supported} is supported, since another value "
-                "changes what the model computes"
-            )
-
-
 def _rope_theta(fields: ConfigFields) -> float:
     theta = fields.positive("rope_theta", DEFAULT_ROPE_THETA)
     for name in ("rope_scaling", "rope_parameters"):
@@ -218,7 +205,7 @@ def _rope_theta(fields: ConfigFields) -> float:
             continue
         if not isinstance(inner, dict):
             raise fields.error(f"{name} must be an object, found {inner!r}")
-        _refuse_others(ConfigFields(fields.path, inner), _COMPUTED_ROPE, f"{name}.")
+        ConfigFields(fields.path, inner).refuse_others(_COMPUTED_ROPE, f"{name}.")
         theta = fields.positive("rope_theta", theta, inner)
     return theta
 
@@ -248,7 +235,7 @@ def _last_expert_layer(end: int, num_layers: int) -> int:
 
 
 def _moe(fields: ConfigFields, num_layers: int) -> MoeConfig:
-    _refuse_others(fields, _COMPUTED_MOE)
+    fields.refuse_others(_COMPUTED_MOE)
     num_experts = fields.size("moe_num_experts")
     experts_per_token = fields.size("moe_k")
     if experts_per_token > num_experts:

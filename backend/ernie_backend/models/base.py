@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Protocol
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_kernels.api import CacheScales, DeviceBatch, LayerCache, Logits
+from ernie_kernels.api import Array, CacheScales, DeviceBatch, LayerCache, Logits
+
+
+class VisionTower(Protocol):
+    """The encoder of images and videos, with what brings its results to the decoder's width H."""
+
+    def encode(self, pixels: Array, grid: tuple[int, int, int]) -> Generator[None, None, Array]:
+        """Encode one image or video, in pieces: ``result = yield from tower.encode(...)``.
+
+        Yields after every bounded piece of work, about 1,024 patches through half a layer, so that a caller
+        can do something else between two. The result does not depend on what happens there.
+
+        Args:
+            pixels: ``[frames * height * width, 3 * P * P]``, normalized patches, frame by frame, each
+                channel by channel; in the order that the model's preprocessor writes.
+            grid: frames, and the height and width of each in patches; height and width are even.
+
+        Returns:
+            ``[tokens, H]``, frame by frame (pair by pair where the model joins frames), tokens in raster order.
+
+        Raises:
+            ValueError: the model cannot encode such a grid.
+        """
+        ...
 
 
 class Model(Protocol):
@@ -27,8 +50,18 @@ class Model(Protocol):
         """Static scales of an int8 cache, layer by layer; None where the checkpoint brings none."""
         ...
 
-    def forward(self, batch: DeviceBatch, caches: Sequence[LayerCache]) -> Logits:
+    @property
+    def vision(self) -> VisionTower | None:
+        """The encoder of images; None: the model knows text only."""
+        ...
+
+    def forward(self, batch: DeviceBatch, caches: Sequence[LayerCache], media: Array | None = None) -> Logits:
         """Compute one step: append to ``caches`` (one per layer), return the logits of the batch's logit rows.
+
+        Args:
+            batch: the step's tokens.
+            caches: one per layer.
+            media: ``[M, H]``, the embeddings of the batch's ``media_rows``; None: it has no such rows.
 
         Returns:
             float32 ``[R, V]`` on the host.

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.models.base import VisionTower
 from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.roles import Role
@@ -65,6 +66,7 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
         self.config = config
         self.cache_dtype = settings.dtype
         self.cache_scales = tuple(weights.cache_scales(layer) for layer in range(config.num_layers))
+        self.vision: VisionTower | None = None
         self._ops = ops
         self._has_partial_sums = weights.has_partial_sums
         self._rotary = ops.pack_rotary(config.rotary(settings.max_model_len))
@@ -73,8 +75,10 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
         self._first_norm = packer.vector(Role.INPUT_NORM, 0)
         self._layers = tuple(packer.decoder_layer(layer) for layer in range(config.num_layers))
 
-    def forward(self, batch: DeviceBatch, caches: Sequence[LayerCache]) -> Logits:
+    def forward(self, batch: DeviceBatch, caches: Sequence[LayerCache], media: Array | None = None) -> Logits:
         """Compute one step; see ``Model.forward``."""
+        if media is not None:
+            raise ValueError("this model has no embeddings of media")
         ops, epsilon = self._ops, self.config.rms_norm_eps
         residual = ops.all_reduce(ops.embed(self._embedding, batch))
         hidden = ops.norm(residual, self._first_norm, epsilon)

@@ -53,7 +53,7 @@ _300B = {
     "moe_layer_start_index": 3,
     "moe_layer_end_index": 53,
 }
-_VL_TOWER = {"depth": 32, "hidden_size": 1280, "mlp_ratio": 4, "patch_size": 14}
+_VL_TOWER = {"depth": 32, "hidden_size": 1280, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14}
 _VL_28B = {
     **_21B,
     "moe_num_experts": [64, 64],
@@ -73,6 +73,7 @@ _VL_424B = {
 _OCR_TOWER = {
     "hidden_size": 1152,
     "num_hidden_layers": 27,
+    "num_attention_heads": 16,
     "intermediate_size": 4304,
     "patch_size": 14,
     "image_size": 384,

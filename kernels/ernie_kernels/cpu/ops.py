@@ -184,11 +184,11 @@ class CpuOps:
         self._ops.add_norm(x, delta, weight, epsilon, residual, result)
         return residual, result
 
-    def linear(self, x: Floats, weight: _cpu.PackedLinear) -> Floats:
-        """Return x @ W.T."""
+    def linear(self, x: Floats, weight: _cpu.PackedLinear, bias: Floats | None = None) -> Floats:
+        """Return x @ W.T + bias."""
         result = np.empty((len(x), weight.outputs), np.float32)
         self._ops.linear(x, weight, result)
-        return result
+        return result if bias is None else np.add(result, bias, out=result)
 
     def mlp(self, x: Floats, gate_up: _cpu.PackedLinear, down: _cpu.PackedLinear) -> Floats:
         """Return down(silu(gate(x)) * up(x))."""

@@ -5,22 +5,24 @@ Arrays are float32 Paddle tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, Logits, MlpWeights, RotarySpec
+from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, Gelu, Logits, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_indices
 from ernie_kernels.communicator import Communicator, SingleRank
 from ernie_kernels.formats import ActivationType, LinearWeight
-from ernie_kernels.paddle import linear, step
+from ernie_kernels.paddle import linear, patches, step
 from ernie_kernels.paddle.attention import DeviceRotary, attend
 from ernie_kernels.paddle.cache import PagedCache
 from ernie_kernels.paddle.linear import PackedLinear
 from ernie_kernels.paddle.moe import PackedMlp, PaddleMoe
+from ernie_kernels.paddle.patches import AxialTable, PatchParts
 from ernie_kernels.paddle.place import Place, Tensor, paddle
 from ernie_kernels.paddle.step import DeviceStep
+from ernie_kernels.patches import PatchCacheSpec, PatchGrid
 from ernie_kernels.routing import RouterWeights
 
 
@@ -89,9 +91,10 @@ class PaddleOps:
         total = x + delta
         return total, self.norm(total, weight, epsilon)
 
-    def linear(self, x: Tensor, weight: PackedLinear) -> Tensor:
-        """Return x @ W.T."""
-        return weight.multiply(x)
+    def linear(self, x: Tensor, weight: PackedLinear, bias: Tensor | None = None) -> Tensor:
+        """Return x @ W.T + bias."""
+        product = weight.multiply(x)
+        return product if bias is None else product + bias
 
     def mlp(self, x: Tensor, gate_up: PackedLinear, down: PackedLinear) -> Tensor:
         """Return down(silu(gate(x)) * up(x))."""
@@ -126,3 +129,63 @@ class PaddleOps:
             return np.zeros((0, self._communicator.size * head.values.shape[0]), np.float32)
         logits = self._communicator.all_gather(head.multiply(paddle.gather(hidden, batch.logit_rows)))
         return np.asarray(logits.numpy(), np.float32)
+
+    def upload_rows(self, values: NDArray[np.float32]) -> Tensor:
+        """Bring a matrix to the place."""
+        return self._place.upload(values)
+
+    def rows(self, x: Tensor, begin: int, end: int) -> Tensor:
+        """Return rows ``begin`` to ``end`` - 1."""
+        return x[begin:end]
+
+    def concatenate(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the rows of all parts."""
+        return paddle.concat(list(parts))
+
+    def merge_rows(self, x: Tensor, indices: NDArray[np.int32]) -> Tensor:
+        """Return rows made of several."""
+        check_indices("indices", indices, x.shape[0])
+        return paddle.gather(x, self._place.upload(indices.reshape(-1))).reshape((len(indices), -1))
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        """LayerNorm."""
+        return paddle.nn.functional.layer_norm(x, x.shape[1:], weight, bias, epsilon)
+
+    def add_layer_norm(
+        self, x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        """Add, and LayerNorm of the sum."""
+        total = x + delta
+        return total, self.layer_norm(total, weight, bias, epsilon)
+
+    def gelu_mlp(
+        self,
+        x: Tensor,
+        up: PackedLinear,
+        up_bias: Tensor,
+        down: PackedLinear,
+        down_bias: Tensor,
+        gelu: Gelu,
+    ) -> Tensor:
+        """Return down(gelu(up(x) + up_bias)) + down_bias."""
+        return self.linear(patches.gelu(self.linear(x, up, up_bias), gelu), down, down_bias)
+
+    def add_positions(self, x: Tensor, table: Tensor, grid: PatchGrid, begin: int) -> Tensor:
+        """Return patches plus their learned positions."""
+        return patches.add_positions(x, table, grid, begin, self._place)
+
+    def pack_axial_rotary(self, grid: PatchGrid, head_dim: int, theta: float) -> AxialTable:
+        """Make the table of cosines and sines."""
+        return AxialTable.make(grid, head_dim, theta, self._place)
+
+    def allocate_patches(self, spec: PatchCacheSpec) -> PatchParts:
+        """Return a cache that keeps what is appended."""
+        return PatchParts(spec, self._place)
+
+    def append_patches(self, qkv: Tensor, rotary: AxialTable, cache: PatchParts, begin: int) -> None:
+        """Rotate, keep."""
+        cache.append(qkv, rotary, begin)
+
+    def attend_patches(self, cache: PatchParts, begin: int, end: int) -> Tensor:
+        """Return the attention of patches ``begin`` to ``end`` - 1."""
+        return cache.attend(begin, end)

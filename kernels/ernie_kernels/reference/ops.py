@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, MlpWeights, RotarySpec
+from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, Gelu, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_batch, check_indices
 from ernie_kernels.communicator import Communicator, SingleRank
 from ernie_kernels.formats import ActivationType, LinearWeight, check_activation, dequantize
+from ernie_kernels.patches import PatchCacheSpec, PatchGrid, axial_rotary_table, position_samples
 from ernie_kernels.reference.attention import ReferenceCache, paged_attention
 from ernie_kernels.reference.linear import linear
 from ernie_kernels.reference.moe import ReferenceMoe, moe
+from ernie_kernels.reference.patches import AxialTable, ReferencePatches, gelu, layer_norm
 from ernie_kernels.rotary import RotaryTable, rotary_table
 from ernie_kernels.routing import RouterWeights, check_experts, check_router
 from ernie_kernels.sampling import SamplingBatch, TokenMasks, apply_token_masks, sample_tokens
@@ -92,9 +95,10 @@ class ReferenceOps:
         residual = x + delta
         return residual, rms_norm(residual, weight, epsilon)
 
-    def linear(self, x: Floats, weight: ReferenceLinear) -> Floats:
-        """Return x @ W.T."""
-        return linear(x, weight.weight, weight.activation)
+    def linear(self, x: Floats, weight: ReferenceLinear, bias: Floats | None = None) -> Floats:
+        """Return x @ W.T + bias."""
+        product = linear(x, weight.weight, weight.activation)
+        return product if bias is None else product + bias
 
     def mlp(self, x: Floats, gate_up: ReferenceLinear, down: ReferenceLinear) -> Floats:
         """Return down(silu(gate(x)) * up(x))."""
@@ -126,6 +130,70 @@ class ReferenceOps:
     def lm_head(self, hidden: Floats, head: ReferenceLinear, batch: Batch) -> Floats:
         """Return the logits of the batch's ``logit_rows``."""
         return self._communicator.all_gather(self.linear(hidden[batch.logit_rows], head))
+
+    def upload_rows(self, values: Floats) -> Floats:
+        """Keep the matrix as it is."""
+        return values
+
+    def rows(self, x: Floats, begin: int, end: int) -> Floats:
+        """Return rows ``begin`` to ``end`` - 1."""
+        return x[begin:end]
+
+    def concatenate(self, parts: Sequence[Floats]) -> Floats:
+        """Return the rows of all parts."""
+        return np.concatenate(parts)
+
+    def merge_rows(self, x: Floats, indices: NDArray[np.int32]) -> Floats:
+        """Return rows made of several."""
+        check_indices("indices", indices, len(x))
+        return x[indices].reshape(len(indices), -1)
+
+    def layer_norm(self, x: Floats, weight: Floats, bias: Floats, epsilon: float) -> Floats:
+        """LayerNorm."""
+        return layer_norm(x, weight, bias, epsilon)
+
+    def add_layer_norm(
+        self, x: Floats, delta: Floats, weight: Floats, bias: Floats, epsilon: float
+    ) -> tuple[Floats, Floats]:
+        """Return x + delta and its LayerNorm."""
+        total = x + delta
+        return total, layer_norm(total, weight, bias, epsilon)
+
+    def gelu_mlp(
+        self,
+        x: Floats,
+        up: ReferenceLinear,
+        up_bias: Floats,
+        down: ReferenceLinear,
+        down_bias: Floats,
+        kind: Gelu,
+    ) -> Floats:
+        """Return down(gelu(up(x) + up_bias)) + down_bias."""
+        return self.linear(gelu(self.linear(x, up, up_bias), kind), down, down_bias)
+
+    def add_positions(self, x: Floats, table: Floats, grid: PatchGrid, begin: int) -> Floats:
+        """Return patches plus their learned positions."""
+        positions = table.reshape(-1, x.shape[1])
+        indices, weights = position_samples(grid, math.isqrt(len(positions)))
+        places = np.arange(begin, begin + len(x)) % grid.size
+        added: Floats = x + (positions[indices] * weights[:, :, None]).sum(axis=1)[places]
+        return added
+
+    def pack_axial_rotary(self, grid: PatchGrid, head_dim: int, theta: float) -> AxialTable:
+        """Make the table of cosines and sines."""
+        return AxialTable(*axial_rotary_table(grid, head_dim, theta))
+
+    def allocate_patches(self, spec: PatchCacheSpec) -> ReferencePatches:
+        """Allocate zeroed queries, keys and values."""
+        return ReferencePatches(spec)
+
+    def append_patches(self, qkv: Floats, rotary: AxialTable, cache: ReferencePatches, begin: int) -> None:
+        """Rotate, store."""
+        cache.append(qkv, rotary, begin)
+
+    def attend_patches(self, cache: ReferencePatches, begin: int, end: int) -> Floats:
+        """Return the attention of patches ``begin`` to ``end`` - 1."""
+        return cache.attend(begin, end)
 
     def sample_tokens(self, logits: Floats, batch: SamplingBatch) -> NDArray[np.int64]:
         """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.sampling``."""

@@ -33,14 +33,14 @@ VISION: dict[str, Any] = {
     "moe_layer_start_index": [1, 1],
     "moe_layer_end_index": [4, 3],
     "num_hidden_layers": 4,
-    "vision_config": {"depth": 2, "hidden_size": 32, "mlp_ratio": 4, "patch_size": 14},
+    "vision_config": {"depth": 2, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 4, "patch_size": 14},
 }
 
 
 def test_the_two_layouts_of_a_vision_model_have_one_shape(tmp_path: Path) -> None:
     paddle = read_shape(model(tmp_path, **VISION))
     text = json.loads((tmp_path / "config.json").read_text())
-    tower = {"depth": 2, "hidden_size": 32, "intermediate_size": 128, "patch_size": 14}
+    tower = {"depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 128, "patch_size": 14}
     text |= {"moe_num_experts": 8, "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}
     del text["moe_layer_start_index"], text["moe_layer_end_index"], text["vision_config"]
     outer = {"architectures": text.pop("architectures"), "text_config": text, "vision_config": tower}
@@ -66,6 +66,9 @@ def test_the_two_layouts_of_a_vision_model_have_one_shape(tmp_path: Path) -> Non
         ({**EXPERTS, "moe_k": 9}, "moe_k 9"),
         ({**EXPERTS, "moe_num_experts": [8, 8]}, "moe_num_experts"),
         ({**VISION, "vision_config": 3}, "vision_config"),
+        ({**VISION, "vision_config": {**VISION["vision_config"], "num_heads": 3}}, "num_heads 3"),
+        ({**VISION, "vision_config": {**VISION["vision_config"], "hidden_act": "relu"}}, "hidden_act"),
+        ({**VISION, "vision_config": {**VISION["vision_config"], "in_channels": 4}}, "in_channels"),
         ({**VISION, "moe_num_experts": [8, "8"]}, "moe_num_experts"),
         ({**VISION, "moe_num_experts": [8, 8, 8]}, "'moe_num_experts': 3"),
         ({**VISION, "moe_intermediate_size": []}, "moe_intermediate_size"),
