@@ -1,0 +1,1 @@
+"""``media``: files of images and videos to the patches that an encoder takes, exact, safe and bounded."""
