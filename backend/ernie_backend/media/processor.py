@@ -16,7 +16,7 @@ from ernie_backend.config.fields import ConfigFields, read_json_object
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.media.families import FAMILIES, MERGE, PATCH, Family, PixelLimits
 from ernie_backend.media.images import read_image
-from ernie_backend.media.options import pixel_limits
+from ernie_backend.media.options import ImageOptions, VideoOptions
 from ernie_backend.request.media import MediaItem
 from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_wire.errors import InvalidValue
@@ -30,15 +30,15 @@ class MediaProcessor:
         family: how the model's family does it.
         mean: what is subtracted from pixels in [0, 1], by channel, when the encoder takes them.
         std: what they are divided by then.
-        image: limits of an image, unless a request says otherwise.
-        largest_image: pixels to which a request may raise the maximum.
+        image: how images are prepared, unless a request says otherwise.
+        video: the same for videos; None: the model takes none.
     """
 
     family: Family
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    image: PixelLimits
-    largest_image: int
+    image: ImageOptions
+    video: VideoOptions | None
 
     @classmethod
     def load(cls, directory: Path, config: ModelConfig, settings: EngineSettings) -> MediaProcessor | None:
@@ -55,38 +55,47 @@ class MediaProcessor:
         for name, computed in (("patch_size", PATCH), ("merge_size", MERGE), ("temporal_patch_size", 1)):
             if fields.values.get(name, computed) != computed:
                 raise fields.error(f"{name} must be {computed}, found {fields.values[name]!r}")
-        mean = _channels(fields, "image_mean", family.mean)
-        std = _channels(fields, "image_std", family.std)
-        image = _file_limits(fields, family.image) if family.has_own_limits else family.image
-        largest = settings.image_max_pixels or max(family.largest_image, image.max_pixels)
-        if settings.image_max_pixels is not None:
-            image = PixelLimits(min(image.min_pixels, largest), largest)
-        return cls(family, mean, std, image, largest)
+        kwargs = settings.media.mm_processor_kwargs
+        limits = _file_limits(fields, family.image) if family.has_own_limits else family.image
+        return cls(
+            family,
+            _channels(fields, "image_mean", family.mean),
+            _channels(fields, "image_std", family.std),
+            ImageOptions.of(limits, family.largest_image, kwargs),
+            VideoOptions.of(family.video, kwargs) if family.video else None,
+        )
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """What the model takes."""
-        return ("text", "image") if self.family.video is None else ("text", "image", "video")
+        return ("text", "image") if self.video is None else ("text", "image", "video")
 
-    def prepare(self, medium: bytes, kind: str, options: Mapping[str, Any]) -> MediaItem:
-        """Return a file as the encoder takes it.
+    def resolve(self, kind: str, options: Mapping[str, Any]) -> ImageOptions | VideoOptions:
+        """Return how a medium is prepared.
 
         Args:
-            medium: the file.
             kind: ``image`` or ``video``.
             options: of the request and its part (``ernie_wire.media_parts``).
 
         Raises:
+            InvalidValue: options contradict each other, or the model does not take this kind.
+        """
+        server = {"image": self.image, "video": self.video}.get(kind)
+        if server is None:
+            raise InvalidValue(f"the model takes no {kind}s; it takes {', '.join(self.modalities)}", "media")
+        return server.changed(options)
+
+    def prepare(self, medium: bytes, kind: str, options: Mapping[str, Any]) -> MediaItem:
+        """Return a file as the encoder takes it; for the arguments see ``resolve``.
+
+        Raises:
             InvalidValue: it cannot be read, or is not what it is sent as.
         """
-        if kind != "image":
-            raise InvalidValue(f"the model takes no {kind}s; it takes {', '.join(self.modalities)}", "media")
-        limits = pixel_limits(self.image, self.largest_image, options)
+        resolved = self.resolve(kind, options)
         image = read_image(medium)
-        height, width = self.family.resize(image.height, image.width, limits)
+        height, width = self.family.resize(image.height, image.width, resolved.limits)
         patches = self._patches(image, height, width)
-        grid = (1, height // PATCH, width // PATCH)
-        return _item(kind, patches, grid, len(patches) // MERGE**2)
+        return _item(kind, patches, (1, height // PATCH, width // PATCH), len(patches) // MERGE**2)
 
     def _patches(self, image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
         resized = image.resize((width, height), Image.Resampling.BICUBIC)

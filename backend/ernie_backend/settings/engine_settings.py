@@ -14,7 +14,18 @@ from typing import Any, NamedTuple, TypeVar
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import AUTO, CARD_STEP_TOKENS, DEVICES
 from ernie_backend.devices.host import usable_cores
-from ernie_backend.settings.kinds import Choice, FirstPort, Integer, Kind, Number, OrNone, String, Switch
+from ernie_backend.settings.kinds import (
+    Choice,
+    FirstPort,
+    Integer,
+    JsonObject,
+    Kind,
+    Number,
+    OrNone,
+    String,
+    Switch,
+)
+from ernie_backend.settings.media_values import ProcessorKwargs, PromptLimits
 from ernie_backend.weights.precision import DTYPES, QUANTIZATIONS
 from ernie_backend.weights.sharding import MAX_RANKS, Shard, shard_of
 from ernie_kernels.formats import ActivationType
@@ -30,6 +41,8 @@ to 0.985 on single tokens of the dense golden, see ``ernie_kernels.reference.lin
 DEFAULT_PARTIAL_PREFILLS = 4
 """A long prompt, a shorter one that passes it, and still shorter ones that pass both go on at once. Each holds
 KV blocks for all of its prompt, so it is a small number."""
+DEFAULT_PROCESSOR_CACHE_GIB = 0.25
+"""About 17 of ERNIE-4.5-VL's largest images, or 100 screenshots."""
 _T = TypeVar("_T")
 
 
@@ -182,6 +195,35 @@ class ParserSettings:
 
 
 @dataclass(frozen=True)
+class MediaSettings:
+    """Images and videos: how they are prepared, how many a request may have, what is kept of them (``media``).
+
+    Attributes:
+        max_processor_cache: below 0: the default.
+    """
+
+    mm_processor_kwargs: ProcessorKwargs = setting(
+        ProcessorKwargs(),
+        JsonObject(ProcessorKwargs),
+        "how images and videos are resized, and videos sampled; requests can change it within these limits",
+    )
+    limit_mm_per_prompt: PromptLimits = setting(
+        PromptLimits(), JsonObject(PromptLimits), "maximum number of images and videos in a request"
+    )
+    max_processor_cache: float = setting(
+        -1.0,
+        Number(-1, 1 << 20, is_included=True),
+        "GiB of prepared images and videos that are kept for further requests; -1: 0.25",
+    )
+
+    @property
+    def processor_cache_bytes(self) -> int:
+        """Bytes of prepared images and videos that are kept."""
+        gib = self.max_processor_cache if self.max_processor_cache >= 0 else DEFAULT_PROCESSOR_CACHE_GIB
+        return int(gib * (1 << 30))
+
+
+@dataclass(frozen=True)
 class ParallelSettings:
     """The ranks that share a model, and where they are (``parallel.layout``)."""
 
@@ -216,7 +258,6 @@ class EngineSettings:
 
     Attributes:
         model: directory of the checkpoint.
-        image_max_pixels: of the largest picture; None: the model's own limit. Only a plan of the memory has it.
         notices: messages for the user about values that were changed or ignored.
     """
 
@@ -235,9 +276,14 @@ class EngineSettings:
     scheduler: SchedulerLimits = field(default_factory=SchedulerLimits)
     logprobs: LogprobLimits = field(default_factory=LogprobLimits)
     parsers: ParserSettings = field(default_factory=ParserSettings)
+    media: MediaSettings = field(default_factory=MediaSettings)
     parallel: ParallelSettings = field(default_factory=ParallelSettings)
-    image_max_pixels: int | None = None
     notices: tuple[str, ...] = ()
+
+    @property
+    def image_max_pixels(self) -> int | None:
+        """Pixels of the largest image; None: the model's own limit."""
+        return self.media.mm_processor_kwargs.image_max_pixels
 
     @property
     def blocks_per_request(self) -> int:
@@ -276,6 +322,7 @@ SETTINGS: Mapping[str, Setting] = {
         CacheSettings,
         LogprobLimits,
         ParserSettings,
+        MediaSettings,
         ParallelSettings,
     )
     for each in fields(group)

@@ -6,9 +6,13 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
+
+from ernie_wire.errors import InvalidValue
+from ernie_wire.json_text import read_json_object
 
 
 class Kind(Protocol):
@@ -67,11 +71,12 @@ class FirstPort:
 
 @dataclass(frozen=True)
 class Number:
-    """A number above ``above`` and at most ``high``."""
+    """A number above ``above``, or equal to it with ``is_included``, and at most ``high``."""
 
     above: float = 0.0
     high: float = math.inf
     shown: str = "X"
+    is_included: bool = False
 
     def read(self, text: str) -> float:
         """Return the number."""
@@ -81,9 +86,11 @@ class Number:
             raise ValueError(f"is {text!r}; it must be a number") from None
         if not math.isfinite(value):
             raise ValueError(f"is {text!r}; it must be a finite number")
-        if not self.above < value <= self.high:
+        is_above = value >= self.above if self.is_included else value > self.above
+        if not is_above or value > self.high:
             at_most = "" if self.high == math.inf else f" and at most {self.high:g}"
-            raise ValueError(f"is {text}; it must be above {self.above:g}{at_most}")
+            least = "at least" if self.is_included else "above"
+            raise ValueError(f"is {text}; it must be {least} {self.above:g}{at_most}")
         return value
 
 
@@ -142,3 +149,47 @@ class Switch:
     def read(self, text: str) -> bool:
         """Return whether it is on."""
         return Choice(("true", "false")).read(text) == "true"
+
+
+class JsonValues:
+    """Values of a JSON object: base of dataclasses whose fields have a default, and a ``kind`` as metadata."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The JSON object, without the values that are the default."""
+        return {name: value for name, value in vars(self).items() if value != getattr(type(self), name)}
+
+    def __str__(self) -> str:
+        """Return it as text."""
+        return json.dumps(self.given)
+
+
+@dataclass(frozen=True)
+class JsonObject:
+    """A JSON object with the keys of a dataclass."""
+
+    values: type[JsonValues]
+    shown: str = "JSON"
+
+    def read(self, text: str) -> JsonValues:
+        """Return the values; a key or a type that is not known is refused, also in one of many."""
+        try:
+            given = read_json_object(text, "it")
+        except InvalidValue as error:
+            raise ValueError(f"is {text!r}; {error.message}") from None
+        kinds = {each.name: each.metadata["kind"] for each in fields(self.values)}  # type: ignore[arg-type]
+        for name in given.keys() - kinds.keys():
+            raise ValueError(f"has the unknown key {name!r}; known: {', '.join(kinds)}")
+        return self.values(**{name: _read_json(name, value, kinds[name]) for name, value in given.items()})
+
+
+def _read_json(name: str, value: object, kind: Kind) -> object:
+    """Return the value of a key, which must have the JSON type of its kind."""
+    plain = kind.kind if isinstance(kind, OrNone) else kind
+    types = {Integer: (int,), Number: (int, float), Choice: (str,)}[type(plain)]
+    if type(value) not in types:
+        raise ValueError(f"has {name} {value!r}; it must be a JSON {'string' if types == (str,) else 'number'}")
+    try:
+        return kind.read(str(value))
+    except ValueError as error:
+        raise ValueError(f"has {name}, which {error}") from None

@@ -165,6 +165,29 @@ BATCH = Group(
         ),
     ),
 )
+MEDIA = Group(
+    LocalizedText("Images and videos", "图片与视频"),
+    (
+        engine_flag(
+            "--limit-mm-per-prompt",
+            fastdeploy='{"image": 1, "video": 1, "audio": 1}',
+            zh="每个请求的图片与视频数上限",
+            default='{"image": 1, "video": 1}',
+        ),
+        engine_flag(
+            "--mm-processor-kwargs",
+            fastdeploy="none",
+            zh="图片与视频的缩放方式及视频的抽帧方式；请求可在此限度内调整",
+            default="the model's",
+        ),
+        engine_flag(
+            "--max-processor-cache",
+            fastdeploy="-1",
+            zh="为后续请求保留的已预处理图片与视频（GiB）；-1：0.25",
+            default="-1: 0.25",
+        ),
+    ),
+)
 ANSWERS = Group(
     LocalizedText("Answers", "回答"),
     (

@@ -60,10 +60,9 @@ _REPLACED: Mapping[str, Flag] = {
     MEDIA: replace(
         FLAGS[MEDIA],
         help=LocalizedText(
-            "image_max_pixels: pixels of the largest picture",
+            "image_max_pixels: pixels of the largest image",
             "image_max_pixels：图片的最大像素数",
         ),
-        effect=Passed(serve=True),
     ),
 }
 SETTINGS = (
@@ -78,9 +77,10 @@ SETTINGS = (
     "--gpu-memory-utilization",
     "--num-gpu-blocks-override",
     "--block-size",
+    MEDIA,
 )
-"""The flags of ``serve`` that decide memory, besides those of the model, the device and pictures."""
-SHOWN = ("--model", "--device", *SETTINGS, MEDIA)
+"""The flags of ``serve`` that decide memory, besides those of the model and the device."""
+SHOWN = ("--model", "--device", *SETTINGS)
 SHOWN_GROUP = Group(
     LocalizedText("Memory", "内存"), (*(_REPLACED.get(name, FLAGS[name]) for name in SHOWN), *_OURS)
 )

@@ -10,11 +10,12 @@ from typing import Any
 from ernie_backend.planning.memory_plan import MemoryPlan
 from ernie_backend.planning.suggestions import NO_CHANGE_HELPS, Changes
 from ernie_backend.planning.units import format_bytes
+from ernie_backend.settings.kinds import JsonValues
 from ernie_cli.flags.plan import SETTINGS
 from ernie_cli.plan.request import PlanRequest
 
 _WIDTH = 58
-_SETTINGS = (*(flag.removeprefix("--").replace("-", "_") for flag in SETTINGS), "image_max_pixels")
+_SETTINGS = tuple(flag.removeprefix("--").replace("-", "_") for flag in SETTINGS)
 """Those that decide memory."""
 
 
@@ -80,7 +81,7 @@ def report(planned: Planned) -> dict[str, Any]:
         "model": request.name,
         "device": plan.device.name,
         "devices": plan.settings.parallel.tensor_parallel_size,
-        "settings": {name: plan.settings.flat[name] for name in _SETTINGS},
+        "settings": {name: _json(plan.settings.flat[name]) for name in _SETTINGS},
         "notices": list(request.notices),
         "assumed": [
             *request.assumed,
@@ -104,6 +105,10 @@ def report(planned: Planned) -> dict[str, Any]:
         "alternatives": planned.suggestions,
         "composed_ops": {"needed": composed.needed, "fits": composed.fits} if composed else None,
     }
+
+
+def _json(value: object) -> object:
+    return value.given if isinstance(value, JsonValues) else value
 
 
 def _row(text: str, size: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from ernie_backend.planning.model_shape import ModelShape, read_shape, shape_of
 from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.settings.reader import read_settings
 from ernie_cli.errors import CommandError
-from ernie_cli.flags.plan import MEDIA, P800, SETTINGS
+from ernie_cli.flags.plan import P800, SETTINGS
 from ernie_cli.model.source import local_model
 from ernie_cli.presets.released import RELEASED, released_model
 from ernie_cli.presets.rows import ROWS
@@ -84,7 +83,7 @@ def plan_request(given: Mapping[str, str]) -> PlanRequest:
     return PlanRequest(
         model.name,
         shape,
-        settings.replaced(image_max_pixels=_image_max_pixels(given)),
+        settings,
         device,
         composed,
         model.assumed,
@@ -151,10 +150,3 @@ def _notices(settings: EngineSettings, shape: ModelShape) -> tuple[str, ...]:
     if shape.vision is not None:
         notices.append("serve cannot run models with vision yet")
     return tuple(notices)
-
-
-def _image_max_pixels(given: Mapping[str, str]) -> int | None:
-    pixels = json.loads(given.get(MEDIA, "{}")).get("image_max_pixels")
-    if pixels is not None and (not isinstance(pixels, int) or isinstance(pixels, bool) or pixels < 1):
-        raise CommandError(f"{MEDIA}: image_max_pixels must be a whole number, found {pixels!r}")
-    return pixels

@@ -61,7 +61,7 @@ _UTILIZATION = "--gpu-memory-utilization"
 _90 = {_UTILIZATION: "0.9"}
 _MEDIA = "--mm-processor-kwargs"
 _SHORT_VIDEOS = {_MEDIA: '{"video_max_frames": 30}'}
-_LARGE_PICTURES = {_MEDIA: '{"image_max_pixels": 12845056 }'}
+_LARGE_PICTURES = {_MEDIA: '{"image_max_pixels": 12845056}'}
 _LONG_STEPS = {"--max-num-batched-tokens": "16384", _UTILIZATION: "0.8"}
 _ALL = (
     _row(_300B, "wint8", 32, 8, 64, _90),

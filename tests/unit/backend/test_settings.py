@@ -15,6 +15,7 @@ from ernie_backend.devices.backend import BACKENDS, CPU, REFERENCE, XPU, Backend
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.errors import StartError
 from ernie_backend.settings.engine_settings import DEFAULT_ACTIVATION, SETTINGS, EngineSettings
+from ernie_backend.settings.media_values import ProcessorKwargs, PromptLimits
 from ernie_backend.settings.reader import read_settings
 from ernie_kernels.cpu import instruction_sets
 from ernie_kernels.formats import ActivationType
@@ -74,6 +75,12 @@ VALUES: dict[str, tuple[str, Any]] = {
     "served_model_name": ("ernie", "ernie"),
     "reasoning_parser": ("ernie_45_VL", "ernie-45-vl"),
     "tool_call_parser": ("none", None),
+    "mm_processor_kwargs": (
+        '{"image_max_pixels": 12845056, "video_fps": -1, "video_frames_sample": "RAND"}',
+        ProcessorKwargs(image_max_pixels=12845056, video_frames_sample="rand"),
+    ),
+    "limit_mm_per_prompt": ('{"image": 10}', PromptLimits(image=10, video=1)),
+    "max_processor_cache": ("0", 0.0),
 }
 """Of each setting, a text and its value."""
 READ_ELSEWHERE = {
@@ -121,12 +128,40 @@ def test_every_value_is_read() -> None:
         ("tensor_parallel_size", "4"),
         ("reasoning_parser", "qwen3"),
         ("tool_call_parser", "hermes"),
+        ("mm_processor_kwargs", "7"),
+        ("limit_mm_per_prompt", "{image: 1}"),
+        ("max_processor_cache", "-2"),
         ("model", ""),
     ],
 )
 def test_wrong_values_name_field_and_value(name: str, value: str) -> None:
     with pytest.raises(StartError, match=f"{name} .*{value}"):
         _read(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ('{"image_max_pixel": 1}', "'image_max_pixel'; known: .*image_max_pixels"),
+        ('{"image_max_pixels": "1000000"}', "image_max_pixels '1000000'.*number"),
+        ('{"image_max_pixels": 1e6}', "image_max_pixels 1000000.0.*number"),
+        ('{"image_max_pixels": true}', "image_max_pixels True.*number"),
+        ('{"image_max_pixels": 783}', "image_max_pixels.* 783.*784"),
+        (
+            '{"image_min_pixels": 5000, "image_max_pixels": 4000}',
+            "image_min_pixels 5000.*image_max_pixels 4000",
+        ),
+        ('{"video_min_frames": 9, "video_max_frames": 8}', "video_min_frames 9.*video_max_frames 8"),
+        ('{"video_fps": 0}', "video_fps.* 0.*above 0"),
+        ('{"video_fps": 2, "video_target_frames": 8}', "video_fps and video_target_frames"),
+        ('{"video_frames_sample": "last"}', "video_frames_sample.*'last'.*leading"),
+        ('{"spatial_conv_size": 4}', "spatial_conv_size.* 4"),
+        ('{"temporal_conv_size": null}', "temporal_conv_size None.*number"),
+    ],
+)
+def test_one_wrong_value_of_the_preparation_of_media_refuses_them_all(value: str, words: str) -> None:
+    with pytest.raises(StartError, match=f"mm_processor_kwargs has .*{words}"):
+        _read(mm_processor_kwargs=value)
 
 
 def test_a_context_beyond_the_model_s_is_lowered_with_a_notice() -> None:

@@ -40,6 +40,8 @@ SAMPLES = {
     "--allowed-origins": '["https://a.example"]',
     "--allowed-methods": '["GET", "POST"]',
     "--allowed-headers": '["*"]',
+    "--limit-mm-per-prompt": '{"image": 10, "video": 3}',
+    "--mm-processor-kwargs": '{"video_max_frames": 30, "video_frames_sample": "middle"}',
 }
 """Values for flags whose kind alone does not tell a valid one."""
 NEEDED = {
