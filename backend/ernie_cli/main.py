@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 from ernie_cli.demo import demo
+from ernie_cli.doctor.command import doctor
 from ernie_cli.errors import CommandError
 from ernie_cli.evaluation.command import evaluate
 from ernie_cli.plan.command import plan
@@ -18,6 +19,7 @@ from ernie_frontend.log_output import discard_output, standard_error
 
 COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
     "demo": (demo, "Serve the embedded model and ask it some questions."),
+    "doctor": (doctor, "Check whether this machine can serve, and what it lacks."),
     "eval": (evaluate, "Ask a running server questions and count the exact answers."),
     "quantize": (quantize, "Write a quantized checkpoint that loads as it is."),
     "serve": (serve, "Serve a model with the OpenAI API; takes FastDeploy's flags."),

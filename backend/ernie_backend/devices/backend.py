@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from ernie_backend.devices.device import Device, composed_p800, cpu, p800
 from ernie_backend.devices.host import usable_cores
+from ernie_backend.devices.kunlunxin import VISIBLE_DEVICES, check_xpu_host, read_xpu_host
 from ernie_backend.errors import StartError
 from ernie_kernels.api import Ops
 from ernie_kernels.communicator import Communicator, ProcessGroupConfig
@@ -47,6 +48,8 @@ class Backend:
             bytes; None: there are none.
         nodes: pattern of the device files in /dev of a card; None: it needs none.
         variable: environment variable by which a user chooses cards.
+        check_host: returns notices about this machine as the host of so many ranks; StartError: it cannot be.
+        free_bytes: returns the least free memory among the cards of so many ranks; None: unknown.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Backend:
     vendor_device: Callable[[int | None], Device] | None = None
     nodes: str | None = None
     variable: str | None = None
+    check_host: Callable[[int], tuple[str, ...]] = lambda _: ()
+    free_bytes: Callable[[int], int | None] = lambda _: None
 
     def create_ops(self, threads: int, group: ProcessGroupConfig | None = None) -> Ops:
         """Return the ops, joined to those of the other ranks if there is a group.
@@ -81,15 +86,17 @@ def find_backend(
 ) -> tuple[Backend, str | None]:
     """Return the backend for one of ``DEVICES``, and a notice for the user or None.
 
-    ``auto`` is the one whose card is in this machine, else the CPU.
+    ``auto`` is the one whose card is in this machine, unless the user's choice of cards is none; else the CPU.
     """
     if requested != AUTO:
         return BACKENDS[requested], None
     for backend in BACKENDS.values():
+        chosen = None if backend.variable is None else environment.get(backend.variable)
         if backend.nodes is not None and any(device_nodes.glob(backend.nodes)):
-            return backend, None
-    for backend in BACKENDS.values():
-        if backend.variable is not None and environment.get(backend.variable):
+            if chosen is None or chosen.strip():
+                return backend, None
+            return CPU, f"{backend.variable} is empty: using the CPU"
+        if chosen:
             missing = backend.name.upper()
             return CPU, f"{backend.variable} is set, but this machine has no {missing}: using the CPU"
     return CPU, None
@@ -169,7 +176,9 @@ XPU = Backend(
     token_sampler=_cpu_sampler,
     vendor_device=p800,
     nodes="xpu[0-9]*",
-    variable="XPU_VISIBLE_DEVICES",
+    variable=VISIBLE_DEVICES,
+    check_host=lambda ranks: check_xpu_host(read_xpu_host(), ranks),
+    free_bytes=lambda ranks: read_xpu_host().free_bytes(ranks),
 )
 BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in (CPU, XPU, REFERENCE)}
 AUTO = "auto"

@@ -27,7 +27,8 @@ def engine_plan(
         StartError: the settings do not suit this model, or a part of its checkpoint is missing.
     """
     shape = ModelShape(config, num_parts=1 if settings.loading.is_dummy else count_parts(settings.model))
-    return plan_memory(shape, settings, backend.planned_device(available_bytes, None))
+    card_bytes = backend.free_bytes(settings.parallel.tensor_parallel_size)
+    return plan_memory(shape, settings, backend.planned_device(available_bytes, card_bytes))
 
 
 def check_fits(plan: MemoryPlan) -> None:

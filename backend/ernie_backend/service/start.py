@@ -66,12 +66,13 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
         backend, notice = find_backend(settings.device)
         layout = read_layout(settings.parallel)
         check_leads(layout)
+        host_notices = backend.check_host(layout.ranks_per_host)
         plan = engine_plan(settings, config, backend, available * len(layout.hosts))
         check_fits(plan)
     answers = input_processor.format
     parsers = (answers.reasoning_parser or "none", answers.tool_call_parser or "none")
     logger.info("start: parsers: %s for thinking, %s for tool calls", *parsers)
-    for line in filter(None, (*settings.notices, notice, layout.notice)):
+    for line in filter(None, (*settings.notices, notice, layout.notice, *host_notices)):
         logger.warning("notice: %s", line)
     group, process_group = None, None
     if layout.size > 1:

@@ -28,6 +28,10 @@ READ: Mapping[str, LocalizedText] = {
         "XPUs to use; without one in the machine, a notice and the CPU",
         "使用的 XPU；机器上没有时给出提示并使用 CPU",
     ),
+    "ERNIE_XPU_UNCHECKED": LocalizedText(
+        "1: start although a requirement of the XPUs is not met (docs/xpu.md)",
+        "1：即使不满足 XPU 的要求（见 docs/xpu.md）也启动",
+    ),
     "ERNIE_CPU_ISA": LocalizedText(
         "forces an instruction set of the CPU kernels: scalar, avx2, avx512, avx512-vnni, avx512-bf16",
         "强制 CPU 算子使用某一指令集：scalar、avx2、avx512、avx512-vnni、avx512-bf16",

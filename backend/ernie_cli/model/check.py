@@ -34,8 +34,9 @@ def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
         config = ModelConfig.from_directory(directory)
         settings = read_settings({**parameters, "model": str(directory)}, config)
         layout = read_layout(settings.parallel)
-        available = available_bytes() * len(layout.hosts)
-        check_fits(engine_plan(settings, config, find_backend(settings.device)[0], available))
+        backend, _ = find_backend(settings.device)
+        backend.check_host(layout.ranks_per_host)
+        check_fits(engine_plan(settings, config, backend, available_bytes() * len(layout.hosts)))
         InputProcessor.load(settings, config)
         if not settings.loading.is_dummy:
             loading = settings.loading

@@ -138,6 +138,8 @@ def _device(backend: Backend, memory: int | None, settings: EngineSettings) -> D
     """Return the device as the engine knows it; ranks on CPUs have the memory of all machines."""
     host = available_bytes() if memory is None else memory
     machines, _ = read_machines(settings.parallel)
+    if memory is None:  # of the cards in this machine, if there are any
+        memory = backend.free_bytes(settings.parallel.tensor_parallel_size)
     return backend.planned_device(host * max(1, len(machines)), memory)
 
 

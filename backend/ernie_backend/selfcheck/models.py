@@ -1,0 +1,85 @@
+"""A tiny random model of every family: a backend's logits are those of the NumPy reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ernie_backend.config.fields import ConfigFields
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.models.load import build_model
+from ernie_backend.selfcheck.report import Check, Floats, compared
+from ernie_backend.settings.engine_settings import LoadSettings
+from ernie_backend.weights.dummy import DummyWeights
+from ernie_kernels.api import Batch, CacheSpec, Ops
+from ernie_kernels.formats import ActivationType
+from ernie_kernels.reference import ReferenceOps
+
+_PROMPT, _ANSWER, _BLOCK = 20, 4, 8
+_COMMON: Mapping[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 256,
+}
+_EXPERTS: Mapping[str, Any] = {
+    "architectures": ["Ernie4_5_MoeForCausalLM"],
+    "moe_num_experts": 8,
+    "moe_k": 8,  # all of them: which ones are chosen must not depend on the last bits
+    "moe_intermediate_size": 128,
+    "moe_layer_start_index": 1,
+}
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "0.3B": {**_COMMON, "architectures": ["Ernie4_5ForCausalLM"]},
+    "21B-A3B": {**_COMMON, **_EXPERTS, "moe_num_shared_experts": 2},
+    "300B-A47B": {**_COMMON, **_EXPERTS, "tie_word_embeddings": False},
+}
+"""Fields of config.json, by family."""
+_FORMATS = (None, "wint8", "wint4")
+
+
+def check_models(ops: Ops, tolerance: float) -> Iterator[Check]:
+    """Yield a comparison of each family's logits in each format: of a prompt, then of an answer."""
+    for family, fields in FAMILIES.items():
+        config = ModelConfig.from_fields(ConfigFields(Path("config.json"), dict(fields)))
+        for quantization in _FORMATS:
+            name = f"model {family} {quantization or 'bf16'}"
+            means = "if all ops passed, tokens of a step or blocks of the cache are mixed up"
+            expected = _logits(config, quantization, ReferenceOps())
+            try:
+                actual = _logits(config, quantization, ops)
+            except Exception as error:  # noqa: BLE001 - whatever the backend raises is the result
+                yield Check(name, passed=False, found=f"{type(error).__name__}: {error}"[:300], means=means)
+            else:
+                yield compared(name, expected, actual, tolerance, means)
+
+
+def _logits(config: ModelConfig, quantization: str | None, ops: Ops) -> Floats:
+    """Return the logits ``[steps, V]`` after a prompt in two chunks and after each token of an answer."""
+    settings = LoadSettings("bfloat16", quantization, ActivationType.FLOAT32, _PROMPT + _ANSWER)
+    model = build_model(config, DummyWeights(config, "bfloat16", quantization), ops, settings)
+    num_blocks = (_PROMPT + _ANSWER) // _BLOCK
+    spec = CacheSpec(num_blocks, _BLOCK, config.num_kv_heads, config.head_dim, "float32")
+    caches = [ops.allocate_cache(replace(spec)) for _ in range(config.num_layers)]
+    tokens = np.random.default_rng(1).integers(3, config.vocab_size, _PROMPT + _ANSWER).astype(np.int32)
+    ends = (_PROMPT // 2, _PROMPT, *range(_PROMPT + 1, _PROMPT + _ANSWER + 1))
+    steps = []
+    for start, end in zip((0, *ends), ends, strict=False):
+        batch = Batch(
+            token_ids=tokens[start:end],
+            positions=np.arange(start, end, dtype=np.int32),
+            query_starts=np.array([0, end - start], np.int32),
+            context_lengths=np.array([start], np.int32),
+            block_tables=np.arange(num_blocks, dtype=np.int32)[None, ::-1].copy(),
+            logit_rows=np.array([end - start - 1], np.int32),
+        )
+        steps.append(model.forward(ops.upload(batch), caches))
+    return np.concatenate(steps)

@@ -1,0 +1,176 @@
+"""Every op of a backend against the NumPy reference, on small random inputs.
+
+Arrays are opaque, so inputs come from ``embed`` and results leave through ``lm_head`` with the unit matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ernie_backend.selfcheck.report import Check, Floats, compared
+from ernie_kernels.api import Batch, CacheSpec, MlpWeights, Ops, RotarySpec
+from ernie_kernels.formats import (
+    ActivationType,
+    Bfloat16Weight,
+    Float32Weight,
+    LinearWeight,
+    float32_to_bfloat16,
+    quantize_int4,
+    quantize_int8,
+    quantize_w4a8,
+)
+from ernie_kernels.reference import ReferenceOps
+from ernie_kernels.routing import RouterWeights
+
+_TOKENS, _WIDTH, _INNER, _EXPERTS = 24, 128, 256, 8
+_HEADS, _KV_HEADS, _HEAD_DIM, _BLOCK = 8, 2, 64, 16
+_QKV = (_HEADS + 2 * _KV_HEADS) * _HEAD_DIM
+_FORMATS: dict[str, Callable[[Floats], LinearWeight]] = {
+    "bf16": lambda values: Bfloat16Weight(float32_to_bfloat16(values)),
+    "wint8": quantize_int8,
+    "wint4": quantize_int4,
+    "w4a8": lambda values: quantize_w4a8(values, input_absmax=8.0, rotation=_WIDTH),
+}
+_MEANINGS = {
+    "bf16": "products of bfloat16 weights are wrong: check the driver and Paddle's version",
+    "wint8": "an error near 1 or 126: scales are absmax / 127 where the kernel takes absmax, or the reverse",
+    "wint4": "an error near 1: the two codes of a byte are in the other order",
+    "w4a8": "an error near 1 or 10: the Hadamard rotation has another factor than 1",
+}
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The ops of a backend with a step's batch of 24 tokens of one sequence."""
+
+    ops: Ops
+    batch: Any
+
+    @classmethod
+    def of(cls, ops: Ops) -> _Bench:
+        return cls(ops, ops.upload(_batch(0, _TOKENS)))
+
+    def input(self, values: Floats) -> Any:  # noqa: ANN401 - an opaque array
+        table = self.ops.pack_linear(Float32Weight(values), ActivationType.FLOAT32)
+        return self.ops.embed(table, self.batch)
+
+    def output(self, x: Any, batch: Any = None) -> Floats:  # noqa: ANN401 - an opaque array
+        width = _WIDTH if batch is None else _HEADS * _HEAD_DIM
+        unit = self.ops.pack_linear(Float32Weight(np.eye(width, dtype=np.float32)), ActivationType.FLOAT32)
+        return self.ops.lm_head(x, unit, self.batch if batch is None else batch)
+
+
+def check_ops(ops: Ops, tolerance: float) -> Iterator[Check]:
+    """Yield a comparison of each op with the reference.
+
+    Args:
+        ops: of the backend.
+        tolerance: largest relative error, which depends on the type of the backend's activations.
+    """
+    reference = _Bench.of(ReferenceOps())
+    bench = _Bench.of(ops)
+    for name, (program, means) in _PROGRAMS.items():
+        expected = program(reference)
+        try:
+            actual = program(bench)
+        except Exception as error:  # noqa: BLE001 - whatever the op raises is the result
+            yield Check(name, passed=False, found=f"{type(error).__name__}: {error}"[:300], means=means)
+        else:
+            yield compared(name, expected, actual, tolerance, means)
+
+
+def _embed(bench: _Bench) -> Floats:
+    return bench.output(bench.input(_floats(1, _TOKENS, _WIDTH)))
+
+
+def _norm(bench: _Bench) -> Floats:
+    x, delta = bench.input(_floats(1, _TOKENS, _WIDTH)), bench.input(_floats(2, _TOKENS, _WIDTH))
+    weight = bench.ops.pack_vector(_floats(3, _WIDTH))
+    _, normed = bench.ops.add_norm(x, delta, weight, 1e-5)
+    return bench.output(bench.ops.norm(normed, weight, 1e-5))
+
+
+def _linear(name: str) -> Callable[[_Bench], Floats]:
+    def program(bench: _Bench) -> Floats:
+        weight = bench.ops.pack_linear(_FORMATS[name](_floats(4, _WIDTH, _WIDTH)), ActivationType.FLOAT32)
+        return bench.output(bench.ops.linear(bench.input(_floats(1, _TOKENS, _WIDTH)), weight))
+
+    return program
+
+
+def _mlp(bench: _Bench) -> Floats:
+    gate_up, down = (
+        bench.ops.pack_linear(_FORMATS["bf16"](values), ActivationType.FLOAT32)
+        for values in (_floats(5, 2 * _INNER, _WIDTH, scale=0.1), _floats(6, _WIDTH, _INNER, scale=0.1))
+    )
+    return bench.output(bench.ops.mlp(bench.input(_floats(1, _TOKENS, _WIDTH)), gate_up, down))
+
+
+def _moe(name: str) -> Callable[[_Bench], Floats]:
+    def program(bench: _Bench) -> Floats:
+        make = _FORMATS[name]
+        experts = [
+            MlpWeights(
+                make(_floats(10 + each, 2 * _INNER, _WIDTH, scale=0.1)),
+                make(_floats(30 + each, _WIDTH, _INNER, scale=0.1)),
+            )
+            for each in range(_EXPERTS)
+        ]
+        # Well-separated scores: which experts are chosen must not depend on the last bits.
+        gate = _floats(7, _EXPERTS, _WIDTH)
+        router = RouterWeights(gate, np.zeros(_EXPERTS, np.float32), experts_per_token=_EXPERTS)
+        moe = bench.ops.pack_moe(router, experts, None, ActivationType.FLOAT32)
+        return bench.output(bench.ops.moe(bench.input(_floats(1, _TOKENS, _WIDTH, scale=0.2)), moe))
+
+    return program
+
+
+def _attention(dtype: str) -> Callable[[_Bench], Floats]:
+    """Return a prompt of 24 tokens and one token after it: grouped heads, two blocks of the cache."""
+
+    def program(bench: _Bench) -> Floats:
+        ops = bench.ops
+        rotary = ops.pack_rotary(RotarySpec(_HEAD_DIM, 64, 500000.0))
+        cache = ops.allocate_cache(CacheSpec(3, _BLOCK, _KV_HEADS, _HEAD_DIM, dtype))
+        prompt = ops.attention(bench.input(_floats(8, _TOKENS, _QKV)), rotary, cache, bench.batch)
+        following = ops.upload(_batch(_TOKENS, 1))
+        table = ops.pack_linear(Float32Weight(_floats(9, 1, _QKV)), ActivationType.FLOAT32)
+        answer = ops.attention(ops.embed(table, following), rotary, cache, following)
+        return np.concatenate([bench.output(prompt, bench.batch), bench.output(answer, following)])
+
+    return program
+
+
+_PROGRAMS: dict[str, tuple[Callable[[_Bench], Floats], str]] = {
+    "embed and lm_head": (_embed, "nothing else can be trusted: copies to and from the device are wrong"),
+    "norm, add_norm": (_norm, "RMSNorm is wrong"),
+    **{f"linear {name}": (_linear(name), means) for name, means in _MEANINGS.items() if name != "w4a8"},
+    "mlp": (_mlp, "silu, or the order of gate and up, is wrong"),
+    **{f"moe {name}": (_moe(name), means) for name, means in _MEANINGS.items()},
+    **{
+        f"attention, {dtype} cache": (
+            _attention(dtype),
+            "grouped heads read wrong keys (a product broadcasts heads), or the cache's layout is wrong",
+        )
+        for dtype in ("float32", "bfloat16", "int8")
+    },
+}
+
+
+def _batch(context: int, tokens: int) -> Batch:
+    return Batch(
+        token_ids=np.arange(tokens, dtype=np.int32),
+        positions=np.arange(context, context + tokens, dtype=np.int32),
+        query_starts=np.array([0, tokens], np.int32),
+        context_lengths=np.array([context], np.int32),
+        block_tables=np.array([[2, 0]], np.int32),
+        logit_rows=np.arange(tokens, dtype=np.int32),
+    )
+
+
+def _floats(seed: int, *shape: int, scale: float = 1.0) -> Floats:
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)

@@ -1,0 +1,1 @@
+"""The command ``doctor``: what this machine lacks to serve, each finding with its fix."""

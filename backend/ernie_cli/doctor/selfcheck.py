@@ -1,0 +1,56 @@
+"""Runs the self-check in processes of its own and reads what they print, or how they ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+
+from ernie_cli.doctor.finding import Finding, fail, ok
+
+_TIMEOUT_S = 1800
+_FALLBACK = re.compile(r"fallbacking to CPU.*", re.IGNORECASE)
+"""What Paddle logs, at level 3, when an op runs on the CPU because the card has no kernel for it."""
+_FULL_FLOAT32 = "XPU_PADDLE_FC_FLOAT"
+_FIX = "report it with the bundle (--bundle); until then serve with --device cpu"
+
+
+def check_device(device: str) -> Iterator[Finding]:
+    """Yield the findings of the self-check on a device; on cards, also the rate with full float32 products."""
+    logging = {"GLOG_v": "3", "GLOG_logtostderr": "1"} if device == "xpu" else {}
+    yield from _run(device, (), logging)
+    if device == "xpu":
+        for finding in _run(device, ("rates",), {_FULL_FLOAT32: "1"}):
+            yield finding._replace(name=f"{finding.name}, {_FULL_FLOAT32}=1")
+
+
+def _run(device: str, arguments: tuple[str, ...], variables: Mapping[str, str]) -> Iterator[Finding]:
+    command = [sys.executable, "-m", "ernie_backend.selfcheck", device, *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env={**os.environ, **variables},
+            timeout=_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        yield fail("self-check", f"did not end within {_TIMEOUT_S} s", _FIX)
+        return
+    for line in done.stdout.splitlines():
+        check = json.loads(line)
+        if check["passed"]:
+            yield ok(check["name"], check["found"])
+        else:
+            yield fail(check["name"], f"{check['found']}: {check['means']}", _FIX)
+    fallbacks = sorted(set(_FALLBACK.findall(done.stderr)))
+    if fallbacks:
+        yield fail("CPU fallbacks", "; ".join(fallbacks)[:500], "these ops run on the CPU, silently: " + _FIX)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+        yield fail("self-check", f"ended with {how}: {lines[-1][:300]}", _FIX)

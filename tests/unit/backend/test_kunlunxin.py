@@ -1,0 +1,147 @@
+"""What serving on Kunlunxin cards needs, on hosts made of files and text."""
+
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from ernie_backend.devices.backend import CPU, XPU, find_backend
+from ernie_backend.devices.kunlunxin import UNCHECKED, XpuHost, check_xpu_host, problems, read_xpu_host
+from ernie_backend.errors import StartError
+
+QUERY = "Driver Version : 5.0.21.26\nXPU-RT Version : N/A\nFirmware Version : 1.48\n"
+GIB = 1 << 30
+
+
+def table(cards: int, used_mib: int = 0) -> str:
+    row = "0000:{0:02d}:00.0 {0} " + " ".join(f"c{each}" for each in range(2, 17)) + " {1} 98304 0 x y"
+    return "\n".join(row.format(card, used_mib) for card in range(cards))
+
+
+def machine(
+    root: Path,
+    cards: int = 8,
+    *,
+    control: bool = True,
+    query: str = QUERY,
+    used_mib: int = 0,
+    **environment: str,
+) -> XpuHost:
+    (root / "dev").mkdir()
+    for card in range(cards):
+        (root / "dev" / f"xpu{card}").touch()
+    if control:
+        (root / "dev" / "xpuctrl").touch()
+    outputs = {"-q": query, "-m": table(cards, used_mib)}
+
+    def installed(name: str) -> str:
+        if name == "paddlepaddle-xpu":
+            return "3.3.0"
+        raise metadata.PackageNotFoundError(name)
+
+    return read_xpu_host(root, environment, lambda command: outputs[command[1]], installed)
+
+
+def names(host: XpuHost, ranks: int = 1) -> list[str]:
+    return [each.name for each in problems(host, ranks)]
+
+
+def test_a_host_as_documented_has_no_problem(tmp_path: Path) -> None:
+    host = machine(tmp_path)
+    assert (host.num_nodes, host.driver, host.firmware) == (8, "5.0.21.26", "1.48")
+    assert [names(host, ranks) for ranks in (1, 2, 4, 8)] == [[], [], [], []]
+
+
+def test_free_memory_is_that_of_the_fullest_card_taken(tmp_path: Path) -> None:
+    host = machine(tmp_path, used_mib=1024)
+    assert host.free_bytes(4) == 95 * GIB
+    assert XpuHost(num_nodes=1, cards={}).free_bytes(1) is None
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        (QUERY.replace("5.0.21.26", "5.0.21.9"), "driver"),
+        (QUERY.replace("5.0.21.26", "4.37.1.0"), "driver"),
+        (QUERY.replace("1.48", "1.9"), "firmware"),
+    ],
+)
+def test_versions_are_compared_as_numbers(tmp_path: Path, query: str, problem: str) -> None:
+    assert names(machine(tmp_path, query=query)) == [problem]
+
+
+def test_what_xpu_smi_does_not_show_counts_as_met(tmp_path: Path) -> None:
+    host = machine(tmp_path, query="no such option\n")
+    assert host.driver is None
+    assert names(host) == []
+
+
+def test_the_control_device_is_needed(tmp_path: Path) -> None:
+    (problem,) = problems(machine(tmp_path, control=False), 1)
+    assert "/dev/xpuctrl" in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("visible", "ranks", "problem"),
+    [
+        ("0,1,2,3", 4, None),
+        ("7,6,5,4", 4, None),
+        ("0,1,4,5", 4, "cards"),
+        ("2,3,4,5,6,7", 4, "cards"),
+        ("2,3", 2, None),
+        ("0,1", 4, "cards"),
+        ("8", 1, "XPU_VISIBLE_DEVICES"),
+    ],
+)
+def test_which_cards_ranks_may_take(tmp_path: Path, visible: str, ranks: int, problem: str | None) -> None:
+    host = machine(tmp_path, XPU_VISIBLE_DEVICES=visible)
+    assert names(host, ranks) == ([] if problem is None else [problem])
+
+
+def test_the_error_about_four_cards_names_both_sets(tmp_path: Path) -> None:
+    host = machine(tmp_path, XPU_VISIBLE_DEVICES="0,1,4,5")
+    with pytest.raises(StartError, match=r"0,1,2,3 or 4,5,6,7.*ERNIE_XPU_UNCHECKED"):
+        check_xpu_host(host, 4, {})
+    (notice,) = check_xpu_host(host, 4, {UNCHECKED: "1"})
+    assert "0,1,2,3" in notice
+
+
+@pytest.mark.parametrize("visible", ["a", "0,,1", "0,0", "-1", "0;1"])
+def test_a_wrong_choice_of_cards_is_an_error(tmp_path: Path, visible: str) -> None:
+    host = machine(tmp_path, XPU_VISIBLE_DEVICES=visible)
+    with pytest.raises(StartError, match="XPU_VISIBLE_DEVICES"):
+        check_xpu_host(host, 1, {})
+
+
+@pytest.mark.parametrize(
+    ("paddles", "python", "word"),
+    [
+        ({"paddlepaddle": "3.3.0", "paddlepaddle-xpu": "3.3.0"}, (3, 10), "uninstall paddlepaddle,"),
+        ({"paddlepaddle": "3.3.0"}, (3, 10), "install paddlepaddle-xpu"),
+        ({}, (3, 11), "Python 3.10, and this is 3.11"),
+    ],
+)
+def test_exactly_one_paddle(paddles: dict[str, str], python: tuple[int, int], word: str) -> None:
+    host = XpuHost(num_nodes=1, has_control=True, paddles=paddles, python=python)
+    (problem,) = problems(host, 1)
+    assert word in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("cards", "environment", "backend", "has_notice"),
+    [
+        (0, {}, CPU, False),
+        (0, {"XPU_VISIBLE_DEVICES": "0"}, CPU, True),
+        (2, {}, XPU, False),
+        (2, {"XPU_VISIBLE_DEVICES": "1"}, XPU, False),
+        (2, {"XPU_VISIBLE_DEVICES": ""}, CPU, True),
+    ],
+)
+def test_auto_takes_the_cards_unless_none_may_be_used(
+    tmp_path: Path, cards: int, environment: dict[str, str], backend: object, has_notice: bool
+) -> None:
+    for card in range(cards):
+        (tmp_path / f"xpu{card}").touch()
+    (tmp_path / "xpuctrl").touch()
+    found, notice = find_backend("auto", environment, tmp_path)
+    assert (found, notice is not None) == (backend, has_notice)

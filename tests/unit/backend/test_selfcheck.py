@@ -1,0 +1,98 @@
+"""The self-check finds what it is made for: faults that were planted into a backend that is right."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ernie_backend.selfcheck.models import FAMILIES, check_models
+from ernie_backend.selfcheck.ops import check_ops
+from ernie_backend.selfcheck.report import compared
+from ernie_kernels.api import Ops
+from ernie_kernels.formats import ActivationType, Int4Weight, Int8Weight, LinearWeight, W4A8Weight
+from ernie_kernels.reference import ReferenceOps
+
+EXACT = 1e-5
+Change = Callable[[LinearWeight], LinearWeight]
+
+
+class FaultyOps(ReferenceOps):
+    """The reference with one fault in its weights."""
+
+    def __init__(self, change: Change) -> None:
+        super().__init__()
+        self._change = change
+
+    def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> Any:
+        return super().pack_linear(self._change(weight), activation)
+
+
+class WrongHeads(ReferenceOps):
+    """The reference with the kv heads in the reverse order."""
+
+    def attention(self, qkv: Any, rotary: Any, cache: Any, batch: Any) -> Any:
+        width = cache.spec.num_kv_heads * cache.spec.head_dim
+        keys = qkv[:, -2 * width : -width].reshape(len(qkv), -1, cache.spec.head_dim)[:, ::-1]
+        swapped = np.concatenate([qkv[:, : -2 * width], keys.reshape(len(qkv), -1), qkv[:, -width:]], axis=1)
+        return super().attention(swapped, rotary, cache, batch)
+
+
+class Failing(ReferenceOps):
+    """The reference without an op."""
+
+    def mlp(self, x: Any, gate_up: Any, down: Any) -> Any:
+        raise RuntimeError("no such kernel")
+
+
+def absmax_scales(weight: LinearWeight) -> LinearWeight:
+    return replace(weight, scales=weight.scales * np.float32(127)) if isinstance(weight, Int8Weight) else weight
+
+
+def swapped_nibbles(weight: LinearWeight) -> LinearWeight:
+    if not isinstance(weight, Int4Weight):
+        return weight
+    return replace(weight, packed=(weight.packed >> 4 | weight.packed << 4).astype(np.uint8))
+
+
+def normed_rotation(weight: LinearWeight) -> LinearWeight:
+    if not isinstance(weight, W4A8Weight):
+        return weight
+    factor = np.float32(np.sqrt(weight.rotation))
+    return replace(weight, weight=replace(weight.weight, scales=weight.weight.scales * factor))
+
+
+def failures(ops: Ops) -> set[str]:
+    return {check.name for check in check_ops(ops, EXACT) if not check.passed}
+
+
+def test_the_reference_passes() -> None:
+    assert failures(ReferenceOps()) == set()
+    assert [check.passed for check in check_models(ReferenceOps(), EXACT)] == [True] * 3 * len(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("change", "caught"),
+    [(absmax_scales, "linear wint8"), (swapped_nibbles, "linear wint4"), (normed_rotation, "moe w4a8")],
+)
+def test_another_layout_of_weights_is_found(change: Change, caught: str) -> None:
+    found = failures(FaultyOps(change))
+    assert caught in found
+    assert not found & {"embed and lm_head", "norm, add_norm", "linear bf16", "attention, float32 cache"}
+
+
+def test_wrong_heads_are_found() -> None:
+    assert {"attention, float32 cache", "attention, int8 cache"} <= failures(WrongHeads())
+
+
+def test_an_op_that_fails_is_a_finding_and_the_others_go_on() -> None:
+    checks = {check.name: check for check in check_ops(Failing(), EXACT)}
+    assert "no such kernel" in checks["mlp"].found
+    assert checks["attention, int8 cache"].passed
+
+
+def test_not_a_number_fails() -> None:
+    values = np.ones((2, 2), np.float32)
+    assert not compared("x", values, values * np.float32(np.nan), 1.0, "").passed
+    assert not compared("x", values, values[:1], 1.0, "").passed

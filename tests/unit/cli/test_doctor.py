@@ -1,0 +1,96 @@
+"""The command ``doctor``: its report, its exit status, its bundle."""
+
+import json
+import socket
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ernie_backend.devices.kunlunxin import Card, XpuHost
+from ernie_cli.doctor.bundle import redacted, shown_environment
+from ernie_cli.doctor.command import doctor
+from ernie_cli.doctor.finding import Verdict
+from ernie_cli.doctor.xpu_checks import check_xpu
+from support.free_ports import free_port
+from support.paths import REPOSITORY
+
+EMBEDDED = REPOSITORY / "ernie-tiny" / "weights"
+
+
+def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
+    status = doctor(["--json", "--host", "127.0.0.1", *arguments])
+    return status, {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+
+
+def test_a_machine_that_can_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    status, findings = report(capsys, "--port", str(free_port()), "--model", str(EMBEDDED))
+    assert status == 0
+    assert {"processor", "memory", "shared memory", "limits", "port", "Python", "tritonserver", "model"} <= set(
+        findings
+    )
+    assert "can be loaded" in findings["model"]["found"]
+    assert all(each["fix"] for each in findings.values() if each["verdict"] != "ok")
+
+
+def test_what_prevents_serving_has_a_fix(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, findings = report(
+            capsys, "--port", str(taken.getsockname()[1]), "--model", str(tmp_path / "none")
+        )
+    assert status == 1
+    assert findings["port"]["verdict"] == findings["model"]["verdict"] == "fail"
+    assert "--port" in findings["port"]["fix"]
+
+
+def test_each_finding_is_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    doctor(["--host", "127.0.0.1", "--port", str(free_port())])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith(("ok  ", "warn", "fail", "      fix: ")) for line in lines)
+
+
+def test_the_bundle_has_no_names_and_no_secrets(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FD_API_KEY", "sk-hidden")
+    bundle = tmp_path / "report.zip"
+    report(capsys, "--port", str(free_port()), "--bundle", str(bundle), "--model", str(EMBEDDED))
+    with zipfile.ZipFile(bundle) as archive:
+        contents = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert {"findings.json", "packages.txt", "environment.txt", "config.json"} <= set(contents)
+    assert not any("sk-hidden" in text for text in contents.values())
+    assert "FD_API_KEY=(set)" in contents["environment.txt"]
+    assert bundle.stat().st_mode & 0o077 == 0
+
+
+def test_what_is_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setattr("socket.gethostname", lambda: "node-17")
+    assert (
+        redacted("/home/somebody/models on node-17, http://me:pw@hub/x")
+        == "~/models on (host), http://(redacted)@hub/x"
+    )
+    assert shown_environment({"HF_TOKEN": "x", "SHELL": "y", "XPU_VISIBLE_DEVICES": "0"}) == [
+        "HF_TOKEN=(set)",
+        "XPU_VISIBLE_DEVICES=0",
+    ]
+
+
+def test_cards_are_shown_with_their_memory() -> None:
+    busy, free = Card(50 << 30, 96 << 30), Card(0, 96 << 30)
+    paddle = {"paddlepaddle-xpu": "3.3.0"}
+    host = XpuHost(2, has_control=True, cards={0: busy, 1: free}, driver="5.0.21.26", paddles=paddle)
+    verdicts = {each.name: each.verdict for each in check_xpu(host, 1)}
+    assert verdicts == {
+        "XPU cards": Verdict.OK,
+        "XPU driver": Verdict.OK,
+        "XPU firmware": Verdict.WARN,
+        "XPU card 0": Verdict.WARN,
+        "XPU card 1": Verdict.OK,
+    }
+
+
+def test_the_self_check_passes_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    status, findings = report(capsys, "--port", str(free_port()), "--device", "cpu", "--selfcheck")
+    assert status == 0, findings
+    assert {"embed and lm_head", "moe w4a8", "model 21B-A3B wint4", "rate, bf16 product"} <= set(findings)
