@@ -13,6 +13,7 @@ from ernie_frontend.cors import READABLE_HEADERS
 from ernie_frontend.http.http1 import DRAIN
 from ernie_frontend.http.offload import BodyReader
 from ernie_frontend.http_errors import install_handlers
+from ernie_frontend.media.fetcher import MediaFetcher
 from ernie_frontend.metrics import Metrics
 from ernie_frontend.middleware.api_keys import ApiKeys
 from ernie_frontend.middleware.auth import ApiKeyAuth
@@ -45,17 +46,28 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
         slots_path: file of the slots that all workers share; None makes one for this process alone.
     """
     metrics = Metrics()
-    slots = Slots(slots_path or slots_file(), settings.max_concurrency)
+    slots_path = slots_path or slots_file()
+    slots = Slots(slots_path, settings.max_concurrency)
+    # Downloads get half of the requests in flight: slow hosts must not keep out requests without URLs.
+    download_slots = Slots(slots_path, -(-settings.max_concurrency // 2), first=settings.max_concurrency)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Callable[[], None]]]:
         pool = TritonPool(settings)
+        models = ModelRegistry(pool, settings)
+        media = MediaFetcher(settings.media, download_slots)
         body_reader = BodyReader()
-        app.state.services = Services(settings, pool, ModelRegistry(pool, settings), metrics, body_reader)
+        app.state.services = Services(settings, pool, models, media, metrics, body_reader)
         yield {DRAIN: pool.drain}
         body_reader.close()
+        await media.close()
         await pool.close()
         slots.close()
+        download_slots.close()
+
+    async def max_body_bytes() -> int:
+        services: Services = app.state.services
+        return settings.max_media_body_bytes if await services.models.read_media() else settings.max_body_bytes
 
     app = DescribedApp(
         lifespan=lifespan,
@@ -71,7 +83,12 @@ def create_app(settings: Settings, slots_path: str | None = None) -> FastAPI:
     if settings.has_docs:
         app.include_router(about.docs_router)
     # The last middleware added is the outermost.
-    app.add_middleware(Bodies, max_body_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+    app.add_middleware(
+        Bodies,
+        small_bytes=settings.max_body_bytes,
+        max_body_bytes=max_body_bytes,
+        timeout_s=settings.body_timeout_s,
+    )
     app.add_middleware(ConcurrencyLimit, slots=slots, max_concurrency=settings.max_concurrency)
     app.add_middleware(ApiKeyAuth, api_keys=ApiKeys(settings.api_keys, settings.api_key_file))
     if settings.metrics_port is not None:

@@ -43,6 +43,18 @@ class UnsupportedEncoding(InvalidRequest):
     status = 415
 
 
+class MediaNotAllowed(InvalidRequest):
+    """The server may not fetch an image or video from where a URL points."""
+
+    code = "media_not_allowed"
+
+
+class MediaUnavailable(InvalidRequest):
+    """An image or video could not be fetched: its server did not answer, or not with the file."""
+
+    code = "media_unavailable"
+
+
 class Unauthorized(InvalidRequest):
     """The API key is missing or wrong."""
 

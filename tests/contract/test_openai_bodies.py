@@ -15,7 +15,7 @@ import pytest
 from starlette.types import Message
 
 from ernie_frontend.http_errors import BodyTooLarge
-from ernie_frontend.middleware.bodies import _Body
+from ernie_frontend.middleware.bodies import _Body, _Limit
 from fakes.triton_grpc import FakeTriton
 from support import http
 
@@ -153,8 +153,12 @@ def test_encodings_of_several_fields_are_one_list(frontend: str, triton: FakeTri
         assert answer.status_code == status
 
 
+async def eight_mib() -> int:
+    return 8 << 20
+
+
 async def read(receive: Callable[[], Awaitable[Message]]) -> None:
-    body = _Body(receive, 8 << 20, is_compressed=True)
+    body = _Body(receive, _Limit(1 << 20, eight_mib), is_compressed=True)
     while (await body.receive())["more_body"]:
         pass
 

@@ -191,9 +191,16 @@ async def test_work_on_a_large_body_leaves_the_event_loop_free() -> None:
     bodies.close()
 
 
-async def test_few_large_bodies_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("places", "num_pieces"),
+    [(((256 << 10, 2),), 2 * 3 + 3 * 2), (((256 << 10, 3), (500 << 10, 2)), 3 * 3 + 2 * 2)],
+    ids=["large", "very large"],
+)
+async def test_few_large_bodies_are_in_memory_at_once(
+    monkeypatch: pytest.MonkeyPatch, places: tuple[tuple[int, int], ...], num_pieces: int
+) -> None:
     """The others are not received meanwhile; they are told when it takes too long."""
-    monkeypatch.setattr(offload, "_NUM_PLACES", 2)
+    monkeypatch.setattr(offload, "_PLACES", places)
     monkeypatch.setattr(offload, "_PLACE_WAIT_S", 0.2)
     bodies, go_on = BodyReader(), asyncio.Event()
     num_received = 0
@@ -214,7 +221,7 @@ async def test_few_large_bodies_are_in_memory_at_once(monkeypatch: pytest.Monkey
         await asyncio.sleep(0.01)
     done, placed = [task for task in tasks if task.done()], [task for task in tasks if not task.done()]
     assert [type(task.exception()) for task in done] == [QueueFull] * 3
-    assert num_received == 2 * 3 + 3 * 2
+    assert num_received == num_pieces
     go_on.set()
     assert [await task for task in placed] == [(800 << 10, 800 << 10)] * 2
     assert await read(0) == (800 << 10, 800 << 10)  # its place has come back

@@ -137,6 +137,5 @@ def test_curl_with_an_image_is_refused_with_a_reason(frontend: str, triton: Fake
     answer = http.post(f"{frontend}/v1/chat/completions", json=body)
     assert answer.status_code == 400
     error = answer.json()["error"]
-    assert (error["param"], error["code"]) == ("content", "invalid_value")
-    assert "image_url" in error["message"]
-    assert "not supported yet" in error["message"]
+    assert (error["param"], error["code"]) == ("messages", "invalid_value")
+    assert "messages[0].content[0]: this model reads text, and no images" in error["message"]

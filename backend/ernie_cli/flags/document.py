@@ -49,6 +49,7 @@ _DEFAULTS_ZH = {
     "0: 4 % of --max-model-len": "0：--max-model-len 的 4 %",
     "all usable cores": "全部可用核心",
     "as --max-num-partial-prefills": "同 --max-num-partial-prefills",
+    "any public host": "任意公网主机",
     "as --model": "同 --model",
     "none": "无",
     "none: a Unix socket": "无：Unix 套接字",

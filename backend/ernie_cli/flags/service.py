@@ -114,6 +114,31 @@ SERVER = Group(
             "不提供 /docs 与 /openapi.json；与 vLLM 同名",
             _FRONTEND,
         ),
+        _flag(
+            "--allowed-media-domains",
+            String("HOSTS"),
+            (None, "any public host"),
+            "hosts that images and videos are downloaded from, comma-separated; .example.com is every host "
+            "below example.com; like vLLM's flag",
+            "允许下载图像与视频的主机，以逗号分隔；.example.com 表示 example.com 下的所有主机；与 vLLM 类似",
+            _FRONTEND,
+        ),
+        _flag(
+            "--allow-private-media",
+            Switch(),
+            (None, "off"),
+            "images and videos may also be downloaded from private and loopback addresses",
+            "允许从私有地址与本机地址下载图像与视频",
+            _FRONTEND,
+        ),
+        _flag(
+            "--allowed-local-media-path",
+            String("DIRECTORY"),
+            (None, "none"),
+            "directory whose files clients may send to the model as file:///PATH; vLLM's flag",
+            "客户端可用 file:///PATH 让模型读取的文件所在目录；与 vLLM 同名",
+            _FRONTEND,
+        ),
         engine_flag(
             "--served-model-name",
             fastdeploy="none",

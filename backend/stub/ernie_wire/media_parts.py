@@ -46,6 +46,8 @@ _OPTIONS = {
         "frames_sample": (lambda value: value in FRAME_SAMPLES, f"one of {', '.join(FRAME_SAMPLES)}"),
     },
 }
+OPTION_NAMES = tuple(dict.fromkeys(name for options in _OPTIONS.values() for name in options))
+"""Names of the options of a part."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,7 @@ def request_options(conversation: Mapping[str, Any]) -> dict[str, dict[str, Any]
         )
     for name in given or ():
         if not any(name in (option, f"{kind}_{option}") for kind in _OPTIONS for option in _OPTIONS[kind]):
-            names = dict.fromkeys(option for options in _OPTIONS.values() for option in options)
-            message = f"{MEDIA_OPTIONS}.{name} is not an option of media; known: {', '.join(names)}"
+            message = f"{MEDIA_OPTIONS}.{name} is not an option of media; known: {', '.join(OPTION_NAMES)}"
             raise InvalidValue(f"{message}, each also with image_ or video_ before it", MEDIA_OPTIONS)
     return {kind: _options_of(kind, given or {}) for kind in _OPTIONS}
 

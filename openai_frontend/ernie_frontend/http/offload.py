@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,8 +23,8 @@ Result = TypeVar("Result")
 MAX_VALUES = 1 << 18
 """Twice the token ids of the longest context that models have; parsing them takes about 50 ms."""
 LARGE_BYTES = 32 << 10  # parsing more than this takes longer than a thread switch
-_UNBOUNDED_BYTES = 256 << 10  # of each body, before it needs a place
-_NUM_PLACES = 16
+_PLACES = ((256 << 10, 16), (8 << 20, 4))
+"""Of bodies above a size, how many are in memory at a time; the largest hold pictures in base64."""
 _PLACE_WAIT_S = 60.0
 
 
@@ -33,7 +34,7 @@ class BodyReader:
     def __init__(self) -> None:
         # One thread: with two, the event loop would wait twice as long for the GIL.
         self._thread = ThreadPoolExecutor(1, "large-bodies")
-        self._places = asyncio.Semaphore(_NUM_PLACES)
+        self._places = [(num_bytes, asyncio.Semaphore(number)) for num_bytes, number in _PLACES]
         self._num_placed = 0
 
     def close(self) -> None:
@@ -48,13 +49,14 @@ class BodyReader:
         """
         async with AsyncExitStack() as stack:
             parts: list[bytes] = []
-            num_bytes, has_place = 0, False
+            num_bytes, places = 0, iter(self._places)
+            threshold, place = next(places)
             async for piece in pieces:
                 parts.append(piece)
                 num_bytes += len(piece)
-                if num_bytes > _UNBOUNDED_BYTES and not has_place:
-                    await stack.enter_async_context(self._place())
-                    has_place = True
+                while num_bytes > threshold:
+                    await stack.enter_async_context(self._place(place))
+                    threshold, place = next(places, (sys.maxsize, place))
             body = b"".join(parts)
             parts.clear()
             return await self.offload(num_bytes, parse, body), num_bytes
@@ -73,16 +75,16 @@ class BodyReader:
         return await loop.run_in_executor(self._thread, lambda: work(*arguments, **named))
 
     @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
+    async def _place(self, places: asyncio.Semaphore) -> AsyncIterator[None]:
         try:
-            await asyncio.wait_for(self._places.acquire(), _PLACE_WAIT_S)
+            await asyncio.wait_for(places.acquire(), _PLACE_WAIT_S)
         except asyncio.TimeoutError:
             raise QueueFull("too many large request bodies are being read; try again later") from None
         self._num_placed += 1
         try:
             yield
         finally:
-            self._places.release()
+            places.release()
             self._num_placed -= 1
             if not self._num_placed:
                 asyncio.get_running_loop().run_in_executor(self._thread, _trim_memory)

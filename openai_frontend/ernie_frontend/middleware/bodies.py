@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,12 +31,16 @@ class Bodies:
 
     Args:
         app: what answers.
-        max_body_bytes: the limit.
+        small_bytes: no body up to this size is refused.
+        max_body_bytes: returns the limit, which depends on the served models; called for a larger one.
         timeout_s: window in which a body must bring 1 KiB per second on average, or its end.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, small_bytes: int, max_body_bytes: Callable[[], Awaitable[int]], timeout_s: float
+    ) -> None:
         self._app = app
+        self._small_bytes = small_bytes
         self._max_body_bytes = max_body_bytes
         self._timeout_s = timeout_s
 
@@ -46,16 +50,17 @@ class Bodies:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        limit = _Limit(self._small_bytes, self._max_body_bytes)
         try:
             announced = headers.get("content-length", "")
             if announced.isdecimal():
-                _check_size(int(announced), self._max_body_bytes)
+                await limit.check(int(announced))
             is_compressed = _is_compressed(",".join(headers.getlist("content-encoding")))
         except ErnieError as error:
             await error_response(error)(scope, receive, send)
             return
         progress = _Progress(receive, self._timeout_s)
-        body = _Body(progress.receive, self._max_body_bytes, is_compressed=is_compressed)
+        body = _Body(progress.receive, limit, is_compressed=is_compressed)
         await self._app(scope, body.receive, send)
 
 
@@ -75,9 +80,21 @@ def _is_compressed(encoding: str) -> bool:
     return bool(codings)
 
 
-def _check_size(size: int, limit: int) -> None:
-    if size > limit:
-        raise BodyTooLarge(f"the request body has {size} bytes or more; at most {limit} are accepted")
+class _Limit:
+    """The largest size of one body, which is looked up if the body is not small."""
+
+    def __init__(self, small_bytes: int, max_body_bytes: Callable[[], Awaitable[int]]) -> None:
+        self._limit = small_bytes
+        self._look_up: Callable[[], Awaitable[int]] | None = max_body_bytes
+
+    async def check(self, size: int) -> None:
+        """Raise BodyTooLarge for a size above the limit."""
+        if size <= self._limit:
+            return
+        if self._look_up is not None:
+            self._limit, self._look_up = await self._look_up(), None
+        if size > self._limit:
+            raise BodyTooLarge(f"the request body has {size} bytes or more; at most {self._limit} are accepted")
 
 
 class _Progress:
@@ -124,7 +141,7 @@ class _Progress:
 class _Body:
     """A body as the application receives it: within the limit, and decompressed."""
 
-    def __init__(self, receive: Receive, limit: int, *, is_compressed: bool) -> None:
+    def __init__(self, receive: Receive, limit: _Limit, *, is_compressed: bool) -> None:
         self._receive = receive
         self._limit = limit
         self._num_received = 0
@@ -140,6 +157,8 @@ class _Body:
         """
         while True:
             for message in self._decompressed:
+                if self._gunzip is not None:
+                    await self._limit.check(self._gunzip.num_bytes)
                 await asyncio.sleep(0)  # a piece takes about 1 ms: let other tasks run in between
                 return message
             message = await self._receive()
@@ -147,14 +166,13 @@ class _Body:
                 return message
             data: bytes = message.get("body", b"")
             self._num_received += len(data)
-            _check_size(self._num_received, self._limit)
+            await self._limit.check(self._num_received)
             if self._gunzip is None:
                 return message
             self._decompressed = self._messages(self._gunzip, data, is_last=not message.get("more_body", False))
 
     def _messages(self, gunzip: _Gunzip, data: bytes, *, is_last: bool) -> Iterator[Message]:
         for piece in gunzip.pieces(data):
-            _check_size(gunzip.num_bytes, self._limit)
             yield {"type": "http.request", "body": piece, "more_body": True}
         if is_last:
             gunzip.check_complete()

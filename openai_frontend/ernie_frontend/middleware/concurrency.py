@@ -25,17 +25,20 @@ def slots_file() -> str:
 
 
 class Slots:
-    """A semaphore of processes: all that open the same file share it. A process opens it once.
+    """A semaphore of processes: all that open the same file share it.
+
+    The semaphores of a process in one file end together: when one is closed, the kernel releases all.
 
     Args:
         path: of ``slots_file``.
         number: how many slots there are; the same in all processes.
+        first: the first slot's byte, for a file of several semaphores.
     """
 
-    def __init__(self, path: str, number: int) -> None:
+    def __init__(self, path: str, number: int, first: int = 0) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         # Slots that this process does not hold; the most recently released, and so probably free, come first.
-        self._candidates = deque(range(number))
+        self._candidates = deque(range(first, first + number))
 
     def acquire(self) -> int | None:
         """Return a slot that was free, or None if there is none."""

@@ -29,7 +29,7 @@ from ernie_frontend.translate.sse import StreamWriter
 from ernie_frontend.translate.structured_outputs import in_clients_words
 from ernie_frontend.triton.output_streams import Item, OutputStream, collect, merge, rechunk
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError, InvalidValue
-from ernie_wire.messages import GenerateRequest, Output
+from ernie_wire.messages import MAX_MEDIA_BYTES, GenerateRequest, Output
 from ernie_wire.status import Description
 
 logger = logging.getLogger(__name__)
@@ -72,12 +72,15 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
     answer_id = record.wire_id(endpoint.id_prefix, body.user)
     context = context_of(request, answer_id, engine)
     requests = await services.body_reader.offload(num_bytes, endpoint.to_wire, body, context)
+    requests = await with_media(request, requests, body.take_media_urls())
     response = ResponseContext.of(
         body, answer_id, int(time.time()), model.public_name, endpoint.warnings(body, context)
     )
     headers = warning_header(response.warnings)
     usage = UsageCounter(body.num_candidates)
     streams = [_worded(services.triton.generate(model.entry.name, each), body) for each in requests]
+    num_answers = len(requests)
+    del requests  # the answer may take minutes, and media megabytes
 
     async def formatted() -> ResponseContext:
         # An engine without a description when the request came has one when it has answered.
@@ -89,7 +92,7 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
             streams = [rechunk(stream, body.max_streaming_response_tokens) for stream in streams]
 
         async def begin() -> StreamWriter:
-            return endpoint.writer(await formatted(), len(requests), usage)
+            return endpoint.writer(await formatted(), num_answers, usage)
 
         return await _stream(request, merge(streams), begin, usage, headers)
     answers = await cancel_on_disconnect(collect(streams), request.scope, request.receive)
@@ -116,9 +119,36 @@ def context_of(request: Request, request_id: str, engine: Description | None) ->
         engine.vocab_size if engine else None,
         Services.of(request).settings.max_answers,
         client_salt(request.scope),
-        engine.modalities if engine else (),
+        engine.modalities if engine else None,
+        engine.limit_mm_per_prompt if engine else {},
         engine is None or engine.knows_tools,
     )
+
+
+async def with_media(
+    request: Request, requests: list[GenerateRequest], urls: Mapping[str, str]
+) -> list[GenerateRequest]:
+    """Return requests with the contents of the URLs that their messages refer to.
+
+    Args:
+        request: of the client, whose disconnect cancels the downloads.
+        requests: all with the same prompt.
+        urls: by their places in the body.
+
+    Raises:
+        ErnieError: a URL is wrong, or cannot be fetched; or the media are too large for so many answers.
+    """
+    if not urls or requests[0].messages is None:
+        return requests
+    media = await cancel_on_disconnect(Services.of(request).media.fetch(urls), request.scope, request.receive)
+    num_bytes = len(requests) * sum(map(len, media))  # each answer's request carries them
+    if len(requests) > 1 and num_bytes > MAX_MEDIA_BYTES:
+        raise InvalidValue(
+            f"{len(requests)} answers need {num_bytes} bytes of images and videos; at most {MAX_MEDIA_BYTES}"
+            " are allowed; send several requests with a smaller n",
+            "n",
+        )
+    return [replace(each, media=media) for each in requests]
 
 
 async def _stream(

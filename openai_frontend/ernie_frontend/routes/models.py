@@ -48,6 +48,7 @@ def _card(model: ServedModel, created: int) -> dict[str, Any]:
         "permission": [],
         "architecture": engine and engine.architecture,
         "modalities": engine and engine.modalities,
+        "limit_mm_per_prompt": engine and engine.limit_mm_per_prompt,
         "dtype": engine and engine.dtype,
         "quantization": engine and engine.quantization,
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from ernie_frontend.http.offload import BodyReader
+from ernie_frontend.media.fetcher import MediaFetcher
 from ernie_frontend.metrics import Metrics
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton.model_registry import ModelRegistry
@@ -22,6 +23,7 @@ class Services:
         settings: of the process.
         triton: the Tritons.
         models: the served models.
+        media: fetches images and videos.
         metrics: of this process.
         body_reader: reads request bodies.
         started_at: Unix time of the start, in seconds; the ``created`` of every model.
@@ -30,6 +32,7 @@ class Services:
     settings: Settings
     triton: TritonPool
     models: ModelRegistry
+    media: MediaFetcher
     metrics: Metrics
     body_reader: BodyReader
     started_at: int = field(default_factory=lambda: int(time.time()))

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from ernie_frontend.http.disconnect import cancel_on_disconnect
 from ernie_frontend.middleware.request_log import record_of
-from ernie_frontend.routes.generation import context_of
+from ernie_frontend.routes.generation import context_of, with_media
 from ernie_frontend.routes.request_body import read_body
 from ernie_frontend.routes.services import Services
 from ernie_frontend.schema.openapi import GENERATION_ERRORS, TOKENIZER_INFO_PATH, responses
@@ -84,6 +84,8 @@ async def _answer(
         )
     context = context_of(request, record.wire_id("tokenize"), engine)
     prompt = await services.body_reader.offload(num_bytes, to_wire, body, context)
+    if isinstance(body, TokenizeRequest):
+        [prompt] = await with_media(request, [prompt], body.take_media_urls())
     stream = services.triton.generate(model.entry.name, prompt)
     [output] = await cancel_on_disconnect(collect([stream]), request.scope, request.receive)
     record.count(output.num_input_tokens, 0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -16,9 +17,14 @@ from pydantic import (
 )
 
 from ernie_frontend.schema.common import GenerationFields, PositiveInteger, TokenIds
+from ernie_frontend.schema.media_parts import MEDIA_TYPES, media_part, unknown_part
 from ernie_wire.checks import as_count, as_integers
 from ernie_wire.conversation import ToolRequest
-from ernie_wire.media_parts import MEDIA_PARTS
+from ernie_wire.errors import InvalidValue
+from ernie_wire.media_parts import DETAILS, FRAME_SAMPLES
+from ernie_wire.messages import MAX_MEDIA
+
+Request = TypeVar("Request", bound="ChatRequest")
 
 _PART_EXPECTED = 'it must be a string or a list of parts such as {"type": "text", "text": "..."}'
 
@@ -28,7 +34,34 @@ _TEXT_PART = {
     "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
     "required": ["type", "text"],
 }
-_CONTENT = [{"type": "string"}, _TEXT_PART, {"type": "array", "items": _TEXT_PART}, {"type": "null"}]
+
+
+_COUNT = {"type": "integer", "minimum": 1}
+
+
+def _media_part(kind: str, **options: object) -> dict[str, Any]:
+    fields = {"url": {"type": "string"}, "min_pixels": _COUNT, "max_pixels": _COUNT, **options}
+    described = {"type": "object", "properties": fields, "required": ["url"]}
+    return {
+        "type": "object",
+        "properties": {"type": {"const": kind}, kind: {"anyOf": [{"type": "string"}, described]}},
+        "required": ["type", kind],
+    }
+
+
+_PARTS = [
+    _TEXT_PART,
+    _media_part("image_url", detail={"enum": list(DETAILS)}),
+    _media_part(
+        "video_url",
+        fps={"type": "number"},
+        min_frames=_COUNT,
+        max_frames=_COUNT,
+        target_frames={"type": "integer"},
+        frames_sample={"enum": list(FRAME_SAMPLES)},
+    ),
+]
+_CONTENT = [{"type": "string"}, *_PARTS, {"type": "array", "items": {"anyOf": _PARTS}}, {"type": "null"}]
 
 
 _NAME = {"type": "string", "minLength": 1}
@@ -79,7 +112,8 @@ _TOOL_CALLS = {
 class ChatMessage(BaseModel):
     """One message of a conversation.
 
-    ``content`` is a string, a text part, a list of text parts, or missing (not in a user's message);
+    ``content`` is a string, a part, a list of parts, or missing (not in a user's message); a part is a text,
+    an image or a video;
     ``arguments`` of a tool call are a JSON object or its text. ``bot`` is FastDeploy's alias of ``assistant``;
     ``reasoning`` and ``thoughts`` are other names of ``reasoning_content``.
     """
@@ -122,6 +156,7 @@ class ChatRequest(GenerationFields):
             *("prompt_token_ids", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice"),
             *(
                 "parallel_tool_calls",
+                "mm_processor_kwargs",
                 "chat_template_kwargs",
                 "reasoning_effort",
                 "thinking",
@@ -158,6 +193,11 @@ class ChatRequest(GenerationFields):
     parallel_tool_calls: bool | None = Field(
         None, description="whether an answer may have several calls; default true"
     )
+    mm_processor_kwargs: dict[str, Any] | None = Field(
+        None,
+        description="how images and videos are prepared: min_pixels, max_pixels, fps, ...; options of a part "
+        "win over it",
+    )
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="variables of the template, e.g. enable_thinking"
     )
@@ -188,6 +228,8 @@ class ChatRequest(GenerationFields):
         None, description="use the first message's content as the raw prompt"
     )
 
+    _media_urls: dict[str, str] = PrivateAttr(default_factory=dict)
+
     @model_validator(mode="before")
     @classmethod
     def _take_token_ids(cls, values: object) -> object:
@@ -207,6 +249,34 @@ class ChatRequest(GenerationFields):
         if value and not info.data.get("logprobs"):
             raise ValueError("it needs logprobs true")
         return value
+
+    @model_validator(mode="after")
+    def _move_media_urls(self: Request) -> Request:
+        """Bring parts of media into one form, in which they refer to the URLs of the request by index."""
+        for index, message in enumerate(self.messages or ()):
+            where, content = f"messages[{index}].content", message.content
+            if isinstance(content, dict):
+                message.content = self._without_url(where, content)
+            elif isinstance(content, list):
+                message.content = [
+                    self._without_url(f"{where}[{place}]", part) for place, part in enumerate(content)
+                ]
+        return self
+
+    def _without_url(self, where: str, part: dict[str, Any]) -> dict[str, Any]:
+        if part["type"] not in MEDIA_TYPES:
+            return part
+        moved, url = media_part(where, part)
+        if len(self._media_urls) == MAX_MEDIA:
+            raise InvalidValue(f"{where}: there are more than {MAX_MEDIA} images and videos", "messages")
+        moved[moved["type"]]["media"] = len(self._media_urls)
+        self._media_urls[where] = url
+        return moved
+
+    def take_media_urls(self) -> dict[str, str]:
+        """Return the URLs of images and videos by their places in the request, and forget them."""
+        urls, self._media_urls = self._media_urls, {}
+        return urls
 
     @cached_property
     def tool_request(self) -> ToolRequest | None:
@@ -241,9 +311,9 @@ class ChatRequest(GenerationFields):
 def _check_part(part: object) -> None:
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         raise ValueError(_PART_EXPECTED)  # noqa: TRY004  pydantic handles no other
-    if part["type"] in MEDIA_PARTS:
+    if part["type"] in MEDIA_TYPES:
         return
     if part["type"] != "text":
-        raise ValueError(f"a part of type {part['type'][:40]!r} is not supported yet; send text parts only")
+        raise ValueError(unknown_part(part["type"]))
     if not isinstance(part.get("text"), str):
         raise ValueError("a text part needs text, a string")  # noqa: TRY004  as above

@@ -212,6 +212,10 @@ class GenerationFields(StructuredOutputFields):
         arguments = self.logits_processors_args
         return self.reasoning_max_tokens or (arguments.thinking_budget if arguments is not None else None)
 
+    def take_media_urls(self) -> dict[str, str]:
+        """Return the URLs of images and videos by their places in the request, and forget them."""
+        return {}
+
     @property
     def num_candidates(self) -> int:
         """Number of generations of each prompt."""

@@ -22,8 +22,8 @@ class PromptTokensDetails(_Answer):
     """Kinds of the prompts' tokens."""
 
     cached_tokens: int = Field(description="found in the prefix cache")
-    image_tokens: int
-    video_tokens: int
+    image_tokens: int = Field(description="tokens that stand for images")
+    video_tokens: int = Field(description="tokens that stand for videos")
 
 
 class CompletionTokensDetails(_Answer):
@@ -219,7 +219,10 @@ class ModelCard(_Answer):
     max_model_len: int | None = Field(description="length of its context in tokens")
     permission: list[None]
     architecture: str | None
-    modalities: list[str] | None
+    modalities: list[str] | None = Field(description="what it reads: text, image, video")
+    limit_mm_per_prompt: dict[str, int] | None = Field(
+        description="most images and videos of a request, by modality; empty if it reads text only"
+    )
     dtype: str | None
     quantization: str | None
 

@@ -47,7 +47,7 @@ _COMMON: dict[str, Refusal] = {
     "include_draft_logprobs": Refusal("there is no draft model", (False,)),
     "temp_scaled_logprobs": Refusal("the server's logprobs mode decides", (False,)),
     "top_p_normalized_logprobs": Refusal("the server's logprobs mode decides", (False,)),
-    "mm_hashes": Refusal("media are not supported yet", ([],)),
+    "mm_hashes": Refusal("media are recognized by their content", ([],)),
     **{name: Refusal(f"another server's field; use {ours}") for name, ours in _CONSTRAINTS.items()},
 }
 

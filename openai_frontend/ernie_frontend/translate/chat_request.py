@@ -1,15 +1,15 @@
 """A chat request as ``GenerateRequest``s, one for each of the ``n`` answers.
 
-The conversation is passed on unchanged, as JSON that only the engine reads, and its media as buffers next to
-it.
+The conversation is passed on unchanged, as JSON that only the engine reads. Its images and videos are fetched
+later, by the URLs that the body has moved out of it (``ChatRequest.take_media_urls``).
 """
 
 from __future__ import annotations
 
-import base64
 import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from ernie_frontend.schema.chat import ChatMessage, ChatRequest
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, refuse_unsupported
@@ -17,7 +17,7 @@ from ernie_frontend.translate.generate_request import RequestContext, generate_r
 from ernie_wire.checks import check_token_ids
 from ernie_wire.conversation import check_message, thinking_switch
 from ernie_wire.errors import InvalidValue, MissingParameter
-from ernie_wire.media_parts import MEDIA_PARTS
+from ernie_wire.media_parts import MEDIA_OPTIONS, MEDIA_PARTS, request_options
 from ernie_wire.messages import GenerateRequest
 
 # Fields that determine how the prompt ends.
@@ -52,11 +52,8 @@ def chat_to_wire(body: ChatRequest, context: RequestContext) -> list[GenerateReq
 
 
 def _prompt(body: ChatRequest, context: RequestContext) -> GenerateRequest:
-    media: list[bytes] = []
-    messages = [
-        _message(f"messages[{index}]", message, context.modalities, media)
-        for index, message in enumerate(body.messages or ())
-    ]
+    messages = [_message(f"messages[{index}]", message) for index, message in enumerate(body.messages or ())]
+    _check_media(body.messages or (), context)
     if body.prompt_token_ids is not None:
         begun = body.completion_token_ids or []
         check_token_ids("prompt_token_ids", body.prompt_token_ids, context.highest_token_id)
@@ -74,7 +71,7 @@ def _prompt(body: ChatRequest, context: RequestContext) -> GenerateRequest:
         raise InvalidValue("messages is empty; it must have at least one message", "messages")
     if body.disable_chat_template:
         return GenerateRequest(context.request_id, text_input=_first_text(body.messages[0].content))
-    return GenerateRequest(context.request_id, messages=_conversation(body, messages), media=tuple(media))
+    return GenerateRequest(context.request_id, messages=_conversation(body, messages))
 
 
 def _first_text(content: str | dict[str, Any] | list[dict[str, Any]] | None) -> str:
@@ -91,57 +88,57 @@ def _first_text(content: str | dict[str, Any] | list[dict[str, Any]] | None) -> 
     return "".join(part["text"] for part in parts)
 
 
-def _message(
-    where: str, message: ChatMessage, modalities: tuple[str, ...], media: list[bytes]
-) -> dict[str, Any]:
-    """Return the fields of a message, with its media moved to ``media``."""
+def _message(where: str, message: ChatMessage) -> dict[str, Any]:
+    """Return the fields of a message."""
     fields = {name: value for name in ChatMessage.model_fields if (value := getattr(message, name)) is not None}
     check_message(where, fields)
-    where += ".content"
     content = message.content
     if isinstance(content, dict):
-        fields["content"] = _part(where, content, modalities, media)
+        fields["content"] = _part(content)
     elif isinstance(content, list):
-        fields["content"] = [_part(where, part, modalities, media) for part in content]
+        fields["content"] = [_part(part) for part in content]
     return fields
 
 
-def _part(where: str, part: dict[str, Any], modalities: tuple[str, ...], media: list[bytes]) -> dict[str, Any]:
+def _part(part: dict[str, Any]) -> dict[str, Any]:
     """Return a content part; of a text only the fields that are used."""
-    kind = part["type"]
-    if kind == "text":
-        return {"type": kind, "text": part["text"]}
-    if MEDIA_PARTS[kind] not in modalities:
-        raise InvalidValue(
-            f"{where}: a part of type {kind!r} is not supported yet; send text parts only", "content"
-        )
-    described = part.get(kind)
-    url = described.get("url") if isinstance(described, dict) else None
-    if not isinstance(described, dict) or not isinstance(url, str):
-        raise InvalidValue(f'{where}: a part of type {kind!r} needs {kind}: {{"url": "data:..."}}', "content")
-    media.append(_data_of(where, url))
-    others = {name: value for name, value in described.items() if name != "url"}
-    return {**part, kind: {**others, "media": len(media) - 1}}
+    return {"type": "text", "text": part["text"]} if part["type"] == "text" else part
 
 
-def _data_of(where: str, url: str) -> bytes:
-    """Return the content of a data: URL (RFC 2397); others are refused, as fetching them is not safe."""
-    header, comma, data = url.partition(",")
-    scheme, _, form = header.partition(":")
-    if scheme.lower() != "data" or not comma:
-        raise InvalidValue(
-            f"{where}: a URL begins with {url[:20]!r}; send the data itself, data:...", "content"
-        )
-    if not form.lower().endswith(";base64"):
-        return unquote_to_bytes(data)
-    try:
-        return base64.b64decode(data, validate=True)
-    except ValueError as error:
-        raise InvalidValue(f"{where}: a data: URL is not base64: {error}", "content") from None
+def _check_media(messages: Sequence[ChatMessage], context: RequestContext) -> None:
+    """Check that the model reads the media of a conversation, and that they are not too many."""
+    counts: Counter[str] = Counter()
+    for index, message in enumerate(messages):
+        content = message.content
+        for place, part in enumerate(content if isinstance(content, list) else [content]):
+            kind = MEDIA_PARTS.get(part["type"]) if isinstance(part, dict) else None
+            if kind is None:
+                continue
+            where = f"messages[{index}].content" + (f"[{place}]" if isinstance(content, list) else "")
+            _check_modality(where, kind, context.modalities)
+            counts[kind] += 1
+    for kind, count in counts.items():
+        limit = context.media_limits.get(kind)
+        if limit is not None and count > limit:
+            raise InvalidValue(
+                f"Too many {kind} items in prompt, got {count} but limit is {limit}; the operator sets it"
+                " by --limit-mm-per-prompt",
+                "messages",
+            )
+
+
+def _check_modality(where: str, kind: str, modalities: tuple[str, ...] | None) -> None:
+    if modalities is None or kind in modalities:
+        return
+    read = " and ".join({"text": "text"}.get(each, f"{each}s") for each in modalities)
+    raise InvalidValue(f"{where}: this model reads {read}, and no {kind}s; leave the {kind} out", "messages")
 
 
 def _conversation(body: ChatRequest, messages: list[dict[str, Any]]) -> bytes:
     conversation: dict[str, Any] = {"messages": messages, "chat_template_kwargs": _template_options(body)}
+    if body.mm_processor_kwargs is not None:
+        conversation[MEDIA_OPTIONS] = body.mm_processor_kwargs
+    request_options(conversation)  # only checked
     conversation |= {name: flag for name in _FLAGS if (flag := getattr(body, name)) is not None}
     conversation |= {name: value for name in _TOOL_FIELDS if (value := getattr(body, name)) is not None}
     try:

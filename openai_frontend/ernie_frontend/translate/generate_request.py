@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 from ernie_frontend.schema.common import GenerationFields
 from ernie_frontend.translate.structured_outputs import in_clients_words, structured_outputs
@@ -22,7 +22,8 @@ class RequestContext:
         vocab_size: number of token ids of the model; None or 0 if unknown.
         max_answers: maximum number of answers to one request.
         client_salt: separates the clients' parts of the prefix cache.
-        modalities: inputs of the model: ``text``, ``image``, ``video``.
+        modalities: inputs of the model: ``text``, ``image``, ``video``; None if unknown.
+        media_limits: maximum number of media of a request, by modality.
         knows_tools: whether the model's chat template uses tools, or whether that is unknown.
     """
 
@@ -30,7 +31,8 @@ class RequestContext:
     vocab_size: int | None
     max_answers: int
     client_salt: str = ""
-    modalities: tuple[str, ...] = ()
+    modalities: tuple[str, ...] | None = None
+    media_limits: Mapping[str, int] = field(default_factory=dict)
     knows_tools: bool = True
 
     @property

@@ -110,12 +110,16 @@ class UsageCounter:
         self._num_candidates = num_candidates
         self._num_input_tokens: dict[int, int] = {}  # by prompt
         self._num_cached_tokens: dict[int, int] = {}  # by generation
+        self._num_media_tokens: dict[int, tuple[int, int]] = {}  # by prompt: of images, of videos
         self._num_reasoning_tokens = 0
         self.num_output_tokens = 0
 
     def add(self, index: int, output: Output) -> None:
         """Count an output of the generation ``index``."""
-        self._num_input_tokens[index // self._num_candidates] = output.num_input_tokens
+        prompt = index // self._num_candidates
+        self._num_input_tokens[prompt] = output.num_input_tokens
+        if output.num_image_tokens or output.num_video_tokens:  # in the first output only
+            self._num_media_tokens[prompt] = output.num_image_tokens, output.num_video_tokens
         cached = max(output.num_cached_tokens, self._num_cached_tokens.get(index, 0))
         self._num_cached_tokens[index] = cached
         self.num_output_tokens += output.num_output_tokens
@@ -141,15 +145,16 @@ class UsageCounter:
         return sum(fewest.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the usage object; media tokens are 0, as no served model has them yet."""
+        """Return the usage object."""
+        media = self._num_media_tokens.values()
         return {
             "prompt_tokens": self.num_input_tokens,
             "completion_tokens": self.num_output_tokens,
             "total_tokens": self.num_input_tokens + self.num_output_tokens,
             "prompt_tokens_details": {
                 "cached_tokens": self.num_cached_tokens,
-                "image_tokens": 0,
-                "video_tokens": 0,
+                "image_tokens": sum(of_images for of_images, _ in media),
+                "video_tokens": sum(of_videos for _, of_videos in media),
             },
             "completion_tokens_details": {"reasoning_tokens": self._num_reasoning_tokens, "image_tokens": 0},
         }

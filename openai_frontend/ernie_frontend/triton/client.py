@@ -89,6 +89,7 @@ class TritonClient:
             ErnieError: the backend's error, or the failure of the call.
         """
         stream = TritonStream(self._client.stream_infer(_one(_inference(model, generate_inputs(request)))))
+        request = request.without_prompt()
         self._generations.add(stream)
         has_output = asyncio.Event()
         watch = asyncio.create_task(self._watch(model, request.request_id, stream, has_output))

@@ -132,6 +132,11 @@ class ModelRegistry:
         entries = (await self._fresh()).values()
         return max((entry.engine.max_model_len for entry in entries if entry.engine), default=None)
 
+    async def read_media(self) -> bool:
+        """Return whether a model reads images or videos, as far as the models' descriptions say."""
+        entries = (await self._fresh()).values()
+        return any(entry.engine is None or set(entry.engine.modalities) > {"text"} for entry in entries)
+
     async def health(self) -> Health:
         """Return the current health of the default model, never a cached one.
 

@@ -9,14 +9,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from typing import TypeVar
 
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton.call_errors import TritonUnreachable
 from ernie_frontend.triton.client import TritonClient
 from ernie_frontend.triton.output_streams import OutputStream
-from ernie_wire.errors import ModelUnavailable
+from ernie_wire.errors import ModelUnavailable, QueueFull
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.status import Health, Status
 
@@ -35,6 +35,8 @@ class TritonPool:
         self._turn = 0
         self._drain_s = settings.drain_s
         self._is_draining = False
+        self._max_held_bytes = settings.max_held_prompt_bytes
+        self._num_held_bytes = 0
 
     async def close(self) -> None:
         """Close every channel."""
@@ -68,23 +70,47 @@ class TritonPool:
             client.stop_generations()
 
     async def generate(self, model: str, request: GenerateRequest) -> OutputStream:
-        """Yield the outputs of a generation, as ``TritonClient.generate``."""
+        """Yield the outputs of a generation, as ``TritonClient.generate``.
+
+        Raises:
+            QueueFull: the prompts that wait for their first output are too large in sum.
+        """
         failures = []
-        for client in self._in_turn():
-            has_begun = False
-            try:
-                async with aclosing(client.generate(model, request)) as outputs:
-                    async for output in outputs:
-                        has_begun = True
-                        yield output
-            except TritonUnreachable as error:
-                self._avoid(client)
-                if has_begun:
-                    raise
-                failures.append(error.message)
-            else:
-                return
+        with self._held(request.prompt_bytes) as release:
+            for client in self._in_turn():
+                has_begun = False
+                try:
+                    async with aclosing(client.generate(model, request)) as outputs:
+                        async for output in outputs:
+                            if not has_begun:
+                                has_begun, request = True, request.without_prompt()
+                                release()
+                            yield output
+                except TritonUnreachable as error:
+                    self._avoid(client)
+                    if has_begun:
+                        raise
+                    failures.append(error.message)
+                else:
+                    return
         raise ModelUnavailable("; ".join(dict.fromkeys(failures)))
+
+    @contextmanager
+    def _held(self, num_bytes: int) -> Iterator[Callable[[], None]]:
+        """Count a prompt that is held to be sent again, until its end or the call of what this gives."""
+        if self._num_held_bytes and self._num_held_bytes + num_bytes > self._max_held_bytes:
+            raise QueueFull("too many bytes of prompts and media wait for an answer; try again later")
+        self._num_held_bytes += num_bytes
+
+        def release() -> None:
+            nonlocal num_bytes
+            self._num_held_bytes -= num_bytes
+            num_bytes = 0
+
+        try:
+            yield release
+        finally:
+            release()
 
     async def describe(self, model: str) -> Status:
         """Return the description of a model, as ``TritonClient.describe``."""

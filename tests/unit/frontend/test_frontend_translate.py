@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import re
 from typing import Any
 
 import pytest
@@ -176,71 +174,6 @@ def test_messages_go_on_as_they_came_without_what_nobody_reads() -> None:
 def test_several_answers_share_one_serialized_conversation() -> None:
     wires = chat_to_wire(chat(n=3), RequestContext("r", 1000, 8))
     assert len({id(wire.messages) for wire in wires}) == 1
-
-
-PICTURE = bytes(range(256))
-PICTURE_URL = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
-
-
-def pictured(url: object, **more: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url, **more}}]}]
-
-
-def test_media_go_beside_the_messages_whose_parts_name_them_by_index() -> None:
-    content: list[dict[str, Any]] = [
-        {"type": "text", "text": "look"},
-        {"type": "image_url", "image_url": {"url": PICTURE_URL, "detail": "high"}},
-        {"type": "video_url", "video_url": {"url": "DATA:,%00a%20b"}},
-    ]
-    seeing = RequestContext("r", 1000, 8, modalities=("text", "image", "video"))
-    [wire] = chat_to_wire(chat(messages=[{"role": "user", "content": content}]), seeing)
-    assert wire.media == (PICTURE, b"\0a b")
-    assert conversation(wire)["messages"][0]["content"] == [
-        {"type": "text", "text": "look"},
-        {"type": "image_url", "image_url": {"detail": "high", "media": 0}},
-        {"type": "video_url", "video_url": {"media": 1}},
-    ]
-
-
-@pytest.mark.parametrize(
-    ("messages", "complaint"),
-    [
-        (
-            pictured("https://example.com/a.png"),
-            r"^messages\[0\]\.content.*https://example\.com/",
-        ),
-        (pictured("file:///etc/passwd"), "data"),
-        (pictured("data:image/png;base64"), "data"),
-        (pictured("data:image/png;base64,@@@"), "base64"),
-        (pictured(None), "image_url"),
-        ([{"role": "user", "content": {"type": "image_url"}}], "image_url"),
-        (
-            [*MESSAGES, {"role": "user", "content": {"type": "video_url"}}],
-            r"^messages\[1\]\.content.*video_url",
-        ),
-    ],
-)
-def test_media_that_cannot_be_had(messages: list[dict[str, Any]], complaint: str) -> None:
-    seeing = RequestContext("r", 1000, 8, modalities=("text", "image"))
-    with pytest.raises(InvalidValue, match=complaint) as caught:
-        chat_to_wire(chat(messages=messages), seeing)
-    assert caught.value.param == "content"
-
-
-@pytest.mark.parametrize("others", [{}, {"prompt_token_ids": [1]}, {"disable_chat_template": True}])
-def test_a_text_model_is_sent_no_media(others: dict[str, Any]) -> None:
-    """The same words whether the part is complete or not, and also where messages are no prompt."""
-    for messages in (pictured(PICTURE_URL), [{"role": "user", "content": {"type": "image_url"}}]):
-        with pytest.raises(InvalidValue) as caught:
-            chat_to_wire(chat(messages=messages, **others), RequestContext("r", 1000, 8, modalities=("text",)))
-        assert caught.value.param == "content"
-        assert re.match(r"messages\[0\]\.content.*image_url", caught.value.message)
-
-
-def test_media_are_no_prompt_without_the_template() -> None:
-    seeing = RequestContext("r", 1000, 8, modalities=("text", "image"))
-    with pytest.raises(InvalidValue, match="disable_chat_template"):
-        chat_to_wire(chat(messages=pictured(PICTURE_URL), disable_chat_template=True), seeing)
 
 
 @pytest.mark.parametrize("path", GENERATIONS)
