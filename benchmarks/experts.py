@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ernie_kernels.api import MlpWeights
+from ernie_kernels.api import Batch, ExpertBank, MlpWeights
 from ernie_kernels.cpu import CpuOps
 from ernie_kernels.formats import ActivationType, Int4Weight, Int8Weight, LinearWeight
 from ernie_kernels.routing import RouterWeights
@@ -37,6 +37,12 @@ def random_weight(name: str, outputs: int, inputs: int) -> LinearWeight:
 def random_mlp(name: str, width: int) -> MlpWeights:
     """Return a gated MLP."""
     return MlpWeights(random_weight(name, 2 * width, HIDDEN), random_weight(name, HIDDEN, width))
+
+
+def step_of(rows: int) -> Batch:
+    """Return a step of ``rows`` tokens of text, each of a sequence of its own."""
+    places, nothing = np.arange(rows + 1, dtype=np.int32), np.zeros(rows, np.int32)
+    return Batch(nothing, nothing, places, nothing, nothing[:, None], places[:-1])
 
 
 def samples(calls: list[Callable[[], object]], count: int, clock: Callable[[], float]) -> list[list[float]]:
@@ -59,13 +65,14 @@ def measure(
     gate = random.standard_normal((EXPERTS, HIDDEN), np.float32)
     router = RouterWeights(gate, np.zeros(EXPERTS, np.float32), CHOSEN)
     expert = random_mlp(name, WIDTH)
-    layer = ops.pack_moe(router, (expert for _ in range(EXPERTS)), None, activation)
+    layer = ops.pack_moe([ExpertBank(router, (expert for _ in range(EXPERTS)))], None, activation)
     dense = random_mlp(name, CHOSEN * WIDTH)
     gate_up, down = (ops.pack_linear(weight, activation) for weight in (dense.gate_up, dense.down))
     inputs = [random.standard_normal((rows, HIDDEN), np.float32) for _ in range(count + 1)]
+    batch = ops.upload(step_of(rows))
     turns = [iter(inputs), iter(inputs)]
     moe_times, dense_times = samples(
-        [lambda: ops.moe(next(turns[0]), layer), lambda: ops.mlp(next(turns[1]), gate_up, down)],
+        [lambda: ops.moe(next(turns[0]), layer, batch), lambda: ops.mlp(next(turns[1]), gate_up, down)],
         count,
         clock,
     )

@@ -24,7 +24,6 @@ struct AttentionShape {
     int64_t block_size;
     int64_t kv_heads;
     int64_t group;  // query heads per kv head
-    int64_t max_positions;
 
     bool operator==(const AttentionShape&) const = default;
 };
@@ -39,8 +38,8 @@ struct AttentionPlan {
     int64_t attended_keys = 0;  // of all rows together
 };
 
-// The batch is checked. Throws std::invalid_argument if a position has no angles, or a sequence needs a block
-// that its table or the cache does not have.
+// The batch is checked. Throws std::invalid_argument if a sequence needs a block that its table or the cache
+// does not have.
 AttentionPlan plan_attention(const Batch& batch, const AttentionShape& shape);
 
 }  // namespace ernie

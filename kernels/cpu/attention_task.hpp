@@ -65,10 +65,9 @@ struct AttentionJoin {
 struct AttentionTask {
     CacheView cache;
     const float* qkv;
-    const float* cosines;  // [max_positions][head_dim / 2]
+    const float* cosines;  // [rows][head_dim / 2]
     const float* sines;
     bool is_interleaved;
-    const int32_t* positions;
     const int32_t* row_sequences;  // [rows]
     const int32_t* row_slots;      // [rows] index of the row's token in its sequence's cache
     const int32_t* block_tables;

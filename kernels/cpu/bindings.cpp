@@ -4,6 +4,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <atomic>
+
+#include "checks.hpp"
 #include "dispatch.hpp"
 
 namespace nb = nanobind;
@@ -24,38 +28,55 @@ std::vector<int32_t> copied(const Buffer& array) {
 
 std::vector<int32_t> copied(const char* name, nb::handle array) { return copied(Buffer(name, array, 'i', 1)); }
 
-// (T,), (T,), (S + 1,), (S,), (S, B), (R,).
+// (T,), (A, T), (S + 1,), (S,), (S, B), (R,), (M,), (W,).
 void make_batch(Batch* self, nb::handle token_ids, nb::handle positions, nb::handle query_starts,
-                nb::handle context_lengths, nb::handle block_tables, nb::handle logit_rows) {
+                nb::handle context_lengths, nb::handle block_tables, nb::handle logit_rows,
+                nb::handle media_rows, nb::handle vision_rows) {
     const Buffer tables("batch.block_tables", block_tables, 'i', 2);
     Batch batch{copied("batch.token_ids", token_ids),
-                copied("batch.positions", positions),
+                copied(Buffer("batch.positions", positions, 'i', 2)),
                 copied("batch.query_starts", query_starts),
                 copied("batch.context_lengths", context_lengths),
                 copied(tables),
                 copied("batch.logit_rows", logit_rows),
+                copied("batch.media_rows", media_rows),
+                copied("batch.vision_rows", vision_rows),
                 tables.size(1),
+                {},
                 {}};
     batch.check();
     new (self) Batch(std::move(batch));
 }
 
-// Cosines and sines (max_positions, head_dim / 2), held as long as the table.
+// Cosines and sines (max_positions, head_dim / 2), held as long as the table; the axis of each pair.
 class Rotary {
   public:
-    Rotary(nb::handle cosines, nb::handle sines, bool interleaved)
-        : cosines_("cosines", cosines, 'f', 2), sines_("sines", sines, 'f', 2), interleaved_(interleaved) {
+    Rotary(nb::handle cosines, nb::handle sines, const std::vector<int32_t>& axes, bool interleaved)
+        : id_(++last_id_),
+          cosines_("cosines", cosines, 'f', 2),
+          sines_("sines", sines, 'f', 2),
+          axes_(axes),
+          interleaved_(interleaved) {
         if (cosines_.size(0) != sines_.size(0) || cosines_.size(1) != sines_.size(1))
             throw std::invalid_argument("cosines and sines must have the same shape");
+        if (!axes_.empty()) expect("axes length", int64_t(axes_.size()), cosines_.size(1));
+        for (const int32_t axis : axes_) {
+            expect_below("axes", axis, cosines_.size(1));
+            num_axes_ = std::max(num_axes_, int64_t(axis) + 1);
+        }
     }
 
     RotaryView view() const {
-        return {cosines_.data<float>(), sines_.data<float>(), cosines_.size(0), 2 * cosines_.size(1),
-                interleaved_};
+        return {id_,       cosines_.data<float>(), sines_.data<float>(), axes_,
+                num_axes_, cosines_.size(0),       2 * cosines_.size(1), interleaved_};
     }
 
   private:
+    static inline std::atomic<int64_t> last_id_ = 0;
+    int64_t id_;
     Buffer cosines_, sines_;
+    std::vector<int32_t> axes_;
+    int64_t num_axes_ = 1;
     bool interleaved_;
 };
 
@@ -188,6 +209,12 @@ void attention(Ops& ops, nb::handle qkv, const Rotary& rotary, LayerCache& cache
     ops.attention(matrix(input), rotary.view(), cache, batch, matrix(y));
 }
 
+void put_rows(Ops& ops, nb::handle x, nb::handle media, const Batch& batch, nb::handle result) {
+    const Buffer input("x", x, 'f', 2), given("media", media, 'f', 2), y("result", result, 'f', 2, true);
+    const nb::gil_scoped_release release;
+    ops.put_rows(matrix(input), matrix(given), batch, matrix(y));
+}
+
 void lm_head(Ops& ops, nb::handle hidden, const PackedLinear& head, const Batch& batch, nb::handle result) {
     const Buffer input("hidden", hidden, 'f', 2), y("logits", result, 'f', 2, true);
     const nb::gil_scoped_release release;
@@ -222,11 +249,12 @@ void bind_data(nb::module_& module) {
         .def_ro("head_dim", &LayerCache::head_dim);
     nb::class_<Batch>(module, "Batch", "A step's index arrays, copied.")
         .def("__init__", &make_batch, "token_ids"_a, "positions"_a, "query_starts"_a, "context_lengths"_a,
-             "block_tables"_a, "logit_rows"_a)
+             "block_tables"_a, "logit_rows"_a, "media_rows"_a, "vision_rows"_a)
         .def_prop_ro("tokens", &Batch::tokens)
         .def_prop_ro("num_logit_rows", &Batch::num_logit_rows);
     nb::class_<Rotary>(module, "Rotary", "A table of rotary embeddings.")
-        .def(nb::init<nb::handle, nb::handle, bool>(), "cosines"_a, "sines"_a, "interleaved"_a);
+        .def(nb::init<nb::handle, nb::handle, const std::vector<int32_t>&, bool>(), "cosines"_a, "sines"_a,
+             "axes"_a, "interleaved"_a);
 }
 
 }  // namespace
@@ -253,6 +281,7 @@ NB_MODULE(_cpu, module) {
         .def("linear", &linear, "x"_a, "weight"_a, "result"_a)
         .def("mlp", &mlp, "x"_a, "gate_up"_a, "down"_a, "result"_a)
         .def("attention", &attention, "qkv"_a, "rotary"_a, "cache"_a, "batch"_a, "result"_a)
+        .def("put_rows", &put_rows, "x"_a, "media"_a, "batch"_a, "result"_a)
         .def("sample", &sample, "logits"_a, "batch"_a, "tokens"_a)
         .def("mask", &mask, "logits"_a, "masks"_a, "rows"_a)
         .def("lm_head", &lm_head, "hidden"_a, "head"_a, "batch"_a, "logits"_a);

@@ -98,7 +98,7 @@ void append_rows(const AttentionTask& task, float* head, Range range) {
     const int64_t group = task.group(), width = (task.heads + 2 * cache.kv_heads) * cache.head_dim;
     const float scale = 1.0f / __builtin_sqrtf(float(cache.head_dim));
     for (int64_t row = range.begin; row < range.end; ++row) {
-        const PositionAngles angles = angles_at(task, task.positions[row]);
+        const PositionAngles angles = angles_of(task, row);
         const float* x = task.qkv + row * width;
         for (int64_t h = 0; h < task.heads; ++h, x += cache.head_dim) {
             const int64_t at = (h / group * task.rows + row) * group + h % group;

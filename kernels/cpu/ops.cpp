@@ -196,6 +196,17 @@ void Ops::transform(Matrix x, const PackedLinear& gate_up, const PackedLinear& d
     multiply(hidden, x.rows, down, y.data);
 }
 
+void Ops::put_rows(Matrix x, Matrix media, const Batch& batch, Matrix y) {
+    expect("put_rows rows", x.rows, batch.tokens());
+    expect_shape("media", media, int64_t(batch.media_rows.size()), x.columns);
+    expect_shape("put_rows result", y, x.rows, x.columns);
+    std::copy_n(x.data, x.rows * x.columns, y.data);
+    for (const float* next = media.data; const int32_t row : batch.media_rows) {
+        std::copy_n(next, x.columns, y.data + row * x.columns);
+        next += x.columns;
+    }
+}
+
 void Ops::attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, Batch& batch, Matrix y) {
     expect("qkv rows", qkv.rows, batch.tokens());
     expect("rotary head_dim", rotary.head_dim, cache.head_dim);
@@ -206,15 +217,15 @@ void Ops::attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, Bat
                                     std::to_string(cache.head_dim));
     expect_shape("attention result", y, qkv.rows, heads * cache.head_dim);
     const std::lock_guard<std::mutex> lock(mutex_);
-    const AttentionPlan& plan = batch.attention_plan(
-        {cache.num_blocks, cache.block_size, cache.kv_heads, heads / cache.kv_heads, rotary.max_positions});
+    const RowAngles& angles = batch.row_angles(rotary);
+    const AttentionPlan& plan =
+        batch.attention_plan({cache.num_blocks, cache.block_size, cache.kv_heads, heads / cache.kv_heads});
     std::atomic<int64_t> next_unit{0};
     const AttentionTask task{cache.view(),
                              qkv.data,
-                             rotary.cosines,
-                             rotary.sines,
+                             angles.cosines.data(),
+                             angles.sines.data(),
                              rotary.interleaved,
-                             batch.positions.data(),
                              plan.row_sequences.data(),
                              plan.row_slots.data(),
                              batch.block_tables.data(),

@@ -25,14 +25,6 @@ struct Matrix {
     int64_t columns;
 };
 
-struct RotaryView {
-    const float* cosines;
-    const float* sines;
-    int64_t max_positions;
-    int64_t head_dim;
-    bool interleaved;
-};
-
 // y [rows][outputs] = x [rows][inputs] times a weight.
 struct Product {
     const PackedLinear* weight;
@@ -62,7 +54,8 @@ class Ops {
               Matrix* residual, Matrix y);
     void linear(Matrix x, const PackedLinear& weight, Matrix y);
     void mlp(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y);
-    void moe(Matrix x, const MoeLayer& layer, Matrix y);
+    void moe(Matrix x, const MoeLayer& layer, const Batch& batch, Matrix y);
+    void put_rows(Matrix x, Matrix media, const Batch& batch, Matrix y);
     void attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, Batch& batch, Matrix y);
     void sample(Matrix logits, const SamplingRow* batch, int64_t* tokens);
     void mask(Matrix logits, const uint32_t* masks, int64_t words, const int64_t* rows, int64_t count);
@@ -77,15 +70,18 @@ class Ops {
     void multiply(const std::vector<Product>& products);
     void quantize(const Product& product, const QuantizedRows& rows);
     void transform(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y);
-    void route_rows(Matrix x, const MoeLayer& layer);
-    void add_experts(Matrix x, const MoeLayer& layer, int64_t first, int64_t last, Matrix y);
+    void route_rows(Matrix x, const ExpertBank& bank);
+    void add_bank(Matrix x, const ExpertBank& bank, Matrix y);
+    void add_bank_rows(Matrix x, const ExpertBank& bank, const std::vector<int32_t>& rows, Matrix y);
+    void add_experts(Matrix x, const ExpertBank& bank, int64_t first, int64_t last, Matrix y);
 
     const Kernels& kernels_;
     ThreadPool pool_;
     std::mutex mutex_;
     std::vector<int16_t> codes_;
     std::vector<std::byte> rounded_;
-    std::vector<float> scales_, hidden_, gate_up_, queries_, scratch_, partials_, expert_rows_, chosen_weights_;
+    std::vector<float> scales_, hidden_, gate_up_, queries_, scratch_, partials_, expert_rows_, chosen_weights_,
+        bank_rows_;
     std::vector<int32_t> chosen_;
     std::vector<LinearTask> products_;
     std::vector<int> chunk_ends_;

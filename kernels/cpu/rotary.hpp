@@ -12,9 +12,9 @@ struct PositionAngles {
     bool is_interleaved;
 };
 
-inline PositionAngles angles_at(const AttentionTask& task, int64_t position) {
+inline PositionAngles angles_of(const AttentionTask& task, int64_t row) {
     const int64_t half = task.cache.head_dim / 2;
-    return {task.cosines + position * half, task.sines + position * half, half, task.is_interleaved};
+    return {task.cosines + row * half, task.sines + row * half, half, task.is_interleaved};
 }
 
 // Pair i is (x[i * step], x[i * step + distance]).

@@ -59,13 +59,14 @@ class Batch:
     Attributes:
         token_ids: int32 ``[T]``.
         positions: int32 ``[T]``, position of each token in its sequence; ``[A, T]`` for a rotary embedding of A
-            axes.
+            axes, for which ``[T]`` means the same position on every axis.
         query_starts: int32 ``[S + 1]``; rows ``query_starts[s]:query_starts[s + 1]`` belong to sequence s.
         context_lengths: int32 ``[S]``, tokens of each sequence that were in the KV cache before this step.
         block_tables: int32 ``[S, B]``, the cache block of every ``block_size`` tokens, padded with -1.
         logit_rows: int32 ``[R]``, the rows whose logits are computed.
-        media_rows: int32 ``[M]``, the rows whose embeddings come from an encoder; None: no rows.
-        vision_rows: int32 ``[W]``, the rows that go to the experts of vision, rising; None: no rows.
+        media_rows: int32 ``[M]``, rising, the rows whose embeddings come from an encoder; None: no rows.
+        vision_rows: int32 ``[W]``, rising, the rows that go to the vision bank of layers with two banks of
+            experts; None: no rows.
     """
 
     token_ids: NDArray[np.int32]
@@ -122,6 +123,9 @@ class RotarySpec:
 
     ``interleaved``: pairs are (2i, 2i + 1), the ERNIE-4.5 way; otherwise (i, i + head_dim / 2). Pair i turns by
     position / compression_ratio * theta ** (-2i / head_dim): computed in float64, stored as float32.
+
+    ``axes``: the axis of each of the head_dim / 2 pairs, whose position on that axis it turns by; empty:
+    positions have one axis.
     """
 
     head_dim: int
@@ -129,6 +133,12 @@ class RotarySpec:
     theta: float
     interleaved: bool = True
     compression_ratio: float = 1.0
+    axes: tuple[int, ...] = ()
+
+    @property
+    def num_axes(self) -> int:
+        """Axes that positions have."""
+        return max(self.axes, default=0) + 1
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,21 @@ class MlpWeights:
     down: LinearWeight
 
 
+@dataclass(frozen=True)
+class ExpertBank:
+    """A router and the experts that it chooses from.
+
+    Attributes:
+        router: of all experts of the bank.
+        experts: those that this rank has, in the order of the router's rows; taken one at a time.
+        local_experts: the router's rows of these; None: all.
+    """
+
+    router: RouterWeights
+    experts: Iterable[MlpWeights]
+    local_experts: range | None = None
+
+
 class Ops(Protocol):
     """The operations of one backend. ``x`` arrays are ``[T, width]``; all arithmetic is at least float32."""
 
@@ -147,16 +172,11 @@ class Ops(Protocol):
         ...
 
     def pack_moe(
-        self,
-        router: RouterWeights,
-        experts: Iterable[MlpWeights],
-        shared: MlpWeights | None,
-        activation: ActivationType,
-        local_experts: range | None = None,
+        self, banks: Sequence[ExpertBank], shared: MlpWeights | None, activation: ActivationType
     ) -> Moe:
-        """Pack a layer of experts; ``experts`` are taken one at a time, in the order of the router's rows.
+        """Pack a layer of experts: one bank for all rows, or that of text and that of vision.
 
-        ``local_experts`` are the router's rows whose experts this rank has; default: all.
+        The experts of one bank have the same width; those of two may differ. The shared experts see all rows.
 
         Raises:
             ValueError: the sizes do not fit each other.
@@ -199,10 +219,15 @@ class Ops(Protocol):
         """Return down(silu(gate(x)) * up(x)); ``gate_up`` is ``[2I, H]``, all gate rows first."""
         ...
 
-    def moe(self, x: Array, layer: Moe) -> Array:
-        """Return shared(x) plus the weighted sum of the experts that the router chooses for each row.
+    def put_rows(self, x: Array, media: Array, batch: DeviceBatch) -> Array:
+        """Return x ``[T, H]`` with its rows ``batch.media_rows`` replaced by those of ``media`` ``[M, H]``."""
+        ...
 
-        The choice is that of ``ernie_kernels.routing``. An expert's weights are read once however many rows
+    def moe(self, x: Array, layer: Moe, batch: DeviceBatch) -> Array:
+        """Return shared(x) plus the weighted sum of the experts that a router chooses for each row.
+
+        Of two banks, rows ``batch.vision_rows`` see the second, all others the first. The choice is that of
+        ``ernie_kernels.routing``. An expert's weights are read once however many rows
         chose it, those of an expert that none chose not at all; every row reaches all of its experts.
         """
         ...

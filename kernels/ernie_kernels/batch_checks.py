@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Batch
+from ernie_kernels.api import Batch, RotarySpec
 
 _DIMENSIONS = {
     "token_ids": 1,
@@ -32,7 +32,7 @@ def check_batch(batch: Batch) -> None:
                 f"batch.{name} is {array.dtype} {array.shape}, expected int32 with {dimensions} dimensions"
             )
     tokens, sequences = len(batch.token_ids), len(batch.context_lengths)
-    _check_text(batch, tokens)
+    _check_positions(batch.positions, tokens)
     _check_length("query_starts", batch.query_starts, sequences + 1)
     _check_length("block_tables", batch.block_tables, sequences)
     starts = batch.query_starts
@@ -41,17 +41,49 @@ def check_batch(batch: Batch) -> None:
     if (batch.context_lengths < 0).any():
         raise ValueError(f"batch.context_lengths {batch.context_lengths.tolist()} must not be negative")
     check_indices("batch.logit_rows", batch.logit_rows, tokens)
+    _check_rows("batch.media_rows", batch.media_rows, tokens)
+    _check_rows("batch.vision_rows", batch.vision_rows, tokens)
 
 
-def _check_text(batch: Batch, tokens: int) -> None:
-    """Check that all tokens are text: rotary embeddings have one axis, and embeddings come from a table."""
-    if batch.positions.dtype != np.int32 or batch.positions.shape != (tokens,):
+def _check_positions(positions: NDArray[np.int32], tokens: int) -> None:
+    if positions.dtype != np.int32 or positions.ndim not in (1, 2) or positions.shape[-1] != tokens:
         raise ValueError(
-            f"batch.positions is {batch.positions.dtype} {batch.positions.shape}, expected int32 ({tokens},): "
-            "rotary embeddings have one axis"
+            f"batch.positions is {positions.dtype} {positions.shape}, expected int32 ({tokens},) or "
+            f"(axes, {tokens})"
         )
-    if batch.media_rows is not None:
-        raise ValueError(f"batch.media_rows has {len(batch.media_rows)} rows, but no op encodes media")
+
+
+def _check_rows(name: str, rows: NDArray[np.int32] | None, tokens: int) -> None:
+    """Check that ``rows`` are rows of the batch, each once, in rising order."""
+    if rows is None:
+        return
+    if rows.dtype != np.int32 or rows.ndim != 1:
+        raise ValueError(f"{name} is {rows.dtype} {rows.shape}, expected int32 with 1 dimension")
+    check_indices(name, rows, tokens)
+    if (np.diff(rows) <= 0).any():
+        raise ValueError(f"{name} {rows.tolist()} must rise")
+
+
+def media_rows(batch: Batch, count: int) -> NDArray[np.int32]:
+    """Return the rows whose embeddings come from an encoder.
+
+    Raises:
+        ValueError: there are not ``count`` of them.
+    """
+    rows = np.zeros(0, np.int32) if batch.media_rows is None else batch.media_rows
+    _check_length("media_rows", rows, count)
+    return rows
+
+
+def check_axes(positions: NDArray[np.int32], spec: RotarySpec) -> None:
+    """Check that positions have angles in the table of ``spec``.
+
+    Raises:
+        ValueError: they have another number of axes, or are outside of the table.
+    """
+    if positions.ndim == 2 and len(positions) != spec.num_axes:
+        raise ValueError(f"batch.positions has {len(positions)} axes, the rotary embedding {spec.num_axes}")
+    check_indices("batch.positions", positions, spec.max_positions)
 
 
 def check_indices(name: str, indices: NDArray[np.int32], limit: int) -> None:

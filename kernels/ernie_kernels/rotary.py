@@ -18,13 +18,23 @@ class RotaryTable:
     cosines: NDArray[np.float32]
     sines: NDArray[np.float32]
 
+    def angles(self, positions: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the cosines and sines of positions ``[T]`` or ``[A, T]``: each ``[T, head_dim / 2]``."""
+        if positions.ndim == 1:
+            return self.cosines[positions], self.sines[positions]
+        places = positions[np.array(self.spec.axes or (0,))].T, np.arange(self.spec.head_dim // 2)
+        return self.cosines[places], self.sines[places]
+
 
 def rotary_table(spec: RotarySpec) -> RotaryTable:
     """Make the table of the angles that ``RotarySpec`` says.
 
     Raises:
-        ValueError: ``head_dim`` is odd, or a size or ``compression_ratio`` is not positive.
+        ValueError: ``head_dim`` is odd, a size or ``compression_ratio`` is not positive, or there is not one
+            axis for each pair.
     """
+    if spec.axes and (len(spec.axes) != spec.head_dim // 2 or min(spec.axes) < 0):
+        raise ValueError(f"rotary axes {spec.axes} must be head_dim / 2 = {spec.head_dim // 2} axes from 0 on")
     if spec.head_dim <= 0 or spec.head_dim % 2 or spec.max_positions <= 0 or spec.compression_ratio <= 0:
         raise ValueError(
             f"rotary head_dim {spec.head_dim} must be even and positive, "

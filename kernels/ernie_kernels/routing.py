@@ -78,6 +78,24 @@ def check_experts(local_experts: range, count: int) -> None:
         raise ValueError(f"there are {count} experts, the router has {len(local_experts)}")
 
 
+def rows_of_banks(
+    num_banks: int, num_rows: int, vision_rows: NDArray[np.int32] | None
+) -> tuple[NDArray[np.intp], ...]:
+    """Return the rows that each of one or two banks of experts sees; one bank sees all.
+
+    Raises:
+        ValueError: there are no banks, or more than two.
+    """
+    if not 1 <= num_banks <= 2:
+        raise ValueError(
+            f"a layer has {num_banks} banks of experts, expected 1, or those of text and of vision"
+        )
+    is_vision = np.zeros(num_rows, np.bool_)
+    if num_banks == 2 and vision_rows is not None:
+        is_vision[vision_rows] = True
+    return tuple(np.flatnonzero(is_vision == bool(bank)) for bank in range(num_banks))
+
+
 def choose_experts(
     logits: NDArray[np.float32], correction_bias: NDArray[np.float32], experts_per_token: int
 ) -> Routing:

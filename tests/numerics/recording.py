@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Ops
+from ernie_kernels.api import ExpertBank, Ops
 from ernie_kernels.routing import RouterWeights, Routing
 from numerics.backends import to_host
 from numerics.routing import routing_of
@@ -22,7 +23,8 @@ class RecordingOps:
         residuals: the embeddings, then the residual stream after each addition: 1 + 2 * layers per step.
         normed: the norm of each of them.
         products: input and result of each ``linear``, ``mlp`` and ``moe``, in order: 3 * layers per step.
-        routings: where each ``moe`` sent its rows, the expert of the largest weight first.
+        routings: where the first bank of each ``moe`` would send all rows, the expert of the largest weight
+            first.
     """
 
     def __init__(self, ops: Ops) -> None:
@@ -62,13 +64,13 @@ class RecordingOps:
         self.products.append((self._copy(x), self._copy(result)))
         return result
 
-    def pack_moe(self, router: RouterWeights, *arguments: Any) -> Any:
-        packed = self._ops.pack_moe(router, *arguments)
-        self._routers.append((packed, router))
+    def pack_moe(self, banks: Sequence[ExpertBank], *arguments: Any) -> Any:
+        packed = self._ops.pack_moe(banks, *arguments)
+        self._routers.append((packed, banks[0].router))
         return packed
 
-    def moe(self, x: Any, layer: Any) -> Any:
-        result = self._ops.moe(x, layer)
+    def moe(self, x: Any, layer: Any, batch: Any) -> Any:
+        result = self._ops.moe(x, layer, batch)
         self.products.append((self._copy(x), self._copy(result)))
         (router,) = (each for packed, each in self._routers if packed is layer)
         self.routings.append(routing_of(self._ops, router, x))

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ernie_kernels.api import MlpWeights
+from ernie_kernels.api import ExpertBank, MlpWeights
 from ernie_kernels.formats import ActivationType, Float32Weight
 from ernie_kernels.routing import RouterWeights, Routing
 from numerics.backends import to_host
-from numerics.ops_cases import Floats, random_floats
+from numerics.ops_cases import Floats, plain_batch, random_floats
 
 
 def routing_of(ops: Any, router: RouterWeights, x: Any) -> Routing:
@@ -22,13 +22,13 @@ def routing_of(ops: Any, router: RouterWeights, x: Any) -> Routing:
     experts, hidden = router.gate.shape
     direction = random_floats(0, 1, hidden)
     gate_up = Float32Weight(np.concatenate([direction, direction]))  # silu(a) * a: positive for any a
-    results = []
+    batch, results = ops.upload(plain_batch(len(to_host(x)))), []
     for start in range(0, experts, hidden):
         local = range(start, min(start + hidden, experts))
         places = np.eye(hidden, len(local), dtype=np.float32)
         writers = (MlpWeights(gate_up, Float32Weight(places[:, [each]])) for each in range(len(local)))
-        layer = ops.pack_moe(router, writers, None, ActivationType.FLOAT32, local)
-        results.append(to_host(ops.moe(x, layer))[:, : len(local)])
+        layer = ops.pack_moe([ExpertBank(router, writers, local)], None, ActivationType.FLOAT32)
+        results.append(to_host(ops.moe(x, layer, batch))[:, : len(local)])
     together = np.concatenate(results, axis=1)
     shares: Floats = together / together.sum(axis=1, keepdims=True)
     chosen = np.argsort(-shares, axis=1, kind="stable")[:, : router.experts_per_token]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ernie_kernels.api import MlpWeights
+from ernie_kernels.api import ExpertBank, MlpWeights
 from ernie_kernels.cpu import _cpu
 from ernie_kernels.formats import ActivationType, Float32Weight
 from ernie_kernels.reference import ReferenceOps
@@ -19,7 +19,16 @@ from ernie_kernels.reference.moe import moe as reference_moe
 from ernie_kernels.reference.moe import route as reference_route
 from ernie_kernels.routing import RouterWeights, Routing
 from numerics.backends import BACKENDS, make_ops, to_host
-from numerics.ops_cases import ISAS, WEIGHT_TYPES, Floats, bits, cpu_ops, make_weight, random_floats
+from numerics.ops_cases import (
+    ISAS,
+    WEIGHT_TYPES,
+    Floats,
+    bits,
+    cpu_ops,
+    make_weight,
+    plain_batch,
+    random_floats,
+)
 from numerics.routing import routing_of
 
 REFERENCE = ReferenceOps()
@@ -38,7 +47,12 @@ class Layer:
     shared: MlpWeights | None
 
     def packed(self, ops: Any, activation: ActivationType = FLOAT32) -> Any:
-        return ops.pack_moe(self.router, iter(self.experts), self.shared, activation)
+        return ops.pack_moe([ExpertBank(self.router, iter(self.experts))], self.shared, activation)
+
+
+def apply(ops: Any, x: Any, packed: Any) -> Any:
+    """The op, on a step of text."""
+    return ops.moe(x, packed, ops.upload(plain_batch(len(to_host(x)))))
 
 
 def make_mlp(seed: int, hidden: int, width: int, kind: str = "float32") -> MlpWeights:
@@ -68,7 +82,7 @@ def run(backend: str, x: Floats, layer: Layer) -> tuple[Floats, Routing]:
     """The result of ``moe`` on any backend, and the choice behind it."""
     ops = make_ops(backend)
     given_x = ops.pack_vector(x)
-    return to_host(ops.moe(given_x, layer.packed(ops))), routing_of(ops, layer.router, given_x)
+    return to_host(apply(ops, given_x, layer.packed(ops))), routing_of(ops, layer.router, given_x)
 
 
 def expected_sum(x: Floats, layer: Layer, routing: Routing, activation: ActivationType) -> Floats:
@@ -99,8 +113,9 @@ def test_parts_with_some_experts_each_add_up_to_the_whole(
     ops = make_ops(backend)
 
     def part(local: range) -> Floats:
-        packed = ops.pack_moe(layer.router, (layer.experts[each] for each in local), None, FLOAT32, local)
-        return to_host(ops.moe(ops.pack_vector(x), packed))
+        bank = ExpertBank(layer.router, (layer.experts[each] for each in local), local)
+        packed = ops.pack_moe([bank], None, FLOAT32)
+        return to_host(apply(ops, ops.pack_vector(x), packed))
 
     whole = part(range(experts))
     np.testing.assert_allclose(part(range(cut)) + part(range(cut, experts)), whole, rtol=1e-4, atol=1e-4)
@@ -114,7 +129,7 @@ def test_experts_that_the_router_does_not_have_are_refused(backend: str) -> None
         (range(2), "there are 4 experts, the router has 2"),
     ):
         with pytest.raises(ValueError, match=message):
-            ops.pack_moe(layer.router, iter(layer.experts), None, FLOAT32, local)
+            ops.pack_moe([ExpertBank(layer.router, iter(layer.experts), local)], None, FLOAT32)
 
 
 @isas
@@ -145,7 +160,7 @@ def test_cpu_equals_the_reference(
     x = random_floats(seed + 5000, rows, hidden)
     ops = cpu_ops(isa)
     packed = layer.packed(ops, activation)
-    found, routing = ops.moe(x, packed), routing_of(ops, layer.router, x)
+    found, routing = apply(ops, x, packed), routing_of(ops, layer.router, x)
     expected = expected_sum(x, layer, routing, activation)
     # the second rounding may take a borderline input the other way: one step of its scale
     step = {"float32": 1e-5, "bfloat16": 1e-2, "int16": 1e-3, "int8": 2e-1}[activation.value]
@@ -244,8 +259,8 @@ def test_reference_multiplies_an_expert_once_however_many_rows_chose_it() -> Non
         seen[next(index for index, each in enumerate(layer.experts) if each is expert)] += 1
         return rows
 
-    reference_moe(x, packed, mlp)
-    rows = Counter(reference_route(x, packed).experts.reshape(-1).tolist())
+    reference_moe(x, packed, None, mlp)
+    rows = Counter(reference_route(x, layer.router).experts.reshape(-1).tolist())
     assert max(rows.values()) > 1
     assert len(rows) < len(layer.experts)
     assert seen == Counter(rows.keys())
@@ -264,9 +279,10 @@ def test_paddle_multiplies_an_expert_once_however_many_rows_chose_it(monkeypatch
         return multiply(self, rows)
 
     monkeypatch.setattr(PackedLinear, "multiply", counted)
-    ops.moe(given_x, packed)
-    counts = [(seen[id(expert.gate_up)], seen[id(expert.down)]) for expert in packed.experts]
-    chosen = set(np.unique(packed.route(given_x).experts).tolist())
+    apply(ops, given_x, packed)
+    (bank,) = packed.banks
+    counts = [(seen[id(expert.gate_up)], seen[id(expert.down)]) for expert in bank.experts]
+    chosen = set(np.unique(bank.route(given_x).experts).tolist())
     assert counts == [(1, 1) if expert in chosen else (0, 0) for expert in range(24)]
 
 
@@ -277,7 +293,7 @@ def test_weights_that_sum_to_nothing_are_nothing(backend: str) -> None:
     gate[0] = 1000
     layer = biased(make_layer(5, 4, 3, 3, 1, shared=2), [0, 2, 0], gate=gate)
     x, ops = np.ones((2, 4), np.float32), make_ops(backend)
-    found = to_host(ops.moe(ops.pack_vector(x), layer.packed(ops)))
+    found = to_host(apply(ops, ops.pack_vector(x), layer.packed(ops)))
     nothing = Routing(np.array([[1]] * 2, np.int32), np.zeros((2, 1), np.float32))
     np.testing.assert_allclose(found, expected_sum(x, layer, nothing, FLOAT32), rtol=1e-4, atol=1e-4)
 
@@ -292,7 +308,7 @@ def test_huge_logits_choose_one_expert(backend: str) -> None:
     ]
     layer = biased(Layer(make_layer(6, 2, 3, 4, 2).router, experts, None), [0, 0, 0, 0], gate=gate)
     x, ops = np.array([[1e18, 1e18], [-1e18, -1e18]], np.float32), make_ops(backend)
-    found = to_host(ops.moe(ops.pack_vector(x), layer.packed(ops)))
+    found = to_host(apply(ops, ops.pack_vector(x), layer.packed(ops)))
     routing = Routing(np.array([[2, 0], [0, 1]], np.int32), np.array([[1, 0], [0.5, 0.5]], np.float32))
     np.testing.assert_allclose(found, expected_sum(x, layer, routing, FLOAT32), rtol=1e-4, atol=1e-4)
 
@@ -320,14 +336,14 @@ def test_a_row_is_the_same_bits_in_any_batch_and_thread_count(
     layer = make_layer(10, 70, 33, 8, 3, 20, (kind, kind))
     ops = cpu_ops(isa)
     packed = layer.packed(ops, activation)
-    whole = ops.moe(x, packed)
+    whole = apply(ops, x, packed)
     for count in (1, 2, 5):
         for start in (0, 11, 23 - count):
-            part = ops.moe(np.ascontiguousarray(x[start : start + count]), packed)
+            part = apply(ops, np.ascontiguousarray(x[start : start + count]), packed)
             np.testing.assert_array_equal(bits(part), bits(whole[start : start + count]))
     for threads in (1, 3):
         other = cpu_ops(isa, threads)
-        np.testing.assert_array_equal(bits(other.moe(x, layer.packed(other, activation))), bits(whole))
+        np.testing.assert_array_equal(bits(apply(other, x, layer.packed(other, activation))), bits(whole))
 
 
 @isas
@@ -337,9 +353,9 @@ def test_many_rows_go_through_the_experts_in_waves(isa: str) -> None:
     x = random_floats(12, 1500, 16)
     ops = cpu_ops(isa)
     packed = layer.packed(ops)
-    whole = ops.moe(x, packed)
+    whole = apply(ops, x, packed)
     for row in (0, 1, 749, 1499):
-        np.testing.assert_array_equal(bits(ops.moe(x[row : row + 1], packed)[0]), bits(whole[row]))
+        np.testing.assert_array_equal(bits(apply(ops, x[row : row + 1], packed)[0]), bits(whole[row]))
     np.testing.assert_allclose(
         whole, expected_sum(x, layer, routing_of(ops, layer.router, x), FLOAT32), rtol=1e-4, atol=1e-3
     )
@@ -400,7 +416,7 @@ def test_cpu_refuses_inputs_that_do_not_fit() -> None:
     ops = cpu_ops("scalar")
     packed = make_layer(1, 8, 5, 3, 2).packed(ops)
     with pytest.raises(ValueError, match="input columns is 7, expected 8"):
-        ops.moe(random_floats(1, 2, 7), packed)
+        apply(ops, random_floats(1, 2, 7), packed)
 
 
 @pytest.mark.parametrize("missing", ["gate_up", "down", "shared_gate_up", "shared_down"])
@@ -410,15 +426,6 @@ def test_cpu_refuses_an_mlp_of_which_half_is_missing(missing: str) -> None:
     router = ops.pack_linear(Float32Weight(random_floats(1, 1, 8)), FLOAT32)
     parts: dict[str, Any] = {"gate_up": gate_up, "down": down, "shared_gate_up": gate_up, "shared_down": down}
     parts[missing] = None
+    bank = _cpu.ExpertBank(router, random_floats(2, 1), 1, 0, [parts["gate_up"]], [parts["down"]])
     with pytest.raises(ValueError, match="must be gate_up and down, one is None"):
-        _cpu.MoeLayer(
-            ops._ops,
-            router,
-            random_floats(2, 1),
-            1,
-            0,
-            [parts["gate_up"]],
-            [parts["down"]],
-            parts["shared_gate_up"],
-            parts["shared_down"],
-        )
+        _cpu.MoeLayer(ops._ops, [bank], parts["shared_gate_up"], parts["shared_down"])

@@ -86,13 +86,13 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
             attended = ops.attention(ops.linear(hidden, layer.qkv), self._rotary, cache, batch)
             attended = self._completed(ops.linear(attended, layer.output))
             residual, hidden = ops.add_norm(residual, attended, layer.post_attention_norm, epsilon)
-            transformed = self._transform(hidden, layer.mlp)
+            transformed = self._transform(hidden, layer.mlp, batch)
             residual, hidden = ops.add_norm(residual, transformed, layer.next_norm, epsilon)
         return ops.lm_head(hidden, self._head, batch)
 
-    def _transform(self, hidden: Array, mlp: DenseMlp | Experts) -> Array:
+    def _transform(self, hidden: Array, mlp: DenseMlp | Experts, batch: DeviceBatch) -> Array:
         if isinstance(mlp, Experts):
-            return self._ops.all_reduce(self._ops.moe(hidden, mlp.moe))
+            return self._ops.all_reduce(self._ops.moe(hidden, mlp.moe, batch))
         return self._completed(self._ops.mlp(hidden, mlp.gate_up, mlp.down))
 
     def _completed(self, x: Array) -> Array:
@@ -129,6 +129,4 @@ class _Packer:
         if not self.config.has_experts(layer):
             return DenseMlp(self.linear(Role.GATE_UP, layer), self.linear(Role.DOWN, layer))
         moe = self.weights.moe(layer)
-        return Experts(
-            self.ops.pack_moe(moe.router, moe.experts, moe.shared, self.activation, moe.local_experts)
-        )
+        return Experts(self.ops.pack_moe(moe.banks, moe.shared, self.activation))

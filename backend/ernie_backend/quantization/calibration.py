@@ -279,11 +279,12 @@ class _RecordingOps(ReferenceOps):
             np.maximum(of_layer, np.abs(seen).max(axis=(0, 1)).reshape(-1), out=of_layer)
         return attended
 
-    def moe(self, x: Floats, layer: ReferenceMoe) -> Floats:
+    def moe(self, x: Floats, layer: ReferenceMoe, batch: Batch) -> Floats:
         """Compute a layer of experts, and record the inputs of both matrices of each."""
         # The same objects that ``moe`` hands to ``mlp`` below; the shared experts are not among them.
         experts = {
-            id(expert): number for number, expert in zip(layer.local_experts, layer.experts, strict=True)
+            id(expert): number
+            for number, expert in enumerate(expert for bank in layer.banks for expert in bank.experts)
         }
 
         def mlp(rows: Floats, weights: MlpWeights) -> Floats:
@@ -294,7 +295,7 @@ class _RecordingOps(ReferenceOps):
                     absmax[self._layer, expert] = max(absmax[self._layer, expert], np.abs(inputs).max())
             return inner @ dequantize(weights.down).T
 
-        return moe(x, layer, mlp)
+        return moe(x, layer, batch.vision_rows, mlp)
 
     def add_norm(self, x: Floats, delta: Floats, weight: Floats, epsilon: float) -> tuple[Floats, Floats]:
         """Add and norm; the last sum of a layer is its output."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ernie_backend.selfcheck.report import Check, Floats, compared
-from ernie_kernels.api import Batch, CacheSpec, MlpWeights, Ops, RotarySpec
+from ernie_kernels.api import Batch, CacheSpec, ExpertBank, MlpWeights, Ops, RotarySpec
 from ernie_kernels.formats import (
     ActivationType,
     Bfloat16Weight,
@@ -123,8 +123,9 @@ def _moe(name: str) -> Callable[[_Bench], Floats]:
         # Well-separated scores: which experts are chosen must not depend on the last bits.
         gate = _floats(7, _EXPERTS, _WIDTH)
         router = RouterWeights(gate, np.zeros(_EXPERTS, np.float32), experts_per_token=_EXPERTS)
-        moe = bench.ops.pack_moe(router, experts, None, ActivationType.FLOAT32)
-        return bench.output(bench.ops.moe(bench.input(_floats(1, _TOKENS, _WIDTH, scale=0.2)), moe))
+        moe = bench.ops.pack_moe([ExpertBank(router, experts)], None, ActivationType.FLOAT32)
+        x = bench.input(_floats(1, _TOKENS, _WIDTH, scale=0.2))
+        return bench.output(bench.ops.moe(x, moe, bench.batch))
 
     return program
 

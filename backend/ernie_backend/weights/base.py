@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.weights.precision import Precision, WeightFormat
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import Shard, experts_of
-from ernie_kernels.api import CacheScales, MlpWeights
+from ernie_kernels.api import CacheScales, ExpertBank, MlpWeights
 from ernie_kernels.formats import LinearWeight, dequantize
 from ernie_kernels.routing import RouterWeights
 
@@ -23,15 +22,11 @@ class MoeWeights:
     """A layer of experts as one rank has it.
 
     Attributes:
-        router: of all experts.
-        local_experts: the experts of which the rank has weights.
-        experts: these, made one at a time.
+        banks: the routed experts: those of all tokens, or those of text and of vision.
         shared: the shared experts as one MLP; None if there are none, or another rank adds them.
     """
 
-    router: RouterWeights
-    local_experts: range
-    experts: Iterator[MlpWeights]
+    banks: tuple[ExpertBank, ...]
     shared: MlpWeights | None
 
 
@@ -73,10 +68,9 @@ class ModelWeights(ABC):
         gate, bias = dequantize(self.linear(Role.ROUTER, layer)), self.vector(Role.ROUTER_BIAS, layer)
         local_experts = experts_of(Role.EXPERT_DOWN, moe.num_experts, self._shard)
         has_shared = moe.num_shared_experts and experts_of(Role.SHARED_DOWN, 1, self._shard)
+        experts = (self._mlp(Role.EXPERT_GATE_UP, Role.EXPERT_DOWN, layer, expert) for expert in local_experts)
         return MoeWeights(
-            RouterWeights(gate, bias, moe.experts_per_token),
-            local_experts,
-            (self._mlp(Role.EXPERT_GATE_UP, Role.EXPERT_DOWN, layer, expert) for expert in local_experts),
+            (ExpertBank(RouterWeights(gate, bias, moe.experts_per_token), experts, local_experts),),
             self._mlp(Role.SHARED_GATE_UP, Role.SHARED_DOWN, layer) if has_shared else None,
         )
 

@@ -1,5 +1,7 @@
 """The C++ module (kernels/cpu/bindings.cpp). Arrays are C-contiguous; misfits raise ValueError."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,6 +41,8 @@ class Batch:
         context_lengths: Indices,
         block_tables: Indices,
         logit_rows: Indices,
+        media_rows: Indices,
+        vision_rows: Indices,
     ) -> None: ...
     @property
     def tokens(self) -> int: ...
@@ -46,18 +50,24 @@ class Batch:
     def num_logit_rows(self) -> int: ...
 
 class Rotary:
-    def __init__(self, cosines: Floats, sines: Floats, interleaved: bool) -> None: ...
+    def __init__(self, cosines: Floats, sines: Floats, axes: Sequence[int], interleaved: bool) -> None: ...
 
-class MoeLayer:
+class ExpertBank:
     def __init__(
         self,
-        ops: Ops,
         router: PackedLinear,
         correction_bias: Floats,
         experts_per_token: int,
         first_expert: int,
         gate_up: list[PackedLinear],
         down: list[PackedLinear],
+    ) -> None: ...
+
+class MoeLayer:
+    def __init__(
+        self,
+        ops: Ops,
+        banks: list[ExpertBank],
         shared_gate_up: PackedLinear | None,
         shared_down: PackedLinear | None,
     ) -> None: ...
@@ -84,7 +94,8 @@ class Ops:
     ) -> None: ...
     def linear(self, x: Floats, weight: PackedLinear, result: Floats) -> None: ...
     def mlp(self, x: Floats, gate_up: PackedLinear, down: PackedLinear, result: Floats) -> None: ...
-    def moe(self, x: Floats, layer: MoeLayer, result: Floats) -> None: ...
+    def put_rows(self, x: Floats, media: Floats, batch: Batch, result: Floats) -> None: ...
+    def moe(self, x: Floats, layer: MoeLayer, batch: Batch, result: Floats) -> None: ...
     def attention(
         self, qkv: Floats, rotary: Rotary, cache: LayerCache, batch: Batch, result: Floats
     ) -> None: ...

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Batch, CacheSpec, MlpWeights, RotarySpec
+from ernie_kernels.api import Batch, CacheSpec, ExpertBank, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_batch
 from ernie_kernels.cache_format import check_cache_spec
 from ernie_kernels.communicator import Communicator, SingleRank
@@ -24,12 +24,13 @@ from ernie_kernels.formats import (
     check_activation,
 )
 from ernie_kernels.rotary import rotary_table
-from ernie_kernels.routing import RouterWeights, check_experts, check_router
+from ernie_kernels.routing import check_experts, check_router
 from ernie_kernels.sampling import SamplingBatch, TokenMasks
 
 ISA_VARIABLE = "ERNIE_CPU_ISA"
 
 Floats = NDArray[np.float32]
+_NO_ROWS = np.zeros(0, np.int32)
 
 
 def instruction_sets(include_lowered: bool = False) -> tuple[str, ...]:
@@ -97,34 +98,34 @@ class CpuOps:
         )
 
     def pack_moe(
-        self,
-        router: RouterWeights,
-        experts: Iterable[MlpWeights],
-        shared: MlpWeights | None,
-        activation: ActivationType,
-        local_experts: range | None = None,
+        self, banks: Sequence[ExpertBank], shared: MlpWeights | None, activation: ActivationType
     ) -> _cpu.MoeLayer:
         """Copy a layer of experts into panels, one weight at a time.
 
         Raises:
             ValueError: as for ``pack_linear``, or the sizes do not fit each other.
         """
-        local_experts = check_router(router, local_experts)
+        return _cpu.MoeLayer(
+            self._ops,
+            [self._pack_bank(bank, activation) for bank in banks],
+            None if shared is None else self.pack_linear(shared.gate_up, activation),
+            None if shared is None else self.pack_linear(shared.down, activation),
+        )
+
+    def _pack_bank(self, bank: ExpertBank, activation: ActivationType) -> _cpu.ExpertBank:
+        local_experts = check_router(bank.router, bank.local_experts)
         gate_up, down = [], []
-        for expert in experts:
+        for expert in bank.experts:
             gate_up.append(self.pack_linear(expert.gate_up, activation))
             down.append(self.pack_linear(expert.down, activation))
         check_experts(local_experts, len(down))
-        return _cpu.MoeLayer(
-            self._ops,
-            self.pack_linear(Float32Weight(router.gate), ActivationType.FLOAT32),
-            np.ascontiguousarray(router.correction_bias),
-            router.experts_per_token,
+        return _cpu.ExpertBank(
+            self.pack_linear(Float32Weight(bank.router.gate), ActivationType.FLOAT32),
+            np.ascontiguousarray(bank.router.correction_bias),
+            bank.router.experts_per_token,
             local_experts.start,
             gate_up,
             down,
-            None if shared is None else self.pack_linear(shared.gate_up, activation),
-            None if shared is None else self.pack_linear(shared.down, activation),
         )
 
     def pack_vector(self, values: Floats) -> Floats:
@@ -134,7 +135,7 @@ class CpuOps:
     def pack_rotary(self, spec: RotarySpec) -> _cpu.Rotary:
         """Make the table of cosines and sines."""
         table = rotary_table(spec)
-        return _cpu.Rotary(table.cosines, table.sines, spec.interleaved)
+        return _cpu.Rotary(table.cosines, table.sines, spec.axes, spec.interleaved)
 
     def allocate_cache(self, spec: CacheSpec) -> _cpu.LayerCache:
         """Allocate zeroed keys and values.
@@ -159,11 +160,13 @@ class CpuOps:
         check_batch(batch)
         return _cpu.Batch(
             batch.token_ids,
-            batch.positions,
+            np.ascontiguousarray(np.atleast_2d(batch.positions)),
             batch.query_starts,
             batch.context_lengths,
             np.ascontiguousarray(batch.block_tables),
             batch.logit_rows,
+            _NO_ROWS if batch.media_rows is None else batch.media_rows,
+            _NO_ROWS if batch.vision_rows is None else batch.vision_rows,
         )
 
     def embed(self, table: _cpu.PackedLinear, batch: _cpu.Batch) -> Floats:
@@ -196,10 +199,16 @@ class CpuOps:
         self._ops.mlp(x, gate_up, down, result)
         return result
 
-    def moe(self, x: Floats, layer: _cpu.MoeLayer) -> Floats:
+    def put_rows(self, x: Floats, media: Floats, batch: _cpu.Batch) -> Floats:
+        """Return x with the rows of media."""
+        result = np.empty_like(x)
+        self._ops.put_rows(x, media, batch, result)
+        return result
+
+    def moe(self, x: Floats, layer: _cpu.MoeLayer, batch: _cpu.Batch) -> Floats:
         """Return shared(x) plus the weighted sum of each row's experts."""
         result = np.empty_like(x)
-        self._ops.moe(x, layer, result)
+        self._ops.moe(x, layer, batch, result)
         return result
 
     def attention(self, qkv: Floats, rotary: _cpu.Rotary, cache: _cpu.LayerCache, batch: _cpu.Batch) -> Floats:

@@ -1,43 +1,13 @@
-"""Rotary embedding, and causal attention over the paged KV cache in float32, as Paddle ops."""
+"""Causal attention over the paged KV cache in float32, as Paddle ops."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from ernie_kernels.api import RotarySpec
 from ernie_kernels.paddle.cache import PagedCache
-from ernie_kernels.paddle.place import Place, Tensor, paddle
+from ernie_kernels.paddle.place import Tensor, paddle
 from ernie_kernels.paddle.step import AttentionPlan, SequenceGroup
-from ernie_kernels.rotary import rotary_table
 
 _HIDDEN = -1e9
 """Added to the scores of keys that a query must not see: exp of it is exactly 0 in float32."""
-
-
-@dataclass(frozen=True)
-class DeviceRotary:
-    """``cosines`` and ``sines`` float32 ``[positions, head_dim / 2]``."""
-
-    cosines: Tensor
-    sines: Tensor
-    is_interleaved: bool
-
-    @classmethod
-    def make(cls, spec: RotarySpec, place: Place) -> DeviceRotary:
-        """Compute the table on the host and bring it to the place."""
-        table = rotary_table(spec)
-        return cls(place.upload(table.cosines), place.upload(table.sines), spec.interleaved)
-
-    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Rotate ``x`` ``[T, heads, head_dim]`` by the angles of ``positions`` ``[T]``."""
-        tokens, heads, width = x.shape
-        cosines = paddle.gather(self.cosines, positions).unsqueeze(1)
-        sines = paddle.gather(self.sines, positions).unsqueeze(1)
-        pairs = (tokens, heads, width // 2, 2) if self.is_interleaved else (tokens, heads, 2, width // 2)
-        axis = 3 if self.is_interleaved else 2
-        first, second = (half.squeeze(axis) for half in paddle.split(x.reshape(pairs), 2, axis=axis))
-        rotated = (first * cosines - second * sines, second * cosines + first * sines)
-        return paddle.stack(rotated, axis=axis).reshape((tokens, heads, width))
 
 
 def attend(queries: Tensor, cache: PagedCache, plan: AttentionPlan) -> Tensor:

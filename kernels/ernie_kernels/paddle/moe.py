@@ -7,16 +7,24 @@ gathered by expert, and each expert sees all of its rows at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ernie_kernels.api import MlpWeights
+from ernie_kernels.api import ExpertBank, MlpWeights
 from ernie_kernels.formats import ActivationType, Float32Weight
 from ernie_kernels.paddle.linear import PackedLinear, pack
 from ernie_kernels.paddle.place import Place, Tensor, paddle
-from ernie_kernels.routing import RouterWeights, Routing, check_experts, check_router, choose_experts
+from ernie_kernels.routing import (
+    RouterWeights,
+    Routing,
+    check_experts,
+    check_router,
+    choose_experts,
+    rows_of_banks,
+)
 
 
 @dataclass(frozen=True)
@@ -38,14 +46,13 @@ class PackedMlp:
 
 
 @dataclass(frozen=True)
-class PaddleMoe:
-    """A layer of experts on a place.
+class PaddleBank:
+    """A router and its experts on a place.
 
     Attributes:
         router: the router, on the host.
         gate: its matrix on the place.
         experts: the rank's experts.
-        shared: the shared ones, if there are any.
         place: the place.
         local_experts: the router's rows of ``experts``.
     """
@@ -53,33 +60,23 @@ class PaddleMoe:
     router: RouterWeights
     gate: PackedLinear
     experts: tuple[PackedMlp, ...]
-    shared: PackedMlp | None
     place: Place
     local_experts: range
 
     @classmethod
-    def pack(
-        cls,
-        router: RouterWeights,
-        experts: Iterable[MlpWeights],
-        shared: MlpWeights | None,
-        activation: ActivationType,
-        place: Place,
-        local_experts: range | None = None,
-    ) -> PaddleMoe:
+    def pack(cls, bank: ExpertBank, activation: ActivationType, place: Place) -> PaddleBank:
         """Bring the weights to ``place``, one expert at a time.
 
         Raises:
             ValueError: the sizes do not fit each other.
         """
-        local_experts = check_router(router, local_experts)
-        packed = tuple(PackedMlp.pack(expert, activation, place) for expert in experts)
+        local_experts = check_router(bank.router, bank.local_experts)
+        packed = tuple(PackedMlp.pack(expert, activation, place) for expert in bank.experts)
         check_experts(local_experts, len(packed))
         return cls(
-            router=router,
-            gate=pack(Float32Weight(router.gate), ActivationType.FLOAT32, place),
+            router=bank.router,
+            gate=pack(Float32Weight(bank.router.gate), ActivationType.FLOAT32, place),
             experts=packed,
-            shared=None if shared is None else PackedMlp.pack(shared, activation, place),
             place=place,
             local_experts=local_experts,
         )
@@ -90,7 +87,7 @@ class PaddleMoe:
         return choose_experts(logits, self.router.correction_bias, self.router.experts_per_token)
 
     def transform(self, x: Tensor) -> Tensor:
-        """Return shared(x) plus the weighted sum of each row's experts: ``[T, H]``."""
+        """Return the weighted sum of each row's experts: ``[T, H]``."""
         if not x.shape[0]:
             return paddle.zeros_like(x)
         routing = self.route(x)
@@ -116,5 +113,51 @@ class PaddleMoe:
             results.append(self.place.upload(np.zeros((1, x.shape[1]), np.float32)))
         together = paddle.gather(paddle.concat(results), self.place.upload(places.astype(np.int32)))
         weighted = together * self.place.upload(routing.weights.reshape(-1, 1))
-        total = paddle.sum(weighted.reshape((-1, count, x.shape[1])), axis=1)
+        return paddle.sum(weighted.reshape((-1, count, x.shape[1])), axis=1)
+
+
+@dataclass(frozen=True)
+class PaddleMoe:
+    """A layer of experts on a place.
+
+    Attributes:
+        banks: that of all rows, or those of text and of vision.
+        shared: the experts of all rows, if there are any.
+        place: the place.
+    """
+
+    banks: tuple[PaddleBank, ...]
+    shared: PackedMlp | None
+    place: Place
+
+    @classmethod
+    def pack(
+        cls, banks: Sequence[ExpertBank], shared: MlpWeights | None, activation: ActivationType, place: Place
+    ) -> PaddleMoe:
+        """Bring the weights to ``place``, one expert at a time.
+
+        Raises:
+            ValueError: the sizes do not fit each other.
+        """
+        return cls(
+            banks=tuple(PaddleBank.pack(bank, activation, place) for bank in banks),
+            shared=None if shared is None else PackedMlp.pack(shared, activation, place),
+            place=place,
+        )
+
+    def transform(self, x: Tensor, vision_rows: NDArray[np.int32] | None) -> Tensor:
+        """Return shared(x) plus the weighted sum of each row's experts: ``[T, H]``."""
+        rows_of = rows_of_banks(len(self.banks), x.shape[0], vision_rows)
+        banks = [(bank, rows) for bank, rows in zip(self.banks, rows_of, strict=True) if rows.size]
+        total = banks[0][0].transform(x) if len(banks) == 1 else self._join(x, banks)
         return total if self.shared is None else total + self.shared.transform(x)
+
+    def _join(self, x: Tensor, banks: Sequence[tuple[PaddleBank, NDArray[np.intp]]]) -> Tensor:
+        """Return the results of the rows of several banks, in the order of ``x``."""
+        if not banks:
+            return paddle.zeros_like(x)
+        results = [
+            bank.transform(paddle.gather(x, self.place.upload(rows.astype(np.int32)))) for bank, rows in banks
+        ]
+        order = np.argsort(np.concatenate([rows for _, rows in banks])).astype(np.int32)
+        return paddle.gather(paddle.concat(results), self.place.upload(order))

@@ -5,25 +5,25 @@ Arrays are float32 Paddle tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, Gelu, Logits, MlpWeights, RotarySpec
-from ernie_kernels.batch_checks import check_indices
+from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, ExpertBank, Gelu, Logits, MlpWeights, RotarySpec
+from ernie_kernels.batch_checks import check_indices, media_rows
 from ernie_kernels.communicator import Communicator, SingleRank
 from ernie_kernels.formats import ActivationType, LinearWeight
 from ernie_kernels.paddle import linear, patches, step
-from ernie_kernels.paddle.attention import DeviceRotary, attend
+from ernie_kernels.paddle.attention import attend
 from ernie_kernels.paddle.cache import PagedCache
 from ernie_kernels.paddle.linear import PackedLinear
 from ernie_kernels.paddle.moe import PackedMlp, PaddleMoe
 from ernie_kernels.paddle.patches import AxialTable, PatchParts
 from ernie_kernels.paddle.place import Place, Tensor, paddle
+from ernie_kernels.paddle.rotary import DeviceRotary
 from ernie_kernels.paddle.step import DeviceStep
 from ernie_kernels.patches import PatchCacheSpec, PatchGrid
-from ernie_kernels.routing import RouterWeights
 
 
 class PaddleOps:
@@ -46,15 +46,10 @@ class PaddleOps:
         return linear.pack(weight, activation, self._place)
 
     def pack_moe(
-        self,
-        router: RouterWeights,
-        experts: Iterable[MlpWeights],
-        shared: MlpWeights | None,
-        activation: ActivationType,
-        local_experts: range | None = None,
+        self, banks: Sequence[ExpertBank], shared: MlpWeights | None, activation: ActivationType
     ) -> PaddleMoe:
         """Bring a layer of experts to the place."""
-        return PaddleMoe.pack(router, experts, shared, activation, self._place, local_experts)
+        return PaddleMoe.pack(banks, shared, activation, self._place)
 
     def pack_vector(self, values: NDArray[np.float32]) -> Tensor:
         """Bring a vector to the place."""
@@ -100,21 +95,25 @@ class PaddleOps:
         """Return down(silu(gate(x)) * up(x))."""
         return PackedMlp(gate_up, down).transform(x)
 
-    def moe(self, x: Tensor, layer: PaddleMoe) -> Tensor:
+    def put_rows(self, x: Tensor, media: Tensor, batch: DeviceStep) -> Tensor:
+        """Return x with the rows of media: rows of both, laid end to end, in another order."""
+        rows = media_rows(batch.host, media.shape[0])
+        order = np.arange(x.shape[0], dtype=np.int32)
+        order[rows] = np.arange(len(rows)) + len(order)
+        return paddle.gather(paddle.concat([x, media]), self._place.upload(order))
+
+    def moe(self, x: Tensor, layer: PaddleMoe, batch: DeviceStep) -> Tensor:
         """Return shared(x) plus the weighted sum of each row's experts."""
-        return layer.transform(x)
+        return layer.transform(x, batch.host.vision_rows)
 
     def attention(self, qkv: Tensor, rotary: DeviceRotary, cache: PagedCache, batch: DeviceStep) -> Tensor:
         """Rotate, append to the cache, attend."""
-        check_indices("batch.positions", batch.host.positions, rotary.cosines.shape[0])
+        angles = batch.angles(rotary)
         spec, tokens = cache.spec, qkv.shape[0]
         kv_width = spec.num_kv_heads * spec.head_dim
         widths = [qkv.shape[1] - 2 * kv_width, kv_width, kv_width]
         queries, keys, values = paddle.split(qkv, widths, axis=-1)
-        queries, keys = (
-            rotary.rotate(part.reshape((tokens, -1, spec.head_dim)), batch.positions)
-            for part in (queries, keys)
-        )
+        queries, keys = (angles.rotate(part.reshape((tokens, -1, spec.head_dim))) for part in (queries, keys))
         plan = batch.plan(spec)
         cache.append(plan.slots, keys, values.reshape((tokens, spec.num_kv_heads, spec.head_dim)))
         return attend(queries, cache, plan)

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, CacheSpec
-from ernie_kernels.batch_checks import check_batch, check_indices
+from ernie_kernels.batch_checks import check_axes, check_batch, check_indices
 from ernie_kernels.paddle.place import Place, Tensor
+from ernie_kernels.paddle.rotary import Angles, DeviceRotary
 
 
 @dataclass(frozen=True)
@@ -62,21 +63,30 @@ class DeviceStep:
     Attributes:
         host: the batch.
         place: the device.
-        token_ids, positions, logit_rows: as in the batch.
+        token_ids, logit_rows: as in the batch.
+        positions: int32 ``[T]`` on each axis.
     """
 
     host: Batch
     place: Place
     token_ids: Tensor
-    positions: Tensor
+    positions: tuple[Tensor, ...]
     logit_rows: Tensor
     _plans: dict[CacheSpec, AttentionPlan] = field(default_factory=dict)
+    _angles: dict[DeviceRotary, Angles] = field(default_factory=dict)
 
     def plan(self, spec: CacheSpec) -> AttentionPlan:
         """Return the plan of attention over a cache; all layers of a step share it."""
         if spec not in self._plans:
             self._plans[spec] = plan_attention(self.host, spec, self.place.upload)
         return self._plans[spec]
+
+    def angles(self, rotary: DeviceRotary) -> Angles:
+        """Return the angles of all rows; all layers of a step share them."""
+        if rotary not in self._angles:
+            check_axes(self.host.positions, rotary.spec)
+            self._angles[rotary] = rotary.angles(self.positions)
+        return self._angles[rotary]
 
 
 def upload(batch: Batch, place: Place) -> DeviceStep:
@@ -90,7 +100,7 @@ def upload(batch: Batch, place: Place) -> DeviceStep:
         host=batch,
         place=place,
         token_ids=place.upload(batch.token_ids),
-        positions=place.upload(batch.positions),
+        positions=tuple(map(place.upload, np.atleast_2d(batch.positions))),
         logit_rows=place.upload(batch.logit_rows),
     )
 

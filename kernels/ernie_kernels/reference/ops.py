@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, Gelu, MlpWeights, RotarySpec
-from ernie_kernels.batch_checks import check_batch, check_indices
+from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, ExpertBank, Gelu, MlpWeights, RotarySpec
+from ernie_kernels.batch_checks import check_axes, check_batch, check_indices, media_rows
 from ernie_kernels.communicator import Communicator, SingleRank
 from ernie_kernels.formats import ActivationType, LinearWeight, check_activation, dequantize
 from ernie_kernels.patches import PatchCacheSpec, PatchGrid, axial_rotary_table, position_samples
 from ernie_kernels.reference.attention import ReferenceCache, paged_attention
 from ernie_kernels.reference.linear import linear
-from ernie_kernels.reference.moe import ReferenceMoe, moe
+from ernie_kernels.reference.moe import ReferenceBank, ReferenceMoe, moe
 from ernie_kernels.reference.patches import AxialTable, ReferencePatches, gelu, layer_norm
 from ernie_kernels.rotary import RotaryTable, rotary_table
-from ernie_kernels.routing import RouterWeights, check_experts, check_router
 from ernie_kernels.sampling import SamplingBatch, TokenMasks, apply_token_masks, sample_tokens
 
 Floats = NDArray[np.float32]
@@ -49,18 +48,10 @@ class ReferenceOps:
         return ReferenceLinear(weight, activation)
 
     def pack_moe(
-        self,
-        router: RouterWeights,
-        experts: Iterable[MlpWeights],
-        shared: MlpWeights | None,
-        activation: ActivationType,
-        local_experts: range | None = None,
+        self, banks: Sequence[ExpertBank], shared: MlpWeights | None, activation: ActivationType
     ) -> ReferenceMoe:
         """Keep the weights as they are."""
-        local_experts = check_router(router, local_experts)
-        kept = tuple(experts)
-        check_experts(local_experts, len(kept))
-        return ReferenceMoe(router, kept, shared, activation, local_experts)
+        return ReferenceMoe(tuple(map(ReferenceBank.pack, banks)), shared, activation)
 
     def pack_vector(self, values: Floats) -> Floats:
         """Keep the vector as float32."""
@@ -104,7 +95,13 @@ class ReferenceOps:
         """Return down(silu(gate(x)) * up(x))."""
         return self.linear(swiglu(self.linear(x, gate_up)), down)
 
-    def moe(self, x: Floats, layer: ReferenceMoe) -> Floats:
+    def put_rows(self, x: Floats, media: Floats, batch: Batch) -> Floats:
+        """Return x with the rows of media."""
+        result = x.copy()
+        result[media_rows(batch, len(media))] = media
+        return result
+
+    def moe(self, x: Floats, layer: ReferenceMoe, batch: Batch) -> Floats:
         """Return shared(x) plus the weighted sum of each row's experts."""
 
         def mlp(rows: Floats, weights: MlpWeights) -> Floats:
@@ -112,15 +109,16 @@ class ReferenceOps:
                 rows, *(self.pack_linear(w, layer.activation) for w in (weights.gate_up, weights.down))
             )
 
-        return moe(x, layer, mlp)
+        return moe(x, layer, batch.vision_rows, mlp)
 
     def attention(self, qkv: Floats, rotary: RotaryTable, cache: ReferenceCache, batch: Batch) -> Floats:
         """Rotate, append, attend."""
         spec = cache.spec
-        check_indices("batch.positions", batch.positions, rotary.spec.max_positions)
+        check_axes(batch.positions, rotary.spec)
         heads = qkv.reshape(len(qkv), -1, spec.head_dim)
         queries, keys, values = np.split(heads, [-2 * spec.num_kv_heads, -spec.num_kv_heads], axis=1)
-        queries, keys = (rotate(part, batch.positions, rotary) for part in (queries, keys))
+        angles = rotary.angles(batch.positions)
+        queries, keys = (rotate(part, *angles, rotary.spec) for part in (queries, keys))
         return paged_attention(queries, keys, values, cache, batch).reshape(len(qkv), -1)
 
     def all_reduce(self, x: Floats) -> Floats:
@@ -211,17 +209,15 @@ def rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:
     return normed
 
 
-def rotate(x: Floats, positions: NDArray[np.int32], table: RotaryTable) -> Floats:
-    """Rotate the pairs of ``x [T, heads, head_dim]`` by each token's position (RoFormer)."""
-    cosines, sines = table.cosines[positions][:, None], table.sines[positions][:, None]
-    half = table.spec.head_dim // 2
-    if table.spec.interleaved:
+def rotate(x: Floats, cosines: Floats, sines: Floats, spec: RotarySpec) -> Floats:
+    """Rotate the pairs of ``x [T, heads, head_dim]`` by angles ``[T, head_dim / 2]`` (RoFormer)."""
+    cosines, sines, half = cosines[:, None], sines[:, None], spec.head_dim // 2
+    if spec.interleaved:
         first, second = x[..., 0::2], x[..., 1::2]
     else:
         first, second = x[..., :half], x[..., half:]
     rotated = [first * cosines - second * sines, second * cosines + first * sines]
-    joined: Floats
-    joined = np.stack(rotated, axis=-1) if table.spec.interleaved else np.concatenate(rotated, axis=-1)
+    joined: Floats = np.stack(rotated, axis=-1) if spec.interleaved else np.concatenate(rotated, axis=-1)
     return joined.reshape(x.shape)
 
 

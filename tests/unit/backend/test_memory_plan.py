@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,9 +21,8 @@ from ernie_backend.planning.model_shape import ModelShape, read_shape
 from ernie_backend.planning.rank_sizes import weight_bytes
 from ernie_backend.settings.engine_settings import EngineSettings, LoadSettings
 from ernie_backend.weights.sharding import shard_of
-from ernie_kernels.api import MlpWeights, Ops, RotarySpec
+from ernie_kernels.api import ExpertBank, MlpWeights, Ops, RotarySpec
 from ernie_kernels.formats import ActivationType, LinearWeight, W4A8Weight
-from ernie_kernels.routing import RouterWeights
 from support.checkpoints.planned_models import (
     EXPERTS,
     WIDE,
@@ -68,17 +67,15 @@ class WeighingOps:
         """Of the activations' bytes."""
 
     def pack_moe(
-        self,
-        router: RouterWeights,
-        experts: Iterable[MlpWeights],
-        shared: MlpWeights | None,
-        activation: ActivationType,
-        local_experts: range,
+        self, banks: Sequence[ExpertBank], shared: MlpWeights | None, activation: ActivationType
     ) -> None:
         del activation
-        self.packed_bytes += router.gate.nbytes + router.correction_bias.nbytes
-        mlps = [*experts, *([shared] if shared else [])]
-        assert len(mlps) == len(local_experts) + (shared is not None)
+        mlps = [shared] if shared else []
+        for bank in banks:
+            self.packed_bytes += bank.router.gate.nbytes + bank.router.correction_bias.nbytes
+            experts = list(bank.experts)
+            assert len(experts) == len(bank.local_experts or ())
+            mlps += experts
         self.packed_bytes += sum(size(mlp.gate_up) + size(mlp.down) for mlp in mlps)
 
 
