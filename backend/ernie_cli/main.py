@@ -11,6 +11,7 @@ from ernie_cli.demo import demo
 from ernie_cli.doctor.command import doctor
 from ernie_cli.errors import CommandError
 from ernie_cli.evaluation.command import evaluate
+from ernie_cli.ocr.command import ocr
 from ernie_cli.plan.command import plan
 from ernie_cli.quantize import quantize
 from ernie_cli.serve.command import serve
@@ -21,6 +22,7 @@ COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
     "demo": (demo, "Serve the embedded model and ask it some questions."),
     "doctor": (doctor, "Check whether this machine can serve, and what it lacks."),
     "eval": (evaluate, "Ask a running server questions and count the exact answers."),
+    "ocr": (ocr, "Have pages read by a running server, into Markdown and JSON."),
     "quantize": (quantize, "Write a quantized checkpoint that loads as it is."),
     "serve": (serve, "Serve a model with the OpenAI API; takes FastDeploy's flags."),
     "plan": (plan, "Tell how much memory a model takes; takes the flags of serve."),

@@ -275,6 +275,7 @@ def test_all_sampling_fields_go_to_the_engine(frontend: str, triton: FakeTriton)
         "include_stop_str_in_output": True,
         "skip_special_tokens": False,
         "structured_outputs": {"json": {"type": "object"}},
+        "repetition_detection": {"max_pattern_size": 64, "min_count": 8},
     }
     assert sampling.keys() == {field.name for field in fields(SamplingParameters)} - {"logprobs"}, (
         "whose form differs"

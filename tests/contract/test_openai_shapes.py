@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ import openai
 import pytest
 
 from ernie_backend.chat.messages import normalize_messages
-from fakes.triton_grpc import FakeTriton, Inference, ready_model, tell
+from fakes.triton_grpc import FakeTriton, Inference, Response, ready_model, tell
 from support import http
 
 pytest_plugins = ("support.frontend_server",)
@@ -116,6 +117,22 @@ def test_the_finish_reason_is_the_engines(frontend: str, triton: FakeTriton) -> 
     answer = post(frontend, "/v1/chat/completions", {**CHAT, "max_tokens": 100}).json()
     assert answer["choices"][0]["finish_reason"] == "length"
     assert stream(frontend, "/v1/chat/completions", CHAT)[-2]["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_an_answer_that_repeats_itself_says_so(frontend: str, triton: FakeTriton, path: str) -> None:
+    async def loop(inference: Inference) -> AsyncIterator[Response]:
+        async for response in tell(inference, reason="length"):
+            assert isinstance(response, dict)
+            yield {**response, **({"stop_reason": "repetition_detected"} if response["finish_reason"] else {})}
+
+    triton.answer = loop
+    body = {**CHAT, "prompt": "Hi"}
+    whole = post(frontend, path, body).json()["choices"][0]
+    *before, end = [event["choices"][0] for event in stream(frontend, path, body)[:-1]]
+    for choice in (whole, end):
+        assert (choice["finish_reason"], choice["stop_reason"]) == ("length", "repetition_detected")
+    assert not any("stop_reason" in choice for choice in before)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])

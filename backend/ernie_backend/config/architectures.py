@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ernie_backend.config.fields import ConfigFields
 from ernie_backend.config.vision_shape import VisionShape, ocr_tower, resampler_tower
+from ernie_wire.repetition import RepetitionDetection
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Architecture:
         has_experts: whether its layers may have experts.
         tower: reads the vision tower from its fields of config.json and the decoder's width; None: text only.
         layouts: those that its checkpoints have; what ``quantize`` writes has ``PADDLE``.
+        repetition: which loop ends its answers, unless a request says otherwise.
     """
 
     name: str
@@ -57,16 +59,19 @@ class Architecture:
     has_experts: bool = False
     tower: Callable[[ConfigFields, int], VisionShape] | None = None
     layouts: tuple[TensorLayout, ...] = (HUGGINGFACE, PADDLE)
+    repetition: RepetitionDetection = RepetitionDetection()  # noqa: RUF009  it is frozen
 
 
 _ERNIE = "ernie_backend.models.ernie4_5:Ernie4_5ForCausalLM"
 _VL, _VL_PADDLE = "Ernie4_5_VLMoeForConditionalGeneration", "Ernie4_5_VL_MoeForConditionalGeneration"
 _MOE, _OCR = "Ernie4_5_MoeForCausalLM", "PaddleOCRVLForConditionalGeneration"
+_PAGE_LOOP = RepetitionDetection(max_pattern_size=512, min_count=8, min_repeated_tokens=2048)
+"""No page does that: a picture of 1280 tokens has fewer legible cells than 2048 (docs/ocr.md)."""
 _ALL = (
     Architecture("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM", _ERNIE),
     Architecture(_MOE, _MOE, _ERNIE, has_experts=True),
     Architecture(_VL, _VL_PADDLE, None, has_experts=True, tower=resampler_tower),
-    Architecture(_OCR, _OCR, None, tower=ocr_tower),
+    Architecture(_OCR, _OCR, None, tower=ocr_tower, repetition=_PAGE_LOOP),
 )
 ARCHITECTURES: dict[str, Architecture] = {
     spelling: each for each in _ALL for spelling in (each.name, each.paddle_name)

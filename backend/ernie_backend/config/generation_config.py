@@ -14,6 +14,7 @@ from ernie_backend.config.fields import read_json_object
 from ernie_backend.errors import StartError
 from ernie_wire.checks import as_integer, check_number
 from ernie_wire.errors import InvalidValue
+from ernie_wire.repetition import RepetitionDetection
 from ernie_wire.sampling import MODEL_DEFAULTS, SamplingParameters
 
 MIN_REPETITION_PENALTY = 1e-3
@@ -28,19 +29,24 @@ class GenerationConfig:
         sampling: values for what a request leaves out; all of ``MODEL_DEFAULTS`` is set, and nothing else.
         max_new_tokens: for requests without max_tokens; None: the rest of the context.
         eos_token_ids: tokens that end an answer.
+        repetition: which loop ends an answer; what the architecture says, since no file does.
     """
 
     sampling: SamplingParameters = field(default_factory=lambda: SamplingParameters(**MODEL_DEFAULTS))
     max_new_tokens: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    repetition: RepetitionDetection = field(default_factory=RepetitionDetection)
 
     @classmethod
-    def from_directory(cls, directory: Path, eos_token_ids: tuple[int, ...]) -> GenerationConfig:
+    def from_directory(
+        cls, directory: Path, eos_token_ids: tuple[int, ...], repetition: RepetitionDetection | None = None
+    ) -> GenerationConfig:
         """Read ``directory/generation_config.json``; without it all defaults hold.
 
         Args:
             directory: of the model.
             eos_token_ids: those of config.json; the file's are added to them.
+            repetition: of the architecture.
 
         Raises:
             StartError: the file cannot be read, or a value is outside its limits.
@@ -56,6 +62,7 @@ class GenerationConfig:
                 sampling=_sampling(values),
                 max_new_tokens=_max_new_tokens(values),
                 eos_token_ids=tuple(dict.fromkeys((*eos_token_ids, *ids))),
+                repetition=repetition or RepetitionDetection(),
             )
         except InvalidValue as error:
             raise StartError(f"{path}: {error.message}") from None
@@ -66,6 +73,7 @@ class GenerationConfig:
             **self.sampling.to_json(),
             "max_new_tokens": self.max_new_tokens,
             "eos_token_ids": list(self.eos_token_ids),
+            "repetition_detection": self.repetition.to_json(),
         }
 
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from ernie_backend.chat.formats import AnswerFormat, answer_format
 from ernie_backend.chat.template import ChatTemplate
 from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer, find_tokenizer
+from ernie_backend.config.architectures import ARCHITECTURES
 from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.engine.answer_masks import AnswerMasks
@@ -76,7 +77,9 @@ class InputProcessor:
         return cls(
             tokenizer=tokenizer,
             template=template,
-            defaults=GenerationConfig.from_directory(directory, config.eos_token_ids),
+            defaults=GenerationConfig.from_directory(
+                directory, config.eos_token_ids, ARCHITECTURES[config.architecture].repetition
+            ),
             max_model_len=settings.loading.max_model_len,
             vocab_size=config.vocab_size,
             logprob_limits=settings.logprobs,

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ernie_backend.engine.detokenizer import Detokenizer
+from ernie_backend.engine.repetition import RepetitionGuard
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.grammar.compiler import PendingMask
 from ernie_backend.request.reasoning import ReasoningTracker
@@ -18,6 +19,7 @@ from ernie_backend.runner.sampler import SampledToken
 from ernie_wire.logprobs import TokenLogprobs, TopLogprob
 from ernie_wire.marked_text import MarkedText, joined
 from ernie_wire.messages import Output
+from ernie_wire.repetition import STOP_REASON
 
 MAX_UNSENT_LOGPROBS = 256
 """Without ``stream`` there is one output, unless log probabilities would make it large."""
@@ -51,6 +53,7 @@ class RequestState:
 
     Attributes:
         finish_reason: ``stop`` or ``length`` at the end.
+        stop_reason: what cut an answer that no limit of length did; None: nothing.
     """
 
     def __init__(
@@ -67,8 +70,11 @@ class RequestState:
         self.sequence = sequence
         self.pending_mask = pending_mask
         self.finish_reason: str | None = None
+        self.stop_reason: str | None = None
         self._detokenizer = detokenizer
         self._stop = stop
+        repetition = sequence.sampling.repetition
+        self._guard = None if repetition is None else RepetitionGuard(repetition)
         self._stream = stream
         self._prompt = prompt
         self._reasoning = reasoning
@@ -147,6 +153,7 @@ class RequestState:
             num_input_tokens=len(sequence.prompt_ids),
             num_cached_tokens=sequence.num_cached_tokens or 0,
             finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
             prompt_ids=sequence.prompt_ids if prompt.text is not None else None,
             prompt_text=prompt.text,
             prompt_bytes=prompt.token_bytes,
@@ -169,11 +176,17 @@ class RequestState:
         text = self._stop.push(self._detokenizer.push(token_id), may_stop=num_generated > sampling.min_tokens)
         mask = self.sequence.token_mask
         is_complete = mask is not None and mask.is_complete
+        is_full = num_generated >= sampling.max_tokens or self._is_response_full()
+        is_loop = (
+            self._guard is not None and self._guard.push(token_id) and num_generated >= sampling.min_tokens
+        )
         if self._stop.is_stopped:
             self.finish_reason = "stop"
-        elif is_complete or num_generated >= sampling.max_tokens or self._is_response_full():
+        elif is_complete or is_full or is_loop:
             text = joined((text, self._last_text()))
             self.finish_reason = "stop" if is_complete or self._stop.is_stopped else "length"
+            if self.finish_reason == "length" and not is_full:
+                self.stop_reason = STOP_REASON
         return text
 
     def _is_response_full(self) -> bool:

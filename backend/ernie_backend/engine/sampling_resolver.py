@@ -23,6 +23,7 @@ from ernie_backend.settings.engine_settings import LogprobLimits
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.checks import check_token_ids
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
+from ernie_wire.repetition import RepetitionDetection
 from ernie_wire.sampling import MAX_SEED, SamplingParameters
 
 _DEFAULT_SHARE = 0.8
@@ -74,6 +75,7 @@ class SamplingResolver:
             max_tokens=min(max(max_tokens, requested.min_tokens), room) if max_tokens is not None else room,
             min_tokens=requested.min_tokens,
             response_max_tokens=requested.response_max_tokens,
+            repetition=self._repetition(requested),
             eos_token_ids=frozenset() if requested.ignore_eos else frozenset(defaults.eos_token_ids),
             stop_token_ids=frozenset(requested.stop_token_ids),
             includes_stop=requested.include_stop_str_in_output,
@@ -130,6 +132,12 @@ class SamplingResolver:
             limit = max(1, int(_DEFAULT_SHARE * resolved.max_tokens))
         if tags is not None and limit is not None:
             yield ReasoningBudget(ReasoningTracker(tags, is_open=thinks), limit, self.format.closing_ids)
+
+    def _repetition(self, requested: SamplingParameters) -> RepetitionDetection | None:
+        """Return which loop ends the answer, by the request or else by the model's default; None: none."""
+        asked = requested.repetition_detection
+        detection = self.defaults.repetition if asked is None else RepetitionDetection.from_json(asked)
+        return detection if detection.max_pattern_size else None
 
     def _known(self, token_ids: Iterable[int]) -> set[int]:
         return {token_id for token_id in token_ids if token_id < self.tokenizer.vocab_size}

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.sampling import SamplingFilters
+from ernie_wire.repetition import RepetitionDetection
 
 GREEDY_BELOW = 1e-5
 
@@ -29,6 +30,7 @@ class ResolvedSampling:
         min_tokens: tokens within which stop strings do not count; a logits processor excludes the tokens that
             would end the answer.
         response_max_tokens: most tokens after thinking; None: no limit of their own.
+        repetition: says which loop ends the answer; None: none does.
         logprobs, prompt_logprobs: how many of the most likely tokens to return; None: no log probabilities.
     """
 
@@ -40,6 +42,7 @@ class ResolvedSampling:
     includes_stop: bool = False
     min_tokens: int = 0
     response_max_tokens: int | None = None
+    repetition: RepetitionDetection | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
 

@@ -3,63 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import httpx
 
 from ernie_cli.errors import CommandError
 from ernie_cli.evaluation.question_sets import Question
-from ernie_cli.evaluation.terminal_text import is_unicode, shown
+from ernie_cli.openai_server import DEADLINE_S, MAX_REASON_CHARACTERS, Server, connected, reason
+from ernie_cli.terminal_text import shown
 
 _MAX_TOKENS = 128
-_DEADLINE_S = 300.0
-_CONNECT_S = 30.0
-_MAX_REASON_CHARACTERS = 200
-_MAX_PORT = 65535
-_VISIBLE_ASCII = re.compile(r"[!-~]+")
-
-
-@dataclass(frozen=True)
-class Server:
-    """An OpenAI API; checked before anything is sent.
-
-    Attributes:
-        url: its base, without ``/v1``.
-        model: the model's name there.
-        api_key: or None; never shown.
-
-    Raises:
-        CommandError: one of them cannot be sent; says which.
-    """
-
-    url: str
-    model: str
-    api_key: str | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        if not _is_url(self.url):
-            raise CommandError(
-                f"--url '{shown(self.url)}' is not http://HOST:PORT with a port of 1 to {_MAX_PORT}; "
-                "give the server's, for example http://127.0.0.1:8188"
-            )
-        if not is_unicode(self.model):
-            raise CommandError(f"--model '{shown(self.model)}' is not UTF-8 text; give the model's name there")
-        if self.api_key is not None and not _VISIBLE_ASCII.fullmatch(self.api_key):
-            raise CommandError(
-                "--api-key must be of visible ASCII characters, without spaces; give the server's key"
-            )
-
-
-def _is_url(text: str) -> bool:
-    try:
-        url = httpx.URL(text)
-    except (httpx.InvalidURL, UnicodeError):
-        return False
-    return (
-        url.scheme in ("http", "https") and bool(url.host) and (url.port is None or 0 < url.port <= _MAX_PORT)
-    )
 
 
 @dataclass(frozen=True)
@@ -99,7 +53,7 @@ async def ask_all(
             answers[number] = await _ask(client, server, questions[number])
             on_answer()
 
-    async with _client(server) as client:
+    async with connected(server) as client:
         clients = [asyncio.create_task(one_client(client)) for _ in range(concurrency)]
         try:
             await asyncio.gather(*clients)
@@ -112,26 +66,16 @@ async def ask_all(
     return [answers[number] for number in range(len(questions))]
 
 
-def _client(server: Server) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        headers={} if server.api_key is None else {"Authorization": f"Bearer {server.api_key}"},
-        timeout=httpx.Timeout(_DEADLINE_S, connect=_CONNECT_S),
-        # Its own limit of 100 connections would hold back the others, whose time would run out meanwhile.
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        trust_env=False,
-    )
-
-
 async def _ask(client: httpx.AsyncClient, server: Server, question: Question) -> Answer:
     body = {"model": server.model, "messages": question.messages, "temperature": 0, "max_tokens": _MAX_TOKENS}
     response = await client.post(f"{server.url}/v1/chat/completions", json=body)
     if response.status_code == httpx.codes.UNAUTHORIZED:
         raise CommandError(
-            f"{server.url} answers no question without its API key: status 401: {_reason(response)};"
+            f"{server.url} answers no question without its API key: status 401: {reason(response)};"
             " give the key with --api-key-file, --api-key or $FD_API_KEY"
         )
     if response.status_code != httpx.codes.OK:
-        return Answer(refusal=f"status {response.status_code}: {_reason(response)}")
+        return Answer(refusal=f"status {response.status_code}: {reason(response)}")
     try:
         completion = response.json()
         content = completion["choices"][0]["message"]["content"]
@@ -156,9 +100,9 @@ def _no_completion(server: Server) -> CommandError:
 
 def _lost(server: Server, error: httpx.RequestError, answered: int, count: int) -> CommandError:
     """Return the error for a failed connection: there was no server, or it stopped answering."""
-    cause = shown(str(error), _MAX_REASON_CHARACTERS) or type(error).__name__
+    cause = shown(str(error), MAX_REASON_CHARACTERS) or type(error).__name__
     if isinstance(error, httpx.ReadTimeout):
-        cause = f"no answer within {_DEADLINE_S:g} s"
+        cause = f"no answer within {DEADLINE_S:g} s"
     if not answered and isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
         return CommandError(
             f"no server at {server.url} ({cause}); start one with "
@@ -167,12 +111,3 @@ def _lost(server: Server, error: httpx.RequestError, answered: int, count: int) 
     return CommandError(
         f"{server.url} stopped answering after {answered} of {count} questions ({cause}); see the server's log"
     )
-
-
-def _reason(response: httpx.Response) -> str:
-    """Return the message of an OpenAI error, or what came instead of one."""
-    try:
-        reason = str(response.json()["error"]["message"])
-    except (ValueError, LookupError, TypeError):
-        reason = response.text
-    return shown(reason, _MAX_REASON_CHARACTERS) or "(nothing)"

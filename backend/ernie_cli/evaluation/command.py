@@ -7,14 +7,12 @@ import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
-from ernie_backend.settings.kinds import Integer
 from ernie_cli.errors import CommandError
-from ernie_cli.evaluation.client import Server, ask_all
+from ernie_cli.evaluation.client import ask_all
 from ernie_cli.evaluation.question_sets import Question, read_sets
 from ernie_cli.evaluation.report import (
     Outcome,
@@ -25,15 +23,12 @@ from ernie_cli.evaluation.report import (
     to_json,
     wrong_lines,
 )
-from ernie_cli.evaluation.terminal_text import shown
-from ernie_cli.serve.settings import api_keys
-from ernie_frontend.arguments import Parser, checked
+from ernie_cli.openai_server import Server, add_server_arguments, server_of
+from ernie_cli.terminal_text import shown
+from ernie_frontend.arguments import Parser
 from ernie_frontend.log_output import print_result
-from ernie_frontend.middleware.api_keys import NoKey, read_key_file
 
 _MAX_WRONG_SHOWN = 5
-_MAX_CONCURRENCY = 512
-"""A frontend's default limit. Each request is a connection, and a process may often open no more than 1024."""
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -41,11 +36,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     options = _parser().read(arguments)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # an interrupted evaluation has failed
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    server = Server(
-        options.url.rstrip("/").removesuffix("/v1"),
-        options.model,
-        _first_key(options.api_key_file) if options.api_key is None else options.api_key,
-    )
+    server = server_of(options)
     questions = read_sets(options.sets)
     begin = time.monotonic()
     outcomes = _ask(server, questions, options.concurrency)
@@ -64,8 +55,7 @@ def _parser() -> Parser:
         "ernie-triton eval", "Ask a running server sets of questions and print how many answers are exact."
     )
     add = parser.add_argument
-    add("--url", default="http://127.0.0.1:8188", metavar="URL", help="base URL of the server [%(default)s]")
-    add("--model", default="default", metavar="NAME", help="the model's name there [%(default)s]")
+    add_server_arguments(parser)
     add(
         "--set",
         dest="sets",
@@ -75,31 +65,8 @@ def _parser() -> Parser:
         help="a .jsonl file of questions, or a directory of such files; may be repeated"
         " [in a checkout, benchmarks/evaluation]",
     )
-    concurrency = checked(Integer(1, _MAX_CONCURRENCY).read)
-    add("--concurrency", type=concurrency, default=8, metavar="N", help="requests in flight [%(default)s]")
-    add("--api-key", metavar="KEY", help="of a server that requires one; else the first of $FD_API_KEY")
-    add(
-        "--api-key-file",
-        type=Path,
-        metavar="PATH",
-        help="file of such keys, one a line, of which the first is taken",
-    )
     add("--json", dest="as_json", action="store_true", help="print JSON, every wrong answer included")
     return parser
-
-
-def _first_key(file: Path | None) -> str | None:
-    """Return a key of the file, else of the variable that the server takes its own keys from, else None.
-
-    Raises:
-        CommandError: the file, or the variable, holds no key.
-    """
-    if file is None:
-        return next(iter(api_keys({})), None)
-    try:
-        return read_key_file(file)[0]
-    except NoKey as error:
-        raise CommandError(f"--api-key-file: {error}") from None
 
 
 def _report_lines(outcomes: Sequence[Outcome], seconds: float) -> Iterator[str]:

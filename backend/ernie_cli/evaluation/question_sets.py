@@ -9,7 +9,7 @@ from typing import Any
 
 from ernie_cli.checkout import checkout
 from ernie_cli.errors import CommandError
-from ernie_cli.evaluation.terminal_text import escaped, is_unicode, shown
+from ernie_cli.terminal_text import escaped, is_unicode, shown
 from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
 

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from ernie_cli.evaluation.client import Answer
 from ernie_cli.evaluation.question_sets import ALL, Question, is_exact
-from ernie_cli.evaluation.terminal_text import MAX_SHOWN, escaped, shown
+from ernie_cli.terminal_text import MAX_SHOWN, escaped, shown
 
 _HEADER = ("set", "category", "language", "exact", "of", "%")
 

@@ -34,6 +34,8 @@ def output_response(output: Output, request: GenerateRequest, echo: str, cumulat
         outputs.append(_text(tensors.PROMPT_TAG, output.prompt_tag))
     if request.return_finish_reason:
         outputs.append(_text(tensors.FINISH_REASON, output.finish_reason or ""))
+        if output.stop_reason is not None:
+            outputs.append(_text(tensors.STOP_REASON, output.stop_reason))
     if request.return_num_input_tokens:
         outputs.append(_numbers(tensors.NUM_INPUT_TOKENS, [output.num_input_tokens], np.uint32))
         outputs.append(_numbers(tensors.NUM_CACHED_TOKENS, [output.num_cached_tokens], np.uint32))

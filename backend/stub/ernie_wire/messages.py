@@ -141,6 +141,8 @@ class Output:
         prompt_tag: in the first output, with ``return_marks``: the last thinking tag of the prompt,
             ``<think>`` or ``</think>``; empty if it has none.
         num_image_tokens, num_video_tokens: in the first output, tokens of the prompt that stand for media.
+        stop_reason: ``repetition_detected`` in the last output of an answer that was cut because it repeats
+            itself, else None.
     """
 
     request_id: str
@@ -161,6 +163,7 @@ class Output:
     prompt_tag: str | None = None
     num_image_tokens: int = 0
     num_video_tokens: int = 0
+    stop_reason: str | None = None
 
     @property
     def is_last(self) -> bool:

@@ -21,6 +21,7 @@ from ernie_wire.checks import (
     check_token_ids,
 )
 from ernie_wire.errors import InvalidValue
+from ernie_wire.repetition import check_repetition_detection
 from ernie_wire.structured_outputs import check_structured_outputs
 
 MODEL_DEFAULTS: Mapping[str, Any] = {
@@ -87,6 +88,9 @@ class SamplingParameters:
             has room for next to max_tokens, or next to its default but at least half of the context.
         structured_outputs: what the answer must be: an object with exactly one of json, json_object, regex,
             choice, grammar, structural_tag.
+        repetition_detection: ends an answer that repeats a pattern: an object of max_pattern_size,
+            min_pattern_size, min_count and min_repeated_tokens; max_pattern_size 0: it is not ended. Default
+            the model's.
     """
 
     max_tokens: int | None = None
@@ -114,6 +118,7 @@ class SamplingParameters:
     prompt_logprobs: int | None = None
     truncate_prompt_tokens: int | None = None
     structured_outputs: Mapping[str, Any] | None = None
+    repetition_detection: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Check every limit; raise InvalidValue naming the field, the value and the limit."""
@@ -129,6 +134,7 @@ class SamplingParameters:
             message = "truncate_prompt_tokens is 0; it must be at least 1, or -1"
             raise InvalidValue(message, "truncate_prompt_tokens")
         check_structured_outputs(self.structured_outputs)
+        check_repetition_detection(self.repetition_detection)
         check_number("seed", self.seed, -MAX_SEED - 1, MAX_SEED, integer=True)
         check_texts("stop", self.stop, MAX_STOPS, MAX_STOP_BYTES)
         check_texts("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_BYTES)

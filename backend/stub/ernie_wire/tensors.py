@@ -57,7 +57,7 @@ FIELDS: tuple[TensorSpec, ...] = (
     MEDIA,
     TensorSpec("stream", "TYPE_BOOL", "true: one response per new text; false or missing: one response"),
     EXCLUDE_INPUT,
-    TensorSpec("return_finish_reason", "TYPE_BOOL", "request finish_reason"),
+    TensorSpec("return_finish_reason", "TYPE_BOOL", "request finish_reason and stop_reason"),
     TensorSpec(
         "return_num_input_tokens", "TYPE_BOOL", "request num_input_tokens, num_cached_tokens and those of media"
     ),
@@ -78,6 +78,11 @@ INPUTS = (*FIELDS, SAMPLING_PARAMETERS, CONTROL)
 
 TEXT_OUTPUT = TensorSpec("text_output", "TYPE_STRING", "the new text, or all of it without stream")
 FINISH_REASON = TensorSpec("finish_reason", "TYPE_STRING", "stop or length in the last response, else empty")
+STOP_REASON = TensorSpec(
+    "stop_reason",
+    "TYPE_STRING",
+    "repetition_detected in the last response if the answer was cut because it repeats itself, else missing",
+)
 NUM_INPUT_TOKENS = TensorSpec("num_input_tokens", "TYPE_UINT32", "tokens of the prompt")
 NUM_CACHED_TOKENS = TensorSpec(
     "num_cached_tokens", "TYPE_UINT32", "of these, the number found in the prefix cache"
@@ -127,6 +132,7 @@ CONTROL_OUTPUT = TensorSpec("control_output", "TYPE_STRING", "JSON answer to con
 OUTPUTS: tuple[TensorSpec, ...] = (
     TEXT_OUTPUT,
     FINISH_REASON,
+    STOP_REASON,
     NUM_INPUT_TOKENS,
     NUM_CACHED_TOKENS,
     NUM_IMAGE_TOKENS,

@@ -141,6 +141,12 @@ class GenerationFields(StructuredOutputFields):
         description="keep only the last tokens of the prompt, this many; -1: as many as the context has room "
         "for next to max_tokens, or next to its default but at least half of the context",
     )
+    repetition_detection: dict[str, Any] | None = Field(
+        None,
+        description="end an answer that repeats a pattern of tokens: an object of max_pattern_size (at most "
+        "1024; 0: off), min_pattern_size (1), min_count (at least 2) and min_repeated_tokens (0); "
+        "default off, but for PaddleOCR-VL 512, 1, 8, 2048",
+    )
     return_token_ids: bool | None = Field(None, description="add token ids and raw texts of prompt and answer")
     completion_token_ids: TokenIds | None = Field(
         None, description="the beginning of the answer, to be continued; needs a prompt of token ids"

@@ -6,12 +6,16 @@ Tests validate real responses against them.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 FinishReason = Literal["stop", "length"]
 ChatFinishReason = Literal["stop", "length", "tool_calls"]
+StopReason = Annotated[
+    Literal["repetition_detected"] | None,
+    Field(description="why the finish_reason is length, if no limit of length is the cause; else missing"),
+]
 
 
 class _Answer(BaseModel):
@@ -120,6 +124,7 @@ class ChatChoice(_Answer):
     logprobs: ChatLogprobs | None
     prompt_logprobs: PromptLogprobs | None = Field(None, description="only if requested")
     finish_reason: ChatFinishReason
+    stop_reason: StopReason = None
 
 
 class _Head(_Answer):
@@ -173,6 +178,7 @@ class ChatChunkChoice(_Answer):
     logprobs: ChatLogprobs | None
     prompt_logprobs: PromptLogprobs | None = Field(None, description="only in the first chunk")
     finish_reason: ChatFinishReason | None = Field(description="in the last chunk of the choice")
+    stop_reason: StopReason = None
 
 
 class ChatCompletionChunk(_Head):
@@ -190,6 +196,7 @@ class CompletionChoice(_Answer):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None = Field(description="null before the last chunk")
+    stop_reason: StopReason = None
     prompt_logprobs: PromptLogprobs | None = Field(None, description="only if requested")
     prompt_token_ids: list[int] | None = Field(
         None, description="only with return_token_ids, as the next three"

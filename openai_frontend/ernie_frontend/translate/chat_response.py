@@ -14,7 +14,7 @@ from typing import Any
 from ernie_frontend.parsing.answer_parser import AnswerDelta, AnswerParser, ToolCall, parse_answer
 from ernie_frontend.parsing.call_reader import ToolCallDelta
 from ernie_frontend.translate.openai_logprobs import chat_logprobs, prompt_logprobs
-from ernie_frontend.translate.response_context import ResponseContext, UsageCounter
+from ernie_frontend.translate.response_context import ResponseContext, UsageCounter, end_of_choice
 from ernie_frontend.translate.sse import ChunkShape
 from ernie_wire.messages import Output
 
@@ -46,7 +46,7 @@ def _whole_choice(response: ResponseContext, index: int, answer: Output) -> dict
         "message": message,
         "logprobs": _logprobs(response, answer),
         **_prompt_logprobs(response, answer),
-        "finish_reason": _finish_reason(answer.finish_reason, has_calls=bool(calls)),
+        **_end(answer, has_calls=bool(calls)),
     }
 
 
@@ -88,10 +88,10 @@ class ChatChunks:
             choices[0]["logprobs"] = _logprobs(self._response, new)
         return choices
 
-    def finish(self, finish_reason: str) -> dict[str, Any]:
+    def finish(self, last: Output) -> dict[str, Any]:
         """Return the choice of the last chunk."""
         has_calls = self._parser is not None and bool(self._parser.completed_calls)
-        return self._choice(_delta("", ""), _finish_reason(finish_reason, has_calls=has_calls))
+        return {**self._choice(_delta("", "")), **_end(last, has_calls=has_calls)}
 
     def _parse(self, new: Output) -> Iterator[AnswerDelta]:
         """Yield what an output adds to the answer, and after the last what was held back until the end."""
@@ -101,8 +101,8 @@ class ChatChunks:
         if new.is_last:
             yield self._parser.finish()
 
-    def _choice(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _choice(self, delta: dict[str, Any]) -> dict[str, Any]:
+        return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": None}
 
 
 def _deltas(added: AnswerDelta) -> list[dict[str, Any]]:
@@ -131,8 +131,9 @@ def _whole_call(call: ToolCall) -> dict[str, Any]:
     }
 
 
-def _finish_reason(finish_reason: str | None, *, has_calls: bool) -> str | None:
-    return "tool_calls" if has_calls and finish_reason == "stop" else finish_reason
+def _end(last: Output, *, has_calls: bool) -> dict[str, str | None]:
+    end = end_of_choice(last)
+    return {**end, "finish_reason": "tool_calls"} if has_calls and last.finish_reason == "stop" else end
 
 
 def _logprobs(response: ResponseContext, new: Output) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ernie_frontend.translate.openai_logprobs import CompletionLogprobs, joined, prompt_logprobs
-from ernie_frontend.translate.response_context import ResponseContext, UsageCounter
+from ernie_frontend.translate.response_context import ResponseContext, UsageCounter, end_of_choice
 from ernie_frontend.translate.sse import ChunkShape
 from ernie_wire.messages import Output
 
@@ -24,7 +24,7 @@ def text_completion(
 def _whole_choice(response: ResponseContext, index: int, answer: Output) -> dict[str, Any]:
     chunks = CompletionChunks(response, index)
     prompt, choice = chunks.prompt(answer), chunks.answer(answer)
-    choice["finish_reason"] = answer.finish_reason
+    choice |= end_of_choice(answer)
     if prompt is None:
         return choice
     choice["text"] = prompt["text"] + choice["text"]
@@ -77,12 +77,12 @@ class CompletionChunks:
             choice["completion_tokens"] = new.text
         return choice
 
-    def finish(self, finish_reason: str) -> dict[str, Any]:
+    def finish(self, last: Output) -> dict[str, Any]:
         """Return the choice of a last chunk."""
-        return self._choice("", finish_reason)
+        return {**self._choice(""), **end_of_choice(last)}
 
-    def _choice(self, text: str, finish_reason: str | None = None) -> dict[str, Any]:
-        return {"index": self._index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+    def _choice(self, text: str) -> dict[str, Any]:
+        return {"index": self._index, "text": text, "logprobs": None, "finish_reason": None}
 
 
 CHUNKS = ChunkShape(OBJECT, CompletionChunks, opens_single=False)

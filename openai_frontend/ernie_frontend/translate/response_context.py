@@ -160,6 +160,12 @@ class UsageCounter:
         }
 
 
+def end_of_choice(last: Output) -> dict[str, str | None]:
+    """Return the fields of a choice that say why the answer ends, from its last output."""
+    cause = {} if last.stop_reason is None else {"stop_reason": last.stop_reason}
+    return {"finish_reason": last.finish_reason, **cause}
+
+
 def best(answers: Sequence[Output], num_candidates: int, n: int) -> list[Output]:
     """Return for each prompt its ``n`` answers with the highest log probability per token, best first."""
     if num_candidates == n:

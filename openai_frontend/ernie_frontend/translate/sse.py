@@ -47,8 +47,8 @@ class ChoiceChunks(Protocol):
     def text(self, new: Output) -> list[Choice]:
         """Return the choices with what an output adds to the answer, each for a chunk of its own."""
 
-    def finish(self, finish_reason: str) -> Choice:
-        """Return the choice with the finish reason."""
+    def finish(self, last: Output) -> Choice:
+        """Return the choice with the finish reason of the last output."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class ChunkWriter(StreamWriter):
             choices.append(prompt)
         choices += chunks.text(output)
         if output.finish_reason is not None:
-            choices.append(chunks.finish(output.finish_reason))
+            choices.append(chunks.finish(output))
         return choices
 
     def _chunk(self, choice: Choice) -> bytes:

@@ -61,6 +61,7 @@ def output_of(request_id: str, result: InferResult) -> Output:
         num_image_tokens=sum(_integers(received, tensors.NUM_IMAGE_TOKENS) or ()),
         num_video_tokens=sum(_integers(received, tensors.NUM_VIDEO_TOKENS) or ()),
         finish_reason=text_of(received, tensors.FINISH_REASON) or None,
+        stop_reason=text_of(received, tensors.STOP_REASON),
         prompt_ids=_integers(received, tensors.PROMPT_IDS),
         prompt_text=text_of(received, tensors.PROMPT_TEXT),
         prompt_bytes=None if prompt_bytes is None else tuple(prompt_bytes.reshape(-1).tolist()),

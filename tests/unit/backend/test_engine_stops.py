@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import pytest
 
+from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.request_state import RequestState
+from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.runner.logits_processors import MinTokens
+from ernie_backend.runner.sampler import SampledToken
 from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_wire.messages import Output
-from fakes.sequences import make_request, reference_sampler
+from ernie_wire.repetition import RepetitionDetection
+from fakes.sequences import CharacterTokens, make_request, make_sequence, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation
 
 VOCAB = 10
@@ -89,6 +93,33 @@ def test_a_stop_text_is_part_of_the_answer_if_asked(includes_stop: bool) -> None
     outputs = _run(_request(stop=(stop,), includes_stop=includes_stop))
     assert _text(outputs) == TEXT[: begin + (3 if includes_stop else 0)]
     assert outputs[-1].finish_reason == "stop"
+
+
+LOOP = RepetitionDetection(max_pattern_size=3, min_count=4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "min_tokens", "end", "reason", "cause"),
+    [
+        ("9" + "12" * 8, 0, 9, "length", "repetition_detected"),
+        ("9" + "12" * 8, 12, 12, "length", "repetition_detected"),
+        ("7" * 4, 0, 4, "length", None),  # max_tokens, which came at the same token, is the reason
+        ("7" * 3 + "8" * 3, 0, 6, "length", None),
+        ("7777", 0, 3, "stop", None),  # a stop text ends the answer first
+    ],
+)
+def test_a_loop_ends_the_answer_and_says_so(
+    answer: str, min_tokens: int, end: int, reason: str, cause: str | None
+) -> None:
+    sequence = make_sequence("r", PROMPT, min(len(answer), 16))
+    sequence.sampling = replace(sequence.sampling, repetition=LOOP, min_tokens=min_tokens)
+    stop = StopMatcher(("777",) if reason == "stop" else ())
+    request = RequestState(sequence, Detokenizer(CharacterTokens()), stop)
+    outputs = [request.advance([SampledToken(int(each))]) for each in answer[:end]]
+    assert [output.finish_reason for output in outputs if output] == [*[None] * (end - 1), reason]
+    last = outputs[-1]
+    assert last is not None
+    assert last.stop_reason == cause
 
 
 def test_before_min_tokens_no_ending_token_is_sampled() -> None:

@@ -27,6 +27,7 @@ from ernie_backend.settings.engine_settings import LogprobLimits
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.errors import ContextLengthExceeded, InvalidRequest, InvalidValue
 from ernie_wire.messages import Cancel, GenerateRequest, Output
+from ernie_wire.repetition import RepetitionDetection
 from ernie_wire.sampling import MODEL_DEFAULTS, SamplingParameters
 from fakes.sequences import make_request
 from support.paths import DENSE
@@ -281,6 +282,20 @@ def test_the_rest_of_what_is_asked_is_passed_on() -> None:
     assert (sampling.includes_stop, sampling.logprobs, sampling.prompt_logprobs) == (True, 20, 0)
     assert _prepare(GenerateRequest("r", input_ids=(5,), priority=-2)).sequence.priority == -2
     assert _prepare(GenerateRequest("r", input_ids=(5,), cache_salt="key")).sequence.cache_salt == "key"
+
+
+def test_a_loop_is_what_the_request_says_or_else_the_model() -> None:
+    page = RepetitionDetection(8, 1, 3, 9)
+
+    def loop(asked: dict[str, int] | None, of_model: RepetitionDetection = page) -> RepetitionDetection | None:
+        sampling = SamplingParameters(repetition_detection=asked)
+        request = GenerateRequest("r", input_ids=(5,), sampling=sampling)
+        return _prepare(request, replace(DEFAULTS, repetition=of_model)).sequence.sampling.repetition
+
+    assert loop(None) == page
+    assert loop({"max_pattern_size": 0}) is None
+    assert loop({"max_pattern_size": 2, "min_count": 2}) == RepetitionDetection(2, 1, 2, 0)
+    assert loop(None, RepetitionDetection()) is None
 
 
 def test_a_sum_of_log_probabilities_needs_them() -> None:

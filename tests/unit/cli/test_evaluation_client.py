@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.evaluation.client import Server
+from ernie_cli.openai_server import Server
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,17 @@ def test_without_stream_one_response_begins_with_the_echo() -> None:
     assert sender.finished.is_set()
 
 
+def test_what_cut_an_answer_is_in_its_last_response() -> None:
+    for request, reason in ((asking(return_finish_reason=True), "repetition_detected"), (asking(), None)):
+        work = Work()
+        answer, sender = work.answer(request)
+        answer.put(Output("r", "a"))
+        answer.put(Output("r", "a", finish_reason="length", stop_reason="repetition_detected"))
+        work.run()
+        [response] = sender.responses
+        assert response.values().get("stop_reason") == reason
+
+
 def test_marks_count_characters_of_what_is_sent_in_one_response() -> None:
     for request, marks in (
         (asking(exclude_input_in_output=False, return_marks=True), [[5, 9, 7], [10, 14, 8]]),

@@ -37,6 +37,7 @@ ALL: dict[str, Any] = {
     "prompt_logprobs": 5,
     "truncate_prompt_tokens": 7,
     "structured_outputs": {"json": {"type": "object", "properties": {"b": {}, "a": {}}}},
+    "repetition_detection": {"max_pattern_size": 20, "min_count": 3},
 }
 
 
@@ -159,6 +160,8 @@ def test_min_tokens_is_at_most_max_tokens() -> None:
         ("truncate_prompt_tokens", 1.5),
         ("truncate_prompt_tokens", "5"),
         ("ignore_eos", 1),
+        ("repetition_detection", True),
+        ("repetition_detection", {"max_ngram_size": 3}),
         ("no_such_field", 1),
     ],
 )

@@ -1,0 +1,1 @@
+"""``ocr``: pages, the client that has them read, and what answers become: Markdown and JSON."""
