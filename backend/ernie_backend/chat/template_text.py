@@ -42,12 +42,12 @@ class TemplateText(str):
         return self
 
     def __add__(self, other: str) -> TemplateText:
-        if type(other) not in (str, TemplateText):  # Undefined and Markup of jinja2 have a say in this
+        if not _is_text(other):
             return NotImplemented
         return TemplateText(super().__add__(other), self._origins + origins_of(other))
 
     def __radd__(self, other: str) -> TemplateText:
-        if type(other) is not str:
+        if not _is_text(other):
             return NotImplemented
         return TemplateText(str.__add__(other, self), origins_of(other) + self._origins)
 
@@ -155,6 +155,11 @@ class TemplateText(str):
     def _recased(self, text: str) -> str:
         """Return ``text`` with these origins, unless a character became two (ß, SS)."""
         return TemplateText(text, self._origins) if len(text) == len(self) else text
+
+
+def _is_text(value: object) -> bool:
+    """Return whether a value has no say of its own in ``+``, as Undefined and Markup of jinja2 have."""
+    return isinstance(value, str) and not hasattr(value, "__html__")
 
 
 def template_written(value: Any) -> Any:  # noqa: ANN401 - any constant of a template

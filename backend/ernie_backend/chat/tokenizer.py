@@ -77,7 +77,7 @@ class Tokenizer:
             self._bytes.extend([b""] * (token_id + 1 - len(self._bytes)))
             self._bytes[token_id] = text.encode()
         self._longest_token_bytes = max(map(len, self._bytes))
-        ids = {**pieces, **added}
+        self._ids = ids = {**pieces, **added}
         self.structural_ids = frozenset(ids[text] for text in ids if _STRUCTURE.fullmatch(text))
         self.special_ids = (
             frozenset(ids[text] for text in (*controls, *special) if text in ids) - self.structural_ids
@@ -123,6 +123,10 @@ class Tokenizer:
     def longest_token_bytes(self) -> int:
         """Largest number of bytes of one token: nothing is normalized away, and unknown text becomes bytes."""
         return self._longest_token_bytes
+
+    def token_id(self, text: str) -> int | None:
+        """Return the token that is a text; None: no token is."""
+        return self._ids.get(text)
 
     def encode(self, text: str, origins: bytes | None = None) -> tuple[int, ...]:
         """Return the token ids of a text.

@@ -1,4 +1,4 @@
-"""From a client's request to the engine's: render, tokenize, check, fill in the model's defaults.
+"""From a client's request to the engine's: make its prompt, check, fill in the model's defaults.
 
 Pure apart from the random seed of requests that give none; runs on a thread next to the engine's loop.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any
 
 from ernie_backend.chat.formats import AnswerFormat, answer_format
 from ernie_backend.chat.template import ChatTemplate
@@ -18,16 +18,18 @@ from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.engine.answer_masks import AnswerMasks
 from ernie_backend.engine.detokenizer import Detokenizer
+from ernie_backend.engine.media_inputs import MediaInputs
+from ernie_backend.engine.prompt_processor import PromptProcessor
 from ernie_backend.engine.request_state import PromptParts, RequestState
 from ernie_backend.engine.sampling_resolver import SamplingResolver
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.errors import StartError
+from ernie_backend.request.media import MediaItem
 from ernie_backend.request.reasoning import ReasoningTracker
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.settings.engine_settings import EngineSettings, LogprobLimits
-from ernie_wire.checks import check_token_ids
 from ernie_wire.conversation import ToolRequest
-from ernie_wire.errors import ContextLengthExceeded, InvalidValue
+from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
@@ -45,6 +47,7 @@ class InputProcessor:
         vocab_size: token ids that the model knows.
         logprob_limits: which log probabilities a request may ask for.
         format: how the model's answers are written.
+        media: how the model takes media; None: it reads only text.
     """
 
     tokenizer: Tokenizer | NullTokenizer
@@ -54,6 +57,7 @@ class InputProcessor:
     vocab_size: int
     logprob_limits: LogprobLimits = field(default_factory=LogprobLimits)
     format: AnswerFormat = field(default_factory=AnswerFormat)
+    media: MediaInputs | None = None
 
     @classmethod
     def load(cls, settings: EngineSettings, config: ModelConfig) -> InputProcessor:
@@ -86,20 +90,40 @@ class InputProcessor:
             format=answer_format(settings.parsers, template, tokenizer),
         )
 
-    def process(self, request: GenerateRequest) -> RequestState:
+    def media_of(self, request: GenerateRequest) -> list[tuple[bytes, str, dict[str, Any]]]:
+        """Return the media that are to be prepared before a request can be processed: file, kind and options.
+
+        Raises:
+            InvalidRequest: the model does not read them, there are too many, or what refers to them is wrong.
+        """
+        if not request.media:
+            return []
+        if self.media is None:
+            number = len(request.media)
+            raise InvalidValue(
+                f"media holds {number} buffers; this model takes only text: leave them out", "media"
+            )
+        if request.messages is None:
+            raise InvalidValue(
+                f"media needs messages, whose parts say where a medium stands; {request.prompt_field} has none",
+                "media",
+            )
+        return self.media.requested(request, read_json_object(request.messages, "messages"))
+
+    def process(self, request: GenerateRequest, items: tuple[MediaItem, ...] = ()) -> RequestState:
         """Return the request in the form that the engine takes.
+
+        Args:
+            request: of the client.
+            items: what was made of ``media_of`` it.
 
         Raises:
             InvalidRequest: the prompt is empty, too long or cannot be rendered, or a parameter is wrong.
         """
         conversation = None if request.messages is None else read_json_object(request.messages, "messages")
         tools = None if conversation is None else ToolRequest.from_json(conversation)
-        text, prompt_ids = self._prompt(request, conversation)
-        if request.media:
-            number = len(request.media)
-            raise InvalidValue(
-                f"media holds {number} buffers; this model takes only text: leave them out", "media"
-            )
+        prompt = self._prompts.process(request, conversation, items)
+        prompt_ids, media = prompt.ids, prompt.media
         requested = self._sampling(request)
         tags = self.format.think_tags
         is_open = tags is not None and tags.are_open(prompt_ids)
@@ -113,6 +137,10 @@ class InputProcessor:
             prompt_ids=prompt_ids,
             sampling=sampling,
             processors=resolver.processors(requested, sampling, prompt_ids, thinks=is_open),
+            media=media.spans,
+            media_items=media.items,
+            vision_types=None if self.media is None else self.media.vision_types(prompt_ids, media),
+            prompt_positions=media.positions(len(prompt_ids)),
             priority=request.priority,
             cache_salt=request.cache_salt,
         )
@@ -122,9 +150,11 @@ class InputProcessor:
             StopMatcher(requested.stop, is_included=requested.include_stop_str_in_output),
             stream=request.stream,
             prompt=PromptParts(
-                text,
+                prompt.text,
                 self._last_tag(prompt_ids) if request.return_marks else None,
                 self._bytes_of(prompt_ids) if request.return_prompt_bytes else None,
+                media.num_tokens("image"),
+                media.num_tokens("video"),
             ),
             reasoning=None if tags is None else ReasoningTracker(tags, is_open=is_open),
             pending_mask=self._answer_masks.pending(requested.structured_outputs, tools, prompt_ids, sampling),
@@ -134,6 +164,18 @@ class InputProcessor:
         """Return the text of the last thinking tag of a prompt, or nothing."""
         tags = (each for each in reversed(prompt_ids) if each in (self.format.think_tags or ()))
         return "".join(self.tokenizer.token_bytes(each).decode() for each in islice(tags, 1))
+
+    @cached_property
+    def _prompts(self) -> PromptProcessor:
+        return PromptProcessor(
+            self.tokenizer,
+            self.template,
+            self.max_model_len,
+            self.vocab_size,
+            self.defaults.max_new_tokens,
+            self.format.is_switched or None,
+            self.media,
+        )
 
     @cached_property
     def _answer_masks(self) -> AnswerMasks:
@@ -154,104 +196,3 @@ class InputProcessor:
         if not requested.skip_special_tokens:
             return frozenset()
         return self.tokenizer.special_ids.union(self.defaults.eos_token_ids)
-
-    def _prompt(
-        self, request: GenerateRequest, conversation: dict[str, Any] | None
-    ) -> tuple[str | None, tuple[int, ...]]:
-        """Return the prompt as text, if the answer needs that, and as token ids."""
-        text, prompt_ids = None, request.input_ids
-        num_kept = self._num_kept(request.sampling)
-        if prompt_ids is None:
-            text, origins = self._rendered(request, conversation)
-            prompt_ids = self._encoded(text, origins, request, num_kept)
-        if num_kept is not None and num_kept < len(prompt_ids):
-            text, prompt_ids = None, prompt_ids[-num_kept:]
-        if len(prompt_ids) >= self.max_model_len and _is_computed(request.sampling):
-            self._refuse(len(prompt_ids), request)
-        if request.input_ids is not None:  # the tokenizer's own need no check
-            self._check_ids(prompt_ids, request.sampling)
-        if request.return_token_ids:
-            return self.tokenizer.decode(prompt_ids) if text is None else text, prompt_ids
-        return None, prompt_ids
-
-    def _num_kept(self, sampling: SamplingParameters) -> int | None:
-        """Return how many tokens at the end of the prompt are kept, at most; None: all of them."""
-        name, num_kept = "truncate_prompt_tokens", sampling.truncate_prompt_tokens
-        if num_kept is None:
-            return None
-        if num_kept > self.max_model_len:
-            limit = f"{self.max_model_len} (max_model_len)"
-            raise InvalidValue(f"{name} is {num_kept}; it must be at most {limit}", name)
-        if num_kept != -1:
-            return num_kept
-        answer = sampling.max_tokens
-        if answer is None:  # the model's default is not the client's wish: at most half of the context
-            answer = min(self.defaults.max_new_tokens or 1, self.max_model_len // 2)
-        room = self.max_model_len - max(1, sampling.min_tokens, answer)
-        if room < 1:
-            raise InvalidValue(
-                f"{name} is -1, but max_tokens or min_tokens leaves nothing of the context of "
-                f"{self.max_model_len} tokens to the prompt; reduce it",
-                name,
-            )
-        return room
-
-    def _rendered(
-        self, request: GenerateRequest, conversation: dict[str, Any] | None
-    ) -> tuple[str, bytes | None]:
-        """Return the text of the prompt and, of a chat, the origins of its characters."""
-        if conversation is None:
-            return request.text_input or "", None
-        chat = self.template.render(conversation, thinks_by_default=self.format.is_switched or None)
-        return chat.text, chat.origins
-
-    def _encoded(
-        self, text: str, origins: bytes | None, request: GenerateRequest, num_kept: int | None
-    ) -> tuple[int, ...]:
-        """Return the token ids of a text, at least the last ``num_kept`` of them."""
-        if num_kept is None:
-            self._check_size(text, request)
-        field = request.prompt_field
-        try:
-            prompt_ids = self._last_ids(text, origins, num_kept)
-        except UnicodeEncodeError:
-            raise InvalidValue(f"{field} holds half of a surrogate pair, which is not text", field) from None
-        if not prompt_ids and _is_computed(request.sampling):
-            raise InvalidValue(f"{field} gives an empty prompt; it must have at least one token", field)
-        return prompt_ids
-
-    def _last_ids(self, text: str, origins: bytes | None, num_kept: int | None) -> tuple[int, ...]:
-        """Return the token ids of the whole text, or of an end of it that has more than ``num_kept`` tokens.
-
-        Tokenizing is slow, and other requests wait for it. The first token of an end is not kept: the cut may
-        have split it. Some tokenizers drop characters, such as repeated spaces, and need a longer end. A long
-        run of one character may be divided into other tokens than in the whole text.
-        """
-        size = 0 if num_kept is None else (num_kept + 1) * self.tokenizer.longest_token_bytes
-        while num_kept is not None and 0 < size < len(text):
-            prompt_ids = self.tokenizer.encode(text[-size:], None if origins is None else origins[-size:])
-            if len(prompt_ids) > num_kept:
-                return prompt_ids
-            size *= 4
-        return self.tokenizer.encode(text, origins)
-
-    def _check_size(self, text: str, request: GenerateRequest) -> None:
-        """Refuse text that cannot fit before it is tokenized: that is slow, and other requests wait for it."""
-        size, longest = len(text.encode(errors="surrogatepass")), self.tokenizer.longest_token_bytes
-        if longest and size > longest * (self.max_model_len - 1):
-            self._refuse(-(-size // longest), request, is_estimate=True)
-
-    def _refuse(self, num_tokens: int, request: GenerateRequest, *, is_estimate: bool = False) -> NoReturn:
-        least = max(1, request.sampling.min_tokens)
-        field = request.prompt_field
-        raise ContextLengthExceeded.of(self.max_model_len, num_tokens, least, field, is_estimate=is_estimate)
-
-    def _check_ids(self, ids: tuple[int, ...], sampling: SamplingParameters) -> None:
-        if not ids and _is_computed(sampling):
-            raise InvalidValue("input_ids is empty; a prompt has at least one token", "input_ids")
-        check_token_ids("input_ids", ids, self.vocab_size - 1)
-
-
-def _is_computed(sampling: SamplingParameters) -> bool:
-    """Return whether the model computes the prompt, which then needs a token and must fit the context."""
-    return sampling.max_tokens != 0 or sampling.prompt_logprobs is not None

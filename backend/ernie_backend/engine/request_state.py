@@ -32,11 +32,14 @@ class PromptParts(NamedTuple):
         text: the rendered prompt; with it go the token ids.
         last_tag: text of its last thinking tag, empty if there is none.
         token_bytes: what each token stands for.
+        num_image_tokens, num_video_tokens: tokens that stand for media; always there.
     """
 
     text: str | None = None
     last_tag: str | None = None
     token_bytes: tuple[bytes, ...] | None = None
+    num_image_tokens: int = 0
+    num_video_tokens: int = 0
 
 
 class RequestState:
@@ -162,6 +165,8 @@ class RequestState:
             marks=text.marks,
             num_reasoning_tokens=num_reasoning - self._num_sent_reasoning,
             prompt_tag=prompt.last_tag,
+            num_image_tokens=prompt.num_image_tokens,
+            num_video_tokens=prompt.num_video_tokens,
         )
         self._num_sent_reasoning = num_reasoning
         self._unsent_text, self._unsent_ids, self._unsent_logprobs, self._has_sent = [], [], [], True

@@ -58,11 +58,13 @@ class MediaPart:
         kind: ``image`` or ``video``.
         media: index of the buffer.
         options: how it is prepared, as far as the part says.
+        fields: all that the part says of it; a chat template may read more, such as ``subtitles``.
     """
 
     kind: str
     media: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def media_part(where: str, part: Mapping[str, Any], num_media: int) -> MediaPart:
@@ -86,7 +88,7 @@ def media_part(where: str, part: Mapping[str, Any], num_media: int) -> MediaPart
         message = f"{where}.{name}.media is {index}, but media has {num_media} buffers"
         raise InvalidValue(f"{message}; it is an index from 0 on", "messages")
     kind = MEDIA_PARTS[name]
-    return MediaPart(kind, index, part_options(f"{where}.{name}", kind, described))
+    return MediaPart(kind, index, part_options(f"{where}.{name}", kind, described), described)
 
 
 def part_options(where: str, kind: str, described: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,9 @@ DEFAULTS = GenerationConfig(_defaults(temperature=0.8, top_p=0.9, top_k=5), None
 def _prepare(
     request: GenerateRequest, defaults: GenerationConfig = DEFAULTS, max_model_len: int = 32
 ) -> RequestState:
-    return InputProcessor(TOKENIZER, TEMPLATE, defaults, max_model_len, 640).process(request)
+    processor = InputProcessor(TOKENIZER, TEMPLATE, defaults, max_model_len, 640)
+    assert processor.media_of(request) == []
+    return processor.process(request)
 
 
 def _sampling(defaults: GenerationConfig = DEFAULTS, **asked: object) -> ResolvedSampling:
