@@ -60,8 +60,10 @@ class InputProcessor:
     media: MediaInputs | None = None
 
     @classmethod
-    def load(cls, settings: EngineSettings, config: ModelConfig) -> InputProcessor:
-        """Read tokenizer, chat template and sampling defaults of a model.
+    def load(
+        cls, settings: EngineSettings, config: ModelConfig, modalities: tuple[str, ...] = ("text",)
+    ) -> InputProcessor:
+        """Read tokenizer, chat template and sampling defaults of a model that reads ``modalities``.
 
         Raises:
             StartError: one of them cannot be used with the model.
@@ -77,7 +79,10 @@ class InputProcessor:
                 f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, "
                 f"config.json says vocab_size {config.vocab_size}; they belong to different models"
             )
-        template = ChatTemplate.from_directory(directory, settings.chat_template)
+        template = ChatTemplate.from_directory(directory, settings.chat_template, config.architecture)
+        media = None
+        if len(modalities) > 1 and isinstance(tokenizer, Tokenizer):
+            media = MediaInputs.load(directory, config.architecture, tokenizer, modalities, settings.media)
         return cls(
             tokenizer=tokenizer,
             template=template,
@@ -88,7 +93,13 @@ class InputProcessor:
             vocab_size=config.vocab_size,
             logprob_limits=settings.logprobs,
             format=answer_format(settings.parsers, template, tokenizer),
+            media=media,
         )
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What requests may have."""
+        return ("text",) if self.media is None else self.media.modalities
 
     def media_of(self, request: GenerateRequest) -> list[tuple[bytes, str, dict[str, Any]]]:
         """Return the media that are to be prepared before a request can be processed: file, kind and options.

@@ -17,6 +17,7 @@ from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.config.fields import read_json_object
 from ernie_backend.errors import StartError
 from ernie_backend.request.media import MediaItem, MediaSpan
+from ernie_backend.settings.engine_settings import MediaSettings
 from ernie_wire.errors import InvalidValue
 from ernie_wire.media_parts import request_options
 from ernie_wire.messages import GenerateRequest
@@ -87,10 +88,8 @@ class MediaInputs:
         directory: Path,
         architecture: str,
         tokenizer: Tokenizer,
-        *,
         modalities: tuple[str, ...],
-        limits: Mapping[str, int],
-        are_boundaries_vision: bool,
+        settings: MediaSettings,
     ) -> MediaInputs:
         """Look the tokens of media up in the tokenizer, and compare them with config.json.
 
@@ -99,8 +98,7 @@ class MediaInputs:
             architecture: of the model, one that reads media.
             tokenizer: of the model.
             modalities: what the model reads.
-            limits: most media of a request by kind.
-            are_boundaries_vision: whether the tokens before and after a medium go to the experts of vision.
+            settings: limits of a request, and which experts see the tokens around media.
 
         Raises:
             StartError: a token is missing, or has another id in config.json.
@@ -119,7 +117,9 @@ class MediaInputs:
         placeholder = tokenizer.token_id(PLACEHOLDER_TOKEN)
         if placeholder is None:
             raise StartError(f"{directory}: the tokenizer has no {PLACEHOLDER_TOKEN}, which stands for media")
-        boundaries = [tokenizer.token_id(token) for token in family.boundaries] if are_boundaries_vision else []
+        is_around = settings.mm_boundary_experts == "vision"
+        boundaries = [tokenizer.token_id(token) for token in family.boundaries if is_around]
+        limits = vars(settings.limit_mm_per_prompt)
         return cls(
             placeholder,
             tuple(each for each in boundaries if each is not None),

@@ -81,7 +81,8 @@ def _refuse(failure: StartFailed, connection: Connection) -> int:
 
 def _serve(started: StartedEngine, connection: Connection) -> int:
     inbox = Inbox()
-    input_thread = InputThread(started.input_processor.process, inbox, started.max_num_waiting)
+    prepare = None if started.media_pool is None else started.media_pool.submit
+    input_thread = InputThread(started.input_processor, inbox, started.max_num_waiting, prepare)
 
     def receive(message: Message) -> None:
         if isinstance(message, GenerateRequest):

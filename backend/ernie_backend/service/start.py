@@ -18,6 +18,8 @@ from ernie_backend.devices.host import available_bytes
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.media.pool import MediaPool
+from ernie_backend.media.processor import MediaProcessor
 from ernie_backend.parallel.group import DistributedRunner, GroupObserver
 from ernie_backend.parallel.launcher import launch_group
 from ernie_backend.parallel.layout import check_leads, read_layout
@@ -33,17 +35,29 @@ from ernie_kernels.api import CacheSpec
 from ernie_wire.messages import Ready
 from ernie_wire.status import Description, Stage
 
+_MAX_MEDIA_WORKERS = 4
+"""Threads that decode and resize, besides those that compute."""
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class StartedEngine:
-    """An engine that can serve, its input processor, its description and the limit of its queue."""
+    """An engine that can serve, with what prepares its requests.
+
+    Attributes:
+        engine: the engine.
+        input_processor: makes its requests of clients'.
+        ready: its description.
+        max_num_waiting: the limit of its queue.
+        media_pool: prepares media; None: the model reads only text.
+    """
 
     engine: Engine
     input_processor: InputProcessor
     ready: Ready
     max_num_waiting: int
+    media_pool: MediaPool | None = None
 
 
 def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None = None) -> StartedEngine:
@@ -62,7 +76,8 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
         directory = model_directory(parameters)
         config = ModelConfig.from_directory(directory)
         settings = read_settings(parameters, config)
-        input_processor = InputProcessor.load(settings, config)
+        media = MediaProcessor.load(directory, config, settings)
+        input_processor = InputProcessor.load(settings, config, _modalities(media))
         backend, notice = find_backend(settings.device)
         layout = read_layout(settings.parallel)
         check_leads(layout)
@@ -106,7 +121,15 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
     )
     description = _description(settings, config, input_processor, backend.name, spec)
     ready = Ready(replace(description, startup=tuple(stages.list)))
-    return StartedEngine(engine, input_processor, ready, settings.scheduler.max_num_waiting)
+    pool = None
+    if media is not None and input_processor.media is not None:
+        workers = max(1, min(_MAX_MEDIA_WORKERS, settings.threads // 2))
+        pool = MediaPool(media, workers, settings.media.processor_cache_bytes)
+    return StartedEngine(engine, input_processor, ready, settings.scheduler.max_num_waiting, pool)
+
+
+def _modalities(media: MediaProcessor | None) -> tuple[str, ...]:
+    return ("text",) if media is None else media.modalities
 
 
 @contextmanager
@@ -143,6 +166,8 @@ def _description(
         enable_logprob=settings.logprobs.enable_logprob,
         max_logprobs=settings.logprobs.max_logprobs,
         logprobs_mode=settings.logprobs.logprobs_mode,
+        modalities=input_processor.modalities,
+        limit_mm_per_prompt={} if input_processor.media is None else input_processor.media.limits,
         reasoning_parser=input_processor.format.reasoning_parser,
         tool_call_parser=input_processor.format.tool_call_parser,
         knows_tools=input_processor.format.knows_tools,

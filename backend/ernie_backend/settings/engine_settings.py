@@ -216,6 +216,13 @@ class MediaSettings:
         "GiB of prepared images and videos that are kept for further requests; -1: 0.25",
     )
 
+    mm_boundary_experts: str = setting(
+        "vision",
+        Choice(("vision", "text")),
+        "experts for the tokens before and after an image or a video, in ERNIE-4.5-VL: those of vision, as in "
+        "training, or those of text, as in FastDeploy",
+    )
+
     @property
     def processor_cache_bytes(self) -> int:
         """Bytes of prepared images and videos that are kept."""

@@ -181,6 +181,11 @@ MEDIA = Group(
             default="the model's",
         ),
         engine_flag(
+            "--mm-boundary-experts",
+            fastdeploy=None,
+            zh="ERNIE-4.5-VL 中图片或视频前后标记所用的专家：vision 与训练一致，text 与 FastDeploy 一致",
+        ),
+        engine_flag(
             "--max-processor-cache",
             fastdeploy="-1",
             zh="为后续请求保留的已预处理图片与视频（GiB）；-1：0.25",

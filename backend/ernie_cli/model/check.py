@@ -10,6 +10,7 @@ from ernie_backend.devices.backend import find_backend
 from ernie_backend.devices.host import available_bytes
 from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.errors import StartError
+from ernie_backend.media.processor import MediaProcessor
 from ernie_backend.parallel.layout import Layout, read_layout
 from ernie_backend.planning.engine_plan import check_fits, engine_plan
 from ernie_backend.settings.reader import read_settings
@@ -37,7 +38,8 @@ def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
         backend, _ = find_backend(settings.device)
         backend.check_host(layout.ranks_per_host)
         check_fits(engine_plan(settings, config, backend, available_bytes() * len(layout.hosts)))
-        InputProcessor.load(settings, config)
+        media = MediaProcessor.load(directory, config, settings)
+        InputProcessor.load(settings, config, ("text",) if media is None else media.modalities)
         if not settings.loading.is_dummy:
             loading = settings.loading
             CheckpointWeights.open(directory, config, loading.dtype, loading.quantization).close()

@@ -87,9 +87,14 @@ class GenerateRequest:
 
     @property
     def prompt_bytes(self) -> int:
-        """Approximate size of the prompt in memory."""
+        """Approximate size of the prompt in memory, with its media."""
         texts = len(self.text_input or "") + len(self.messages or b"")
-        return texts + sum(map(len, self.media)) + 4 * len(self.input_ids or ())
+        return texts + self.media_bytes + 4 * len(self.input_ids or ())
+
+    @property
+    def media_bytes(self) -> int:
+        """Size of the media."""
+        return sum(map(len, self.media))
 
     @property
     def prompt_field(self) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import queue
 import threading
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +21,20 @@ from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.errors import StartError
+from ernie_backend.request.media import MediaItem
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import Penalties
 from ernie_backend.service.engine_loop import Inbox
-from ernie_backend.service.input_thread import InputThread
+from ernie_backend.service.input_thread import InputThread, Media
 from ernie_backend.settings.engine_settings import LogprobLimits
 from ernie_kernels.sampling import SamplingFilters
-from ernie_wire.errors import ContextLengthExceeded, InvalidRequest, InvalidValue
+from ernie_wire.errors import ContextLengthExceeded, InvalidRequest, InvalidValue, QueueFull
 from ernie_wire.messages import Cancel, GenerateRequest, Output
 from ernie_wire.repetition import RepetitionDetection
 from ernie_wire.sampling import MODEL_DEFAULTS, SamplingParameters
 from fakes.sequences import make_request
 from support.paths import DENSE
+from support.vision_model import media_item
 
 TOKENIZER, TEMPLATE = Tokenizer.from_directory(DENSE), ChatTemplate.from_directory(DENSE)
 
@@ -311,12 +315,48 @@ def test_a_sum_of_log_probabilities_needs_them() -> None:
 
 def test_media_count_for_what_may_wait() -> None:
     gate, inbox = _Gate(), Inbox()
-    thread = InputThread(gate.process, inbox, max_pending=3, max_pending_bytes=100)
+    thread = InputThread(gate, inbox, 3, _Preparation().begin, max_pending_media_bytes=100)
     for request_id in "ab":
         thread.submit(GenerateRequest(request_id, messages=b"{}", media=(b"x" * 40, b"y" * 20)))
     (refusal,) = inbox.take(10).refusals
     assert refusal.request_id == "b"
     gate.go_on.set()
+
+
+class _Preparation:
+    """Prepares media when a test does."""
+
+    def __init__(self) -> None:
+        self.begun: queue.SimpleQueue[Future[tuple[MediaItem, ...]]] = queue.SimpleQueue()
+
+    def begin(self, media: Media) -> Future[tuple[MediaItem, ...]]:
+        if media[0][0] == b"full":
+            raise QueueFull("too much")
+        future: Future[tuple[MediaItem, ...]] = Future()
+        self.begun.put(future)
+        return future
+
+
+def test_a_request_that_waits_for_its_media_holds_up_no_other_and_can_be_cancelled() -> None:
+    gate, inbox, preparation = _Gate(), Inbox(), _Preparation()
+    gate.go_on.set()
+    thread = InputThread(gate, inbox, 8, preparation.begin)
+    for request_id in ("cancelled", "seen", "broken"):
+        thread.submit(GenerateRequest(request_id, messages=b"{}", media=(b"x",)))
+    thread.submit(GenerateRequest("plain", text_input="x"))
+    assert [each.request_id for each in inbox.take(10).requests] == ["plain"]
+    cancelled, seen, broken = (preparation.begun.get(timeout=10) for _ in range(3))
+    thread.cancel(Cancel("cancelled"))
+    assert cancelled.cancelled()
+    broken.set_exception(InvalidValue("not an image", "media"))
+    (refusal,) = inbox.take(10).refusals
+    assert (refusal.request_id, str(refusal.error)[:20]) == ("broken", "invalid_value[media]")
+    seen.set_result((media_item("image", (1, 2, 2)),))
+    assert [each.request_id for each in inbox.take(10).requests] == ["seen"]
+    assert gate.prepared == ["plain", "seen"]
+    thread.submit(GenerateRequest("late", messages=b"{}", media=(b"full",)))
+    (refusal,) = inbox.take(10).refusals
+    assert str(refusal.error).startswith("queue_full")
 
 
 def test_numbers_that_stand_for_another() -> None:
@@ -538,7 +578,11 @@ class _Gate:
         self.began, self.go_on = threading.Event(), threading.Event()
         self.prepared: list[str] = []
 
-    def process(self, request: GenerateRequest) -> RequestState:
+    def media_of(self, request: GenerateRequest) -> list[tuple[bytes, str, dict[str, Any]]]:
+        return [(medium, "image", {}) for medium in request.media]
+
+    def process(self, request: GenerateRequest, items: tuple[MediaItem, ...]) -> RequestState:
+        assert len(items) == len(request.media)
         self.began.set()
         assert self.go_on.wait(10)
         self.prepared.append(request.request_id)
@@ -551,7 +595,7 @@ class _Gate:
 
 def test_a_cancel_overtakes_prompts_that_are_being_prepared() -> None:
     gate, inbox = _Gate(), Inbox()
-    thread = InputThread(gate.process, inbox, 8)
+    thread = InputThread(gate, inbox, 8)
     for request_id in ("slow", "queued", "last"):
         thread.submit(GenerateRequest(request_id, text_input="x"))
     assert gate.began.wait(10)
@@ -568,7 +612,7 @@ def test_a_cancel_overtakes_prompts_that_are_being_prepared() -> None:
 
 def test_what_waits_to_be_prepared_is_bounded() -> None:
     gate, inbox = _Gate(), Inbox()
-    thread = InputThread(gate.process, inbox, max_pending=3, max_pending_bytes=130)
+    thread = InputThread(gate, inbox, max_pending=3, max_pending_bytes=130)
     thread.submit(GenerateRequest("huge", text_input="x" * 131))  # alone it may be as large as it likes
     assert gate.began.wait(10)
     for request_id, text in (("second", "x"), ("third", "y")):
@@ -586,7 +630,7 @@ def test_what_waits_to_be_prepared_is_bounded() -> None:
 def test_faults_become_outputs_and_the_thread_lives_on() -> None:
     gate, inbox = _Gate(), Inbox()
     gate.go_on.set()
-    thread = InputThread(gate.process, inbox, 8)
+    thread = InputThread(gate, inbox, 8)
     refusals: list[Output] = []
     for text in ("wrong", "bug"):
         thread.submit(GenerateRequest(text, text_input=text))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from ernie_backend.engine.media_inputs import MediaInputs, PlacedMedia
 from ernie_backend.errors import StartError
 from ernie_backend.request.media import MediaItem, MediaSpan
 from ernie_backend.request.sequence import Sequence
+from ernie_backend.settings.engine_settings import MediaSettings
+from ernie_backend.settings.media_values import PromptLimits
 from ernie_wire.errors import ChatTemplateFailed, ContextLengthExceeded, InvalidRequest, InvalidValue
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
@@ -76,19 +77,18 @@ def rendered(form: str, *messages: dict[str, Any], source: str | None = None, **
     return chat.text
 
 
-def processor(form: str = "ernie-4.5-vl", max_model_len: int = 256, **more: Any) -> InputProcessor:
+def processor(
+    form: str = "ernie-4.5-vl", max_model_len: int = 256, boundary_experts: str = "vision"
+) -> InputProcessor:
     is_ocr = form.startswith("paddleocr")
     media = MediaInputs.load(
         CHECKPOINTS[form],
         OCR if is_ocr else VL,
         TOKENIZER,
-        modalities=ALL[:2] if is_ocr else ALL,
-        limits={"image": 3, "video": 1, "audio": 1},
-        are_boundaries_vision=True,
+        ALL[:2] if is_ocr else ALL,
+        MediaSettings(limit_mm_per_prompt=PromptLimits(image=3), mm_boundary_experts=boundary_experts),
     )
-    return InputProcessor(
-        TOKENIZER, template(form), GenerationConfig(), max_model_len, 640, media=replace(media, **more)
-    )
+    return InputProcessor(TOKENIZER, template(form), GenerationConfig(), max_model_len, 640, media=media)
 
 
 def request(*messages: dict[str, Any], media: int = 1, **more: Any) -> GenerateRequest:
@@ -105,7 +105,7 @@ def sequence(asked: GenerateRequest, *items: MediaItem, form: str = "ernie-4.5-v
 
 
 def test_the_prompts_of_ernie_vl() -> None:
-    on = {"chat_template_kwargs": {"enable_thinking": True}}
+    on: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": True}}
     picture = said("user", image(0), text("what?"))
     assert rendered("ernie-4.5-vl", said("user", "Hi"), **on) == f"{BEGIN}User: Hi\nAssistant: <think>"
     off = f"{BEGIN}User: Hi\nAssistant: <think>\n\n</think>\n\n"
@@ -349,7 +349,7 @@ def test_media_anywhere(form: str, role: str, parts: tuple[dict[str, Any], ...])
 
 
 def test_a_continued_message_ends_with_its_media_or_after_them() -> None:
-    more = {"continue_final_message": True}
+    more: dict[str, Any] = {"continue_final_message": True}
     for parts, end in (((IMAGE,), f"Picture 1:{IMG}"), ((IMAGE, text("and")), f"Picture 1:{IMG}and")):
         assert rendered("ernie-4.5-vl", said("user", *parts), **more) == f"{BEGIN}User: {end}"
 
@@ -414,10 +414,7 @@ def test_places_of_a_medium_between_texts(
 
 def test_tokens_around_media_go_to_the_experts_of_vision_by_one_switch() -> None:
     asked = request(said("user", IMAGE, text("a")))
-    around, alone = (
-        sequence(asked, SMALL),
-        sequence(asked, SMALL, boundary_ids=()),
-    )
+    around, alone = (sequence(asked, SMALL, boundary_experts=experts) for experts in ("vision", "text"))
     assert around.vision_types is not None
     assert alone.vision_types is not None
     [span] = around.media
@@ -431,7 +428,7 @@ def test_tokens_of_another_model_are_refused(tmp_path: Path) -> None:
 
     def load(**fields: int) -> MediaInputs:
         (directory / "config.json").write_text(json.dumps({**config, **fields}))
-        return MediaInputs.load(directory, VL, TOKENIZER, modalities=ALL, limits={}, are_boundaries_vision=True)
+        return MediaInputs.load(directory, VL, TOKENIZER, ALL, MediaSettings())
 
     assert load().placeholder_id == PLACEHOLDER
     for name in ("image_token_id", "im_patch_id", "video_end_token_id"):
@@ -444,7 +441,7 @@ def test_tokens_of_another_model_are_refused(tmp_path: Path) -> None:
             del config[name]
     (directory / "config.json").write_text(json.dumps(config))
     with pytest.raises(StartError, match="which stands for media"):
-        MediaInputs.load(directory, VL, without, modalities=ALL, limits={}, are_boundaries_vision=True)
+        MediaInputs.load(directory, VL, without, ALL, MediaSettings())
 
 
 # What is refused

@@ -81,6 +81,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     ),
     "limit_mm_per_prompt": ('{"image": 10}', PromptLimits(image=10, video=1)),
     "max_processor_cache": ("0", 0.0),
+    "mm_boundary_experts": ("text", "text"),
 }
 """Of each setting, a text and its value."""
 READ_ELSEWHERE = {

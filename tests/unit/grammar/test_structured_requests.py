@@ -248,7 +248,7 @@ def test_a_request_that_waits_for_its_grammar_holds_up_no_other_and_can_be_cance
     model = InputProcessor(TOKENIZER, MODEL.template, MODEL.defaults, 512, VOCAB)
     slow = model._answer_masks.__dict__["_compiler"] = _Slow()
     inbox = Inbox()
-    thread = InputThread(model.process, inbox, 8)
+    thread = InputThread(model, inbox, 8)
     for request_id, structured in (
         ("cancelled", {"regex": "a"}),
         ("waiting", {"regex": "b"}),
@@ -280,7 +280,7 @@ def test_the_grammar_of_a_cancelled_request_is_not_compiled() -> None:
     model = InputProcessor(TOKENIZER, MODEL.template, MODEL.defaults, 512, VOCAB)
     slow = model._answer_masks.__dict__["_compiler"] = _Slow()
     inbox = Inbox()
-    thread = InputThread(model.process, inbox, 8)
+    thread = InputThread(model, inbox, 8)
     for text in ("first", "second", "cancelled", "last"):  # there are two workers
         thread.submit(_request(text, {"choice": [text]}))
     thread.submit(GenerateRequest("plain", input_ids=(5,)))
