@@ -13,7 +13,9 @@ from ernie_kernels.cpu import CpuOps, instruction_sets
 from ernie_kernels.reference import ReferenceOps
 
 CPU_BACKENDS = tuple(f"cpu-{name}" for name in instruction_sets(include_lowered=True))
-BACKENDS = ("reference", *CPU_BACKENDS, "paddle")
+INTEGER_BACKENDS = ("reference", *CPU_BACKENDS)
+"""Those that round activations to integers."""
+BACKENDS = (*INTEGER_BACKENDS, "paddle")
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ernie_kernels.formats import ActivationType
-from numerics.backends import BACKENDS, CPU_BACKENDS, make_ops
+from numerics.backends import BACKENDS, CPU_BACKENDS, INTEGER_BACKENDS, make_ops
 from numerics.generation import assert_steps_change_no_bit, generate, load, prompt_logits
 from numerics.golden import (
     FAMILIES,
@@ -101,7 +101,7 @@ def test_bfloat16(backend: str, family: str) -> None:
     assert max_difference(logits, expected) > LOGITS_TOLERANCE, "nothing was rounded"
 
 
-@backends
+@pytest.mark.parametrize("backend", INTEGER_BACKENDS)
 @pytest.mark.parametrize(
     ("family", "quantization", "activation"), [BFLOAT16, *(case for case in ROUNDED if case[0] == "dense")]
 )
@@ -116,7 +116,7 @@ def test_rounded_activations_stay_close(
     assert max_difference(logits, expected) > LOGITS_TOLERANCE, "nothing was rounded"
 
 
-@backends
+@pytest.mark.parametrize("backend", INTEGER_BACKENDS)
 @pytest.mark.parametrize(("family", "quantization", "activation"), [BFLOAT16, BFLOAT16_EXPERTS, *ROUNDED])
 def test_every_linear_rounds_its_input_as_the_oracle_does(
     backend: str, family: str, quantization: str | None, activation: ActivationType

@@ -29,7 +29,9 @@ class Device:
         has_int8_head: whether quantized weights have an int8 output head; else it stays bfloat16.
         is_shared: whether the ranks share one memory, as on a CPU.
         int4_bits: bits of an int4 code in memory.
-        casts_weights: whether quantized matrices become float32 for every product, one at a time.
+        casts_w4a8: whether W4A8 matrices become float32 for every product, one at a time.
+        attends_in_blocks: whether attention is composed of products (``ernie_kernels.attention_blocks``), which
+            takes memory for scores and contexts.
         is_assumed: whether the memory is a default, neither measured nor given.
     """
 
@@ -42,7 +44,8 @@ class Device:
     has_int8_head: bool
     is_shared: bool
     int4_bits: int = 4
-    casts_weights: bool = False
+    casts_w4a8: bool = False
+    attends_in_blocks: bool = False
     is_assumed: bool = False
 
 
@@ -62,15 +65,18 @@ def p800(memory_bytes: int | None = None) -> Device:
 
 
 def composed_p800(memory_bytes: int | None = None) -> Device:
-    """Return a P800 with the composed Paddle ops, which hold more: see ``ernie_kernels.paddle.linear``."""
+    """Return a P800 with the composed Paddle ops, the slow fallback, which holds more: a byte for an int4 code.
+
+    Results are bfloat16 between ops and float32 inside some: 4 bytes are counted for each.
+    """
     return replace(
         p800(memory_bytes),
-        name="P800 (composed ops)",
+        name="P800 (composed ops, the slow fallback)",
         value_bytes=4,
         takes_experts_at_once=False,
-        has_int8_head=True,
         int4_bits=8,
-        casts_weights=True,
+        casts_w4a8=True,
+        attends_in_blocks=True,
     )
 
 

@@ -28,10 +28,18 @@ def load_model(
             for a format that does not exist.
     """
     if settings.is_dummy:
-        random_weights = DummyWeights(config, settings.dtype, settings.quantization, shard)
+        random_weights = DummyWeights(
+            config, settings.dtype, settings.quantization, shard, has_int8_head=settings.has_int8_head
+        )
         return build_model(config, random_weights, ops, settings)
     with CheckpointWeights.open(
-        directory, config, settings.dtype, settings.quantization, settings.weight_cache, shard
+        directory,
+        config,
+        settings.dtype,
+        settings.quantization,
+        settings.weight_cache,
+        shard,
+        has_int8_head=settings.has_int8_head,
     ) as weights:
         return build_model(config, weights, ops, settings)
 

@@ -14,7 +14,7 @@ import numpy as np
 from ernie_backend.devices.device import Device
 from ernie_backend.errors import StartError
 from ernie_backend.planning.model_shape import ModelShape
-from ernie_backend.planning.rank_sizes import activation_bytes, cast_bytes, weight_bytes
+from ernie_backend.planning.rank_sizes import activation_bytes, attention_bytes, cast_bytes, weight_bytes
 from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.weights.sharding import can_split, check_split, expert_block, kv_heads_of
 from ernie_kernels.api import CacheScales, CacheSpec
@@ -29,7 +29,7 @@ class MemoryPlan:
         settings: the settings.
         device: where it runs.
         weights: by group of weights.
-        activations: the largest step, and the largest matrix if it is turned into float32.
+        activations: the largest step, what attention takes beside it, and a matrix that is turned into float32.
         bytes_per_block: of one block of the KV cache, all layers together.
     """
 
@@ -137,7 +137,9 @@ def plan_memory(shape: ModelShape, settings: EngineSettings, device: Device) -> 
         settings=settings,
         device=device,
         weights=weight_bytes(shape, settings, device),
-        activations=activation_bytes(shape, settings, device) + cast_bytes(shape, settings, device),
+        activations=activation_bytes(shape, settings, device)
+        + attention_bytes(shape, settings, device)
+        + cast_bytes(shape, settings, device),
         bytes_per_block=config.num_layers * _cache_spec(shape, settings).bytes_per_block,
     )
 

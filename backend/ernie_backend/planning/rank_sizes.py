@@ -21,8 +21,9 @@ from ernie_backend.planning.model_shape import ModelShape
 from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.weights.precision import Precision, WeightFormat
 from ernie_backend.weights.recipes import weight_groups
-from ernie_backend.weights.roles import Role
-from ernie_backend.weights.sharding import experts_of, part_of
+from ernie_backend.weights.roles import ROUTED, Role
+from ernie_backend.weights.sharding import experts_of, kv_heads_of, part_of
+from ernie_kernels.attention_blocks import scratch_bytes
 
 _NORMS, _MLPS, _VISION = "routers and norms", "MLPs", "vision tower"
 _GROUPS: Mapping[Role, str] = {
@@ -50,10 +51,12 @@ _ROTARY_BYTES = 4
 def weight_bytes(shape: ModelShape, settings: EngineSettings, device: Device) -> dict[str, int]:
     """Return the bytes of one rank's weights by group, scales included; the sum is all of them."""
     loading = settings.loading
-    precision = Precision(loading.dtype, loading.quantization, shape.config.tie_word_embeddings)
+    precision = Precision(
+        loading.dtype, loading.quantization, shape.config.tie_word_embeddings, device.has_int8_head
+    )
     bytes_of: dict[str, int] = {}
     for role, part, count in _parts(shape, settings):
-        size = count * _bytes(_format(role, precision, device), part, device.int4_bits)
+        size = count * _bytes(_format(role, precision), part, device.int4_bits)
         bytes_of[_GROUPS[role]] = bytes_of.get(_GROUPS[role], 0) + size
     if shape.vision is not None:
         bytes_of[_VISION] = 2 * shape.vision.parameters
@@ -62,10 +65,21 @@ def weight_bytes(shape: ModelShape, settings: EngineSettings, device: Device) ->
 
 
 def cast_bytes(shape: ModelShape, settings: EngineSettings, device: Device) -> int:
-    """Return the bytes of the largest quantized matrix in float32, as a product needs it: whole and cut up."""
-    if settings.loading.quantization is None or not device.casts_weights:
+    """Return the bytes of an expert's largest W4A8 matrix in float32, if a product needs it so."""
+    if settings.loading.quantization != "w4a8" or not device.casts_w4a8:
         return 0
-    return 2 * 4 * max(part[0] * part[1] for _, part, _ in _parts(shape, settings))
+    return 4 * max(
+        (part[0] * part[1] for role, part, _ in _parts(shape, settings) if role in ROUTED), default=0
+    )
+
+
+def attention_bytes(shape: ModelShape, settings: EngineSettings, device: Device) -> int:
+    """Return the bytes of a rank's scores and contexts, where attention is composed of products."""
+    if not device.attends_in_blocks:
+        return 0
+    config, shard = shape.config, settings.parallel.shard(shape.config)
+    kv_heads = len(kv_heads_of(config, shard))
+    return scratch_bytes(config.num_heads // shard.dense.size, kv_heads, config.head_dim)
 
 
 def _parts(shape: ModelShape, settings: EngineSettings) -> Iterator[tuple[Role, tuple[int, int], int]]:
@@ -78,13 +92,8 @@ def _parts(shape: ModelShape, settings: EngineSettings) -> Iterator[tuple[Role, 
             yield role, part_of(role, (outputs, inputs), config, shard).shape, count
 
 
-def _format(role: Role, precision: Precision, device: Device) -> WeightFormat:
-    if role.is_vector:
-        return WeightFormat.FLOAT32
-    is_head = role is Role.HEAD or (role is Role.EMBEDDING and precision.is_tied)
-    if precision.quantization is not None and is_head and not device.has_int8_head:
-        return WeightFormat.BFLOAT16
-    return precision.format_of(role)
+def _format(role: Role, precision: Precision) -> WeightFormat:
+    return WeightFormat.FLOAT32 if role.is_vector else precision.format_of(role)
 
 
 def _bytes(fmt: WeightFormat, part: tuple[int, int], int4_bits: int) -> int:

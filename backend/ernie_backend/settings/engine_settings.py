@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.devices.backend import AUTO, CARD_STEP_TOKENS, DEVICES
+from ernie_backend.devices.backend import AUTO, CARD_STEP_TOKENS, CPU, DEVICES
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.settings.kinds import (
     Choice,
@@ -35,9 +35,6 @@ LOGPROBS_MODES = (RAW_LOGPROBS, "raw_logits", "processed_logprobs", "processed_l
 AUTO_PARSER = "auto"
 REASONING_PARSERS = ("ernie-45-vl", "ernie-45-vl-thinking", "ernie-x1")
 TOOL_CALL_PARSERS = ("ernie-45-vl-thinking", "ernie-x1")
-DEFAULT_ACTIVATION = ActivationType.INT16
-"""The fastest activation type whose logits keep a cosine of 0.999 to those of float32 activations: int8 falls
-to 0.985 on single tokens of the dense golden, see ``ernie_kernels.reference.linear``."""
 DEFAULT_PARTIAL_PREFILLS = 4
 """A long prompt, a shorter one that passes it, and still shorter ones that pass both go on at once. Each holds
 KV blocks for all of its prompt, so it is a small number."""
@@ -68,6 +65,7 @@ class LoadSettings:
         activation_dtype: how Linears see their inputs, where it fits their weights.
         max_model_len: the length of the rotary table, too.
         weight_cache: None: quantized weights are not kept.
+        has_int8_head: whether quantization includes the output head; the device decides.
     """
 
     dtype: str = setting("bfloat16", Choice(DTYPES), "type of unquantized weights and of the KV cache")
@@ -77,10 +75,10 @@ class LoadSettings:
         "weight format: wint8, wint4 or w4a8; a format that config.json declares takes precedence",
     )
     activation_dtype: ActivationType = setting(
-        DEFAULT_ACTIVATION,
+        CPU.activations[0],
         Choice(tuple(each.value for each in ActivationType)),
         "how activations are rounded before a layer: bfloat16 for bfloat16 weights, int16 and int8 for "
-        "quantized ones; other weights see float32",
+        "quantized ones; other weights see float32; an XPU has bfloat16 only, for all weights",
     )
     max_model_len: int = setting(2048, Integer(2), "maximum number of tokens of prompt and answer together")
     load_choices: str = setting(
@@ -93,6 +91,7 @@ class LoadSettings:
         OrNone(String("DIRECTORY|off"), ("off",)),
         "directory that keeps quantized weights for the next start; off: none",
     )
+    has_int8_head: bool = True
 
     @property
     def is_dummy(self) -> bool:

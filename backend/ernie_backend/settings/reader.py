@@ -69,11 +69,32 @@ def _model_values(
     values: dict[str, Any] = {"max_model_len": min(length, limit), "quantization": quantization}
     if stored is not None and stored.has_cache_scales:
         values["kv_cache_dtype"] = "int8"
-    activation = ActivationType(settings.loading.activation_dtype)
-    check_activation_setting(activation, settings.loading.dtype, quantization)
+    activation = _activation(given, settings, quantization)
     if quantization is None and "activation_dtype" in given and activation.value in ACTIVATION_LEVELS:
         notices.append(f"activation_dtype {activation.value} is for quantized weights; these see float32")
     return {**values, "activation_dtype": activation}
+
+
+def _activation(given: Mapping[str, Any], settings: EngineSettings, quantization: str | None) -> ActivationType:
+    """Return how activations are rounded: as the user chose, else as the device does by default."""
+    backend, _ = find_backend(settings.device)
+    if "activation_dtype" not in given:
+        activation = backend.activations[0]
+    else:
+        activation = ActivationType(settings.loading.activation_dtype)
+    if activation not in backend.activations:
+        possible = ", ".join(each.value for each in backend.activations)
+        raise StartError(
+            f"activation_dtype {activation.value!r} is not for device {backend.name}, which computes with "
+            f"{possible}; leave it out"
+        )
+    dtype = settings.loading.dtype
+    if backend.activations == (ActivationType.BFLOAT16,):
+        if dtype != "bfloat16":
+            raise StartError(f"dtype {dtype!r} is not for device {backend.name}; use bfloat16")
+    else:
+        check_activation_setting(activation, dtype, quantization)
+    return activation
 
 
 def _quantization(settings: EngineSettings, config: ModelConfig, notices: list[str]) -> str | None:
@@ -96,10 +117,10 @@ def _quantization(settings: EngineSettings, config: ModelConfig, notices: list[s
 
 def _derived_defaults(given: Mapping[str, Any], settings: EngineSettings) -> dict[str, Any]:
     """Return the settings that follow from others, from the device or from the environment."""
-    values: dict[str, Any] = {}
+    backend, _ = find_backend(settings.device)
+    values: dict[str, Any] = {"has_int8_head": backend.has_int8_head}
     limits = settings.scheduler
     if "max_num_batched_tokens" not in given:
-        backend, _ = find_backend(settings.device)
         values["max_num_batched_tokens"] = backend.step_tokens(limits.max_num_seqs)
     if "max_long_partial_prefills" not in given:
         values["max_long_partial_prefills"] = limits.max_num_partial_prefills

@@ -46,9 +46,16 @@ class DummyWeights(ModelWeights):
     """
 
     def __init__(
-        self, config: ModelConfig, dtype: str, quantization: str | None, shard: Shard | None = None
+        self,
+        config: ModelConfig,
+        dtype: str,
+        quantization: str | None,
+        shard: Shard | None = None,
+        *,
+        has_int8_head: bool = True,
     ) -> None:
-        super().__init__(config, Precision(dtype, quantization, config.tie_word_embeddings), shard)
+        precision = Precision(dtype, quantization, config.tie_word_embeddings, has_int8_head)
+        super().__init__(config, precision, shard)
         self._shapes = {key: recipe.shape for key, recipe in recipes(config, HUGGINGFACE).items()}
         stored = config.quantization_config or QuantizationConfig("w4a8")
         self._rotation, self._has_cache_scales = stored.hadamard_block, stored.has_cache_scales

@@ -90,6 +90,8 @@ class CheckpointWeights(ModelWeights):
         quantization: str | None,
         cache_root: Path | None = None,
         shard: Shard | None = None,
+        *,
+        has_int8_head: bool = True,
     ) -> CheckpointWeights:
         """Open the checkpoint in ``directory`` and check that it holds every weight of ``config``.
 
@@ -100,12 +102,13 @@ class CheckpointWeights(ModelWeights):
             quantization: None, ``wint8``, ``wint4`` or ``w4a8``.
             cache_root: directory that keeps quantized weights for the next start; None: they are not kept.
             shard: the rank whose part of each matrix is returned; default: the whole.
+            has_int8_head: whether quantization includes the output head.
 
         Raises:
             StartError: a file or tensor is missing or damaged, a tensor has another shape than ``config`` says,
                 or a setting names no format.
         """
-        precision = Precision(dtype, quantization, config.tie_word_embeddings)
+        precision = Precision(dtype, quantization, config.tie_word_embeddings, has_int8_head)
         part = shard.name if shard else ""
         cache = _open_cache(cache_root, directory, part) if quantization is not None else None
         checkpoint = open_checkpoint(directory, config, precision, shard or Shard())

@@ -2,7 +2,8 @@
 
 Loader, quantizer and planner follow this one rule. ``dtype`` is the format of what is not quantized. Under
 ``wint8`` all Linears of the decoder and the output head are int8; a tied embedding is the head, so its one int8
-copy serves lookup and head, while an untied lookup table stays bfloat16. ``wint4`` is the same except for the
+copy serves lookup and head, while an untied lookup table stays bfloat16. On an XPU the head stays bfloat16 too,
+as in FastDeploy. ``wint4`` is the same except for the
 routed experts, which are int4; under ``w4a8`` these meet int8 inputs. Routers are always float32: a rounded one
 would choose other experts.
 """
@@ -42,6 +43,7 @@ class Precision:
         dtype: ``float32`` or ``bfloat16``.
         quantization: None, ``wint8``, ``wint4`` or ``w4a8``.
         is_tied: whether the embedding is the output head too.
+        has_int8_head: whether quantization includes the output head.
 
     Raises:
         StartError: ``dtype`` or ``quantization`` names no format.
@@ -50,6 +52,7 @@ class Precision:
     dtype: str
     quantization: str | None
     is_tied: bool
+    has_int8_head: bool = True
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -66,7 +69,8 @@ class Precision:
             return WeightFormat.FLOAT32
         if self.quantization is None:
             return WeightFormat(self.dtype)
-        if role is Role.EMBEDDING and not self.is_tied:
+        is_lookup = role is Role.EMBEDDING and not self.is_tied
+        if is_lookup or (role in (Role.EMBEDDING, Role.HEAD) and not self.has_int8_head):
             return WeightFormat.BFLOAT16
         if role in ROUTED and self.quantization in _EXPERT_FORMATS:
             return _EXPERT_FORMATS[self.quantization]

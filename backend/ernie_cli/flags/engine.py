@@ -84,7 +84,7 @@ COMPUTATION = Group(
             "--activation-dtype",
             fastdeploy=None,
             zh="层输入（激活）的取整方式：bfloat16 用于 bfloat16 权重，int16 与 int8 用于量化权重；"
-            "其余权重使用 float32",
+            "其余权重使用 float32；XPU 上一律为 bfloat16",
         ),
         engine_flag(
             "--tensor-parallel-size",

@@ -134,9 +134,10 @@ def _room(plan: MemoryPlan) -> list[str]:
 
 
 def _composed(plan: MemoryPlan) -> list[str]:
-    """Return what this project's own ops for the device need: they have no kernels for the formats yet."""
+    """Return what the ops composed of Paddle's need, which hold more."""
     return [
-        f"With this project's own Paddle ops (docs/plan.md) {format_bytes(plan.needed)} are needed: "
+        "With ops composed of Paddle's, the slow fallback (docs/plan.md), "
+        f"{format_bytes(plan.needed)} are needed: "
         f"{'it fits' if plan.fits else 'it does not fit'}"
     ]
 

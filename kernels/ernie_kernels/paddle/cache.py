@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ernie_kernels.api import CacheSpec
 from ernie_kernels.cache_format import check_cache_spec
 from ernie_kernels.paddle.place import Place, Tensor, paddle
-from ernie_kernels.paddle.step import SequenceGroup
 
 _LEVELS = 127.0
 _SMALLEST_DIVISOR = float(np.finfo(np.float32).smallest_subnormal)
@@ -126,12 +125,11 @@ class PagedCache:
         self.keys.write(slots, keys)
         self.values.write(slots, values)
 
-    def contexts(self, group: SequenceGroup) -> tuple[Tensor, Tensor]:
-        """Return a group's keys and values, float32 ``[N, kv_heads, L, head_dim]``."""
-        shape = (group.num_sequences, -1, self.spec.num_kv_heads, self.spec.head_dim)
+    def contexts(self, slots: Tensor, num_sequences: int) -> tuple[Tensor, Tensor]:
+        """Return the keys and values in ``slots`` ``[N * L]``, float32 ``[N, kv_heads, L, head_dim]``."""
+        shape = (num_sequences, -1, self.spec.num_kv_heads, self.spec.head_dim)
         keys, values = (
-            rows.read(group.context_slots).reshape(shape).transpose((0, 2, 1, 3))
-            for rows in (self.keys, self.values)
+            rows.read(slots).reshape(shape).transpose((0, 2, 1, 3)) for rows in (self.keys, self.values)
         )
         return keys, values
 

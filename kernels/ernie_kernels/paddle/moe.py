@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.api import ExpertBank, MlpWeights
-from ernie_kernels.formats import ActivationType, Float32Weight
+from ernie_kernels.formats import ActivationType, round_to_bfloat16
 from ernie_kernels.paddle.linear import PackedLinear, pack
 from ernie_kernels.paddle.place import Place, Tensor, paddle
 from ernie_kernels.routing import (
@@ -25,6 +25,9 @@ from ernie_kernels.routing import (
     choose_experts,
     rows_of_banks,
 )
+
+_ROUTER_PARTS = 3
+"""Numbers of 8 bits that make up one of float32's 24."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,41 @@ class PackedMlp:
 
     def transform(self, x: Tensor) -> Tensor:
         """Return down(silu(gate(x)) * up(x))."""
-        gate, up = paddle.split(self.gate_up.multiply(x), 2, axis=-1)
+        both = self.gate_up.multiply(x)
+        if both.dtype == paddle.bfloat16:
+            return self.down.multiply(paddle.incubate.nn.functional.swiglu(both))
+        gate, up = paddle.split(both, 2, axis=-1)
         return self.down.multiply(paddle.nn.functional.silu(gate) * up)
+
+
+@dataclass(frozen=True)
+class Router:
+    """The matrix of a router on a place, as three matrices whose numbers are bfloat16 and add up to it.
+
+    An XPU multiplies float32 with TF32's eleven bits, which would send tokens to other experts; a product with
+    numbers of eight bits is exact there, so that no variable has to slow all other products down.
+
+    Attributes:
+        parts: float32 ``[3 * E, H]``.
+    """
+
+    parts: Tensor
+
+    @classmethod
+    def pack(cls, gate: NDArray[np.float32], place: Place) -> Router:
+        """Bring a matrix ``[E, H]`` to ``place``."""
+        parts, rest = [], gate
+        for _ in range(_ROUTER_PARTS):
+            parts.append(round_to_bfloat16(rest))
+            rest = rest - parts[-1]
+        return cls(place.upload(np.concatenate(parts)))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return x @ gate.T in float32, ``[T, E]``."""
+        products = paddle.split(
+            paddle.matmul(x.astype("float32"), self.parts, transpose_y=True), _ROUTER_PARTS, axis=-1
+        )
+        return products[2] + products[1] + products[0]
 
 
 @dataclass(frozen=True)
@@ -58,7 +94,7 @@ class PaddleBank:
     """
 
     router: RouterWeights
-    gate: PackedLinear
+    gate: Router
     experts: tuple[PackedMlp, ...]
     place: Place
     local_experts: range
@@ -75,7 +111,7 @@ class PaddleBank:
         check_experts(local_experts, len(packed))
         return cls(
             router=bank.router,
-            gate=pack(Float32Weight(bank.router.gate), ActivationType.FLOAT32, place),
+            gate=Router.pack(bank.router.gate, place),
             experts=packed,
             place=place,
             local_experts=local_experts,
@@ -83,13 +119,13 @@ class PaddleBank:
 
     def route(self, x: Tensor) -> Routing:
         """Return the experts of each row, on the host."""
-        logits = np.asarray(self.gate.multiply(x).numpy(), np.float32)
+        logits = np.asarray(self.gate.logits(x).numpy(), np.float32)
         return choose_experts(logits, self.router.correction_bias, self.router.experts_per_token)
 
     def transform(self, x: Tensor) -> Tensor:
-        """Return the weighted sum of each row's experts: ``[T, H]``."""
+        """Return the weighted sum of each row's experts: float32 ``[T, H]``."""
         if not x.shape[0]:
-            return paddle.zeros_like(x)
+            return paddle.zeros_like(x).astype("float32")
         routing = self.route(x)
         count = self.router.experts_per_token
         chosen = routing.experts.reshape(-1)
@@ -98,9 +134,9 @@ class PaddleBank:
         starts = np.searchsorted(
             chosen[order], np.arange(self.local_experts.start, self.local_experts.stop + 1)
         )
-        rows = (order // count).astype(np.int32)
+        rows = self.place.upload((order // count).astype(np.int32))
         results = [
-            expert.transform(paddle.gather(x, self.place.upload(rows[start:end])))
+            expert.transform(paddle.gather(x, rows[start:end])).astype("float32")
             for expert, start, end in zip(self.experts, starts[:-1], starts[1:], strict=True)
             if start < end
         ]
@@ -150,12 +186,14 @@ class PaddleMoe:
         rows_of = rows_of_banks(len(self.banks), x.shape[0], vision_rows)
         banks = [(bank, rows) for bank, rows in zip(self.banks, rows_of, strict=True) if rows.size]
         total = banks[0][0].transform(x) if len(banks) == 1 else self._join(x, banks)
-        return total if self.shared is None else total + self.shared.transform(x)
+        if self.shared is not None:
+            total = total + self.shared.transform(x).astype("float32")
+        return total.astype(x.dtype)
 
     def _join(self, x: Tensor, banks: Sequence[tuple[PaddleBank, NDArray[np.intp]]]) -> Tensor:
         """Return the results of the rows of several banks, in the order of ``x``."""
         if not banks:
-            return paddle.zeros_like(x)
+            return paddle.zeros_like(x).astype("float32")
         results = [
             bank.transform(paddle.gather(x, self.place.upload(rows.astype(np.int32)))) for bank, rows in banks
         ]

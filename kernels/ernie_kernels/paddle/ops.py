@@ -1,6 +1,7 @@
 """``Ops`` on a Paddle place: an XPU, or Paddle's CPU place where the compositions are tested.
 
-Arrays are float32 Paddle tensors.
+Arrays are Paddle tensors, bfloat16 on an XPU and float32 on the CPU place (``Place.dtype``). Norms, rotation,
+scores and the weighted sum of experts are float32 inside.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ernie_kernels.paddle.cache import PagedCache
 from ernie_kernels.paddle.linear import PackedLinear
 from ernie_kernels.paddle.moe import PackedMlp, PaddleMoe
 from ernie_kernels.paddle.patches import AxialTable, PatchParts
-from ernie_kernels.paddle.place import Place, Tensor, paddle
+from ernie_kernels.paddle.place import BFLOAT16, Place, Tensor, paddle
 from ernie_kernels.paddle.rotary import DeviceRotary
 from ernie_kernels.paddle.step import DeviceStep
 from ernie_kernels.patches import PatchCacheSpec, PatchGrid
@@ -40,6 +41,7 @@ class PaddleOps:
         """
         self._place = Place.select(place)
         self._communicator: Communicator[Tensor] = communicator or SingleRank()
+        self._norm_weights: dict[int, tuple[Tensor, Tensor]] = {}
 
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> PackedLinear:
         """Bring a matrix to the place."""
@@ -72,17 +74,23 @@ class PaddleOps:
         is_here = batch.host.token_ids != ELSEWHERE
         check_indices("batch.token_ids", batch.host.token_ids[is_here], table.values.shape[0])
         if is_here.all():
-            return table.rows(batch.token_ids)
+            return table.rows(batch.token_ids).astype(self._place.dtype)
         ids = np.where(is_here, batch.host.token_ids, 0).astype(np.int32)
-        return table.rows(self._place.upload(ids)) * self._place.upload(is_here[:, None].astype(np.float32))
+        mask = self._place.upload(is_here[:, None].astype(np.float32))
+        return (table.rows(self._place.upload(ids)).astype("float32") * mask).astype(self._place.dtype)
 
     def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """RMSNorm."""
+        if self._place.has_bfloat16:
+            return self._fused_norm(x, weight, None, epsilon)[0]
         mean_square = paddle.mean(x * x, axis=-1, keepdim=True)
         return x * paddle.rsqrt(mean_square + epsilon) * weight
 
     def add_norm(self, x: Tensor, delta: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         """Add, and RMSNorm of the sum."""
+        if self._place.has_bfloat16:
+            normed, total = self._fused_norm(delta, weight, x, epsilon)
+            return total, normed
         total = x + delta
         return total, self.norm(total, weight, epsilon)
 
@@ -100,7 +108,7 @@ class PaddleOps:
         rows = media_rows(batch.host, media.shape[0])
         order = np.arange(x.shape[0], dtype=np.int32)
         order[rows] = np.arange(len(rows)) + len(order)
-        return paddle.gather(paddle.concat([x, media]), self._place.upload(order))
+        return paddle.gather(paddle.concat([x, media.astype(x.dtype)]), self._place.upload(order))
 
     def moe(self, x: Tensor, layer: PaddleMoe, batch: DeviceStep) -> Tensor:
         """Return shared(x) plus the weighted sum of each row's experts."""
@@ -112,11 +120,11 @@ class PaddleOps:
         spec, tokens = cache.spec, qkv.shape[0]
         kv_width = spec.num_kv_heads * spec.head_dim
         widths = [qkv.shape[1] - 2 * kv_width, kv_width, kv_width]
-        queries, keys, values = paddle.split(qkv, widths, axis=-1)
+        queries, keys, values = paddle.split(qkv.astype("float32"), widths, axis=-1)
         queries, keys = (angles.rotate(part.reshape((tokens, -1, spec.head_dim))) for part in (queries, keys))
         plan = batch.plan(spec)
         cache.append(plan.slots, keys, values.reshape((tokens, spec.num_kv_heads, spec.head_dim)))
-        return attend(queries, cache, plan)
+        return attend(queries, cache, plan).astype(qkv.dtype)
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return the sum of the ranks' ``x``."""
@@ -127,7 +135,7 @@ class PaddleOps:
         if batch.host.logit_rows.size == 0:
             return np.zeros((0, self._communicator.size * head.values.shape[0]), np.float32)
         logits = self._communicator.all_gather(head.multiply(paddle.gather(hidden, batch.logit_rows)))
-        return np.asarray(logits.numpy(), np.float32)
+        return np.asarray(logits.astype("float32").numpy(), np.float32)
 
     def upload_rows(self, values: NDArray[np.float32]) -> Tensor:
         """Bring a matrix to the place."""
@@ -188,3 +196,18 @@ class PaddleOps:
     def attend_patches(self, cache: PatchParts, begin: int, end: int) -> Tensor:
         """Return the attention of patches ``begin`` to ``end`` - 1."""
         return cache.attend(begin, end)
+
+    def _fused_norm(
+        self, x: Tensor, weight: Tensor, residual: Tensor | None, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return RMSNorm of x + residual, and the sum (of no meaning without a residual), by Paddle's fused op.
+
+        The XPU's kernel reads a weight of the type of x, so each is rounded when it is first used.
+        """
+        if id(weight) not in self._norm_weights:
+            self._norm_weights[id(weight)] = weight, weight.astype(BFLOAT16)
+        _, rounded = self._norm_weights[id(weight)]
+        normed, total, *_ = paddle.incubate.nn.functional.fused_rms_norm(
+            x, norm_weight=rounded, norm_bias=None, epsilon=epsilon, begin_norm_axis=1, residual=residual
+        )
+        return normed, total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +14,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import paddle
 
-__all__ = ["Place", "Tensor", "paddle"]
+__all__ = ["BFLOAT16", "Place", "Tensor", "paddle"]
 
-FULL_FLOAT32 = "XPU_PADDLE_FC_FLOAT"
-"""Without this variable an XPU multiplies float32 with TF32's ten bits of mantissa: too little for routers."""
+BFLOAT16 = "bfloat16"
 
 Tensor = Any
 """A Paddle tensor; Paddle's own annotations are too loose to check against."""
@@ -30,7 +28,8 @@ class Place:
 
     Attributes:
         name: Paddle's name of it.
-        has_bfloat16: whether matmul and scatter take bfloat16; Paddle's CPU place only has float32.
+        has_bfloat16: whether it computes in bfloat16 and has the fused ops for it (``weight_only_linear``,
+            ``fused_rms_norm``, ``swiglu``), as an XPU does; Paddle's CPU place only has float32.
     """
 
     name: str
@@ -51,10 +50,18 @@ class Place:
             raise RuntimeError(
                 f"place {name} needs paddlepaddle-xpu; the installed Paddle {paddle.__version__} is without XPU"
             )
-        if kind == "xpu":
-            os.environ.setdefault(FULL_FLOAT32, "1")
         paddle.set_device(name)
         return cls(name, has_bfloat16=kind == "xpu")
+
+    @property
+    def dtype(self) -> str:
+        """Type of activations between ops."""
+        return BFLOAT16 if self.has_bfloat16 else "float32"
+
+    @property
+    def host(self) -> Place:
+        """The place of the host's own tensors."""
+        return Place("cpu", has_bfloat16=False)
 
     def upload(self, values: NDArray[np.generic]) -> Tensor:
         """Copy an array here."""
@@ -62,4 +69,4 @@ class Place:
 
     def upload_bfloat16(self, bits: NDArray[np.uint16]) -> Tensor:
         """Copy bfloat16 bits here, as bfloat16."""
-        return paddle.to_tensor(bits, dtype="bfloat16", place=self.name)
+        return paddle.to_tensor(bits, dtype=BFLOAT16, place=self.name)

@@ -1,58 +1,63 @@
 """A step's index arrays on the device, and the plan of its attention, made on the host.
 
-Shapes that depend on the data are settled here, so that no op waits for the device. Attention works on groups
-of sequences with equally many new tokens: all that decode (one token each) are one group, every other sequence
-is one by itself, so queries are never padded. Contexts are padded to the longest of their group.
+Shapes that depend on the data are settled here, so that no op waits for the device. How attention is cut into
+blocks is settled in ``ernie_kernels.attention_blocks``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, CacheSpec
-from ernie_kernels.batch_checks import check_axes, check_batch, check_indices
+from ernie_kernels.attention_blocks import QueryGroup, attention_blocks
+from ernie_kernels.batch_checks import check_axes, check_batch
 from ernie_kernels.paddle.place import Place, Tensor
 from ernie_kernels.paddle.rotary import Angles, DeviceRotary
 
+_ALIGNMENT = 16
+"""Integers: each array of a packed copy starts at 64 bytes."""
+
 
 @dataclass(frozen=True)
-class SequenceGroup:
-    """Sequences with Q new tokens each, attended together. N sequences, contexts of at most L tokens.
+class DeviceKeys:
+    """A ``KeyBlock`` on the device: ``slots`` int32 ``[N * L]``, ``positions`` int32 ``[1, 1, 1, 1, L]``.
+
+    ``positions`` is None where no query of the group has a key hidden.
+    """
+
+    slots: Tensor
+    positions: Tensor | None
+
+
+@dataclass(frozen=True)
+class DeviceGroup:
+    """A ``QueryGroup`` on the device.
 
     Attributes:
         num_sequences: N.
         num_queries: Q.
-        rows: int32 ``[N * Q]``, the rows of the step.
-        context_slots: int32 ``[N * L]``, the cache slots of the contexts, the new tokens included. Padding
-            repeats the sequence's own first slot, so that no other sequence's numbers are ever touched.
-        query_positions: int32 ``[N, 1, 1, Q, 1]``, places in the context.
-        key_positions: int32 ``[1, 1, 1, 1, L]``; a query sees the keys that are not after it, hence no padding.
+        rows: int32 ``[N * Q]``.
+        positions: int32 ``[N, 1, 1, Q, 1]``.
+        key_blocks: the keys, in order.
     """
 
     num_sequences: int
     num_queries: int
     rows: Tensor
-    context_slots: Tensor
-    query_positions: Tensor
-    key_positions: Tensor
+    positions: Tensor
+    key_blocks: tuple[DeviceKeys, ...]
 
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """How a step attends to one kind of cache.
-
-    Attributes:
-        slots: int32 ``[T]``, the cache slot of each new token.
-        groups: the groups; together they hold every row once.
-        order: int32 ``[T]``: row t of the step is row ``order[t]`` of the groups' results, laid end to end.
-    """
+    """``AttentionBlocks`` on the device: ``slots`` and ``order`` int32 ``[T]``."""
 
     slots: Tensor
-    groups: tuple[SequenceGroup, ...]
+    groups: tuple[DeviceGroup, ...]
     order: Tensor
 
 
@@ -78,7 +83,7 @@ class DeviceStep:
     def plan(self, spec: CacheSpec) -> AttentionPlan:
         """Return the plan of attention over a cache; all layers of a step share it."""
         if spec not in self._plans:
-            self._plans[spec] = plan_attention(self.host, spec, self.place.upload)
+            self._plans[spec] = plan_attention(self.host, spec, self.place)
         return self._plans[spec]
 
     def angles(self, rotary: DeviceRotary) -> Angles:
@@ -96,76 +101,52 @@ def upload(batch: Batch, place: Place) -> DeviceStep:
         ValueError: its fields do not fit each other.
     """
     check_batch(batch)
-    return DeviceStep(
-        host=batch,
-        place=place,
-        token_ids=place.upload(batch.token_ids),
-        positions=tuple(map(place.upload, np.atleast_2d(batch.positions))),
-        logit_rows=place.upload(batch.logit_rows),
+    token_ids, logit_rows, *positions = upload_together(
+        [batch.token_ids, batch.logit_rows, *np.atleast_2d(batch.positions)], place
     )
+    return DeviceStep(batch, place, token_ids, tuple(positions), logit_rows)
 
 
-def plan_attention(
-    batch: Batch, spec: CacheSpec, to_device: Callable[[NDArray[np.int32]], Tensor]
-) -> AttentionPlan:
+def upload_together(arrays: Sequence[NDArray[np.int32]], place: Place) -> list[Tensor]:
+    """Bring integers to ``place`` in one copy; return views of it in their shapes."""
+    starts = [0]
+    for array in arrays:
+        starts.append(starts[-1] + -(-array.size // _ALIGNMENT) * _ALIGNMENT)
+    packed = np.zeros(max(1, starts[-1]), np.int32)
+    for start, array in zip(starts, arrays, strict=False):
+        packed[start : start + array.size] = array.reshape(-1)
+    copy = place.upload(packed)
+    return [
+        copy[start : start + array.size].reshape(array.shape)
+        for start, array in zip(starts, arrays, strict=False)
+    ]
+
+
+def plan_attention(batch: Batch, spec: CacheSpec, place: Place) -> AttentionPlan:
     """Return the plan of ``batch`` over a cache of ``spec``.
 
     Raises:
         ValueError: a block table is too short for its sequence, or names a block that does not exist.
     """
-    counts = np.diff(batch.query_starts)
-    lengths = batch.context_lengths + counts
-    slots = _slots(batch.block_tables, lengths, spec)
-    decoding = [int(index) for index in np.flatnonzero(counts == 1)]
-    others = [[int(index)] for index in np.flatnonzero(counts > 1)]
-    # The index of each token in its sequence, hence in the cache; it may differ from its rotary position.
-    shifts = np.repeat(batch.context_lengths - batch.query_starts[:-1], counts)
-    places = np.arange(counts.sum(), dtype=np.int32) + shifts
-    # Results of the groups are laid end to end: rows maps them to rows of the step, order is the inverse.
-    groups, rows = [], []
-    for members in ([decoding] if decoding else []) + others:
-        group_rows = np.concatenate([np.arange(*batch.query_starts[index : index + 2]) for index in members])
-        rows.append(group_rows)
-        groups.append(_group(places, members, group_rows.astype(np.int32), slots, lengths, to_device))
-    order = np.argsort(np.concatenate(rows)).astype(np.int32)
-    sequences = np.repeat(np.arange(len(counts)), counts)
-    new_slots = slots[sequences, places].astype(np.int32)
-    return AttentionPlan(to_device(new_slots), tuple(groups), to_device(order))
+    blocks = attention_blocks(batch, spec)
+    arrays = [blocks.slots, blocks.order]
+    for group in blocks.groups:
+        arrays += [group.rows, group.positions.reshape(group.num_sequences, 1, 1, -1, 1)]
+        for keys in group.key_blocks:
+            length = len(keys.slots) // group.num_sequences
+            positions = np.arange(keys.first, keys.first + length, dtype=np.int32)
+            arrays += [keys.slots, positions.reshape(1, 1, 1, 1, -1)]
+    views = iter(upload_together(arrays, place))
+    slots, order = next(views), next(views)
+    return AttentionPlan(slots, tuple(_group(group, views) for group in blocks.groups), order)
 
 
-def _slots(block_tables: NDArray[np.int32], lengths: NDArray[np.int32], spec: CacheSpec) -> NDArray[np.int32]:
-    """Return the slot of every position: ``[S, longest]``; those past a sequence's end are arbitrary."""
-    size, blocks = spec.block_size, block_tables.shape[1]
-    longest = int(lengths.max())
-    if longest > blocks * size:
-        raise ValueError(
-            f"batch.block_tables has {blocks} blocks of {size} tokens, too short for {longest} tokens"
-        )
-    is_used = np.arange(blocks) * size < lengths[:, None]
-    check_indices("batch.block_tables", block_tables[is_used], spec.num_blocks)
-    positions = np.arange(longest)
-    return block_tables[:, positions // size] * size + positions % size
-
-
-def _group(
-    places: NDArray[np.int32],
-    members: list[int],
-    rows: NDArray[np.int32],
-    slots: NDArray[np.int32],
-    lengths: NDArray[np.int32],
-    to_device: Callable[[NDArray[np.int32]], Tensor],
-) -> SequenceGroup:
-    length = int(lengths[members].max())
-    keys = np.arange(length, dtype=np.int32)
-    contexts = slots[members, :length]
-    # Padding repeats the first slot of the sequence; ``_attend_group`` masks it, but 0 * NaN would be NaN.
-    contexts = np.where(keys < lengths[members][:, None], contexts, contexts[:, :1]).astype(np.int32)
-    positions = places[rows].reshape(len(members), 1, 1, -1, 1)
-    return SequenceGroup(
-        num_sequences=len(members),
-        num_queries=len(rows) // len(members),
-        rows=to_device(rows),
-        context_slots=to_device(contexts.reshape(-1)),
-        query_positions=to_device(positions),
-        key_positions=to_device(keys.reshape(1, 1, 1, 1, -1)),
+def _group(group: QueryGroup, views: Iterator[Tensor]) -> DeviceGroup:
+    rows, positions = next(views), next(views)
+    keys = []
+    for block in group.key_blocks:
+        slots, places = next(views), next(views)
+        keys.append(DeviceKeys(slots, places if block.has_hidden else None))
+    return DeviceGroup(
+        group.num_sequences, len(group.rows) // group.num_sequences, rows, positions, tuple(keys)
     )

@@ -14,7 +14,7 @@ from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.backend import BACKENDS, CPU, REFERENCE, XPU, Backend, find_backend
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.errors import StartError
-from ernie_backend.settings.engine_settings import DEFAULT_ACTIVATION, SETTINGS, EngineSettings
+from ernie_backend.settings.engine_settings import SETTINGS, EngineSettings
 from ernie_backend.settings.media_values import ProcessorKwargs, PromptLimits
 from ernie_backend.settings.reader import read_settings
 from ernie_kernels.cpu import instruction_sets
@@ -36,7 +36,7 @@ def test_defaults() -> None:
     assert _read(max_model_len="", quantization="", device="") == expected
     assert (expected.scheduler.max_num_seqs, expected.loading.max_model_len) == (8, 2048)
     assert expected.cache.block_size == 64
-    assert expected.loading.activation_dtype is DEFAULT_ACTIVATION
+    assert expected.loading.activation_dtype is ActivationType.INT16
 
 
 def test_where_quantized_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,3 +312,15 @@ def test_minus_one_is_no_limit_of_the_waiting_time(value: str) -> None:
 @pytest.mark.parametrize(("value", "port"), [("9000,9001", 9000), ("0", 8002), (",9001", 8002), (" , ", 8002)])
 def test_the_first_port_counts_and_an_empty_one_is_any(value: str, port: int) -> None:
     assert _read(engine_worker_queue_port=value).parallel.engine_worker_queue_port == port
+
+
+def test_an_xpu_computes_in_bfloat16() -> None:
+    for quantization in ("", "wint8"):
+        loading = _read(device="xpu", quantization=quantization).loading
+        assert loading.activation_dtype is ActivationType.BFLOAT16
+        assert not loading.has_int8_head
+    assert _read(quantization="wint8").loading.has_int8_head
+    with pytest.raises(StartError, match=r"activation_dtype 'int16' .*xpu.*bfloat16"):
+        _read(device="xpu", activation_dtype="int16")
+    with pytest.raises(StartError, match=r"dtype 'float32' .*xpu; use bfloat16"):
+        _read(device="xpu", dtype="float32")
