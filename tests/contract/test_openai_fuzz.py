@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ernie_frontend.schema.openapi import GENERATIONS, PROMPT_BODIES, Generation, PromptBody
 from ernie_frontend.schema.unsupported import UNSUPPORTED_IN_CHAT, UNSUPPORTED_IN_COMPLETIONS
-from fakes.triton_grpc import FakeTriton
+from fakes.triton_grpc import FakeTriton, ready_model
 from support import http
 
 pytest_plugins = ("support.frontend_server",)
@@ -30,7 +30,23 @@ SCALARS = st.one_of(
 JSON = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=6
 )
-PARTS = st.fixed_dictionaries({"type": st.sampled_from(["text", "image_url", "odd"])}, optional={"text": JSON})
+URLS = TEXT | st.sampled_from(
+    ["data:,x", "data:;base64,QUI=", "DATA:;base64,Q", "http://127.0.0.1/", "file:///a"]
+)
+MEDIA = URLS | st.fixed_dictionaries(
+    {"url": URLS | JSON},
+    optional={
+        "detail": st.sampled_from(["low", "odd"]) | JSON,
+        "max_pixels": JSON,
+        "fps": JSON,
+        "subtitles": JSON,
+        "media": JSON,
+    },
+)
+PARTS = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "image_url", "video_url", "image", "input_image", "video", "odd"])},
+    optional={"text": JSON, **dict.fromkeys(("image_url", "video_url", "image", "video"), MEDIA | JSON)},
+)
 MESSAGES = st.lists(
     st.fixed_dictionaries(
         {"role": st.sampled_from(["system", "developer", "user", "assistant", "bot", "tool"])},
@@ -77,6 +93,9 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
             "triggers": st.lists(TEXT, max_size=2) | JSON,
             "format": JSON,
         },
+    ),
+    "mm_processor_kwargs": st.dictionaries(
+        st.sampled_from(["max_pixels", "image_max_pixels", "video_fps", "x"]), st.integers(0, 9) | JSON
     ),
     "guided_json": SCHEMAS,
     "guided_choice": st.lists(TEXT, max_size=3),
@@ -153,6 +172,16 @@ FUZZ = settings(
 @given(data=st.data())
 def test_bodies(frontend: str, triton: FakeTriton, path: str, data: st.DataObject) -> None:
     check(frontend, path, data.draw(BODIES[path]))
+
+
+@FUZZ
+@given(parts=st.lists(PARTS, min_size=1, max_size=3), stream=st.booleans())
+def test_media(frontend: str, triton: FakeTriton, parts: list[dict[str, Any]], stream: bool) -> None:
+    """A model that sees gets what its request has, or the request is refused."""
+    triton.models = {"ernie-tiny": ready_model(modalities=("text", "image", "video"))}
+    check(
+        frontend, "/v1/chat/completions", {"messages": [{"role": "user", "content": parts}], "stream": stream}
+    )
 
 
 @FUZZ

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import AsyncIterator
@@ -13,7 +12,7 @@ import openai
 import pytest
 
 from ernie_backend.chat.messages import normalize_messages
-from fakes.triton_grpc import FakeTriton, Inference, Response, ready_model, tell
+from fakes.triton_grpc import FakeTriton, Inference, Response, tell
 from support import http
 
 pytest_plugins = ("support.frontend_server",)
@@ -259,20 +258,6 @@ def test_what_goes_to_the_engine(frontend: str, triton: FakeTriton) -> None:
     }
     assert inference.inputs["exclude_input_in_output"] is True
     assert "stream" not in inference.inputs
-
-
-def test_media_go_to_a_model_that_reads_them_as_bytes(frontend: str, triton: FakeTriton) -> None:
-    picture = bytes(range(256)) * 200
-    url = "data:image/png;base64," + base64.b64encode(picture).decode()
-    content = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": url}}]
-    model = ready_model()
-    model["engine"]["modalities"] = ["text", "image"]
-    triton.models["ernie-tiny"] = model
-    body = {"messages": [{"role": "user", "content": content}], "n": 2}
-    assert post(frontend, "/v1/chat/completions", body).status_code == 200
-    assert [inference.inputs["media"] for inference in triton.inferences] == [[picture]] * 2
-    told = triton.inferences[0].messages["messages"][0]["content"]
-    assert told == [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"media": 0}}]
 
 
 def test_models(frontend: str, triton: FakeTriton) -> None:

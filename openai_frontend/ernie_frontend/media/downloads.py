@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 
 import httpx
@@ -65,14 +66,15 @@ class Downloader:
     Args:
         rules: the operator's.
         resolve: finds the addresses of hosts.
+        tls: verifies certificates; None: by the usual authorities, or those of ``$SSL_CERT_FILE``.
     """
 
-    def __init__(self, rules: MediaRules, resolve: Resolve) -> None:
+    def __init__(self, rules: MediaRules, resolve: Resolve, tls: ssl.SSLContext | None = None) -> None:
         self._rules = rules
         self._resolve = resolve
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         # A transport, not a client: a client keeps cookies, reads ~/.netrc and logs URLs.
-        self._transport = httpx.AsyncHTTPTransport(limits=limits)
+        self._transport = httpx.AsyncHTTPTransport(verify=tls or _default_tls(), limits=limits)
         read_s = rules.read_timeout_s
         self._timeouts = {"connect": rules.connect_timeout_s, "read": read_s, "write": read_s, "pool": None}
 
@@ -206,6 +208,11 @@ def domain_rule(text: str) -> str:
     return "." * name.startswith(".") + host
 
 
+@cache
+def _default_tls() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
+
+
 def origin_of(url: httpx.URL) -> str:
     """Return a URL's scheme and host: paths and queries can be secrets, and do not belong into messages."""
     return f"{url.scheme}://{url.netloc.decode('ascii')}"
@@ -223,7 +230,7 @@ async def _content(response: httpx.Response, url: httpx.URL, take: Callable[[int
     if encoding not in ("", "identity"):
         raise MediaUnavailable(f"{origin} sent a compressed file ({encoding[:20]}), which was not requested")
     announced = response.headers.get("content-length", "")
-    if announced.isdecimal() and (len(announced) > 18 or int(announced) > MAX_MEDIUM_BYTES):
+    if announced.isdecimal() and int(announced) > MAX_MEDIUM_BYTES:
         raise _too_large(origin)
     pieces: list[bytes] = []
     num_bytes = 0

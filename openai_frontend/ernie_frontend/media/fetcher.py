@@ -51,7 +51,7 @@ class MediaFetcher:
         self._downloader = Downloader(rules, resolve or self._resolver)
         self._threads = ThreadPoolExecutor(_NUM_THREADS, "media")
         self._places = asyncio.Semaphore(rules.max_downloads)
-        self._places_of_hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._places_of_hosts: WeakValueDictionary[bytes, asyncio.Semaphore] = WeakValueDictionary()
         self._num_held_bytes = 0
 
     async def close(self) -> None:
@@ -102,7 +102,7 @@ class MediaFetcher:
     async def _fetch(self, where: str, url: httpx.URL | str, take: Take) -> bytes:
         with _placed(where):
             if isinstance(url, httpx.URL):
-                async with self._place(url.host):
+                async with self._place(url.raw_host):
                     return await self._downloader.download(url, take)
             content = await self._read(url)
             if len(content) > MAX_MEDIUM_BYTES:
@@ -152,7 +152,7 @@ class MediaFetcher:
             self._num_held_bytes -= num_bytes
 
     @asynccontextmanager
-    async def _place(self, host: str) -> AsyncIterator[None]:
+    async def _place(self, host: bytes) -> AsyncIterator[None]:
         """Wait until a download may begin; one host alone cannot take all places."""
         of_host = self._places_of_hosts.get(host)
         if of_host is None:
