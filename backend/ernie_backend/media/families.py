@@ -1,6 +1,6 @@
 """What the model families do with the pixels of an image: its size, limits, normalization, order of patches.
 
-Sizes are multiples of 28: 14 pixels of a patch, two patches by two of a token.
+Sizes are multiples of 28: 14 pixels of a patch, two patches by two of a token, of two frames in a video.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ernie_wire.errors import InvalidValue
 
 PATCH = 14
 MERGE = 2
+TEMPORAL_MERGE = 2
 FACTOR = PATCH * MERGE
 CELL = FACTOR * FACTOR
 """Pixels of a token."""
@@ -100,15 +101,16 @@ def _rounded(side: int) -> int:
 def _within(height: int, width: int, limits: PixelLimits) -> tuple[int, int]:
     """Return a size of nearly the same ratio, of sides that are multiples of 28, within limits of its pixels.
 
-    A maximum below ``200 * 28 * 28`` cannot hold every ratio with a side of at least 28; then it is exceeded.
+    Where no size is within both, the maximum counts; FastDeploy refuses such an image. A maximum below
+    ``200 * 28 * 28`` cannot hold every ratio with a side of at least 28; then it is exceeded.
     """
     size = _rounded(height), _rounded(width)
+    if math.prod(size) < limits.min_pixels:
+        scale = math.sqrt(limits.min_pixels / (height * width))
+        size = (math.ceil(height * scale / FACTOR) * FACTOR, math.ceil(width * scale / FACTOR) * FACTOR)
     if math.prod(size) > limits.max_pixels:
         scale = math.sqrt(height * width / limits.max_pixels)
         size = (_floored(height / scale), _floored(width / scale))
-    elif math.prod(size) < limits.min_pixels:
-        scale = math.sqrt(limits.min_pixels / (height * width))
-        size = (math.ceil(height * scale / FACTOR) * FACTOR, math.ceil(width * scale / FACTOR) * FACTOR)
     return size
 
 

@@ -35,8 +35,8 @@ FORMATS = tuple(
     )
 )
 """What is accepted; importing a plugin is what makes Pillow know it."""
-MAX_IMAGE_PIXELS = 89_478_485
-"""Pillow's own limit, above which it suspects a decompression bomb: 341 MiB in memory."""
+MAX_IMAGE_PIXELS = 90_000_000
+"""About where Pillow begins to suspect a decompression bomb: 343 MiB in memory."""
 MAX_JPEG_SCANS = 100
 """A progressive JPEG has about ten; each costs as much as decoding all of the image, and next to no bytes."""
 _TURNS = {
@@ -49,11 +49,25 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF's orientation -> what turns the image upright."""
+_OTHERS = (
+    *((4, b"ftyp" + brand, "a HEIC or AVIF image") for brand in (b"hei", b"hev", b"mif", b"avi")),
+    (4, b"ftyp", "a video or audio (MP4, MOV)"),
+    (0, b"\x1aE\xdf\xa3", "a video or audio (WebM, Matroska)"),
+    (8, b"AVI ", "a video (AVI)"),
+    (0, b"FLV", "a video (FLV)"),
+    (0, b"OggS", "a video or audio (Ogg)"),
+    (0, b"ID3", "audio (MP3)"),
+    (8, b"WAVE", "audio (WAV)"),
+    (0, b"fLaC", "audio (FLAC)"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"<svg", "an SVG"),
+    (0, b"<", "a text such as HTML or XML"),
+)
+"""Place, first bytes and name of what is sent by mistake."""
 
-Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
-warnings.filterwarnings(
-    "error", category=Image.DecompressionBombWarning
-)  # else an error at twice the limit only
+Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # it refuses what has more than twice as many, and warns before
+for _category in (UserWarning, Image.DecompressionBombWarning):  # of broken metadata; of large images
+    warnings.filterwarnings("ignore", category=_category, module="PIL")
 
 
 def read_image(medium: bytes) -> Image.Image:
@@ -71,12 +85,27 @@ def read_image(medium: bytes) -> Image.Image:
             image.load()
             return _rgb(_upright(image))
     except UnidentifiedImageError:
-        raise InvalidValue(f"the file is not an image; known formats: {', '.join(FORMATS)}", "media") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        message = f"the file is {describe(medium)}, not an image that is known: {', '.join(FORMATS)}"
+        raise InvalidValue(message, "media") from None
+    except Image.DecompressionBombError:
         message = f"the image has more than {MAX_IMAGE_PIXELS} pixels; make it smaller before you send it"
         raise InvalidValue(message, "media") from None
     except Exception as error:
         raise InvalidValue(f"the image cannot be decoded: {error}; is the file complete?", "media") from error
+
+
+def describe(medium: bytes) -> str:
+    """Return what a file seems to be, by its first bytes, in words for an error."""
+    prefix = medium[:16]
+    if not medium:
+        return "empty"
+    for image_format in FORMATS:
+        _, accept = Image.OPEN[image_format]
+        if accept is not None and accept(prefix) is True:
+            return f"an image ({image_format})"
+    return next(
+        (words for place, magic, words in _OTHERS if prefix[place:].startswith(magic)), "of an unknown format"
+    )
 
 
 def _upright(image: Image.Image) -> Image.Image:

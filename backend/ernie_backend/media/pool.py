@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ernie_backend.media.processor import MediaProcessor
 from ernie_backend.request.media import MediaItem
-from ernie_wire.errors import ErnieError, InternalError, QueueFull
+from ernie_wire.errors import ContextLengthExceeded, ErnieError, InternalError, QueueFull
 
 MAX_PENDING_BYTES = 512 << 20
 """Of the files of all requests that wait or are worked on; a single request may be above it."""
@@ -95,7 +95,8 @@ class MediaPool:
         """Begin with the media of a request: file, kind and options of each.
 
         Returns:
-            Their items in the same order, or the first error. A cancel ends the work after the current item.
+            Their items in the same order, or the first error, of which one is that they exceed the context. A
+            cancel ends the work after the current item.
 
         Raises:
             QueueFull: too many bytes are waiting already.
@@ -142,7 +143,8 @@ class MediaPool:
     def _advance(self, job: _Job) -> None:
         """Prepare the next item of a job, or let it wait for the thread that is preparing the same."""
         medium = job.media[len(job.items)]
-        key = (hashlib.blake2b(medium.data).digest(), medium.kind, *sorted(medium.options.items()))
+        resolved = self._processor.resolve(medium.kind, medium.options)
+        key = (hashlib.blake2b(medium.data).digest(), medium.kind, resolved)
         with self._changed:
             item = self._cache.get(key)
             if item is None and key in self._in_work:
@@ -167,9 +169,14 @@ class MediaPool:
         return item
 
     def _continue(self, job: _Job, item: MediaItem | None) -> None:
-        """Give a job an item, and its next turn unless it has them all or was cancelled."""
+        """Give a job an item and its next turn, unless it has them all, too many tokens, or was cancelled."""
         if item is not None:
             job.add(item)
+        num_tokens, limit = sum(item.num_tokens for item in job.items), self._processor.max_tokens
+        if num_tokens > limit:
+            note = f"The first {len(job.items)} of {len(job.media)} media take {num_tokens}; send fewer."
+            job.resolve(ContextLengthExceeded.of(limit, num_tokens, 0, "messages", is_estimate=True, note=note))
+            return
         if len(job.items) == len(job.media):
             job.resolve()
             return

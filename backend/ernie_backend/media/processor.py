@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,15 @@ from PIL import Image
 
 from ernie_backend.config.fields import ConfigFields, read_json_object
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.media.families import FAMILIES, MERGE, PATCH, Family, PixelLimits
+from ernie_backend.media.families import FAMILIES, MERGE, PATCH, TEMPORAL_MERGE, Family, PixelLimits
 from ernie_backend.media.images import read_image
 from ernie_backend.media.options import ImageOptions, VideoOptions
+from ernie_backend.media.sampling import frame_indices
+from ernie_backend.media.timestamps import draw_time
+from ernie_backend.media.videos import Video
 from ernie_backend.request.media import MediaItem
 from ernie_backend.settings.engine_settings import EngineSettings
-from ernie_wire.errors import InvalidValue
+from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class MediaProcessor:
         std: what they are divided by then.
         image: how images are prepared, unless a request says otherwise.
         video: the same for videos; None: the model takes none.
+        max_tokens: of the context.
     """
 
     family: Family
@@ -39,6 +45,7 @@ class MediaProcessor:
     std: tuple[float, float, float]
     image: ImageOptions
     video: VideoOptions | None
+    max_tokens: int
 
     @classmethod
     def load(cls, directory: Path, config: ModelConfig, settings: EngineSettings) -> MediaProcessor | None:
@@ -63,6 +70,7 @@ class MediaProcessor:
             _channels(fields, "image_std", family.std),
             ImageOptions.of(limits, family.largest_image, kwargs),
             VideoOptions.of(family.video, kwargs) if family.video else None,
+            settings.loading.max_model_len,
         )
 
     @property
@@ -90,15 +98,49 @@ class MediaProcessor:
 
         Raises:
             InvalidValue: it cannot be read, or is not what it is sent as.
+            ContextLengthExceeded: it has more tokens than the context, known before it is decoded as a whole.
         """
         resolved = self.resolve(kind, options)
+        if isinstance(resolved, VideoOptions):
+            return self._prepare_video(medium, resolved)
         image = read_image(medium)
         height, width = self.family.resize(image.height, image.width, resolved.limits)
-        patches = self._patches(image, height, width)
-        return _item(kind, patches, (1, height // PATCH, width // PATCH), len(patches) // MERGE**2)
+        grid = (1, height // PATCH, width // PATCH)
+        self._check_length("image", grid)
+        return _item("image", self._patches(image, grid)[np.newaxis], grid)
 
-    def _patches(self, image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
-        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    def _prepare_video(self, medium: bytes, options: VideoOptions) -> MediaItem:
+        video = Video(medium)
+        wanted = frame_indices(video.num_frames, video.rate, options)
+        num_frames = len(wanted) + len(wanted) % TEMPORAL_MERGE
+        frames = video.read(wanted)
+        first = next(frames)
+        height, width = self.family.resize(first.image.height, first.image.width, options.limits)
+        grid = (num_frames, height // PATCH, width // PATCH)
+        self._check_length("video", grid)
+        patches = np.empty((num_frames, grid[1] * grid[2], 3 * PATCH**2), np.uint8)
+        for frame in chain([first], frames):
+            draw_time(frame.image, frame.index / video.rate)
+            patches[frame.place] = self._patches(frame.image, grid)
+        patches[len(wanted) :] = patches[len(wanted) - 1]
+        return _item("video", patches, grid)
+
+    def _check_length(self, kind: str, grid: tuple[int, int, int]) -> None:
+        num_tokens = _num_tokens(kind, grid)
+        if num_tokens > self.max_tokens:
+            shape = f"{grid[0]} frames of " if kind == "video" else ""
+            raise ContextLengthExceeded.of(
+                self.max_tokens,
+                num_tokens,
+                0,
+                "messages",
+                is_estimate=True,
+                note=f"The {kind} takes {num_tokens}, as {shape}{grid[2] * PATCH} x {grid[1] * PATCH} pixels; "
+                f"lower {'max_frames or max_pixels' if kind == 'video' else 'max_pixels'}.",
+            )
+
+    def _patches(self, image: Image.Image, grid: tuple[int, int, int]) -> NDArray[np.uint8]:
+        resized = image.resize((grid[2] * PATCH, grid[1] * PATCH), Image.Resampling.BICUBIC)
         return self.family.order_patches(np.asarray(resized))
 
 
@@ -130,7 +172,13 @@ def _file_limits(fields: ConfigFields, defaults: PixelLimits) -> PixelLimits:
     return limits
 
 
-def _item(kind: str, patches: NDArray[np.uint8], grid: tuple[int, int, int], num_tokens: int) -> MediaItem:
+def _num_tokens(kind: str, grid: tuple[int, int, int]) -> int:
+    return math.prod(grid) // (MERGE**2 * (TEMPORAL_MERGE if kind == "video" else 1))
+
+
+def _item(kind: str, patches: NDArray[np.uint8], grid: tuple[int, int, int]) -> MediaItem:
+    """Return the item of patches ``[frames, patches of a frame, 588]``."""
+    patches = patches.reshape(-1, patches.shape[-1])
     patches.flags.writeable = False
     digest = hashlib.blake2b(patches.data, digest_size=32, key=f"{kind} {grid}".encode()).digest()
-    return MediaItem(kind, patches, grid, num_tokens, digest)
+    return MediaItem(kind, patches, grid, _num_tokens(kind, grid), digest)
