@@ -76,6 +76,7 @@ TABLE = [
 ]
 PAIRS = list(zip(TABLE, ROWS.values(), strict=True))
 NAMES = list(ROWS)
+OTHERS = {"--limit-mm-per-prompt", "--reasoning-parser", "--tool-call-parser"}
 
 
 @pytest.mark.parametrize(("documented", "preset"), PAIRS, ids=NAMES)
@@ -83,6 +84,7 @@ def test_a_row_is_that_of_the_table(documented: TableRow, preset: Row) -> None:
     flags = documented.flags
     assert flags.pop("--model") == preset.hub_id
     assert {name: value for name, value in flags.items() if name in SHOWN} == preset.options
+    assert {name: flags[name] for name in flags.keys() & OTHERS} == preset.others
     assert documented.cards.split()[0] == str(preset.cards) == flags.get("--tensor-parallel-size", "1")
     assert documented.quantization.lower() in preset.name
     assert documented.model.lower().startswith(preset.model.name.lower())
