@@ -23,7 +23,12 @@ USAGE = {
     "completion_tokens": 3,
     "total_tokens": 10,
     "prompt_tokens_details": {"cached_tokens": 4, "image_tokens": 0, "video_tokens": 0},
-    "completion_tokens_details": {"reasoning_tokens": 0, "image_tokens": 0},
+    "completion_tokens_details": {
+        "reasoning_tokens": 0,
+        "image_tokens": 0,
+        "accepted_prediction_tokens": 0,
+        "rejected_prediction_tokens": 0,
+    },
 }
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ernie_backend.engine.detokenizer import Detokenizer
+from ernie_backend.engine.prompt_lookup import PromptLookup
 from ernie_backend.engine.request_state import PromptParts, RequestState
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.sampler import Sampler
+from ernie_backend.settings.speculative_config import SpeculativeConfig
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.sampling import SamplingFilters
 
@@ -80,9 +82,12 @@ def make_request(
     stream: bool = True,
     prompt_text: str | None = None,
     priority: int = 0,
+    speculation: SpeculativeConfig | None = None,
 ) -> RequestState:
     """Return a greedy request as the engine takes it."""
     sequence = make_sequence(request_id, prompt, max_tokens, eos=eos, priority=priority)
     matcher = StopMatcher(stop, is_included=includes_stop)
     detokenizer = Detokenizer(CharacterTokens())
-    return RequestState(sequence, detokenizer, matcher, stream=stream, prompt=PromptParts(prompt_text))
+    lookup = None if speculation is None else PromptLookup(sequence, speculation)
+    parts = PromptParts(prompt_text)
+    return RequestState(sequence, detokenizer, matcher, stream=stream, prompt=parts, lookup=lookup)

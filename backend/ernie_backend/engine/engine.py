@@ -101,6 +101,7 @@ class Engine:
     def step(self) -> tuple[Output, ...]:
         """Compute one step; return the outputs of its requests."""
         expired = self._expire()
+        self._draft()
         plan = self._scheduler.schedule()
         if not plan.chunks:
             return expired
@@ -120,6 +121,16 @@ class Engine:
     def check_integrity(self) -> None:
         """Check the scheduler's and the KV cache's invariants; raise ValueError if one does not hold."""
         self._scheduler.check_integrity()
+
+    def _draft(self) -> None:
+        """Guess tokens of the requests that decode, if they are few: a step of many has no time for guesses."""
+        config = self._limits.speculative_config
+        if config is None:
+            return
+        decoding = [each for each in self._requests.values() if each.sequence.is_decoding]
+        if len(decoding) <= config.disable_by_batch_size:
+            for request in decoding:
+                request.draft()
 
     def _rows(self, plan: SchedulePlan) -> list[SamplingRow]:
         """Return the sequence, and the drafts before it, of each sampled row of a plan."""
@@ -147,8 +158,12 @@ class Engine:
         for chunk in plan.chunks:
             if chunk.num_sampled:
                 end = begin + chunk.num_sampled
-                accepted = _accepted(chunk.draft_ids, sampled[begin:end])
-                output = self._append(self._requests[chunk.request_id], accepted)
+                request, accepted = (
+                    self._requests[chunk.request_id],
+                    _accepted(chunk.draft_ids, sampled[begin:end]),
+                )
+                request.report_drafts(len(chunk.draft_ids), len(accepted) - 1)
+                output = self._append(request, accepted)
                 begin = end
                 if output is not None:
                     outputs.append(output)

@@ -19,6 +19,7 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.engine.answer_masks import AnswerMasks
 from ernie_backend.engine.detokenizer import Detokenizer
 from ernie_backend.engine.media_inputs import MediaInputs
+from ernie_backend.engine.prompt_lookup import PromptLookup
 from ernie_backend.engine.prompt_processor import PromptProcessor
 from ernie_backend.engine.request_state import PromptParts, RequestState
 from ernie_backend.engine.sampling_resolver import SamplingResolver
@@ -28,6 +29,7 @@ from ernie_backend.request.media import MediaItem
 from ernie_backend.request.reasoning import ReasoningTracker
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.settings.engine_settings import EngineSettings, LogprobLimits
+from ernie_backend.settings.speculative_config import SpeculativeConfig
 from ernie_wire.conversation import ToolRequest
 from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
@@ -48,6 +50,7 @@ class InputProcessor:
         logprob_limits: which log probabilities a request may ask for.
         format: how the model's answers are written.
         media: how the model takes media; None: it reads only text.
+        speculative_config: how tokens are guessed; None: not at all.
     """
 
     tokenizer: Tokenizer | NullTokenizer
@@ -58,6 +61,7 @@ class InputProcessor:
     logprob_limits: LogprobLimits = field(default_factory=LogprobLimits)
     format: AnswerFormat = field(default_factory=AnswerFormat)
     media: MediaInputs | None = None
+    speculative_config: SpeculativeConfig | None = None
 
     @classmethod
     def load(
@@ -94,6 +98,7 @@ class InputProcessor:
             logprob_limits=settings.logprobs,
             format=answer_format(settings.parsers, template, tokenizer),
             media=media,
+            speculative_config=settings.scheduler.speculative_config,
         )
 
     @property
@@ -155,6 +160,7 @@ class InputProcessor:
             priority=request.priority,
             cache_salt=request.cache_salt,
         )
+        config = self.speculative_config
         return RequestState(
             sequence,
             Detokenizer(self.tokenizer, self._skipped_ids(requested)),
@@ -169,6 +175,7 @@ class InputProcessor:
             ),
             reasoning=None if tags is None else ReasoningTracker(tags, is_open=is_open),
             pending_mask=self._answer_masks.pending(requested.structured_outputs, tools, prompt_ids, sampling),
+            lookup=None if config is None else PromptLookup(sequence, config),
         )
 
     def _last_tag(self, prompt_ids: tuple[int, ...]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ernie_backend.engine.detokenizer import Detokenizer
+from ernie_backend.engine.prompt_lookup import PromptLookup
 from ernie_backend.engine.repetition import RepetitionGuard
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.grammar.compiler import PendingMask
@@ -53,6 +54,7 @@ class RequestState:
         prompt: what the first output says of the prompt.
         reasoning: follows the thinking in the answer; None: the model has none.
         pending_mask: of the answer's grammar; ``start_mask`` is called before the engine gets the request.
+        lookup: drafts its tokens; None: nothing does.
 
     Attributes:
         finish_reason: ``stop`` or ``length`` at the end.
@@ -69,6 +71,7 @@ class RequestState:
         prompt: PromptParts = PromptParts(),  # noqa: B008  it is frozen
         reasoning: ReasoningTracker | None = None,
         pending_mask: PendingMask | None = None,
+        lookup: PromptLookup | None = None,
     ) -> None:
         self.sequence = sequence
         self.pending_mask = pending_mask
@@ -82,6 +85,8 @@ class RequestState:
         self._prompt = prompt
         self._reasoning = reasoning
         self._num_sent_reasoning = 0
+        self._lookup = lookup
+        self._num_accepted_drafts = self._num_rejected_drafts = 0  # since the last output
         self._prompt_logprobs: list[TokenLogprobs | None] = [None]  # the first token has none
         self._unsent_text: list[MarkedText] = []
         self._unsent_ids: list[int] = []
@@ -111,6 +116,18 @@ class RequestState:
         """Add the log probabilities of the next tokens of the prompt."""
         self._prompt_logprobs += [self._token_logprobs(each) for each in scored]
         self.sequence.num_scored_tokens = len(self._prompt_logprobs)
+
+    def draft(self) -> None:
+        """Guess the tokens that follow, if something does, for the next step to check."""
+        if self._lookup is not None:
+            self.sequence.draft_ids = self._lookup.propose()
+
+    def report_drafts(self, num_drafts: int, num_accepted: int) -> None:
+        """Note how many of the drafts that a step checked were right."""
+        if self._lookup is not None and num_drafts:
+            self._lookup.report(num_drafts, num_accepted)
+            self._num_accepted_drafts += num_accepted
+            self._num_rejected_drafts += num_drafts - num_accepted
 
     def finish_without_tokens(self) -> Output:
         """Return the only output of a request for no tokens."""
@@ -167,7 +184,10 @@ class RequestState:
             prompt_tag=prompt.last_tag,
             num_image_tokens=prompt.num_image_tokens,
             num_video_tokens=prompt.num_video_tokens,
+            num_accepted_drafts=self._num_accepted_drafts,
+            num_rejected_drafts=self._num_rejected_drafts,
         )
+        self._num_accepted_drafts = self._num_rejected_drafts = 0
         self._num_sent_reasoning = num_reasoning
         self._unsent_text, self._unsent_ids, self._unsent_logprobs, self._has_sent = [], [], [], True
         return output

@@ -26,6 +26,7 @@ from ernie_backend.settings.kinds import (
     Switch,
 )
 from ernie_backend.settings.media_values import ProcessorKwargs, PromptLimits
+from ernie_backend.settings.speculative_config import Speculation, SpeculativeConfig
 from ernie_backend.weights.precision import DTYPES, QUANTIZATIONS
 from ernie_backend.weights.sharding import MAX_RANKS, Shard, shard_of
 from ernie_kernels.formats import ActivationType
@@ -107,6 +108,7 @@ class SchedulerLimits:
         max_num_waiting_tokens: a request that finds others in the queue and would exceed it is refused.
         max_waiting_time: None: no limit.
         max_num_partial_prefills: with 1, no prompt passes another.
+        speculative_config: None: no guesses.
         max_prompt_logit_rows: prompt tokens whose logits one step computes because a request wants them.
     """
 
@@ -135,6 +137,12 @@ class SchedulerLimits:
     )
     long_prefill_token_threshold: int = setting(
         0, Integer(), "tokens of the longest prompt that does not count as long"
+    )
+    speculative_config: SpeculativeConfig | None = setting(
+        None,
+        OrNone(Speculation(), ("none",)),
+        'guesses of the next tokens, checked in one step; answers stay the same; {"method": "ngram"} looks '
+        "them up in prompt and answer",
     )
     max_prompt_logit_rows: int = 64
 

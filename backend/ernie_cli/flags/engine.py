@@ -135,6 +135,12 @@ BATCH = Group(
         ),
         engine_flag("--enable-prefix-caching", fastdeploy="on", zh="开头相同的提示词共用 KV 缓存"),
         engine_flag(
+            "--speculative-config",
+            fastdeploy="none",
+            zh='猜测后续 token，一步之内验证：{"method": "ngram"} 在提示与回答中查找；回答不变',
+            default="none",
+        ),
+        engine_flag(
             "--scheduler-max-size",
             fastdeploy="-1",
             zh="队列中的请求数；超出返回 429",

@@ -44,6 +44,8 @@ def output_response(output: Output, request: GenerateRequest, echo: str, cumulat
     if request.return_num_output_tokens:
         outputs.append(_numbers(tensors.NUM_OUTPUT_TOKENS, [output.num_output_tokens], np.uint32))
         outputs.append(_numbers(tensors.NUM_REASONING_TOKENS, [output.num_reasoning_tokens], np.uint32))
+        outputs.append(_numbers(tensors.NUM_ACCEPTED_DRAFTS, [output.num_accepted_drafts], np.uint32))
+        outputs.append(_numbers(tensors.NUM_REJECTED_DRAFTS, [output.num_rejected_drafts], np.uint32))
     if request.return_token_ids:
         outputs.append(_numbers(tensors.OUTPUT_IDS, output.token_ids, np.int32))
         outputs += _prompt(output)

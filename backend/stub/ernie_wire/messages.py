@@ -143,6 +143,7 @@ class Output:
         marks: the structural tokens in ``text``.
         num_output_tokens: number of new tokens.
         num_reasoning_tokens: of these, the number that are thinking, with its tags.
+        num_accepted_drafts, num_rejected_drafts: guesses of tokens that a step checked, right and wrong ones.
         prompt_tag: in the first output, with ``return_marks``: the last thinking tag of the prompt,
             ``<think>`` or ``</think>``; empty if it has none.
         num_image_tokens, num_video_tokens: in the first output, tokens of the prompt that stand for media.
@@ -169,6 +170,8 @@ class Output:
     num_image_tokens: int = 0
     num_video_tokens: int = 0
     stop_reason: str | None = None
+    num_accepted_drafts: int = 0
+    num_rejected_drafts: int = 0
 
     @property
     def is_last(self) -> bool:
@@ -192,6 +195,8 @@ def join_outputs(parts: Sequence[Output]) -> Output:
         prompt_tag=_first(part.prompt_tag for part in parts),
         num_image_tokens=sum(part.num_image_tokens for part in parts),
         num_video_tokens=sum(part.num_video_tokens for part in parts),
+        num_accepted_drafts=sum(part.num_accepted_drafts for part in parts),
+        num_rejected_drafts=sum(part.num_rejected_drafts for part in parts),
         num_input_tokens=max(part.num_input_tokens for part in parts),
         num_cached_tokens=max(part.num_cached_tokens for part in parts),
         prompt_ids=_first(part.prompt_ids for part in parts),

@@ -61,7 +61,11 @@ FIELDS: tuple[TensorSpec, ...] = (
     TensorSpec(
         "return_num_input_tokens", "TYPE_BOOL", "request num_input_tokens, num_cached_tokens and those of media"
     ),
-    TensorSpec("return_num_output_tokens", "TYPE_BOOL", "request num_output_tokens and num_reasoning_tokens"),
+    TensorSpec(
+        "return_num_output_tokens",
+        "TYPE_BOOL",
+        "request num_output_tokens, num_reasoning_tokens, and the numbers of drafts",
+    ),
     TensorSpec("return_token_ids", "TYPE_BOOL", "request output_ids, prompt_ids and prompt_text"),
     TensorSpec("return_prompt_bytes", "TYPE_BOOL", "request prompt_bytes, with return_token_ids"),
     TensorSpec("return_cumulative_logprob", "TYPE_BOOL", "request cumulative_logprob"),
@@ -95,6 +99,12 @@ NUM_OUTPUT_TOKENS = TensorSpec("num_output_tokens", "TYPE_UINT32", "tokens gener
 NUM_REASONING_TOKENS = TensorSpec(
     "num_reasoning_tokens", "TYPE_UINT32", "of these, the number that are thinking, including </think>"
 )
+NUM_ACCEPTED_DRAFTS = TensorSpec(
+    "num_accepted_drafts",
+    "TYPE_UINT32",
+    "tokens guessed rightly since the last response (--speculative-config)",
+)
+NUM_REJECTED_DRAFTS = TensorSpec("num_rejected_drafts", "TYPE_UINT32", "the same for wrong guesses")
 OUTPUT_IDS = TensorSpec("output_ids", "TYPE_INT32", "token ids generated since the last response", dims=(-1,))
 PROMPT_IDS = TensorSpec(
     "prompt_ids", "TYPE_INT32", "token ids of the prompt, in the first response", dims=(-1,)
@@ -139,6 +149,8 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     NUM_VIDEO_TOKENS,
     NUM_OUTPUT_TOKENS,
     NUM_REASONING_TOKENS,
+    NUM_ACCEPTED_DRAFTS,
+    NUM_REJECTED_DRAFTS,
     OUTPUT_IDS,
     PROMPT_IDS,
     PROMPT_TEXT,

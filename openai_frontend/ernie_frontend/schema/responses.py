@@ -35,6 +35,8 @@ class CompletionTokensDetails(_Answer):
 
     reasoning_tokens: int = Field(description="tokens of thinking and its tags")
     image_tokens: int
+    accepted_prediction_tokens: int = Field(description="tokens guessed rightly (`--speculative-config`)")
+    rejected_prediction_tokens: int = Field(description="wrong guesses, which are not in the answer")
 
 
 class Usage(_Answer):

@@ -112,6 +112,7 @@ class UsageCounter:
         self._num_cached_tokens: dict[int, int] = {}  # by generation
         self._num_media_tokens: dict[int, tuple[int, int]] = {}  # by prompt: of images, of videos
         self._num_reasoning_tokens = 0
+        self._num_accepted_drafts = self._num_rejected_drafts = 0
         self.num_output_tokens = 0
 
     def add(self, index: int, output: Output) -> None:
@@ -124,6 +125,8 @@ class UsageCounter:
         self._num_cached_tokens[index] = cached
         self.num_output_tokens += output.num_output_tokens
         self._num_reasoning_tokens += output.num_reasoning_tokens
+        self._num_accepted_drafts += output.num_accepted_drafts
+        self._num_rejected_drafts += output.num_rejected_drafts
 
     def add_all(self, answers: Sequence[Output]) -> None:
         """Count whole answers, one for each generation."""
@@ -156,7 +159,12 @@ class UsageCounter:
                 "image_tokens": sum(of_images for of_images, _ in media),
                 "video_tokens": sum(of_videos for _, of_videos in media),
             },
-            "completion_tokens_details": {"reasoning_tokens": self._num_reasoning_tokens, "image_tokens": 0},
+            "completion_tokens_details": {
+                "reasoning_tokens": self._num_reasoning_tokens,
+                "image_tokens": 0,
+                "accepted_prediction_tokens": self._num_accepted_drafts,
+                "rejected_prediction_tokens": self._num_rejected_drafts,
+            },
         }
 
 

@@ -56,6 +56,8 @@ def output_of(request_id: str, result: InferResult) -> Output:
         token_ids=_integers(received, tensors.OUTPUT_IDS) or (),
         num_output_tokens=sum(_integers(received, tensors.NUM_OUTPUT_TOKENS) or ()),
         num_reasoning_tokens=sum(_integers(received, tensors.NUM_REASONING_TOKENS) or ()),
+        num_accepted_drafts=sum(_integers(received, tensors.NUM_ACCEPTED_DRAFTS) or ()),
+        num_rejected_drafts=sum(_integers(received, tensors.NUM_REJECTED_DRAFTS) or ()),
         num_input_tokens=sum(_integers(received, tensors.NUM_INPUT_TOKENS) or ()),
         num_cached_tokens=sum(_integers(received, tensors.NUM_CACHED_TOKENS) or ()),
         num_image_tokens=sum(_integers(received, tensors.NUM_IMAGE_TOKENS) or ()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -174,9 +175,14 @@ class Steps:
     """A scheduler whose steps are completed at once, as if the model sampled token 7 for ever."""
 
     def __init__(self, num_blocks: int = 40, block_size: int = 2, **limits: int) -> None:
-        chosen = {"max_num_seqs": 8, "max_num_batched_tokens": 8, "max_num_waiting": 10, **limits}
+        chosen: dict[str, Any] = {
+            "max_num_seqs": 8,
+            "max_num_batched_tokens": 8,
+            "max_num_waiting": 10,
+            **limits,
+        }
         self.blocks = BlockManager(num_blocks, block_size)
-        self.scheduler = Scheduler(SchedulerLimits(**chosen), self.blocks)
+        self.scheduler = Scheduler(SchedulerLimits(**{**chosen, **limits}), self.blocks)
         self.sequences: dict[str, Sequence] = {}
 
     def add(self, name: str, prompt: Iterable[int], max_tokens: int = 4, priority: int = 0) -> Sequence:

@@ -17,6 +17,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.settings.engine_settings import SETTINGS, EngineSettings
 from ernie_backend.settings.media_values import ProcessorKwargs, PromptLimits
 from ernie_backend.settings.reader import read_settings
+from ernie_backend.settings.speculative_config import SpeculativeConfig
 from ernie_kernels.cpu import instruction_sets
 from ernie_kernels.formats import ActivationType
 from support.paths import DENSE
@@ -59,6 +60,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "max_num_waiting": ("9", 9),
     "max_num_waiting_tokens": ("99", 99),
     "max_waiting_time": ("1.5", 1.5),
+    "speculative_config": ('{"method": "ngram"}', SpeculativeConfig("ngram")),
     "max_num_partial_prefills": ("4", 4),
     "max_long_partial_prefills": ("2", 2),
     "long_prefill_token_threshold": ("100", 100),

@@ -40,6 +40,7 @@ SAMPLES = {
     "--allowed-origins": '["https://a.example"]',
     "--allowed-methods": '["GET", "POST"]',
     "--allowed-headers": '["*"]',
+    "--speculative-config": '{"method": "ngram"}',
     "--limit-mm-per-prompt": '{"image": 10, "video": 3}',
     "--mm-processor-kwargs": '{"video_max_frames": 30, "video_frames_sample": "middle"}',
 }

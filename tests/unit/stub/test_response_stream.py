@@ -83,6 +83,8 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
         "num_video_tokens": [0],
         "num_output_tokens": [1],
         "num_reasoning_tokens": [1],
+        "num_accepted_drafts": [0],
+        "num_rejected_drafts": [0],
         "output_ids": [1],
         "prompt_ids": [7, 8, 9],
         "prompt_text": "xyz",
@@ -98,6 +100,8 @@ def test_outputs_that_gather_during_a_send_become_one_response() -> None:
         "num_video_tokens": [0],
         "num_output_tokens": [4],
         "num_reasoning_tokens": [3],
+        "num_accepted_drafts": [0],
+        "num_rejected_drafts": [0],
         "output_ids": [2, 3, 4, 5],
     }
 
