@@ -120,7 +120,7 @@ SERVER = Group(
             (None, "any public host"),
             "hosts that images and videos are downloaded from, comma-separated; .example.com is every host "
             "below example.com; like vLLM's flag",
-            "允许下载图像与视频的主机，以逗号分隔；.example.com 表示 example.com 下的所有主机；与 vLLM 类似",
+            "允许下载图片与视频的主机，以逗号分隔；.example.com 表示 example.com 下的所有主机；与 vLLM 类似",
             _FRONTEND,
         ),
         _flag(
@@ -128,7 +128,7 @@ SERVER = Group(
             Switch(),
             (None, "off"),
             "images and videos may also be downloaded from private and loopback addresses",
-            "允许从私有地址与本机地址下载图像与视频",
+            "允许从私有地址与本机地址下载图片与视频",
             _FRONTEND,
         ),
         _flag(
