@@ -6,9 +6,10 @@ The one table of them: a new architecture is an entry here and a file in models/
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ernie_backend.config.fields import ConfigFields
+from ernie_backend.config.rotary_config import alternating_axes, contiguous_axes
 from ernie_backend.config.vision_shape import VisionShape, ocr_tower, resampler_tower
 from ernie_wire.repetition import RepetitionDetection
 
@@ -23,6 +24,8 @@ class TensorLayout:
         qkv: the tensors that one after another are the queries, keys and values of a layer.
         gate_up: the same for the two matrices of an MLP that see its inputs, the gate first.
         is_transposed: whether Linears are stored as ``[inputs, outputs]``; otherwise ``[outputs, inputs]``.
+        is_router_transposed: the same for routers.
+        tower: what the names of the vision tower's tensors begin with; empty: there is none.
     """
 
     name: str
@@ -30,13 +33,24 @@ class TensorLayout:
     qkv: tuple[str, ...]
     gate_up: tuple[str, ...]
     is_transposed: bool
+    is_router_transposed: bool = False
+    tower: str = ""
 
 
 HUGGINGFACE = TensorLayout(
     "HF", "model.", ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), is_transposed=False
 )
-PADDLE = TensorLayout("Paddle", "ernie.", ("qkv_proj",), ("up_gate_proj",), is_transposed=True)
+PADDLE = TensorLayout(
+    "Paddle", "ernie.", ("qkv_proj",), ("up_gate_proj",), is_transposed=True, is_router_transposed=True
+)
 """The layout that FastDeploy reads: what is quantized, or cut for ranks, has it."""
+VL_HUGGINGFACE = replace(HUGGINGFACE, is_router_transposed=True, tower="vision_model.")
+VL_TRANSFORMERS = replace(VL_HUGGINGFACE, tower="model.vision_model.")
+"""As transformers saves it; it reads both."""
+VL_PADDLE = replace(PADDLE, tower="vision_model.")
+OCR_HUGGINGFACE = replace(HUGGINGFACE, tower="visual.vision_model.")
+OCR_PADDLE = replace(PADDLE, tower="visual.vision_model.")
+"""None is released; FastDeploy reads the other."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +60,26 @@ class Architecture:
     Attributes:
         name: that of transformers, by which the rest of the program calls it.
         paddle_name: that of PaddlePaddle, which ``quantize`` writes for FastDeploy.
-        model: ``module:class`` of the model file; None: it can be planned but not served.
+        model: ``module:class`` of the model file.
         has_experts: whether its layers may have experts.
-        tower: reads the vision tower from its fields of config.json and the decoder's width; None: text only.
-        layouts: those that its checkpoints have; what ``quantize`` writes has ``PADDLE``.
+        tower: reads the vision tower from its fields of config.json; None: text only.
+        axes: reads the axis of each rotary pair from the fields and the number of pairs; None: there is one.
+        layouts: those that its checkpoints have, the last one that of what ``quantize`` writes.
         repetition: which loop ends its answers, unless a request says otherwise.
     """
 
     name: str
     paddle_name: str
-    model: str | None
+    model: str
     has_experts: bool = False
-    tower: Callable[[ConfigFields, int], VisionShape] | None = None
+    tower: Callable[[ConfigFields], VisionShape] | None = None
+    axes: Callable[[ConfigFields, int], tuple[int, ...]] | None = None
     layouts: tuple[TensorLayout, ...] = (HUGGINGFACE, PADDLE)
     repetition: RepetitionDetection = RepetitionDetection()  # noqa: RUF009  it is frozen
 
 
-_ERNIE = "ernie_backend.models.ernie4_5:Ernie4_5ForCausalLM"
+_MODELS = "ernie_backend.models"
+_ERNIE = f"{_MODELS}.ernie4_5:Ernie4_5ForCausalLM"
 _VL, _VL_PADDLE = "Ernie4_5_VLMoeForConditionalGeneration", "Ernie4_5_VL_MoeForConditionalGeneration"
 _MOE, _OCR = "Ernie4_5_MoeForCausalLM", "PaddleOCRVLForConditionalGeneration"
 _PAGE_LOOP = RepetitionDetection(max_pattern_size=512, min_count=8, min_repeated_tokens=2048)
@@ -70,8 +87,24 @@ _PAGE_LOOP = RepetitionDetection(max_pattern_size=512, min_count=8, min_repeated
 _ALL = (
     Architecture("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM", _ERNIE),
     Architecture(_MOE, _MOE, _ERNIE, has_experts=True),
-    Architecture(_VL, _VL_PADDLE, None, has_experts=True, tower=resampler_tower),
-    Architecture(_OCR, _OCR, None, tower=ocr_tower, repetition=_PAGE_LOOP),
+    Architecture(
+        _VL,
+        _VL_PADDLE,
+        f"{_MODELS}.ernie4_5_vl:Ernie4_5_VLMoeForConditionalGeneration",
+        has_experts=True,
+        tower=resampler_tower,
+        axes=alternating_axes,
+        layouts=(VL_HUGGINGFACE, VL_TRANSFORMERS, VL_PADDLE),
+    ),
+    Architecture(
+        _OCR,
+        _OCR,
+        f"{_MODELS}.paddleocr_vl:PaddleOCRVLForConditionalGeneration",
+        tower=ocr_tower,
+        axes=contiguous_axes,
+        layouts=(OCR_HUGGINGFACE, OCR_PADDLE),
+        repetition=_PAGE_LOOP,
+    ),
 )
 ARCHITECTURES: dict[str, Architecture] = {
     spelling: each for each in _ALL for spelling in (each.name, each.paddle_name)
@@ -79,22 +112,17 @@ ARCHITECTURES: dict[str, Architecture] = {
 """By what config.json may call it."""
 
 
-def find_architecture(fields: ConfigFields, *, is_served: bool) -> Architecture:
+def find_architecture(fields: ConfigFields) -> Architecture:
     """Return the architecture that a config.json names.
-
-    Args:
-        fields: of config.json.
-        is_served: whether only one that has a model file will do.
 
     Raises:
         StartError: the architecture is unknown, or there is not exactly one name.
     """
     named = fields.values.get("architectures")
-    known = {spelling: each for spelling, each in ARCHITECTURES.items() if each.model or not is_served}
     if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
         raise fields.error(
-            f"architectures must be a list with one name, found {named!r}; known are {', '.join(known)}"
+            f"architectures must be a list with one name, found {named!r}; known are {', '.join(ARCHITECTURES)}"
         )
-    if named[0] not in known:
-        raise fields.error(f"unknown architecture {named[0]!r}; known are {', '.join(known)}")
-    return known[named[0]]
+    if named[0] not in ARCHITECTURES:
+        raise fields.error(f"unknown architecture {named[0]!r}; known are {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[named[0]]

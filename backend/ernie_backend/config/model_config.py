@@ -1,8 +1,9 @@
 """What ``config.json`` says about a model, read from HF ("-PT") and Paddle ("-Paddle") directories alike.
 
 Both writers agree on most names; they differ in the place of the rotary base (``rope_theta`` or
-``rope_parameters.rope_theta``) and in the spelling of the architecture. Everything is checked here, so no other
-module meets an impossible size.
+``rope_parameters.rope_theta``) and in the spelling of the architecture. A model with vision is the text model
+inside it and its tower: transformers 5 keeps the former under ``text_config``, others beside ``vision_config``.
+Everything is checked here, so no other module meets an impossible size.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from pathlib import Path
 
 from ernie_backend.config.architectures import Architecture, find_architecture
 from ernie_backend.config.fields import ConfigFields, is_int
+from ernie_backend.config.moe_config import MoeConfig, read_expert_banks, read_experts
 from ernie_backend.config.quantization_config import QuantizationConfig, read_quantization_config
+from ernie_backend.config.rotary_config import read_rope_theta
+from ernie_backend.config.vision_shape import VisionShape
 from ernie_kernels.api import RotarySpec
 from ernie_kernels.hadamard import check_block
 
-DEFAULT_ROPE_THETA = 500000.0
 DEFAULT_RMS_NORM_EPS = 1e-5
 
 _COMPUTED: Mapping[str, object] = {
@@ -33,53 +36,12 @@ _COMPUTED: Mapping[str, object] = {
 """Fields of config.json that would change the maths -> the one value that is computed here; null means it too.
 
 They are those of ERNIE-4.5 in PaddleFormers and transformers, and a few of other families. Fields of training
-are ignored, as are ``rope_3d`` and ``freq_allocation``: the three positions of text are equal, so they change
-nothing.
+are ignored, as are ``rope_3d`` and ``freq_allocation`` of a text model: the three positions of text are equal,
+so they change nothing.
 """
 
-_COMPUTED_MOE: Mapping[str, object] = {
-    "scoring_func": "softmax",
-    "moe_gate_act": "softmax",
-    "moe_norm_gate_logits": True,
-    "moe_norm_min": 1e-12,
-    "moe_use_aux_free": True,
-    "moe_use_hard_gate": False,
-    "moe_group_experts": False,
-    "routed_scaling_factor": 1,
-}
-"""The same for the choice of experts; in a dense model's file they may have any value."""
 
-_COMPUTED_ROPE: Mapping[str, object] = {
-    "rope_type": "default",
-    "type": "default",
-    "factor": 1,
-    "partial_rotary_factor": 1,
-}
-"""The same for the fields of ``rope_parameters``, or ``rope_scaling`` as it was called."""
-
-
-@dataclass(frozen=True)
-class MoeConfig:
-    """The experts of a model, and the layers that have them; the others have a dense MLP.
-
-    Attributes:
-        num_experts: routed experts of a layer.
-        experts_per_token: how many of them see a token.
-        intermediate_size: width of one expert.
-        num_shared_experts: experts that see every token, kept as one MLP; 0 if there are none.
-        layers: the layers that have experts, in order.
-    """
-
-    num_experts: int
-    experts_per_token: int
-    intermediate_size: int
-    num_shared_experts: int
-    layers: Sequence[int]
-
-    @property
-    def shared_size(self) -> int:
-        """Width of the MLP of all shared experts."""
-        return self.num_shared_experts * self.intermediate_size
+_OUTSIDE = ("tie_word_embeddings", "quantization_config")
 
 
 @dataclass(frozen=True)
@@ -97,6 +59,7 @@ class ModelConfig:
         head_dim: values of one head; ``num_heads * head_dim`` may differ from ``hidden_size``.
         rms_norm_eps: added to the mean of squares in every norm.
         rope_theta: base of the rotary frequencies.
+        rotary_axes: the axis that each pair of a head turns by; empty: positions have one axis.
         compression_ratio: what positions are divided by before they are turned into angles.
         max_position_embeddings: longest context the checkpoint was made for, in tokens.
         tie_word_embeddings: whether the embedding is the output head too.
@@ -104,7 +67,8 @@ class ModelConfig:
         eos_token_ids: tokens that end a generation.
         pad_token_id: the padding token.
         moe: the experts; None in a dense model.
-        vision_moe: the routed experts that pictures go to, in a vision-language model.
+        vision_moe: the routed experts that media go to, if they have their own: as many, in the same layers.
+        vision: the tower that encodes media; None: the model knows text only.
         quantization_config: how the checkpoint's weights are quantized; None: they are not.
     """
 
@@ -118,6 +82,7 @@ class ModelConfig:
     head_dim: int
     rms_norm_eps: float
     rope_theta: float
+    rotary_axes: tuple[int, ...]
     compression_ratio: float
     max_position_embeddings: int
     tie_word_embeddings: bool
@@ -126,6 +91,7 @@ class ModelConfig:
     pad_token_id: int
     moe: MoeConfig | None = None
     vision_moe: MoeConfig | None = None
+    vision: VisionShape | None = None
     quantization_config: QuantizationConfig | None = None
 
     @classmethod
@@ -138,21 +104,20 @@ class ModelConfig:
         return cls.from_fields(ConfigFields.read(directory / "config.json"))
 
     @classmethod
-    def from_fields(cls, fields: ConfigFields, architecture: Architecture | None = None) -> ModelConfig:
+    def from_fields(cls, fields: ConfigFields) -> ModelConfig:
         """Return what the fields of a config.json say.
-
-        Args:
-            fields: of config.json, or of the text model inside it.
-            architecture: that of the model; default: the one that the fields name, which must be one to serve.
 
         Raises:
             StartError: the architecture is unknown, or a field is missing, of the wrong type, unsupported, or
                 contradicts another one.
         """
-        architecture = architecture or find_architecture(fields, is_served=True)
+        architecture = find_architecture(fields)
+        whole, fields = fields, _text_fields(fields) if architecture.tower else fields
         fields.refuse_others(_COMPUTED)
         num_heads = fields.size("num_attention_heads")
         num_layers = fields.size("num_hidden_layers")
+        head_dim = _head_dim(fields, num_heads)
+        moe, vision_moe = _banks(fields, architecture, num_layers)
         config = cls(
             architecture=architecture.name,
             vocab_size=fields.size("vocab_size"),
@@ -161,16 +126,19 @@ class ModelConfig:
             num_layers=num_layers,
             num_heads=num_heads,
             num_kv_heads=fields.size("num_key_value_heads", default=num_heads),
-            head_dim=_head_dim(fields, num_heads),
+            head_dim=head_dim,
             rms_norm_eps=fields.positive("rms_norm_eps", DEFAULT_RMS_NORM_EPS),
-            rope_theta=_rope_theta(fields),
+            rope_theta=read_rope_theta(fields),
+            rotary_axes=architecture.axes(fields, head_dim // 2) if architecture.axes else (),
             compression_ratio=fields.positive("compression_ratio", 1.0),
             max_position_embeddings=fields.size("max_position_embeddings"),
             tie_word_embeddings=fields.flag("tie_word_embeddings", default=True),
             bos_token_id=fields.token("bos_token_id", 1),
             eos_token_ids=_eos_token_ids(fields),
             pad_token_id=fields.token("pad_token_id", 0),
-            moe=_moe(fields, num_layers) if architecture.has_experts else None,
+            moe=moe,
+            vision_moe=vision_moe,
+            vision=architecture.tower(_inner(whole, "vision_config")) if architecture.tower else None,
             quantization_config=read_quantization_config(fields),
         )
         _check(fields, config)
@@ -178,13 +146,13 @@ class ModelConfig:
 
     @property
     def expert_banks(self) -> tuple[MoeConfig, ...]:
-        """The banks of routed experts: none, that of text, or those of text and of pictures."""
+        """The banks of routed experts: none, that of all tokens, or those of text and of media."""
         return tuple(bank for bank in (self.moe, self.vision_moe) if bank is not None)
 
     @property
     def expert_layers(self) -> Sequence[int]:
         """The layers that have experts in place of a dense MLP."""
-        return max((bank.layers for bank in self.expert_banks), key=len, default=())
+        return self.moe.layers if self.moe else ()
 
     def has_experts(self, layer: int) -> bool:
         """Whether a layer has experts in place of a dense MLP."""
@@ -193,21 +161,39 @@ class ModelConfig:
     def rotary(self, max_positions: int) -> RotarySpec:
         """Return how queries and keys are rotated at positions below ``max_positions``."""
         return RotarySpec(
-            self.head_dim, max_positions, self.rope_theta, compression_ratio=self.compression_ratio
+            self.head_dim,
+            max_positions,
+            self.rope_theta,
+            compression_ratio=self.compression_ratio,
+            axes=self.rotary_axes,
         )
 
 
-def _rope_theta(fields: ConfigFields) -> float:
-    theta = fields.positive("rope_theta", DEFAULT_ROPE_THETA)
-    for name in ("rope_scaling", "rope_parameters"):
-        inner = fields.values.get(name)
-        if inner is None:
-            continue
-        if not isinstance(inner, dict):
-            raise fields.error(f"{name} must be an object, found {inner!r}")
-        ConfigFields(fields.path, inner).refuse_others(_COMPUTED_ROPE, f"{name}.")
-        theta = fields.positive("rope_theta", theta, inner)
-    return theta
+def _text_fields(fields: ConfigFields) -> ConfigFields:
+    """Return the fields of the text model inside a model with vision; some stand outside, and count there."""
+    outside = {name: fields.values[name] for name in _OUTSIDE if name in fields.values}
+    return ConfigFields(fields.path, {**_inner(fields, "text_config").values, **outside})
+
+
+def _inner(fields: ConfigFields, name: str) -> ConfigFields:
+    """Return the fields of an object in config.json, or of config.json itself if it is absent."""
+    value = fields.values.get(name)
+    if value is None:
+        return fields
+    if not isinstance(value, dict):
+        raise fields.error(f"{name} must be an object, found {value!r}")
+    return ConfigFields(fields.path, value)
+
+
+def _banks(
+    fields: ConfigFields, architecture: Architecture, num_layers: int
+) -> tuple[MoeConfig | None, MoeConfig | None]:
+    """Return the experts of all tokens, or those of text and those of media."""
+    if not architecture.has_experts:
+        return None, None
+    if architecture.tower is None:
+        return read_experts(fields, num_layers), None
+    return read_expert_banks(fields, num_layers)
 
 
 def _head_dim(fields: ConfigFields, num_heads: int) -> int:
@@ -227,30 +213,6 @@ def _eos_token_ids(fields: ConfigFields) -> tuple[int, ...]:
     if not ids or not all(is_int(token) and token >= 0 for token in ids):
         raise fields.error(f"eos_token_id must be a token id or a list of them, found {value!r}")
     return tuple(ids)
-
-
-def _last_expert_layer(end: int, num_layers: int) -> int:
-    """Return the layer that ``moe_layer_end_index`` means: -1 is the last, as are layers that do not exist."""
-    return num_layers - 1 if end == -1 else min(end, num_layers - 1)
-
-
-def _moe(fields: ConfigFields, num_layers: int) -> MoeConfig:
-    fields.refuse_others(_COMPUTED_MOE)
-    num_experts = fields.size("moe_num_experts")
-    experts_per_token = fields.size("moe_k")
-    if experts_per_token > num_experts:
-        raise fields.error(f"moe_k {experts_per_token} is more than moe_num_experts {num_experts}")
-    start = fields.integer("moe_layer_start_index", 0, default=0)
-    end = _last_expert_layer(fields.integer("moe_layer_end_index", -1, default=-1), num_layers)
-    interval = fields.size("moe_layer_interval", default=1)
-    first = start + -(start + 1) % interval  # a layer i has experts if interval divides i + 1
-    return MoeConfig(
-        num_experts=num_experts,
-        experts_per_token=experts_per_token,
-        intermediate_size=fields.size("moe_intermediate_size"),
-        num_shared_experts=fields.integer("moe_num_shared_experts", 0, default=0),
-        layers=range(first, end + 1, interval),
-    )
 
 
 def _check(fields: ConfigFields, config: ModelConfig) -> None:

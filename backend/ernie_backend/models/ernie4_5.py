@@ -1,6 +1,6 @@
 """ERNIE-4.5: a pre-norm decoder with grouped-query attention, and a gated MLP or experts in each layer.
 
-    x = embed(tokens)
+    x = embed(tokens), or what an encoder made of media
     for each layer:  x += output(attention(qkv(norm(x))));  x += mlp(norm(x)), or moe(norm(x))
     logits = head(norm(x))
 
@@ -27,6 +27,7 @@ from ernie_kernels.api import (
     Logits,
     Moe,
     Ops,
+    RotarySpec,
     Vector,
 )
 from ernie_kernels.formats import ActivationType
@@ -69,7 +70,7 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
         self.vision: VisionTower | None = None
         self._ops = ops
         self._has_partial_sums = weights.has_partial_sums
-        self._rotary = ops.pack_rotary(config.rotary(settings.max_model_len))
+        self._rotary = ops.pack_rotary(self._rotary_spec(settings.max_model_len))
         self._embedding = packer.linear(Role.EMBEDDING)
         self._head = self._embedding if config.tie_word_embeddings else packer.linear(Role.HEAD)
         self._first_norm = packer.vector(Role.INPUT_NORM, 0)
@@ -77,10 +78,10 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
 
     def forward(self, batch: DeviceBatch, caches: Sequence[LayerCache], media: Array | None = None) -> Logits:
         """Compute one step; see ``Model.forward``."""
-        if media is not None:
-            raise ValueError("this model has no embeddings of media")
         ops, epsilon = self._ops, self.config.rms_norm_eps
         residual = ops.all_reduce(ops.embed(self._embedding, batch))
+        if media is not None:
+            residual = ops.put_rows(residual, media, batch)
         hidden = ops.norm(residual, self._first_norm, epsilon)
         for layer, cache in zip(self._layers, caches, strict=True):
             attended = ops.attention(ops.linear(hidden, layer.qkv), self._rotary, cache, batch)
@@ -89,6 +90,9 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
             transformed = self._transform(hidden, layer.mlp, batch)
             residual, hidden = ops.add_norm(residual, transformed, layer.next_norm, epsilon)
         return ops.lm_head(hidden, self._head, batch)
+
+    def _rotary_spec(self, max_positions: int) -> RotarySpec:
+        return self.config.rotary(max_positions)
 
     def _transform(self, hidden: Array, mlp: DenseMlp | Experts, batch: DeviceBatch) -> Array:
         if isinstance(mlp, Experts):

@@ -46,8 +46,6 @@ def load_model(
 
 def build_model(config: ModelConfig, weights: ModelWeights, ops: Ops, settings: LoadSettings) -> Model:
     """Return the model that ``config.architecture`` names, over ``weights`` and ``ops``."""
-    path = ARCHITECTURES[config.architecture].model
-    assert path is not None  # noqa: S101 - a ModelConfig is read to be served
-    module, name = path.split(":")
+    module, name = ARCHITECTURES[config.architecture].model.split(":")
     model: Model = getattr(importlib.import_module(module), name)(config, weights, ops, settings)
     return model

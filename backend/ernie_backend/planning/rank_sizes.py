@@ -1,7 +1,8 @@
 """Bytes that one rank needs for a model's weights, and for the intermediate results of a step.
 
 Weights are those of the loader's recipes, cut and formatted as the loader does. The first rank is planned,
-which has at least what the others have. The vision tower is whole on each rank, in bfloat16.
+which has at least what the others have. A vision tower is whole on each rank, in bfloat16 if the rest is
+quantized.
 
 Activations are a bound for the largest step: every result of a layer is counted once, as if none were freed for
 another. A device that computes all experts of a layer at once holds a row for each token and each expert it
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ernie_backend.config.architectures import HUGGINGFACE
+from ernie_backend.config.architectures import ARCHITECTURES
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.vision_shape import VisionShape
 from ernie_backend.devices.device import Device
@@ -25,7 +26,7 @@ from ernie_backend.weights.roles import ROUTED, Role
 from ernie_backend.weights.sharding import experts_of, kv_heads_of, part_of
 from ernie_kernels.attention_blocks import scratch_bytes
 
-_NORMS, _MLPS, _VISION = "routers and norms", "MLPs", "vision tower"
+_NORMS, _MLPS = "routers and norms", "MLPs"
 _GROUPS: Mapping[Role, str] = {
     Role.EMBEDDING: "embeddings",
     Role.HEAD: "embeddings",
@@ -38,10 +39,12 @@ _GROUPS: Mapping[Role, str] = {
     Role.EXPERT_GATE_UP: "routed experts",
     Role.EXPERT_DOWN: "routed experts",
     Role.ROUTER: _NORMS,
+    Role.VISION_ROUTER: _NORMS,
     Role.ROUTER_BIAS: _NORMS,
     Role.INPUT_NORM: _NORMS,
     Role.POST_ATTENTION_NORM: _NORMS,
     Role.FINAL_NORM: _NORMS,
+    **{role: "vision tower" for role in Role if role.is_tower},
 }
 """What a plan shows, in its order."""
 _LOGIT_BYTES = 2 * 4
@@ -58,9 +61,7 @@ def weight_bytes(shape: ModelShape, settings: EngineSettings, device: Device) ->
     for role, part, count in _parts(shape, settings):
         size = count * _bytes(_format(role, precision), part, device.int4_bits)
         bytes_of[_GROUPS[role]] = bytes_of.get(_GROUPS[role], 0) + size
-    if shape.vision is not None:
-        bytes_of[_VISION] = 2 * shape.vision.parameters
-    order = [*dict.fromkeys(_GROUPS.values()), _VISION]
+    order = list(dict.fromkeys(_GROUPS.values()))
     return dict(sorted(bytes_of.items(), key=lambda item: order.index(item[0])))
 
 
@@ -85,7 +86,8 @@ def attention_bytes(shape: ModelShape, settings: EngineSettings, device: Device)
 def _parts(shape: ModelShape, settings: EngineSettings) -> Iterator[tuple[Role, tuple[int, int], int]]:
     """Yield what the first rank has: equal ``[outputs, inputs]`` parts of a role's weights, and how many."""
     config, shard = shape.config, settings.parallel.shard(shape.config)
-    for group in weight_groups(config, HUGGINGFACE):  # in every layout they are as large
+    layout = ARCHITECTURES[config.architecture].layouts[0]  # in every one they are as large
+    for group in weight_groups(config, layout):
         for role, recipe in group.recipes.items():
             count = group.num_layers * len(experts_of(role, len(group.experts), shard))
             outputs, inputs = recipe.shape if len(recipe.shape) == 2 else (1, *recipe.shape)

@@ -59,7 +59,7 @@ class Calibration:
     @classmethod
     def empty(cls, config: ModelConfig) -> Calibration:
         """Return one without measurements."""
-        experts = config.moe.num_experts if config.moe else 0
+        experts = sum(bank.num_experts for bank in config.expert_banks)
         channels = config.num_kv_heads * config.head_dim
         nothing = [np.full((config.num_layers, width), NOTHING, np.float32) for width in (experts, channels)]
         return cls(nothing[0], nothing[0].copy(), nothing[1], nothing[1].copy())
@@ -210,8 +210,11 @@ def _one_layer(
     Its tokens are the rows of all texts, and its embedding is the output of the layers before for each: so the
     model file computes the layer exactly as in a whole model.
     """
-    moe = replace(config.moe, layers=range(1)) if config.moe and config.has_experts(layer) else None
-    one = replace(config, num_layers=1, tie_word_embeddings=True, moe=moe)
+    moe, vision_moe = (
+        replace(bank, layers=range(1)) if bank and config.has_experts(layer) else None
+        for bank in (config.moe, config.vision_moe)
+    )
+    one = replace(config, num_layers=1, tie_word_embeddings=True, moe=moe, vision_moe=vision_moe, vision=None)
     loading = LoadSettings("float32", None, ActivationType.FLOAT32, max_model_len=longest)
     return build_model(one, _LayerWeights(weights, one, layer, states), ops, loading)
 

@@ -62,6 +62,10 @@ class QuantizationJob:
             )
         if model.moe is None and name != "wint8":
             raise StartError(f"{name} quantizes experts, and {self.source} has none; give --quantization wint8")
+        if model.vision_moe is not None and name == "w4a8":
+            raise StartError(
+                "w4a8 has to be measured, and no text reaches the experts of media; give --quantization wint4"
+            )
         if self.rotation and model.moe and model.moe.intermediate_size % self.rotation:
             raise StartError(
                 f"w4a8 rotates blocks of {self.rotation} inputs, which do not divide the experts' "

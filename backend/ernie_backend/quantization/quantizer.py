@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.config.architectures import ARCHITECTURES, PADDLE
+from ernie_backend.config.architectures import ARCHITECTURES
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.quantization_config import QUANTIZATION_CONFIG
 from ernie_backend.errors import StartError
@@ -106,7 +106,7 @@ class _Writer:
         self._weights = weights
         self._measured = Calibration.empty(config)
         self._report = report
-        self._recipes = recipes(config, PADDLE)
+        self._recipes = recipes(config, ARCHITECTURES[config.architecture].layouts[-1])
         self._precision = Precision("bfloat16", job.config.quantization, config.tie_word_embeddings)
         self._stored = stored_weights(self._recipes, self._precision, (), is_expected=True)
         ranks = job.ranks
@@ -146,7 +146,7 @@ class _Writer:
         """Return the weights of each file, in order."""
         groups: list[list[WeightKey]] = [[] for _ in range(1 + self._config.num_layers)]
         for key in self._recipes:
-            groups[0 if key.role in _WITHOUT_LAYER else 1 + key.layer].append(key)
+            groups[0 if _is_outside(key.role) else 1 + key.layer].append(key)
         count = len(groups)
         return {f"model-{i:05d}-of-{count:05d}.safetensors": keys for i, keys in enumerate(groups, 1)}
 
@@ -154,7 +154,7 @@ class _Writer:
         for key in keys:
             tensors = self._stored[key].tensors if key in self._stored else self._recipes[key].tensors
             yield from (tensor.name for tensor in tensors)
-        if self._job.config.has_cache_scales and keys[0].role not in _WITHOUT_LAYER:
+        if self._job.config.has_cache_scales and not _is_outside(keys[0].role):
             yield from (spec.name for spec in cache_scale_specs(self._config, keys[0].layer))
 
     def _write_file(self, paths: list[Path], keys: list[WeightKey]) -> None:
@@ -170,7 +170,7 @@ class _Writer:
         for key in keys:
             yield from self._weight(key)
             self._weights.forget()
-        if self._job.config.has_cache_scales and keys[0].role not in _WITHOUT_LAYER:
+        if self._job.config.has_cache_scales and not _is_outside(keys[0].role):
             layer = keys[0].layer
             absmax = self._measured.keys[layer], self._measured.values[layer]
             for spec, values in zip(cache_scale_specs(self._config, layer), absmax, strict=True):
@@ -180,13 +180,20 @@ class _Writer:
         values = self._weights.as_stored(*key)
         stored, recipe = self._stored.get(key), self._recipes[key]
         if stored is None:
-            yield recipe.tensors[0].name, values.T if recipe.is_transposed else values.reshape(recipe.shape)
+            pieces = np.split(values, np.cumsum(recipe.heights)[:-1])
+            for tensor, piece in zip(recipe.tensors, pieces, strict=True):
+                yield tensor.name, piece.T if recipe.is_transposed else piece.reshape(tensor.shape)
             return
         of_role = {Role.EXPERT_GATE_UP: self._measured.gate_up, Role.EXPERT_DOWN: self._measured.down}
         absmax = of_role[key.role][key.layer, key.expert] if key.role in of_role else 0.0
         rotation = self._job.rotation if key.role is Role.EXPERT_DOWN else 0
         fmt = self._precision.format_of(key.role)
         yield from quantized_tensors(stored, fmt, values, float(absmax), rotation).items()
+
+
+def _is_outside(role: Role) -> bool:
+    """Whether a weight is in no layer of the decoder."""
+    return role in _WITHOUT_LAYER or role.is_tower
 
 
 def _holds(path: Path, names: set[str]) -> bool:

@@ -65,14 +65,23 @@ class ModelWeights(ABC):
         """Return the experts of a layer that has some."""
         moe = self._config.moe
         assert moe is not None  # noqa: S101 - the layer has experts
-        gate, bias = dequantize(self.linear(Role.ROUTER, layer)), self.vector(Role.ROUTER_BIAS, layer)
-        local_experts = experts_of(Role.EXPERT_DOWN, moe.num_experts, self._shard)
+        bias_of = self.vector(Role.ROUTER_BIAS, layer).reshape(len(self._config.expert_banks), -1)
         has_shared = moe.num_shared_experts and experts_of(Role.SHARED_DOWN, 1, self._shard)
-        experts = (self._mlp(Role.EXPERT_GATE_UP, Role.EXPERT_DOWN, layer, expert) for expert in local_experts)
         return MoeWeights(
-            (ExpertBank(RouterWeights(gate, bias, moe.experts_per_token), experts, local_experts),),
+            tuple(self._bank(layer, index, bias) for index, bias in enumerate(bias_of)),
             self._mlp(Role.SHARED_GATE_UP, Role.SHARED_DOWN, layer) if has_shared else None,
         )
+
+    def _bank(self, layer: int, index: int, bias: NDArray[np.float32]) -> ExpertBank:
+        """Return bank 0 of all tokens or of text, or bank 1 of media, whose numbers follow those of text."""
+        bank = self._config.expert_banks[index]
+        gate = dequantize(self.linear((Role.ROUTER, Role.VISION_ROUTER)[index], layer))
+        local_experts = experts_of(Role.EXPERT_DOWN, bank.num_experts, self._shard)
+        first = index * bank.num_experts
+        experts = (
+            self._mlp(Role.EXPERT_GATE_UP, Role.EXPERT_DOWN, layer, first + expert) for expert in local_experts
+        )
+        return ExpertBank(RouterWeights(gate, bias, bank.experts_per_token), experts, local_experts)
 
     def _mlp(self, gate_up: Role, down: Role, layer: int, expert: int = 0) -> MlpWeights:
         return MlpWeights(self.linear(gate_up, layer, expert), self.linear(down, layer, expert))

@@ -2,18 +2,19 @@
 
 They are made in their final format, as fast as random bits: a float is a bfloat16 of random sign and
 mantissa with magnitude in [2^-6, 2^-5), of the size of trained weights; a quantized matrix has random codes and
-scales that give it the same largest magnitude. Norms are one, biases of routers zero. A weight depends on its
+scales that give it the same largest magnitude. Norms are one, biases zero. A weight depends on its
 role, layer, expert, rank and shape only, so every start makes the same model.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.config.architectures import HUGGINGFACE
+from ernie_backend.config.architectures import ARCHITECTURES
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.weights.base import ModelWeights
@@ -56,7 +57,8 @@ class DummyWeights(ModelWeights):
     ) -> None:
         precision = Precision(dtype, quantization, config.tie_word_embeddings, has_int8_head)
         super().__init__(config, precision, shard)
-        self._shapes = {key: recipe.shape for key, recipe in recipes(config, HUGGINGFACE).items()}
+        layout = ARCHITECTURES[config.architecture].layouts[0]  # in every one they are as large
+        self._shapes = {key: recipe.shape for key, recipe in recipes(config, layout).items()}
         stored = config.quantization_config or QuantizationConfig("w4a8")
         self._rotation, self._has_cache_scales = stored.hadamard_block, stored.has_cache_scales
         self._cache_shape = len(kv_heads_of(config, self._shard)), config.head_dim
@@ -87,9 +89,9 @@ class DummyWeights(ModelWeights):
         return Float32Weight(bfloat16_to_float32(bits))
 
     def vector(self, role: Role, layer: int = 0) -> NDArray[np.float32]:
-        """Return a ``[K]`` vector: zeros for the bias of a router, else ones."""
-        length = self._shapes[WeightKey(role, layer)][-1]
-        return np.full(length, role is not Role.ROUTER_BIAS, np.float32)
+        """Return a ``[K]`` vector: zeros for a bias, else ones."""
+        length = math.prod(self._shapes[WeightKey(role, layer)])
+        return np.full(length, not role.name.endswith("_BIAS"), np.float32)
 
     def cache_scales(self, layer: int) -> CacheScales | None:  # noqa: ARG002 - all layers are alike
         """Return scales of numbers up to 4, if config.json says that the checkpoint has scales."""

@@ -35,7 +35,7 @@ from ernie_backend.weights.checkpoints.validation import check_tensors, check_ti
 from ernie_backend.weights.float_conversion import as_bfloat16, as_float32, finite_outputs, float32_blocks
 from ernie_backend.weights.precision import QUANTIZED, Precision, WeightFormat
 from ernie_backend.weights.recipes import CheckpointTensor, Recipe, recipes_for
-from ernie_backend.weights.roles import Role, WeightKey
+from ernie_backend.weights.roles import ROUTERS, Role, WeightKey
 from ernie_backend.weights.sharding import Part, Shard, kv_heads_of, part_of
 from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
@@ -51,7 +51,7 @@ from ernie_kernels.formats import (
 )
 
 logger = logging.getLogger(__name__)
-_CHECKED = (Role.ROUTER, Role.EMBEDDING)
+_CHECKED = (*ROUTERS, Role.EMBEDDING)
 """Checked even if they are not quantized: NaN elsewhere shows in every answer, here only in some."""
 
 
@@ -222,7 +222,7 @@ class CheckpointWeights(ModelWeights):
 
     def _read(self, recipe: Recipe, part: Part | None = None) -> NDArray[np.generic]:
         """Return a weight or a part as stored, outputs first: float32, float16, or bfloat16 bits as uint16."""
-        pieces = [self._checkpoint.tensor(tensor.name) for tensor in recipe.tensors]
+        pieces = [_as_matrix(self._checkpoint.tensor(tensor.name)) for tensor in recipe.tensors]
         if recipe.is_transposed:
             pieces = [piece.T for piece in pieces]
         if part is not None:
@@ -233,6 +233,11 @@ class CheckpointWeights(ModelWeights):
         # In rows, whatever the order of the files.
         rows = np.empty((sum(map(len, pieces)), *pieces[0].shape[1:]), pieces[0].dtype)
         return np.concatenate(pieces, out=rows)
+
+
+def _as_matrix(stored: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return a convolution's kernel as ``[outputs, inputs]``; all else as it is."""
+    return stored.reshape(len(stored), -1) if stored.ndim > 2 else stored
 
 
 def _open_cache(root: Path | None, directory: Path, part: str) -> QuantizedCache | None:

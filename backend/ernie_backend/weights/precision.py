@@ -2,10 +2,9 @@
 
 Loader, quantizer and planner follow this one rule. ``dtype`` is the format of what is not quantized. Under
 ``wint8`` all Linears of the decoder and the output head are int8; a tied embedding is the head, so its one int8
-copy serves lookup and head, while an untied lookup table stays bfloat16. On an XPU the head stays bfloat16 too,
-as in FastDeploy. ``wint4`` is the same except for the
-routed experts, which are int4; under ``w4a8`` these meet int8 inputs. Routers are always float32: a rounded one
-would choose other experts.
+copy serves lookup and head, while an untied lookup table stays bfloat16, as does a vision tower. On an XPU the
+head stays bfloat16 too, as in FastDeploy. ``wint4`` is the same except for the routed experts, which are int4;
+under ``w4a8`` these meet int8 inputs. Routers are always float32: a rounded one would choose other experts.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import enum
 from dataclasses import dataclass
 
 from ernie_backend.errors import StartError
-from ernie_backend.weights.roles import ROUTED, Role
+from ernie_backend.weights.roles import ROUTED, ROUTERS, Role
 from ernie_kernels.formats import ActivationType
 
 DTYPES = ("float32", "bfloat16")
@@ -65,12 +64,13 @@ class Precision:
 
     def format_of(self, role: Role) -> WeightFormat:
         """Return the format of the matrix with ``role``."""
-        if role is Role.ROUTER:
+        if role in ROUTERS:
             return WeightFormat.FLOAT32
         if self.quantization is None:
             return WeightFormat(self.dtype)
         is_lookup = role is Role.EMBEDDING and not self.is_tied
-        if is_lookup or (role in (Role.EMBEDDING, Role.HEAD) and not self.has_int8_head):
+        is_head = role in (Role.EMBEDDING, Role.HEAD) and not self.has_int8_head
+        if is_lookup or is_head or role.is_tower:
             return WeightFormat.BFLOAT16
         if role in ROUTED and self.quantization in _EXPERT_FORMATS:
             return _EXPERT_FORMATS[self.quantization]

@@ -21,8 +21,13 @@ class Role(enum.Enum):
     GATE_UP = "gate and up"  # [2I, H]: all gate rows first
     DOWN = "down"  # [H, I]
     ROUTER = "router"  # [E, H]
-    ROUTER_BIAS = "router bias"  # [E], added to the scores for the choice of experts only
-    EXPERT_GATE_UP = "expert's gate and up"  # [2X, H]: all gate rows first
+    VISION_ROUTER = "vision router"  # [E, H], of the experts of media
+    ROUTER_BIAS = (
+        "router bias"  # [E], added to the scores for the choice of experts only; [2E]: text, then media
+    )
+    EXPERT_GATE_UP = (
+        "expert's gate and up"  # [2X, H]: all gate rows first; E to 2E - 1 are the experts of media
+    )
     EXPERT_DOWN = "expert's down"  # [H, X]
     SHARED_GATE_UP = "shared experts' gate and up"  # [2S, H]: all gate rows first
     SHARED_DOWN = "shared experts' down"  # [H, S]
@@ -74,11 +79,18 @@ class Role(enum.Enum):
         return self.name.endswith(("_NORM", "_BIAS", "_POSITIONS"))
 
     @property
+    def is_tower(self) -> bool:
+        """Whether it belongs to the vision tower, or to what joins it to the decoder."""
+        return self is not Role.VISION_ROUTER and self.name.startswith(_TOWER)
+
+    @property
     def bias(self) -> Role:
         """The bias that goes with a matrix or norm of a tower."""
         return Role[f"{self.name}_BIAS"]
 
 
+_TOWER = ("VISION_", "SPATIAL_", "TEMPORAL_", "RESAMPLER_", "PROJECTOR_")
+ROUTERS = frozenset({Role.ROUTER, Role.VISION_ROUTER})
 ROUTED = frozenset({Role.EXPERT_GATE_UP, Role.EXPERT_DOWN})
 """The routed experts: most of a model, and the least of what a token reads."""
 SHARED = frozenset({Role.SHARED_GATE_UP, Role.SHARED_DOWN})

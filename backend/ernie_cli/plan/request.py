@@ -149,6 +149,4 @@ def _notices(settings: EngineSettings, shape: ModelShape) -> tuple[str, ...]:
         notices.append(
             "quantization w4a8 needs a checkpoint with scales of activations; ernie-triton quantize makes one"
         )
-    if shape.vision is not None:
-        notices.append("serve cannot run models with vision yet")
     return tuple(notices)

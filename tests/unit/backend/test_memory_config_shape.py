@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ernie_backend.config.fields import ConfigFields
-from ernie_backend.config.model_config import MoeConfig
+from ernie_backend.config.moe_config import MoeConfig
 from ernie_backend.devices.device import p800
 from ernie_backend.errors import StartError
 from ernie_backend.planning.memory_plan import plan_memory
@@ -33,6 +33,7 @@ VISION: dict[str, Any] = {
     "moe_layer_start_index": [1, 1],
     "moe_layer_end_index": [4, 3],
     "num_hidden_layers": 4,
+    "freq_allocation": 4,
     "vision_config": {"depth": 2, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 4, "patch_size": 14},
 }
 

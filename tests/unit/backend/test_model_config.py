@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ernie_backend.config.model_config import ModelConfig, MoeConfig
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.config.moe_config import MoeConfig
 from ernie_backend.errors import StartError
 from support.paths import DATA
 
@@ -51,8 +52,10 @@ def test_both_layouts_say_the_same() -> None:
         "bos_token_id": 1,
         "eos_token_ids": (2,),
         "pad_token_id": 0,
+        "rotary_axes": (),
         "moe": None,
         "vision_moe": None,
+        "vision": None,
         "quantization_config": None,
     }
 

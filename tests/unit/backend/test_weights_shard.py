@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ernie_backend.config.model_config import ModelConfig, MoeConfig
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.config.moe_config import MoeConfig
 from ernie_backend.errors import StartError
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import Part, Shard, check_split, experts_of, kv_heads_of, part_of, shard_of
@@ -25,6 +26,7 @@ CONFIG = ModelConfig(
     head_dim=2,
     rms_norm_eps=1e-5,
     rope_theta=1e4,
+    rotary_axes=(),
     compression_ratio=1.0,
     max_position_embeddings=64,
     tie_word_embeddings=True,
