@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_wire import tensors
+from ernie_wire.data_urls import read_data_url
 from ernie_wire.errors import InvalidValue
 from ernie_wire.json_text import read_json_object
 from ernie_wire.messages import GenerateRequest
@@ -23,6 +24,7 @@ MAX_REQUEST_ID_CHARACTERS = 256
 MAX_TENSOR_BYTES = 16 << 20
 """Larger than any context; even escaped as JSON, at six times the size, it fits into a frame."""
 _FLAGS = [spec for spec in tensors.FIELDS if spec.datatype == "TYPE_BOOL" and spec is not tensors.EXCLUDE_INPUT]
+_DATA = b"data:"  # no image or video begins like that
 RESERVED_PARAMETERS = "triton_"  # prefix of Triton's own request parameters
 _TYPES = {"TYPE_STRING": (bytes, "BYTES"), "TYPE_BOOL": (bool, "BOOL"), "TYPE_INT32": (int, "INT32")}
 """The Python type of an element, and KServe's name of the type, by Triton's name."""
@@ -91,10 +93,20 @@ def _media(inputs: dict[str, NDArray[Any]]) -> tuple[bytes, ...]:
     array = inputs.get(tensors.MEDIA.name)
     if array is None:
         return ()
-    media = tuple(array.reshape(-1).tolist())
+    media = array.reshape(-1).tolist()
     if not all(isinstance(medium, bytes) for medium in media):
         raise InvalidValue("media must be of type BYTES", tensors.MEDIA.name)
-    return media
+    return tuple(_file(index, medium) for index, medium in enumerate(media))
+
+
+def _file(index: int, medium: bytes) -> bytes:
+    """Return a file; in JSON, which Triton's generate endpoints take, it is a ``data:`` URL."""
+    if medium[: len(_DATA)].lower() != _DATA:
+        return medium
+    try:
+        return read_data_url(medium.decode("latin-1"))
+    except InvalidValue as error:
+        raise InvalidValue(f"media[{index}]: {error.message}", tensors.MEDIA.name) from None
 
 
 def _sampling(inputs: dict[str, NDArray[Any]], triton_request: Any) -> SamplingParameters:  # noqa: ANN401

@@ -11,10 +11,10 @@ from weakref import WeakValueDictionary
 
 import httpx
 
-from ernie_frontend.media.data_urls import read_data_url
 from ernie_frontend.media.downloads import Downloader, Resolve, SystemResolver
 from ernie_frontend.media.local_files import read_local_file
 from ernie_frontend.settings import MediaRules
+from ernie_wire.data_urls import read_data_url
 from ernie_wire.errors import InvalidRequest, InvalidValue, QueueFull
 from ernie_wire.messages import MAX_MEDIA_BYTES, MAX_MEDIUM_BYTES
 

@@ -14,10 +14,10 @@ import pytest
 
 from ernie_frontend.http_errors import MediaNotAllowed, MediaUnavailable
 from ernie_frontend.media import fetcher
-from ernie_frontend.media.data_urls import read_data_url
 from ernie_frontend.media.fetcher import MediaFetcher
 from ernie_frontend.middleware.concurrency import Slots, slots_file
 from ernie_frontend.settings import MediaRules
+from ernie_wire.data_urls import read_data_url
 from ernie_wire.errors import ErnieError, InvalidValue, QueueFull
 from support.media_server import MediaServer, Resolver, media_server, response
 

@@ -135,6 +135,15 @@ def test_messages_and_media_are_bytes_that_nobody_looks_at() -> None:
     assert (request.messages, request.media) == (b"{\xff", tuple(media))
 
 
+def test_media_in_json_are_data_urls() -> None:
+    media = [b"data:;base64,AP8=", b"DATA:image/png,%00a", b"dat"]
+    request = read(messages=text(b"{}"), media=np.array(media, dtype=np.object_))
+    assert request.media == (b"\0\xff", b"\0a", b"dat")
+    with pytest.raises(InvalidValue, match=r"media\[1\]: a data: URL is not base64") as caught:
+        read(messages=text(b"{}"), media=np.array([b"x", b"data:;base64,\xff"], dtype=np.object_))
+    assert caught.value.param == "media"
+
+
 def buffers(*sizes: int) -> NDArray[Any]:
     """Return media of so many bytes; equal ones share their memory."""
     array = np.empty(len(sizes), dtype=np.object_)

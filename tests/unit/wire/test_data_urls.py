@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_frontend.media import data_urls
-from ernie_frontend.media.data_urls import read_data_url
+from ernie_wire import data_urls
+from ernie_wire.data_urls import read_data_url
 from ernie_wire.errors import InvalidValue
 
 DATA = bytes(range(256)) + b"\xfb\xff\xfe"
