@@ -17,52 +17,13 @@ from pydantic import (
 )
 
 from ernie_frontend.schema.common import GenerationFields, PositiveInteger, TokenIds
-from ernie_frontend.schema.media_parts import MEDIA_TYPES, media_part, unknown_part
+from ernie_frontend.schema.content_parts import CONTENT_SCHEMA, MEDIA_TYPES, check_part, media_part
 from ernie_wire.checks import as_count, as_integers
 from ernie_wire.conversation import ToolRequest
 from ernie_wire.errors import InvalidValue
-from ernie_wire.media_parts import DETAILS, FRAME_SAMPLES
 from ernie_wire.messages import MAX_MEDIA
 
 Request = TypeVar("Request", bound="ChatRequest")
-
-_PART_EXPECTED = 'it must be a string or a list of parts such as {"type": "text", "text": "..."}'
-
-
-_TEXT_PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-}
-
-
-_COUNT = {"type": "integer", "minimum": 1}
-
-
-def _media_part(kind: str, **options: object) -> dict[str, Any]:
-    fields = {"url": {"type": "string"}, "min_pixels": _COUNT, "max_pixels": _COUNT, **options}
-    described = {"type": "object", "properties": fields, "required": ["url"]}
-    return {
-        "type": "object",
-        "properties": {"type": {"const": kind}, kind: {"anyOf": [{"type": "string"}, described]}},
-        "required": ["type", kind],
-    }
-
-
-_PARTS = [
-    _TEXT_PART,
-    _media_part("image_url", detail={"enum": list(DETAILS)}),
-    _media_part(
-        "video_url",
-        fps={"type": "number"},
-        min_frames=_COUNT,
-        max_frames=_COUNT,
-        target_frames={"type": "integer"},
-        frames_sample={"enum": list(FRAME_SAMPLES)},
-    ),
-]
-_CONTENT = [{"type": "string"}, *_PARTS, {"type": "array", "items": {"anyOf": _PARTS}}, {"type": "null"}]
-
 
 _NAME = {"type": "string", "minLength": 1}
 
@@ -112,16 +73,15 @@ _TOOL_CALLS = {
 class ChatMessage(BaseModel):
     """One message of a conversation.
 
-    ``content`` is a string, a part, a list of parts, or missing (not in a user's message); a part is a text,
-    an image or a video;
-    ``arguments`` of a tool call are a JSON object or its text. ``bot`` is FastDeploy's alias of ``assistant``;
-    ``reasoning`` and ``thoughts`` are other names of ``reasoning_content``.
+    ``content`` is a string, a part, a list of parts, or missing (not in a user's message); a part is a text, an
+    image or a video. ``arguments`` of a tool call are a JSON object or its text. ``bot`` is FastDeploy's alias
+    of ``assistant``; ``reasoning`` and ``thoughts`` are other names of ``reasoning_content``.
     """
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "bot", "tool"]
-    content: Annotated[Any, WithJsonSchema({"anyOf": _CONTENT})] = None
+    content: Annotated[Any, WithJsonSchema(CONTENT_SCHEMA)] = None
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -135,7 +95,7 @@ class ChatMessage(BaseModel):
         if value is None or isinstance(value, str):
             return value
         for part in value if isinstance(value, list) else [value]:
-            _check_part(part)
+            check_part(part)
         return value
 
 
@@ -306,14 +266,3 @@ class ChatRequest(GenerationFields):
     def num_logprobs(self) -> int | None:
         """Alternatives for each token of the answer; None: no log probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
-
-
-def _check_part(part: object) -> None:
-    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        raise ValueError(_PART_EXPECTED)  # noqa: TRY004  pydantic handles no other
-    if part["type"] in MEDIA_TYPES:
-        return
-    if part["type"] != "text":
-        raise ValueError(unknown_part(part["type"]))
-    if not isinstance(part.get("text"), str):
-        raise ValueError("a text part needs text, a string")  # noqa: TRY004  as above

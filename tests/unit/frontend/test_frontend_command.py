@@ -15,7 +15,7 @@ import pytest
 from ernie_frontend.__main__ import _warn_of_triton, run
 from ernie_frontend.arguments import UsageError
 from ernie_frontend.cors import Cors
-from ernie_frontend.settings import Settings
+from ernie_frontend.settings import MediaRules, Settings
 from support import http
 
 COMMAND = [sys.executable, "-m", "ernie_frontend"]
@@ -127,6 +127,39 @@ def test_the_flags_of_browsers_become_settings(monkeypatch: pytest.MonkeyPatch) 
         (None, True),
         (Cors(("https://a.example:8", "null"), ("GET",), ("x-a",), has_credentials=True), False),
     ]
+
+
+def test_the_flags_of_media_become_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[MediaRules] = []
+
+    def serve(settings: Settings, *_: object) -> bool:
+        given.append(settings.media)
+        return True
+
+    monkeypatch.setattr("ernie_frontend.__main__.serve", serve)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    domains = ["--allowed-media-domains", "A.example, .b.example,*.b\u00fccher.example"]
+    local = ["--allow-private-media", "--allowed-local-media-path", str(tmp_path / "link")]
+    for flags in ([], domains, local):
+        assert run(["--host", "127.0.0.1", "--port", "0", *flags]) == 0
+    assert given == [
+        MediaRules(),
+        MediaRules(allowed_domains=("a.example", ".b.example", ".xn--bcher-kva.example")),
+        MediaRules(allow_private=True, local_directory=(tmp_path / "real").resolve()),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--allowed-media-domains", ""], "--allowed-media-domains: '' is neither a host"),
+        (["--allowed-media-domains", "a,https://b"], "--allowed-media-domains: 'https://b'"),
+        (["--allowed-local-media-path", "/missing"], "--allowed-local-media-path /missing is not a directory"),
+    ],
+)
+def test_flags_of_media_that_are_wrong(flags: list[str], complaint: str) -> None:
+    assert complaint in refuse("--port", "0", *flags)
 
 
 def test_serves_until_sigterm_and_exits_with_0() -> None:
