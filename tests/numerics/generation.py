@@ -6,9 +6,10 @@ the block table cannot pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from ernie_backend.models.load import load_model
 from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_kernels.api import Batch, CacheSpec, Ops
 from ernie_kernels.formats import ActivationType
+from numerics.golden import MediaPrompt
 
 MAX_POSITIONS = 128
 BLOCK_SIZE = 4
@@ -40,7 +42,7 @@ def load(
 class Driver:
     """Some sequences of one model, each with ``max_positions`` tokens of cache.
 
-    ``cache_dtype``: how the cache stores them; by default the model's.
+    ``cache_dtype``: how the cache stores them; by default the model's. ``prompts``: those with media.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class Driver:
         block_size: int = BLOCK_SIZE,
         max_positions: int = MAX_POSITIONS,
         cache_dtype: str | None = None,
+        prompts: Mapping[int, MediaPrompt] | None = None,
     ) -> None:
         config = model.config
+        self._prompts = prompts or {}
         blocks = max_positions // block_size
         spec = CacheSpec(
             blocks * num_sequences,
@@ -76,7 +80,8 @@ class Driver:
     def step(self, pieces: dict[int, list[int]], *, all_rows: bool = False) -> NDArray[np.float32]:
         """Append tokens to sequences; return logits after each one's last token (``all_rows``: every token)."""
         batch = self._batch(pieces, all_rows)
-        logits = self._model.forward(self._ops.upload(batch), self._caches)
+        media = self._media(pieces)
+        logits = self._model.forward(self._ops.upload(batch), self._caches, media)
         for sequence, tokens in pieces.items():
             self._lengths[sequence] += len(tokens)
         return logits
@@ -89,25 +94,68 @@ class Driver:
         counts = [len(tokens) for tokens in pieces.values()]
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
         contexts = np.array([self._lengths[sequence] for sequence in pieces], np.int32)
-        positions = [np.arange(begin, begin + count) for begin, count in zip(contexts, counts, strict=True)]
         tables = np.full((len(pieces), self._blocks.shape[1]), -1, np.int32)
         for row, (sequence, count) in enumerate(zip(pieces, counts, strict=True)):
             used = -(-(self._lengths[sequence] + count) // self._block_size)
             tables[row, :used] = self._blocks[sequence, :used]
         return Batch(
             token_ids=np.concatenate([*pieces.values()]).astype(np.int32),
-            positions=np.concatenate(positions).astype(np.int32),
+            positions=self._positions(pieces),
             query_starts=starts,
             context_lengths=contexts,
             block_tables=tables[:, : max(1, int((tables >= 0).sum(axis=1).max()))],
             logit_rows=np.arange(starts[-1], dtype=np.int32) if all_rows else starts[1:] - 1,
+            media_rows=self._rows(pieces, lambda prompt: prompt.is_media),
+            vision_rows=self._rows(pieces, lambda prompt: prompt.is_vision),
         )
+
+    def _range(self, sequence: int, tokens: list[int]) -> slice:
+        return slice(self._lengths[sequence], self._lengths[sequence] + len(tokens))
+
+    def _positions(self, pieces: dict[int, list[int]]) -> NDArray[np.int32]:
+        """Places on three axes if a prompt has media, else on one; an answer goes on after the largest."""
+        positions: list[NDArray[np.integer]] = []
+        for sequence, tokens in pieces.items():
+            new = self._range(sequence, tokens)
+            places: NDArray[np.integer] = np.arange(new.start, new.stop)
+            if (prompt := self._prompts.get(sequence)) is not None:
+                answer = places + prompt.positions.max() + 1 - len(prompt.tokens)
+                places = np.tile(answer, (3, 1))
+                given = prompt.positions[:, new]
+                places[:, : given.shape[1]] = given
+            positions.append(np.tile(places, (3, 1)) if self._prompts and places.ndim == 1 else places)
+        together: NDArray[np.int32] = np.concatenate(positions, axis=-1).astype(np.int32)
+        return together
+
+    def _rows(
+        self, pieces: dict[int, list[int]], is_one: Callable[[MediaPrompt], NDArray[np.bool_]]
+    ) -> NDArray[np.int32] | None:
+        marks = []
+        for sequence, tokens in pieces.items():
+            marked = np.zeros(len(tokens), np.bool_)
+            if (prompt := self._prompts.get(sequence)) is not None:
+                given = is_one(prompt)[self._range(sequence, tokens)]
+                marked[: len(given)] = given
+            marks.append(marked)
+        rows = np.flatnonzero(np.concatenate(marks)).astype(np.int32)
+        return rows if rows.size else None
+
+    def _media(self, pieces: dict[int, list[int]]) -> Any:
+        """The embeddings of the step's media on the device."""
+        rows = []
+        for sequence, tokens in pieces.items():
+            if (prompt := self._prompts.get(sequence)) is not None:
+                new = self._range(sequence, tokens)
+                before = int(prompt.is_media[: new.start].sum())
+                rows.append(prompt.media[before : before + int(prompt.is_media[new].sum())])
+        media = np.concatenate(rows) if rows else np.zeros(0, np.float32)
+        return self._ops.pack_vector(media) if media.size else None
 
 
 def generate(
     model: Model,
     ops: Ops,
-    prompts: Sequence[list[int]],
+    prompts: Sequence[list[int] | MediaPrompt],
     num_tokens: int,
     chunk: int | None = None,
     cache_dtype: str | None = None,
@@ -120,8 +168,9 @@ def generate(
     Returns:
         The new tokens of each prompt, and the logits ``[S, V]`` after each prompt's last token.
     """
-    driver = Driver(model, ops, len(prompts), cache_dtype=cache_dtype)
-    pending = [list(prompt) for prompt in prompts]
+    media = {index: prompt for index, prompt in enumerate(prompts) if isinstance(prompt, MediaPrompt)}
+    driver = Driver(model, ops, len(prompts), cache_dtype=cache_dtype, prompts=media)
+    pending = [list(prompt.tokens if isinstance(prompt, MediaPrompt) else prompt) for prompt in prompts]
     generated: list[list[int]] = [[] for _ in prompts]
     first_logits = np.zeros((len(prompts), model.config.vocab_size), np.float32)
     while any(len(tokens) < num_tokens for tokens in generated):
@@ -140,7 +189,7 @@ def generate(
 
 
 def assert_steps_change_no_bit(
-    model: Model, ops: Ops, prompts: Sequence[list[int]], cache_dtype: str | None = None
+    model: Model, ops: Ops, prompts: Sequence[list[int] | MediaPrompt], cache_dtype: str | None = None
 ) -> None:
     """Check that prompts have the same tokens and bits alone or together, in one piece or in chunks."""
     together, first_logits = generate(model, ops, prompts, num_tokens=8, cache_dtype=cache_dtype)
@@ -155,10 +204,15 @@ def assert_steps_change_no_bit(
 
 
 def prompt_logits(
-    model: Model, ops: Ops, prompt: list[int], chunk: int | None = None, cache_dtype: str | None = None
+    model: Model,
+    ops: Ops,
+    prompt: list[int] | MediaPrompt,
+    chunk: int | None = None,
+    cache_dtype: str | None = None,
 ) -> NDArray[np.float32]:
     """Return the logits ``[T, V]`` of every prompt token, prefilled alone."""
-    driver = Driver(model, ops, 1, cache_dtype=cache_dtype)
-    size = chunk or len(prompt)
-    pieces = [prompt[begin : begin + size] for begin in range(0, len(prompt), size)]
+    media, tokens = ({0: prompt}, prompt.tokens) if isinstance(prompt, MediaPrompt) else ({}, prompt)
+    driver = Driver(model, ops, 1, cache_dtype=cache_dtype, prompts=media)
+    size = chunk or len(tokens)
+    pieces = [tokens[begin : begin + size] for begin in range(0, len(tokens), size)]
     return np.concatenate([driver.step({0: piece}, all_rows=True) for piece in pieces])

@@ -9,7 +9,10 @@ stream after each layer, the final norm and all logits.
     moe300b  6 layers, experts in 3 and 5; 8 experts, 4 for a token
     moe_tp   3 layers, the first one dense; 4 experts, 2 for a token; all sizes divide by 4
 
-``vl_moe`` and ``paddleocr_vl`` have named cases with images and videos instead of rows.
+Two families have named cases, most of them with images and videos, instead of rows:
+
+    vl_moe        4 layers, the first one dense; 8 experts for text and 8 narrower for media, 3 for a token
+    paddleocr_vl  3 layers, dense
 
 ``dense_compressed.npz`` has the rows of dense with positions divided by ``COMPRESSION_RATIO``, as computed by
 transformers 5.24 in float32: Ernie4_5ForCausalLM with rope_parameters of type linear and this factor.
@@ -18,9 +21,11 @@ transformers 5.24 in float32: Ernie4_5ForCausalLM with rope_parameters of type l
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +34,8 @@ from ernie_kernels.routing import Routing
 from support.checkpoints.paddle_layout import write_paddle_twin
 from support.paths import DATA
 
+MEDIA_FAMILIES = (("vl_moe", "hf"), ("vl_moe", "paddle"), ("paddleocr_vl", "hf"))
+"""Families with images and videos, in the layouts that they come in."""
 MOE_FAMILIES = ("moe", "moe300b", "moe_tp")
 FAMILIES = ("dense", *MOE_FAMILIES)
 LAYOUTS = ("hf", "paddle")
@@ -65,6 +72,41 @@ class GoldenDetails:
     logits: Floats
 
 
+@dataclass(frozen=True)
+class MediaPrompt:
+    """A prompt of P tokens, of which M stand for media.
+
+    Attributes:
+        tokens: their ids.
+        positions: int32 ``[3, P]``: time, height, width.
+        is_media: bool ``[P]``: the token's embedding is a row of ``media``.
+        is_vision: bool ``[P]``: the token goes to the experts of media.
+        media: float32 ``[M, H]``, the embeddings of media, in the order of their tokens.
+    """
+
+    tokens: list[int]
+    positions: NDArray[np.int32]
+    is_media: NDArray[np.bool_]
+    is_vision: NDArray[np.bool_]
+    media: Floats
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """A prompt, the logits of its last token, and 32 greedy tokens.
+
+    ``hidden`` float32 ``[layers + 1, P, H]`` and ``final_norm`` ``[P, H]``, of every token, are of some cases.
+    ``placeholder_logits``: the logits if only placeholders go to the experts of media, as in FastDeploy.
+    """
+
+    prompt: MediaPrompt
+    logits: Floats
+    greedy: list[int]
+    hidden: Floats | None
+    final_norm: Floats | None
+    placeholder_logits: Floats | None
+
+
 @cache
 def checkpoint(family: str, layout: str = "hf") -> Path:
     """The directory of a checkpoint."""
@@ -94,6 +136,37 @@ def golden_details(family: str = "dense") -> GoldenDetails:
     with np.load(DATA / f"{family}.npz") as arrays:
         row = f"row{DETAILED_ROW}."
         return GoldenDetails(arrays[row + "hidden"], arrays[row + "final_norm"], arrays[row + "logits"])
+
+
+def golden_cases(family: str) -> dict[str, GoldenCase]:
+    """Return the cases of ``vl_moe`` or ``paddleocr_vl``, by name."""
+    with np.load(DATA / f"{family}.npz") as arrays:
+        names = dict.fromkeys(name.split(".")[0] for name in arrays.files)
+        return {name: _case(arrays, f"{name}.") for name in names}
+
+
+def _case(arrays: Mapping[str, NDArray[Any]], case: str) -> GoldenCase:
+    tokens = arrays[case + "input_ids"]
+    nothing = np.zeros(len(tokens), np.int8)
+    kinds = arrays.get(case + "mm_token_type_ids", nothing)
+    kind_of = {1: "image_embeds", 2: "video_embeds"}
+    media = np.zeros((len(tokens), 64), np.float32)
+    for kind in set(kinds.tolist()) - {0}:
+        media[kinds == kind] = arrays[case + kind_of[kind]]
+    return GoldenCase(
+        MediaPrompt(
+            tokens.tolist(),
+            arrays[case + "position_ids"],
+            kinds != 0,
+            arrays.get(case + "moe_mm_token_type_ids", nothing) != 0,
+            media[kinds != 0],
+        ),
+        arrays[case + "logits_last"],
+        arrays[case + "greedy"].tolist(),
+        arrays.get(case + "hidden"),
+        arrays.get(case + "final_norm"),
+        arrays.get(case + "logits_last_placeholder_only_routing"),
+    )
 
 
 def golden_routing(family: str, row: int) -> list[Routing]:

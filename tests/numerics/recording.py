@@ -43,6 +43,11 @@ class RecordingOps:
         self.residuals.append(self._copy(embedded))
         return embedded
 
+    def put_rows(self, *arguments: Any) -> Any:
+        embedded = self._ops.put_rows(*arguments)
+        self.residuals[-1] = self._copy(embedded)
+        return embedded
+
     def norm(self, *arguments: Any) -> Any:
         normed = self._ops.norm(*arguments)
         self.normed.append(self._copy(normed))
