@@ -114,10 +114,10 @@ class Driver:
 
     def _positions(self, pieces: dict[int, list[int]]) -> NDArray[np.int32]:
         """Places on three axes if a prompt has media, else on one; an answer goes on after the largest."""
-        positions: list[NDArray[np.integer]] = []
+        positions: list[NDArray[np.int64]] = []
         for sequence, tokens in pieces.items():
             new = self._range(sequence, tokens)
-            places: NDArray[np.integer] = np.arange(new.start, new.stop)
+            places: NDArray[np.int64] = np.arange(new.start, new.stop)
             if (prompt := self._prompts.get(sequence)) is not None:
                 answer = places + prompt.positions.max() + 1 - len(prompt.tokens)
                 places = np.tile(answer, (3, 1))

@@ -1,18 +1,29 @@
 """The goldens of decoders with images and videos, by every backend and in every layout.
 
-The golden's embeddings of media stand in for those of a tower. Hidden states, logits, 32 greedy tokens; alone, in
-a ragged batch, and cut inside of an image.
+The golden's embeddings of media stand in for those of a tower. Hidden states, logits, 32 greedy tokens; alone,
+in a ragged batch, and cut inside of an image; by two ranks.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from threading import Barrier
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.models.load import load_model
+from ernie_backend.runner.inputs import local_tokens
+from ernie_backend.settings.engine_settings import LoadSettings
+from ernie_backend.weights.sharding import Shard, kv_heads_of, shard_of, vocabulary_of
+from ernie_kernels.api import Batch, CacheSpec
+from ernie_kernels.cpu import CpuOps
+from ernie_kernels.formats import ActivationType
 from numerics.backends import BACKENDS, make_ops
-from numerics.generation import assert_steps_change_no_bit, generate, load, prompt_logits
+from numerics.generation import MAX_POSITIONS, assert_steps_change_no_bit, generate, load, prompt_logits
 from numerics.golden import (
     HIDDEN_TOLERANCE,
     LOGITS_TOLERANCE,
@@ -21,8 +32,10 @@ from numerics.golden import (
     golden_cases,
     max_difference,
 )
-from numerics.ops_cases import ISAS, WEIGHT_TYPES, cpu_ops
+from numerics.ops_cases import ISAS, Floats, cpu_ops
 from numerics.recording import RecordingOps
+
+FLOAT32 = ActivationType.FLOAT32
 
 backends = pytest.mark.parametrize("backend", BACKENDS)
 families = pytest.mark.parametrize(("family", "layout"), MEDIA_FAMILIES)
@@ -68,13 +81,72 @@ def test_which_tokens_go_to_the_experts_of_media_is_the_batches_choice() -> None
             assert max_difference(logits[-1], case.placeholder_logits) <= LOGITS_TOLERANCE
 
 
+@dataclass
+class ThreadRanks:
+    """The communicator of rank ``rank``: a thread for each, over what all put into ``parts``."""
+
+    rank: int
+    size: int
+    parts: list[Any]
+    barrier: Barrier
+
+    def all_reduce(self, x: Any) -> Any:
+        return sum(self._exchange(x))
+
+    def all_gather(self, x: Any) -> Any:
+        return np.concatenate(self._exchange(x), axis=1)
+
+    def _exchange(self, x: Any) -> list[Any]:
+        self.parts[self.rank] = x
+        self.barrier.wait(60)
+        parts = list(self.parts)
+        self.barrier.wait(60)
+        return parts
+
+
+class RankOps:
+    """The ops of one rank, for a driver that knows nothing of ranks."""
+
+    def __init__(self, ops: CpuOps, config: ModelConfig, shard: Shard) -> None:
+        self._ops, self._config, self._shard = ops, config, shard
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ops, name)
+
+    def upload(self, batch: Batch) -> Any:
+        return self._ops.upload(local_tokens(batch, vocabulary_of(self._config.vocab_size, self._shard)))
+
+    def allocate_cache(self, spec: CacheSpec) -> Any:
+        kv_heads = len(kv_heads_of(self._config, self._shard))
+        return self._ops.allocate_cache(replace(spec, num_kv_heads=kv_heads))
+
+
+@pytest.mark.parametrize("is_expert_parallel", [False, True])
+@pytest.mark.parametrize(("family", "layout"), [("vl_moe", "paddle"), ("paddleocr_vl", "hf")])
+def test_two_ranks(family: str, layout: str, is_expert_parallel: bool) -> None:
+    directory, cases = checkpoint(family, layout), golden_cases(family).values()
+    config, parts, barrier = ModelConfig.from_directory(directory), [None, None], Barrier(2)
+    settings = LoadSettings("float32", None, FLOAT32, MAX_POSITIONS)
+
+    def rank(index: int) -> tuple[list[list[int]], Floats]:
+        shard = shard_of(config, index, 2, is_expert_parallel=is_expert_parallel)
+        ops = RankOps(CpuOps(1, communicator=ThreadRanks(index, 2, parts, barrier)), config, shard)
+        model = load_model(directory, config, ops, settings, shard)
+        return generate(model, ops, [case.prompt for case in cases], 32)
+
+    with ThreadPoolExecutor(2) as pool:
+        for generated, logits in pool.map(rank, range(2)):
+            assert max_difference(logits, np.stack([case.logits for case in cases])) <= LOGITS_TOLERANCE
+            assert generated == [case.greedy for case in cases]
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_steps_change_no_bit(isa: str) -> None:
     ops, cases = cpu_ops(isa), golden_cases("vl_moe")
     prompts = [cases[name].prompt for name in ("text", "image_video", "image")]
     for dtype, quantization, activation in (
-        ("float32", None, WEIGHT_TYPES[0][1]),
-        ("bfloat16", "wint4", WEIGHT_TYPES[-1][1]),
+        ("float32", None, FLOAT32),
+        ("bfloat16", "wint4", ActivationType.INT8),
     ):
         model = load(checkpoint("vl_moe"), ops, dtype, quantization, activation)
         assert_steps_change_no_bit(model, ops, prompts)
