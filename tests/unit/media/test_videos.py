@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from io import BytesIO
 from itertools import count
 from unittest.mock import patch
@@ -12,15 +11,12 @@ from unittest.mock import patch
 import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
 from ernie_backend.media import videos
 from ernie_backend.media.timestamps import clock_time, draw_time
 from ernie_backend.media.videos import Video
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from support.media import audio_file, grey_frames, image_file, plain_image, processor, turned, video_file
-from support.paths import DATA
 
 CONTAINERS = [
     ("mp4", "libx264"),
@@ -216,35 +212,6 @@ def test_the_time_is_drawn_into_the_upper_left_corner() -> None:
     tiny = plain_image(9, 9)
     draw_time(tiny, 0)
     assert (np.asarray(tiny) == 128).all()
-
-
-def golden_video(case: str) -> tuple[list[NDArray[np.uint8]], tuple[int, ...], NDArray[np.float32]]:
-    with np.load(DATA / "vl_moe.npz") as golden:
-        frames = list(golden[f"{case}.video0"])
-        return frames, tuple(golden[f"{case}.video_grid_thw"][0]), golden[f"{case}.pixel_values_videos_rowsum"]
-
-
-@pytest.mark.parametrize("case", ["video", "image_video"])
-def test_frames_are_prepared_as_by_transformers(case: str) -> None:
-    frames, grid, row_sums = golden_video(case)
-    loaded = processor()
-
-    class Frames:
-        """A video without loss, whose frames have the limits of an image, as those of the golden."""
-
-        num_frames, rate = len(frames), 1.0
-
-        def read(self, wanted: list[int]) -> Iterator[videos.ReadFrame]:
-            for place, index in enumerate(wanted):
-                yield videos.ReadFrame(place, index, Image.fromarray(frames[index]))
-
-    module = "ernie_backend.media.processor"
-    with patch(f"{module}.Video", return_value=Frames()), patch(f"{module}.draw_time"):
-        item = loaded.prepare(b"", "video", {"min_pixels": 3136, "max_pixels": 937_664})
-    mean, std = np.repeat(loaded.mean, 14 * 14), np.repeat(loaded.std, 14 * 14)
-    assert item.grid == grid
-    assert item.num_tokens == grid[0] * grid[1] * grid[2] // 8
-    np.testing.assert_allclose(((item.patches / 255.0 - mean) / std).sum(axis=1), row_sums, atol=2e-4)
 
 
 def test_a_video_beyond_the_context_is_refused_before_it_is_decoded() -> None:
