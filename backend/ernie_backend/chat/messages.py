@@ -49,13 +49,26 @@ def normalize_messages(
             "messages",
         )
     parts = _PartReader(num_media, modalities)
-    return [_message(f"messages[{index}]", message, parts) for index, message in enumerate(messages)]
+    normal = [_message(f"messages[{index}]", message, parts) for index, message in enumerate(messages)]
+    _check_order(normal)
+    return normal
 
 
 def media_of(messages: list[dict[str, Any]]) -> list[MediaPart]:
     """Return the media of normalized messages in their order."""
     contents = (message["content"] for message in messages)
     return [part for content in contents for part in content if isinstance(part, MediaPart)]
+
+
+def _check_order(messages: list[dict[str, Any]]) -> None:
+    """Refuse media of the system after others: templates that write the system first would mix them up."""
+    with_media = [message["role"] for message in messages if media_of([message])]
+    if "system" in with_media[1:]:
+        raise InvalidValue(
+            "messages have media in a system message after media in another one; a system message with media "
+            "comes first",
+            "messages",
+        )
 
 
 def _message(where: str, message: object, parts: _PartReader) -> dict[str, Any]:

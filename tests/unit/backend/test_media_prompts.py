@@ -463,6 +463,8 @@ def test_media_that_are_refused() -> None:
         ocr, request(said("user", video(0))), "'video_url'; this model takes text and images only", "messages"
     )
     refused(model, request(said("user", image(1))), "media has 1 buffers", "messages")
+    late = (said("user", image(0)), said("system", image(0)))
+    refused(model, request(*late), "a system message with media comes first", "messages")
     refused(model, request(said("user", image(0)), media=2), r"media\[1\] has no part", "media")
     audio = {"type": "input_audio", "input_audio": {"media": 0}}
     refused(model, request(said("user", audio)), "text and images and videos only", "messages")
