@@ -178,5 +178,5 @@ class BlockManager:
 
     def _hashes_of(self, sequence: Sequence, num_blocks: int) -> list[bytes]:
         hashes = self._hashes.setdefault(sequence.request_id, [])
-        extend_hashes(hashes, sequence.token_ids, num_blocks, self.block_size, sequence.cache_salt)
+        extend_hashes(hashes, sequence, num_blocks, self.block_size)
         return hashes

@@ -10,6 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ernie_backend.kv.block_hash import HASH_BYTES, extend_hashes
 from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.request.media import MediaItem, MediaSpan
+from ernie_backend.request.sequence import Sequence
+from fakes.media import PLACEHOLDER, make_item, put_media
 from fakes.sequences import with_prompt
 
 TOKENS = tuple(range(10, 20))
@@ -17,7 +20,7 @@ TOKENS = tuple(range(10, 20))
 
 def _hashes(tokens: tuple[int, ...], block_size: int = 2) -> list[bytes]:
     hashes: list[bytes] = []
-    extend_hashes(hashes, tokens, len(tokens) // block_size, block_size)
+    extend_hashes(hashes, with_prompt("r", tokens), len(tokens) // block_size, block_size)
     return hashes
 
 
@@ -44,7 +47,7 @@ def test_a_hash_depends_on_every_token_before_it() -> None:
 
 def test_hashes_are_extended_where_they_end() -> None:
     hashes = _hashes(TOKENS[:4])
-    extend_hashes(hashes, TOKENS, 5, 2)
+    extend_hashes(hashes, with_prompt("r", TOKENS), 5, 2)
     assert hashes == _hashes(TOKENS)
 
 
@@ -64,8 +67,59 @@ def test_requests_with_different_salts_share_nothing_and_no_salt_makes_a_hash_of
     assert [found("a", ""), found("b", "red"), found("c", "blue")] == [0, 0, 0]
     assert [found("d", "red"), found("e", ""), found("f", "blue")] == [8, 8, 8]
     hashes: list[bytes] = []
-    extend_hashes(hashes, (7, 8), 1, 2, salt=array("i", (5, 6)).tobytes().decode())
+    extend_hashes(hashes, with_prompt("r", (7, 8), array("i", (5, 6)).tobytes().decode()), 1, 2)
     assert hashes[0] != _hashes((5, 6, 7, 8))[1], "the salt is not a block of tokens"
+
+
+RED, BLUE = make_item(1, 5), make_item(2, 5)
+QUESTION = (1, 2, 3, *[PLACEHOLDER] * 5, 4, 5, 6)
+"""The picture is in blocks 1, 2 and 3 of 2 tokens."""
+
+
+def _about(item: MediaItem, start: int = 3, tokens: tuple[int, ...] = QUESTION) -> Sequence:
+    return put_media(with_prompt("r", tokens), (start,), (item,))
+
+
+def _hashes_of(sequence: Sequence) -> list[bytes]:
+    hashes: list[bytes] = []
+    extend_hashes(hashes, sequence, sequence.num_tokens // 2, 2)
+    return hashes
+
+
+def test_a_hash_depends_on_the_pictures_in_its_block_and_before() -> None:
+    red, text = _hashes_of(_about(RED)), _hashes(QUESTION)
+    assert red == _hashes_of(_about(make_item(1, 5))), "the same picture, whoever sends it"
+    for other in (_hashes_of(_about(BLUE)), text, _hashes_of(_about(RED, start=4))):
+        assert other[0] == red[0], "no picture yet"
+        assert not {*other[1:]} & {*red[1:]}
+    moved = _about(RED)
+    moved.media = (MediaSpan(0, 3, 4), MediaSpan(0, 7, 1, first_row=3))
+    assert _hashes_of(moved)[:3] == red[:3]
+    assert _hashes_of(moved)[3] != red[3], "other rows of the same picture"
+
+
+def test_what_a_client_can_write_makes_no_hash_of_a_picture() -> None:
+    hashes = _hashes_of(_about(RED))
+    record = RED.digest + array("q", (1, 1, 0)).tobytes()  # in block 1
+    text = array("i", QUESTION[2:4]).tobytes()
+    for prefix in (hashes[0] + text, text, _hashes(QUESTION)[1]):
+        forged = tuple(array("i", prefix + record))
+        for size in range(1, len(forged) + 1):
+            assert not {*_hashes(forged, size), *_hashes(forged[8:], size)} & {*hashes[1:]}
+
+
+def test_the_same_question_about_another_picture_is_cached_up_to_the_picture() -> None:
+    blocks = BlockManager(40, 2)
+
+    def found(request_id: str, item: MediaItem) -> int | None:
+        sequence = _about(item)
+        sequence.request_id = request_id
+        count = blocks.allocate(sequence)
+        blocks.cache_blocks(sequence, count or 0, sequence.num_tokens)
+        blocks.check_integrity()
+        return count
+
+    assert [found("red", RED), found("blue", BLUE), found("red again", RED)] == [0, 2, 10]
 
 
 def test_full_blocks_are_shared_but_never_the_one_of_the_last_token() -> None:
