@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.request.step_plan import SchedulePlan
+from ernie_backend.runner.encoder import media_rows_of
 from ernie_backend.runner.inputs import build_batch
+from ernie_kernels.api import Batch
+from fakes.media import HashEncoder
 
 
 def next_token(token_ids: Iterable[int], vocab_size: int) -> int:
@@ -31,17 +36,23 @@ def continuation(prompt: Iterable[int], count: int, vocab_size: int) -> list[int
 
 
 class TokenHashRunner:
-    """Runs plans; ``plans`` keeps them. Logits are 1 for the next token and 0 elsewhere."""
+    """Runs plans; ``plans`` keeps them. Logits are 1 for the next token and 0 elsewhere.
 
-    def __init__(self, num_blocks: int, block_size: int, vocab_size: int) -> None:
+    To it the tokens of media are what ``encoder`` has made of them.
+    """
+
+    def __init__(
+        self, num_blocks: int, block_size: int, vocab_size: int, encoder: HashEncoder | None = None
+    ) -> None:
         self.vocab_size = vocab_size
+        self._encoder = encoder
         self.plans: list[SchedulePlan] = []
         self._cache = np.full((num_blocks, block_size), -1, np.int32)
 
     def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
         """Return logits ``[R, V]``."""
         self.plans.append(plan)
-        batch = build_batch(plan)
+        batch = self._with_media(build_batch(plan), plan)
         size = self._cache.shape[1]
         rows = []
         for index, table in enumerate(batch.block_tables):
@@ -58,6 +69,15 @@ class TokenHashRunner:
             context = [int(self._cache[table[each // size], each % size]) for each in range(length)]
             rows.append(self.logits_after(context))
         return np.array(rows, np.float32).reshape(len(rows), self.vocab_size)
+
+    def _with_media(self, batch: Batch, plan: SchedulePlan) -> Batch:
+        if self._encoder is None:
+            return batch
+        token_ids, outputs = batch.token_ids.copy(), self._encoder.outputs
+        values = [outputs[each.digest][each.begin : each.end] for each in media_rows_of(plan)]
+        if batch.media_rows is not None:
+            token_ids[batch.media_rows] = list(chain.from_iterable(values))
+        return replace(batch, token_ids=token_ids)
 
     def logits_after(self, context: list[int]) -> NDArray[np.float32]:
         """Return the logits ``[V]`` of the token that follows a context."""

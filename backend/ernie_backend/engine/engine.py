@@ -1,6 +1,6 @@
 """The engine: submit, cancel, step.
 
-    step():  expire -> schedule -> run -> sample -> outputs
+    step():  expire -> encode media -> schedule -> run -> sample -> outputs
 
 One thread calls it. A request's fault ends that request with an error output and no other; a fault of the model
 ends the process, which the stub starts again.
@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_backend.engine.encoding import Encoding, MediaEncoder
 from ernie_backend.engine.prompt_logprobs import score_prompts
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
@@ -49,12 +50,16 @@ class Engine:
         limits: SchedulerLimits,
         sampler: Sampler,
         clock: Callable[[], float] = time.monotonic,
+        encoder: MediaEncoder | None = None,
     ) -> None:
-        """Begin with no request."""
+        """Begin with no request; without an ``encoder`` there are only requests of text."""
         self._runner = runner
+        self._clock = clock
         self._blocks = blocks
         self._limits = limits
         self._scheduler = Scheduler(limits, blocks, clock)
+        self._encoding = None if encoder is None else Encoding(encoder, self._scheduler, clock)
+        self._step_s = 0.0  # how long the last step computed
         self._sampler = sampler
         self._requests: dict[str, RequestState] = {}
         self._arrivals = count()
@@ -100,14 +105,17 @@ class Engine:
 
     def step(self) -> tuple[Output, ...]:
         """Compute one step; return the outputs of its requests."""
-        expired = self._expire()
+        ended = self._expire() + self._encode()
         self._draft()
         plan = self._scheduler.schedule()
         if not plan.chunks:
-            return expired
+            self._step_s = 0.0
+            return ended
         rows = self._rows(plan)
+        begin = self._clock()
         with self._sampler.filling_masks(rows):
             computed = self._runner.run(plan)
+        self._step_s = self._clock() - begin
         logits = score_prompts(plan, computed, self._requests, self._sampler)
         outputs = self._advance(plan, self._sample(logits, rows))
         self._scheduler.complete(plan)
@@ -116,7 +124,7 @@ class Engine:
             if output.is_last:
                 # After an error the KV cache may hold NaN, which no later request must find.
                 self._forget(output.request_id, keep_content=output.error is None)
-        return expired + outputs
+        return ended + outputs
 
     def check_integrity(self) -> None:
         """Check the scheduler's and the KV cache's invariants; raise ValueError if one does not hold."""
@@ -131,6 +139,19 @@ class Engine:
         if len(decoding) <= config.disable_by_batch_size:
             for request in decoding:
                 request.draft()
+
+    def _encode(self) -> tuple[Output, ...]:
+        """Let media be encoded for a while; end the requests that need one which cannot be."""
+        failed = None if self._encoding is None else self._encoding.work(self._step_s)
+        if failed is None:
+            return ()
+        error = InternalError(
+            f"encoding an input ({failed.kind}) of this request failed; the engine's log says why"
+        )
+        ending = [sequence.request_id for sequence in self._scheduler.needing(failed.digest)]
+        for request_id in ending:
+            self._forget(request_id)
+        return tuple(Output(request_id, error=error.to_line()) for request_id in ending)
 
     def _rows(self, plan: SchedulePlan) -> list[SamplingRow]:
         """Return the sequence, and the drafts before it, of each sampled row of a plan."""

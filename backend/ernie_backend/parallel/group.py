@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,9 +21,18 @@ from numpy.typing import NDArray
 
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.liveness import HeartbeatSource, RankLiveness, find_hanging
-from ernie_backend.parallel.messages import Allocate, BarrierRelease, Step
+from ernie_backend.parallel.messages import (
+    Allocate,
+    BarrierRelease,
+    DropMedia,
+    EncodePiece,
+    StartEncoding,
+    Step,
+)
 from ernie_backend.parallel.rank_channel import RankChannel
+from ernie_backend.request.media import MediaItem
 from ernie_backend.request.step_plan import SchedulePlan
+from ernie_backend.runner.encoder import Encoder, media_rows_of
 from ernie_backend.runner.inputs import build_batch
 from ernie_backend.runner.model_runner import ModelRunner
 
@@ -115,10 +124,10 @@ class RankGroup:
             channel.send(Allocate(num_blocks))
         self._is_loading = False
 
-    def send_step(self, step: Step) -> None:
-        """Have the ranks compute a step."""
+    def send(self, message: Step | StartEncoding | EncodePiece | DropMedia) -> None:
+        """Have the ranks do a piece of work."""
         for channel in self._channels:
-            channel.send(step)
+            channel.send(message)
 
     @contextmanager
     def root_cause_first(self) -> Iterator[None]:
@@ -187,12 +196,37 @@ class DistributedRunner:
     """``engine.Runner`` over several ranks: each computes its part of every step."""
 
     def __init__(self, runner: ModelRunner, group: RankGroup) -> None:
+        self.encoder = None if runner.encoder is None else DistributedEncoder(runner.encoder, group)
         self._runner = runner
         self._group = group
 
     def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
         """Compute a plan's tokens; see ``ModelRunner.run``."""
-        batch = build_batch(plan)
-        self._group.send_step(Step(batch))
+        batch, media = build_batch(plan), media_rows_of(plan)
+        self._group.send(Step(batch, media))
         with self._group.root_cause_first():  # a sum fails when another rank has died
-            return self._runner.compute(batch)
+            return self._runner.compute(batch, media)
+
+
+class DistributedEncoder:
+    """``engine.encoding.MediaEncoder`` over several ranks: each encodes all media, as far as this one does."""
+
+    def __init__(self, encoder: Encoder, group: RankGroup) -> None:
+        self._encoder = encoder
+        self._group = group
+
+    def start(self, item: MediaItem) -> None:
+        """Begin with a medium."""
+        self._group.send(StartEncoding(item))
+        self._encoder.start(item)
+
+    def advance(self) -> bool:
+        """Do one piece of the work; return whether that was the last one."""
+        self._group.send(EncodePiece())
+        return self._encoder.advance()
+
+    def drop(self, digests: Iterable[bytes]) -> None:
+        """Forget embeddings, and the work on those that are not finished."""
+        dropped = tuple(digests)
+        self._group.send(DropMedia(dropped))
+        self._encoder.drop(dropped)

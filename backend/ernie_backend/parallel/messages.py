@@ -2,7 +2,7 @@
 
     rank -> rank 0   Hello (from another machine), Heartbeat twice a second, BarrierArrival, Loaded or Failed
     rank 0 -> rank   Challenge, Welcome or Refused (to another machine), Join, BarrierRelease, Allocate, and a
-                     Step for every step
+                     Step for every step; StartEncoding, EncodePiece and DropMedia between steps
 
 The end of the socket is the end of the rank. Tensors travel over ``ernie_kernels.communicator`` instead.
 """
@@ -10,11 +10,13 @@ The end of the socket is the end of the rank. Tensors travel over ``ernie_kernel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_backend.request.media import MediaItem
+from ernie_backend.runner.encoder import MediaRows
 from ernie_kernels.api import Batch
 from ernie_wire.codec import Buffers, Codec, Form
 
@@ -124,9 +126,29 @@ class Allocate:
 
 @dataclass(frozen=True)
 class Step:
-    """Tells a rank to compute a batch."""
+    """Tells a rank to compute a batch, whose ``media_rows`` have the embeddings ``media``."""
 
     batch: Batch
+    media: tuple[MediaRows, ...] = ()
+
+
+@dataclass(frozen=True)
+class StartEncoding:
+    """Tells a rank to begin with the encoding of a medium."""
+
+    item: MediaItem
+
+
+@dataclass(frozen=True)
+class EncodePiece:
+    """Tells a rank to do the next piece of it."""
+
+
+@dataclass(frozen=True)
+class DropMedia:
+    """Tells a rank to forget the embeddings of media, and the work on those that are not finished."""
+
+    digests: tuple[bytes, ...]
 
 
 RankMessage = (
@@ -142,19 +164,26 @@ RankMessage = (
     | Failed
     | Allocate
     | Step
+    | StartEncoding
+    | EncodePiece
+    | DropMedia
 )
 
 
-def _encode_array(array: NDArray[np.int32], buffers: Buffers) -> list[int]:
+def _encode_array(array: NDArray[Any], buffers: Buffers) -> list[int]:
     buffers.append(array.tobytes())
     return [len(buffers) - 1, *array.shape]
 
 
-def _decode_array(place: list[int], buffers: Buffers) -> NDArray[np.int32]:
-    number, *shape = place
-    return np.frombuffer(buffers[number], np.int32).reshape(shape)
+def _array_of(dtype: type[np.generic]) -> Form:
+    def decode(place: list[int], buffers: Buffers) -> NDArray[Any]:
+        number, *shape = place
+        return np.frombuffer(buffers[number], dtype).reshape(shape)
+
+    return Form(frozenset(), _encode_array, decode)
 
 
 CODEC: Codec[RankMessage] = Codec(
-    *get_args(RankMessage), forms={NDArray[np.int32]: Form(frozenset(), _encode_array, _decode_array)}
+    *get_args(RankMessage),
+    forms={NDArray[np.int32]: _array_of(np.int32), NDArray[np.uint8]: _array_of(np.uint8)},
 )

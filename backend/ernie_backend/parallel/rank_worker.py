@@ -34,6 +34,7 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import find_backend
 from ernie_backend.devices.host import available_bytes
 from ernie_backend.errors import StartError
+from ernie_backend.media.processor import MediaProcessor
 from ernie_backend.parallel.layout import read_layout
 from ernie_backend.parallel.liveness import HeartbeatSource
 from ernie_backend.parallel.messages import (
@@ -41,15 +42,20 @@ from ernie_backend.parallel.messages import (
     Allocate,
     BarrierArrival,
     BarrierRelease,
+    DropMedia,
+    EncodePiece,
     Failed,
     Join,
     Loaded,
     RankMessage,
+    StartEncoding,
     Step,
 )
 from ernie_backend.parallel.rendezvous import connect_to_rank_0
 from ernie_backend.parallel.worker import Worker
 from ernie_backend.planning.engine_plan import engine_plan
+from ernie_backend.runner.encoder import Encoder
+from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.settings.reader import model_directory, read_settings
 from ernie_wire.channel import Channel
 from ernie_wire.processes import die_with_parent
@@ -143,15 +149,39 @@ class RankWorker:
                 *(join.rank, own, join.kernels),
             )
         group = layout.process_group(join.rank, join.master, self._heartbeats.collectives, self._barrier)
+        media = MediaProcessor.load(directory, config, settings)
         worker = Worker.load(settings, config, backend, layout, group)
         plan = engine_plan(settings, config, backend, self._available * len(layout.hosts))
         available = available_bytes() // layout.ranks_per_host
         self._channel.send(Loaded(worker.affordable_blocks(settings, plan, available)))
         num_blocks = self._receive(Allocate).num_blocks
-        runner = worker.create_runner(replace(worker.block_spec(settings), num_blocks=num_blocks))
+        spec = replace(worker.block_spec(settings), num_blocks=num_blocks)
+        runner = worker.create_runner(spec, media)
         logger.info("rank %d is ready", join.rank)
         while True:
-            runner.compute(self._receive(Step).batch)
+            self._work(runner, self._inbox.get())
+
+    def _work(self, runner: ModelRunner, message: RankMessage) -> None:
+        """Do what rank 0 does at the same time."""
+        encoder = runner.encoder
+        if isinstance(message, Step):
+            runner.compute(message.batch, message.media)
+        elif encoder is not None and isinstance(message, StartEncoding):
+            encoder.start(message.item)
+        elif encoder is not None and isinstance(message, EncodePiece):
+            self._encode_piece(encoder)
+        elif encoder is not None and isinstance(message, DropMedia):
+            encoder.drop(message.digests)
+        else:
+            raise TypeError(f"rank 0 sent {type(message).__name__}, expected a piece of work")
+
+    @staticmethod
+    def _encode_piece(encoder: Encoder) -> None:
+        """Encode; a medium that cannot be encoded fails on rank 0 too, which drops it and ends its requests."""
+        try:
+            encoder.advance()
+        except Exception:
+            logger.exception("a medium cannot be encoded")
 
     def _barrier(self) -> None:
         self._channel.send(BarrierArrival())

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import Backend
 from ernie_backend.devices.host import release_freed, resident_bytes
+from ernie_backend.media.processor import MediaProcessor
 from ernie_backend.models.base import Model
 from ernie_backend.models.load import load_model
 from ernie_backend.parallel.layout import Layout
 from ernie_backend.planning.kv_sizing import check_available, kv_blocks
 from ernie_backend.planning.memory_plan import MemoryPlan
+from ernie_backend.runner.encoder import Encoder, Normalization
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.weights.sharding import Shard, kv_heads_of, vocabulary_of
-from ernie_kernels.api import CacheScales, CacheSpec, Ops
+from ernie_kernels.api import CacheScales, CacheSpec, Ops, PatchOps
 from ernie_kernels.communicator import ProcessGroupConfig
 
 
@@ -90,12 +93,23 @@ class Worker:
             check_available(num_blocks, bytes_per_block, available_bytes)
         return num_blocks
 
-    def create_runner(self, spec: CacheSpec) -> ModelRunner:
-        """Allocate a KV cache of ``spec`` for each layer; return the runner over them."""
+    def create_runner(self, spec: CacheSpec, media: MediaProcessor | None = None) -> ModelRunner:
+        """Allocate a KV cache of ``spec`` for each layer; return the runner over them.
+
+        Args:
+            spec: of one layer's cache.
+            media: prepares what the model's vision tower encodes; None: the model reads only text.
+        """
         caches = [self.ops.allocate_cache(replace(spec, scales=scales)) for scales in self._scales(spec.dtype)]
         is_whole = self.shard.size == 1
         vocabulary = None if is_whole else vocabulary_of(self.model.config.vocab_size, self.shard)
-        return ModelRunner(self.model, self.ops, caches, vocabulary)
+        return ModelRunner(self.model, self.ops, caches, vocabulary, self._encoder(media))
+
+    def _encoder(self, media: MediaProcessor | None) -> Encoder | None:
+        if media is None or self.model.vision is None:
+            return None
+        ops = cast(PatchOps, self.ops)  # every backend that a model with a tower is loaded on has them
+        return Encoder(self.model.vision, ops, Normalization(media.mean, media.std))
 
     def _scales(self, dtype: str) -> Sequence[CacheScales | None]:
         """Return the static scales of the layers' caches of ``dtype``."""

@@ -45,12 +45,17 @@ class MediaSpan:
     length: int
     first_row: int = 0
 
+    @property
+    def end(self) -> int:
+        """Place after the last of the tokens."""
+        return self.start + self.length
+
 
 def cut_spans(spans: Iterable[MediaSpan], begin: int, end: int) -> tuple[MediaSpan, ...]:
     """Return the parts of spans that are among the tokens ``begin`` to ``end``, counted from there."""
     parts = []
     for span in spans:
-        first, last = max(span.start, begin), min(span.start + span.length, end)
+        first, last = max(span.start, begin), min(span.end, end)
         if first < last:
             row = span.first_row + first - span.start
             parts.append(MediaSpan(span.index, first - begin, last - first, row))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ernie_backend.models.base import Model
 from ernie_backend.request.step_plan import SchedulePlan
+from ernie_backend.runner.encoder import Encoder, MediaRows, media_rows_of
 from ernie_backend.runner.inputs import build_batch, local_tokens
 from ernie_kernels.api import Batch, LayerCache, Ops
 
@@ -21,11 +22,18 @@ class ModelRunner:
         ops: its backend.
         caches: one for each layer.
         vocabulary: the token ids whose rows of the embedding the rank has; None: all.
+        encoder: of the model's media; None: it has none.
     """
 
     def __init__(
-        self, model: Model, ops: Ops, caches: Sequence[LayerCache], vocabulary: range | None = None
+        self,
+        model: Model,
+        ops: Ops,
+        caches: Sequence[LayerCache],
+        vocabulary: range | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
+        self.encoder = encoder
         self._model = model
         self._ops = ops
         self._caches = caches
@@ -37,10 +45,16 @@ class ModelRunner:
         Returns:
             Logits ``[R, V]``: ``num_logit_rows`` of each chunk, in the plan's order.
         """
-        return self.compute(build_batch(plan))
+        return self.compute(build_batch(plan), media_rows_of(plan))
 
-    def compute(self, batch: Batch) -> NDArray[np.float32]:
-        """Compute one step; return the logits of its logit rows."""
+    def compute(self, batch: Batch, media: Sequence[MediaRows] = ()) -> NDArray[np.float32]:
+        """Compute one step; return the logits of its logit rows.
+
+        Args:
+            batch: of the step.
+            media: whose embeddings its ``media_rows`` have, all of them encoded before.
+        """
         if self._vocabulary is not None:
             batch = local_tokens(batch, self._vocabulary)
-        return self._model.forward(self._ops.upload(batch), self._caches)
+        embeddings = self.encoder.rows(media) if self.encoder is not None and media else None
+        return self._model.forward(self._ops.upload(batch), self._caches, embeddings)

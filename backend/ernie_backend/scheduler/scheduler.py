@@ -31,6 +31,11 @@ as above, while no more than ``max_num_partial_prefills`` are in progress and, o
 share the step is not passed. And a request whose next block is computed by another in this very step waits for
 the next step, to share it.
 
+Media. The tokens of a picture or a video can be computed only when it is encoded (``encoder_schedule``). A
+request waits in the queue, holding no blocks, until the media that its first step may reach are encoded; others
+pass it meanwhile. In the batch it goes on up to the next medium that is not encoded, and while it cannot go on
+it does not count as a prompt in progress.
+
 Prompt log probabilities. A request that needs the logits of its prompt takes nothing from the prefix cache. All
 such requests together get at most ``max_prompt_logit_rows`` tokens of prompt a step, and others may pass them:
 a row is as wide as the vocabulary.
@@ -44,10 +49,13 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.request.media import MediaItem
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.request.step_plan import SchedulePlan
+from ernie_backend.scheduler.encoder_schedule import EncoderSchedule, EncoderTask
 from ernie_backend.scheduler.waiting_queue import WaitingQueue, rank
 from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_wire.errors import ContextLengthExceeded
@@ -89,6 +97,7 @@ class Scheduler:
         self._blocks = blocks
         self._running: list[Sequence] = []  # by rank
         self._waiting = WaitingQueue(limits, clock)
+        self._encoder = EncoderSchedule(limits.encoder_cache_tokens, limits.max_num_batched_tokens)
 
     @property
     def num_running(self) -> int:
@@ -134,7 +143,7 @@ class Scheduler:
         return self._waiting.expired()
 
     def schedule(self) -> SchedulePlan:
-        """Plan the next step; the plan is empty only if there are no requests."""
+        """Plan the next step; the plan is empty only if all requests wait for media to be encoded."""
         self._blocks.begin_step()
         step = _Step(self._limits.max_num_batched_tokens, self._limits.max_prompt_logit_rows)
         # Lists, since preempting changes ``_running``; a request may be preempted before its turn comes.
@@ -144,7 +153,7 @@ class Scheduler:
         # Drafts only after every request has its one token: a guess must not displace what is certain.
         for sequence in [each for each in step.ends if each.draft_ids]:
             self._schedule_drafts(sequence, step)
-        partial = [each for each in self._running if not each.is_decoding]
+        partial = [each for each in self._running if not each.is_decoding and self._can_go_on(each)]
         step.unfinished.update(each for each in partial if not each.needs_prompt_logits)
         for sequence in self._prompts_by_rank(partial, step):
             num_left = sequence.num_tokens - sequence.num_computed_tokens
@@ -174,6 +183,32 @@ class Scheduler:
             sequence.num_computed_tokens = end
             sequence.draft_ids = ()
             self._blocks.cache_blocks(sequence, chunk.start, end)
+
+    def next_medium(self) -> EncoderTask | None:
+        """Return what to encode next, and which embeddings to drop before; None: nothing.
+
+        ``finish_medium`` must follow, or a medium that is not finished is chosen again.
+        """
+        waiting = islice((each for each in self._waiting if each.media), self._limits.max_num_seqs)
+        return self._encoder.choose(
+            [(each, each.num_computed_tokens) for each in self._running if each.media],
+            ((each, self._first_token(each)) for each in waiting),
+        )
+
+    def finish_medium(self, item: MediaItem) -> None:
+        """Note that a medium is encoded: its tokens can be computed."""
+        self._encoder.add(item)
+
+    def needing(self, digest: bytes) -> Iterator[Sequence]:
+        """Yield the requests that have yet to compute tokens of a medium."""
+        for sequence in self._running:
+            if self._encoder.needs(sequence, sequence.num_computed_tokens, digest):
+                yield sequence
+        for sequence in self._waiting:
+            if any(item.digest == digest for item in sequence.media_items) and self._encoder.needs(
+                sequence, self._first_token(sequence), digest
+            ):
+                yield sequence
 
     def check_integrity(self) -> None:
         """Check the invariants in the module's docstring.
@@ -222,7 +257,11 @@ class Scheduler:
 
     def _prompts_that_pass(self, lead: Sequence, step: _Step) -> Iterator[Sequence]:
         """Yield the prompts that share the steps of ``lead``, admitting those that wait and find room."""
-        partial = [each for each in self._running if not (each.is_decoding or each in step.ends)]
+        partial = [
+            each
+            for each in self._running
+            if not (each.is_decoding or each in step.ends) and self._can_go_on(each)
+        ]
         waiting = self._waiting if self._has_room(step) else ()
         keys = {each: self._passing_key(each) for each in (lead, *partial, *waiting)}
         passing = [each for each in keys if keys[each] < keys[lead]]
@@ -234,13 +273,22 @@ class Scheduler:
 
     def _passing_key(self, sequence: Sequence) -> tuple[int, int]:
         """Return what decides whether a prompt passes another: priority, then tokens still to be computed."""
-        num_computed = sequence.num_computed_tokens
-        if not num_computed and not sequence.needs_prompt_logits:
-            num_computed = self._blocks.num_cached_tokens(sequence)
+        num_computed = sequence.num_computed_tokens or self._first_token(sequence)
         return sequence.priority, sequence.num_tokens - num_computed
+
+    def _first_token(self, sequence: Sequence) -> int:
+        """Return the token that a request which owns no blocks would begin with: the cache has those before."""
+        return 0 if sequence.needs_prompt_logits else self._blocks.num_cached_tokens(sequence)
+
+    def _can_go_on(self, sequence: Sequence) -> bool:
+        """Whether a prompt in the batch does not wait for its next token to be encoded."""
+        start = sequence.num_computed_tokens
+        return self._encoder.ready_end(sequence, start) > start
 
     def _may_begin(self, sequence: Sequence, step: _Step) -> bool:
         """Whether a waiting request has something to compute in this step that no other computes in it."""
+        if sequence.media and not self._encoder.is_ready(sequence, self._first_token(sequence)):
+            return False
         if sequence.needs_prompt_logits:
             return step.prompt_rows > 0
         return not self._blocks.is_scheduled(sequence)
@@ -285,13 +333,14 @@ class Scheduler:
         """Add up to ``most`` further tokens of a request to the plan."""
         start = step.ends.get(sequence, sequence.num_computed_tokens)
         needs_all_logits = sequence.needs_prompt_logits
-        num_tokens = min(most, sequence.num_tokens - start, step.prompt_rows if needs_all_logits else most)
+        num_left = self._encoder.ready_end(sequence, start) - start
+        num_tokens = min(most, num_left, step.prompt_rows if needs_all_logits else most)
         if num_tokens == 0:
             return
         end = start + num_tokens
         self._blocks.mark_scheduled(sequence, start, end)
         step.ends[sequence] = end
-        if end == sequence.num_tokens:
+        if end == self._encoder.ready_end(sequence, end):  # it ends, or waits for its next medium
             step.unfinished.discard(sequence)
         step.budget -= num_tokens
         if needs_all_logits:

@@ -105,7 +105,7 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
             num_blocks = group.least_blocks(num_blocks)
             group.allocate(num_blocks)
         spec = replace(worker.block_spec(settings), num_blocks=num_blocks)
-        model_runner = worker.create_runner(spec)
+        model_runner = worker.create_runner(spec, media)
         runner = model_runner if group is None else DistributedRunner(model_runner, group)
         kv_cache.size_bytes = spec.bytes_per_block * config.num_layers * spec.num_blocks
     with _logged(stages, "warm-up step"):
@@ -118,6 +118,7 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
         Sampler(
             backend.token_sampler(worker.ops), input_processor.tokenizer.vocab_size, logprobs.logprobs_mode
         ),
+        encoder=runner.encoder,
     )
     description = _description(settings, config, input_processor, backend.name, spec)
     ready = Ready(replace(description, startup=tuple(stages.list)))

@@ -110,6 +110,8 @@ class SchedulerLimits:
         max_num_partial_prefills: with 1, no prompt passes another.
         speculative_config: None: no guesses.
         max_prompt_logit_rows: prompt tokens whose logits one step computes because a request wants them.
+        encoder_cache_tokens: tokens of media whose embeddings are kept: of two or three of the largest images,
+            or of forty pages; 160 MiB at a width of 2,560.
     """
 
     max_num_seqs: int = setting(8, Integer(1, 4096), "maximum number of requests processed at once")
@@ -145,6 +147,7 @@ class SchedulerLimits:
         "them up in prompt and answer",
     )
     max_prompt_logit_rows: int = 64
+    encoder_cache_tokens: int = 16384
 
 
 @dataclass(frozen=True)

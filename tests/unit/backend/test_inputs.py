@@ -39,6 +39,8 @@ def test_media_and_positions_are_those_of_the_prompt_however_it_is_cut(budget: i
     places: dict[str, list[list[int]]] = {name: [] for name in sequences}
     encoded: list[tuple[int, bytes, int]] = []  # token, digest, row of the encoder
     while sequences["picture"].num_generated < ANSWER:
+        while (task := scheduler.next_medium()) is not None:
+            scheduler.finish_medium(task.item)
         plan = scheduler.schedule()
         batch = build_batch(plan)
         rows = iter([] if batch.media_rows is None else batch.media_rows.tolist())

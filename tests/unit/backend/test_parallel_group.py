@@ -176,7 +176,7 @@ def test_the_smallest_cache_is_agreed_on_and_steps_go_to_all(ranks: list[Rank]) 
         rank.say(Loaded(count))
     assert group.least_blocks(6) == 5
     group.allocate(5)
-    group.send_step(Step(batch()))
+    group.send(Step(batch()))
     for rank in ranks:
         assert rank.hear() == Allocate(5)
         assert isinstance(rank.hear(), Step)

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from ernie_backend.parallel.messages import (
     CODEC,
     RankMessage,
+    StartEncoding,
     Step,
 )
+from ernie_backend.runner.encoder import MediaRows
 from ernie_kernels.api import Batch
 from ernie_wire.codec import MessageError
 from ernie_wire.frames import receive_frame, send_frame
+from fakes.media import make_item
 from fakes.wire_values import values_of
 
 
@@ -31,7 +34,7 @@ def over_a_socket(message: RankMessage) -> RankMessage:
     return CODEC.decode(*frame)
 
 
-@given(st.one_of(*(values_of(kind) for kind in get_args(RankMessage) if kind is not Step)))
+@given(st.one_of(*(values_of(kind) for kind in get_args(RankMessage) if kind not in (Step, StartEncoding))))
 def test_messages_come_as_they_were_sent(message: RankMessage) -> None:
     assert over_a_socket(message) == message
 
@@ -47,12 +50,27 @@ def test_a_batch_keeps_its_arrays_empty_ones_too() -> None:
         media_rows=np.array([1], np.int32),
         vision_rows=np.array([0, 1], np.int32),
     )
-    came = over_a_socket(Step(batch))
+    media = (MediaRows(b"\xff" * 32, 3, 9),)
+    came = over_a_socket(Step(batch, media))
     assert isinstance(came, Step)
+    assert came.media == media
     for field in fields(Batch):
         found, sent = getattr(came.batch, field.name), getattr(batch, field.name)
         assert found.dtype == np.int32
         np.testing.assert_array_equal(found, sent, strict=True)
+
+
+def test_a_medium_comes_with_its_patches() -> None:
+    item = make_item(1, 40)
+    came = over_a_socket(StartEncoding(item))
+    assert isinstance(came, StartEncoding)
+    np.testing.assert_array_equal(came.item.patches, item.patches, strict=True)
+    assert (came.item.kind, tuple(came.item.grid), came.item.num_tokens, came.item.digest) == (
+        item.kind,
+        item.grid,
+        item.num_tokens,
+        item.digest,
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,30 +13,58 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ernie_backend.engine.engine import Engine
 from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.request.media import MediaItem
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.scheduler.scheduler import Scheduler
 from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_wire.errors import ContextLengthExceeded, QueueFull
+from fakes.media import PLACEHOLDER, HashEncoder, embedded, make_item, put_media
 from fakes.sequences import make_request, make_sequence, reference_sampler
 from fakes.token_hash_model import TokenHashRunner, continuation
 
 VOCAB = 50
+RED, BLUE, WIDE, UNREADABLE = (make_item(seed, size) for seed, size in enumerate((2, 2, 3, 2)))
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation: its tokens, and the pictures among them."""
+
+    token_ids: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
+    items: tuple[MediaItem, ...] = ()
+
+    def and_text(self, token_ids: Iterable[int]) -> Talk:
+        return replace(self, token_ids=(*self.token_ids, *token_ids))
+
+    def and_picture(self, item: MediaItem) -> Talk:
+        ids = (*self.token_ids, *[PLACEHOLDER] * item.num_tokens)
+        return Talk(ids, (*self.starts, len(self.token_ids)), (*self.items, item))
+
+    @property
+    def content(self) -> list[int]:
+        """The tokens as the model sees them."""
+        content = list(self.token_ids)
+        for start, item in zip(self.starts, self.items, strict=True):
+            content[start : start + item.num_tokens] = embedded(item)
+        return content
 
 
 class EngineMachine(RuleBasedStateMachine):
-    """Requests arrive, are cancelled, run and end, in any order, in a cache that is often too small.
+    """Requests arrive, are cancelled, run and end, in any order, in caches that are often too small.
 
-    Few token ids, and prompts that continue earlier answers, make prefix hits as common as misses.
+    Few token ids and pictures, and prompts that continue earlier answers, make prefix hits as common as misses.
     """
 
     @initialize(
         max_num_seqs=st.integers(1, 4),
         budget=st.integers(1, 9),
-        num_blocks=st.integers(5, 9),
+        num_blocks=st.integers(5, 12),
         block_size=st.integers(1, 4),
         partial_prefills=st.integers(1, 3),
         long_prefills=st.integers(1, 3),
         enable_prefix_caching=st.booleans(),
+        encoder_cache=st.integers(0, 6),
     )
     def start(
         self,
@@ -47,10 +75,14 @@ class EngineMachine(RuleBasedStateMachine):
         partial_prefills: int,
         long_prefills: int,
         enable_prefix_caching: bool,
+        encoder_cache: int,
     ) -> None:
         self.budget, self.max_num_seqs = budget, max_num_seqs
         self.capacity = num_blocks * block_size
-        self.runner = TokenHashRunner(num_blocks, block_size, VOCAB)
+        self.encoder = HashEncoder((UNREADABLE.digest,))
+        # Beyond the cache go at most the pictures that one step of one request needs.
+        self.most_encoded = encoder_cache + max(encoder_cache, WIDE.num_tokens)
+        self.runner = TokenHashRunner(num_blocks, block_size, VOCAB, self.encoder)
         self.blocks = BlockManager(num_blocks, block_size, enable_prefix_caching=enable_prefix_caching)
         limits = SchedulerLimits(
             max_num_seqs,
@@ -61,15 +93,21 @@ class EngineMachine(RuleBasedStateMachine):
             long_prefill_token_threshold=4,
             max_prompt_logit_rows=3,
             max_waiting_time=10.0,
+            encoder_cache_tokens=encoder_cache,
         )
         self.now_s = 0.0
         self.engine = Engine(
-            self.runner, self.blocks, limits, reference_sampler(VOCAB), clock=lambda: self.now_s
+            self.runner, self.blocks, limits, reference_sampler(VOCAB), self._clock, self.encoder
         )
         self.expected: dict[str, list[int]] = {}
         self.got: dict[str, list[int]] = {}
-        self.conversations: list[list[int]] = [[]]
+        self.failing: set[str] = set()
+        self.conversations: list[Talk] = [Talk()]
         self.count = 0
+
+    def _clock(self) -> float:
+        """Let a piece of the encoder's work take as long as all of its share."""
+        return self.now_s + self.encoder.num_pieces
 
     @rule(
         data=st.data(),
@@ -77,6 +115,7 @@ class EngineMachine(RuleBasedStateMachine):
         max_tokens=st.integers(1, 12),
         priority=st.integers(-1, 1),
         prompt_logprobs=st.sampled_from([None, None, 0]),
+        pictures=st.lists(st.sampled_from([RED, BLUE, WIDE, RED, BLUE, UNREADABLE]), max_size=3),
     )
     def arrive(
         self,
@@ -85,19 +124,28 @@ class EngineMachine(RuleBasedStateMachine):
         max_tokens: int,
         priority: int,
         prompt_logprobs: int | None,
+        pictures: list[MediaItem],
     ) -> None:
-        prompt = data.draw(st.sampled_from(self.conversations)) + turn
+        talk: Talk = data.draw(st.sampled_from(self.conversations))
+        for item in pictures:
+            talk = talk.and_picture(item)
+        talk = talk.and_text(turn)
+        prompt = talk.token_ids
         request_id = f"r{self.count}"
         self.count += 1
-        request = make_request(request_id, tuple(prompt), max_tokens, priority=priority)
+        request = make_request(request_id, prompt, max_tokens, priority=priority)
+        put_media(request.sequence, talk.starts, talk.items)
         request.sequence.sampling = replace(request.sequence.sampling, prompt_logprobs=prompt_logprobs)
         refusal = self.engine.submit(request)
         fits = len(prompt) + max_tokens <= self.capacity
         assert (refusal is None) == fits
         if fits:
-            self.expected[request_id] = continuation(prompt, max_tokens, VOCAB)
+            self.expected[request_id] = continuation(talk.content, max_tokens, VOCAB)
             self.got[request_id] = []
-            self.conversations.append(prompt + self.expected[request_id])
+            if UNREADABLE in talk.items:
+                self.failing.add(request_id)
+            else:
+                self.conversations.append(talk.and_text(self.expected[request_id]))
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -117,7 +165,9 @@ class EngineMachine(RuleBasedStateMachine):
         """Run steps before which the next tokens are guessed, the first of them rightly."""
         for _ in range(steps):
             for request in self.engine._requests.values():
-                known = request.sequence.token_ids
+                known = list(request.sequence.token_ids)
+                for span in request.sequence.media:
+                    known[span.start : span.end] = embedded(request.sequence.media_items[span.index])
                 right = continuation(known, num_right, VOCAB)
                 wrong = [each + 1 for each in continuation([*known, *right], num_wrong, VOCAB)]
                 request.sequence.draft_ids = (*right, *wrong)
@@ -125,21 +175,31 @@ class EngineMachine(RuleBasedStateMachine):
 
     def _step(self) -> None:
         had_work, steps_before = self.engine.has_work, len(self.runner.plans)
+        pieces_before = self.encoder.num_pieces
         outputs = self.engine.step()
         has_run = len(self.runner.plans) > steps_before
         expired = [output for output in outputs if output.error is not None]
-        assert had_work == (has_run or bool(expired)), "a step with work does something"
+        has_encoded = self.encoder.num_pieces > pieces_before
+        assert had_work == (has_run or has_encoded or bool(expired)), "a step with work does something"
+        assert sum(len(output) for output in self.encoder.outputs.values()) <= self.most_encoded
+        if self.encoder.current is not None:
+            assert self.encoder.current in {
+                item.digest for each in self.engine._requests.values() for item in each.sequence.media_items
+            }
         if has_run:
             plan = self.runner.plans[-1]
             assert 1 <= plan.num_tokens <= self.budget
             assert len(plan.chunks) <= self.max_num_seqs
             assert len({chunk.request_id for chunk in plan.chunks}) == len(plan.chunks)
         for output in expired:
-            assert str(output.error).startswith("timeout: ")
+            error = str(output.error)
+            is_late = error.startswith("timeout: ")
+            assert is_late or (error.startswith("internal_error: ") and output.request_id in self.failing)
             assert not self.got[output.request_id], "it had not begun"
             del self.expected[output.request_id]
         for output in outputs[len(expired) :]:
             assert output.request_id in self.expected, "it has not ended before"
+            assert output.request_id not in self.failing
             if output.prompt_logprobs is not None:
                 assert not self.got[output.request_id]
                 assert len(output.prompt_logprobs) == output.num_input_tokens
