@@ -130,7 +130,8 @@ class MediaPool:
             try:
                 self._advance(job)
             except ErnieError as error:
-                job.resolve(error)
+                number = f"medium {len(job.items) + 1} of {len(job.media)}: " if len(job.media) > 1 else ""
+                job.resolve(type(error)(f"{number}{error.message}", error.param))
             except Exception as error:
                 logger.exception("media could not be prepared")
                 job.resolve(InternalError(f"media could not be prepared: {type(error).__name__}"))

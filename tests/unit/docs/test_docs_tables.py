@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from ernie_backend.media.families import ERNIE_VL, PADDLEOCR_VL
+from ernie_backend.media.images import FORMATS, MAX_IMAGE_PIXELS, MAX_JPEG_SCANS
+from ernie_backend.media.options import LOW_DETAIL_PIXELS
+from ernie_backend.media.pool import MAX_PENDING_BYTES, MAX_PREPARED_BYTES
+from ernie_backend.media.videos import MAX_FRAME_PIXELS, MAX_SECONDS
+from ernie_backend.settings.engine_settings import DEFAULT_PROCESSOR_CACHE_GIB
+from ernie_backend.settings.media_values import ProcessorKwargs
 from ernie_frontend import http_errors as frontend
 from ernie_wire.errors import ErnieError
 from ernie_wire.json_text import MAX_DEPTH
@@ -116,3 +124,24 @@ def test_files_named_in_documents_exist(document: Path) -> None:
     ]
     for name in set(re.findall(r"`([\w/]+\.(?:py|cpp|hpp))`", document.read_text())):
         assert any(source.endswith("/" + name) for source in sources), name
+
+
+def test_limits_of_preprocessing_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "media.md").read_text()
+    section = text[text.index("## Preprocessing") : text.index("## Errors")]
+    numbers = [
+        *(ERNIE_VL.image + PADDLEOCR_VL.image),
+        PADDLEOCR_VL.largest_image,
+        *(ERNIE_VL.video or ()),
+        LOW_DETAIL_PIXELS,
+        MAX_IMAGE_PIXELS,
+        MAX_FRAME_PIXELS,
+    ]
+    assert [number for number in numbers if f"{number:,}" not in section] == []
+    assert f"| {MAX_JPEG_SCANS} |" in section
+    assert f"| {MAX_SECONDS:.0f} s |" in section
+    assert f"{MAX_PENDING_BYTES >> 20} MiB" in section
+    assert f"{MAX_PREPARED_BYTES >> 30} GiB" in section
+    assert f"{DEFAULT_PROCESSOR_CACHE_GIB} GiB" in section
+    assert all(f"`{key.name}`" in section for key in fields(ProcessorKwargs))
+    assert all(name in section.replace("WebP", "WEBP") for name in FORMATS)
