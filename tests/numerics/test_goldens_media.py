@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from threading import Barrier
 from typing import Any
 
@@ -22,17 +23,20 @@ from ernie_backend.weights.sharding import Shard, kv_heads_of, shard_of, vocabul
 from ernie_kernels.api import Batch, CacheSpec
 from ernie_kernels.cpu import CpuOps
 from ernie_kernels.formats import ActivationType
-from numerics.backends import BACKENDS, make_ops
+from numerics.backends import BACKENDS, INTEGER_BACKENDS, make_ops
 from numerics.generation import MAX_POSITIONS, assert_steps_change_no_bit, generate, load, prompt_logits
 from numerics.golden import (
     HIDDEN_TOLERANCE,
+    LAYOUTS,
     LOGITS_TOLERANCE,
     MEDIA_FAMILIES,
+    assert_rows_agree,
     checkpoint,
     golden_cases,
     max_difference,
 )
 from numerics.ops_cases import ISAS, Floats, cpu_ops
+from numerics.oracle import Oracle
 from numerics.recording import RecordingOps
 
 FLOAT32 = ActivationType.FLOAT32
@@ -79,6 +83,57 @@ def test_which_tokens_go_to_the_experts_of_media_is_the_batches_choice() -> None
             prompt = replace(case.prompt, is_vision=case.prompt.is_media)
             logits = prompt_logits(model, ops, prompt)
             assert max_difference(logits[-1], case.placeholder_logits) <= LOGITS_TOLERANCE
+
+
+@cache
+def oracle_of(family: str, quantization: str | None, activation: str | None = None) -> Oracle:
+    return Oracle.read(checkpoint(family), quantization, activation)
+
+
+@pytest.mark.parametrize("family", ["vl_moe", "paddleocr_vl"])
+def test_the_oracle_itself(family: str) -> None:
+    for case in golden_cases(family).values():
+        found = oracle_of(family, None).media_logits(case.prompt)[-1]
+        assert max_difference(found, case.logits) <= LOGITS_TOLERANCE
+
+
+@backends
+@pytest.mark.parametrize(
+    ("family", "quantization"), [("vl_moe", "wint8"), ("vl_moe", "wint4"), ("paddleocr_vl", "wint8")]
+)
+def test_quantized_weights(backend: str, family: str, quantization: str) -> None:
+    ops = make_ops(backend)
+    model = load(checkpoint(family), ops, quantization=quantization)
+    for name, case in golden_cases(family).items():
+        expected = expected_logits(family, quantization, name)
+        assert max_difference(prompt_logits(model, ops, case.prompt), expected) <= LOGITS_TOLERANCE
+
+
+@cache
+def expected_logits(family: str, quantization: str, name: str) -> Floats:
+    return oracle_of(family, quantization).media_logits(golden_cases(family)[name].prompt)
+
+
+@pytest.mark.parametrize("quantization", ["wint8", "wint4"])
+def test_the_paddle_layout_is_quantized_alike(quantization: str) -> None:
+    ops = cpu_ops(ISAS[-1])
+    prompts = [case.prompt for case in golden_cases("vl_moe").values()]
+    models = [load(checkpoint("vl_moe", layout), ops, quantization=quantization) for layout in LAYOUTS]
+    found, expected = (generate(model, ops, prompts, 1)[1] for model in models)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("backend", INTEGER_BACKENDS)
+@pytest.mark.parametrize("activation", [ActivationType.INT8, ActivationType.INT16])
+def test_experts_of_media_round_their_inputs(backend: str, activation: ActivationType) -> None:
+    ops = RecordingOps(make_ops(backend))
+    model = load(checkpoint("vl_moe"), ops, quantization="wint4", activation=activation)
+    prompt = golden_cases("vl_moe")["image_video"].prompt
+    prompt_logits(model, ops, prompt)
+    oracle = oracle_of("vl_moe", "wint4", activation.value)
+    for layer in range(model.config.num_layers):
+        hidden, transformed = ops.products[3 * layer + 2]
+        assert_rows_agree(transformed, oracle.transform(layer, hidden, prompt.is_vision))
 
 
 @dataclass
