@@ -190,10 +190,16 @@ void add_norm(Ops& ops, nb::handle x, nb::handle delta, nb::handle weight, float
     ops.norm(matrix(input), &added, factors.data<float>(), factors.size(0), epsilon, &total, matrix(y));
 }
 
-void linear(Ops& ops, nb::handle x, const PackedLinear& weight, nb::handle result) {
+void linear(Ops& ops, nb::handle x, const PackedLinear& weight, nb::handle bias, nb::handle result) {
     const Buffer input("x", x, 'f', 2), y("result", result, 'f', 2, true);
+    if (bias.is_none()) {
+        const nb::gil_scoped_release release;
+        return ops.linear(matrix(input), weight, nullptr, matrix(y));
+    }
+    const Buffer shift("bias", bias, 'f', 1);
     const nb::gil_scoped_release release;
-    ops.linear(matrix(input), weight, matrix(y));
+    const Vector addend{shift.data<float>(), shift.size(0)};
+    ops.linear(matrix(input), weight, &addend, matrix(y));
 }
 
 void mlp(Ops& ops, nb::handle x, const PackedLinear& gate_up, const PackedLinear& down, nb::handle result) {
@@ -268,6 +274,7 @@ NB_MODULE(_cpu, module) {
     module.def("instruction_sets", &instruction_sets, "include_lowered"_a);
     nb::class_<Ops> ops(module, "Ops", "The ops of one thread pool and instruction set.");
     bind_moe(module, ops);
+    bind_patches(module, ops);
     ops.def(nb::init<int, const std::string&>(), "threads"_a, "instruction_set"_a)
         .def_prop_ro("instruction_set", &Ops::instruction_set)
         .def("pack_float32", &pack_float32, "values"_a)
@@ -278,7 +285,7 @@ NB_MODULE(_cpu, module) {
         .def("embed", &embed, "table"_a, "batch"_a, "result"_a)
         .def("norm", &norm, "x"_a, "weight"_a, "epsilon"_a, "result"_a)
         .def("add_norm", &add_norm, "x"_a, "delta"_a, "weight"_a, "epsilon"_a, "residual"_a, "result"_a)
-        .def("linear", &linear, "x"_a, "weight"_a, "result"_a)
+        .def("linear", &linear, "x"_a, "weight"_a, "bias"_a.none(), "result"_a)
         .def("mlp", &mlp, "x"_a, "gate_up"_a, "down"_a, "result"_a)
         .def("attention", &attention, "qkv"_a, "rotary"_a, "cache"_a, "batch"_a, "result"_a)
         .def("put_rows", &put_rows, "x"_a, "media"_a, "batch"_a, "result"_a)

@@ -13,4 +13,7 @@ inline Matrix matrix(const Buffer& buffer) { return {buffer.data<float>(), buffe
 // Adds the class Moe, and the ops over it.
 void bind_moe(nanobind::module_& module, nanobind::class_<Ops>& ops);
 
+// Adds the class PatchCache, and the ops of vision towers.
+void bind_patches(nanobind::module_& module, nanobind::class_<Ops>& ops);
+
 }  // namespace ernie

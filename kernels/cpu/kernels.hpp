@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "attention_task.hpp"
+#include "patch_task.hpp"
 
 namespace ernie {
 
@@ -64,6 +65,7 @@ struct LinearTask {
     RoundedRows rounded;
     float* y;  // [rows][outputs]
     int64_t rows;
+    const float* bias;  // [outputs], or null
 };
 
 struct QuantizeTask {
@@ -97,6 +99,7 @@ struct NormTask {
     const float* x;
     const float* delta;  // null: plain norm
     const float* weight;
+    const float* bias;  // null: RMSNorm; else LayerNorm
     float* residual;  // x + delta, where delta is given
     float* y;
     int64_t rows;
@@ -109,6 +112,15 @@ struct SwigluTask {
     float* y;              // [rows][width]
     int64_t rows;
     int64_t width;
+};
+
+enum class GeluKind { Erf, Tanh, Quick };
+
+// x becomes its gelu.
+struct GeluTask {
+    float* x;
+    int64_t count;
+    GeluKind kind;
 };
 
 constexpr int32_t kElsewhere = -1;  // a token whose row another rank has: zeros here
@@ -156,7 +168,10 @@ struct Kernels {
     void (*quantize_static)(const StaticQuantizeTask&, int part, int parts);
     void (*norm)(const NormTask&, int part, int parts);
     void (*swiglu)(const SwigluTask&, int part, int parts);
+    void (*gelu)(const GeluTask&, int part, int parts);
     void (*embed)(const EmbedTask&, int part, int parts);
+    void (*append_patches)(const PatchAppendTask&, int part, int parts);
+    void (*attend_patches)(const PatchAttentionTask&, int part, int parts);
     void (*append)(const AttentionTask&, int part, int parts);
     void (*attend)(const AttentionTask&, int part, int parts);
     void (*join)(const AttentionTask&, int part, int parts);

@@ -28,12 +28,13 @@ inline constexpr int kPanel = kRegisters<V> * V::kLanes;
 inline constexpr int64_t kRowBlockBytes = 256 << 10;
 
 template <typename V>
-void store_outputs(const V* values, const float* scales, float* y, int64_t count) {
+void store_outputs(const V* values, const float* scales, const float* bias, float* y, int64_t count) {
     for (int i = 0; i < kRegisters<V>; ++i) {
-        const int64_t left = count - i * V::kLanes;
+        const int64_t first = i * V::kLanes, left = count - first;
         if (left <= 0) return;
-        const V value = scales ? V::mul(values[i], V::load(scales + i * V::kLanes)) : values[i];
-        store_partial(value, y + i * V::kLanes, left);
+        V value = scales ? V::mul(values[i], V::load(scales + first)) : values[i];
+        if (bias) value = V::add(value, load_partial<V>(bias + first, left));
+        store_partial(value, y + first, left);
     }
 }
 
@@ -41,8 +42,9 @@ template <typename V, int kRows>
 void store_tile(const V (&sums)[kRows][kRegisters<V>], const LinearTask& task, int64_t panel, int64_t row) {
     const int64_t outputs = task.weight.outputs, first = panel * kPanel<V>;
     const float* scales = task.weight.scales ? task.weight.scales + first : nullptr;
+    const float* bias = task.bias ? task.bias + first : nullptr;
     for (int r = 0; r < kRows; ++r)
-        store_outputs(sums[r], scales, task.y + (row + r) * outputs + first, outputs - first);
+        store_outputs(sums[r], scales, bias, task.y + (row + r) * outputs + first, outputs - first);
 }
 
 template <typename V, int kRows>

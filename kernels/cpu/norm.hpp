@@ -1,4 +1,5 @@
-// RMSNorm, alone or after adding to the residual stream. A row's sum runs over k in rising order, lane by lane.
+// RMSNorm or LayerNorm, alone or after adding to the residual stream. A row's sums run over k in rising order,
+// lane by lane.
 #pragma once
 
 #include "simd.hpp"
@@ -21,6 +22,37 @@ void norm_row(const float* x, const NormTask& task, float* y) {
     }
 }
 
+// value - mean in the first `count` lanes, 0 in those that pad a row.
+template <typename V>
+V centered(V value, V mean, int64_t count) {
+    const V difference = V::fma(mean, V::set(-1.0f), value);
+    if (count >= V::kLanes) return difference;
+    float lanes[V::kLanes];
+    difference.store(lanes);
+    for (int64_t i = count; i < V::kLanes; ++i) lanes[i] = 0;
+    return V::load(lanes);
+}
+
+template <typename V>
+void layer_norm_row(const float* x, const NormTask& task, float* y) {
+    V total = V::zero(), squares = V::zero();
+    for (int64_t k = 0; k < task.width; k += V::kLanes)
+        total = V::add(total, load_partial<V>(x + k, task.width - k));
+    const V mean = V::set(total.sum() / float(task.width));
+    for (int64_t k = 0; k < task.width; k += V::kLanes) {
+        const int64_t left = task.width - k;
+        const V value = centered(load_partial<V>(x + k, left), mean, left);
+        squares = V::fma(value, value, squares);
+    }
+    const V factor = V::set(1.0f / __builtin_sqrtf(squares.sum() / float(task.width) + task.epsilon));
+    for (int64_t k = 0; k < task.width; k += V::kLanes) {
+        const int64_t left = task.width - k;
+        const V scaled = V::mul(centered(load_partial<V>(x + k, left), mean, left), factor);
+        const V shift = load_partial<V>(task.bias + k, left);
+        store_partial(V::fma(scaled, load_partial<V>(task.weight + k, left), shift), y + k, left);
+    }
+}
+
 template <typename V>
 void norm(const NormTask& task, int part, int parts) {
     const Range range = share(task.rows, part, parts);
@@ -32,7 +64,8 @@ void norm(const NormTask& task, int part, int parts) {
             for (int64_t k = 0; k < task.width; ++k) residual[k] = x[k] + delta[k];
             x = residual;
         }
-        norm_row<V>(x, task, task.y + row * task.width);
+        float* y = task.y + row * task.width;
+        task.bias ? layer_norm_row<V>(x, task, y) : norm_row<V>(x, task, y);
     }
 }
 

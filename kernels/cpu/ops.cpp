@@ -97,8 +97,8 @@ void Ops::norm(Matrix x, const Matrix* delta, const float* weight, int64_t width
     }
     const std::lock_guard<std::mutex> lock(mutex_);
     run(kernels_.norm,
-        NormTask{x.data, delta ? delta->data : nullptr, weight, residual ? residual->data : nullptr, y.data,
-                 x.rows, x.columns, epsilon},
+        NormTask{x.data, delta ? delta->data : nullptr, weight, nullptr, residual ? residual->data : nullptr,
+                 y.data, x.rows, x.columns, epsilon},
         2 * x.rows * x.columns);
 }
 
@@ -143,7 +143,8 @@ void Ops::multiply(const std::vector<Product>& products) {
     const int64_t least = (pool_.size() + int64_t(products.size()) - 1) / int64_t(products.size());
     for (const Product& product : products) {
         const PackedLinear& weight = *product.weight;
-        LinearTask task{weight.view(), product.x, quantized_shape(weight), {}, product.y, product.rows};
+        LinearTask task{weight.view(), product.x,    quantized_shape(weight), {},
+                        product.y,     product.rows, product.bias};
         if (const int64_t stride = rounded_stride(weight)) {
             task.rounded = {next_items, stride};
             next_items += product.rows * stride * kLargestItem;
@@ -169,12 +170,13 @@ void Ops::multiply(const std::vector<Product>& products) {
     });
 }
 
-void Ops::linear(Matrix x, const PackedLinear& weight, Matrix y) {
+void Ops::linear(Matrix x, const PackedLinear& weight, const Vector* bias, Matrix y) {
     expect("weight panel width", weight.panel, kernels_.panel);
     expect("linear input columns", x.columns, weight.inputs);
+    if (bias) expect("bias length", bias->size, weight.outputs);
     expect_shape("linear result", y, x.rows, weight.outputs);
     const std::lock_guard<std::mutex> lock(mutex_);
-    multiply(x.data, x.rows, weight, y.data);
+    multiply({{&weight, x.data, x.rows, y.data, bias ? bias->data : nullptr}});
 }
 
 void Ops::mlp(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y) {

@@ -12,6 +12,7 @@
 #include "cache.hpp"
 #include "kernels.hpp"
 #include "moe.hpp"
+#include "patches.hpp"
 #include "routing.hpp"
 #include "thread_pool.hpp"
 #include "weights.hpp"
@@ -31,6 +32,13 @@ struct Product {
     const float* x;
     int64_t rows;
     float* y;
+    const float* bias = nullptr;
+};
+
+// A float vector in memory that it does not own.
+struct Vector {
+    const float* data;
+    int64_t size;
 };
 
 inline constexpr int64_t kSmallWork = 1 << 16;  // multiply-adds that cost less than waking the other threads
@@ -52,7 +60,13 @@ class Ops {
     void embed(const PackedLinear& table, const Batch& batch, Matrix y);
     void norm(Matrix x, const Matrix* delta, const float* weight, int64_t width, float epsilon,
               Matrix* residual, Matrix y);
-    void linear(Matrix x, const PackedLinear& weight, Matrix y);
+    void layer_norm(Matrix x, const Matrix* delta, Vector weight, Vector bias, float epsilon, Matrix* residual,
+                    Matrix y);
+    void linear(Matrix x, const PackedLinear& weight, const Vector* bias, Matrix y);
+    void gelu_mlp(Matrix x, const PackedLinear& up, Vector up_bias, const PackedLinear& down, Vector down_bias,
+                  GeluKind gelu, Matrix y);
+    void append_patches(Matrix qkv, const PatchAngles& angles, PatchCache& cache, int64_t begin);
+    void attend_patches(PatchCache& cache, int64_t begin, Matrix y);
     void mlp(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y);
     void moe(Matrix x, const MoeLayer& layer, const Batch& batch, Matrix y);
     void put_rows(Matrix x, Matrix media, const Batch& batch, Matrix y);
@@ -85,6 +99,7 @@ class Ops {
     std::vector<int32_t> chosen_;
     std::vector<LinearTask> products_;
     std::vector<int> chunk_ends_;
+    std::vector<PatchUnit> units_;
     Pairs pairs_;
 };
 

@@ -4,8 +4,10 @@
 #include "attention.hpp"
 #include "cache_append.hpp"
 #include "embed.hpp"
+#include "gelu.hpp"
 #include "linear.hpp"
 #include "norm.hpp"
+#include "patch_attention.hpp"
 #include "quantize_activations.hpp"
 #include "sampling.hpp"
 #include "swiglu.hpp"
@@ -24,7 +26,10 @@ constexpr Kernels make_kernels(const char* name) {
             .quantize_static = quantize_static<D>,
             .norm = norm<V>,
             .swiglu = swiglu<V>,
+            .gelu = gelu<V>,
             .embed = embed<V>,
+            .append_patches = append_patches<V>,
+            .attend_patches = attend_patches<V>,
             .append = append<V>,
             .attend = attend<V>,
             .join = join<V>,

@@ -249,10 +249,6 @@ class Ops(Protocol):
         """Return the logits of the batch's ``logit_rows`` on the host: ``[R, V]`` float32, V of all ranks."""
         ...
 
-
-class PatchOps(Protocol):
-    """The operations of one backend for vision towers, in addition to ``Ops``."""
-
     def upload_rows(self, values: NDArray[np.float32]) -> Array:
         """Bring a float32 matrix ``[rows, width]`` to the device, e.g. the pixels of patches."""
         ...

@@ -13,6 +13,7 @@ from ernie_kernels.batch_checks import check_batch
 from ernie_kernels.cache_format import check_cache_spec
 from ernie_kernels.communicator import Communicator, SingleRank
 from ernie_kernels.cpu import _cpu
+from ernie_kernels.cpu.patch_ops import CpuPatchOps
 from ernie_kernels.formats import (
     ACTIVATION_GROUP,
     ActivationType,
@@ -42,7 +43,7 @@ def instruction_sets(include_lowered: bool = False) -> tuple[str, ...]:
     return tuple(_cpu.instruction_sets(include_lowered))
 
 
-class CpuOps:
+class CpuOps(CpuPatchOps):
     """``ernie_kernels.api.Ops`` in C++. A row's result is the same bits in any batch, chunk and thread count.
 
     Args:
@@ -190,8 +191,8 @@ class CpuOps:
     def linear(self, x: Floats, weight: _cpu.PackedLinear, bias: Floats | None = None) -> Floats:
         """Return x @ W.T + bias."""
         result = np.empty((len(x), weight.outputs), np.float32)
-        self._ops.linear(x, weight, result)
-        return result if bias is None else np.add(result, bias, out=result)
+        self._ops.linear(x, weight, bias, result)
+        return result
 
     def mlp(self, x: Floats, gate_up: _cpu.PackedLinear, down: _cpu.PackedLinear) -> Floats:
         """Return down(silu(gate(x)) * up(x))."""
