@@ -1,6 +1,11 @@
 #include "dispatch.hpp"
 
 #include <stdexcept>
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace ernie {
 namespace {
@@ -10,6 +15,20 @@ struct Variant {
     bool is_supported;
     bool is_lowered;
 };
+
+#if defined(__x86_64__) && defined(__linux__)
+// Whether the processor has AMX for bfloat16, and Linux lets this process use its registers: it must be asked.
+bool has_tiles() {
+    constexpr unsigned kTiles = 1 << 24, kBfloat16 = 1 << 22;  // CPUID leaf 7, EDX
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx & kTiles) || !(edx & kBfloat16)) return false;
+    static const bool is_permitted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    return is_permitted;
+}
+#else
+bool has_tiles() { return false; }
+#endif
 
 std::vector<Variant> variants() {
     std::vector<Variant> all = {{&kScalarKernels, true, false}};
@@ -26,6 +45,7 @@ std::vector<Variant> variants() {
     all.push_back({&kAvx512Kernels, has_avx512, false});
     all.push_back({&kAvx512VnniKernels, has_vnni, false});
     all.push_back({&kAvx512Bf16Kernels, has_bf16, false});
+    all.push_back({&kAvx512AmxKernels, has_bf16 && has_tiles(), false});
 #endif
     return all;
 }

@@ -13,7 +13,8 @@ namespace ernie {
 
 enum class WeightKind { Float32, Bfloat16, Int8, Int4 };
 
-inline constexpr int64_t kStep = 8;  // inputs that quantized weights keep together
+inline constexpr int64_t kStep = 8;    // inputs that quantized weights keep together
+inline constexpr int64_t kDepth = 32;  // and bfloat16 ones: a tile of AMX
 
 // Panels of `panel` outputs, padded with zeros:
 //   Float32:         [panels][K][panel]
@@ -31,7 +32,7 @@ struct WeightView {
 
 static constexpr int64_t inputs_together(WeightKind kind) {
     if (kind == WeightKind::Float32) return 1;
-    return kind == WeightKind::Bfloat16 ? 2 : kStep;
+    return kind == WeightKind::Bfloat16 ? kDepth : kStep;
 }
 
 // Where output `lane` and input k are: items of a panel in pairs; nibbles of a step of Int4, k below kStep.
@@ -50,8 +51,10 @@ struct QuantizedRows {
     int64_t group;  // inputs per scale, a multiple of kStep
 };
 
-// Rows rounded to bfloat16: [rows][stride], stride even, zero behind the last input; an item is what the
-// instruction set multiplies, at most kLargestItem bytes (bfloat16_products.hpp).
+// Rows rounded to bfloat16: [rows][stride], stride a multiple of kDepth, zero behind the last input; an item is
+// what the instruction set multiplies, at most kLargestItem bytes (bfloat16_products.hpp). Memory behind the
+// rows can be read, up to a multiple of kRowsTogether.
+inline constexpr int64_t kRowsTogether = 32;
 inline constexpr int64_t kLargestItem = sizeof(float);
 struct RoundedRows {
     void* items;  // null: the rows are not rounded
@@ -100,7 +103,7 @@ struct NormTask {
     const float* delta;  // null: plain norm
     const float* weight;
     const float* bias;  // null: RMSNorm; else LayerNorm
-    float* residual;  // x + delta, where delta is given
+    float* residual;    // x + delta, where delta is given
     float* y;
     int64_t rows;
     int64_t width;
@@ -184,6 +187,7 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAvx512VnniKernels;
 extern const Kernels kAvx512Bf16Kernels;
+extern const Kernels kAvx512AmxKernels;
 extern const Kernels kAvx512LoweredKernels;
 
 }  // namespace ernie

@@ -2,7 +2,7 @@
 // many rows the tile has: a row's result does not depend on its neighbours.
 //
 //   panel   kPanel outputs = kRegisters registers; its weights are one contiguous stream
-//   tile    kRowTile rows x one panel: the sums stay in registers for all k
+//   tile    kLinearRows rows x one panel: the sums stay in registers for all k
 //   block   rows whose activations stay in the second cache for all panels of a share
 //
 // Per k (or pair of inputs) a tile loads the panel's weights once, widens them if they are quantized, and
@@ -18,9 +18,9 @@ namespace ernie::ERNIE_VARIANT {
 template <typename V>
 inline constexpr int kRegisters = V::kLanes == 8 ? 2 : 4;  // registers per panel
 template <typename V>
-inline constexpr int kRowTile = V::kLanes == 16  ? 4
-                                : V::kLanes == 8 ? 6
-                                                 : 2;
+inline constexpr int kLinearRows = V::kLanes == 16  ? 4
+                                   : V::kLanes == 8 ? 6
+                                                    : 2;
 template <typename V>
 inline constexpr int kPanel = kRegisters<V> * V::kLanes;
 
@@ -87,8 +87,8 @@ template <typename P, int kRows>
 void pair_tile(const LinearTask& task, const typename P::Item* x, int64_t stride, int64_t depth, int64_t panel,
                int64_t row) {
     using V = typename P::Float;
-    const int64_t pairs = (task.weight.inputs + 1) / 2;
-    const uint16_t* w = static_cast<const uint16_t*>(task.weight.data) + panel * kPanel<V> * 2 * pairs;
+    const int64_t padded = (task.weight.inputs + kDepth - 1) / kDepth * kDepth;
+    const uint16_t* w = static_cast<const uint16_t*>(task.weight.data) + panel * kPanel<V> * padded;
     x += row * stride;
     V sums[kRows][kRegisters<V>];
     for (auto& row_sums : sums)
@@ -237,7 +237,7 @@ int64_t row_bytes(const LinearTask& task) {
 template <typename D, typename P>
 [[gnu::noinline]] void multiply(const LinearTask& task, int part, int parts) {
     using V = typename D::Float;
-    constexpr int64_t kTile = kRowTile<V>;
+    constexpr int64_t kTile = kLinearRows<V>;
     const Range range = share((task.weight.outputs + kPanel<V> - 1) / kPanel<V>, part, parts);
     const int64_t tiles = kRowBlockBytes / (row_bytes<typename P::Item>(task) * kTile);
     const int64_t block = (tiles > 0 ? tiles : 1) * kTile;

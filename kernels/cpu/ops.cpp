@@ -12,6 +12,8 @@ namespace {
 
 constexpr int kMostThreads = 1024;
 constexpr int64_t kChunkBytes = 64 << 10;  // weights that a thread takes at a time
+// So many rows are read again for every chunk: fewer chunks, whose weights stay in the second cache.
+constexpr int64_t kManyRows = 256, kManyRowsChunkBytes = 1 << 20;
 constexpr float kInt8Levels = 127, kInt16Levels = 127 * 128;
 // Integer sums of a group stay below 2 ** 31: 1024 * 127 * 127 * 128.
 constexpr int64_t kLargestGroup = 1024;
@@ -32,7 +34,7 @@ QuantizedRows quantized_shape(const PackedLinear& weight) {
 
 // Items of a row in bfloat16; none where the weight is not multiplied by such rows.
 int64_t rounded_stride(const PackedLinear& weight) {
-    return weight.activation == Activation::Bfloat16 ? (weight.inputs + 1) / 2 * 2 : 0;
+    return weight.activation == Activation::Bfloat16 ? (weight.inputs + kDepth - 1) / kDepth * kDepth : 0;
 }
 
 }  // namespace
@@ -132,7 +134,7 @@ void Ops::multiply(const std::vector<Product>& products) {
         const QuantizedRows q = quantized_shape(*product.weight);
         codes += product.rows * q.stride;
         scales += product.rows * q.groups;
-        items += product.rows * rounded_stride(*product.weight);
+        items += (product.rows + kRowsTogether) * rounded_stride(*product.weight);
         work += product.rows * product.weight->inputs * product.weight->outputs;
     }
     int16_t* next_codes = grow(codes_, codes);
@@ -143,11 +145,11 @@ void Ops::multiply(const std::vector<Product>& products) {
     const int64_t least = (pool_.size() + int64_t(products.size()) - 1) / int64_t(products.size());
     for (const Product& product : products) {
         const PackedLinear& weight = *product.weight;
-        LinearTask task{weight.view(), product.x,    quantized_shape(weight), {},
-                        product.y,     product.rows, product.bias};
+        LinearTask task{weight.view(), product.x,   quantized_shape(weight), {}, product.y,
+                        product.rows,  product.bias};
         if (const int64_t stride = rounded_stride(weight)) {
             task.rounded = {next_items, stride};
-            next_items += product.rows * stride * kLargestItem;
+            next_items += (product.rows + kRowsTogether) * stride * kLargestItem;
             const RoundTask rounding{product.x, product.rows, weight.inputs, task.rounded};
             run(kernels_.round, rounding, product.rows * weight.inputs);
         } else if (QuantizedRows& q = task.quantized; weight.activation != Activation::Float32) {
@@ -158,7 +160,8 @@ void Ops::multiply(const std::vector<Product>& products) {
             quantize(product, q);
         }
         products_.push_back(task);
-        chunk_ends_.push_back(chunk_ends_.back() + int(std::max(least, weight.bytes / kChunkBytes)));
+        const int64_t chunk = product.rows < kManyRows ? kChunkBytes : kManyRowsChunkBytes;
+        chunk_ends_.push_back(chunk_ends_.back() + int(std::max(least, weight.bytes / chunk)));
     }
     if (work < kSmallWork) {
         for (const LinearTask& task : products_) kernels_.linear(task, 0, 1);

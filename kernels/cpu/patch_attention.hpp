@@ -1,7 +1,7 @@
 // Rotated patches, and their attention: every patch sees all patches of its frame (patch_task.hpp).
 //
-// A row's online softmax runs over tiles of kKeyTile keys from the first patch of the frame on: it does not depend
-// on the rows beside it. Bfloat16 numbers are widened, tile by tile.
+// A row's online softmax runs over tiles of kKeyTile keys from the first patch of the frame on: it does not
+// depend on the rows beside it. Bfloat16 numbers are widened, tile by tile.
 #pragma once
 
 #include "attention_tile.hpp"
@@ -15,8 +15,7 @@ inline void store_query(const PatchView& p, const float* x, int64_t head, int64_
     if (p.kind == CacheKind::Float32)
         std::memcpy(static_cast<float*>(p.queries) + at, x, size_t(p.head_dim) * sizeof(float));
     else
-        for (int64_t d = 0; d < p.head_dim; ++d)
-            static_cast<uint16_t*>(p.queries)[at + d] = to_bfloat16(x[d]);
+        for (int64_t d = 0; d < p.head_dim; ++d) static_cast<uint16_t*>(p.queries)[at + d] = to_bfloat16(x[d]);
 }
 
 inline void store_patch_key(const PatchView& p, const float* x, int64_t page, int64_t lane) {
@@ -58,7 +57,8 @@ void append_patches(const PatchAppendTask& task, int part, int parts) {
             for (int64_t i = start; i < end; ++i) {
                 const int64_t row = task.begin + i, place = row % p.frame;
                 const int64_t page = p.page_of(head, row / p.frame) + place / kPage;
-                const PositionAngles angles{task.cosines + place * half, task.sines + place * half, half, false};
+                const PositionAngles angles{task.cosines + place * half, task.sines + place * half, half,
+                                            false};
                 const float* x = task.qkv + i * 3 * width + head * p.head_dim;
                 rotate_head(angles, x, 1.0f, rotated);
                 store_query(p, rotated, head, row);

@@ -46,7 +46,8 @@ void add_layer_norm(Ops& ops, nb::handle x, nb::handle delta, nb::handle weight,
 
 void gelu_mlp(Ops& ops, nb::handle x, const PackedLinear& up, nb::handle up_bias, const PackedLinear& down,
               nb::handle down_bias, const std::string& gelu, nb::handle result) {
-    const Buffer input("x", x, 'f', 2), first("up_bias", up_bias, 'f', 1), second("down_bias", down_bias, 'f', 1);
+    const Buffer input("x", x, 'f', 2), first("up_bias", up_bias, 'f', 1),
+        second("down_bias", down_bias, 'f', 1);
     const Buffer y("result", result, 'f', 2, true);
     const GeluKind kind = gelu_named(gelu);
     const nb::gil_scoped_release release;
@@ -77,8 +78,8 @@ void bind_patches(nb::module_& module, nb::class_<Ops>& ops) {
         .def_ro("num_heads", &PatchCache::heads)
         .def_ro("head_dim", &PatchCache::head_dim);
     ops.def("layer_norm", &layer_norm, "x"_a, "weight"_a, "bias"_a, "epsilon"_a, "result"_a)
-        .def("add_layer_norm", &add_layer_norm, "x"_a, "delta"_a, "weight"_a, "bias"_a, "epsilon"_a, "residual"_a,
-             "result"_a)
+        .def("add_layer_norm", &add_layer_norm, "x"_a, "delta"_a, "weight"_a, "bias"_a, "epsilon"_a,
+             "residual"_a, "result"_a)
         .def("gelu_mlp", &gelu_mlp, "x"_a, "up"_a, "up_bias"_a, "down"_a, "down_bias"_a, "gelu"_a, "result"_a)
         .def("append_patches", &append_patches, "qkv"_a, "cosines"_a, "sines"_a, "cache"_a, "begin"_a)
         .def("attend_patches", &attend_patches, "cache"_a, "begin"_a, "result"_a);

@@ -1,7 +1,8 @@
 // The patches of one layer of a vision tower in memory, and the plain arguments of their kernels.
 //
-// Queries are rows of `stride` values, zeros beyond head_dim. Keys and values are in pages of kPage patches of one
-// frame, as those of the KV cache (attention_task.hpp), or in bfloat16 pairs, as the products with them want it:
+// Queries are rows of `stride` values, zeros beyond head_dim. Keys and values are in pages of kPage patches of
+// one frame, as those of the KV cache (attention_task.hpp), or in bfloat16 pairs, as the products with them
+// want it:
 //
 //   Float32   keys    [heads][frames][pages][stride][kPage]
 //             values  [heads][frames][pages][stride / kPage][kPage][kPage]

@@ -64,8 +64,12 @@ void Ops::append_patches(Matrix qkv, const PatchAngles& angles, PatchCache& cach
     expect("rotary patches", angles.frame, cache.frame);
     expect_below("begin", begin, cache.rows - qkv.rows + 1);
     const std::lock_guard<std::mutex> lock(mutex_);
-    const PatchAppendTask task{cache.view(), qkv.data, angles.cosines,
-                               angles.sines, begin,    qkv.rows,
+    const PatchAppendTask task{cache.view(),
+                               qkv.data,
+                               angles.cosines,
+                               angles.sines,
+                               begin,
+                               qkv.rows,
                                grow(scratch_, pool_.size() * cache.head_dim)};
     run(kernels_.append_patches, task, 4 * qkv.rows * qkv.columns);
 }

@@ -79,12 +79,12 @@ def layer_norm(x: Floats, weight: Floats, bias: Floats, epsilon: float) -> Float
 
 def gelu(x: Floats, kind: Gelu) -> Floats:
     """Return the gelu of x, or one of its approximations (Hendrycks and Gimpel 2016)."""
-    if kind == "erf":
-        factor = (1 + _ERF(x * math.sqrt(0.5))) / 2
-    elif kind == "tanh":
-        factor = (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
-    else:
-        with np.errstate(over="ignore"):  # exp = inf for a very negative x: its gelu is 0
+    with np.errstate(over="ignore"):  # infinite in a tanh or an exp: the gelu is 0 or x there
+        if kind == "erf":
+            factor = (1 + _ERF(x * math.sqrt(0.5))) / 2
+        elif kind == "tanh":
+            factor = (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+        else:
             factor = 1 / (1 + np.exp(-1.702 * x))
     activated: Floats = x * factor.astype(np.float32)
     return activated

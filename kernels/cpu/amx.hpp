@@ -1,0 +1,135 @@
+// Products of bfloat16 matrices in the tile registers of AMX: 16 rows of 64 bytes each.
+//
+// TDPBF16PS (Intel's manual) adds the products of 16 pairs of inputs: the even ones in one float32 chain, the
+// odd ones in another, and their sum to the result; denormals are zero. A row depends on no other row of its
+// tile.
+#pragma once
+
+#include <immintrin.h>
+
+#include "bfloat16_products.hpp"
+#include "linear.hpp"
+
+namespace ernie::ERNIE_VARIANT {
+
+inline constexpr int64_t kTileRows = 16;
+inline constexpr int64_t kTileInputs = 32;
+
+// While an object lives, this thread's eight tiles are configured.
+class TileRegisters {
+  public:
+    TileRegisters() {
+        struct alignas(64) {
+            uint8_t palette = 1, start = 0, reserved[14] = {};
+            uint16_t row_bytes[16] = {};
+            uint8_t rows[16] = {};
+        } config;
+        for (int i = 0; i < 8; ++i) {
+            config.row_bytes[i] = 64;
+            config.rows[i] = kTileRows;
+        }
+        _tile_loadconfig(&config);
+    }
+    ~TileRegisters() { _tile_release(); }
+    TileRegisters(const TileRegisters&) = delete;
+    TileRegisters& operator=(const TileRegisters&) = delete;
+};
+
+// Tiles 0 to 3 += two row tiles at x (`x_stride` items apart from row to row) times two tiles of weights, 16
+// outputs each: `steps` tiles deep. Rows of weights are `w_stride` items apart, tiles one after another in
+// depth `w_step`.
+template <bool kTwoRows, bool kTwoOutputs>
+void multiply_tiles(const uint16_t* x, int64_t x_stride, const uint16_t* w0, const uint16_t* w1,
+                    int64_t w_stride, int64_t w_step, int64_t steps) {
+    for (int64_t step = 0; step < steps; ++step, x += kTileInputs, w0 += w_step, w1 += w_step) {
+        _tile_loadd(4, x, size_t(2 * x_stride));
+        _tile_loadd(6, w0, size_t(2 * w_stride));
+        _tile_dpbf16ps(0, 4, 6);
+        if constexpr (kTwoOutputs) {
+            _tile_loadd(7, w1, size_t(2 * w_stride));
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if constexpr (kTwoRows) {
+            _tile_loadd(5, x + kTileRows * x_stride, size_t(2 * x_stride));
+            _tile_dpbf16ps(2, 5, 6);
+            if constexpr (kTwoOutputs) _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+}
+
+// Tiles 0 to 3 from or to [32][stride] floats, 32 columns.
+inline void store_tiles(float* out, int64_t stride) {
+    _tile_stored(0, out, size_t(4 * stride));
+    _tile_stored(1, out + kTileRows, size_t(4 * stride));
+    _tile_stored(2, out + kTileRows * stride, size_t(4 * stride));
+    _tile_stored(3, out + kTileRows * stride + kTileRows, size_t(4 * stride));
+}
+
+inline void zero_tiles() {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
+// Two tiles of rows times one half of a panel; writes `rows` rows of y with their bias.
+inline void linear_tiles(const LinearTask& task, int64_t panel, int64_t half, int64_t row, int64_t rows) {
+    constexpr int64_t kWidth = 2 * kTileRows;
+    const int64_t depth = task.rounded.stride, outputs = task.weight.outputs;
+    const int64_t first = panel * kPanel<Avx512> + half * kWidth;
+    if (first >= outputs) return;
+    const uint16_t* x = static_cast<const uint16_t*>(task.rounded.items) + row * depth;
+    const uint16_t* w = static_cast<const uint16_t*>(task.weight.data) + panel * kPanel<Avx512> * depth;
+    w += half * 2 * kWidth;
+    const int64_t w_stride = 2 * kPanel<Avx512>, w_step = kTileRows * w_stride;
+    zero_tiles();
+    if (rows > kTileRows)
+        multiply_tiles<true, true>(x, depth, w, w + kWidth, w_stride, w_step, depth / kTileInputs);
+    else
+        multiply_tiles<false, true>(x, depth, w, w + kWidth, w_stride, w_step, depth / kTileInputs);
+    alignas(64) float sums[2 * kTileRows * kWidth];
+    store_tiles(sums, kWidth);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < kWidth && first + i < outputs; i += Avx512::kLanes) {
+            const int64_t left = outputs - first - i;
+            Avx512 value = Avx512::load(sums + r * kWidth + i);
+            if (task.bias) value = Avx512::add(value, load_partial<Avx512>(task.bias + first + i, left));
+            store_partial(value, task.y + (row + r) * outputs + first + i, left);
+        }
+}
+
+// A share is a run of panels. Rows are taken in blocks that stay in the second cache for all of its panels, and
+// half a panel at a time stays there for all rows of the block.
+inline void amx_linear(const LinearTask& task, int part, int parts) {
+    if (!task.rounded.items) return linear<Avx512VnniDots, Avx512Bf16Pairs>(task, part, parts);
+    constexpr int64_t kRows = 2 * kTileRows, kBlockBytes = 512 << 10;
+    const TileRegisters tiles;
+    const Range range = share((task.weight.outputs + kPanel<Avx512> - 1) / kPanel<Avx512>, part, parts);
+    const int64_t count = kBlockBytes / (2 * task.rounded.stride * kRows);
+    const int64_t block = (count > 0 ? count : 1) * kRows;
+    for (int64_t start = 0; start < task.rows; start += block) {
+        const int64_t end = start + block < task.rows ? start + block : task.rows;
+        for (int64_t panel = range.begin; panel < range.end; ++panel)
+            for (int64_t half = 0; half < 2; ++half)
+                for (int64_t row = start; row < end; row += kRows)
+                    linear_tiles(task, panel, half, row, row + kRows < end ? kRows : end - row);
+    }
+}
+
+// Rows to bfloat16; denormals become zero, as which products take them.
+inline void amx_round_rows(const RoundTask& task, int part, int parts) {
+    const Range range = share(task.rows, part, parts);
+    const int64_t stride = task.rounded.stride;
+    for (int64_t row = range.begin; row < range.end; ++row) {
+        const float* x = task.x + row * task.width;
+        uint16_t* items = static_cast<uint16_t*>(task.rounded.items) + row * stride;
+        for (int64_t k = 0; k < stride; k += Avx512::kLanes) {
+            const int64_t left = task.width - k;
+            const Avx512 value = left > 0 ? load_partial<Avx512>(x + k, left) : Avx512::zero();
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(items + k),
+                                reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value.v)));
+        }
+    }
+}
+
+}  // namespace ernie::ERNIE_VARIANT

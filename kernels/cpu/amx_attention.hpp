@@ -1,0 +1,144 @@
+// Attention of bfloat16 patches in AMX tiles (patch_task.hpp): kStrip rows against kPatchTile keys at a time.
+//
+// The online softmax is that of attention_tile.hpp, in powers of two; weights are rounded to bfloat16, their
+// sum is not.
+#pragma once
+
+#include "amx.hpp"
+#include "patch_attention.hpp"
+
+namespace ernie::ERNIE_VARIANT {
+
+inline constexpr int64_t kStrip = 2 * kTileRows;
+
+// 2 ** x for x <= 0, relative error below 1e-5: of weights that are rounded to eight bits.
+inline __m512 power_of_two(__m512 x) {
+    const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 r = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_set1_ps(9.618129e-3f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.550411e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.402265e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.931472e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+class TilePass {
+  public:
+    TilePass(const PatchAttentionTask& task, const PatchUnit& unit, float* scratch)
+        : task_(task), unit_(unit), p_(task.patches), groups_((p_.head_dim + kPage - 1) / kPage) {
+        scores_ = scratch;
+        sums_of_values_ = scores_ + kStrip * kPatchTile;
+        weights_ = reinterpret_cast<uint16_t*>(sums_of_values_ + kStrip * p_.stride);
+        first_page_ = p_.page_of(unit.head, unit.first_row / p_.frame);
+    }
+
+    void run(int64_t first, int64_t rows) {
+        for (int64_t i = 0; i < kStrip * p_.stride; ++i) sums_of_values_[i] = 0;
+        for (int64_t r = 0; r < kStrip; ++r) {
+            maxima_[r] = -__builtin_inff();
+            totals_[r] = 0;
+        }
+        for (int64_t key = 0; key < p_.frame; key += kPatchTile) {
+            score(first, first_page_ + key / kPage);
+            const int64_t left = p_.frame - key < kPatchTile ? p_.frame - key : int64_t(kPatchTile);
+            for (int64_t r = 0; r < rows; ++r) weigh(r, left);
+            add_values(first_page_ + key / kPage);
+        }
+        for (int64_t r = 0; r < rows; ++r) {
+            const float* sums = sums_of_values_ + r * p_.stride;
+            const float factor = 1.0f / totals_[r];
+            float* y = task_.y + ((first + r - task_.begin) * p_.heads + unit_.head) * p_.head_dim;
+            for (int64_t d = 0; d < p_.head_dim; ++d) y[d] = sums[d] * factor;
+        }
+    }
+
+  private:
+    // Scores of kStrip rows with the keys of kPatchTile patches from `page` on.
+    void score(int64_t first, int64_t page) {
+        const uint16_t* queries =
+            static_cast<const uint16_t*>(p_.queries) + (unit_.head * p_.rows + first) * p_.stride;
+        const uint16_t* keys = static_cast<const uint16_t*>(p_.keys) + page * p_.stride * kPage;
+        for (int64_t i = 0; i < kPatchTile / kPage; i += 2, keys += 2 * p_.stride * kPage) {
+            zero_tiles();
+            multiply_tiles<true, true>(queries, p_.stride, keys, keys + p_.stride * kPage, 2 * kPage,
+                                       kTileInputs * kPage, p_.stride / kTileInputs);
+            store_tiles(scores_ + i * kPage, kPatchTile);
+        }
+    }
+
+    // Scores of a row to weights relative to its new maximum; rescales what the row summed so far.
+    void weigh(int64_t r, int64_t visible) {
+        float* scores = scores_ + r * kPatchTile;
+        uint16_t* weights = weights_ + r * kPatchTile;
+        for (int64_t j = visible; j < kPatchTile; ++j) scores[j] = -__builtin_inff();
+        __m512 largest = _mm512_loadu_ps(scores);
+        for (int64_t j = 16; j < kPatchTile; j += 16)
+            largest = _mm512_max_ps(largest, _mm512_loadu_ps(scores + j));
+        const float tile_maximum = _mm512_reduce_max_ps(largest) * scale_;
+        if (tile_maximum > maxima_[r]) {
+            const __m512 correction = power_of_two(_mm512_set1_ps(maxima_[r] - tile_maximum));
+            maxima_[r] = tile_maximum;
+            totals_[r] *= _mm512_cvtss_f32(correction);
+            float* sums = sums_of_values_ + r * p_.stride;
+            for (int64_t d = 0; d < p_.stride; d += 16)
+                _mm512_storeu_ps(sums + d, _mm512_mul_ps(_mm512_loadu_ps(sums + d), correction));
+        }
+        const __m512 shift = _mm512_set1_ps(-maxima_[r]), scale = _mm512_set1_ps(scale_);
+        __m512 total = _mm512_setzero_ps();
+        for (int64_t j = 0; j < kPatchTile; j += 16) {
+            const __m512 weight = power_of_two(_mm512_fmadd_ps(_mm512_loadu_ps(scores + j), scale, shift));
+            total = _mm512_add_ps(total, weight);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + j),
+                                reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(weight)));
+        }
+        totals_[r] += _mm512_reduce_add_ps(total);
+    }
+
+    // Adds the weighted values of kPatchTile patches to kStrip rows, two groups of dimensions at a time.
+    void add_values(int64_t page) {
+        const uint16_t* values = static_cast<const uint16_t*>(p_.values) + page * p_.stride * kPage;
+        constexpr int64_t kGroup = 2 * kPage * kPage;
+        const int64_t block = p_.stride / kPage * kGroup, steps = kPatchTile / kTileInputs;
+        const size_t stride = size_t(4 * p_.stride);
+        for (int64_t group = 0; group < groups_; group += 2, values += 2 * kGroup) {
+            float* sums = sums_of_values_ + group * kPage;
+            _tile_loadd(0, sums, stride);
+            _tile_loadd(1, sums + kPage, stride);
+            _tile_loadd(2, sums + kTileRows * p_.stride, stride);
+            _tile_loadd(3, sums + kTileRows * p_.stride + kPage, stride);
+            if (group + 1 < groups_)
+                multiply_tiles<true, true>(weights_, kPatchTile, values, values + kGroup, 2 * kPage, block,
+                                           steps);
+            else
+                multiply_tiles<true, false>(weights_, kPatchTile, values, values, 2 * kPage, block, steps);
+            store_tiles(sums, p_.stride);
+        }
+    }
+
+    const PatchAttentionTask& task_;
+    const PatchUnit& unit_;
+    const PatchView& p_;
+    const int64_t groups_;
+    const float scale_ = 1.44269504f / __builtin_sqrtf(float(p_.head_dim));
+    float* scores_;          // [kStrip][kPatchTile]
+    float* sums_of_values_;  // [kStrip][stride]
+    uint16_t* weights_;      // [kStrip][kPatchTile]
+    int64_t first_page_;
+    float maxima_[kStrip];
+    float totals_[kStrip];
+};
+
+inline void amx_attend_patches(const PatchAttentionTask& task, int part, int parts) {
+    if (task.patches.kind == CacheKind::Float32) return attend_patches<Avx512>(task, part, parts);
+    const TileRegisters tiles;
+    float* scratch = task.scratch + part * task.scratch_size;
+    for (int64_t i; (i = task.next_unit->fetch_add(1, std::memory_order_relaxed)) < task.num_units;) {
+        const PatchUnit& unit = task.units[i];
+        TilePass pass(task, unit, scratch);
+        for (int64_t row = 0; row < unit.rows; row += kStrip)
+            pass.run(unit.first_row + row, unit.rows - row < kStrip ? unit.rows - row : kStrip);
+    }
+}
+
+}  // namespace ernie::ERNIE_VARIANT
