@@ -15,6 +15,9 @@ from ernie_kernels.formats import ActivationType, Bfloat16Weight, bfloat16_to_fl
 from numerics.ops_cases import ISAS, Floats, bits, cpu_ops, make_weight, random_floats
 
 BFLOAT16 = ActivationType.BFLOAT16
+AMX = "avx512-amx"
+PAIRED = [isa for isa in ISAS if isa != AMX]
+"""Those that add as vdpbf16ps does, pair by pair."""
 SMALLEST = Fraction(1, 1 << 126)
 EXTREMES = (
     *(0x0000, 0x8000),  # zeros
@@ -59,6 +62,20 @@ def exact_product(x: Floats, weight: Floats) -> Floats:
     return result
 
 
+def tile_product(x: Floats, weight: Floats) -> Floats:
+    """What TDPBF16PS makes of them: of every 32 inputs, even and odd places in chains of their own."""
+    result = np.zeros((len(x), len(weight)), np.float32)
+    for row, output in np.ndindex(result.shape):
+        total = 0.0
+        for start in range(0, x.shape[1], 32):
+            chains = [0.0, 0.0]
+            for k in range(start, min(start + 32, x.shape[1])):
+                chains[k % 2] = multiply_add(float(weight[output, k]), float(x[row, k]), chains[k % 2])
+            total = multiply_add(1.0, multiply_add(1.0, chains[0], chains[1]), total)
+        result[row, output] = total
+    return result
+
+
 def same_or_nan(x: Floats) -> NDArray[np.uint32]:
     """The bits, every NaN alike."""
     return bits(np.where(np.isnan(x), np.float32(np.nan), x))
@@ -87,22 +104,35 @@ def products(draw: st.DrawFn) -> tuple[Floats, Bfloat16Weight]:
 def test_products_are_exact_at_the_extremes(isa: str, case: tuple[Floats, Bfloat16Weight]) -> None:
     x, weight = case
     ops = cpu_ops(isa)
-    expected = exact_product(round_to_bfloat16(x), bfloat16_to_float32(weight.bits))
+    define = tile_product if isa == AMX else exact_product
+    expected = define(round_to_bfloat16(x), bfloat16_to_float32(weight.bits))
     np.testing.assert_array_equal(ops.linear(x, ops.pack_linear(weight, BFLOAT16)), expected)
 
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 1, 1), (7, 333, 211), (3, 1024, 65), (50, 2, 17)])
 @pytest.mark.parametrize("scale", [1e-19, 1.0, 1e19])
-def test_every_instruction_set_makes_the_same_bits(rows: int, inputs: int, outputs: int, scale: float) -> None:
+def test_pairs_make_the_same_bits_everywhere(rows: int, inputs: int, outputs: int, scale: float) -> None:
     """Sums in the middle of float32's range, and around both ends of it."""
     x = random_floats(1, rows, inputs, scale=scale)
     weight = make_weight(random_floats(2, outputs, inputs, scale=scale), "bfloat16")
-    results = [ops.linear(x, ops.pack_linear(weight, BFLOAT16)) for ops in map(cpu_ops, ISAS)]
+    results = [ops.linear(x, ops.pack_linear(weight, BFLOAT16)) for ops in map(cpu_ops, PAIRED)]
     for result in results[1:]:
         np.testing.assert_array_equal(same_or_nan(result), same_or_nan(results[0]))
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(2, 70, 3), (1, 32, 65), (35, 9, 2)])
+@pytest.mark.parametrize("scale", [1e-19, 1.0, 1e19])
+def test_the_best_set_adds_as_defined(rows: int, inputs: int, outputs: int, scale: float) -> None:
+    x = round_to_bfloat16(random_floats(1, rows, inputs, scale=scale))
+    weight = make_weight(random_floats(2, outputs, inputs, scale=scale), "bfloat16")
+    assert isinstance(weight, Bfloat16Weight)
+    found = cpu_ops(ISAS[-1]).linear(x, cpu_ops(ISAS[-1]).pack_linear(weight, BFLOAT16))
+    define = tile_product if ISAS[-1] == AMX else exact_product
+    expected = define(x, bfloat16_to_float32(weight.bits))
+    np.testing.assert_array_equal(same_or_nan(found), same_or_nan(expected))
+
+
+@pytest.mark.parametrize("isa", PAIRED)
 def test_the_odd_place_of_a_pair_comes_first(isa: str) -> None:
     """1 + 2**24 + 1: 2**24 in this order, 2**24 + 2 in rising order of k."""
     x = np.array([[1.0, 0.0, 1.0, 2.0**24]], np.float32)

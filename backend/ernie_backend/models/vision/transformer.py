@@ -14,10 +14,11 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from ernie_backend.config.vision_shape import VisionShape
+from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_backend.weights.base import ModelWeights
 from ernie_backend.weights.roles import Role
 from ernie_kernels.api import Array, Gelu, Linear, Ops, Rotary
-from ernie_kernels.formats import ActivationType, Bfloat16Weight, Float32Weight
+from ernie_kernels.formats import ActivationType, Bfloat16Weight
 from ernie_kernels.patches import PatchCacheSpec, PatchGrid
 
 BLOCK = 1024
@@ -58,13 +59,14 @@ class TowerPacker:
 
     weights: ModelWeights
     ops: Ops
-    activation: ActivationType
+    settings: LoadSettings
 
     def linear(self, role: Role, layer: int = 0, *, has_bias: bool = True) -> Affine:
         """Pack a matrix and its bias."""
         weight = self.weights.linear(role, layer)
-        is_rounded = isinstance(weight, Bfloat16Weight) and self.activation is not ActivationType.FLOAT32
-        activation = ActivationType.BFLOAT16 if is_rounded else self.activation
+        activation = self.settings.activation_dtype
+        if isinstance(weight, Bfloat16Weight) and activation is not ActivationType.FLOAT32:
+            activation = ActivationType.BFLOAT16
         bias = self.vector(role.bias, layer) if has_bias else None
         return Affine(self.ops.pack_linear(weight, activation), bias)
 
@@ -78,9 +80,10 @@ class TowerPacker:
 
     @property
     def attention_dtype(self) -> str:
-        """How queries, keys and values are rounded: as activations are, in 16 bits or not at all."""
-        is_exact = isinstance(self.weights.linear(Role.VISION_OUTPUT), Float32Weight)
-        return "float32" if is_exact or self.activation is ActivationType.FLOAT32 else "bfloat16"
+        """How queries, keys and values are rounded: float32 in a model that rounds nothing."""
+        is_float32 = self.settings.dtype == "float32" and self.settings.quantization is None
+        is_exact = is_float32 or self.settings.activation_dtype is ActivationType.FLOAT32
+        return "float32" if is_exact else "bfloat16"
 
 
 class VisionTransformer:

@@ -1,0 +1,181 @@
+"""The goldens of both vision towers, by every backend and in every layout; cut anywhere, and in bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ernie_backend.models.base import Model
+from ernie_backend.models.vision import transformer
+from ernie_kernels.api import Ops
+from ernie_kernels.formats import ActivationType
+from numerics.backends import BACKENDS, CPU_BACKENDS, make_ops, to_host
+from numerics.generation import load
+from numerics.golden import Floats
+from support.paths import DATA
+
+EMBEDDINGS_TOLERANCE = 5e-5
+CHECKPOINTS = ("vl_moe", "vl_moe-Paddle", "paddleocr_vl")
+MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Of ERNIE-4.5-VL; PaddleOCR-VL's are 0.5."""
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One image or video of a case: its normalized pixels and grid, and its rows of the golden embeddings."""
+
+    name: str
+    pixels: Floats
+    grid: tuple[int, int, int]
+    embeddings: Floats
+    hidden: Floats | None
+
+
+@cache
+def media(family: str) -> tuple[Medium, ...]:
+    """Every image and video of all cases."""
+    arrays = dict(np.load(DATA / f"{family}.npz"))
+    found: list[Medium] = []
+    for name in arrays:
+        case, _, kind = name.rpartition(".")
+        if kind in ("image_embeds", "video_embeds"):
+            found += of_case(arrays, case, kind.removesuffix("_embeds"), is_ocr=family == "paddleocr_vl")
+    return tuple(found)
+
+
+def of_case(arrays: dict[str, Any], case: str, kind: str, *, is_ocr: bool) -> Iterator[Medium]:
+    embeddings = arrays[f"{case}.{kind}_embeds"]
+    hidden = arrays.get(f"{case}.vision_hidden") if kind == "image" else None
+    tokens = patches = 0
+    for index, (frames, height, width) in enumerate(arrays[f"{case}.{kind}_grid_thw"].tolist()):
+        source = arrays[f"{case}.{kind}{index}"]
+        images = [source] if kind == "image" else list(source)
+        images += images[-1:] * (frames - len(images))
+        pixels = np.concatenate([patches_of(image, height, width, is_ocr=is_ocr) for image in images])
+        sums = arrays.get(f"{case}.pixel_values{'' if kind == 'image' else '_videos'}_rowsum")
+        if sums is not None:
+            np.testing.assert_allclose(pixels.sum(1), sums[patches : patches + len(pixels)], atol=2e-3)
+        count = max(1, frames // 2) * height * width // 4
+        yield Medium(
+            f"{case} {kind} {index}",
+            pixels,
+            (frames, height, width),
+            embeddings[tokens : tokens + count],
+            None if hidden is None else hidden[patches : patches + len(pixels)],
+        )
+        tokens, patches = tokens + count, patches + len(pixels)
+
+
+def patches_of(image: Any, height: int, width: int, *, is_ocr: bool) -> Floats:
+    """The patches of an image as both preprocessors make them, from their description alone."""
+    resized = Image.fromarray(image).resize((14 * width, 14 * height), Image.Resampling.BICUBIC)
+    mean, deviation = ((0.5,) * 3, (0.5,) * 3) if is_ocr else (MEAN, DEVIATION)
+    values = (np.asarray(resized, np.float32) / 255 - np.array(mean, np.float32)) / np.array(
+        deviation, np.float32
+    )
+    if is_ocr:
+        patches = values.reshape(height, 14, width, 14, 3).transpose(0, 2, 4, 1, 3)
+    else:
+        patches = values.reshape(height // 2, 2, 14, width // 2, 2, 14, 3).transpose(0, 3, 1, 4, 6, 2, 5)
+    return np.ascontiguousarray(patches.reshape(height * width, -1), np.float32)
+
+
+def encode(model: Model, ops: Any, medium: Medium) -> tuple[Floats, int]:
+    """The embeddings, and in how many pieces of work they were computed."""
+    results: list[Any] = []
+
+    def collect() -> Iterator[None]:
+        assert model.vision is not None
+        results.append((yield from model.vision.encode(ops.upload_rows(medium.pixels), medium.grid)))
+
+    pieces = sum(1 for _ in collect())
+    return to_host(results[0]), pieces
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_embeddings(backend: str, checkpoint: str) -> None:
+    ops = make_ops(backend)
+    model = load(DATA / checkpoint, ops)
+    for medium in media(checkpoint.removesuffix("-Paddle")):
+        found, _ = encode(model, ops, medium)
+        assert found.shape == medium.embeddings.shape
+        assert np.abs(found - medium.embeddings).max() <= EMBEDDINGS_TOLERANCE, medium.name
+
+
+class Concatenations:
+    """``Ops`` that keeps what was concatenated: first of all the tower's last norm."""
+
+    def __init__(self, ops: Ops) -> None:
+        self._ops = ops
+        self.hidden: list[Floats] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ops, name)
+
+    def concatenate(self, parts: Sequence[Any]) -> Any:
+        joined = self._ops.concatenate(parts)
+        self.hidden.append(to_host(joined))
+        return joined
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_hidden_states(backend: str, checkpoint: str) -> None:
+    ops = Concatenations(make_ops(backend))
+    model = load(DATA / checkpoint, ops)
+    for medium in media(checkpoint.removesuffix("-Paddle")):
+        if medium.hidden is None:
+            continue
+        ops.hidden.clear()
+        encode(model, ops, medium)
+        assert np.abs(ops.hidden[0] - medium.hidden).max() <= EMBEDDINGS_TOLERANCE, medium.name
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cuts_change_no_bit(backend: str, checkpoint: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = make_ops(backend)
+    model = load(DATA / checkpoint, ops, dtype, activation=ActivationType.INT16)
+    *_, medium = media(checkpoint.removesuffix("-Paddle"))
+    whole, few = encode(model, ops, medium)
+    monkeypatch.setattr(transformer, "_MOST_SCORES", 1)
+    monkeypatch.setattr(transformer, "_SMALLEST_BLOCK", 7)
+    cut, many = encode(model, ops, medium)
+    assert many > 2 * few
+    np.testing.assert_array_equal(cut.view(np.uint32), whole.view(np.uint32))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_bfloat16_is_close(backend: str, checkpoint: str) -> None:
+    ops = make_ops(backend)
+    model = load(DATA / checkpoint, ops, "bfloat16", activation=ActivationType.INT16)
+    for medium in media(checkpoint.removesuffix("-Paddle")):
+        found, _ = encode(model, ops, medium)
+        difference = np.linalg.norm(found - medium.embeddings, axis=1)
+        assert (difference <= 0.03 * np.linalg.norm(medium.embeddings, axis=1)).all(), medium.name
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "grid", "complaint"),
+    [
+        ("vl_moe", (3, 4, 4), "3 frames"),
+        ("vl_moe", (1, 3, 4), "3 x 4"),
+        ("paddleocr_vl", (2, 4, 4), "2 frames"),
+        ("paddleocr_vl", (1, 4, 5), "4 x 5"),
+    ],
+)
+def test_impossible_grids_are_refused(checkpoint: str, grid: tuple[int, int, int], complaint: str) -> None:
+    ops = make_ops("reference")
+    vision = load(DATA / checkpoint, ops).vision
+    assert vision is not None
+    with pytest.raises(ValueError, match=complaint):
+        next(vision.encode(ops.upload_rows(np.zeros((48, 588), np.float32)), grid))
