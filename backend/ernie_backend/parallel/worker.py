@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import Backend
@@ -19,7 +18,7 @@ from ernie_backend.runner.encoder import Encoder, Normalization
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.weights.sharding import Shard, kv_heads_of, vocabulary_of
-from ernie_kernels.api import CacheScales, CacheSpec, Ops, PatchOps
+from ernie_kernels.api import CacheScales, CacheSpec, Ops
 from ernie_kernels.communicator import ProcessGroupConfig
 
 
@@ -108,8 +107,7 @@ class Worker:
     def _encoder(self, media: MediaProcessor | None) -> Encoder | None:
         if media is None or self.model.vision is None:
             return None
-        ops = cast(PatchOps, self.ops)  # every backend that a model with a tower is loaded on has them
-        return Encoder(self.model.vision, ops, Normalization(media.mean, media.std))
+        return Encoder(self.model.vision, self.ops, Normalization(media.mean, media.std))
 
     def _scales(self, dtype: str) -> Sequence[CacheScales | None]:
         """Return the static scales of the layers' caches of ``dtype``."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ernie_backend.models.base import VisionTower
 from ernie_backend.request.media import MediaItem
 from ernie_backend.request.step_plan import SchedulePlan
-from ernie_kernels.api import Array, PatchOps
+from ernie_kernels.api import Array, Ops
 
 PART_PATCHES = 2048
 """A part of a video has as many pairs of frames as have no more patches than this, at least one pair."""
@@ -63,7 +63,7 @@ class Normalization:
 class Encoder:
     """A vision tower, what it is encoding, and the embeddings that it has made, by digest."""
 
-    def __init__(self, tower: VisionTower, ops: PatchOps, normalization: Normalization) -> None:
+    def __init__(self, tower: VisionTower, ops: Ops, normalization: Normalization) -> None:
         self._tower = tower
         self._ops = ops
         self._normalization = normalization
