@@ -6,6 +6,8 @@ What Pillow raises about a file depends on its plugin, down to IndexError; to a 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
@@ -70,20 +72,40 @@ for _category in (UserWarning, Image.DecompressionBombWarning):  # of broken met
     warnings.filterwarnings("ignore", category=_category, module="PIL")
 
 
-def read_image(medium: bytes) -> Image.Image:
-    """Return the image in a file in RGB: the first frame, upright, over white where it is transparent.
+class ImageFile:
+    """The file of an image, of which only the header is read.
+
+    Args:
+        medium: the file.
+
+    Attributes:
+        width, height: in pixels; swapped if it has to be turned.
 
     Raises:
-        InvalidValue: it is not an image of a known format, too large, or broken.
+        InvalidValue: it is not an image of a known format, or too large.
     """
-    if medium.count(b"\xff\xda") > MAX_JPEG_SCANS and medium.startswith(b"\xff\xd8"):
-        raise InvalidValue(
-            f"the JPEG has more than {MAX_JPEG_SCANS} scans; save it as a baseline JPEG", "media"
-        )
-    try:
-        with Image.open(BytesIO(medium), formats=FORMATS) as image:
+
+    def __init__(self, medium: bytes) -> None:
+        if medium.count(b"\xff\xda") > MAX_JPEG_SCANS and medium.startswith(b"\xff\xd8"):
+            message = f"the JPEG has more than {MAX_JPEG_SCANS} scans; save it as a baseline JPEG"
+            raise InvalidValue(message, "media")
+        with _errors_of_the_file(medium):
+            self._image = Image.open(BytesIO(medium), formats=FORMATS)
+        self._medium = medium
+        self.width, self.height = self._image.size
+
+    def read(self) -> Image.Image:
+        """Decode the first frame to RGB, upright, over white where it is transparent; raises InvalidValue."""
+        with _errors_of_the_file(self._medium), self._image as image:
             image.load()
             return _rgb(_upright(image))
+
+
+@contextmanager
+def _errors_of_the_file(medium: bytes) -> Iterator[None]:
+    """Turn whatever Pillow raises into an error of the client."""
+    try:
+        yield
     except UnidentifiedImageError:
         message = f"the file is {describe(medium)}, not an image that is known: {', '.join(FORMATS)}"
         raise InvalidValue(message, "media") from None
@@ -123,8 +145,13 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits each; 8 and 16 are supported")
     if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
+        return _in_mode(image, "RGB")
     white = Image.new("RGB", image.size, (255, 255, 255))
+    image = _in_mode(image, "RGBA")
     white.paste(image, mask=image)
     return white
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in a mode, without a copy if it has that."""
+    return image if image.mode == mode else image.convert(mode)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from PIL import Image
 from ernie_backend.config.fields import ConfigFields, read_json_object
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.media.families import FAMILIES, MERGE, PATCH, TEMPORAL_MERGE, Family, PixelLimits
-from ernie_backend.media.images import read_image
+from ernie_backend.media.images import ImageFile
 from ernie_backend.media.options import ImageOptions, VideoOptions
 from ernie_backend.media.sampling import frame_indices
 from ernie_backend.media.timestamps import draw_time
@@ -25,6 +27,9 @@ from ernie_backend.media.videos import Video
 from ernie_backend.request.media import MediaItem
 from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
+
+LARGE_PIXELS = 1 << 24
+"""Only one image above this is decoded at a time: the largest takes 0.8 to 1.4 GiB for a moment."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class MediaProcessor:
         image: how images are prepared, unless a request says otherwise.
         video: the same for videos; None: the model takes none.
         max_tokens: of the context.
+        large_image: is held by the thread that decodes an image above ``LARGE_PIXELS``.
     """
 
     family: Family
@@ -46,6 +52,7 @@ class MediaProcessor:
     image: ImageOptions
     video: VideoOptions | None
     max_tokens: int
+    large_image: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def load(cls, directory: Path, config: ModelConfig, settings: EngineSettings) -> MediaProcessor | None:
@@ -103,11 +110,15 @@ class MediaProcessor:
         resolved = self.resolve(kind, options)
         if isinstance(resolved, VideoOptions):
             return self._prepare_video(medium, resolved)
-        image = read_image(medium)
-        height, width = self.family.resize(image.height, image.width, resolved.limits)
-        grid = (1, height // PATCH, width // PATCH)
-        self._check_length("image", grid)
-        return _item("image", self._patches(image, grid)[np.newaxis], grid)
+        return self._prepare_image(ImageFile(medium), resolved)
+
+    def _prepare_image(self, file: ImageFile, options: ImageOptions) -> MediaItem:
+        self._grid("image", 1, file, options.limits)
+        is_large = file.width * file.height > LARGE_PIXELS
+        with self.large_image if is_large else nullcontext():
+            image = file.read()
+            grid = self._grid("image", 1, image, options.limits)
+            return _item("image", self._patches(image, grid)[np.newaxis], grid)
 
     def _prepare_video(self, medium: bytes, options: VideoOptions) -> MediaItem:
         video = Video(medium)
@@ -115,9 +126,7 @@ class MediaProcessor:
         num_frames = len(wanted) + len(wanted) % TEMPORAL_MERGE
         frames = video.read(wanted)
         first = next(frames)
-        height, width = self.family.resize(first.image.height, first.image.width, options.limits)
-        grid = (num_frames, height // PATCH, width // PATCH)
-        self._check_length("video", grid)
+        grid = self._grid("video", num_frames, first.image, options.limits)
         patches = np.empty((num_frames, grid[1] * grid[2], 3 * PATCH**2), np.uint8)
         for frame in chain([first], frames):
             draw_time(frame.image, frame.index / video.rate)
@@ -125,19 +134,21 @@ class MediaProcessor:
         patches[len(wanted) :] = patches[len(wanted) - 1]
         return _item("video", patches, grid)
 
-    def _check_length(self, kind: str, grid: tuple[int, int, int]) -> None:
+    def _grid(
+        self, kind: str, num_frames: int, image: Image.Image | ImageFile, limits: PixelLimits
+    ) -> tuple[int, int, int]:
+        """Return the patches of a medium in time, height and width, which must fit into the context."""
+        height, width = self.family.resize(image.height, image.width, limits)
+        grid = (num_frames, height // PATCH, width // PATCH)
         num_tokens = _num_tokens(kind, grid)
         if num_tokens > self.max_tokens:
-            shape = f"{grid[0]} frames of " if kind == "video" else ""
+            frames = f"{num_frames} frames of " if kind == "video" else ""
+            smaller = "max_frames or max_pixels" if kind == "video" else "max_pixels"
+            note = f"The {kind} takes {num_tokens}, as {frames}{width} x {height} pixels; lower {smaller}."
             raise ContextLengthExceeded.of(
-                self.max_tokens,
-                num_tokens,
-                0,
-                "messages",
-                is_estimate=True,
-                note=f"The {kind} takes {num_tokens}, as {shape}{grid[2] * PATCH} x {grid[1] * PATCH} pixels; "
-                f"lower {'max_frames or max_pixels' if kind == 'video' else 'max_pixels'}.",
+                self.max_tokens, num_tokens, 0, "messages", is_estimate=True, note=note
             )
+        return grid
 
     def _patches(self, image: Image.Image, grid: tuple[int, int, int]) -> NDArray[np.uint8]:
         resized = image.resize((grid[2] * PATCH, grid[1] * PATCH), Image.Resampling.BICUBIC)

@@ -7,17 +7,22 @@ import tracemalloc
 import zlib
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ernie_backend.media.images import MAX_IMAGE_PIXELS, read_image
-from ernie_wire.errors import InvalidValue
+from ernie_backend.media.images import MAX_IMAGE_PIXELS, ImageFile
+from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from support.media import audio_file, grey_frames, image_file, plain_image, processor, video_file
 
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
 GRADIENT = np.add.outer(np.arange(40), np.arange(60)).astype(np.uint8)
+
+
+def read_image(file: bytes) -> Image.Image:
+    return ImageFile(file).read()
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -158,6 +163,27 @@ def test_bombs_are_refused_before_they_are_decoded() -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < len(file) + (1 << 20)
+
+
+def test_only_one_large_image_is_decoded_at_a_time() -> None:
+    loaded, is_alone = processor(), []
+    read = ImageFile.read
+
+    def watched(self: ImageFile) -> Image.Image:
+        is_alone.append(loaded.large_image.locked())
+        return read(self)
+
+    with patch.object(ImageFile, "read", watched), patch("ernie_backend.media.processor.LARGE_PIXELS", 64 * 64):
+        for side in (64, 65):
+            loaded.prepare(image_file(plain_image(side, side)), "image", {})
+    assert is_alone == [False, True]
+    assert not loaded.large_image.locked()
+
+
+def test_an_image_beyond_the_context_is_refused_before_it_is_decoded() -> None:
+    file = image_file(plain_image(1920, 1080))[:60]
+    with pytest.raises(ContextLengthExceeded, match=r"2691, as 1932 x 1092 pixels"):
+        processor(max_model_len=2690).prepare(file, "image", {})
 
 
 def test_jpegs_of_many_scans_are_refused() -> None:
