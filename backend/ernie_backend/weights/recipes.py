@@ -47,9 +47,8 @@ class Recipe:
     @property
     def shape(self) -> tuple[int, ...]:
         """The weight's shape, outputs first; a convolution's as a matrix."""
-        if self.is_transposed:
-            return self.tensors[0].shape[::-1]
-        widths = self.tensors[0].shape[1:]
+        shape = self.tensors[0].shape
+        widths = shape[:-1] if self.is_transposed else shape[1:]
         return (sum(self.heights), *([math.prod(widths)] if widths else []))
 
     def named(self, layer: int, expert: int) -> Recipe:

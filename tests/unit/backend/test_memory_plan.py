@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ernie_backend.config.architectures import ARCHITECTURES
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.devices.device import GIB, cpu, p800
@@ -20,6 +22,8 @@ from ernie_backend.planning.memory_plan import plan_memory
 from ernie_backend.planning.model_shape import ModelShape, read_shape
 from ernie_backend.planning.rank_sizes import weight_bytes
 from ernie_backend.settings.engine_settings import EngineSettings, LoadSettings
+from ernie_backend.weights.recipes import recipes
+from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import shard_of
 from ernie_kernels.api import ExpertBank, MlpWeights, Ops, RotarySpec
 from ernie_kernels.formats import ActivationType, LinearWeight, W4A8Weight
@@ -116,15 +120,33 @@ def test_the_plan_has_the_bytes_that_the_model_packs(
     assert sum(plan.weights.values()) == ops.packed_bytes
 
 
-@pytest.mark.parametrize("name", ["dense", "dense-Paddle", "moe", "moe-Paddle", "moe300b", "moe_tp"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dense",
+        "dense-Paddle",
+        "moe",
+        "moe-Paddle",
+        "moe300b",
+        "moe_tp",
+        "vl_moe",
+        "vl_moe-Paddle",
+        "paddleocr_vl",
+    ],
+)
 def test_the_weights_of_a_bfloat16_checkpoint_are_all_planned(name: str) -> None:
     directory = DENSE.parent / name
     shape, stored = read_shape(directory), 0
     for path in directory.glob("*.safetensors"):
         with path.open("rb") as file:
             stored += path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
-    norms_in_float32 = 2 * (2 * shape.config.num_layers + 1) * shape.config.hidden_size
-    assert sum(weight_bytes(shape, plan_settings(), p800()).values()) == stored + norms_in_float32
+    layout = ARCHITECTURES[shape.config.architecture].layouts[0]
+    vectors = sum(
+        math.prod(recipe.shape)
+        for key, recipe in recipes(shape.config, layout).items()
+        if key.role.is_vector and key.role is not Role.ROUTER_BIAS
+    )
+    assert sum(weight_bytes(shape, plan_settings(), p800()).values()) == stored + 2 * vectors
 
 
 @pytest.mark.parametrize("is_expert_parallel", [True, False])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ernie_backend.config.architectures import PADDLE
+from ernie_backend.config.architectures import ARCHITECTURES, PADDLE
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.quantization import calibration
@@ -59,6 +59,9 @@ def opened(directory: Path, quantization: str | None = None) -> CheckpointWeight
         ("moe300b-Paddle", "wint8", 1),
         ("moe300b", "wint4", 2),
         ("moe_tp", "wint4", 4),
+        ("vl_moe", "wint4", 1),
+        ("vl_moe-Paddle", "wint8", 2),
+        ("paddleocr_vl", "wint8", 2),
     ],
 )
 def test_a_converted_checkpoint_has_the_weights_that_loading_would_make(
@@ -68,8 +71,8 @@ def test_a_converted_checkpoint_has_the_weights_that_loading_would_make(
     config = ModelConfig.from_directory(target)
     assert config.quantization_config == QuantizationConfig(quantization)
     with opened(target) as found, opened(DATA / source, quantization) as expected:
-        for key, recipe in recipes(config, PADDLE).items():
-            if len(recipe.shape) == 2 and key.role is not Role.ROUTER_BIAS:
+        for key in recipes(config, ARCHITECTURES[config.architecture].layouts[-1]):
+            if not key.role.is_vector:
                 assert_same(found.linear(*key), expected.linear(*key))
             else:
                 np.testing.assert_array_equal(
