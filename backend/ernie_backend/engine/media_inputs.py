@@ -19,7 +19,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.request.media import MediaItem, MediaSpan
 from ernie_backend.settings.engine_settings import MediaSettings
 from ernie_wire.errors import InvalidValue
-from ernie_wire.media_parts import request_options
+from ernie_wire.media_parts import merged_options, request_options
 from ernie_wire.messages import GenerateRequest
 
 _MERGED = 2
@@ -151,7 +151,8 @@ class MediaInputs:
             raise InvalidValue(f"media[{min(unused)}] has no part in messages that refers to it", "media")
         options = request_options(conversation)
         return [
-            (request.media[part.media], part.kind, {**options[part.kind], **part.options}) for part in parts
+            (request.media[part.media], part.kind, merged_options(options[part.kind], part.options))
+            for part in parts
         ]
 
     def places(self, chat: RenderedChat, items: Sequence[MediaItem]) -> list[tuple[Placeholder, MediaItem]]:

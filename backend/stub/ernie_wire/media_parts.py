@@ -125,6 +125,12 @@ def request_options(conversation: Mapping[str, Any]) -> dict[str, dict[str, Any]
     return {kind: _options_of(kind, given or {}) for kind in _OPTIONS}
 
 
+def merged_options(request: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a request with those of a part, which win; ``fps`` also over ``target_frames``."""
+    other = {"fps": "target_frames", "target_frames": "fps"}
+    return {**{name: value for name, value in request.items() if other.get(name) not in part}, **part}
+
+
 def _options_of(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     options = {}
     for option, rule in _OPTIONS[kind].items():

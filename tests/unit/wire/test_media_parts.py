@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ernie_wire.errors import InvalidValue
-from ernie_wire.media_parts import MediaPart, media_part, request_options
+from ernie_wire.media_parts import MediaPart, media_part, merged_options, request_options
 
 
 def part(kind: str = "image_url", **described: object) -> dict[str, Any]:
@@ -56,6 +56,17 @@ def test_options_of_a_request_are_for_a_kind_or_for_all() -> None:
         "image": {"max_pixels": 6000},
         "video": {"max_pixels": 5000, "fps": 4, "min_frames": 2},
     }
+
+
+def test_options_of_a_part_win_over_those_of_its_request() -> None:
+    request = {"fps": 4, "min_frames": 2, "max_pixels": 5000}
+    assert merged_options(request, {"max_pixels": 6000}) == {**request, "max_pixels": 6000}
+    assert merged_options(request, {"target_frames": 8}) == {
+        "min_frames": 2,
+        "max_pixels": 5000,
+        "target_frames": 8,
+    }
+    assert merged_options({"target_frames": 8}, {"fps": 1}) == {"fps": 1}
 
 
 @pytest.mark.parametrize("conversation", [{}, {"mm_processor_kwargs": None}, {"mm_processor_kwargs": {}}])
