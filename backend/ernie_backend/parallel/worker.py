@@ -86,7 +86,7 @@ class Worker:
         """
         bytes_per_block = self.block_spec(settings).bytes_per_block * self.model.config.num_layers
         # On a CPU loading was measured; on a card only the plan is known.
-        taken = self.used_bytes + plan.activations if plan.device.is_shared else plan.fixed
+        taken = self.used_bytes + plan.activations + plan.media if plan.device.is_shared else plan.fixed
         num_blocks = kv_blocks(settings, bytes_per_block, plan.budget - taken)
         if plan.device.is_shared:
             check_available(num_blocks, bytes_per_block, available_bytes)

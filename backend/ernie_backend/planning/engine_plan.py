@@ -44,6 +44,7 @@ def check_fits(plan: MemoryPlan) -> None:
     parts = {
         "weights": sum(plan.weights.values()),
         "activations": plan.activations,
+        **({"images and videos": plan.media} if plan.media else {}),
         "runtime": plan.runtime,
         f"{blocks} blocks of the KV cache" if blocks else "one request in the KV cache": plan.least_cache,
     }

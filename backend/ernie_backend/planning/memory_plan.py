@@ -1,6 +1,6 @@
 """The memory of one rank: weights, activations, runtime, KV cache. A pure function of sizes.
 
-fits  <=>  weights + activations + runtime + KV cache of one request of max_model_len
+fits  <=>  weights + activations + media + runtime + KV cache of one request of max_model_len
            <= device memory x gpu_memory_utilization
 """
 
@@ -14,7 +14,13 @@ import numpy as np
 from ernie_backend.devices.device import Device
 from ernie_backend.errors import StartError
 from ernie_backend.planning.model_shape import ModelShape
-from ernie_backend.planning.rank_sizes import activation_bytes, attention_bytes, cast_bytes, weight_bytes
+from ernie_backend.planning.rank_sizes import (
+    activation_bytes,
+    attention_bytes,
+    cast_bytes,
+    media_bytes,
+    weight_bytes,
+)
 from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.weights.sharding import can_split, check_split, expert_block, kv_heads_of
 from ernie_kernels.api import CacheScales, CacheSpec
@@ -30,6 +36,7 @@ class MemoryPlan:
         device: where it runs.
         weights: by group of weights.
         activations: the largest step, what attention takes beside it, and a matrix that is turned into float32.
+        media: encoded images and videos; on a CPU prepared ones too.
         bytes_per_block: of one block of the KV cache, all layers together.
     """
 
@@ -38,6 +45,7 @@ class MemoryPlan:
     device: Device
     weights: Mapping[str, int]
     activations: int
+    media: int
     bytes_per_block: int
 
     @property
@@ -53,14 +61,14 @@ class MemoryPlan:
 
     @property
     def runtime(self) -> int:
-        """Taken in addition to weights, activations and KV cache."""
+        """Taken in addition to weights, activations, media and KV cache."""
         is_group = self.settings.parallel.tensor_parallel_size > 1
         return self.device.runtime_bytes + (self.device.group_bytes if is_group else 0)
 
     @property
     def fixed(self) -> int:
         """Taken in addition to the KV cache."""
-        return sum(self.weights.values()) + self.activations + self.runtime
+        return sum(self.weights.values()) + self.activations + self.media + self.runtime
 
     @property
     def least_blocks(self) -> int:
@@ -140,6 +148,7 @@ def plan_memory(shape: ModelShape, settings: EngineSettings, device: Device) -> 
         activations=activation_bytes(shape, settings, device)
         + attention_bytes(shape, settings, device)
         + cast_bytes(shape, settings, device),
+        media=media_bytes(shape, settings, device),
         bytes_per_block=config.num_layers * _cache_spec(shape, settings).bytes_per_block,
     )
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 
 from ernie_backend.config.architectures import ARCHITECTURES
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.config.vision_shape import VisionShape
+from ernie_backend.config.vision_shape import MERGED, VisionShape
 from ernie_backend.devices.device import Device
 from ernie_backend.planning.model_shape import ModelShape
 from ernie_backend.settings.engine_settings import EngineSettings
@@ -49,6 +49,7 @@ _GROUPS: Mapping[Role, str] = {
 """What a plan shows, in its order."""
 _LOGIT_BYTES = 2 * 4
 _ROTARY_BYTES = 4
+_PIECE_PATCHES = 1024
 
 
 def weight_bytes(shape: ModelShape, settings: EngineSettings, device: Device) -> dict[str, int]:
@@ -117,7 +118,7 @@ def activation_bytes(shape: ModelShape, settings: EngineSettings, device: Device
     config = shape.config
     ranks = settings.parallel.shard(config).dense.size
     layer = 4 * config.hidden_size + _attention_values(config) // ranks + _mlp_values(config, ranks, device)
-    picture = _picture_values(shape.vision, settings.image_max_pixels) if shape.vision else 0
+    picture = _picture_values(shape.vision, _largest_picture(shape.vision, settings)) if shape.vision else 0
     rotary = max_model_len * config.head_dim * _ROTARY_BYTES
     return (tokens * layer + picture) * device.value_bytes + rows * config.vocab_size * _LOGIT_BYTES + rotary
 
@@ -139,7 +140,28 @@ def _mlp_values(config: ModelConfig, ranks: int, device: Device) -> int:
     return max(dense, routed + 3 * config.moe.shared_size // ranks)
 
 
-def _picture_values(vision: VisionShape, image_max_pixels: int | None) -> int:
-    """Return what the tower holds of the largest picture: the stream, a norm, q, k, v, the result; the MLP."""
-    patches = (image_max_pixels or vision.max_pixels) // vision.patch_size**2
-    return patches * (6 * vision.width + vision.mlp_width)
+def media_bytes(shape: ModelShape, settings: EngineSettings, device: Device) -> int:
+    """Return the bytes of encoded media, and of prepared ones where the host's memory is the device's."""
+    if shape.vision is None:
+        return 0
+    largest = _largest_picture(shape.vision, settings) // MERGED
+    capacity = max(settings.scheduler.encoder_cache_tokens, largest)
+    encoded = (capacity + largest) * shape.config.hidden_size * device.value_bytes
+    prepared = settings.scheduler.max_media_bytes + settings.media.processor_cache_bytes
+    return encoded + (prepared if device.is_shared else 0)
+
+
+def _largest_picture(vision: VisionShape, settings: EngineSettings) -> int:
+    """Return the patches of the largest picture that the settings and the context allow."""
+    patches = (settings.image_max_pixels or vision.max_pixels) // vision.patch_size**2
+    return min(patches, settings.loading.max_model_len * MERGED)
+
+
+def _picture_values(vision: VisionShape, patches: int) -> int:
+    """Return what the tower holds of a picture.
+
+    That is, of all patches, pixels, the stream and its norm, q, k and v, and all of the last norm, twice while
+    they are joined; and the intermediate results of the patches that one piece of work takes.
+    """
+    at_once = min(patches, _PIECE_PATCHES) * (4 * vision.width + vision.mlp_width)
+    return patches * (vision.patch_values + 7 * vision.width) + at_once

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from ernie_backend.request.media import MediaItem, MediaSpan
 from ernie_backend.request.sequence import Sequence as Request
+from ernie_wire.errors import QueueFull
 
 
 class EncoderTask(NamedTuple):
@@ -50,7 +51,7 @@ class EncoderSchedule:
         self._encoded[item.digest] = item.num_tokens
 
     def ready_end(self, request: Request, start: int) -> int:
-        """Return up to which token a request can be computed that is computed up to ``start``."""
+        """Return up to which token a step can compute a request that is computed up to ``start``."""
         if not request.media or start >= request.media[-1].end:
             return request.num_tokens
         ahead = [span for span in request.media if span.end > start]
@@ -123,6 +124,22 @@ class EncoderSchedule:
             excess -= self._encoded.pop(digest)
             dropped.append(digest)
         return EncoderTask(item, tuple(dropped))
+
+
+def check_media_room(request: Request, others: Iterable[Request], limit: int) -> None:
+    """Check that prepared media of a request and of others take at most ``limit`` bytes, equal ones once.
+
+    Raises:
+        QueueFull: they take more; a request without others that have media is accepted in any case.
+    """
+    held = {item.digest: item.patches.nbytes for each in others for item in each.media_items}
+    more = {item.digest: item.patches.nbytes for item in request.media_items if item.digest not in held}
+    if held and more and sum(held.values()) + sum(more.values()) > limit:
+        raise QueueFull(
+            f"images and videos of {sum(held.values())} bytes are in work, and {sum(more.values())} bytes more "
+            f"are not accepted (limit {limit}); retry after 1 s",
+            retry_after_s=1,
+        )
 
 
 def _item(request: Request, span: MediaSpan) -> MediaItem:

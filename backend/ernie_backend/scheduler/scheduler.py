@@ -55,7 +55,7 @@ from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.request.media import MediaItem
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.request.step_plan import SchedulePlan
-from ernie_backend.scheduler.encoder_schedule import EncoderSchedule, EncoderTask
+from ernie_backend.scheduler.encoder_schedule import EncoderSchedule, EncoderTask, check_media_room
 from ernie_backend.scheduler.waiting_queue import WaitingQueue, rank
 from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_wire.errors import ContextLengthExceeded
@@ -113,7 +113,7 @@ class Scheduler:
         """Put a new request into the queue.
 
         Raises:
-            QueueFull: the queue is full.
+            QueueFull: the queue is full, or holds as many media as it may.
             ContextLengthExceeded: the whole KV cache is too small for it.
         """
         need = self._blocks.blocks_for(sequence.max_total_tokens)
@@ -123,6 +123,7 @@ class Scheduler:
             raise ContextLengthExceeded.of(
                 limit, num_prompt, num_answer, note="The KV cache holds no more (num_gpu_blocks_override)."
             )
+        check_media_room(sequence, (*self._running, *self._waiting), self._limits.max_media_bytes)
         self._waiting.add(sequence)
 
     def remove(self, sequence: Sequence, *, keep_content: bool = True) -> None:
@@ -333,14 +334,14 @@ class Scheduler:
         """Add up to ``most`` further tokens of a request to the plan."""
         start = step.ends.get(sequence, sequence.num_computed_tokens)
         needs_all_logits = sequence.needs_prompt_logits
-        num_left = self._encoder.ready_end(sequence, start) - start
-        num_tokens = min(most, num_left, step.prompt_rows if needs_all_logits else most)
+        ready_end = self._encoder.ready_end(sequence, sequence.num_computed_tokens)
+        num_tokens = min(most, ready_end - start, step.prompt_rows if needs_all_logits else most)
         if num_tokens == 0:
             return
         end = start + num_tokens
         self._blocks.mark_scheduled(sequence, start, end)
         step.ends[sequence] = end
-        if end == self._encoder.ready_end(sequence, end):  # it ends, or waits for its next medium
+        if end == ready_end:  # it ends, or waits for its next medium
             step.unfinished.discard(sequence)
         step.budget -= num_tokens
         if needs_all_logits:

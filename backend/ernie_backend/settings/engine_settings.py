@@ -112,6 +112,7 @@ class SchedulerLimits:
         max_prompt_logit_rows: prompt tokens whose logits one step computes because a request wants them.
         encoder_cache_tokens: tokens of media whose embeddings are kept: of two or three of the largest images,
             or of forty pages; 160 MiB at a width of 2,560.
+        max_media_bytes: prepared media of all requests; one that finds others and would exceed it is refused.
     """
 
     max_num_seqs: int = setting(8, Integer(1, 4096), "maximum number of requests processed at once")
@@ -148,6 +149,7 @@ class SchedulerLimits:
     )
     max_prompt_logit_rows: int = 64
     encoder_cache_tokens: int = 16384
+    max_media_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True)

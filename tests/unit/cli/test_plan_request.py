@@ -35,7 +35,7 @@ def test_larger_pictures_take_more() -> None:
         plan_memory(shape, settings, p800()).activations
         for settings in (with_limit, plan_request({**given, "--mm-processor-kwargs": "{}"}).settings)
     )
-    assert larger - usual == (12845056 - 6177 * 28 * 28) // 14**2 * (6 * 1280 + 5120) * 2
+    assert larger - usual == (12845056 - 6177 * 28 * 28) // 14**2 * (3 * 14**2 + 7 * 1280) * 2
 
 
 @pytest.mark.parametrize("kind", ["cpu", "xpu"])
