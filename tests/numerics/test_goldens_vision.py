@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -16,8 +16,8 @@ from ernie_backend.models.vision import transformer
 from ernie_kernels.api import Ops
 from ernie_kernels.formats import ActivationType
 from numerics.backends import BACKENDS, CPU_BACKENDS, make_ops, to_host
-from numerics.generation import load
-from numerics.golden import Floats
+from numerics.generation import load, prompt_logits
+from numerics.golden import LOGITS_TOLERANCE, Floats, golden_cases, max_difference
 from support.paths import DATA
 
 EMBEDDINGS_TOLERANCE = 5e-5
@@ -162,6 +162,24 @@ def test_bfloat16_is_close(backend: str, checkpoint: str) -> None:
         found, _ = encode(model, ops, medium)
         difference = np.linalg.norm(found - medium.embeddings, axis=1)
         assert (difference <= 0.03 * np.linalg.norm(medium.embeddings, axis=1)).all(), medium.name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tower_and_decoder_against_a_second_oracle(backend: str) -> None:
+    """Embeddings of our tower in our decoder, and what PaddleX makes of the same images and prompts."""
+    ops = make_ops(backend)
+    model = load(DATA / "paddleocr_vl", ops)
+    expected = np.load(DATA / "paddleocr_vl_paddlex.npz")
+    for name, case in golden_cases("paddleocr_vl").items():
+        of_images = [medium for medium in media("paddleocr_vl") if medium.name.startswith(f"{name} ")]
+        prompt = case.prompt
+        if of_images:
+            embeddings = np.concatenate([encode(model, ops, medium)[0] for medium in of_images])
+            assert max_difference(embeddings, expected[f"{name}.image_embeds"]) <= EMBEDDINGS_TOLERANCE
+            prompt = replace(prompt, media=embeddings)
+        np.testing.assert_array_equal(prompt.positions, expected[f"{name}.position_ids"])
+        logits = prompt_logits(model, ops, prompt)
+        assert max_difference(logits[-1], expected[f"{name}.logits_last"]) <= LOGITS_TOLERANCE
 
 
 @pytest.mark.parametrize(
