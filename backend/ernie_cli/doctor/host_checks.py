@@ -20,12 +20,10 @@ from ernie_cli.model.source import local_model
 from ernie_cli.processes.ports import choose_ports
 from ernie_cli.serve.preflight import check_system
 from ernie_cli.triton.bundled import find_bundled_server, find_installed_server, shared_libpython_directory
-from ernie_cli.triton.run_directory import SHARED_MEMORY, check_socket_path
+from ernie_cli.triton.run_directory import ENOUGH_SHARED_MEMORY, SHARED_MEMORY, check_socket_path
 
 _FAST_INSTRUCTIONS = "avx512"
 _ENOUGH_MEMORY = 4 << 30
-_ENOUGH_SHARED_MEMORY = 256 << 20
-"""Triton's stub takes 1 MiB for each model and grows with the tensors in flight: pictures of 64 MiB at most."""
 _ENOUGH_DESCRIPTORS = 4096
 
 
@@ -87,7 +85,7 @@ def _shared_memory(directory: Path = SHARED_MEMORY) -> Finding:
         return fail("shared memory", f"{directory} cannot be written", fix)
     usage = shutil.disk_usage(directory)
     found = f"{directory}: {format_bytes(usage.free)} free of {format_bytes(usage.total)}"
-    if usage.free < _ENOUGH_SHARED_MEMORY:
+    if usage.free < ENOUGH_SHARED_MEMORY:
         return warn("shared memory", found, fix)
     return ok("shared memory", found)
 

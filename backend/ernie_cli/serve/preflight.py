@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from ernie_cli.errors import CommandError
 from ernie_cli.processes.ports import LOOPBACK, choose_ports
 from ernie_cli.serve.settings import ServeSettings
 from ernie_cli.triton.process import TritonPorts
-from ernie_cli.triton.run_directory import check_socket_path
+from ernie_cli.triton.run_directory import ENOUGH_SHARED_MEMORY, SHARED_MEMORY, check_socket_path
+from ernie_wire.messages import MAX_MEDIA_BYTES
 
 _MIN_DESCRIPTORS = 256
 """Of each process; the frontend needs the most, for its connections."""
@@ -70,6 +74,17 @@ def check_temporary_directory() -> None:
     requested = os.environ.get("TMPDIR")
     if requested and os.path.realpath(tempfile.gettempdir()) != os.path.realpath(requested):
         raise CommandError(f"TMPDIR is {requested}, which is not a writable directory; set it to another one")
+
+
+def shared_memory_notice(modalities: Collection[str], directory: Path = SHARED_MEMORY) -> Iterator[str]:
+    """Yield a line if the files of requests with media, which pass through shared memory, may not fit there."""
+    free = shutil.disk_usage(directory).free
+    if len(modalities) > 1 and free < ENOUGH_SHARED_MEMORY:
+        yield (
+            f"Notice: {directory} has {free >> 20} MiB free; a request's images and videos take up to "
+            f"{MAX_MEDIA_BYTES >> 20} MiB of it on their way through Triton; without room they get 503: "
+            "docker run --shm-size 1g"
+        )
 
 
 def _check_descriptor_limit() -> None:

@@ -29,7 +29,7 @@ from ernie_cli.processes.supervisor import STOP_GRACE_S, StopRequested, Supervis
 from ernie_cli.serve import startup_table
 from ernie_cli.serve.frontend import base_url, frontend_command, wait_until_ready
 from ernie_cli.serve.oom_report import OomReport
-from ernie_cli.serve.preflight import check_system, choose_service_ports, system_error
+from ernie_cli.serve.preflight import check_system, choose_service_ports, shared_memory_notice, system_error
 from ernie_cli.serve.recovery import FrontendRecovery, TritonRecovery, recover_all
 from ernie_cli.serve.settings import ServeSettings
 from ernie_cli.serve.worker_host import keep_ranks
@@ -136,6 +136,8 @@ class _Service:
             description = await supervisor.run(model.engine_description())
         load = self._stages.list.pop()
         self._stages.list += startup_table.with_engine_stages(load, description)
+        for line in shared_memory_notice(description.modalities if description else ()):
+            print_line(line)
         return triton
 
     async def _triton_version(self, supervisor: Supervisor, model: TritonModel, installed: Path | None) -> str:

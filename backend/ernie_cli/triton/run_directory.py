@@ -38,6 +38,8 @@ _MAX_SOCKET_BYTES = 107  # unix(7): 108 with the zero byte at the end
 _RANDOM_CHARACTERS = 8  # of tempfile.mkdtemp
 PYTHON_FOLDERS = ("/tmp", "python_env_*")  # noqa: S108 - fixed in Triton's Python backend
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
+ENOUGH_SHARED_MEMORY = 256 << 20
+"""Triton's stub takes 1 MiB for each model and grows with the tensors in flight: files of 128 MiB at most."""
 MODEL_PY = '''"""The entry's model: Triton imports this file; the code is in the package ernie_stub."""
 
 from ernie_stub.triton_model import TritonPythonModel

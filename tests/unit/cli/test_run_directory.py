@@ -6,11 +6,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.serve.preflight import check_temporary_directory
+from ernie_cli.serve.preflight import check_temporary_directory, shared_memory_notice
 from ernie_cli.triton import run_directory
 from ernie_cli.triton.run_directory import (
     SHARED_MEMORY,
@@ -24,7 +25,7 @@ REPOSITORY = Path(__file__).parents[3]
 RUN_UNTIL_KILLED = """
 import sys
 from pathlib import Path
-from ernie_cli.serve.preflight import check_temporary_directory
+from ernie_cli.serve.preflight import check_temporary_directory, shared_memory_notice
 from ernie_cli.triton import run_directory
 run_directory.PYTHON_FOLDERS = (sys.argv[1], "python_env_*")
 with run_directory.new_run_directory() as run:
@@ -146,3 +147,15 @@ def test_what_a_killed_serve_left_is_removed_by_the_next_and_nothing_else(
         remove_abandoned()
         assert {path.name for path in tmp_path.iterdir()} == {not_ours.name, alive.path.name}
         assert not region.exists()
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "modalities", "is_told"), [(60, 2, True), (60, 1, False), (300, 2, False)]
+)
+def test_little_shared_memory_is_told_where_a_model_sees(
+    monkeypatch: pytest.MonkeyPatch, free_mib: int, modalities: int, is_told: bool
+) -> None:
+    usage = SimpleNamespace(free=free_mib << 20)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage if path == SHARED_MEMORY else None)
+    lines = list(shared_memory_notice(("text", "image")[:modalities]))
+    assert ["60 MiB free" in line and "--shm-size" in line for line in lines] == [True] * is_told
