@@ -1,4 +1,4 @@
-"""One server with the embedded model for all programs, and a proxy that notices what they send elsewhere."""
+"""A server with the embedded model, one with PaddleOCR-VL, and a proxy that notices what is sent elsewhere."""
 
 from __future__ import annotations
 
@@ -10,11 +10,24 @@ import pytest
 
 from support.serving import Serving
 from support.triton_server import EMBEDDED
+from support.vision_model import vision_model
 
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     serving = Serving("serve", "--model", str(EMBEDDED / "weights"), "--port", "0", "--host", "127.0.0.1")
+    try:
+        yield serving.wait_until_ready()
+    finally:
+        serving.close()
+
+
+@pytest.fixture(scope="session")
+def ocr_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with a small PaddleOCR-VL of random weights, with the flags of FastDeploy's table."""
+    directory = vision_model(tmp_path_factory.mktemp("models") / "PaddleOCR-VL", "paddleocr-vl")
+    flags = ("--max-model-len", "2048", "--max-num-seqs", "256")
+    serving = Serving("serve", "--model", str(directory), "--port", "0", "--host", "127.0.0.1", *flags)
     try:
         yield serving.wait_until_ready()
     finally:

@@ -22,6 +22,7 @@ PYTHON_LIBRARIES = {
     "Pydantic AI": ("pydantic-ai-slim[openai]==2.68.0",),
     "lm-eval": ("lm-eval[api]==0.4.13",),
     "AIPerf": ("aiperf==0.13.0",),
+    "PaddleX": ("paddlex[genai-client]==3.7.2",),
 }
 NODE_LIBRARIES = {
     "openai-node": ("openai@7.59.0", "zod@4.6.7"),

@@ -60,6 +60,16 @@ PYTHON_PROGRAMS = {
         "AIPerf",
         [r".*Request Error Rate \(%\) │ +0\.00 │.*", r".*Request Count \(requests\) │ +16\.00 │.*"],
     ),
+    "paddlex_client.py": (
+        "PaddleX",
+        [
+            "fastdeploy-server: 200 answers",
+            "fastdeploy-server: spotted str",
+            "vllm-server: 200 answers",
+            "vllm-server: spotted str",
+            "model: PaddleOCR-VL",
+        ],
+    ),
 }
 NODE_PROGRAMS = {
     "openai_node.mjs": (
@@ -87,9 +97,10 @@ QUIET = {
 
 
 @pytest.mark.parametrize("program", PYTHON_PROGRAMS | (NODE_PROGRAMS if shutil.which("npm") else {}))
-def test_program(program: str, server_url: str, tmp_path: Path, proxy: RefusingProxy) -> None:
+def test_program(program: str, request: pytest.FixtureRequest, tmp_path: Path, proxy: RefusingProxy) -> None:
     library, expected = (PYTHON_PROGRAMS | NODE_PROGRAMS)[program]
-    printed = run(program, environment(library), server_url, tmp_path, proxy.url)
+    url = request.getfixturevalue("ocr_url" if library == "PaddleX" else "server_url")
+    printed = run(program, environment(library), url, tmp_path, proxy.url)
     assert proxy.requests == [], "something was sent elsewhere"
     lines = iter(printed.splitlines())
     for pattern in expected:
