@@ -8,6 +8,7 @@
 # make coverage  lines of the Python packages that the unit tests run
 # make bench    speed of the engine, next to llama.cpp's          (LLAMA=directory of benchmarks/peers.sh)
 # make bench URL=http://127.0.0.1:8188   load a running server
+# make bench PAGES=8   PaddleOCR-VL at its full size, with random weights: pages a minute
 # make perf_analyzer  install Triton's load generator; test does it too
 # make train    the embedded model from nothing, in an hour (PyTorch goes into .venv-train)
 # make test-train  that training goes on after it was killed
@@ -26,6 +27,7 @@ MODEL ?=
 ONCE ?=
 URL ?=
 LLAMA ?=
+PAGES ?=
 TEST ?= tests
 UNIT_TESTS ?= tests/unit
 
@@ -112,7 +114,8 @@ coverage: setup
 	@$(BIN)/coverage report
 
 bench: setup
-	@$(BIN)/python benchmarks/$(if $(URL),load.py --url "$(URL)",engine_speed.py $(if $(LLAMA),--llama "$(LLAMA)"))
+	@$(BIN)/python benchmarks/$(if $(URL),load.py --url "$(URL)",$(if $(PAGES),pages.py --pages "$(PAGES)",\
+	engine_speed.py $(if $(LLAMA),--llama "$(LLAMA)")))
 
 # Training runs from the sources: it needs of them neither the kernels nor the server.
 $(TRAIN_STAMP): pyproject.toml

@@ -28,6 +28,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         ([], "engine_speed.py"),
         (["LLAMA=/a b"], 'engine_speed.py --llama "/a b"'),
         (["URL=http://h:1"], 'load.py --url "http://h:1"'),
+        (["PAGES=8"], 'pages.py --pages "8"'),
     ],
 )
 def test_what_it_runs(arguments: list[str], command: str) -> None:
