@@ -78,6 +78,7 @@ SETTINGS = (
     "--num-gpu-blocks-override",
     "--block-size",
     MEDIA,
+    "--max-processor-cache",
 )
 """The flags of ``serve`` that decide memory, besides those of the model and the device."""
 SHOWN = ("--model", "--device", *SETTINGS)

@@ -47,9 +47,10 @@ def test_larger_pictures_take_more() -> None:
         "--max-num-batched-tokens 77 --kv-cache-dtype int8 --quantization wint4",
         "-tp 2 --enable-expert-parallel --dtype float32 --block-size 16 --max-model-len 99999",
         "--num-gpu-blocks-override 40 --load-choices dummy --quantization wint8",
+        """--max-processor-cache 0.5 --mm-processor-kwargs '{"image_max_pixels": 9000000}'""",
     ],
 )
-@pytest.mark.parametrize("name", ["dense", "moe_tp", "moe300b-Paddle"])
+@pytest.mark.parametrize("name", ["dense", "moe_tp", "moe300b-Paddle", "vl_moe"])
 def test_plan_and_engine_plan_a_directory_alike(
     monkeypatch: pytest.MonkeyPatch, name: str, flags: str, kind: str
 ) -> None:
