@@ -16,8 +16,9 @@ from ernie_backend.models.vision import transformer
 from ernie_kernels.api import Ops
 from ernie_kernels.formats import ActivationType
 from numerics.backends import BACKENDS, CPU_BACKENDS, make_ops, to_host
-from numerics.generation import load, prompt_logits
-from numerics.golden import LOGITS_TOLERANCE, Floats, golden_cases, max_difference
+from numerics.generation import generate, load, prompt_logits
+from numerics.golden import LOGITS_TOLERANCE, MEDIA_FAMILIES, Floats, golden_cases, max_difference
+from numerics.golden import checkpoint as checkpoint_of
 from support.paths import DATA
 
 EMBEDDINGS_TOLERANCE = 5e-5
@@ -197,3 +198,20 @@ def test_impossible_grids_are_refused(checkpoint: str, grid: tuple[int, int, int
     assert vision is not None
     with pytest.raises(ValueError, match=complaint):
         next(vision.encode(ops.upload_rows(np.zeros((48, 588), np.float32)), grid))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("family", "layout"), MEDIA_FAMILIES)
+def test_from_pixels_to_answers(backend: str, family: str, layout: str) -> None:
+    ops, cases = make_ops(backend), golden_cases(family)
+    model = load(checkpoint_of(family, layout), ops)
+    encoded: dict[str, list[Floats]] = {name: [] for name in cases}
+    for medium in media(family):
+        encoded[medium.name.split()[0]].append(encode(model, ops, medium)[0])
+    prompts = [
+        replace(case.prompt, media=np.concatenate([*encoded[name], case.prompt.media[:0]]))
+        for name, case in cases.items()
+    ]
+    generated, logits = generate(model, ops, prompts, 32, chunk=9)
+    assert max_difference(logits, np.stack([case.logits for case in cases.values()])) <= LOGITS_TOLERANCE
+    assert generated == [case.greedy for case in cases.values()]

@@ -120,6 +120,29 @@ def test_the_plan_has_the_bytes_that_the_model_packs(
     assert sum(plan.weights.values()) == ops.packed_bytes
 
 
+@pytest.mark.parametrize("name", ["vl_moe", "paddleocr_vl"])
+@pytest.mark.parametrize(
+    ("dtype", "quantization"), [("bfloat16", None), ("bfloat16", "wint8"), ("float32", None)]
+)
+@pytest.mark.parametrize(("ranks", "is_expert_parallel"), [(1, False), (2, False), (2, True)])
+def test_the_plan_has_the_bytes_of_towers_and_experts_of_media(
+    name: str, dtype: str, quantization: str | None, ranks: int, is_expert_parallel: bool
+) -> None:
+    directory, ops = DENSE.parent / name, WeighingOps()
+    config = ModelConfig.from_directory(directory)
+    shard = shard_of(config, 0, ranks, is_expert_parallel=is_expert_parallel)
+    how = LoadSettings(dtype, quantization, ActivationType.FLOAT32, 64, "dummy")
+    load_model(directory, config, cast("Ops", ops), how, shard)
+    settings = plan_settings(
+        dtype=dtype,
+        quantization=quantization,
+        tensor_parallel_size=ranks,
+        enable_expert_parallel=is_expert_parallel,
+    )
+    planned = weight_bytes(read_shape(directory), settings, cpu(GIB))
+    assert sum(planned.values()) == ops.packed_bytes
+
+
 @pytest.mark.parametrize(
     "name",
     [
