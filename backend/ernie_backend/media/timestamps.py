@@ -38,4 +38,5 @@ def clock_time(seconds: float) -> str:
 
 @lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(FONT, size)
+    # The other layout, Pillow's default, needs a library of the system and moves letters by a pixel or two.
+    return ImageFont.truetype(FONT, size, layout_engine=ImageFont.Layout.BASIC)
