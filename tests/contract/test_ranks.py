@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_wire.messages import Fault, Outputs, Starting
+from ernie_wire.messages import Fault, GenerateRequest, Outputs, Starting
+from ernie_wire.sampling import SamplingParameters
 from numerics.golden import FAMILIES, MOVED_CODE_TOLERANCE, checkpoint
 from support.checkpoints.quantized_checkpoints import make
 from support.engine_process import Engine
@@ -29,6 +31,7 @@ from support.rank_engines import (
     submit,
     wait_for_the_end_of,
 )
+from support.vision_model import picture, vision_model
 
 
 @pytest.fixture
@@ -64,6 +67,39 @@ def test_ranks_give_the_tokens_of_the_goldens(family: str, ranks: int, parameter
         assert len(started) == ranks - 1
         assert_goldens(engine, family)
     wait_for_the_end_of(started)
+
+
+def _questions() -> list[GenerateRequest]:
+    """Questions about pictures of two colours and two sizes, some of them twice, and one without."""
+    red, blue = picture(56, 84, (200, 30, 30)), picture(112, 56, (30, 30, 200))
+    asked = []
+    for name, media in {"red": [red], "blue": [blue], "both": [red, blue], "again": [red], "none": []}.items():
+        parts = [{"type": "image_url", "image_url": {"media": index}} for index in range(len(media))]
+        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "what?"}]}]
+        sampling = SamplingParameters.from_json({"max_tokens": 8, "temperature": 0, "ignore_eos": True})
+        conversation = json.dumps({"messages": messages}).encode()
+        asked.append(
+            GenerateRequest(name, messages=conversation, media=tuple(media), stream=True, sampling=sampling)
+        )
+    return asked
+
+
+@pytest.mark.parametrize("form", ["ernie-4.5-vl", pytest.param("paddleocr-vl", marks=pytest.mark.full)])
+def test_two_ranks_answer_about_pictures_as_one(form: str, tmp_path: Path) -> None:
+    directory = vision_model(tmp_path / form, form)
+    found = []
+    for ranks in (1, 2):
+        limits = {"limit_mm_per_prompt": '{"image": 2}', "max_num_batched_tokens": "24"}
+        with start("dense", ranks, model=str(directory), **limits) as engine:
+            engine.ready()
+            for question in _questions():
+                engine.send(question)
+            outputs = engine.outputs_until(len(_questions()))
+        assert all(output.error is None for each in outputs.values() for output in each), outputs
+        found.append({name: sum((output.token_ids for output in each), ()) for name, each in outputs.items()})
+    assert found[0] == found[1]
+    assert found[0]["red"] == found[0]["again"]
+    assert len({found[0][name] for name in ("red", "blue", "both", "none")}) == 4
 
 
 @pytest.mark.full

@@ -6,7 +6,7 @@ must not change a single bit of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from ernie_backend.devices.backend import CPU
 from ernie_backend.engine.engine import Engine
+from ernie_backend.engine.media_inputs import PlacedMedia
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.models.base import Model
+from ernie_backend.request.media import MediaItem
 from ernie_backend.request.step_plan import SchedulePlan
+from ernie_backend.runner.encoder import Encoder, Normalization
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.runner.sampler import Sampler
 from ernie_backend.settings.engine_settings import SchedulerLimits
@@ -26,10 +29,12 @@ from ernie_kernels.api import CacheSpec, Ops
 from ernie_kernels.formats import ActivationType
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.messages import Heartbeat
+from fakes.media import PLACEHOLDER, put_media
 from fakes.sequences import make_request
 from numerics.backends import CPU_BACKENDS, make_ops
 from numerics.generation import load
 from numerics.golden import checkpoint
+from support.vision_model import media_item
 
 BLOCK_SIZE = 4
 VOCAB_SIZE = 562
@@ -46,7 +51,10 @@ class _RecordingRunner(ModelRunner):
     def __init__(self, model: Model, ops: Ops, num_blocks: int, cache_dtype: str) -> None:
         config = model.config
         spec = CacheSpec(num_blocks, BLOCK_SIZE, config.num_kv_heads, config.head_dim, cache_dtype)
-        super().__init__(model, ops, [ops.allocate_cache(spec) for _ in range(config.num_layers)])
+        caches = [ops.allocate_cache(spec) for _ in range(config.num_layers)]
+        vision = model.vision
+        encoder = None if vision is None else Encoder(vision, ops, Normalization((0.5,) * 3, (0.25,) * 3))
+        super().__init__(model, ops, caches, encoder=encoder)
         self.logits: dict[str, list[bytes]] = {}
 
     def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
@@ -68,6 +76,32 @@ def _requests() -> list[RequestState]:
     return made
 
 
+RED, BLUE = (media_item("image", (1, 4, 4), seed) for seed in (1, 2))
+WIDE, VIDEO = media_item("image", (1, 4, 6)), media_item("video", (4, 4, 4))
+
+
+def _seeing_requests(*, has_video: bool) -> list[RequestState]:
+    """Requests with one question about several media, that share text and media, or only text."""
+    texts, media = (
+        (SHARED[:7], (200, 201, 202), (210,)),
+        [(RED,), (RED,), (BLUE,), (RED, WIDE), (WIDE, BLUE), ()],
+    )
+    if has_video:
+        media += [(VIDEO,), (RED, VIDEO)]
+    return [_seeing_request(f"r{index}", texts, items) for index, items in enumerate(media)]
+
+
+def _seeing_request(name: str, texts: Sequence[tuple[int, ...]], items: Sequence[MediaItem]) -> RequestState:
+    ids, starts = [*texts[0]], []
+    for item, text in zip(items, texts[1:], strict=False):
+        starts.append(len(ids))
+        ids += [*[PLACEHOLDER] * item.num_tokens, *text]
+    request = make_request(name, tuple(ids), MAX_TOKENS)
+    sequence = put_media(request.sequence, starts, items)
+    sequence.prompt_positions = PlacedMedia(sequence.media_items, sequence.media).positions(len(ids))
+    return request
+
+
 @dataclass(frozen=True)
 class _House:
     """A model on its kernels."""
@@ -82,7 +116,8 @@ class _House:
         """Serve requests that arrive one in a step."""
         runner = _RecordingRunner(self.model, self.ops, num_blocks, self.cache_dtype)
         blocks = BlockManager(num_blocks, BLOCK_SIZE, enable_prefix_caching=cache)
-        engine = Engine(runner, blocks, limits, Sampler(CPU.token_sampler(self.ops), VOCAB_SIZE))
+        sampler = Sampler(CPU.token_sampler(self.ops), self.model.config.vocab_size)
+        engine = Engine(runner, blocks, limits, sampler, encoder=runner.encoder)
         tokens: dict[str, tuple[int, ...]] = {}
         coming = list(requests)
         while coming or engine.has_work:
@@ -110,20 +145,42 @@ def test_company_chunks_hits_and_preemption_change_no_bit(
 ) -> None:
     ops = make_ops(backend)
     model = load(checkpoint(family), ops, "bfloat16", quantization, activation)
-    house = _House(model, ops, cache_dtype)
+    _check(_House(model, ops, cache_dtype), _requests)
+
+
+@pytest.mark.parametrize(
+    ("family", "quantization", "activation"),
+    [
+        ("vl_moe", "wint8", ActivationType.INT16),
+        pytest.param("vl_moe", None, ActivationType.BFLOAT16, marks=pytest.mark.full),
+        ("paddleocr_vl", None, ActivationType.BFLOAT16),
+    ],
+)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_nor_do_they_with_media(
+    backend: str, family: str, quantization: str | None, activation: ActivationType
+) -> None:
+    ops = make_ops(backend)
+    model = load(checkpoint(family), ops, "bfloat16", quantization, activation)
+    _check(_House(model, ops, "bfloat16"), lambda: _seeing_requests(has_video=family == "vl_moe"))
+
+
+def _check(house: _House, requests: Callable[[], list[RequestState]]) -> None:
     alone: dict[str, Answer] = {}
-    for request in _requests():
+    for request in requests():
         alone |= house.answers([request], SchedulerLimits(1, 1000, 99), 60, cache=False)[0]
-    together, _ = house.answers(_requests(), SchedulerLimits(8, 1000, 99), 120, cache=False)
+    together, _ = house.answers(requests(), SchedulerLimits(8, 1000, 99), 120, cache=False)
     assert together == alone
-    hit, beat = house.answers(_requests(), SchedulerLimits(8, 1000, 99), 120, cache=True)
+    hit, beat = house.answers(requests(), SchedulerLimits(8, 1000, 99), 120, cache=True)
     assert hit == alone
     assert beat.prefix_cache_hits > 0
     for chunk in (1, 5):
-        tight, beat = house.answers(_requests(), SchedulerLimits(4, chunk, 99), 15, cache=True)
+        limits = SchedulerLimits(4, chunk, 99, encoder_cache_tokens=0)
+        tight, beat = house.answers(requests(), limits, 15, cache=True)
         assert tight == alone
         assert beat.prefix_cache_hits > 0
         assert (beat.free_blocks, beat.running, beat.waiting) == (15, 0, 0)
-    preempting, beat = house.answers(_requests(), SchedulerLimits(8, 64, 99), 15, cache=True)
+    limits = SchedulerLimits(8, 64, 99, encoder_cache_tokens=0)
+    preempting, beat = house.answers(requests(), limits, 15, cache=True)
     assert preempting == alone
     assert beat.preemptions > 0
