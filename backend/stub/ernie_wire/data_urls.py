@@ -8,16 +8,15 @@ says: the media type is not looked at.
 from __future__ import annotations
 
 import base64
-import re
 from urllib.parse import unquote, unquote_to_bytes
 
 from ernie_wire.errors import InvalidValue
 
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _BLANKS = b" \t\r\n\f"
-_PIECE_CHARACTERS = 1 << 20
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_PIECE_CHARACTERS = 256 << 10
 """Decoding one piece takes about a millisecond, during which no other thread runs."""
-_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 
 
 def read_data_url(url: str) -> bytes:
@@ -46,8 +45,8 @@ def _from_base64(text: str) -> bytes:
     end = len(text.rstrip("= \t\r\n\f"))
     for begin in range(0, end, _PIECE_CHARACTERS):
         piece = text[begin : min(end, begin + _PIECE_CHARACTERS)].encode().translate(_STANDARD, _BLANKS)
-        if wrong := _NOT_BASE64.search(piece):
-            raise InvalidValue(f"a data: URL is not base64: it has the character {wrong[0].decode()!r}")
+        if wrong := piece.translate(None, _ALPHABET):
+            raise InvalidValue(f"a data: URL is not base64: it has the character {chr(wrong[0])!r}")
         piece = rest + piece
         whole = len(piece) // 4 * 4
         decoded.append(base64.b64decode(piece[:whole]))
