@@ -181,6 +181,29 @@ def test_plain_clients_of_triton_send_pictures(server: TritonServer) -> None:
     assert refused.json()["error"].startswith("invalid_value[media]: media[0]: a data: URL is not base64")
 
 
+def documented(language: str) -> str:
+    """Return the example of wire.md's section about pictures that is written in a language."""
+    section = (ROOT / "docs" / "wire.md").read_text().partition("### Pictures from clients of Triton")[2]
+    return section.partition(f"```{language}\n")[2].partition("```")[0]
+
+
+@pytest.mark.parametrize(("language", "program"), [("python", [sys.executable, "-"]), ("bash", ["bash", "-"])])
+def test_the_examples_of_the_document(
+    server: TritonServer, tmp_path: Path, language: str, program: list[str]
+) -> None:
+    (tmp_path / "picture.png").write_bytes(RED)
+    text = documented(language).replace("ernie-4.5-vl-28b-a3b", "vl")
+    text = text.replace("127.0.0.1:8001", f"127.0.0.1:{server.grpc_port}")
+    text = text.replace("127.0.0.1:8000", f"127.0.0.1:{server.http_port}")
+    done = subprocess.run(
+        program, input=text, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answered = json.loads(done.stdout.split("\n\n")[0].removeprefix("data: ")) if language == "bash" else {}
+    assert "error" not in answered
+    assert done.stdout.strip()
+
+
 def test_perf_analyzer_sends_pictures(server: TritonServer) -> None:
     command = (
         f"{Path(sys.prefix) / 'bin' / 'perf_analyzer'} -m vl -i grpc -u 127.0.0.1:{server.grpc_port} --async "
