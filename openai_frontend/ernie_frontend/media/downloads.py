@@ -40,7 +40,7 @@ _HOST = re.compile(r"[0-9A-Za-z:][0-9A-Za-z._:-]{0,252}")
 _MAX_URL_CHARACTERS = 8192
 _MAX_ADDRESSES = 3
 _REDIRECTS = (301, 302, 303, 307, 308)
-_NUM_RESOLVER_THREADS = 16
+_NUM_RESOLVER_THREADS = 32  # a name server that does not answer holds one for some seconds
 
 
 class SystemResolver:

@@ -17,6 +17,7 @@ from ernie_backend.media.videos import MAX_FRAME_PIXELS, MAX_SECONDS
 from ernie_backend.settings.engine_settings import DEFAULT_PROCESSOR_CACHE_GIB
 from ernie_backend.settings.media_values import ProcessorKwargs
 from ernie_frontend import http_errors as frontend
+from ernie_frontend.settings import MediaRules, Settings
 from ernie_wire.errors import ErnieError
 from ernie_wire.json_text import MAX_DEPTH
 from ernie_wire.messages import MAX_MEDIA, MAX_MEDIA_BYTES, MAX_MEDIUM_BYTES
@@ -67,6 +68,28 @@ def test_limits_of_media_are_in_the_wire_document() -> None:
     limits = f"{MAX_MEDIA} buffers of 1 byte to {one} MiB, with {all_together} MiB together"
     assert limits in document
     assert f"at most {MAX_DEPTH} levels deep" in document
+
+
+def test_limits_of_fetching_are_in_the_media_document() -> None:
+    rules, settings = MediaRules(), Settings(())
+    one, all_together = MAX_MEDIUM_BYTES >> 20, MAX_MEDIA_BYTES >> 20
+    times = (rules.connect_timeout_s, rules.read_timeout_s, rules.download_timeout_s)
+    held, waiting = rules.max_held_bytes >> 20, settings.max_held_prompt_bytes >> 30
+    assert rows("media.md") >= {
+        f"| the same in all | {MAX_MEDIA} |",
+        f"| bytes of one file, and of all files of a request | {one} MiB, {all_together} MiB |",
+        f"| redirects of a download | {rules.max_redirects} |",
+        "| time to connect; without a byte; for the whole download | "
+        + ", ".join(f"{each:g} s" for each in times)
+        + " |",
+        f"| downloads of one frontend process at a time; from one host | {rules.max_downloads}, "
+        f"{rules.max_downloads_per_host}; others wait up to {rules.place_wait_s:g} s, then 429 |",
+        f"| bytes that a process downloads and decodes at a time | {held} MiB; above it 429 |",
+        "| bytes of prompts and media that wait for the first token of their answer, in a process | "
+        f"{waiting} GiB; above it 429 |",
+    }
+    bodies = f"A body may have {settings.max_media_body_bytes >> 20} MiB"
+    assert bodies in (ROOT / "docs" / "media.md").read_text()
 
 
 def leaves(error: type[ErnieError], module: str = "ernie_wire.errors") -> Iterator[type[ErnieError]]:
