@@ -86,7 +86,7 @@ class ImageFile:
     """
 
     def __init__(self, medium: bytes) -> None:
-        if medium.count(b"\xff\xda") > MAX_JPEG_SCANS and medium.startswith(b"\xff\xd8"):
+        if medium.startswith(b"\xff\xd8") and medium.count(b"\xff\xda") > MAX_JPEG_SCANS:
             message = f"the JPEG has more than {MAX_JPEG_SCANS} scans; save it as a baseline JPEG"
             raise InvalidValue(message, "media")
         with _errors_of_the_file(medium):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ernie_backend.config.architectures import ARCHITECTURES
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import find_backend
 from ernie_backend.errors import StartError
@@ -69,6 +70,9 @@ def _model_values(
     values: dict[str, Any] = {"max_model_len": min(length, limit), "quantization": quantization}
     if stored is not None and stored.has_cache_scales:
         values["kv_cache_dtype"] = "int8"
+    if ARCHITECTURES[config.architecture].tower is None:
+        unused = [name for name in vars(settings.media) if name in given]
+        notices += [f"{name} has no effect: {config.architecture} reads only text" for name in unused]
     activation = _activation(given, settings, quantization)
     if quantization is None and "activation_dtype" in given and activation.value in ACTIVATION_LEVELS:
         notices.append(f"activation_dtype {activation.value} is for quantized weights; these see float32")

@@ -100,7 +100,7 @@ def test_every_value_is_read() -> None:
     assert VALUES.keys() == SETTINGS.keys() - READ_ELSEWHERE
     settings = _read(engine_python="/usr/bin/python3", **{name: text for name, (text, _) in VALUES.items()})
     values = {name: value for name, (_, value) in VALUES.items()}
-    assert settings == EngineSettings(Path("/m/x")).replaced(**values)
+    assert settings.replaced(notices=()) == EngineSettings(Path("/m/x")).replaced(**values)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,13 @@ def test_wrong_values_name_field_and_value(name: str, value: str) -> None:
 def test_one_wrong_value_of_the_preparation_of_media_refuses_them_all(value: str, words: str) -> None:
     with pytest.raises(StartError, match=f"mm_processor_kwargs has .*{words}"):
         _read(mm_processor_kwargs=value)
+
+
+def test_settings_of_media_have_no_effect_on_a_model_that_reads_text() -> None:
+    (notice,) = _read(mm_processor_kwargs='{"image_max_pixels": 10000}').notices
+    assert "mm_processor_kwargs has no effect" in notice
+    vision = replace(CONFIG, architecture="PaddleOCRVLForConditionalGeneration")
+    assert read_settings({"model": "/m/x", "max_processor_cache": "1"}, vision).notices == ()
 
 
 def test_a_context_beyond_the_model_s_is_lowered_with_a_notice() -> None:
