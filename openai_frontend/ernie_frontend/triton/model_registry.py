@@ -59,6 +59,11 @@ class ModelEntry:
         """Whether the model is listed: entries without weights are not."""
         return self.engine is not None and self.state not in ("unconfigured", "failed")
 
+    @property
+    def may_read_media(self) -> bool:
+        """Whether the model reads images or videos, or that is not known yet."""
+        return self.state == "starting" if self.engine is None else set(self.engine.modalities) > {"text"}
+
 
 @dataclass(frozen=True)
 class ServedModel:
@@ -133,9 +138,8 @@ class ModelRegistry:
         return max((entry.engine.max_model_len for entry in entries if entry.engine), default=None)
 
     async def read_media(self) -> bool:
-        """Return whether a model reads images or videos, as far as the models' descriptions say."""
-        entries = (await self._fresh()).values()
-        return any(entry.engine is None or set(entry.engine.modalities) > {"text"} for entry in entries)
+        """Return whether a model reads images or videos; one that starts may."""
+        return any(entry.may_read_media for entry in (await self._fresh()).values())
 
     async def health(self) -> Health:
         """Return the current health of the default model, never a cached one.

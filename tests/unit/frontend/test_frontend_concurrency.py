@@ -28,6 +28,17 @@ def test_slots_run_out_and_come_back() -> None:
     slots.close()
 
 
+def test_two_semaphores_in_one_file_do_not_know_each_other() -> None:
+    path = slots_file()
+    one, two = Slots(path, 2), Slots(path, 1, first=2)
+    assert [one.acquire(), one.acquire(), one.acquire()] == [0, 1, None]
+    assert [two.acquire(), two.acquire()] == [2, None]
+    one.release(1)
+    assert (two.acquire(), one.acquire()) == (None, 1)
+    one.close()
+    two.close()
+
+
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_processes_share_the_slots_and_a_dead_one_has_none(is_killed: bool) -> None:
     path = slots_file()

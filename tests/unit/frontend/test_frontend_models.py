@@ -60,6 +60,18 @@ def directory(control: Control, **settings: Any) -> tuple[ModelRegistry, Clock]:
     return ModelRegistry(control, Settings(triton_urls=("x:1",), **settings), clock), clock
 
 
+@pytest.mark.parametrize(
+    ("states", "may_read"),
+    [(("ready",), False), (("ready", "unconfigured", "failed"), False), (("ready", "starting"), True)],
+)
+async def test_whether_a_model_reads_media(states: tuple[str, ...], may_read: bool) -> None:
+    models, _ = directory(Control(**{state: described(state) for state in states}))
+    assert await models.read_media() == may_read
+    seeing = Status("ready", engine=description(modalities=("text", "image")))
+    models, _ = directory(Control(**{state: described(state) for state in states}, seeing=seeing))
+    assert await models.read_media()
+
+
 async def test_an_exact_name_wins_and_any_other_is_the_default() -> None:
     models, _ = directory(Control(a=described("unconfigured"), b=described(), c=described()))
     for name, expected in ((None, "b"), ("null", "b"), ("default", "b"), ("", "b"), ("a", "a"), ("c", "c")):
