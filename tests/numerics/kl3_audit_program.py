@@ -1,8 +1,8 @@
 """Runs models on Paddle's CPU place; ``test_paddle_kl3_audit`` reads kernels and products from its log.
 
 Prefill in chunks and decode in a ragged batch, in every format, activation type and cache, dense and with
-experts; what these models never have, op by op. First in float32, then in bfloat16 as on an XPU, over stand-ins
-for the kernels that the CPU place lacks, which write to the log what Paddle would.
+experts, with images and videos; what these models never have, op by op. First in float32, then in bfloat16 as
+on an XPU, over stand-ins for the kernels that the CPU place lacks, which write to the log what Paddle would.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ernie_kernels.paddle import PaddleOps
 from ernie_kernels.paddle.place import paddle
 from fakes.paddle_bfloat16 import bfloat16, bfloat16_kernels, bfloat16_ops
 from numerics.generation import generate, load
-from numerics.golden import checkpoint, golden_rows
+from numerics.golden import checkpoint, golden_cases, golden_rows
 from numerics.ops_cases import Layout, cache_spec, plain_batch, random_floats
 
 SETTINGS = (
@@ -46,6 +46,7 @@ def main() -> None:
         prompts = [row.prompt for row in golden_rows(family)]
         model = load(checkpoint(family), ops, dtype, quantization, activation)
         generate(model, ops, prompts, num_tokens=3, chunk=7, cache_dtype=cache_dtype)
+    see(ops, "float32", None, ActivationType.FLOAT32)
     multiply_w4a8(ops)
     attend_with_static_scales(ops)
     with bfloat16_kernels(is_logged=True):
@@ -58,12 +59,26 @@ def run_in_bfloat16(ops: Ops) -> None:
         prompts = [row.prompt for row in golden_rows(family)[:3]]
         model = load(checkpoint(family), ops, "bfloat16", quantization, ActivationType.BFLOAT16)
         generate(model, ops, prompts, num_tokens=3, chunk=7, cache_dtype=cache_dtype)
+    see(ops, "bfloat16", "wint8", ActivationType.BFLOAT16)
     x = bfloat16(random_floats(2, 3, 256))
     ops.linear(x, ops.pack_linear(quantize_w4a8(random_floats(1, 16, 256), 3.0, 128), ActivationType.BFLOAT16))
     table = ops.pack_linear(
         Bfloat16Weight(float32_to_bfloat16(random_floats(4, 9, 8))), ActivationType.BFLOAT16
     )
     ops.embed(table, ops.upload(replace(plain_batch(5), token_ids=np.array([0, ELSEWHERE, 3, 8, 1], np.int32))))
+
+
+def see(ops: Ops, dtype: str, quantization: str | None, activation: ActivationType) -> None:
+    """Encode an image and a video, and continue prompts with and without media."""
+    for family, grids in (("vl_moe", ((1, 4, 6), (4, 4, 4))), ("paddleocr_vl", ((1, 4, 6),))):
+        model = load(checkpoint(family), ops, dtype, quantization, activation)
+        assert model.vision is not None
+        for frames, height, width in grids:
+            pixels = ops.upload_rows(random_floats(5, frames * height * width, 588))
+            for _ in model.vision.encode(pixels, (frames, height, width)):
+                pass
+        prompts = [case.prompt for case in golden_cases(family).values()]
+        generate(model, ops, prompts[:3], num_tokens=3, chunk=9)
 
 
 def log_products() -> None:

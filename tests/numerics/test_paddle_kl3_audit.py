@@ -131,6 +131,7 @@ def test_the_program_was_seen(kernels: Kernels) -> None:
     assert kernels["scatter", "int32"] > 0
     assert kernels["round", "float32"] > 10
     assert kernels["sum", "float32"] > 10, "no experts"
+    assert kernels["layer_norm", "float32"] > 10, "no towers"
     in_bfloat16 = ("matmul", "weight_only_linear", "fused_rms_norm_quant", "swiglu", "scatter", "gather")
     for name in in_bfloat16:
         assert kernels[name, "bfloat16"] > 3, name

@@ -137,7 +137,8 @@ def _mlp_values(config: ModelConfig, ranks: int, device: Device) -> int:
     widest = max(bank.intermediate_size for bank in config.expert_banks)
     at_once = config.moe.experts_per_token if device.takes_experts_at_once else 1
     routed = at_once * (3 * widest // ranks + 2 * config.hidden_size)
-    return max(dense, routed + 3 * config.moe.shared_size // ranks)
+    apart = 2 * config.hidden_size if config.vision_moe else 0  # inputs and results of a bank's own rows
+    return max(dense, routed + apart + 3 * config.moe.shared_size // ranks)
 
 
 def media_bytes(shape: ModelShape, settings: EngineSettings, device: Device) -> int:

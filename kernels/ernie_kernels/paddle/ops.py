@@ -97,7 +97,7 @@ class PaddleOps:
     def linear(self, x: Tensor, weight: PackedLinear, bias: Tensor | None = None) -> Tensor:
         """Return x @ W.T + bias."""
         product = weight.multiply(x)
-        return product if bias is None else product + bias
+        return product if bias is None else (product.astype("float32") + bias).astype(x.dtype)
 
     def mlp(self, x: Tensor, gate_up: PackedLinear, down: PackedLinear) -> Tensor:
         """Return down(silu(gate(x)) * up(x))."""
@@ -138,8 +138,8 @@ class PaddleOps:
         return np.asarray(logits.astype("float32").numpy(), np.float32)
 
     def upload_rows(self, values: NDArray[np.float32]) -> Tensor:
-        """Bring a matrix to the place."""
-        return self._place.upload(values)
+        """Bring a matrix to the place, in the type of activations."""
+        return self._place.upload(values).astype(self._place.dtype)
 
     def rows(self, x: Tensor, begin: int, end: int) -> Tensor:
         """Return rows ``begin`` to ``end`` - 1."""
@@ -156,13 +156,14 @@ class PaddleOps:
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
         """LayerNorm."""
-        return paddle.nn.functional.layer_norm(x, x.shape[1:], weight, bias, epsilon)
+        values = x.astype("float32")
+        return paddle.nn.functional.layer_norm(values, x.shape[1:], weight, bias, epsilon).astype(x.dtype)
 
     def add_layer_norm(
         self, x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, epsilon: float
     ) -> tuple[Tensor, Tensor]:
         """Add, and LayerNorm of the sum."""
-        total = x + delta
+        total = (x.astype("float32") + delta.astype("float32")).astype(x.dtype)
         return total, self.layer_norm(total, weight, bias, epsilon)
 
     def gelu_mlp(

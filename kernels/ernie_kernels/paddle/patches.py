@@ -56,7 +56,8 @@ class PatchParts:
         if begin != sum(part.shape[1] for part in self.keys):
             raise ValueError(f"patches are appended in their order; {begin} is not the next")
         places = self.place.upload((np.arange(begin, begin + count) % spec.frame).astype(np.int32))
-        parts = paddle.split(qkv.reshape((count, 3 * spec.num_heads, spec.head_dim)), 3, axis=1)
+        heads = qkv.astype("float32").reshape((count, 3 * spec.num_heads, spec.head_dim))
+        parts = paddle.split(heads, 3, axis=1)
         rotated = (table.rotate(parts[0], places), table.rotate(parts[1], places), parts[2])
         for kept, part in zip((self.queries, self.keys, self.values), rotated, strict=True):
             kept.append(self._rounded(part.transpose((1, 0, 2))))
@@ -75,7 +76,7 @@ class PatchParts:
             stop = min(end, begin + count, (frame + 1) * spec.frame)
             results.append(self._attend_frame(begin, stop, frame * spec.frame))
             begin = stop
-        return paddle.concat(results)
+        return paddle.concat(results).astype(self.place.dtype)
 
     def _attend_frame(self, begin: int, end: int, first: int) -> Tensor:
         """Attend the patches of one frame, which begins at ``first``."""
@@ -95,17 +96,20 @@ class PatchParts:
         return rounded if self.place.has_bfloat16 else rounded.astype("float32")
 
 
-def gelu(x: Tensor, kind: Gelu) -> Tensor:
-    """Return the gelu of x, or one of its approximations.
+def gelu(values: Tensor, kind: Gelu) -> Tensor:
+    """Return the gelu of ``values``, or one of its approximations, computed in float32.
 
     Paddle's XPU kernel of gelu ignores ``approximate``, hence the composition.
     """
+    x = values.astype("float32")
     if kind == "erf":
-        return paddle.nn.functional.gelu(x)
-    if kind == "tanh":
+        result = paddle.nn.functional.gelu(x)
+    elif kind == "tanh":
         inner = (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
-        return x * 0.5 * (paddle.tanh(inner) + 1.0)
-    return x * paddle.nn.functional.sigmoid(x * 1.702)
+        result = x * 0.5 * (paddle.tanh(inner) + 1.0)
+    else:
+        result = x * paddle.nn.functional.sigmoid(x * 1.702)
+    return result.astype(values.dtype)
 
 
 def add_positions(x: Tensor, table: Tensor, grid: PatchGrid, begin: int, place: Place) -> Tensor:
@@ -114,6 +118,6 @@ def add_positions(x: Tensor, table: Tensor, grid: PatchGrid, begin: int, place: 
     positions = table.reshape((-1, width))
     indices, weights = position_samples(grid, math.isqrt(positions.shape[0]))
     places = np.arange(begin, begin + count) % grid.size
-    corners = paddle.gather(positions, place.upload(indices[places].reshape(-1)))
+    corners = paddle.gather(positions, place.upload(indices[places].reshape(-1))).astype("float32")
     weighted = corners.reshape((count, 4, width)) * place.upload(weights[places][:, :, None])
-    return x + paddle.sum(weighted, axis=1)
+    return (x.astype("float32") + paddle.sum(weighted, axis=1)).astype(x.dtype)

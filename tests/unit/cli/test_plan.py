@@ -118,7 +118,7 @@ def test_vl_424b_does_not_fit_64_gib(run_plan: RunPlan) -> None:
     assert "64.00" in shown
     assert "It does not fit: " in shown
     misfit = shown[shown.index("It does not fit") :].splitlines()
-    assert misfit[1] == "  --gpu-memory-utilization 0.87"
+    assert misfit[1] == "  --gpu-memory-utilization 0.88"
     assert misfit[2] == "  --quantization wint4"
     assert len([line for line in misfit if line.startswith("  ")]) == 2
     assert any("3584 and 1536" in line for line in misfit)
