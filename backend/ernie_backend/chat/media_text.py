@@ -47,6 +47,11 @@ def placeholders(text: str, origins: bytes) -> list[Placeholder]:
     return found
 
 
+def counted(number: int, kind: str) -> str:
+    """Return a number of media in words, such as ``2 images``."""
+    return f"{number} {kind}" + ("" if number == 1 else "s")
+
+
 @dataclass(frozen=True)
 class MediaFamily:
     """How a family of models writes media.

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Template
 from jinja2.meta import find_undeclared_variables
 
-from ernie_backend.chat.media_text import FAMILIES, placeholders
+from ernie_backend.chat.media_text import FAMILIES, counted, placeholders
 from ernie_backend.chat.messages import media_of, normalize_messages
 from ernie_backend.chat.template_content import TemplateContent
 from ernie_backend.chat.template_environment import TemplateEnvironment, TemplateRefusal
@@ -198,9 +198,9 @@ class ChatTemplate:
             given, places = kinds.count(kind), written.count(kind)
             if given != places:
                 raise InvalidValue(
-                    f"messages have {given} {kind}s, but {self._where} writes {places} places for them: it may "
-                    "leave media out in messages of some roles, such as system or tool; send them in a message "
-                    "of the user",
+                    f"messages have {counted(given, kind)}, but {self._where} writes {counted(places, 'place')}"
+                    " for such media: it may leave them out in messages of some roles, such as system or tool; "
+                    "send them in a message of the user",
                     "messages",
                 )
 

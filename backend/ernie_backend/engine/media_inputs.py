@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_backend.chat.media_text import FAMILIES, PLACEHOLDER_TOKEN, Placeholder, placeholders
+from ernie_backend.chat.media_text import FAMILIES, PLACEHOLDER_TOKEN, Placeholder, counted, placeholders
 from ernie_backend.chat.messages import media_of, normalize_messages
 from ernie_backend.chat.template import RenderedChat
 from ernie_backend.chat.tokenizer import Tokenizer
@@ -142,7 +142,7 @@ class MediaInputs:
             number = sum(part.kind == kind for part in parts)
             if number > limit:
                 raise InvalidValue(
-                    f"messages have {number} {kind}s; at most {limit} are allowed in a request "
+                    f"messages have {counted(number, kind)}; at most {limit} are allowed in a request "
                     "(limit_mm_per_prompt)",
                     "messages",
                 )

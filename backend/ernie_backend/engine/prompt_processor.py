@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, NoReturn
 
+from ernie_backend.chat.media_text import counted
 from ernie_backend.chat.template import ChatTemplate, RenderedChat
 from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
 from ernie_backend.engine.media_inputs import MediaInputs, PlacedMedia
@@ -198,7 +199,7 @@ class PromptProcessor:
         least, field = max(1, request.sampling.min_tokens), request.prompt_field
         note = ""
         if items:
-            note = f"{_described(items)} of it; fewer media, or max_pixels and max_frames, make it shorter."
+            note = f"It has {_described(items)}; fewer media, or max_pixels and max_frames, make it shorter."
         raise ContextLengthExceeded.of(
             self.max_model_len, num_tokens, least, field, is_estimate=is_estimate, note=note
         )
@@ -210,19 +211,16 @@ class PromptProcessor:
 
 
 def _described(items: Sequence[MediaItem]) -> str:
-    """Return how many media take how many tokens, as the beginning of a sentence."""
-    counts = [f"{number} {kind}s" for kind in ("image", "video") if (number := _number(kind, items))]
-    return f"{' and '.join(counts)} take {sum(item.num_tokens for item in items)} tokens"
-
-
-def _number(kind: str, items: Sequence[MediaItem]) -> int:
-    return sum(item.kind == kind for item in items)
+    """Return how many media there are, and of how many tokens, as the beginning of a sentence."""
+    kinds = [item.kind for item in items]
+    counts = [counted(kinds.count(kind), kind) for kind in ("image", "video") if kind in kinds]
+    return f"{' and '.join(counts)} of {sum(item.num_tokens for item in items)} tokens"
 
 
 def _refuse_cut(num_kept: int, items: Sequence[MediaItem]) -> NoReturn:
     raise InvalidValue(
-        f"truncate_prompt_tokens keeps {num_kept} tokens, which would cut a medium: {_described(items)}, "
-        "besides the text after the first of them; raise it, or send fewer or smaller media",
+        f"truncate_prompt_tokens keeps {num_kept} tokens, which would cut a medium: the prompt has "
+        f"{_described(items)}, and the text after the first of them; raise it, or send fewer or smaller media",
         "truncate_prompt_tokens",
     )
 

@@ -214,7 +214,7 @@ def test_a_template_of_text_gets_the_places_of_media_as_its_own_text(form: str, 
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        ("{{ messages[0].content[0].text }}", "1 images, .* writes 0 places"),
+        ("{{ messages[0].content[0].text }}", "1 image, .* writes 0 places"),
         (
             "{% for c in messages[0].content if c.type == 'image' %}"
             + "<|IMAGE_PLACEHOLDER|>" * 2
@@ -223,7 +223,7 @@ def test_a_template_of_text_gets_the_places_of_media_as_its_own_text(form: str, 
         ),
         (
             "{% if messages[0].content.type == 'image' %}{% endif %}<|VIDEO_PLACEHOLDER|>",
-            "1 images, .* 0 places",
+            "1 image, .* 0 places",
         ),
     ],
 )
@@ -489,9 +489,9 @@ def test_options_of_a_part_win_over_those_of_its_request() -> None:
 def test_a_prompt_that_is_too_long_says_how_much_of_it_are_media() -> None:
     large = media_item("image", (1, 20, 40))
     asked = request(said("user", image(0), text("a"), video(1)), media=2)
-    with pytest.raises(ContextLengthExceeded, match=r"1 images and 1 videos take 208 tokens"):
+    with pytest.raises(ContextLengthExceeded, match=r"1 image and 1 video of 208 tokens"):
         processor(max_model_len=210).process(asked, (large, VIDEO))
-    with pytest.raises(ContextLengthExceeded, match=r"or more .* 1 images and 1 videos take 208 tokens"):
+    with pytest.raises(ContextLengthExceeded, match=r"or more .* 1 image and 1 video of 208 tokens"):
         processor(max_model_len=200).process(asked, (large, VIDEO))
     processor(max_model_len=256).process(asked, (large, VIDEO))
 
@@ -513,7 +513,9 @@ def test_a_prompt_is_truncated_up_to_its_first_medium() -> None:
         assert made.vision_types.shape == (num_kept,)
     for num_kept in (1, size - span.start - 1):
         sampling = SamplingParameters(truncate_prompt_tokens=num_kept)
-        with pytest.raises(InvalidValue, match="would cut a medium: 1 images take 4 tokens") as caught:
+        with pytest.raises(
+            InvalidValue, match="would cut a medium: the prompt has 1 image of 4 tokens"
+        ) as caught:
             sequence(request(said("user", before, image(0), text("after")), sampling=sampling), WIDE)
         assert caught.value.param == "truncate_prompt_tokens"
 
