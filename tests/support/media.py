@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import PIL
+from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -97,11 +98,16 @@ def video_file(
     return buffer.getvalue()
 
 
-def audio_file(container: str = "mp4", codec: str = "aac") -> bytes:
-    """Return a file of a tenth of a second of silence."""
+def audio_file(container: str = "mp4", codec: str = "aac", *, has_cover: bool = False) -> bytes:
+    """Return a file of a tenth of a second of silence, maybe with the picture of a cover."""
     buffer = BytesIO()
     with av.open(buffer, "w", format=container) as output:
         stream = output.add_stream(codec, rate=44100)
+        if has_cover:
+            cover = output.add_stream("mjpeg", rate=1)
+            cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+            cover.disposition = Disposition.attached_pic
+            output.mux(cover.encode(av.VideoFrame.from_ndarray(grey_frames(1)[0], format="rgb24")))
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 4410), np.float32), format="fltp", layout="mono")
         frame.rate = 44100
         output.mux(stream.encode(frame))

@@ -15,7 +15,7 @@ from ernie_backend.media.pool import MediaPool
 from ernie_backend.media.processor import MediaProcessor
 from ernie_backend.request.media import MediaItem
 from ernie_wire.errors import ContextLengthExceeded, InternalError, InvalidValue, QueueFull
-from support.media import image_file, plain_image, processor
+from support.media import grey_frames, image_file, plain_image, processor, video_file
 from support.waiting import eventually
 
 SIZE = 1000
@@ -181,6 +181,19 @@ def test_many_requests_and_cancels_leave_nothing_behind() -> None:
             assert names(future) == [bytes([(index * each) % 17]) for each in range(index % 7)]
     eventually(lambda: not pool._pending)
     assert (list(pool._turns), pool._in_work) == ([], {})
+
+
+def test_threads_prepare_the_same_items_as_one() -> None:
+    loaded = processor()
+    options = {"max_pixels": 20_000, "max_frames": 6}
+    media = [(image_file(plain_image(40 + index, 50, color=index)), "image", options) for index in range(12)]
+    media += [(video_file(grey_frames(8 + index, 64, 48)), "video", options) for index in range(4)]
+    pool = MediaPool(loaded, workers=4, cache_bytes=0)
+    futures = [pool.submit(media[start:] + media[:start]) for start in range(0, 16, 2)]
+    expected = [loaded.prepare(*medium).digest for medium in media]
+    assert len(set(expected)) == 16
+    for start, future in zip(range(0, 16, 2), futures, strict=True):
+        assert names(future) == expected[start:] + expected[:start]
 
 
 def test_a_hundred_large_images_are_prepared_as_far_as_the_context_goes() -> None:

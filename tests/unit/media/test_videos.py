@@ -144,6 +144,7 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#
         (image_file(plain_image(64, 64), "JPEG"), "an image .JPEG."),
         (image_file(plain_image(64, 64), "WEBP"), "an image .WEBP."),
         (audio_file(), "no video stream"),
+        (audio_file(has_cover=True), "no video stream"),
         (audio_file("mp3", "mp3"), "not a video"),
         (video_file(grey_frames(9))[:200], "MP4"),
     ],
