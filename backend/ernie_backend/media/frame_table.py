@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
 from fractions import Fraction
@@ -12,7 +13,10 @@ import numpy as np
 from ernie_wire.errors import InvalidValue
 
 MAX_FRAMES = 1 << 22
-"""Of a file: a day and a half at 30 frames of a second; their times take 64 MiB."""
+"""Of a file: a day and a half at 30 frames of a second; they take 128 MiB here."""
+
+_MAX_KEYS_BACK = 64
+"""Key frames that are looked at for a frame; in a sound file it is one of the last two."""
 
 
 class Packet(Protocol):
@@ -49,27 +53,26 @@ class FrameTable:
     """
 
     def __init__(self, packets: Iterable[Packet], *, is_timed: bool) -> None:
-        times: list[int | None] = []
-        packet_numbers: list[int] = []  # of the frames that are shown
-        self._keys: list[int] = []
-        self._key_times: list[int] = []
+        times, numbers = array("q"), array("q")  # of the frames that are shown
+        self._keys, self._key_times = array("q"), array("q")
         for number, packet in enumerate(packets):
-            if packet.is_keyframe and packet.pts is not None:
+            time = 0 if packet.pts is None else packet.pts
+            is_timed = is_timed and packet.pts is not None
+            if packet.is_keyframe:
                 self._keys.append(number)
-                self._key_times.append(packet.pts)
+                self._key_times.append(time)
             if not packet.is_discard:
-                times.append(packet.pts)
-                packet_numbers.append(number)
+                times.append(time)
+                numbers.append(number)
             if len(times) > MAX_FRAMES:
                 raise InvalidValue(f"the video has more than {MAX_FRAMES} frames; send a part of it", "media")
         if not times:
             raise InvalidValue("the video has no frames", "media")
         self.num_frames = len(times)
-        known = [time for time in times if time is not None]
-        self._has_times = is_timed and len(set(known)) == len(times)
-        order = np.argsort(known) if self._has_times else np.arange(0)
-        self._times = np.array(known, np.int64)[order]
-        self._packets = np.array(packet_numbers, np.int64)[order]
+        order = np.argsort(times)
+        self._times = np.array(times)[order]
+        self._packets = np.array(numbers)[order]
+        self._has_times = is_timed and bool((np.diff(self._times) > 0).all())
 
     def rate(self, tick: Fraction, declared: Fraction | None) -> Fraction:
         """Return the frames of a second, on average.
@@ -79,7 +82,7 @@ class FrameTable:
             declared: by the file; it counts if there are no times, or if it is near to what they say, which are
                 rounded.
         """
-        seconds = int(self._times[-1] - self._times[0]) * tick if len(self._times) > 1 else Fraction(0)
+        seconds = int(self._times[-1] - self._times[0]) * tick if self._has_times else Fraction(0)
         measured = (self.num_frames - 1) / seconds if seconds > 0 else None
         if measured is None:
             return declared or Fraction(1)
@@ -90,10 +93,11 @@ class FrameTable:
         """Return the number of the packet with which decoding begins: that of the key frame before a frame."""
         if not self._has_times:
             return 0
-        place = bisect_right(self._keys, self._packets[index]) - 1
-        while place >= 0 and self._key_times[place] > self._times[index]:
-            place -= 1
-        return self._keys[place] if place >= 0 else 0
+        last = bisect_right(self._keys, self._packets[index])
+        for place in reversed(range(max(0, last - _MAX_KEYS_BACK), last)):
+            if self._key_times[place] <= self._times[index]:  # not a key frame that is shown after it
+                return self._keys[place]
+        return 0
 
     def index(self, time: int | None, previous: int) -> int:
         """Return the index of a decoded frame: by its time, else the one after the previous."""

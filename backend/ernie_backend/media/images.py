@@ -79,7 +79,7 @@ class ImageFile:
         medium: the file.
 
     Attributes:
-        width, height: in pixels; swapped if it has to be turned.
+        width, height: in pixels, before it is turned upright.
 
     Raises:
         InvalidValue: it is not an image of a known format, or too large.

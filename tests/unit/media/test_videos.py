@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
+from fractions import Fraction
 from io import BytesIO
 from itertools import count
 from unittest.mock import patch
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from ernie_backend.media import videos
+from ernie_backend.media.frame_table import FrameTable
 from ernie_backend.media.timestamps import clock_time, draw_time
 from ernie_backend.media.videos import Video
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
@@ -220,3 +223,39 @@ def test_a_video_beyond_the_context_is_refused_before_it_is_decoded() -> None:
     file = video_file(grey_frames(60))
     with pytest.raises(ContextLengthExceeded, match=r"2400.*16 frames of 560 x 420"):
         loaded.prepare(file, "video", {})
+
+
+@dataclass
+class FakePacket:
+    pts: int | None
+    is_keyframe: bool = True
+    is_discard: bool = False
+
+
+def test_key_frames_in_an_absurd_order_cost_no_time() -> None:
+    table = FrameTable((FakePacket(-number) for number in range(100_000)), is_timed=True)
+    assert [table.first_packet(index) for index in (0, 1, 50_000, 99_999)] == [99_999, 99_998, 49_999, 0]
+    late = FrameTable((FakePacket(-number, number != 99_999) for number in range(100_000)), is_timed=True)
+    assert late.first_packet(0) == 0
+    open_group = [
+        FakePacket(0),
+        FakePacket(3, False),
+        FakePacket(9),
+        FakePacket(6, False),
+        FakePacket(12, False),
+    ]
+    assert [FrameTable(open_group, is_timed=True).first_packet(index) for index in range(5)] == [0, 0, 0, 2, 2]
+
+
+def test_frames_that_are_not_shown_are_not_counted() -> None:
+    packets = [
+        FakePacket(0, is_discard=True),
+        FakePacket(1, False, True),
+        FakePacket(2, False),
+        FakePacket(3, False),
+    ]
+    table = FrameTable(packets, is_timed=True)
+    assert (table.num_frames, table.first_packet(0), table.index(2, -1)) == (2, 0, 0)
+    assert table.rate(Fraction(1, 30), None) == 30
+    with pytest.raises(InvalidValue, match="no frames"):
+        FrameTable(packets[:2], is_timed=True)
