@@ -52,6 +52,10 @@ CACHE_DTYPES = ("float32", "bfloat16", "int8")
 """How a KV cache may store keys and values."""
 
 
+class UnsupportedError(ValueError):
+    """A backend cannot do what the settings or the model need; the message names what it can do."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """What one engine step computes: T tokens of S sequences, laid end to end.

@@ -12,7 +12,8 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -24,9 +25,10 @@ from ernie_kernels.paddle.place import Place, paddle
 
 Floats = NDArray[np.float32]
 Tensor = Any
+F = TypeVar("F", bound=Callable[..., Any])
 
 PLACE = Place("cpu", has_bfloat16=True)
-_ORIGINALS = {"matmul": paddle.matmul, "scatter_": paddle.scatter_}
+_ORIGINALS = {"matmul": paddle.matmul, "scatter_": paddle.scatter_, "add": paddle.add}
 
 
 def floats(x: Tensor) -> Floats:
@@ -62,6 +64,66 @@ class _Log:
     is_on = False
 
 
+@dataclass
+class Counts:
+    """What a step costs a card, apart from Paddle's own kernels.
+
+    Attributes:
+        uploads: copies from the host to the device.
+        downloads: copies back; each waits for the device.
+    """
+
+    uploads: int = 0
+    downloads: int = 0
+
+
+class _Inside:
+    """Whether a stand-in is at work: what it does on the host is no copy."""
+
+    is_kernel = False
+
+
+def kernel(function: F) -> F:
+    """Mark a stand-in: a line of the log tells where its own use of Paddle begins and ends."""
+
+    @functools.wraps(function)
+    def launched(*arguments: Any, **keywords: Any) -> Any:
+        if _Inside.is_kernel:
+            return function(*arguments, **keywords)
+        mark(f"kernel {function.__name__} begins")
+        with patch.object(_Inside, "is_kernel", True):
+            result = function(*arguments, **keywords)
+        mark("kernel ends")
+        return result
+
+    return cast(F, launched)
+
+
+def mark(text: str) -> None:
+    if _Log.is_on:
+        sys.stderr.write(f"mark: {text}\n")
+
+
+@contextmanager
+def counted_copies() -> Iterator[Counts]:
+    """Count the copies between host and device that the ops make."""
+    counts, upload, numpy = Counts(), Place.upload, paddle.Tensor.numpy
+
+    def counting_upload(place: Place, values: NDArray[Any]) -> Tensor:
+        counts.uploads += place.has_bfloat16 and not _Inside.is_kernel
+        return upload(place, values)
+
+    def counting_numpy(tensor: Tensor, *arguments: Any) -> NDArray[Any]:
+        counts.downloads += not _Inside.is_kernel
+        return cast(NDArray[Any], numpy(tensor, *arguments))
+
+    with (
+        patch.object(Place, "upload", counting_upload),
+        patch.object(paddle.Tensor, "numpy", counting_numpy),
+    ):
+        yield counts
+
+
 def is_bfloat16(x: Tensor) -> bool:
     return bool(x.dtype == paddle.bfloat16)
 
@@ -72,10 +134,16 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
     expect(is_bfloat16(x) and is_bfloat16(y), f"matmul of {x.dtype} and {y.dtype}")
     expect(min(x.ndim, y.ndim) <= 2 or x.shape[:-2] == y.shape[:-2], f"matmul broadcasts {x.shape}, {y.shape}")
     log("matmul")
+    return _bfloat16_product(x, y, transpose_x, transpose_y)
+
+
+@kernel
+def _bfloat16_product(x: Tensor, y: Tensor, transpose_x: bool, transpose_y: bool) -> Tensor:
     a, b = floats(x), floats(y)
     return bfloat16((a.swapaxes(-1, -2) if transpose_x else a) @ (b.swapaxes(-1, -2) if transpose_y else b))
 
 
+@kernel
 def weight_only_linear(
     x: Tensor,
     weight: Tensor,
@@ -103,6 +171,7 @@ def weight_only_linear(
     return bfloat16(product if bias is None else product + floats(bias))
 
 
+@kernel
 def fused_rms_norm(
     x: Tensor,
     norm_weight: Tensor,
@@ -131,6 +200,7 @@ def fused_rms_norm(
     return bfloat16(values * scale * floats(norm_weight)), total, None
 
 
+@kernel
 def swiglu(x: Tensor) -> Tensor:
     expect(is_bfloat16(x) and x.shape[-1] % 2 == 0, f"swiglu: x is {x.dtype} {x.shape}")
     log("swiglu")
@@ -144,8 +214,26 @@ def scatter_(x: Tensor, index: Tensor, updates: Tensor, overwrite: bool = True) 
         return _ORIGINALS["scatter_"](x, index, updates, overwrite)
     expect(is_bfloat16(updates), f"scatter_: updates are {updates.dtype}")
     log("scatter")
-    memory(x)[index.numpy()] = updates.numpy()
+    _bfloat16_scatter(x, index, updates)
     return x
+
+
+@kernel
+def _bfloat16_scatter(x: Tensor, index: Tensor, updates: Tensor) -> None:
+    memory(x)[index.numpy()] = updates.numpy()
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    if not is_bfloat16(x):
+        return _ORIGINALS["add"](x, y)
+    expect(is_bfloat16(y) and x.shape == y.shape, f"add of {x.dtype} {x.shape} and {y.dtype} {y.shape}")
+    log("add")
+    return _bfloat16_sum(x, y)
+
+
+@kernel
+def _bfloat16_sum(x: Tensor, y: Tensor) -> Tensor:
+    return bfloat16(floats(x) + floats(y))
 
 
 @contextmanager
@@ -155,6 +243,7 @@ def bfloat16_kernels(*, is_logged: bool = False) -> Iterator[None]:
     patches: list[tuple[object, Callable[..., Any]]] = [
         (paddle, matmul),
         (paddle, scatter_),
+        (paddle, add),
         (paddle.nn.quant, weight_only_linear),
         (functional, fused_rms_norm),
         (functional, swiglu),

@@ -103,7 +103,7 @@ def _seeing_request(name: str, texts: Sequence[tuple[int, ...]], items: Sequence
 
 
 @dataclass(frozen=True)
-class _House:
+class House:
     """A model on its kernels."""
 
     model: Model
@@ -145,7 +145,7 @@ def test_company_chunks_hits_and_preemption_change_no_bit(
 ) -> None:
     ops = make_ops(backend)
     model = load(checkpoint(family), ops, "bfloat16", quantization, activation)
-    _check(_House(model, ops, cache_dtype), _requests)
+    _check(House(model, ops, cache_dtype), _requests)
 
 
 @pytest.mark.parametrize(
@@ -162,10 +162,10 @@ def test_nor_do_they_with_media(
 ) -> None:
     ops = make_ops(backend)
     model = load(checkpoint(family), ops, "bfloat16", quantization, activation)
-    _check(_House(model, ops, "bfloat16"), lambda: _seeing_requests(has_video=family == "vl_moe"))
+    _check(House(model, ops, "bfloat16"), lambda: _seeing_requests(has_video=family == "vl_moe"))
 
 
-def _check(house: _House, requests: Callable[[], list[RequestState]]) -> None:
+def _check(house: House, requests: Callable[[], list[RequestState]]) -> None:
     alone: dict[str, Answer] = {}
     for request in requests():
         alone |= house.answers([request], SchedulerLimits(1, 1000, 99), 60, cache=False)[0]

@@ -35,6 +35,9 @@ CPU_PROMPT_TOKENS = 256
 """Prompt tokens of a step on a CPU: the fewest that cost little speed, since running streams wait for each step
 (docs/performance.md has the measurement)."""
 CARD_STEP_TOKENS = 2048
+AUTO = "auto"
+XPU_OPS = "ERNIE_XPU_OPS"
+"""Environment variable that chooses between FastDeploy's ops and composed ones."""
 
 
 @dataclass(frozen=True)
@@ -123,15 +126,49 @@ def _reference_ops(_: int, group: ProcessGroupConfig | None) -> Ops:
     return ReferenceOps(None if group is None else _host_communicator(group))
 
 
+def fastdeploy_file(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the file of FastDeploy's ops if they are installed and wanted; None: ops are composed.
+
+    Raises:
+        StartError: ``ERNIE_XPU_OPS`` has no such value, or wants ops that are not there.
+    """
+    from ernie_kernels.fastdeploy.library import find_library
+
+    choice = environment.get(XPU_OPS) or AUTO
+    if choice not in (AUTO, "fastdeploy", "composed"):
+        raise StartError(f"{XPU_OPS} is {choice!r}; choose auto, fastdeploy or composed")
+    file = None if choice == "composed" else find_library()
+    if file is None and choice == "fastdeploy":
+        raise StartError(
+            f"{XPU_OPS} is fastdeploy, and FastDeploy's XPU ops are not installed in this Python; install "
+            "fastdeploy-xpu, or choose composed, the slow fallback"
+        )
+    return file
+
+
 def _xpu_ops(_: int, group: ProcessGroupConfig | None) -> Ops:
     from ernie_kernels.paddle import PaddleOps
     from ernie_kernels.paddle.process_group import join_device_group
 
-    logger.warning("notice: ops are composed of Paddle's, the slow fallback (docs/xpu.md)")
-    if group is None:
-        return PaddleOps("xpu:0")
-    place = f"xpu:{group.card}"
-    return PaddleOps(place, join_device_group(group, place))
+    place = "xpu:0" if group is None else f"xpu:{group.card}"
+    file = fastdeploy_file()
+    if file is None:
+        logger.warning(
+            "notice: ops are composed of Paddle's, the slow fallback, since FastDeploy's XPU ops are not "
+            "installed in this Python, or %s says so",
+            XPU_OPS,
+        )
+        return PaddleOps(place, None if group is None else join_device_group(group, place))
+    from ernie_kernels.fastdeploy.library import load_library
+    from ernie_kernels.fastdeploy.ops import FastDeployOps
+
+    library = load_library(file)
+    logger.info("start: FastDeploy's ops of version %s, from %s", library.lineage.value, file)
+    return FastDeployOps(place, library, None if group is None else join_device_group(group, place))
+
+
+def _xpu_device(_: int, card_bytes: int | None) -> Device:
+    return composed_p800(card_bytes) if fastdeploy_file() is None else p800(card_bytes)
 
 
 def _host_communicator(group: ProcessGroupConfig) -> Communicator[Any]:
@@ -192,7 +229,7 @@ REFERENCE = Backend(
 XPU = Backend(
     name="xpu",
     make_ops=_xpu_ops,
-    planned_device=lambda _, card_bytes: composed_p800(card_bytes),
+    planned_device=_xpu_device,
     step_tokens=lambda _: CARD_STEP_TOKENS,
     activations=(ActivationType.BFLOAT16,),
     has_int8_head=False,
@@ -204,6 +241,5 @@ XPU = Backend(
     free_bytes=lambda ranks: read_xpu_host().free_bytes(ranks),
 )
 BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in (CPU, XPU, REFERENCE)}
-AUTO = "auto"
 DEVICES = (AUTO, *BACKENDS)
 """The values of ``--device``."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import Backend
 from ernie_backend.devices.host import release_freed, resident_bytes
+from ernie_backend.errors import StartError
 from ernie_backend.media.processor import MediaProcessor
 from ernie_backend.models.base import Model
 from ernie_backend.models.load import load_model
@@ -18,7 +20,7 @@ from ernie_backend.runner.encoder import Encoder, Normalization
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.weights.sharding import Shard, kv_heads_of, vocabulary_of
-from ernie_kernels.api import CacheScales, CacheSpec, Ops
+from ernie_kernels.api import CacheScales, CacheSpec, Ops, UnsupportedError
 from ernie_kernels.communicator import ProcessGroupConfig
 
 
@@ -59,7 +61,8 @@ class Worker:
         without_weights = resident_bytes()
         rank = 0 if group is None else group.rank
         shard = settings.parallel.shard(config, rank)
-        model = load_model(settings.model, config, ops, settings.loading, shard)
+        with _refusals():
+            model = load_model(settings.model, config, ops, settings.loading, shard)
         release_freed()
         after = resident_bytes()
         return cls(ops, model, shard, max(0, after - without_weights), max(0, after - before))
@@ -98,8 +101,13 @@ class Worker:
         Args:
             spec: of one layer's cache.
             media: prepares what the model's vision tower encodes; None: the model reads only text.
+
+        Raises:
+            StartError: the backend has no such cache.
         """
-        caches = [self.ops.allocate_cache(replace(spec, scales=scales)) for scales in self._scales(spec.dtype)]
+        scales = self._scales(spec.dtype)
+        with _refusals():
+            caches = [self.ops.allocate_cache(replace(spec, scales=each)) for each in scales]
         is_whole = self.shard.size == 1
         vocabulary = None if is_whole else vocabulary_of(self.model.config.vocab_size, self.shard)
         return ModelRunner(self.model, self.ops, caches, vocabulary, self._encoder(media))
@@ -112,3 +120,12 @@ class Worker:
     def _scales(self, dtype: str) -> Sequence[CacheScales | None]:
         """Return the static scales of the layers' caches of ``dtype``."""
         return self.model.cache_scales if dtype == "int8" else [None] * self.model.config.num_layers
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Report what a backend cannot do as an error of the start."""
+    try:
+        yield
+    except UnsupportedError as error:
+        raise StartError(str(error)) from error

@@ -32,6 +32,10 @@ READ: Mapping[str, LocalizedText] = {
         "1: start although a requirement of the XPUs is not met (docs/xpu.md)",
         "1：即使不满足 XPU 的要求（见 docs/xpu.md）也启动",
     ),
+    "ERNIE_XPU_OPS": LocalizedText(
+        "ops on XPUs: auto (FastDeploy's if they are installed), fastdeploy or composed, the slow fallback",
+        "XPU 上的算子：auto（已安装 FastDeploy 时用其算子）、fastdeploy 或 composed（较慢的后备实现）",
+    ),
     "ERNIE_CPU_ISA": LocalizedText(
         "forces an instruction set of the CPU kernels: scalar, avx2, avx512, avx512-vnni, avx512-bf16",
         "强制 CPU 算子使用某一指令集：scalar、avx2、avx512、avx512-vnni、avx512-bf16",

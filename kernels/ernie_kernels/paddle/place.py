@@ -60,7 +60,7 @@ class Place:
 
     @property
     def host(self) -> Place:
-        """The place of the host's own tensors."""
+        """The place of tensors in the host's memory."""
         return Place("cpu", has_bfloat16=False)
 
     def upload(self, values: NDArray[np.generic]) -> Tensor:

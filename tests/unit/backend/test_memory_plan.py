@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ernie_backend.config.architectures import ARCHITECTURES
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.quantization_config import QuantizationConfig
-from ernie_backend.devices.device import GIB, cpu, p800
+from ernie_backend.devices.device import GIB, composed_p800, cpu, p800
 from ernie_backend.errors import StartError
 from ernie_backend.models.load import load_model
 from ernie_backend.planning.memory_plan import plan_memory
@@ -26,6 +26,7 @@ from ernie_backend.weights.recipes import recipes
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import shard_of
 from ernie_kernels.api import ExpertBank, MlpWeights, Ops, RotarySpec
+from ernie_kernels.attention_blocks import scratch_bytes
 from ernie_kernels.formats import ActivationType, LinearWeight, W4A8Weight
 from support.checkpoints.planned_models import (
     EXPERTS,
@@ -263,3 +264,18 @@ def test_ranks_on_a_cpu_share_its_memory() -> None:
     assert plan_memory(WIDE, settings, p800(8 * GIB)).memory == 8 * GIB
     alone = plan_memory(WIDE, plan_settings(), cpu(8 * GIB)).runtime
     assert plan_memory(WIDE, settings, cpu(8 * GIB)).runtime == alone + (320 << 20)
+
+
+def test_composed_attention_takes_memory_that_does_not_grow_with_the_context() -> None:
+    """Its scores and contexts are counted, so that they are not given to the KV cache."""
+    shape = read_shape(DENSE)
+    settings = EngineSettings(DENSE).replaced(max_model_len=512, max_num_batched_tokens=64)
+    plain = replace(composed_p800(), attends_in_blocks=False)
+    config = shape.config
+    for length in (512, 131072):
+        longer = settings.replaced(max_model_len=length)
+        with_attention, without = (
+            plan_memory(shape, longer, device).activations for device in (composed_p800(), plain)
+        )
+        expected = scratch_bytes(config.num_heads, config.num_kv_heads, config.head_dim)
+        assert with_attention - without == expected

@@ -281,7 +281,8 @@ def test_the_document_has_the_figures_of_each_row(name: str) -> None:
 
 def test_what_the_composed_ops_need_is_told(run_plan: RunPlan) -> None:
     name = "ernie-4.5-300b-a47b-wint4-32k-tp4"
-    assert "Paddle ops" in run_plan("--model", name)[1].splitlines()[-1]
+    assert "the slow fallback" in run_plan("--model", name)[1].splitlines()[-1]
     plan = json.loads(run_plan("--model", name, "--json")[1])
-    assert plan["composed_ops"]["needed"] > plan["needed"] + plan["weights"]["routed experts"]
+    codes = 0.99 * plan["weights"]["routed experts"]  # the rest are scales, which take no more
+    assert plan["composed_ops"]["needed"] > plan["needed"] + codes
     assert "composed" not in run_plan("--model", str(DENSE), "--device", "p800")[1].splitlines()[-1]

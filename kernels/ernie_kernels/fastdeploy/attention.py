@@ -1,0 +1,119 @@
+"""FastDeploy's paged cache, its rotary table, and the call of ``block_attn``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_kernels.api import CacheSpec, RotarySpec, UnsupportedError
+from ernie_kernels.cache_format import check_cache_spec
+from ernie_kernels.fastdeploy.library import Library, Lineage
+from ernie_kernels.fastdeploy.upload import FastDeployStep
+from ernie_kernels.formats import float32_to_bfloat16
+from ernie_kernels.paddle.place import Place, Tensor, paddle
+from ernie_kernels.rotary import rotary_table
+
+_LEVELS = np.float32(127)
+
+
+@dataclass(frozen=True)
+class BlockRotary:
+    """``table`` float32 ``[2, 1, positions, 1, head_dim]``: cosines, then sines, each twice for its pair."""
+
+    spec: RotarySpec
+    table: Tensor
+
+    @classmethod
+    def make(cls, spec: RotarySpec, place: Place) -> BlockRotary:
+        """Compute the table on the host and bring it to the place."""
+        host = rotary_table(spec)
+        both = np.stack([host.cosines, host.sines])
+        return cls(spec, place.upload(np.repeat(both, 2, axis=-1)[:, None, :, None, :]))
+
+
+def has_block_rotary(spec: RotarySpec) -> bool:
+    """Whether ``block_attn`` rotates so with a table that all sequences share: one axis, pairs (2i, 2i + 1)."""
+    return spec.interleaved and not spec.axes
+
+
+@dataclass(frozen=True)
+class BlockCache:
+    """Keys (after rotation) and values of one layer.
+
+    Attributes:
+        spec: what was asked for.
+        keys, values: bfloat16 or int8 ``[blocks, kv_heads, block_size, head_dim]``.
+        scales: the arguments of ``block_attn`` for an int8 cache.
+    """
+
+    spec: CacheSpec
+    keys: Tensor
+    values: Tensor
+    scales: dict[str, Tensor | None]
+
+    @classmethod
+    def allocate(cls, spec: CacheSpec, place: Place) -> BlockCache:
+        """Allocate zeros.
+
+        Raises:
+            UnsupportedError: FastDeploy's kernels have no such cache.
+            ValueError: the dtype is unknown, or the scales do not fit.
+        """
+        check_cache_spec(spec)
+        if spec.dtype == "float32":
+            raise UnsupportedError("FastDeploy's kernels have no float32 cache; use --dtype bfloat16")
+        if spec.dtype == "int8" and spec.scales is None:
+            raise UnsupportedError(
+                "FastDeploy's kernels have an int8 cache with static scales only; leave kv_cache_dtype out, or "
+                "make a checkpoint with scales by ernie-triton quantize --kv-cache c8"
+            )
+        shape = (spec.num_blocks, spec.num_kv_heads, spec.block_size, spec.head_dim)
+        return cls(
+            spec,
+            paddle.zeros(shape, spec.dtype),
+            paddle.zeros(shape, spec.dtype),
+            _scale_arguments(spec, place),
+        )
+
+
+def _scale_arguments(spec: CacheSpec, place: Place) -> dict[str, Tensor | None]:
+    """Return the scales of each channel: bfloat16 127 / absmax to quantize, float32 absmax to read."""
+    if spec.scales is None:
+        return dict.fromkeys(("k_scales", "v_scales", "k_scales_inv", "v_scales_inv"))
+    arguments: dict[str, Tensor | None] = {}
+    for name, scales in (("k_scales", spec.scales.keys), ("v_scales", spec.scales.values)):
+        flat: NDArray[np.float32] = scales.reshape(-1)
+        factors = np.divide(np.float32(1), flat, out=np.zeros_like(flat), where=flat > 0)
+        arguments[name] = place.upload_bfloat16(float32_to_bfloat16(factors))
+        arguments[f"{name}_inv"] = place.upload(flat * _LEVELS)
+    return arguments
+
+
+def attend(
+    library: Library, qkv: Tensor, rotary: BlockRotary, cache: BlockCache, step: FastDeployStep
+) -> Tensor:
+    """Rotate, append to the cache, attend: ``[T, heads * head_dim]`` in the order of the step's rows."""
+    arguments: dict[str, Any] = {
+        "qkv": qkv,
+        "key_cache": cache.keys,
+        "value_cache": cache.values,
+        "rotary_embs": rotary.table,
+        **step.attention,
+        **cache.scales,
+        **dict.fromkeys(("k_zeros", "v_zeros", "shift", "smooth")),
+        **dict.fromkeys(("kv_signal_data_cpu", "cachekv_signal_thread_cpu")),
+        "rope_3d": False,
+    }
+    if library.lineage is Lineage.V2_3:
+        arguments["pos_emb_type"] = "NORMAL"
+    else:
+        arguments |= {"use_neox_rotary_style": False, "q_norm_weight": None, "k_norm_weight": None}
+    return first(library.block_attn(**arguments))
+
+
+def first(result: Any) -> Tensor:  # noqa: ANN401 - an op's result
+    """Return the tensor of an op that returns one, alone or in a list."""
+    return result[0] if isinstance(result, list | tuple) else result

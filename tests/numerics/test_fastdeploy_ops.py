@@ -1,0 +1,401 @@
+"""``FastDeployOps`` over a stand-in of FastDeploy's ops in its three forms, which reads lods, not our batch.
+
+Answers are those of the reference that rounds to bfloat16 between ops; what they may differ in is said in
+``test_paddle_bfloat16``.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ernie_backend.settings.engine_settings import SchedulerLimits
+from ernie_kernels.api import CacheScales, CacheSpec, ExpertBank, MlpWeights, RotarySpec, UnsupportedError
+from ernie_kernels.fastdeploy import moe
+from ernie_kernels.fastdeploy.library import Lineage
+from ernie_kernels.fastdeploy.ops import FastDeployOps
+from ernie_kernels.fastdeploy.step import describe_step
+from ernie_kernels.formats import (
+    ActivationType,
+    Bfloat16Weight,
+    Float32Weight,
+    float32_to_bfloat16,
+    quantize_int4,
+    quantize_int8,
+    quantize_w4a8,
+    round_to_bfloat16,
+)
+from ernie_kernels.paddle import linear
+from ernie_kernels.routing import RouterWeights
+from ernie_wire.messages import Heartbeat
+from fakes.fastdeploy_xpu import fastdeploy_library
+from fakes.paddle_bfloat16 import bfloat16, counted_copies, floats
+from fakes.sequences import make_request
+from numerics.fastdeploy_ops import FastDeployReference, fastdeploy_ops
+from numerics.generation import generate, load
+from numerics.golden import Floats, checkpoint, golden_rows
+from numerics.test_engine_invariance import SHARED, House
+from numerics.test_fastdeploy_step import batch_of
+from numerics.test_paddle_bfloat16 import assert_same_answers, logits_of
+from numerics.test_paddle_kl3_audit import audited
+from numerics.test_paddle_ops import normal
+
+BFLOAT16 = ActivationType.BFLOAT16
+MODELS = [
+    (Lineage.V2_3, "dense", "wint8"),
+    (Lineage.V2_3, "moe", "wint4"),
+    (Lineage.V2_3, "moe300b", None),
+    (Lineage.V2_4, "dense", None),
+    (Lineage.V2_4, "moe", None),
+    (Lineage.V2_4, "moe_tp", "wint8"),
+    (Lineage.DEVELOP, "moe", "wint8"),
+    (Lineage.DEVELOP, "moe300b", "wint4"),
+    (Lineage.DEVELOP, "moe_tp", None),
+]
+LAYERS, MOST_LAUNCHES, OTHER_LAUNCHES = 6, 20, 8
+"""Of moe300b; launches of a layer with experts; of a step's embedding, first norm and head."""
+VIEWS = {"reshape", "slice", "split", "split_with_num", "transpose", "squeeze", "unsqueeze"}
+lineages = pytest.mark.parametrize("lineage", list(Lineage))
+
+
+@pytest.fixture
+def ops() -> Iterator[FastDeployOps]:
+    with fastdeploy_ops(Lineage.V2_4) as made:
+        yield made
+
+
+@pytest.mark.parametrize(("lineage", "family", "quantization"), MODELS)
+def test_models(lineage: Lineage, family: str, quantization: str | None) -> None:
+    with fastdeploy_ops(lineage) as ops:
+        found = logits_of(ops, family, quantization)
+    assert_same_answers(found, logits_of(FastDeployReference(), family, quantization))
+
+
+# Attention over schedules of steps: chunks, first chunks of one token, decoding, any mix of them.
+
+schedules = st.integers(1, 4).flatmap(
+    lambda size: st.lists(
+        st.lists(st.sampled_from([0, 1, 1, 2, 5]), min_size=size, max_size=size).filter(any),
+        min_size=1,
+        max_size=4,
+    )
+)
+HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCKS_EACH = 4, 2, 8, 3, 7
+WIDTH = (HEADS + 2 * KV_HEADS) * HEAD_DIM
+
+
+def static_scales() -> CacheScales:
+    largest = np.full((KV_HEADS, HEAD_DIM), 5 / 127, np.float32)
+    return CacheScales(largest, largest)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), schedules, st.sampled_from(list(Lineage)), st.booleans(), st.integers(1, 2))
+def test_attention(seed: int, schedule: list[list[int]], lineage: Lineage, is_int8: bool, most: int) -> None:
+    """As the reference over the same cache; rows are found again by their token ids."""
+    blocks = np.random.default_rng(seed).permutation(len(schedule[0]) * BLOCKS_EACH).astype(np.int32)
+    tables = blocks.reshape(-1, BLOCKS_EACH)
+    scales = static_scales() if is_int8 else None
+    spec = CacheSpec(tables.size, BLOCK_SIZE, KV_HEADS, HEAD_DIM, "int8" if is_int8 else "bfloat16", scales)
+    rotary, cached = RotarySpec(HEAD_DIM, BLOCKS_EACH * BLOCK_SIZE, 10000.0), np.zeros(len(tables), np.int32)
+    reference = FastDeployReference()
+    with fastdeploy_ops(lineage) as ops, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "ernie_kernels.fastdeploy.ops.describe_step", functools.partial(describe_step, most_decoded=most)
+        )
+        table, cache = ops.pack_rotary(rotary), ops.allocate_cache(spec)
+        expected_table, expected_cache = reference.pack_rotary(rotary), reference.allocate_cache(spec)
+        for step, counts in enumerate(schedule):
+            batch = replace(batch_of(counts, cached.tolist()), block_tables=tables)
+            qkv = round_to_bfloat16(normal(seed + step, sum(counts), WIDTH))
+            expected = reference.attention(qkv, expected_table, expected_cache, batch)
+            uploaded = ops.upload(batch)
+            order = uploaded.host.token_ids
+            found = floats(ops.attention(bfloat16(qkv[order]), table, cache, uploaded))
+            np.testing.assert_allclose(found, expected[order], atol=0.1 if is_int8 else 0.03)
+            cached += np.array(counts, np.int32)
+
+
+def test_embeddings_and_logits_come_back_in_the_order_of_the_batch(ops: FastDeployOps) -> None:
+    """Prompts come first on the device: a step that decodes and then fills in is turned round, and back."""
+    values = normal(0, 30, 8)
+    table = ops.pack_linear(Bfloat16Weight(float32_to_bfloat16(values)), BFLOAT16)
+    ops.allocate_cache(CacheSpec(20, 4, 1, 8, "bfloat16"))
+    batch = batch_of([1, 3], [2, 0])
+    batch = replace(batch, token_ids=np.array([7, 1, 2, 3], np.int32), logit_rows=np.array([3, 0], np.int32))
+    uploaded = ops.upload(batch)
+    hidden = ops.embed(table, uploaded)
+    rounded = round_to_bfloat16(values)
+    np.testing.assert_array_equal(floats(hidden), rounded[[1, 2, 3, 7]])
+    logits = ops.lm_head(hidden, table, uploaded)
+    np.testing.assert_array_equal(logits.argmax(axis=1), (rounded[[3, 7]] @ rounded.T).argmax(axis=1))
+
+
+# Experts
+
+
+@lineages
+def test_w4a8_experts(lineage: Lineage) -> None:
+    """Static scales and rotated inputs, against the reference's integers."""
+    hidden, inner, experts = 64, 128, 4
+    router = RouterWeights(normal(1, experts, hidden), np.zeros(experts, np.float32), 2)
+    weights = [
+        MlpWeights(
+            quantize_w4a8(normal(2 + index, 2 * inner, hidden) * 0.1, 4.0 + index),
+            quantize_w4a8(normal(20 + index, hidden, inner) * 0.1, 60.0 + index, 128),
+        )
+        for index in range(experts)
+    ]
+    x = round_to_bfloat16(normal(0, 9, hidden))
+    reference = FastDeployReference()
+    batch = batch_of([9], [0])
+    expected = reference.moe(x, reference.pack_moe([ExpertBank(router, weights)], None, BFLOAT16), batch)
+    with fastdeploy_ops(lineage) as ops:
+        layer = ops.pack_moe([ExpertBank(router, weights)], None, BFLOAT16)
+        found = floats(ops.moe(bfloat16(x), layer, ops.upload(batch)))
+    np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
+
+
+def test_experts_of_text_and_of_vision(ops: FastDeployOps) -> None:
+    def bank(seed: int) -> ExpertBank:
+        router = RouterWeights(normal(seed, 4, 16), np.zeros(4, np.float32), 2)
+        return ExpertBank(
+            router,
+            [
+                MlpWeights(quantize_int8(normal(seed + each, 16, 16)), quantize_int8(normal(each, 16, 8)))
+                for each in range(4)
+            ],
+        )
+
+    x, batch = round_to_bfloat16(normal(0, 5, 16)), batch_of([5], [0])
+    batch = replace(batch, vision_rows=np.array([1, 3], np.int32))
+    reference = FastDeployReference()
+    expected = reference.moe(x, reference.pack_moe([bank(1), bank(50)], None, BFLOAT16), batch)
+    layer = ops.pack_moe([bank(1), bank(50)], None, BFLOAT16)
+    found = floats(ops.moe(bfloat16(x), layer, ops.upload(batch)))
+    np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.02 * np.abs(expected).max())
+
+
+# Engine: prefixes that are shared, preemption, chunks of one token and of many
+
+
+def test_an_engine_answers_alike_in_any_company(ops: FastDeployOps) -> None:
+    """Alone, together, from shared blocks, in chunks and after preemption."""
+    model = load(checkpoint("dense"), ops, "bfloat16", "wint8", BFLOAT16)
+    house = House(model, ops, "bfloat16")
+    prompts = [(*SHARED, *range(200, 200 + count)) for count in (1, 3, 6)]
+
+    def answers(limits: SchedulerLimits, num_blocks: int, *, cache: bool = True) -> tuple[Any, Heartbeat]:
+        fresh = [make_request(f"r{index}", prompt, 16) for index, prompt in enumerate(prompts)]
+        served, beat = house.answers(fresh, limits, num_blocks, cache=cache)
+        return {name: tokens for name, (tokens, _) in served.items()}, beat
+
+    alone, _ = answers(SchedulerLimits(1, 1000, 99), 60, cache=False)
+    assert answers(SchedulerLimits(8, 1000, 99), 120, cache=False)[0] == alone
+    hits, beat = answers(SchedulerLimits(8, 1000, 99), 120)
+    assert hits == alone
+    assert beat.prefix_cache_hits > 0
+    assert answers(SchedulerLimits(4, 1, 99), 60)[0] == alone
+    assert answers(SchedulerLimits(4, 5, 99), 60)[0] == alone
+    preempted, beat = answers(SchedulerLimits(8, 64, 99), 12)
+    assert preempted == alone
+    assert beat.preemptions > 0
+
+
+# What a step costs
+
+
+@pytest.mark.parametrize(("family", "quantization"), [("moe", "wint4"), ("moe300b", None)])
+def test_a_step_is_one_copy_each_way(ops: FastDeployOps, family: str, quantization: str | None) -> None:
+    """And no layer waits for the device."""
+    model = load(checkpoint(family), ops, "bfloat16", quantization, BFLOAT16)
+    prompts = [row.prompt for row in golden_rows(family)]
+    steps = 0
+    upload = ops.upload
+
+    def counting(batch: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return upload(batch)
+
+    ops.upload = counting  # type: ignore[method-assign]
+    with counted_copies() as counts:
+        generate(model, ops, prompts, num_tokens=3, chunk=7)
+    assert steps > 3
+    assert (counts.uploads, counts.downloads) == (steps, steps)
+
+
+def test_a_layer_is_few_launches() -> None:
+    """Kernels that Paddle logs, and those of FastDeploy; views are no launch."""
+    log = audited(str(Path(__file__).parent / "fastdeploy_launches_program.py"))
+    for step in re.findall(r"mark: step begins\n(.*?)mark: step ends", log, re.DOTALL):
+        own = re.sub(r"mark: kernel \w+ begins\n.*?mark: kernel ends\n", "", step, flags=re.DOTALL)
+        vendors = len(re.findall(r"mark: kernel \w+ begins", step))
+        others = re.findall(r"^I(?! mock).*\] (\w+) API kernel key", own, re.MULTILINE)
+        launches = vendors + sum(name not in VIEWS for name in others)
+        assert vendors > 20, "the program was not seen"
+        assert launches <= LAYERS * MOST_LAUNCHES + OTHER_LAUNCHES, Counter(others)
+
+
+# Planted faults: each is noticed, by the kernel where a card would compute nonsense.
+
+
+def dense_logits(ops: FastDeployOps) -> Floats:
+    return logits_of(ops, "dense", "wint8")
+
+
+def with_op(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """A library one of whose ops is given something else."""
+    library = fastdeploy_library(Lineage.V2_4)
+    op = getattr(library, name)
+    changed: dict[str, Any] = {name: lambda **arguments: op(**{**arguments, **change(arguments)})}
+    return replace(library, **changed)
+
+
+FAULTS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], str]] = {
+    "weights [K, N]": (
+        "weight_only_linear_xpu",
+        lambda given: {"weight": given["weight"].t().contiguous()},
+        r"weight .*is not \[N, K\]",
+    ),
+    "weights that are a view": (
+        "weight_only_linear_xpu",
+        lambda given: {"weight": given["weight"].t()},
+        "weight is not contiguous",
+    ),
+    "float32 activations": (
+        "weight_only_linear_xpu",
+        lambda given: {"x": given["x"].astype("float32")},
+        "x is paddle.float32, the kernel reads bfloat16",
+    ),
+    "float32 keys": (
+        "block_attn",
+        lambda given: {"qkv": given["qkv"].astype("float32")},
+        "qkv is paddle.float32",
+    ),
+    "lods of the host on the device": (
+        "block_attn",
+        lambda given: {"encoder_seq_lod": given["encoder_seq_lod_cpu"]},
+        "encoder_seq_lod is not on the device",
+    ),
+    "lods of the device on the host": (
+        "block_attn",
+        lambda given: {"prefix_len_cpu": given["prefix_len"]},
+        "prefix_len_cpu is not on the host",
+    ),
+    "cache axes": (
+        "block_attn",
+        lambda given: {
+            name: given[name].transpose((0, 2, 1, 3)).contiguous() for name in ("key_cache", "value_cache")
+        },
+        "has no heads|names no block|prefix",
+    ),
+    "half a rotary table": (
+        "block_attn",
+        lambda given: {"rotary_embs": given["rotary_embs"][..., ::2].contiguous()},
+        r"rotary_embs is .*\[2, 1, L, 1, d\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_faults_that_a_kernel_notices(fault: str) -> None:
+    name, change, complaint = FAULTS[fault]
+    with (
+        fastdeploy_ops(Lineage.V2_4, with_op(name, change)) as ops,
+        pytest.raises(AssertionError, match=complaint),
+    ):
+        dense_logits(ops)
+
+
+def test_an_order_of_rows_that_is_not_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "ernie_kernels.fastdeploy.ops.describe_step",
+        lambda batch, *rest: replace(describe_step(batch, *rest), batch=batch),
+    )
+    rows = golden_rows("dense")
+    prompts = [rows[0].prompt, rows[3].prompt]  # one decodes while the other fills in
+    with fastdeploy_ops(Lineage.V2_4) as ops:
+        model = load(checkpoint("dense"), ops, "bfloat16", None, BFLOAT16)
+        found, _ = generate(model, ops, prompts, 6, chunk=7)
+        monkeypatch.undo()
+        expected, _ = generate(model, ops, prompts, 6, chunk=7)
+    assert found != expected
+
+
+@pytest.mark.parametrize("quantization", ["wint8", "wint4"])
+def test_scales_of_another_convention(monkeypatch: pytest.MonkeyPatch, quantization: str) -> None:
+    """Scales of one code instead of the largest."""
+    monkeypatch.setattr(linear, "_CODE_OF_ABSMAX", np.float32(1))
+    with fastdeploy_ops(Lineage.V2_4) as ops:
+        found = logits_of(ops, "moe_tp", quantization)
+    with pytest.raises(AssertionError):
+        assert_same_answers(found, logits_of(FastDeployReference(), "moe_tp", quantization))
+
+
+def test_names_of_formats_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moe, "_FFN_NAMES", {"weight_only_int8": "weight_only_int8"})
+    with (
+        fastdeploy_ops(Lineage.V2_4) as ops,
+        pytest.raises(AssertionError, match=r"weight_only_int8 is not of FastDeploy 2.4"),
+    ):
+        logits_of(ops, "moe_tp", "wint8")
+
+
+# What FastDeploy cannot do
+
+
+def test_caches_that_the_kernels_lack(ops: FastDeployOps) -> None:
+    spec = CacheSpec(2, 4, 1, 8, "int8")
+    with pytest.raises(UnsupportedError, match=r"static scales only; leave kv_cache_dtype out, or .*c8"):
+        ops.allocate_cache(spec)
+    with pytest.raises(UnsupportedError, match=r"no float32 cache; use --dtype bfloat16"):
+        ops.allocate_cache(replace(spec, dtype="float32"))
+
+
+def test_experts_that_the_kernels_lack(ops: FastDeployOps) -> None:
+    router = RouterWeights(normal(0, 2, 6), np.zeros(2, np.float32), 1)
+
+    def pack(weight: Callable[[Floats], Any], inner: int, count: int = 2, own: range | None = None) -> None:
+        experts = [
+            MlpWeights(weight(normal(1, 2 * inner, 6)), weight(normal(2, 6, inner))) for _ in range(count)
+        ]
+        ops.pack_moe([ExpertBank(router, experts, own)], None, BFLOAT16)
+
+    with pytest.raises(
+        UnsupportedError, match=r"all experts.*--enable-expert-parallel .*--tensor-parallel-size"
+    ):
+        pack(quantize_int8, 4, 1, range(1))
+    with pytest.raises(UnsupportedError, match=r"even number of inputs for int4; there are 5; .*wint8"):
+        pack(quantize_int4, 5)
+    with pytest.raises(UnsupportedError, match="no float32 experts; use --dtype bfloat16"):
+        pack(Float32Weight, 4)
+    with pytest.raises(ValueError, match="there are 3 experts, the router has 2"):
+        pack(quantize_int8, 4, 3)
+
+
+def test_rotary_tables_that_the_kernels_lack_make_attention_a_composed_one(
+    ops: FastDeployOps, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As for PaddleOCR-VL and the VL models: the rest stays FastDeploy's."""
+    rotary = RotarySpec(8, 32, 10000.0, interleaved=False)
+    table, cache = ops.pack_rotary(rotary), ops.allocate_cache(CacheSpec(4, 4, 1, 8, "bfloat16"))
+    assert "block_attn is not used" in caplog.text
+    assert "slow fallback" in caplog.text
+    reference = FastDeployReference()
+    batch, qkv = batch_of([5], [0]), round_to_bfloat16(normal(3, 5, 24))
+    expected = reference.attention(
+        qkv, reference.pack_rotary(rotary), reference.allocate_cache(CacheSpec(4, 4, 1, 8, "bfloat16")), batch
+    )
+    found = floats(ops.attention(bfloat16(qkv), table, cache, ops.upload(batch)))
+    np.testing.assert_allclose(found, expected, atol=0.03)
