@@ -41,9 +41,11 @@ FLAGS_OF = {
         *("--reasoning-parser", "ernie-45-vl-thinking", "--tool-call-parser", "ernie-45-vl-thinking"),
         *("--mm-processor-kwargs", '{"image_max_pixels": 12845056 }'),
     ),
-    "paddleocr-vl": ("--max-num-seqs", "256"),
+    "paddleocr-vl": (
+        *("--max-num-seqs", "256", "--no-enable-prefix-caching", "--max-processor-cache", "0.02"),
+    ),
 }
-"""Those of FastDeploy's table that are about media, but for the limit of images."""
+"""Those of FastDeploy's table that are about media, and limits of images and caches."""
 
 
 CONTEXT = 4096
@@ -361,7 +363,7 @@ def test_100_large_images_in_one_request_take_bounded_memory(vl: Vision) -> None
 
 def test_2000_images_leave_memory_flat(ocr: Vision) -> None:
     def ask(number: int) -> None:
-        size = 28 + 7 * (number % 40)
+        size = 240 if number < 200 else 28 + 7 * (number % 40)  # the first fill the caches
         ocr.ask(shown(image(size, size + number % 11, color=(number % 256, number // 256, 9))), said("OCR:"))
 
     with ThreadPoolExecutor(16) as threads:
@@ -370,8 +372,11 @@ def test_2000_images_leave_memory_flat(ocr: Vision) -> None:
         list(threads.map(ask, range(200, 2000)))
     after = ocr.memory()
     assert before.keys() == after.keys()
-    grown = {name: after[name] / used for name, used in before.items() if after[name] - used > 2 << 20}
-    assert all(factor < 1.05 for factor in grown.values()), grown
+    # Of a small engine 5 % are 4 MB, about what malloc's own state varies by.
+    grown = {
+        name: (used, after[name]) for name, used in before.items() if after[name] > 1.05 * used + (8 << 20)
+    }
+    assert not grown
 
 
 def test_no_process_has_died(vl: Vision, ocr: Vision) -> None:
