@@ -131,8 +131,11 @@ class InputThread:
     def _wait(self, request: GenerateRequest, awaited: Future[Any], go_on: Callable[[], None]) -> None:
         """Go on with a request when what it waits for is there, unless it is cancelled before."""
         with self._lock:
-            if self._is_pending(request):
+            is_pending = self._is_pending(request)
+            if is_pending:
                 self._awaited[request.request_id] = awaited
+        if not is_pending:  # cancelled meanwhile
+            awaited.cancel()
         awaited.add_done_callback(lambda done: None if done.cancelled() else go_on())
 
     def _pass_on(self, request: GenerateRequest, result: RequestState | Output) -> None:

@@ -6,7 +6,9 @@ import io
 import json
 import queue
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -328,13 +330,25 @@ class _Preparation:
 
     def __init__(self) -> None:
         self.begun: queue.SimpleQueue[Future[tuple[MediaItem, ...]]] = queue.SimpleQueue()
+        self.made: list[Future[tuple[MediaItem, ...]]] = []
+        self._may_return = threading.Event()
+        self._may_return.set()
 
     def begin(self, media: Media) -> Future[tuple[MediaItem, ...]]:
         if media[0][0] == b"full":
             raise QueueFull("too much")
         future: Future[tuple[MediaItem, ...]] = Future()
+        self.made.append(future)
         self.begun.put(future)
+        assert self._may_return.wait(10)
         return future
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Let nobody know of what was begun until the end."""
+        self._may_return.clear()
+        yield
+        self._may_return.set()
 
 
 def test_a_request_that_waits_for_its_media_holds_up_no_other_and_can_be_cancelled() -> None:
@@ -354,6 +368,14 @@ def test_a_request_that_waits_for_its_media_holds_up_no_other_and_can_be_cancell
     seen.set_result((media_item("image", (1, 2, 2)),))
     assert [each.request_id for each in inbox.take(10).requests] == ["seen"]
     assert gate.prepared == ["plain", "seen"]
+    with preparation.hold():
+        thread.submit(GenerateRequest("early", messages=b"{}", media=(b"x",)))
+        preparation.begun.get(timeout=10)
+        thread.cancel(Cancel("early"))
+    thread.submit(GenerateRequest("after", messages=b"{}", media=(b"x",)))
+    after = preparation.begun.get(timeout=10)
+    assert preparation.made[-2].cancelled()
+    assert not after.cancelled()
     thread.submit(GenerateRequest("late", messages=b"{}", media=(b"full",)))
     (refusal,) = inbox.take(10).refusals
     assert str(refusal.error).startswith("queue_full")
