@@ -56,7 +56,7 @@ class MediaProcessor:
 
     @classmethod
     def load(cls, directory: Path, config: ModelConfig, settings: EngineSettings) -> MediaProcessor | None:
-        """Read ``preprocessor_config.json``, if there is one; None: a text-only model.
+        """Read ``preprocessor_config.json``, or what transformers 5 has instead; None: a text-only model.
 
         Raises:
             StartError: a value there is wrong, or not what is computed here.
@@ -64,8 +64,7 @@ class MediaProcessor:
         family = FAMILIES.get(config.architecture)
         if family is None:
             return None
-        path = directory / "preprocessor_config.json"
-        fields = ConfigFields(path, read_json_object(path))
+        fields = _preprocessor_fields(directory)
         for name, computed in (("patch_size", PATCH), ("merge_size", MERGE), ("temporal_patch_size", 1)):
             if fields.values.get(name, computed) != computed:
                 raise fields.error(f"{name} must be {computed}, found {fields.values[name]!r}")
@@ -153,6 +152,16 @@ class MediaProcessor:
     def _patches(self, image: Image.Image, grid: tuple[int, int, int]) -> NDArray[np.uint8]:
         resized = image.resize((grid[2] * PATCH, grid[1] * PATCH), Image.Resampling.BICUBIC)
         return self.family.order_patches(np.asarray(resized))
+
+
+def _preprocessor_fields(directory: Path) -> ConfigFields:
+    """Return what a model's files say about images; transformers 5 writes it into ``processor_config.json``."""
+    path = directory / "preprocessor_config.json"
+    if path.is_file():
+        return ConfigFields(path, read_json_object(path))
+    path = directory / "processor_config.json"
+    inside = read_json_object(path).get("image_processor")
+    return ConfigFields(path, inside if isinstance(inside, dict) else {})
 
 
 def _channels(

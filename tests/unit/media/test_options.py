@@ -121,6 +121,12 @@ def test_limits_of_paddleocr_vl_are_those_of_its_file(tmp_path: Path) -> None:
         loaded = processor("paddleocr_vl", tmp_path)
         assert loaded.image == ImageOptions(PixelLimits(*expected), max(2822400, expected[1]))
         assert loaded.mean == loaded.std == (0.5, 0.5, 0.5)
+    inside = '{"size": {"shortest_edge": 3136, "longest_edge": 50176}, "image_mean": [0.1, 0.2, 0.3]}'
+    (tmp_path / "processor_config.json").write_text(f'{{"image_processor": {inside}}}')
+    assert processor("paddleocr_vl", tmp_path).image.limits == (147384, 5000000)
+    file.unlink()
+    loaded = processor("paddleocr_vl", tmp_path)
+    assert (loaded.image.limits, loaded.mean) == ((3136, 50176), (0.1, 0.2, 0.3))
 
 
 @pytest.mark.parametrize(
