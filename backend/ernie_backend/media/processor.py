@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,13 @@ class MediaProcessor:
     def modalities(self) -> tuple[str, ...]:
         """What the model takes."""
         return ("text", "image") if self.video is None else ("text", "image", "video")
+
+    @property
+    def notice(self) -> str | None:
+        """What the user should know at the start."""
+        if self.video is None or find_spec("av") is not None:
+            return None
+        return "videos are refused: PyAV, which reads them, is missing; pip install 'ernie-triton[video]'"
 
     def resolve(self, kind: str, options: Mapping[str, Any]) -> ImageOptions | VideoOptions:
         """Return how a medium is prepared.

@@ -181,6 +181,10 @@ def test_a_deadline_ends_the_work() -> None:
 def test_without_pyav_the_error_names_the_extra() -> None:
     with patch.dict(sys.modules, {"av": None}), pytest.raises(InvalidValue, match=r"ernie-triton\[video\]"):
         Video(b"")
+    assert processor().notice is None
+    with patch("ernie_backend.media.processor.find_spec", return_value=None):
+        assert "ernie-triton[video]" in (processor().notice or "")
+        assert processor("paddleocr_vl").notice is None
 
 
 def test_pyav_is_imported_only_for_a_video() -> None:
