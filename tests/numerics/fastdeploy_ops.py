@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, MlpWeights
+from ernie_kernels.communicator import Communicator
 from ernie_kernels.fastdeploy.library import Library, Lineage
 from ernie_kernels.fastdeploy.ops import FastDeployOps
 from ernie_kernels.formats import round_to_bfloat16
@@ -28,7 +30,11 @@ Floats = NDArray[np.float32]
 
 @contextmanager
 def fastdeploy_ops(
-    lineage: Lineage, library: Library | None = None, *, is_logged: bool = False
+    lineage: Lineage,
+    library: Library | None = None,
+    *,
+    communicator: Communicator[Any] | None = None,
+    is_logged: bool = False,
 ) -> Iterator[FastDeployOps]:
     """The ops over one lineage; ``library`` in place of the stand-in's own."""
     with (
@@ -36,7 +42,7 @@ def fastdeploy_ops(
         known_places(),
         patch.object(Place, "select", lambda _: PLACE),
     ):
-        yield FastDeployOps("xpu:0", library or fastdeploy_library(lineage))
+        yield FastDeployOps("xpu:0", library or fastdeploy_library(lineage), communicator)
 
 
 class FastDeployReference(Bfloat16Reference):

@@ -48,10 +48,10 @@ def test_ranks_give_the_tokens_of_the_goldens(
     assert json.loads(printed) == [row.greedy for row in golden_rows(family)]
 
 
-def run_ranks(arguments: list[list[str]]) -> str:
-    """Run ``rank_program`` with each list of arguments; returns what the first prints, fails if one does."""
+def run_ranks(arguments: list[list[str]], module: str = "numerics.rank_program") -> str:
+    """Run a program with each list of arguments; returns what the first prints, fails if one does."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-m", "numerics.rank_program"]
+    program = [sys.executable, "-m", module]
     ranks = [
         subprocess.Popen(
             [*program, *each], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
