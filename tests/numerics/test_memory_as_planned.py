@@ -44,9 +44,9 @@ def peak_bytes(process):
 taken = {}
 allocate = Worker.create_runner
 
-def measured_allocate(worker, spec):
+def measured_allocate(worker, *arguments):
     before = resident_bytes()
-    runner = allocate(worker, spec)
+    runner = allocate(worker, *arguments)
     taken["reserved"] = resident_bytes() - before
     return runner
 
@@ -112,11 +112,11 @@ def measured(directory: Path, fields: Mapping[str, Any], **parameters: str) -> d
     return found
 
 
-def check(found: dict[str, list[int]]) -> None:
+def check(found: dict[str, list[int]], num_layers: int = 2) -> None:
     for part, (taken, planned) in found.items():
         tolerance, slack = (0.10, 300e6) if part.startswith("total") else (0.01, 4 * MIB)
         if part == "used KV cache":
-            slack += 2 * HUGE_PAGE  # in each of the two layers, the one that the prompt's last block began
+            slack += num_layers * HUGE_PAGE  # in each layer the one that the prompt's last block began
         assert abs(taken - planned) <= max(tolerance * planned, slack), (part, found)
 
 
@@ -143,6 +143,25 @@ def test_a_dense_and_an_expert_layer_of_full_width(
     tmp_path: Path, fields: dict[str, Any], quantization: str
 ) -> None:
     check(measured(tmp_path, fields, quantization=quantization))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(2 * DEADLINE_S)
+@pytest.mark.parametrize(
+    ("fields", "quantization"),
+    [
+        (layers("ERNIE-4.5-VL-28B-A3B", moe_layer_end_index=27), "wint8"),
+        (layers("ERNIE-4.5-VL-28B-A3B", moe_layer_end_index=27), "wint4"),
+        (RELEASED["PaddleOCR-VL"].fields, "none"),
+    ],
+    ids=["vl-28b-wint8", "vl-28b-wint4", "ocr-0.9b"],
+)
+def test_models_with_a_whole_tower(tmp_path: Path, fields: Mapping[str, Any], quantization: str) -> None:
+    """Both banks of experts are there. No picture comes, so of the whole rank only the limit holds."""
+    found = measured(tmp_path, fields, quantization=quantization)
+    taken, planned = found.pop("total of rank 0")
+    assert taken <= planned
+    check(found, fields["num_hidden_layers"])
 
 
 @pytest.mark.full

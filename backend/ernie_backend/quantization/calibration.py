@@ -210,11 +210,8 @@ def _one_layer(
     Its tokens are the rows of all texts, and its embedding is the output of the layers before for each: so the
     model file computes the layer exactly as in a whole model.
     """
-    moe, vision_moe = (
-        replace(bank, layers=range(1)) if bank and config.has_experts(layer) else None
-        for bank in (config.moe, config.vision_moe)
-    )
-    one = replace(config, num_layers=1, tie_word_embeddings=True, moe=moe, vision_moe=vision_moe, vision=None)
+    moe = replace(config.moe, layers=range(1)) if config.moe and config.has_experts(layer) else None
+    one = replace(config, num_layers=1, tie_word_embeddings=True, moe=moe)
     loading = LoadSettings("float32", None, ActivationType.FLOAT32, max_model_len=longest)
     return build_model(one, _LayerWeights(weights, one, layer, states), ops, loading)
 

@@ -62,9 +62,10 @@ class QuantizationJob:
             )
         if model.moe is None and name != "wint8":
             raise StartError(f"{name} quantizes experts, and {self.source} has none; give --quantization wint8")
-        if model.vision_moe is not None and name == "w4a8":
+        if model.vision is not None and self.needs_texts:
             raise StartError(
-                "w4a8 has to be measured, and no text reaches the experts of media; give --quantization wint4"
+                "w4a8 and static scales of a KV cache are measured with texts, which do not show what images "
+                "and videos lead to; give --quantization wint8 or wint4, and serve with --kv-cache-dtype int8"
             )
         if self.rotation and model.moe and model.moe.intermediate_size % self.rotation:
             raise StartError(

@@ -149,10 +149,18 @@ def test_random_weights_have_the_shapes_of_the_checkpoint(name: str) -> None:
                 assert dequantize(found).shape == dequantize(expected).shape
 
 
-def test_w4a8_of_a_model_with_experts_of_media_is_refused(tmp_path: Path) -> None:
-    job = QuantizationJob(DATA / "vl_moe", tmp_path / "q", QuantizationConfig("w4a8"), texts=((1, 2),))
-    with pytest.raises(StartError, match=r"w4a8 .*media.* wint4"):
-        job.check(ModelConfig.from_directory(DATA / "vl_moe"))
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("vl_moe", QuantizationConfig("w4a8")),
+        ("vl_moe", QuantizationConfig("wint4", has_cache_scales=True)),
+        ("paddleocr_vl", QuantizationConfig("wint8", has_cache_scales=True)),
+    ],
+)
+def test_what_texts_cannot_measure_is_refused(tmp_path: Path, name: str, how: QuantizationConfig) -> None:
+    job = QuantizationJob(DATA / name, tmp_path / "q", how, texts=[[1, 2]])
+    with pytest.raises(StartError, match=r"texts.*images.* wint4.*--kv-cache-dtype int8"):
+        job.check(ModelConfig.from_directory(DATA / name))
 
 
 def test_a_missing_tensor_of_a_tower_is_named(tmp_path: Path) -> None:
