@@ -21,7 +21,8 @@ from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.models.base import Model
 from ernie_backend.request.media import MediaItem
 from ernie_backend.request.step_plan import SchedulePlan
-from ernie_backend.runner.encoder import Encoder, Normalization
+from ernie_backend.runner import encoder as encoder_module
+from ernie_backend.runner.encoder import Encoder, MediaRows, Normalization
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.runner.sampler import Sampler
 from ernie_backend.settings.engine_settings import SchedulerLimits
@@ -184,3 +185,23 @@ def _check(house: House, requests: Callable[[], list[RequestState]]) -> None:
     preempting, beat = house.answers(requests(), limits, 15, cache=True)
     assert preempting == alone
     assert beat.preemptions > 0
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_nor_do_the_parts_in_which_a_video_is_encoded(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = make_ops(backend)
+    model = load(checkpoint("vl_moe"), ops, "bfloat16", None, ActivationType.BFLOAT16)
+    assert model.vision is not None
+    encoder = Encoder(model.vision, ops, Normalization((0.5,) * 3, (0.25,) * 3))
+    video = media_item("video", (8, 4, 6))
+    found, num_pieces = [], []
+    for most in (encoder_module.PART_PATCHES, 100, 1):
+        monkeypatch.setattr(encoder_module, "PART_PATCHES", most)
+        encoder.start(video)
+        num_pieces.append(1)
+        while not encoder.advance():
+            num_pieces[-1] += 1
+        rows = encoder.rows([MediaRows(video.digest, 0, video.num_tokens)])
+        found.append(np.asarray(rows, np.float32).tobytes())
+    assert found[0] == found[1] == found[2]
+    assert num_pieces == sorted(set(num_pieces)), "more parts"

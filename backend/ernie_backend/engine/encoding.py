@@ -50,9 +50,7 @@ class Encoding:
         Args:
             step_s: how long the last step computed; 0 if it had nothing to compute.
         """
-        if self._current is not None and next(self._scheduler.needing(self._current.digest), None) is None:
-            self._encoder.drop((self._current.digest,))
-            self._current = None
+        self.drop_unneeded()
         share_s = step_s or ALONE_S
         begin = self._clock()
         while (item := self._current or self._next()) is not None:
@@ -69,6 +67,12 @@ class Encoding:
             if self._clock() - begin >= share_s:
                 break
         return None
+
+    def drop_unneeded(self) -> None:
+        """Stop encoding what no request needs any more."""
+        if self._current is not None and next(self._scheduler.needing(self._current.digest), None) is None:
+            self._encoder.drop((self._current.digest,))
+            self._current = None
 
     def _next(self) -> MediaItem | None:
         """Drop what makes room for the next medium; return it."""

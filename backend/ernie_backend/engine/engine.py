@@ -213,6 +213,8 @@ class Engine:
         request = self._requests.pop(request_id, None)
         if request is not None:
             self._scheduler.remove(request.sequence, keep_content=keep_content)
+            if self._encoding is not None:
+                self._encoding.drop_unneeded()
         return request is not None
 
     def _expire(self) -> tuple[Output, ...]:

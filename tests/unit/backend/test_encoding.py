@@ -182,6 +182,7 @@ def test_a_cancelled_request_is_not_encoded_further() -> None:
     pieces = house.encoder.num_pieces
     assert house.encoder.current == RED.digest
     house.engine.cancel("gone")
+    assert house.encoder.current is None
     house.step()
     assert house.encoder.current == BLUE.digest
     house.run()

@@ -37,7 +37,7 @@ from support.checkpoints.planned_models import (
     quantized,
     with_experts,
 )
-from support.paths import DENSE
+from support.paths import DATA, DENSE
 
 FORMATS = [
     ("float32", None),
@@ -279,3 +279,24 @@ def test_composed_attention_takes_memory_that_does_not_grow_with_the_context() -
         )
         expected = scratch_bytes(config.num_heads, config.num_kv_heads, config.head_dim)
         assert with_attention - without == expected
+
+
+@pytest.mark.parametrize("family", ["vl_moe", "paddleocr_vl"])
+def test_media_take_embeddings_and_on_a_cpu_prepared_files_too(family: str) -> None:
+    shape, context = read_shape(DATA / family), 3000
+    settings = plan_settings(max_model_len=context)
+    capacity = settings.scheduler.encoder_cache_tokens
+    assert shape.vision is not None
+    largest = min(shape.vision.max_pixels // 28**2, context)
+    embeddings = (capacity + largest) * shape.config.hidden_size
+    card, host = (plan_memory(shape, settings, device) for device in (p800(), cpu(64 * GIB)))
+    assert card.media == 2 * embeddings
+    prepared = settings.scheduler.max_media_bytes + settings.media.processor_cache_bytes
+    assert host.media == 4 * embeddings + prepared
+    without = plan_memory(replace(shape, config=replace(shape.config, vision=None)), settings, p800())
+    assert without.media == 0
+    vision, patches = shape.vision, 4 * largest
+    held = patches * (vision.patch_values + 7 * vision.width)
+    piece = min(patches, 1024) * (4 * vision.width + vision.mlp_width)
+    assert card.activations - without.activations == 2 * (held + piece)
+    assert card.fixed - without.fixed == card.media + 2 * (held + piece) + card.weights["vision tower"]
