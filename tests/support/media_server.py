@@ -30,7 +30,7 @@ def redirect(location: str, status: str = "302 Found") -> bytes:
 
 @dataclass
 class MediaServer:
-    """What a server at 127.0.0.1 answers to each path, and what it was asked.
+    """What a server at 127.0.0.1 answers to each path, and the requests that it got.
 
     Attributes:
         answers: by path: bytes, after which the connection is closed, or a function that writes.

@@ -180,7 +180,7 @@ class Downloader:
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 failure = error
         raise failure or MediaUnavailable(
-            # Whether a name does not exist or has a private address must not be told: it maps the network.
+            # The same for a name that does not exist: the difference would map the network.
             f"{origin_of(url)} cannot be resolved to a public address; {self._way_out()}"
         )
 

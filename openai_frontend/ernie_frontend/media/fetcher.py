@@ -20,7 +20,7 @@ from ernie_wire.messages import MAX_MEDIA_BYTES, MAX_MEDIUM_BYTES
 
 _SMALL_CHARACTERS = 32 << 10  # decoding less takes no longer than a thread switch
 _NUM_THREADS = 2
-_MAX_SCHEME_SHOWN = 20
+_MAX_SCHEME_CHARACTERS = 32
 Take = Callable[[int], None]
 """Counts bytes that arrived; raises if they are too many."""
 
@@ -86,7 +86,7 @@ class MediaFetcher:
 
     def _checked(self, where: str, url: str) -> httpx.URL | str:
         """Return a URL to download, or the text of a ``data:`` or ``file:`` URL."""
-        scheme, colon, _ = url.partition(":")
+        scheme, colon, _ = url[:_MAX_SCHEME_CHARACTERS].partition(":")
         with _placed(where):
             if not colon:
                 raise InvalidValue(
@@ -95,8 +95,7 @@ class MediaFetcher:
             if scheme.lower() in ("data", "file"):
                 return url
             if scheme.lower() not in ("http", "https"):
-                shown = scheme[:_MAX_SCHEME_SHOWN]
-                raise InvalidValue(f"URLs of {shown!r} are not supported; send https, http or data")
+                raise InvalidValue(f"URLs of {scheme!r} are not supported; send https, http or data")
             return self._downloader.checked(url)
 
     async def _fetch(self, where: str, url: httpx.URL | str, take: Take) -> bytes:
@@ -115,11 +114,9 @@ class MediaFetcher:
         run = asyncio.get_running_loop().run_in_executor
         if url[:5].lower() == "file:":
             return await run(self._threads, read_local_file, url, self._rules.local_directory, MAX_MEDIUM_BYTES)
-        return (
-            read_data_url(url)
-            if len(url) <= _SMALL_CHARACTERS
-            else await run(self._threads, read_data_url, url)
-        )
+        if len(url) <= _SMALL_CHARACTERS:
+            return read_data_url(url)
+        return await run(self._threads, read_data_url, url)
 
     @contextmanager
     def _slot(self, *, is_needed: bool) -> Iterator[None]:

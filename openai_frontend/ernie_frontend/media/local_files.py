@@ -17,7 +17,7 @@ _NOT_UNDER = "the file is not under the directory of --allowed-local-media-path"
 def read_local_file(url: str, directory: Path | None, max_bytes: int) -> bytes:
     """Return the content of a file.
 
-    Whether a file outside of the directory exists cannot be told from the error.
+    The error about a path outside of the directory is the same whether a file is there or not.
 
     Args:
         url: begins with ``file:``.

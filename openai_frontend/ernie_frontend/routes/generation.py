@@ -136,7 +136,7 @@ async def with_media(
         urls: by their places in the body.
 
     Raises:
-        ErnieError: a URL is wrong, or cannot be fetched; or the media are too large for so many answers.
+        ErnieError: a URL is wrong, or cannot be fetched; or the media are too large for this number of answers.
     """
     if not urls or requests[0].messages is None:
         return requests

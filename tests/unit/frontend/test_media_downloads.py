@@ -117,18 +117,18 @@ async def test_metadata_is_out_of_reach_even_where_private_addresses_are_not() -
 async def test_the_address_that_was_checked_is_the_one_that_is_used(
     server: MediaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second answer to the same question is never asked for: a name that is bound anew gains nothing."""
-    asked: list[str] = []
+    """A name is resolved once: one that is bound to another address meanwhile gains nothing."""
+    judged: list[str] = []
 
     def only_public(address: str, *, allow_private: bool) -> bool:
-        asked.append(address)
+        judged.append(address)
         return address == "127.0.0.1"  # stands for the public address
 
     monkeypatch.setattr(downloads, "may_fetch_from", only_public)
     resolver = Resolver({"media.test": [["10.9.9.9", "127.0.0.1"], ["10.9.9.9"]]})
     assert await download(server.url(), MediaRules(), resolver) == b"picture"
     assert resolver.questions == ["media.test"]
-    assert asked == ["10.9.9.9", "127.0.0.1"]
+    assert judged == ["10.9.9.9", "127.0.0.1"]
     assert isinstance(await failure(server.url(), MediaRules(), resolver), MediaUnavailable)
 
 
