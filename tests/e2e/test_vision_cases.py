@@ -262,6 +262,17 @@ def test_v10_half_a_character_is_text_too(ocr: Vision) -> None:
     assert answer.choices[0].message.content == "\ufffd" * 4
 
 
+def test_a_loop_of_paddleocr_vl_ends_unless_the_request_says_otherwise(ocr: Vision) -> None:
+    (token,) = Tokenizer.from_directory(ocr.model).encode("a")
+    loop = {"logit_bias": {str(token): 100}, "max_tokens": 3000}
+    for off, number, reason in ((False, 2048, "repetition_detected"), (True, 3000, None)):
+        extra = {"repetition_detection": {"max_pattern_size": 0}} if off else {}
+        answer = ocr.ask(shown(RED), said("OCR:"), extra_body=extra, **loop)
+        assert answer.usage.completion_tokens == number
+        assert answer.choices[0].finish_reason == "length"
+        assert getattr(answer.choices[0], "stop_reason", None) == reason
+
+
 HOSTILE = {
     "a bomb": lambda: image(20000, 20000, mode="1", color=1),
     "a gif with a huge canvas": lambda: b"GIF89a" + b"\xff\xff\xff\xff" + bytes(7) + b";",
