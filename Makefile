@@ -7,6 +7,7 @@
 # make size     files, functions and lines per package
 # make coverage  lines of the Python packages that the unit tests run
 # make bench    speed of the engine, next to llama.cpp's          (LLAMA=directory of benchmarks/peers.sh)
+# make bench VISION=1  a vision tower's speed, next to transformers'  (VISION=a Python that has torch and transformers)
 # make bench URL=http://127.0.0.1:8188   load a running server
 # make bench PAGES=8   PaddleOCR-VL at its full size, with random weights: pages a minute
 # make perf_analyzer  install Triton's load generator; test does it too
@@ -27,6 +28,7 @@ MODEL ?=
 ONCE ?=
 URL ?=
 LLAMA ?=
+VISION ?=
 PAGES ?=
 TEST ?= tests
 UNIT_TESTS ?= tests/unit

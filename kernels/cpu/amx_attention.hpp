@@ -23,41 +23,47 @@ inline __m512 power_of_two(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
+// The rows of a unit pass over the keys of their frame together, strip by strip: keys and values are read from
+// far away once for all of them.
 class TilePass {
   public:
     TilePass(const PatchAttentionTask& task, const PatchUnit& unit, float* scratch)
         : task_(task), unit_(unit), p_(task.patches), groups_((p_.head_dim + kPage - 1) / kPage) {
-        scores_ = scratch;
-        sums_of_values_ = scores_ + kStrip * kPatchTile;
-        weights_ = reinterpret_cast<uint16_t*>(sums_of_values_ + kStrip * p_.stride);
-        first_page_ = p_.page_of(unit.head, unit.first_row / p_.frame);
+        sums_of_values_ = scratch;
+        scores_ = sums_of_values_ + kPatchRows * p_.stride;
+        maxima_ = scores_ + kStrip * kPatchTile;
+        totals_ = maxima_ + kPatchRows;
+        weights_ = reinterpret_cast<uint16_t*>(totals_ + kPatchRows);
     }
 
-    void run(int64_t first, int64_t rows) {
-        for (int64_t i = 0; i < kStrip * p_.stride; ++i) sums_of_values_[i] = 0;
-        for (int64_t r = 0; r < kStrip; ++r) {
+    void run() {
+        for (int64_t i = 0; i < kPatchRows * p_.stride; ++i) sums_of_values_[i] = 0;
+        for (int64_t r = 0; r < kPatchRows; ++r) {
             maxima_[r] = -__builtin_inff();
             totals_[r] = 0;
         }
+        const int64_t first_page = p_.page_of(unit_.head, unit_.first_row / p_.frame);
         for (int64_t key = 0; key < p_.frame; key += kPatchTile) {
-            score(first, first_page_ + key / kPage);
-            const int64_t left = p_.frame - key < kPatchTile ? p_.frame - key : int64_t(kPatchTile);
-            for (int64_t r = 0; r < rows; ++r) weigh(r, left);
-            add_values(first_page_ + key / kPage);
+            const int64_t visible = p_.frame - key < kPatchTile ? p_.frame - key : int64_t(kPatchTile);
+            for (int64_t row = 0; row < unit_.rows; row += kStrip) {
+                score(row, first_page + key / kPage);
+                for (int64_t r = 0; r < kStrip && row + r < unit_.rows; ++r) weigh(row + r, r, visible);
+                add_values(row, first_page + key / kPage);
+            }
         }
-        for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t r = 0; r < unit_.rows; ++r) {
             const float* sums = sums_of_values_ + r * p_.stride;
             const float factor = 1.0f / totals_[r];
-            float* y = task_.y + ((first + r - task_.begin) * p_.heads + unit_.head) * p_.head_dim;
+            float* y = task_.y + ((unit_.first_row + r - task_.begin) * p_.heads + unit_.head) * p_.head_dim;
             for (int64_t d = 0; d < p_.head_dim; ++d) y[d] = sums[d] * factor;
         }
     }
 
   private:
     // Scores of kStrip rows with the keys of kPatchTile patches from `page` on.
-    void score(int64_t first, int64_t page) {
-        const uint16_t* queries =
-            static_cast<const uint16_t*>(p_.queries) + (unit_.head * p_.rows + first) * p_.stride;
+    void score(int64_t row, int64_t page) {
+        const uint16_t* queries = static_cast<const uint16_t*>(p_.queries) +
+                                  (unit_.head * p_.rows + unit_.first_row + row) * p_.stride;
         const uint16_t* keys = static_cast<const uint16_t*>(p_.keys) + page * p_.stride * kPage;
         for (int64_t i = 0; i < kPatchTile / kPage; i += 2, keys += 2 * p_.stride * kPage) {
             zero_tiles();
@@ -67,10 +73,11 @@ class TilePass {
         }
     }
 
-    // Scores of a row to weights relative to its new maximum; rescales what the row summed so far.
-    void weigh(int64_t r, int64_t visible) {
-        float* scores = scores_ + r * kPatchTile;
-        uint16_t* weights = weights_ + r * kPatchTile;
+    // Scores of row r, number `place` of its strip, to weights relative to its new maximum; rescales what the
+    // row summed so far.
+    void weigh(int64_t r, int64_t place, int64_t visible) {
+        float* scores = scores_ + place * kPatchTile;
+        uint16_t* weights = weights_ + place * kPatchTile;
         for (int64_t j = visible; j < kPatchTile; ++j) scores[j] = -__builtin_inff();
         __m512 largest = _mm512_loadu_ps(scores);
         for (int64_t j = 16; j < kPatchTile; j += 16)
@@ -96,13 +103,13 @@ class TilePass {
     }
 
     // Adds the weighted values of kPatchTile patches to kStrip rows, two groups of dimensions at a time.
-    void add_values(int64_t page) {
+    void add_values(int64_t row, int64_t page) {
         const uint16_t* values = static_cast<const uint16_t*>(p_.values) + page * p_.stride * kPage;
         constexpr int64_t kGroup = 2 * kPage * kPage;
         const int64_t block = p_.stride / kPage * kGroup, steps = kPatchTile / kTileInputs;
         const size_t stride = size_t(4 * p_.stride);
         for (int64_t group = 0; group < groups_; group += 2, values += 2 * kGroup) {
-            float* sums = sums_of_values_ + group * kPage;
+            float* sums = sums_of_values_ + row * p_.stride + group * kPage;
             _tile_loadd(0, sums, stride);
             _tile_loadd(1, sums + kPage, stride);
             _tile_loadd(2, sums + kTileRows * p_.stride, stride);
@@ -121,24 +128,19 @@ class TilePass {
     const PatchView& p_;
     const int64_t groups_;
     const float scale_ = 1.44269504f / __builtin_sqrtf(float(p_.head_dim));
+    float* sums_of_values_;  // [kPatchRows][stride]
     float* scores_;          // [kStrip][kPatchTile]
-    float* sums_of_values_;  // [kStrip][stride]
+    float* maxima_;          // [kPatchRows], in powers of two
+    float* totals_;          // [kPatchRows]
     uint16_t* weights_;      // [kStrip][kPatchTile]
-    int64_t first_page_;
-    float maxima_[kStrip];
-    float totals_[kStrip];
 };
 
 inline void amx_attend_patches(const PatchAttentionTask& task, int part, int parts) {
     if (task.patches.kind == CacheKind::Float32) return attend_patches<Avx512>(task, part, parts);
     const TileRegisters tiles;
     float* scratch = task.scratch + part * task.scratch_size;
-    for (int64_t i; (i = task.next_unit->fetch_add(1, std::memory_order_relaxed)) < task.num_units;) {
-        const PatchUnit& unit = task.units[i];
-        TilePass pass(task, unit, scratch);
-        for (int64_t row = 0; row < unit.rows; row += kStrip)
-            pass.run(unit.first_row + row, unit.rows - row < kStrip ? unit.rows - row : kStrip);
-    }
+    for (int64_t i; (i = task.next_unit->fetch_add(1, std::memory_order_relaxed)) < task.num_units;)
+        TilePass(task, task.units[i], scratch).run();
 }
 
 }  // namespace ernie::ERNIE_VARIANT

@@ -74,22 +74,22 @@ class PatchPass {
   public:
     PatchPass(const PatchAttentionTask& task, const PatchUnit& unit, float* scratch)
         : task_(task), unit_(unit), p_(task.patches) {
-        queries_ = take(scratch, kPatchRows * p_.stride);
+        queries_ = take(scratch, kRowTile * p_.stride);
         state_.queries = queries_;
-        state_.sums_of_values = take(scratch, kPatchRows * p_.stride);
+        state_.sums_of_values = take(scratch, kRowTile * p_.stride);
         keys_ = take(scratch, kKeyTile * p_.stride);
         values_ = take(scratch, kKeyTile * p_.stride);
-        state_.scores = take(scratch, kPatchRows * kKeyTile);
-        state_.maxima = take(scratch, kPatchRows);
-        state_.sums = take(scratch, kPatchRows);
+        state_.scores = take(scratch, kRowTile * kKeyTile);
+        state_.maxima = take(scratch, kRowTile);
+        state_.sums = take(scratch, kRowTile);
         state_.stride = p_.stride;
         state_.rows = unit.rows;
     }
 
     void run() {
         load_queries();
-        for (int64_t i = 0; i < kPatchRows * p_.stride; ++i) state_.sums_of_values[i] = 0;
-        for (int64_t row = 0; row < unit_.rows; ++row) {
+        for (int64_t i = 0; i < kRowTile * p_.stride; ++i) state_.sums_of_values[i] = 0;
+        for (int64_t row = 0; row < state_.rows; ++row) {
             state_.maxima[row] = -__builtin_inff();
             state_.sums[row] = 0;
         }
@@ -175,8 +175,14 @@ class PatchPass {
 template <typename V>
 void attend_patches(const PatchAttentionTask& task, int part, int) {
     float* scratch = task.scratch + part * task.scratch_size;
-    for (int64_t i; (i = task.next_unit->fetch_add(1, std::memory_order_relaxed)) < task.num_units;)
-        PatchPass<V>(task, task.units[i], scratch).run();
+    for (int64_t i; (i = task.next_unit->fetch_add(1, std::memory_order_relaxed)) < task.num_units;) {
+        const PatchUnit& unit = task.units[i];
+        for (int64_t row = 0; row < unit.rows; row += kRowTile) {
+            const int64_t left = unit.rows - row;
+            const PatchUnit part{unit.head, unit.first_row + row, left < kRowTile ? left : int64_t(kRowTile)};
+            PatchPass<V>(task, part, scratch).run();
+        }
+    }
 }
 
 }  // namespace ernie::ERNIE_VARIANT

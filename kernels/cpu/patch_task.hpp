@@ -21,7 +21,7 @@
 namespace ernie {
 
 inline constexpr int64_t kPatchTile = 128;
-inline constexpr int64_t kPatchRows = kRowTile;  // query rows that share one pass over keys and values
+inline constexpr int64_t kPatchRows = 256;  // query rows that a thread takes at a time
 
 struct PatchView {
     CacheKind kind;  // Float32 or Bfloat16
@@ -68,9 +68,10 @@ struct PatchAttentionTask {
     std::atomic<int64_t>* next_unit;
 };
 
-// Floats per part: queries, sums of values, scores, their maxima and sums, a tile of keys and one of values.
+// Floats per part: sums of values of kPatchRows rows, or a row tile's and its queries; two tiles of keys or
+// values; scores and weights; maxima and sums of rows.
 inline constexpr int64_t patch_scratch(int64_t stride) {
-    return (2 * kPatchRows + 2 * kPatchTile) * stride + 2 * kPatchRows * kPatchTile + 2 * kPatchRows;
+    return (kPatchRows + 2 * kPatchTile) * stride + 2 * kRowTile * kPatchTile + 2 * kPatchRows;
 }
 
 }  // namespace ernie

@@ -93,7 +93,7 @@ class TracerOps:
 
         def op(*_arguments: object) -> Any:
             self.calls.append(name)
-            return (Opaque(), Opaque()) if name == "add_norm" else Opaque()
+            return (Opaque(), Opaque()) if name in ("add_norm", "add_layer_norm") else Opaque()
 
         return op
 
@@ -146,3 +146,27 @@ def test_a_tied_table_is_packed_once() -> None:
     load_model(DENSE, ModelConfig.from_directory(DENSE), ops, settings())
     assert ops.calls.count("pack_linear") == 1 + 3 * 4
     assert ops.calls.count("pack_vector") == 1 + 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "merging"), [("vl_moe", ["merge_rows", "gelu_mlp"]), ("paddleocr_vl", [])]
+)
+def test_a_tower_never_looks_inside_an_array(checkpoint: str, merging: list[str]) -> None:
+    ops, directory = TracerOps(), DENSE.parent / checkpoint
+    model = load_model(directory, ModelConfig.from_directory(directory), ops, settings())
+    assert model.vision is not None
+    ops.calls.clear()
+    assert sum(1 for _ in model.vision.encode(Opaque(), (1, 4, 4))) > 2
+    layer = [
+        "linear",
+        "append_patches",
+        "attend_patches",
+        "linear",
+        "add_layer_norm",
+        "gelu_mlp",
+        "add_layer_norm",
+    ]
+    begin = ops.calls.index("allocate_patches") + 1
+    assert ops.calls[begin : begin + 15] == [*layer * 2, "concatenate"]
+    assert ops.calls[-1] == "concatenate"
+    assert set(merging) <= set(ops.calls[begin + 15 :])
