@@ -6,9 +6,8 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -21,7 +20,7 @@ from pydantic import BaseModel
 from ernie_frontend.schema import responses
 from ernie_frontend.schema.openapi import GENERATIONS, PROMPT_BODIES, Generation, PromptBody
 from ernie_frontend.schema.page import page
-from fakes.triton_grpc import FakeTriton, ready_model, tell
+from fakes.triton_grpc import FakeTriton, Inference, Response, ready_model, tell
 from support import http
 
 pytest_plugins = ("support.frontend_server",)
@@ -167,7 +166,7 @@ def test_real_answers_are_as_described(
     }
     if "tools" in options:
         triton.models = {"ernie-tiny": ready_model(tool_call_parser="ernie-x1")}
-        triton.answer = partial(tell, pieces=("«tool_call»", '{"name": "f", "arguments": {}}', "«/tool_call»"))
+        triton.answer = call_and_repeat
     for path, generation in GENERATIONS.items():
         body = generation.example | (completion if path == COMPLETIONS else options)
         answer = post(f"{frontend}{path}", body | {"stream": stream})
@@ -182,6 +181,14 @@ def test_real_answers_are_as_described(
             seen |= set(paths_of(read.model_dump(exclude_unset=True)))
         if options.get("n") and options.get("logprobs"):
             assert seen >= set(paths_of_model(document, described))
+
+
+async def call_and_repeat(inference: Inference) -> AsyncIterator[Response]:
+    """Answer with a call; then the answer ends since it repeats itself."""
+    pieces = ("«tool_call»", '{"name": "f", "arguments": {}}', "«/tool_call»")
+    async for response in tell(inference, pieces):
+        assert isinstance(response, dict)
+        yield {**response, **({"stop_reason": "repetition_detected"} if response["finish_reason"] else {})}
 
 
 def paths_of(part: object, prefix: str = "") -> Iterator[str]:
