@@ -41,12 +41,13 @@ from ernie_wire.messages import Heartbeat
 from fakes.fastdeploy_xpu import fastdeploy_library
 from fakes.paddle_bfloat16 import bfloat16, counted_copies, floats
 from fakes.sequences import make_request
+from numerics.bfloat16_reference import Bfloat16Reference
 from numerics.fastdeploy_ops import FastDeployReference, fastdeploy_ops
 from numerics.generation import generate, load
-from numerics.golden import Floats, checkpoint, golden_rows
+from numerics.golden import Floats, checkpoint, cosine, golden_cases, golden_rows
 from numerics.test_engine_invariance import SHARED, House
 from numerics.test_fastdeploy_step import batch_of
-from numerics.test_paddle_bfloat16 import assert_same_answers, logits_of
+from numerics.test_paddle_bfloat16 import COSINE, assert_same_answers, logits_of
 from numerics.test_paddle_kl3_audit import audited
 from numerics.test_paddle_ops import normal
 
@@ -79,6 +80,26 @@ def test_models(lineage: Lineage, family: str, quantization: str | None) -> None
     with fastdeploy_ops(lineage) as ops:
         found = logits_of(ops, family, quantization)
     assert_same_answers(found, logits_of(FastDeployReference(), family, quantization))
+
+
+class ComposedAttentionReference(FastDeployReference):
+    """Rotated queries stay float32."""
+
+    attention = Bfloat16Reference.attention
+
+
+@pytest.mark.parametrize(("family", "quantization"), [("vl_moe", "wint8"), ("paddleocr_vl", None)])
+def test_models_that_see(family: str, quantization: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    """Their attention is composed, and the start says so; their products and experts are FastDeploy's."""
+    prompts = [case.prompt for case in golden_cases(family).values()][:3]
+    reference = ComposedAttentionReference()
+    with fastdeploy_ops(Lineage.V2_4) as ops:
+        model = load(checkpoint(family), ops, "bfloat16", quantization, BFLOAT16)
+        _, found = generate(model, ops, prompts, num_tokens=1, chunk=9)
+    assert "block_attn is not used" in caplog.text
+    expected_model = load(checkpoint(family), reference, "bfloat16", quantization)
+    _, expected = generate(expected_model, reference, prompts, num_tokens=1, chunk=9)
+    assert cosine(found, expected) > COSINE
 
 
 # Attention over schedules of steps: chunks, first chunks of one token, decoding, any mix of them.
