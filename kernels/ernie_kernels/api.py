@@ -200,7 +200,10 @@ class Ops(Protocol):
         ...
 
     def upload(self, batch: Batch) -> DeviceBatch:
-        """Bring a step's index arrays to the device; the host's lengths stay available."""
+        """Bring a step's index arrays to the device; the host's lengths stay available.
+
+        A step that attends comes after ``allocate_cache``, whose blocks decide what the device is given.
+        """
         ...
 
     def embed(self, table: Linear, batch: DeviceBatch) -> Array:

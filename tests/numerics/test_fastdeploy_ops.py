@@ -19,6 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ernie_backend.selfcheck.models import check_models
+from ernie_backend.selfcheck.ops import check_ops
 from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_kernels.api import CacheScales, CacheSpec, ExpertBank, MlpWeights, RotarySpec, UnsupportedError
 from ernie_kernels.fastdeploy import moe
@@ -399,6 +401,8 @@ def test_experts_that_the_kernels_lack(ops: FastDeployOps) -> None:
         pack(quantize_int8, 4, 1, range(1))
     with pytest.raises(UnsupportedError, match=r"even number of inputs for int4; there are 5; .*wint8"):
         pack(quantize_int4, 5)
+    with pytest.raises(UnsupportedError, match="inputs of an expert's down matrix only"):
+        pack(lambda values: quantize_w4a8(values, 1.0, 2), 4)
     with pytest.raises(UnsupportedError, match="no float32 experts; use --dtype bfloat16"):
         pack(Float32Weight, 4)
     with pytest.raises(ValueError, match="there are 3 experts, the router has 2"):
@@ -420,3 +424,11 @@ def test_rotary_tables_that_the_kernels_lack_make_attention_a_composed_one(
     )
     found = floats(ops.attention(bfloat16(qkv), table, cache, ops.upload(batch)))
     np.testing.assert_allclose(found, expected, atol=0.03)
+
+
+def test_the_selfcheck_passes(ops: FastDeployOps) -> None:
+    """What the owner of a card runs: every op, and a model of every family in every format."""
+    checks = [*check_ops(ops, 0.03), *check_models(ops, 0.03)]
+    assert [check for check in checks if not check.passed] == []
+    refused = [check.name for check in checks if check.found.startswith("refused")]
+    assert refused == ["attention, float32 cache", "attention, int8 cache"]

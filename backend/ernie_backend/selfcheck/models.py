@@ -15,7 +15,7 @@ from ernie_backend.models.load import build_model
 from ernie_backend.selfcheck.report import Check, Floats, compared
 from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_backend.weights.dummy import DummyWeights
-from ernie_kernels.api import Batch, CacheSpec, Ops
+from ernie_kernels.api import Batch, CacheSpec, LayerCache, Ops, UnsupportedError
 from ernie_kernels.formats import ActivationType
 from ernie_kernels.reference import ReferenceOps
 
@@ -68,7 +68,7 @@ def _logits(config: ModelConfig, quantization: str | None, ops: Ops) -> Floats:
     model = build_model(config, DummyWeights(config, "bfloat16", quantization), ops, settings)
     num_blocks = (_PROMPT + _ANSWER) // _BLOCK
     spec = CacheSpec(num_blocks, _BLOCK, config.num_kv_heads, config.head_dim, "float32")
-    caches = [ops.allocate_cache(replace(spec)) for _ in range(config.num_layers)]
+    caches = [_allocate(ops, spec) for _ in range(config.num_layers)]
     tokens = np.random.default_rng(1).integers(3, config.vocab_size, _PROMPT + _ANSWER).astype(np.int32)
     ends = (_PROMPT // 2, _PROMPT, *range(_PROMPT + 1, _PROMPT + _ANSWER + 1))
     steps = []
@@ -83,3 +83,11 @@ def _logits(config: ModelConfig, quantization: str | None, ops: Ops) -> Floats:
         )
         steps.append(model.forward(ops.upload(batch), caches))
     return np.concatenate(steps)
+
+
+def _allocate(ops: Ops, spec: CacheSpec) -> LayerCache:
+    """Return a cache in float32, or in bfloat16 where the backend has no other."""
+    try:
+        return ops.allocate_cache(spec)
+    except UnsupportedError:
+        return ops.allocate_cache(replace(spec, dtype="bfloat16"))

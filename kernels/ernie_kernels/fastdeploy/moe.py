@@ -166,6 +166,11 @@ class FastDeployBank:
                 gate_up.put(number - 1, expert.gate_up)
                 down.put(number - 1, expert.down)
         check_experts(range(count), number)
+        if gate_up.rotation:
+            raise UnsupportedError(
+                "FastDeploy's kernels rotate the inputs of an expert's down matrix only; quantize the "
+                "checkpoint anew by ernie-triton quantize --quantization w4a8"
+            )
         return cls(
             library=library,
             name=_NAMES[gate_up.kind or Bfloat16Weight],
