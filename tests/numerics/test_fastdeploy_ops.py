@@ -426,6 +426,22 @@ def test_rotary_tables_that_the_kernels_lack_make_attention_a_composed_one(
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 
+def test_steps_that_do_not_fit_their_cache(ops: FastDeployOps) -> None:
+    """They may use other ops; attention says what is wrong."""
+    early = ops.upload(batch_of([3], [2]))
+    table, cache = (
+        ops.pack_rotary(RotarySpec(8, 32, 10000.0)),
+        ops.allocate_cache(CacheSpec(2, 4, 1, 8, "bfloat16")),
+    )
+    qkv = bfloat16(normal(0, 3, 24))
+    with pytest.raises(ValueError, match="uploaded after its cache is allocated"):
+        ops.attention(qkv, table, cache, early)
+    wrong = ops.upload(replace(batch_of([3], [2]), block_tables=np.array([[0, 2]], np.int32)))
+    with pytest.raises(ValueError, match="block_tables has 2, expected 0 to 1"):
+        ops.attention(qkv, table, cache, wrong)
+    assert ops.attention(qkv, table, cache, ops.upload(batch_of([3], [2]))).shape == [3, 8]
+
+
 def test_the_selfcheck_passes(ops: FastDeployOps) -> None:
     """What the owner of a card runs: every op, and a model of every family in every format."""
     checks = [*check_ops(ops, 0.03), *check_models(ops, 0.03)]

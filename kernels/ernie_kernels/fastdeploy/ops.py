@@ -25,6 +25,7 @@ from ernie_kernels.paddle import PaddleOps
 from ernie_kernels.paddle.linear import PackedLinear
 from ernie_kernels.paddle.moe import PackedMlp
 from ernie_kernels.paddle.place import Tensor
+from ernie_kernels.paddle.rotary import DeviceRotary
 from ernie_kernels.paddle.step import DeviceStep
 from ernie_kernels.paddle.step import upload as upload_composed
 
@@ -79,15 +80,24 @@ class FastDeployOps(PaddleOps):
 
     def upload(self, batch: Batch) -> DeviceStep:
         """Bring a step's index arrays to the place, in one copy."""
-        if self._cache is None:
-            return upload_composed(batch, self._place)
         check_batch(batch)
-        step = describe_step(batch, self._cache.block_size, self._cache.num_blocks)
-        return upload_step(step, self._library.lineage, self._place)
+        if self._cache is not None:
+            try:
+                step = describe_step(batch, self._cache.block_size, self._cache.num_blocks)
+            except ValueError:
+                pass  # it cannot attend over this cache, which ``attention`` says if it should
+            else:
+                return upload_step(step, self._library.lineage, self._place)
+        return upload_composed(batch, self._place)
 
     def attention(self, qkv: Tensor, rotary: Rotary, cache: LayerCache, batch: DeviceStep) -> Tensor:
         """Rotate, append to the cache, attend."""
-        if not isinstance(batch, FastDeployStep):
+        if isinstance(rotary, DeviceRotary):
             return super().attention(qkv, rotary, cache, batch)
+        if not isinstance(batch, FastDeployStep):
+            describe_step(
+                batch.host, cache.spec.block_size, cache.spec.num_blocks
+            )  # says what is wrong with it
+            raise ValueError("a step that attends must be uploaded after its cache is allocated")  # noqa: TRY004 - its time is wrong
         check_axes(batch.host.positions, rotary.spec)
         return attend(self._library, qkv, rotary, cache, batch)
