@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import tracemalloc
 from urllib.parse import quote
 
 import pytest
@@ -79,6 +80,29 @@ def test_pieces_and_line_breaks_may_be_anywhere(data: bytes, piece: int, width: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data_urls, "_PIECE_CHARACTERS", piece)
         assert read_data_url(f"data:;base64,{lines}") == data
+
+
+@given(data=st.binary(min_size=1, max_size=100), piece=st.integers(3, 9), is_base64=st.booleans())
+def test_pieces_divide_no_escape(data: bytes, piece: int, *, is_base64: bool) -> None:
+    content = base64.b64encode(data) if is_base64 else data
+    escaped = "".join(f"%{byte:02x}" for byte in content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_urls, "_PIECE_CHARACTERS", piece)
+        assert read_data_url(f"data:{';base64' * is_base64},{escaped}") == data
+
+
+def test_escapes_take_little_memory() -> None:
+    escaped = "%41" * 400_000
+    tracemalloc.start()
+    for header in ("data:,", "data:;base64,"):
+        assert read_data_url(header + escaped)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * len(escaped), "urllib unquotes at some 80 bytes for a character"
+
+
+def test_half_of_a_surrogate_pair_is_no_failure() -> None:
+    assert read_data_url("data:,a\ud800")[:1] == b"a"
 
 
 @given(text=st.text(max_size=40))
