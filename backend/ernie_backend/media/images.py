@@ -8,7 +8,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import SEEK_END, BytesIO
+from typing import IO
 
 import numpy as np
 from PIL import (
@@ -70,6 +71,33 @@ _OTHERS = (
 Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # it refuses what has more than twice as many, and warns before
 for _category in (UserWarning, Image.DecompressionBombWarning):  # of broken metadata; of large images
     warnings.filterwarnings("ignore", category=_category, module="PIL")
+_load_tags = TiffImagePlugin.ImageFileDirectory_v2.load
+
+
+class _WithinItsSize:
+    """A file that can be read no further when as many bytes as it has were read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+        begin = file.tell()
+        self._num_left = file.seek(0, SEEK_END)
+        file.seek(begin)
+
+    def read(self, size: int) -> bytes:
+        """Read; raise OSError at the limit."""
+        self._num_left -= size
+        if self._num_left < 0:
+            raise OSError("the tags are larger than the file")
+        return self._file.read(size)
+
+
+def _load_bounded_tags(directory: TiffImagePlugin.ImageFileDirectory_v2, file: IO[bytes]) -> None:
+    """Read tags of TIFF or EXIF. Each may name the same bytes, of which earlier Pillow than 13 makes copies."""
+    _load_tags(directory, _WithinItsSize(file))  # type: ignore[arg-type]
+
+
+TiffImagePlugin.ImageFileDirectory_v2.load = _load_bounded_tags  # type: ignore[method-assign,assignment]
 
 
 class ImageFile:

@@ -50,6 +50,20 @@ def test_the_type_is_that_of_the_content(file_format: str) -> None:
     assert np.abs(np.asarray(image).astype(int) - (200, 30, 40)).max() <= 4
 
 
+@pytest.mark.filterwarnings("ignore:the tags are larger", "ignore:Tag data larger")
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "JPEG"])
+def test_tags_of_the_same_bytes_take_no_memory_of_their_own(file_format: str) -> None:
+    size, number = 60_000, 4000
+    tags = (struct.pack("<HHII", 0x8000 + index, 1, size, 8) for index in range(number))
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<H", number) + b"".join(tags)
+    file = image_file(plain_image(40, 30), file_format, exif=b"Exif\0\0" + exif.ljust(size + 8, b"\0"))
+    tracemalloc.start()
+    assert read_image(file).size == (40, 30)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
 @pytest.mark.parametrize("file_format", ["ICO", "PPM", "TGA", "PCX", "ICNS", "JPEG2000"])
 def test_other_formats_are_refused(file_format: str) -> None:
     with pytest.raises(InvalidValue, match="JPEG, PNG, WEBP, GIF, BMP, TIFF"):
