@@ -21,7 +21,8 @@ from ernie_kernels.reference.moe import ReferenceMoe, route
 from ernie_kernels.reference.ops import rotate
 from ernie_kernels.rotary import RotaryTable
 from ernie_kernels.routing import rows_of_banks
-from fakes.fastdeploy_xpu import fastdeploy_library, known_places
+from fakes.fastdeploy.library import fastdeploy_library
+from fakes.fastdeploy.places import known_places
 from fakes.paddle_bfloat16 import PLACE, bfloat16_kernels
 from numerics.bfloat16_reference import Bfloat16Reference
 

@@ -18,11 +18,11 @@ from ernie_kernels.fastdeploy.library import (
     find_library,
     load_library,
 )
-from fakes.fastdeploy_xpu import BLOCK_ATTN, fastdeploy_module
+from fakes.fastdeploy.library import BLOCK_ATTN, fastdeploy_module
 
 SOURCE = """
 from ernie_kernels.fastdeploy.library import Lineage
-from fakes.fastdeploy_xpu import fastdeploy_module
+from fakes.fastdeploy.library import fastdeploy_module
 
 globals().update(vars(fastdeploy_module(Lineage.{})))
 """

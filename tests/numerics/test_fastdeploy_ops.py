@@ -40,7 +40,7 @@ from ernie_kernels.formats import (
 from ernie_kernels.paddle import linear
 from ernie_kernels.routing import RouterWeights
 from ernie_wire.messages import Heartbeat
-from fakes.fastdeploy_xpu import fastdeploy_library
+from fakes.fastdeploy.library import fastdeploy_library
 from fakes.paddle_bfloat16 import bfloat16, counted_copies, floats
 from fakes.sequences import make_request
 from numerics.bfloat16_reference import Bfloat16Reference
