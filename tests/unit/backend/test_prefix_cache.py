@@ -98,6 +98,15 @@ def test_a_hash_depends_on_the_pictures_in_its_block_and_before() -> None:
     assert _hashes_of(moved)[3] != red[3], "other rows of the same picture"
 
 
+def test_a_token_that_goes_to_the_experts_of_vision_is_not_the_same_without_a_picture() -> None:
+    around, text = _about(RED), _hashes(QUESTION)
+    assert around.vision_types is not None
+    around.vision_types[1] = True  # <|IMAGE_START|>, with the picture in the next block
+    assert _hashes_of(around)[0] != text[0]
+    around.vision_types = None  # of a model without such experts
+    assert _hashes_of(around)[0] == text[0]
+
+
 def test_what_a_client_can_write_makes_no_hash_of_a_picture() -> None:
     hashes = _hashes_of(_about(RED))
     record = RED.digest + array("q", (1, 1, 0)).tobytes()  # in block 1
