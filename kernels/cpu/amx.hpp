@@ -98,21 +98,18 @@ inline void linear_tiles(const LinearTask& task, int64_t panel, int64_t half, in
         }
 }
 
-// A share is a run of panels. Rows are taken in blocks that stay in the second cache for all of its panels, and
-// half a panel at a time stays there for all rows of the block.
+// A share is a run of panels, which stay in the second cache for all rows. Two tiles of rows meet all of them
+// in turn, so that a row of results is written in one run: in other orders its pages are looked up again and
+// again.
 inline void amx_linear(const LinearTask& task, int part, int parts) {
     if (!task.rounded.items) return linear<Avx512VnniDots, Avx512Bf16Pairs>(task, part, parts);
-    constexpr int64_t kRows = 2 * kTileRows, kBlockBytes = 512 << 10;
+    constexpr int64_t kRows = 2 * kTileRows;
     const TileRegisters tiles;
     const Range range = share((task.weight.outputs + kPanel<Avx512> - 1) / kPanel<Avx512>, part, parts);
-    const int64_t count = kBlockBytes / (2 * task.rounded.stride * kRows);
-    const int64_t block = (count > 0 ? count : 1) * kRows;
-    for (int64_t start = 0; start < task.rows; start += block) {
-        const int64_t end = start + block < task.rows ? start + block : task.rows;
+    for (int64_t row = 0; row < task.rows; row += kRows) {
+        const int64_t count = row + kRows < task.rows ? kRows : task.rows - row;
         for (int64_t panel = range.begin; panel < range.end; ++panel)
-            for (int64_t half = 0; half < 2; ++half)
-                for (int64_t row = start; row < end; row += kRows)
-                    linear_tiles(task, panel, half, row, row + kRows < end ? kRows : end - row);
+            for (int64_t half = 0; half < 2; ++half) linear_tiles(task, panel, half, row, count);
     }
 }
 

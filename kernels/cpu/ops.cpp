@@ -13,7 +13,7 @@ namespace {
 constexpr int kMostThreads = 1024;
 constexpr int64_t kChunkBytes = 64 << 10;  // weights that a thread takes at a time
 // So many rows are read again for every chunk: fewer chunks, whose weights stay in the second cache.
-constexpr int64_t kManyRows = 256, kManyRowsChunkBytes = 1 << 20;
+constexpr int64_t kManyRows = 256, kManyRowsChunkBytes = 512 << 10;
 constexpr float kInt8Levels = 127, kInt16Levels = 127 * 128;
 // Integer sums of a group stay below 2 ** 31: 1024 * 127 * 127 * 128.
 constexpr int64_t kLargestGroup = 1024;

@@ -21,7 +21,8 @@ both halves in int8, for hardware that multiplies int8 only.
 
 Bfloat16 activations have no scale: each input is rounded half to even, NaN stays NaN. Products with bfloat16
 weights are exact in float32 and added in float32; a backend may fix the order of the sums (the C++ kernels do
-as Intel's vdpbf16ps: for each pair of inputs the odd one first, then the even one, denormals being zero).
+as Intel's vdpbf16ps: for each pair of inputs the odd one first, then the even one, denormals being zero; with
+AMX as TDPBF16PS: of every 32 inputs the even ones and the odd ones apart).
 """
 
 from __future__ import annotations
