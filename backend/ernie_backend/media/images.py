@@ -5,6 +5,7 @@ What Pillow raises about a file depends on its plugin, down to IndexError; to a 
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,12 @@ MAX_IMAGE_PIXELS = 90_000_000
 """About where Pillow begins to suspect a decompression bomb: 343 MiB in memory."""
 MAX_JPEG_SCANS = 100
 """A progressive JPEG has about ten; each costs as much as decoding all of the image, and next to no bytes."""
+MAX_SCANNED_PIXELS = 12 * MAX_IMAGE_PIXELS
+"""Pixels of a JPEG times its scans: some seconds."""
+_MAX_JPEG_SEGMENTS = 10_000
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+"""Begins a segment with a length; the others are data, or stand alone."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -114,19 +121,42 @@ class ImageFile:
     """
 
     def __init__(self, medium: bytes) -> None:
-        if medium.startswith(b"\xff\xd8") and medium.count(b"\xff\xda") > MAX_JPEG_SCANS:
+        num_scans = _num_scans(medium) if medium.startswith(_JPEG_START) else 0
+        if num_scans > MAX_JPEG_SCANS:
             message = f"the JPEG has more than {MAX_JPEG_SCANS} scans; save it as a baseline JPEG"
             raise InvalidValue(message, "media")
         with _errors_of_the_file(medium):
             self._image = Image.open(BytesIO(medium), formats=FORMATS)
         self._medium = medium
         self.width, self.height = self._image.size
+        if self.width * self.height * num_scans > MAX_SCANNED_PIXELS:
+            message = (
+                f"the JPEG has {num_scans} scans of {self.width} x {self.height} pixels, which is too many"
+            )
+            raise InvalidValue(f"{message}; save it as a baseline JPEG", "media")
 
     def read(self) -> Image.Image:
         """Decode the first frame to RGB, upright, over white where it is transparent; raises InvalidValue."""
         with _errors_of_the_file(self._medium), self._image as image:
             image.load()
             return _rgb(_upright(image))
+
+
+def _num_scans(medium: bytes) -> int:
+    """Return the scans of a JPEG up to its end, after which a phone may have put a video.
+
+    Raises:
+        InvalidValue: it has more segments than any writer makes, and Pillow keeps each.
+    """
+    place, num_scans = len(_JPEG_START), 0
+    for _ in range(_MAX_JPEG_SEGMENTS):
+        marker = _JPEG_MARKER.search(medium, place)
+        if marker is None or marker[0] == _JPEG_END:
+            return num_scans
+        num_scans += marker[0] == _JPEG_SCAN
+        place = marker.end() + int.from_bytes(medium[marker.end() : marker.end() + 2], "big")
+    message = f"the JPEG has more than {_MAX_JPEG_SEGMENTS} segments; save it as a baseline JPEG"
+    raise InvalidValue(message, "media")
 
 
 @contextmanager

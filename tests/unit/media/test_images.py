@@ -200,6 +200,28 @@ def test_an_image_beyond_the_context_is_refused_before_it_is_decoded() -> None:
         processor(max_model_len=2690).prepare(file, "image", {})
 
 
+def test_what_follows_a_jpeg_is_not_decoded_and_has_no_scans() -> None:
+    file = image_file(plain_image(64, 48), "JPEG", progressive=True)
+    assert read_image(file + b"\xff\xda" * 200).size == (64, 48), "a phone puts a video there"
+
+
+def test_a_large_jpeg_has_fewer_scans() -> None:
+    file = image_file(plain_image(64, 48), "JPEG", progressive=True)
+    with (
+        patch("ernie_backend.media.images.MAX_SCANNED_PIXELS", 64 * 48 * 5),
+        pytest.raises(InvalidValue) as error,
+    ):
+        read_image(file)
+    assert "scans of 64 x 48 pixels" in error.value.message
+    assert read_image(image_file(plain_image(64, 48), "JPEG")).size == (64, 48)
+
+
+def test_jpegs_of_many_segments_are_refused() -> None:
+    file = image_file(plain_image(64, 48), "JPEG")
+    with pytest.raises(InvalidValue, match="10000 segments"):
+        read_image(file[:2] + b"\xff\xfe\0\2" * 20_000 + file[2:])
+
+
 def test_jpegs_of_many_scans_are_refused() -> None:
     file = image_file(Image.fromarray(GRADIENT), "JPEG", progressive=True)
     scan = file[file.rindex(b"\xff\xda") : -2]
