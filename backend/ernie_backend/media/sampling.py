@@ -53,4 +53,4 @@ def _at_rate(num_frames: int, rate: float, fps: float, sample: str) -> list[int]
     if sample == "rand":
         seconds += (np.random.default_rng(_SEED).random(len(seconds)) - 0.5) * gap
     indices = np.around(seconds * rate).astype(int)
-    return sorted(int(index) for index in indices[indices < num_frames])
+    return sorted(int(index) for index in indices[indices < num_frames]) or [num_frames - 1]

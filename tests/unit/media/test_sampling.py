@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ernie_backend.media.families import PixelLimits
@@ -54,14 +54,17 @@ def test_of_ten_seconds_at_ten_frames_each(changes: Any, expected: list[int]) ->
     st.floats(1e-3, 1e300),
     st.none() | st.integers(1, 180),
     st.sampled_from(["leading", "middle", "rand"]),
+    st.integers(1, 16),
 )
+@example(1, 1.0, 1.0, None, "rand", 1)  # its time is nearer to a second frame, which there is not
 def test_indices_rise_within_the_video_and_the_limit(
-    num_frames: int, rate: float, fps: float, target: int | None, sample: str
+    num_frames: int, rate: float, fps: float, target: int | None, sample: str, least: int
 ) -> None:
-    found = indices(num_frames, rate, fps=fps, target_frames=target, sample=sample)
+    changes = {"fps": fps, "target_frames": target, "sample": sample, "min_frames": least}
+    found = indices(num_frames, rate, **changes)
     assert found == sorted(found)
     assert 0 <= found[0] <= found[-1] < num_frames
     assert len(found) <= 181
-    assert found == indices(num_frames, rate, fps=fps, target_frames=target, sample=sample)
+    assert found == indices(num_frames, rate, **changes)
     if target is not None:
         assert len(found) == len(set(found)) == min(target, num_frames)
