@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ernie_backend.models.base import Model
 from ernie_backend.models.vision import transformer
@@ -19,6 +18,7 @@ from numerics.backends import BACKENDS, CPU_BACKENDS, make_ops, to_host
 from numerics.generation import generate, load, prompt_logits
 from numerics.golden import LOGITS_TOLERANCE, MEDIA_FAMILIES, Floats, golden_cases, max_difference
 from numerics.golden import checkpoint as checkpoint_of
+from numerics.resized_images import resized
 from support.paths import DATA
 
 EMBEDDINGS_TOLERANCE = 5e-5
@@ -46,18 +46,18 @@ def media(family: str) -> tuple[Medium, ...]:
     for name in arrays:
         case, _, kind = name.rpartition(".")
         if kind in ("image_embeds", "video_embeds"):
-            found += of_case(arrays, case, kind.removesuffix("_embeds"), is_ocr=family == "paddleocr_vl")
+            found += of_case(arrays, case, kind.removesuffix("_embeds"), family)
     return tuple(found)
 
 
-def of_case(arrays: dict[str, Any], case: str, kind: str, *, is_ocr: bool) -> Iterator[Medium]:
+def of_case(arrays: dict[str, Any], case: str, kind: str, family: str) -> Iterator[Medium]:
     embeddings = arrays[f"{case}.{kind}_embeds"]
     hidden = arrays.get(f"{case}.vision_hidden") if kind == "image" else None
     tokens = patches = 0
     for index, (frames, height, width) in enumerate(arrays[f"{case}.{kind}_grid_thw"].tolist()):
-        source = arrays[f"{case}.{kind}{index}"]
-        images = [source] if kind == "image" else list(source)
+        images = list(resized(family, case, f"{kind}{index}"))
         images += images[-1:] * (frames - len(images))
+        is_ocr = family == "paddleocr_vl"
         pixels = np.concatenate([patches_of(image, height, width, is_ocr=is_ocr) for image in images])
         sums = arrays.get(f"{case}.pixel_values{'' if kind == 'image' else '_videos'}_rowsum")
         if sums is not None:
@@ -74,10 +74,9 @@ def of_case(arrays: dict[str, Any], case: str, kind: str, *, is_ocr: bool) -> It
 
 
 def patches_of(image: Any, height: int, width: int, *, is_ocr: bool) -> Floats:
-    """The patches of an image as both preprocessors make them, from their description alone."""
-    resized = Image.fromarray(image).resize((14 * width, 14 * height), Image.Resampling.BICUBIC)
+    """The patches of a resized image as both preprocessors make them, from their description alone."""
     mean, deviation = ((0.5,) * 3, (0.5,) * 3) if is_ocr else (MEAN, DEVIATION)
-    values = (np.asarray(resized, np.float32) / 255 - np.array(mean, np.float32)) / np.array(
+    values = (np.asarray(image, np.float32) / 255 - np.array(mean, np.float32)) / np.array(
         deviation, np.float32
     )
     if is_ocr:

@@ -18,6 +18,12 @@ from support.paths import REPOSITORY
 EMBEDDED = REPOSITORY / "ernie-tiny" / "weights"
 
 
+@pytest.fixture(autouse=True)
+def _tritonserver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every environment of the unit tests has the bundled one."""
+    monkeypatch.setattr("ernie_cli.doctor.host_checks.find_installed_server", lambda: Path("/opt/tritonserver"))
+
+
 def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
     status = doctor(["--json", "--host", "127.0.0.1", *arguments])
     return status, {each["name"]: each for each in json.loads(capsys.readouterr().out)}
