@@ -45,6 +45,8 @@ MAX_JPEG_SCANS = 100
 """A progressive JPEG has about ten; each costs as much as decoding all of the image, and next to no bytes."""
 MAX_SCANNED_PIXELS = 12 * MAX_IMAGE_PIXELS
 """Pixels of a JPEG times its scans: some seconds."""
+MAX_TILE_PIXELS = 1 << 24
+"""Of a TIFF: a tile is decoded as a whole, however small the image is."""
 _MAX_JPEG_SEGMENTS = 10_000
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
@@ -127,6 +129,7 @@ class ImageFile:
             raise InvalidValue(message, "media")
         with _errors_of_the_file(medium):
             self._image = Image.open(BytesIO(medium), formats=FORMATS)
+            _check_tile(self._image)
         self._medium = medium
         self.width, self.height = self._image.size
         if self.width * self.height * num_scans > MAX_SCANNED_PIXELS:
@@ -157,6 +160,15 @@ def _num_scans(medium: bytes) -> int:
         place = marker.end() + int.from_bytes(medium[marker.end() : marker.end() + 2], "big")
     message = f"the JPEG has more than {_MAX_JPEG_SEGMENTS} segments; save it as a baseline JPEG"
     raise InvalidValue(message, "media")
+
+
+def _check_tile(image: Image.Image) -> None:
+    """Raise ValueError if an image is a TIFF whose tiles are far larger than the image."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        sides = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
+        width, height = (image.tag_v2.get(side, 0) for side in sides)
+        if width * height > max(MAX_TILE_PIXELS, 2 * image.width * image.height):
+            raise ValueError(f"its tiles have {width} x {height} pixels, far more than the image")
 
 
 @contextmanager

@@ -200,6 +200,23 @@ def test_an_image_beyond_the_context_is_refused_before_it_is_decoded() -> None:
         processor(max_model_len=2690).prepare(file, "image", {})
 
 
+def test_a_tiff_of_tiles_beyond_its_size_is_refused() -> None:
+    def tiff(side: int) -> bytes:
+        data, end = zlib.compress(bytes(side * 3), 9), 8 + 2 + 12 * 11 + 4
+        tags = (
+            *((256, 40), (257, 30), (258, end), (259, 8), (262, 2), (277, 3), (284, 1)),  # 8: deflate
+            *((322, side), (323, side), (324, end + 6), (325, len(data))),
+        )
+        kinds = {258: (3, 3)}  # three numbers of 16 bits; the others are one of 32
+        entries = (struct.pack("<HHII", tag, *kinds.get(tag, (4, 1)), value) for tag, value in tags)
+        header = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4)
+        return header + struct.pack("<3H", 8, 8, 8) + data
+
+    with pytest.raises(InvalidValue, match="its tiles have 8000 x 8000 pixels"):
+        ImageFile(tiff(8000))
+    assert (ImageFile(tiff(64)).width, ImageFile(tiff(64)).height) == (40, 30)
+
+
 def test_what_follows_a_jpeg_is_not_decoded_and_has_no_scans() -> None:
     file = image_file(plain_image(64, 48), "JPEG", progressive=True)
     assert read_image(file + b"\xff\xda" * 200).size == (64, 48), "a phone puts a video there"
