@@ -16,6 +16,7 @@ from ernie_wire.errors import InvalidValue
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _BLANKS = b" \t\r\n\f"
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_MAX_HEADER_CHARACTERS = 4096
 _PIECE_CHARACTERS = 256 << 10
 """Decoding one piece takes about a millisecond, during which no other thread runs."""
 _ESCAPES = re.compile(rb"(?:%[0-9A-Fa-f]{2}){1,1024}")
@@ -28,9 +29,12 @@ def read_data_url(url: str) -> bytes:
     Raises:
         InvalidValue: it has no comma, is empty, or is not base64 although it says so.
     """
-    header, comma, data = url.partition(",")
+    header, comma, _ = url[:_MAX_HEADER_CHARACTERS].partition(",")
     if not comma:
-        raise InvalidValue("a data: URL has no comma; it must be data:image/png;base64,...")
+        is_long = len(url) > _MAX_HEADER_CHARACTERS
+        place = f" among its first {_MAX_HEADER_CHARACTERS} characters" if is_long else ""
+        raise InvalidValue(f"a data: URL has no comma{place}; it must be data:image/png;base64,...")
+    data = url[len(header) + 1 :]
     parameters = [parameter.strip().lower() for parameter in header.split(";")[1:]]
     content = _from_base64(data) if "base64" in parameters else b"".join(_unquoted(data))
     if not content:

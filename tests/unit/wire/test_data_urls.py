@@ -56,6 +56,7 @@ def test_other_data_may_have_commas_and_plus_signs() -> None:
     [
         ("data:image/png;base64", "comma"),
         ("data:", "comma"),
+        (f"data:{';' * 10_000};base64,{TEXT}", "first 4096"),
         ("data:image/png;base64,", "empty"),
         ("data:image/png;base64,====", "empty"),
         ("data:image/png,", "empty"),
