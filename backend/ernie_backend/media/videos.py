@@ -7,11 +7,14 @@ The memory is that of one packet and of the decoder; a deadline bounds the time.
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from io import BytesIO
 from itertools import chain
 from types import ModuleType
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 MAX_FRAME_PIXELS = 4096 * 4096
 """A decoder keeps up to 17 frames of 1.5 bytes for a pixel: 408 MiB."""
+MAX_BLOCK_BYTES = 160 << 20
+"""Of an array of FFmpeg: a frame of 8 bytes for a pixel, or a table of 7 million frames. A small file can
+announce any number of them, and each takes 70 bytes."""
 MAX_SECONDS = 60.0
 """For reading and decoding a file."""
 TOLERANCE = 10
@@ -191,7 +197,15 @@ def _pyav() -> ModuleType:
     except ModuleNotFoundError:
         message = "this server has no PyAV, which reads videos; its operator can install ernie-triton[video]"
         raise InvalidValue(message, "media") from None
+    _limit_blocks(av)
     return av
+
+
+@cache
+def _limit_blocks(av: ModuleType) -> None:
+    """Limit FFmpeg's arrays; PyAV has no function for that, but its modules are linked to FFmpeg's."""
+    with suppress(OSError, AttributeError):  # linked otherwise
+        ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(MAX_BLOCK_BYTES))
 
 
 def _video_stream(container: InputContainer) -> VideoStream:

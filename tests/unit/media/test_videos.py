@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -263,3 +264,17 @@ def test_frames_that_are_not_shown_are_not_counted() -> None:
     assert table.rate(Fraction(1, 30), None) == 30
     with pytest.raises(InvalidValue, match="no frames"):
         FrameTable(packets[:2], is_timed=True)
+
+
+def test_a_file_that_announces_millions_of_frames_takes_no_memory_for_them() -> None:
+    file = bytearray(video_file(grey_frames(12)))
+    number = struct.pack(">I", 8_000_000)
+    for table, place, values in (
+        (b"stsz", 8, b"\0\0\0\1" + number),  # samples of one byte
+        (b"stsc", 16, number),  # all of them in one chunk
+        (b"stts", 12, number),
+    ):
+        begin = file.index(table) + place
+        file[begin : begin + len(values)] = values
+    with pytest.raises(InvalidValue, match="no frames"):  # FFmpeg's table is above MAX_BLOCK_BYTES
+        Video(bytes(file))
