@@ -78,6 +78,7 @@ _OCR_TOWER = {
     "patch_size": 14,
     "image_size": 384,
 }
+_OCR_0_9B = {**_0_3B, "tie_word_embeddings": False, "vision_config": _OCR_TOWER}
 _W4A8C8 = {
     "quantization": "mix_quant",
     "dense_quant_type": "wint8",
@@ -143,11 +144,9 @@ _MODELS = (
         "the layers with experts, 3 to 53",
         "an output head of its own",
     ),
-    _released(
-        _OCR,
-        "PaddleOCR-VL",
-        {**_0_3B, "tie_word_embeddings": False, "vision_config": _OCR_TOWER},
-    ),
+    _released(_OCR, "PaddleOCR-VL", _OCR_0_9B),
+    _released(_OCR, "PaddleOCR-VL-1.5", _OCR_0_9B, "the sizes: those of PaddleOCR-VL"),
+    _released(_OCR, "PaddleOCR-VL-1.6", _OCR_0_9B, "the sizes: those of PaddleOCR-VL"),
 )
 RELEASED: Mapping[str, ReleasedModel] = {model.name: model for model in _MODELS}
 

@@ -131,6 +131,7 @@ GIGABYTES = {  # bfloat16, wint8, wint4 with a bfloat16 output head
     "ERNIE-4.5-VL-28B-A3B": (58.8, 30.4, 16.8),
     "ERNIE-4.5-VL-424B-A47B": (847, 426, 221),
     "PaddleOCR-VL": (1.81, 1.56, 1.56),
+    "PaddleOCR-VL-1.6": (1.81, 1.56, 1.56),
 }
 KV_BYTES = {"0.3B": 18432, "PaddleOCR": 18432, "21B": 57344, "28B": 57344, "300B": 221184, "424B": 221184}
 

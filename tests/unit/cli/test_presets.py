@@ -54,6 +54,8 @@ def test_an_entry_takes_its_weights_from_the_model_root(tmp_path: Path) -> None:
         ("baidu/ERNIE-4.5-0.3B-PT", "ERNIE-4.5-0.3B"),
         ("ernie-4.5-vl-28b-a3b-thinking", "ERNIE-4.5-VL-28B-A3B-Thinking"),
         ("PaddlePaddle/PaddleOCR-VL", "PaddleOCR-VL"),
+        ("PaddlePaddle/PaddleOCR-VL-1.5", "PaddleOCR-VL-1.5"),
+        ("PaddlePaddle/PaddleOCR-VL-1.6", "PaddleOCR-VL-1.6"),
         ("ERNIE-4.5-0.3B-Base", None),
     ],
 )
