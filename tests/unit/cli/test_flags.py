@@ -229,6 +229,12 @@ def test_a_flag_that_would_be_missed_is_refused(flag: Flag) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("name", ["--enable-early-stop", "--early-stop-config"])
+def test_what_stops_a_repetition_is_named(name: str) -> None:
+    with pytest.raises(UsageError, match=r"repetition_detection.*docs/sampling\.md"):
+        read(FLAGS[name], sample(FLAGS[name]))
+
+
 @pytest.mark.parametrize(("flag", "value"), NEUTRAL)
 def test_a_neutral_value_is_taken_in_silence(flag: Flag, value: str) -> None:
     given = read(flag, "DIR" if value == "--model" else value)
