@@ -63,8 +63,8 @@ def main() -> None:
             sys.stderr.write(f"ernie-triton: the system refuses: {error}\n")
         discard_output()
         status = 1
-    except KeyboardInterrupt:
-        sys.stderr.write("Aborted.\n")
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write(" ".join(["Aborted.", *map(str, interrupt.args)]) + "\n")
         status = _INTERRUPTED
     sys.exit(status)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +18,7 @@ import pypdfium2
 import pytest
 from PIL import Image
 
+from ernie_cli.main import main
 from invoke import Result, invoke
 from support.free_ports import free_port
 
@@ -140,7 +143,7 @@ def test_what_was_read_is_not_read_again(api: Api, folder: Path, tmp_path: Path)
     assert sorted(picture(body).width for body in api.bodies) == [11, 30]
     assert "1 read before" in result.stdout
     assert (output / "document.md").read_text().count("text") == 3
-    for again, count in ((("--again",), 3), (("--task", "table"), 3), ((), 3), ((), 0)):
+    for again, count in ((("--again",), 3), (("--max-tokens", "9"), 0), ((), 0)):
         api.bodies.clear()
         assert ocr(api, folder, "--output", output, *again).exit_code == 0
         assert len(api.bodies) == count
@@ -177,11 +180,87 @@ def test_a_busy_server_is_asked_again(api: Api, folder: Path, tmp_path: Path) ->
     assert (result.exit_code, len(api.bodies)) == (0, 5)
 
 
-def test_a_cut_answer_says_why(api: Api, folder: Path, tmp_path: Path) -> None:
-    api.reply = lambda _: answered("x" * 9, finish_reason="length", stop_reason="repetition_detected")
-    ocr(api, folder / "a.png", "--output", tmp_path)
-    record = json.loads((tmp_path / "a.png.json").read_text())
+def test_cut_pages_are_listed_and_marked_and_a_higher_limit_reads_them_again(
+    api: Api, folder: Path, tmp_path: Path
+) -> None:
+    def reply(body: dict[str, Any]) -> Reply:
+        width = picture(body).width
+        if width == 30:
+            return answered("text 30")
+        return answered(
+            "xx", finish_reason="length", stop_reason="repetition_detected" if width == 20 else None
+        )
+
+    api.reply = reply
+    output = tmp_path / "out"
+    for _ in range(2):  # what was read before is listed too
+        result = ocr(api, folder, "--output", output, "--max-tokens", "3")
+        assert result.exit_code == 0
+        limit, loop, summary = result.stdout.splitlines()
+        assert limit.startswith("a.png: cut: --max-tokens 3 is reached; run again with a higher one")
+        assert loop.startswith("b.JPG: cut: the answer repeated itself")
+        assert "; 2 cut before their end; results in" in summary
+    first, second, whole = (output / "document.md").read_text().split("<!-- ")[1:]
+    assert "xx\n\n> **Cut here:** --max-tokens 3" in first
+    assert "**Cut here:** the answer repeated itself" in second
+    assert "Cut" not in whole
+    assert "**Cut here:**" in (output / "a.png.md").read_text()
+    record = json.loads((output / "b.JPG.json").read_text())
     assert (record["finish_reason"], record["stop_reason"]) == ("length", "repetition_detected")
+    api.bodies.clear()
+    result = ocr(api, folder, "--output", output, "--max-tokens", "9")
+    assert [picture(body).width for body in api.bodies] == [10]
+    assert "a.png: cut: the context is full after 3 tokens" in result.stdout
+
+
+def test_the_document_has_all_results_of_the_folder(api: Api, folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    ocr(api, folder, "--output", output)
+    api.reply = lambda _: answered("anew")
+    result = ocr(api, folder / "b.JPG", "--output", output, "--again")
+    assert result.stdout.startswith("1 of 1 pages read")
+    records = json.loads((output / "document.json").read_text())
+    assert [(record["page"], record["text"]) for record in records] == [
+        ("a.png", "text 10"), ("b.JPG", "anew"), ("more/c.webp", "text 30"),
+    ]  # fmt: skip
+    assert (output / "document.md").read_text().count("<!-- ") == 3
+
+
+def test_results_of_another_task_are_not_overwritten(api: Api, folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    ocr(api, folder / "a.png", "--output", output)
+    before = {path: path.read_bytes() for path in output.iterdir()}
+    api.bodies.clear()
+    result = ocr(api, folder / "b.JPG", "--output", output, "--task", "table", "--again")
+    assert result.exit_code == 1
+    assert re.search("results of --task ocr, such as a.png; give another --output", str(result.exception))
+    assert not api.bodies
+    assert {path: path.read_bytes() for path in output.iterdir()} == before
+
+
+def test_an_interruption_says_what_is_kept(
+    api: Api,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def reply(body: dict[str, Any]) -> Reply:
+        if len(api.bodies) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return answered("text")
+
+    api.reply = reply
+    output = tmp_path / "out"
+    command = ["ernie-triton", "ocr", "--url", api.url, str(folder), "--output", str(output)]
+    monkeypatch.setattr("sys.argv", [*command, "--concurrency", "1"])
+    with pytest.raises(SystemExit) as raised:
+        main()
+    assert raised.value.code == 130
+    words = capsys.readouterr().err
+    assert words == f"Aborted. Finished pages are kept in {output}; the same command reads the rest.\n"
+    assert "a.png" in (output / "document.md").read_text()
+    assert "1 read before" in ocr(api, folder, "--output", output).stdout
 
 
 def test_pages_of_a_pdf_are_drawn(api: Api, tmp_path: Path) -> None:

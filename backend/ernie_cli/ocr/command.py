@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -22,7 +22,7 @@ from ernie_cli.terminal_text import escaped, shown
 from ernie_frontend.arguments import Parser, checked
 from ernie_frontend.log_output import print_result
 
-_MAX_FAILED_SHOWN = 20
+_MAX_SHOWN = 20
 _MAX_TOKENS = 4096
 _DPI = 144
 _MOST = 1_000_000
@@ -42,6 +42,10 @@ def ocr(arguments: Sequence[str]) -> int:
     begin = time.monotonic()
     try:
         failed = _read(server, new, results, options.concurrency)
+    except KeyboardInterrupt:
+        way = "the same command without --again" if options.again else "the same command"
+        output = escaped(str(options.output))
+        raise KeyboardInterrupt(f"Finished pages are kept in {output}; {way} reads the rest.") from None
     finally:
         results.write_document(pages)
     seconds = time.monotonic() - begin
@@ -50,8 +54,10 @@ def ocr(arguments: Sequence[str]) -> int:
         raise CommandError(
             f"none of {len(pages)} pages could be read; the first, {escaped(page.name)}: {error}"
         )
-    summary = _summary(len(pages), len(new), len(failed), seconds, options.output)
-    print_result("\n".join([*_failed_lines(failed), summary]))
+    cut = {page: why for page in pages if page not in failed and (why := results.why_cut(page))}
+    summary = _summary(len(pages), len(new), failed, cut, seconds)
+    where = f"results in {escaped(str(options.output))}"
+    print_result("\n".join([*_lines(failed), *_lines(cut, "cut: "), f"{summary}; {where}"]))
     return 1 if failed else 0
 
 
@@ -91,18 +97,18 @@ def _read(server: Server, pages: Sequence[Page], results: Results, concurrency: 
     return failed
 
 
-def _failed_lines(failed: dict[Page, str]) -> list[str]:
-    lines = [f"{escaped(page.name)}: {shown(error, 200)}" for page, error in failed.items()]
-    more = len(lines) - _MAX_FAILED_SHOWN
-    return [*lines[:_MAX_FAILED_SHOWN], *([f"({more} more)"] if more > 0 else [])]
+def _lines(pages: Mapping[Page, str], what: str = "") -> list[str]:
+    """Return a line for each page and what is said of it, as far as a terminal has room."""
+    lines = [f"{escaped(page.name)}: {what}{shown(text, 200)}" for page, text in pages.items()]
+    more = len(lines) - _MAX_SHOWN
+    return [*lines[:_MAX_SHOWN], *([f"{what}({more} more)"] if more > 0 else [])]
 
 
-def _summary(num_pages: int, num_new: int, num_failed: int, seconds: float, output: Path) -> str:
-    num_read = num_new - num_failed
+def _summary(
+    num_pages: int, num_new: int, failed: Mapping[Page, str], cut: Mapping[Page, str], seconds: float
+) -> str:
+    num_read = num_new - len(failed)
     rate = f", {num_read / seconds * _SECONDS_PER_MINUTE:.1f} a minute" if num_read else ""
     parts = [f"{num_read} of {num_pages} pages read in {seconds:.1f} s{rate}"]
-    if num_pages > num_new:
-        parts.append(f"{num_pages - num_new} read before")
-    if num_failed:
-        parts.append(f"{num_failed} failed")
-    return f"{'; '.join(parts)}; results in {escaped(str(output))}"
+    counts = {"read before": num_pages - num_new, "failed": len(failed), "cut before their end": len(cut)}
+    return "; ".join([*parts, *(f"{number} {what}" for what, number in counts.items() if number)])
