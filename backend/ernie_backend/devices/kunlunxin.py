@@ -26,6 +26,7 @@ UNCHECKED = "ERNIE_XPU_UNCHECKED"
 """Set to 1, a start goes on although a requirement is not met."""
 CONTROL_NODE = "xpuctrl"
 LEAST_DRIVER, LEAST_FIRMWARE = "5.0.21.26", "1.48"
+PADDLE_PYTHON = (3, 10)
 PADDLES = ("paddlepaddle", "paddlepaddle-gpu", "paddlepaddle-xpu")
 LINKED_CARDS = ((0, 1, 2, 3), (4, 5, 6, 7))
 _INDEX, _USED_MIB, _TOTAL_MIB = 1, 17, 18
@@ -118,7 +119,7 @@ def read_xpu_host(
     """
     nodes = list((root / "dev").glob("xpu[0-9]*"))
     run = run or _output_of
-    query = run(("xpu-smi", "-q")) if nodes else ""
+    query = run(("xpu-smi", "-q"))
     return XpuHost(
         num_nodes=len(nodes),
         has_control=(root / "dev" / CONTROL_NODE).exists(),
@@ -132,14 +133,8 @@ def read_xpu_host(
 
 
 def problems(host: XpuHost, num_ranks: int) -> Iterator[Problem]:
-    """Yield the requirements that the host does not meet for ``num_ranks`` ranks; the unknown counts as met.
-
-    Raises:
-        StartError: see ``XpuHost.chosen``.
-    """
-    if not host.num_nodes:
-        yield Problem("cards", "there is no /dev/xpu*", "pass the devices into the container, or --device cpu")
-        return
+    """Yield the requirements that the host does not meet for ``num_ranks`` ranks; the unknown counts as met."""
+    yield from _card_problems(host, num_ranks)
     if not host.has_control:
         fix = f"pass /dev/{CONTROL_NODE} into the container, too (docker run --device /dev/{CONTROL_NODE})"
         yield Problem("control device", f"there is no /dev/{CONTROL_NODE}", fix)
@@ -150,7 +145,6 @@ def problems(host: XpuHost, num_ranks: int) -> Iterator[Problem]:
         if version is not None and _numbers(version) < _numbers(least):
             yield Problem(name, f"version {version}", f"install {least} or later on the host")
     yield from _paddle_problems(host)
-    yield from _card_problems(host, num_ranks)
 
 
 def check_xpu_host(
@@ -176,15 +170,23 @@ def _paddle_problems(host: XpuHost) -> Iterator[Problem]:
         yield Problem("Paddle", f"{names} are installed", fix)
     elif "paddlepaddle-xpu" not in paddles:
         has = " and ".join(paddles) or "no Paddle"
-        python = ".".join(map(str, host.python))
-        fix = "install paddlepaddle-xpu (docs/xpu.md)" + (
-            "" if host.python == (3, 10) else f"; it exists for Python 3.10, and this is {python}"
-        )
-        yield Problem("Paddle", f"{has} is installed", fix)
+        yield Problem("Paddle", f"{has} is installed", "install paddlepaddle-xpu (docs/xpu.md)")
+        if host.python != PADDLE_PYTHON:
+            needed = ".".join(map(str, PADDLE_PYTHON))
+            fix = f"make the environment with python{needed}: paddlepaddle-xpu exists for Python {needed} only"
+            yield Problem("Python", f"version {'.'.join(map(str, host.python))}", fix)
 
 
 def _card_problems(host: XpuHost, num_ranks: int) -> Iterator[Problem]:
-    chosen = host.chosen
+    if not host.num_nodes:
+        yield Problem("cards", "there is no /dev/xpu*", "pass the devices into the container, or --device cpu")
+        return
+    try:
+        chosen = host.chosen
+    except StartError:
+        fix = "write different numbers separated by commas, such as 0,1,2,3"
+        yield Problem(VISIBLE_DEVICES, f"it is {host.visible!r}", fix)
+        return
     unknown = [each for each in chosen if each >= host.num_nodes]
     if unknown:
         fix = f"the cards are 0 to {host.num_nodes - 1}"

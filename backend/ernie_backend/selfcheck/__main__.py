@@ -8,6 +8,8 @@ from dataclasses import asdict
 
 from ernie_backend.devices.backend import BACKENDS
 from ernie_backend.devices.host import usable_cores
+from ernie_backend.errors import StartError
+from ernie_backend.selfcheck import NOT_STARTED_STATUS
 from ernie_backend.selfcheck.models import check_models
 from ernie_backend.selfcheck.ops import check_ops
 from ernie_backend.selfcheck.rates import measure_rates
@@ -20,7 +22,11 @@ _CARD_TOLERANCE = 3e-2
 def main() -> None:
     """Check the backend that the first argument names; with the second, ``rates``, only measure."""
     name, only_rates = sys.argv[1], sys.argv[2:] == ["rates"]
-    ops = BACKENDS[name].create_ops(usable_cores())
+    try:
+        ops = BACKENDS[name].create_ops(usable_cores())
+    except StartError as error:
+        sys.stderr.write(f"{' '.join(error.message.split())}\n")
+        sys.exit(NOT_STARTED_STATUS)
     tolerance = _TOLERANCES.get(name, _CARD_TOLERANCE)
     programs = (
         [measure_rates(ops)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,10 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from ernie_backend.devices.backend import AUTO, CPU, DEVICES, XPU, find_backend
-from ernie_backend.devices.kunlunxin import read_xpu_host
+from ernie_backend.devices.kunlunxin import UNCHECKED, read_xpu_host
 from ernie_backend.settings.kinds import Choice, Integer
 from ernie_cli.doctor.bundle import write_bundle
-from ernie_cli.doctor.finding import Finding, Verdict
+from ernie_cli.doctor.finding import Finding, Verdict, warn
 from ernie_cli.doctor.host_checks import check_host
 from ernie_cli.doctor.selfcheck import check_device
 from ernie_cli.doctor.xpu_checks import check_xpu
@@ -53,10 +54,18 @@ def _checks(options: object, device: str) -> Iterator[Finding]:
     get = vars(options)
     parameters = {"tensor_parallel_size": str(get["tensor_parallel_size"]), "device": device}
     yield from check_host(get["port"], get["host"], get["model"], parameters)
+    has_cards = True
     if device == XPU.name:
-        yield from check_xpu(read_xpu_host(), get["tensor_parallel_size"])
-    if get["selfcheck"]:
+        for finding in check_xpu(read_xpu_host(), get["tensor_parallel_size"]):
+            has_cards &= finding.verdict is not Verdict.FAIL
+            yield finding
+    if not get["selfcheck"]:
+        return
+    if has_cards or os.environ.get(UNCHECKED) == "1":
         yield from check_device(device)
+    else:
+        fix = f"see to the failures of XPU above, or try with {UNCHECKED}=1"
+        yield warn("self-check", "skipped: this machine does not meet the requirements of XPUs", fix)
 
 
 def _printed(findings: Iterable[Finding]) -> Iterator[Finding]:
@@ -70,6 +79,18 @@ def _printed(findings: Iterable[Finding]) -> Iterator[Finding]:
         if finding.fix:
             console.print(Text(f"      fix: {finding.fix}"))
         yield finding
+
+
+def _bundle(text: str) -> Path:
+    """Return the path of a file that can be written, or raise ValueError: the checks may take minutes."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise ValueError(f"is {text}; there is no directory {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"is {text}, a directory; it must be a file, such as {path / 'doctor.zip'}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"is {text}, which this user cannot write")
+    return path
 
 
 def _parser() -> Parser:
@@ -106,5 +127,10 @@ def _parser() -> Parser:
         help="compute each op and a tiny model of every family on the device, compare, and measure (minutes)",
     )
     add("--json", action="store_true", help="print a list of objects: name, verdict, found, fix")
-    add("--bundle", type=Path, metavar="FILE.zip", help="write what a report needs, redacted, into this file")
+    add(
+        "--bundle",
+        type=checked(_bundle),
+        metavar="FILE.zip",
+        help="write what a report needs, redacted, into this file",
+    )
     return parser

@@ -9,12 +9,20 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 
+from ernie_backend.devices.backend import CPU, REFERENCE, XPU
+from ernie_backend.selfcheck import NOT_STARTED_STATUS
 from ernie_cli.doctor.finding import Finding, fail, ok
 
 _TIMEOUT_S = 1800
 _FALLBACK = re.compile(r"fallbacking to CPU.*", re.IGNORECASE)
 """What Paddle logs, at level 3, when an op runs on the CPU because the card has no kernel for it."""
 _FULL_FLOAT32 = "XPU_PADDLE_FC_FLOAT"
+_INSTALL = {
+    CPU.name: "install ernie-triton again; it brings the kernels for CPUs",
+    REFERENCE.name: "install ernie-triton again",
+    XPU.name: "see to the lines on XPU above and follow docs/xpu.md, or serve with --device cpu",
+}
+"""What to do where a device cannot be used at all."""
 _FIX = "report it with the bundle (--bundle); until then serve with --device cpu"
 
 
@@ -50,7 +58,9 @@ def _run(device: str, arguments: tuple[str, ...], variables: Mapping[str, str]) 
     fallbacks = sorted(set(_FALLBACK.findall(done.stderr)))
     if fallbacks:
         yield fail("CPU fallbacks", "; ".join(fallbacks)[:500], "these ops run on the CPU, silently: " + _FIX)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["no output"]
+    lines = done.stderr.strip().splitlines() or ["no output"]
+    if done.returncode == NOT_STARTED_STATUS:
+        yield fail("self-check", lines[-1][:300], _INSTALL[device])
+    elif done.returncode != 0:
         how = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
         yield fail("self-check", f"ended with {how}: {lines[-1][:300]}", _FIX)

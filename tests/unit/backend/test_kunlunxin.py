@@ -118,13 +118,20 @@ def test_a_wrong_choice_of_cards_is_an_error(tmp_path: Path, visible: str) -> No
     [
         ({"paddlepaddle": "3.3.0", "paddlepaddle-xpu": "3.3.0"}, (3, 10), "uninstall paddlepaddle,"),
         ({"paddlepaddle": "3.3.0"}, (3, 10), "install paddlepaddle-xpu"),
-        ({}, (3, 11), "Python 3.10, and this is 3.11"),
+        ({}, (3, 10), "docs/xpu.md"),
     ],
 )
 def test_exactly_one_paddle(paddles: dict[str, str], python: tuple[int, int], word: str) -> None:
     host = XpuHost(num_nodes=1, has_control=True, paddles=paddles, python=python)
     (problem,) = problems(host, 1)
     assert word in problem.fix
+
+
+def test_a_host_without_anything_has_all_the_problems_at_once() -> None:
+    found = {each.name: each for each in problems(XpuHost(driver="4.0", firmware="1.0", python=(3, 12)), 4)}
+    assert set(found) == {"cards", "control device", "driver", "firmware", "Paddle", "Python"}
+    assert "3.12" in found["Python"].found
+    assert "python3.10" in found["Python"].fix
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from ernie_backend.devices.kunlunxin import Card, XpuHost
 from ernie_cli.doctor.bundle import redacted, shown_environment
 from ernie_cli.doctor.command import doctor
 from ernie_cli.doctor.finding import Verdict
+from ernie_cli.doctor.selfcheck import check_device
 from ernie_cli.doctor.xpu_checks import check_xpu
+from ernie_frontend.arguments import UsageError
 from support.free_ports import free_port
 from support.paths import REPOSITORY
 
@@ -85,15 +87,57 @@ def test_what_is_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cards_are_shown_with_their_memory() -> None:
     busy, free = Card(50 << 30, 96 << 30), Card(0, 96 << 30)
     paddle = {"paddlepaddle-xpu": "3.3.0"}
-    host = XpuHost(2, has_control=True, cards={0: busy, 1: free}, driver="5.0.21.26", paddles=paddle)
+    host = XpuHost(
+        2, visible="0,1", has_control=True, cards={0: busy, 1: free}, driver="5.0.21.26", paddles=paddle
+    )
     verdicts = {each.name: each.verdict for each in check_xpu(host, 1)}
     assert verdicts == {
-        "XPU cards": Verdict.OK,
+        "XPU control device": Verdict.OK,
         "XPU driver": Verdict.OK,
         "XPU firmware": Verdict.WARN,
+        "XPU Paddle": Verdict.OK,
+        "XPU Python": Verdict.OK,
+        "XPU cards": Verdict.OK,
         "XPU card 0": Verdict.WARN,
         "XPU card 1": Verdict.OK,
     }
+
+
+def test_a_host_without_cards_reports_each_requirement_and_skips_the_self_check(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ernie_cli.doctor.command.read_xpu_host", lambda: XpuHost(python=(3, 11)))
+    status, findings = report(capsys, "--port", str(free_port()), "--device", "xpu", "--selfcheck")
+    verdicts = {name.removeprefix("XPU "): each["verdict"] for name, each in findings.items() if "XPU" in name}
+    assert status == 1
+    assert verdicts == {
+        "cards": "fail",
+        "control device": "fail",
+        "driver": "warn",
+        "firmware": "warn",
+        "Paddle": "fail",
+        "Python": "fail",
+    }
+    assert findings["self-check"]["verdict"] == "warn"
+    assert "skipped" in findings["self-check"]["found"]
+
+
+def test_a_wrong_choice_of_cards_hides_no_other_problem() -> None:
+    failed = {each.name for each in check_xpu(XpuHost(2, visible="a"), 1) if each.verdict is Verdict.FAIL}
+    assert failed == {"XPU XPU_VISIBLE_DEVICES", "XPU control device", "XPU Paddle"}
+
+
+def test_a_device_that_cannot_be_used_is_a_sentence_with_its_fix() -> None:
+    (finding, *_) = check_device("xpu")  # no environment of the tests has a card
+    assert finding.name == "self-check"
+    assert finding.found.startswith("device xpu cannot be used: ")
+    assert "docs/xpu.md" in finding.fix
+
+
+@pytest.mark.parametrize(("path", "word"), [("none/x.zip", "no directory"), ("", "must be a file")])
+def test_where_the_bundle_cannot_be_is_said_before_the_checks(tmp_path: Path, path: str, word: str) -> None:
+    with pytest.raises(UsageError, match=f"--bundle .*{word}"):
+        doctor(["--bundle", str(tmp_path / path)])
 
 
 def test_the_self_check_passes_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
