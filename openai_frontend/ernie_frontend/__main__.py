@@ -21,7 +21,7 @@ from ernie_frontend.arguments import Parser, UsageError, checked
 from ernie_frontend.cors import BadCorsFlags, read_cors
 from ernie_frontend.http.connections import TooFewDescriptors, connection_limit
 from ernie_frontend.log_output import log_to_standard_error
-from ernie_frontend.media.downloads import domain_rule
+from ernie_frontend.media.flags import read_media_flags
 from ernie_frontend.middleware.api_keys import (
     API_KEY_VARIABLE,
     NoKey,
@@ -29,7 +29,7 @@ from ernie_frontend.middleware.api_keys import (
     read_key_file,
     split_keys,
 )
-from ernie_frontend.settings import MediaRules, Settings
+from ernie_frontend.settings import Settings
 from ernie_frontend.workers import serve
 
 _MAX_SOCKET_BYTES = 107  # unix(7): 108 with the zero byte at the end
@@ -98,7 +98,6 @@ def arguments_parser() -> Parser:
     )
     add(
         "--allowed-local-media-path",
-        type=Path,
         metavar="DIRECTORY",
         help="directory whose files clients may send to the model as file:///PATH [none]",
     )
@@ -171,10 +170,10 @@ def _settings(options: argparse.Namespace) -> Settings:
                 allow_credentials=options.allow_credentials,
             ),
             has_docs=not options.disable_fastapi_docs,
-            media=MediaRules(
-                allowed_domains=_media_domains(options.allowed_media_domains),
+            media=read_media_flags(
+                options.allowed_media_domains,
+                options.allowed_local_media_path,
                 allow_private=options.allow_private_media,
-                local_directory=_media_directory(options.allowed_local_media_path),
             ),
             max_concurrency=options.max_concurrency,
             max_connections=connection_limit(options.max_concurrency),
@@ -182,23 +181,6 @@ def _settings(options: argparse.Namespace) -> Settings:
         )
     except (BadCorsFlags, NoKey, TooFewDescriptors) as error:
         raise UsageError(str(error)) from None
-
-
-def _media_domains(text: str | None) -> tuple[str, ...]:
-    if text is None:
-        return ()
-    try:
-        return tuple(domain_rule(each) for each in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"--allowed-media-domains: {error}") from None
-
-
-def _media_directory(path: Path | None) -> Path | None:
-    if path is None:
-        return None
-    if not path.is_dir():
-        raise UsageError(f"--allowed-local-media-path {path} is not a directory")
-    return path.resolve()
 
 
 def _integer(low: int, high: int = 1 << 30) -> Callable[[str], int]:

@@ -14,7 +14,8 @@ from ernie_cli.flags.flag import Flag, Group, LocalizedText, Passed
 from ernie_cli.flags.table import FLAGS, GROUPS
 
 P800 = "p800"
-DEVICES = ("auto", "cpu", P800)
+DEVICES = ("auto", "cpu", P800, "xpu", "reference")
+"""Those of ``serve``, and the name of the card."""
 USAGE = "ernie-triton plan [--model] DIRECTORY|ROW|ID [flags]"
 DESCRIPTION = LocalizedText(
     "Tell from config.json alone how much memory a model takes, and what fits. Takes the flags of serve;"
@@ -53,8 +54,9 @@ _REPLACED: Mapping[str, Flag] = {
         FLAGS["--device"],
         kind=Choice(DEVICES),
         help=LocalizedText(
-            "what to plan for; auto: a P800 for rows and ids, for a directory the device that is found",
-            "规划的目标设备；auto：表中的行与 id 按 P800，目录按检测到的设备",
+            "what to plan for; auto: a P800 for rows and ids, for a directory the device that is found;"
+            " xpu: a P800; reference: as cpu",
+            "规划的目标设备；auto：表中的行与 id 按 P800，目录按检测到的设备；xpu：按 P800；reference：按 cpu",
         ),
     ),
     MEDIA: replace(

@@ -14,6 +14,7 @@ from ernie_cli.flags.service import DEFAULT_DRAIN_S, DEFAULT_HOST, DEFAULT_PORT
 from ernie_cli.flags.table import FLAGS
 from ernie_cli.triton.run_directory import entry_name
 from ernie_frontend.cors import BadCorsFlags, read_cors
+from ernie_frontend.media.flags import read_media_flags
 from ernie_frontend.middleware.api_keys import NoKey, environment_keys, read_key_file, split_keys
 
 _BY_SERVE = ("--host", "--port", "--served-model-name", "--timeout-graceful-shutdown")
@@ -64,6 +65,7 @@ class ServeSettings:
 
         Raises:
             CommandError: the model is missing, or a file that a flag names.
+            UsageError: a flag of media is wrong.
         """
         if not given.get("--model"):
             raise CommandError("--model is missing; give a model's directory or an id like OWNER/NAME")
@@ -145,6 +147,11 @@ def _api_key_file(given: Mapping[str, str]) -> Path | None:
 
 def _frontend_flags(given: Mapping[str, str]) -> tuple[str, ...]:
     _check_cors(given)
+    read_media_flags(  # only checked: the frontend, which reads them too, starts after the model is loaded
+        given.get("--allowed-media-domains"),
+        given.get("--allowed-local-media-path"),
+        allow_private="--allow-private-media" in given,
+    )
     return tuple(
         name if isinstance(flag.kind, Switch) else f"{name}={value}"
         for name, value in given.items()

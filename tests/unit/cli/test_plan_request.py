@@ -11,11 +11,12 @@ import pytest
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import BACKENDS
+from ernie_backend.devices.backend import DEVICES as SERVE_DEVICES
 from ernie_backend.devices.device import GIB, p800
 from ernie_backend.planning.engine_plan import engine_plan
 from ernie_backend.planning.memory_plan import plan_memory
 from ernie_cli.flags.parser import parsed_flags
-from ernie_cli.flags.plan import PLAN_GROUPS
+from ernie_cli.flags.plan import DEVICES, PLAN_GROUPS
 from ernie_cli.plan.request import plan_request
 from ernie_cli.presets.rows import ROWS
 from ernie_cli.serve.printed_config import engine_settings
@@ -71,6 +72,16 @@ def test_a_step_has_the_tokens_of_the_device() -> None:
         for device in ("p800", "cpu")
     }
     assert tokens == {"p800": 2048, "cpu": 256 + 128}
+
+
+def test_the_devices_of_serve_are_planned_as_what_they_run_on() -> None:
+    assert set(SERVE_DEVICES) <= set(DEVICES)
+    for device, same in (("xpu", "p800"), ("reference", "cpu")):
+        for model in ("ernie-4.5-0.3b-wint8-32k", str(DENSE)):
+            given = {"--model": model, "--device-memory": "64"}
+            device_plan, same_plan = (plan_request({**given, "--device": each}) for each in (device, same))
+            assert device_plan.device == same_plan.device
+            assert device_plan.composed == same_plan.composed
 
 
 def test_ranks_on_cpus_have_the_memory_of_all_machines_of_which_this_need_be_none() -> None:

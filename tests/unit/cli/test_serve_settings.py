@@ -58,6 +58,10 @@ def test_what_the_frontend_would_refuse_is_refused_before_anything_starts() -> N
         settings("--allow-credentials")
     with pytest.raises(CommandError, match=r"--allowed-origins .*JSON"):
         settings("--allowed-origins", "a")
+    with pytest.raises(UsageError, match="--allowed-local-media-path nosuch is not a directory"):
+        settings("--allowed-local-media-path", "nosuch")
+    with pytest.raises(UsageError, match="--allowed-media-domains"):
+        settings("--allowed-media-domains", "https://b")
 
 
 def test_the_frontend_gets_its_flags_and_no_key_on_its_command_line() -> None:
