@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 from ernie_backend.chat.formats import AnswerFormat, answer_format
 from ernie_backend.chat.template import ChatTemplate
@@ -25,7 +24,7 @@ from ernie_backend.engine.request_state import PromptParts, RequestState
 from ernie_backend.engine.sampling_resolver import SamplingResolver
 from ernie_backend.engine.stop import StopMatcher
 from ernie_backend.errors import StartError
-from ernie_backend.request.media import MediaItem
+from ernie_backend.request.media import MediaItem, Medium
 from ernie_backend.request.reasoning import ReasoningTracker
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.settings.engine_settings import EngineSettings, LogprobLimits
@@ -106,8 +105,8 @@ class InputProcessor:
         """What requests may have."""
         return ("text",) if self.media is None else self.media.modalities
 
-    def media_of(self, request: GenerateRequest) -> list[tuple[bytes, str, dict[str, Any]]]:
-        """Return the media that are to be prepared before a request can be processed: file, kind and options.
+    def media_of(self, request: GenerateRequest) -> list[Medium]:
+        """Return the media that are to be prepared before a request can be processed.
 
         Raises:
             InvalidRequest: the model does not read them, there are too many, or what refers to them is wrong.

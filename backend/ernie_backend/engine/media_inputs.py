@@ -16,7 +16,7 @@ from ernie_backend.chat.template import RenderedChat
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.config.fields import read_json_object
 from ernie_backend.errors import StartError
-from ernie_backend.request.media import MediaItem, MediaSpan
+from ernie_backend.request.media import MediaItem, MediaSpan, Medium
 from ernie_backend.settings.engine_settings import MediaSettings
 from ernie_wire.errors import InvalidValue
 from ernie_wire.media_parts import merged_options, request_options
@@ -128,10 +128,8 @@ class MediaInputs:
             {kind: limit for kind, limit in limits.items() if kind in modalities},
         )
 
-    def requested(
-        self, request: GenerateRequest, conversation: Mapping[str, Any]
-    ) -> list[tuple[bytes, str, dict[str, Any]]]:
-        """Return the media of a conversation in their order: file, kind and options of each.
+    def requested(self, request: GenerateRequest, conversation: Mapping[str, Any]) -> list[Medium]:
+        """Return the media of a conversation in their order.
 
         Raises:
             InvalidRequest: the messages are wrong, there are too many media, or a buffer has no part.
@@ -151,7 +149,12 @@ class MediaInputs:
             raise InvalidValue(f"media[{min(unused)}] has no part in messages that refers to it", "media")
         options = request_options(conversation)
         return [
-            (request.media[part.media], part.kind, merged_options(options[part.kind], part.options))
+            Medium(
+                request.media[part.media],
+                part.kind,
+                merged_options(options[part.kind], part.options),
+                part.where,
+            )
             for part in parts
         ]
 

@@ -10,13 +10,12 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 from ernie_backend.media.processor import MediaProcessor
-from ernie_backend.request.media import MediaItem
+from ernie_backend.request.media import MediaItem, Medium
 from ernie_wire.errors import ContextLengthExceeded, ErnieError, InternalError, QueueFull
 
 MAX_PENDING_BYTES = 512 << 20
@@ -25,14 +24,6 @@ MAX_PREPARED_BYTES = 1 << 30
 """Of patches of unfinished requests; above it no further request is begun."""
 
 logger = logging.getLogger(__name__)
-
-
-class Medium(NamedTuple):
-    """A file to prepare: an image or a video, with the options of the request and its part."""
-
-    data: bytes
-    kind: str
-    options: Mapping[str, Any]
 
 
 @dataclass(eq=False)
@@ -91,17 +82,17 @@ class MediaPool:
         for index in range(workers):
             threading.Thread(target=self._run, name=f"media-{index}", daemon=True).start()
 
-    def submit(self, media: Sequence[tuple[bytes, str, Mapping[str, Any]]]) -> Future[tuple[MediaItem, ...]]:
-        """Begin with the media of a request: file, kind and options of each.
+    def submit(self, media: Sequence[Medium]) -> Future[tuple[MediaItem, ...]]:
+        """Begin with the media of a request.
 
         Returns:
-            Their items in the same order, or the first error, of which one is that they exceed the context. A
-            cancel ends the work after the current item.
+            Their items in the same order, or the first error, which names its part, or that they exceed the
+            context. A cancel ends the work after the current item.
 
         Raises:
             QueueFull: too many bytes are waiting already.
         """
-        job = _Job([Medium(*medium) for medium in media])
+        job = _Job(media)
         with self._changed:
             waiting = sum(each.file_bytes for each in self._pending)
             if self._pending and waiting + job.file_bytes > self._max_pending_bytes:
@@ -130,8 +121,8 @@ class MediaPool:
             try:
                 self._advance(job)
             except ErnieError as error:
-                number = f"medium {len(job.items) + 1} of {len(job.media)}: " if len(job.media) > 1 else ""
-                job.resolve(type(error)(f"{number}{error.message}", error.param))
+                where = job.media[len(job.items)].where
+                job.resolve(type(error)(f"{where}: {error.message}", error.param))
             except Exception as error:
                 logger.exception("media could not be prepared")
                 job.resolve(InternalError(f"media could not be prepared: {type(error).__name__}"))
@@ -159,7 +150,7 @@ class MediaPool:
         """Prepare an item; the jobs that wait for it take it, too, or try it themselves after an error."""
         item = None
         try:
-            item = self._processor.prepare(*medium)
+            item = self._processor.prepare(medium.data, medium.kind, medium.options)
         finally:
             with self._changed:
                 waiting = self._in_work.pop(key)

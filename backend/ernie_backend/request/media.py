@@ -1,12 +1,29 @@
-"""The media of a request, and their places among its tokens."""
+"""The media of a request as they come, as their encoder takes them, and their places among its tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Medium(NamedTuple):
+    """A file to prepare.
+
+    Attributes:
+        data: the file.
+        kind: ``image`` or ``video``.
+        options: of the request and its part.
+        where: the part, ``messages[2].content[0]``, for errors.
+    """
+
+    data: bytes
+    kind: str
+    options: Mapping[str, Any]
+    where: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,12 +12,12 @@ import logging
 import operator
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from ernie_backend.engine.request_state import RequestState
-from ernie_backend.request.media import MediaItem
+from ernie_backend.request.media import MediaItem, Medium
 from ernie_backend.service.engine_loop import Inbox
 from ernie_wire.errors import ErnieError, InternalError, QueueFull
 from ernie_wire.messages import Cancel, GenerateRequest, Output
@@ -30,14 +30,10 @@ _Prepared = Future[tuple[MediaItem, ...]]
 logger = logging.getLogger(__name__)
 
 
-Media = Sequence[tuple[bytes, str, Mapping[str, Any]]]
-"""Files, their kinds and options."""
-
-
 class Processor(Protocol):
     """Turns a client's request into the engine's, like ``InputProcessor``."""
 
-    def media_of(self, request: GenerateRequest, /) -> Media:
+    def media_of(self, request: GenerateRequest, /) -> Sequence[Medium]:
         """Return the media that are to be prepared first."""
 
     def process(self, request: GenerateRequest, items: tuple[MediaItem, ...], /) -> RequestState:
@@ -61,7 +57,7 @@ class InputThread:
         processor: Processor,
         inbox: Inbox,
         max_pending: int,
-        prepare: Callable[[Media], _Prepared] | None = None,
+        prepare: Callable[[Sequence[Medium]], _Prepared] | None = None,
         max_pending_bytes: int = MAX_PENDING_BYTES,
         max_pending_media_bytes: int = MAX_PENDING_MEDIA_BYTES,
     ) -> None:

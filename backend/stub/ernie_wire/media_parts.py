@@ -59,12 +59,14 @@ class MediaPart:
         media: index of the buffer.
         options: how it is prepared, as far as the part says.
         fields: all that the part says of it; a chat template may read more, such as ``subtitles``.
+        where: ``messages[2].content[0]``, for errors.
     """
 
     kind: str
     media: int
     options: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
 
 
 def media_part(where: str, part: Mapping[str, Any], num_media: int) -> MediaPart:
@@ -88,7 +90,7 @@ def media_part(where: str, part: Mapping[str, Any], num_media: int) -> MediaPart
         message = f"{where}.{name}.media is {index}, but media has {num_media} buffers"
         raise InvalidValue(f"{message}; it is an index from 0 on", "messages")
     kind = MEDIA_PARTS[name]
-    return MediaPart(kind, index, part_options(f"{where}.{name}", kind, described), described)
+    return MediaPart(kind, index, part_options(f"{where}.{name}", kind, described), described, where)
 
 
 def part_options(where: str, kind: str, described: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import io
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,11 +23,11 @@ from ernie_backend.config.generation_config import GenerationConfig
 from ernie_backend.engine.input_processor import InputProcessor
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.errors import StartError
-from ernie_backend.request.media import MediaItem
+from ernie_backend.request.media import MediaItem, Medium
 from ernie_backend.request.sampling import LogitsProcessor, ResolvedSampling
 from ernie_backend.runner.logits_processors import Penalties
 from ernie_backend.service.engine_loop import Inbox
-from ernie_backend.service.input_thread import InputThread, Media
+from ernie_backend.service.input_thread import InputThread
 from ernie_backend.settings.engine_settings import LogprobLimits
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.errors import ContextLengthExceeded, InvalidRequest, InvalidValue, QueueFull
@@ -334,8 +334,8 @@ class _Preparation:
         self._may_return = threading.Event()
         self._may_return.set()
 
-    def begin(self, media: Media) -> Future[tuple[MediaItem, ...]]:
-        if media[0][0] == b"full":
+    def begin(self, media: Sequence[Medium]) -> Future[tuple[MediaItem, ...]]:
+        if media[0].data == b"full":
             raise QueueFull("too much")
         future: Future[tuple[MediaItem, ...]] = Future()
         self.made.append(future)
@@ -600,8 +600,8 @@ class _Gate:
         self.began, self.go_on = threading.Event(), threading.Event()
         self.prepared: list[str] = []
 
-    def media_of(self, request: GenerateRequest) -> list[tuple[bytes, str, dict[str, Any]]]:
-        return [(medium, "image", {}) for medium in request.media]
+    def media_of(self, request: GenerateRequest) -> list[Medium]:
+        return [Medium(data, "image", {}, "m") for data in request.media]
 
     def process(self, request: GenerateRequest, items: tuple[MediaItem, ...]) -> RequestState:
         assert len(items) == len(request.media)

@@ -316,10 +316,10 @@ def test_an_i_th_place_of_a_kind_is_for_its_i_th_medium() -> None:
     turns = (said("user", video(1), image(0)), said("assistant", "b"), said("user", text("c"), image(2)))
     asked = request(*turns, media=3)
     model = processor()
-    assert [(data, kind) for data, kind, _ in model.media_of(asked)] == [
-        (b"\2", "video"),
-        (b"\1", "image"),
-        (b"\3", "image"),
+    assert [(each.data, each.kind, each.where) for each in model.media_of(asked)] == [
+        (b"\2", "video", "messages[0].content[0]"),
+        (b"\1", "image", "messages[0].content[1]"),
+        (b"\3", "image", "messages[2].content[1]"),
     ]
     state = model.process(asked, (VIDEO, SMALL, WIDE))
     made = state.sequence
@@ -479,7 +479,7 @@ def test_options_of_a_part_win_over_those_of_its_request() -> None:
     parts = (image(0), {"type": "image_url", "image_url": {"media": 0, "max_pixels": 9000}}, video(0, fps=1))
     kwargs = {"max_pixels": 5000, "video_fps": 4}
     asked = request(said("user", *parts), conversation={"mm_processor_kwargs": kwargs})
-    assert [options for _, _, options in processor().media_of(asked)] == [
+    assert [each.options for each in processor().media_of(asked)] == [
         {"max_pixels": 5000},
         {"max_pixels": 9000},
         {"max_pixels": 5000, "fps": 1},

@@ -13,7 +13,7 @@ import pytest
 
 from ernie_backend.media.pool import MediaPool
 from ernie_backend.media.processor import MediaProcessor
-from ernie_backend.request.media import MediaItem
+from ernie_backend.request.media import MediaItem, Medium
 from ernie_wire.errors import ContextLengthExceeded, InternalError, InvalidValue, QueueFull
 from support.media import grey_frames, image_file, plain_image, processor, video_file
 from support.waiting import eventually
@@ -55,7 +55,11 @@ def started(
     """Return a pool with a fake processor, and what submits images by their names."""
     fake = FakeProcessor()
     pool = MediaPool(cast(MediaProcessor, fake), workers, cache_bytes, **limits)
-    return fake, pool, lambda *names: pool.submit([(name, "image", {}) for name in names])
+    return fake, pool, lambda *names: pool.submit([medium(name, index) for index, name in enumerate(names)])
+
+
+def medium(data: bytes, index: int = 0, kind: str = "image", **options: Any) -> Medium:
+    return Medium(data, kind, options, f"messages[0].content[{index}]")
 
 
 def names(future: Items) -> list[bytes]:
@@ -110,8 +114,8 @@ def test_what_was_prepared_is_remembered_up_to_a_number_of_bytes() -> None:
     assert fake.begun == [b"a", b"b"]
     assert names(submit(b"c", b"a", b"b")) == [b"c", b"a", b"b"]  # of a and b, b is the longer unused
     assert fake.begun == [b"a", b"b", b"c", b"b"]
-    (other,) = pool.submit([(b"b", "image", {"max_pixels": 1})]).result(10)
-    (video,) = pool.submit([(b"b", "video", {})]).result(10)
+    (other,) = pool.submit([medium(b"b", max_pixels=1)]).result(10)
+    (video,) = pool.submit([medium(b"b", kind="video")]).result(10)
     assert fake.begun[4:] == [b"b", b"b"]
     assert (other.kind, video.kind) == ("image", "video")
 
@@ -134,12 +138,12 @@ def test_an_error_ends_its_request_alone() -> None:
     fake, pool, submit = started(cache_bytes=10 * SIZE)
     bad, good = submit(b"a", b"bad", b"b"), submit(b"good")
     also_bad, bug = submit(b"bad"), submit(b"bug")
-    wrong = pool.submit([(b"a", "image", {"wrong": 1})])
+    wrong = pool.submit([medium(b"a", wrong=1)])
     fake.allow()
     assert names(good) == [b"good"]
-    with pytest.raises(InvalidValue, match=r"^medium 2 of 3: bad file$"):
+    with pytest.raises(InvalidValue, match=r"^messages\[0\]\.content\[1\]: bad file$"):
         bad.result(10)
-    with pytest.raises(InvalidValue, match=r"^bad file$"):
+    with pytest.raises(InvalidValue, match=r"^messages\[0\]\.content\[0\]: bad file$"):
         also_bad.result(10)
     with pytest.raises(InvalidValue, match="wrong"):
         wrong.result(10)
@@ -185,12 +189,13 @@ def test_many_requests_and_cancels_leave_nothing_behind() -> None:
 
 def test_threads_prepare_the_same_items_as_one() -> None:
     loaded = processor()
-    options = {"max_pixels": 20_000, "max_frames": 6}
-    media = [(image_file(plain_image(40 + index, 50, color=index)), "image", options) for index in range(12)]
-    media += [(video_file(grey_frames(8 + index, 64, 48)), "video", options) for index in range(4)]
+    options: dict[str, Any] = {"max_pixels": 20_000, "max_frames": 6}
+    images = [image_file(plain_image(40 + index, 50, color=index)) for index in range(12)]
+    media = [medium(each, **options) for each in images]
+    media += [medium(video_file(grey_frames(8 + index, 64, 48)), 0, "video", **options) for index in range(4)]
     pool = MediaPool(loaded, workers=4, cache_bytes=0)
     futures = [pool.submit(media[start:] + media[:start]) for start in range(0, 16, 2)]
-    expected = [loaded.prepare(*medium).digest for medium in media]
+    expected = [loaded.prepare(*each[:3]).digest for each in media]
     assert len(set(expected)) == 16
     for start, future in zip(range(0, 16, 2), futures, strict=True):
         assert names(future) == expected[start:] + expected[:start]
@@ -207,7 +212,7 @@ def test_a_hundred_large_images_are_prepared_as_far_as_the_context_goes() -> Non
         return prepared[-1]
 
     with patch.object(MediaProcessor, "prepare", counted):
-        future = MediaPool(loaded, workers=2, cache_bytes=0).submit([(file, "image", {})] * 100)
+        future = MediaPool(loaded, workers=2, cache_bytes=0).submit([medium(file)] * 100)
         with pytest.raises(ContextLengthExceeded, match="first 3 of 100"):
             future.result(100)
     assert len(prepared) == 3

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from ernie_backend.media.pool import MediaPool
+from ernie_backend.request.media import Medium
 from ernie_wire.errors import InvalidValue
 from support.media import image_file, plain_image, processor
 
@@ -25,7 +26,7 @@ def test_two_thousand_images_leave_no_memory_behind() -> None:
         image = image_file(
             plain_image(300 + index % 40, 200, color=index % 256), "JPEG" if index % 2 else "PNG"
         )
-        whole, cut = pool.submit([(image, "image", {})]), pool.submit([(image[: index % 100], "image", {})])
+        whole, cut = (pool.submit([Medium(each, "image", {}, "m")]) for each in (image, image[: index % 100]))
         assert whole.exception() is None
         assert isinstance(cut.exception(), InvalidValue)
         if index == 200:

@@ -17,10 +17,10 @@ def part(kind: str = "image_url", **described: object) -> dict[str, Any]:
 def test_a_part_has_a_buffer_and_options_of_its_kind() -> None:
     image = part(media=1, detail="high", max_pixels=5000, fps=None, uuid="x")
     options = {"detail": "high", "max_pixels": 5000}
-    assert media_part("m", image, 2) == MediaPart("image", 1, options, image["image_url"])
+    assert media_part("m", image, 2) == MediaPart("image", 1, options, image["image_url"], "m")
     video = part("video_url", media=0, fps=-1, target_frames=8, frames_sample="middle", subtitles=[["a", 0, 1]])
     options = {"fps": -1, "target_frames": 8, "frames_sample": "middle"}
-    assert media_part("m", video, 2) == MediaPart("video", 0, options, video["video_url"])
+    assert media_part("m", video, 2) == MediaPart("video", 0, options, video["video_url"], "m")
 
 
 @pytest.mark.parametrize(
