@@ -7,6 +7,7 @@ in the sandbox of ``template_environment.py``.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import traceback
 from collections.abc import Collection, Mapping
@@ -27,6 +28,8 @@ from ernie_backend.errors import StartError
 from ernie_wire.checks import check_flag
 from ernie_wire.conversation import thinking_switch
 from ernie_wire.errors import ChatTemplateFailed, InvalidValue
+
+logger = logging.getLogger(__name__)
 
 _COMPILED_NAME = "<template>"
 """What jinja2 names the file of a template that was given as text."""
@@ -198,9 +201,9 @@ class ChatTemplate:
             given, places = kinds.count(kind), written.count(kind)
             if given != places:
                 raise InvalidValue(
-                    f"messages have {counted(given, kind)}, but {self._where} writes {counted(places, 'place')}"
-                    " for such media: it may leave them out in messages of some roles, such as system or tool; "
-                    "send them in a message of the user",
+                    f"messages have {counted(given, kind)}, but the chat template writes "
+                    f"{counted(places, 'place')} for such media: it may leave them out in messages of some "
+                    "roles, such as system or tool; send them in a message of the user",
                     "messages",
                 )
 
@@ -211,8 +214,10 @@ class ChatTemplate:
         except TemplateRefusal as error:
             raise InvalidValue(f"the chat template refuses these messages: {error}", "messages") from error
         except Exception as error:  # a template is a program: it may raise whatever Python does
+            line = _template_line(error)
+            logger.warning("%s fails on a request, in line %d: %s", self._where, line, type(error).__name__)
             raise ChatTemplateFailed(
-                f"{self._where} fails on this request, in line {_template_line(error)}: "
+                f"the chat template fails on this request, in line {line}: "
                 f"{type(error).__name__}: {error}; fix the template, unless it needs something that the "
                 "request leaves out"
             ) from error

@@ -188,11 +188,16 @@ def test_a_template_that_refuses_is_the_messages_fault() -> None:
         ("{{ 5 | dictsort }}", "AttributeError: 'int' object has no attribute 'items'"),
     ],
 )
-def test_a_fault_of_the_template_names_it_and_what_failed(source: str, failure: str) -> None:
+def test_a_fault_of_the_template_says_what_failed_and_only_the_log_says_in_which_file(
+    source: str, failure: str, caplog: pytest.LogCaptureFixture
+) -> None:
     template = ChatTemplate(f"A\n\n  {source}", {}, "m/chat_template.jinja")
     with pytest.raises(ChatTemplateFailed) as caught:
         _render(template, USER)
-    assert caught.value.message.startswith(f"m/chat_template.jinja fails on this request, in line 3: {failure}")
+    assert caught.value.message.startswith(f"the chat template fails on this request, in line 3: {failure}")
+    assert "chat_template.jinja" not in caught.value.message
+    name = failure.partition(":")[0]
+    assert f"m/chat_template.jinja fails on a request, in line 3: {name}" in caplog.messages
     assert (caught.value.status, caught.value.param) == (400, None)
 
 
