@@ -5,6 +5,7 @@ What Pillow raises about a file depends on its plugin, down to IndexError; to a 
 
 from __future__ import annotations
 
+import base64
 import re
 import warnings
 from collections.abc import Iterator
@@ -76,6 +77,10 @@ _OTHERS = (
     (0, b"<", "a text such as HTML or XML"),
 )
 """Place, first bytes and name of what is sent by mistake."""
+_UNKNOWN = "of an unknown format"
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_BASE64_CHARACTERS = 24
+"""As many as the first bytes have that say what a file is."""
 
 Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # it refuses what has more than twice as many, and warns before
 for _category in (UserWarning, Image.DecompressionBombWarning):  # of broken metadata; of large images
@@ -177,13 +182,32 @@ def _errors_of_the_file(medium: bytes) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError:
-        message = f"the file is {describe(medium)}, not an image that is known: {', '.join(FORMATS)}"
-        raise InvalidValue(message, "media") from None
+        raise unreadable(medium, f"an image that is known: {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         message = f"the image has more than {MAX_IMAGE_PIXELS} pixels; make it smaller before you send it"
         raise InvalidValue(message, "media") from None
     except Exception as error:
         raise InvalidValue(f"the image cannot be decoded: {error}; is the file complete?", "media") from error
+
+
+def unreadable(medium: bytes, expected: str) -> InvalidValue:
+    """Return the error about a file that is not what it should be."""
+    found = describe(medium)
+    inside = describe(_from_base64(medium[:_BASE64_CHARACTERS])) if found == _UNKNOWN else _UNKNOWN
+    if inside != _UNKNOWN:
+        message = f"the file is {inside} in base64; send base64 as data:image/png;base64,..."
+        return InvalidValue(message, "media")
+    is_cut = found.startswith("a video") and "video" in expected
+    way_out = "; is the file complete?" if is_cut else ""
+    return InvalidValue(f"the file is {found}, not {expected}{way_out}", "media")
+
+
+def _from_base64(text: bytes) -> bytes:
+    """Return what a text in base64 begins with; if it is none, itself."""
+    try:
+        return base64.b64decode(text.translate(_URL_SAFE), validate=True) or text
+    except ValueError:
+        return text
 
 
 def describe(medium: bytes) -> str:
@@ -195,9 +219,7 @@ def describe(medium: bytes) -> str:
         _, accept = Image.OPEN[image_format]
         if accept is not None and accept(prefix) is True:
             return f"an image ({image_format})"
-    return next(
-        (words for place, magic, words in _OTHERS if prefix[place:].startswith(magic)), "of an unknown format"
-    )
+    return next((words for place, magic, words in _OTHERS if prefix[place:].startswith(magic)), _UNKNOWN)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ernie_backend.media.frame_table import FrameTable
-from ernie_backend.media.images import describe
+from ernie_backend.media.images import unreadable
 from ernie_wire.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -186,8 +186,7 @@ class Video:
                 BytesIO(self._data), options=_OPTIONS, timeout=MAX_SECONDS
             )
         except (self._av.FFmpegError, ValueError):
-            message = f"the file is {describe(self._data)}, not a video that can be read"
-            raise InvalidValue(message, "media") from None
+            raise unreadable(self._data, "a video that can be read") from None
         return container
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 from unittest.mock import patch
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ernie_backend.media.images import MAX_IMAGE_PIXELS, ImageFile
+from ernie_backend.media.images import FORMATS, MAX_IMAGE_PIXELS, ImageFile
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from support.media import audio_file, grey_frames, image_file, plain_image, processor, video_file
 
@@ -196,7 +198,7 @@ def test_only_one_large_image_is_decoded_at_a_time() -> None:
 
 def test_an_image_beyond_the_context_is_refused_before_it_is_decoded() -> None:
     file = image_file(plain_image(1920, 1080))[:60]
-    with pytest.raises(ContextLengthExceeded, match=r"2691, as 1932 x 1092 pixels"):
+    with pytest.raises(ContextLengthExceeded, match=r"2691, as 1932 x 1092 pixels.* --max-model-len"):
         processor(max_model_len=2690).prepare(file, "image", {})
 
 
@@ -286,4 +288,13 @@ def test_broken_files_are_errors_of_the_client(name: str) -> None:
 )
 def test_what_is_no_image_is_named(file: bytes, words: str) -> None:
     with pytest.raises(InvalidValue, match=f"{words}.*JPEG"):
+        read_image(file)
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode, base64.encodebytes])
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_base64_is_named_with_the_way_to_send_it(file_format: str, encode: Callable[[bytes], bytes]) -> None:
+    file = encode(image_file(plain_image(64, 64), file_format))
+    message = rf"an image \({file_format}\) in base64; send base64 as data:image/png;base64,"
+    with pytest.raises(InvalidValue, match=message):
         read_image(file)
