@@ -10,7 +10,7 @@ from ernie_backend.chat.media_text import counted
 from ernie_backend.chat.template import ChatTemplate, RenderedChat
 from ernie_backend.chat.tokenizer import NullTokenizer, Tokenizer
 from ernie_backend.engine.media_inputs import MediaInputs, PlacedMedia
-from ernie_backend.request.media import MediaItem
+from ernie_backend.request.media import RAISE_CONTEXT, MediaItem
 from ernie_wire.checks import check_token_ids
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from ernie_wire.messages import GenerateRequest
@@ -199,7 +199,10 @@ class PromptProcessor:
         least, field = max(1, request.sampling.min_tokens), request.prompt_field
         note = ""
         if items:
-            note = f"It has {_described(items)}; fewer media, or max_pixels and max_frames, make it shorter."
+            note = (
+                f"It has {_described(items)}; fewer media, or max_pixels and max_frames, make it shorter, "
+                f"{RAISE_CONTEXT}."
+            )
         raise ContextLengthExceeded.of(
             self.max_model_len, num_tokens, least, field, is_estimate=is_estimate, note=note
         )

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ernie_backend.media.processor import MediaProcessor
-from ernie_backend.request.media import MediaItem, Medium
+from ernie_backend.request.media import RAISE_CONTEXT, MediaItem, Medium
 from ernie_wire.errors import ContextLengthExceeded, ErnieError, InternalError, QueueFull
 
 MAX_PENDING_BYTES = 512 << 20
@@ -166,7 +166,8 @@ class MediaPool:
             job.add(item)
         num_tokens, limit = sum(item.num_tokens for item in job.items), self._processor.max_tokens
         if num_tokens > limit:
-            note = f"The first {len(job.items)} of {len(job.media)} media take {num_tokens}; send fewer."
+            first = f"The first {len(job.items)} of {len(job.media)} media"
+            note = f"{first} take {num_tokens}; send fewer, {RAISE_CONTEXT}."
             job.resolve(ContextLengthExceeded.of(limit, num_tokens, 0, "messages", is_estimate=True, note=note))
             return
         if len(job.items) == len(job.media):

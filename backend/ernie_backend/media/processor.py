@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -25,10 +25,12 @@ from ernie_backend.media.options import ImageOptions, VideoOptions
 from ernie_backend.media.sampling import frame_indices
 from ernie_backend.media.timestamps import draw_time
 from ernie_backend.media.videos import Video
-from ernie_backend.request.media import MediaItem
+from ernie_backend.request.media import RAISE_CONTEXT, MediaItem
 from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 
+_USUAL_IMAGE, _SMALL_FRAME = (1080, 1920), (360, 640)
+"""Heights and widths: a context that holds no such image or video is worth a notice."""
 LARGE_PIXELS = 1 << 24
 """Only one image above this is decoded at a time: the largest takes 0.8 to 1.4 GiB for a moment."""
 
@@ -86,11 +88,30 @@ class MediaProcessor:
         return ("text", "image") if self.video is None else ("text", "image", "video")
 
     @property
-    def notice(self) -> str | None:
+    def notices(self) -> tuple[str, ...]:
         """What the user should know at the start."""
-        if self.video is None or find_spec("av") is not None:
-            return None
-        return "videos are refused: PyAV, which reads them, is missing; pip install 'ernie-triton[video]'"
+        lines = []
+        if self.video is not None and find_spec("av") is None:
+            lines.append(
+                "videos are refused: PyAV, which reads them, is missing; pip install 'ernie-triton[video]'"
+            )
+        if too_large := [words for words, num_tokens in self._usual() if num_tokens > self.max_tokens]:
+            lines.append(
+                f"max_model_len {self.max_tokens} cannot hold {' or '.join(too_large)}; raise --max-model-len, "
+                "or let --mm-processor-kwargs lower image_max_pixels, video_min_frames and the like"
+            )
+        return tuple(lines)
+
+    def _usual(self) -> Iterator[tuple[str, int]]:
+        """Yield media that users send, in words, and their tokens, unless a request says otherwise."""
+        grid = self._resized(1, *_USUAL_IMAGE, self.image.limits)
+        num_tokens = _num_tokens("image", grid)
+        yield f"an image of 1920 x 1080 pixels ({num_tokens} tokens)", num_tokens
+        if self.video is not None:
+            num_frames = self.video.target_frames or self.video.min_frames
+            grid = self._resized(num_frames + num_frames % TEMPORAL_MERGE, *_SMALL_FRAME, self.video.limits)
+            num_tokens = _num_tokens("video", grid)
+            yield f"a video of {num_frames} frames of 640 x 360 pixels ({num_tokens} tokens)", num_tokens
 
     def resolve(self, kind: str, options: Mapping[str, Any]) -> ImageOptions | VideoOptions:
         """Return how a medium is prepared.
@@ -145,17 +166,21 @@ class MediaProcessor:
         self, kind: str, num_frames: int, image: Image.Image | ImageFile, limits: PixelLimits
     ) -> tuple[int, int, int]:
         """Return the patches of a medium in time, height and width, which must fit into the context."""
-        height, width = self.family.resize(image.height, image.width, limits)
-        grid = (num_frames, height // PATCH, width // PATCH)
+        grid = self._resized(num_frames, image.height, image.width, limits)
         num_tokens = _num_tokens(kind, grid)
         if num_tokens > self.max_tokens:
             frames = f"{num_frames} frames of " if kind == "video" else ""
             smaller = "max_frames or max_pixels" if kind == "video" else "max_pixels"
-            note = f"The {kind} takes {num_tokens}, as {frames}{width} x {height} pixels; lower {smaller}."
+            size = f"{frames}{grid[2] * PATCH} x {grid[1] * PATCH} pixels"
+            note = f"The {kind} takes {num_tokens}, as {size}; lower {smaller}, {RAISE_CONTEXT}."
             raise ContextLengthExceeded.of(
                 self.max_tokens, num_tokens, 0, "messages", is_estimate=True, note=note
             )
         return grid
+
+    def _resized(self, num_frames: int, height: int, width: int, limits: PixelLimits) -> tuple[int, int, int]:
+        height, width = self.family.resize(height, width, limits)
+        return num_frames, height // PATCH, width // PATCH
 
     def _patches(self, image: Image.Image, grid: tuple[int, int, int]) -> NDArray[np.uint8]:
         resized = image.resize((grid[2] * PATCH, grid[1] * PATCH), Image.Resampling.BICUBIC)

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+RAISE_CONTEXT = "or have the server started with a larger --max-model-len"
+"""The way out for media that exceed the context."""
+
 
 class Medium(NamedTuple):
     """A file to prepare.

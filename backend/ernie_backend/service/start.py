@@ -87,8 +87,8 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
     answers = input_processor.format
     parsers = (answers.reasoning_parser or "none", answers.tool_call_parser or "none")
     logger.info("start: parsers: %s for thinking, %s for tool calls", *parsers)
-    media_notice = media and media.notice
-    for line in filter(None, (*settings.notices, notice, layout.notice, media_notice, *host_notices)):
+    of_media = () if media is None else media.notices
+    for line in filter(None, (*settings.notices, notice, layout.notice, *of_media, *host_notices)):
         logger.warning("notice: %s", line)
     group, process_group = None, None
     if layout.size > 1:

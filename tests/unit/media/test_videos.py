@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ernie_backend.media import videos
 from ernie_backend.media.frame_table import FrameTable
 from ernie_backend.media.timestamps import clock_time, draw_time
 from ernie_backend.media.videos import Video
+from ernie_backend.settings.media_values import ProcessorKwargs
 from ernie_wire.errors import ContextLengthExceeded, InvalidValue
 from support.media import audio_file, grey_frames, image_file, plain_image, processor, turned, video_file
 
@@ -150,7 +152,8 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#
         (audio_file(), "no video stream"),
         (audio_file(has_cover=True), "no video stream"),
         (audio_file("mp3", "mp3"), "not a video"),
-        (video_file(grey_frames(9))[:200], "MP4"),
+        (video_file(grey_frames(9))[:200], "MP4.* is the file complete"),
+        (base64.b64encode(video_file(grey_frames(9))), "MP4.* in base64; send base64 as data:"),
     ],
 )
 def test_what_is_no_video_is_named(file: bytes, words: str) -> None:
@@ -182,10 +185,19 @@ def test_a_deadline_ends_the_work() -> None:
 def test_without_pyav_the_error_names_the_extra() -> None:
     with patch.dict(sys.modules, {"av": None}), pytest.raises(InvalidValue, match=r"ernie-triton\[video\]"):
         Video(b"")
-    assert processor().notice is None
+    assert processor().notices == ()
     with patch("ernie_backend.media.processor.find_spec", return_value=None):
-        assert "ernie-triton[video]" in (processor().notice or "")
-        assert processor("paddleocr_vl").notice is None
+        assert ["ernie-triton[video]" in notice for notice in processor().notices] == [True]
+        assert processor("paddleocr_vl").notices == ()
+
+
+def test_a_context_that_holds_no_usual_image_or_video_is_worth_a_notice() -> None:
+    (notice,) = processor(max_model_len=2048).notices
+    assert "2048 cannot hold an image of 1920 x 1080 pixels (2691 tokens) or a video of 16 frames" in notice
+    assert "--max-model-len" in notice
+    small = ProcessorKwargs(image_max_pixels=500_000, video_min_pixels=784, video_max_pixels=50_000)
+    assert processor(max_model_len=2048, mm_processor_kwargs=small).notices == ()
+    assert processor("paddleocr_vl", max_model_len=2048).notices == ()
 
 
 def test_pyav_is_imported_only_for_a_video() -> None:
