@@ -21,6 +21,7 @@ MAX_REASON_CHARACTERS = 200
 _CONNECT_S = 30.0
 _MAX_PORT = 65535
 _VISIBLE_ASCII = re.compile(r"[!-~]+")
+_HTML = re.compile(r"\s*<(!doctype|html|head|body)\b", re.IGNORECASE)
 _MAX_CONCURRENCY = 512
 """A frontend's default limit. Each request is a connection, and a process may often open no more than 1024."""
 
@@ -109,6 +110,8 @@ def reason(response: httpx.Response) -> str:
         text = str(response.json()["error"]["message"])
     except (ValueError, LookupError, TypeError):
         text = response.text
+        if _HTML.match(text):
+            return "an HTML page, which is not from an OpenAI API; check --url, and proxies before it"
     return shown(text, MAX_REASON_CHARACTERS) or "(nothing)"
 
 

@@ -31,6 +31,7 @@ class Api:
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.models: list[Any] = [{"id": "ocr"}]
         self.reply: Callable[[dict[str, Any]], Reply] = lambda body: answered(f"text {picture(body).width}")
         api = self
 
@@ -39,8 +40,14 @@ class Api:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 api.bodies.append(body)
                 api.headers.append(dict(self.headers))
-                status, headers, value = api.reply(body)
-                content = json.dumps(value).encode()
+                self.respond(*api.reply(body))
+
+            def do_GET(self) -> None:
+                assert self.path == "/v1/models"
+                self.respond(200, {}, {"object": "list", "data": api.models})
+
+            def respond(self, status: int, headers: Mapping[str, str], value: Any) -> None:
+                content = (value if isinstance(value, str) else json.dumps(value)).encode()
                 self.send_response(status)
                 for name, text in {**headers, "Content-Length": str(len(content))}.items():
                     self.send_header(name, text)
@@ -291,6 +298,10 @@ def test_a_table_and_its_tags(api: Api, folder: Path, tmp_path: Path) -> None:
     [
         (lambda _: refused(401, "no key"), "API key.*no key.*--api-key"),
         (lambda _: refused(400, "only text"), "none of 3 pages.*a.png.*only text"),
+        (
+            lambda _: (404, {}, "<!DOCTYPE html>\n<html><b>Not found</b></html>"),
+            "a.png: status 404: an HTML page, which is not from an OpenAI API; check --url[^<]*$",
+        ),
         (lambda _: (200, {}, ["no completion"]), "none of 3 pages.*not an OpenAI chat completion"),
     ],
 )
@@ -303,15 +314,53 @@ def test_a_server_that_reads_nothing_ends_it(
     assert re.search(said, str(result.exception))
 
 
+@pytest.mark.parametrize(
+    ("models", "is_noticed"),
+    [
+        ([{"id": "vl", "architecture": "Ernie4_5_VLMoeForConditionalGeneration"}], True),
+        ([{"id": "a", "architecture": "A"}, {"id": "default", "architecture": "B"}], True),
+        ([{"id": "ocr", "architecture": "PaddleOCRVLForConditionalGeneration"}], False),
+        ([{"id": "starting", "architecture": None}], False),
+        ([], False),
+        (["no card"], False),
+    ],
+)
+def test_a_model_of_another_architecture_is_noticed(
+    api: Api,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    models: list[Any],
+    is_noticed: bool,
+) -> None:
+    api.models = models
+    assert ocr(api, folder / "a.png", "--output", tmp_path / "out").exit_code == 0
+    words = capsys.readouterr().err
+    assert ("not PaddleOCR-VL" in words) == is_noticed
+    assert words.startswith("Notice: ") == is_noticed
+
+
+@pytest.mark.parametrize("name", ["empty.png", "empty.pdf"])
+def test_an_empty_file_is_called_so(api: Api, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    result = ocr(api, tmp_path / name, "--output", tmp_path / "out")
+    assert str(result.exception).endswith(f"{name}: the file is empty")
+    assert not api.bodies
+
+
 def test_what_cannot_be_read_is_said_before_anything_is_sent(api: Api, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "again" / "a.png")
     for paths, said in (
         ((tmp_path / "nothing",), "does not exist"),
         ((folder / "more" / "none",), "does not exist"),
-        ((folder, tmp_path / "again"), "same name"),
+        (
+            (folder, tmp_path / "again"),
+            f"{folder / 'a.png'} and {tmp_path / 'again' / 'a.png'} have the same name",
+        ),
+        ((folder, "--output", folder / "notes.txt"), "notes.txt is a file; give a directory"),
     ):
-        result = ocr(api, *paths, "--output", tmp_path / "out")
+        result = ocr(api, "--output", tmp_path / "out", *paths)
         assert result.exit_code == 1
         assert said in str(result.exception)
     assert not api.bodies

@@ -97,6 +97,18 @@ async def read_all(
             await asyncio.gather(*clients, return_exceptions=True)
 
 
+async def listed_architecture(server: Server) -> str | None:
+    """Return the architecture of the model as the server lists it; None if it lists none, as other servers."""
+    async with connected(server) as client:
+        try:
+            cards = (await client.get(f"{server.url}/v1/models")).json()["data"]
+            listed = {card["id"]: card.get("architecture") for card in cards}
+        except (httpx.RequestError, ValueError, LookupError, TypeError, AttributeError):
+            return None  # why there is no answer is said of the first page
+    architecture = next(iter(listed.values())) if len(listed) == 1 else listed.get(server.model)
+    return architecture if isinstance(architecture, str) else None
+
+
 async def _read(client: httpx.AsyncClient, server: Server, url: str, options: ReadingOptions) -> Reading:
     content = [
         {"type": "image_url", "image_url": {"url": url}},

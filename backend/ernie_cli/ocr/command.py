@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ernie_backend.settings.kinds import Integer
 from ernie_cli.errors import CommandError
-from ernie_cli.ocr.client import Reading, ReadingOptions, read_all
+from ernie_cli.ocr.client import Reading, ReadingOptions, listed_architecture, read_all
 from ernie_cli.ocr.pages import Page, find_pages
 from ernie_cli.ocr.results import Results
 from ernie_cli.ocr.tasks import TASKS
@@ -23,6 +24,7 @@ from ernie_frontend.arguments import Parser, checked
 from ernie_frontend.log_output import print_result
 
 _MAX_SHOWN = 20
+_ARCHITECTURE = "PaddleOCRVLForConditionalGeneration"
 _MAX_TOKENS = 4096
 _DPI = 144
 _MOST = 1_000_000
@@ -82,6 +84,12 @@ def _read(server: Server, pages: Sequence[Page], results: Results, concurrency: 
     """Have pages read behind a progress bar; return the errors of those that could not be."""
     failed: dict[Page, str] = {}
     console = Console(stderr=True)
+    architecture = asyncio.run(listed_architecture(server)) if pages else None
+    if architecture not in (None, _ARCHITECTURE):
+        sys.stderr.write(
+            f"Notice: the model at {server.url} is {shown(str(architecture))}, not PaddleOCR-VL, "
+            "whose requests these are; check what it writes\n"
+        )
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=len(pages))

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ernie_cli.errors import CommandError
+from ernie_cli.terminal_text import escaped
 
 _SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 _PDF = ".pdf"
@@ -50,6 +51,8 @@ class Page:
             content = self.source.read_bytes()
         except OSError as error:
             raise UnreadablePage(f"it cannot be read: {error.strerror}") from None
+        if not content:
+            raise UnreadablePage("the file is empty")
         if self.source.suffix.lower() == _PDF:
             raise UnreadablePage("it is not a PDF with pages that can be read without a password")
         # The server looks at the content, so a wrong suffix does no harm.
@@ -66,12 +69,14 @@ def find_pages(paths: Sequence[Path]) -> list[Page]:
     if not pages:
         known = ", ".join(sorted((*_SUFFIXES, _PDF)))
         raise CommandError(f"no page in {', '.join(map(str, paths))}; pages are files with {known}")
-    names = [page.name for page in pages]
-    if len(set(names)) < len(names):
-        raise CommandError(
-            "two files have the same name, so their results would overwrite each other; "
-            "give the directory above them"
-        )
+    first_of: dict[str, Page] = {}
+    for page in pages:
+        first = first_of.setdefault(page.name, page)
+        if first is not page:
+            raise CommandError(
+                f"{escaped(str(first.source))} and {escaped(str(page.source))} have the same name, so their "
+                "results would overwrite each other; give each once, or the directory above them"
+            )
     return pages
 
 
