@@ -25,6 +25,7 @@ from PIL import Image
 
 from ernie_backend.media.frame_table import FrameTable
 from ernie_backend.media.images import unreadable
+from ernie_backend.media.sample_tables import check_sample_tables
 from ernie_wire.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Video:
 
     def __init__(self, data: bytes, clock: Callable[[], float] = time.monotonic) -> None:
         self._av = _pyav()
+        check_sample_tables(data)
         self._data = data
         self._clock = clock
         self._end = clock() + MAX_SECONDS

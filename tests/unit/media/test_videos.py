@@ -18,6 +18,7 @@ import pytest
 
 from ernie_backend.media import videos
 from ernie_backend.media.frame_table import FrameTable
+from ernie_backend.media.sample_tables import check_sample_tables
 from ernie_backend.media.timestamps import clock_time, draw_time
 from ernie_backend.media.videos import Video
 from ernie_backend.settings.media_values import ProcessorKwargs
@@ -278,15 +279,42 @@ def test_frames_that_are_not_shown_are_not_counted() -> None:
         FrameTable(packets[:2], is_timed=True)
 
 
-def test_a_file_that_announces_millions_of_frames_takes_no_memory_for_them() -> None:
+def _announcing(number: int, size: int = 1) -> bytes:
+    """Return a file whose track announces frames of a size."""
     file = bytearray(video_file(grey_frames(12)))
-    number = struct.pack(">I", 8_000_000)
     for table, place, values in (
-        (b"stsz", 8, b"\0\0\0\1" + number),  # samples of one byte
-        (b"stsc", 16, number),  # all of them in one chunk
-        (b"stts", 12, number),
+        (b"stsz", 8, struct.pack(">II", size, number)),
+        (b"stsc", 16, struct.pack(">I", number)),  # all of them in one chunk
+        (b"stts", 12, struct.pack(">I", number)),
     ):
         begin = file.index(table) + place
         file[begin : begin + len(values)] = values
-    with pytest.raises(InvalidValue, match="no frames"):  # FFmpeg's table is above MAX_BLOCK_BYTES
-        Video(bytes(file))
+    return bytes(file)
+
+
+def test_a_file_that_announces_millions_of_frames_takes_no_memory_for_them() -> None:
+    many = _announcing(8_000_000)
+    with pytest.raises(InvalidValue, match="more frames than the file has bytes"):
+        Video(many)
+    with pytest.raises(InvalidValue, match="more frames than the file has bytes"):
+        Video(many.replace(b"stsz\0", b"stsz\1"))  # FFmpeg does not look at that
+    with (
+        patch("ernie_backend.media.videos.check_sample_tables"),
+        pytest.raises(InvalidValue, match="no frames"),  # FFmpeg's table is above MAX_BLOCK_BYTES
+    ):
+        Video(many)
+
+
+def test_tables_are_found_wherever_they_may_be() -> None:
+    file = _announcing(5_000_000)
+    for begin in (b"", struct.pack(">I4s", 8, b"free"), struct.pack(">I4sQ", 1, b"mdat", 16)):
+        with pytest.raises(InvalidValue, match="more frames"):
+            check_sample_tables(begin + file)
+    check_sample_tables(struct.pack(">I4s", 8 + len(file), b"mdat") + file)
+    check_sample_tables(b"RIFF" + bytes(4) + file)
+    fragment = struct.pack(">I4s", 100, b"moof") + b"tfhd" + b"trun" + struct.pack(">II", 1, 1 << 30)
+    with pytest.raises(InvalidValue, match="more frames"):
+        check_sample_tables(fragment)
+    check_sample_tables(struct.pack(">I4s", 100, b"uuid") + b"this text is truncated")
+    with pytest.raises(InvalidValue, match="200000 boxes"):
+        check_sample_tables(struct.pack(">I4s", 8, b"free") * 200_001)
