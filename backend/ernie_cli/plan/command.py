@@ -43,8 +43,7 @@ def plan(arguments: Sequence[str]) -> int:
     if "--json" in given:
         print_result(json.dumps(report(planned), indent=2))
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        print_result("\n".join(lines(planned, width)))
+        print_result("\n".join(lines(planned, shutil.get_terminal_size().columns)))
     return 0 if planned.plan.fits else MISFIT_STATUS
 
 

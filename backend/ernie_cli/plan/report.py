@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ernie_backend.planning.memory_plan import MemoryPlan
 from ernie_backend.planning.suggestions import NO_CHANGE_HELPS, Changes
 from ernie_backend.planning.units import format_bytes
-from ernie_backend.settings.kinds import JsonValues
+from ernie_backend.settings.kinds import JsonValues, Switch
 from ernie_cli.flags.plan import SETTINGS
+from ernie_cli.flags.table import FLAGS
 from ernie_cli.plan.request import PlanRequest
 
 _WIDTH = 58
+_COMMAND_WIDTH = 70
 _SETTINGS = tuple(flag.removeprefix("--").replace("-", "_") for flag in SETTINGS)
 """Those that decide memory."""
 
@@ -36,11 +39,11 @@ class Planned:
     composed: MemoryPlan | None = None
 
 
-def lines(planned: Planned, width: int | None = None) -> list[str]:
-    """Return the plan as lines; sentences are wrapped at a width, if there is one."""
+def lines(planned: Planned, width: int) -> list[str]:
+    """Return the plan as lines; sentences are wrapped at a width."""
     wrapped: list[str] = []
     for line in _lines(planned):
-        if width is None or line.startswith("  ") or not line:
+        if line.startswith("  ") or not line:
             wrapped.append(line)
         else:
             wrapped += textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False)
@@ -72,6 +75,7 @@ def _lines(planned: Planned) -> list[str]:
         *(_room(plan) if plan.fits else _misfit(plan, planned.suggestions)),
         *(_composed(planned.composed) if planned.composed else []),
         *(f"Assumed: {each}" for each in request.assumed),
+        *(_serve_command(request.serve_flags) if request.serve_flags else []),
     ]
 
 
@@ -149,6 +153,27 @@ def _misfit(plan: MemoryPlan, suggestions: Sequence[Changes]) -> list[str]:
     if not suggestions:
         return [f"{lacking}, and {NO_CHANGE_HELPS}"]
     return [f"{lacking}. Settings that fit:", *(f"  {_flags(each)}" for each in suggestions)]
+
+
+def _serve_command(flags: Mapping[str, str]) -> list[str]:
+    """Return the command in lines that a shell joins."""
+    words = [_written(name, value) for name, value in flags.items()]
+    command = ["  ernie-triton serve"]
+    for word in words:
+        if len(command[-1]) + len(word) < _COMMAND_WIDTH:
+            command[-1] += f" {word}"
+        else:
+            command[-1] += " \\"
+            command.append(f"    {word}")
+    return ["", "The service of this row:", *command]
+
+
+def _written(name: str, value: str) -> str:
+    """Return a flag as one writes it for a shell."""
+    flag = FLAGS[name]
+    if isinstance(flag.kind, Switch):
+        return name if value == "true" else str(flag.opposite)
+    return f"{name} {shlex.quote(value)}"
 
 
 def _flags(changes: Changes) -> str:

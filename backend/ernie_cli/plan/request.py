@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ernie_backend.config.fields import ConfigFields
@@ -17,11 +17,12 @@ from ernie_backend.planning.model_shape import ModelShape, read_shape, shape_of
 from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.settings.reader import read_settings
 from ernie_cli.errors import CommandError
+from ernie_cli.flags.parameters import engine_parameters
 from ernie_cli.flags.plan import P800, SETTINGS
+from ernie_cli.flags.table import FLAGS
 from ernie_cli.model.source import local_model
 from ernie_cli.presets.released import RELEASED, released_model
-from ernie_cli.presets.rows import ROWS
-from ernie_cli.serve.settings import engine_parameters
+from ernie_cli.presets.rows import ROWS, Row
 
 _READ = ("--model", *SETTINGS, "--load-choices", "--ips")
 """The engine's flags that a plan depends on."""
@@ -39,6 +40,7 @@ class PlanRequest:
         composed: the same device with this project's own ops, if ``device`` has other kernels.
         assumed: the sizes that could not be confirmed.
         notices: how the settings were changed, and what they lack.
+        serve_flags: of a row, those of the ``serve`` that it stands for, with values; of others none.
     """
 
     name: str
@@ -48,6 +50,7 @@ class PlanRequest:
     composed: Device | None = None
     assumed: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    serve_flags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class _Model:
     name: str
     fields: ConfigFields
     directory: Path | None = None
-    options: Mapping[str, str] | None = None
+    row: Row | None = None
     assumed: tuple[str, ...] = ()
     num_parts: int = 1
 
@@ -69,8 +72,9 @@ def plan_request(given: Mapping[str, str]) -> PlanRequest:
         CommandError: the model is missing or unknown.
         StartError: its config.json is invalid, or the engine would refuse a setting.
     """
-    model = _model(given.get("--model", ""))
-    given = {**(model.options or {}), **given}
+    model, requested = _model(given.get("--model", "")), given
+    if model.row is not None:
+        given = {**model.row.options, **given}
     shape = replace(shape_of(model.fields), num_parts=model.num_parts)
     backend = _backend(given, is_found=model.directory is not None)
     settings = _settings(given, shape.config, model, backend)
@@ -88,6 +92,7 @@ def plan_request(given: Mapping[str, str]) -> PlanRequest:
         composed,
         model.assumed,
         _notices(settings, shape),
+        _serve_flags(model.row, requested),
     )
 
 
@@ -101,12 +106,23 @@ def _model(name: str) -> _Model:
     row = ROWS.get(name.lower())
     released = row.model if row else None if is_here else released_model(name)
     if released is not None:
-        options = row.options if row else None
-        return _Model(released.name, released.config, None, options, released.assumed, released.num_parts)
+        return _Model(released.name, released.config, None, row, released.assumed, released.num_parts)
     if not is_here:
         raise CommandError(f"--model {name} is not a directory, a released model or a row; {_nearest(name)}")
     files = local_model(name)
     return _Model(files.name, ConfigFields.read(files.directory / "config.json"), files.directory)
+
+
+def _serve_flags(row: Row | None, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the flags of a row's command, and the given ones in their place, as far as ``serve`` has them."""
+    if row is None:
+        return {}
+    changed = {
+        name: value
+        for name, value in given.items()
+        if name in FLAGS and name not in ("--model", "--device") and not FLAGS[name].is_secret
+    }
+    return {"--model": row.hub_id, **row.options, **row.others, **changed}
 
 
 def _nearest(name: str) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ernie_cli.flags.parameters import engine_parameters
 from ernie_cli.presets.released import ReleasedModel, released_model
-from ernie_cli.serve.settings import engine_parameters
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 from ernie_cli.flags.parser import help_text, is_help, notices, read_flags, terminal_language
 from ernie_cli.model.source import is_model_id, local_model
+from ernie_cli.presets.rows import ROWS
 from ernie_cli.serve import service
 from ernie_cli.serve.printed_config import printed_config
 from ernie_cli.serve.settings import ServeSettings
+from ernie_frontend.arguments import UsageError
 from ernie_frontend.log_output import print_line
 from ernie_frontend.middleware.api_keys import API_KEY_VARIABLE
 
@@ -31,6 +33,7 @@ def serve(arguments: Sequence[str]) -> None:
         print_line(help_text(terminal_language()).rstrip())
         return
     given = read_flags(arguments)
+    _check_is_no_row(given.get("--model", ""))
     settings = ServeSettings.from_flags(given)
     for notice in notices(given):
         sys.stderr.write(f"Notice: {notice}\n")
@@ -40,6 +43,15 @@ def serve(arguments: Sequence[str]) -> None:
         _print_config(given, settings)
         return
     service.run_until_stopped(settings, _print_services)
+
+
+def _check_is_no_row(model: str) -> None:
+    row = ROWS.get(model.lower())
+    if row is not None and not os.path.lexists(model):
+        raise UsageError(
+            f"{model} is a row of FastDeploy's table, not a model; its model is --model {row.hub_id}, "
+            f"and ernie-triton plan {row.name} prints the whole command"
+        )
 
 
 def _print_config(given: dict[str, str], settings: ServeSettings) -> None:

@@ -18,8 +18,8 @@ from ernie_backend.settings.reader import read_settings
 from ernie_cli.errors import CommandError
 from ernie_cli.flags.environment import READ
 from ernie_cli.flags.flag import Flag, Passed
+from ernie_cli.flags.parameters import engine_parameters
 from ernie_cli.flags.table import FLAGS
-from ernie_cli.serve.settings import engine_parameters
 
 _SECRETS = ("FD_API_KEY", "HF_TOKEN", "ERNIE_GROUP_SECRET")
 _HIDDEN = "(set)"

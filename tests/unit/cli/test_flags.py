@@ -37,6 +37,7 @@ SAMPLES = {
     "--port": "8188",
     "--max-model-len": "64",
     "--api-key-file": KEYS,
+    "--allowed-local-media-path": "/",
     "--allowed-origins": '["https://a.example"]',
     "--allowed-methods": '["GET", "POST"]',
     "--allowed-headers": '["*"]',

@@ -14,12 +14,13 @@ from ernie_backend.devices.device import GIB, cpu, p800
 from ernie_backend.planning.memory_plan import plan_memory
 from ernie_backend.planning.suggestions import suggest_changes
 from ernie_cli import main as command_line
-from ernie_cli.flags.parser import parsed_flags
+from ernie_cli.flags.parser import parsed_flags, read_flags
 from ernie_cli.flags.plan import MEDIA, PLAN_GROUPS, SHOWN
 from ernie_cli.plan.report import Planned, lines
 from ernie_cli.plan.request import plan_request
 from ernie_cli.presets.released import RELEASED
 from ernie_cli.presets.rows import ROWS, Row
+from ernie_frontend.arguments import UsageError
 from support.checkpoints.planned_models import plan_settings
 from support.paths import DATA
 
@@ -37,6 +38,7 @@ class RunPlan:
     def __call__(self, *arguments: str) -> tuple[int, str]:
         """Return the exit status and what was printed."""
         self._monkeypatch.setattr("sys.argv", ["ernie-triton", "plan", *arguments])
+        self._monkeypatch.setenv("COLUMNS", "1000")
         with pytest.raises(SystemExit) as raised:
             command_line.main()
         output, errors = self._capsys.readouterr()
@@ -228,7 +230,7 @@ def test_a_suggestion_can_be_pasted() -> None:
         given = {"--model": row, "--device-memory": str(device_memory)}
         request = plan_request(given)
         plan = plan_memory(request.shape, request.settings, request.device)
-        shown = lines(Planned(request, plan, suggest_changes(plan)))
+        shown = lines(Planned(request, plan, suggest_changes(plan)), 80)
         proposals = [line for line in shown if line.startswith("  --")]
         assert bool(proposals) != plan.fits
         for proposal in proposals:
@@ -242,7 +244,33 @@ def test_sentences_are_wrapped_at_the_width_of_the_terminal() -> None:
     answer = Planned(request, plan, suggest_changes(plan), plan)
     shown = lines(answer, 72)
     assert max(map(len, shown)) <= 72
-    assert " ".join(" ".join(shown).split()) == " ".join(" ".join(lines(answer)).split())
+    assert " ".join(" ".join(shown).split()) == " ".join(" ".join(lines(answer, 1000)).split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_comes_with_its_command(name: str, run_plan: RunPlan) -> None:
+    switches = ["--enable-expert-parallel", "--no-enable-prefix-caching"]
+    shown = run_plan(name, "--max-num-seqs", "2", *switches, "--device", "xpu", "--api-key", "secret-1")[1]
+    text = shown[shown.index("  ernie-triton serve ") :]
+    command = shlex.split(text.replace("\\\n", ""))
+    row = ROWS[name]
+    changed = {
+        "--max-num-seqs": "2",
+        "--enable-expert-parallel": "true",
+        "--enable-prefix-caching": "false",
+    }
+    assert command[:2] == ["ernie-triton", "serve"]
+    assert read_flags(command[2:]) == {"--model": row.hub_id, **row.options, **row.others, **changed}
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_directory_comes_without_a_command(run_plan: RunPlan) -> None:
+    assert "ernie-triton serve" not in run_plan("--model", str(DENSE))[1]
+
+
+def test_serve_says_which_model_belongs_to_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"is a row .*--model PaddlePaddle/ERNIE-4\.5-VL-424B-A47B-Paddle"):
+        command_line.run(["serve", VL_424B])
 
 
 def test_little_memory_is_told_in_mib(run_plan: RunPlan) -> None:
@@ -282,8 +310,8 @@ def test_the_document_has_the_figures_of_each_row(name: str) -> None:
 
 def test_what_the_composed_ops_need_is_told(run_plan: RunPlan) -> None:
     name = "ernie-4.5-300b-a47b-wint4-32k-tp4"
-    assert "the slow fallback" in run_plan("--model", name)[1].splitlines()[-1]
+    assert "the slow fallback" in run_plan("--model", name)[1]
     plan = json.loads(run_plan("--model", name, "--json")[1])
     codes = 0.99 * plan["weights"]["routed experts"]  # the rest are scales, which take no more
     assert plan["composed_ops"]["needed"] > plan["needed"] + codes
-    assert "composed" not in run_plan("--model", str(DENSE), "--device", "p800")[1].splitlines()[-1]
+    assert "With ops composed" not in run_plan("--model", str(DENSE), "--device", "p800")[1]

@@ -15,12 +15,12 @@ from ernie_backend.devices.backend import DEVICES as SERVE_DEVICES
 from ernie_backend.devices.device import GIB, p800
 from ernie_backend.planning.engine_plan import engine_plan
 from ernie_backend.planning.memory_plan import plan_memory
+from ernie_cli.flags.parameters import engine_parameters
 from ernie_cli.flags.parser import parsed_flags
 from ernie_cli.flags.plan import DEVICES, PLAN_GROUPS
 from ernie_cli.plan.request import plan_request
 from ernie_cli.presets.rows import ROWS
 from ernie_cli.serve.printed_config import engine_settings
-from ernie_cli.serve.settings import engine_parameters
 from support.paths import DATA, DENSE
 
 VL_424B = "ernie-4.5-vl-424b-a47b-wint8-32k-tp8"
