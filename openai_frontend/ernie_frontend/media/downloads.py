@@ -129,10 +129,14 @@ class Downloader:
         if domains and not any(host == each or (each[0] == "." and host.endswith(each)) for each in domains):
             raise MediaNotAllowed(f"{host} is not among the domains that the operator allows for media")
         if is_address(host) and not self._is_allowed(host):
-            raise MediaNotAllowed(f"{host} is not a public address; {self._way_out()}")
+            raise MediaNotAllowed(f"{host} is not {self._wanted}; {self._way_out()}")
 
     def _is_allowed(self, address: str) -> bool:
         return may_fetch_from(address, allow_private=self._rules.allow_private)
+
+    @property
+    def _wanted(self) -> str:
+        return "an allowed address" if self._rules.allow_private else "a public address"
 
     def _way_out(self) -> str:
         if self._rules.allow_private:
@@ -181,7 +185,8 @@ class Downloader:
                 failure = error
         raise failure or MediaUnavailable(
             # The same for a name that does not exist: the difference would map the network.
-            f"{origin_of(url)} cannot be resolved to a public address; {self._way_out()}"
+            f"{origin_of(url)} cannot be resolved to {self._wanted}: is the name of the host spelled "
+            f"correctly? If it is, it may have no address that is allowed: {self._way_out()}"
         )
 
     async def _addresses(self, url: httpx.URL) -> list[str]:

@@ -114,6 +114,15 @@ async def test_metadata_is_out_of_reach_even_where_private_addresses_are_not() -
     assert "never" in (await failure("http://media.test/", PRIVATE, rebound)).message
 
 
+@pytest.mark.parametrize("rules", [MediaRules(), PRIVATE])
+async def test_of_a_host_without_an_address_a_typo_is_the_first_guess(rules: MediaRules) -> None:
+    resolver = Resolver({"exmaple.test": [[]], "meta.test": [["169.254.169.254"]]})
+    texts = [(await failure(f"http://{host}.test/", rules, resolver)).message for host in ("exmaple", "meta")]
+    assert "address: is the name of the host spelled correctly?" in texts[0]
+    assert texts[0].replace("exmaple", "meta") == texts[1]  # the difference would map the network
+    assert ("--allow-private-media" in texts[0]) is (rules is not PRIVATE)
+
+
 async def test_the_address_that_was_checked_is_the_one_that_is_used(
     server: MediaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,7 +97,7 @@ async def test_a_large_data_url_is_decoded_outside_of_the_event_loop(monkeypatch
         ("C:\\a.png", InvalidValue, "'C' are not supported"),
         ("data:image/png;base64,@", InvalidValue, "'@'"),
         ("file:///etc/passwd", MediaNotAllowed, "--allowed-local-media-path"),
-        ("http://169.254.169.254/", MediaNotAllowed, "not a public address"),
+        ("http://169.254.169.254/", MediaNotAllowed, "not an allowed address"),
         ("http://media.test:1025/", MediaUnavailable, "cannot be connected to"),
     ],
 )
