@@ -6,7 +6,7 @@ pydantic and Starlette raise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,12 +14,14 @@ from fastapi import FastAPI, Request
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from ernie_wire.errors import ErnieError, InvalidRequest, InvalidValue, MissingParameter, QueueFull
 
 # The field of the HTTP request that became a tensor of the wire.
 _FIELDS = {"text_input": "prompt", "input_ids": "prompt", "media": "messages"}
 _RETRY_AFTER_S = {408: "1", 503: "5"}
+_CODE = "ernie_frontend.error_code"
 
 
 class BodyTooLarge(InvalidRequest):
@@ -88,6 +90,25 @@ def envelope(error: ErnieError) -> dict[str, Any]:
     }
 
 
+class _ErrorResponse(JSONResponse):
+    """The response of an error, which leaves the code in the scope for the log."""
+
+    def __init__(self, error: ErnieError, headers: Mapping[str, str]) -> None:
+        super().__init__(envelope(error), status_code=error.status, headers=headers)
+        self._code = error.code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        scope[_CODE] = self._code
+        await super().__call__(scope, receive, send)
+
+
+def error_code(scope: Scope) -> str:
+    """Return the code of the error that a request was answered with; empty: it was not."""
+    code: str = scope.get(_CODE, "")
+    return code
+
+
 def error_response(error: ErnieError) -> JSONResponse:
     """Return the HTTP response of an error, with ``Retry-After`` where a retry can help."""
     headers = {}
@@ -101,11 +122,11 @@ def error_response(error: ErnieError) -> JSONResponse:
         headers["Connection"] = "close"  # the rest of the body would be parsed as the next request
     if error.status == UnsupportedEncoding.status:
         headers["Accept-Encoding"] = "gzip"
-    return JSONResponse(envelope(error), status_code=error.status, headers=headers)
+    return _ErrorResponse(error, headers)
 
 
 def from_validation(error: ValidationError) -> ErnieError:
-    """Return the first error that pydantic found; ``param`` is the name of its field."""
+    """Return the first error that pydantic found; ``param`` is its field, but ``messages`` inside these."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     kind, location, reason = first["type"], first["loc"], first["msg"]
     if kind == "json_invalid":
@@ -113,7 +134,8 @@ def from_validation(error: ValidationError) -> ErnieError:
     if not location:
         return InvalidValue("the request body must be a JSON object")
     path = "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in location)[1:]
-    param = next((part for part in reversed(location) if isinstance(part, str)), None)
+    names = [part for part in location if isinstance(part, str)]
+    param = names[0 if "messages" in names else -1] if names else None
     if kind == "missing":
         return MissingParameter(f"{path} is missing", param)
     return InvalidValue(f"{path}: {reason.removeprefix('Value error, ')}", param)

@@ -55,11 +55,11 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": MESSAGES, "prompt_token_ids": []}, "prompt_token_ids", "invalid_value"),
     ({"messages": MESSAGES, "completion_token_ids": [5]}, "completion_token_ids", "invalid_value"),
     ({"prompt_token_ids": [5], "completion_token_ids": [-1]}, "completion_token_ids", "invalid_value"),
-    ({"messages": [{"content": "Hi"}]}, "role", "missing_required_parameter"),
-    ({"messages": [{"role": "wizard", "content": "Hi"}]}, "role", "invalid_value"),
-    ({"messages": [{"role": "user", "content": 7}]}, "content", "invalid_value"),
-    ({"messages": [{"role": "user", "content": [7]}]}, "content", "invalid_value"),
-    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "content", "invalid_value"),
+    ({"messages": [{"content": "Hi"}]}, "messages", "missing_required_parameter"),
+    ({"messages": [{"role": "wizard", "content": "Hi"}]}, "messages", "invalid_value"),
+    ({"messages": [{"role": "user", "content": 7}]}, "messages", "invalid_value"),
+    ({"messages": [{"role": "user", "content": [7]}]}, "messages", "invalid_value"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages", "invalid_value"),
     ({"messages": MESSAGES, "temperature": "hot"}, "temperature", "invalid_value"),
     ({"messages": MESSAGES, "temperature": -1}, "temperature", "invalid_value"),
     ({"messages": MESSAGES, "temperature": float("nan")}, "temperature", "invalid_value"),
@@ -146,6 +146,14 @@ def test_bad_chat(frontend: str, triton: FakeTriton, body: dict[str, Any], param
     error = error_of(post(frontend, "/v1/chat/completions", body), 400)
     assert (error["param"], error["code"], error["type"]) == (param, code, "invalid_request_error")
     assert triton.inferences == []
+
+
+def test_an_unknown_part_is_told_which_there_are(frontend: str) -> None:
+    chat = {"messages": [{"role": "user", "content": [{"type": "picture"}]}]}
+    error = error_of(post(frontend, "/v1/chat/completions", chat), 400)
+    known = "text, image_url, video_url, image, input_image, video"
+    assert error["message"].endswith(f"a part of type 'picture' is not supported; known: {known}")
+    assert error["param"] == "messages"
 
 
 BAD_COMPLETIONS: list[tuple[dict[str, Any], str, str]] = [
@@ -502,6 +510,27 @@ def test_prompts_stay_out_of_the_log(
     assert "Beijing" not in caplog.text
     [line] = [record.getMessage() for record in caplog.records if "log-1" in record.getMessage()]
     assert line.startswith("log-1 POST /v1/completions status=200 input_tokens=7 output_tokens=3 ms=")
+
+
+def test_the_log_line_of_a_refused_request_has_the_code(
+    frontend: str, triton: FakeTriton, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = {"type": "image_url", "image_url": {"url": "ftp://secret/"}}
+    chat = {"messages": [{"role": "user", "content": [image]}]}
+    cases = {
+        "log-2": ("/v1/completions", {"prompt": 1.5}, "invalid_value"),
+        "log-3": ("/v1/completions", {}, "missing_required_parameter"),
+        "log-4": ("/v1/nothing", {}, "unknown_url"),
+        "log-5": ("/v1/chat/completions", chat, "invalid_value"),
+    }
+    expected = []
+    with caplog.at_level("INFO", logger="ernie_frontend"):
+        for request_id, (path, body, code) in cases.items():
+            error = post(frontend, path, body, **{"X-Request-Id": request_id})
+            assert error.json()["error"]["code"] == code
+            expected.append(f"{request_id} POST {path} status={error.status_code} code={code} input_tokens=0")
+        eventually(lambda: all(line in caplog.text for line in expected), lambda: caplog.text)
+    assert "secret" not in caplog.text
 
 
 def test_paths_that_are_nearly_right(frontend: str) -> None:

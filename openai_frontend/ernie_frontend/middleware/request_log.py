@@ -1,7 +1,7 @@
 """The outermost ASGI middleware: each request gets an id, a log line, metrics, and 500 for unexpected errors.
 
-The line holds the id, the path, the status, token counts and the time; never a prompt or an answer. Successful
-probes, which come every few seconds, are logged at level DEBUG.
+The line holds the id, the path, the status, an error's code, token counts and the time; never a prompt or an
+answer. Successful probes, which come every few seconds, are logged at level DEBUG.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ernie_frontend.http_errors import error_response
+from ernie_frontend.http_errors import error_code, error_response
 from ernie_frontend.metrics import Metrics
 from ernie_frontend.schema.openapi import GENERATIONS
 from ernie_wire.errors import InternalError, ModelUnavailable, RequestCancelled
@@ -43,6 +43,7 @@ class RequestRecord:
         num_input_tokens, num_output_tokens: tokens of the prompts and of the answers.
         is_disconnected: the client disconnected before the answer was complete.
         failed_status: status of the error that ended an answer after it had begun, else 0.
+        failed_code: its code.
         first_token_s: from the start to the first token of a stream; None otherwise.
     """
 
@@ -53,6 +54,7 @@ class RequestRecord:
     num_output_tokens: int = 0
     is_disconnected: bool = False
     failed_status: int = 0
+    failed_code: str = ""
     first_token_s: float | None = None
     started_s: float = field(default_factory=time.perf_counter)
 
@@ -168,12 +170,13 @@ def _write_line(scope: Scope, record: RequestRecord) -> None:
     is_probe = scope["path"] in _UNCOUNTED_PATHS and record.status == 200
     logger.log(
         logging.DEBUG if is_probe else logging.INFO,
-        "%s %s %s status=%d%s input_tokens=%d output_tokens=%d ms=%.1f",
+        "%s %s %s status=%d%s%s input_tokens=%d output_tokens=%d ms=%.1f",
         record.request_id,
         scope["method"],
         scope["raw_path"].decode("latin-1"),  # still percent-encoded, so it cannot forge a log line
         record.status,
         _failure(record),
+        f" code={code}" if (code := record.failed_code or error_code(scope)) else "",
         record.num_input_tokens,
         record.num_output_tokens,
         record.age_s * 1e3,

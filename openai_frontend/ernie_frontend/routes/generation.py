@@ -207,7 +207,7 @@ async def events(
         if not isinstance(error, ErnieError):
             logger.exception("the stream of request %s failed", record.request_id)
             error = InternalError("an unexpected error in the server")
-        record.failed_status = error.status
+        record.failed_status, record.failed_code = error.status, error.code
         yield writer.fail(error)
     finally:
         record.count(usage.num_input_tokens, usage.num_output_tokens)

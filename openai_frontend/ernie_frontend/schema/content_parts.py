@@ -56,7 +56,7 @@ def check_part(part: object) -> None:
     if part["type"] in MEDIA_TYPES:
         return
     if part["type"] != "text":
-        known = ", ".join(("text", *MEDIA_PARTS))
+        known = ", ".join(("text", *MEDIA_PARTS, *_OTHER_SPELLINGS))
         raise ValueError(f"a part of type {part['type'][:_MAX_SHOWN]!r} is not supported; known: {known}")
     if not isinstance(part.get("text"), str):
         raise ValueError("a text part needs text, a string")  # noqa: TRY004  as above
