@@ -48,6 +48,8 @@ MAX_SCANNED_PIXELS = 12 * MAX_IMAGE_PIXELS
 """Pixels of a JPEG times its scans: some seconds."""
 MAX_TILE_PIXELS = 1 << 24
 """Of a TIFF: a tile is decoded as a whole, however small the image is."""
+_MAX_PNG_CHUNKS = 100_000
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 _MAX_JPEG_SEGMENTS = 10_000
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
@@ -128,6 +130,7 @@ class ImageFile:
     """
 
     def __init__(self, medium: bytes) -> None:
+        _check_chunks(medium)
         num_scans = _num_scans(medium) if medium.startswith(_JPEG_START) else 0
         if num_scans > MAX_JPEG_SCANS:
             message = f"the JPEG has more than {MAX_JPEG_SCANS} scans; save it as a baseline JPEG"
@@ -148,6 +151,18 @@ class ImageFile:
         with _errors_of_the_file(self._medium), self._image as image:
             image.load()
             return _rgb(_upright(image))
+
+
+def _check_chunks(medium: bytes) -> None:
+    """Raise InvalidValue if a PNG has more chunks than any writer makes: Pillow keeps each it does not know."""
+    if not medium.startswith(_PNG_START):
+        return
+    place = len(_PNG_START)
+    for _ in range(_MAX_PNG_CHUNKS):
+        place += 12 + int.from_bytes(medium[place : place + 4], "big")
+        if place >= len(medium):
+            return
+    raise InvalidValue(f"the PNG has more than {_MAX_PNG_CHUNKS} chunks; save it again", "media")
 
 
 def _num_scans(medium: bytes) -> int:

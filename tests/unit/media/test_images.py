@@ -235,6 +235,13 @@ def test_a_large_jpeg_has_fewer_scans() -> None:
     assert read_image(image_file(plain_image(64, 48), "JPEG")).size == (64, 48)
 
 
+def test_pngs_of_many_chunks_are_refused() -> None:
+    file = image_file(plain_image(64, 48))
+    assert read_image(file[:33] + chunk(b"prVt", b"") * 1000 + file[33:]).size == (64, 48)
+    with pytest.raises(InvalidValue, match="100000 chunks"):
+        read_image(file[:33] + chunk(b"prVt", b"") * 100_000 + file[33:])
+
+
 def test_jpegs_of_many_segments_are_refused() -> None:
     file = image_file(plain_image(64, 48), "JPEG")
     with pytest.raises(InvalidValue, match="10000 segments"):
