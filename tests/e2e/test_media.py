@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -202,6 +203,54 @@ def test_the_examples_of_the_document(
     answered = json.loads(done.stdout.split("\n\n")[0].removeprefix("data: ")) if language == "bash" else {}
     assert "error" not in answered
     assert done.stdout.strip()
+
+
+def test_the_python_example_raises_what_the_server_refuses(server: TritonServer, tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"no picture")
+    text = documented("python").replace("ernie-4.5-vl-28b-a3b", "vl")
+    text = text.replace("127.0.0.1:8001", f"127.0.0.1:{server.grpc_port}")
+    program = [sys.executable, "-"]
+    done = subprocess.run(
+        program, input=text, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1
+    complaint = "invalid_value[media]: messages[0].content[0]: the file is of an unknown format, not an image"
+    assert complaint in done.stderr.splitlines()[-1]
+
+
+def test_the_commands_of_the_document_of_media(
+    server: TritonServer, client: openai.OpenAI, tmp_path: Path
+) -> None:
+    """The server's only as far as its flags go: this module's runs already."""
+    (tmp_path / "picture.png").write_bytes(RED)
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    model = vision_model(tmp_path / "vl", "ernie-4.5-vl")
+    document = (ROOT / "docs" / "media.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^```(bash|python)\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+    programs = {"bash": ["bash", "-euo", "pipefail", "-s"], "python": [sys.executable, "-"]}
+    printed = []
+    for language, command in commands:
+        text = command.replace("http://localhost:8188/v1", str(client.base_url).rstrip("/"))
+        text = text.replace('model="default"', 'model="vl"').replace('"model": "default"', '"model": "vl"')
+        text = text.replace("PaddlePaddle/ERNIE-4.5-VL-28B-A3B-Paddle", str(model))
+        if " serve " in text:
+            text = f"{text.rstrip()} --print-config\n"
+        done = subprocess.run(
+            programs[language],
+            input=text,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+        printed.append(done.stdout)
+    flags, answered, said = printed
+    assert "32768" in flags
+    message = json.loads(answered)["choices"][0]["message"]
+    assert message["content"] is not None
+    assert said.strip()
 
 
 def test_perf_analyzer_sends_pictures(server: TritonServer) -> None:
