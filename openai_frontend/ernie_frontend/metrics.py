@@ -78,6 +78,8 @@ class Metrics:
         self._successes = Counter(f"{_PREFIX}request_success", "those answered to the end", registry=registry)
         self._prompt = Counter(f"{_PREFIX}prompt_tokens", "tokens of their prompts", registry=registry)
         self._generated = Counter(f"{_PREFIX}generation_tokens", "tokens of their answers", registry=registry)
+        self._drafts = Counter(f"{_PREFIX}spec_decode_num_draft_tokens", "guessed tokens", registry=registry)
+        self._accepted = Counter(f"{_PREFIX}spec_decode_num_accepted_tokens", "right ones", registry=registry)
         self._first_token = self._histogram("time_to_first_token_seconds", "of streams", _FIRST_TOKEN_S)
         self._per_token = self._histogram("time_per_output_token_seconds", "after the first", _TOKEN_S)
         self._latency = self._histogram("e2e_request_latency_seconds", "to the end of the answer", _REQUEST_S)
@@ -103,6 +105,8 @@ class Metrics:
         is_success: bool,
         num_input_tokens: int,
         num_output_tokens: int,
+        num_accepted_drafts: int,
+        num_rejected_drafts: int,
         duration_s: float,
         first_token_s: float | None,
     ) -> None:
@@ -112,12 +116,16 @@ class Metrics:
             is_success: its answer is complete.
             num_input_tokens: of its prompts, as in its usage.
             num_output_tokens: of its answers, as in its usage.
+            num_accepted_drafts: tokens guessed rightly, as in its usage.
+            num_rejected_drafts: tokens guessed wrongly.
             duration_s: from its arrival to its end.
             first_token_s: from its arrival to its first token; None if it did not stream.
         """
         self._requests.inc()
         self._prompt.inc(num_input_tokens)
         self._generated.inc(num_output_tokens)
+        self._drafts.inc(num_accepted_drafts + num_rejected_drafts)
+        self._accepted.inc(num_accepted_drafts)
         if first_token_s is not None:
             self._first_token.observe(first_token_s)
             if num_output_tokens > 1:

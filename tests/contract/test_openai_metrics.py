@@ -80,6 +80,21 @@ def test_what_is_counted(run_frontend: RunFrontend, triton: FakeTriton) -> None:
     assert (found["/v1/chat/completions 200"], found["/v1/chat/completions 500"]) == (3, 2)
 
 
+def test_guesses_are_counted(run_frontend: RunFrontend, triton: FakeTriton) -> None:
+    async def guess(_: Inference) -> AsyncIterator[Response]:
+        counts = {"num_input_tokens": 7, "num_output_tokens": 4}
+        guesses = {"num_accepted_drafts": 3, "num_rejected_drafts": 2}
+        yield {"text_output": "Beijing", "finish_reason": "stop", **counts, **guesses}
+
+    triton.answer = guess
+    with run_frontend(triton.url) as url:
+        for stream in (False, True):
+            assert post(url, stream).status_code == 200
+        found = samples(url)
+    assert found["spec_decode_num_draft_tokens_total"] == 2 * 5
+    assert found["spec_decode_num_accepted_tokens_total"] == 2 * 3
+
+
 async def refuse(_: Inference) -> AsyncIterator[Response]:
     yield "model_unavailable: the engine is starting"
 

@@ -6,6 +6,7 @@ come first.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -84,9 +85,7 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
         host_notices = backend.check_host(layout.ranks_per_host)
         plan = engine_plan(settings, config, backend, available * len(layout.hosts))
         check_fits(plan)
-    answers = input_processor.format
-    parsers = (answers.reasoning_parser or "none", answers.tool_call_parser or "none")
-    logger.info("start: parsers: %s for thinking, %s for tool calls", *parsers)
+    _log_choices(settings, input_processor)
     of_media = () if media is None else media.notices
     for line in filter(None, (*settings.notices, notice, layout.notice, *of_media, *host_notices)):
         logger.warning("notice: %s", line)
@@ -132,6 +131,15 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
 
 def _modalities(media: MediaProcessor | None) -> tuple[str, ...]:
     return ("text",) if media is None else media.modalities
+
+
+def _log_choices(settings: EngineSettings, input_processor: InputProcessor) -> None:
+    answers = input_processor.format
+    parsers = (answers.reasoning_parser or "none", answers.tool_call_parser or "none")
+    logger.info("start: parsers: %s for thinking, %s for tool calls", *parsers)
+    speculation = settings.scheduler.speculative_config
+    if speculation is not None:
+        logger.info("start: speculation: %s", json.dumps(speculation.known))
 
 
 @contextmanager

@@ -143,7 +143,7 @@ class SchedulerLimits:
     )
     speculative_config: SpeculativeConfig | None = setting(
         None,
-        OrNone(Speculation(), ("none",)),
+        Speculation(),
         'guesses of the next tokens, checked in one step; answers stay the same; {"method": "ngram"} looks '
         "them up in prompt and answer",
     )

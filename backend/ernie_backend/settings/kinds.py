@@ -159,6 +159,11 @@ class JsonValues:
         """The JSON object, without the values that are the default."""
         return {name: value for name, value in vars(self).items() if value != getattr(type(self), name)}
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """The JSON object with the defaults in it, without the values that the model decides."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
     def __str__(self) -> str:
         """Return it as text."""
         return json.dumps(self.given)

@@ -43,16 +43,18 @@ class SpeculativeConfig(JsonValues):
 
 @dataclass(frozen=True)
 class Speculation:
-    """The kind of ``speculative_config``; ``{}`` is none."""
+    """The kind of ``speculative_config``; ``none`` and ``{}`` are none."""
 
     shown: str = "JSON"
 
     def read(self, text: str) -> SpeculativeConfig | None:
-        """Return the values."""
+        """Return the values, or None."""
+        if text.lower() == "none":
+            return None
         try:
             given = read_json_object(text, "it")
         except InvalidValue as error:
-            raise ValueError(f"is {text!r}; {error.message}") from None
+            raise ValueError(f'is {text!r}; {error.message}; give {{"method": "ngram"}} or none') from None
         if not given:
             return None
         if given.get("method") in ("mtp", "eagle", "naive", "hybrid_mtp_ngram"):

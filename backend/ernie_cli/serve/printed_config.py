@@ -5,6 +5,7 @@ The engine's values are what the engine itself makes of its parameters and of th
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from enum import Enum
@@ -14,6 +15,7 @@ from typing import Any
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
 from ernie_backend.settings.engine_settings import EngineSettings
+from ernie_backend.settings.kinds import JsonValues
 from ernie_backend.settings.reader import read_settings
 from ernie_cli.errors import CommandError
 from ernie_cli.flags.environment import READ
@@ -72,6 +74,8 @@ def _value_and_source(flag: Flag, given: Mapping[str, str], settings: Mapping[st
     if field is None or field not in settings or field in _OWN:
         return value, source
     effective = _shown(settings[field])
+    if isinstance(settings[field], JsonValues):  # what is given may leave keys out
+        return effective or value, source
     if effective is None or effective == _shown(value):
         return effective or value, source
     is_in_words = source == "default" and not value.isdecimal()
@@ -82,6 +86,8 @@ def _shown(value: object) -> str | None:
     """Return an engine's value as one would write it; None for one that is not set."""
     if value is None or value == "":
         return None
+    if isinstance(value, JsonValues):
+        return json.dumps(known) if (known := value.known) else None
     if isinstance(value, Enum):
         return str(value.value)
     text = str(value).lower() if isinstance(value, bool) else str(value)

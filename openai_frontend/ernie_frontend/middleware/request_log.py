@@ -52,6 +52,8 @@ class RequestRecord:
     status: int = 0
     num_input_tokens: int = 0
     num_output_tokens: int = 0
+    num_accepted_drafts: int = 0
+    num_rejected_drafts: int = 0
     is_disconnected: bool = False
     failed_status: int = 0
     failed_code: str = ""
@@ -70,10 +72,11 @@ class RequestRecord:
             return RequestCancelled.status
         return self.failed_status or self.status
 
-    def count(self, num_input_tokens: int, num_output_tokens: int) -> None:
-        """Record the tokens of the request."""
+    def count(self, num_input_tokens: int, num_output_tokens: int, drafts: tuple[int, int] = (0, 0)) -> None:
+        """Record the tokens of the request; ``drafts``: how many were guessed rightly and wrongly."""
         self.num_input_tokens = num_input_tokens
         self.num_output_tokens = num_output_tokens
+        self.num_accepted_drafts, self.num_rejected_drafts = drafts
 
     def wire_id(self, prefix: str, user: str | None = None) -> str:
         """Return a unique id for Triton and the answer, which contains ``user`` and the client's own id."""
@@ -143,6 +146,8 @@ class RequestLog:
                 is_success=record.outcome == 200,
                 num_input_tokens=record.num_input_tokens,
                 num_output_tokens=record.num_output_tokens,
+                num_accepted_drafts=record.num_accepted_drafts,
+                num_rejected_drafts=record.num_rejected_drafts,
                 duration_s=record.age_s,
                 first_token_s=record.first_token_s,
             )

@@ -97,7 +97,7 @@ async def answer_request(request: Request, endpoint: Endpoint[Body]) -> Response
         return await _stream(request, merge(streams), begin, usage, headers)
     answers = await cancel_on_disconnect(collect(streams), request.scope, request.receive)
     usage.add_all(answers)
-    record.count(usage.num_input_tokens, usage.num_output_tokens)
+    record.count(usage.num_input_tokens, usage.num_output_tokens, usage.num_drafts)
     chosen = best(answers, body.num_candidates, body.n or 1)
     return JSONResponse(endpoint.whole(await formatted(), chosen, usage), headers=headers)
 
@@ -210,4 +210,4 @@ async def events(
         record.failed_status, record.failed_code = error.status, error.code
         yield writer.fail(error)
     finally:
-        record.count(usage.num_input_tokens, usage.num_output_tokens)
+        record.count(usage.num_input_tokens, usage.num_output_tokens, usage.num_drafts)

@@ -139,6 +139,11 @@ class UsageCounter:
         return sum(self._num_input_tokens.values())
 
     @property
+    def num_drafts(self) -> tuple[int, int]:
+        """Guesses of tokens: right ones, wrong ones."""
+        return self._num_accepted_drafts, self._num_rejected_drafts
+
+    @property
     def num_cached_tokens(self) -> int:
         """Of these, the tokens that were in the prefix cache."""
         fewest: dict[int, int] = {}

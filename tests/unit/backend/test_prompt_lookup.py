@@ -8,16 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.prompt_lookup import PromptLookup
 from ernie_backend.engine.request_state import RequestState
+from ernie_backend.errors import StartError
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.settings.engine_settings import SchedulerLimits
+from ernie_backend.settings.reader import read_settings
 from ernie_backend.settings.speculative_config import Speculation, SpeculativeConfig
 from ernie_kernels.sampling import SamplingFilters
 from ernie_wire.messages import Output, join_outputs
 from fakes.sequences import make_request, make_sequence, reference_sampler
 from fakes.token_hash_model import TokenHashRunner
+from support.paths import DENSE
 
 VOCAB = 10
 LENGTH = 60
@@ -116,10 +120,11 @@ def test_the_answer_is_that_without_guesses_and_counts_them(temperature: float) 
     ],
 )
 def test_a_wrong_configuration_is_refused(text: str, word: str) -> None:
-    with pytest.raises(ValueError, match=word):
-        Speculation().read(text)
+    with pytest.raises(StartError, match=f"^speculative_config .*{word}") as raised:
+        read_settings({"model": str(DENSE), "speculative_config": text}, ModelConfig.from_directory(DENSE))
+    assert ", or none" not in raised.value.message
 
 
 def test_what_a_configuration_leaves_out_is_the_default() -> None:
     assert Speculation().read('{"method": "ngram"}') == SpeculativeConfig("ngram")
-    assert Speculation().read("{}") is None
+    assert Speculation().read("{}") is Speculation().read("None") is None

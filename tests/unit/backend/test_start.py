@@ -97,6 +97,15 @@ def test_the_given_parsers_are_described_and_logged(caplog: pytest.LogCaptureFix
     assert line == "start: parsers: ernie-x1 for thinking, ernie-45-vl-thinking for tool calls"
 
 
+def test_speculation_is_logged_with_its_values(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        started(speculative_config='{"method": "ngram", "num_speculative_tokens": 7}')
+    [line] = [each for each in caplog.messages if "speculation" in each]
+    assert line.startswith(
+        'start: speculation: {"method": "ngram", "num_speculative_tokens": 7, "prompt_lookup'
+    )
+
+
 def test_quantized_weights_are_kept_where_they_should_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

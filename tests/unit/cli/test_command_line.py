@@ -270,6 +270,20 @@ def test_print_config_tells_a_default_that_the_model_lowers(
     assert rows["--threads"].split(maxsplit=2)[2] == "default (all usable cores)"
 
 
+def test_print_config_tells_all_keys_of_a_json_value(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = """--limit-mm-per-prompt '{"image": 3}' --speculative-config '{"method": "ngram"}'"""
+    assert run(monkeypatch, f"serve --model {DENSE} {flags} --print-config") == 0
+    rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()}
+    assert re.fullmatch(r'{"image": 3, "video": 1, "audio": 1} +flag', rows["--limit-mm-per-prompt"])
+    assert '"num_speculative_tokens": 4' in rows["--speculative-config"]
+    assert re.fullmatch("the model's +default", rows["--mm-processor-kwargs"])
+    assert run(monkeypatch, f"serve --model {DENSE} --print-config") == 0
+    rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()}
+    assert re.fullmatch("none +default", rows["--speculative-config"])
+
+
 def test_print_config_tells_the_default_of_the_device(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,8 @@ from ernie_backend.media.pool import MAX_PENDING_BYTES, MAX_PREPARED_BYTES
 from ernie_backend.media.videos import MAX_FRAME_PIXELS, MAX_SECONDS
 from ernie_backend.settings.engine_settings import DEFAULT_PROCESSOR_CACHE_GIB
 from ernie_backend.settings.media_values import ProcessorKwargs
+from ernie_backend.settings.speculative_config import SpeculativeConfig
+from ernie_cli.presets.rows import ROWS, Row
 from ernie_frontend import http_errors as frontend
 from ernie_frontend.settings import MediaRules, Settings
 from ernie_wire.errors import ErnieError
@@ -39,6 +42,11 @@ def rows(document: str) -> set[str]:
     return {line for line in (ROOT / "docs" / document).read_text().splitlines() if line.startswith("| ")}
 
 
+def section(document: str, title: str) -> str:
+    text = (ROOT / "docs" / document).read_text()
+    return text.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
 def tensor_row(spec: TensorSpec) -> str:
     kind = spec.datatype.removeprefix("TYPE_").replace("STRING", "BYTES")
     return f"| `{spec.name}` | {kind} | {list(spec.dims)} | {spec.meaning} |"
@@ -47,6 +55,24 @@ def tensor_row(spec: TensorSpec) -> str:
 @pytest.mark.parametrize("spec", [*INPUTS, *OUTPUTS], ids=lambda spec: spec.name)
 def test_every_tensor_is_in_the_wire_document(spec: TensorSpec) -> None:
     assert tensor_row(spec) in rows("wire.md")
+
+
+def test_the_keys_of_speculation_are_documented_with_their_defaults() -> None:
+    documented = dict(
+        re.findall(r"^\| `(\w+)` \| ([\w, ]+) \|", section("sampling.md", "Guessed tokens"), re.M)
+    )
+    assert documented.pop("method") == "none, required"
+    assert documented == {
+        each.name: str(each.default) for each in fields(SpeculativeConfig) if each.name != "method"
+    }
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS.values() if "vl" in row.name], ids=lambda row: row.name)
+def test_the_flags_of_models_that_see_are_documented(row: Row) -> None:
+    plain = ("--max-model-len", "--max-num-seqs", "--quantization", "--tensor-parallel-size")
+    flags = {name: value for name, value in {**row.options, **row.others}.items() if name not in plain}
+    shown = ", ".join(f"`{name} {shlex.quote(value)}`" for name, value in flags.items())
+    assert f"| `{row.name}` | {shown} |" in rows("plan.md")
 
 
 def sampling_rows() -> Iterator[str]:
