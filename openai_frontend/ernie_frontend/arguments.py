@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the error; that of a ``checked`` value is a sentence about the flag."""
-        message = message.removeprefix("argument ").replace(": is ", " is ", 1)
+        message = message.removeprefix("argument ").replace(": is ", " is ", 1).replace(": has ", " has ", 1)
         raise UsageError(message.replace("one argument", "one value; if it begins with -, write FLAG=VALUE"))
 
 

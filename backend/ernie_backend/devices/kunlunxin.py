@@ -163,14 +163,15 @@ def check_xpu_host(
 
 def _paddle_problems(host: XpuHost) -> Iterator[Problem]:
     paddles = host.paddles or {}
+    others = " ".join(each for each in paddles if each != "paddlepaddle-xpu")
     if len(paddles) > 1:
         names = " and ".join(f"{name} {version}" for name, version in paddles.items())
-        others = " ".join(each for each in paddles if each != "paddlepaddle-xpu")
         fix = f"pip uninstall {others}, then install paddlepaddle-xpu again: they share their files"
         yield Problem("Paddle", f"{names} are installed", fix)
     elif "paddlepaddle-xpu" not in paddles:
         has = " and ".join(paddles) or "no Paddle"
-        yield Problem("Paddle", f"{has} is installed", "install paddlepaddle-xpu (docs/xpu.md)")
+        first = f"pip uninstall {others}, then " if others else ""
+        yield Problem("Paddle", f"{has} is installed", f"{first}install paddlepaddle-xpu (docs/xpu.md)")
         if host.python != PADDLE_PYTHON:
             needed = ".".join(map(str, PADDLE_PYTHON))
             fix = f"make the environment with python{needed}: paddlepaddle-xpu exists for Python {needed} only"

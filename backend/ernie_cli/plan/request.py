@@ -119,8 +119,8 @@ def _serve_flags(row: Row | None, given: Mapping[str, str]) -> dict[str, str]:
         return {}
     changed = {
         name: value
-        for name, value in given.items()
-        if name in FLAGS and name not in ("--model", "--device") and not FLAGS[name].is_secret
+        for name, value in {**given, "--model": row.hub_id}.items()
+        if name in FLAGS and not FLAGS[name].is_secret and (name, value) != ("--device", P800)
     }
     return {"--model": row.hub_id, **row.options, **row.others, **changed}
 

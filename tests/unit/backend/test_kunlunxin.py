@@ -117,7 +117,7 @@ def test_a_wrong_choice_of_cards_is_an_error(tmp_path: Path, visible: str) -> No
     ("paddles", "python", "word"),
     [
         ({"paddlepaddle": "3.3.0", "paddlepaddle-xpu": "3.3.0"}, (3, 10), "uninstall paddlepaddle,"),
-        ({"paddlepaddle": "3.3.0"}, (3, 10), "install paddlepaddle-xpu"),
+        ({"paddlepaddle": "3.3.0"}, (3, 10), "uninstall paddlepaddle, then install paddlepaddle-xpu"),
         ({}, (3, 10), "docs/xpu.md"),
     ],
 )

@@ -270,6 +270,16 @@ def test_print_config_tells_a_default_that_the_model_lowers(
     assert rows["--threads"].split(maxsplit=2)[2] == "default (all usable cores)"
 
 
+def test_a_wrong_json_value_is_a_sentence_about_its_flag(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        run(monkeypatch, f"serve --model {DENSE} --speculative-config '{{\"num_speculative_tokens\": 3}}'") == 2
+    )
+    (line, _) = last_words(capfd).splitlines()
+    assert line == 'ernie-triton serve: --speculative-config has no method; add "method": "ngram"'
+
+
 def test_print_config_tells_all_keys_of_a_json_value(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -258,6 +258,7 @@ def test_a_row_comes_with_its_command(name: str, run_plan: RunPlan) -> None:
         "--max-num-seqs": "2",
         "--enable-expert-parallel": "true",
         "--enable-prefix-caching": "false",
+        "--device": "xpu",
     }
     assert command[:2] == ["ernie-triton", "serve"]
     assert read_flags(command[2:]) == {"--model": row.hub_id, **row.options, **row.others, **changed}
