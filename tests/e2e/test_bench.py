@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ def test_a_directory_without_llama_cpp_says_how_to_fill_it(tmp_path: Path) -> No
     result = make("bench", f"LLAMA={tmp_path}")
     assert result.returncode != 0
     assert f"benchmarks/peers.sh {tmp_path}" in result.stderr
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3 * DEADLINE_S)
+def test_paddleocr_vl_at_its_full_size_reads_a_page_over_http() -> None:
+    command = [sys.executable, "benchmarks/pages.py", "--pages", "1", "--max-tokens", "8"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=2.5 * DEADLINE_S, check=False
+    )
+    assert re.search(r"^1 pages in .* prompt tokens and 8 of the answer each", done.stdout, re.M), done.stderr
 
 
 @pytest.mark.full
