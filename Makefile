@@ -115,9 +115,18 @@ coverage: setup
 	@$(BIN)/coverage run -m pytest --quiet $(UNIT_TESTS)
 	@$(BIN)/coverage report
 
+ifneq ($(URL),)
+BENCHMARK := load.py --url "$(URL)"
+else ifneq ($(PAGES),)
+BENCHMARK := pages.py --pages "$(PAGES)"
+else ifneq ($(VISION),)
+BENCHMARK := vision_tower.py$(if $(filter-out 1,$(VISION)), --peer "$(VISION)")
+else
+BENCHMARK := engine_speed.py$(if $(LLAMA), --llama "$(LLAMA)")
+endif
+
 bench: setup
-	@$(BIN)/python benchmarks/$(if $(URL),load.py --url "$(URL)",$(if $(PAGES),pages.py --pages "$(PAGES)",\
-	engine_speed.py $(if $(LLAMA),--llama "$(LLAMA)")))
+	@$(BIN)/python benchmarks/$(BENCHMARK)
 
 # Training runs from the sources: it needs of them neither the kernels nor the server.
 $(TRAIN_STAMP): pyproject.toml

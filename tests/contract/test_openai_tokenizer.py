@@ -121,7 +121,7 @@ def test_the_tokenizer_of_a_model(frontend: str, triton: FakeTriton) -> None:
         ("/tokenize", {"prompt": "a", "messages": MESSAGES}, "prompt", "invalid_value"),
         ("/tokenize", {"prompt": ["a"]}, "prompt", "invalid_value"),
         ("/tokenize", {"messages": []}, "messages", "invalid_value"),
-        ("/tokenize", {"messages": [{"role": "x"}]}, "role", "invalid_value"),
+        ("/tokenize", {"messages": [{"role": "x"}]}, "messages", "invalid_value"),
         ("/tokenize", {"prompt": "a", "return_token_strs": 1}, "return_token_strs", "invalid_value"),
         ("/detokenize", {}, "tokens", "missing_required_parameter"),
         ("/detokenize", {"tokens": None}, "tokens", "invalid_value"),

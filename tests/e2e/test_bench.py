@@ -30,6 +30,8 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["LLAMA=/a b"], 'engine_speed.py --llama "/a b"'),
         (["URL=http://h:1"], 'load.py --url "http://h:1"'),
         (["PAGES=8"], 'pages.py --pages "8"'),
+        (["VISION=1"], "vision_tower.py"),
+        (["VISION=/p/bin/python"], 'vision_tower.py --peer "/p/bin/python"'),
     ],
 )
 def test_what_it_runs(arguments: list[str], command: str) -> None:
