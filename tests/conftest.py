@@ -2,6 +2,9 @@
 
 Its examples are the same in every run, so that a change fails by what it changed; the full tier has new ones.
 
+Of the kernels' instruction sets the normal tier runs the scalar one, AVX2, the lowered one and the best that
+the processor has; those between AVX2 and the best run in the full tier.
+
 And signals as a terminal sets them, here and in every process that a test starts: ``nohup`` ignores SIGHUP, and
 a shell without job control SIGINT of what runs in its background.
 """
@@ -21,6 +24,20 @@ def pytest_configure(config: pytest.Config) -> None:
         "no clocks", deadline=None, derandomize=not is_full, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("no clocks")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the instruction sets between AVX2 and the best one to the full tier."""
+    from ernie_kernels.cpu import instruction_sets  # here: make sanitize chooses the library first
+
+    names = instruction_sets()
+    between = names[names.index("avx2") + 1 : -1] if "avx2" in names else ()
+    for item in items:
+        call = getattr(item, "callspec", None)
+        values = () if call is None else call.params.values()
+        if any(isinstance(value, str) and value.removeprefix("cpu-") in between for value in values):
+            item.add_marker("full")
 
 
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
