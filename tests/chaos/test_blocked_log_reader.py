@@ -52,6 +52,7 @@ def _found(output: IO[bytes] | None, pattern: str) -> str:
     raise AssertionError("it ended before it was ready")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("command", [SERVE, FRONTEND], ids=["serve", "frontend alone"])
 @pytest.mark.timeout(START_DEADLINE_S + STOP_DEADLINE_S)
 def test_a_reader_that_stops_freezes_neither_requests_nor_signals(command: tuple[str, ...]) -> None:

@@ -43,6 +43,7 @@ def rank_of_machine_1(model: Path, parameters: dict[str, str]) -> Iterator[subpr
             process.kill()
 
 
+@pytest.mark.full
 def test_ranks_of_another_machine_follow_and_end_with_the_engine() -> None:
     machines = two_machines()
     with start("dense", 2, **machines) as engine, rank_of_machine_1(DATA / "dense", machines) as other:
@@ -54,6 +55,7 @@ def test_ranks_of_another_machine_follow_and_end_with_the_engine() -> None:
         assert "notice:" not in other.communicate()[1]
 
 
+@pytest.mark.full
 def test_a_machine_that_computes_otherwise_gets_a_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     machines = two_machines()
     with rank_of_machine_1(DATA / "dense", machines) as other:
@@ -65,6 +67,7 @@ def test_a_machine_that_computes_otherwise_gets_a_notice(monkeypatch: pytest.Mon
     assert re.search("notice: rank 1 computes with cpu avx.*, and rank 0 with cpu scalar", log)
 
 
+@pytest.mark.full
 def test_machines_with_different_models_are_told_on_both(tmp_path: Path) -> None:
     theirs = Path(shutil.copytree(DATA / "dense", tmp_path / "theirs"))
     config = json.loads((theirs / "config.json").read_text())

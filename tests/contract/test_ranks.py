@@ -84,6 +84,7 @@ def _questions() -> list[GenerateRequest]:
     return asked
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", ["ernie-4.5-vl", pytest.param("paddleocr-vl", marks=pytest.mark.full)])
 def test_two_ranks_answer_about_pictures_as_one(form: str, tmp_path: Path) -> None:
     directory = vision_model(tmp_path / form, form)
@@ -113,6 +114,7 @@ def test_ranks_read_the_paddle_layout(family: str, tmp_path: Path) -> None:
         assert_goldens(engine, family)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("family", "quantization", "parameters"),
     [
@@ -199,6 +201,7 @@ def test_a_killed_rank_ends_the_engine_with_the_cause(engine: Engine, number: in
     assert engine.process.wait(DEADLINE_S) == 1
 
 
+@pytest.mark.full
 def test_a_stopped_rank_is_killed_and_ends_the_engine(engine: Engine) -> None:
     (rank,) = rank_processes(engine)
     os.kill(rank, signal.SIGSTOP)
@@ -207,6 +210,7 @@ def test_a_stopped_rank_is_killed_and_ends_the_engine(engine: Engine) -> None:
     wait_for_the_end_of([rank])
 
 
+@pytest.mark.full
 def test_no_rank_outlives_a_killed_engine_not_even_a_stopped_one(engine: Engine) -> None:
     (rank,) = rank_processes(engine)
     os.kill(rank, signal.SIGSTOP)
@@ -214,6 +218,7 @@ def test_no_rank_outlives_a_killed_engine_not_even_a_stopped_one(engine: Engine)
     wait_for_the_end_of([rank])
 
 
+@pytest.mark.full
 def test_a_rank_that_is_lost_while_it_loads_is_named() -> None:
     with start("dense", 2) as engine:
         until = time.monotonic() + DEADLINE_S

@@ -24,6 +24,7 @@ from support.rank_engines import (
 )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("family", "ranks", "hanging"),
     [("dense", 2, 1), pytest.param("moe_tp", 4, 3, marks=pytest.mark.full)],
@@ -44,6 +45,7 @@ def test_a_rank_that_hangs_in_a_step_is_named(family: str, ranks: int, hanging: 
         wait_for_the_end_of([rank])
 
 
+@pytest.mark.full
 def test_an_aborted_rank_writes_its_stacks() -> None:
     """Ranks exist, so Paddle is there, which has signal handlers of its own."""
     with start("dense", 2) as engine:

@@ -57,6 +57,7 @@ def test_the_embedded_model_answers_on_a_quiet_screen() -> None:
         assert transcript in said, readme
 
 
+@pytest.mark.full
 @pytest.mark.timeout(DEADLINE_S + 60)
 def test_make_takes_another_model() -> None:
     result = make_demo(f"MODEL={DENSE}")

@@ -63,6 +63,7 @@ def assert_loss_is_told(url: str, rank: psutil.Process, number: signal.Signals, 
             whole.result(START_DEADLINE_S)
 
 
+@pytest.mark.full
 def test_two_ranks_answer_and_are_started_again_after_one_was_killed(serving: Serving) -> None:
     url = serving.wait_until_ready()
     with np.load(DATA / "dense.npz") as goldens:

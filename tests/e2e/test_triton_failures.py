@@ -74,6 +74,7 @@ def drop_a_client(port: int, chance: random.Random) -> None:
         time.sleep(chance.random() * 0.04)
 
 
+@pytest.mark.full
 def test_after_dropped_clients_a_model_is_unloaded_soon(server: TritonServer, tmp_path: Path) -> None:
     """Triton 2.51 keeps what a gRPC call used that is cancelled while its last response is on the way."""
     command = [str(Path(sys.prefix) / "bin" / "ernie-triton-frontend")]
@@ -89,6 +90,7 @@ def test_after_dropped_clients_a_model_is_unloaded_soon(server: TritonServer, tm
     server.load("ernie-tiny")
 
 
+@pytest.mark.full
 def test_sigterm_leaves_no_process_and_no_shared_memory(server: TritonServer) -> None:
     processes, regions = server.descendants(), server.shared_memory()
     assert len(processes) >= 2

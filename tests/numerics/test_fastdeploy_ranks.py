@@ -15,6 +15,7 @@ from numerics.test_paddle_ranks import run_ranks
 from support.free_ports import free_port
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("family", "quantization"),
     [("moe_tp", "wint4"), pytest.param("dense", "wint8", marks=pytest.mark.full)],

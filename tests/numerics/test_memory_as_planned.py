@@ -125,6 +125,7 @@ def layers(name: str, **fields: Any) -> dict[str, Any]:
     return {**RELEASED[name].fields, "num_hidden_layers": 2, "moe_layer_start_index": 1, **fields}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("quantization", ["none", "wint8"])
 def test_two_layers_of_the_0_3b_take_what_is_planned(tmp_path: Path, quantization: str) -> None:
     fields = {**RELEASED["ERNIE-4.5-0.3B"].fields, "num_hidden_layers": 2}
