@@ -194,7 +194,7 @@ def check_recovery(
 @pytest.mark.parametrize(
     ("part", "act"),
     [
-        pytest.param(House.triton, stop, id="triton stopped"),
+        pytest.param(House.triton, stop, id="triton stopped", marks=pytest.mark.full),
         pytest.param(House.stub, kill, id="stub killed"),
     ],
 )

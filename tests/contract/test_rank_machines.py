@@ -83,6 +83,7 @@ def test_machines_with_different_models_are_told_on_both(tmp_path: Path) -> None
         assert complaint in other.communicate()[1]
 
 
+@pytest.mark.full
 def test_a_rank_that_was_started_for_another_group_ends_with_the_reason() -> None:
     machines = two_machines()
     with start("moe_tp", 2, **machines) as engine:

@@ -51,7 +51,7 @@ def engine() -> Iterator[Engine]:
     ("family", "ranks", "parameters"),
     [
         ("dense", 2, {}),
-        ("moe300b", 2, {"enable_expert_parallel": "true"}),
+        pytest.param("moe300b", 2, {"enable_expert_parallel": "true"}, marks=pytest.mark.full),
         pytest.param("moe", 2, {"enable_expert_parallel": "true"}, marks=pytest.mark.full),
         pytest.param("moe_tp", 4, {}, marks=pytest.mark.full),
         pytest.param("dense", 2, {"device": "reference"}, marks=pytest.mark.full),
@@ -191,7 +191,7 @@ def test_ranks_of_a_checkpoint_that_was_cut_for_them_compute_what_one_rank_does(
     ("number", "how"),
     [
         (signal.SIGKILL, "SIGKILL"),
-        (signal.SIGRTMIN + 6, "signal 40"),
+        pytest.param(signal.SIGRTMIN + 6, "signal 40", marks=pytest.mark.full),
     ],
 )
 def test_a_killed_rank_ends_the_engine_with_the_cause(engine: Engine, number: int, how: str) -> None:

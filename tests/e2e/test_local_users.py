@@ -160,6 +160,7 @@ if os.geteuid() == 0:
         assert can_do(NOBODY, tries) == []
 
 
+@pytest.mark.full
 def test_tritons_http_port_takes_inferences_and_neither_models_nor_memory() -> None:
     http_port, metrics_port = free_port(), free_port()
     ports = ("--triton-http-port", str(http_port), "--triton-metrics-port", str(metrics_port))
