@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ernie_kernels.formats import ActivationType, LinearWeight
 from ernie_kernels.patches import PatchCacheSpec, PatchGrid
 from ernie_kernels.routing import RouterWeights
+from ernie_kernels.sampling import HeadOutput, TokenChoices
 
 Array = Any
 """A float array ``[rows, width]`` on the backend's device."""
@@ -39,8 +40,6 @@ PatchCache = Any
 """Queries, keys and values of one layer's patches."""
 DeviceBatch = Any
 """A ``Batch`` whose index arrays are on the device too."""
-Logits = NDArray[np.float32]
-"""Logits on the host, ``[R, V]``; named here so that model files need not import NumPy."""
 
 Gelu = Literal["erf", "tanh", "quick"]
 """x * normal_cdf(x); its approximation by tanh; x * sigmoid(1.702 * x)."""
@@ -71,6 +70,7 @@ class Batch:
         media_rows: int32 ``[M]``, rising, the rows whose embeddings come from an encoder; None: no rows.
         vision_rows: int32 ``[W]``, rising, the rows that go to the vision bank of layers with two banks of
             experts; None: no rows.
+        choices: for which of the ``logit_rows`` the backend chooses the token; None: for no row.
     """
 
     token_ids: NDArray[np.int32]
@@ -81,6 +81,7 @@ class Batch:
     logit_rows: NDArray[np.int32]
     media_rows: NDArray[np.int32] | None = None
     vision_rows: NDArray[np.int32] | None = None
+    choices: TokenChoices | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,8 +253,13 @@ class Ops(Protocol):
         """Return the sum of the ranks' ``x``, the same bits on each; alone ``x``. ``x`` may be overwritten."""
         ...
 
-    def lm_head(self, hidden: Array, head: Linear, batch: DeviceBatch) -> Logits:
-        """Return the logits of the batch's ``logit_rows`` on the host: ``[R, V]`` float32, V of all ranks."""
+    def lm_head(self, hidden: Array, head: Linear, batch: DeviceBatch) -> HeadOutput:
+        """Compute the logits of the batch's ``logit_rows``, and choose the tokens of its ``choices``.
+
+        The tokens are those of ``ernie_kernels.sampling.choose_tokens`` with the logits ``[R, V]``, V of all
+        ranks: the same where the logits have the same bits, and with the same distribution elsewhere. Logits
+        of the rows that it chooses for need not leave the device, or be stored at all.
+        """
         ...
 
     def upload_rows(self, values: NDArray[np.float32]) -> Array:

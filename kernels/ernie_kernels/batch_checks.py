@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, RotarySpec
+from ernie_kernels.sampling import ROW, TokenChoices
 
 _DIMENSIONS = {
     "token_ids": 1,
@@ -43,6 +44,8 @@ def check_batch(batch: Batch) -> None:
     check_indices("batch.logit_rows", batch.logit_rows, tokens)
     _check_rows("batch.media_rows", batch.media_rows, tokens)
     _check_rows("batch.vision_rows", batch.vision_rows, tokens)
+    if batch.choices is not None:
+        _check_choices(batch.choices, len(batch.logit_rows))
 
 
 def _check_positions(positions: NDArray[np.int32], tokens: int) -> None:
@@ -62,6 +65,17 @@ def _check_rows(name: str, rows: NDArray[np.int32] | None, tokens: int) -> None:
     check_indices(name, rows, tokens)
     if (np.diff(rows) <= 0).any():
         raise ValueError(f"{name} {rows.tolist()} must rise")
+
+
+def _check_choices(choices: TokenChoices, num_logits: int) -> None:
+    _check_rows("batch.choices.places", choices.places, num_logits)
+    if choices.sampling.dtype != ROW or choices.sampling.shape != choices.places.shape:
+        raise ValueError(
+            f"batch.choices.sampling is {choices.sampling.dtype} {choices.sampling.shape}, expected a record "
+            f"of sampling for each of {len(choices.places)} places"
+        )
+    if choices.vocab_size < 1:
+        raise ValueError(f"batch.choices.vocab_size is {choices.vocab_size}, expected at least 1")
 
 
 def media_rows(batch: Batch, count: int) -> NDArray[np.int32]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ernie_backend.request.step_plan import SchedulePlan
+from ernie_kernels.sampling import HeadOutput, TokenChoices, head_output
 
 
 class ScriptedRunner:
@@ -24,8 +24,8 @@ class ScriptedRunner:
         self._num_prompt_tokens = num_prompt_tokens
         self._vocab_size = vocab_size
 
-    def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
-        """Return logits ``[R, V]``."""
+    def run(self, plan: SchedulePlan, choices: TokenChoices | None = None) -> HeadOutput:
+        """Return logits and tokens."""
         places = [
             chunk.start + len(chunk.token_ids) - chunk.num_logit_rows + row + 1 - self._num_prompt_tokens
             for chunk in plan.chunks
@@ -34,4 +34,4 @@ class ScriptedRunner:
         logits = np.zeros((len(places), self._vocab_size), np.float32)
         for row, place in enumerate(places):
             logits[row, self._script[min(max(place, 0), len(self._script) - 1)]] = 1
-        return logits
+        return head_output(logits, choices)

@@ -18,6 +18,7 @@ from ernie_backend.request.step_plan import SchedulePlan
 from ernie_backend.runner.encoder import media_rows_of
 from ernie_backend.runner.inputs import build_batch
 from ernie_kernels.api import Batch
+from ernie_kernels.sampling import HeadOutput, TokenChoices, head_output
 from fakes.media import HashEncoder
 
 
@@ -49,7 +50,11 @@ class TokenHashRunner:
         self.plans: list[SchedulePlan] = []
         self._cache = np.full((num_blocks, block_size), -1, np.int32)
 
-    def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
+    def run(self, plan: SchedulePlan, choices: TokenChoices | None = None) -> HeadOutput:
+        """Return logits and tokens."""
+        return head_output(self.logits(plan), choices)
+
+    def logits(self, plan: SchedulePlan) -> NDArray[np.float32]:
         """Return logits ``[R, V]``."""
         self.plans.append(plan)
         batch = self._with_media(build_batch(plan), plan)

@@ -53,7 +53,7 @@ def main(family: str, quantization: str, rank: int, size: int, master: str) -> N
                 )
                 for index, row in enumerate(rows)
             )
-            logits.append(runner.compute(build_batch(SchedulePlan(chunks))).tolist())
+            logits.append(runner.compute(build_batch(SchedulePlan(chunks))).logits.tolist())
     if rank == 0:
         sys.stdout.write(json.dumps(logits))
 

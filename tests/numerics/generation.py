@@ -81,7 +81,7 @@ class Driver:
         """Append tokens to sequences; return logits after each one's last token (``all_rows``: every token)."""
         batch = self._batch(pieces, all_rows)
         media = self._media(pieces)
-        logits = self._model.forward(self._ops.upload(batch), self._caches, media)
+        logits = self._model.forward(self._ops.upload(batch), self._caches, media).logits
         for sequence, tokens in pieces.items():
             self._lengths[sequence] += len(tokens)
         return logits

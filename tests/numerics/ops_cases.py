@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +104,7 @@ def plain_batch(tokens: int) -> Batch:
     return make_batch(Layout(((0, tokens),), 16, max(1, blocks)), table)
 
 
-def with_fields(batch: Batch, **fields: NDArray[np.int32]) -> Batch:
+def with_fields(batch: Batch, **fields: Any) -> Batch:
     """Return the batch with other arrays."""
     return replace(batch, **fields)
 

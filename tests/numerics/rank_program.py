@@ -52,7 +52,7 @@ def main(family: str, layout: str, rank: int, size: int, master: str, is_expert_
             ScheduledChunk("", piece, start, table, num_sampled=1)
             for piece, start, table in zip(pieces, starts, tables, strict=True)
         )
-        tokens = np.argmax(runner.compute(build_batch(SchedulePlan(chunks))), axis=1).tolist()
+        tokens = np.argmax(runner.compute(build_batch(SchedulePlan(chunks))).logits, axis=1).tolist()
         starts = [start + len(piece) for start, piece in zip(starts, pieces, strict=True)]
         pieces = [(token,) for token in tokens]
         for answer, token in zip(answers, tokens, strict=True):

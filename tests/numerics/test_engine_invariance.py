@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from ernie_backend.devices.backend import CPU
 from ernie_backend.engine.engine import Engine
@@ -28,7 +27,7 @@ from ernie_backend.runner.sampler import Sampler
 from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_kernels.api import CacheSpec, Ops
 from ernie_kernels.formats import ActivationType
-from ernie_kernels.sampling import SamplingFilters
+from ernie_kernels.sampling import HeadOutput, SamplingFilters, TokenChoices, head_output
 from ernie_wire.messages import Heartbeat
 from fakes.media import PLACEHOLDER, put_media
 from fakes.sequences import make_request
@@ -58,12 +57,12 @@ class _RecordingRunner(ModelRunner):
         super().__init__(model, ops, caches, encoder=encoder)
         self.logits: dict[str, list[bytes]] = {}
 
-    def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
-        logits = super().run(plan)
+    def run(self, plan: SchedulePlan, choices: TokenChoices | None = None) -> HeadOutput:
+        logits = super().run(plan).logits
         sampled = [chunk.request_id for chunk in plan.chunks if chunk.num_sampled]
         for request_id, row in zip(sampled, logits, strict=True):
             self.logits.setdefault(request_id, []).append(row.tobytes())
-        return logits
+        return head_output(logits, choices)
 
 
 def _requests() -> list[RequestState]:

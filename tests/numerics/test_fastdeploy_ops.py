@@ -160,7 +160,7 @@ def test_embeddings_and_logits_come_back_in_the_order_of_the_batch(ops: FastDepl
     hidden = ops.embed(table, uploaded)
     rounded = round_to_bfloat16(values)
     np.testing.assert_array_equal(floats(hidden), rounded[[1, 2, 3, 7]])
-    logits = ops.lm_head(hidden, table, uploaded)
+    logits = ops.lm_head(hidden, table, uploaded).logits
     np.testing.assert_array_equal(logits.argmax(axis=1), (rounded[[3, 7]] @ rounded.T).argmax(axis=1))
 
 

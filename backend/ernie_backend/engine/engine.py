@@ -1,6 +1,6 @@
 """The engine: submit, cancel, step.
 
-    step():  expire -> encode media -> schedule -> run -> sample -> outputs
+    step():  expire -> encode media -> schedule -> run -> sample what the backend has not -> outputs
 
 One thread calls it. A request's fault ends that request with an error output and no other; a fault of the model
 ends the process, which the stub starts again.
@@ -22,10 +22,11 @@ from ernie_backend.engine.prompt_logprobs import score_prompts
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.kv.block_manager import BlockManager
 from ernie_backend.request.step_plan import SchedulePlan
-from ernie_backend.runner.sampler import NO_TOKEN, SampledToken, Sampler
+from ernie_backend.runner.sampler import SampledToken, Sampler
 from ernie_backend.runner.sampling_rows import SamplingRow
 from ernie_backend.scheduler.scheduler import Scheduler
 from ernie_backend.settings.engine_settings import SchedulerLimits
+from ernie_kernels.sampling import NO_TOKEN, HeadOutput, TokenChoices
 from ernie_wire.errors import ErnieError, InternalError, InvalidValue, RequestTimeout
 from ernie_wire.messages import Heartbeat, Output
 
@@ -35,8 +36,8 @@ logger = logging.getLogger(__name__)
 class Runner(Protocol):
     """What computes a plan: ``ModelRunner``."""
 
-    def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
-        """Return logits ``[R, V]``: ``num_logit_rows`` of each chunk, in the plan's order."""
+    def run(self, plan: SchedulePlan, choices: TokenChoices | None = None) -> HeadOutput:
+        """Return the logits, or the tokens, of ``num_logit_rows`` of each chunk, in the plan's order."""
         ...
 
 
@@ -112,12 +113,13 @@ class Engine:
             self._step_s = 0.0
             return ended
         rows = self._rows(plan)
+        choices = self._sampler.choices(rows, plan.sampled_places)
         begin = self._clock()
         with self._sampler.filling_masks(rows):
-            computed = self._runner.run(plan)
+            computed = self._runner.run(plan, choices)
         self._step_s = self._clock() - begin
-        logits = score_prompts(plan, computed, self._requests, self._sampler)
-        outputs = self._advance(plan, self._sample(logits, rows))
+        logits = score_prompts(plan, computed, choices, self._requests, self._sampler)
+        outputs = self._advance(plan, self._tokens(rows, logits, computed.tokens))
         self._scheduler.complete(plan)
         self._steps += 1
         for output in outputs:
@@ -161,8 +163,18 @@ class Engine:
             for count in range(chunk.num_sampled)
         ]
 
+    def _tokens(
+        self, rows: list[SamplingRow], logits: NDArray[np.float32], chosen: NDArray[np.int64]
+    ) -> list[SampledToken]:
+        """Return the token of each row: the next of those ``chosen`` by the backend, or sampled here."""
+        of_backend = iter(chosen.tolist())
+        of_host = iter(self._sample(logits, [row for row in rows if row.needs_host]))
+        return [next(of_host) if row.needs_host else SampledToken(next(of_backend)) for row in rows]
+
     def _sample(self, logits: NDArray[np.float32], rows: list[SamplingRow]) -> list[SampledToken]:
         """Choose a token for each row; one that makes sampling fail gets ``NO_TOKEN``, alone."""
+        if not rows:
+            return []
         try:
             return self._sampler.sample(logits, rows)
         except Exception:

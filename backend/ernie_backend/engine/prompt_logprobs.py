@@ -13,30 +13,42 @@ from numpy.typing import NDArray
 from ernie_backend.engine.request_state import RequestState
 from ernie_backend.request.step_plan import ScheduledChunk, SchedulePlan
 from ernie_backend.runner.sampler import Sampler
+from ernie_kernels.sampling import HeadOutput, TokenChoices
 
 Logits = NDArray[np.float32]
 
 
 def score_prompts(
-    plan: SchedulePlan, logits: Logits, requests: Mapping[str, RequestState], sampler: Sampler
+    plan: SchedulePlan,
+    computed: HeadOutput,
+    choices: TokenChoices | None,
+    requests: Mapping[str, RequestState],
+    sampler: Sampler,
 ) -> Logits:
-    """Score the prompts of a step; return the logits that are sampled, ``num_sampled`` rows of each chunk.
+    """Score the prompts of a step; return the logits that are sampled on the host.
 
     Args:
         plan: of the step.
-        logits: ``[R, V]``: ``num_logit_rows`` of each chunk.
+        computed: of its logit rows, ``num_logit_rows`` of each chunk.
+        choices: for which of them the backend has chosen: of no chunk that needs all its logits.
         requests: those in the engine, by id; they receive their log probabilities.
         sampler: ranks tokens.
     """
+    logits = computed.logits
     if not any(chunk.needs_all_logits for chunk in plan.chunks):
         return logits
     ends = np.cumsum([chunk.num_logit_rows for chunk in plan.chunks])
+    is_here = np.ones(ends[-1], bool)
+    if choices is not None:
+        is_here[choices.places] = False
+    rows = np.cumsum(is_here) - 1  # of ``logits``, by place among the logit rows of the step
     for chunk, end in zip(plan.chunks, ends, strict=True):
         if chunk.needs_all_logits:
-            _score(chunk, logits[end - chunk.num_logit_rows : end], requests[chunk.request_id], sampler)
-    pairs = zip(plan.chunks, ends, strict=True)
-    sampled: Logits = logits[np.concatenate([np.arange(end - chunk.num_sampled, end) for chunk, end in pairs])]
-    return sampled
+            of_chunk = logits[rows[end - chunk.num_logit_rows : end]]
+            _score(chunk, of_chunk, requests[chunk.request_id], sampler)
+    sampled = plan.sampled_places
+    result: Logits = logits[rows[sampled[is_here[sampled]]]]
+    return result
 
 
 def _score(chunk: ScheduledChunk, logits: Logits, request: RequestState, sampler: Sampler) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Generator, Sequence
 from typing import Protocol
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_kernels.api import Array, CacheScales, DeviceBatch, LayerCache, Logits
+from ernie_kernels.api import Array, CacheScales, DeviceBatch, LayerCache
+from ernie_kernels.sampling import HeadOutput
 
 
 class VisionTower(Protocol):
@@ -55,15 +56,14 @@ class Model(Protocol):
         """The encoder of images; None: the model knows text only."""
         ...
 
-    def forward(self, batch: DeviceBatch, caches: Sequence[LayerCache], media: Array | None = None) -> Logits:
-        """Compute one step: append to ``caches`` (one per layer), return the logits of the batch's logit rows.
+    def forward(
+        self, batch: DeviceBatch, caches: Sequence[LayerCache], media: Array | None = None
+    ) -> HeadOutput:
+        """Compute one step: append to ``caches`` (one per layer), return logits or tokens of the logit rows.
 
         Args:
             batch: the step's tokens.
             caches: one per layer.
             media: ``[M, H]``, the embeddings of the batch's ``media_rows``; None: it has no such rows.
-
-        Returns:
-            float32 ``[R, V]`` on the host.
         """
         ...

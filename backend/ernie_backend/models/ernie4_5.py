@@ -2,7 +2,7 @@
 
     x = embed(tokens), or what an encoder made of media
     for each layer:  x += output(attention(qkv(norm(x))));  x += mlp(norm(x)), or moe(norm(x))
-    logits = head(norm(x))
+    logits = head(norm(x)), or the tokens chosen from them
 
 Every addition to the residual stream is followed by a norm, so the two are one op, ``add_norm``: a layer ends
 with the norm of the layer after it, the last one with the final norm. Arrays are opaque here: only ops look
@@ -24,13 +24,13 @@ from ernie_kernels.api import (
     DeviceBatch,
     LayerCache,
     Linear,
-    Logits,
     Moe,
     Ops,
     RotarySpec,
     Vector,
 )
 from ernie_kernels.formats import ActivationType
+from ernie_kernels.sampling import HeadOutput
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
         self._first_norm = packer.vector(Role.INPUT_NORM, 0)
         self._layers = tuple(packer.decoder_layer(layer) for layer in range(config.num_layers))
 
-    def forward(self, batch: DeviceBatch, caches: Sequence[LayerCache], media: Array | None = None) -> Logits:
+    def forward(
+        self, batch: DeviceBatch, caches: Sequence[LayerCache], media: Array | None = None
+    ) -> HeadOutput:
         """Compute one step; see ``Model.forward``."""
         ops, epsilon = self._ops, self.config.rms_norm_eps
         residual = ops.all_reduce(ops.embed(self._embedding, batch))

@@ -14,10 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass, replace
 
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.liveness import HeartbeatSource, RankLiveness, find_hanging
@@ -35,6 +32,7 @@ from ernie_backend.request.step_plan import SchedulePlan
 from ernie_backend.runner.encoder import Encoder, media_rows_of
 from ernie_backend.runner.inputs import build_batch
 from ernie_backend.runner.model_runner import ModelRunner
+from ernie_kernels.sampling import HeadOutput, TokenChoices
 
 logger = logging.getLogger(__name__)
 
@@ -200,9 +198,9 @@ class DistributedRunner:
         self._runner = runner
         self._group = group
 
-    def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
+    def run(self, plan: SchedulePlan, choices: TokenChoices | None = None) -> HeadOutput:
         """Compute a plan's tokens; see ``ModelRunner.run``."""
-        batch, media = build_batch(plan), media_rows_of(plan)
+        batch, media = replace(build_batch(plan), choices=choices), media_rows_of(plan)
         self._group.send(Step(batch, media))
         with self._group.root_cause_first():  # a sum fails when another rank has died
             return self._runner.compute(batch, media)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ernie_backend.request.media import MediaItem
 from ernie_backend.runner.encoder import MediaRows
 from ernie_kernels.api import Batch
+from ernie_kernels.sampling import ROW, SamplingBatch
 from ernie_wire.codec import Buffers, Codec, Form
 
 
@@ -175,7 +176,7 @@ def _encode_array(array: NDArray[Any], buffers: Buffers) -> list[int]:
     return [len(buffers) - 1, *array.shape]
 
 
-def _array_of(dtype: type[np.generic]) -> Form:
+def _array_of(dtype: type[np.generic] | np.dtype[np.void]) -> Form:
     def decode(place: list[int], buffers: Buffers) -> NDArray[Any]:
         number, *shape = place
         return np.frombuffer(buffers[number], dtype).reshape(shape)
@@ -185,5 +186,9 @@ def _array_of(dtype: type[np.generic]) -> Form:
 
 CODEC: Codec[RankMessage] = Codec(
     *get_args(RankMessage),
-    forms={NDArray[np.int32]: _array_of(np.int32), NDArray[np.uint8]: _array_of(np.uint8)},
+    forms={
+        NDArray[np.int32]: _array_of(np.int32),
+        NDArray[np.uint8]: _array_of(np.uint8),
+        SamplingBatch: _array_of(ROW),
+    },
 )

@@ -191,15 +191,14 @@ def _batch(rows: slice, lengths: Sequence[int]) -> Batch:
     tables = np.full((len(lengths), max(lengths)), -1)
     for table, start, length in zip(tables, starts, lengths, strict=False):
         table[:length] = range(start, start + length)
-    fields = (
-        np.arange(rows.start, rows.stop),
-        np.concatenate([np.arange(length) for length in lengths]),
-        starts,
-        np.zeros(len(lengths)),
-        tables,
-        np.zeros(0),
+    return Batch(
+        token_ids=np.arange(rows.start, rows.stop, dtype=np.int32),
+        positions=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
+        query_starts=starts.astype(np.int32),
+        context_lengths=np.zeros(len(lengths), np.int32),
+        block_tables=tables.astype(np.int32),
+        logit_rows=np.zeros(0, np.int32),
     )
-    return Batch(*(field.astype(np.int32) for field in fields))
 
 
 def _one_layer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate, chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,3 +62,10 @@ class SchedulePlan:
     def num_tokens(self) -> int:
         """Tokens the step computes."""
         return sum(len(chunk.token_ids) for chunk in self.chunks)
+
+    @property
+    def sampled_places(self) -> NDArray[np.int32]:
+        """Places of the sampled rows among all logit rows of the step, int32 ``[S]``."""
+        ends = accumulate(chunk.num_logit_rows for chunk in self.chunks)
+        places = (range(end - chunk.num_sampled, end) for end, chunk in zip(ends, self.chunks, strict=True))
+        return np.fromiter(chain.from_iterable(places), np.int32)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
 
 from ernie_backend.models.base import Model
 from ernie_backend.request.step_plan import SchedulePlan
 from ernie_backend.runner.encoder import Encoder, MediaRows, media_rows_of
 from ernie_backend.runner.inputs import build_batch, local_tokens
 from ernie_kernels.api import Batch, LayerCache, Ops
+from ernie_kernels.sampling import HeadOutput, TokenChoices
 
 
 class ModelRunner:
@@ -39,16 +38,17 @@ class ModelRunner:
         self._caches = caches
         self._vocabulary = vocabulary
 
-    def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
+    def run(self, plan: SchedulePlan, choices: TokenChoices | None = None) -> HeadOutput:
         """Compute a plan's tokens.
 
-        Returns:
-            Logits ``[R, V]``: ``num_logit_rows`` of each chunk, in the plan's order.
+        Args:
+            plan: of the step, whose logit rows are ``num_logit_rows`` of each chunk, in the plan's order.
+            choices: for which of them the backend chooses the next token; None: for none.
         """
-        return self.compute(build_batch(plan), media_rows_of(plan))
+        return self.compute(replace(build_batch(plan), choices=choices), media_rows_of(plan))
 
-    def compute(self, batch: Batch, media: Sequence[MediaRows] = ()) -> NDArray[np.float32]:
-        """Compute one step; return the logits of its logit rows.
+    def compute(self, batch: Batch, media: Sequence[MediaRows] = ()) -> HeadOutput:
+        """Compute one step; return the logits or the tokens of its logit rows.
 
         Args:
             batch: of the step.

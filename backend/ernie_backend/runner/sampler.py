@@ -3,6 +3,9 @@
     logits -> logits processors -> token masks -> greedy: the largest
                                                -> else: ``ernie_kernels.sampling``: temperature, filters, choice
 
+That is for rows which need the host (``SamplingRow.needs_host``). Of all others the backend chooses the token
+by the same rules as soon as it has the logits (``Sampler.choices``).
+
 Greedy if temperature or top_p is below 1e-5, or top_k is 1. The uniform number that makes the choice comes from
 the counter-based generator Philox, keyed by the request's seed and counted by the token's index in the answer:
 the same seed gives the same answer whatever else is in the batch, chunked or preempted, since all arithmetic of
@@ -24,10 +27,17 @@ from ernie_backend.runner.logits_processors import AllowedTokens, BadWords, MinT
 from ernie_backend.runner.logprobs import ScoredToken, scored_token
 from ernie_backend.runner.sampling_rows import SamplingRow, fill_masks
 from ernie_backend.settings.engine_settings import RAW_LOGPROBS
-from ernie_kernels.sampling import SamplingBatch, TokenSampler, kept_weights, sampling_batch
+from ernie_kernels.sampling import (
+    GREEDY,
+    NO_TOKEN,
+    SamplingBatch,
+    TokenChoices,
+    TokenSampler,
+    choose_tokens,
+    kept_weights,
+    sampling_batch,
+)
 from ernie_wire.errors import ErnieError, InvalidValue
-
-NO_TOKEN = -1
 
 Logits = NDArray[np.float32]
 
@@ -45,7 +55,7 @@ class Sampler:
     """Samples for one model.
 
     Args:
-        token_sampler: samples the rows that are not greedy.
+        token_sampler: samples the rows that need the host and are not greedy.
         vocab_size: tokens of the tokenizer; the columns from there on are padding and never chosen.
         logprobs_mode: see ``logprobs``.
     """
@@ -56,6 +66,18 @@ class Sampler:
         self._is_processed = logprobs_mode.startswith("processed")
         self._is_logprob = logprobs_mode.endswith("logprobs")
         self._mask_thread = ThreadPoolExecutor(1, "token-masks")  # begins with the first mask
+
+    def choices(self, rows: list[SamplingRow], places: NDArray[np.int32]) -> TokenChoices | None:
+        """Return how the backend chooses the tokens of the rows that do not need the host; None: all do.
+
+        Args:
+            rows: those to be sampled.
+            places: of each of them among the logits of the step.
+        """
+        chosen = [index for index, row in enumerate(rows) if not row.needs_host]
+        if not chosen:
+            return None
+        return TokenChoices(places[chosen], _batch([rows[index] for index in chosen]), self._vocab_size)
 
     @contextmanager
     def filling_masks(self, rows: list[SamplingRow]) -> Iterator[None]:
@@ -81,24 +103,11 @@ class Sampler:
             rows: R of them, in the order of the logits, with their masks.
         """
         raw, edited = (each[:, : self._vocab_size] for each in self._edited(logits, rows))
-        tokens: NDArray[np.int64] = edited.argmax(axis=1)  # NaN counts as the largest
-        best = np.take_along_axis(edited, tokens[:, None], axis=1)[:, 0]
-        has_failed = np.array([row.error is not None for row in rows], bool)
-        tokens[~np.isfinite(best) | has_failed] = NO_TOKEN
-        random = [
-            index
-            for index, row in enumerate(rows)
-            if not row.sequence.sampling.is_greedy and tokens[index] != NO_TOKEN
-        ]
-        if random:
-            chosen = edited if len(random) == len(rows) else edited[random]
-            tokens[random] = self._token_sampler.sample_tokens(
-                chosen, _batch([rows[index] for index in random])
-            )
+        tokens = choose_tokens(edited, _batch(rows), self._token_sampler.sample_tokens)
         return [
             SampledToken(token, self._scored(raw[index], edited[index], row, token))
-            if token != NO_TOKEN
-            else SampledToken(NO_TOKEN, error=row.error or _nothing_left(row, best[index]))
+            if token != NO_TOKEN and row.error is None
+            else SampledToken(NO_TOKEN, error=row.error or _nothing_left(row, edited[index]))
             for index, (token, row) in enumerate(zip(tokens.tolist(), rows, strict=True))
         ]
 
@@ -166,9 +175,9 @@ def _process(logits: Logits, rows: list[SamplingRow]) -> None:
 _EXCLUDING = {AllowedTokens: "allowed_token_ids", BadWords: "bad_words", MinTokens: "min_tokens"}
 
 
-def _nothing_left(row: SamplingRow, best: np.float32) -> ErnieError | None:
+def _nothing_left(row: SamplingRow, logits: Logits) -> ErnieError | None:
     """Return the error of a row of which a mask leaves no token; None if that is not why it has none."""
-    if row.mask is None or best != -np.inf:
+    if row.mask is None or logits.max() != -np.inf:
         return None
     sequence = row.sequence
     others = [
@@ -186,7 +195,10 @@ def _nothing_left(row: SamplingRow, best: np.float32) -> ErnieError | None:
 
 def _batch(rows: list[SamplingRow]) -> SamplingBatch:
     samplings = ((row.sequence.sampling, row.sequence.num_generated + len(row.draft_ids)) for row in rows)
-    return sampling_batch((sampling.filters, uniform(sampling.seed, index)) for sampling, index in samplings)
+    return sampling_batch(
+        (GREEDY, 0.0) if sampling.is_greedy else (sampling.filters, uniform(sampling.seed, index))
+        for sampling, index in samplings
+    )
 
 
 def _filtered(logits: Logits, row: SamplingRow) -> Logits:

@@ -42,6 +42,13 @@ class SamplingRow:
     mask: NDArray[np.uint32] | None = None
     error: ErnieError | None = None
 
+    @property
+    def needs_host(self) -> bool:
+        """Whether more than temperature and filters decides about its token, or more than a token is needed."""
+        sequence, sampling = self.sequence, self.sequence.sampling
+        has_values = sampling.logprobs is not None or sampling.prompt_logprobs is not None
+        return has_values or sequence.token_mask is not None or bool(sequence.processors)
+
 
 def fill_masks(
     rows: Iterable[SamplingRow], vocab_size: int, clock: Callable[[], float] = time.thread_time

@@ -119,7 +119,7 @@ def _logits(config: ModelConfig, quantization: str | None, ops: Ops) -> Floats:
             block_tables=np.arange(num_blocks, dtype=np.int32)[None, ::-1].copy(),
             logit_rows=np.array([end - start - 1], np.int32),
         )
-        steps.append(model.forward(ops.upload(batch), caches, media if of_image else None))
+        steps.append(model.forward(ops.upload(batch), caches, media if of_image else None).logits)
     return np.concatenate(steps)
 
 

@@ -63,7 +63,7 @@ class _Bench:
     def output(self, x: Any, batch: Any = None) -> Floats:  # noqa: ANN401 - an opaque array
         width = _WIDTH if batch is None else _HEADS * _HEAD_DIM
         unit = self.ops.pack_linear(Float32Weight(np.eye(width, dtype=np.float32)), ActivationType.FLOAT32)
-        return self.ops.lm_head(x, unit, self.batch if batch is None else batch)
+        return self.ops.lm_head(x, unit, self.batch if batch is None else batch).logits
 
 
 def check_ops(ops: Ops, tolerance: float) -> Iterator[Check]:

@@ -26,7 +26,7 @@ from ernie_kernels.formats import (
 )
 from ernie_kernels.rotary import rotary_table
 from ernie_kernels.routing import check_experts, check_router
-from ernie_kernels.sampling import SamplingBatch, TokenMasks
+from ernie_kernels.sampling import HeadOutput, SamplingBatch, TokenMasks, Tokens, head_output
 
 ISA_VARIABLE = "ERNIE_CPU_ISA"
 
@@ -41,6 +41,23 @@ def instruction_sets(include_lowered: bool = False) -> tuple[str, ...]:
         include_lowered: also the variants that exist only for tests (``avx512-lowered``).
     """
     return tuple(_cpu.instruction_sets(include_lowered))
+
+
+class CpuBatch(_cpu.Batch):
+    """A step in C++, with the tokens that are to be chosen."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(
+            batch.token_ids,
+            np.ascontiguousarray(np.atleast_2d(batch.positions)),
+            batch.query_starts,
+            batch.context_lengths,
+            np.ascontiguousarray(batch.block_tables),
+            batch.logit_rows,
+            _NO_ROWS if batch.media_rows is None else batch.media_rows,
+            _NO_ROWS if batch.vision_rows is None else batch.vision_rows,
+        )
+        self.choices = batch.choices
 
 
 class CpuOps(CpuPatchOps):
@@ -156,19 +173,10 @@ class CpuOps(CpuPatchOps):
             None if scales is None else np.ascontiguousarray(scales.values),
         )
 
-    def upload(self, batch: Batch) -> _cpu.Batch:
+    def upload(self, batch: Batch) -> CpuBatch:
         """Check the batch and copy its arrays; the first layer adds the plan of attention for all of them."""
         check_batch(batch)
-        return _cpu.Batch(
-            batch.token_ids,
-            np.ascontiguousarray(np.atleast_2d(batch.positions)),
-            batch.query_starts,
-            batch.context_lengths,
-            np.ascontiguousarray(batch.block_tables),
-            batch.logit_rows,
-            _NO_ROWS if batch.media_rows is None else batch.media_rows,
-            _NO_ROWS if batch.vision_rows is None else batch.vision_rows,
-        )
+        return CpuBatch(batch)
 
     def embed(self, table: _cpu.PackedLinear, batch: _cpu.Batch) -> Floats:
         """Return the table's rows of the token ids."""
@@ -223,13 +231,13 @@ class CpuOps(CpuPatchOps):
         """Return the sum of the ranks' ``x``."""
         return self._communicator.all_reduce(x)
 
-    def lm_head(self, hidden: Floats, head: _cpu.PackedLinear, batch: _cpu.Batch) -> Floats:
-        """Return the logits of the batch's ``logit_rows``."""
+    def lm_head(self, hidden: Floats, head: _cpu.PackedLinear, batch: CpuBatch) -> HeadOutput:
+        """Compute the logits, choose tokens."""
         logits = np.empty((batch.num_logit_rows, head.outputs), np.float32)
         self._ops.lm_head(hidden, head, batch, logits)
-        return self._communicator.all_gather(logits)
+        return head_output(self._communicator.all_gather(logits), batch.choices, self.sample_tokens)
 
-    def sample_tokens(self, logits: Floats, batch: SamplingBatch) -> NDArray[np.int64]:
+    def sample_tokens(self, logits: Floats, batch: SamplingBatch) -> Tokens:
         """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.sampling``.
 
         Raises:

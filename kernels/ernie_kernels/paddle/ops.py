@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, ExpertBank, Gelu, Logits, MlpWeights, RotarySpec
+from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec, ExpertBank, Gelu, MlpWeights, RotarySpec
 from ernie_kernels.batch_checks import check_indices, media_rows
 from ernie_kernels.communicator import Communicator, SingleRank
 from ernie_kernels.formats import ActivationType, LinearWeight
@@ -25,6 +25,7 @@ from ernie_kernels.paddle.place import BFLOAT16, Place, Tensor, paddle
 from ernie_kernels.paddle.rotary import DeviceRotary
 from ernie_kernels.paddle.step import DeviceStep
 from ernie_kernels.patches import PatchCacheSpec, PatchGrid
+from ernie_kernels.sampling import HeadOutput, head_output
 
 
 class PaddleOps:
@@ -130,12 +131,13 @@ class PaddleOps:
         """Return the sum of the ranks' ``x``."""
         return self._communicator.all_reduce(x)
 
-    def lm_head(self, hidden: Tensor, head: PackedLinear, batch: DeviceStep) -> Logits:
-        """Return the logits of the logit rows on the host."""
+    def lm_head(self, hidden: Tensor, head: PackedLinear, batch: DeviceStep) -> HeadOutput:
+        """Compute the logits, choose tokens."""
         if batch.host.logit_rows.size == 0:
-            return np.zeros((0, self._communicator.size * head.values.shape[0]), np.float32)
+            none = np.zeros((0, self._communicator.size * head.values.shape[0]), np.float32)
+            return head_output(none, batch.host.choices)
         logits = self._communicator.all_gather(head.multiply(paddle.gather(hidden, batch.logit_rows)))
-        return np.asarray(logits.astype("float32").numpy(), np.float32)
+        return head_output(np.asarray(logits.astype("float32").numpy(), np.float32), batch.host.choices)
 
     def upload_rows(self, values: NDArray[np.float32]) -> Tensor:
         """Bring a matrix to the place, in the type of activations."""

@@ -19,7 +19,15 @@ from ernie_kernels.reference.linear import linear
 from ernie_kernels.reference.moe import ReferenceBank, ReferenceMoe, moe
 from ernie_kernels.reference.patches import AxialTable, ReferencePatches, gelu, layer_norm
 from ernie_kernels.rotary import RotaryTable, rotary_table
-from ernie_kernels.sampling import SamplingBatch, TokenMasks, apply_token_masks, sample_tokens
+from ernie_kernels.sampling import (
+    HeadOutput,
+    SamplingBatch,
+    TokenMasks,
+    Tokens,
+    apply_token_masks,
+    head_output,
+    sample_tokens,
+)
 
 Floats = NDArray[np.float32]
 
@@ -125,9 +133,10 @@ class ReferenceOps:
         """Return the sum of the ranks' ``x``."""
         return self._communicator.all_reduce(x)
 
-    def lm_head(self, hidden: Floats, head: ReferenceLinear, batch: Batch) -> Floats:
-        """Return the logits of the batch's ``logit_rows``."""
-        return self._communicator.all_gather(self.linear(hidden[batch.logit_rows], head))
+    def lm_head(self, hidden: Floats, head: ReferenceLinear, batch: Batch) -> HeadOutput:
+        """Compute the logits, choose tokens."""
+        logits = self._communicator.all_gather(self.linear(hidden[batch.logit_rows], head))
+        return head_output(logits, batch.choices)
 
     def upload_rows(self, values: Floats) -> Floats:
         """Keep the matrix as it is."""
@@ -193,7 +202,7 @@ class ReferenceOps:
         """Return the attention of patches ``begin`` to ``end`` - 1."""
         return cache.attend(begin, end)
 
-    def sample_tokens(self, logits: Floats, batch: SamplingBatch) -> NDArray[np.int64]:
+    def sample_tokens(self, logits: Floats, batch: SamplingBatch) -> Tokens:
         """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.sampling``."""
         return sample_tokens(logits, batch)
 

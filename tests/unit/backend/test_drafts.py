@@ -36,6 +36,13 @@ def _random() -> RequestState:
     return request
 
 
+def _seeded() -> RequestState:
+    """Random, and its tokens are chosen by the backend."""
+    request = _random()
+    request.sequence.sampling = replace(request.sequence.sampling, logprobs=None)
+    return request
+
+
 def _processed() -> RequestState:
     """Greedy, but for what it has said before: a draft that is right is one that penalties allow."""
     request = _random()
@@ -66,7 +73,7 @@ def _answer(request: RequestState, propose: Propose) -> tuple[Output, int]:
     return join_outputs(outputs), engine.heartbeat.steps
 
 
-@pytest.mark.parametrize("make", [_greedy, _random, _processed])
+@pytest.mark.parametrize("make", [_greedy, _random, _seeded, _processed])
 def test_the_answer_does_not_depend_on_drafts(make: Callable[[], RequestState]) -> None:
     plain, num_steps = _answer(make(), lambda _: [])
     known = list(plain.token_ids)

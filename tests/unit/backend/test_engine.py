@@ -135,8 +135,8 @@ def test_refusals_are_error_outputs_of_their_own_request() -> None:
 class _PoisonedRunner(TokenHashRunner):
     """Computes no numbers for the request named poisoned."""
 
-    def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
-        logits = super().run(plan)
+    def logits(self, plan: SchedulePlan) -> NDArray[np.float32]:
+        logits = super().logits(plan)
         rows = [chunk for chunk in plan.chunks if chunk.num_sampled]
         for row, chunk in enumerate(rows):
             if chunk.request_id == "poisoned":
@@ -164,7 +164,7 @@ def test_logits_that_are_no_numbers_fail_one_request() -> None:
 def test_a_request_that_cannot_be_sampled_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
     engine = _engine()
     bad = make_request("bad", PROMPT, 8)
-    bad.sequence.sampling = replace(bad.sequence.sampling, filters=SamplingFilters(10**400))
+    bad.sequence.sampling = replace(bad.sequence.sampling, filters=SamplingFilters(10**400), logprobs=0)
     outputs = _finish(engine, make_request("good", PROMPT, 8, stream=False), bad)
     assert outputs[0].request_id == "bad"
     assert str(outputs[0].error).startswith("internal_error: ")

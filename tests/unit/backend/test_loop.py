@@ -17,7 +17,7 @@ from fakes.token_hash_model import TokenHashRunner, continuation
 
 
 class _BrokenRunner(TokenHashRunner):
-    def run(self, plan: SchedulePlan) -> NDArray[float32]:
+    def logits(self, plan: SchedulePlan) -> NDArray[float32]:
         raise RuntimeError("device fault")
 
 

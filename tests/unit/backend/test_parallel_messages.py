@@ -19,6 +19,7 @@ from ernie_backend.parallel.messages import (
 )
 from ernie_backend.runner.encoder import MediaRows
 from ernie_kernels.api import Batch
+from ernie_kernels.sampling import GREEDY, SamplingFilters, TokenChoices, sampling_batch
 from ernie_wire.codec import MessageError
 from ernie_wire.frames import receive_frame, send_frame
 from fakes.media import make_item
@@ -49,15 +50,27 @@ def test_a_batch_keeps_its_arrays_empty_ones_too() -> None:
         logit_rows=np.array([], np.int32),
         media_rows=np.array([1], np.int32),
         vision_rows=np.array([0, 1], np.int32),
+        choices=TokenChoices(
+            np.array([0, 2], np.int32),
+            sampling_batch([(GREEDY, 0.0), (SamplingFilters(0.7, 0.1, 5, 0.9), 0.3)]),
+            7,
+        ),
     )
     media = (MediaRows(b"\xff" * 32, 3, 9),)
     came = over_a_socket(Step(batch, media))
     assert isinstance(came, Step)
     assert came.media == media
     for field in fields(Batch):
-        found, sent = getattr(came.batch, field.name), getattr(batch, field.name)
-        assert found.dtype == np.int32
-        np.testing.assert_array_equal(found, sent, strict=True)
+        if field.name != "choices":
+            found, sent = getattr(came.batch, field.name), getattr(batch, field.name)
+            assert found.dtype == np.int32
+            np.testing.assert_array_equal(found, sent, strict=True)
+    choices, sent_choices = came.batch.choices, batch.choices
+    assert choices is not None
+    assert sent_choices is not None
+    assert choices.vocab_size == 7
+    np.testing.assert_array_equal(choices.places, sent_choices.places, strict=True)
+    np.testing.assert_array_equal(choices.sampling, sent_choices.sampling, strict=True)
 
 
 def test_a_medium_comes_with_its_patches() -> None:

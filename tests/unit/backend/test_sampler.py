@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from ernie_backend.request.sequence import Sequence
 from ernie_backend.runner.logits_processors import BadWords, LogitBias
-from ernie_backend.runner.sampler import NO_TOKEN, Sampler, uniform
+from ernie_backend.runner.sampler import Sampler, uniform
 from ernie_backend.runner.sampling_rows import SamplingRow
 from ernie_kernels.cpu import CpuOps
 from ernie_kernels.reference import ReferenceOps
-from ernie_kernels.sampling import TokenSampler
+from ernie_kernels.sampling import NO_TOKEN, TokenSampler
 from fakes.sequences import sampled_sequence as _row
 
 DRAWS = 2500

@@ -103,8 +103,8 @@ def _sampled(request: RequestState, logprobs: int | None = None) -> RequestState
 class _PaddedRunner(TokenHashRunner):
     """Its logits are for more tokens than the tokenizer has, and those are the likeliest."""
 
-    def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
-        logits = super().run(plan)
+    def logits(self, plan: SchedulePlan) -> NDArray[np.float32]:
+        logits = super().logits(plan)
         return np.pad(logits, ((0, 0), (0, PADDED - VOCAB)), constant_values=9)
 
 
@@ -346,10 +346,10 @@ def test_masks_are_filled_while_the_model_computes() -> None:
             is_filled.set()
 
     class Waiting(TokenHashRunner):
-        def run(self, plan: SchedulePlan) -> NDArray[np.float32]:
+        def logits(self, plan: SchedulePlan) -> NDArray[np.float32]:
             assert is_filled.wait(30), "the mask is filled only after the model has computed"
             is_filled.clear()
-            return super().run(plan)
+            return super().logits(plan)
 
     request = _request("r", None)
     request.sequence.token_mask = Noting(_digits)
