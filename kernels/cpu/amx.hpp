@@ -8,7 +8,7 @@
 #include <immintrin.h>
 
 #include "bfloat16_products.hpp"
-#include "linear.hpp"
+#include "variant.hpp"
 
 namespace ernie::ERNIE_VARIANT {
 
@@ -102,7 +102,7 @@ inline void linear_tiles(const LinearTask& task, int64_t panel, int64_t half, in
 // in turn, so that a row of results is written in one run: in other orders its pages are looked up again and
 // again.
 inline void amx_linear(const LinearTask& task, int part, int parts) {
-    if (!task.rounded.items) return linear<Avx512VnniDots, Avx512Bf16Pairs>(task, part, parts);
+    if (!task.rounded.items) return linear<Avx512VnniDots, Avx512Bf16Pairs, Avx512VnniQuads>(task, part, parts);
     constexpr int64_t kRows = 2 * kTileRows;
     const TileRegisters tiles;
     const Range range = share((task.weight.outputs + kPanel<Avx512> - 1) / kPanel<Avx512>, part, parts);

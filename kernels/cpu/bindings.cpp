@@ -116,7 +116,7 @@ void make_cache(LayerCache* self, int64_t num_blocks, int64_t block_size, int64_
 PackedLinear pack_unscaled(Ops& ops, WeightKind kind, Activation activation, const Buffer& source) {
     const nb::gil_scoped_release release;
     return ops.pack(kind, activation, positive("weight rows", source.size(0)),
-                    positive("weight columns", source.size(1)), kStep, source.data<void>(), nullptr);
+                    positive("weight columns", source.size(1)), kQuadDepth, source.data<void>(), nullptr);
 }
 
 PackedLinear pack_float32(Ops& ops, nb::handle values) {

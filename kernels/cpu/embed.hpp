@@ -11,16 +11,23 @@ float weight_at(const WeightView& weight, int64_t output, int64_t k) {
     const int64_t panel = output / kPanel<V>, lane = output % kPanel<V>;
     if (weight.kind == WeightKind::Float32)
         return static_cast<const float*>(weight.data)[(panel * weight.inputs + k) * kPanel<V> + lane];
-    const int64_t together = inputs_together(weight.kind);
+    const int64_t together = inputs_together(weight.kind, weight.in_quads);
     const int64_t start = panel * kPanel<V> * ((weight.inputs + together - 1) / together * together);
-    const int64_t at = start + pair_offset(kPanel<V>, lane, k);
+    const int64_t pair = start + pair_offset(kPanel<V>, lane, k);
     if (weight.kind == WeightKind::Bfloat16)
-        return from_bfloat16(static_cast<const uint16_t*>(weight.data)[at]);
-    const int8_t* codes = static_cast<const int8_t*>(weight.data);
-    if (weight.kind == WeightKind::Int8) return float(codes[at]) * weight.scales[output];
-    const int64_t nibble = start + k / kStep * kStep * kPanel<V> + int4_offset(lane, k % kStep);
-    const uint8_t byte = uint8_t(codes[nibble / 2]);
-    return float((nibble % 2 ? byte >> 4 : byte & 15) - kNibbleOffset) * weight.scales[output];
+        return from_bfloat16(static_cast<const uint16_t*>(weight.data)[pair]);
+    const uint8_t* bytes = static_cast<const uint8_t*>(weight.data);
+    int32_t code;
+    if (weight.kind == WeightKind::Int4) {
+        const int64_t place = weight.in_quads ? quad_nibble(lane, k % kStep) : pair_nibble(lane, k % kStep);
+        const int64_t nibble = start + k / kStep * kStep * kPanel<V> + place;
+        code = (nibble % 2 ? bytes[nibble / 2] >> 4 : bytes[nibble / 2] & 15) - kNibbleOffset;
+    } else if (weight.in_quads) {
+        code = bytes[start + quad_offset(kPanel<V>, lane, k)] - kByteOffset;
+    } else {
+        code = int8_t(bytes[pair]);
+    }
+    return float(code) * weight.scales[output];
 }
 
 template <typename V>

@@ -9,6 +9,7 @@
 //   broadcast(x):        the activation codes x[0], x[1] in every lane
 //   dot(sum, w, x):      sum[i] += w[2i] * x[2i] + w[2i + 1] * x[2i + 1]
 //   even(w), odd(w):     one input of each pair, as floats
+//   store_codes(x, p):   integral floats as activation codes, int16 or int8
 //
 // No sum overflows: ops.cpp bounds the inputs of a group (kLargestGroup, kMostStaticInputs).
 #pragma once
@@ -16,8 +17,6 @@
 #include "simd.hpp"
 
 namespace ernie::ERNIE_VARIANT {
-
-inline constexpr int kNibbleOffset = 8;  // an int4 code is stored as code + 8
 
 // Ends an expression: GCC would otherwise regroup the integer sums of a tile, run out of registers and spill
 // them in the innermost loop (half the speed).
@@ -67,9 +66,9 @@ struct PortableDots {
     static Portable odd(Register a) {
         return {{float(a.odd[0]), float(a.odd[1]), float(a.odd[2]), float(a.odd[3])}};
     }
-    // Integral floats within int16.
-    static void store_codes(Portable codes, int16_t* p) {
-        for (int i = 0; i < 4; ++i) p[i] = int16_t(codes.v[i]);
+    template <typename Code>
+    static void store_codes(Portable codes, Code* p) {
+        for (int i = 0; i < 4; ++i) p[i] = Code(codes.v[i]);
     }
 };
 
@@ -100,10 +99,16 @@ struct Avx2Dots {
     static Avx2 to_float(Sums a) { return {_mm256_cvtepi32_ps(a)}; }
     static Avx2 even(Register a) { return to_float(_mm256_srai_epi32(_mm256_slli_epi32(a, 16), 16)); }
     static Avx2 odd(Register a) { return to_float(_mm256_srai_epi32(a, 16)); }
-    static void store_codes(Avx2 codes, int16_t* p) {
+    static __m128i narrowed(Avx2 codes) {
         const __m256i wide = _mm256_cvtps_epi32(codes.v);
-        const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow);
+        return _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    }
+    static void store_codes(Avx2 codes, int16_t* p) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrowed(codes));
+    }
+    static void store_codes(Avx2 codes, int8_t* p) {
+        const __m128i narrow = narrowed(codes);
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(narrow, narrow));
     }
 };
 #endif
@@ -137,6 +142,9 @@ struct Avx512Dots {
     static void store_codes(Avx512 codes, int16_t* p) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(codes.v)));
     }
+    static void store_codes(Avx512 codes, int8_t* p) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(codes.v)));
+    }
 };
 #endif
 
@@ -168,7 +176,8 @@ struct LoweredDots {
     static Float to_float(Sums x) { return {Half::to_float(x.a), Half::to_float(x.b)}; }
     static Float even(Register x) { return {Half::even(x.a), Half::even(x.b)}; }
     static Float odd(Register x) { return {Half::odd(x.a), Half::odd(x.b)}; }
-    static void store_codes(Float codes, int16_t* p) {
+    template <typename Code>
+    static void store_codes(Float codes, Code* p) {
         Half::store_codes(codes.a, p);
         Half::store_codes(codes.b, p + kHalf);
     }

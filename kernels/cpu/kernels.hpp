@@ -13,42 +13,57 @@ namespace ernie {
 
 enum class WeightKind { Float32, Bfloat16, Int8, Int4 };
 
-inline constexpr int64_t kStep = 8;    // inputs that quantized weights keep together
-inline constexpr int64_t kDepth = 32;  // and bfloat16 ones: a tile of AMX
+inline constexpr int64_t kStep = 8;        // inputs that quantized weights keep together
+inline constexpr int64_t kDepth = 32;      // bfloat16 ones: a tile of AMX
+inline constexpr int64_t kQuadDepth = 64;  // and quantized ones in quads: a tile of AMX
+inline constexpr int32_t kByteOffset = 128, kNibbleOffset = 8;
 
-// Panels of `panel` outputs, padded with zeros:
+// Panels of `panel` outputs:
 //   Float32:         [panels][K][panel]
 //   Bfloat16, Int8:  [panels][K / 2][panel][2], inputs in pairs
 //   Int4:            [panels][K / kStep][panel], words of eight codes + 8: inputs 0 2 4 6 1 3 5 7 from the
 //                    lowest nibble, so that a shift and a mask leave a pair in the two halves of a word
-// K is padded to a multiple of inputs_together.
+// or, where int8 codes meet them, in quads:
+//   Int8:            [panels][K / 4][panel][4], codes + 128
+//   Int4:            [panels][K / kStep][panel], words of eight codes + 8: inputs 0 4 1 5 2 6 3 7 from the
+//                    lowest nibble, so that a shift and a mask leave a quad in the four bytes of a word
+// K is padded to a multiple of inputs_together; what pads meets activations of zero.
 struct WeightView {
     WeightKind kind;
+    bool in_quads;
     int64_t outputs;
     int64_t inputs;
     const void* data;
     const float* scales;  // [panels * panel], Int8 and Int4
 };
 
-static constexpr int64_t inputs_together(WeightKind kind) {
+static constexpr int64_t inputs_together(WeightKind kind, bool in_quads) {
+    if (in_quads) return kQuadDepth;
     if (kind == WeightKind::Float32) return 1;
     return kind == WeightKind::Bfloat16 ? kDepth : kStep;
 }
 
-// Where output `lane` and input k are: items of a panel in pairs; nibbles of a step of Int4, k below kStep.
+// Where output `lane` and input k are: items of a panel in pairs or quads; nibbles of a step of Int4, k below
+// kStep, in pairs or quads.
 static constexpr int64_t pair_offset(int64_t panel, int64_t lane, int64_t k) {
     return (k / 2 * panel + lane) * 2 + k % 2;
 }
-static constexpr int64_t int4_offset(int64_t lane, int64_t k) { return lane * kStep + k / 2 + k % 2 * 4; }
+static constexpr int64_t quad_offset(int64_t panel, int64_t lane, int64_t k) {
+    return (k / 4 * panel + lane) * 4 + k % 4;
+}
+static constexpr int64_t pair_nibble(int64_t lane, int64_t k) { return lane * kStep + k / 2 + k % 2 * 4; }
+static constexpr int64_t quad_nibble(int64_t lane, int64_t k) { return lane * kStep + k % 4 * 2 + k / 4; }
 
-// Quantized rows: codes [rows][stride], stride a multiple of kStep, zero behind the last input; scales
-// [rows][groups].
+// Quantized rows: codes [rows][stride], zero behind the last input; scales and sums [rows][groups]. Codes are
+// int8 for weights in quads, then with the sum of each group, else int16. The stride is a multiple of
+// inputs_together.
 struct QuantizedRows {
-    int16_t* codes;  // null: the rows are not quantized
+    void* codes;  // null: the rows are not quantized
     float* scales;
+    int32_t* sums;  // null: the codes are int16
     int64_t stride;
     int64_t groups;
-    int64_t group;  // inputs per scale, a multiple of kStep
+    int64_t group;  // inputs per scale, a multiple of inputs_together
 };
 
 // Rows rounded to bfloat16: [rows][stride], stride a multiple of kDepth, zero behind the last input; an item is
@@ -164,7 +179,8 @@ struct MaskTask {
 
 struct Kernels {
     const char* name;
-    int64_t panel;  // outputs per panel
+    int64_t panel;           // outputs per panel
+    bool has_int8_in_quads;  // whether int8 weights are, where int8 codes meet them; int4 ones always
     void (*linear)(const LinearTask&, int part, int parts);
     void (*quantize)(const QuantizeTask&, int part, int parts);
     void (*round)(const RoundTask&, int part, int parts);

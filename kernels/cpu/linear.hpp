@@ -161,7 +161,7 @@ template <typename D, int kBits, int kRows>
 const int8_t* sum_group(const QuantizedRows& q, int64_t row, int64_t begin, int64_t end, const int8_t* w,
                         typename D::Sums (&sums)[kRows][kRegisters<typename D::Float>]) {
     using V = typename D::Float;
-    const int16_t* codes = q.codes + row * q.stride;
+    const int16_t* codes = static_cast<const int16_t*>(q.codes) + row * q.stride;
     for (auto& row_sums : sums)
         for (auto& sum : row_sums) sum = D::zero();
     for (int64_t k = begin; k < end; k += kStep, w += kStep * kPanel<V> * kBits / 8) {
@@ -215,13 +215,34 @@ void tile(const LinearTask& task, int64_t panel, int64_t row) {
     }
 }
 
+// The number of rows of a tile, as a type.
+template <int kRows>
+struct Rows {};
+
 // The last rows of a block, fewer than a tile: tries the tiles of kRows, kRows - 1, ... rows at compile time,
 // so that every number of rows has a tile whose sums are in registers.
-template <typename D, typename P, int kRows>
-void rest_tile(const LinearTask& task, int64_t panel, int64_t row, int64_t rows) {
+template <int kRows, typename Tile>
+void rest_tile(const Tile& tile, int64_t panel, int64_t row, int64_t rows) {
     if constexpr (kRows > 0) {
-        if (rows == kRows) return tile<D, P, kRows>(task, panel, row);
-        rest_tile<D, P, kRows - 1>(task, panel, row, rows);
+        if (rows == kRows) return tile(Rows<kRows>(), panel, row);
+        rest_tile<kRows - 1>(tile, panel, row, rows);
+    }
+}
+
+// Calls tile(Rows, panel, row) for all of a share: a run of panels, one contiguous stream of weights. Rows of
+// `row_bytes` are taken in blocks that stay in cache.
+template <typename V, int kTile, typename Tile>
+void each_tile(const LinearTask& task, int64_t row_bytes, int part, int parts, const Tile& tile) {
+    const Range range = share((task.weight.outputs + kPanel<V> - 1) / kPanel<V>, part, parts);
+    const int64_t tiles = kRowBlockBytes / (row_bytes * kTile);
+    const int64_t block = (tiles > 0 ? tiles : 1) * kTile;
+    for (int64_t start = 0; start < task.rows; start += block) {
+        const int64_t end = start + block < task.rows ? start + block : task.rows;
+        for (int64_t panel = range.begin; panel < range.end; ++panel) {
+            int64_t row = start;
+            for (; row + kTile <= end; row += kTile) tile(Rows<kTile>(), panel, row);
+            rest_tile<kTile - 1>(tile, panel, row, end - row);
+        }
     }
 }
 
@@ -232,27 +253,17 @@ int64_t row_bytes(const LinearTask& task) {
     return int64_t(sizeof(float)) * task.weight.inputs;
 }
 
-// A share is a run of panels: one contiguous stream of weights. Rows are taken in blocks that stay in cache.
 // Not inlined: no arithmetic may move out of the caller's FlushDenormals.
 template <typename D, typename P>
 [[gnu::noinline]] void multiply(const LinearTask& task, int part, int parts) {
     using V = typename D::Float;
-    constexpr int64_t kTile = kLinearRows<V>;
-    const Range range = share((task.weight.outputs + kPanel<V> - 1) / kPanel<V>, part, parts);
-    const int64_t tiles = kRowBlockBytes / (row_bytes<typename P::Item>(task) * kTile);
-    const int64_t block = (tiles > 0 ? tiles : 1) * kTile;
-    for (int64_t start = 0; start < task.rows; start += block) {
-        const int64_t end = start + block < task.rows ? start + block : task.rows;
-        for (int64_t panel = range.begin; panel < range.end; ++panel) {
-            int64_t row = start;
-            for (; row + kTile <= end; row += kTile) tile<D, P, kTile>(task, panel, row);
-            rest_tile<D, P, kTile - 1>(task, panel, row, end - row);
-        }
-    }
+    each_tile<V, kLinearRows<V>>(
+        task, row_bytes<typename P::Item>(task), part, parts,
+        [&]<int kRows>(Rows<kRows>, int64_t panel, int64_t row) { tile<D, P, kRows>(task, panel, row); });
 }
 
 template <typename D, typename P>
-void linear(const LinearTask& task, int part, int parts) {
+void pair_linear(const LinearTask& task, int part, int parts) {
     if (!task.rounded.items) return multiply<D, P>(task, part, parts);
     const FlushDenormals flush;
     multiply<D, P>(task, part, parts);

@@ -15,9 +15,9 @@ constexpr int64_t kChunkBytes = 64 << 10;  // weights that a thread takes at a t
 // So many rows are read again for every chunk: fewer chunks, whose weights stay in the second cache.
 constexpr int64_t kManyRows = 256, kManyRowsChunkBytes = 512 << 10;
 constexpr float kInt8Levels = 127, kInt16Levels = 127 * 128;
-// Integer sums of a group stay below 2 ** 31: 1024 * 127 * 127 * 128.
+// Integer sums of a group stay below 2 ** 31: 1024 * 127 * 127 * 128, or 1024 * 255 * 127 with an offset.
 constexpr int64_t kLargestGroup = 1024;
-constexpr int64_t kMostStaticInputs = 1 << 20;  // and those of a whole row: 2 ** 20 * 127 * 8
+constexpr int64_t kMostStaticInputs = 1 << 20;  // and those of a whole row: 2 ** 20 * 15 * 127
 
 int checked_threads(int threads) {
     if (threads >= 1 && threads <= kMostThreads) return threads;
@@ -28,8 +28,17 @@ int checked_threads(int threads) {
 // Sizes of a row of codes; all are 0 where the weight is multiplied by floats.
 QuantizedRows quantized_shape(const PackedLinear& weight) {
     if (weight.activation == Activation::Float32 || weight.activation == Activation::Bfloat16) return {};
-    const int64_t stride = (weight.inputs + kStep - 1) / kStep * kStep;
-    return {nullptr, nullptr, stride, (weight.inputs + weight.group - 1) / weight.group, weight.group};
+    const int64_t together = inputs_together(weight.kind, weight.in_quads);
+    const int64_t stride = (weight.inputs + together - 1) / together * together;
+    return {nullptr, nullptr, nullptr, stride, (weight.inputs + weight.group - 1) / weight.group, weight.group};
+}
+
+int64_t code_bytes(const PackedLinear& weight) { return weight.in_quads ? sizeof(int8_t) : sizeof(int16_t); }
+
+constexpr int64_t kLine = 64;  // of the caches
+
+std::byte* aligned(std::byte* memory) {
+    return memory + (kLine - int64_t(reinterpret_cast<uintptr_t>(memory) % kLine)) % kLine;
 }
 
 // Items of a row in bfloat16; none where the weight is not multiplied by such rows.
@@ -49,13 +58,13 @@ Ops::Ops(int threads, const std::string& instruction_set)
 
 PackedLinear Ops::pack(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t group,
                        const void* source, const float* scales) {
-    if (group < kStep || group % kStep || group > kLargestGroup)
+    if (group < kQuadDepth || group % kQuadDepth || group > kLargestGroup)
         throw std::invalid_argument("activation group " + std::to_string(group) + " must be a multiple of " +
-                                    std::to_string(kStep) + " up to " + std::to_string(kLargestGroup));
+                                    std::to_string(kQuadDepth) + " up to " + std::to_string(kLargestGroup));
     if (activation == Activation::Bfloat16 && kind != WeightKind::Bfloat16)
         throw std::invalid_argument("activation bfloat16 goes with bfloat16 weights only");
     const std::lock_guard<std::mutex> lock(mutex_);
-    return pack_linear(kind, activation, outputs, inputs, kernels_.panel, group, source, scales, pool_);
+    return pack_linear(kernels_, kind, activation, outputs, inputs, group, source, scales, pool_);
 }
 
 PackedLinear Ops::pack_w4a8(int64_t outputs, int64_t inputs, const void* source, const float* scales,
@@ -70,9 +79,9 @@ PackedLinear Ops::pack_w4a8(int64_t outputs, int64_t inputs, const void* source,
                                     std::to_string(inputs));
     if (!(input_scale >= 0 && std::isfinite(input_scale)))
         throw std::invalid_argument("input_scale must be finite and not negative");
-    const int64_t group = (inputs + kStep - 1) / kStep * kStep;
+    const int64_t group = (inputs + kQuadDepth - 1) / kQuadDepth * kQuadDepth;
     const std::lock_guard<std::mutex> lock(mutex_);
-    PackedLinear packed = pack_linear(WeightKind::Int4, Activation::StaticInt8, outputs, inputs, kernels_.panel,
+    PackedLinear packed = pack_linear(kernels_, WeightKind::Int4, Activation::StaticInt8, outputs, inputs,
                                       group, source, scales, pool_);
     packed.input_scale = input_scale;
     packed.rotation = rotation;
@@ -132,13 +141,14 @@ void Ops::multiply(const std::vector<Product>& products) {
     // Sizes before pointers: growing a vector moves it.
     for (const Product& product : products) {
         const QuantizedRows q = quantized_shape(*product.weight);
-        codes += product.rows * q.stride;
+        codes += product.rows * q.stride * code_bytes(*product.weight);
         scales += product.rows * q.groups;
         items += (product.rows + kRowsTogether) * rounded_stride(*product.weight);
         work += product.rows * product.weight->inputs * product.weight->outputs;
     }
-    int16_t* next_codes = grow(codes_, codes);
+    std::byte* next_codes = aligned(grow(codes_, codes + kLine));
     float* next_scales = grow(scales_, scales);
+    int32_t* next_sums = grow(sums_, scales);
     std::byte* next_items = grow(rounded_, items * kLargestItem);
     products_.clear();
     chunk_ends_.assign(1, 0);
@@ -155,8 +165,10 @@ void Ops::multiply(const std::vector<Product>& products) {
         } else if (QuantizedRows& q = task.quantized; weight.activation != Activation::Float32) {
             q.codes = next_codes;
             q.scales = next_scales;
-            next_codes += product.rows * q.stride;
+            q.sums = weight.in_quads ? next_sums : nullptr;
+            next_codes += product.rows * q.stride * code_bytes(weight);
             next_scales += product.rows * q.groups;
+            next_sums += product.rows * q.groups;
             quantize(product, q);
         }
         products_.push_back(task);

@@ -92,8 +92,8 @@ class Ops {
     const Kernels& kernels_;
     ThreadPool pool_;
     std::mutex mutex_;
-    std::vector<int16_t> codes_;
-    std::vector<std::byte> rounded_;
+    std::vector<std::byte> codes_, rounded_;
+    std::vector<int32_t> sums_;
     std::vector<float> scales_, hidden_, gate_up_, queries_, scratch_, partials_, expert_rows_, chosen_weights_,
         bank_rows_;
     std::vector<int32_t> chosen_;

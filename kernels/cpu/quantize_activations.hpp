@@ -1,4 +1,4 @@
-// Activations to int16 codes, bit for bit as ernie_kernels/formats.py: one scale per row and group
+// Activations to int16 or int8 codes, bit for bit as ernie_kernels/formats.py: one scale per row and group
 // (quantize_activations), or one static scale for int8 codes, of rotated inputs if need be (quantize_inputs,
 // hadamard.py).
 #pragma once
@@ -7,8 +7,22 @@
 
 namespace ernie::ERNIE_VARIANT {
 
-template <typename D>
-void quantize_group(const float* x, int64_t count, float levels, float* scale, int16_t* codes) {
+// Codes of `count` numbers that are divided by `scale`.
+template <typename D, typename Code>
+void store_codes(const float* x, int64_t count, float scale, float levels, Code* codes) {
+    using V = typename D::Float;
+    const V divisor = V::set(scale), most = V::set(levels), least = V::set(-levels);
+    for (int64_t k = 0; k < count; k += V::kLanes) {
+        const V rounded = V::round(V::div(load_partial<V>(x + k, count - k), divisor));
+        Code block[V::kLanes];
+        D::store_codes(V::min(V::max(rounded, least), most), block);  // a NaN becomes -levels
+        const int64_t items = count - k < V::kLanes ? count - k : V::kLanes;
+        std::memcpy(codes + k, block, size_t(items) * sizeof(Code));
+    }
+}
+
+template <typename D, typename Code>
+void quantize_group(const float* x, int64_t count, float levels, float* scale, Code* codes) {
     using V = typename D::Float;
     V maximum = V::zero(), poison = V::zero();  // max() drops NaN, so what is not finite is collected apart
     for (int64_t k = 0; k < count; k += V::kLanes) {
@@ -21,30 +35,34 @@ void quantize_group(const float* x, int64_t count, float levels, float* scale, i
         for (int64_t k = 0; k < count; ++k) codes[k] = 0;
         return;
     }
-    const V divisor = V::set(*scale), most = V::set(levels), least = V::set(-levels);
-    for (int64_t k = 0; k < count; k += V::kLanes) {
-        const V rounded = V::round(V::div(load_partial<V>(x + k, count - k), divisor));
-        int16_t block[V::kLanes];
-        D::store_codes(V::min(V::max(rounded, least), most), block);
-        const int64_t items = count - k < V::kLanes ? count - k : V::kLanes;
-        std::memcpy(codes + k, block, size_t(items) * sizeof(int16_t));
+    store_codes<D>(x, count, *scale, levels, codes);
+}
+
+inline int32_t sum_of(const int8_t* codes, int64_t count) {
+    int32_t sum = 0;
+    for (int64_t k = 0; k < count; ++k) sum += codes[k];
+    return sum;
+}
+
+template <typename D, typename Code>
+void quantize_row(const QuantizeTask& task, int64_t row) {
+    const QuantizedRows& q = task.quantized;
+    Code* codes = static_cast<Code*>(q.codes) + row * q.stride;
+    for (int64_t g = 0; g < q.groups; ++g) {
+        const int64_t start = g * q.group, place = row * q.groups + g;
+        const int64_t count = task.width - start < q.group ? task.width - start : q.group;
+        quantize_group<D>(task.x + row * task.width + start, count, task.levels, q.scales + place,
+                          codes + start);
+        if constexpr (sizeof(Code) == 1) q.sums[place] = sum_of(codes + start, count);
     }
+    for (int64_t k = task.width; k < q.stride; ++k) codes[k] = 0;
 }
 
 template <typename D>
 void quantize(const QuantizeTask& task, int part, int parts) {
-    const QuantizedRows& q = task.quantized;
     const Range range = share(task.rows, part, parts);
-    for (int64_t row = range.begin; row < range.end; ++row) {
-        int16_t* codes = q.codes + row * q.stride;
-        for (int64_t g = 0; g < q.groups; ++g) {
-            const int64_t start = g * q.group;
-            const int64_t count = task.width - start < q.group ? task.width - start : q.group;
-            quantize_group<D>(task.x + row * task.width + start, count, task.levels,
-                              q.scales + row * q.groups + g, codes + start);
-        }
-        for (int64_t k = task.width; k < q.stride; ++k) codes[k] = 0;
-    }
+    for (int64_t row = range.begin; row < range.end; ++row)
+        task.quantized.sums ? quantize_row<D, int8_t>(task, row) : quantize_row<D, int16_t>(task, row);
 }
 
 // The fast Walsh-Hadamard transform of `count` numbers, a power of two: sums and differences only.
@@ -68,20 +86,6 @@ void rotate_block(float* x, int64_t count) {
             }
 }
 
-// Codes of `count` numbers of a block.
-template <typename D>
-void quantize_block(const float* x, int64_t count, float scale, int16_t* codes) {
-    using V = typename D::Float;
-    const V divisor = V::set(scale), most = V::set(127.0f), least = V::set(-127.0f);
-    for (int64_t k = 0; k < count; k += V::kLanes) {
-        const V rounded = V::round(V::div(load_partial<V>(x + k, count - k), divisor));
-        int16_t block[V::kLanes];
-        D::store_codes(V::min(V::max(rounded, least), most), block);  // a NaN becomes -127
-        const int64_t items = count - k < V::kLanes ? count - k : V::kLanes;
-        std::memcpy(codes + k, block, size_t(items) * sizeof(int16_t));
-    }
-}
-
 template <typename V>
 V poison_of(const float* x, int64_t count) {
     V poison = V::zero();
@@ -99,17 +103,18 @@ void quantize_static(const StaticQuantizeTask& task, int part, int parts) {
     const Range range = share(task.rows, part, parts);
     float block[kLargestRotation];
     for (int64_t row = range.begin; row < range.end; ++row) {
-        int16_t* codes = q.codes + row * q.stride;
+        int8_t* codes = static_cast<int8_t*>(q.codes) + row * q.stride;
         V poison = V::zero();
         for (int64_t start = 0; start < task.width; start += step) {
             const int64_t count = task.width - start < step ? task.width - start : step;
             std::memcpy(block, task.x + row * task.width + start, size_t(count) * sizeof(float));
             if (task.rotation) rotate_block<V>(block, count);
             poison = V::add(poison, poison_of<V>(block, count));
-            quantize_block<D>(block, count, task.scale, codes + start);
+            store_codes<D>(block, count, task.scale, 127.0f, codes + start);
         }
         for (int64_t k = task.width; k < q.stride; ++k) codes[k] = 0;
         q.scales[row] = task.scale + poison.sum();
+        q.sums[row] = sum_of(codes, task.width);
     }
 }
 

@@ -8,6 +8,7 @@
 #include "linear.hpp"
 #include "norm.hpp"
 #include "patch_attention.hpp"
+#include "quad_linear.hpp"
 #include "quantize_activations.hpp"
 #include "sampling.hpp"
 #include "swiglu.hpp"
@@ -15,12 +16,20 @@
 
 namespace ernie::ERNIE_VARIANT {
 
-// V: the float registers; D: the integer dot products on them; P: the products with rounded activations.
-template <typename V, typename D, typename P>
+template <typename D, typename P, typename Q>
+void linear(const LinearTask& task, int part, int parts) {
+    if (task.weight.in_quads) return quad_linear<Q>(task, part, parts);
+    pair_linear<D, P>(task, part, parts);
+}
+
+// V: the float registers; D: the integer dot products of pairs on them, Q: those of quads; P: the products with
+// activations rounded to bfloat16.
+template <typename V, typename D, typename P, typename Q>
 constexpr Kernels make_kernels(const char* name) {
     return {.name = name,
             .panel = kPanel<V>,
-            .linear = linear<D, P>,
+            .has_int8_in_quads = Q::kHasInt8,
+            .linear = linear<D, P, Q>,
             .quantize = quantize<D>,
             .round = round_rows<P>,
             .quantize_static = quantize_static<D>,

@@ -6,6 +6,6 @@
 namespace ernie {
 
 const Kernels kAvx2Kernels =
-    avx2::make_kernels<avx2::Avx2, avx2::Avx2Dots, avx2::SplitPairs<avx2::Avx2>>("avx2");
+    avx2::make_kernels<avx2::Avx2, avx2::Avx2Dots, avx2::SplitPairs<avx2::Avx2>, avx2::Avx2Quads>("avx2");
 
 }  // namespace ernie

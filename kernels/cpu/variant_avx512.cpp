@@ -6,6 +6,7 @@
 namespace ernie {
 
 const Kernels kAvx512Kernels =
-    avx512::make_kernels<avx512::Avx512, avx512::Avx512Dots, avx512::SplitPairs<avx512::Avx512>>("avx512");
+    avx512::make_kernels<avx512::Avx512, avx512::Avx512Dots, avx512::SplitPairs<avx512::Avx512>,
+                         avx512::Avx512Quads>("avx512");
 
 }  // namespace ernie

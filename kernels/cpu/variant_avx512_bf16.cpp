@@ -6,7 +6,7 @@
 namespace ernie {
 
 const Kernels kAvx512Bf16Kernels =
-    avx512_bf16::make_kernels<avx512_bf16::Avx512, avx512_bf16::Avx512VnniDots, avx512_bf16::Avx512Bf16Pairs>(
-        "avx512-bf16");
+    avx512_bf16::make_kernels<avx512_bf16::Avx512, avx512_bf16::Avx512VnniDots, avx512_bf16::Avx512Bf16Pairs,
+                              avx512_bf16::Avx512VnniQuads>("avx512-bf16");
 
 }  // namespace ernie

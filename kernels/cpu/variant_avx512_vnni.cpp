@@ -7,6 +7,7 @@ namespace ernie {
 
 const Kernels kAvx512VnniKernels =
     avx512_vnni::make_kernels<avx512_vnni::Avx512, avx512_vnni::Avx512VnniDots,
-                              avx512_vnni::SplitPairs<avx512_vnni::Avx512>>("avx512-vnni");
+                              avx512_vnni::SplitPairs<avx512_vnni::Avx512>, avx512_vnni::Avx512VnniQuads>(
+        "avx512-vnni");
 
 }  // namespace ernie

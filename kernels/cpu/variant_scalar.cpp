@@ -6,7 +6,7 @@
 namespace ernie {
 
 const Kernels kScalarKernels =
-    scalar::make_kernels<scalar::Portable, scalar::PortableDots, scalar::SplitPairs<scalar::Portable>>(
-        "scalar");
+    scalar::make_kernels<scalar::Portable, scalar::PortableDots, scalar::SplitPairs<scalar::Portable>,
+                         scalar::PortableQuads>("scalar");
 
 }  // namespace ernie

@@ -44,8 +44,18 @@ void pack_pairs(const T* source, T* target, int64_t lanes, int64_t inputs, int64
     }
 }
 
-// Eight nibbles of a word, even ones to the lower half.
-uint32_t split_nibbles(uint32_t word) {
+// A panel of quads: target[k / 4][lane][k % 4] = source[lane][k] + 128.
+void pack_quads(const uint8_t* source, uint8_t* target, int64_t lanes, int64_t inputs, int64_t panel) {
+    for (int64_t start = 0; start < inputs; start += kPackBlock) {
+        const int64_t end = std::min(inputs, start + kPackBlock);
+        for (int64_t lane = 0; lane < lanes; ++lane)
+            for (int64_t k = start; k < end; ++k)
+                target[quad_offset(panel, lane, k)] = source[lane * inputs + k] ^ uint8_t(kByteOffset);
+    }
+}
+
+// Eight nibbles of a word, even ones to the lower half: pair_nibble.
+uint32_t nibbles_in_pairs(uint32_t word) {
     const auto together = [](uint32_t bytes) {  // the low nibbles of four bytes to 16 bits
         bytes = (bytes | bytes >> 4) & 0x00FF00FF;
         return (bytes | bytes >> 8) & 0xFFFF;
@@ -53,8 +63,18 @@ uint32_t split_nibbles(uint32_t word) {
     return together(word & 0x0F0F0F0F) | together(word >> 4 & 0x0F0F0F0F) << 16;
 }
 
+// The lower four to the low halves of the bytes, the upper four to the high halves: quad_nibble.
+uint32_t nibbles_in_quads(uint32_t word) {
+    const auto apart = [](uint32_t nibbles) {
+        nibbles = (nibbles | nibbles << 8) & 0x00FF00FF;
+        return (nibbles | nibbles << 4) & 0x0F0F0F0F;
+    };
+    return apart(word & 0xFFFF) | apart(word >> 16) << 4;
+}
+
 // Source rows hold two codes per byte, even k in the low nibble; the target holds code + 8 in words of kStep
-// inputs, in the order of int4_offset.
+// inputs, in the order that `arrange` gives a word.
+template <uint32_t (*arrange)(uint32_t)>
 void pack_int4(const uint8_t* source, uint8_t* target, int64_t lanes, int64_t inputs, int64_t panel) {
     const int64_t row_bytes = (inputs + 1) / 2;
     const uint32_t offsets = 0x88888888;
@@ -66,9 +86,21 @@ void pack_int4(const uint8_t* source, uint8_t* target, int64_t lanes, int64_t in
                 std::memcpy(&word, from, sizeof word);
             else if (lane < lanes)
                 std::memcpy(&word, from, size_t(row_bytes - start));
-            word = split_nibbles(word) ^ offsets;
+            word = arrange(word) ^ offsets;
             std::memcpy(target + lane * kStep / 2, &word, sizeof word);
         }
+}
+
+void pack_codes(const PackedLinear& packed, const uint8_t* from, uint8_t* to, int64_t lanes) {
+    const bool is_int8 = packed.kind == WeightKind::Int8;
+    const auto pack = packed.in_quads ? (is_int8 ? pack_quads : pack_int4<nibbles_in_quads>)
+                                      : (is_int8 ? pack_pairs<uint8_t> : pack_int4<nibbles_in_pairs>);
+    pack(from, to, lanes, packed.inputs, packed.panel);
+}
+
+bool is_in_quads(const Kernels& kernels, WeightKind kind, Activation activation) {
+    if (activation != Activation::Int8 && activation != Activation::StaticInt8) return false;
+    return kind == WeightKind::Int4 || (kind == WeightKind::Int8 && kernels.has_int8_in_quads);
 }
 
 void pack_panels(const PackedLinear& packed, const void* source, int part, int parts) {
@@ -84,25 +116,25 @@ void pack_panels(const PackedLinear& packed, const void* source, int part, int p
             pack_floats(static_cast<const float*>(from), static_cast<float*>(to), lanes, inputs, panel);
         else if (packed.kind == WeightKind::Bfloat16)
             pack_pairs(static_cast<const uint16_t*>(from), static_cast<uint16_t*>(to), lanes, inputs, panel);
-        else if (packed.kind == WeightKind::Int8)
-            pack_pairs(static_cast<const int8_t*>(from), static_cast<int8_t*>(to), lanes, inputs, panel);
         else
-            pack_int4(static_cast<const uint8_t*>(from), static_cast<uint8_t*>(to), lanes, inputs, panel);
+            pack_codes(packed, static_cast<const uint8_t*>(from), static_cast<uint8_t*>(to), lanes);
     }
 }
 
 }  // namespace
 
 WeightView PackedLinear::view() const {
-    return {kind, outputs, inputs, data.get(), static_cast<const float*>(scales.get())};
+    return {kind, in_quads, outputs, inputs, data.get(), static_cast<const float*>(scales.get())};
 }
 
-PackedLinear pack_linear(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t panel,
-                         int64_t group, const void* source, const float* scales, ThreadPool& pool) {
-    const int64_t padded = round_up(outputs, panel);
-    const int64_t depth = round_up(inputs, inputs_together(kind));
-    PackedLinear packed{kind,    activation, outputs, inputs, panel, group, padded * depth * bits_of(kind) / 8,
-                        nullptr, nullptr};
+PackedLinear pack_linear(const Kernels& kernels, WeightKind kind, Activation activation, int64_t outputs,
+                         int64_t inputs, int64_t group, const void* source, const float* scales,
+                         ThreadPool& pool) {
+    const bool in_quads = is_in_quads(kernels, kind, activation);
+    const int64_t padded = round_up(outputs, kernels.panel);
+    const int64_t bytes = padded * round_up(inputs, inputs_together(kind, in_quads)) * bits_of(kind) / 8;
+    PackedLinear packed{kind,          activation, in_quads, outputs, inputs,
+                        kernels.panel, group,      bytes,    nullptr, nullptr};
     packed.data = allocate_zeroed(size_t(packed.bytes));
     if (scales) {
         packed.scales = allocate_zeroed(size_t(padded) * sizeof(float));

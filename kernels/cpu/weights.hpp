@@ -15,6 +15,7 @@ enum class Activation { Float32, Bfloat16, Int16, Int8, StaticInt8 };
 struct PackedLinear {
     WeightKind kind;
     Activation activation;
+    bool in_quads;
     int64_t outputs;
     int64_t inputs;
     int64_t panel;
@@ -30,7 +31,8 @@ struct PackedLinear {
 
 // Packs `source` [outputs][inputs] by `kind`: float, bfloat16 bits, int8 codes, or two int4 codes per
 // byte (each row in whole bytes, even inputs in the low nibbles); `scales` only for int8 and int4.
-PackedLinear pack_linear(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t panel,
-                         int64_t group, const void* source, const float* scales, ThreadPool& pool);
+PackedLinear pack_linear(const Kernels& kernels, WeightKind kind, Activation activation, int64_t outputs,
+                         int64_t inputs, int64_t group, const void* source, const float* scales,
+                         ThreadPool& pool);
 
 }  // namespace ernie

@@ -1,0 +1,73 @@
+// y = x W^T of int8 codes and weights in quads (quads.hpp), in the tiles and blocks of linear.hpp.
+#pragma once
+
+#include "linear.hpp"
+#include "quads.hpp"
+
+namespace ernie::ERNIE_VARIANT {
+
+// What an unsigned weight has more than its code.
+constexpr int32_t offset_of(int bits) { return bits == 8 ? kByteOffset : kNibbleOffset; }
+
+// kStep inputs for all sums of a tile.
+template <typename Q, int kBits, int kRows>
+void add_step(const int8_t* w, const int8_t* x, int64_t stride,
+              typename Q::Sums (&sums)[kRows][kRegisters<typename Q::Float>]) {
+    using V = typename Q::Float;
+    for (int first = 0; first < kStep; first += Q::kInputs) {
+        typename Q::Weights weights[kRegisters<V>];
+        for (int i = 0; i < kRegisters<V>; ++i) {
+            if constexpr (kBits == 8)
+                weights[i] = Q::load_int8(w + first * kPanel<V> + 4 * i * V::kLanes);
+            else
+                weights[i] = Q::load_int4(w + 4 * i * V::kLanes, first / 4);
+        }
+        for (int r = 0; r < kRows; ++r) {
+            const auto value = Q::broadcast(x + r * stride + first);
+            for (int i = 0; i < kRegisters<V>; ++i) sums[r][i] = Q::dot(sums[r][i], weights[i], value);
+        }
+    }
+}
+
+// Integer sums of one activation group, exact in int32, then one float multiply-add by the group's scale.
+template <typename Q, int kBits, int kRows>
+void quad_tile(const LinearTask& task, int64_t panel, int64_t row) {
+    using V = typename Q::Float;
+    constexpr int64_t kStepBytes = kStep * kPanel<V> * kBits / 8;
+    const QuantizedRows& q = task.quantized;
+    const int8_t* w = static_cast<const int8_t*>(task.weight.data) + panel * (q.stride / kStep) * kStepBytes;
+    const int8_t* x = static_cast<const int8_t*>(q.codes) + row * q.stride;
+    V totals[kRows][kRegisters<V>];
+    for (auto& row_totals : totals)
+        for (V& total : row_totals) total = V::zero();
+    for (int64_t g = 0; g < q.groups; ++g) {
+        typename Q::Sums sums[kRows][kRegisters<V>];
+        for (int r = 0; r < kRows; ++r)
+            for (auto& sum : sums[r]) sum = Q::set(-offset_of(kBits) * q.sums[(row + r) * q.groups + g]);
+        const int64_t end = (g + 1) * q.group < q.stride ? (g + 1) * q.group : q.stride;
+        for (int64_t k = g * q.group; k < end; k += kStep, w += kStepBytes)
+            add_step<Q, kBits, kRows>(w, x + k, q.stride, sums);
+        for (int r = 0; r < kRows; ++r) {
+            const V scale = V::set(q.scales[(row + r) * q.groups + g]);
+            for (int i = 0; i < kRegisters<V>; ++i)
+                totals[r][i] = V::fma(Q::to_float(sums[r][i]), scale, totals[r][i]);
+        }
+    }
+    store_tile<V, kRows>(totals, task, panel, row);
+}
+
+template <typename Q>
+void quad_linear(const LinearTask& task, int part, int parts) {
+    using V = typename Q::Float;
+    const auto run = [&](auto tile) { each_tile<V, Q::kRows>(task, task.quantized.stride, part, parts, tile); };
+    if (task.weight.kind == WeightKind::Int4)
+        return run([&]<int kRows>(Rows<kRows>, int64_t panel, int64_t row) {
+            quad_tile<Q, 4, kRows>(task, panel, row);
+        });
+    if constexpr (Q::kHasInt8)
+        run([&]<int kRows>(Rows<kRows>, int64_t panel, int64_t row) {
+            quad_tile<Q, 8, kRows>(task, panel, row);
+        });
+}
+
+}  // namespace ernie::ERNIE_VARIANT
