@@ -26,6 +26,16 @@ class RotaryTable:
         return self.cosines[places], self.sines[places]
 
 
+def sequence_tables_shape(spec: RotarySpec, sequences: int) -> tuple[int, ...]:
+    """Return the shape of FastDeploy's tables for a step of that many sequences, rounded up to eights.
+
+    ``[S, 2, 1, max_positions, 1, width]`` float32: cosines and sines of every place of every sequence;
+    ``width`` is head_dim / 2, or head_dim for pairs (i, i + head_dim / 2).
+    """
+    width = spec.head_dim // 2 if spec.interleaved else spec.head_dim
+    return -(-sequences // 8) * 8, 2, 1, spec.max_positions, 1, width
+
+
 def rotary_table(spec: RotarySpec) -> RotaryTable:
     """Make the table of the angles that ``RotarySpec`` says.
 

@@ -78,6 +78,18 @@ def check_experts(local_experts: range, count: int) -> None:
         raise ValueError(f"there are {count} experts, the router has {len(local_experts)}")
 
 
+def check_banks(num_banks: int) -> None:
+    """Check how many banks of experts a layer has.
+
+    Raises:
+        ValueError: none, or more than two.
+    """
+    if not 1 <= num_banks <= 2:
+        raise ValueError(
+            f"a layer has {num_banks} banks of experts, expected 1, or those of text and of vision"
+        )
+
+
 def rows_of_banks(
     num_banks: int, num_rows: int, vision_rows: NDArray[np.int32] | None
 ) -> tuple[NDArray[np.intp], ...]:
@@ -86,10 +98,7 @@ def rows_of_banks(
     Raises:
         ValueError: there are no banks, or more than two.
     """
-    if not 1 <= num_banks <= 2:
-        raise ValueError(
-            f"a layer has {num_banks} banks of experts, expected 1, or those of text and of vision"
-        )
+    check_banks(num_banks)
     is_vision = np.zeros(num_rows, np.bool_)
     if num_banks == 2 and vision_rows is not None:
         is_vision[vision_rows] = True

@@ -64,6 +64,7 @@ class Architecture:
         has_experts: whether its layers may have experts.
         tower: reads the vision tower from its fields of config.json; None: text only.
         axes: reads the axis of each rotary pair from the fields and the number of pairs; None: there is one.
+        is_interleaved: whether rotary pairs are (2i, 2i + 1); otherwise (i, i + head_dim / 2).
         layouts: those that its checkpoints have, the last one that of what ``quantize`` writes.
         repetition: which loop ends its answers, unless a request says otherwise.
     """
@@ -74,6 +75,7 @@ class Architecture:
     has_experts: bool = False
     tower: Callable[[ConfigFields], VisionShape] | None = None
     axes: Callable[[ConfigFields, int], tuple[int, ...]] | None = None
+    is_interleaved: bool = True
     layouts: tuple[TensorLayout, ...] = (HUGGINGFACE, PADDLE)
     repetition: RepetitionDetection = RepetitionDetection()  # noqa: RUF009  it is frozen
 
@@ -102,6 +104,7 @@ _ALL = (
         f"{_MODELS}.paddleocr_vl:PaddleOCRVLForConditionalGeneration",
         tower=ocr_tower,
         axes=contiguous_axes,
+        is_interleaved=False,
         layouts=(OCR_HUGGINGFACE, OCR_PADDLE),
         repetition=_PAGE_LOOP,
     ),

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ernie_backend.config.architectures import Architecture, find_architecture
+from ernie_backend.config.architectures import ARCHITECTURES, Architecture, find_architecture
 from ernie_backend.config.fields import ConfigFields, is_int
 from ernie_backend.config.moe_config import MoeConfig, read_expert_banks, read_experts
 from ernie_backend.config.quantization_config import QuantizationConfig, read_quantization_config
@@ -164,6 +164,7 @@ class ModelConfig:
             self.head_dim,
             max_positions,
             self.rope_theta,
+            ARCHITECTURES[self.architecture].is_interleaved,
             compression_ratio=self.compression_ratio,
             axes=self.rotary_axes,
         )

@@ -32,6 +32,8 @@ class Device:
         casts_w4a8: whether W4A8 matrices become float32 for every product, one at a time.
         attends_in_blocks: whether attention is composed of products (``ernie_kernels.attention_blocks``), which
             takes memory for scores and contexts.
+        has_sequence_rotary: whether models that see have a rotary table for each sequence of a step, or, where
+            these do not fit their pairs, composed attention.
         is_assumed: whether the memory is a default, neither measured nor given.
     """
 
@@ -46,6 +48,7 @@ class Device:
     int4_bits: int = 4
     casts_w4a8: bool = False
     attends_in_blocks: bool = False
+    has_sequence_rotary: bool = False
     is_assumed: bool = False
 
 
@@ -60,6 +63,7 @@ def p800(memory_bytes: int | None = None) -> Device:
         takes_experts_at_once=True,
         has_int8_head=False,
         is_shared=False,
+        has_sequence_rotary=True,
         is_assumed=memory_bytes is None,
     )
 
@@ -77,6 +81,7 @@ def composed_p800(memory_bytes: int | None = None) -> Device:
         int4_bits=8,
         casts_w4a8=True,
         attends_in_blocks=True,
+        has_sequence_rotary=False,
     )
 
 

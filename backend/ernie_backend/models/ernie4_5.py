@@ -26,7 +26,6 @@ from ernie_kernels.api import (
     Linear,
     Moe,
     Ops,
-    RotarySpec,
     Vector,
 )
 from ernie_kernels.formats import ActivationType
@@ -70,7 +69,7 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
         self.vision: VisionTower | None = None
         self._ops = ops
         self._has_partial_sums = weights.has_partial_sums
-        self._rotary = ops.pack_rotary(self._rotary_spec(settings.max_model_len))
+        self._rotary = ops.pack_rotary(config.rotary(settings.max_model_len))
         self._embedding = packer.linear(Role.EMBEDDING)
         self._head = self._embedding if config.tie_word_embeddings else packer.linear(Role.HEAD)
         self._first_norm = packer.vector(Role.INPUT_NORM, 0)
@@ -92,9 +91,6 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
             transformed = self._transform(hidden, layer.mlp, batch)
             residual, hidden = ops.add_norm(residual, transformed, layer.next_norm, epsilon)
         return ops.lm_head(hidden, self._head, batch)
-
-    def _rotary_spec(self, max_positions: int) -> RotarySpec:
-        return self.config.rotary(max_positions)
 
     def _transform(self, hidden: Array, mlp: DenseMlp | Experts, batch: DeviceBatch) -> Array:
         if isinstance(mlp, Experts):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.models.ernie4_5 import Ernie4_5ForCausalLM
 from ernie_backend.models.vision.navit import NaViTTower
 from ernie_backend.models.vision.transformer import TowerPacker
 from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_backend.weights.base import ModelWeights
-from ernie_kernels.api import Ops, RotarySpec
+from ernie_kernels.api import Ops
 
 
 class PaddleOCRVLForConditionalGeneration(Ernie4_5ForCausalLM):
@@ -20,6 +18,3 @@ class PaddleOCRVLForConditionalGeneration(Ernie4_5ForCausalLM):
         super().__init__(config, weights, ops, settings)
         if config.vision is not None:
             self.vision = NaViTTower(config.vision, TowerPacker(weights, ops, settings))
-
-    def _rotary_spec(self, max_positions: int) -> RotarySpec:
-        return replace(super()._rotary_spec(max_positions), interleaved=False)

@@ -13,6 +13,7 @@ that logits processors write to; those of ``prompt_logprobs`` are not counted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 
 from ernie_backend.config.architectures import ARCHITECTURES
 from ernie_backend.config.model_config import ModelConfig
@@ -25,6 +26,7 @@ from ernie_backend.weights.recipes import weight_groups
 from ernie_backend.weights.roles import ROUTED, Role
 from ernie_backend.weights.sharding import experts_of, kv_heads_of, part_of
 from ernie_kernels.attention_blocks import scratch_bytes
+from ernie_kernels.rotary import sequence_tables_shape
 
 _NORMS, _MLPS = "routers and norms", "MLPs"
 _GROUPS: Mapping[Role, str] = {
@@ -76,12 +78,19 @@ def cast_bytes(shape: ModelShape, settings: EngineSettings, device: Device) -> i
 
 
 def attention_bytes(shape: ModelShape, settings: EngineSettings, device: Device) -> int:
-    """Return the bytes of a rank's scores and contexts, where attention is composed of products."""
-    if not device.attends_in_blocks:
-        return 0
+    """Return what attention takes beside activations.
+
+    Scores and contexts of a rank, where attention is composed of products; rotary tables of sequences, where
+    a model that sees has them. FastDeploy's versions differ in which it is for PaddleOCR-VL: the larger counts.
+    """
     config, shard = shape.config, settings.parallel.shard(shape.config)
+    rotary = config.rotary(settings.loading.max_model_len)
+    has_tables = device.has_sequence_rotary and bool(rotary.axes)
+    tables = 4 * prod(sequence_tables_shape(rotary, settings.scheduler.max_num_seqs)) if has_tables else 0
+    if not (device.attends_in_blocks or (has_tables and not rotary.interleaved)):
+        return tables
     kv_heads = len(kv_heads_of(config, shard))
-    return scratch_bytes(config.num_heads // shard.dense.size, kv_heads, config.head_dim)
+    return max(tables, scratch_bytes(config.num_heads // shard.dense.size, kv_heads, config.head_dim))
 
 
 def _parts(shape: ModelShape, settings: EngineSettings) -> Iterator[tuple[Role, tuple[int, int], int]]:

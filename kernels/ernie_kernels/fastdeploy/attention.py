@@ -1,4 +1,4 @@
-"""FastDeploy's paged cache, its rotary table, and the call of ``block_attn``."""
+"""FastDeploy's paged cache, and the call of ``block_attn``."""
 
 from __future__ import annotations
 
@@ -8,35 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import CacheSpec, RotarySpec, UnsupportedError
+from ernie_kernels.api import CacheSpec, UnsupportedError
 from ernie_kernels.cache_format import check_cache_spec
-from ernie_kernels.fastdeploy.library import Library, Lineage
+from ernie_kernels.fastdeploy.library import Library
+from ernie_kernels.fastdeploy.rotary import BlockRotary, style_arguments
 from ernie_kernels.fastdeploy.upload import FastDeployStep
 from ernie_kernels.formats import float32_to_bfloat16
 from ernie_kernels.paddle.place import Place, Tensor, paddle
-from ernie_kernels.rotary import rotary_table
 
 _LEVELS = np.float32(127)
-
-
-@dataclass(frozen=True)
-class BlockRotary:
-    """``table`` float32 ``[2, 1, positions, 1, head_dim]``: cosines, then sines, each twice for its pair."""
-
-    spec: RotarySpec
-    table: Tensor
-
-    @classmethod
-    def make(cls, spec: RotarySpec, place: Place) -> BlockRotary:
-        """Compute the table on the host and bring it to the place."""
-        host = rotary_table(spec)
-        both = np.stack([host.cosines, host.sines])
-        return cls(spec, place.upload(np.repeat(both, 2, axis=-1)[:, None, :, None, :]))
-
-
-def has_block_rotary(spec: RotarySpec) -> bool:
-    """Whether ``block_attn`` rotates so with a table that all sequences share: one axis, pairs (2i, 2i + 1)."""
-    return spec.interleaved and not spec.axes
 
 
 @dataclass(frozen=True)
@@ -100,17 +80,13 @@ def attend(
         "qkv": qkv,
         "key_cache": cache.keys,
         "value_cache": cache.values,
-        "rotary_embs": rotary.table,
+        "rotary_embs": rotary.of_step(step),
         **step.attention,
         **cache.scales,
         **dict.fromkeys(("k_zeros", "v_zeros", "shift", "smooth")),
         **dict.fromkeys(("kv_signal_data_cpu", "cachekv_signal_thread_cpu")),
-        "rope_3d": False,
+        **style_arguments(rotary.spec, library.lineage),
     }
-    if library.lineage is Lineage.V2_3:
-        arguments["pos_emb_type"] = "NORMAL"
-    else:
-        arguments |= {"use_neox_rotary_style": False, "q_norm_weight": None, "k_norm_weight": None}
     return first(library.block_attn(**arguments))
 
 

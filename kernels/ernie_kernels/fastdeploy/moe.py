@@ -27,9 +27,10 @@ from ernie_kernels.formats import (
     LinearWeight,
     W4A8Weight,
 )
-from ernie_kernels.paddle.moe import PackedMlp, Router
+from ernie_kernels.paddle.moe import PackedMlp, Router, transform_in_banks
 from ernie_kernels.paddle.place import BFLOAT16, Place, Tensor, paddle
-from ernie_kernels.routing import check_experts, check_router, rows_of_banks
+from ernie_kernels.paddle.step import DeviceStep
+from ernie_kernels.routing import check_banks, check_experts, check_router
 
 _NAMES: dict[type, str] = {
     Bfloat16Weight: "w16a16",
@@ -263,21 +264,14 @@ class FastDeployMoe:
 
     banks: tuple[FastDeployBank, ...]
     shared: PackedMlp | None
-    place: Place
 
-    def transform(self, x: Tensor, vision_rows: NDArray[np.int32] | None) -> Tensor:
+    def __post_init__(self) -> None:
+        """Check the number of banks."""
+        check_banks(len(self.banks))
+
+    def transform(self, x: Tensor, step: DeviceStep) -> Tensor:
         """Return shared(x) plus the weighted sum of each row's experts: ``[T, H]``."""
         if not x.shape[0]:
             return paddle.zeros_like(x)
-        rows_of = rows_of_banks(len(self.banks), x.shape[0], vision_rows)
-        banks = [(bank, rows) for bank, rows in zip(self.banks, rows_of, strict=True) if rows.size]
-        routed = banks[0][0].transform(x) if len(banks) == 1 else self._join(x, banks)
+        routed = transform_in_banks(x, [bank.transform for bank in self.banks], step)
         return routed if self.shared is None else paddle.add(routed, self.shared.transform(x))
-
-    def _join(self, x: Tensor, banks: Sequence[tuple[FastDeployBank, NDArray[np.intp]]]) -> Tensor:
-        """Return the results of the rows of several banks, in the order of ``x``."""
-        results = [
-            bank.transform(paddle.gather(x, self.place.upload(rows.astype(np.int32)))) for bank, rows in banks
-        ]
-        order = np.argsort(np.concatenate([rows for _, rows in banks])).astype(np.int32)
-        return paddle.gather(paddle.concat(results), self.place.upload(order))

@@ -11,14 +11,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from ernie_kernels.api import Batch, CacheSpec, ExpertBank, LayerCache, MlpWeights, Moe, Rotary, RotarySpec
+from ernie_kernels.api import (
+    Batch,
+    CacheSpec,
+    ExpertBank,
+    LayerCache,
+    MlpWeights,
+    Moe,
+    Rotary,
+    RotarySpec,
+    UnsupportedError,
+)
 from ernie_kernels.batch_checks import check_axes, check_batch
 from ernie_kernels.communicator import Communicator
-from ernie_kernels.fastdeploy.attention import BlockCache, BlockRotary, attend, has_block_rotary
+from ernie_kernels.fastdeploy.attention import BlockCache, attend
 from ernie_kernels.fastdeploy.library import Library
 from ernie_kernels.fastdeploy.linear import WeightOnlyLinear
 from ernie_kernels.fastdeploy.moe import FastDeployBank, FastDeployMoe
-from ernie_kernels.fastdeploy.step import describe_step
+from ernie_kernels.fastdeploy.rotary import pack_rotary, why_composed
+from ernie_kernels.fastdeploy.step import StepDescriptor, describe_step
 from ernie_kernels.fastdeploy.upload import FastDeployStep, upload_step
 from ernie_kernels.formats import ActivationType, Int4Weight, Int8Weight, LinearWeight
 from ernie_kernels.paddle import PaddleOps
@@ -40,6 +51,7 @@ class FastDeployOps(PaddleOps):
         super().__init__(place, communicator)
         self._library = library
         self._is_attention_composed = False
+        self._rotary: RotarySpec | None = None
         self._cache: CacheSpec | None = None
 
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> PackedLinear:
@@ -57,17 +69,18 @@ class FastDeployOps(PaddleOps):
         if shared is not None:
             packed = PackedMlp(*(self.pack_linear(each, activation) for each in (shared.gate_up, shared.down)))
         stacks = tuple(FastDeployBank.pack(bank, self._place, self._library) for bank in banks)
-        return FastDeployMoe(stacks, packed, self._place)
+        return FastDeployMoe(stacks, packed)
 
     def pack_rotary(self, spec: RotarySpec) -> Rotary:
         """Make a rotary table; one that the kernels do not take makes attention a composed one."""
-        if has_block_rotary(spec):
-            return BlockRotary.make(spec, self._place)
-        self._is_attention_composed = True
+        reason = why_composed(spec, self._library.lineage)
+        self._rotary, self._cache, self._is_attention_composed = spec, None, reason is not None
+        if reason is None:
+            return pack_rotary(spec, self._place)
         logger.warning(
             "notice: FastDeploy's block_attn is not used for this model's rotary embedding (%s); its "
             "attention is composed of Paddle's ops, the slow fallback",
-            f"{len(set(spec.axes))} axes" if spec.axes else "pairs (i, i + head_dim / 2)",
+            reason,
         )
         return super().pack_rotary(spec)
 
@@ -75,6 +88,11 @@ class FastDeployOps(PaddleOps):
         """Allocate the KV cache of one layer."""
         if self._is_attention_composed:
             return super().allocate_cache(spec)
+        if spec.dtype == "int8" and self._rotary is not None and not self._rotary.interleaved:
+            raise UnsupportedError(
+                "FastDeploy's kernels have no int8 cache for rotary pairs (i, i + head_dim / 2); use "
+                "--kv-cache-dtype bfloat16, or ERNIE_XPU_OPS=composed, the slow fallback"
+            )
         self._cache = spec
         return BlockCache.allocate(spec, self._place)
 
@@ -83,11 +101,12 @@ class FastDeployOps(PaddleOps):
         check_batch(batch)
         if self._cache is not None:
             try:
-                step = describe_step(batch, self._cache.block_size, self._cache.num_blocks)
+                step = self._describe(batch, self._cache)
             except ValueError:
                 pass  # it cannot attend over this cache, which ``attention`` says if it should
             else:
-                return upload_step(step, self._library.lineage, self._place)
+                length = self._rotary.max_positions if self._rotary and self._rotary.axes else None
+                return upload_step(step, self._library.lineage, self._place, length)
         return upload_composed(batch, self._place)
 
     def attention(self, qkv: Tensor, rotary: Rotary, cache: LayerCache, batch: DeviceStep) -> Tensor:
@@ -95,9 +114,11 @@ class FastDeployOps(PaddleOps):
         if isinstance(rotary, DeviceRotary):
             return super().attention(qkv, rotary, cache, batch)
         if not isinstance(batch, FastDeployStep):
-            describe_step(
-                batch.host, cache.spec.block_size, cache.spec.num_blocks
-            )  # says what is wrong with it
+            self._describe(batch.host, cache.spec)  # says what is wrong with it
             raise ValueError("a step that attends must be uploaded after its cache is allocated")  # noqa: TRY004 - its time is wrong
         check_axes(batch.host.positions, rotary.spec)
         return attend(self._library, qkv, rotary, cache, batch)
+
+    def _describe(self, batch: Batch, cache: CacheSpec) -> StepDescriptor:
+        has_tables = self._rotary is not None and bool(self._rotary.axes)
+        return describe_step(batch, cache.block_size, cache.num_blocks, has_tables=has_tables)

@@ -71,6 +71,8 @@ class StepDescriptor:
             cached tokens), most new tokens of the D.
         slot_mapping_enc: int32, the cache slot of each of the E's rows.
         slot_mapping_dec: int32, the cache slot of each of the D's rows; at least S, -1 beyond.
+        table_rows: int32 ``[T]``, the row of the block table of each of the step's rows.
+        places: int32 ``[T]``, their places in their sequences.
     """
 
     batch: Batch
@@ -80,9 +82,13 @@ class StepDescriptor:
     len_info: Indices
     slot_mapping_enc: Indices
     slot_mapping_dec: Indices
+    table_rows: Indices
+    places: Indices
 
 
-def describe_step(batch: Batch, block_size: int, num_blocks: int, most_decoded: int = 1) -> StepDescriptor:
+def describe_step(
+    batch: Batch, block_size: int, num_blocks: int, most_decoded: int = 1, *, has_tables: bool = False
+) -> StepDescriptor:
     """Describe ``batch`` over a cache of ``num_blocks`` blocks of ``block_size`` tokens.
 
     Args:
@@ -90,13 +96,19 @@ def describe_step(batch: Batch, block_size: int, num_blocks: int, most_decoded: 
         block_size: tokens of a block.
         num_blocks: of the cache.
         most_decoded: new tokens with which a sequence still decodes; more than one where drafts are verified.
+        has_tables: whether each sequence has a rotary table of its own, which holds its positions.
 
     Raises:
-        ValueError: a block table is too short for its sequence, or names a block that does not exist; or a
-            position is not the token's place in its sequence, which is all that the kernels know.
+        ValueError: a block table is too short for its sequence, or names a block that does not exist; or,
+            without tables, a position is not the token's place in its sequence, which is all that the kernels
+            know.
     """
     counts, cached = np.diff(batch.query_starts), batch.context_lengths
-    _check_positions(batch, counts)
+    places = (np.arange(len(batch.token_ids)) + np.repeat(cached - batch.query_starts[:-1], counts)).astype(
+        np.int32
+    )
+    if not has_tables and not np.array_equal(batch.positions, places):
+        raise ValueError("batch.positions must be the places of the tokens in their sequences")
     _check_blocks(batch, counts + cached, block_size, num_blocks)
     is_decoder = (cached > 0) & (counts > 0) & (counts <= most_decoded)
     encoders = np.flatnonzero((counts > 0) & ~is_decoder)
@@ -107,8 +119,10 @@ def describe_step(batch: Batch, block_size: int, num_blocks: int, most_decoded: 
     has_prefix = bool((prefixes > 0).any())
     blocks = -(-widest // block_size) if has_prefix else -1
     num_rows = int(counts[encoders].sum())
+    order = np.concatenate([encoders, decoders])
+    rows = _rows(batch.query_starts, order)
     return StepDescriptor(
-        batch=_reordered(batch, np.concatenate([encoders, decoders])),
+        batch=_reordered(batch, order, rows),
         lengths=StepLengths(
             encoder_seq_lod=_sums(counts[encoders], size),
             decoder_seq_lod=_sums(counts[decoders], size),
@@ -137,13 +151,9 @@ def describe_step(batch: Batch, block_size: int, num_blocks: int, most_decoded: 
         ),
         slot_mapping_enc=_slots(encoders, counts, cached, tables, block_size),
         slot_mapping_dec=_slots(decoders, counts, cached, tables, block_size, size),
+        table_rows=np.repeat(order, counts[order]).astype(np.int32),
+        places=places[rows],
     )
-
-
-def _check_positions(batch: Batch, counts: Indices) -> None:
-    shifts = np.repeat(batch.context_lengths - batch.query_starts[:-1], counts)
-    if not np.array_equal(batch.positions, np.arange(len(batch.token_ids)) + shifts):
-        raise ValueError("batch.positions must be the places of the tokens in their sequences")
 
 
 def _check_blocks(batch: Batch, lengths: Indices, block_size: int, num_blocks: int) -> None:
@@ -157,13 +167,15 @@ def _check_blocks(batch: Batch, lengths: Indices, block_size: int, num_blocks: i
     check_indices("batch.block_tables", batch.block_tables[is_used], num_blocks)
 
 
-def _reordered(batch: Batch, sequences: NDArray[np.intp]) -> Batch:
-    """Return the step with only these sequences, in this order; rows that are named are named anew."""
-    starts = batch.query_starts
+def _rows(starts: Indices, sequences: NDArray[np.intp]) -> NDArray[np.intp]:
     spans = [np.arange(starts[sequence], starts[sequence + 1]) for sequence in sequences]
-    rows = np.concatenate(spans) if spans else np.zeros(0, np.intp)
+    return np.concatenate(spans) if spans else np.zeros(0, np.intp)
+
+
+def _reordered(batch: Batch, sequences: NDArray[np.intp], rows: NDArray[np.intp]) -> Batch:
+    """Return the step with only these sequences, whose rows these are; rows that are named are named anew."""
     new_row = np.argsort(rows).astype(np.int32)
-    counts = np.diff(starts)[sequences]
+    counts = np.diff(batch.query_starts)[sequences]
     return replace(
         batch,
         token_ids=batch.token_ids[rows],

@@ -7,7 +7,7 @@ gathered by expert, and each expert sees all of its rows at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +17,14 @@ from ernie_kernels.api import ExpertBank, MlpWeights
 from ernie_kernels.formats import ActivationType, round_to_bfloat16
 from ernie_kernels.paddle.linear import PackedLinear, pack
 from ernie_kernels.paddle.place import Place, Tensor, paddle
+from ernie_kernels.paddle.step import DeviceStep
 from ernie_kernels.routing import (
     RouterWeights,
     Routing,
+    check_banks,
     check_experts,
     check_router,
     choose_experts,
-    rows_of_banks,
 )
 
 _ROUTER_PARTS = 3
@@ -159,12 +160,10 @@ class PaddleMoe:
     Attributes:
         banks: that of all rows, or those of text and of vision.
         shared: the experts of all rows, if there are any.
-        place: the place.
     """
 
     banks: tuple[PaddleBank, ...]
     shared: PackedMlp | None
-    place: Place
 
     @classmethod
     def pack(
@@ -175,27 +174,26 @@ class PaddleMoe:
         Raises:
             ValueError: the sizes do not fit each other.
         """
+        check_banks(len(banks))
         return cls(
             banks=tuple(PaddleBank.pack(bank, activation, place) for bank in banks),
             shared=None if shared is None else PackedMlp.pack(shared, activation, place),
-            place=place,
         )
 
-    def transform(self, x: Tensor, vision_rows: NDArray[np.int32] | None) -> Tensor:
+    def transform(self, x: Tensor, step: DeviceStep) -> Tensor:
         """Return shared(x) plus the weighted sum of each row's experts: ``[T, H]``."""
-        rows_of = rows_of_banks(len(self.banks), x.shape[0], vision_rows)
-        banks = [(bank, rows) for bank, rows in zip(self.banks, rows_of, strict=True) if rows.size]
-        total = banks[0][0].transform(x) if len(banks) == 1 else self._join(x, banks)
+        total = transform_in_banks(x, [bank.transform for bank in self.banks], step)
         if self.shared is not None:
             total = total + self.shared.transform(x).astype("float32")
         return total.astype(x.dtype)
 
-    def _join(self, x: Tensor, banks: Sequence[tuple[PaddleBank, NDArray[np.intp]]]) -> Tensor:
-        """Return the results of the rows of several banks, in the order of ``x``."""
-        if not banks:
-            return paddle.zeros_like(x).astype("float32")
-        results = [
-            bank.transform(paddle.gather(x, self.place.upload(rows.astype(np.int32)))) for bank, rows in banks
-        ]
-        order = np.argsort(np.concatenate([rows for _, rows in banks])).astype(np.int32)
-        return paddle.gather(paddle.concat(results), self.place.upload(order))
+
+def transform_in_banks(x: Tensor, banks: Sequence[Callable[[Tensor], Tensor]], step: DeviceStep) -> Tensor:
+    """Return what the experts of each row's bank make of it, in the order of ``x``."""
+    if len(banks) == 1 or step.text_rows is None:
+        return banks[0](x)
+    if not step.text_rows.shape[0]:
+        return banks[1](x)
+    rows_of = step.text_rows, step.vision_rows
+    results = [bank(paddle.gather(x, rows)) for bank, rows in zip(banks, rows_of, strict=True)]
+    return paddle.gather(paddle.concat(results), step.bank_order)

@@ -74,11 +74,10 @@ class PaddleOps:
         """Look the token ids up."""
         is_here = batch.host.token_ids != ELSEWHERE
         check_indices("batch.token_ids", batch.host.token_ids[is_here], table.values.shape[0])
-        if is_here.all():
-            return table.rows(batch.token_ids).astype(self._place.dtype)
-        ids = np.where(is_here, batch.host.token_ids, 0).astype(np.int32)
-        mask = self._place.upload(is_here[:, None].astype(np.float32))
-        return (table.rows(self._place.upload(ids)).astype("float32") * mask).astype(self._place.dtype)
+        rows = table.rows(batch.token_ids)
+        if batch.is_here is not None:
+            rows = rows.astype("float32") * batch.is_here.astype("float32")
+        return rows.astype(self._place.dtype)
 
     def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """RMSNorm."""
@@ -106,14 +105,14 @@ class PaddleOps:
 
     def put_rows(self, x: Tensor, media: Tensor, batch: DeviceStep) -> Tensor:
         """Return x with the rows of media: rows of both, laid end to end, in another order."""
-        rows = media_rows(batch.host, media.shape[0])
-        order = np.arange(x.shape[0], dtype=np.int32)
-        order[rows] = np.arange(len(rows)) + len(order)
-        return paddle.gather(paddle.concat([x, media.astype(x.dtype)]), self._place.upload(order))
+        media_rows(batch.host, media.shape[0])  # as many as there are
+        if batch.media_order is None:
+            return x
+        return paddle.gather(paddle.concat([x, media.astype(x.dtype)]), batch.media_order)
 
     def moe(self, x: Tensor, layer: PaddleMoe, batch: DeviceStep) -> Tensor:
         """Return shared(x) plus the weighted sum of each row's experts."""
-        return layer.transform(x, batch.host.vision_rows)
+        return layer.transform(x, batch)
 
     def attention(self, qkv: Tensor, rotary: DeviceRotary, cache: PagedCache, batch: DeviceStep) -> Tensor:
         """Rotate, append to the cache, attend."""

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.api import Batch, CacheSpec
+from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec
 from ernie_kernels.attention_blocks import QueryGroup, attention_blocks
 from ernie_kernels.batch_checks import check_axes, check_batch
 from ernie_kernels.paddle.place import Place, Tensor
 from ernie_kernels.paddle.rotary import Angles, DeviceRotary
+from ernie_kernels.routing import rows_of_banks
 
 _ALIGNMENT = 16
 """Integers: each array of a packed copy starts at 64 bytes."""
@@ -68,15 +69,26 @@ class DeviceStep:
     Attributes:
         host: the batch.
         place: the device.
-        token_ids, logit_rows: as in the batch.
         positions: int32 ``[T]`` on each axis.
+        token_ids: as in the batch, with 0 for ``ELSEWHERE``.
+        logit_rows: as in the batch.
+        is_here: int32 ``[T, 1]``, 0 for ``ELSEWHERE``; None: there is none.
+        media_order: int32 ``[T]``, each row's place once rows of media are laid behind the step's; None: it has
+            no media.
+        text_rows, vision_rows: int32, the rows of each bank of experts; None: all go to that of text.
+        bank_order: int32 ``[T]``, the place of each row in the results of one bank behind the other.
     """
 
     host: Batch
     place: Place
-    token_ids: Tensor
     positions: tuple[Tensor, ...]
+    token_ids: Tensor
     logit_rows: Tensor
+    is_here: Tensor | None = None
+    media_order: Tensor | None = None
+    text_rows: Tensor | None = None
+    vision_rows: Tensor | None = None
+    bank_order: Tensor | None = None
     _plans: dict[CacheSpec, AttentionPlan] = field(default_factory=dict)
     _angles: dict[DeviceRotary, Angles] = field(default_factory=dict)
 
@@ -101,10 +113,27 @@ def upload(batch: Batch, place: Place) -> DeviceStep:
         ValueError: its fields do not fit each other.
     """
     check_batch(batch)
-    token_ids, logit_rows, *positions = upload_together(
-        [batch.token_ids, batch.logit_rows, *np.atleast_2d(batch.positions)], place
-    )
-    return DeviceStep(batch, place, token_ids, tuple(positions), logit_rows)
+    arrays = row_indices(batch)
+    views = upload_together([*arrays.values(), *np.atleast_2d(batch.positions)], place)
+    return DeviceStep(batch, place, tuple(views[len(arrays) :]), **dict(zip(arrays, views, strict=False)))
+
+
+def row_indices(batch: Batch) -> dict[str, NDArray[np.int32]]:
+    """Return what ops read of a step's rows on the device: the fields of ``DeviceStep`` by their names."""
+    tokens = len(batch.token_ids)
+    is_here = batch.token_ids != ELSEWHERE
+    arrays = {"token_ids": np.where(is_here, batch.token_ids, 0), "logit_rows": batch.logit_rows}
+    if not is_here.all():
+        arrays["is_here"] = is_here[:, None]
+    if batch.media_rows is not None:
+        order = np.arange(tokens)
+        order[batch.media_rows] = np.arange(len(batch.media_rows)) + tokens
+        arrays["media_order"] = order
+    if batch.vision_rows is not None and batch.vision_rows.size:
+        rows_of = rows_of_banks(2, tokens, batch.vision_rows)
+        arrays |= dict(zip(("text_rows", "vision_rows"), rows_of, strict=True))
+        arrays["bank_order"] = np.argsort(np.concatenate(rows_of))
+    return {name: array.astype(np.int32) for name, array in arrays.items()}
 
 
 def upload_together(arrays: Sequence[NDArray[np.int32]], place: Place) -> list[Tensor]:

@@ -32,15 +32,11 @@ def block_attn(lineage: Lineage, given: dict[str, Any]) -> Tensor:
         heads > 0 and heads % kv_heads == 0, f"qkv of {qkv.shape[1]} has no heads for {kv_heads} of the cache"
     )
     step.check(len(qkv), size, given["key_cache"].shape[0])
-    angles = check("rotary_embs", given["rotary_embs"], "float32", 5)
-    expect(
-        angles.shape[0] == 2 and angles.shape[4] == head_dim, f"rotary_embs is {angles.shape}: [2, 1, L, 1, d]"
-    )
-    expect(given.get("pos_emb_type", "NORMAL") == "NORMAL", "the kernel's pairs are (2i, 2i + 1) under NORMAL")
-    expect(not given.get("use_neox_rotary_style", False) and not given["rope_3d"], "text is not neox, not 3-D")
+    rotary = _Rotary(lineage, given, head_dim)
+    rotary.check(step, is_int8=cache_dtype == "int8")
     parts = qkv.reshape(len(qkv), -1, head_dim)
     queries, keys = (
-        round_to_bfloat16(_rotated(each, angles, step.positions))
+        round_to_bfloat16(rotary.rotated(each, step))
         for each in (parts[:, :heads], parts[:, heads : heads + kv_heads])
     )
     values = parts[:, heads + kv_heads :]
@@ -96,12 +92,13 @@ class _Step:
         if self.lineage is not Lineage.V2_3:
             most = max(np.diff(dec_lod[: dec + 1]), default=0)
             expect(self.info[6] == most, f"len_info_cpu: most decoded {self.info[6]}, not {most}")
-        has_prefix = bool((given.prefix_len[:enc] > 0).any())
+        has_prefix = self.has_prefix = bool((given.prefix_len[:enc] > 0).any())
         expect(
             blocks == (-(-widest // size) if has_prefix else -1), f"len_info_cpu: {blocks} blocks of prefixes"
         )
         self.sequences: list[_Sequence] = []
         positions: list[int] = []
+        table_rows: list[int] = []
         slots: list[int] = []
         for index in range(enc):
             prefix, count = int(given.prefix_len[index]), int(lod[index + 1] - lod[index])
@@ -115,6 +112,7 @@ class _Step:
                 else _Sequence(begin=int(lod[index]), end=int(lod[index + 1]), length=length, blocks=None)
             )
             self._place(positions, slots, row, range(prefix, length), size)
+            table_rows += [int(given.encoder_batch_map[index])] * count
         for index in range(dec):
             cached, length = (
                 int(given.decoder_context_len_cache[index]),
@@ -129,7 +127,9 @@ class _Step:
             own = self._blocks(row, length, size, num_blocks)
             self.sequences.append(_Sequence(begin=begin, end=end, length=length, blocks=own))
             self._place(positions, slots, row, range(cached, length), size)
+            table_rows += [int(given.decoder_batch_map[index])] * (end - begin)
         self.positions, self.slots = np.array(positions, np.intp), np.array(slots, np.intp)
+        self.table_rows = np.array(table_rows, np.intp)
         if self.lineage is Lineage.DEVELOP:
             mapped = [
                 check(name, self.given[name], "int32", 1) for name in ("slot_mapping_enc", "slot_mapping_dec")
@@ -190,12 +190,50 @@ class _Store:
         return (rows.astype(np.uint32) << 16).view(np.float32)
 
 
-def _rotated(x: Floats, table: Floats, positions: NDArray[np.intp]) -> Floats:
-    expect(bool((positions < table.shape[2]).all()), f"positions to {positions.max()} of {table.shape[2]}")
-    cosines, sines = (table[part, 0, positions, 0][:, None, :] for part in range(2))
-    crossed = np.stack([-x[..., 1::2], x[..., 0::2]], axis=-1).reshape(x.shape)
-    turned: Floats = x * cosines + crossed * sines
-    return turned
+class _Rotary:
+    """The angles of each row: of its place, with ``rope_3d`` in the table of its row of the block table."""
+
+    def __init__(self, lineage: Lineage, given: dict[str, Any], head_dim: int) -> None:
+        self.lineage, self.is_3d, self.head_dim = lineage, given["rope_3d"], head_dim
+        table = check("rotary_embs", given["rotary_embs"], "float32", 6 if self.is_3d else 5)
+        self.tables = table if self.is_3d else table[None]
+        width = table.shape[-1]
+        if lineage is Lineage.V2_3:
+            self.style = given["pos_emb_type"]
+        elif given["use_neox_rotary_style"]:
+            self.style = "NEOX"
+        else:
+            self.style = "HALF_HEAD_DIM" if width == head_dim // 2 else "NORMAL"
+        expected = {"NORMAL": head_dim, "HALF_HEAD_DIM": head_dim // 2, "NEOX": head_dim}[self.style]
+        expect(
+            self.tables.shape[1:3] == (2, 1) and (self.tables.shape[4], width) == (1, expected),
+            f"rotary_embs is {table.shape}; {self.style} is [2, 1, L, 1, {expected}], for each sequence if 3-D",
+        )
+
+    def check(self, step: _Step, *, is_int8: bool) -> None:
+        expect((self.style == "HALF_HEAD_DIM") <= self.is_3d, "HALF_HEAD_DIM is for 3-D tables")
+        places, length = step.positions, self.tables.shape[3]
+        expect(bool((places < length).all()), f"positions to {places.max()} of {length}")
+        if self.is_3d:
+            rows, count = step.table_rows, len(self.tables)
+            expect(bool((rows < count).all()), f"sequence {rows.max()} has no rotary table of {count}")
+        if self.style == "NEOX":
+            expect(not is_int8, "split_neox_cache_kv_encoder writes no int8 cache")
+            chunks = step.has_prefix and self.lineage is not Lineage.DEVELOP
+            expect(not chunks, f"split_neox_cache_kv_encoder of {self.lineage.value} starts at place 0")
+
+    def rotated(self, x: Floats, step: _Step) -> Floats:
+        row = step.table_rows if self.is_3d else np.zeros_like(step.table_rows)
+        cosines, sines = (self.tables[row, part, 0, step.positions, 0][:, None, :] for part in range(2))
+        if self.style == "HALF_HEAD_DIM":
+            cosines, sines = (np.repeat(each, 2, axis=-1) for each in (cosines, sines))
+        if self.style == "NEOX":
+            first, second = np.split(x, 2, axis=-1)
+            crossed = np.concatenate([-second, first], axis=-1)
+        else:
+            crossed = np.stack([-x[..., 1::2], x[..., 0::2]], axis=-1).reshape(x.shape)
+        turned: Floats = x * cosines + crossed * sines
+        return turned
 
 
 def _attended(queries: Floats, keys: Floats, values: Floats) -> Floats:

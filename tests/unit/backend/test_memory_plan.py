@@ -282,6 +282,23 @@ def test_composed_attention_takes_memory_that_does_not_grow_with_the_context() -
 
 
 @pytest.mark.parametrize("family", ["vl_moe", "paddleocr_vl"])
+def test_models_that_see_take_a_rotary_table_for_each_sequence(family: str) -> None:
+    """With FastDeploy's ops; its older versions compose PaddleOCR-VL's attention, which may take more."""
+    shape = read_shape(DATA / family)
+    config = shape.config
+    head_dim, least = config.head_dim, 0
+    width = head_dim // 2
+    if family == "paddleocr_vl":
+        width, least = head_dim, scratch_bytes(config.num_heads, config.num_kv_heads, head_dim)
+    for length, sequences in ((64, 5), (4096, 32)):
+        settings = plan_settings(max_model_len=length, max_num_seqs=sequences)
+        plain = replace(p800(), has_sequence_rotary=False)
+        with_tables, without = (plan_memory(shape, settings, each).activations for each in (p800(), plain))
+        tables = 4 * -(-sequences // 8) * 8 * 2 * length * width
+        assert with_tables - without == max(tables, least)
+
+
+@pytest.mark.parametrize("family", ["vl_moe", "paddleocr_vl"])
 def test_media_take_embeddings_and_on_a_cpu_prepared_files_too(family: str) -> None:
     shape, context = read_shape(DATA / family), 3000
     settings = plan_settings(max_model_len=context)

@@ -1,0 +1,109 @@
+"""What a step on ``FastDeployOps`` costs a card: copies, waits and launches, counted on the stand-in."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.models.load import load_model
+from ernie_backend.request.step_plan import ScheduledChunk, SchedulePlan
+from ernie_backend.runner.inputs import build_batch
+from ernie_backend.runner.model_runner import ModelRunner
+from ernie_backend.settings.engine_settings import LoadSettings
+from ernie_backend.weights.sharding import kv_heads_of, shard_of, vocabulary_of
+from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec
+from ernie_kernels.communicator import SingleRank
+from ernie_kernels.fastdeploy.library import Lineage
+from ernie_kernels.formats import ActivationType
+from fakes.paddle_bfloat16 import counted_copies
+from numerics.fastdeploy_ops import fastdeploy_ops
+from numerics.generation import MAX_POSITIONS, generate, load
+from numerics.golden import checkpoint, golden_cases, golden_rows
+from numerics.test_paddle_kl3_audit import audited
+
+BFLOAT16 = ActivationType.BFLOAT16
+LAYERS, MOST_LAUNCHES, OTHER_LAUNCHES = 6, 20, 8
+"""Of moe300b; launches of a layer with experts; of a step's embedding, first norm and head."""
+VIEWS = {"reshape", "slice", "split", "split_with_num", "transpose", "squeeze", "unsqueeze"}
+
+
+class FirstOfTwo(SingleRank[Any]):
+    """The first of two ranks whose other one answers nothing."""
+
+    size = 2
+
+
+def counting(ops: Any) -> list[Batch]:
+    """The batches that are uploaded from now on."""
+    batches: list[Batch] = []
+    upload = ops.upload
+
+    def kept(batch: Batch) -> Any:
+        batches.append(batch)
+        return upload(batch)
+
+    ops.upload = kept
+    return batches
+
+
+@pytest.mark.parametrize(("family", "quantization"), [("moe", "wint4"), ("moe300b", None)])
+def test_a_step_is_one_copy_each_way(family: str, quantization: str | None) -> None:
+    """And no layer waits for the device."""
+    with fastdeploy_ops(Lineage.V2_4) as ops, counted_copies() as counts:
+        model = load(checkpoint(family), ops, "bfloat16", quantization, BFLOAT16)
+        batches, before = counting(ops), counts.uploads
+        generate(model, ops, [row.prompt for row in golden_rows(family)], num_tokens=3, chunk=7)
+    assert len(batches) > 3
+    assert (counts.uploads - before, counts.downloads) == (len(batches), len(batches))
+
+
+def test_a_step_of_a_rank_is_one_copy_each_way() -> None:
+    """Though the other rank has some of its embeddings."""
+    directory, prompt = checkpoint("moe_tp"), golden_rows("moe_tp")[3].prompt
+    config = ModelConfig.from_directory(directory)
+    shard = shard_of(config, 0, 2, is_expert_parallel=False)
+    vocabulary, heads = vocabulary_of(config.vocab_size, shard), len(kv_heads_of(config, shard))
+    steps = [(prompt[:7], 0), (prompt[7:], 7), (prompt[:1], len(prompt))]
+    with fastdeploy_ops(Lineage.DEVELOP, communicator=FirstOfTwo()) as ops, counted_copies() as counts:
+        how = LoadSettings("bfloat16", "wint8", BFLOAT16, MAX_POSITIONS)
+        model = load_model(directory, config, ops, how, shard)
+        spec = CacheSpec(MAX_POSITIONS // 4, 4, heads, config.head_dim, "bfloat16")
+        runner = ModelRunner(
+            model, ops, [ops.allocate_cache(spec) for _ in range(config.num_layers)], vocabulary
+        )
+        batches, before = counting(ops), counts.uploads
+        for tokens, cached in steps:
+            chunk = ScheduledChunk("", tuple(tokens), cached, tuple(range(spec.num_blocks)), num_sampled=1)
+            runner.compute(build_batch(SchedulePlan((chunk,))))
+    assert any((batch.token_ids == ELSEWHERE).any() for batch in batches)
+    assert (counts.uploads - before, counts.downloads) == (len(steps), len(steps))
+
+
+def test_a_step_with_media_is_one_copy_each_way() -> None:
+    """Beside the embeddings, which an encoder leaves on the device; two banks of experts share the copy."""
+    prompts = [case.prompt for case in golden_cases("vl_moe").values()][:3]
+    with fastdeploy_ops(Lineage.DEVELOP) as ops, counted_copies() as counts:
+        model = load(checkpoint("vl_moe"), ops, "bfloat16", "wint8", BFLOAT16)
+        batches, before = counting(ops), counts.uploads
+        generate(model, ops, prompts, num_tokens=3, chunk=20)
+    with_media = sum(batch.media_rows is not None for batch in batches)
+    assert 0 < with_media < len(batches)
+    assert any(batch.vision_rows is not None for batch in batches)
+    assert (counts.uploads - before, counts.downloads) == (len(batches) + with_media, len(batches))
+
+
+def test_a_layer_is_few_launches() -> None:
+    """Kernels that Paddle logs, and those of FastDeploy; views are no launch."""
+    log = audited(str(Path(__file__).parent / "fastdeploy_launches_program.py"))
+    for step in re.findall(r"mark: step begins\n(.*?)mark: step ends", log, re.DOTALL):
+        own = re.sub(r"mark: kernel \w+ begins\n.*?mark: kernel ends\n", "", step, flags=re.DOTALL)
+        vendors = len(re.findall(r"mark: kernel \w+ begins", step))
+        others = re.findall(r"^I(?! mock).*\] (\w+) API kernel key", own, re.MULTILINE)
+        launches = vendors + sum(name not in VIEWS for name in others)
+        assert vendors > 20, "the program was not seen"
+        assert launches <= LAYERS * MOST_LAUNCHES + OTHER_LAUNCHES, Counter(others)
