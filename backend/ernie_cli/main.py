@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
-from ernie_cli.demo import demo
-from ernie_cli.doctor.command import doctor
 from ernie_cli.errors import CommandError
-from ernie_cli.evaluation.command import evaluate
-from ernie_cli.ocr.command import ocr
-from ernie_cli.plan.command import plan
-from ernie_cli.quantize import quantize
-from ernie_cli.serve.command import serve
 from ernie_frontend.arguments import Parser, UsageError
 from ernie_frontend.log_output import discard_output, standard_error
 
-COMMANDS: Mapping[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
-    "demo": (demo, "Serve the embedded model and ask it some questions."),
-    "doctor": (doctor, "Check whether this machine can serve, and what it lacks."),
-    "eval": (evaluate, "Ask a running server questions and count the exact answers."),
-    "ocr": (ocr, "Have pages read by a running server, into Markdown and JSON."),
-    "quantize": (quantize, "Write a quantized checkpoint that loads as it is."),
-    "serve": (serve, "Serve a model with the OpenAI API; takes FastDeploy's flags."),
-    "plan": (plan, "Tell how much memory a model takes; takes the flags of serve."),
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": ("ernie_cli.demo:demo", "Serve the embedded model and ask it some questions."),
+    "doctor": ("ernie_cli.doctor.command:doctor", "Check whether this machine can serve, and what it lacks."),
+    "eval": (
+        "ernie_cli.evaluation.command:evaluate",
+        "Ask a running server questions, count exact answers.",
+    ),
+    "ocr": ("ernie_cli.ocr.command:ocr", "Have pages read by a running server, into Markdown and JSON."),
+    "quantize": ("ernie_cli.quantize:quantize", "Write a quantized checkpoint that loads as it is."),
+    "serve": ("ernie_cli.serve.command:serve", "Serve a model with the OpenAI API; takes FastDeploy's flags."),
+    "plan": ("ernie_cli.plan.command:plan", "Tell how much memory a model takes; takes the flags of serve."),
 }
-"""Name -> what runs it with its arguments and may return an exit status, and what it does."""
+"""Name -> the function that runs it, imported when it is called, and what it does."""
 _INTERRUPTED = 130
 _WRONG_USAGE = 2
 
@@ -42,7 +39,8 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         _parser().read(arguments[:1])  # --help and --version end the process
         raise UsageError(f"COMMAND is missing; give one of {', '.join(COMMANDS)}")
-    command, _ = COMMANDS[arguments[0]]
+    module, name = COMMANDS[arguments[0]][0].split(":")
+    command: Callable[[Sequence[str]], int | None] = getattr(importlib.import_module(module), name)
     return command(arguments[1:]) or 0
 
 

@@ -24,12 +24,21 @@ from pathlib import Path
 
 import sentencepiece
 
-from ernie_backend.chat.added_tokens import added_tokens, declared_special, user_defined_ids
+from ernie_backend.chat.added_tokens import (
+    BYTE,
+    CONTROL,
+    UNKNOWN,
+    USER_DEFINED,
+    added_tokens,
+    declared_special,
+    pieces,
+)
 from ernie_backend.errors import StartError
 from ernie_wire.errors import InvalidValue
 
 MODEL_FILES = ("tokenizer.model", "spm.model", "ernie_token_100k.model")
 _SPACE = "\u2581"
+_SPACE_BYTES = _SPACE.encode()
 _TEMPLATE_RUN = re.compile(b"\x01+")
 _TAG = re.compile(r"<.+>|\[.+\]", re.DOTALL)  # a token that nobody declares special, but looks it
 _STRUCTURE = re.compile(
@@ -66,23 +75,25 @@ class Tokenizer:
             special: texts of the tokens that the directory's files call special.
         """
         self._model = model
-        self._bytes = [_piece_bytes(model, token_id) for token_id in range(model.vocab_size())]
+        encoded, kinds = pieces(model)
+        texts = [each.decode() for each in encoded]
+        self._bytes = [each.replace(_SPACE_BYTES, b" ") for each in encoded]
+        for each, kind in enumerate(kinds):
+            if kind == BYTE:
+                self._bytes[each] = bytes([int(texts[each][3:5], 16)])  # <0xNN>
         self._has_dummy_prefix = bool(model.encode("a", out_type=str)[0].startswith(_SPACE))
-        pieces = {model.id_to_piece(each): each for each in range(model.vocab_size())}
-        controls = {
-            text: each for text, each in pieces.items() if model.is_control(each) or model.is_unknown(each)
-        }
+        controls = {texts[each]: each for each, kind in enumerate(kinds) if kind in (CONTROL, UNKNOWN)}
         self._standalone = {**controls, **added}
         for text, token_id in added.items():
             self._bytes.extend([b""] * (token_id + 1 - len(self._bytes)))
             self._bytes[token_id] = text.encode()
         self._longest_token_bytes = max(map(len, self._bytes))
-        self._ids = ids = {**pieces, **added}
+        self._ids = ids = {**dict(zip(texts, range(len(texts)), strict=True)), **added}
         self.structural_ids = frozenset(ids[text] for text in ids if _STRUCTURE.fullmatch(text))
         self.special_ids = (
             frozenset(ids[text] for text in (*controls, *special) if text in ids) - self.structural_ids
         )
-        defined = {model.id_to_piece(each): each for each in user_defined_ids(model)}
+        defined = {texts[each]: each for each, kind in enumerate(kinds) if kind == USER_DEFINED}
         tags = {each for text, each in {**defined, **added}.items() if _TAG.fullmatch(text)}
         self.reserved_ids = self.special_ids | self.structural_ids | tags
         self._standalone_pattern = _any_of(self._standalone)
@@ -246,10 +257,3 @@ def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern that finds the longest of the texts at a place; nothing if there are none."""
     longest_first = sorted(texts, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) if longest_first else "(?!)")
-
-
-def _piece_bytes(model: sentencepiece.SentencePieceProcessor, token_id: int) -> bytes:
-    piece: str = model.id_to_piece(token_id)
-    if model.is_byte(token_id):
-        return bytes([int(piece[3:5], 16)])  # <0xNN>
-    return piece.replace(_SPACE, " ").encode()

@@ -8,7 +8,7 @@ of ``ernie_kernels.formats``, which every backend packs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -203,7 +203,7 @@ class CheckpointWeights(ModelWeights):
         recipe = self._recipes[key]
         whole_rows = replace(part, columns=range(recipe.shape[1]))
         with np.errstate(invalid="ignore"):  # what is not finite shows in the scales
-            return _quantize(self._read(recipe, whole_rows), fmt, part.columns)
+            return _quantize(self._pieces(recipe, whole_rows), fmt, part.columns)
 
     def _check_finite(self, key: WeightKey, is_finite: NDArray[np.bool_], part: Part | None = None) -> None:
         """Raise StartError unless all outputs of a weight, or of a part of it, are finite."""
@@ -222,17 +222,20 @@ class CheckpointWeights(ModelWeights):
 
     def _read(self, recipe: Recipe, part: Part | None = None) -> NDArray[np.generic]:
         """Return a weight or a part as stored, outputs first: float32, float16, or bfloat16 bits as uint16."""
-        pieces = [_as_matrix(self._checkpoint.tensor(tensor.name)) for tensor in recipe.tensors]
-        if recipe.is_transposed:
-            pieces = [piece.T for piece in pieces]
-        if part is not None:
-            pieces = part.cut(pieces)
+        pieces = self._pieces(recipe, part)
         # Parts of one weight may be stored in different types; only then is a common one needed.
         if len({piece.dtype for piece in pieces}) > 1:
             pieces = [as_float32(piece) for piece in pieces]
         # In rows, whatever the order of the files.
         rows = np.empty((sum(map(len, pieces)), *pieces[0].shape[1:]), pieces[0].dtype)
         return np.concatenate(pieces, out=rows)
+
+    def _pieces(self, recipe: Recipe, part: Part | None) -> list[NDArray[np.generic]]:
+        """Return views of the tensors of a weight or a part, outputs first, in their order."""
+        pieces = [_as_matrix(self._checkpoint.tensor(tensor.name)) for tensor in recipe.tensors]
+        if recipe.is_transposed:
+            pieces = [piece.T for piece in pieces]
+        return pieces if part is None else part.cut(pieces)
 
 
 def _as_matrix(stored: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -255,13 +258,16 @@ def _open_cache(root: Path | None, directory: Path, part: str) -> QuantizedCache
         return None
 
 
-def _quantize(stored: NDArray[np.generic], fmt: WeightFormat, columns: range) -> QuantizedWeight:
+def _quantize(pieces: Sequence[NDArray[np.generic]], fmt: WeightFormat, columns: range) -> QuantizedWeight:
     """Quantize some rows at a time; keep some columns."""
-    blocks = (block for _, block in float32_blocks(stored))
+    blocks = (block for piece in pieces for _, block in float32_blocks(piece))
     if fmt is WeightFormat.INT4:
         int4 = [int4_columns(quantize_int4(block), columns) for block in blocks]
         packed = np.concatenate([block.packed for block in int4])
         return Int4Weight(packed, np.concatenate([block.scales for block in int4]), len(columns))
-    int8 = [quantize_int8(block) for block in blocks]
-    codes = np.concatenate([block.codes[:, columns.start : columns.stop] for block in int8])
-    return Int8Weight(codes, np.concatenate([block.scales for block in int8]))
+    outputs = sum(map(len, pieces))
+    codes, scales, end = np.empty((outputs, len(columns)), np.int8), np.empty(outputs, np.float32), 0
+    for block in blocks:
+        int8, begin, end = quantize_int8(block), end, end + len(block)
+        codes[begin:end], scales[begin:end] = int8.codes[:, columns.start : columns.stop], int8.scales
+    return Int8Weight(codes, scales)

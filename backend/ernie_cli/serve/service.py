@@ -1,6 +1,6 @@
 """``serve``: a tritonserver with one model and an OpenAI frontend, started, watched and ended together.
 
-    checks -> model files -> tritonserver -> load the model -> frontend -> startup table -> "Launching ..."
+    checks -> model files -> tritonserver -> frontend, load the model -> startup table -> "Launching ..."
 
 What was started is ended in the reverse order. On a machine of ``--ips`` that is not the first, ranks run
 instead. A fault during the start ends the command; a later one is recovered from (``recovery.py``), unless it
@@ -25,7 +25,7 @@ from ernie_cli.errors import CommandError
 from ernie_cli.model.check import check_model
 from ernie_cli.model.source import ModelFiles, find_model
 from ernie_cli.processes.child import Child
-from ernie_cli.processes.supervisor import STOP_GRACE_S, StopRequested, Supervisor
+from ernie_cli.processes.supervisor import STOP_GRACE_S, StopRequested, Supervisor, while_running
 from ernie_cli.serve import startup_table
 from ernie_cli.serve.frontend import base_url, frontend_command, wait_until_ready
 from ernie_cli.serve.oom_report import OomReport
@@ -112,6 +112,9 @@ class _Service:
                 try:
                     triton = await self._start_triton(supervisor, directory, model)
                     frontend = await self._start_frontend(supervisor, directory)
+                    await self._load(supervisor, triton, frontend, model)
+                    with self._stages.stage("OpenAI frontend"):
+                        await supervisor.run(wait_until_ready(self._url))
                     supervisor.stop_notice = self._stop_notice()
                     self._print_startup_times()
                     if await supervisor.run(when_ready(self._url)):
@@ -130,15 +133,18 @@ class _Service:
             version = await self._triton_version(supervisor, model, installed)
         for line in triton_lines(version, installed, self._triton_ports, has_keys=self._settings.asks_for_keys):
             print_line(line)
-        triton = TritonRecovery(supervisor, directory, model, child)
+        return TritonRecovery(supervisor, directory, model, child)
+
+    async def _load(
+        self, supervisor: Supervisor, triton: TritonRecovery, frontend: Child, model: TritonModel
+    ) -> None:
         with self._stages.stage("model"):
-            await supervisor.run(triton.load(), children_may_end=True)
+            await supervisor.run(while_running([frontend], triton.load()), children_may_end=True)
             description = await supervisor.run(model.engine_description())
         load = self._stages.list.pop()
         self._stages.list += startup_table.with_engine_stages(load, description)
         for line in shared_memory_notice(description.modalities if description else ()):
             print_line(line)
-        return triton
 
     async def _triton_version(self, supervisor: Supervisor, model: TritonModel, installed: Path | None) -> str:
         """Wait until Triton is live; return its version."""
@@ -153,16 +159,12 @@ class _Service:
             raise error.with_message(f"{error.message}; {way_out}") from None
 
     async def _start_frontend(self, supervisor: Supervisor, directory: RunDirectory) -> Child:
-        with self._stages.stage("OpenAI frontend"):
-            url = triton_url(directory, self._triton_ports)
-            command, environment = frontend_command(
-                self._settings, self._port, url, self._entry, directory.path
-            )
-            drain_s = self._settings.drain_s
-            grace_s = drain_s + STOP_GRACE_S if drain_s else None
-            child = await supervisor.start("the OpenAI frontend", command, environment, grace_s)
-            await supervisor.run(wait_until_ready(self._url))
-        return child
+        """Start the frontend before the model is loaded: the one imports while the other reads."""
+        url = triton_url(directory, self._triton_ports)
+        command, environment = frontend_command(self._settings, self._port, url, self._entry, directory.path)
+        drain_s = self._settings.drain_s
+        grace_s = drain_s + STOP_GRACE_S if drain_s else None
+        return await supervisor.start("the OpenAI frontend", command, environment, grace_s)
 
     def _stop_notice(self) -> str:
         drain_s = self._settings.drain_s

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ernie_frontend.arguments import UsageError
-from ernie_frontend.media.downloads import domain_rule
 from ernie_frontend.settings import MediaRules
 
 
@@ -24,6 +23,8 @@ def read_media_flags(domains: str | None, local_path: str | None, *, allow_priva
 def _domains(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ()
+    from ernie_frontend.media.downloads import domain_rule  # slow to import, and most starts name no hosts
+
     try:
         return tuple(domain_rule(each) for each in text.split(","))
     except ValueError as error:

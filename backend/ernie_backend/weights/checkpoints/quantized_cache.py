@@ -10,7 +10,7 @@ of older ones are removed. One of the times, the inode's last change, only the k
 writes into a file and puts its modification time back has changed it too.
 
 The numbers are those of ``ernie_kernels.formats``, before any backend packs them: one cache serves all
-instruction sets and devices.
+instruction sets and devices. Files are mapped: what is packed at once is never copied before.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import mmap
 import shutil
 import tempfile
 import time
@@ -66,7 +67,8 @@ class QuantizedCache:
         path = self._path(key, fmt)
         try:
             with path.open("rb") as file:
-                codes, scales = _read(file.readline(), file.read(), _stored_shape(fmt, shape))
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            codes, scales = _read(content, _stored_shape(fmt, shape))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError) as error:
@@ -140,16 +142,19 @@ def _write(file: IO[bytes], codes: NDArray[np.generic], scales: NDArray[np.float
     file.flush()
 
 
-def _read(line: bytes, content: bytes, shape: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    header = json.loads(line)
+def _read(content: mmap.mmap, shape: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return the codes where they are mapped, so that they take no memory of this process, and the scales."""
+    content.madvise(mmap.MADV_WILLNEED)
+    header = json.loads(content.readline())
     outputs, columns = shape
-    if tuple(header["shape"]) != shape or len(content) != outputs * (4 + columns):
+    start, middle = content.tell(), content.tell() + 4 * outputs
+    if tuple(header["shape"]) != shape or len(content) != middle + outputs * columns:
         raise ValueError(f"{len(content)} bytes of shape {header['shape']}, expected shape {list(shape)}")
-    split = 4 * outputs
-    if _checksum(memoryview(content)[:split], memoryview(content)[split:]) != header["checksum"]:
+    codes = np.frombuffer(content, np.uint8, offset=middle).reshape(shape)
+    scales = np.frombuffer(content, np.float32, outputs, offset=start).copy()  # aligned
+    if _checksum(scales.data, codes.data) != header["checksum"]:
         raise ValueError("its checksum is wrong")
-    codes = np.frombuffer(content, np.uint8, offset=split).reshape(shape)
-    return codes, np.frombuffer(content, np.float32, outputs)
+    return codes, scales
 
 
 def _checksum(scales: memoryview, codes: memoryview) -> int:
