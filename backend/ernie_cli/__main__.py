@@ -1,6 +1,6 @@
 """The command ``ernie-triton``, from its first moment: a signal ends it well before anything is imported, too.
 
-Next to nothing is imported here; the rest takes most of a second.
+Next to nothing is imported here; the rest takes up to half a second.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ def main() -> None:
     for number in end_signals():
         signal.signal(number, _stop)  # until a command takes care of them itself
     try:
+        from ernie_cli.main import COMMANDS, import_command
         from ernie_cli.main import main as run
+
+        for name in sys.argv[1:2]:
+            if name in COMMANDS:
+                import_command(name)
     except (ImportError, MemoryError):
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         if limit == resource.RLIM_INFINITY:

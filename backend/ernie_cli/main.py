@@ -39,9 +39,14 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         _parser().read(arguments[:1])  # --help and --version end the process
         raise UsageError(f"COMMAND is missing; give one of {', '.join(COMMANDS)}")
-    module, name = COMMANDS[arguments[0]][0].split(":")
-    command: Callable[[Sequence[str]], int | None] = getattr(importlib.import_module(module), name)
-    return command(arguments[1:]) or 0
+    return import_command(arguments[0])(arguments[1:]) or 0
+
+
+def import_command(name: str) -> Callable[[Sequence[str]], int | None]:
+    """Return what runs the command ``name``, whose modules are imported now if they have not been."""
+    module, function = COMMANDS[name][0].split(":")
+    command: Callable[[Sequence[str]], int | None] = getattr(importlib.import_module(module), function)
+    return command
 
 
 def main() -> None:
