@@ -31,7 +31,7 @@ def test_a_signal_while_modules_are_imported(number: signal.Signals) -> None:
 
 def test_too_little_address_space_for_the_modules_is_one_line() -> None:
     code = "import resource; resource.setrlimit(resource.RLIMIT_AS, (60 << 20, 60 << 20))\n"
-    code += "import sys; sys.argv = ['ernie-triton', 'serve', '--help']; from ernie_cli.__main__ import main; main()"
+    code += "import sys; sys.argv[1:] = ['serve', '--help']; from ernie_cli.__main__ import main; main()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     told = "ernie-triton: 60 MiB of address space is too little to load its modules (ulimit -v)\n"
     assert (result.returncode, result.stdout, result.stderr) == (1, "", told)
