@@ -6,7 +6,8 @@
 # make check    linters and type checkers, and make size
 # make size     files, functions and lines per package
 # make coverage  lines of the Python packages that the unit tests run
-# make bench    speed of the engine, next to llama.cpp's          (LLAMA=directory of benchmarks/peers.sh)
+# make bench    our speed beside llama.cpp, vLLM and OpenVINO     (PEERS=directory, ONLY="decode http", ROUNDS=3)
+# make bench WRITE=1  the tables and plots of docs/performance.md, from what was measured
 # make bench VISION=1  a vision tower's speed, next to transformers'  (VISION=a Python that has torch and transformers)
 # make bench URL=http://127.0.0.1:8188   load a running server
 # make bench PAGES=8   PaddleOCR-VL at its full size, with random weights: pages a minute
@@ -27,7 +28,10 @@ PORT ?= 8188
 MODEL ?=
 ONCE ?=
 URL ?=
-LLAMA ?=
+PEERS ?= build/peers
+ONLY ?=
+ROUNDS ?=
+WRITE ?=
 VISION ?=
 PAGES ?=
 TEST ?= tests
@@ -115,18 +119,22 @@ coverage: setup
 	@$(BIN)/coverage run -m pytest --quiet $(UNIT_TESTS)
 	@$(BIN)/coverage report
 
+COMPARISON := PYTHONPATH=benchmarks $(BIN)/python -m comparison
 ifneq ($(URL),)
-BENCHMARK := load.py --url "$(URL)"
+BENCHMARK := $(BIN)/python benchmarks/load.py --url "$(URL)"
 else ifneq ($(PAGES),)
-BENCHMARK := pages.py --pages "$(PAGES)"
+BENCHMARK := $(BIN)/python benchmarks/pages.py --pages "$(PAGES)"
 else ifneq ($(VISION),)
-BENCHMARK := vision_tower.py$(if $(filter-out 1,$(VISION)), --peer "$(VISION)")
+BENCHMARK := $(BIN)/python benchmarks/vision_tower.py$(if $(filter-out 1,$(VISION)), --peer "$(VISION)")
+else ifneq ($(WRITE),)
+BENCHMARK := $(COMPARISON) --write
 else
-BENCHMARK := engine_speed.py$(if $(LLAMA), --llama "$(LLAMA)")
+BENCHMARK := benchmarks/peers/install.sh "$(PEERS)" && \
+    $(COMPARISON) --peers "$(PEERS)"$(if $(ONLY), --only $(ONLY))$(if $(ROUNDS), --rounds $(ROUNDS))
 endif
 
 bench: setup
-	@$(BIN)/python benchmarks/$(BENCHMARK)
+	@$(BENCHMARK)
 
 # Training runs from the sources: it needs of them neither the kernels nor the server.
 $(TRAIN_STAMP): pyproject.toml

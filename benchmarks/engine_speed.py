@@ -1,123 +1,117 @@
-"""Speed of the engine without Triton and HTTP, beside llama.cpp's on the same machine if it is there.
+"""Speed of the engine without Triton and HTTP; ``make bench`` compares it with others.
 
-    .venv/bin/python benchmarks/engine_speed.py                                     make bench
-    .venv/bin/python benchmarks/engine_speed.py --llama W                           make bench LLAMA=W
+    .venv/bin/python benchmarks/engine_speed.py --batches 1 16 --prompts 512
 
 The model has the shape of ERNIE-4.5-0.3B (``--shape``) and random weights. The stages of the start come first,
-with the memory that they took. What is measured, all of it with the scheduler,
-the sampler (greedy) and every layer:
+with the memory that they took. What is measured, all of it with the scheduler, the sampler (greedy) and every
+layer:
     decode B    tokens a second of B sequences that each have a prompt of 32 tokens; ``--tokens`` steps.
     prefill P   prompt tokens a second of one prompt of P random tokens, to its first token.
-llama.cpp runs the same cases (llama-bench -p P -n 0, llama-batched-bench -npp 32 -npl B). The two take turns
-within a round, case by case, so that both meet the same noise; the ratio is of each round, and the median of
-the rounds is printed. ``benchmarks/peers.sh W`` builds llama.cpp and the model file in the directory W.
+    overhead B  the share of a decode step that passes outside the kernels (``--overheads``).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import functools
+import inspect
 import logging
 import os
 import statistics
-import subprocess
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from engine_shape import SHAPES, start_shape, submit_random, time_decode
-
+from engine_shape import start_shape, submit_random, time_decode
 from ernie_backend.devices.host import usable_cores
+from ernie_kernels.cpu import CpuOps
+from model_shapes import SHAPES
 
 DECODE_PROMPT = 32
 
 
 class EngineUnderTest:
-    """An engine in this process, and the cases that it runs."""
+    """An engine in this process, and the cases that it runs.
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self._steps = arguments.tokens
-        self._clock = time.process_time if arguments.cpu_time else time.perf_counter
-        self._started = start_shape(
-            arguments.shape,
-            quantization=arguments.quantization,
-            activation_dtype=arguments.activation_dtype,
-            threads=str(arguments.threads),
-            max_num_seqs="64",
-            max_model_len="4096",
-            num_gpu_blocks_override="256",
-        )
+    Args:
+        shape: a name in ``SHAPES``.
+        settings: further settings of the engine.
+        clock: measures seconds.
+    """
+
+    def __init__(
+        self, shape: str, settings: dict[str, str], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._clock = clock
+        fixed = {"max_num_seqs": "64", "max_model_len": "4096", "num_gpu_blocks_override": "256"}
+        self.started = start_shape(shape, **fixed, **settings)
         self._count = 0
 
     def print_start(self) -> None:
         """Print what each stage of the start took."""
-        for stage in self._started.ready.description.startup:
+        for stage in self.started.ready.description.startup:
             memory = "" if stage.size_bytes is None else f"  {stage.size_bytes / 1e9:7.2f} GB"
             print(f"start: {stage.name:40} {stage.seconds:7.2f} s{memory}", flush=True)
 
     def _submit(self, tokens: int, max_tokens: int) -> str:
         self._count += 1
-        submit_random(self._started, f"r{self._count}", tokens, max_tokens)
+        submit_random(self.started, f"r{self._count}", tokens, max_tokens)
         return f"r{self._count}"
 
-    def decode(self, batch: int) -> float:
+    def decode(self, batch: int, steps: int) -> float:
         """Return output tokens a second of ``batch`` sequences."""
-        ids = [self._submit(DECODE_PROMPT, 4 * self._steps) for _ in range(batch)]
-        taken = time_decode(self._started.engine, ids, self._steps, self._clock)
-        return float(batch * self._steps / taken)
+        ids = [self._submit(DECODE_PROMPT, 4 * steps) for _ in range(batch)]
+        return batch * steps / time_decode(self.started.engine, ids, steps, self._clock)
 
-    def prefill(self, tokens: int) -> float:
+    def prefill(self, tokens: int, _steps: int) -> float:
         """Return prompt tokens a second of one prompt."""
-        engine = self._started.engine
+        engine = self.started.engine
         self._submit(tokens, 1)
         start = self._clock()
         while engine.has_work:
             engine.step()
-        taken = self._clock() - start
-        return tokens / taken
+        return tokens / (self._clock() - start)
+
+    def overhead(self, batch: int, steps: int) -> float:
+        """Return the share of decode steps that passes outside the kernels' calls."""
+        with kernel_time(self._clock) as spent:
+            ids = [self._submit(DECODE_PROMPT, 4 * steps) for _ in range(batch)]
+            while self.started.engine.heartbeat.waiting:
+                self.started.engine.step()
+            before = spent[0]
+            taken = time_decode(self.started.engine, ids, steps, self._clock)
+        return 1 - (spent[0] - before) / taken
 
 
-class Llama:
-    """llama.cpp's own benchmarks."""
+@contextmanager
+def kernel_time(clock: Callable[[], float]) -> Iterator[list[float]]:
+    """Add up the time within the ops of ``CpuOps``, each of which is a call of a kernel and little else."""
+    spent, depth = [0.0], [0]
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self._bin, model = arguments.llama / "build" / "bin", arguments.llama / "dense-q8_0.gguf"
-        missing = [
-            path
-            for path in (self._bin / "llama-bench", self._bin / "llama-batched-bench", model)
-            if not path.exists()
-        ]
-        if missing:
-            raise SystemExit(f"{missing[0]} does not exist; benchmarks/peers.sh {arguments.llama} makes it")
-        self._common = ["-m", str(model), "-t", str(arguments.threads)]
-        self._threads, self._tokens = str(arguments.threads), str(arguments.tokens)
+    def timed(op: Callable[..., object]) -> Callable[..., object]:
+        @functools.wraps(op)
+        def run(*values: object, **options: object) -> object:
+            depth[0] += 1
+            start = clock()
+            try:
+                return op(*values, **options)
+            finally:
+                depth[0] -= 1
+                if depth[0] == 0:
+                    spent[0] += clock() - start
 
-    def _last_object(self, *command: str) -> dict[str, float]:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-        found: dict[str, float] = json.loads(lines[-1])
-        return found
+        return run
 
-    def decode(self, batch: int) -> float:
-        """Return output tokens a second of ``batch`` sequences."""
-        context = str(batch * (DECODE_PROMPT + int(self._tokens)) + 256)
-        sizes = ["-c", context, "-b", "2048", "-ub", "512", "-npp", str(DECODE_PROMPT), "-ntg", self._tokens]
-        command = [str(self._bin / "llama-batched-bench"), *self._common, "-tb", self._threads, *sizes]
-        return self._last_object(*command, "-npl", str(batch), "--output-format", "jsonl")["speed_tg"]
-
-    def prefill(self, tokens: int) -> float:
-        """Return prompt tokens a second of one prompt."""
-        command = [str(self._bin / "llama-bench"), *self._common, "-p", str(tokens), "-n", "0", "-r", "1"]
-        return self._last_object(*command, "-o", "jsonl")["avg_ts"]
-
-
-def report(case: str, ours: list[float], theirs: list[float]) -> None:
-    """Print the medians of a case so far."""
-    line = f"{case:13} {statistics.median(ours):8.1f} tok/s (best {max(ours):.1f})"
-    if theirs:
-        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-        line += f"   llama.cpp {statistics.median(theirs):8.1f} (best {max(theirs):.1f})"
-        line += f"   ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    print(line, flush=True)
+    originals = {
+        name: op for name, op in vars(CpuOps).items() if inspect.isfunction(op) and not name.startswith("_")
+    }
+    for name, op in originals.items():
+        setattr(CpuOps, name, timed(op))
+    try:
+        yield spent
+    finally:
+        for name, op in originals.items():
+            setattr(CpuOps, name, op)
 
 
 def main() -> None:
@@ -125,34 +119,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="0.3b")
     parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--quantization", default="wint8")
+    parser.add_argument("--quantization", default="wint8", help="empty: bfloat16 weights")
     parser.add_argument("--activation-dtype", default="", help="default: the engine's")
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 16])
     parser.add_argument("--prompts", nargs="*", type=int, default=[512])
+    parser.add_argument("--overheads", nargs="*", type=int, default=[])
     parser.add_argument("--tokens", type=int, default=32, help="steps of a decode sample")
-    parser.add_argument("--cpu-time", action="store_true", help="of our engine: processor time of all threads")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time of all threads")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--llama", type=Path, help="the directory that benchmarks/peers.sh has filled")
     arguments = parser.parse_args()
     logging.disable(logging.INFO)
-    llama = Llama(arguments) if arguments.llama else None
     print(
-        f"ERNIE-4.5-{arguments.shape.upper()}'s shape, {arguments.quantization}, {arguments.threads} threads;"
-        f" load of the machine {os.getloadavg()[0]:.1f}; medians of {arguments.rounds} rounds",
+        f"ERNIE-4.5-{arguments.shape.upper()}'s shape, {arguments.quantization or 'bfloat16'},"
+        f" {arguments.threads} threads; load of the machine {os.getloadavg()[0]:.1f};"
+        f" medians of {arguments.rounds} rounds",
         flush=True,
     )
-    engine = EngineUnderTest(arguments)
+    settings = {"quantization": arguments.quantization, "activation_dtype": arguments.activation_dtype}
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    engine = EngineUnderTest(arguments.shape, {**settings, "threads": str(arguments.threads)}, clock)
     engine.print_start()
-    cases = [("decode", batch) for batch in arguments.batches]
-    cases += [("prefill", tokens) for tokens in arguments.prompts]
-    for kind, size in cases:
-        getattr(engine, kind)(size)
-        ours, theirs = [], []
-        for _ in range(arguments.rounds):
-            ours.append(getattr(engine, kind)(size))
-            if llama is not None:
-                theirs.append(getattr(llama, kind)(size))
-        report(f"{kind} {size}", ours, theirs)
+    sizes = {"decode": arguments.batches, "prefill": arguments.prompts, "overhead": arguments.overheads}
+    for kind, size in ((kind, size) for kind, chosen in sizes.items() for size in chosen):
+        run = getattr(engine, kind)
+        run(size, arguments.tokens)
+        samples = [run(size, arguments.tokens) for _ in range(arguments.rounds)]
+        median = statistics.median(samples)
+        if kind == "overhead":
+            print(f"{kind} {size:<5} {median:8.1%} ({min(samples):.1%} to {max(samples):.1%})", flush=True)
+        else:
+            print(f"{kind} {size:<5} {median:8.1f} tok/s (best {max(samples):.1f})", flush=True)
 
 
 if __name__ == "__main__":

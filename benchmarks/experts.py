@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ernie_kernels.api import Batch, ExpertBank, MlpWeights
+from ernie_kernels.api import Batch, ExpertBank, MlpWeights, Moe
 from ernie_kernels.cpu import CpuOps
 from ernie_kernels.formats import ActivationType, Int4Weight, Int8Weight, LinearWeight
 from ernie_kernels.routing import RouterWeights
@@ -37,6 +37,14 @@ def random_weight(name: str, outputs: int, inputs: int) -> LinearWeight:
 def random_mlp(name: str, width: int) -> MlpWeights:
     """Return a gated MLP."""
     return MlpWeights(random_weight(name, 2 * width, HIDDEN), random_weight(name, HIDDEN, width))
+
+
+def random_layer(ops: CpuOps, name: str, activation: ActivationType) -> Moe:
+    """Return a packed layer; its experts are the same, each with a place of its own in memory."""
+    gate = np.random.default_rng(1).standard_normal((EXPERTS, HIDDEN), np.float32)
+    router = RouterWeights(gate, np.zeros(EXPERTS, np.float32), CHOSEN)
+    expert = random_mlp(name, WIDTH)
+    return ops.pack_moe([ExpertBank(router, (expert for _ in range(EXPERTS)))], None, activation)
 
 
 def step_of(rows: int) -> Batch:
@@ -62,10 +70,7 @@ def measure(
     """Print one line."""
     count, clock = arguments.samples, time.process_time if arguments.cpu_time else time.perf_counter
     random = np.random.default_rng(1)
-    gate = random.standard_normal((EXPERTS, HIDDEN), np.float32)
-    router = RouterWeights(gate, np.zeros(EXPERTS, np.float32), CHOSEN)
-    expert = random_mlp(name, WIDTH)
-    layer = ops.pack_moe([ExpertBank(router, (expert for _ in range(EXPERTS)))], None, activation)
+    layer = random_layer(ops, name, activation)
     dense = random_mlp(name, CHOSEN * WIDTH)
     gate_up, down = (ops.pack_linear(weight, activation) for weight in (dense.gate_up, dense.down))
     inputs = [random.standard_normal((rows, HIDDEN), np.float32) for _ in range(count + 1)]

@@ -21,10 +21,10 @@ import os
 import statistics
 import time
 
-from engine_shape import SHAPES, start_shape, submit_random
-
+from engine_shape import start_shape, submit_random
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.service.start import StartedEngine
+from model_shapes import SHAPES
 
 
 class Line:

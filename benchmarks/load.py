@@ -146,10 +146,11 @@ def _event(line: str) -> dict[str, Any]:
 
 
 def _num_tokens(event: dict[str, Any]) -> int:
-    """Return how many tokens an event carries, by its token ids; 1 if it has only text."""
+    """Return how many tokens an event carries, by its token ids (ours, or vLLM's); 1 if it has only text."""
     count = 0
     for choice in event.get("choices", []):
-        count += len(choice.get("completion_token_ids") or ()) or bool(choice.get("text"))
+        token_ids = choice.get("completion_token_ids") or choice.get("token_ids") or ()
+        count += len(token_ids) or bool(choice.get("text"))
     return count
 
 

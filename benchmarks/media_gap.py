@@ -26,9 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from engine_shape import submit_random
-from pages import write_model
 
+from engine_shape import submit_random
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.engine.engine import Engine
 from ernie_backend.request.media import MediaItem
@@ -37,6 +36,7 @@ from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.service.start import StartedEngine, start_engine
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
+from pages import write_model
 
 _PATCH_VALUES = 3 * 14 * 14
 _STEPS_BEFORE = 20

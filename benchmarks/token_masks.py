@@ -24,14 +24,15 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from engine_shape import SHAPES, start_shape, submit_random, time_decode
 from numpy.typing import NDArray
 
+from engine_shape import start_shape, submit_random, time_decode
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.grammar.compiler import CompiledGrammar, GrammarCompiler
 from ernie_backend.grammar.sources import structured_grammar
 from ernie_backend.request.sampling import TokenMask
+from model_shapes import SHAPES
 
 EMBEDDED = Path(__file__).parent.parent / "model_repository" / "ernie-tiny" / "weights"
 VOCAB = 103424

@@ -1,7 +1,9 @@
-"""``make bench``: the engine's table, llama.cpp's beside it, or the load of a running server."""
+"""``make bench``: the comparison with other engines, or the load of a running server."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +17,7 @@ DEADLINE_S = 300.0
 LLAMA = """#!/bin/sh
 echo '{"n_prompt": 512, "avg_ts": 160.0, "speed_tg": 40.0}'
 """
+COMPARISON = "PYTHONPATH=benchmarks .venv/bin/python -m comparison"
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -26,23 +29,21 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
-        ([], "engine_speed.py"),
-        (["LLAMA=/a b"], 'engine_speed.py --llama "/a b"'),
-        (["URL=http://h:1"], 'load.py --url "http://h:1"'),
-        (["PAGES=8"], 'pages.py --pages "8"'),
-        (["VISION=1"], "vision_tower.py"),
-        (["VISION=/p/bin/python"], 'vision_tower.py --peer "/p/bin/python"'),
+        ([], f'benchmarks/peers/install.sh "build/peers" && {COMPARISON} --peers "build/peers"'),
+        (
+            ["PEERS=/a b", "ONLY=decode http", "ROUNDS=5"],
+            f'benchmarks/peers/install.sh "/a b" && {COMPARISON} --peers "/a b" --only decode http --rounds 5',
+        ),
+        (["WRITE=1"], f"{COMPARISON} --write"),
+        (["URL=http://h:1"], '.venv/bin/python benchmarks/load.py --url "http://h:1"'),
+        (["PAGES=8"], '.venv/bin/python benchmarks/pages.py --pages "8"'),
+        (["VISION=1"], ".venv/bin/python benchmarks/vision_tower.py"),
+        (["VISION=/p/bin/python"], '.venv/bin/python benchmarks/vision_tower.py --peer "/p/bin/python"'),
     ],
 )
 def test_what_it_runs(arguments: list[str], command: str) -> None:
-    shown = make("--dry-run", "bench", *arguments).stdout.splitlines()
-    assert [line.split("benchmarks/")[1].strip() for line in shown if "benchmarks/" in line] == [command]
-
-
-def test_a_directory_without_llama_cpp_says_how_to_fill_it(tmp_path: Path) -> None:
-    result = make("bench", f"LLAMA={tmp_path}")
-    assert result.returncode != 0
-    assert f"benchmarks/peers.sh {tmp_path}" in result.stderr
+    shown = make("--dry-run", "bench", *arguments).stdout.replace("\\\n", "").splitlines()
+    assert " ".join(command.split()) in [" ".join(line.split()) for line in shown]
 
 
 @pytest.mark.full
@@ -57,22 +58,26 @@ def test_paddleocr_vl_at_its_full_size_reads_a_page_over_http() -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(DEADLINE_S + 60)
-def test_the_table_has_the_cases_of_the_document_and_both_programs(tmp_path: Path) -> None:
-    programs = tmp_path / "build" / "bin"
+def test_both_engines_take_turns_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    programs = tmp_path / "peers" / "build" / "bin"
     programs.mkdir(parents=True)
     for name in ("llama-bench", "llama-batched-bench"):
         (programs / name).write_text(LLAMA)
         (programs / name).chmod(0o755)
-    (tmp_path / "dense-q8_0.gguf").touch()
-    result = make("bench", f"LLAMA={tmp_path}")
-    assert result.returncode == 0, result.stderr
-    rows = re.findall(
-        r"^(\w+ \d+) +([\d.]+) tok/s .*llama\.cpp +([\d.]+) .*ratio ([\d.]+)", result.stdout, re.M
+    (tmp_path / "peers" / "dense-q8_0.gguf").touch()
+    command = [sys.executable, "-m", "comparison", "--peers", str(tmp_path / "peers"), "--rounds", "2"]
+    done = subprocess.run(
+        [*command, "--only", "decode 1", "--results", str(tmp_path / "results")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "benchmarks"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
-    assert [(case, theirs) for case, _, theirs, _ in rows] == [
-        ("decode 1", "40.0"),
-        ("decode 16", "40.0"),
-        ("prefill 512", "160.0"),
-    ]
-    for _, ours, theirs, ratio in rows:
-        assert float(ratio) == pytest.approx(float(ours) / float(theirs), abs=0.02)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((tmp_path / "results" / "rows" / "decode-1.json").read_text())
+    assert kept["samples"]["llama.cpp Q8_0"] == [40.0, 40.0]
+    assert [value > 0 for value in kept["samples"]["ernie-triton wint8"]] == [True, True]
+    assert [value > 0 for value in kept["bandwidth"]] == [True, True]
+    assert set(kept["not_run"]) == {"vLLM bf16", "OpenVINO int8"}
