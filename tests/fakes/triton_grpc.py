@@ -21,12 +21,16 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import deserialize_bytes_tensor
 
+from ernie_wire.logprobs import parse_logprobs
+from ernie_wire.marked_text import Mark
+from ernie_wire.messages import Output, pack_outputs
 from ernie_wire.status import Status, answer_text
 from fakes.descriptions import description
 from support.transcripts import transcript
 
 _TURNS_TO_SETTLE = 10
 """Of an event loop, in which what has arrived at a socket reaches whoever waits for it."""
+_FIELDS = {"text_output": "text", "output_ids": "token_ids"}
 Result = TypeVar("Result")
 Response = dict[str, Any] | str
 """Output tensors by name, or the text of a Triton error."""
@@ -236,7 +240,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             else:
                 self.inferences.append(inference)
                 async for response in self._until_cancelled(inference):
-                    yield _encode(response)
+                    yield _encode(_as_asked(inference, response))
 
     async def _until_cancelled(self, inference: Inference) -> AsyncIterator[Response]:
         request_id = inference.inputs.get("request_id", "")
@@ -299,6 +303,23 @@ def _decode(request: Any) -> Inference:
     return Inference(request.model_name, inputs)
 
 
+def _as_asked(inference: Inference, response: Response) -> Response:
+    """Return a response in the form that the inference asks for."""
+    if isinstance(response, str) or not inference.inputs.get("return_outputs"):
+        return response
+    values = {_FIELDS.get(name, name): value for name, value in response.items()}
+    for name in ("logprobs", "prompt_logprobs"):
+        if name in values:
+            values[name] = parse_logprobs(values[name])
+    values["marks"] = tuple(Mark(*row) for row in values.get("marks", ()))
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    fields["finish_reason"] = fields.get("finish_reason") or None
+    output = Output(inference.inputs.get("request_id", ""), **fields)
+    return {"outputs": np.frombuffer(pack_outputs([output]), np.uint8)}
+
+
 def _encode(response: Response) -> Any:
     if isinstance(response, str):
         return service_pb2.ModelStreamInferResponse(error_message=response)
@@ -312,6 +333,10 @@ def _encode(response: Response) -> Any:
         if isinstance(value, list) and value and isinstance(value[0], bytes):
             inner.outputs.add(name=name, datatype="BYTES", shape=[len(value)])
             inner.raw_output_contents.append(b"".join(struct.pack("<I", len(each)) + each for each in value))
+            continue
+        if isinstance(value, np.ndarray):
+            inner.outputs.add(name=name, datatype="UINT8", shape=value.shape)
+            inner.raw_output_contents.append(value.tobytes())
             continue
         is_count = isinstance(value, int)
         array = np.array([value] if is_count else value, dtype=np.uint32 if is_count else np.int32)

@@ -17,7 +17,11 @@ LOOP_HANGS_S = 30.0  # heartbeats come several times a second, between steps, an
 
 
 def answer_control(
-    control: Control, health: Health, engine: Description | None, in_flight: InFlight
+    control: Control,
+    health: Health,
+    engine: Description | None,
+    in_flight: InFlight,
+    outputs_socket: str = "",
 ) -> Health | Status | Cancelled:
     """Return the answer to a control request.
 
@@ -26,12 +30,13 @@ def answer_control(
         health: of the engine, by its messages.
         engine: its description, if it is ready.
         in_flight: the requests in flight.
+        outputs_socket: as in ``Status``.
     """
     request_id = control.request_id
     if control.op == "cancel":
         return Cancelled(in_flight.cancel(request_id or ""))
     if control.op == "describe":
-        return Status(health.state, health.detail, health.generation, INSTANCE, engine)
+        return Status(health.state, health.detail, health.generation, INSTANCE, engine, outputs_socket)
     fault = _fault(health)
     return replace(
         health,

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ernie_stub.local_outputs import LocalFrontend
 from ernie_stub.response_stream import ResponseStream
 from ernie_wire.errors import ErnieError, InvalidValue, ModelUnavailable, RequestCancelled
 from ernie_wire.messages import Cancel, GenerateRequest, Message, Output
@@ -151,6 +152,7 @@ class InFlight:
 
     def deliver(self, outputs: Iterable[Output]) -> None:
         """Route the outputs of one engine step to their streams; those of ended requests are dropped."""
+        frontends = set[LocalFrontend]()
         for output in outputs:
             with self._lock:
                 entry = self._entries.get(output.request_id)
@@ -158,6 +160,10 @@ class InFlight:
                     self._take((entry,))
             if entry is not None:
                 entry.stream.put(output)
+                if entry.stream.frontend is not None:
+                    frontends.add(entry.stream.frontend)
+        for frontend in frontends:
+            frontend.flush()  # what all its requests got, in one message
 
     def cancel(self, request_id: str) -> bool:
         """Cancel a request; False if it is not in flight."""
@@ -180,6 +186,15 @@ class InFlight:
                 return
             self._stop(entry)
         stream.fail(RequestCancelled(f"request {stream.request_id} was cancelled"))
+
+    def abandon_all(self, frontend: LocalFrontend) -> None:
+        """Cancel the requests of a frontend whose connection has ended."""
+        with self._lock:
+            entries = [entry for entry in self._entries.values() if entry.stream.frontend is frontend]
+            for entry in entries:
+                self._stop(entry)
+        for entry in entries:
+            entry.stream.fail(RequestCancelled(f"request {entry.stream.request_id} was cancelled"))
 
     def holds(self, request_id: str) -> bool:
         """Return whether a request is in flight."""

@@ -50,6 +50,7 @@ def read_request(triton_request: Any) -> GenerateRequest | Control:  # noqa: ANN
         exclude_input_in_output=_is_input_excluded(inputs, stream=flags["stream"]),
         priority=_single(inputs, tensors.PRIORITY) or 0,
         cache_salt=_text(inputs, tensors.CACHE_SALT) or "",
+        deliver_to=_text(inputs, tensors.DELIVER_TO) or "",
         **flags,
     )
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from ernie_stub.local_outputs import LocalFrontend
 from ernie_stub.response_tensors import error_response, output_response
 from ernie_wire.errors import ErnieError, InternalError, parse_error
 from ernie_wire.messages import GenerateRequest, Output, join_outputs
@@ -39,6 +40,7 @@ class ResponseStream:
         triton_sender: Triton's response sender of the request.
         schedule: queues work for the stream's sender thread; never blocks.
         on_abandoned: called with this stream when its client has disconnected.
+        frontend: gets the outputs, after its next flush, and Triton only the end; None: Triton gets them.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class ResponseStream:
         triton_sender: Any,  # noqa: ANN401 - Triton's own class
         schedule: Callable[[Callable[[], None]], None],
         on_abandoned: Callable[[ResponseStream], object],
+        frontend: LocalFrontend | None = None,
     ) -> None:
         self.request_id = request.request_id
+        self.frontend = frontend
         self._request = request.without_prompt()
         self._on_abandoned = on_abandoned
         self._schedule = schedule
@@ -66,14 +70,18 @@ class ResponseStream:
         with self._lock:
             if self._has_ended:
                 return
-            self._pending.append(output)
             self._has_ended = output.is_last
-            if self._request.stream or self._has_ended:
+            is_delivered = self.frontend is not None and self.frontend.put(self.request_id, output)
+            if not is_delivered:
+                self._pending.append(output)
+            if self._has_ended or (self._request.stream and not is_delivered):
                 self._schedule_once()
 
     def fail(self, error: ErnieError) -> None:
         """End the stream with an error."""
         self.put(Output(self.request_id, error=error.to_line()))
+        if self.frontend is not None:
+            self.frontend.flush()
 
     def poll_cancellation(self) -> None:
         """Make the sender thread ask Triton whether the request is cancelled, and call ``on_abandoned``."""
@@ -90,11 +98,14 @@ class ResponseStream:
             if self._request.stream or self._has_ended:
                 outputs, self._pending = self._pending, []
             is_poll_due, self._is_poll_due = self._is_poll_due, False
+            has_ended = self._has_ended
         if self._triton_sender is None:
             return
         try:
             if outputs:
                 self._send(join_outputs(outputs))
+            elif has_ended:  # the frontend has the last output
+                self._send_final(None)
             elif is_poll_due and self._triton_sender.is_cancelled():
                 self._on_abandoned(self)
         except Exception:  # Triton raises TritonModelException as well as RuntimeError

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ernie_wire import tensors
 from ernie_wire.errors import ErnieError
 from ernie_wire.logprobs import logprobs_to_json, logprobs_to_vllm
 from ernie_wire.marked_text import Mark, MarkedText, joined
-from ernie_wire.messages import GenerateRequest, Output
+from ernie_wire.messages import GenerateRequest, Output, pack_outputs
 from ernie_wire.status import Cancelled, Health, Status, answer_text
 
 
@@ -26,6 +27,8 @@ def output_response(output: Output, request: GenerateRequest, echo: str, cumulat
         echo: the beginning of ``text_output``: the prompt in the first response if requested, else empty.
         cumulative_logprob: of all tokens so far.
     """
+    if request.return_outputs:
+        return outputs_response((replace(output, request_id=request.request_id),))
     text = joined((MarkedText(echo), output))
     outputs = [_text(tensors.TEXT_OUTPUT, text.text)]
     if request.return_marks and text.marks:
@@ -53,6 +56,12 @@ def output_response(output: Output, request: GenerateRequest, echo: str, cumulat
         outputs.append(_numbers(tensors.CUMULATIVE_LOGPROB, [cumulative_logprob], np.float32))
     outputs += _logprobs(output, request)
     return pb_utils.InferenceResponse(output_tensors=outputs)
+
+
+def outputs_response(outputs: Iterable[Output]) -> Any:  # noqa: ANN401 - Triton's class
+    """Return the response with outputs as they are: one tensor, as each costs time in Triton."""
+    frame = np.frombuffer(pack_outputs(outputs), np.uint8)
+    return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(tensors.OUTPUTS_FRAME.name, frame)])
 
 
 def _prompt(output: Output) -> list[Any]:

@@ -18,6 +18,7 @@ from ernie_stub.engine_process import EngineCommand
 from ernie_stub.engine_supervisor import EngineSupervisor
 from ernie_stub.entry import Entry, EntryError
 from ernie_stub.in_flight import InFlight
+from ernie_stub.local_outputs import LocalOutputs
 from ernie_stub.request_tensors import read_request
 from ernie_stub.response_stream import ResponseStream, Senders
 from ernie_stub.response_tensors import control_response, error_response
@@ -51,6 +52,7 @@ class TritonPythonModel:
         except InternalError as error:
             raise pb_utils.TritonModelException(" ".join(error.to_line().split())) from None
         self._senders = Senders()
+        self._local_outputs = LocalOutputs(self._in_flight.abandon_all)
         self._cancellation_poll = CancellationPoll(self._in_flight)
 
     def execute(self, requests: list[Any]) -> None:
@@ -77,6 +79,7 @@ class TritonPythonModel:
         if self._engine is not None:
             self._engine.stop()
         self._senders.close(DRAIN_TIMEOUT_S)
+        self._local_outputs.close()
 
     def _start_engine(self, entry: Entry) -> EngineSupervisor | None:
         weights = entry.weights()
@@ -93,12 +96,15 @@ class TritonPythonModel:
         return engine
 
     def _generate(self, request: GenerateRequest, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
-        stream = ResponseStream(request, triton_sender, self._senders.bind(), self._in_flight.abandon)
+        frontend = self._local_outputs.frontend(request.deliver_to)
+        stream = ResponseStream(request, triton_sender, self._senders.bind(), self._in_flight.abandon, frontend)
         self._in_flight.submit(request, stream)
 
     def _control(self, control: Control, triton_sender: Any) -> None:  # noqa: ANN401 - Triton's class
         health, engine = (self._unconfigured, None) if self._engine is None else self._engine.status()
-        self._reply(triton_sender, control_response(answer_control(control, health, engine, self._in_flight)))
+        address = self._local_outputs.address
+        answer = answer_control(control, health, engine, self._in_flight, address)
+        self._reply(triton_sender, control_response(answer))
 
     def _reply(self, triton_sender: Any, response: Any) -> None:  # noqa: ANN401 - Triton's classes
         """Make a sender thread send the only response to a request."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from ernie_wire.codec import Codec
-from ernie_wire.frames import FrameError, FrameTooLarge, receive_frame, send_frame
+from ernie_wire.frames import FrameError, FrameTooLarge, pack_frame, receive_frame
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ class Channel(Generic[M]):
         sock: the socket, which the channel owns from now on.
         codec: of the messages.
         peer: name of the peer in the log.
-        has_writer: whether ``send`` only queues, for callers that must not wait for the peer, and a thread
-            writes.
+        has_writer: whether ``send`` never waits for the peer: it sends what the kernel takes at once, and a
+            thread writes the rest.
         instead: returns messages to send instead of one that is too large for a frame; without it, that is an
             error.
     """
@@ -52,11 +52,18 @@ class Channel(Generic[M]):
         self._peer = peer
         self._instead = instead
         self._sending = threading.Lock()
-        self._outbox: queue.SimpleQueue[M | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[M | bytes | None] = queue.SimpleQueue()
+        self._num_queued = 0  # of the outbox, until the writer has sent it
+        self._num_unsent_bytes = 0  # of these
         self._writer: threading.Thread | None = None
         self._fault: Exception | None = None
         if has_writer:
             self._writer = self._started(self._write_queued, "writer")
+
+    @property
+    def num_unsent_bytes(self) -> int:
+        """How much the writer has still to send."""
+        return self._num_unsent_bytes
 
     def send(self, message: M) -> None:
         """Send or queue a message; if the peer is gone it is lost, which the reading side reports.
@@ -65,7 +72,8 @@ class Channel(Generic[M]):
             FrameTooLarge: it is too large for a frame, and the channel has no writer.
         """
         if self._writer is not None:
-            self._outbox.put(message)
+            with self._sending:
+                self._send_or_queue(message)
             return
         try:
             self._write(message)
@@ -105,7 +113,9 @@ class Channel(Generic[M]):
 
     def finish(self) -> None:
         """End our direction of the connection after the queued messages."""
-        self._outbox.put(None)
+        with self._sending:
+            self._num_queued += 1  # for good: what is sent from now on is lost
+            self._outbox.put(None)
 
     def flush(self) -> None:
         """Like ``finish``, and wait until everything is sent."""
@@ -129,20 +139,57 @@ class Channel(Generic[M]):
         thread.start()
         return thread
 
+    def _send_or_queue(self, message: M) -> None:
+        """Send what the kernel takes without waiting, and leave the rest to the writer. Holds the lock."""
+        item: M | bytes = message
+        try:
+            item = pack_frame(*self._codec.encode(message))
+            if not self._num_queued:
+                item = item[self._send_now(item) :]
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            self._give_up(error)
+            return
+        except Exception:  # noqa: BLE001, S110 - the writer meets it again, and knows what to do
+            pass
+        if item:
+            self._num_queued += 1
+            self._num_unsent_bytes += len(item) if isinstance(item, bytes) else 0
+            self._outbox.put(item)
+
+    def _send_now(self, frame: bytes) -> int:
+        """Return how many bytes the kernel took."""
+        try:
+            # A socket with a timeout would wait inside send, whatever its flags.
+            is_free = bool(select.select((), (self._socket,), (), 0)[1])
+            return self._socket.send(frame, socket.MSG_DONTWAIT) if is_free else 0
+        except BlockingIOError:
+            return 0
+
     def _write(self, message: M) -> None:
         try:
-            with self._sending:
-                send_frame(self._socket, *self._codec.encode(message))
+            frame = pack_frame(*self._codec.encode(message))
         except FrameTooLarge as error:
             if self._instead is None:
                 raise
             for other in self._instead(message, error):
                 self._write(other)
+            return
+        if self._writer is not None:
+            self._socket.sendall(frame)  # nobody else sends while something is queued
+        else:
+            with self._sending:
+                self._socket.sendall(frame)
 
     def _write_queued(self) -> None:
         try:
-            while (message := self._outbox.get()) is not None:
-                self._write(message)
+            while (item := self._outbox.get()) is not None:
+                if isinstance(item, bytes):
+                    self._socket.sendall(item)
+                else:
+                    self._write(item)
+                with self._sending:
+                    self._num_queued -= 1
+                    self._num_unsent_bytes -= len(item) if isinstance(item, bytes) else 0
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             self._give_up(error)
@@ -151,7 +198,7 @@ class Channel(Generic[M]):
             self._fault = error
             self.break_off()
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: Exception) -> None:
         logger.info("%s takes no more messages: %s", self._peer, error)
         self.break_off()
 

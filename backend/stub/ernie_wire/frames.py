@@ -28,6 +28,53 @@ class FrameTooLarge(Exception):
     """A frame exceeds the peer's limits; nothing was sent."""
 
 
+def pack_frame(header: dict[str, Any], buffers: Sequence[bytes] = ()) -> bytes:
+    """Return the bytes of one frame.
+
+    Raises:
+        FrameTooLarge: the header or the body exceeds its limit.
+    """
+    text = json.dumps({**header, "buffers": [len(buffer) for buffer in buffers]}).encode()
+    body = sum(len(buffer) for buffer in buffers)
+    if len(text) > MAX_HEADER_BYTES or body > MAX_BODY_BYTES:
+        raise FrameTooLarge(_sizes(len(text), body))
+    return b"".join((_PREFIX.pack(len(text), body), text, *buffers))
+
+
+def unpack_frame(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """Return the header and the buffers of one whole frame.
+
+    Raises:
+        FrameError: it is not a frame.
+    """
+    if len(data) < _PREFIX.size:
+        raise FrameError(f"{len(data)} bytes; a frame has at least {_PREFIX.size}")
+    header_bytes, body_bytes = _PREFIX.unpack_from(data)
+    body = _PREFIX.size + header_bytes
+    if len(data) != body + body_bytes:
+        raise FrameError(f"a frame of {body + body_bytes} bytes announced, {len(data)} sent")
+    return _opened(data[_PREFIX.size : body], memoryview(data)[body:])
+
+
+def take_frame(received: bytearray) -> tuple[dict[str, Any], list[bytes]] | None:
+    """Remove the first frame from what was received so far, and return it; None if it is incomplete.
+
+    Raises:
+        FrameError: it is not a frame, or too large.
+    """
+    if len(received) < _PREFIX.size:
+        return None
+    header_bytes, body_bytes = _PREFIX.unpack_from(received)
+    if header_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
+        raise FrameError(_sizes(header_bytes, body_bytes))
+    end = _PREFIX.size + header_bytes + body_bytes
+    if len(received) < end:
+        return None
+    frame = unpack_frame(bytes(received[:end]))
+    del received[:end]
+    return frame
+
+
 def send_frame(sock: socket.socket, header: dict[str, Any], buffers: Sequence[bytes] = ()) -> None:
     """Send one frame; blocks until the kernel has accepted it.
 
@@ -35,11 +82,7 @@ def send_frame(sock: socket.socket, header: dict[str, Any], buffers: Sequence[by
         FrameTooLarge: the header or the body exceeds its limit; nothing was sent.
         OSError: the peer has closed the socket.
     """
-    text = json.dumps({**header, "buffers": [len(buffer) for buffer in buffers]}).encode()
-    body = sum(len(buffer) for buffer in buffers)
-    if len(text) > MAX_HEADER_BYTES or body > MAX_BODY_BYTES:
-        raise FrameTooLarge(_sizes(len(text), body))
-    sock.sendall(b"".join((_PREFIX.pack(len(text), body), text, *buffers)))
+    sock.sendall(pack_frame(header, buffers))
 
 
 def receive_frame(
@@ -63,10 +106,14 @@ def receive_frame(
         raise FrameError(_sizes(header_bytes, body_bytes))
     if header_bytes + body_bytes > max_bytes:
         raise FrameError(f"a frame of {header_bytes + body_bytes} bytes; at most {max_bytes} are allowed here")
-    header, sizes = _parse_header(_receive_exactly(sock, header_bytes) or b"")
-    body = memoryview(_receive_exactly(sock, body_bytes) or b"")
-    if sum(sizes) != body_bytes:
-        raise FrameError(f"buffers of {sum(sizes)} bytes announced, {body_bytes} sent")
+    text = _receive_exactly(sock, header_bytes) or b""
+    return _opened(text, memoryview(_receive_exactly(sock, body_bytes) or b""))
+
+
+def _opened(text: bytes | bytearray, body: memoryview) -> tuple[dict[str, Any], list[bytes]]:
+    header, sizes = _parse_header(text)
+    if sum(sizes) != len(body):
+        raise FrameError(f"buffers of {sum(sizes)} bytes announced, {len(body)} sent")
     buffers, start = [], 0
     for size in sizes:
         buffers.append(bytes(body[start : start + size]))

@@ -3,6 +3,7 @@
     stub -> engine   GenerateRequest, Cancel, Shutdown
     engine -> stub   Starting now and then, Ready or StartFailed, then Outputs, Heartbeat and Alive until the
                      socket ends; Fault at any time
+    stub -> frontend Connected, then Outputs, if both are on one machine
 
 The end of the socket is a message, too: then the engine exits, and the stub restarts the engine.
 """
@@ -16,6 +17,7 @@ from typing import TypeVar, get_args
 
 from ernie_wire.codec import Codec
 from ernie_wire.errors import InvalidValue
+from ernie_wire.frames import FrameError, pack_frame, unpack_frame
 from ernie_wire.logprobs import Logprobs
 from ernie_wire.marked_text import Mark, joined
 from ernie_wire.sampling import SamplingParameters
@@ -48,8 +50,10 @@ class GenerateRequest:
         return_finish_reason, return_num_input_tokens, return_num_output_tokens, return_token_ids,
             return_prompt_bytes, return_cumulative_logprob, return_logprobs, return_marks: optional parts of the
             answer.
+        return_outputs: return the ``Output``s as they are, as one frame (``pack_outputs``).
         priority: lower values are scheduled first, equal ones in order of arrival.
         cache_salt: only requests with the same salt share the prefix cache.
+        deliver_to: a connection of ``local_outputs`` that gets the outputs; Triton's responses then have none.
     """
 
     request_id: str
@@ -68,8 +72,10 @@ class GenerateRequest:
     return_cumulative_logprob: bool = False
     return_logprobs: bool = False
     return_marks: bool = False
+    return_outputs: bool = False
     priority: int = 0
     cache_salt: str = ""
+    deliver_to: str = ""
 
     def __post_init__(self) -> None:
         """Check that there is exactly one prompt, and the limits of salt and media."""
@@ -130,7 +136,7 @@ class Output:
     Attributes:
         request_id: of the request.
         text: new text; whole characters only.
-        token_ids: new token ids; in the frontend only with ``return_token_ids``.
+        token_ids: new token ids.
         num_input_tokens: tokens of the prompt.
         num_cached_tokens: of these, the number found in the prefix cache.
         finish_reason: ``stop`` or ``length`` in the request's last output, else None.
@@ -259,6 +265,13 @@ class Outputs:
 
 
 @dataclass(frozen=True)
+class Connected:
+    """The first message to a frontend that connects to the stub: the id of the connection, a secret."""
+
+    connection_id: str
+
+
+@dataclass(frozen=True)
 class Heartbeat(Stats):
     """The engine loop is alive; sent between steps, at least once a second, also when idle."""
 
@@ -269,6 +282,37 @@ class Alive:
 
 
 Message = (
-    GenerateRequest | Cancel | Shutdown | Starting | Fault | Ready | StartFailed | Outputs | Heartbeat | Alive
+    GenerateRequest
+    | Cancel
+    | Shutdown
+    | Starting
+    | Fault
+    | Ready
+    | StartFailed
+    | Outputs
+    | Heartbeat
+    | Alive
+    | Connected
 )
 CODEC: Codec[Message] = Codec(*get_args(Message))
+
+
+def pack_outputs(outputs: Iterable[Output]) -> bytes:
+    """Return outputs as the bytes of one frame, for the tensor ``outputs``.
+
+    Raises:
+        FrameTooLarge: they exceed a frame's limits.
+    """
+    return pack_frame(*CODEC.encode(Outputs(tuple(outputs))))
+
+
+def unpack_outputs(data: bytes) -> tuple[Output, ...]:
+    """Return the outputs in the bytes of ``pack_outputs``.
+
+    Raises:
+        FrameError: they are something else, or of another version.
+    """
+    message = CODEC.decode(*unpack_frame(data))
+    if not isinstance(message, Outputs) or not message.outputs:
+        raise FrameError(f"{type(message).__name__} instead of outputs")
+    return message.outputs

@@ -173,6 +173,8 @@ class Status(Extensible):
     Attributes:
         state, detail, generation, instance: as in ``Health``.
         engine: its description; None while it is not ready.
+        outputs_socket: where frontends of the same machine get outputs: an abstract Unix address without the
+            zero byte at its beginning.
     """
 
     state: str
@@ -180,6 +182,7 @@ class Status(Extensible):
     generation: int = 0
     instance: str = ""
     engine: Description | None = None
+    outputs_socket: str = ""
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,9 @@ PRIORITY = TensorSpec(
     "priority", "TYPE_INT32", "lower values are scheduled first, equal ones by arrival; default 0"
 )
 CACHE_SALT = TensorSpec("cache_salt", "TYPE_STRING", "only requests with the same salt share the prefix cache")
+DELIVER_TO = TensorSpec(
+    "deliver_to", "TYPE_STRING", "id of a frontend's connection to outputs_socket, which then gets the outputs"
+)
 CONTROL = TensorSpec("control", "TYPE_STRING", "JSON with op cancel, describe or health; alone in its request")
 
 FIELDS: tuple[TensorSpec, ...] = (
@@ -73,9 +76,11 @@ FIELDS: tuple[TensorSpec, ...] = (
         "return_logprobs", "TYPE_BOOL", "true: logprobs in the format of Triton's vLLM backend, see below"
     ),
     TensorSpec("return_marks", "TYPE_BOOL", "request marks and prompt_tag"),
+    TensorSpec("return_outputs", "TYPE_BOOL", "request outputs instead of all others; for the OpenAI frontend"),
     REQUEST_ID,
     PRIORITY,
     CACHE_SALT,
+    DELIVER_TO,
 )
 """The inputs that are fields of ``messages.GenerateRequest``, of the same name."""
 INPUTS = (*FIELDS, SAMPLING_PARAMETERS, CONTROL)
@@ -137,6 +142,12 @@ PROMPT_TAG = TensorSpec(
     "TYPE_STRING",
     "last thinking tag of the prompt, <think> or </think>, empty if there is none; in the first response",
 )
+OUTPUTS_FRAME = TensorSpec(
+    "outputs",
+    "TYPE_UINT8",
+    "everything in one tensor: a frame of messages.Outputs, which only the same version reads",
+    dims=(-1,),
+)
 CONTROL_OUTPUT = TensorSpec("control_output", "TYPE_STRING", "JSON answer to control")
 
 OUTPUTS: tuple[TensorSpec, ...] = (
@@ -160,6 +171,7 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     PROMPT_LOGPROBS,
     MARKS,
     PROMPT_TAG,
+    OUTPUTS_FRAME,
     CONTROL_OUTPUT,
 )
 

@@ -72,8 +72,6 @@ def _prompt_only(
         messages=prompt.messages,
         media=prompt.media,
         sampling=SamplingParameters(max_tokens=0),
-        return_finish_reason=True,
-        return_num_input_tokens=True,
         return_token_ids=True,
         return_prompt_bytes=has_texts,
     )

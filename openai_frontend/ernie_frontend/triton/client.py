@@ -11,6 +11,7 @@ import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import grpc
@@ -20,14 +21,22 @@ from tritonclient.utils import InferenceServerException
 
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton.call_errors import CallErrors, TritonUnreachable
+from ernie_frontend.triton.local_outputs import LocalOutputs
 from ernie_frontend.triton.output_streams import OutputStream
 from ernie_frontend.triton.single_flight import SingleFlight
 from ernie_frontend.triton.stream import TritonStream
-from ernie_frontend.triton.tensors import generate_inputs, input_tensor, output_of, response_tensors, text_of
+from ernie_frontend.triton.tensors import (
+    generate_inputs,
+    input_tensor,
+    other_version,
+    output_of,
+    response_tensors,
+    text_of,
+)
 from ernie_wire import tensors
 from ernie_wire.codec import MessageError
 from ernie_wire.errors import EngineCrashed, ErnieError, InternalError, ModelUnavailable
-from ernie_wire.messages import GenerateRequest
+from ernie_wire.messages import GenerateRequest, Output
 from ernie_wire.status import A, Cancelled, Control, Health, Status, read_answer
 
 Result = TypeVar("Result")
@@ -42,6 +51,8 @@ _CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
 ]
 _CANCEL_PAUSE_S = 0.02
+_LOST_S = 1.0
+"""A stub that ends closes its calls, too, and these say why; so they get this long."""
 
 
 class ServiceStopping(ModelUnavailable):
@@ -63,11 +74,17 @@ class TritonClient:
         self._errors = CallErrors(url)
         self._tasks: set[asyncio.Task[Any]] = set()  # which outlive their callers
         self._generations: set[TritonStream] = set()
+        self._local: dict[str, LocalOutputs] = {}  # by model: the connection to a stub on this machine
+        self._address_of: dict[str, str] = {}  # by model
+        self._addresses: dict[str, str] = {}  # those that were not tried yet
+        self._connecting = asyncio.Lock()
 
     async def close(self) -> None:
-        """Wait for the end of cancelled generations, then close the channel."""
+        """Wait for the end of cancelled generations, then close the channels."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+        for local in self._local.values():
+            local.close()
         await self._client.close()
 
     @property
@@ -88,26 +105,35 @@ class TritonClient:
         Raises:
             ErnieError: the backend's error, or the failure of the call.
         """
-        stream = TritonStream(self._client.stream_infer(_one(_inference(model, generate_inputs(request)))))
+        local = await self._local_outputs(model)
+        deliver_to = "" if local is None else local.connection_id
+        inputs = generate_inputs(replace(request, return_outputs=True, deliver_to=deliver_to))
+        call = self._client.stream_infer(_one(_inference(model, inputs)))
+        stream = TritonStream(call, is_delivered=bool(deliver_to))
+        if local is not None:
+            local.streams[request.request_id] = stream
         request = request.without_prompt()
+        del inputs
         self._generations.add(stream)
         has_output = asyncio.Event()
         watch = asyncio.create_task(self._watch(model, request.request_id, stream, has_output))
         is_answered = False
         try:
-            async for result in self._results(stream, request.request_id):
+            async for output in self._outputs(stream, request.request_id):
                 has_output.set()
-                output = output_of(request.request_id, result)
                 is_answered = output.finish_reason is not None
                 yield output
-            if not is_answered:
-                raise EngineCrashed("Triton ended the stream before the answer was complete; try again")
+                if is_answered:
+                    return
+            raise EngineCrashed("Triton ended the stream before the answer was complete; try again")
         except ErnieError as error:
             is_answered = not isinstance(error, ServiceStopping)
             raise
         finally:
             watch.cancel()
             self._generations.discard(stream)
+            if local is not None:
+                local.streams.pop(request.request_id, None)
             if not stream.is_over:
                 self._start(self._end(model, request.request_id, stream, is_cancelled=not is_answered))
 
@@ -137,7 +163,7 @@ class TritonClient:
         # A foreign model does not support describe, which is not a failure.
         about = "" if control.op == "describe" else f"control {control.op}"
         try:
-            results = [result async for result in self._results(stream, about)]
+            results = [each async for each in self._results(stream, about) if isinstance(each, InferResult)]
         finally:
             await stream.end(self._deadline_s)
         answers = (text_of(response_tensors(result), tensors.CONTROL_OUTPUT) for result in results)
@@ -148,11 +174,11 @@ class TritonClient:
             read = read_answer(kind, answer)
         except MessageError as error:
             logger.warning("the model %s answered control %s with %s", model, control.op, error)
-            raise InternalError(
-                f"the model {model} is of another version; install the same ernie-triton everywhere"
-            ) from error
+            raise other_version(model) from error
         if isinstance(read, Health | Status) and read.instance:
             self._instances[model] = read.instance
+        if isinstance(read, Status) and read.outputs_socket != self._address_of.get(model):
+            self._address_of[model] = self._addresses[model] = read.outputs_socket
         return read
 
     async def ready_models(self) -> list[str]:
@@ -168,10 +194,52 @@ class TritonClient:
         self._errors.note_answer()
         return sorted({model.name for model in index.models if model.state == "READY"})
 
-    async def _results(self, stream: TritonStream, about: str) -> AsyncIterator[InferResult]:
-        """Yield the results of a stream; raise its failure as ErnieError. ``about`` as in ``CallErrors``."""
+    async def _local_outputs(self, model: str) -> LocalOutputs | None:
+        """Return the connection to a model's stub on this machine, or None; each address is tried once."""
+        if model in self._addresses:
+            async with self._connecting:  # the first requests of a model may come together
+                if address := self._addresses.get(model):
+                    local = LocalOutputs(functools.partial(self._lose, model))
+                    if await local.connect(address):
+                        self._local[model] = local
+                self._addresses.pop(model, None)
+        return self._local.get(model)
+
+    def _lose(self, model: str, local: LocalOutputs) -> None:
+        """Fail the generations that a stub leaves behind, if their calls do not end."""
+
+        def fail() -> None:
+            for stream in local.streams.values():
+                stream.fail(_lost(model, "died", stream))
+
+        asyncio.get_running_loop().call_later(_LOST_S, fail)
+        if self._local.get(model) is local:
+            del self._local[model], self._address_of[model]
+
+    async def _outputs(self, stream: TritonStream, about: str) -> AsyncIterator[Output]:
+        """Yield the outputs of a generation; raises and ``about`` as in ``_results``."""
+        async for result in self._results(stream, about):
+            output = result if isinstance(result, Output) else output_of(result)
+            if output.error is None:
+                yield output
+                continue
+            if output.text:  # joined with the error: the text goes first
+                yield replace(output, error=None)
+            raise self._errors.of_triton(output.error, about)
+
+    async def _results(self, stream: TritonStream, about: str) -> AsyncIterator[InferResult | Output]:
+        """Yield the results of a stream and what is delivered to it; raise its failure as ErnieError.
+
+        Args:
+            stream: to iterate over.
+            about: as in ``CallErrors``.
+        """
         try:
-            async for result, error in stream:
+            async for response in stream:
+                if isinstance(response, Output):
+                    yield response
+                    continue
+                result, error = response
                 self._errors.note_answer()
                 if error is not None:
                     raise self._errors.of_triton(error.message(), about)
@@ -213,10 +281,7 @@ class TritonClient:
             if is_lost and not has_output.is_set():
                 end = "was loaded again"
                 break
-        if stream.has_begun:
-            stream.fail(EngineCrashed(f"the model {model} {end} while it answered; try again"))
-        else:  # the stub may have been dead before the request came
-            stream.fail(ModelUnavailable(f"the model {model} {end} before it answered; try again"))
+        stream.fail(_lost(model, end, stream))
 
     async def _is_lost(self, model: str, request_id: str) -> bool:
         """Return whether a new instance of the stub does not know a request, which the old one had."""
@@ -254,6 +319,14 @@ class TritonClient:
         except ErnieError as error:
             logger.warning("the cancellation of %s was not delivered: %s", request_id, error.message)
         await stream.end(max(0.0, deadline - clock()))
+
+
+def _lost(model: str, end: str, stream: TritonStream) -> ErnieError:
+    """Return the error of a request that its stub has lost."""
+    if stream.has_begun:
+        return EngineCrashed(f"the model {model} {end} while it answered; try again")
+    # The stub may have been dead before the request came.
+    return ModelUnavailable(f"the model {model} {end} before it answered; try again")
 
 
 async def _one(inference: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

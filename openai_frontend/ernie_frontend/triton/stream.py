@@ -1,13 +1,14 @@
 """One gRPC stream to Triton with one request, read to its end by its own task.
 
-Its consumer may stop early, but the reading goes on: if a call is cancelled while its last response is on the
-way, Triton 2.51 never finishes unloading the model, or crashes. So a call is cancelled only if it does not end
-in time.
+Outputs come in its responses, or past Triton (``local_outputs``). Its consumer may stop early, but the reading
+goes on: if a call is cancelled while its last response is on the way, Triton 2.51 never finishes unloading the
+model, or crashes. So a call is cancelled only if it does not end in time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Protocol
 
@@ -15,10 +16,13 @@ from tritonclient.grpc import InferResult
 from tritonclient.utils import InferenceServerException
 
 from ernie_wire.errors import ErnieError
+from ernie_wire.messages import Output, join_outputs
 
 Response = tuple[InferResult, InferenceServerException | None]
 """``(result, None)`` or ``(None, error)``."""
 _MAX_UNREAD = 16
+_LATE_S = 5.0
+"""How much later than the end of its call a request's last output may come past Triton."""
 
 
 class Call(Protocol):
@@ -34,12 +38,19 @@ class Call(Protocol):
 class TritonStream:
     """An iterator over the responses of a call, for one consumer. Use it inside one event loop.
 
-    A slow consumer makes Triton wait: at most ``_MAX_UNREAD`` responses are buffered.
+    A slow consumer makes Triton wait: at most ``_MAX_UNREAD`` responses are buffered. What is delivered past
+    Triton is joined while the consumer is slow, so it has at most the size of the answer.
+
+    Args:
+        call: the call.
+        is_delivered: whether outputs are delivered; the call then has none, and its end is not theirs.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, *, is_delivered: bool = False) -> None:
         self._call = call
         self._unread: asyncio.Queue[Response | None] = asyncio.Queue(_MAX_UNREAD)
+        self._delivered: list[Output] = []
+        self._is_delivered = is_delivered
         self.has_begun = False
         """Whether a response has been consumed."""
         self._has_consumer = True
@@ -56,21 +67,43 @@ class TritonStream:
         """Return itself."""
         return self
 
-    async def __anext__(self) -> Response:
-        """Return the next response.
+    async def __anext__(self) -> Response | Output:
+        """Return the next response, or what was delivered meanwhile.
 
         Raises:
             grpc.aio.AioRpcError: the call failed.
             ErnieError: the argument of ``fail`` or ``give_up``.
         """
-        response = None if self._unread.empty() and self.is_over else await self._unread.get()
-        if response is not None:
-            self.has_begun = True
-            return response
-        if self._failure is not None:
-            raise self._failure
-        self._reader.result()
-        raise StopAsyncIteration
+        while not self._delivered:
+            response = None if self._unread.empty() and self.is_over else await self._unread.get()
+            if response is not None:
+                self.has_begun = True
+                return response
+            if self._delivered:
+                break
+            if self._failure is not None:
+                raise self._failure
+            if self.is_over:
+                self._reader.result()
+                if not await self._is_late():
+                    raise StopAsyncIteration
+        outputs, self._delivered = self._delivered, []
+        self.has_begun = True
+        return join_outputs(outputs)
+
+    async def _is_late(self) -> bool:
+        """Wait for an output that may come after the end of the call; return whether it has come."""
+        if self._is_delivered and not self._delivered:
+            self._is_delivered = False  # it is waited for once
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._unread.get(), _LATE_S)
+        return bool(self._delivered)
+
+    def deliver(self, output: Output) -> None:
+        """Add an output that came past Triton."""
+        if self._has_consumer:
+            self._delivered.append(output)
+            self._wake()
 
     def fail(self, error: ErnieError) -> None:
         """Cancel the call, which Triton no longer works on, and raise ``error`` in the consumer."""
@@ -86,6 +119,7 @@ class TritonStream:
     def leave(self) -> None:
         """Stop consuming: further responses are dropped."""
         self._has_consumer = False
+        self._delivered.clear()
         while not self._unread.empty():
             self._unread.get_nowait()
 
@@ -104,5 +138,8 @@ class TritonStream:
     def _wake_consumer(self, reader: asyncio.Task[None]) -> None:
         if not reader.cancelled():
             reader.exception()  # retrieved, as there may be no consumer to see it
-        if not self._unread.full():  # the consumer waits only if the buffer is empty
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._unread.empty():  # the consumer waits only then
             self._unread.put_nowait(None)

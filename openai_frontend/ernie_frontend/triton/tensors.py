@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferResult
 
 from ernie_wire import tensors
-from ernie_wire.logprobs import parse_logprobs
-from ernie_wire.marked_text import Mark
-from ernie_wire.messages import GenerateRequest, Output
+from ernie_wire.errors import InternalError
+from ernie_wire.frames import FrameError
+from ernie_wire.messages import GenerateRequest, Output, join_outputs, unpack_outputs
 
+logger = logging.getLogger(__name__)
 ResponseTensors = Mapping[str, NDArray[Any]]
 _DATATYPES = {"TYPE_STRING": "BYTES", "TYPE_BOOL": "BOOL", "TYPE_INT32": "INT32"}
 _DEFAULTS = {each.name: each.default for each in fields(GenerateRequest)}
@@ -43,35 +45,24 @@ def input_tensor(spec: tensors.TensorSpec, value: object) -> triton.InferInput:
     return tensor
 
 
-def output_of(request_id: str, result: InferResult) -> Output:
-    """Return the output in a response to a generation request."""
-    received = response_tensors(result)
-    logprobs = text_of(received, tensors.LOGPROBS)
-    prompt_logprobs = text_of(received, tensors.PROMPT_LOGPROBS)
-    marks = received.get(tensors.MARKS.name)
-    prompt_bytes = received.get(tensors.PROMPT_BYTES.name)
-    return Output(
-        request_id=request_id,
-        text=text_of(received, tensors.TEXT_OUTPUT) or "",
-        token_ids=_integers(received, tensors.OUTPUT_IDS) or (),
-        num_output_tokens=sum(_integers(received, tensors.NUM_OUTPUT_TOKENS) or ()),
-        num_reasoning_tokens=sum(_integers(received, tensors.NUM_REASONING_TOKENS) or ()),
-        num_accepted_drafts=sum(_integers(received, tensors.NUM_ACCEPTED_DRAFTS) or ()),
-        num_rejected_drafts=sum(_integers(received, tensors.NUM_REJECTED_DRAFTS) or ()),
-        num_input_tokens=sum(_integers(received, tensors.NUM_INPUT_TOKENS) or ()),
-        num_cached_tokens=sum(_integers(received, tensors.NUM_CACHED_TOKENS) or ()),
-        num_image_tokens=sum(_integers(received, tensors.NUM_IMAGE_TOKENS) or ()),
-        num_video_tokens=sum(_integers(received, tensors.NUM_VIDEO_TOKENS) or ()),
-        finish_reason=text_of(received, tensors.FINISH_REASON) or None,
-        stop_reason=text_of(received, tensors.STOP_REASON),
-        prompt_ids=_integers(received, tensors.PROMPT_IDS),
-        prompt_text=text_of(received, tensors.PROMPT_TEXT),
-        prompt_bytes=None if prompt_bytes is None else tuple(prompt_bytes.reshape(-1).tolist()),
-        logprobs=None if logprobs is None else parse_logprobs(logprobs),
-        prompt_logprobs=None if prompt_logprobs is None else parse_logprobs(prompt_logprobs),
-        marks=() if marks is None else tuple(Mark(*row) for row in marks.tolist()),
-        prompt_tag=text_of(received, tensors.PROMPT_TAG),
-    )
+def output_of(result: InferResult) -> Output:
+    """Return the output in a response to a generation request.
+
+    Raises:
+        InternalError: the model is not of this version.
+    """
+    response = result.get_response()
+    is_frame = [each.name for each in response.outputs] == [tensors.OUTPUTS_FRAME.name]
+    try:
+        return join_outputs(unpack_outputs(response.raw_output_contents[0] if is_frame else b""))
+    except FrameError as error:
+        logger.warning("the model %s answered with %s", response.model_name, error)
+        raise other_version(response.model_name) from error
+
+
+def other_version(model: str) -> InternalError:
+    """Return the error of a model whose answers this version does not read."""
+    return InternalError(f"the model {model} is of another version; install the same ernie-triton everywhere")
 
 
 def response_tensors(result: InferResult) -> ResponseTensors:
@@ -86,8 +77,3 @@ def text_of(received: ResponseTensors, spec: tensors.TensorSpec) -> str | None:
         return None
     text: str = array.reshape(-1)[0].decode()
     return text
-
-
-def _integers(received: ResponseTensors, spec: tensors.TensorSpec) -> tuple[int, ...] | None:
-    array = received.get(spec.name)
-    return None if array is None else tuple(array.reshape(-1).tolist())

@@ -58,6 +58,7 @@ def test_the_tensors_of_a_request(triton_loop: EventLoopThread, triton: FakeTrit
         "request_id": "r",
         "stream": True,
         "return_token_ids": True,
+        "return_outputs": True,
         "sampling_parameters": '{"max_tokens": 3}',
         "input_ids": [1, 2],
     }

@@ -71,6 +71,7 @@ def test_an_entry_without_weights() -> None:
         "generation": 0,
         "instance": INSTANCE,
         "engine": None,
+        "outputs_socket": "",
     }
     assert not told("health", health)["ready"]
 

@@ -60,6 +60,7 @@ def test_everything_that_can_be_asked_for() -> None:
         return_token_ids=flag(True),
         return_prompt_bytes=flag(True),
         return_marks=flag(True),
+        return_outputs=flag(True),
         return_cumulative_logprob=flag(True),
         return_logprobs=flag(True),
         request_id=text("r1"),

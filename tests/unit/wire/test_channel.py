@@ -61,6 +61,17 @@ def test_threads_do_not_send_into_each_others_frames(pair: Pair) -> None:
     assert sorted(message.cause for message in came if isinstance(message, Fault)) == texts
 
 
+def test_a_peer_that_does_not_read_holds_nobody_up_and_gets_all_in_order(pair: Pair) -> None:
+    ours, peer = Channel(pair[0], CODEC, "peer", has_writer=True), Channel(pair[1], CODEC, "us")
+    messages = [StartFailed(f"{number}" + "x" * 100_000) for number in range(20)]
+    for message in messages:
+        ours.send(message)
+    assert ours.num_unsent_bytes > 1_000_000
+    assert [peer.receive() for _ in messages] == messages
+    ours.flush()
+    assert ours.num_unsent_bytes == 0
+
+
 def test_flush_ends_after_what_is_queued(pair: Pair) -> None:
     ours, peer = Channel(pair[0], CODEC, "peer", has_writer=True), Channel(pair[1], CODEC, "us")
     ours.send(StartFailed("no weights"))

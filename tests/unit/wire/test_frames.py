@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_wire.frames import FrameError, FrameTooLarge, receive_frame, send_frame
+from ernie_wire.frames import (
+    FrameError,
+    FrameTooLarge,
+    pack_frame,
+    receive_frame,
+    send_frame,
+    take_frame,
+    unpack_frame,
+)
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -101,6 +109,30 @@ def test_the_end_inside_a_frame_is_that_of_the_connection(pair: Pair, data: byte
     ours.close()
     with pytest.raises(ConnectionError, match=message):
         receive_frame(theirs)
+
+
+@given(st.lists(st.lists(st.binary(max_size=9), max_size=3), max_size=4), st.integers(1, 40))
+def test_frames_are_taken_when_they_are_complete(bodies: list[list[bytes]], piece: int) -> None:
+    data, received, taken = b"".join(pack_frame({"a": 1}, body) for body in bodies), bytearray(), []
+    for start in range(0, len(data), piece):
+        received += data[start : start + piece]
+        while (frame := take_frame(received)) is not None:
+            taken.append(frame)
+    assert taken == [({"a": 1}, body) for body in bodies]
+    assert not received
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x05", pack_frame({})[:-1], pack_frame({}) + b"x", pack_frame({}, [b"a"])[:-1]]
+)
+def test_a_piece_is_not_a_whole_frame(data: bytes) -> None:
+    with pytest.raises(FrameError, match="bytes"):
+        unpack_frame(data)
+
+
+def test_what_announces_too_much_is_not_waited_for() -> None:
+    with pytest.raises(FrameError, match="at most"):
+        take_frame(bytearray(struct.pack("<IQ", 2**32 - 1, 0)))
 
 
 def test_an_unknown_peer_may_send_little(pair: Pair) -> None:
