@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, MlpWeights
 from ernie_kernels.communicator import Communicator
+from ernie_kernels.fastdeploy import attention
 from ernie_kernels.fastdeploy.library import Library, Lineage
 from ernie_kernels.fastdeploy.ops import FastDeployOps
 from ernie_kernels.formats import round_to_bfloat16
@@ -36,9 +37,14 @@ def fastdeploy_ops(
     *,
     communicator: Communicator[Any] | None = None,
     is_logged: bool = False,
+    block_sizes: frozenset[int] = frozenset({3, 4, 8}),
 ) -> Iterator[FastDeployOps]:
-    """The ops over one lineage; ``library`` in place of the stand-in's own."""
+    """The ops over one lineage; ``library`` in place of the stand-in's own.
+
+    Blocks are small, so that short prompts have several; with ``block_sizes`` they are those of the kernels.
+    """
     with (
+        patch.object(attention, "BLOCK_SIZES", block_sizes),
         bfloat16_kernels(is_logged=is_logged),
         known_places(),
         patch.object(Place, "select", lambda _: PLACE),

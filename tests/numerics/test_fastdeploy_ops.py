@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 
 from ernie_backend.selfcheck.models import check_models
 from ernie_backend.selfcheck.ops import check_ops
+from ernie_backend.selfcheck.probes import check_probes
 from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_kernels.api import CacheScales, CacheSpec, ExpertBank, MlpWeights, RotarySpec, UnsupportedError
 from ernie_kernels.fastdeploy import moe
+from ernie_kernels.fastdeploy.attention import BLOCK_SIZES
 from ernie_kernels.fastdeploy.library import Lineage
 from ernie_kernels.fastdeploy.ops import FastDeployOps
 from ernie_kernels.fastdeploy.step import describe_step
@@ -301,7 +303,7 @@ def test_faults_that_a_kernel_notices(fault: str) -> None:
 def test_an_order_of_rows_that_is_not_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "ernie_kernels.fastdeploy.ops.describe_step",
-        lambda batch, *rest: replace(describe_step(batch, *rest), batch=batch),
+        lambda batch, *rest, **flags: replace(describe_step(batch, *rest, **flags), batch=batch),
     )
     rows = golden_rows("dense")
     prompts = [rows[0].prompt, rows[3].prompt]  # one decodes while the other fills in
@@ -333,6 +335,14 @@ def test_names_of_formats_of_another_version(monkeypatch: pytest.MonkeyPatch) ->
 
 
 # What FastDeploy cannot do
+
+
+def test_blocks_that_the_kernels_lack() -> None:
+    with (
+        fastdeploy_ops(Lineage.V2_4, block_sizes=BLOCK_SIZES) as ops,
+        pytest.raises(UnsupportedError, match=r"blocks of 64 tokens; block_size is 16; leave it out"),
+    ):
+        ops.allocate_cache(CacheSpec(2, 16, 1, 8, "bfloat16"))
 
 
 def test_caches_that_the_kernels_lack(ops: FastDeployOps) -> None:
@@ -382,9 +392,11 @@ def test_steps_that_do_not_fit_their_cache(ops: FastDeployOps) -> None:
     assert ops.attention(qkv, table, cache, ops.upload(batch_of([3], [2]))).shape == [3, 8]
 
 
-def test_the_selfcheck_passes(ops: FastDeployOps) -> None:
-    """What the owner of a card runs: every op, and a model of every family in every format."""
-    checks = [*check_ops(ops, 0.03), *check_models(ops, 0.03)]
+@pytest.mark.parametrize("lineage", [Lineage.V2_3, pytest.param(Lineage.DEVELOP, marks=pytest.mark.full)])
+def test_the_selfcheck_passes(lineage: Lineage) -> None:
+    """What the owner of a card runs: every op, a model of every family in every format, the probes."""
+    with fastdeploy_ops(lineage, block_sizes=BLOCK_SIZES) as ops:
+        checks = [*check_ops(ops, 0.03), *check_models(ops, 0.03), *check_probes(ops)]
     assert [check for check in checks if not check.passed] == []
     refused = [check.name for check in checks if check.found.startswith("refused")]
     assert refused == ["attention, float32 cache", "attention, int8 cache"]

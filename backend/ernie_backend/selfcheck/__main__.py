@@ -12,6 +12,7 @@ from ernie_backend.errors import StartError
 from ernie_backend.selfcheck import NOT_STARTED_STATUS
 from ernie_backend.selfcheck.models import check_models
 from ernie_backend.selfcheck.ops import check_ops
+from ernie_backend.selfcheck.probes import check_probes
 from ernie_backend.selfcheck.rates import measure_rates
 
 _TOLERANCES = {"cpu": 2e-3, "reference": 1e-5}
@@ -20,7 +21,7 @@ _CARD_TOLERANCE = 3e-2
 
 
 def main() -> None:
-    """Check the backend that the first argument names; with the second, ``rates``, only measure."""
+    """Check the backend that the first argument names; with the second, ``rates``, only probe and measure."""
     name, only_rates = sys.argv[1], sys.argv[2:] == ["rates"]
     try:
         ops = BACKENDS[name].create_ops(usable_cores())
@@ -28,15 +29,9 @@ def main() -> None:
         sys.stderr.write(f"{' '.join(error.message.split())}\n")
         sys.exit(NOT_STARTED_STATUS)
     tolerance = _TOLERANCES.get(name, _CARD_TOLERANCE)
-    programs = (
-        [measure_rates(ops)]
-        if only_rates
-        else [
-            check_ops(ops, tolerance),
-            check_models(ops, tolerance),
-            measure_rates(ops),
-        ]
-    )
+    programs = [check_probes(ops), measure_rates(ops)]
+    if not only_rates:
+        programs = [check_ops(ops, tolerance), check_models(ops, tolerance), *programs]
     for program in programs:
         for check in program:
             sys.stdout.write(json.dumps(asdict(check)) + "\n")

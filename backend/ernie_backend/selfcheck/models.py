@@ -21,7 +21,7 @@ from ernie_kernels.api import Array, Batch, CacheSpec, LayerCache, Ops, Unsuppor
 from ernie_kernels.formats import ActivationType
 from ernie_kernels.reference import ReferenceOps
 
-_PROMPT, _ANSWER, _BLOCK = 20, 4, 8
+_PROMPT, _ANSWER, _BLOCK = 80, 3, 64
 _GRID, _FIRST_OF_IMAGE = (1, 4, 6), 4
 _NUM_OF_IMAGE = 6
 """Tokens of an image of 4 x 6 patches, in the prompt's first half."""
@@ -97,7 +97,7 @@ def _logits(config: ModelConfig, quantization: str | None, ops: Ops) -> Floats:
     """Return the logits ``[steps, V]`` after a prompt in two chunks and after each token of an answer."""
     settings = LoadSettings("bfloat16", quantization, ActivationType.FLOAT32, _PROMPT + _ANSWER)
     model = build_model(config, DummyWeights(config, "bfloat16", quantization), ops, settings)
-    num_blocks = (_PROMPT + _ANSWER) // _BLOCK
+    num_blocks = -(-(_PROMPT + _ANSWER) // _BLOCK)
     spec = CacheSpec(num_blocks, _BLOCK, config.num_kv_heads, config.head_dim, "float32")
     caches = [_allocate(ops, spec) for _ in range(config.num_layers)]
     image = range(_FIRST_OF_IMAGE, _FIRST_OF_IMAGE + _NUM_OF_IMAGE)

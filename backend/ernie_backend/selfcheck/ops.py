@@ -6,7 +6,7 @@ Arrays are opaque, so inputs come from ``embed`` and results leave through ``lm_
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.routing import RouterWeights
 
 _TOKENS, _WIDTH, _INNER, _EXPERTS = 24, 128, 256, 8
-_HEADS, _KV_HEADS, _HEAD_DIM, _BLOCK = 8, 2, 64, 16
+_PROMPT, _HEADS, _KV_HEADS, _HEAD_DIM, _BLOCK = 100, 8, 2, 64, 64
 _QKV = (_HEADS + 2 * _KV_HEADS) * _HEAD_DIM
 _INPUT_ABSMAX = 1.0
 """Of the inputs of W4A8 experts: about the largest here, so that one code more or less is little."""
@@ -46,23 +46,32 @@ _MEANINGS = {
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """The ops of a backend with a step's batch of 24 tokens of one sequence."""
+class Bench:
+    """The ops of a backend, with a step's batch of one sequence.
+
+    Attributes:
+        ops: the backend's.
+        batch: the step on the device.
+        width: numbers of a row of results.
+    """
 
     ops: Ops
     batch: Any
+    width: int
 
     @classmethod
-    def of(cls, ops: Ops) -> _Bench:
-        return cls(ops, ops.upload(_batch(0, _TOKENS)))
+    def of(cls, ops: Ops, tokens: int = _TOKENS, width: int = _WIDTH) -> Bench:
+        """Upload a step of ``tokens`` tokens."""
+        return cls(ops, ops.upload(_batch(0, tokens)), width)
 
     def input(self, values: Floats) -> Any:  # noqa: ANN401 - an opaque array
+        """Return ``[T, K]`` on the device."""
         table = self.ops.pack_linear(Float32Weight(values), ActivationType.FLOAT32)
         return self.ops.embed(table, self.batch)
 
     def output(self, x: Any, batch: Any = None) -> Floats:  # noqa: ANN401 - an opaque array
-        width = _WIDTH if batch is None else _HEADS * _HEAD_DIM
-        unit = self.ops.pack_linear(Float32Weight(np.eye(width, dtype=np.float32)), ActivationType.FLOAT32)
+        """Return an array of the step, or of another, on the host."""
+        unit = self.ops.pack_linear(Float32Weight(np.eye(self.width, dtype=np.float32)), ActivationType.FLOAT32)
         return self.ops.lm_head(x, unit, self.batch if batch is None else batch).logits
 
 
@@ -73,8 +82,8 @@ def check_ops(ops: Ops, tolerance: float) -> Iterator[Check]:
         ops: of the backend.
         tolerance: largest relative error, which depends on the type of the backend's activations.
     """
-    reference = _Bench.of(ReferenceOps())
-    bench = _Bench.of(ops)
+    reference = Bench.of(ReferenceOps())
+    bench = Bench.of(ops)
     for name, (program, means) in _PROGRAMS.items():
         expected = program(reference)
         try:
@@ -89,26 +98,26 @@ def check_ops(ops: Ops, tolerance: float) -> Iterator[Check]:
             yield compared(name, expected, actual, tolerance, means)
 
 
-def _embed(bench: _Bench) -> Floats:
+def _embed(bench: Bench) -> Floats:
     return bench.output(bench.input(_floats(1, _TOKENS, _WIDTH)))
 
 
-def _norm(bench: _Bench) -> Floats:
+def _norm(bench: Bench) -> Floats:
     x, delta = bench.input(_floats(1, _TOKENS, _WIDTH)), bench.input(_floats(2, _TOKENS, _WIDTH))
     weight = bench.ops.pack_vector(_floats(3, _WIDTH))
     _, normed = bench.ops.add_norm(x, delta, weight, 1e-5)
     return bench.output(bench.ops.norm(normed, weight, 1e-5))
 
 
-def _linear(name: str) -> Callable[[_Bench], Floats]:
-    def program(bench: _Bench) -> Floats:
+def _linear(name: str) -> Callable[[Bench], Floats]:
+    def program(bench: Bench) -> Floats:
         weight = bench.ops.pack_linear(_FORMATS[name](_floats(4, _WIDTH, _WIDTH)), ActivationType.FLOAT32)
         return bench.output(bench.ops.linear(bench.input(_floats(1, _TOKENS, _WIDTH)), weight))
 
     return program
 
 
-def _mlp(bench: _Bench) -> Floats:
+def _mlp(bench: Bench) -> Floats:
     gate_up, down = (
         bench.ops.pack_linear(_FORMATS["bf16"](values), ActivationType.FLOAT32)
         for values in (_floats(5, 2 * _INNER, _WIDTH, scale=0.1), _floats(6, _WIDTH, _INNER, scale=0.1))
@@ -116,8 +125,8 @@ def _mlp(bench: _Bench) -> Floats:
     return bench.output(bench.ops.mlp(bench.input(_floats(1, _TOKENS, _WIDTH)), gate_up, down))
 
 
-def _moe(name: str) -> Callable[[_Bench], Floats]:
-    def program(bench: _Bench) -> Floats:
+def _moe(name: str) -> Callable[[Bench], Floats]:
+    def program(bench: Bench) -> Floats:
         make = _FORMATS[name]
         # In W4A8 only the inputs of the second matrix are rotated.
         first = (lambda values: quantize_w4a8(values, input_absmax=_INPUT_ABSMAX)) if name == "w4a8" else make
@@ -138,24 +147,54 @@ def _moe(name: str) -> Callable[[_Bench], Floats]:
     return program
 
 
-def _attention(dtype: str) -> Callable[[_Bench], Floats]:
-    """Return a prompt of 24 tokens and one token after it: grouped heads, two blocks of the cache."""
+def _attention(dtype: str) -> Callable[[Bench], Floats]:
+    """Return a prompt and one token after it: grouped heads, two blocks of the cache."""
 
-    def program(given: _Bench) -> Floats:
+    def program(given: Bench) -> Floats:
         ops = given.ops
-        rotary = ops.pack_rotary(RotarySpec(_HEAD_DIM, 64, 500000.0))
+        rotary = ops.pack_rotary(RotarySpec(_HEAD_DIM, 2 * _BLOCK, 500000.0))
         cache = ops.allocate_cache(CacheSpec(3, _BLOCK, _KV_HEADS, _HEAD_DIM, dtype))
-        bench = _Bench.of(ops)  # as in an engine, whose caches come before its steps
-        prompt = ops.attention(bench.input(_floats(8, _TOKENS, _QKV)), rotary, cache, bench.batch)
-        following = ops.upload(_batch(_TOKENS, 1))
+        # As in an engine, whose caches come before its steps.
+        bench = Bench.of(ops, _PROMPT, _HEADS * _HEAD_DIM)
+        prompt = ops.attention(bench.input(_floats(8, _PROMPT, _QKV)), rotary, cache, bench.batch)
+        following = ops.upload(_batch(_PROMPT, 1))
         table = ops.pack_linear(Float32Weight(_floats(9, 1, _QKV)), ActivationType.FLOAT32)
         answer = ops.attention(ops.embed(table, following), rotary, cache, following)
-        return np.concatenate([bench.output(prompt, bench.batch), bench.output(answer, following)])
+        return np.concatenate([bench.output(prompt), bench.output(answer, following)])
 
     return program
 
 
-_PROGRAMS: dict[str, tuple[Callable[[_Bench], Floats], str]] = {
+def _attention_to_media(is_interleaved: bool) -> Callable[[Bench], Floats]:
+    """Return two prompts in one step, whose tokens have other places on three axes; then a token of each."""
+    axes = (1, 2) * (_HEAD_DIM // 8) + (0,) * (_HEAD_DIM // 4)
+    tokens = np.array([5, 3], np.int32)
+    steps = ((np.zeros(2, np.int32), tokens), (tokens, np.ones(2, np.int32)))
+
+    def program(given: Bench) -> Floats:
+        ops = given.ops
+        rotary = ops.pack_rotary(RotarySpec(_HEAD_DIM, _BLOCK, 500000.0, is_interleaved, axes=axes))
+        cache = ops.allocate_cache(CacheSpec(3, _BLOCK, _KV_HEADS, _HEAD_DIM, "bfloat16"))
+        bench = Bench.of(ops, int(tokens.sum()), _HEADS * _HEAD_DIM)
+        results = []
+        for context, counts in steps:
+            rows = int(counts.sum())
+            batch = replace(
+                _batch(0, rows),
+                positions=np.random.default_rng(rows).integers(0, _BLOCK, (3, rows), np.int32),
+                query_starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+                context_lengths=context,
+                block_tables=np.array([[2], [0]], np.int32),
+            )
+            step = ops.upload(batch)
+            table = ops.pack_linear(Float32Weight(_floats(rows, rows, _QKV)), ActivationType.FLOAT32)
+            results.append(bench.output(ops.attention(ops.embed(table, step), rotary, cache, step), step))
+        return np.concatenate(results)
+
+    return program
+
+
+_PROGRAMS: dict[str, tuple[Callable[[Bench], Floats], str]] = {
     "embed and lm_head": (_embed, "nothing else can be trusted: copies to and from the device are wrong"),
     "norm, add_norm": (_norm, "RMSNorm is wrong"),
     **{f"linear {name}": (_linear(name), means) for name, means in _MEANINGS.items() if name != "w4a8"},
@@ -167,6 +206,13 @@ _PROGRAMS: dict[str, tuple[Callable[[_Bench], Floats], str]] = {
             "grouped heads read wrong keys (a product broadcasts heads), or the cache's layout is wrong",
         )
         for dtype in ("float32", "bfloat16", "int8")
+    },
+    **{
+        f"attention, media of {family}": (
+            _attention_to_media(is_interleaved),
+            "rotary tables are not looked up by the row of the block table, or pairs are others",
+        )
+        for family, is_interleaved in (("VL", True), ("PaddleOCR-VL", False))
     },
 }
 

@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ernie_backend.config.fields import ConfigFields
+from ernie_backend.config.model_config import ModelConfig
+from ernie_backend.models.base import Model
+from ernie_backend.models.load import build_model
 from ernie_backend.selfcheck.report import Check
-from ernie_kernels.api import Batch, CacheSpec, Ops, RotarySpec
+from ernie_backend.settings.engine_settings import LoadSettings
+from ernie_backend.weights.dummy import DummyWeights
+from ernie_kernels.api import Batch, CacheSpec, LayerCache, Ops, RotarySpec
 from ernie_kernels.formats import ActivationType, Bfloat16Weight
+from ernie_kernels.sampling import HeadOutput
 
 _ROWS, _WIDTH = 512, 2048
 _HEADS, _KV_HEADS, _HEAD_DIM, _BLOCK = 16, 4, 128, 64
 _SMALL_POOL, _LARGE_POOL = 16, 1024
 _WARM_UP, _REPEATS = 2, 5
 _LARGEST_POOL_RATIO = 4.0
+_REQUESTS = (1, 16)
+_MODEL: Mapping[str, Any] = {
+    "architectures": ["Ernie4_5ForCausalLM"],
+    "vocab_size": 8192,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "max_position_embeddings": 256,
+}
+"""Layers as those of ERNIE-4.5-0.3B, fewer, with fewer words."""
 
 
 def measure_rates(ops: Ops) -> Iterator[Check]:
-    """Yield the rate of a product of bfloat16, and whether the time of a token depends on the cache's size."""
+    """Yield the rate of a bfloat16 product, whether a token's time grows with the cache, and tokens/s."""
     seconds = _product_seconds(ops)
     rate = 2 * _ROWS * _WIDTH**2 / seconds / 1e9
     yield Check(
@@ -28,6 +50,7 @@ def measure_rates(ops: Ops) -> Iterator[Check]:
         passed=True,
         found=f"{rate:.0f} GFLOP/s ({_ROWS} rows, {_WIDTH} x {_WIDTH}, {seconds * 1e3:.2f} ms)",
         means="",
+        rate=rate,
     )
     small, large = (_token_seconds(ops, blocks) for blocks in (_SMALL_POOL, _LARGE_POOL))
     ratio = large / small
@@ -38,6 +61,7 @@ def measure_rates(ops: Ops) -> Iterator[Check]:
         f"{_LARGEST_POOL_RATIO:g} ({small * 1e3:.2f} and {large * 1e3:.2f} ms)",
         means="appending a token copies the whole cache (scatter is not in place on this device)",
     )
+    yield from _token_rates(ops)
 
 
 def _product_seconds(ops: Ops) -> float:
@@ -54,8 +78,8 @@ def _product_seconds(ops: Ops) -> float:
 
 def _token_seconds(ops: Ops, num_blocks: int) -> float:
     """Return the seconds of one token's attention over a short context in a cache of ``num_blocks``."""
-    cache = ops.allocate_cache(CacheSpec(num_blocks, _BLOCK, _KV_HEADS, _HEAD_DIM, "bfloat16"))
     rotary = ops.pack_rotary(RotarySpec(_HEAD_DIM, _BLOCK, 500000.0))
+    cache = ops.allocate_cache(CacheSpec(num_blocks, _BLOCK, _KV_HEADS, _HEAD_DIM, "bfloat16"))
     width = (_HEADS + 2 * _KV_HEADS) * _HEAD_DIM
     table = ops.pack_linear(Bfloat16Weight(np.full((1, width), 0x3C00, np.uint16)), ActivationType.BFLOAT16)
     head = np.full((1, _HEADS * _HEAD_DIM), 0x3C00, np.uint16)
@@ -66,6 +90,43 @@ def _token_seconds(ops: Ops, num_blocks: int) -> float:
         return ops.lm_head(ops.attention(ops.embed(table, batch), rotary, cache, batch), one_logit, batch)
 
     return _median_seconds(token)
+
+
+def _token_rates(ops: Ops) -> Iterator[Check]:
+    """Yield how many tokens a second a few layers of a released model decode, of random weights."""
+    config = ModelConfig.from_fields(ConfigFields(Path("config.json"), dict(_MODEL)))
+    settings = LoadSettings("bfloat16", None, ActivationType.BFLOAT16, _BLOCK)
+    model = build_model(config, DummyWeights(config, "bfloat16", None), ops, settings)
+    spec = CacheSpec(max(_REQUESTS), _BLOCK, config.num_kv_heads, config.head_dim, "bfloat16")
+    caches = [ops.allocate_cache(spec) for _ in range(config.num_layers)]
+    for requests in _REQUESTS:
+        batch = _decoding(requests)
+        seconds = _median_seconds(partial(_step, ops, model, caches, batch))
+        yield Check(
+            f"rate, tokens of {requests} request{'s' if requests > 1 else ''}",
+            passed=True,
+            found=f"{requests / seconds:.0f} tokens/s with {config.num_layers} of the 18 layers of "
+            f"ERNIE-4.5-0.3B, bf16 ({seconds * 1e3:.2f} ms a step)",
+            means="",
+            rate=requests / seconds,
+        )
+
+
+def _step(ops: Ops, model: Model, caches: Sequence[LayerCache], batch: Batch) -> HeadOutput:
+    return model.forward(ops.upload(batch), caches)
+
+
+def _decoding(requests: int) -> Batch:
+    """Return a step in which each request has a block of its own, full but for the step's token."""
+    context = np.full(requests, _BLOCK - 1, np.int32)
+    return Batch(
+        token_ids=np.arange(requests, dtype=np.int32),
+        positions=context,
+        query_starts=np.arange(requests + 1, dtype=np.int32),
+        context_lengths=context,
+        block_tables=np.arange(requests, dtype=np.int32)[:, None],
+        logit_rows=np.arange(requests, dtype=np.int32),
+    )
 
 
 def _batch(tokens: int, blocks: int, num_logits: int) -> Batch:

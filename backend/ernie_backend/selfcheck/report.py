@@ -19,12 +19,14 @@ class Check:
         passed: whether it is as it should be; True for a mere measurement.
         found: the figure, or the exception.
         means: what a failure says about the machine, for its owner.
+        rate: what was measured, in the unit of ``found``; 0: nothing.
     """
 
     name: str
     passed: bool
     found: str
     means: str
+    rate: float = 0.0
 
 
 def compared(name: str, expected: Floats, actual: Floats, tolerance: float, means: str) -> Check:

@@ -27,15 +27,32 @@ _FIX = "report it with the bundle (--bundle); until then serve with --device cpu
 
 
 def check_device(device: str) -> Iterator[Finding]:
-    """Yield the findings of the self-check on a device; on cards, also the rate with full float32 products."""
-    logging = {"GLOG_v": "3", "GLOG_logtostderr": "1"} if device == "xpu" else {}
-    yield from _run(device, (), logging)
-    if device == "xpu":
-        for finding in _run(device, ("rates",), {_FULL_FLOAT32: "1"}):
-            yield finding._replace(name=f"{finding.name}, {_FULL_FLOAT32}=1")
+    """Yield the findings of the self-check on a device; on cards, also what full float32 products change."""
+    rates: dict[str, float] = {}
+    if device != XPU.name:
+        yield from _run(device, (), {}, rates)
+        return
+    yield from _run(device, (), {"GLOG_v": "3", "GLOG_logtostderr": "1"}, rates)
+    if not rates:  # it did not come so far
+        return
+    slower: dict[str, float] = {}
+    for finding in _run(device, ("rates",), {_FULL_FLOAT32: "1"}, slower):
+        yield finding._replace(name=f"{finding.name}, {_FULL_FLOAT32}=1")
+    yield from compared_rates(rates, slower)
 
 
-def _run(device: str, arguments: tuple[str, ...], variables: Mapping[str, str]) -> Iterator[Finding]:
+def compared_rates(plain: Mapping[str, float], full: Mapping[str, float]) -> Iterator[Finding]:
+    """Yield how much slower each rate is with full float32 products."""
+    ratios = {name: plain[name] / full[name] for name in plain if full.get(name)}
+    if ratios:
+        found = "; ".join(f"{name.removeprefix('rate, ')}: {ratio:.1f} times" for name, ratio in ratios.items())
+        yield ok(_FULL_FLOAT32, f"how much slower with 1, leave it unset: {found}")
+
+
+def _run(
+    device: str, arguments: tuple[str, ...], variables: Mapping[str, str], rates: dict[str, float]
+) -> Iterator[Finding]:
+    """Yield findings; put what was measured into ``rates``."""
     command = [sys.executable, "-m", "ernie_backend.selfcheck", device, *arguments]
     try:
         done = subprocess.run(
@@ -51,6 +68,8 @@ def _run(device: str, arguments: tuple[str, ...], variables: Mapping[str, str]) 
         return
     for line in done.stdout.splitlines():
         check = json.loads(line)
+        if check["rate"]:
+            rates[check["name"]] = check["rate"]
         if check["passed"]:
             yield ok(check["name"], check["found"])
         else:

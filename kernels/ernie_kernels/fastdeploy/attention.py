@@ -16,6 +16,8 @@ from ernie_kernels.fastdeploy.upload import FastDeployStep
 from ernie_kernels.formats import float32_to_bfloat16
 from ernie_kernels.paddle.place import Place, Tensor, paddle
 
+BLOCK_SIZES = frozenset({64})
+"""Tokens of a block with which the kernels were read to be tested: FastDeploy's default for XPUs."""
 _LEVELS = np.float32(127)
 
 
@@ -43,6 +45,11 @@ class BlockCache:
             ValueError: the dtype is unknown, or the scales do not fit.
         """
         check_cache_spec(spec)
+        if spec.block_size not in BLOCK_SIZES:
+            raise UnsupportedError(
+                f"FastDeploy's kernels take blocks of {', '.join(map(str, BLOCK_SIZES))} tokens; block_size is "
+                f"{spec.block_size}; leave it out, or use ERNIE_XPU_OPS=composed, the slow fallback"
+            )
         if spec.dtype == "float32":
             raise UnsupportedError("FastDeploy's kernels have no float32 cache; use --dtype bfloat16")
         if spec.dtype == "int8" and spec.scales is None:

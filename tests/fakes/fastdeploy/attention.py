@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_kernels.fastdeploy import attention as vendor
 from ernie_kernels.fastdeploy.library import Lineage
 from ernie_kernels.formats import round_to_bfloat16
 from fakes.fastdeploy.places import check
@@ -27,6 +28,7 @@ def block_attn(lineage: Lineage, given: dict[str, Any]) -> Tensor:
     for name in ("key_cache", "value_cache"):
         check(name, given[name], cache_dtype, 4)
     _, kv_heads, size, head_dim = given["key_cache"].shape
+    expect(size in vendor.BLOCK_SIZES, f"key_cache has blocks of {size} tokens: its axes are others")
     heads = qkv.shape[1] // head_dim - 2 * kv_heads
     expect(
         heads > 0 and heads % kv_heads == 0, f"qkv of {qkv.shape[1]} has no heads for {kv_heads} of the cache"

@@ -1,5 +1,6 @@
 """The self-check finds what it is made for: faults that were planted into a backend that is right."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ernie_backend.selfcheck import rates
 from ernie_backend.selfcheck.models import FAMILIES, check_models
 from ernie_backend.selfcheck.ops import check_ops
+from ernie_backend.selfcheck.probes import check_probes
 from ernie_backend.selfcheck.report import compared
 from ernie_kernels.api import Ops
 from ernie_kernels.formats import ActivationType, Int4Weight, Int8Weight, LinearWeight, W4A8Weight
@@ -63,6 +66,42 @@ def normed_rotation(weight: LinearWeight) -> LinearWeight:
     return replace(weight, weight=replace(weight.weight, scales=weight.weight.scales * factor))
 
 
+def shifted_columns(weight: LinearWeight) -> LinearWeight:
+    """As a kernel that reads [K, N]."""
+    is_square = isinstance(weight, Int8Weight) and len(weight.codes) == weight.codes.shape[1]
+    return replace(weight, codes=weight.codes.T) if isinstance(weight, Int8Weight) and is_square else weight
+
+
+def factor_of_rotation(weight: LinearWeight) -> LinearWeight:
+    """As a kernel that divides by sqrt(128), for which the weights do not pay."""
+    if not isinstance(weight, W4A8Weight) or not weight.rotation:
+        return weight
+    return replace(weight, weight=replace(weight.weight, scales=weight.weight.scales / np.float32(128**0.5)))
+
+
+class RouterInTf32(ReferenceOps):
+    """The reference, whose routers keep 11 bits."""
+
+    def pack_moe(self, banks: Any, shared: Any, activation: ActivationType) -> Any:
+        def rounded(gate: Any) -> Any:
+            mantissas, exponents = np.frexp(gate)
+            return np.ldexp(np.rint(mantissas * 2**11) / 2**11, exponents).astype(np.float32)
+
+        changed = [replace(bank, router=replace(bank.router, gate=rounded(bank.router.gate))) for bank in banks]
+        return super().pack_moe(changed, shared, activation)
+
+
+class OneTable(ReferenceOps):
+    """The reference, which turns every sequence by the places of the first."""
+
+    def attention(self, qkv: Any, rotary: Any, cache: Any, batch: Any) -> Any:
+        if batch.positions.ndim == 2 and len(batch.context_lengths) > 1:
+            first = batch.positions[:, : batch.query_starts[1]]
+            repeated = np.resize(first, batch.positions.shape).astype(np.int32)
+            batch = replace(batch, positions=repeated)
+        return super().attention(qkv, rotary, cache, batch)
+
+
 def failures(ops: Ops) -> set[str]:
     return {check.name for check in check_ops(ops, EXACT) if not check.passed}
 
@@ -80,6 +119,43 @@ def test_another_layout_of_weights_is_found(change: Change, caught: str) -> None
     found = failures(FaultyOps(change))
     assert caught in found
     assert not found & {"embed and lm_head", "norm, add_norm", "linear bf16", "attention, float32 cache"}
+
+
+def test_the_probes_pass_on_the_reference() -> None:
+    assert [check for check in check_probes(ReferenceOps()) if not check.passed] == []
+
+
+@pytest.mark.parametrize(
+    ("ops", "name", "found"),
+    [
+        (FaultyOps(absmax_scales), "probe, scale of int8 weights", "127 times"),
+        (FaultyOps(shifted_columns), "probe, scale of int8 weights", r"weights \[K, N\]"),
+        (FaultyOps(factor_of_rotation), "probe, rotation of w4a8", r"spread of 0\.08"),
+        (RouterInTf32(), "probe, router", "8 of 16 tokens go to another expert"),
+    ],
+)
+def test_a_probe_names_its_fault(ops: Ops, name: str, found: str) -> None:
+    failed = {check.name: check for check in check_probes(ops) if not check.passed}
+    assert re.search(found, failed[name].found)
+
+
+def test_tables_of_another_sequence_are_found() -> None:
+    assert failures(OneTable()) == {"attention, media of VL", "attention, media of PaddleOCR-VL"}
+
+
+def test_rates_are_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"hidden_size": 64, "intermediate_size": 64, "vocab_size": 64, "num_hidden_layers": 1}
+    monkeypatch.setattr(rates, "_MODEL", {**rates._MODEL, **small})
+    monkeypatch.setattr(rates, "_WIDTH", 64)
+    monkeypatch.setattr(rates, "_ROWS", 64)
+    monkeypatch.setattr(rates, "_LARGE_POOL", 32)
+    measured = [check for check in rates.measure_rates(ReferenceOps()) if check.rate]
+    assert [check.name for check in measured] == [
+        "rate, bf16 product",
+        "rate, tokens of 1 request",
+        "rate, tokens of 16 requests",
+    ]
+    assert all(f"{check.rate:.0f} " in check.found for check in measured)
 
 
 def test_wrong_heads_are_found() -> None:

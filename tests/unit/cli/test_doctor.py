@@ -11,7 +11,7 @@ from ernie_backend.devices.kunlunxin import Card, XpuHost
 from ernie_cli.doctor.bundle import redacted, shown_environment
 from ernie_cli.doctor.command import doctor
 from ernie_cli.doctor.finding import Verdict
-from ernie_cli.doctor.selfcheck import check_device
+from ernie_cli.doctor.selfcheck import check_device, compared_rates
 from ernie_cli.doctor.xpu_checks import check_xpu
 from ernie_frontend.arguments import UsageError
 from support.free_ports import free_port
@@ -134,6 +134,14 @@ def test_a_device_that_cannot_be_used_is_a_sentence_with_its_fix() -> None:
     assert "docs/xpu.md" in finding.fix
 
 
+def test_what_full_float32_products_cost_is_a_line() -> None:
+    plain = {"rate, bf16 product": 300.0, "rate, tokens of 1 request": 50.0}
+    (finding,) = compared_rates(plain, {"rate, bf16 product": 100.0, "rate, tokens of 1 request": 40.0})
+    assert finding.name == "XPU_PADDLE_FC_FLOAT"
+    assert finding.found.endswith("bf16 product: 3.0 times; tokens of 1 request: 1.2 times")
+    assert list(compared_rates(plain, {})) == []
+
+
 @pytest.mark.parametrize(("path", "word"), [("none/x.zip", "no directory"), ("", "must be a file")])
 def test_where_the_bundle_cannot_be_is_said_before_the_checks(tmp_path: Path, path: str, word: str) -> None:
     with pytest.raises(UsageError, match=f"--bundle .*{word}"):
@@ -143,4 +151,5 @@ def test_where_the_bundle_cannot_be_is_said_before_the_checks(tmp_path: Path, pa
 def test_the_self_check_passes_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     status, findings = report(capsys, "--port", str(free_port()), "--device", "cpu", "--selfcheck")
     assert status == 0, findings
-    assert {"embed and lm_head", "moe w4a8", "model 21B-A3B wint4", "rate, bf16 product"} <= set(findings)
+    lines = ("embed and lm_head", "moe w4a8", "model 21B-A3B wint4", "rate, bf16 product", "probe, router")
+    assert set(lines) <= set(findings)
