@@ -280,7 +280,7 @@ FAULTS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], str]] =
         lambda given: {
             name: given[name].transpose((0, 2, 1, 3)).contiguous() for name in ("key_cache", "value_cache")
         },
-        "has no heads|names no block|prefix",
+        "its axes are others",
     ),
     "half a rotary table": (
         "block_attn",

@@ -156,7 +156,7 @@ def test_neox_in_chunks_before_the_kernel_could_is_noticed(monkeypatch: pytest.M
 
 
 def test_an_int8_cache_of_pairs_of_halves_is_refused() -> None:
-    spec = CacheSpec(2, 64, 2, 8, "int8", static_scales())
+    spec = CacheSpec(2, 4, 2, 8, "int8", static_scales())
     with fastdeploy_ops(Lineage.DEVELOP) as ops:
         ops.pack_rotary(OCR)
         with pytest.raises(

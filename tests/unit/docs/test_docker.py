@@ -1,6 +1,7 @@
 """docker/: what its files name exists, and the commands in them are commands of this project."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -71,6 +72,24 @@ def test_commands_in_the_comments_have_known_flags() -> None:
     for comment in comments:
         words = shlex.split(comment)
         assert read_flags(words[words.index("serve") + 1 :])
+
+
+def test_the_extra_for_cards_can_be_resolved_anywhere() -> None:
+    """What PyPI lacks is in the requirements with an index of its own, each with its version."""
+    project = (ROOT / "pyproject.toml").read_text()
+    extras = re.search(r"\[project.optional-dependencies\]\n(.*?)\n\[", project, re.DOTALL)
+    assert extras is not None
+    assert '\nxpu = ["ernie-triton[triton,video]"]' in extras[1]
+    lines = (DOCKER / "requirements-xpu.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line)
+    assert pins.keys() == {"paddlepaddle-xpu", "fastdeploy-xpu"}
+    assert not [name for name in pins if f'"{name}' in project]
+    installs = [
+        rest for rest in named(read_dockerfile(DOCKER / "Dockerfile.xpu"), "RUN") if "pip install" in rest
+    ]
+    assert [
+        word in rest for word, rest in zip(("requirements-xpu.txt", '".[xpu]"'), installs, strict=True)
+    ] == [True] * 2
 
 
 def test_services_are_built_from_these_files() -> None:
