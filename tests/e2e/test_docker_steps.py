@@ -89,18 +89,10 @@ def test_the_steps_of_the_image_for_cpus(tmp_path: Path) -> None:
 def test_the_extra_for_cards_resolves_without_any(tmp_path: Path) -> None:
     """On a machine for CPUs; it brings tritonserver, and no Paddle."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    pip = [
-        tmp_path / "venv" / "bin" / "python",
-        "-m",
-        "pip",
-        "install",
-        "--dry-run",
-        "--quiet",
-        "--report",
-        "-",
-    ]
-    sources = ["./backend/stub", "./openai_frontend", ".[xpu]"]
-    done = subprocess.run([*pip, *sources], check=True, capture_output=True, text=True, cwd=ROOT, timeout=1200)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    options = ["--dry-run", "--quiet", "--report", "-", "./backend/stub", "./openai_frontend", ".[xpu]"]
+    install = [python, "-m", "pip", "install", *options]
+    done = subprocess.run(install, check=True, capture_output=True, text=True, cwd=ROOT, timeout=1200)
     names = {each["metadata"]["name"].lower() for each in json.loads(done.stdout)["install"]}
     assert {"ernie-triton", "nvidia-pytriton", "av"} <= names
     assert not [name for name in names if "paddle" in name]

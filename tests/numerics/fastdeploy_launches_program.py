@@ -1,4 +1,5 @@
-"""Runs two steps of a model with experts; ``test_fastdeploy_ops`` counts launches in its log."""
+"""Runs two steps of a model with experts, whose launches ``test_fastdeploy_budgets`` counts in its log; and one
+that sees, so that all kernels of Paddle are in it."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ from ernie_kernels.fastdeploy.library import Lineage
 from ernie_kernels.formats import ActivationType
 from fakes.paddle_bfloat16 import mark
 from numerics.fastdeploy_ops import fastdeploy_ops
-from numerics.generation import Driver, load
-from numerics.golden import checkpoint
+from numerics.generation import Driver, generate, load
+from numerics.golden import checkpoint, golden_cases
 
 
 def main() -> None:
@@ -18,6 +19,9 @@ def main() -> None:
             mark("step begins")
             driver.step(pieces)
             mark("step ends")
+        model = load(checkpoint("vl_moe"), ops, "bfloat16", "wint8", ActivationType.BFLOAT16)
+        prompts = [case.prompt for case in golden_cases("vl_moe").values()][:2]
+        generate(model, ops, prompts, num_tokens=2, chunk=20)
 
 
 if __name__ == "__main__":

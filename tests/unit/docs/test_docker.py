@@ -84,12 +84,8 @@ def test_the_extra_for_cards_can_be_resolved_anywhere() -> None:
     pins = dict(line.split("==") for line in lines if "==" in line)
     assert pins.keys() == {"paddlepaddle-xpu", "fastdeploy-xpu"}
     assert not [name for name in pins if f'"{name}' in project]
-    installs = [
-        rest for rest in named(read_dockerfile(DOCKER / "Dockerfile.xpu"), "RUN") if "pip install" in rest
-    ]
-    assert [
-        word in rest for word, rest in zip(("requirements-xpu.txt", '".[xpu]"'), installs, strict=True)
-    ] == [True] * 2
+    steps = " ".join(named(read_dockerfile(DOCKER / "Dockerfile.xpu"), "RUN"))
+    assert steps.index("requirements-xpu.txt") < steps.index('".[xpu]"')
 
 
 def test_services_are_built_from_these_files() -> None:
