@@ -61,6 +61,9 @@ MODELS = [
     (Lineage.DEVELOP, "moe", "wint8"),
     (Lineage.DEVELOP, "moe300b", "wint4"),
     (Lineage.DEVELOP, "moe_tp", None),
+    pytest.param(Lineage.V2_3, "moe_tp", "wint8", marks=pytest.mark.full),
+    pytest.param(Lineage.V2_4, "moe300b", "wint4", marks=pytest.mark.full),
+    pytest.param(Lineage.DEVELOP, "dense", "wint8", marks=pytest.mark.full),
 ]
 lineages = pytest.mark.parametrize("lineage", list(Lineage))
 
@@ -205,9 +208,23 @@ def test_experts_of_text_and_of_vision(ops: FastDeployOps) -> None:
 
 # Engine: prefixes that are shared, preemption, chunks of one token and of many
 
+COMPANY = [
+    Lineage.V2_4,
+    *(pytest.param(each, marks=pytest.mark.full) for each in (Lineage.V2_3, Lineage.DEVELOP)),
+]
 
-def test_an_engine_answers_alike_in_any_company(ops: FastDeployOps) -> None:
+
+@pytest.mark.parametrize(
+    "lineage",
+    [Lineage.V2_4, *(pytest.param(each, marks=pytest.mark.full) for each in (Lineage.V2_3, Lineage.DEVELOP))],
+)
+def test_an_engine_answers_alike_in_any_company(lineage: Lineage) -> None:
     """Alone, together, from shared blocks, in chunks and after preemption."""
+    with fastdeploy_ops(lineage) as ops:
+        _check_engine(ops)
+
+
+def _check_engine(ops: FastDeployOps) -> None:
     model = load(checkpoint("dense"), ops, "bfloat16", "wint8", BFLOAT16)
     house = House(model, ops, "bfloat16")
     prompts = [(*SHARED, *range(200, 200 + count)) for count in (1, 3, 6)]

@@ -91,6 +91,8 @@ def test_against_a_slow_definition(pairs: list[tuple[int, int]], most_decoded: i
     rows = [row for i in encoders + decoders for row in range(starts[i], starts[i + 1])]
     assert step.batch.token_ids.tolist() == rows
     assert step.batch.positions.tolist() == batch.positions[rows].tolist()
+    assert step.places.tolist() == batch.positions[rows].tolist()
+    assert step.table_rows.tolist() == [i for i in encoders + decoders for _ in range(pairs[i][0])]
     assert step.batch.token_ids[step.batch.logit_rows].tolist() == batch.logit_rows.tolist()
     assert step.batch.media_rows is not None
     assert step.batch.vision_rows is not None

@@ -22,7 +22,7 @@ class Device:
     Attributes:
         name: for messages.
         memory_bytes: of one device; that of all ranks together if ``is_shared``.
-        value_bytes: of an activation.
+        value_bytes: of an activation; at most, where ops differ.
         runtime_bytes: taken in addition to weights, activations and KV cache.
         group_bytes: taken in addition where ranks share a model.
         takes_experts_at_once: whether all experts of a layer are computed at once, not in turn.
@@ -71,7 +71,7 @@ def p800(memory_bytes: int | None = None) -> Device:
 def composed_p800(memory_bytes: int | None = None) -> Device:
     """Return a P800 with the composed Paddle ops, the slow fallback, which holds more: a byte for an int4 code.
 
-    Results are bfloat16 between ops and float32 inside some: 4 bytes are counted for each.
+    Results are bfloat16 between ops and float32 inside some; 4 bytes for each are a bound, not a measurement.
     """
     return replace(
         p800(memory_bytes),

@@ -1,16 +1,22 @@
 """What serving on Kunlunxin cards needs, on hosts made of files and text."""
 
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import CPU, XPU, find_backend
 from ernie_backend.devices.kunlunxin import UNCHECKED, XpuHost, check_xpu_host, problems, read_xpu_host
 from ernie_backend.errors import StartError
+from ernie_backend.planning.engine_plan import check_fits, engine_plan
+from ernie_backend.settings.engine_settings import EngineSettings
+from support.paths import DATA
 
 QUERY = "Driver Version : 5.0.21.26\nXPU-RT Version : N/A\nFirmware Version : 1.48\n"
 GIB = 1 << 30
+DENSE = DATA / "dense"
 
 
 def table(cards: int, used_mib: int = 0) -> str:
@@ -56,6 +62,15 @@ def test_free_memory_is_that_of_the_fullest_card_taken(tmp_path: Path) -> None:
     host = machine(tmp_path, used_mib=1024)
     assert host.free_bytes(4) == 95 * GIB
     assert XpuHost(num_nodes=1, cards={}).free_bytes(1) is None
+
+
+def test_cards_without_room_refuse_the_start_before_anything_is_loaded(tmp_path: Path) -> None:
+    """By what xpu-smi shows as free, not by what a card has."""
+    host = machine(tmp_path, used_mib=98304 - 1024)
+    backend = replace(XPU, free_bytes=host.free_bytes)
+    settings = EngineSettings(DENSE).replaced(max_model_len=64, dtype="bfloat16")
+    with pytest.raises(StartError, match=r"memory needed: .*weights .*had: .* of 1\.00 GiB\); "):
+        check_fits(engine_plan(settings, ModelConfig.from_directory(DENSE), backend, 0))
 
 
 @pytest.mark.parametrize(
