@@ -71,10 +71,12 @@ class Counts:
     Attributes:
         uploads: copies from the host to the device.
         downloads: copies back; each waits for the device.
+        downloaded_values: numbers in them.
     """
 
     uploads: int = 0
     downloads: int = 0
+    downloaded_values: int = 0
 
 
 class _Inside:
@@ -114,7 +116,9 @@ def counted_copies() -> Iterator[Counts]:
         return upload(place, values)
 
     def counting_numpy(tensor: Tensor, *arguments: Any) -> NDArray[Any]:
-        counts.downloads += not _Inside.is_kernel
+        if not _Inside.is_kernel:
+            counts.downloads += 1
+            counts.downloaded_values += tensor.size
         return cast(NDArray[Any], numpy(tensor, *arguments))
 
     with (

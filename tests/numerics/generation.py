@@ -20,6 +20,7 @@ from ernie_backend.models.load import load_model
 from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_kernels.api import Batch, CacheSpec, Ops
 from ernie_kernels.formats import ActivationType
+from ernie_kernels.sampling import TokenChoices
 from numerics.golden import MediaPrompt
 
 MAX_POSITIONS = 128
@@ -77,9 +78,11 @@ class Driver:
         self._blocks = scattered.reshape(num_sequences, blocks).astype(np.int32)
         self._lengths = [0] * num_sequences
 
-    def step(self, pieces: dict[int, list[int]], *, all_rows: bool = False) -> NDArray[np.float32]:
+    def step(
+        self, pieces: dict[int, list[int]], *, all_rows: bool = False, choices: TokenChoices | None = None
+    ) -> NDArray[np.float32]:
         """Append tokens to sequences; return logits after each one's last token (``all_rows``: every token)."""
-        batch = self._batch(pieces, all_rows)
+        batch = replace(self._batch(pieces, all_rows), choices=choices)
         media = self._media(pieces)
         logits = self._model.forward(self._ops.upload(batch), self._caches, media).logits
         for sequence, tokens in pieces.items():

@@ -17,6 +17,7 @@ from ernie_kernels.api import ELSEWHERE, Ops, RotarySpec
 from ernie_kernels.formats import ActivationType, Bfloat16Weight, float32_to_bfloat16, quantize_w4a8
 from ernie_kernels.paddle import PaddleOps
 from ernie_kernels.paddle.place import paddle
+from ernie_kernels.sampling import GREEDY, SamplingFilters, TokenChoices, sampling_batch
 from fakes.paddle_bfloat16 import bfloat16, bfloat16_kernels, bfloat16_ops
 from numerics.generation import generate, load
 from numerics.golden import checkpoint, golden_cases, golden_rows
@@ -49,6 +50,7 @@ def main() -> None:
     see(ops, "float32", None, ActivationType.FLOAT32)
     multiply_w4a8(ops)
     attend_with_static_scales(ops)
+    choose_tokens(ops)
     with bfloat16_kernels(is_logged=True):
         log_products()
         run_in_bfloat16(bfloat16_ops())
@@ -65,6 +67,7 @@ def run_in_bfloat16(ops: Ops) -> None:
     table = ops.pack_linear(
         Bfloat16Weight(float32_to_bfloat16(random_floats(4, 9, 8))), ActivationType.BFLOAT16
     )
+    choose_tokens(ops)
     ops.embed(table, ops.upload(replace(plain_batch(5), token_ids=np.array([0, ELSEWHERE, 3, 8, 1], np.int32))))
 
 
@@ -101,6 +104,19 @@ def attend_with_static_scales(ops: Ops) -> None:
     cache = ops.allocate_cache(cache_spec(Layout((), 16, 1), 1, 4, "int8-static"))
     qkv, rotary = paddle.to_tensor(random_floats(3, 5, 3 * 4)), ops.pack_rotary(RotarySpec(4, 8, 10000.0))
     ops.attention(qkv, rotary, cache, ops.upload(plain_batch(5)))
+
+
+def choose_tokens(ops: Ops) -> None:
+    """Choose for greedy and random rows beside one for the host."""
+    sampling = sampling_batch(
+        [(GREEDY, 0.0), (SamplingFilters(0.8, 0.1, 9, 0.7), 0.3), (SamplingFilters(), 0.6)]
+    )
+    choices = TokenChoices(np.array([0, 2, 3], np.int32), sampling, 60)
+    table = ops.pack_linear(
+        Bfloat16Weight(float32_to_bfloat16(random_floats(4, 64, 8))), ActivationType.BFLOAT16
+    )
+    batch = ops.upload(replace(plain_batch(4), logit_rows=np.arange(4, dtype=np.int32), choices=choices))
+    ops.lm_head(ops.embed(table, batch), table, batch)
 
 
 if __name__ == "__main__":

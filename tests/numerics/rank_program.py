@@ -15,7 +15,6 @@ import numpy as np
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.models.load import load_model
 from ernie_backend.request.step_plan import ScheduledChunk, SchedulePlan
-from ernie_backend.runner.inputs import build_batch
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_backend.weights.sharding import kv_heads_of, shard_of, vocabulary_of
@@ -24,6 +23,7 @@ from ernie_kernels.communicator import ProcessGroupConfig
 from ernie_kernels.formats import ActivationType
 from ernie_kernels.paddle import PaddleOps
 from ernie_kernels.paddle.process_group import join_device_group
+from ernie_kernels.sampling import GREEDY, TokenChoices, sampling_batch
 from numerics.golden import checkpoint, golden_rows
 
 BLOCK_SIZE = 8
@@ -47,12 +47,14 @@ def main(family: str, layout: str, rank: int, size: int, master: str, is_expert_
     answers: list[list[int]] = [[] for _ in rows]
     pieces = [tuple(row.prompt) for row in rows]
     starts = [0] * len(rows)
+    greedy = sampling_batch([(GREEDY, 0.0)] * len(rows))
+    choices = TokenChoices(np.arange(len(rows), dtype=np.int32), greedy, config.vocab_size)
     while len(answers[0]) < len(rows[0].greedy):
         chunks = tuple(
             ScheduledChunk("", piece, start, table, num_sampled=1)
             for piece, start, table in zip(pieces, starts, tables, strict=True)
         )
-        tokens = np.argmax(runner.compute(build_batch(SchedulePlan(chunks))).logits, axis=1).tolist()
+        tokens = runner.run(SchedulePlan(chunks), choices).tokens.tolist()
         starts = [start + len(piece) for start, piece in zip(starts, pieces, strict=True)]
         pieces = [(token,) for token in tokens]
         for answer, token in zip(answers, tokens, strict=True):

@@ -46,18 +46,23 @@ Answer = tuple[tuple[int, ...], bytes]
 
 
 class _RecordingRunner(ModelRunner):
-    """Keeps the logits of every sampled token."""
+    """Keeps the logits of every sampled token, unless the backend is to choose."""
 
-    def __init__(self, model: Model, ops: Ops, num_blocks: int, cache_dtype: str) -> None:
+    def __init__(
+        self, model: Model, ops: Ops, num_blocks: int, cache_dtype: str, *, is_recording: bool
+    ) -> None:
         config = model.config
         spec = CacheSpec(num_blocks, BLOCK_SIZE, config.num_kv_heads, config.head_dim, cache_dtype)
         caches = [ops.allocate_cache(spec) for _ in range(config.num_layers)]
         vision = model.vision
         encoder = None if vision is None else Encoder(vision, ops, Normalization((0.5,) * 3, (0.25,) * 3))
         super().__init__(model, ops, caches, encoder=encoder)
+        self._is_recording = is_recording
         self.logits: dict[str, list[bytes]] = {}
 
     def run(self, plan: SchedulePlan, choices: TokenChoices | None = None) -> HeadOutput:
+        if not self._is_recording:
+            return super().run(plan, choices)
         logits = super().run(plan).logits
         sampled = [chunk.request_id for chunk in plan.chunks if chunk.num_sampled]
         for request_id, row in zip(sampled, logits, strict=True):
@@ -104,17 +109,20 @@ def _seeing_request(name: str, texts: Sequence[tuple[int, ...]], items: Sequence
 
 @dataclass(frozen=True)
 class House:
-    """A model on its kernels."""
+    """A model on its kernels; ``is_recording``: answers have the bits of logits, and tokens come from these."""
 
     model: Model
     ops: Ops
     cache_dtype: str
+    is_recording: bool = True
 
     def answers(
         self, requests: Iterable[RequestState], limits: SchedulerLimits, num_blocks: int, *, cache: bool
     ) -> tuple[dict[str, Answer], Heartbeat]:
         """Serve requests that arrive one in a step."""
-        runner = _RecordingRunner(self.model, self.ops, num_blocks, self.cache_dtype)
+        runner = _RecordingRunner(
+            self.model, self.ops, num_blocks, self.cache_dtype, is_recording=self.is_recording
+        )
         blocks = BlockManager(num_blocks, BLOCK_SIZE, enable_prefix_caching=cache)
         sampler = Sampler(CPU.token_sampler(self.ops), self.model.config.vocab_size)
         engine = Engine(runner, blocks, limits, sampler, encoder=runner.encoder)
@@ -127,7 +135,8 @@ class House:
                 assert output.error is None
                 tokens[output.request_id] = tokens.get(output.request_id, ()) + output.token_ids
             engine.check_integrity()
-        return {name: (ids, b"".join(runner.logits[name])) for name, ids in tokens.items()}, engine.heartbeat
+        bits = {name: b"".join(runner.logits.get(name, ())) for name in tokens}
+        return {name: (ids, bits[name]) for name, ids in tokens.items()}, engine.heartbeat
 
 
 OF_QUANTIZED = (ActivationType.FLOAT32, ActivationType.INT8, ActivationType.INT16)

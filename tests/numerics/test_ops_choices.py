@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ernie_kernels.cpu import CpuOps
 from ernie_kernels.formats import ActivationType, Float32Weight
+from ernie_kernels.paddle import PaddleOps
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.sampling import (
     GREEDY,
@@ -30,13 +31,17 @@ FILTERS = (
     SamplingFilters(1.5, top_k=7),
     SamplingFilters(2.0, min_p=0.1, top_k=20, top_p=0.9),
 )
-OPS: list[Any] = [ReferenceOps(), CpuOps(2)]
+OPS: list[Any] = [ReferenceOps(), CpuOps(2), PaddleOps("cpu")]
 
 
 def _head(ops: Any, columns: int = COLUMNS) -> Any:
     weights = random_floats(2, columns, WIDTH)
     weights[VOCAB:] *= 20  # padding, which would win otherwise
     return ops.pack_linear(Float32Weight(weights), ActivationType.FLOAT32)
+
+
+def _hidden(ops: Any, values: NDArray[np.float32]) -> Any:
+    return ops.upload_rows(values) if isinstance(ops, PaddleOps) else values
 
 
 def _choices(places: list[int]) -> TokenChoices:
@@ -50,7 +55,7 @@ def _choices(places: list[int]) -> TokenChoices:
 def test_chosen_rows_leave_a_token_and_the_others_their_logits(ops: Any, places: list[int]) -> None:
     rows = np.array([11, 0, 3, 4, 5, 8, 1, 10], np.int32)
     batch = with_fields(plain_batch(ROWS), logit_rows=rows)
-    hidden, head = random_floats(1, ROWS, WIDTH), _head(ops)
+    hidden, head = _hidden(ops, random_floats(1, ROWS, WIDTH)), _head(ops)
     logits = ops.lm_head(hidden, head, ops.upload(batch)).logits
     choices = _choices(places)
     found = ops.lm_head(hidden, head, ops.upload(replace(batch, choices=choices)))
@@ -67,7 +72,7 @@ def test_a_row_without_a_finite_best_logit_has_no_token(ops: Any) -> None:
     choices.sampling[3] = (*GREEDY, 0.0)
     batch = replace(plain_batch(ROWS), logit_rows=np.arange(5, dtype=np.int32), choices=choices)
     with np.errstate(invalid="ignore"):
-        tokens: NDArray[np.int64] = ops.lm_head(hidden, _head(ops), ops.upload(batch)).tokens
+        tokens: NDArray[np.int64] = ops.lm_head(_hidden(ops, hidden), _head(ops), ops.upload(batch)).tokens
     assert (tokens == NO_TOKEN).tolist() == [False, True, True, False, False]
     assert tokens[3] == 0
 

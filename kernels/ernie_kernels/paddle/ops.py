@@ -23,9 +23,10 @@ from ernie_kernels.paddle.moe import PackedMlp, PaddleMoe
 from ernie_kernels.paddle.patches import AxialTable, PatchParts
 from ernie_kernels.paddle.place import BFLOAT16, Place, Tensor, paddle
 from ernie_kernels.paddle.rotary import DeviceRotary
+from ernie_kernels.paddle.sampling import RowOrder, head_output
 from ernie_kernels.paddle.step import DeviceStep
 from ernie_kernels.patches import PatchCacheSpec, PatchGrid
-from ernie_kernels.sampling import HeadOutput, head_output
+from ernie_kernels.sampling import HeadOutput
 
 
 class PaddleOps:
@@ -134,9 +135,9 @@ class PaddleOps:
         """Compute the logits, choose tokens."""
         if batch.host.logit_rows.size == 0:
             none = np.zeros((0, self._communicator.size * head.values.shape[0]), np.float32)
-            return head_output(none, batch.host.choices)
+            return HeadOutput(none, np.zeros(0, np.int64))
         logits = self._communicator.all_gather(head.multiply(paddle.gather(hidden, batch.logit_rows)))
-        return head_output(np.asarray(logits.astype("float32").numpy(), np.float32), batch.host.choices)
+        return head_output(logits, RowOrder.of(batch.host), batch.sampling)
 
     def upload_rows(self, values: NDArray[np.float32]) -> Tensor:
         """Bring a matrix to the place, in the type of activations."""

@@ -17,6 +17,7 @@ from ernie_kernels.attention_blocks import QueryGroup, attention_blocks
 from ernie_kernels.batch_checks import check_axes, check_batch
 from ernie_kernels.paddle.place import Place, Tensor
 from ernie_kernels.paddle.rotary import Angles, DeviceRotary
+from ernie_kernels.paddle.sampling import RowOrder
 from ernie_kernels.routing import rows_of_banks
 
 _ALIGNMENT = 16
@@ -71,7 +72,8 @@ class DeviceStep:
         place: the device.
         positions: int32 ``[T]`` on each axis.
         token_ids: as in the batch, with 0 for ``ELSEWHERE``.
-        logit_rows: as in the batch.
+        logit_rows: those of the batch, in the order of ``RowOrder``.
+        sampling: int32 ``[12, N]``, ``RowOrder.parameters``; None: the device chooses no random token.
         is_here: int32 ``[T, 1]``, 0 for ``ELSEWHERE``; None: there is none.
         media_order: int32 ``[T]``, each row's place once rows of media are laid behind the step's; None: it has
             no media.
@@ -84,6 +86,7 @@ class DeviceStep:
     positions: tuple[Tensor, ...]
     token_ids: Tensor
     logit_rows: Tensor
+    sampling: Tensor | None = None
     is_here: Tensor | None = None
     media_order: Tensor | None = None
     text_rows: Tensor | None = None
@@ -122,7 +125,10 @@ def row_indices(batch: Batch) -> dict[str, NDArray[np.int32]]:
     """Return what ops read of a step's rows on the device: the fields of ``DeviceStep`` by their names."""
     tokens = len(batch.token_ids)
     is_here = batch.token_ids != ELSEWHERE
-    arrays = {"token_ids": np.where(is_here, batch.token_ids, 0), "logit_rows": batch.logit_rows}
+    logits = RowOrder.of(batch)
+    arrays = {"token_ids": np.where(is_here, batch.token_ids, 0), "logit_rows": logits.rows}
+    if len(logits.sampling):
+        arrays["sampling"] = logits.parameters
     if not is_here.all():
         arrays["is_here"] = is_here[:, None]
     if batch.media_rows is not None:
