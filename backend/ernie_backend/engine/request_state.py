@@ -162,7 +162,7 @@ class RequestState:
     def _output(self) -> Output:
         sequence, sampling, is_first = self.sequence, self.sequence.sampling, not self._has_sent
         prompt = self._prompt if is_first else PromptParts()
-        text = joined(self._unsent_text)
+        text = self._unsent_text[0] if len(self._unsent_text) == 1 else joined(self._unsent_text)
         prompt_logprobs = tuple(self._prompt_logprobs) if sampling.prompt_logprobs is not None else None
         num_reasoning = 0 if self._reasoning is None else self._reasoning.num_reasoning_tokens
         output = Output(

@@ -102,10 +102,9 @@ class BlockManager:
 
     def mark_scheduled(self, sequence: Sequence, start: int, end: int) -> None:
         """Note that the step being planned computes the tokens ``start`` to ``end`` of a request."""
-        if self._enable_prefix_caching:
-            num_full = end // self.block_size
-            hashes = self._hashes_of(sequence, num_full)
-            self._scheduled.update(hashes[start // self.block_size : num_full])
+        first, last = start // self.block_size, end // self.block_size
+        if self._enable_prefix_caching and first < last:
+            self._scheduled.update(self._hashes_of(sequence, last)[first:last])
 
     def is_scheduled(self, sequence: Sequence) -> bool:
         """Whether the next block that a request could share is computed in the step being planned."""

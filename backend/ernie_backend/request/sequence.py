@@ -82,7 +82,7 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         """Whether all tokens but the newest are in the KV cache."""
-        return self.num_computed_tokens == len(self.token_ids) - 1 and self.num_generated > 0
+        return self.num_computed_tokens == len(self.token_ids) - 1 >= len(self.prompt_ids)
 
     @property
     def needs_prompt_logits(self) -> bool:
@@ -93,7 +93,8 @@ class Sequence:
         """Return what is to be computed up to token ``end``; beyond the known tokens are drafts."""
         start, num_drafts = self.num_computed_tokens, end - len(self.token_ids)
         tokens = self.token_ids[start:end]
-        tokens += self.draft_ids[: max(0, num_drafts)]
+        if num_drafts > 0:
+            tokens += self.draft_ids[:num_drafts]
         places = self.prompt_positions
         spans = cut_spans(self.media, start, end) if self.media else ()
         return ScheduledChunk(

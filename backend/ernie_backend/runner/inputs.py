@@ -32,7 +32,9 @@ def build_batch(plan: SchedulePlan) -> Batch:
         row[: len(chunk.block_table)] = chunk.block_table
     ends = query_starts[1:]
     positions = np.arange(query_starts[-1], dtype=np.int32) + np.repeat(starts - query_starts[:-1], lengths)
-    logit_rows = [np.arange(end - chunk.num_logit_rows, end) for end, chunk in zip(ends, chunks, strict=True)]
+    num_logits = np.array([chunk.num_logit_rows for chunk in chunks], np.int32)
+    logit_ends = np.cumsum(num_logits, dtype=np.int32)
+    logit_rows = np.arange(logit_ends[-1], dtype=np.int32) + np.repeat(ends - logit_ends, num_logits)
     has_media = any(chunk.media for chunk in chunks)
     has_vision = any(chunk.vision_types is not None for chunk in chunks)
     return Batch(
@@ -41,7 +43,7 @@ def build_batch(plan: SchedulePlan) -> Batch:
         query_starts=query_starts,
         context_lengths=starts,
         block_tables=tables,
-        logit_rows=np.concatenate(logit_rows).astype(np.int32),
+        logit_rows=logit_rows,
         media_rows=_media_rows(chunks, query_starts) if has_media else None,
         vision_rows=_vision_rows(chunks, query_starts) if has_vision else None,
     )

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,7 @@ from ernie_wire.errors import ErnieError, InvalidValue
 Logits = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class SampledToken:
+class SampledToken(NamedTuple):
     """A row's token, and its rank if the request needs it; or ``NO_TOKEN``, with the error if it is known."""
 
     token_id: int

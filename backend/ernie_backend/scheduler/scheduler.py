@@ -149,12 +149,13 @@ class Scheduler:
         step = _Step(self._limits.max_num_batched_tokens, self._limits.max_prompt_logit_rows)
         # Lists, since preempting changes ``_running``; a request may be preempted before its turn comes.
         for sequence in [each for each in self._running if each.is_decoding]:
-            if step.budget and sequence in self._running and self._grow_or_preempt(sequence, step):
-                self._schedule(sequence, 1, step)
+            if step.budget and not (step.is_full and sequence not in self._running):
+                self._schedule_decoding(sequence, step)
         # Drafts only after every request has its one token: a guess must not displace what is certain.
         for sequence in [each for each in step.ends if each.draft_ids]:
             self._schedule_drafts(sequence, step)
-        partial = [each for each in self._running if not each.is_decoding and self._can_go_on(each)]
+        prompts = [each for each in self._running if not each.is_decoding]
+        partial = [each for each in prompts if self._can_go_on(each)]
         step.unfinished.update(each for each in partial if not each.needs_prompt_logits)
         for sequence in self._prompts_by_rank(partial, step):
             num_left = sequence.num_tokens - sequence.num_computed_tokens
@@ -346,6 +347,13 @@ class Scheduler:
         step.budget -= num_tokens
         if needs_all_logits:
             step.prompt_rows -= num_tokens
+
+    def _schedule_decoding(self, sequence: Sequence, step: _Step) -> None:
+        """Add the newest token of a request to the plan, if there is a block for it."""
+        if self._grow_or_preempt(sequence, step):
+            step.ends[sequence] = sequence.num_tokens
+            step.budget -= 1
+            self._blocks.mark_scheduled(sequence, sequence.num_tokens - 1, sequence.num_tokens)
 
     def _schedule_drafts(self, sequence: Sequence, step: _Step) -> None:
         """Add drafts of a decoding request to the plan, as far as budget, answer and free blocks go."""

@@ -8,7 +8,6 @@ of the text that they belong to, in ascending order; a mark is never divided.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 
@@ -32,8 +31,7 @@ class Marked(Protocol):
         """Its marks."""
 
 
-@dataclass(frozen=True)
-class MarkedText:
+class MarkedText(NamedTuple):
     """A piece of text and its marks."""
 
     text: str = ""

@@ -129,9 +129,11 @@ def _check_media(media: tuple[bytes, ...]) -> None:
         raise InvalidValue(f"media has {total} bytes; at most {MAX_MEDIA_BYTES} are allowed", "media")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Output:
     """The output of one or several steps for one request, on its way from the engine to the client.
+
+    It is not frozen, since there is one for every token: freezing would take longer than making it.
 
     Attributes:
         request_id: of the request.

@@ -62,9 +62,24 @@ def test_wrong_guesses_pause_the_lookup_twice_as_long_each_time() -> None:
     assert proposed == [0, 1, 3, 7, 15, 31, 63, 127]
 
 
+def test_a_longer_match_than_the_wrong_one_does_not_wait_and_is_drafted_in_full() -> None:
+    quoted = tuple(range(10, 20))
+    sequence = make_sequence("r", (*quoted, 1, 10, 11), 200)
+    lookup = PromptLookup(sequence, SpeculativeConfig("ngram", 5, 2, 4))
+    for _ in range(4):  # a match of two tokens, wrong until it pauses for long
+        lookup.report(len(lookup.propose()), 0)
+        lookup._resumes_at = sequence.num_tokens
+    lookup.report(5, 0)
+    assert lookup.propose() == ()
+    sequence.append(12)
+    assert lookup.propose() == (13,)  # longer, and one draft after wrong ones
+    sequence.append(13)
+    assert lookup.propose() == (14, 15, 16, 17, 18)
+
+
 def test_right_guesses_end_the_pause_and_grow_in_number() -> None:
     sequence = make_sequence("r", (1, 2) * 8, 200)
-    lookup = PromptLookup(sequence, SpeculativeConfig("ngram", num_speculative_tokens=8))
+    lookup = PromptLookup(sequence, SpeculativeConfig("ngram", 8, 1, 32))
     lookup.report(8, 1)
     counts = []
     for index in range(4):
