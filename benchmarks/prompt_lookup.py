@@ -68,7 +68,8 @@ class Replay:
         computed = self._runner.run(plan, choices)
         self.steps += 1
         (chunk,) = plan.chunks
-        end = chunk.start + len(chunk.token_ids) + 1 - len(self.transcript.prompt)
+        # The last row of the chunk answers with this token of the answer, the rows before it with those before.
+        end = max(0, chunk.start + len(chunk.token_ids) + 1 - len(self.transcript.prompt))
         answer = self.transcript.answer[max(0, end - chunk.num_sampled) : end]
         tokens = np.zeros(chunk.num_sampled, np.int64)  # after the last token of the transcript none is read
         tokens[: len(answer)] = answer
@@ -151,8 +152,8 @@ def report(name: str, plain: list[Sample], lookup: list[Sample]) -> None:
     last = lookup[-1]
     rates = [statistics.median(each.rate for each in samples) for samples in (plain, lookup)]
     print(
-        f"{name:12} plain {rates[0]:7.1f} tok/s   lookup {rates[1]:7.1f}   ratio {statistics.median(ratios):.2f}"
-        f" ({min(ratios):.2f} to {max(ratios):.2f})   accepted {last.accepted} of {last.drafts}   "
+        f"{name:12} plain {rates[0]:7.1f} tok/s   lookup {rates[1]:7.1f}   ratio"
+        f" {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})   accepted {last.accepted} of {last.drafts}   "
         f"tokens a step {plain[-1].steps / last.steps:.2f}",
         flush=True,
     )

@@ -27,9 +27,9 @@ class SpeculativeConfig(JsonValues):
     """
 
     method: str | None = _key(Choice(("ngram",)), None)
-    num_speculative_tokens: int = _key(Integer(1, 32), 4)
+    num_speculative_tokens: int = _key(Integer(1, 32), 7)
     prompt_lookup_min: int = _key(Integer(1, 32), 2)
-    prompt_lookup_max: int = _key(Integer(1, 32), 4)
+    prompt_lookup_max: int = _key(Integer(1, 32), 6)
     disable_by_batch_size: int = _key(Integer(1, 4096), 4)
 
     def __post_init__(self) -> None:

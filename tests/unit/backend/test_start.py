@@ -99,10 +99,10 @@ def test_the_given_parsers_are_described_and_logged(caplog: pytest.LogCaptureFix
 
 def test_speculation_is_logged_with_its_values(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        started(speculative_config='{"method": "ngram", "num_speculative_tokens": 7}')
+        started(speculative_config='{"method": "ngram", "num_speculative_tokens": 5}')
     [line] = [each for each in caplog.messages if "speculation" in each]
     assert line.startswith(
-        'start: speculation: {"method": "ngram", "num_speculative_tokens": 7, "prompt_lookup'
+        'start: speculation: {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup'
     )
 
 

@@ -287,7 +287,7 @@ def test_print_config_tells_all_keys_of_a_json_value(
     assert run(monkeypatch, f"serve --model {DENSE} {flags} --print-config") == 0
     rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()}
     assert re.fullmatch(r'{"image": 3, "video": 1, "audio": 1} +flag', rows["--limit-mm-per-prompt"])
-    assert '"num_speculative_tokens": 4' in rows["--speculative-config"]
+    assert '"num_speculative_tokens": 7' in rows["--speculative-config"]
     assert re.fullmatch("the model's +default", rows["--mm-processor-kwargs"])
     assert run(monkeypatch, f"serve --model {DENSE} --print-config") == 0
     rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()}
