@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from engine_shape import SHAPES, start_shape
 
+from engine_shape import SHAPES, start_shape
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.engine.engine import Runner
 from ernie_backend.request.step_plan import SchedulePlan
@@ -128,6 +128,7 @@ class LookupUnderTest:
         request = GenerateRequest(
             request_id=f"r{self._count}",
             input_ids=transcript.prompt,
+            stream=True,
             sampling=SamplingParameters(max_tokens=len(transcript.answer), temperature=0.0, ignore_eos=True),
         )
         self._engine.submit((self._with_lookup if has_lookup else self._plain).process(request))
@@ -149,12 +150,12 @@ class LookupUnderTest:
 def report(name: str, plain: list[Sample], lookup: list[Sample]) -> None:
     """Print the medians of a transcript."""
     ratios = [b.rate / a.rate for a, b in zip(plain, lookup, strict=True)]
-    last = lookup[-1]
     rates = [statistics.median(each.rate for each in samples) for samples in (plain, lookup)]
+    last = lookup[-1]
     print(
-        f"{name:12} plain {rates[0]:7.1f} tok/s   lookup {rates[1]:7.1f}   ratio"
-        f" {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})   accepted {last.accepted} of {last.drafts}   "
-        f"tokens a step {plain[-1].steps / last.steps:.2f}",
+        f"{name:12} plain {rates[0]:7.1f} tok/s   lookup {rates[1]:7.1f}   "
+        f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})   "
+        f"accepted {last.accepted} of {last.drafts}   tokens a step {plain[-1].steps / last.steps:.2f}",
         flush=True,
     )
 
