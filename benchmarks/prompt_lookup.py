@@ -29,13 +29,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine_shape import SHAPES, start_shape
+from engine_shape import start_shape
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.engine.engine import Runner
 from ernie_backend.request.step_plan import SchedulePlan
 from ernie_kernels.sampling import HeadOutput, TokenChoices
 from ernie_wire.messages import GenerateRequest
 from ernie_wire.sampling import SamplingParameters
+from model_shapes import SHAPES
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 _SEPARATOR = "=== answer ===\n"
