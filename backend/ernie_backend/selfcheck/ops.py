@@ -23,8 +23,10 @@ from ernie_kernels.formats import (
     quantize_int8,
     quantize_w4a8,
 )
+from ernie_kernels.patches import PatchCacheSpec, PatchGrid
 from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.routing import RouterWeights
+from ernie_kernels.sampling import GREEDY, SamplingFilters, TokenChoices, sampling_batch
 
 _TOKENS, _WIDTH, _INNER, _EXPERTS = 24, 128, 256, 8
 _PROMPT, _HEADS, _KV_HEADS, _HEAD_DIM, _BLOCK = 100, 8, 2, 64, 64
@@ -125,6 +127,59 @@ def _mlp(bench: Bench) -> Floats:
     return bench.output(bench.ops.mlp(bench.input(_floats(1, _TOKENS, _WIDTH)), gate_up, down))
 
 
+def _layer_norm(bench: Bench) -> Floats:
+    x, delta = bench.input(_floats(1, _TOKENS, _WIDTH)), bench.input(_floats(2, _TOKENS, _WIDTH))
+    weight, bias = (bench.ops.pack_vector(_floats(seed, _WIDTH)) for seed in (3, 4))
+    _, normed = bench.ops.add_layer_norm(x, delta, weight, bias, 1e-5)
+    return bench.output(bench.ops.layer_norm(normed, weight, bias, 1e-5))
+
+
+def _gelu_mlp(bench: Bench) -> Floats:
+    up, down = (
+        bench.ops.pack_linear(_FORMATS["bf16"](values), ActivationType.FLOAT32)
+        for values in (_floats(5, _INNER, _WIDTH, scale=0.1), _floats(6, _WIDTH, _INNER, scale=0.1))
+    )
+    biases = [bench.ops.pack_vector(_floats(seed, size)) for seed, size in ((7, _INNER), (8, _WIDTH))]
+    x = bench.input(_floats(1, _TOKENS, _WIDTH))
+    return bench.output(bench.ops.gelu_mlp(x, up, biases[0], down, biases[1], "tanh"))
+
+
+def _rows(bench: Bench) -> Floats:
+    """Rows of media in place of others; then pairs of rows side by side, of which every other half is taken."""
+    rows = np.array([1, 4, 5], np.int32)
+    step = bench.ops.upload(replace(_batch(0, _TOKENS), media_rows=rows))
+    media = bench.ops.upload_rows(_floats(2, len(rows), _WIDTH // 2))
+    x = bench.ops.put_rows(bench.ops.upload_rows(_floats(1, _TOKENS, _WIDTH // 2)), media, step)
+    pairs = np.stack([np.arange(_TOKENS), np.arange(_TOKENS)[::-1]], axis=1).astype(np.int32)
+    merged = bench.ops.merge_rows(x, pairs)
+    halves = [bench.ops.rows(merged, begin, begin + _TOKENS // 2) for begin in (_TOKENS // 2, 0)]
+    return bench.output(bench.ops.concatenate(halves))
+
+
+def _patches(bench: Bench) -> Floats:
+    """Patches of one frame with learned positions and axial rotation, all to all."""
+    grid = PatchGrid(_TOKENS // 4, 4, block=2)
+    ops, heads, side = bench.ops, 2, 3
+    table = ops.pack_vector(_floats(2, side * side * 3 * _WIDTH))
+    qkv = ops.add_positions(ops.upload_rows(_floats(1, _TOKENS, 3 * _WIDTH)), table, grid, 0)
+    cache = ops.allocate_patches(PatchCacheSpec(_TOKENS, _TOKENS, heads, _WIDTH // heads, "float32"))
+    ops.append_patches(qkv, ops.pack_axial_rotary(grid, _WIDTH // heads, 10000.0), cache, 0)
+    return bench.output(ops.attend_patches(cache, 0, _TOKENS))
+
+
+def _choice(bench: Bench) -> Floats:
+    """Return tokens: greedy ones, and those of filters that leave one."""
+    single = SamplingFilters(1.0, top_k=1), SamplingFilters(0.5, top_p=1e-6), SamplingFilters(2.0, min_p=1.0)
+    sampling = sampling_batch([(filters, 0.5) for filters in (GREEDY, *single) * (_TOKENS // 4)])
+    choices = TokenChoices(np.arange(_TOKENS, dtype=np.int32), sampling, _WIDTH - 8)
+    values = _floats(1, _TOKENS, _WIDTH)
+    values[np.arange(_TOKENS), np.arange(_TOKENS) * 5] = 8
+    values[:, -4] = 16  # padding of the vocabulary
+    unit = bench.ops.pack_linear(Float32Weight(np.eye(_WIDTH, dtype=np.float32)), ActivationType.FLOAT32)
+    step = bench.ops.upload(replace(_batch(0, _TOKENS), choices=choices))
+    return bench.ops.lm_head(bench.input(values), unit, step).tokens.astype(np.float32)[:, None]
+
+
 def _moe(name: str) -> Callable[[Bench], Floats]:
     def program(bench: Bench) -> Floats:
         make = _FORMATS[name]
@@ -199,6 +254,11 @@ _PROGRAMS: dict[str, tuple[Callable[[Bench], Floats], str]] = {
     "norm, add_norm": (_norm, "RMSNorm is wrong"),
     **{f"linear {name}": (_linear(name), means) for name, means in _MEANINGS.items() if name != "w4a8"},
     "mlp": (_mlp, "silu, or the order of gate and up, is wrong"),
+    "choice of tokens": (_choice, "tokens chosen on the device are not those of their logits"),
+    "rows of media": (_rows, "rows are gathered from wrong places"),
+    "layer_norm": (_layer_norm, "LayerNorm of vision towers is wrong"),
+    "gelu_mlp": (_gelu_mlp, "gelu, or a bias, of vision towers is wrong"),
+    "attention of patches": (_patches, "positions or attention of vision towers are wrong"),
     **{f"moe {name}": (_moe(name), means) for name, means in _MEANINGS.items()},
     **{
         f"attention, {dtype} cache": (

@@ -26,6 +26,9 @@ _HEADS, _KV_HEADS, _HEAD_DIM, _BLOCK = 16, 4, 128, 64
 _SMALL_POOL, _LARGE_POOL = 16, 1024
 _WARM_UP, _REPEATS = 2, 5
 _LARGEST_POOL_RATIO = 4.0
+_LONG = 256 * _BLOCK
+_AXES = (1, 2) * 22 + (0,) * 20
+"""Those of ERNIE-4.5-VL."""
 _REQUESTS = (1, 16)
 _MODEL: Mapping[str, Any] = {
     "architectures": ["Ernie4_5ForCausalLM"],
@@ -61,6 +64,14 @@ def measure_rates(ops: Ops) -> Iterator[Check]:
         f"{_LARGEST_POOL_RATIO:g} ({small * 1e3:.2f} and {large * 1e3:.2f} ms)",
         means="appending a token copies the whole cache (scatter is not in place on this device)",
     )
+    short, long = (_token_seconds(ops, _SMALL_POOL, length, _AXES) for length in (_BLOCK, _LONG))
+    yield Check(
+        "rate, one token with longer rotary tables",
+        passed=long / short <= _LARGEST_POOL_RATIO,
+        found=f"{long / short:.1f} times the time with {_LONG // _BLOCK} times the positions, allowed "
+        f"{_LARGEST_POOL_RATIO:g} ({short * 1e3:.2f} and {long * 1e3:.2f} ms)",
+        means="a model that sees copies all rotary tables in every step (scatter is not in place here)",
+    )
     yield from _token_rates(ops)
 
 
@@ -76,17 +87,17 @@ def _product_seconds(ops: Ops) -> float:
     return _median_seconds(product)
 
 
-def _token_seconds(ops: Ops, num_blocks: int) -> float:
+def _token_seconds(ops: Ops, num_blocks: int, positions: int = _BLOCK, axes: tuple[int, ...] = ()) -> float:
     """Return the seconds of one token's attention over a short context in a cache of ``num_blocks``."""
-    rotary = ops.pack_rotary(RotarySpec(_HEAD_DIM, _BLOCK, 500000.0))
+    rotary = ops.pack_rotary(RotarySpec(_HEAD_DIM, positions, 500000.0, axes=axes))
     cache = ops.allocate_cache(CacheSpec(num_blocks, _BLOCK, _KV_HEADS, _HEAD_DIM, "bfloat16"))
     width = (_HEADS + 2 * _KV_HEADS) * _HEAD_DIM
     table = ops.pack_linear(Bfloat16Weight(np.full((1, width), 0x3C00, np.uint16)), ActivationType.BFLOAT16)
     head = np.full((1, _HEADS * _HEAD_DIM), 0x3C00, np.uint16)
     one_logit = ops.pack_linear(Bfloat16Weight(head), ActivationType.BFLOAT16)
-    batch = ops.upload(_batch(1, 1, num_logits=1))
 
     def token() -> Any:  # noqa: ANN401 - an opaque array
+        batch = ops.upload(_batch(1, 1, num_logits=1))
         return ops.lm_head(ops.attention(ops.embed(table, batch), rotary, cache, batch), one_logit, batch)
 
     return _median_seconds(token)
