@@ -6,7 +6,6 @@ Answers are those of the reference that rounds to bfloat16 between ops; what the
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ernie_backend.engine.engine import Engine
+from ernie_backend.kv.block_manager import BlockManager
+from ernie_backend.models.base import Model
+from ernie_backend.runner.model_runner import ModelRunner
+from ernie_backend.runner.sampler import Sampler
 from ernie_backend.selfcheck.models import check_models
 from ernie_backend.selfcheck.ops import check_ops
 from ernie_backend.selfcheck.probes import check_probes
@@ -37,6 +41,7 @@ from ernie_kernels.formats import (
     round_to_bfloat16,
 )
 from ernie_kernels.paddle import linear
+from ernie_kernels.reference import ReferenceOps
 from ernie_kernels.routing import RouterWeights
 from ernie_kernels.sampling import (
     SamplingFilters,
@@ -116,9 +121,12 @@ FORMS = [
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**31), schedules, st.sampled_from(FORMS), st.integers(1, 2))
-def test_attention(seed: int, schedule: list[list[int]], form: tuple[Lineage, str, bool], most: int) -> None:
-    """As the reference over the same cache; rows are found again by their token ids."""
+@given(st.integers(0, 2**31), schedules, st.sampled_from(FORMS), st.booleans())
+def test_attention(seed: int, schedule: list[list[int]], form: tuple[Lineage, str, bool], drafts: bool) -> None:
+    """As the reference over the same cache; rows are found again by their token ids.
+
+    Chunks whose logits are all needed are drafts, which a sequence that decodes may have.
+    """
     lineage, style, is_int8 = form
     random = np.random.default_rng(seed)
     blocks = random.permutation(len(schedule[0]) * BLOCKS_EACH).astype(np.int32)
@@ -129,14 +137,13 @@ def test_attention(seed: int, schedule: list[list[int]], form: tuple[Lineage, st
     axes = {"vl": (1, 2, 1, 0), "ocr": (0, 1, 2, 2)}.get(style, ())
     rotary = RotarySpec(HEAD_DIM, length, 10000.0, interleaved=style in ("text", "vl"), axes=axes)
     reference = FastDeployReference()
-    with fastdeploy_ops(lineage) as ops, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "ernie_kernels.fastdeploy.ops.describe_step", functools.partial(describe_step, most_decoded=most)
-        )
+    with fastdeploy_ops(lineage) as ops:
         table, cache = ops.pack_rotary(rotary), ops.allocate_cache(spec)
         expected_table, expected_cache = reference.pack_rotary(rotary), reference.allocate_cache(spec)
         for step, counts in enumerate(schedule):
             batch = replace(batch_of(counts, cached.tolist()), block_tables=tables)
+            if drafts:
+                batch = replace(batch, logit_rows=np.arange(sum(counts), dtype=np.int32))
             if axes:  # places of media, which a table of each sequence must hold
                 places = random.integers(0, length, (3, sum(counts)), np.int32)
                 batch = replace(batch, positions=places)
@@ -249,6 +256,58 @@ def _check_engine(ops: FastDeployOps) -> None:
     preempted, beat = answers(SchedulerLimits(8, 64, 99), 12)
     assert preempted == alone
     assert beat.preemptions > 0
+
+
+SOME = [
+    Lineage.V2_4,
+    *(pytest.param(each, marks=pytest.mark.full) for each in (Lineage.V2_3, Lineage.DEVELOP)),
+]
+
+
+@pytest.mark.parametrize("lineage", SOME)
+def test_drafts_change_no_answer_and_save_steps(lineage: Lineage) -> None:
+    """Right and wrong ones, of a greedy and of a random request, by the branch for speculation."""
+    seen: list[list[int]] = []
+    library = fastdeploy_library(lineage)
+
+    def attend(**arguments: Any) -> Any:
+        seen.append(arguments["len_info_cpu"].numpy().tolist())
+        return library.block_attn(**arguments)
+
+    with fastdeploy_ops(lineage, replace(library, block_attn=attend)) as ops:
+        model = load(checkpoint("dense"), ops, "bfloat16", "wint8", BFLOAT16)
+        plain, num_steps = _drafted_answers(model, ops, {})
+        assert all(info[1] <= 2 for info in seen)
+        drafted, fewer = _drafted_answers(model, ops, plain)
+    assert drafted == plain
+    assert fewer < num_steps
+    is_speculative = [info[6] > 1 for info in seen if len(info) > 6]
+    assert any(is_speculative) == (lineage is not Lineage.V2_3)
+
+
+def _drafted_answers(
+    model: Model, ops: FastDeployOps, known: dict[str, tuple[int, ...]]
+) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Return answers and steps; drafts are those ``known``, but for every fifth token."""
+    spec = CacheSpec(60, BLOCK_SIZE, model.config.num_kv_heads, model.config.head_dim, "bfloat16")
+    runner = ModelRunner(model, ops, [ops.allocate_cache(spec) for _ in range(model.config.num_layers)])
+    sampler = Sampler(ReferenceOps(), model.config.vocab_size)
+    engine = Engine(runner, BlockManager(60, BLOCK_SIZE), SchedulerLimits(4, 12, 9), sampler)
+    requests = {name: make_request(name, (*SHARED, index), 16) for index, name in enumerate("ab")}
+    sampling = replace(requests["b"].sequence.sampling, filters=SamplingFilters(1.0, top_p=0.9), seed=3)
+    requests["b"].sequence.sampling = sampling
+    answers: dict[str, tuple[int, ...]] = dict.fromkeys(requests, ())
+    for request in requests.values():
+        assert engine.submit(request) is None
+    while engine.has_work:
+        for name, answer in answers.items():
+            follows = known.get(name, ())[len(answer) :][: 3 if name == "a" else 2]
+            guesses = [each + ((len(answer) + index) % 5 == 4) for index, each in enumerate(follows)]
+            requests[name].sequence.draft_ids = tuple(guesses)
+        for output in engine.step():
+            assert output.error is None
+            answers[output.request_id] += output.token_ids
+    return answers, engine.heartbeat.steps
 
 
 # Planted faults: each is noticed, by the kernel where a card would compute nonsense.

@@ -66,8 +66,11 @@ def test_without_cached_tokens_there_are_no_prefix_tables() -> None:
 
 
 def test_no_prompts_and_drafts() -> None:
+    """Tokens are drafts if the logits of all are needed; of others none decodes."""
     batch = batch_of([1, 3], [2, 9])
-    assert described(batch).len_info.tolist() == [1, 1, 3, 3, 12, 3, 1]
+    assert described(batch, most_decoded=3).len_info.tolist() == [1, 1, 3, 3, 12, 3, 1]
+    batch = replace(batch, logit_rows=np.arange(4, dtype=np.int32))
+    assert described(batch, most_decoded=2).len_info.tolist() == [1, 1, 3, 3, 12, 3, 1]
     step = described(batch, most_decoded=3)
     assert step.len_info.tolist() == [0, 2, 0, 0, 0, -1, 3]
     assert step.lengths.decoder_seq_lod.tolist() == [0, 1, 4]
@@ -80,13 +83,18 @@ steps = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), min_size=1, ma
 
 
 @settings(max_examples=100, deadline=None)
-@given(steps, st.integers(1, 3))
-def test_against_a_slow_definition(pairs: list[tuple[int, int]], most_decoded: int) -> None:
+@given(steps, st.integers(1, 3), st.integers(1, 2))
+def test_against_a_slow_definition(pairs: list[tuple[int, int]], most_decoded: int, stride: int) -> None:
     batch = batch_of([count for count, _ in pairs], [cached for _, cached in pairs])
     media = batch.logit_rows[::-1].copy()
     batch = replace(batch, media_rows=media, vision_rows=batch.logit_rows)
+    batch = replace(batch, logit_rows=np.arange(0, len(batch.token_ids), stride, dtype=np.int32))
     step, starts = described(batch, most_decoded), batch.query_starts
-    decoders = [i for i, (count, cached) in enumerate(pairs) if cached and 0 < count <= most_decoded]
+    decoders = [
+        i
+        for i, (count, cached) in enumerate(pairs)
+        if cached and (count == 1 or (0 < count <= most_decoded and stride == 1))
+    ]
     encoders = [i for i, (count, _) in enumerate(pairs) if count and i not in decoders]
     rows = [row for i in encoders + decoders for row in range(starts[i], starts[i + 1])]
     assert step.batch.token_ids.tolist() == rows
@@ -97,7 +105,7 @@ def test_against_a_slow_definition(pairs: list[tuple[int, int]], most_decoded: i
     assert step.batch.media_rows is not None
     assert step.batch.vision_rows is not None
     assert step.batch.token_ids[step.batch.media_rows].tolist() == media.tolist()
-    assert sorted(step.batch.token_ids[step.batch.vision_rows].tolist()) == batch.logit_rows.tolist()
+    assert sorted(step.batch.token_ids[step.batch.vision_rows].tolist()) == sorted(media.tolist())
     assert (np.diff(step.batch.vision_rows) > 0).all()
     assert step.batch.context_lengths.tolist() == [pairs[i][1] for i in encoders + decoders]
     slots = [

@@ -25,7 +25,7 @@ from ernie_kernels.api import (
 from ernie_kernels.batch_checks import check_axes, check_batch
 from ernie_kernels.communicator import Communicator
 from ernie_kernels.fastdeploy.attention import BlockCache, attend
-from ernie_kernels.fastdeploy.library import Library
+from ernie_kernels.fastdeploy.library import Library, Lineage
 from ernie_kernels.fastdeploy.linear import WeightOnlyLinear
 from ernie_kernels.fastdeploy.moe import FastDeployBank, FastDeployMoe
 from ernie_kernels.fastdeploy.rotary import pack_rotary, why_composed
@@ -41,6 +41,13 @@ from ernie_kernels.paddle.step import DeviceStep
 from ernie_kernels.paddle.step import upload as upload_composed
 
 logger = logging.getLogger(__name__)
+
+MOST_DRAFTED = 6
+"""New tokens of a sequence that decodes: FastDeploy itself has at most five drafts.
+
+More than that, all drafts in version 2.3, and those of pairs (i, i + head_dim / 2) are a chunk of a prompt
+behind a cached prefix: there the branch for speculation reads the queries from the step's first row on.
+"""
 
 
 class FastDeployOps(PaddleOps):
@@ -120,5 +127,12 @@ class FastDeployOps(PaddleOps):
         return attend(self._library, qkv, rotary, cache, batch)
 
     def _describe(self, batch: Batch, cache: CacheSpec) -> StepDescriptor:
-        has_tables = self._rotary is not None and bool(self._rotary.axes)
-        return describe_step(batch, cache.block_size, cache.num_blocks, has_tables=has_tables)
+        rotary, lineage = self._rotary, self._library.lineage
+        takes_drafts = lineage is not Lineage.V2_3 and (rotary is None or rotary.interleaved)
+        return describe_step(
+            batch,
+            cache.block_size,
+            cache.num_blocks,
+            MOST_DRAFTED if takes_drafts else 1,
+            has_tables=rotary is not None and bool(rotary.axes),
+        )

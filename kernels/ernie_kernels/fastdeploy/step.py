@@ -3,11 +3,12 @@
 FastDeploy computes the same by its op ``get_infer_param``, which waits for the card and copies the lengths
 back; here they never left the host. Its names are kept. The rows of a step are those of all sequences that it
 calls encoder (which fill in their prompt), then those of all that it calls decoder. A sequence decodes if it
-has something in the cache and at most ``most_decoded`` new tokens; so the first chunk of a prompt never does,
-however short it is.
+has something in the cache and one new token, or several that it needs all logits of, since they are drafts; so
+the first chunk of a prompt never does, however short it is. Where a sequence that decodes has several tokens,
+``block_attn`` takes the branch that it has for speculation.
 
 Read in custom_ops/xpu_ops/src/ops of PaddlePaddle/FastDeploy: get_infer_param.cc at 8a9fd7bd and 0e6ce6fc,
-block_attn.cc at e9a40218, block_attn_spliced.cc at 1226b271.
+block_attn.cc at e9a40218, block_attn_fused.cc at ba8a1245, block_attn_spliced.cc at 1226b271.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def describe_step(
         batch: one that ``check_batch`` accepts.
         block_size: tokens of a block.
         num_blocks: of the cache.
-        most_decoded: new tokens with which a sequence still decodes; more than one where drafts are verified.
+        most_decoded: new tokens with which a sequence that verifies drafts still decodes.
         has_tables: whether each sequence has a rotary table of its own, which holds its positions.
 
     Raises:
@@ -110,7 +111,9 @@ def describe_step(
     if not has_tables and not np.array_equal(batch.positions, places):
         raise ValueError("batch.positions must be the places of the tokens in their sequences")
     _check_blocks(batch, counts + cached, block_size, num_blocks)
-    is_decoder = (cached > 0) & (counts > 0) & (counts <= most_decoded)
+    owners = np.searchsorted(batch.query_starts[:-1], batch.logit_rows, side="right") - 1
+    is_drafted = (np.bincount(owners, minlength=len(counts)) == counts) & (counts <= most_decoded)
+    is_decoder = (cached > 0) & ((counts == 1) | (is_drafted & (counts > 0)))
     encoders = np.flatnonzero((counts > 0) & ~is_decoder)
     decoders = np.flatnonzero(is_decoder)
     tables, size = batch.block_tables, len(counts)

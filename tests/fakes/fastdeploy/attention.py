@@ -56,6 +56,10 @@ def block_attn(lineage: Lineage, given: dict[str, Any]) -> Tensor:
     return bfloat16(results.reshape(len(qkv), -1))
 
 
+MOST_SPECULATED = 6
+"""FastDeploy has at most five drafts (config.py); what the closed kernel can do was not read."""
+
+
 class _Sequence(SimpleNamespace):
     """Rows begin to end; a context of ``length`` tokens in ``blocks``."""
 
@@ -89,10 +93,12 @@ class _Step:
         lod, kv_lod, dec_lod = given.encoder_seq_lod, given.encoder_kv_lod, given.decoder_seq_lod
         expect(lod[enc] == total, f"encoder_seq_lod ends at {lod[enc]}, len_info_cpu says {total}")
         expect(total + dec_lod[dec] == tokens, f"decoder_seq_lod ends at {dec_lod[dec]} of {tokens - total}")
+        self.is_speculative = bool(dec_lod[dec] != dec)
+        self.most_decoded = int(max(np.diff(dec_lod[: dec + 1]), default=0))
         expect(longest == max(np.diff(lod[: enc + 1]), default=0), f"len_info_cpu: longest chunk {longest}")
         expect(widest == max(np.diff(kv_lod[: enc + 1]), default=0), f"len_info_cpu: longest context {widest}")
         if self.lineage is not Lineage.V2_3:
-            most = max(np.diff(dec_lod[: dec + 1]), default=0)
+            most = self.most_decoded
             expect(self.info[6] == most, f"len_info_cpu: most decoded {self.info[6]}, not {most}")
         has_prefix = self.has_prefix = bool((given.prefix_len[:enc] > 0).any())
         expect(
@@ -219,6 +225,12 @@ class _Rotary:
         if self.is_3d:
             rows, count = step.table_rows, len(self.tables)
             expect(bool((rows < count).all()), f"sequence {rows.max()} has no rotary table of {count}")
+        if step.is_speculative:
+            in_order = self.lineage is not Lineage.V2_3 and self.style != "NEOX"
+            expect(in_order, "the branch for speculation reads the queries from the step's first row on")
+            expect(
+                step.most_decoded <= MOST_SPECULATED, f"{step.most_decoded} tokens of a sequence that decodes"
+            )
         if self.style == "NEOX":
             expect(not is_int8, "split_neox_cache_kv_encoder writes no int8 cache")
             chunks = step.has_prefix and self.lineage is not Lineage.DEVELOP
