@@ -27,6 +27,7 @@ from ernie_wire.messages import Cancel, GenerateRequest, Message, Output
 MAX_HELD = 256
 MAX_HELD_BYTES = 256 << 20
 HOLD_TIMEOUT_S = 60.0
+_RARELY = 20
 
 
 class MessageSink(Protocol):
@@ -202,14 +203,22 @@ class InFlight:
             return request_id in self._engine_ids
 
     def next_to_poll(self, interval_s: float) -> ResponseStream | None:
-        """Return the stream that was polled the longest ago, if that is ``interval_s`` ago or more."""
+        """Return the stream whose poll is due for the longest time, or None.
+
+        It is due ``interval_s`` after the last one; of a stream with a connection to its frontend, which says
+        more, ``_RARELY`` times as long.
+        """
         now = self._clock()
+
+        def due_at(entry: _Entry) -> float:
+            return entry.polled_at + interval_s * (1 if entry.stream.frontend is None else _RARELY)
+
         with self._lock:
-            oldest = min(self._entries.values(), key=lambda entry: entry.polled_at, default=None)
-            if oldest is None or now - oldest.polled_at < interval_s:
+            first = min(self._entries.values(), key=due_at, default=None)
+            if first is None or due_at(first) > now:
                 return None
-            oldest.polled_at = now
-            return oldest.stream
+            first.polled_at = now
+            return first.stream
 
     def _stop(self, entry: _Entry) -> None:
         """Remove a request and cancel it in the engine; the caller holds the lock."""

@@ -17,7 +17,6 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 
 from ernie_wire.channel import Channel
 from ernie_wire.messages import CODEC, Connected, Message, Output, Outputs
@@ -53,7 +52,7 @@ class LocalFrontend:
         """Add an output, under the client's id of its request; return whether the connection is open."""
         with self._lock:
             if self._is_open:
-                self._outputs.append(replace(output, request_id=request_id))
+                self._outputs.append(output.renamed(request_id))
             return self._is_open
 
     def flush(self) -> None:

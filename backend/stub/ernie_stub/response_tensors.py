@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ def output_response(output: Output, request: GenerateRequest, echo: str, cumulat
         cumulative_logprob: of all tokens so far.
     """
     if request.return_outputs:
-        return outputs_response((replace(output, request_id=request.request_id),))
+        return outputs_response((output.renamed(request.request_id),))
     text = joined((MarkedText(echo), output))
     outputs = [_text(tensors.TEXT_OUTPUT, text.text)]
     if request.return_marks and text.marks:

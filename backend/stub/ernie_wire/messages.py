@@ -186,6 +186,12 @@ class Output:
         """Whether it is the request's last output."""
         return self.finish_reason is not None or self.error is not None
 
+    def renamed(self, request_id: str) -> Output:
+        """Return the same output under another id; unlike ``replace`` in no more time than it takes to copy."""
+        output = object.__new__(Output)
+        output.__dict__.update(self.__dict__, request_id=request_id)
+        return output
+
 
 def join_outputs(parts: Sequence[Output]) -> Output:
     """Return consecutive outputs of one request, at least one, as one; its end is that of the last."""

@@ -19,6 +19,8 @@ from ernie_wire.errors import ErnieError
 from ernie_wire.messages import Output
 
 _DONE = b"data: [DONE]\n\n"
+_NO_CHOICES = b"]}\n\n"  # the end of a chunk that has none
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 Choice = dict[str, Any]
 
 
@@ -68,7 +70,11 @@ class ChunkShape:
 
 def event(content: dict[str, Any]) -> bytes:
     """Return one server-sent event without a name."""
-    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _json(content) + b"\n\n"
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return _ENCODER.encode(content).encode()
 
 
 class ChunkWriter(StreamWriter):
@@ -87,6 +93,8 @@ class ChunkWriter(StreamWriter):
         self._usage = usage
         self._response = response
         self._kind = shape.kind
+        # What all chunks begin with is encoded once: only the choice, and running usage, differ.
+        self._head = event(response.to_object(shape.kind, [])).removesuffix(_NO_CHOICES)
         self._chunks = [shape.start(response, index) for index in range(num_choices)]
         self._has_openings = shape.opens_single or num_choices > 1
         self._begun: set[int] = set()
@@ -122,9 +130,8 @@ class ChunkWriter(StreamWriter):
         return choices
 
     def _chunk(self, choice: Choice) -> bytes:
-        chunk = self._response.to_object(self._kind, [choice])
         if self._response.has_running_usage:
-            chunk["usage"] = self._usage.to_json()
-        elif self._response.has_usage:
-            chunk["usage"] = None
-        return event(chunk)
+            end = b'],"usage":' + _json(self._usage.to_json()) + b"}\n\n"
+        else:
+            end = b'],"usage":null}\n\n' if self._response.has_usage else _NO_CHOICES
+        return self._head + _json(choice) + end

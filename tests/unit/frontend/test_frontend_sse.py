@@ -14,7 +14,7 @@ from ernie_frontend.routes.generation import events
 from ernie_frontend.translate.chat_response import CHUNKS as CHAT
 from ernie_frontend.translate.completion_response import CHUNKS as COMPLETION
 from ernie_frontend.translate.response_context import ResponseContext, UsageCounter
-from ernie_frontend.translate.sse import ChunkShape, ChunkWriter
+from ernie_frontend.translate.sse import ChunkShape, ChunkWriter, event
 from ernie_frontend.triton.output_streams import Item
 from ernie_wire.errors import QueueFull
 from ernie_wire.messages import Output
@@ -109,6 +109,24 @@ async def test_what_is_told_of_the_prompt() -> None:
     told = [(choice["index"], choice.get("prompt_token_ids")) for choice in completion]
     assert [entry for entry in told if entry[1]] == [(1, [7]), (0, [5])]
     assert [index for index, _ in told[:2]] == [0, 1]
+
+
+@pytest.mark.parametrize("shape", [CHAT, COMPLETION])
+@pytest.mark.parametrize("options", [{}, {"has_usage": True}, {"has_usage": True, "has_running_usage": True}])
+def test_a_chunk_has_the_bytes_of_its_whole_object(shape: ChunkShape, options: dict[str, bool]) -> None:
+    """Its beginning is made once for all chunks, also if names hold quotes, line ends or other scripts."""
+    response = ResponseContext('id"1', 7, 'mo\n"del \u2028 文心', **options)
+    usage = UsageCounter()
+    writer = ChunkWriter(shape, response, 1, usage)
+    for piece in (output("a\n\n"), output('"', "stop")):
+        usage.add(0, piece)
+        for chunk in writer.events(0, piece).split(b"\n\n")[:-1]:
+            decoded = json.loads(chunk.removeprefix(b"data: "))
+            assert event(decoded) == chunk + b"\n\n"
+            whole = response.to_object(shape.kind, decoded["choices"])
+            if options:
+                whole["usage"] = usage.to_json() if response.has_running_usage else None
+            assert decoded == whole
 
 
 async def test_an_answer_that_fails_later_fails_in_the_stream() -> None:

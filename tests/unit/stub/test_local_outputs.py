@@ -26,7 +26,8 @@ class Stub:
     def __init__(self) -> None:
         self.engine: queue.Queue[Message] = queue.Queue()
         self.lost = threading.Event()
-        self.in_flight = InFlight()
+        self.now_s = 1000.0
+        self.in_flight = InFlight(clock=lambda: self.now_s)
         self.in_flight.connect(self)
         self.outputs = LocalOutputs(self._lose)
         self.senders = Senders(1)
@@ -121,6 +122,22 @@ def test_the_requests_of_a_lost_frontend_are_cancelled_and_no_others(
     assert stub.engine.get(timeout=WAIT_S) == Cancel(engine_id)
     assert "cancelled" in sender.error_line()
     assert stub.in_flight.holds("b")
+
+
+def test_a_request_with_a_connection_is_polled_less_often(
+    stub: Stub, connect: Callable[[], Channel[Message]]
+) -> None:
+    connection_id = connected(connect())
+    begun = stub.now_s
+    stub.submit("delivered", connection_id)
+    stub.submit("other", "")
+    polled = []
+    for tick in range(1, 50):
+        stub.now_s = begun + tick / 8
+        while (stream := stub.in_flight.next_to_poll(1 / 8)) is not None:
+            polled.append(stream.request_id)
+    assert polled.count("other") == 49
+    assert polled.count("delivered") == 2
 
 
 def test_without_its_connection_a_request_is_answered_through_triton(stub: Stub) -> None:
