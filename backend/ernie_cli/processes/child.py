@@ -11,13 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import signal
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ernie_cli.errors import CommandError
 from ernie_cli.processes.child_launcher import launcher_command
@@ -27,8 +24,6 @@ from ernie_wire.processes import Exit, ProcessStat
 MAX_STOPPED_S = 3.0
 """How long a process may stay stopped; short, since no load on the machine stops one."""
 SCAN_INTERVAL_S = 1.0
-MAX_SCAN_AGE_S = 0.9
-"""How old a scan may be where one is needed every ``SCAN_INTERVAL_S``: so one serves all watchers."""
 _TAIL_BYTES = 16384
 _LAST_LINES = 40
 _POLL_S = 0.05
@@ -53,30 +48,6 @@ class ChildCommand:
     environment: Mapping[str, str]
     grace_s: float | None
     stopped_s: float = MAX_STOPPED_S
-
-
-class _ProcessTable:
-    """All processes of this machine; one scan serves every child."""
-
-    def __init__(self) -> None:
-        self._processes: list[ProcessStat] = []
-        self._scanned_at_s = -math.inf
-
-    def scan(self, max_age_s: float) -> list[ProcessStat]:
-        """Return all processes as they were at most ``max_age_s`` ago."""
-        if time.monotonic() - self._scanned_at_s > max_age_s:
-            self._processes = list(_all_processes())
-            self._scanned_at_s = time.monotonic()
-        return self._processes
-
-
-def _all_processes() -> Iterator[ProcessStat]:
-    for directory in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended
-            yield ProcessStat.read(directory.name)
-
-
-_PROCESS_TABLE = _ProcessTable()
 
 
 class Child:
@@ -116,9 +87,16 @@ class Child:
         """Exit status; negative for a signal, None while it runs."""
         return self._process.returncode
 
-    def group(self, max_age_s: float = 0.0) -> list[ProcessStat]:
-        """Return the processes of its group, itself included, as they were at most ``max_age_s`` ago."""
-        return [member for member in _PROCESS_TABLE.scan(max_age_s) if member.group == self.pid]
+    def group(self) -> list[ProcessStat]:
+        """Return the processes of its group, itself included."""
+        members = list[ProcessStat]()
+        for entry in os.scandir("/proc"):
+            if entry.name.isdecimal():
+                with contextlib.suppress(OSError):  # it has ended
+                    # To read the status of every process of the machine would take 50 times as long.
+                    if os.getpgid(int(entry.name)) == self.pid:
+                        members.append(ProcessStat.read(entry.name))
+        return members
 
     async def ended(self) -> CommandError:
         """Wait until the process ends by itself; return the error that says how."""
@@ -159,7 +137,7 @@ class Child:
         scans_stopped: dict[int, int] = {}
         while True:
             await asyncio.sleep(SCAN_INTERVAL_S)
-            stopped = [member for member in self.group(MAX_SCAN_AGE_S) if member.state == "T"]
+            stopped = [member for member in self.group() if member.state == "T"]
             scans_stopped = {member.pid: scans_stopped.get(member.pid, 0) + 1 for member in stopped}
             for member in stopped:
                 if scans_stopped[member.pid] * SCAN_INTERVAL_S >= self.origin.stopped_s:

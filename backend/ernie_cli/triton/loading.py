@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ernie_cli.errors import CommandError
-from ernie_cli.processes.child import MAX_SCAN_AGE_S, SCAN_INTERVAL_S, Child
+from ernie_cli.processes.child import SCAN_INTERVAL_S, Child
 from ernie_cli.processes.supervisor import first_completed
 from ernie_cli.triton.model_control import EngineDied, ModelDied, TritonModel
 from ernie_stub.engine_process import ready_notice
@@ -66,8 +66,8 @@ async def watch_stub(triton: Child) -> NoReturn:
     """
     is_alive = True
     while is_alive:
-        await asyncio.sleep(SCAN_INTERVAL_S)  # first, since a shared scan may be older than the stub
-        is_alive = _stub(triton.group(MAX_SCAN_AGE_S)) is not None
+        await asyncio.sleep(SCAN_INTERVAL_S)
+        is_alive = _stub(triton.group()) is not None
     raise ModelDied("the stub of the model has ended", triton.last_lines())
 
 
@@ -82,7 +82,7 @@ async def _watch_load(triton: Child) -> NoReturn:
 
 
 def _observe(triton: Child) -> _Observation:
-    members = triton.group(MAX_SCAN_AGE_S)
+    members = triton.group()
     stub = _stub(members)
     if stub is None:
         return _Observation("there has been no stub", _WITHOUT_STUB_S)

@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,11 +13,10 @@ import pytest
 
 from ernie_cli.processes.child import Child, ChildCommand
 from ernie_cli.triton import loading
-from ernie_cli.triton.loading import LoadHangs, load_model, watch_stub
+from ernie_cli.triton.loading import LoadHangs, load_model
 from ernie_cli.triton.model_control import TritonModel
 from ernie_frontend.log_output import standard_error
 from ernie_stub.engine_process import ready_notice
-from ernie_wire.processes import ProcessStat
 
 DEADLINE_S = 60.0
 SCAN_INTERVAL_S, LIMIT_S = 0.25, 1.5
@@ -47,7 +45,6 @@ class WaitsForEver:
 @pytest.fixture(autouse=True)
 def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "SCAN_INTERVAL_S", SCAN_INTERVAL_S)
-    monkeypatch.setattr(loading, "MAX_SCAN_AGE_S", 0.0)
     for name in ("_WITHOUT_STUB_S", "_STALL_S"):
         monkeypatch.setattr(loading, name, LIMIT_S)
 
@@ -108,20 +105,3 @@ async def test_a_frozen_stub_with_an_engine_ends_it(stub: list[str]) -> None:
     frozen = WITH_ENGINE.replace("while", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)\nwhile")
     with pytest.raises(LoadHangs, match=r"stub .*1\.5 s"):
         await load([*stub, frozen, "engine process PID loads"])
-
-
-class StaleLooks:
-    """A Triton whose stub, just started, is not seen by looks that are older."""
-
-    def __init__(self) -> None:
-        self._started_s = time.monotonic()
-
-    def group(self, max_age_s: float = 0.0) -> list[ProcessStat]:
-        is_older = time.monotonic() - self._started_s < max_age_s
-        return [] if is_older else [ProcessStat(2, "triton_python_b", "S", 1, 1)]
-
-
-async def test_a_stub_that_is_younger_than_the_last_look_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "MAX_SCAN_AGE_S", 0.9 * SCAN_INTERVAL_S)
-    with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(watch_stub(cast("Child", cast("Any", StaleLooks()))), 3 * SCAN_INTERVAL_S)

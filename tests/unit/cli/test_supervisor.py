@@ -13,11 +13,9 @@ import psutil
 import pytest
 
 from ernie_cli.errors import CommandError
-from ernie_cli.processes.child import _ProcessTable
 from ernie_cli.processes.child_launcher import launcher_command
 from ernie_cli.processes.supervisor import StopRequested, Supervisor
 from ernie_frontend.log_output import LogOutput, standard_error
-from ernie_wire.processes import ProcessStat
 from support.waiting import has_ended
 
 DEADLINE_S = 60.0
@@ -220,19 +218,6 @@ async def test_a_process_that_stays_stopped_is_killed_and_no_other(tmp_path: Pat
         os.kill(child.pid, signal.SIGSTOP)
         error = await asyncio.wait_for(child.ended(), DEADLINE_S)
     assert "was stopped" in error.message
-
-
-def test_one_look_at_the_processes_serves_all_who_look_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[list[ProcessStat]] = []
-
-    def look() -> list[ProcessStat]:
-        looks.append([ProcessStat(len(looks), "name", "R", 1, 1)])
-        return looks[-1]
-
-    monkeypatch.setattr("ernie_cli.processes.child._all_processes", look)
-    processes = _ProcessTable()
-    assert processes.scan(DEADLINE_S) == processes.scan(DEADLINE_S) == looks[0]
-    assert processes.scan(0.0) == looks[1]
 
 
 async def test_only_the_descendants_are_killed(tmp_path: Path) -> None:
