@@ -23,6 +23,7 @@ import math
 import random
 import sys
 import time
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ async def ask(client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
             if response.status_code != httpx.codes.OK:
                 text = (await response.aread()).decode(errors="replace")
                 return Answer(error=f"HTTP {response.status_code}: {text[:200]}")
-            async for line in response.aiter_lines():
+            async for line in _lines(response):
                 event = _event(line)
                 now = time.monotonic()
                 if event.get("error"):
@@ -135,6 +136,15 @@ async def ask(client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
     if answer.error is None and answer.output_tokens == 0:
         answer.error = "the stream ended without usage"
     return answer
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    """Yield the lines of an event stream; httpx would also cut at U+2028 and its like in texts."""
+    rest = b""
+    async for part in response.aiter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line.decode()
 
 
 def _event(line: str) -> dict[str, Any]:

@@ -113,7 +113,7 @@ async def test_what_is_told_of_the_prompt() -> None:
 
 @pytest.mark.parametrize("shape", [CHAT, COMPLETION])
 @pytest.mark.parametrize("options", [{}, {"has_usage": True}, {"has_usage": True, "has_running_usage": True}])
-def test_a_chunk_has_the_bytes_of_its_whole_object(shape: ChunkShape, options: dict[str, bool]) -> None:
+def test_a_chunk_has_the_bytes_of_its_whole_object(shape: ChunkShape, options: dict[str, Any]) -> None:
     """Its beginning is made once for all chunks, also if names hold quotes, line ends or other scripts."""
     response = ResponseContext('id"1', 7, 'mo\n"del \u2028 文心', **options)
     usage = UsageCounter()
