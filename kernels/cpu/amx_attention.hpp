@@ -1,27 +1,17 @@
-// Attention of bfloat16 patches in AMX tiles (patch_task.hpp): kStrip rows against kPatchTile keys at a time.
+// Attention in AMX tiles: of bfloat16 patches (patch_task.hpp), kStrip rows against kPatchTile keys at a time,
+// and over the cache (bfloat16_attention.hpp).
 //
 // The online softmax is that of attention_tile.hpp, in powers of two; weights are rounded to bfloat16, their
 // sum is not.
 #pragma once
 
 #include "amx.hpp"
+#include "attention.hpp"
 #include "patch_attention.hpp"
 
 namespace ernie::ERNIE_VARIANT {
 
 inline constexpr int64_t kStrip = 2 * kTileRows;
-
-// 2 ** x for x <= 0, relative error below 1e-5: of weights that are rounded to eight bits.
-inline __m512 power_of_two(__m512 x) {
-    const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 r = _mm512_sub_ps(x, n);
-    __m512 p = _mm512_set1_ps(9.618129e-3f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.550411e-2f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.402265e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.931472e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, n);
-}
 
 // The rows of a unit pass over the keys of their frame together, strip by strip: keys and values are read from
 // far away once for all of them.
@@ -84,7 +74,7 @@ class TilePass {
             largest = _mm512_max_ps(largest, _mm512_loadu_ps(scores + j));
         const float tile_maximum = _mm512_reduce_max_ps(largest) * scale_;
         if (tile_maximum > maxima_[r]) {
-            const __m512 correction = power_of_two(_mm512_set1_ps(maxima_[r] - tile_maximum));
+            const __m512 correction = PowerOfTwo::of(Avx512::set(maxima_[r] - tile_maximum)).v;
             maxima_[r] = tile_maximum;
             totals_[r] *= _mm512_cvtss_f32(correction);
             float* sums = sums_of_values_ + r * p_.stride;
@@ -94,7 +84,8 @@ class TilePass {
         const __m512 shift = _mm512_set1_ps(-maxima_[r]), scale = _mm512_set1_ps(scale_);
         __m512 total = _mm512_setzero_ps();
         for (int64_t j = 0; j < kPatchTile; j += 16) {
-            const __m512 weight = power_of_two(_mm512_fmadd_ps(_mm512_loadu_ps(scores + j), scale, shift));
+            const __m512 weight =
+                PowerOfTwo::of(Avx512{_mm512_fmadd_ps(_mm512_loadu_ps(scores + j), scale, shift)}).v;
             total = _mm512_add_ps(total, weight);
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + j),
                                 reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(weight)));
@@ -141,6 +132,79 @@ inline void amx_attend_patches(const PatchAttentionTask& task, int part, int par
     float* scratch = task.scratch + part * task.scratch_size;
     for (int64_t i; (i = task.next_unit->fetch_add(1, std::memory_order_relaxed)) < task.num_units;)
         TilePass(task, task.units[i], scratch).run();
+}
+
+// The products of a strip over the cache.
+struct AmxDots {
+    using Float = Avx512;
+    using Session = TileRegisters;
+
+    static void score(const PairStrip& s) { s.rows > kTileRows ? score<true>(s) : score<false>(s); }
+
+    static void add_values(const PairStrip& s) {
+        constexpr int64_t kGroup = kSpan * kPage;
+        const int64_t groups = s.stride / kPage;
+        for (int64_t g = 0; g < groups; g += 2) {
+            float* sums = s.sums_of_values + g * kPage;
+            const uint16_t* values = s.values + g * kGroup;
+            if (g + 1 == groups)
+                add_groups<true, false>(s, values, sums);
+            else if (s.rows > kTileRows)
+                add_groups<true, true>(s, values, sums);
+            else
+                add_groups<false, true>(s, values, sums);
+        }
+    }
+
+  private:
+    template <bool kTwoRows>
+    static void score(const PairStrip& s) {
+        const int64_t page = kPage * s.depth;
+        for (int64_t span = 0; span < s.spans; ++span) {
+            const uint16_t* keys = s.keys + 2 * span * page;
+            zero_tiles();
+            multiply_tiles<kTwoRows, true>(s.queries, s.depth, keys, keys + page, 2 * kPage,
+                                           kTileInputs * kPage, s.depth / kTileInputs);
+            store<kTwoRows, true>(s.scores + span * kSpan, kPairKeys);
+        }
+    }
+
+    template <bool kTwoRows, bool kTwoGroups>
+    static void add_groups(const PairStrip& s, const uint16_t* values, float* sums) {
+        constexpr int64_t kGroup = kSpan * kPage;
+        const size_t bytes = size_t(4 * s.stride);
+        _tile_loadd(0, sums, bytes);
+        if constexpr (kTwoGroups) _tile_loadd(1, sums + kPage, bytes);
+        if constexpr (kTwoRows) {
+            _tile_loadd(2, sums + kTileRows * s.stride, bytes);
+            if constexpr (kTwoGroups) _tile_loadd(3, sums + kTileRows * s.stride + kPage, bytes);
+        }
+        multiply_tiles<kTwoRows, kTwoGroups>(s.weights, kPairKeys, values, values + kGroup, 2 * kPage,
+                                             s.stride / kPage * kGroup, s.spans);
+        store<kTwoRows, kTwoGroups>(sums, s.stride);
+    }
+
+    template <bool kTwoRows, bool kTwoColumns>
+    static void store(float* out, int64_t stride) {
+        const size_t bytes = size_t(4 * stride);
+        _tile_stored(0, out, bytes);
+        if constexpr (kTwoColumns) _tile_stored(1, out + kPage, bytes);
+        if constexpr (kTwoRows) {
+            _tile_stored(2, out + kTileRows * stride, bytes);
+            if constexpr (kTwoColumns) _tile_stored(3, out + kTileRows * stride + kPage, bytes);
+        }
+    }
+};
+
+inline void amx_attend(const AttentionTask& task, int part, int parts) {
+    switch (task.cache.kind) {
+        case CacheKind::Float32:
+            return attend<Avx512, Avx512Bf16Pairs>(task, part, parts);
+        case CacheKind::Bfloat16:
+            return attend_units<Avx512, PairTiles<AmxDots, uint16_t>>(task, part);
+        case CacheKind::Int8:
+            return attend_units<Avx512, PairTiles<AmxDots, int8_t>>(task, part);
+    }
 }
 
 }  // namespace ernie::ERNIE_VARIANT

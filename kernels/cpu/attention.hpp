@@ -1,14 +1,15 @@
 // Causal attention over the paged cache: units of query rows against ranges of keys (attention_task.hpp).
 //
 // Every row sees its keys in ranges of kKeyRange from position 0, each with an online softmax of its own over
-// tiles of kKeyTile; the ranges are joined in rising order. So a result depends neither on chunks, batch and
+// tiles of keys; the ranges are joined in rising order. So a result depends neither on chunks, batch and
 // threads nor on the cache's block size.
 #pragma once
 
 #include <type_traits>
 
+#include "attention_pages.hpp"
 #include "attention_tile.hpp"
-#include "cache_append.hpp"
+#include "bfloat16_attention.hpp"
 
 namespace ernie::ERNIE_VARIANT {
 
@@ -20,13 +21,13 @@ struct Partial {
 };
 
 // total = total joined with part: both are rescaled to the larger maximum. Exact if one of them has no keys.
-template <typename V>
+template <typename V, typename Power>
 void join_partials(const Partial& total, const Partial& part, int64_t stride) {
     if (*part.sum == 0) return;
     const float maximum = *part.maximum > *total.maximum ? *part.maximum : *total.maximum;
     float of_total[V::kLanes], of_part[V::kLanes];
-    exponential(V::set(*total.maximum - maximum)).store(of_total);
-    exponential(V::set(*part.maximum - maximum)).store(of_part);
+    Power::of(V::set(*total.maximum - maximum)).store(of_total);
+    Power::of(V::set(*part.maximum - maximum)).store(of_part);
     *total.maximum = maximum;
     *total.sum = *total.sum * of_total[0] + *part.sum * of_part[0];
     for (int64_t d = 0; d < stride; d += V::kLanes) {
@@ -53,117 +54,41 @@ inline void write_row(const AttentionTask& task, int64_t first_token, int64_t kv
         for (int64_t d = 0; d < task.cache.head_dim; ++d) y[d] *= channels[d];
 }
 
-// The attention of one unit; T is how the cache stores an item.
+// Tiles of kKeyTile keys in float32 arithmetic; T is how the cache stores an item.
 template <typename V, typename T>
-class UnitPass {
+class FloatTiles {
   public:
-    UnitPass(const AttentionTask& task, const AttentionUnit& unit, float* scratch)
-        : task_(task), unit_(unit), cache_(task.cache), rows_(unit.end - unit.begin) {
-        const int64_t group = task.group(), tile = kKeyTile * cache_.stride;
-        state_.queries =
-            task.queries + ((unit.kv_head * task.rows + unit.first_token) * group + unit.begin) * cache_.stride;
-        state_.stride = cache_.stride;
-        state_.rows = rows_;
-        state_.sums_of_values = take(scratch, kRowTile * cache_.stride);
-        totals_.values = take(scratch, kRowTile * cache_.stride);
-        state_.scores = take(scratch, kRowTile * kKeyTile);
-        gathered_keys_ = reinterpret_cast<T*>(take(scratch, tile));
-        gathered_values_ = reinterpret_cast<T*>(take(scratch, tile));
-        float_keys_ = take(scratch, tile);
-        float_values_ = take(scratch, tile);
-        gathered_key_scales_ = take(scratch, kKeyTile);
-        gathered_value_scales_ = take(scratch, kKeyTile);
-        state_.maxima = take(scratch, kRowTile);
-        state_.sums = take(scratch, kRowTile);
-        totals_.maximum = take(scratch, kRowTile);
-        totals_.sum = take(scratch, kRowTile);
-        for (int64_t row = 0; row < rows_; ++row)
-            keys_of_row_[row] = unit.context + (unit.begin + row) / group + 1;
+    using Power = NaturalPower;
+    struct Session {};
+    static constexpr int64_t kKeys = kKeyTile;
+
+    FloatTiles(const AttentionTask& task, const AttentionUnit& unit, RowState& state, float* scratch)
+        : state_(state), pages_(task, unit, kPages, scratch) {
+        state.scores = take(scratch, kRowTile * kKeyTile);
+        float_keys_ = take(scratch, kKeyTile * state.stride);
+        float_values_ = take(scratch, kKeyTile * state.stride);
     }
 
-    void run() {
-        clear(totals_, rows_, cache_.stride);
-        for (int64_t range = unit_.first_range; range < unit_.last_range; ++range) {
-            // Each range begins anew, whether this unit has one range or all: so the cut changes no bit.
-            clear(row_partial(0), rows_, cache_.stride);
-            const int64_t end = smaller((range + 1) * kKeyRange, keys_of_row_[rows_ - 1]);
-            for (int64_t start = range * kKeyRange; start < end; start += kKeyTile) attend_keys(start);
-            for (int64_t row = 0; row < rows_; ++row)
-                join_partials<V>(row_total(row), row_partial(row), cache_.stride);
-        }
-        for (int64_t row = 0; row < rows_; ++row) finish_row(row);
-    }
-
-  private:
-    static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-    static float* take(float*& scratch, int64_t count) {
-        float* taken = scratch;
-        scratch += count;
-        return taken;
-    }
-
-    Partial row_partial(int64_t row) const {
-        return {state_.sums_of_values + row * cache_.stride, state_.maxima + row, state_.sums + row};
-    }
-
-    Partial row_total(int64_t row) const {
-        return {totals_.values + row * cache_.stride, totals_.maximum + row, totals_.sum + row};
-    }
-
-    void attend_keys(int64_t start) {
-        for (int64_t row = 0; row < rows_; ++row) {
-            const int64_t left = keys_of_row_[row] - start;  // rises from row to row: causal
-            state_.visible[row] = left < 0 ? 0 : smaller(left, kKeyTile);
-        }
-        const int64_t count = state_.visible[rows_ - 1];
+    void attend(int64_t start, int64_t count) {
         KeyTile<T> tile{};
-        for (int64_t page = 0; page * kPage < count; ++page) find_page(start, page, count, tile);
+        for (int64_t i = 0; i * kPage < count; ++i) {
+            if (start + i * kPage + kKeys < pages_.end()) pages_.prefetch(start + i * kPage + kKeys);
+            const Page<T> page = pages_.find(start + i * kPage, count - i * kPage, i);
+            tile.keys[i] = page.keys;
+            tile.values[i] = page.values;
+            tile.key_scales[i] = page.key_scales;
+            tile.value_scales[i] = page.value_scales;
+        }
         // Widening pays if each item is used by more than two micro tiles of rows.
         if constexpr (!std::is_same_v<T, float>)
-            if (rows_ > 2 * kMicroRows<V>) return attend_tile<V>(state_, as_floats(tile, count));
+            if (state_.rows > 2 * kMicroRows<V>) return attend_tile<V>(state_, as_floats(tile, count));
         attend_tile<V>(state_, tile);
     }
 
-    // Blocks of whole pages are read where they are, others are gathered slot by slot.
-    void find_page(int64_t start, int64_t page, int64_t count, KeyTile<T>& tile) {
-        const int64_t position = start + page * kPage;
-        if (cache_.block_size % kPage == 0) {
-            const int64_t at = locate_slot(task_, unit_.sequence, position, unit_.kv_head).page;
-            tile.keys[page] = static_cast<const T*>(cache_.keys) + at * kPage * cache_.stride;
-            tile.values[page] = static_cast<const T*>(cache_.values) + at * kPage * cache_.stride;
-            if (cache_.key_scales) {
-                tile.key_scales[page] = cache_.key_scales + at * kPage;
-                tile.value_scales[page] = cache_.value_scales + at * kPage;
-            }
-            return;
-        }
-        tile.keys[page] = gathered_keys_ + page * kPage * cache_.stride;
-        tile.values[page] = gathered_values_ + page * kPage * cache_.stride;
-        if (cache_.key_scales) {
-            tile.key_scales[page] = gathered_key_scales_ + page * kPage;
-            tile.value_scales[page] = gathered_value_scales_ + page * kPage;
-        }
-        for (int64_t lane = 0; lane < smaller(kPage, count - page * kPage); ++lane)
-            gather_slot(locate_slot(task_, unit_.sequence, position + lane, unit_.kv_head), page, lane);
-    }
-
-    void gather_slot(SlotPlace from, int64_t page, int64_t lane) {
-        const int64_t size = kPage * cache_.stride;
-        const T* keys = static_cast<const T*>(cache_.keys) + from.page * size + from.lane;
-        for (int64_t d = 0; d < cache_.stride; ++d)
-            gathered_keys_[page * size + d * kPage + lane] = keys[d * kPage];
-        const T* values = static_cast<const T*>(cache_.values) + from.page * size + from.lane * kPage;
-        for (int64_t d = 0; d < size; d += kPage * kPage)
-            std::memcpy(gathered_values_ + page * size + d + lane * kPage, values + d, kPage * sizeof(T));
-        if (!cache_.key_scales) return;
-        gathered_key_scales_[page * kPage + lane] = cache_.key_scales[from.page * kPage + from.lane];
-        gathered_value_scales_[page * kPage + lane] = cache_.value_scales[from.page * kPage + from.lane];
-    }
-
+  private:
     // Many rows read each item many times: widen it once.
     KeyTile<float> as_floats(const KeyTile<T>& tile, int64_t count) {
-        const int64_t size = kPage * cache_.stride;
+        const int64_t size = kPage * state_.stride;
         KeyTile<float> floats{};
         for (int64_t page = 0; page * kPage < count; ++page) {
             floats.keys[page] = widen(tile.keys[page], float_keys_ + page * size);
@@ -175,56 +100,126 @@ class UnitPass {
     }
 
     const float* widen(const T* items, float* out) const {
-        for (int64_t i = 0; i < kPage * cache_.stride; i += V::kLanes) V::load(items + i).store(out + i);
+        for (int64_t i = 0; i < kPage * state_.stride; i += V::kLanes) V::load(items + i).store(out + i);
         return out;
+    }
+
+    const RowState& state_;
+    PageFinder<T> pages_;
+    float* float_keys_;
+    float* float_values_;
+};
+
+// The attention of one unit; Tiles computes a tile of keys.
+template <typename V, typename Tiles>
+class UnitPass {
+  public:
+    UnitPass(const AttentionTask& task, const AttentionUnit& unit, float* scratch)
+        : task_(task),
+          unit_(unit),
+          stride_(task.cache.stride),
+          rows_(unit.end - unit.begin),
+          state_(take_state(scratch)),
+          totals_{take(scratch, kRowTile * stride_), take(scratch, kRowTile), take(scratch, kRowTile)},
+          tiles_(task, unit, state_, scratch) {
+        for (int64_t row = 0; row < rows_; ++row)
+            keys_of_row_[row] = unit.context + (unit.begin + row) / task.group() + 1;
+    }
+
+    void run() {
+        clear(totals_, rows_, stride_);
+        for (int64_t range = unit_.first_range; range < unit_.last_range; ++range) {
+            // Each range begins anew, whether this unit has one range or all: so the cut changes no bit.
+            clear(row_partial(0), rows_, stride_);
+            const int64_t end = smaller((range + 1) * kKeyRange, keys_of_row_[rows_ - 1]);
+            for (int64_t start = range * kKeyRange; start < end; start += Tiles::kKeys) attend_keys(start);
+            for (int64_t row = 0; row < rows_; ++row)
+                join_partials<V, typename Tiles::Power>(row_total(row), row_partial(row), stride_);
+        }
+        for (int64_t row = 0; row < rows_; ++row) finish_row(row);
+    }
+
+  private:
+    RowState take_state(float*& scratch) const {
+        RowState state;
+        const int64_t group = task_.group();
+        state.queries =
+            task_.queries + ((unit_.kv_head * task_.rows + unit_.first_token) * group + unit_.begin) * stride_;
+        state.stride = stride_;
+        state.rows = rows_;
+        state.sums_of_values = take(scratch, kRowTile * stride_);
+        state.maxima = take(scratch, kRowTile);
+        state.sums = take(scratch, kRowTile);
+        return state;
+    }
+
+    Partial row_partial(int64_t row) const {
+        return {state_.sums_of_values + row * stride_, state_.maxima + row, state_.sums + row};
+    }
+
+    Partial row_total(int64_t row) const {
+        return {totals_.values + row * stride_, totals_.maximum + row, totals_.sum + row};
+    }
+
+    void attend_keys(int64_t start) {
+        for (int64_t row = 0; row < rows_; ++row) {
+            const int64_t left = keys_of_row_[row] - start;  // rises from row to row: causal
+            state_.visible[row] = left < 0 ? 0 : smaller(left, Tiles::kKeys);
+        }
+        tiles_.attend(start, state_.visible[rows_ - 1]);
     }
 
     void finish_row(int64_t row) {
         const Partial total = row_total(row);
         if (unit_.partial < 0)
             return write_row(task_, unit_.first_token, unit_.kv_head, unit_.begin + row, total);
-        float* entry = task_.partials + (unit_.partial + row) * (cache_.stride + 2);
-        std::memcpy(entry, total.values, size_t(cache_.stride) * sizeof(float));
-        entry[cache_.stride] = *total.maximum;
-        entry[cache_.stride + 1] = *total.sum;
+        float* entry = task_.partials + (unit_.partial + row) * (stride_ + 2);
+        std::memcpy(entry, total.values, size_t(stride_) * sizeof(float));
+        entry[stride_] = *total.maximum;
+        entry[stride_ + 1] = *total.sum;
     }
 
     const AttentionTask& task_;
     const AttentionUnit& unit_;
-    const CacheView& cache_;
-    int64_t rows_;
+    const int64_t stride_;
+    const int64_t rows_;
     RowState state_;
     Partial totals_;
-    T* gathered_keys_;
-    T* gathered_values_;
-    float* gathered_key_scales_;
-    float* gathered_value_scales_;
-    float* float_keys_;
-    float* float_values_;
+    Tiles tiles_;
     int64_t keys_of_row_[kRowTile];
 };
 
 // Threads take the next unit when they are done with one; units differ too much in cost for equal shares.
-template <typename V>
-void attend(const AttentionTask& task, int part, int) {
+template <typename V, typename Tiles>
+void attend_units(const AttentionTask& task, int part) {
     float* scratch = task.scratch + part * attention_scratch(task.cache.stride);
-    for (int64_t i; (i = task.next_unit->fetch_add(1, std::memory_order_relaxed)) < task.num_units;) {
-        switch (task.cache.kind) {
-            case CacheKind::Float32:
-                UnitPass<V, float>(task, task.units[i], scratch).run();
-                break;
-            case CacheKind::Bfloat16:
-                UnitPass<V, uint16_t>(task, task.units[i], scratch).run();
-                break;
-            case CacheKind::Int8:
-                UnitPass<V, int8_t>(task, task.units[i], scratch).run();
-                break;
-        }
+    [[maybe_unused]] const typename Tiles::Session session;
+    for (int64_t i; (i = task.next_unit->fetch_add(1, std::memory_order_relaxed)) < task.num_units;)
+        UnitPass<V, Tiles>(task, task.units[i], scratch).run();
+}
+
+// P multiplies pairs of bfloat16 numbers. Where one step of it does (vdpbf16ps, or what stands for it in
+// tests), caches that are not of float32 are attended with it. The numbers of rows and keys play no part.
+template <typename P>
+inline constexpr bool kRoundsAttention = P::kSteps == 1;
+
+template <typename V, typename P, typename T>
+using CacheTiles = std::conditional_t<kRoundsAttention<P>, PairTiles<PairDots<P>, T>, FloatTiles<V, T>>;
+
+template <typename V, typename P>
+void attend(const AttentionTask& task, int part, int) {
+    switch (task.cache.kind) {
+        case CacheKind::Float32:
+            return attend_units<V, FloatTiles<V, float>>(task, part);
+        case CacheKind::Bfloat16:
+            return attend_units<V, CacheTiles<V, P, uint16_t>>(task, part);
+        case CacheKind::Int8:
+            return attend_units<V, CacheTiles<V, P, int8_t>>(task, part);
     }
 }
 
-template <typename V>
-void join(const AttentionTask& task, int part, int parts) {
+template <typename V, typename Power>
+void join_all(const AttentionTask& task, int part, int parts) {
     const int64_t stride = task.cache.stride;
     float* scratch = task.scratch + part * attention_scratch(stride);
     const Partial total{scratch, scratch + stride, scratch + stride + 1};
@@ -235,11 +230,18 @@ void join(const AttentionTask& task, int part, int parts) {
             clear(total, 1, stride);
             for (int64_t k = 0; k < join.ranges; ++k) {
                 float* entry = task.partials + (join.partial + k * join.rows + row) * (stride + 2);
-                join_partials<V>(total, {entry, entry + stride, entry + stride + 1}, stride);
+                join_partials<V, Power>(total, {entry, entry + stride, entry + stride + 1}, stride);
             }
             write_row(task, join.first_token, join.kv_head, row, total);
         }
     }
+}
+
+template <typename V, typename P>
+void join(const AttentionTask& task, int part, int parts) {
+    if (kRoundsAttention<P> && task.cache.kind != CacheKind::Float32)
+        return join_all<V, PowerOfTwo>(task, part, parts);
+    join_all<V, NaturalPower>(task, part, parts);
 }
 
 }  // namespace ernie::ERNIE_VARIANT

@@ -25,7 +25,7 @@ enum class CacheKind { Float32, Bfloat16, Int8 };
 inline constexpr int64_t kPage = 16;
 inline constexpr int64_t kKeyTile = 64;     // keys per step of the online softmax
 inline constexpr int64_t kKeyRange = 1024;  // keys per partial softmax; ranges start at multiples of it
-inline constexpr int64_t kRowTile = 64;     // query rows that share one pass over keys and values
+inline constexpr int64_t kRowTile = 128;    // query rows that share one pass over keys and values
 
 struct CacheView {
     CacheKind kind;
@@ -87,10 +87,11 @@ struct AttentionTask {
     int64_t group() const { return heads / cache.kv_heads; }
 };
 
-// Floats per part: sums of values of the range and of all ranges, scores, a tile of keys and one of values as
-// they are stored and as floats, their scales, and the rows' maxima and sums twice.
+// Floats per part, for tiles of floats and for those of pairs (bfloat16_attention.hpp): sums of values of the
+// range and of all ranges; scores and weights; pages of keys and values as they are stored, and as they are
+// multiplied; queries in pairs; scales; the rows' maxima and sums twice.
 inline constexpr int64_t attention_scratch(int64_t stride) {
-    return (2 * kRowTile + 4 * kKeyTile) * stride + kRowTile * kKeyTile + 2 * kKeyTile + 4 * kRowTile;
+    return (3 * kRowTile + 4 * kKeyTile) * (stride + kPage) + kRowTile * kKeyTile + 8 * kKeyTile + 4 * kRowTile;
 }
 
 }  // namespace ernie

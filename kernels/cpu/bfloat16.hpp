@@ -12,8 +12,8 @@ namespace ernie::ERNIE_VARIANT {
 inline uint16_t to_bfloat16(float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, 4);
-    if (value != value) return 0x7FC0;
-    return uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+    const bool is_nan = (bits & 0x7FFFFFFF) > 0x7F800000;  // no branch: loops become vector code
+    return is_nan ? 0x7FC0 : uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
 inline float from_bfloat16(uint16_t bits) {

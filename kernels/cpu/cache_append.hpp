@@ -32,15 +32,17 @@ inline int8_t to_int8(float value, float scale) {
     return int8_t(code > 127.0f ? 127.0f : code < -127.0f ? -127.0f : code);
 }
 
-// What one head becomes in the cache, item by item.
+// What one head becomes in the cache, item by item. kHidesNan: see hide_nan.
 struct Float32Store {
     using Item = float;
+    static constexpr bool kHidesNan = false;
     Float32Store(const float*, int64_t, HeadScales) {}
     Item operator()(float value, int64_t) const { return value; }
 };
 
 struct Bfloat16Store {
     using Item = uint16_t;
+    static constexpr bool kHidesNan = true;
     Bfloat16Store(const float*, int64_t, HeadScales) {}
     Item operator()(float value, int64_t) const { return to_bfloat16(value); }
 };
@@ -48,6 +50,7 @@ struct Bfloat16Store {
 // Codes with one scale, absmax / 127. A scale that is 0 or not finite has codes 0: the head reads as 0 or NaN.
 struct Int8Store {
     using Item = int8_t;
+    static constexpr bool kHidesNan = false;
     Int8Store(const float* x, int64_t count, HeadScales scales) {
         float largest = 0;
         for (int64_t d = 0; d < count; ++d) {
@@ -66,6 +69,7 @@ struct Int8Store {
 // Codes with a static scale for each channel; 0 where that is 0, and for NaN.
 struct StaticInt8Store {
     using Item = int8_t;
+    static constexpr bool kHidesNan = false;
     StaticInt8Store(const float*, int64_t, HeadScales scales) : channels(scales.channels) {}
     Item operator()(float value, int64_t d) const {
         return channels[d] > 0 && value == value ? to_int8(value, channels[d]) : Item(0);
@@ -77,19 +81,50 @@ inline const float* of_head(const float* channels, const CacheView& cache, int64
     return channels ? channels + kv_head * cache.head_dim : nullptr;
 }
 
+// Where a head's items are made before they go to their places in the cache.
+inline constexpr int64_t kItemBlock = 8 * kPage;
+
+// Calls put(d, items) for every kPage items of a head, d their first dimension; zeros follow the last.
+template <typename Store, typename Put>
+void make_items(const Store& store, const float* x, int64_t count, const Put& put) {
+    typename Store::Item items[kItemBlock] = {};
+    for (int64_t start = 0; start < count; start += kItemBlock) {
+        const int64_t size = count - start < kItemBlock ? count - start : kItemBlock;
+        for (int64_t d = 0; d < size; ++d) items[d] = store(x[start + d], start + d);
+        for (int64_t d = size; d % kPage; ++d) items[d] = 0;
+        for (int64_t d = 0; d < size; d += kPage) put(start + d, items + d);
+    }
+}
+
 template <typename Store>
 void store_key(const CacheView& cache, const float* x, SlotPlace place, const float* channels) {
+    using Item = typename Store::Item;
     const Store store(x, cache.head_dim, {cache.key_scales, place.page * kPage + place.lane, channels});
-    auto* out = static_cast<typename Store::Item*>(cache.keys) + place.page * cache.stride * kPage + place.lane;
-    for (int64_t d = 0; d < cache.head_dim; ++d) out[d * kPage] = store(x[d], d);
+    Item* out = static_cast<Item*>(cache.keys) + place.page * cache.stride * kPage + place.lane;
+    make_items(store, x, cache.head_dim, [&](int64_t d, const Item* items) {
+        for (int64_t i = 0; i < kPage; ++i) out[(d + i) * kPage] = items[i];
+    });
 }
 
 template <typename Store>
 void store_value(const CacheView& cache, const float* x, SlotPlace place, const float* channels) {
+    using Item = typename Store::Item;
     const Store store(x, cache.head_dim, {cache.value_scales, place.page * kPage + place.lane, channels});
-    auto* out =
-        static_cast<typename Store::Item*>(cache.values) + (place.page * cache.stride + place.lane) * kPage;
-    for (int64_t d = 0; d < cache.head_dim; ++d) out[d / kPage * kPage * kPage + d % kPage] = store(x[d], d);
+    Item* out = static_cast<Item*>(cache.values) + (place.page * cache.stride + place.lane) * kPage;
+    make_items(store, x, cache.head_dim, [&](int64_t d, const Item* items) {
+        std::memcpy(out + d * kPage, items, kPage * sizeof(Item));
+    });
+}
+
+// Attention multiplies values that a row may not see by 0, which NaN and infinity survive. So a value that has
+// one is kept as zeros (at `zeros`), and its key as NaN: rows that see it are NaN.
+inline const float* hide_nan(const float* value, int64_t count, float* key, float* zeros) {
+    bool is_finite = true;
+    for (int64_t d = 0; d < count; ++d) is_finite &= (to_bfloat16(value[d]) & 0x7F80) != 0x7F80;
+    if (is_finite) return value;
+    key[0] = __builtin_nanf("");
+    std::memset(zeros, 0, size_t(count) * sizeof(float));
+    return zeros;
 }
 
 template <typename Store>
@@ -111,9 +146,10 @@ void append_rows(const AttentionTask& task, float* head, Range range) {
         for (int64_t h = 0; h < cache.kv_heads; ++h, x += cache.head_dim) {
             const SlotPlace place = locate_slot(task, task.row_sequences[row], task.row_slots[row], h);
             rotate_head(angles, x, 1.0f, head);
+            const float* value = x + cache.kv_heads * cache.head_dim;
+            if (Store::kHidesNan) value = hide_nan(value, cache.head_dim, head, head + cache.head_dim);
             store_key<Store>(cache, head, place, of_head(cache.key_channels, cache, h));
-            store_value<Store>(cache, x + cache.kv_heads * cache.head_dim, place,
-                               of_head(cache.value_channels, cache, h));
+            store_value<Store>(cache, value, place, of_head(cache.value_channels, cache, h));
         }
     }
 }

@@ -1,4 +1,4 @@
-// exp on registers.
+// exp and powers of two on registers.
 #pragma once
 
 #include "simd.hpp"
@@ -24,5 +24,40 @@ V exponential(V x) {
     p = V::fma(p, r, V::set(1.0f));
     return V::select_less(x, -87.0f, V::zero(), V::mul(p, V::power_of_two(n)));
 }
+
+struct NaturalPower {
+    template <typename V>
+    static V of(V x) {
+        return exponential(x);
+    }
+};
+
+// 2 ** x for x <= 0, relative error below 1e-5: of weights that are rounded to eight bits. 0 below -126 (with
+// AVX-512: of minus infinity), NaN of NaN.
+struct PowerOfTwo {
+    template <typename V>
+    static V of(V x) {
+        const V bounded = V::max(V::set(-126.0f), x);  // of (number, NaN) max returns the second
+        const V n = V::round(bounded);
+        const V p = fraction(V::fma(n, V::set(-1.0f), bounded));
+        return V::select_less(x, -126.0f, V::zero(), V::mul(p, V::power_of_two(n)));
+    }
+
+#if defined(__AVX512F__)
+    static Avx512 of(Avx512 x) {
+        const Avx512 n = Avx512::round(x);
+        return {_mm512_scalef_ps(fraction(Avx512{_mm512_sub_ps(x.v, n.v)}).v, n.v)};
+    }
+#endif
+
+  private:
+    template <typename V>
+    static V fraction(V r) {
+        V p = V::fma(V::set(9.618129e-3f), r, V::set(5.550411e-2f));
+        p = V::fma(p, r, V::set(2.402265e-1f));
+        p = V::fma(p, r, V::set(6.931472e-1f));
+        return V::fma(p, r, V::set(1.0f));
+    }
+};
 
 }  // namespace ernie::ERNIE_VARIANT

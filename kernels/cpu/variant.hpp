@@ -40,9 +40,10 @@ constexpr Kernels make_kernels(const char* name) {
             .append_patches = append_patches<V>,
             .attend_patches = attend_patches<V>,
             .append = append<V>,
-            .attend = attend<V>,
-            .join = join<V>,
+            .attend = attend<V, P>,
+            .join = join<V, P>,
             .sample = sample<V>,
+            .best = raise_best<V>,
             .mask = mask};
 }
 

@@ -11,6 +11,7 @@ const Kernels kAvx512AmxKernels = [] {
     Kernels kernels = make_kernels<Avx512, Avx512VnniDots, Avx512Bf16Pairs, Avx512VnniQuads>("avx512-amx");
     kernels.linear = amx_linear;
     kernels.round = amx_round_rows;
+    kernels.attend = amx_attend;
     kernels.attend_patches = amx_attend_patches;
     return kernels;
 }();

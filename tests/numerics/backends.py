@@ -18,6 +18,14 @@ INTEGER_BACKENDS = ("reference", *CPU_BACKENDS)
 BACKENDS = (*INTEGER_BACKENDS, "paddle")
 
 
+ROUNDING_ISAS = {"avx512-lowered", "avx512-bf16", "avx512-amx"}
+"""Those that round queries and weights of attention to bfloat16, over caches that are not of float32."""
+
+
+def rounds_attention(backend: str) -> bool:
+    return backend.removeprefix("cpu-") in ROUNDING_ISAS
+
+
 @functools.cache
 def make_ops(name: str) -> Ops:
     if name == "reference":

@@ -193,6 +193,11 @@ def assert_rows_agree(found: Floats, expected: Floats) -> None:
     assert differences[-1] <= MOVED_CODE_TOLERANCE
 
 
+def assert_rounded_rows_agree(found: Floats, expected: Floats) -> None:
+    """Check rows of attention whose queries and weights were rounded to bfloat16, eight bits."""
+    assert max_difference(found, expected) <= 2**-7 * np.abs(expected).max()
+
+
 def cosine(found: Floats, expected: Floats) -> float:
     """The smallest cosine of two matrices' rows."""
     a, b = found.astype(np.float64), expected.astype(np.float64)

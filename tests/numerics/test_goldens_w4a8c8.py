@@ -24,11 +24,12 @@ from ernie_backend.weights.loader import CheckpointWeights
 from ernie_backend.weights.roles import Role
 from ernie_kernels.api import Ops
 from ernie_kernels.formats import W4A8Weight
-from numerics.backends import BACKENDS, CPU_BACKENDS, make_ops
+from numerics.backends import BACKENDS, CPU_BACKENDS, make_ops, rounds_attention
 from numerics.generation import assert_steps_change_no_bit, generate, load, prompt_logits
 from numerics.golden import (
     LOGITS_TOLERANCE,
     Floats,
+    assert_rounded_rows_agree,
     assert_rows_agree,
     checkpoint,
     cosine,
@@ -142,11 +143,9 @@ def test_every_op_rounds_as_the_oracle_does(backend: str) -> None:
         parts = [oracle.multiply(hidden, f"{name}self_attn.{part}_proj.weight") for part in "qkv"]
         assert max_difference(qkv, np.concatenate(parts, axis=1)) <= LOGITS_TOLERANCE
         assert max_difference(output, oracle.multiply(attended, name + "self_attn.o_proj.weight")) <= 1e-3
-        for found, expected in (
-            (output, oracle.attend(name + "self_attn.", *np.split(qkv, [8 * 16, 12 * 16], axis=1))),
-            (transformed, oracle.transform(layer, inputs)),
-        ):
-            assert_rows_agree(found, expected)
+        expected = oracle.attend(name + "self_attn.", *np.split(qkv, [8 * 16, 12 * 16], axis=1))
+        (assert_rounded_rows_agree if rounds_attention(backend) else assert_rows_agree)(output, expected)
+        assert_rows_agree(transformed, oracle.transform(layer, inputs))
 
 
 @backends
@@ -155,7 +154,7 @@ def test_logits_are_those_of_the_oracle(backend: str, chunk: int | None) -> None
     """To 1e-4 where this was written; a code that moves in a first layer would cost more."""
     ops = make_ops(backend)
     _, logits = generate(load_twin(ops), ops, PROMPTS, 1, chunk, "int8")
-    assert cosine(logits, oracle_logits()) >= 0.9999
+    assert cosine(logits, oracle_logits()) >= (0.999 if rounds_attention(backend) else 0.9999)
 
 
 def test_rounding_costs_what_it_must() -> None:
