@@ -221,10 +221,14 @@ void put_rows(Ops& ops, nb::handle x, nb::handle media, const Batch& batch, nb::
     ops.put_rows(matrix(input), matrix(given), batch, matrix(y));
 }
 
-void lm_head(Ops& ops, nb::handle hidden, const PackedLinear& head, const Batch& batch, nb::handle result) {
+void lm_head(Ops& ops, nb::handle hidden, const PackedLinear& head, const Batch& batch, nb::handle places,
+             int64_t vocab_size, nb::handle result, nb::handle chosen) {
     const Buffer input("hidden", hidden, 'f', 2), y("logits", result, 'f', 2, true);
+    const Buffer greedy("greedy", places, 'i', 1), tokens("tokens", chosen, 'l', 1, true);
+    expect("tokens length", tokens.size(0), greedy.size(0));
+    const GreedyRows rows{greedy.data<const int32_t>(), greedy.size(0), vocab_size, tokens.data<int64_t>()};
     const nb::gil_scoped_release release;
-    ops.lm_head(matrix(input), head, batch, matrix(y));
+    ops.lm_head(matrix(input), head, batch, rows, matrix(y));
 }
 
 void sample(Ops& ops, nb::handle logits, nb::handle batch, nb::handle result) {
@@ -291,5 +295,6 @@ NB_MODULE(_cpu, module) {
         .def("put_rows", &put_rows, "x"_a, "media"_a, "batch"_a, "result"_a)
         .def("sample", &sample, "logits"_a, "batch"_a, "tokens"_a)
         .def("mask", &mask, "logits"_a, "masks"_a, "rows"_a)
-        .def("lm_head", &lm_head, "hidden"_a, "head"_a, "batch"_a, "logits"_a);
+        .def("lm_head", &lm_head, "hidden"_a, "head"_a, "batch"_a, "greedy"_a, "vocab_size"_a, "logits"_a,
+             "tokens"_a);
 }

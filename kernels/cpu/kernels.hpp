@@ -167,6 +167,23 @@ struct SamplingTask {
     int64_t* tokens;  // [rows]
 };
 
+// The largest logit of a row, of equals the first; NaN if there is one.
+struct BestColumn {
+    float value;
+    int64_t column;
+};
+
+// Raises the best columns of some rows to those of a slice of the logits.
+struct BestTask {
+    const float* logits;  // [rows][stride]
+    int64_t stride;
+    int64_t columns;  // that count
+    int64_t first;    // column of the vocabulary
+    const int32_t* rows;
+    int64_t count;
+    BestColumn* best;  // [count], of the columns before these
+};
+
 // Rows of logits whose excluded columns become -infinity. Those without a bit are excluded.
 struct MaskTask {
     float* logits;          // [rows][width]
@@ -195,6 +212,7 @@ struct Kernels {
     void (*attend)(const AttentionTask&, int part, int parts);
     void (*join)(const AttentionTask&, int part, int parts);
     void (*sample)(const SamplingTask&, int part, int parts);
+    void (*best)(const BestTask&);
     void (*mask)(const MaskTask&, int part, int parts);
 };
 

@@ -48,6 +48,10 @@ void ExpertBank::check(int64_t panel) const {
     for (const Mlp& expert : experts) {
         check_mlp("expert", expert, hidden, panel);
         expect("expert width", expert.down->inputs, experts[0].down->inputs);
+        const PackedLinear &gate_up = *expert.gate_up, &like = *experts[0].gate_up;
+        if (gate_up.activation != like.activation || gate_up.in_quads != like.in_quads ||
+            gate_up.group != like.group)
+            throw std::invalid_argument("all experts of a bank must round their inputs alike");
     }
 }
 
@@ -111,6 +115,8 @@ void Ops::add_bank_rows(Matrix x, const ExpertBank& bank, const std::vector<int3
 // Adds the results of a bank to all rows of y.
 void Ops::add_bank(Matrix x, const ExpertBank& bank, Matrix y) {
     route_rows(x, bank);
+    const QuantizedRows codes =
+        bank.experts.empty() ? QuantizedRows{} : quantize_once(x, *bank.experts[0].gate_up);
     pairs_.sort(chosen_.data(), chosen_weights_.data(), x.rows, bank.experts_per_token, bank.router->outputs);
     const int64_t most = std::max(x.rows, kLeastWave);
     for (int64_t first = bank.first_expert, last; first < bank.end_expert(); first = last) {
@@ -118,28 +124,31 @@ void Ops::add_bank(Matrix x, const ExpertBank& bank, Matrix y) {
         while (last < bank.end_expert() &&
                pairs_.starts[size_t(last) + 1] - pairs_.starts[size_t(first)] <= most)
             ++last;
-        add_experts(x, bank, first, last, y);
+        add_experts(x, codes, bank, first, last, y);
     }
 }
 
-// Adds the results of experts first..last to y.
-void Ops::add_experts(Matrix x, const ExpertBank& bank, int64_t first, int64_t last, Matrix y) {
+// Adds the results of experts first..last to y. Where there are codes of x, rows are gathered as codes.
+void Ops::add_experts(Matrix x, const QuantizedRows& codes, const ExpertBank& bank, int64_t first, int64_t last,
+                      Matrix y) {
     const int64_t begin = pairs_.starts[size_t(first)], end = pairs_.starts[size_t(last)];
     const int64_t count = end - begin, hidden = x.columns, width = bank.experts[0].down->inputs;
     if (count == 0) return;
     float* rows = grow(expert_rows_, count * hidden);  // the inputs, then the outputs
     float* both = grow(gate_up_, count * 2 * width);
     float* inner = grow(hidden_, count * width);
-    share_rows(count, hidden, [&](int64_t from, int64_t to) {
-        gather(x.data, hidden, pairs_.rows.data() + begin, from, to, rows);
-    });
+    const int32_t* rows_of_pairs = pairs_.rows.data() + begin;
+    if (!codes.codes)
+        share_rows(count, hidden,
+                   [&](int64_t from, int64_t to) { gather(x.data, hidden, rows_of_pairs, from, to, rows); });
     std::vector<Product> gate_up, down;
     for (int64_t e = first; e < last; ++e) {
         const int64_t start = pairs_.starts[size_t(e)] - begin,
                       size = pairs_.starts[size_t(e) + 1] - begin - start;
         if (size == 0) continue;  // its weights are not read
         const Mlp& expert = bank.experts[size_t(e - bank.first_expert)];
-        gate_up.push_back({expert.gate_up.get(), rows + start * hidden, size, both + start * 2 * width});
+        gate_up.push_back({expert.gate_up.get(), rows + start * hidden, size, both + start * 2 * width, nullptr,
+                           codes.codes ? &codes : nullptr, rows_of_pairs + start});
         down.push_back({expert.down.get(), inner + start * width, size, rows + start * hidden});
     }
     multiply(gate_up);

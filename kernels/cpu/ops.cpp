@@ -35,7 +35,8 @@ QuantizedRows quantized_shape(const PackedLinear& weight) {
 
 int64_t code_bytes(const PackedLinear& weight) { return weight.in_quads ? sizeof(int8_t) : sizeof(int16_t); }
 
-constexpr int64_t kLine = 64;  // of the caches
+constexpr int64_t kLine = 64;            // of the caches
+constexpr int64_t kGatheredAtOnce = 16;  // bytes copied in the time of a multiply-add
 
 std::byte* aligned(std::byte* memory) {
     return memory + (kLine - int64_t(reinterpret_cast<uintptr_t>(memory) % kLine)) % kLine;
@@ -131,28 +132,49 @@ void Ops::quantize(const Product& product, const QuantizedRows& rows) {
     run(kernels_.quantize, QuantizeTask{product.x, product.rows, weight.inputs, levels, rows}, work);
 }
 
-// Several products as one set of chunks, so that no thread waits for another between two small weights.
-//
-// Inputs are rounded first, all products into one scratch vector each for codes, scales and bfloat16 items. A
-// product then has as many chunks as its weight has kChunkBytes, and together there is at least one for every
-// thread; chunk_ends_ holds running totals, in which a chunk's number finds its product.
-void Ops::multiply(const std::vector<Product>& products) {
-    int64_t codes = 0, scales = 0, items = 0, work = 0;
+// Fills `rows` with those of product.codes.
+void Ops::gather_codes(const Product& product, const QuantizedRows& rows) {
+    const QuantizedRows& from = *product.codes;
+    const int64_t bytes = rows.stride * code_bytes(*product.weight), groups = rows.groups;
+    share_rows(product.rows, bytes / kGatheredAtOnce, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+            const int64_t source = product.code_rows[row];
+            std::copy_n(static_cast<const std::byte*>(from.codes) + source * bytes, bytes,
+                        static_cast<std::byte*>(rows.codes) + row * bytes);
+            std::copy_n(from.scales + source * groups, groups, rows.scales + row * groups);
+            if (rows.sums) std::copy_n(from.sums + source * groups, groups, rows.sums + row * groups);
+        }
+    });
+}
+
+// The codes of all rows of x for weights like this one, or none where it takes no such codes. They are good
+// until the next call.
+QuantizedRows Ops::quantize_once(Matrix x, const PackedLinear& weight) {
+    if (weight.activation != Activation::Int16 && weight.activation != Activation::Int8) return {};
+    QuantizedRows q = quantized_shape(weight);
+    q.codes = aligned(grow(row_codes_, x.rows * q.stride * code_bytes(weight) + kLine));
+    q.scales = grow(row_scales_, x.rows * q.groups);
+    if (weight.in_quads) q.sums = grow(row_sums_, x.rows * q.groups);
+    quantize({&weight, x.data, x.rows, nullptr}, q);
+    return q;
+}
+
+// Fills products_: inputs are rounded, all products into one scratch vector each for codes, scales and bfloat16
+// items.
+void Ops::prepare(const std::vector<Product>& products) {
+    int64_t codes = 0, scales = 0, items = 0;
     // Sizes before pointers: growing a vector moves it.
     for (const Product& product : products) {
         const QuantizedRows q = quantized_shape(*product.weight);
         codes += product.rows * q.stride * code_bytes(*product.weight);
         scales += product.rows * q.groups;
         items += (product.rows + kRowsTogether) * rounded_stride(*product.weight);
-        work += product.rows * product.weight->inputs * product.weight->outputs;
     }
     std::byte* next_codes = aligned(grow(codes_, codes + kLine));
     float* next_scales = grow(scales_, scales);
     int32_t* next_sums = grow(sums_, scales);
     std::byte* next_items = grow(rounded_, items * kLargestItem);
     products_.clear();
-    chunk_ends_.assign(1, 0);
-    const int64_t least = (pool_.size() + int64_t(products.size()) - 1) / int64_t(products.size());
     for (const Product& product : products) {
         const PackedLinear& weight = *product.weight;
         LinearTask task{weight.view(), product.x,   quantized_shape(weight), {}, product.y,
@@ -169,9 +191,24 @@ void Ops::multiply(const std::vector<Product>& products) {
             next_codes += product.rows * q.stride * code_bytes(weight);
             next_scales += product.rows * q.groups;
             next_sums += product.rows * q.groups;
-            quantize(product, q);
+            product.codes ? gather_codes(product, q) : quantize(product, q);
         }
         products_.push_back(task);
+    }
+}
+
+// Several products as one set of chunks, so that no thread waits for another between two small weights.
+//
+// A product has as many chunks as its weight has kChunkBytes, and together there is at least one for every
+// thread; chunk_ends_ holds running totals, in which a chunk's number finds its product.
+void Ops::multiply(const std::vector<Product>& products) {
+    prepare(products);
+    int64_t work = 0;
+    chunk_ends_.assign(1, 0);
+    const int64_t least = (pool_.size() + int64_t(products.size()) - 1) / int64_t(products.size());
+    for (const Product& product : products) {
+        const PackedLinear& weight = *product.weight;
+        work += product.rows * weight.inputs * weight.outputs;
         const int64_t chunk = product.rows < kManyRows ? kChunkBytes : kManyRowsChunkBytes;
         chunk_ends_.push_back(chunk_ends_.back() + int(std::max(least, weight.bytes / chunk)));
     }
@@ -285,18 +322,6 @@ void Ops::mask(Matrix logits, const uint32_t* masks, int64_t words, const int64_
     const std::lock_guard<std::mutex> lock(mutex_);
     run(kernels_.mask, MaskTask{logits.data, masks, rows, count, logits.columns, words},
         count * logits.columns);
-}
-
-void Ops::lm_head(Matrix hidden, const PackedLinear& head, const Batch& batch, Matrix y) {
-    expect("head panel width", head.panel, kernels_.panel);
-    expect("lm_head input columns", hidden.columns, head.inputs);
-    expect_shape("logits", y, batch.num_logit_rows(), head.outputs);
-    for (const int32_t row : batch.logit_rows) expect_below("batch.logit_rows", row, hidden.rows);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    float* rows = grow(hidden_, batch.num_logit_rows() * head.inputs);
-    for (float* next = rows; const int32_t row : batch.logit_rows)
-        next = std::copy_n(hidden.data + row * head.inputs, head.inputs, next);
-    multiply(rows, batch.num_logit_rows(), head, y.data);
 }
 
 }  // namespace ernie

@@ -33,12 +33,23 @@ struct Product {
     int64_t rows;
     float* y;
     const float* bias = nullptr;
+    // The codes of a matrix, if they have been made, and which of its rows are those of x, which is not read.
+    const QuantizedRows* codes = nullptr;
+    const int32_t* code_rows = nullptr;
 };
 
 // A float vector in memory that it does not own.
 struct Vector {
     const float* data;
     int64_t size;
+};
+
+// The rows of logits that are chosen greedily and not stored.
+struct GreedyRows {
+    const int32_t* places;  // [count], rising, among the rows of logits
+    int64_t count;
+    int64_t vocab_size;  // columns from there on are not chosen
+    int64_t* tokens;     // [count]; -1: the best logit is not finite
 };
 
 inline constexpr int64_t kSmallWork = 1 << 16;  // multiply-adds that cost less than waking the other threads
@@ -73,7 +84,8 @@ class Ops {
     void attention(Matrix qkv, const RotaryView& rotary, LayerCache& cache, Batch& batch, Matrix y);
     void sample(Matrix logits, const SamplingRow* batch, int64_t* tokens);
     void mask(Matrix logits, const uint32_t* masks, int64_t words, const int64_t* rows, int64_t count);
-    void lm_head(Matrix hidden, const PackedLinear& head, const Batch& batch, Matrix y);
+    void lm_head(Matrix hidden, const PackedLinear& head, const Batch& batch, const GreedyRows& greedy,
+                 Matrix logits);
 
   private:
     template <typename Task>
@@ -82,20 +94,27 @@ class Ops {
     void share_rows(int64_t rows, int64_t work_per_row, const Share& share);
     void multiply(const float* x, int64_t rows, const PackedLinear& weight, float* y);
     void multiply(const std::vector<Product>& products);
+    void prepare(const std::vector<Product>& products);
+    void choose_greedily(const PackedLinear& head, const LinearTask& product, const GreedyRows& greedy,
+                         Matrix logits);
+    static void copy_stored(const LinearTask& slice, const GreedyRows& greedy, int64_t first, Matrix logits);
     void quantize(const Product& product, const QuantizedRows& rows);
+    void gather_codes(const Product& product, const QuantizedRows& rows);
+    QuantizedRows quantize_once(Matrix x, const PackedLinear& weight);
     void transform(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y);
     void route_rows(Matrix x, const ExpertBank& bank);
     void add_bank(Matrix x, const ExpertBank& bank, Matrix y);
     void add_bank_rows(Matrix x, const ExpertBank& bank, const std::vector<int32_t>& rows, Matrix y);
-    void add_experts(Matrix x, const ExpertBank& bank, int64_t first, int64_t last, Matrix y);
+    void add_experts(Matrix x, const QuantizedRows& codes, const ExpertBank& bank, int64_t first, int64_t last,
+                     Matrix y);
 
     const Kernels& kernels_;
     ThreadPool pool_;
     std::mutex mutex_;
-    std::vector<std::byte> codes_, rounded_;
-    std::vector<int32_t> sums_;
-    std::vector<float> scales_, hidden_, gate_up_, queries_, scratch_, partials_, expert_rows_, chosen_weights_,
-        bank_rows_;
+    std::vector<std::byte> codes_, rounded_, row_codes_;
+    std::vector<int32_t> sums_, row_sums_;
+    std::vector<float> scales_, row_scales_, hidden_, gate_up_, queries_, scratch_, partials_, expert_rows_,
+        chosen_weights_, bank_rows_;
     std::vector<int32_t> chosen_;
     std::vector<LinearTask> products_;
     std::vector<int> chunk_ends_;

@@ -1,4 +1,5 @@
-// The choice of a token from each row of logits; ernie_kernels/sampling.py defines it.
+// The choice of a token from each row of logits; ernie_kernels/sampling.py defines it. Greedy rows are seen in
+// slices (head.cpp).
 //
 // Nothing is sorted. A weight is in [0, 1], so its bits rise with it: the bound of top_k or top_p is found ten
 // bits at a time, by what each of 1024 bins holds. Sums are double, in an order that depends on the row alone.
@@ -166,6 +167,30 @@ void sample(const SamplingTask& task, int part, int parts) {
         if (row_sampling.top_p < 1)
             drop(weights, n, find_bound<true>(weights, n, row_sampling.top_p * sum(weights, n), scratch));
         task.tokens[row] = pick(weights, n, row_sampling.uniform);
+    }
+}
+
+// Whether one of the numbers is NaN.
+template <typename V>
+bool has_nan(const float* x, int64_t n) {
+    V sum = V::zero();  // of numbers between -1 and 1, or NaN: max and min return the second operand then
+    for (int64_t i = 0; i < n; i += V::kLanes)
+        sum = V::add(sum, V::max(V::set(-1.0f), V::min(V::set(1.0f), load_partial<V>(x + i, n - i))));
+    return sum.sum() != sum.sum();
+}
+
+template <typename V>
+void raise_best(const BestTask& task) {
+    if (task.columns <= 0) return;
+    for (int64_t i = 0; i < task.count; ++i) {
+        const float* x = task.logits + task.rows[i] * task.stride;
+        BestColumn& best = task.best[i];
+        const float found = has_nan<V>(x, task.columns) ? __builtin_nanf("") : largest<V>(x, task.columns);
+        if (found != found) best = {found, task.first};
+        if (!(found > best.value)) continue;
+        const float* at = x;
+        while (*at != found) ++at;
+        best = {found, task.first + (at - x)};
     }
 }
 

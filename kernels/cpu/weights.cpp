@@ -127,6 +127,15 @@ WeightView PackedLinear::view() const {
     return {kind, in_quads, outputs, inputs, data.get(), static_cast<const float*>(scales.get())};
 }
 
+WeightView PackedLinear::view(int64_t first, int64_t count) const {
+    WeightView part = view();
+    const int64_t panels = (outputs + panel - 1) / panel;
+    part.data = static_cast<const std::byte*>(part.data) + first * (bytes / panels);
+    if (part.scales) part.scales += first * panel;
+    part.outputs = std::min(count * panel, outputs - first * panel);
+    return part;
+}
+
 PackedLinear pack_linear(const Kernels& kernels, WeightKind kind, Activation activation, int64_t outputs,
                          int64_t inputs, int64_t group, const void* source, const float* scales,
                          ThreadPool& pool) {

@@ -27,6 +27,8 @@ struct PackedLinear {
     int64_t rotation = 0;   // StaticInt8: block of their Hadamard rotation; 0: none
 
     WeightView view() const;
+    // At most `count` panels from `first` on, which is below their number.
+    WeightView view(int64_t first, int64_t count) const;
 };
 
 // Packs `source` [outputs][inputs] by `kind`: float, bfloat16 bits, int8 codes, or two int4 codes per

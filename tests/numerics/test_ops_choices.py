@@ -21,7 +21,7 @@ from ernie_kernels.sampling import (
     choose_tokens,
     sampling_batch,
 )
-from numerics.ops_cases import plain_batch, random_floats, with_fields
+from numerics.ops_cases import ISAS, bits, plain_batch, random_floats, with_fields
 
 VOCAB, COLUMNS, ROWS, WIDTH = 90, 96, 12, 16
 FILTERS = (
@@ -32,6 +32,8 @@ FILTERS = (
     SamplingFilters(2.0, min_p=0.1, top_k=20, top_p=0.9),
 )
 OPS: list[Any] = [ReferenceOps(), CpuOps(2), PaddleOps("cpu")]
+SLICED = 700
+"""Columns of three slices, the last one short (kernels/cpu/head.cpp)."""
 
 
 def _head(ops: Any, columns: int = COLUMNS) -> Any:
@@ -75,6 +77,27 @@ def test_a_row_without_a_finite_best_logit_has_no_token(ops: Any) -> None:
         tokens: NDArray[np.int64] = ops.lm_head(_hidden(ops, hidden), _head(ops), ops.upload(batch)).tokens
     assert (tokens == NO_TOKEN).tolist() == [False, True, True, False, False]
     assert tokens[3] == 0
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_greedy_tokens_are_the_first_of_the_largest_logits(isa: str, threads: int) -> None:
+    """Equal logits in other slices, minus infinity, NaN, and vocabularies that end in a slice or before one."""
+    ops, hidden = CpuOps(threads, isa), random_floats(1, ROWS, WIDTH)
+    weights = random_floats(4, SLICED, WIDTH)
+    weights[[20, 300, 650]] = 9 * hidden[0]  # of equals the first
+    weights[30], weights[400], hidden[3, 0], hidden[4] = -np.inf, np.nan, 0, np.nan
+    weights[400, 1:] = 0
+    head = ops.pack_linear(Float32Weight(weights), ActivationType.FLOAT32)
+    places = np.array([0, 1, 3, 4, 6, 7], np.int32)
+    batch = with_fields(plain_batch(ROWS), logit_rows=np.arange(8, dtype=np.int32))
+    logits = ops.lm_head(hidden, head, ops.upload(batch)).logits
+    for vocab_size in (1, 256, 301, 399, SLICED, SLICED + 1):
+        choices = TokenChoices(places, sampling_batch([(GREEDY, 0.0)] * len(places)), vocab_size)
+        found = ops.lm_head(hidden, head, ops.upload(replace(batch, choices=choices)))
+        np.testing.assert_array_equal(bits(found.logits), bits(np.delete(logits, places, axis=0)))
+        expected = choose_tokens(logits[places][:, :vocab_size], choices.sampling)
+        assert found.tokens.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,14 @@ from ernie_kernels.formats import (
 )
 from ernie_kernels.rotary import rotary_table
 from ernie_kernels.routing import check_experts, check_router
-from ernie_kernels.sampling import HeadOutput, SamplingBatch, TokenMasks, Tokens, head_output
+from ernie_kernels.sampling import (
+    HeadOutput,
+    SamplingBatch,
+    TokenChoices,
+    TokenMasks,
+    Tokens,
+    head_output,
+)
 
 ISA_VARIABLE = "ERNIE_CPU_ISA"
 
@@ -232,10 +239,38 @@ class CpuOps(CpuPatchOps):
         return self._communicator.all_reduce(x)
 
     def lm_head(self, hidden: Floats, head: _cpu.PackedLinear, batch: CpuBatch) -> HeadOutput:
-        """Compute the logits, choose tokens."""
-        logits = np.empty((batch.num_logit_rows, head.outputs), np.float32)
-        self._ops.lm_head(hidden, head, batch, logits)
-        return head_output(self._communicator.all_gather(logits), batch.choices, self.sample_tokens)
+        """Compute the logits, choose tokens; a rank alone stores no logits of greedy rows."""
+        choices = batch.choices
+        if choices is None or self._communicator.size > 1:
+            logits = self._logits(hidden, head, batch, _NO_ROWS, 0)[0]
+            return head_output(self._communicator.all_gather(logits), choices, self.sample_tokens)
+        is_greedy = choices.sampling["temperature"] == 0
+        greedy = choices.places[is_greedy]
+        logits, greedy_tokens = self._logits(hidden, head, batch, greedy, choices.vocab_size)
+        places = choices.places[~is_greedy]
+        others = TokenChoices(
+            places - np.searchsorted(greedy, places).astype(np.int32),
+            choices.sampling[~is_greedy],
+            choices.vocab_size,
+        )
+        output = head_output(logits, others, self.sample_tokens)
+        tokens = np.empty(len(is_greedy), np.int64)
+        tokens[is_greedy], tokens[~is_greedy] = greedy_tokens, output.tokens
+        return HeadOutput(output.logits, tokens)
+
+    def _logits(
+        self,
+        hidden: Floats,
+        head: _cpu.PackedLinear,
+        batch: CpuBatch,
+        greedy: NDArray[np.int32],
+        vocab_size: int,
+    ) -> tuple[Floats, Tokens]:
+        """Return the logits of all rows but the greedy ones, and the tokens of these."""
+        logits = np.empty((batch.num_logit_rows - len(greedy), head.outputs), np.float32)
+        tokens = np.empty(len(greedy), np.int64)
+        self._ops.lm_head(hidden, head, batch, greedy, min(vocab_size, head.outputs), logits, tokens)
+        return logits, tokens
 
     def sample_tokens(self, logits: Floats, batch: SamplingBatch) -> Tokens:
         """Return a token for each row of logits ``[R, V]``, see ``ernie_kernels.sampling``.
