@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import json
 import logging
 import os
@@ -93,6 +94,7 @@ def _serve(started: StartedEngine, connection: Connection) -> int:
     connection.send(started.ready)
     connection.receive_with(receive)
     threading.Thread(target=_say_alive, args=(connection,), name="alive", daemon=True).start()
+    gc.freeze()  # what the start has made stays: no collection between two steps needs to look at it
     logger.info("ready")
     try:
         EngineLoop(started.engine, inbox, connection.send).run()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.devices.backend import find_backend
+from ernie_backend.devices.backend import Backend, find_backend
 from ernie_backend.devices.host import available_bytes
 from ernie_backend.engine.engine import Engine
 from ernie_backend.engine.input_processor import InputProcessor
@@ -23,11 +23,13 @@ from ernie_backend.media.pool import MediaPool
 from ernie_backend.media.processor import MediaProcessor
 from ernie_backend.parallel.group import DistributedRunner, GroupObserver
 from ernie_backend.parallel.launcher import launch_group
-from ernie_backend.parallel.layout import check_leads, read_layout
+from ernie_backend.parallel.layout import Layout, check_leads, read_layout
 from ernie_backend.parallel.worker import Worker
 from ernie_backend.planning.engine_plan import check_fits, engine_plan
+from ernie_backend.planning.memory_plan import MemoryPlan
 from ernie_backend.planning.units import format_bytes
 from ernie_backend.request.step_plan import ScheduledChunk, SchedulePlan
+from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.runner.sampler import Sampler
 from ernie_backend.service.stages import Stages
 from ernie_backend.settings.engine_settings import EngineSettings
@@ -72,61 +74,85 @@ def start_engine(parameters: Mapping[str, str], observer: GroupObserver | None =
         StartError: the engine cannot serve.
     """
     stages = Stages("Python and imports")
-    available = available_bytes()
     with _logged(stages, "config and tokenizer"):
-        directory = model_directory(parameters)
-        config = ModelConfig.from_directory(directory)
-        settings = read_settings(parameters, config)
-        media = MediaProcessor.load(directory, config, settings)
-        input_processor = InputProcessor.load(settings, config, _modalities(media))
-        backend, notice = find_backend(settings.device)
-        layout = read_layout(settings.parallel)
-        check_leads(layout)
-        host_notices = backend.check_host(layout.ranks_per_host)
-        plan = engine_plan(settings, config, backend, available * len(layout.hosts))
-        check_fits(plan)
+        checked = _read(parameters)
+    settings, input_processor = checked.settings, checked.input_processor
     _log_choices(settings, input_processor)
-    of_media = () if media is None else media.notices
-    for line in filter(None, (*settings.notices, notice, layout.notice, *of_media, *host_notices)):
+    for line in checked.notices:
         logger.warning("notice: %s", line)
+    runner, spec, sampler = _load(checked, parameters, observer or GroupObserver(), stages)
+    with _logged(stages, "warm-up step"):
+        runner.run(_warm_up_plan(checked.config))
+    enable_prefix_caching = settings.cache.enable_prefix_caching
+    blocks = BlockManager(spec.num_blocks, spec.block_size, enable_prefix_caching=enable_prefix_caching)
+    engine = Engine(runner, blocks, settings.scheduler, sampler, encoder=runner.encoder)
+    description = _description(settings, checked.config, input_processor, checked.backend.name, spec)
+    ready = Ready(replace(description, startup=tuple(stages.list)))
+    pool = None
+    if checked.media is not None and input_processor.media is not None:
+        workers = max(1, min(_MAX_MEDIA_WORKERS, settings.threads // 2))
+        pool = MediaPool(checked.media, workers, settings.media.processor_cache_bytes)
+    return StartedEngine(engine, input_processor, ready, settings.scheduler.max_num_waiting, pool)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What was read and checked before anything is loaded; ``notices`` are lines for the user."""
+
+    config: ModelConfig
+    settings: EngineSettings
+    input_processor: InputProcessor
+    media: MediaProcessor | None
+    backend: Backend
+    layout: Layout
+    plan: MemoryPlan
+    notices: tuple[str, ...]
+
+
+def _read(parameters: Mapping[str, str]) -> _Checked:
+    available = available_bytes()
+    directory = model_directory(parameters)
+    config = ModelConfig.from_directory(directory)
+    settings = read_settings(parameters, config)
+    media = MediaProcessor.load(directory, config, settings)
+    input_processor = InputProcessor.load(settings, config, _modalities(media))
+    backend, notice = find_backend(settings.device)
+    layout = read_layout(settings.parallel)
+    check_leads(layout)
+    host_notices = backend.check_host(layout.ranks_per_host)
+    plan = engine_plan(settings, config, backend, available * len(layout.hosts))
+    check_fits(plan)
+    of_media = () if media is None else media.notices
+    notices = filter(None, (*settings.notices, notice, layout.notice, *of_media, *host_notices))
+    return _Checked(config, settings, input_processor, media, backend, layout, plan, tuple(notices))
+
+
+def _load(
+    checked: _Checked, parameters: Mapping[str, str], observer: GroupObserver, stages: Stages
+) -> tuple[ModelRunner | DistributedRunner, CacheSpec, Sampler]:
+    """Start the other ranks, load the weights and reserve the KV cache, whose spec of a layer is returned."""
+    config, settings, layout = checked.config, checked.settings, checked.layout
     group, process_group = None, None
     if layout.size > 1:
         with _logged(stages, f"{layout.size} ranks"):
-            group, process_group = launch_group(settings, parameters, layout, observer or GroupObserver())
-    with _logged(
-        stages, f"weights on {backend.name}, {layout.threads_per_rank(settings.threads)} threads"
-    ) as weights:
+            group, process_group = launch_group(settings, parameters, layout, observer)
+    name = f"weights on {checked.backend.name}, {layout.threads_per_rank(settings.threads)} threads"
+    with _logged(stages, name) as weights:
         with nullcontext() if group is None else group.root_cause_first():
-            worker = Worker.load(settings, config, backend, layout, process_group)
+            worker = Worker.load(settings, config, checked.backend, layout, process_group)
         weights.size_bytes = worker.weight_bytes
     with _logged(stages, "KV cache (reserved)") as kv_cache:
-        num_blocks = worker.affordable_blocks(settings, plan, available_bytes() // layout.ranks_per_host)
+        available = available_bytes() // layout.ranks_per_host
+        num_blocks = worker.affordable_blocks(settings, checked.plan, available)
         if group is not None:
             num_blocks = group.least_blocks(num_blocks)
             group.allocate(num_blocks)
         spec = replace(worker.block_spec(settings), num_blocks=num_blocks)
-        model_runner = worker.create_runner(spec, media)
-        runner = model_runner if group is None else DistributedRunner(model_runner, group)
+        model_runner = worker.create_runner(spec, checked.media)
         kv_cache.size_bytes = spec.bytes_per_block * config.num_layers * spec.num_blocks
-    with _logged(stages, "warm-up step"):
-        runner.run(_warm_up_plan(config))
-    cache, logprobs = settings.cache, settings.logprobs
-    engine = Engine(
-        runner,
-        BlockManager(spec.num_blocks, spec.block_size, enable_prefix_caching=cache.enable_prefix_caching),
-        settings.scheduler,
-        Sampler(
-            backend.token_sampler(worker.ops), input_processor.tokenizer.vocab_size, logprobs.logprobs_mode
-        ),
-        encoder=runner.encoder,
-    )
-    description = _description(settings, config, input_processor, backend.name, spec)
-    ready = Ready(replace(description, startup=tuple(stages.list)))
-    pool = None
-    if media is not None and input_processor.media is not None:
-        workers = max(1, min(_MAX_MEDIA_WORKERS, settings.threads // 2))
-        pool = MediaPool(media, workers, settings.media.processor_cache_bytes)
-    return StartedEngine(engine, input_processor, ready, settings.scheduler.max_num_waiting, pool)
+    tokenizer, logprobs_mode = checked.input_processor.tokenizer, settings.logprobs.logprobs_mode
+    sampler = Sampler(checked.backend.token_sampler(worker.ops), tokenizer.vocab_size, logprobs_mode)
+    return model_runner if group is None else DistributedRunner(model_runner, group), spec, sampler
 
 
 def _modalities(media: MediaProcessor | None) -> tuple[str, ...]:
