@@ -112,7 +112,6 @@ class LookupUnderTest:
             max_num_seqs="4",
             max_model_len="4096",
             num_gpu_blocks_override="128",
-            enable_prefix_caching="false",
             speculative_config=json.dumps({"method": "ngram", **arguments.config}),
         )
         self._engine = started.engine
