@@ -116,7 +116,7 @@ void make_cache(LayerCache* self, int64_t num_blocks, int64_t block_size, int64_
 PackedLinear pack_unscaled(Ops& ops, WeightKind kind, Activation activation, const Buffer& source) {
     const nb::gil_scoped_release release;
     return ops.pack(kind, activation, positive("weight rows", source.size(0)),
-                    positive("weight columns", source.size(1)), kQuadDepth, source.data<void>(), nullptr);
+                    positive("weight columns", source.size(1)), kQuadDepth, source.data<void>(), {});
 }
 
 PackedLinear pack_float32(Ops& ops, nb::handle values) {
@@ -137,7 +137,7 @@ PackedLinear pack_codes(Ops& ops, WeightKind kind, const Buffer& source, int64_t
     const Activation rounding = activation_named(activation);
     const nb::gil_scoped_release release;
     return ops.pack(kind, rounding, positive("weight rows", source.size(0)), positive("weight columns", inputs),
-                    group, source.data<void>(), factors.data<float>());
+                    group, source.data<void>(), {factors.data<float>(), nullptr});
 }
 
 PackedLinear pack_int8(Ops& ops, nb::handle codes, nb::handle scales, const std::string& activation,
@@ -146,13 +146,30 @@ PackedLinear pack_int8(Ops& ops, nb::handle codes, nb::handle scales, const std:
     return pack_codes(ops, WeightKind::Int8, source, source.size(1), scales, activation, group);
 }
 
+void check_int4(const Buffer& packed, int64_t inputs) {
+    if (packed.size(1) != (inputs + 1) / 2)
+        throw std::invalid_argument("packed has " + std::to_string(packed.size(1)) + " columns, expected " +
+                                    std::to_string((inputs + 1) / 2) + " for " + std::to_string(inputs) +
+                                    " inputs");
+}
+
+PackedLinear pack_grouped_int4(Ops& ops, nb::handle packed, int64_t inputs, nb::handle scales,
+                               const std::string& activation, int64_t group) {
+    const Buffer source("packed", packed, 'B', 2), factors("scales", scales, 'H', 2);
+    check_int4(source, positive("weight columns", inputs));
+    if (factors.size(0) != source.size(0) || factors.size(1) != groups_of(inputs))
+        throw std::invalid_argument("scales must be " + std::to_string(source.size(0)) + " times " +
+                                    std::to_string(groups_of(inputs)));
+    const Activation rounding = activation_named(activation);
+    const nb::gil_scoped_release release;
+    return ops.pack(WeightKind::Int4, rounding, positive("weight rows", source.size(0)), inputs, group,
+                    source.data<void>(), {nullptr, factors.data<uint16_t>()});
+}
+
 PackedLinear pack_int4(Ops& ops, nb::handle packed, int64_t inputs, nb::handle scales,
                        const std::string& activation, int64_t group) {
     const Buffer source("packed", packed, 'B', 2);
-    if (source.size(1) != (inputs + 1) / 2)
-        throw std::invalid_argument("packed has " + std::to_string(source.size(1)) + " columns, expected " +
-                                    std::to_string((inputs + 1) / 2) + " for " + std::to_string(inputs) +
-                                    " inputs");
+    check_int4(source, inputs);
     return pack_codes(ops, WeightKind::Int4, source, inputs, scales, activation, group);
 }
 
@@ -285,6 +302,8 @@ NB_MODULE(_cpu, module) {
         .def("pack_bfloat16", &pack_bfloat16, "bits"_a, "rounds_activations"_a)
         .def("pack_int8", &pack_int8, "codes"_a, "scales"_a, "activation"_a, "group"_a)
         .def("pack_int4", &pack_int4, "packed"_a, "inputs"_a, "scales"_a, "activation"_a, "group"_a)
+        .def("pack_grouped_int4", &pack_grouped_int4, "packed"_a, "inputs"_a, "scales"_a, "activation"_a,
+             "group"_a)
         .def("pack_w4a8", &pack_w4a8, "packed"_a, "inputs"_a, "scales"_a, "input_scale"_a, "rotation"_a)
         .def("embed", &embed, "table"_a, "batch"_a, "result"_a)
         .def("norm", &norm, "x"_a, "weight"_a, "epsilon"_a, "result"_a)

@@ -27,7 +27,8 @@ float weight_at(const WeightView& weight, int64_t output, int64_t k) {
     } else {
         code = int8_t(bytes[pair]);
     }
-    return float(code) * weight.scales[output];
+    const uint16_t* of_group = group_scales<V>(weight, panel, k);
+    return float(code) * (of_group ? from_bfloat16(of_group[lane]) : weight.scales[output]);
 }
 
 template <typename V>

@@ -13,9 +13,10 @@ namespace ernie {
 
 enum class WeightKind { Float32, Bfloat16, Int8, Int4 };
 
-inline constexpr int64_t kStep = 8;        // inputs that quantized weights keep together
-inline constexpr int64_t kDepth = 32;      // bfloat16 ones: a tile of AMX
-inline constexpr int64_t kQuadDepth = 64;  // and quantized ones in quads: a tile of AMX
+inline constexpr int64_t kStep = 8;         // inputs that quantized weights keep together
+inline constexpr int64_t kDepth = 32;       // bfloat16 ones: a tile of AMX
+inline constexpr int64_t kQuadDepth = 64;   // and quantized ones in quads: a tile of AMX
+inline constexpr int64_t kScaleGroup = 64;  // inputs of a group that has scales of its own
 inline constexpr int32_t kByteOffset = 128, kNibbleOffset = 8;
 
 // Panels of `panel` outputs:
@@ -34,8 +35,11 @@ struct WeightView {
     int64_t outputs;
     int64_t inputs;
     const void* data;
-    const float* scales;  // [panels * panel], Int8 and Int4
+    const float* scales;           // [panels * panel], Int8 and Int4 unless they have group_scales
+    const uint16_t* group_scales;  // bfloat16 [panels][groups_of(K)][panel], Int4; or null
 };
+
+static constexpr int64_t groups_of(int64_t inputs) { return (inputs + kScaleGroup - 1) / kScaleGroup; }
 
 static constexpr int64_t inputs_together(WeightKind kind, bool in_quads) {
     if (in_quads) return kQuadDepth;

@@ -123,8 +123,29 @@ const int8_t* quantized_panel(const LinearTask& task, int64_t panel) {
     return static_cast<const int8_t*>(task.weight.data) + panel * kPanel<V> * depth * kBits / 8;
 }
 
+// The scales of a panel for the group of input k; null where an output has one for all inputs.
+template <typename V>
+const uint16_t* group_scales(const WeightView& weight, int64_t panel, int64_t k) {
+    if (!weight.group_scales) return nullptr;
+    return weight.group_scales + (panel * groups_of(weight.inputs) + k / kScaleGroup) * kPanel<V>;
+}
+
+// Adds integer sums times the scale of each row, and of each output where the group has such scales.
+template <typename D, int kRows, typename V = typename D::Float>
+void add_group(const typename D::Sums (&sums)[kRows][kRegisters<V>], const float* scales, int64_t stride,
+               const uint16_t* of_outputs, V (&totals)[kRows][kRegisters<V>]) {
+    for (int r = 0; r < kRows; ++r) {
+        const V scale = V::set(scales[r * stride]);
+        for (int i = 0; i < kRegisters<V>; ++i) {
+            const V factor = of_outputs ? V::mul(V::load(of_outputs + i * V::kLanes), scale) : scale;
+            totals[r][i] = V::fma(D::to_float(sums[r][i]), factor, totals[r][i]);
+        }
+    }
+}
+
 // Quantized weights, float activations: codes become floats on their way into the tile, and the scale of an
-// output multiplies its sum at the end. K is padded in the weights but not in x, hence the bounds on k.
+// output multiplies its sum at the end; one of a group, the codes. K is padded in the weights but not in x,
+// hence the bounds on k.
 template <typename D, int kBits, int kRows>
 void widened_tile(const LinearTask& task, int64_t panel, int64_t row) {
     using V = typename D::Float;
@@ -135,6 +156,7 @@ void widened_tile(const LinearTask& task, int64_t panel, int64_t row) {
     for (auto& row_sums : sums)
         for (V& sum : row_sums) sum = V::zero();
     for (int64_t start = 0; start < inputs; start += kStep, w += kStep * kPanel<V> * kBits / 8) {
+        const uint16_t* scales = group_scales<V>(task.weight, panel, start);
         for (int pair = 0; pair < kStep / 2; ++pair) {
             const int64_t k = start + 2 * pair;
             V even[kRegisters<V>], odd[kRegisters<V>];
@@ -142,6 +164,10 @@ void widened_tile(const LinearTask& task, int64_t panel, int64_t row) {
                 const auto weights = load_pair<D, kBits>(w, pair, i);
                 even[i] = D::even(weights);
                 odd[i] = D::odd(weights);
+                if (!scales) continue;
+                const V scale = V::load(scales + i * V::kLanes);
+                even[i] = V::mul(even[i], scale);
+                odd[i] = V::mul(odd[i], scale);
             }
             for (int r = 0; r < kRows && k < inputs; ++r) {
                 const V value = V::set(x[r * inputs + k]);
@@ -177,7 +203,12 @@ const int8_t* sum_group(const QuantizedRows& q, int64_t row, int64_t begin, int6
     return w;
 }
 
-// Integer sums of one activation group, exact in int32, then one float multiply-add by the group's scale.
+// Inputs whose products with a row share all scales.
+inline int64_t inputs_of_sum(const LinearTask& task) {
+    return task.weight.group_scales && task.quantized.group > kScaleGroup ? kScaleGroup : task.quantized.group;
+}
+
+// Integer sums of one group, exact in int32, then one float multiply-add by its scales.
 template <typename D, int kBits, int kRows>
 void dot_tile(const LinearTask& task, int64_t panel, int64_t row) {
     using V = typename D::Float;
@@ -186,15 +217,14 @@ void dot_tile(const LinearTask& task, int64_t panel, int64_t row) {
     V totals[kRows][kRegisters<V>];
     for (auto& row_totals : totals)
         for (V& total : row_totals) total = V::zero();
-    for (int64_t g = 0; g < q.groups; ++g) {
-        const int64_t end = (g + 1) * q.group < q.stride ? (g + 1) * q.group : q.stride;
+    const int64_t step = inputs_of_sum(task),
+                  depth = q.groups * q.group < q.stride ? q.groups * q.group : q.stride;
+    for (int64_t start = 0; start < depth; start += step) {
+        const int64_t end = start + step < depth ? start + step : depth;
         typename D::Sums sums[kRows][kRegisters<V>];
-        w = sum_group<D, kBits, kRows>(q, row, g * q.group, end, w, sums);
-        for (int r = 0; r < kRows; ++r) {
-            const V scale = V::set(q.scales[(row + r) * q.groups + g]);
-            for (int i = 0; i < kRegisters<V>; ++i)
-                totals[r][i] = V::fma(D::to_float(sums[r][i]), scale, totals[r][i]);
-        }
+        w = sum_group<D, kBits, kRows>(q, row, start, end, w, sums);
+        const float* scales = q.scales + row * q.groups + start / q.group;
+        add_group<D, kRows>(sums, scales, q.groups, group_scales<V>(task.weight, panel, start), totals);
     }
     store_tile<V, kRows>(totals, task, panel, row);
 }

@@ -58,7 +58,10 @@ Ops::Ops(int threads, const std::string& instruction_set)
     : kernels_(kernels_for(instruction_set)), pool_(checked_threads(threads)) {}
 
 PackedLinear Ops::pack(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t group,
-                       const void* source, const float* scales) {
+                       const void* source, const WeightScales& scales) {
+    if (scales.of_groups && activation == Activation::Int8 && (group > kScaleGroup || kScaleGroup % group))
+        throw std::invalid_argument("activation group " + std::to_string(group) + " must divide the " +
+                                    std::to_string(kScaleGroup) + " inputs of a scale of the weight");
     if (group < kQuadDepth || group % kQuadDepth || group > kLargestGroup)
         throw std::invalid_argument("activation group " + std::to_string(group) + " must be a multiple of " +
                                     std::to_string(kQuadDepth) + " up to " + std::to_string(kLargestGroup));
@@ -83,7 +86,7 @@ PackedLinear Ops::pack_w4a8(int64_t outputs, int64_t inputs, const void* source,
     const int64_t group = (inputs + kQuadDepth - 1) / kQuadDepth * kQuadDepth;
     const std::lock_guard<std::mutex> lock(mutex_);
     PackedLinear packed = pack_linear(kernels_, WeightKind::Int4, Activation::StaticInt8, outputs, inputs,
-                                      group, source, scales, pool_);
+                                      group, source, {scales, nullptr}, pool_);
     packed.input_scale = input_scale;
     packed.rotation = rotation;
     return packed;

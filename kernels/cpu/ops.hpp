@@ -65,7 +65,7 @@ class Ops {
     int64_t panel() const { return kernels_.panel; }
 
     PackedLinear pack(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t group,
-                      const void* source, const float* scales);
+                      const void* source, const WeightScales& scales);
     PackedLinear pack_w4a8(int64_t outputs, int64_t inputs, const void* source, const float* scales,
                            float input_scale, int64_t rotation);
     void embed(const PackedLinear& table, const Batch& batch, Matrix y);

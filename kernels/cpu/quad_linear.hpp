@@ -29,7 +29,8 @@ void add_step(const int8_t* w, const int8_t* x, int64_t stride,
     }
 }
 
-// Integer sums of one activation group, exact in int32, then one float multiply-add by the group's scale.
+// Integer sums of one activation group, exact in int32, then one float multiply-add by its scales. A group of
+// weights that has scales is one or more of these groups.
 template <typename Q, int kBits, int kRows>
 void quad_tile(const LinearTask& task, int64_t panel, int64_t row) {
     using V = typename Q::Float;
@@ -47,11 +48,8 @@ void quad_tile(const LinearTask& task, int64_t panel, int64_t row) {
         const int64_t end = (g + 1) * q.group < q.stride ? (g + 1) * q.group : q.stride;
         for (int64_t k = g * q.group; k < end; k += kStep, w += kStepBytes)
             add_step<Q, kBits, kRows>(w, x + k, q.stride, sums);
-        for (int r = 0; r < kRows; ++r) {
-            const V scale = V::set(q.scales[(row + r) * q.groups + g]);
-            for (int i = 0; i < kRegisters<V>; ++i)
-                totals[r][i] = V::fma(Q::to_float(sums[r][i]), scale, totals[r][i]);
-        }
+        const uint16_t* of_outputs = group_scales<V>(task.weight, panel, g * q.group);
+        add_group<Q, kRows>(sums, q.scales + row * q.groups + g, q.groups, of_outputs, totals);
     }
     store_tile<V, kRows>(totals, task, panel, row);
 }

@@ -124,7 +124,13 @@ void pack_panels(const PackedLinear& packed, const void* source, int part, int p
 }  // namespace
 
 WeightView PackedLinear::view() const {
-    return {kind, in_quads, outputs, inputs, data.get(), static_cast<const float*>(scales.get())};
+    return {kind,
+            in_quads,
+            outputs,
+            inputs,
+            data.get(),
+            static_cast<const float*>(scales.get()),
+            static_cast<const uint16_t*>(group_scales.get())};
 }
 
 WeightView PackedLinear::view(int64_t first, int64_t count) const {
@@ -137,17 +143,25 @@ WeightView PackedLinear::view(int64_t first, int64_t count) const {
 }
 
 PackedLinear pack_linear(const Kernels& kernels, WeightKind kind, Activation activation, int64_t outputs,
-                         int64_t inputs, int64_t group, const void* source, const float* scales,
+                         int64_t inputs, int64_t group, const void* source, const WeightScales& scales,
                          ThreadPool& pool) {
     const bool in_quads = is_in_quads(kernels, kind, activation);
     const int64_t padded = round_up(outputs, kernels.panel);
     const int64_t bytes = padded * round_up(inputs, inputs_together(kind, in_quads)) * bits_of(kind) / 8;
-    PackedLinear packed{kind,          activation, in_quads, outputs, inputs,
-                        kernels.panel, group,      bytes,    nullptr, nullptr};
+    PackedLinear packed{kind,  activation, in_quads, outputs, inputs, kernels.panel,
+                        group, bytes,      nullptr,  nullptr, nullptr};
     packed.data = allocate_zeroed(size_t(packed.bytes));
-    if (scales) {
+    if (scales.of_outputs) {
         packed.scales = allocate_zeroed(size_t(padded) * sizeof(float));
-        std::memcpy(packed.scales.get(), scales, size_t(outputs) * sizeof(float));
+        std::memcpy(packed.scales.get(), scales.of_outputs, size_t(outputs) * sizeof(float));
+    }
+    if (scales.of_groups) {
+        const int64_t groups = groups_of(inputs), panel = kernels.panel;
+        packed.group_scales = allocate_zeroed(size_t(padded * groups) * sizeof(uint16_t));
+        auto* target = static_cast<uint16_t*>(packed.group_scales.get());
+        for (int64_t n = 0; n < outputs; ++n)
+            for (int64_t g = 0; g < groups; ++g)
+                target[(n / panel * groups + g) * panel + n % panel] = scales.of_groups[n * groups + g];
     }
     pool.run([&](int part, int parts) { pack_panels(packed, source, part, parts); });
     return packed;

@@ -23,6 +23,7 @@ struct PackedLinear {
     int64_t bytes;  // of data
     Memory data;
     Memory scales;
+    Memory group_scales;    // in place of scales: one for kScaleGroup inputs
     float input_scale = 0;  // StaticInt8: of all inputs of all rows
     int64_t rotation = 0;   // StaticInt8: block of their Hadamard rotation; 0: none
 
@@ -31,10 +32,16 @@ struct PackedLinear {
     WeightView view(int64_t first, int64_t count) const;
 };
 
+// Of int8 and int4 codes: one of them.
+struct WeightScales {
+    const float* of_outputs = nullptr;    // [outputs]
+    const uint16_t* of_groups = nullptr;  // bfloat16 [outputs][inputs / kScaleGroup]
+};
+
 // Packs `source` [outputs][inputs] by `kind`: float, bfloat16 bits, int8 codes, or two int4 codes per
-// byte (each row in whole bytes, even inputs in the low nibbles); `scales` only for int8 and int4.
+// byte (each row in whole bytes, even inputs in the low nibbles).
 PackedLinear pack_linear(const Kernels& kernels, WeightKind kind, Activation activation, int64_t outputs,
-                         int64_t inputs, int64_t group, const void* source, const float* scales,
+                         int64_t inputs, int64_t group, const void* source, const WeightScales& scales,
                          ThreadPool& pool);
 
 }  // namespace ernie

@@ -9,6 +9,10 @@ Int8 (``wint8``): scale = float32 absmax / 127 per output, q = round half to eve
 Int4: the same with absmax / 7 and +-7, two codes per byte along K (``pack_int4``). ``wint4`` selects
 it for routed experts; all else is int8 then, as in FastDeploy.
 
+Int4 in groups (dense Linears of ``wint4_all``): one scale per output and group of ``WEIGHT_GROUP`` inputs, the
+last group may be shorter. The largest weight of a group becomes the code -8, whatever its sign, as in
+llama.cpp's Q4_0: scale = bfloat16 of that weight / -8, so it may be negative; codes are -8 to 7.
+
 W4A8 (routed experts): int4 weights, and for all tokens one int8 scale of the inputs, absmax / 127 over the
 data it was calibrated with; inputs are cut to +-127 codes. Inputs can be rotated first
 (``ernie_kernels.hadamard``): then the absmax is that of the rotated inputs, and codes and scales of the weight
@@ -37,6 +41,9 @@ from ernie_kernels.hadamard import fold_rotation, rotate_blocks
 
 ACTIVATION_GROUP = 128
 """Inputs that share one activation scale."""
+
+WEIGHT_GROUP = 64
+"""Inputs that share one scale of a ``GroupedInt4Weight``; divides or is divided by ``ACTIVATION_GROUP``."""
 
 ACTIVATION_LEVELS = {"int8": 127, "int16": 127 * 128}
 """Largest code of each quantized ``ActivationType``, by its value."""
@@ -93,6 +100,21 @@ class Int4Weight:
 
 
 @dataclass(frozen=True)
+class GroupedInt4Weight:
+    """A matrix in int4 with one scale per output and ``WEIGHT_GROUP`` inputs.
+
+    Attributes:
+        packed: uint8 ``[N, ceil(K / 2)]``, as in ``Int4Weight``.
+        scales: float32 ``[N, ceil(K / WEIGHT_GROUP)]``, values of bfloat16, of either sign.
+        inputs: K.
+    """
+
+    packed: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    inputs: int
+
+
+@dataclass(frozen=True)
 class W4A8Weight:
     """An int4 matrix that meets int8 inputs of one static scale.
 
@@ -115,7 +137,7 @@ class QuantizedActivations:
     scales: NDArray[np.float32]
 
 
-QuantizedWeight = Int8Weight | Int4Weight
+QuantizedWeight = Int8Weight | Int4Weight | GroupedInt4Weight
 LinearWeight = Float32Weight | Bfloat16Weight | QuantizedWeight | W4A8Weight
 
 
@@ -158,6 +180,17 @@ def quantize_int4(values: NDArray[np.float32]) -> Int4Weight:
     """Return ``values`` float32 ``[N, K]`` in the int4 format."""
     codes, scales = _quantize_rows(values, 7)
     return Int4Weight(pack_int4(codes), scales, values.shape[1])
+
+
+def quantize_grouped_int4(values: NDArray[np.float32]) -> GroupedInt4Weight:
+    """Return ``values`` float32 ``[N, K]`` as int4 in groups; a number that is not finite is in its scale."""
+    outputs, inputs = values.shape
+    padded = np.pad(values, ((0, 0), (0, -inputs % WEIGHT_GROUP))).reshape(outputs, -1, WEIGHT_GROUP)
+    largest, smallest = padded.max(axis=2), padded.min(axis=2)
+    scales = round_to_bfloat16(np.where(largest > -smallest, largest, smallest) / np.float32(-8))
+    divisors = np.where(scales != 0, scales, np.float32(1))[..., None]
+    codes = np.clip(np.rint(padded / divisors), -8, 7).reshape(outputs, -1)[:, :inputs]
+    return GroupedInt4Weight(pack_int4(codes.astype(np.int8)), scales, inputs)
 
 
 def quantize_w4a8(values: NDArray[np.float32], input_absmax: float, rotation: int = 0) -> W4A8Weight:
@@ -212,6 +245,13 @@ def weight_codes(weight: QuantizedWeight) -> NDArray[np.int8]:
     return weight.codes if isinstance(weight, Int8Weight) else unpack_int4(weight.packed, weight.inputs)
 
 
+def code_scales(weight: QuantizedWeight) -> NDArray[np.float32]:
+    """Return the scale of each code: float32 ``[N, K]``, or ``[N, 1]`` if all of an output share one."""
+    if not isinstance(weight, GroupedInt4Weight):
+        return weight.scales[:, None]
+    return np.repeat(weight.scales, WEIGHT_GROUP, axis=1)[:, : weight.inputs]
+
+
 def dequantize(weight: LinearWeight) -> NDArray[np.float32]:
     """Return the float32 ``[N, K]`` matrix that a weight stands for."""
     if isinstance(weight, Float32Weight):
@@ -221,7 +261,7 @@ def dequantize(weight: LinearWeight) -> NDArray[np.float32]:
     if isinstance(weight, W4A8Weight):
         folded = dequantize(weight.weight)
         return rotate_blocks(folded, weight.rotation) if weight.rotation else folded
-    return weight_codes(weight).astype(np.float32) * weight.scales[:, None]
+    return weight_codes(weight).astype(np.float32) * code_scales(weight)
 
 
 def check_activation(weight: LinearWeight, activation: ActivationType) -> None:
@@ -236,6 +276,15 @@ def check_activation(weight: LinearWeight, activation: ActivationType) -> None:
 def round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the float32 values of ``values`` in bfloat16; any shape."""
     return bfloat16_to_float32(float32_to_bfloat16(values))
+
+
+def activation_group(weight: QuantizedWeight, activation: ActivationType) -> int:
+    """Return how many inputs of a product with ``weight`` share an activation scale.
+
+    int8 codes meet weights in groups by at most a group at a time, as their sums are taken back group by group.
+    """
+    is_short = activation is ActivationType.INT8 and isinstance(weight, GroupedInt4Weight)
+    return min(ACTIVATION_GROUP, WEIGHT_GROUP) if is_short else ACTIVATION_GROUP
 
 
 def activation_groups(width: int, group: int = ACTIVATION_GROUP) -> list[slice]:

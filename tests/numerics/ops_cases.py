@@ -17,6 +17,7 @@ from ernie_kernels.formats import (
     Float32Weight,
     LinearWeight,
     float32_to_bfloat16,
+    quantize_grouped_int4,
     quantize_int4,
     quantize_int8,
 )
@@ -35,6 +36,9 @@ WEIGHT_TYPES = [
     ("int4", ActivationType.FLOAT32),
     ("int4", ActivationType.INT16),
     ("int4", ActivationType.INT8),
+    ("int4 in groups", ActivationType.FLOAT32),
+    ("int4 in groups", ActivationType.INT16),
+    ("int4 in groups", ActivationType.INT8),
 ]
 
 CACHE_KINDS = (*CACHE_DTYPES, "int8-static")
@@ -62,6 +66,8 @@ def make_weight(values: Floats, name: str) -> LinearWeight:
         return Float32Weight(values)
     if name == "bfloat16":
         return Bfloat16Weight(float32_to_bfloat16(values))
+    if name == "int4 in groups":
+        return quantize_grouped_int4(values)
     return quantize_int8(values) if name == "int8" else quantize_int4(values)
 
 

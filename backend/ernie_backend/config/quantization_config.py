@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ernie_backend.config.fields import ConfigFields
+from ernie_kernels.formats import WEIGHT_GROUP
 
 QUANTIZATION_CONFIG = "quantization_config"
+FORMAT_KEYS = ("quantization", "dense_quant_type", "moe_quant_type")
 HADAMARD_BLOCK = 128
 """Default block of the rotation of the inputs of an expert's down matrix under w4a8, as in FastDeploy, which
 hands it to its kernel. docs/quantization.md has what else FastDeploy reads, and what follows from it."""
@@ -20,9 +22,12 @@ hands it to its kernel. docs/quantization.md has what else FastDeploy reads, and
 _PARTS: Mapping[str, tuple[str, str]] = {
     "wint8": ("wint8", "wint8"),
     "wint4": ("wint8", "wint4"),
+    "wint4_all": ("wint4", "wint4"),
     "w4a8": ("wint8", "w4a8"),
 }
 """The name that ``--quantization`` has -> (dense_quant_type, moe_quant_type)."""
+_GROUP_SIZE = "dense_quant_group_size"
+"""Not FastDeploy's, which has no groups of dense weights; named like its ``moe_w2_quant_group_size``."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class QuantizationConfig:
     """How a checkpoint's weights are quantized.
 
     Attributes:
-        quantization: ``wint8``, ``wint4`` (experts) or ``w4a8`` (experts), as for ``--quantization``.
+        quantization: ``wint8``, ``wint4`` (experts), ``wint4_all`` or ``w4a8`` (experts), as for
+            ``--quantization``.
         has_cache_scales: whether it brings static scales for an int8 KV cache.
         hadamard_block: numbers that are rotated together before an expert's down matrix under ``w4a8``.
     """
@@ -42,7 +48,7 @@ class QuantizationConfig:
     @property
     def expert_block(self) -> int:
         """Inputs of an expert's down matrix that stay together: those of a byte, or of a rotation."""
-        return {"wint8": 1, "wint4": 2, "w4a8": self.hadamard_block}[self.quantization]
+        return {"wint8": 1, "wint4": 2, "wint4_all": 2, "w4a8": self.hadamard_block}[self.quantization]
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``read_quantization_config`` reads, in FastDeploy's words."""
@@ -55,6 +61,8 @@ class QuantizationConfig:
             "is_permuted": False,
             "hadamard_block_size": self.hadamard_block,
         }
+        if dense == "wint4":
+            fields[_GROUP_SIZE] = WEIGHT_GROUP
         if self.has_cache_scales:
             fields |= {"kv_cache_quant_type": "int8", "is_channel_wise": True, "has_zero_point": False}
         return fields
@@ -76,6 +84,11 @@ def read_quantization_config(config: ConfigFields) -> QuantizationConfig | None:
     if fields.flag("has_zero_point", default=False):
         raise fields.error(f"{QUANTIZATION_CONFIG}.has_zero_point is true; KV caches are symmetric here")
     quantization = _quantization(fields)
+    if quantization == "wint4_all" and fields.values.get(_GROUP_SIZE) != WEIGHT_GROUP:
+        raise fields.error(
+            f"{QUANTIZATION_CONFIG}.{_GROUP_SIZE} is {fields.values.get(_GROUP_SIZE)!r}; dense wint4 weights "
+            f"have a scale for {WEIGHT_GROUP} inputs: make another checkpoint by ernie-triton quantize"
+        )
     _check_order(config, fields, quantization)
     block = fields.integer("hadamard_block_size", 2, default=HADAMARD_BLOCK)
     return QuantizationConfig(quantization, _has_cache_scales(fields), block)
@@ -93,18 +106,24 @@ def _check_method(fields: ConfigFields) -> None:
 
 def _quantization(fields: ConfigFields) -> str:
     """Return the one format that all keys with a type agree on."""
-    named = _name(fields, "quantization")
-    dense, experts = _name(fields, "dense_quant_type"), _name(fields, "moe_quant_type")
+    named, dense, experts = (_name(fields, key) for key in FORMAT_KEYS)
+    if name := format_name(named, dense, experts):
+        return name
+    known = "; ".join(f"{dense} and {experts}" for dense, experts in _PARTS.values())
+    raise fields.error(
+        f"{QUANTIZATION_CONFIG}.quantization is {named!r}, dense_quant_type {dense!r}, moe_quant_type "
+        f"{experts!r}; known are {', '.join(_PARTS)}, or mix_quant with the types {known}"
+    )
+
+
+def format_name(named: str | None, dense: str | None, experts: str | None) -> str | None:
+    """Return the value of ``--quantization`` that FastDeploy's three keys mean together, or None."""
     for name, parts in _PARTS.items():
         if named == "mix_quant" and (dense, experts) == parts:
             return name
         if named == name and dense in (None, parts[0]) and experts in (None, parts[1]):
             return name
-    known = "; ".join(f"{dense} and {experts}" for dense, experts in _PARTS.values())
-    raise fields.error(
-        f"{QUANTIZATION_CONFIG}.quantization is {named!r}, dense_quant_type {dense!r}, moe_quant_type "
-        f"{experts!r}; known are wint8, wint4, w4a8, or mix_quant with the types {known}"
-    )
+    return None
 
 
 def _check_order(config: ConfigFields, fields: ConfigFields, quantization: str) -> None:

@@ -52,6 +52,7 @@ class Backend:
         step_tokens: returns the default of ``max_num_batched_tokens``, from ``max_num_seqs``.
         activations: how it can round the inputs of products, the default first.
         has_int8_head: whether quantization includes the output head.
+        has_grouped_int4: whether it computes int4 weights with a scale for each group of inputs (wint4_all).
         token_sampler: returns what samples tokens from logits on the host, from the ops.
         instruction_set: returns the one in use, where it is the machine's; None: the same everywhere.
         vendor_device: returns the card as it is with its maker's kernels, which this backend lacks, from its
@@ -69,6 +70,7 @@ class Backend:
     activations: tuple[ActivationType, ...]
     token_sampler: Callable[[Ops], TokenSampler]
     has_int8_head: bool = True
+    has_grouped_int4: bool = True
     instruction_set: Callable[[], str] | None = None
     vendor_device: Callable[[int | None], Device] | None = None
     nodes: str | None = None
@@ -233,6 +235,7 @@ XPU = Backend(
     step_tokens=lambda _: CARD_STEP_TOKENS,
     activations=(ActivationType.BFLOAT16,),
     has_int8_head=False,
+    has_grouped_int4=False,
     token_sampler=_cpu_sampler,
     vendor_device=p800,
     nodes="xpu[0-9]*",

@@ -26,6 +26,7 @@ from ernie_backend.weights.recipes import weight_groups
 from ernie_backend.weights.roles import ROUTED, Role
 from ernie_backend.weights.sharding import experts_of, kv_heads_of, part_of
 from ernie_kernels.attention_blocks import scratch_bytes
+from ernie_kernels.formats import WEIGHT_GROUP
 from ernie_kernels.rotary import sequence_tables_shape
 
 _NORMS, _MLPS = "routers and norms", "MLPs"
@@ -109,14 +110,15 @@ def _format(role: Role, precision: Precision) -> WeightFormat:
 
 
 def _bytes(fmt: WeightFormat, part: tuple[int, int], int4_bits: int) -> int:
-    """Return the bytes of one part with its float32 scales, one an output."""
+    """Return the bytes of one part with its scales: float32, one an output, or bfloat16, one a group."""
     outputs, inputs = part
     if fmt is WeightFormat.FLOAT32:
         return 4 * outputs * inputs
     if fmt is WeightFormat.BFLOAT16:
         return 2 * outputs * inputs
     bits = 8 if fmt is WeightFormat.INT8 else int4_bits
-    return outputs * (-(-inputs * bits // 8) + 4)
+    scales = 2 * -(-inputs // WEIGHT_GROUP) if fmt is WeightFormat.GROUPED_INT4 else 4
+    return outputs * (-(-inputs * bits // 8) + scales)
 
 
 def activation_bytes(shape: ModelShape, settings: EngineSettings, device: Device) -> int:

@@ -14,6 +14,7 @@ from ernie_backend.config.quantization_config import QuantizationConfig
 from ernie_backend.errors import StartError
 from ernie_backend.weights.checkpoints.files import checkpoint_files
 from ernie_backend.weights.checkpoints.quantized_cache import fingerprint
+from ernie_backend.weights.precision import OF_EXPERTS
 from ernie_backend.weights.sharding import Shard, check_split
 
 _VERSION = 2
@@ -60,8 +61,10 @@ class QuantizationJob:
                 f"{self.source} is quantized already ({model.quantization_config.quantization}); give the "
                 "checkpoint that it was made from"
             )
-        if model.moe is None and name != "wint8":
-            raise StartError(f"{name} quantizes experts, and {self.source} has none; give --quantization wint8")
+        if model.moe is None and name in OF_EXPERTS:
+            raise StartError(
+                f"{name} quantizes experts, and {self.source} has none; give --quantization wint8 or wint4_all"
+            )
         if model.vision is not None and self.needs_texts:
             raise StartError(
                 "w4a8 and static scales of a KV cache are measured with texts, which do not show what images "

@@ -73,7 +73,8 @@ class LoadSettings:
     quantization: str | None = setting(
         None,
         OrNone(Choice(QUANTIZATIONS), ("none", "bf16", "bfloat16")),
-        "weight format: wint8, wint4 or w4a8; a format that config.json declares takes precedence",
+        "weight format: wint8, wint4 (of experts), wint4_all (of all layers, on CPUs) or w4a8; a format that "
+        "config.json declares takes precedence",
     )
     activation_dtype: ActivationType = setting(
         CPU.activations[0],

@@ -15,7 +15,7 @@ from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import find_backend
 from ernie_backend.errors import StartError
 from ernie_backend.settings.engine_settings import SETTINGS, EngineSettings
-from ernie_backend.weights.precision import check_activation_setting
+from ernie_backend.weights.precision import OF_EXPERTS, check_activation_setting
 from ernie_backend.weights.sharding import check_split, expert_block
 from ernie_kernels.formats import ACTIVATION_LEVELS, ActivationType
 
@@ -67,6 +67,12 @@ def _model_values(
     length, quantization = settings.loading.max_model_len, _quantization(settings, config, notices)
     if "max_model_len" in given and length > limit:
         notices.append(f"max_model_len {length} is lowered to the model's max_position_embeddings {limit}")
+    backend, _ = find_backend(settings.device)
+    if quantization == "wint4_all" and not backend.has_grouped_int4:
+        raise StartError(
+            f"quantization wint4_all is for CPUs; device {backend.name} has no kernel for int4 in groups of "
+            "inputs; use wint4 or wint8, with a checkpoint that is not quantized or quantized so"
+        )
     values: dict[str, Any] = {"max_model_len": min(length, limit), "quantization": quantization}
     if stored is not None and stored.has_cache_scales:
         values["kv_cache_dtype"] = "int8"
@@ -108,8 +114,11 @@ def _quantization(settings: EngineSettings, config: ModelConfig, notices: list[s
         if requested not in (None, stored):
             notices.append(f"quantization {requested} is ignored: config.json says the weights are {stored}")
         return stored
-    if requested in ("wint4", "w4a8") and config.moe is None:
-        notices.append(f"quantization {requested} quantizes experts; this dense model has none and uses wint8")
+    if requested in OF_EXPERTS and config.moe is None:
+        notices.append(
+            f"quantization {requested} quantizes experts; this dense model has none and uses wint8; wint4_all "
+            "makes all its layers int4"
+        )
         return "wint8"
     if requested == "w4a8" and not settings.loading.is_dummy:
         raise StartError(

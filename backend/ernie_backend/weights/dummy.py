@@ -24,8 +24,10 @@ from ernie_backend.weights.roles import Role, WeightKey
 from ernie_backend.weights.sharding import Shard, kv_heads_of, part_of
 from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
+    WEIGHT_GROUP,
     Bfloat16Weight,
     Float32Weight,
+    GroupedInt4Weight,
     Int4Weight,
     Int8Weight,
     LinearWeight,
@@ -73,10 +75,13 @@ class DummyWeights(ModelWeights):
         if fmt is WeightFormat.INT8:
             codes = np.maximum(_random_bytes(random, outputs, inputs).view(np.int8), -127)
             return Int8Weight(codes, np.full(outputs, _LARGEST / 127, np.float32))
-        if fmt is WeightFormat.INT4 or fmt is WeightFormat.W4A8:
+        if fmt in (WeightFormat.INT4, WeightFormat.GROUPED_INT4, WeightFormat.W4A8):
             packed = _random_bytes(random, outputs, (inputs + 1) // 2)
             if fmt is WeightFormat.INT4:
                 return Int4Weight(packed, np.full(outputs, _LARGEST / 8, np.float32), inputs)
+            if fmt is WeightFormat.GROUPED_INT4:
+                scales = np.full((outputs, -(-inputs // WEIGHT_GROUP)), _LARGEST / 8, np.float32)
+                return GroupedInt4Weight(packed, scales, inputs)
             rotation = self._rotation if role is Role.EXPERT_DOWN else 0
             growth = np.float32(max(1, rotation) ** 0.5)  # of inputs that are rotated; the weight undoes it
             int4 = Int4Weight(packed, np.full(outputs, _LARGEST / 8 / growth, np.float32), inputs)

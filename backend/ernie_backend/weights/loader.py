@@ -41,11 +41,13 @@ from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
     Bfloat16Weight,
     Float32Weight,
+    GroupedInt4Weight,
     Int4Weight,
     Int8Weight,
     LinearWeight,
     QuantizedWeight,
     int4_columns,
+    quantize_grouped_int4,
     quantize_int4,
     quantize_int8,
 )
@@ -99,7 +101,7 @@ class CheckpointWeights(ModelWeights):
             directory: a model directory, HF or Paddle layout, one file or shards, whole or cut for ranks.
             config: the model's sizes.
             dtype: ``float32`` or ``bfloat16``, for what is not quantized.
-            quantization: None, ``wint8``, ``wint4`` or ``w4a8``.
+            quantization: None, or one of ``QUANTIZATIONS``.
             cache_root: directory that keeps quantized weights for the next start; None: they are not kept.
             shard: the rank whose part of each matrix is returned; default: the whole.
             has_int8_head: whether quantization includes the output head.
@@ -193,16 +195,21 @@ class CheckpointWeights(ModelWeights):
     def _quantized(self, key: WeightKey, fmt: WeightFormat, part: Part) -> QuantizedWeight:
         cached = self._cache.get(key, fmt, part.shape) if self._cache else None
         weight = cached or self._quantize(key, fmt, part)
-        self._check_finite(key, np.isfinite(weight.scales), part)
+        self._check_finite(key, np.isfinite(weight.scales).reshape(len(weight.scales), -1).all(axis=1), part)
         if self._cache and cached is None:
             self._cache.put(key, weight)
         return weight
 
     def _quantize(self, key: WeightKey, fmt: WeightFormat, part: Part) -> QuantizedWeight:
-        """Quantize whole rows, so that every rank has scales and codes of the whole matrix."""
+        """Quantize whole rows, so that every rank has scales and codes of the whole matrix.
+
+        Groups of inputs begin at the rank's first one, so its part is enough.
+        """
         recipe = self._recipes[key]
-        whole_rows = replace(part, columns=range(recipe.shape[1]))
         with np.errstate(invalid="ignore"):  # what is not finite shows in the scales
+            if fmt is WeightFormat.GROUPED_INT4:
+                return _quantize_groups(self._pieces(recipe, part), len(part.columns))
+            whole_rows = replace(part, columns=range(recipe.shape[1]))
             return _quantize(self._pieces(recipe, whole_rows), fmt, part.columns)
 
     def _check_finite(self, key: WeightKey, is_finite: NDArray[np.bool_], part: Part | None = None) -> None:
@@ -271,3 +278,10 @@ def _quantize(pieces: Sequence[NDArray[np.generic]], fmt: WeightFormat, columns:
         int8, begin, end = quantize_int8(block), end, end + len(block)
         codes[begin:end], scales[begin:end] = int8.codes[:, columns.start : columns.stop], int8.scales
     return Int8Weight(codes, scales)
+
+
+def _quantize_groups(pieces: Sequence[NDArray[np.generic]], inputs: int) -> GroupedInt4Weight:
+    """Quantize some rows at a time."""
+    blocks = [quantize_grouped_int4(block) for piece in pieces for _, block in float32_blocks(piece)]
+    packed = np.concatenate([block.packed for block in blocks])
+    return GroupedInt4Weight(packed, np.concatenate([block.scales for block in blocks]), inputs)

@@ -4,7 +4,9 @@ Loader, quantizer and planner follow this one rule. ``dtype`` is the format of w
 ``wint8`` all Linears of the decoder and the output head are int8; a tied embedding is the head, so its one int8
 copy serves lookup and head, while an untied lookup table stays bfloat16, as does a vision tower. On an XPU the
 head stays bfloat16 too, as in FastDeploy. ``wint4`` is the same except for the routed experts, which are int4;
-under ``w4a8`` these meet int8 inputs. Routers are always float32: a rounded one would choose other experts.
+under ``w4a8`` these meet int8 inputs. ``wint4_all`` is ``wint4`` with all other Linears of the decoder in int4
+too, in groups of inputs; the head stays int8. Routers are always float32: a rounded one would choose other
+experts.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from ernie_backend.weights.roles import ROUTED, ROUTERS, Role
 from ernie_kernels.formats import ActivationType
 
 DTYPES = ("float32", "bfloat16")
-QUANTIZATIONS = ("wint8", "wint4", "w4a8")
+QUANTIZATIONS = ("wint8", "wint4", "wint4_all", "w4a8")
+OF_EXPERTS = ("wint4", "w4a8")
+"""Those that a model without experts has no use for."""
 
 
 class WeightFormat(enum.Enum):
@@ -27,11 +31,14 @@ class WeightFormat(enum.Enum):
     BFLOAT16 = "bfloat16"
     INT8 = "int8"
     INT4 = "int4"
+    GROUPED_INT4 = "int4-groups"
     W4A8 = "w4a8"
 
 
-QUANTIZED = (WeightFormat.INT8, WeightFormat.INT4, WeightFormat.W4A8)
-_EXPERT_FORMATS = {"wint4": WeightFormat.INT4, "w4a8": WeightFormat.W4A8}
+QUANTIZED = (WeightFormat.INT8, WeightFormat.INT4, WeightFormat.GROUPED_INT4, WeightFormat.W4A8)
+SCALED_BY_ROW = (WeightFormat.INT8, WeightFormat.INT4, WeightFormat.W4A8)
+"""Those whose scale of an output covers all its inputs."""
+_EXPERT_FORMATS = {"wint4": WeightFormat.INT4, "wint4_all": WeightFormat.INT4, "w4a8": WeightFormat.W4A8}
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Precision:
 
     Attributes:
         dtype: ``float32`` or ``bfloat16``.
-        quantization: None, ``wint8``, ``wint4`` or ``w4a8``.
+        quantization: None, or one of ``QUANTIZATIONS``.
         is_tied: whether the embedding is the output head too.
         has_int8_head: whether quantization includes the output head.
 
@@ -74,6 +81,8 @@ class Precision:
             return WeightFormat.BFLOAT16
         if role in ROUTED and self.quantization in _EXPERT_FORMATS:
             return _EXPERT_FORMATS[self.quantization]
+        if self.quantization == "wint4_all" and role not in (Role.EMBEDDING, Role.HEAD):
+            return WeightFormat.GROUPED_INT4
         return WeightFormat.INT8
 
 

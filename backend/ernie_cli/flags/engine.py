@@ -76,7 +76,8 @@ COMPUTATION = Group(
         engine_flag(
             "--quantization",
             fastdeploy="none",
-            zh="权重的量化格式：wint8、wint4、w4a8；以 config.json 中已量化权重的说明为准",
+            zh="权重的量化格式：wint8、wint4（专家）、wint4_all（所有层，仅 CPU）、w4a8；"
+            "以 config.json 中已量化权重的说明为准",
             default="none: as in the checkpoint",
             kind=QuantizationName(SETTINGS["quantization"].kind),
         ),

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from ernie_backend.config.quantization_config import FORMAT_KEYS, format_name
 from ernie_backend.settings.kinds import Kind, Switch
 
 
@@ -39,7 +40,7 @@ class JsonObject:
 
 @dataclass(frozen=True)
 class QuantizationName:
-    """The name of a weight format, or a JSON object that says nothing but this name."""
+    """The name of a weight format, or a JSON object that says nothing but this name, in FastDeploy's keys."""
 
     names: Kind
     shown: str = "NAME|JSON"
@@ -48,9 +49,11 @@ class QuantizationName:
         """Return the name; ``none`` for a word that means it."""
         if text.lstrip().startswith("{"):
             content = json.loads(JsonObject().read(text))
-            if set(content) != {"quantization"}:
+            is_mix = content.keys() == set(FORMAT_KEYS)
+            name = format_name(*map(content.get, FORMAT_KEYS)) if is_mix else content.get("quantization")
+            if name is None or not (is_mix or len(content) == 1):
                 raise ValueError(f'is {text}; give {{"quantization": NAME}} or a name')
-            text = str(content["quantization"])
+            text = str(name)
         return str(self.names.read(text.strip()) or "none")
 
 

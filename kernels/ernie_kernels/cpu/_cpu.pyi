@@ -91,6 +91,9 @@ class Ops:
     def pack_int4(
         self, packed: NDArray[np.uint8], inputs: int, scales: Floats, activation: str, group: int
     ) -> PackedLinear: ...
+    def pack_grouped_int4(
+        self, packed: NDArray[np.uint8], inputs: int, scales: NDArray[np.uint16], activation: str, group: int
+    ) -> PackedLinear: ...
     def pack_w4a8(
         self, packed: NDArray[np.uint8], inputs: int, scales: Floats, input_scale: float, rotation: int
     ) -> PackedLinear: ...

@@ -15,14 +15,16 @@ from ernie_kernels.communicator import Communicator, SingleRank
 from ernie_kernels.cpu import _cpu
 from ernie_kernels.cpu.patch_ops import CpuPatchOps
 from ernie_kernels.formats import (
-    ACTIVATION_GROUP,
     ActivationType,
     Bfloat16Weight,
     Float32Weight,
+    GroupedInt4Weight,
     Int4Weight,
     LinearWeight,
     W4A8Weight,
+    activation_group,
     check_activation,
+    float32_to_bfloat16,
 )
 from ernie_kernels.rotary import rotary_table
 from ernie_kernels.routing import check_experts, check_router
@@ -112,15 +114,16 @@ class CpuOps(CpuPatchOps):
                 weight.input_scale,
                 weight.rotation,
             )
-        scales = np.ascontiguousarray(weight.scales)
+        scales, group = np.ascontiguousarray(weight.scales), activation_group(weight, activation)
+        if isinstance(weight, GroupedInt4Weight):
+            packed, bits = np.ascontiguousarray(weight.packed), float32_to_bfloat16(scales)
+            return self._ops.pack_grouped_int4(packed, weight.inputs, bits, activation.value, group)
         if isinstance(weight, Int4Weight):
             packed = np.ascontiguousarray(weight.packed)
-            return self._ops.pack_int4(packed, weight.inputs, scales, activation.value, ACTIVATION_GROUP)
+            return self._ops.pack_int4(packed, weight.inputs, scales, activation.value, group)
         if weight.codes.size and weight.codes.min() == -128:
             raise ValueError("int8 weight has the code -128, expected -127 to 127")
-        return self._ops.pack_int8(
-            np.ascontiguousarray(weight.codes), scales, activation.value, ACTIVATION_GROUP
-        )
+        return self._ops.pack_int8(np.ascontiguousarray(weight.codes), scales, activation.value, group)
 
     def pack_moe(
         self, banks: Sequence[ExpertBank], shared: MlpWeights | None, activation: ActivationType

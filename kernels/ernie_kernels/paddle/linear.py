@@ -17,6 +17,7 @@ from ernie_kernels.formats import (
     ActivationType,
     Bfloat16Weight,
     Float32Weight,
+    GroupedInt4Weight,
     LinearWeight,
     W4A8Weight,
     bfloat16_to_float32,
@@ -78,6 +79,10 @@ def pack(weight: LinearWeight, activation: ActivationType, place: Place) -> Pack
     if isinstance(weight, W4A8Weight):
         codes, scales = place.upload(weight_codes(weight.weight)), place.upload(weight.weight.scales)
         return PackedLinear(codes, None, scales, StaticInputs.pack(weight, place))
+    if isinstance(weight, GroupedInt4Weight):
+        raise ValueError(  # noqa: TRY004 - as for other formats that do not fit
+            "int4 in groups of inputs is for the CPU's kernels; those of Paddle have one scale per output"
+        )
     if activation not in (ActivationType.FLOAT32, ActivationType.BFLOAT16):
         raise ValueError(
             f"activation {activation.value} is for the CPU's kernels; those of Paddle take bfloat16 or float32"

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_kernels.formats import (
+    WEIGHT_GROUP,
     ActivationType,
-    Int4Weight,
-    Int8Weight,
+    GroupedInt4Weight,
     LinearWeight,
     QuantizedWeight,
     W4A8Weight,
+    activation_group,
     activation_groups,
     dequantize,
     quantize_activations,
@@ -34,7 +35,7 @@ from ernie_kernels.formats import (
 
 def linear(x: NDArray[np.float32], weight: LinearWeight, activation: ActivationType) -> NDArray[np.float32]:
     """Return x @ W.T, ``[T, K]`` to ``[T, N]``; int16 and int8 round the inputs of quantized weights only."""
-    if isinstance(weight, Int8Weight | Int4Weight) and activation is not ActivationType.FLOAT32:
+    if isinstance(weight, QuantizedWeight) and activation is not ActivationType.FLOAT32:
         return quantized_linear(x, weight, activation)
     if activation is ActivationType.BFLOAT16:
         x = round_to_bfloat16(x)
@@ -46,15 +47,19 @@ def linear(x: NDArray[np.float32], weight: LinearWeight, activation: ActivationT
 def quantized_linear(
     x: NDArray[np.float32], weight: QuantizedWeight, activation: ActivationType
 ) -> NDArray[np.float32]:
-    """Return x @ W.T with exact integer sums within each activation group, accumulated in float32."""
-    quantized = quantize_activations(x, activation)
+    """Return x @ W.T with exact integer sums of inputs that share all scales, accumulated in float32."""
+    group = activation_group(weight, activation)
+    quantized = quantize_activations(x, activation, group)
     codes = weight_codes(weight)
+    is_grouped = isinstance(weight, GroupedInt4Weight)
+    together = min(group, WEIGHT_GROUP) if is_grouped else group
     total = np.zeros((len(x), len(codes)), np.float32)
-    for index, columns in enumerate(activation_groups(x.shape[1])):
+    for columns in activation_groups(x.shape[1], together):
         # float64 holds these integer sums exactly and has a matrix product
         sums = quantized.codes[:, columns].astype(np.float64) @ codes[:, columns].astype(np.float64).T
-        total += sums.astype(np.float32) * quantized.scales[:, index : index + 1]
-    return total * weight.scales
+        scaled = sums.astype(np.float32) * quantized.scales[:, [columns.start // group]]
+        total += scaled * weight.scales[:, columns.start // WEIGHT_GROUP] if is_grouped else scaled
+    return total if is_grouped else total * weight.scales
 
 
 def w4a8_linear(x: NDArray[np.float32], weight: W4A8Weight) -> NDArray[np.float32]:

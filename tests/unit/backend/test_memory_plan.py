@@ -45,6 +45,7 @@ FORMATS = [
     ("bfloat16", "wint8"),
     ("float32", "wint8"),
     ("bfloat16", "wint4"),
+    ("bfloat16", "wint4_all"),
     ("bfloat16", "w4a8"),
 ]
 

@@ -34,6 +34,15 @@ def read(content: Any, **outside: Any) -> QuantizationConfig | None:
         (
             {
                 "quantization": "mix_quant",
+                "dense_quant_type": "wint4",
+                "moe_quant_type": "wint4",
+                "dense_quant_group_size": 64,
+            },
+            QuantizationConfig("wint4_all"),
+        ),
+        (
+            {
+                "quantization": "mix_quant",
                 "dense_quant_type": "wint8",
                 "moe_quant_type": "w4a8",
                 "kv_cache_quant_type": "int8",
@@ -50,7 +59,7 @@ def test_what_is_understood(content: Any, expected: QuantizationConfig | None) -
     assert read(content) == expected
 
 
-@pytest.mark.parametrize("quantization", ["wint8", "wint4", "w4a8"])
+@pytest.mark.parametrize("quantization", ["wint8", "wint4", "wint4_all", "w4a8"])
 @pytest.mark.parametrize("has_cache_scales", [False, True])
 def test_what_is_written_is_read_back(quantization: str, has_cache_scales: bool) -> None:
     stored = QuantizationConfig(quantization, has_cache_scales, 256)
@@ -110,6 +119,13 @@ def test_weights_of_other_tools_are_refused_by_the_name_of_their_method(content:
     with pytest.raises(StartError, match=f"quant_method is '{method}'"):
         read(content)
     assert read({"quantization": "wint8", "quant_method": "wint8"}) == QuantizationConfig("wint8")
+
+
+@pytest.mark.parametrize("size", [None, 128, "64"])
+def test_dense_int4_has_scales_of_the_one_group_size(size: Any) -> None:
+    """FastDeploy's own dense int4 has one scale for each output, and no such key."""
+    with pytest.raises(StartError, match=f"dense_quant_group_size is {size!r}; .* a scale for 64 inputs"):
+        read({"quantization": "wint4_all", "dense_quant_group_size": size})
 
 
 @pytest.mark.parametrize(("quantization", "inputs"), [("wint8", 1), ("wint4", 2), ("w4a8", 64)])

@@ -26,13 +26,12 @@ from ernie_backend.weights.recipes import CheckpointTensor, Recipe, recipes
 from ernie_backend.weights.roles import Role, WeightKey
 from ernie_backend.weights.sharding import Part, Shard, part_of
 from ernie_kernels.formats import (
-    Int4Weight,
-    Int8Weight,
     QuantizedWeight,
     W4A8Weight,
     bfloat16_to_float32,
     dequantize,
     float32_to_bfloat16,
+    quantize_grouped_int4,
     quantize_int4,
     quantize_int8,
     quantize_w4a8,
@@ -59,6 +58,8 @@ def opened(directory: Path, quantization: str | None = None) -> CheckpointWeight
         ("moe300b-Paddle", "wint8", 1),
         ("moe300b", "wint4", 2),
         ("moe_tp", "wint4", 4),
+        ("dense", "wint4_all", 1),
+        ("moe_tp", "wint4_all", 2),
         ("vl_moe", "wint4", 1),
         ("vl_moe-Paddle", "wint8", 2),
         ("paddleocr_vl", "wint8", 2),
@@ -223,7 +224,7 @@ MATRIX = st.tuples(st.integers(1, 70), st.integers(1, 3), st.sampled_from([0, 2,
 
 
 @settings(max_examples=40, deadline=None)
-@given(MATRIX, st.sampled_from(["INT8", "INT4", "W4A8"]), st.booleans())
+@given(MATRIX, st.sampled_from(["INT8", "INT4", "GROUPED_INT4", "W4A8"]), st.booleans())
 def test_every_packer_is_undone_by_its_unpacker(
     matrix: tuple[int, int, int, int], name: str, is_bfloat16: bool
 ) -> None:
@@ -250,9 +251,11 @@ def test_every_packer_is_undone_by_its_unpacker(
             raise AssertionError(name)
 
     whole = part_of(Role.ROUTER, (outputs, 128 * blocks), ModelConfig.from_directory(DATA / "dense"), Shard())
-    expected: Int8Weight | Int4Weight | W4A8Weight
+    expected: QuantizedWeight | W4A8Weight
     if kept is WeightFormat.INT8:
         expected = quantize_int8(values)
+    elif kept is WeightFormat.GROUPED_INT4:
+        expected = quantize_grouped_int4(values)
     else:
         expected = quantize_int4(values) if kept is WeightFormat.INT4 else quantize_w4a8(values, 3.25, rotation)
     assert_same(read_stored(Files(), stored, kept, rotation, whole), expected)

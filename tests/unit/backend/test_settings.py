@@ -208,6 +208,13 @@ def test_activation_types_of_quantized_weights_have_no_effect_on_others_and_say_
     assert _read(activation_dtype="float32").notices == ()
 
 
+def test_wint4_all_is_for_dense_models_too_and_for_cpus_only() -> None:
+    settings = _read(quantization="wint4_all")
+    assert (settings.loading.quantization, settings.notices) == ("wint4_all", ())
+    with pytest.raises(StartError, match=r"wint4_all is for CPUs; device xpu .*; use wint4"):
+        _read(quantization="wint4_all", device="xpu")
+
+
 def test_wint4_on_a_model_with_experts_is_wint4() -> None:
     config = ModelConfig.from_directory(DENSE.parent / "moe")
     settings = read_settings({"model": "/m/x", "quantization": "WINT4"}, config)

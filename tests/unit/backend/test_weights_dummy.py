@@ -17,6 +17,7 @@ from ernie_backend.weights.roles import Role
 from ernie_kernels.formats import (
     Bfloat16Weight,
     Float32Weight,
+    GroupedInt4Weight,
     Int4Weight,
     Int8Weight,
     dequantize,
@@ -69,6 +70,7 @@ def test_every_weight_is_another_and_the_same_at_every_start(quantization: str |
         (None, (Bfloat16Weight, Bfloat16Weight, Bfloat16Weight)),
         ("wint8", (Int8Weight, Int8Weight, Int8Weight)),
         ("wint4", (Int8Weight, Int8Weight, Int4Weight)),
+        ("wint4_all", (GroupedInt4Weight, GroupedInt4Weight, Int4Weight)),
     ],
 )
 def test_every_weight_is_there_in_its_format(quantization: str | None, formats: tuple[type, ...]) -> None:

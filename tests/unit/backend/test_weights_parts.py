@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,15 @@ def weights(quantization: str | None, shard: Shard, cache: Path | None = None) -
     return CheckpointWeights.open(DATA / "moe_tp", CONFIG, "bfloat16", quantization, cache, shard)
 
 
-@pytest.mark.parametrize("quantization", [None, "wint8", "wint4"])
-@pytest.mark.parametrize("shard", [Shard(0, 2), Shard(3, 4), Shard(1, 2, is_expert_parallel=True)])
+@pytest.mark.parametrize(
+    ("quantization", "shard"),
+    [
+        *itertools.product(
+            (None, "wint8", "wint4"), (Shard(0, 2), Shard(3, 4), Shard(1, 2, is_expert_parallel=True))
+        ),
+        ("wint4_all", Shard(1, 2)),  # of whole groups: a quarter of the attention's 128 inputs is not
+    ],
+)
 def test_a_rank_has_its_part_of_every_matrix(quantization: str | None, shard: Shard) -> None:
     with weights(quantization, Shard()) as whole:
         matrices = {key: dequantize(whole.linear(*key)) for key in MATRICES}

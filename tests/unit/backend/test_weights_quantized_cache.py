@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ernie_backend.weights.checkpoints import quantized_cache
 from ernie_backend.weights.checkpoints.quantized_cache import QuantizedCache, fingerprint
 from ernie_backend.weights.precision import WeightFormat
 from ernie_backend.weights.roles import Role, WeightKey
-from ernie_kernels.formats import Int4Weight, Int8Weight, QuantizedWeight, quantize_int4, quantize_int8
+from ernie_kernels.formats import (
+    GroupedInt4Weight,
+    Int4Weight,
+    Int8Weight,
+    QuantizedWeight,
+    quantize_grouped_int4,
+    quantize_int4,
+    quantize_int8,
+)
 
 SHAPE = (1030, 1024)
 
@@ -164,20 +174,30 @@ def test_small_weights_are_not_cached(tmp_path: Path, model: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-def test_int4_and_int8_of_every_expert_side_by_side(tmp_path: Path, model: Path) -> None:
+@pytest.mark.parametrize(
+    ("fmt", "quantize"),
+    [(WeightFormat.INT4, quantize_int4), (WeightFormat.GROUPED_INT4, quantize_grouped_int4)],
+)
+def test_int4_and_int8_of_every_expert_side_by_side(
+    tmp_path: Path,
+    model: Path,
+    fmt: WeightFormat,
+    quantize: Callable[[NDArray[np.float32]], Int4Weight | GroupedInt4Weight],
+) -> None:
     shape = (1400, 1501)
     rng = np.random.default_rng(1)
-    made = {expert: quantize_int4(rng.standard_normal(shape).astype(np.float32)) for expert in (0, 63)}
+    made = {expert: quantize(rng.standard_normal(shape).astype(np.float32)) for expert in (0, 63)}
     cache = opened(tmp_path, model)
     for expert, int4 in made.items():
         cache.put(WeightKey(Role.EXPERT_DOWN, 2, expert), int4)
     for expert, int4 in made.items():
         key = WeightKey(Role.EXPERT_DOWN, 2, expert)
         assert cache.get(key, WeightFormat.INT8, shape) is None
-        found = cache.get(key, WeightFormat.INT4, shape)
-        assert isinstance(found, Int4Weight)
+        found = cache.get(key, fmt, shape)
+        assert type(found) is type(int4)
+        assert isinstance(found, Int4Weight | GroupedInt4Weight)
         np.testing.assert_array_equal(found.packed, int4.packed)
         np.testing.assert_array_equal(found.scales, int4.scales)
         assert found.inputs == 1501
-        assert cache.get(key, WeightFormat.INT4, (1400, 1503)) is None
-    assert cache.get(WeightKey(Role.EXPERT_DOWN, 2, 1), WeightFormat.INT4, shape) is None
+        assert cache.get(key, fmt, (1400, 1503)) is None
+    assert cache.get(WeightKey(Role.EXPERT_DOWN, 2, 1), fmt, shape) is None

@@ -74,6 +74,14 @@ def test_no_quantization_reaches_the_engine_as_none(
     assert served[0].engine == {"quantization": "none"}
 
 
+def test_fastdeploys_object_of_formats_is_the_name_that_it_means(
+    monkeypatch: pytest.MonkeyPatch, served: list[ServeSettings]
+) -> None:
+    mix = '{"moe_quant_type": "wint4", "quantization": "mix_quant", "dense_quant_type": "wint4"}'
+    assert run(monkeypatch, f"serve --model DIR --quantization {shlex.quote(mix)}") == 0
+    assert served[0].engine == {"quantization": "wint4_all"}
+
+
 def test_flags_with_underscores_and_the_short_form(
     monkeypatch: pytest.MonkeyPatch, served: list[ServeSettings]
 ) -> None:

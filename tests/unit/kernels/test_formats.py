@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ernie_kernels.formats import (
     ACTIVATION_LEVELS,
+    WEIGHT_GROUP,
     ActivationType,
     Bfloat16Weight,
     Float32Weight,
@@ -21,6 +22,7 @@ from ernie_kernels.formats import (
     float32_to_bfloat16,
     pack_int4,
     quantize_activations,
+    quantize_grouped_int4,
     quantize_inputs,
     quantize_int4,
     quantize_int8,
@@ -66,6 +68,42 @@ def test_int8_weight_of_a_worked_example() -> None:
     weight = quantize_int8(np.array([[-254, 1, 3, 4], [0, 0, 0, 0]], np.float32))
     assert weight.scales.tolist() == [2.0, 0.0]
     assert weight.codes.tolist() == [[-127, 0, 2, 2], [0, 0, 0, 0]]
+
+
+GROUPED = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 3), st.integers(1, 2 * WEIGHT_GROUP + 3)),
+    elements=st.floats(-(2.0**99), 2.0**99, width=32).filter(lambda value: value == 0 or abs(value) > 2.0**-99),
+)
+
+
+@settings(deadline=None)
+@given(GROUPED)
+def test_a_group_of_int4_is_within_half_a_step_of_its_own_scale(values: NDArray[np.float32]) -> None:
+    """Only the opposite of the largest weight, 8 steps away where 7 is the last code, is up to a step off."""
+    weight = quantize_grouped_int4(values)
+    assert weight.scales.shape == (len(values), -(-values.shape[1] // WEIGHT_GROUP))
+    np.testing.assert_array_equal(weight.scales, bfloat16_to_float32(float32_to_bfloat16(weight.scales)))
+    for group in range(weight.scales.shape[1]):
+        columns = slice(group * WEIGHT_GROUP, (group + 1) * WEIGHT_GROUP)
+        alone = quantize_grouped_int4(values[:, columns])
+        np.testing.assert_array_equal(alone.scales[:, 0], weight.scales[:, group])
+        np.testing.assert_array_equal(weight_codes(alone), weight_codes(weight)[:, columns])
+        steps = np.abs(weight.scales[:, [group]].astype(np.float64))
+        error = np.abs(dequantize(alone).astype(np.float64) - values[:, columns])
+        is_cut = np.abs(values[:, columns]) > 7.4 * steps
+        assert (error <= steps * np.where(is_cut, 1.05, 0.51)).all()
+
+
+def test_a_group_of_int4_of_a_worked_example() -> None:
+    """The largest weight, of either sign, is the code -8; the next group has a scale of its own."""
+    values = np.zeros((1, WEIGHT_GROUP + 2), np.float32)
+    values[0, :4], values[0, WEIGHT_GROUP:] = (16, -15, 3, -14), (-8, 2)
+    weight = quantize_grouped_int4(values)
+    assert weight.scales.tolist() == [[-2.0, 1.0]]
+    codes = weight_codes(weight)[0]
+    assert codes[:4].tolist() == [-8, 7, -2, 7]
+    assert codes[WEIGHT_GROUP:].tolist() == [-8, 2]
 
 
 @settings(deadline=None)

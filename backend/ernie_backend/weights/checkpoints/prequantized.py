@@ -3,7 +3,8 @@
 The Paddle layout's names, with ``weight`` replaced; a Linear has K inputs and N outputs:
 
     quant_weight      int8 [K, N] codes; for int4 [K / 2, N], two codes per byte, even k in the low nibble
-    weight_scale      [N], the absmax of each output's weights
+    weight_scale      [N], the absmax of each output's weights; [ceil(K / 64), N] for int4 in groups of inputs,
+                      then what the code 1 stands for, of either sign
     activation_scale  [1], w4a8 only: the absmax of the inputs that the weight was calibrated with
     cachek_matmul.activation_scale, cachev_matmul...  [kv_heads * head_dim], the absmax of each channel
 
@@ -31,13 +32,17 @@ from ernie_backend.weights.roles import ROUTED, Role, WeightKey
 from ernie_backend.weights.sharding import Part
 from ernie_kernels.api import CacheScales
 from ernie_kernels.formats import (
+    WEIGHT_GROUP,
+    GroupedInt4Weight,
     Int4Weight,
     Int8Weight,
     QuantizedWeight,
     W4A8Weight,
     input_scale,
+    quantize_grouped_int4,
     quantize_int4,
     quantize_int8,
+    round_to_bfloat16,
 )
 from ernie_kernels.hadamard import fold_rotation
 
@@ -58,16 +63,19 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """The tensors of a quantized weight; ``input_absmax`` is None unless the format is w4a8."""
+    """The tensors of a quantized weight; ``input_absmax`` is None unless the format is w4a8.
+
+    ``scales`` are absmaxes of outputs, or the scales themselves where there is one for each group of inputs.
+    """
 
     codes: CheckpointTensor
-    absmax: CheckpointTensor
+    scales: CheckpointTensor
     input_absmax: CheckpointTensor | None
 
     @property
     def tensors(self) -> tuple[CheckpointTensor, ...]:
         """All tensors of the weight."""
-        return (self.codes, self.absmax, *((self.input_absmax,) if self.input_absmax else ()))
+        return (self.codes, self.scales, *((self.input_absmax,) if self.input_absmax else ()))
 
 
 def stored_weight(recipe: Recipe, fmt: WeightFormat) -> StoredWeight | None:
@@ -78,9 +86,10 @@ def stored_weight(recipe: Recipe, fmt: WeightFormat) -> StoredWeight | None:
     base = name.removesuffix("weight")
     inputs, outputs = recipe.tensors[0].shape
     rows = inputs if fmt is WeightFormat.INT8 else inputs // 2
+    groups = (-(-inputs // WEIGHT_GROUP),) if fmt is WeightFormat.GROUPED_INT4 else ()
     return StoredWeight(
         CheckpointTensor(base + "quant_weight", (rows, outputs)),
-        CheckpointTensor(base + "weight_scale", (outputs,)),
+        CheckpointTensor(base + "weight_scale", (*groups, outputs)),
         CheckpointTensor(base + "activation_scale", (1,)) if fmt is WeightFormat.W4A8 else None,
     )
 
@@ -168,16 +177,16 @@ def read_stored(
     if codes.dtype != np.int8:
         raise _error(tensors, stored.codes, f"has type {codes.dtype}; quantized weights are int8")
     rows = [slice(each.start, each.stop) for each in part.rows]
-    scales = _absmax(tensors, stored.absmax, *rows) / np.float32(_LEVELS[fmt])
+    if fmt is WeightFormat.GROUPED_INT4:
+        return _read_groups(tensors, stored, part)
+    scales = _absmax(tensors, stored.scales, *rows) / np.float32(_LEVELS[fmt])
     if fmt is WeightFormat.INT8:
         # Stored inputs first; ``cut`` takes rows of outputs.
         int8 = np.concatenate(part.cut([codes.T.view(np.int8)]))
         if int8.size and int8.min() == -128:
             raise _error(tensors, stored.codes, "has the code -128; int8 weights have -127 to 127")
         return Int8Weight(int8, scales)
-    # The two codes of a byte are inputs 2j and 2j + 1, as in Int4Weight: bytes are cut, not unpacked.
-    bytes_of_part = replace(part, columns=range(part.columns.start // 2, part.columns.stop // 2))
-    packed = np.concatenate(bytes_of_part.cut([codes.T])).view(np.uint8)
+    packed = _packed_part(codes, part)
     weight = Int4Weight(packed, scales, 2 * packed.shape[1])
     if stored.input_absmax is None:
         return weight
@@ -187,6 +196,34 @@ def read_stored(
             tensors, stored.input_absmax, "is 0: the expert would see zeros only; copy the checkpoint again"
         )
     return W4A8Weight(weight, input_scale(absmax), rotation)
+
+
+def _packed_part(codes: NDArray[np.generic], part: Part) -> NDArray[np.uint8]:
+    """Return int4 codes of a part: a byte has inputs 2j and 2j + 1, as in Int4Weight, so bytes are cut."""
+    bytes_of_part = replace(part, columns=range(part.columns.start // 2, part.columns.stop // 2))
+    return np.concatenate(bytes_of_part.cut([codes.T])).view(np.uint8)
+
+
+def group_range(columns: range, inputs: int, name: str) -> range:
+    """Return the groups that make up some ``columns`` of a matrix; StartError if they cut one apart."""
+    if columns.start % WEIGHT_GROUP or (columns.stop % WEIGHT_GROUP and columns.stop < inputs):
+        raise StartError(
+            f"tensor {name} has scales for {WEIGHT_GROUP} inputs, and a rank would have {columns.start} to "
+            f"{columns.stop}, which cuts such a group apart; give another tensor_parallel_size"
+        )
+    return range(columns.start // WEIGHT_GROUP, -(-columns.stop // WEIGHT_GROUP))
+
+
+def _read_groups(tensors: Tensors, stored: StoredWeight, part: Part) -> GroupedInt4Weight:
+    whole = tensors.tensor(stored.scales.name)
+    if whole.dtype == np.int8:
+        raise _error(tensors, stored.scales, "has type int8; scales are floats")
+    groups = group_range(part.columns, 2 * stored.codes.shape[0], stored.scales.name)
+    scales = np.concatenate(replace(part, columns=groups).cut([as_float32(whole).T]))
+    if not np.isfinite(scales).all():
+        raise _error(tensors, stored.scales, "has a scale that is not finite; copy the checkpoint again")
+    packed = _packed_part(tensors.tensor(stored.codes.name), part)
+    return GroupedInt4Weight(packed, round_to_bfloat16(scales), len(part.columns))
 
 
 def quantized_tensors(
@@ -206,15 +243,19 @@ def quantized_tensors(
         rotation: block of the rotation of the inputs, which the weight undoes; 0: they are not rotated.
     """
     codes = np.empty(stored.codes.shape, np.int8)
-    absmax = np.empty(stored.absmax.shape, np.float32)
+    scales = np.empty(stored.scales.shape, np.float32)
     for rows, block in float32_blocks(values):
+        if fmt is WeightFormat.GROUPED_INT4:
+            grouped = quantize_grouped_int4(block)
+            codes[:, rows], scales[:, rows] = grouped.packed.view(np.int8).T, grouped.scales.T
+            continue
         seen = fold_rotation(block, rotation) if rotation else block
-        absmax[rows] = np.abs(seen).max(axis=1, initial=0.0)
+        scales[rows] = np.abs(seen).max(axis=1, initial=0.0)
         if fmt is WeightFormat.INT8:
             codes[:, rows] = quantize_int8(seen).codes.T
         else:
             codes[:, rows] = quantize_int4(seen).packed.view(np.int8).T
-    tensors: dict[str, NDArray[np.generic]] = {stored.codes.name: codes, stored.absmax.name: absmax}
+    tensors: dict[str, NDArray[np.generic]] = {stored.codes.name: codes, stored.scales.name: scales}
     if stored.input_absmax is not None:
         tensors[stored.input_absmax.name] = np.array([input_absmax], np.float32)
     return tensors
@@ -230,7 +271,7 @@ def rotation_warning(tensors: Tensors, stored: Mapping[WeightKey, StoredWeight],
     down = next((key for key in stored if key.role is Role.EXPERT_DOWN and stored[key].input_absmax), None)
     if down is None:
         return None
-    names = [stored[key].absmax.name for key in (down, down._replace(role=Role.EXPERT_GATE_UP))]
+    names = [stored[key].scales.name for key in (down, down._replace(role=Role.EXPERT_GATE_UP))]
     absmax, of_other = (float(as_float32(tensors.tensor(name)).mean()) for name in names)
     ratio = absmax / of_other if of_other else 0.0
     if not ratio > block**-0.25:

@@ -21,9 +21,14 @@ from numpy.typing import NDArray
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.errors import StartError
 from ernie_backend.weights.checkpoints.files import Checkpoint
-from ernie_backend.weights.checkpoints.prequantized import StoredWeight, cache_scale_specs, stored_weights
+from ernie_backend.weights.checkpoints.prequantized import (
+    StoredWeight,
+    cache_scale_specs,
+    group_range,
+    stored_weights,
+)
 from ernie_backend.weights.checkpoints.safetensors_reader import type_name
-from ernie_backend.weights.precision import QUANTIZED, Precision
+from ernie_backend.weights.precision import SCALED_BY_ROW, Precision
 from ernie_backend.weights.recipes import CheckpointTensor, Recipe, Recipes, recipes_for
 from ernie_backend.weights.roles import WeightKey
 from ernie_backend.weights.sharding import Shard, kv_heads_of, part_of
@@ -96,8 +101,7 @@ def tensor_parts(
                 rows = tuple(_index(part.rows) for part in parts)
                 cut[spec.name] = TensorParts(spec.shape, outputs_axis, rows)
             elif is_cut[1] and inputs_axis is not None:
-                packed = inputs // spec.shape[inputs_axis]  # inputs per index: 2 where a byte holds two codes
-                columns = tuple(_index([part.columns], packed) for part in parts)
+                columns = tuple(_index([_along(spec, part.columns, inputs, inputs_axis)]) for part in parts)
                 cut[spec.name] = TensorParts(spec.shape, inputs_axis, columns)
     for layer in range(config.num_layers):
         heads = [kv_heads_of(config, Shard(rank, ranks)) for rank in range(ranks)]
@@ -121,7 +125,7 @@ def needed_whole(
     """
     whole: set[str] = set()
     for key, recipe in recipes.items():
-        if key.role.is_vector or key in stored or precision.format_of(key.role) not in QUANTIZED:
+        if key.role.is_vector or key in stored or precision.format_of(key.role) not in SCALED_BY_ROW:
             continue
         outputs, inputs = recipe.shape
         if part_of(key.role, (outputs, inputs), config, shard).shape[1] < inputs:
@@ -136,13 +140,21 @@ def _axes(recipe: Recipe, stored: StoredWeight | None) -> Iterator[tuple[Checkpo
         yield recipe.tensors[0], outputs_axis, 1 - outputs_axis
     else:
         yield stored.codes, 1, 0
-        yield stored.absmax, 0, None
+        yield (stored.scales, 0, None) if len(stored.scales.shape) == 1 else (stored.scales, 1, 0)
 
 
-def _index(ranges: Sequence[range], packed: int = 1) -> Index:
-    """Return the index of ranges, concatenated; ``packed`` numbers of a single range share an index."""
+def _along(spec: CheckpointTensor, columns: range, inputs: int, axis: int) -> range:
+    """Return where some ``columns`` of a matrix are in a tensor: numbers, bytes of two codes, or groups."""
+    if 2 * spec.shape[axis] < inputs:
+        return group_range(columns, inputs, spec.name)
+    packed = inputs // spec.shape[axis]
+    return range(columns.start // packed, columns.stop // packed)
+
+
+def _index(ranges: Sequence[range]) -> Index:
+    """Return the index of ranges, concatenated."""
     if len(ranges) == 1:
-        return slice(ranges[0].start // packed, ranges[0].stop // packed)
+        return slice(ranges[0].start, ranges[0].stop)
     return np.concatenate([np.arange(each.start, each.stop, dtype=np.intp) for each in ranges])
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import mmap
 import shutil
 import tempfile
@@ -32,12 +33,23 @@ from numpy.typing import NDArray
 
 from ernie_backend.weights.precision import WeightFormat
 from ernie_backend.weights.roles import WeightKey
-from ernie_kernels.formats import Int4Weight, Int8Weight, QuantizedWeight
+from ernie_kernels.formats import (
+    WEIGHT_GROUP,
+    GroupedInt4Weight,
+    Int4Weight,
+    Int8Weight,
+    QuantizedWeight,
+)
 
 FORMAT_VERSION = 3
 MIN_BYTES = 1 << 20
 """A smaller weight is quantized faster than a file is opened."""
 _LEFTOVER_AGE_S = 3600.0
+_FORMATS = {
+    Int8Weight: WeightFormat.INT8,
+    Int4Weight: WeightFormat.INT4,
+    GroupedInt4Weight: WeightFormat.GROUPED_INT4,
+}
 _SAMPLES = 64
 _SAMPLE_BYTES = 4096
 logger = logging.getLogger(__name__)
@@ -68,23 +80,22 @@ class QuantizedCache:
         try:
             with path.open("rb") as file:
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            codes, scales = _read(content, _stored_shape(fmt, shape))
+            codes, scales = _read(content, *_stored_shapes(fmt, shape))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError) as error:
             logger.warning("%s is damaged and made again: %s", path, error)
             return None
-        if fmt is WeightFormat.INT4:
-            return Int4Weight(codes, scales, shape[1])
-        return Int8Weight(codes.view(np.int8), scales)
+        if fmt is WeightFormat.INT8:
+            return Int8Weight(codes.view(np.int8), scales)
+        return (Int4Weight if fmt is WeightFormat.INT4 else GroupedInt4Weight)(codes, scales, shape[1])
 
     def put(self, key: WeightKey, weight: QuantizedWeight) -> None:
         """Write a weight; a full or read-only disk disables the cache, and the start goes on."""
-        is_int4 = isinstance(weight, Int4Weight)
-        codes = weight.packed if isinstance(weight, Int4Weight) else weight.codes
+        codes = weight.codes if isinstance(weight, Int8Weight) else weight.packed
         if codes.nbytes < MIN_BYTES or not self._is_writable:
             return
-        path = self._path(key, WeightFormat.INT4 if is_int4 else WeightFormat.INT8)
+        path = self._path(key, _FORMATS[type(weight)])
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._directory, suffix=".tmp", delete=False) as file:
@@ -129,9 +140,13 @@ def fingerprint(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _stored_shape(fmt: WeightFormat, shape: tuple[int, int]) -> tuple[int, int]:
+def _stored_shapes(fmt: WeightFormat, shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, ...]]:
+    """Return the shapes of codes and scales."""
     outputs, inputs = shape
-    return (outputs, (inputs + 1) // 2) if fmt is WeightFormat.INT4 else shape
+    if fmt is WeightFormat.INT8:
+        return shape, (outputs,)
+    groups = (-(-inputs // WEIGHT_GROUP),) if fmt is WeightFormat.GROUPED_INT4 else ()
+    return (outputs, (inputs + 1) // 2), (outputs, *groups)
 
 
 def _write(file: IO[bytes], codes: NDArray[np.generic], scales: NDArray[np.float32]) -> None:
@@ -142,16 +157,18 @@ def _write(file: IO[bytes], codes: NDArray[np.generic], scales: NDArray[np.float
     file.flush()
 
 
-def _read(content: mmap.mmap, shape: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def _read(
+    content: mmap.mmap, shape: tuple[int, int], scales_shape: tuple[int, ...]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return the codes where they are mapped, so that they take no memory of this process, and the scales."""
     content.madvise(mmap.MADV_WILLNEED)
     header = json.loads(content.readline())
-    outputs, columns = shape
-    start, middle = content.tell(), content.tell() + 4 * outputs
-    if tuple(header["shape"]) != shape or len(content) != middle + outputs * columns:
+    start, count = content.tell(), math.prod(scales_shape)
+    middle = start + 4 * count
+    if tuple(header["shape"]) != shape or len(content) != middle + math.prod(shape):
         raise ValueError(f"{len(content)} bytes of shape {header['shape']}, expected shape {list(shape)}")
     codes = np.frombuffer(content, np.uint8, offset=middle).reshape(shape)
-    scales = np.frombuffer(content, np.float32, outputs, offset=start).copy()  # aligned
+    scales = np.frombuffer(content, np.float32, count, offset=start).reshape(scales_shape).copy()  # aligned
     if _checksum(scales.data, codes.data) != header["checksum"]:
         raise ValueError("its checksum is wrong")
     return codes, scales
