@@ -64,7 +64,7 @@ def measure(arguments: argparse.Namespace) -> None:
     if server_rows := [row for row in rows.SERVER_ROWS if row.name in chosen]:
         names = [name for row in server_rows for name in row.contenders]
         served = sessions.Line(servers.starters(peers, threads, logs), names)
-        sessions.take_turns(served, server_rows, arguments.http_rounds, results, probe, threads)
+        sessions.take_turns(served, server_rows, arguments.rounds, results, probe, threads)
         facts |= {name: each.facts for name, each in served.running.items()}
         served.close()
     if rows.START_ROW in chosen:
@@ -106,7 +106,6 @@ def _arguments() -> argparse.Namespace:
         "--only", nargs="+", help="rows whose names begin so; default: all but those of the 21B shape"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--http-rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "bench", help="where samples are kept")
     parser.add_argument("--list", action="store_true", help="names of the rows, and nothing else")

@@ -27,9 +27,11 @@ class Contender(Protocol):
 
     Attributes:
         facts: what it says of itself: ``version``, ``start_s`` and, of ours, which instructions run.
+        warms_up: whether its first sample of a row is slower than those that follow.
     """
 
     facts: dict[str, Any]
+    warms_up: bool
 
     def measure(self, row: rows.Row) -> float:
         """Return tokens a second, or of ``overhead`` a share."""
@@ -55,7 +57,7 @@ class Program:
     def __init__(self, command: Sequence[str], log: Path, path: str = "") -> None:
         if not Path(command[0]).exists():
             raise NotRunError("not installed (benchmarks/peers/install.sh)")
-        self._log = log
+        self._log, self.warms_up = log, True
         with log.open("w") as errors:
             self._process = subprocess.Popen(
                 command,
@@ -110,7 +112,7 @@ class Llama:
             if not needed.exists():
                 raise NotRunError(f"{needed.name} is missing (benchmarks/peers/install.sh)")
         self._common = ["-m", str(path), "-t", str(threads)]
-        self._threads = str(threads)
+        self._threads, self.warms_up = str(threads), False
         self.facts: dict[str, Any] = {"version": "llama.cpp of llama-cpp-python 0.3.36"}
 
     def _last_object(self, *command: str) -> dict[str, Any]:
@@ -139,8 +141,8 @@ class Llama:
 def starters(peers: Path, threads: int, logs: Path) -> dict[str, Callable[[], Contender]]:
     """Return what starts each contender, by its name in ``rows``."""
 
-    def ours(name: str, shape: str, quantization: str) -> Callable[[], Contender]:
-        command = [sys.executable, str(PROGRAMS / "ours.py"), shape, str(threads), quantization]
+    def ours(name: str, shape: str, quantization: str, *activation: str) -> Callable[[], Contender]:
+        command = [sys.executable, str(PROGRAMS / "ours.py"), shape, str(threads), quantization, *activation]
         return lambda: Program(command, logs / f"{name}.log", str(BENCHMARKS))
 
     def peer(name: str, program: str, *arguments: str) -> Callable[[], Contender]:
@@ -151,8 +153,9 @@ def starters(peers: Path, threads: int, logs: Path) -> dict[str, Callable[[], Co
 
     return {
         rows.OURS: ours("ours-wint8", "0.3b", "wint8"),
-        rows.OURS_BF16: ours("ours-bf16", "0.3b", ""),
+        rows.OURS_BF16: ours("ours-bf16", "0.3b", "", "bfloat16"),
         rows.OURS_21B: ours("ours-21b", "21b-a3b", "wint4"),
+        rows.OURS_21B_INT4: ours("ours-21b-int4", "21b-a3b", "wint4_all"),
         rows.LLAMA: lambda: Llama(peers, "dense-q8_0", threads),
         rows.LLAMA_BF16: lambda: Llama(peers, "dense-bf16", threads),
         rows.LLAMA_21B: lambda: Llama(peers, "moe-q4_0", threads),

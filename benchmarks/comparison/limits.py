@@ -10,6 +10,9 @@ from model_shapes import SHAPE, SHAPE_21B
 CONTEXT = 64
 """Tokens of a decoding sequence, about."""
 
+INT4_BYTES = 0.5 + 4 / 64
+"""Of a weight of ``wint4_all``: its code, and its share of a scale for 64."""
+
 Sizes = dict[str, float]
 
 
@@ -37,7 +40,7 @@ def step_bytes(name: str, batch: int) -> float:
     is_21b = name in (OURS_21B, OURS_21B_INT4)
     shape = SHAPE_21B if is_21b else SHAPE
     sizes = weights_of(shape)
-    dense = {OURS_BF16: 2.0, OURS_21B_INT4: 0.5}.get(name, 1.0)
+    dense = {OURS_BF16: 2.0, OURS_21B_INT4: INT4_BYTES}.get(name, 1.0)
     touched = sizes["experts"] * (1 - (1 - sizes["chosen"] / max(1, sizes["experts"])) ** batch)
     cache = 4 * shape["num_key_value_heads"] * shape["head_dim"] * shape["num_hidden_layers"] * CONTEXT * batch
     head = 2.0 if name == OURS_BF16 else 1.0

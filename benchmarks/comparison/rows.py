@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 OURS, OURS_BF16 = "ernie-triton wint8", "ernie-triton bf16"
-OURS_21B, OURS_21B_INT4 = "ernie-triton wint4", "ernie-triton wint4, int4 dense layers"
+OURS_21B, OURS_21B_INT4 = "ernie-triton wint4", "ernie-triton wint4_all"
 LLAMA, LLAMA_BF16, LLAMA_21B = "llama.cpp Q8_0", "llama.cpp BF16", "llama.cpp Q4_0"
 VLLM, OPENVINO = "vLLM bf16", "OpenVINO int8"
 OUR_SERVER, LLAMA_SERVER, VLLM_SERVER = "ernie-triton serve wint8", "llama-server Q8_0", "vLLM API server bf16"

@@ -49,6 +49,7 @@ class Server:
     Attributes:
         facts: ``ready_s``, from its start to the first good answer of ``/health``; ``resident_bytes`` then,
             and ``loaded_bytes`` after the last sample.
+        warms_up: False, since the load has a request to warm up.
 
     Raises:
         NotRunError: it is not installed, or did not become ready.
@@ -72,7 +73,7 @@ class Server:
                 self.close()
                 raise NotRunError(f"did not become ready ({log.name})")
             time.sleep(0.02)
-        ready_s = time.monotonic() - begin
+        ready_s, self.warms_up = time.monotonic() - begin, False
         self.facts: dict[str, Any] = {"ready_s": ready_s, "resident_bytes": self._resident_bytes()}
 
     def _is_ready(self) -> bool:

@@ -35,9 +35,11 @@ class Measures(Protocol[Sample_co]):
 
     Attributes:
         facts: what is known of it once it has started.
+        warms_up: whether its first sample of a row is slower than those that follow.
     """
 
     facts: dict[str, Any]
+    warms_up: bool
 
     def measure(self, row: Row) -> Sample_co:
         """Return a sample."""
@@ -83,15 +85,17 @@ class Line(Generic[Sample_co]):
         self.not_run[name] = reason
         self.running.pop(name, None)
 
-    def measure(self, row: Row, name: str) -> Sample_co | None:
-        """Return a sample; None: this contender is not run, or not any more."""
-        if name not in self.running:
+    def measure(self, row: Row, name: str, *, warm_up: bool) -> Sample_co | None:
+        """Return a sample; None: it was to warm up, or this contender is not run, or not any more."""
+        contender = self.running.get(name)
+        if contender is None or (warm_up and not contender.warms_up):
             return None
         try:
-            return self.running[name].measure(row)
+            sample = contender.measure(row)
         except NotRunError as error:
             self.drop(name, str(error))
             return None
+        return None if warm_up else sample
 
     def close(self) -> None:
         """End all."""
@@ -108,22 +112,19 @@ def new_record() -> Record:
 def take_turns(
     line: Line[Any], chosen: Sequence[Row], rounds: int, results: Results, probe: machine.Probe, threads: int
 ) -> None:
-    """Measure rows ``rounds`` times; before the first round, each contender of an engine's row runs it once."""
+    """Measure rows ``rounds`` times; before the first round, contenders that warm up run each row once."""
     records = {row.name: new_record() for row in chosen}
     for number in range(rounds + 1):
         for row in chosen:
-            warm_up = number == 0
-            if warm_up and row.kind == "http":
-                continue  # the load has a warm-up of its own
-            record = records[row.name]
+            record, warm_up = records[row.name], number == 0
             if not warm_up:
                 record["load"].append(machine.load())
                 mebibytes = int(step_bytes(row.contenders[0], 1) / 2**20)
                 record["bandwidth"].append(probe.read(mebibytes, threads))
                 record["memory"].append(probe.read(machine.MEMORY_MIB, threads))
             for name in row.contenders:
-                sample = line.measure(row, name)
-                if sample is not None and not warm_up:
+                sample = line.measure(row, name, warm_up=warm_up)
+                if sample is not None:
                     record["samples"].setdefault(name, []).append(sample)
             record["not_run"] = {name: line.not_run[name] for name in row.contenders if name in line.not_run}
             if not warm_up:
@@ -154,8 +155,8 @@ def one_by_one(
                     record["load"].append(machine.load())
                     record["bandwidth"].append(probe.read(machine.MEMORY_MIB, threads))
                     record["memory"].append(record["bandwidth"][-1])
-                sample = line.measure(row, name)
-                if sample is not None and not warm_up:
+                sample = line.measure(row, name, warm_up=warm_up)
+                if sample is not None:
                     record["samples"].setdefault(name, []).append(sample)
         line.close()
         for row in chosen:

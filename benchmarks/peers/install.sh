@@ -38,6 +38,16 @@ write() { # PROGRAM ARGUMENT...: a model of random weights
     PYTHONPATH=$here/.. "$work/venv/bin/python" "$here/$1" "${@:2}"
 }
 
+# GCC 12 believes that ldtilecfg reads only the first bytes of the configuration, and drops the others: llama.cpp's
+# products on AMX end in a segmentation fault. An empty asm that takes the address keeps them.
+repair_amx() { # FILE
+    repaired=
+    if ! grep -q 'r"(&tc)' "$1"; then
+        sed -i 's/^    _tile_loadconfig(&tc);/    __asm__ volatile("" : : "r"(\&tc) : "memory");\n&/' "$1"
+        repaired=yes
+    fi
+}
+
 quantize() { # TYPE: of the 0.3B model
     [ -f "$work/dense-${1,,}.gguf" ] ||
         "$work/build/bin/llama-quantize" "$work/dense-bf16.gguf" "$work/dense-${1,,}.gguf" "$1" 2 >/dev/null
@@ -57,7 +67,8 @@ install_llama() {
             "llama-cpp-python==$llama_version"
         tar -C "$work" -xzf "$source.tar.gz"
     fi
-    if [ ! -x "$work/build/bin/llama-server" ]; then
+    repair_amx "$source/vendor/llama.cpp/ggml/src/ggml-cpu/amx/mmq.cpp"
+    if [ ! -x "$work/build/bin/llama-server" ] || [ -n "$repaired" ]; then
         cmake -G Ninja -S "$source/vendor/llama.cpp" -B "$work/build" \
             -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF \
             -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF \

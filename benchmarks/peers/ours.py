@@ -1,8 +1,8 @@
 """Our engine in this process, with random weights: the cases of the comparison.
 
-    PYTHONPATH=benchmarks python benchmarks/peers/ours.py SHAPE THREADS QUANTIZATION
+    PYTHONPATH=benchmarks python benchmarks/peers/ours.py SHAPE THREADS QUANTIZATION [ACTIVATION]
 
-QUANTIZATION empty: bfloat16 weights. Everything else is the engine's default, activations included.
+QUANTIZATION empty: bfloat16 weights. Everything else is the engine's default, activations too unless given.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ def main() -> None:
     """Start the engine and answer cases."""
     loop, start = CaseLoop(), time.perf_counter()
     logging.disable(logging.INFO)
-    shape, threads, quantization = sys.argv[1:4]
-    engine = EngineUnderTest(shape, {"threads": threads, "quantization": quantization})
+    shape, threads, quantization, *activation = sys.argv[1:]
+    settings = {"threads": threads, "quantization": quantization, "activation_dtype": "".join(activation)}
+    engine = EngineUnderTest(shape, settings)
     description = engine.started.ready.description
     sizes = [stage.size_bytes for stage in description.startup if stage.size_bytes is not None]
     facts = {
