@@ -13,10 +13,11 @@ import pytest
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.models.load import load_model
+from ernie_backend.parallel.worker import largest_step
 from ernie_backend.request.step_plan import ScheduledChunk, SchedulePlan
 from ernie_backend.runner.inputs import build_batch
 from ernie_backend.runner.model_runner import ModelRunner
-from ernie_backend.settings.engine_settings import LoadSettings
+from ernie_backend.settings.engine_settings import EngineSettings, LoadSettings
 from ernie_backend.weights.sharding import kv_heads_of, shard_of, vocabulary_of
 from ernie_kernels.api import ELSEWHERE, Batch, CacheSpec
 from ernie_kernels.communicator import SingleRank
@@ -107,6 +108,24 @@ def test_a_step_with_media_is_one_copy_each_way() -> None:
     assert 0 < with_media < len(batches)
     assert any(batch.vision_rows is not None for batch in batches)
     assert (counts.uploads - before, counts.downloads) == (len(batches) + with_media, len(batches))
+
+
+@pytest.mark.parametrize("family", ["dense", "vl_moe"])
+def test_the_profile_step_of_a_start_runs(family: str) -> None:
+    """It is the largest: as many sequences as there may be, a prompt in the rest, all sampled on the device."""
+    settings = EngineSettings(checkpoint(family)).replaced(
+        max_model_len=MAX_POSITIONS, max_num_seqs=5, max_num_batched_tokens=30, block_size=4
+    )
+    with fastdeploy_ops(Lineage.V2_4) as ops, counted_copies() as counts:
+        model = load(checkpoint(family), ops, "bfloat16", None, BFLOAT16)
+        plan, blocks = largest_step(settings)
+        spec = CacheSpec(blocks, 4, model.config.num_kv_heads, model.config.head_dim, "bfloat16")
+        caches = [ops.allocate_cache(spec) for _ in range(model.config.num_layers)]
+        sampling = sampling_batch([(SamplingFilters(top_p=0.8), 0.5)] * 5)
+        choices = TokenChoices(plan.sampled_places, sampling, model.config.vocab_size)
+        found = ModelRunner(model, ops, caches).run(plan, choices)
+    assert (len(found.tokens), len(found.logits), counts.downloads) == (5, 0, 1)
+    assert plan.num_tokens == 30
 
 
 KINDS = (GREEDY, SamplingFilters(0.8, top_k=20, top_p=0.9), None, SamplingFilters(1.2, min_p=0.05))

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ernie_backend.devices.device import Device, composed_p800, cpu, p800
 from ernie_backend.devices.host import usable_cores
@@ -40,6 +40,18 @@ XPU_OPS = "ERNIE_XPU_OPS"
 """Environment variable that chooses between FastDeploy's ops and composed ones."""
 
 
+class HostReport(NamedTuple):
+    """What a machine says of itself as a host of some ranks, asked once.
+
+    Attributes:
+        notices: for the user.
+        card_bytes: least free memory among the ranks' cards; None: unknown, or there are none.
+    """
+
+    notices: tuple[str, ...] = ()
+    card_bytes: int | None = None
+
+
 @dataclass(frozen=True)
 class Backend:
     """An implementation of the ops, and what the engine must know of it.
@@ -59,8 +71,9 @@ class Backend:
             bytes; None: there are none.
         nodes: pattern of the device files in /dev of a card; None: it needs none.
         variable: environment variable by which a user chooses cards.
-        check_host: returns notices about this machine as the host of so many ranks; StartError: it cannot be.
-        free_bytes: returns the least free memory among the cards of so many ranks; None: unknown.
+        check_host: returns what this machine says as the host of so many ranks; StartError: it cannot be.
+        free_bytes: returns the least free memory among the cards of so many ranks, for a plan; None: unknown.
+        card_free_bytes: returns the free memory of the card that ops compute on, now; None: they have none.
     """
 
     name: str
@@ -75,8 +88,9 @@ class Backend:
     vendor_device: Callable[[int | None], Device] | None = None
     nodes: str | None = None
     variable: str | None = None
-    check_host: Callable[[int], tuple[str, ...]] = lambda _: ()
+    check_host: Callable[[int], HostReport] = lambda _: HostReport()
     free_bytes: Callable[[int], int | None] = lambda _: None
+    card_free_bytes: Callable[[Ops], int | None] = lambda _: None
 
     def create_ops(self, threads: int, group: ProcessGroupConfig | None = None) -> Ops:
         """Return the ops, joined to those of the other ranks if there is a group.
@@ -169,6 +183,17 @@ def _xpu_ops(_: int, group: ProcessGroupConfig | None) -> Ops:
     return FastDeployOps(place, library, None if group is None else join_device_group(group, place))
 
 
+def _check_xpu(ranks: int) -> HostReport:
+    host = read_xpu_host()
+    return HostReport(check_xpu_host(host, ranks), host.free_bytes(ranks))
+
+
+def _xpu_free_bytes(ops: Ops) -> int | None:
+    from ernie_kernels.paddle import PaddleOps
+
+    return cast(PaddleOps, ops).free_bytes()
+
+
 def _xpu_device(_: int, card_bytes: int | None) -> Device:
     return composed_p800(card_bytes) if fastdeploy_file() is None else p800(card_bytes)
 
@@ -240,8 +265,9 @@ XPU = Backend(
     vendor_device=p800,
     nodes="xpu[0-9]*",
     variable=VISIBLE_DEVICES,
-    check_host=lambda ranks: check_xpu_host(read_xpu_host(), ranks),
+    check_host=_check_xpu,
     free_bytes=lambda ranks: read_xpu_host().free_bytes(ranks),
+    card_free_bytes=_xpu_free_bytes,
 )
 BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in (CPU, XPU, REFERENCE)}
 DEVICES = (AUTO, *BACKENDS)

@@ -150,8 +150,9 @@ class RankWorker:
             )
         group = layout.process_group(join.rank, join.master, self._heartbeats.collectives, self._barrier)
         media = MediaProcessor.load(directory, config, settings)
+        card_bytes = backend.check_host(layout.ranks_per_host).card_bytes
+        plan = engine_plan(settings, config, backend, self._available * len(layout.hosts), card_bytes)
         worker = Worker.load(settings, config, backend, layout, group)
-        plan = engine_plan(settings, config, backend, self._available * len(layout.hosts))
         available = available_bytes() // layout.ranks_per_host
         self._channel.send(Loaded(worker.affordable_blocks(settings, plan, available)))
         num_blocks = self._receive(Allocate).num_blocks

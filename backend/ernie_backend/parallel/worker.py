@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import Backend
@@ -16,12 +18,17 @@ from ernie_backend.models.load import load_model
 from ernie_backend.parallel.layout import Layout
 from ernie_backend.planning.kv_sizing import check_available, kv_blocks
 from ernie_backend.planning.memory_plan import MemoryPlan
+from ernie_backend.planning.units import format_bytes
+from ernie_backend.request.step_plan import ScheduledChunk, SchedulePlan
 from ernie_backend.runner.encoder import Encoder, Normalization
 from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.settings.engine_settings import EngineSettings
 from ernie_backend.weights.sharding import Shard, kv_heads_of, vocabulary_of
 from ernie_kernels.api import CacheScales, CacheSpec, Ops, UnsupportedError
 from ernie_kernels.communicator import ProcessGroupConfig
+from ernie_kernels.sampling import SamplingFilters, TokenChoices, sampling_batch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Worker:
         shard: which part that is.
         weight_bytes: memory that the weights took.
         used_bytes: memory that loading took, the backend's own included.
+        card_free_bytes: returns the free memory of the rank's card; None: it has none, or does not say.
     """
 
     ops: Ops
@@ -41,6 +49,7 @@ class Worker:
     shard: Shard
     weight_bytes: int
     used_bytes: int
+    card_free_bytes: Callable[[], int | None] = lambda: None
 
     @classmethod
     def load(
@@ -65,7 +74,14 @@ class Worker:
             model = load_model(settings.model, config, ops, settings.loading, shard)
         release_freed()
         after = resident_bytes()
-        return cls(ops, model, shard, max(0, after - without_weights), max(0, after - before))
+        return cls(
+            ops,
+            model,
+            shard,
+            max(0, after - without_weights),
+            max(0, after - before),
+            partial(backend.card_free_bytes, ops),
+        )
 
     def block_spec(self, settings: EngineSettings) -> CacheSpec:
         """Return one block of one layer of this rank's KV cache."""
@@ -88,12 +104,42 @@ class Worker:
                 processes have taken the memory since the plan was made.
         """
         bytes_per_block = self.block_spec(settings).bytes_per_block * self.model.config.num_layers
-        # On a CPU loading was measured; on a card only the plan is known.
-        taken = self.used_bytes + plan.activations + plan.media if plan.device.is_shared else plan.fixed
+        if plan.device.is_shared:
+            taken = self.used_bytes + plan.activations + plan.media
+        else:
+            taken = self._profiled_bytes(settings, plan)
         num_blocks = kv_blocks(settings, bytes_per_block, plan.budget - taken)
         if plan.device.is_shared:
             check_available(num_blocks, bytes_per_block, available_bytes)
         return num_blocks
+
+    def _profiled_bytes(self, settings: EngineSettings, plan: MemoryPlan) -> int:
+        """Return what weights and the largest step take of a card: measured, or planned if it does not say.
+
+        Of what is free afterwards, nothing but media and the KV cache is taken. The step's own small cache
+        stays counted: Paddle keeps it.
+        """
+        if self.card_free_bytes() is None:
+            return plan.fixed
+        step, num_blocks = largest_step(settings)
+        choices = TokenChoices(
+            step.sampled_places,
+            sampling_batch([(SamplingFilters(top_p=0.8), 0.5)] * len(step.chunks)),
+            self.model.config.vocab_size,
+        )
+        runner = self.create_runner(replace(self.block_spec(settings), num_blocks=num_blocks))
+        runner.run(step, choices)
+        free = self.card_free_bytes()
+        if free is None:
+            return plan.fixed
+        taken = max(0, plan.memory - free) + plan.media
+        logger.info(
+            "start: profile step of %d tokens: weights and activations take %s, planned were %s",
+            step.num_tokens,
+            format_bytes(taken),
+            format_bytes(plan.fixed),
+        )
+        return taken
 
     def create_runner(self, spec: CacheSpec, media: MediaProcessor | None = None) -> ModelRunner:
         """Allocate a KV cache of ``spec`` for each layer; return the runner over them.
@@ -120,6 +166,20 @@ class Worker:
     def _scales(self, dtype: str) -> Sequence[CacheScales | None]:
         """Return the static scales of the layers' caches of ``dtype``."""
         return self.model.cache_scales if dtype == "int8" else [None] * self.model.config.num_layers
+
+
+def largest_step(settings: EngineSettings) -> tuple[SchedulePlan, int]:
+    """Return a step of as many tokens and sequences as there may be, and how many blocks it takes.
+
+    One sequence has a prompt, all others a token; they share blocks, since what they store is never read.
+    """
+    limits, size = settings.scheduler, settings.cache.block_size
+    sequences = min(limits.max_num_seqs, limits.max_num_batched_tokens)
+    prompt = min(limits.max_num_batched_tokens - sequences + 1, settings.loading.max_model_len)
+    blocks = tuple(range(-(-prompt // size)))
+    lengths = [prompt, *[1] * (sequences - 1)]
+    chunks = [ScheduledChunk("profile", (0,) * length, 0, blocks, num_sampled=1) for length in lengths]
+    return SchedulePlan(tuple(chunks)), len(blocks)
 
 
 @contextmanager

@@ -13,7 +13,11 @@ from ernie_backend.settings.engine_settings import EngineSettings
 
 
 def engine_plan(
-    settings: EngineSettings, config: ModelConfig, backend: Backend, available_bytes: int
+    settings: EngineSettings,
+    config: ModelConfig,
+    backend: Backend,
+    available_bytes: int,
+    card_bytes: int | None = None,
 ) -> MemoryPlan:
     """Return the plan of an engine with these settings.
 
@@ -22,12 +26,12 @@ def engine_plan(
         config: the model's.
         backend: what computes.
         available_bytes: memory of the hosts that is free.
+        card_bytes: memory of a card that is free, before anything is loaded; None: unknown.
 
     Raises:
         StartError: the settings do not suit this model, or a part of its checkpoint is missing.
     """
     shape = ModelShape(config, num_parts=1 if settings.loading.is_dummy else count_parts(settings.model))
-    card_bytes = backend.free_bytes(settings.parallel.tensor_parallel_size)
     return plan_memory(shape, settings, backend.planned_device(available_bytes, card_bytes))
 
 

@@ -119,11 +119,11 @@ def _read(parameters: Mapping[str, str]) -> _Checked:
     backend, notice = find_backend(settings.device)
     layout = read_layout(settings.parallel)
     check_leads(layout)
-    host_notices = backend.check_host(layout.ranks_per_host)
-    plan = engine_plan(settings, config, backend, available * len(layout.hosts))
+    host = backend.check_host(layout.ranks_per_host)
+    plan = engine_plan(settings, config, backend, available * len(layout.hosts), host.card_bytes)
     check_fits(plan)
     of_media = () if media is None else media.notices
-    notices = filter(None, (*settings.notices, notice, layout.notice, *of_media, *host_notices))
+    notices = filter(None, (*settings.notices, notice, layout.notice, *of_media, *host.notices))
     return _Checked(config, settings, input_processor, media, backend, layout, plan, tuple(notices))
 
 
@@ -143,7 +143,8 @@ def _load(
         weights.size_bytes = worker.weight_bytes
     with _logged(stages, "KV cache (reserved)") as kv_cache:
         available = available_bytes() // layout.ranks_per_host
-        num_blocks = worker.affordable_blocks(settings, checked.plan, available)
+        with nullcontext() if group is None else group.root_cause_first():
+            num_blocks = worker.affordable_blocks(settings, checked.plan, available)
         if group is not None:
             num_blocks = group.least_blocks(num_blocks)
             group.allocate(num_blocks)

@@ -36,8 +36,9 @@ def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
         settings = read_settings({**parameters, "model": str(directory)}, config)
         layout = read_layout(settings.parallel)
         backend, _ = find_backend(settings.device)
-        backend.check_host(layout.ranks_per_host)
-        check_fits(engine_plan(settings, config, backend, available_bytes() * len(layout.hosts)))
+        host = backend.check_host(layout.ranks_per_host)
+        available = available_bytes() * len(layout.hosts)
+        check_fits(engine_plan(settings, config, backend, available, host.card_bytes))
         media = MediaProcessor.load(directory, config, settings)
         InputProcessor.load(settings, config, ("text",) if media is None else media.modalities)
         if not settings.loading.is_dummy:

@@ -45,6 +45,10 @@ class PaddleOps:
         self._communicator: Communicator[Tensor] = communicator or SingleRank()
         self._norm_weights: dict[int, tuple[Tensor, Tensor]] = {}
 
+    def free_bytes(self) -> int | None:
+        """Return the place's free memory, see ``Place``."""
+        return self._place.free_bytes()
+
     def pack_linear(self, weight: LinearWeight, activation: ActivationType) -> PackedLinear:
         """Bring a matrix to the place."""
         return linear.pack(weight, activation, self._place)

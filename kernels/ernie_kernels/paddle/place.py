@@ -63,6 +63,12 @@ class Place:
         """The place of tensors in the host's memory."""
         return Place("cpu", has_bfloat16=False)
 
+    def free_bytes(self) -> int | None:
+        """Return the card's memory that no process has taken; None on a CPU place."""
+        if not self.name.startswith("xpu"):
+            return None
+        return int(paddle.device.xpu.memory_total(self.name) - paddle.device.xpu.memory_used(self.name))
+
     def upload(self, values: NDArray[np.generic]) -> Tensor:
         """Copy an array here."""
         return paddle.to_tensor(values, place=self.name)

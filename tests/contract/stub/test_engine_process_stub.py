@@ -19,6 +19,7 @@ from ernie_stub import engine_supervisor
 from ernie_stub.control import STOPPED_S, answer_control
 from ernie_stub.engine_process import EngineCommand, EngineProcess, EngineStartError
 from ernie_stub.engine_supervisor import Deadlines, EngineSupervisor
+from ernie_stub.entry import Entry
 from ernie_stub.in_flight import InFlight
 from ernie_stub.response_stream import ResponseStream, Senders
 from ernie_wire.channel import Channel
@@ -323,6 +324,24 @@ def test_a_system_without_descriptors_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("ernie_stub.engine_process.socket.socketpair", socketpair)
     with pytest.raises(EngineStartError, match="Too many open files"):
         EngineProcess(EngineCommand(sys.executable, {}, FAKE_ENGINE))
+
+
+def test_the_engine_runs_in_an_interpreter_of_its_own(tmp_path: Path) -> None:
+    """As with Python 3.10 for an XPU, whatever Python Triton has."""
+    noted, python = tmp_path / "noted", tmp_path / "python3.10"
+    python.write_text(f'#!/bin/sh\nprintf %s "$0" > {noted}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    directory = tmp_path / "weights"
+    directory.mkdir()
+    entry = Entry("ernie", tmp_path, {"model": "weights", "engine_python": str(python)})
+    command = EngineCommand(entry.engine_python, entry.engine_settings(directory), FAKE_ENGINE)
+    engine = EngineSupervisor(command, InFlight(), Deadlines())
+    engine.start()
+    try:
+        eventually(lambda: engine.status()[1] is not None)
+    finally:
+        engine.stop()
+    assert noted.read_text() == str(python)
 
 
 def test_an_interpreter_that_is_not_there_is_named() -> None:

@@ -7,11 +7,17 @@ from pathlib import Path
 import pytest
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.devices.backend import CPU, XPU, find_backend
+from ernie_backend.devices.backend import CPU, REFERENCE, XPU, find_backend
+from ernie_backend.devices.device import p800
 from ernie_backend.devices.kunlunxin import UNCHECKED, XpuHost, check_xpu_host, problems, read_xpu_host
 from ernie_backend.errors import StartError
+from ernie_backend.parallel.layout import read_layout
+from ernie_backend.parallel.worker import Worker
 from ernie_backend.planning.engine_plan import check_fits, engine_plan
+from ernie_backend.request.step_plan import SchedulePlan
+from ernie_backend.runner.model_runner import ModelRunner
 from ernie_backend.settings.engine_settings import EngineSettings
+from ernie_kernels.sampling import HeadOutput, TokenChoices
 from support.paths import DATA
 
 QUERY = "Driver Version : 5.0.21.26\nXPU-RT Version : N/A\nFirmware Version : 1.48\n"
@@ -64,13 +70,56 @@ def test_free_memory_is_that_of_the_fullest_card_taken(tmp_path: Path) -> None:
     assert XpuHost(num_nodes=1, cards={}).free_bytes(1) is None
 
 
-def test_cards_without_room_refuse_the_start_before_anything_is_loaded(tmp_path: Path) -> None:
-    """By what xpu-smi shows as free, not by what a card has."""
-    host = machine(tmp_path, used_mib=98304 - 1024)
-    backend = replace(XPU, free_bytes=host.free_bytes)
+def test_cards_without_room_refuse_the_start_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what xpu-smi shows as free, not by what a card has; it is asked once."""
+    hosts = iter([machine(tmp_path, used_mib=98304 - 1024)])
+    monkeypatch.setattr("ernie_backend.devices.backend.read_xpu_host", lambda: next(hosts))
     settings = EngineSettings(DENSE).replaced(max_model_len=64, dtype="bfloat16")
+    report = XPU.check_host(1)
     with pytest.raises(StartError, match=r"memory needed: .*weights .*had: .* of 1\.00 GiB\); "):
-        check_fits(engine_plan(settings, ModelConfig.from_directory(DENSE), backend, 0))
+        check_fits(engine_plan(settings, ModelConfig.from_directory(DENSE), XPU, 0, report.card_bytes))
+
+
+@pytest.mark.parametrize("free_mib", [None, 900])
+def test_a_profile_step_decides_what_is_left_for_the_cache(
+    free_mib: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest there may be, after loading; without an answer of the card, the plan does."""
+    steps: list[SchedulePlan] = []
+    run = ModelRunner.run
+
+    def noted(runner: ModelRunner, step: SchedulePlan, choices: TokenChoices | None = None) -> HeadOutput:
+        steps.append(step)
+        return run(runner, step, choices)
+
+    monkeypatch.setattr(ModelRunner, "run", noted)
+    backend = replace(
+        REFERENCE,
+        planned_device=lambda _, card_bytes: p800(card_bytes),
+        card_free_bytes=lambda _: None if free_mib is None else free_mib << 20,
+    )
+    settings = EngineSettings(DENSE).replaced(
+        max_model_len=48, dtype="bfloat16", max_num_seqs=3, max_num_batched_tokens=40, block_size=16
+    )
+    plan = engine_plan(settings, ModelConfig.from_directory(DENSE), backend, 0, 4 * GIB)
+    worker = Worker.load(settings, ModelConfig.from_directory(DENSE), backend, read_layout(settings.parallel))
+    seen: list[int] = []
+
+    def counted(_: EngineSettings, __: int, budget: int) -> int:
+        seen.append(budget)
+        return 1
+
+    monkeypatch.setattr("ernie_backend.parallel.worker.kv_blocks", counted)
+    worker.affordable_blocks(settings, plan, 0)
+    if free_mib is None:
+        assert steps == []
+        assert seen == [plan.budget - plan.fixed]
+        return
+    (step,) = steps
+    assert [len(chunk.token_ids) for chunk in step.chunks] == [38, 1, 1]
+    assert seen == [plan.budget - (plan.memory - (free_mib << 20)) - plan.media]
 
 
 @pytest.mark.parametrize(
