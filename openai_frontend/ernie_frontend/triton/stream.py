@@ -21,6 +21,8 @@ from ernie_wire.messages import Output, join_outputs
 Response = tuple[InferResult, InferenceServerException | None]
 """``(result, None)`` or ``(None, error)``."""
 _MAX_UNREAD = 16
+_MAX_SEPARATE = 64
+"""Delivered outputs are joined beyond this number: each takes more memory than its text."""
 _LATE_S = 5.0
 """How much later than the end of its call a request's last output may come past Triton."""
 
@@ -103,6 +105,8 @@ class TritonStream:
         """Add an output that came past Triton."""
         if self._has_consumer:
             self._delivered.append(output)
+            if len(self._delivered) >= _MAX_SEPARATE:
+                self._delivered = [join_outputs(self._delivered)]
             self._wake()
 
     def fail(self, error: ErnieError) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton.client import TritonClient
+from ernie_frontend.triton.stream import TritonStream
 from ernie_wire.errors import EngineCrashed, QueueFull
 from ernie_wire.messages import GenerateRequest, Output
 from fakes import triton_python_backend_utils
@@ -79,6 +80,29 @@ def test_outputs_past_triton(triton_loop: EventLoopThread, triton: FakeTriton, s
         assert "".join(each.text for each in answer) == "Beijing"
         assert {each.request_id for each in answer} == {f"r{number}"}
         assert answer[-1].finish_reason == "stop"
+
+
+async def test_what_a_slow_consumer_leaves_is_joined() -> None:
+    class Call:
+        def __aiter__(self) -> AsyncIterator[Any]:
+            return self._never()
+
+        async def _never(self) -> AsyncIterator[Any]:
+            await asyncio.Event().wait()
+            yield None
+
+        def cancel(self) -> bool:
+            return True
+
+    stream = TritonStream(Call(), is_delivered=True)
+    for number in range(1000):
+        stream.deliver(Output("r", f"{number},", (number,), num_output_tokens=1))
+        assert len(stream._delivered) < 64
+    output = await anext(stream)
+    assert isinstance(output, Output)
+    assert (output.token_ids, output.num_output_tokens) == (tuple(range(1000)), 1000)
+    assert output.text == "".join(f"{number}," for number in range(1000))
+    stream._reader.cancel()
 
 
 def test_a_last_output_may_come_after_the_end_of_the_call(
