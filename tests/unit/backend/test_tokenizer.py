@@ -6,9 +6,11 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from ernie_backend.chat.added_tokens import BYTE, NORMAL, USER_DEFINED, pieces
 from ernie_backend.chat.tokenizer import Tokenizer
 from ernie_backend.errors import StartError
 from support.paths import DATA
@@ -34,6 +36,23 @@ def test_special_tokens_are_one_token_and_decode_verbatim(
     assert tokenizer.encode(text) == (token_id,)
     assert tokenizer.decode([token_id]) == text
     assert token_id in tokenizer.encode(f"a {text} b")
+
+
+@pytest.mark.parametrize("length", [1, 100, 118, 119, 130, 300])  # around records and texts of 127 bytes
+def test_pieces_of_any_length_are_read(length: int) -> None:
+    def field(tag: int, content: bytes) -> bytes:
+        size = (
+            bytes([len(content) & 127 | 128, len(content) >> 7])
+            if len(content) > 127
+            else bytes([len(content)])
+        )
+        return bytes([tag]) + size + content
+
+    score, text = b"\x15" + bytes(4), b"x" * length
+    records = [field(10, text) + score + kind for kind in (b"", b"\x18\x04", b"\x18\x06")]
+    proto = field(18, b"trainer") + b"".join(field(10, each) for each in records)
+    model = Mock(**{"serialized_model_proto.return_value": proto})
+    assert pieces(model) == ([text] * 3, bytes([NORMAL, USER_DEFINED, BYTE]))
 
 
 def _copy(tmp_path: Path, **files: object) -> Path:
