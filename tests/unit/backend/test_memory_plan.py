@@ -27,7 +27,7 @@ from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import shard_of
 from ernie_kernels.api import ExpertBank, MlpWeights, Ops, RotarySpec
 from ernie_kernels.attention_blocks import scratch_bytes
-from ernie_kernels.formats import ActivationType, LinearWeight, W4A8Weight
+from ernie_kernels.formats import ActivationType, GroupedInt4Weight, LinearWeight, W4A8Weight
 from support.checkpoints.planned_models import (
     EXPERTS,
     WIDE,
@@ -53,6 +53,8 @@ FORMATS = [
 def size(weight: LinearWeight) -> int:
     if isinstance(weight, W4A8Weight):
         return size(weight.weight)
+    if isinstance(weight, GroupedInt4Weight):
+        return weight.packed.nbytes + 2 * weight.scales.size  # the kernels hold them as bfloat16
     return sum(each.nbytes for each in vars(weight).values() if isinstance(each, np.ndarray))
 
 
