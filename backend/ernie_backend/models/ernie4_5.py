@@ -112,7 +112,9 @@ class _Packer:
     activation: ActivationType
 
     def linear(self, role: Role, layer: int = 0) -> Linear:
-        return self.ops.pack_linear(self.weights.linear(role, layer), self.activation)
+        return self.ops.pack_linear(
+            self.weights.linear(role, layer), self.weights.activation_of(role, self.activation)
+        )
 
     def vector(self, role: Role, layer: int = 0) -> Vector:
         return self.ops.pack_vector(self.weights.vector(role, layer))

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.weights.precision import Precision, WeightFormat
+from ernie_backend.weights.precision import Precision, WeightFormat, activation_of
 from ernie_backend.weights.roles import Role
 from ernie_backend.weights.sharding import Shard, experts_of
 from ernie_kernels.api import CacheScales, ExpertBank, MlpWeights
-from ernie_kernels.formats import LinearWeight, dequantize
+from ernie_kernels.formats import ActivationType, LinearWeight, dequantize
 from ernie_kernels.routing import RouterWeights
 
 
@@ -55,6 +55,11 @@ class ModelWeights(ABC):
     @abstractmethod
     def cache_scales(self, layer: int) -> CacheScales | None:
         """Return the static scales of the rank's int8 KV cache, if the model brings them."""
+
+    @staticmethod
+    def activation_of(role: Role, activation: ActivationType) -> ActivationType:
+        """Return how the inputs of the matrix with ``role`` are rounded under a setting."""
+        return activation_of(role, activation)
 
     @property
     def has_partial_sums(self) -> bool:

@@ -38,6 +38,9 @@ class WeightFormat(enum.Enum):
 QUANTIZED = (WeightFormat.INT8, WeightFormat.INT4, WeightFormat.GROUPED_INT4, WeightFormat.W4A8)
 SCALED_BY_ROW = (WeightFormat.INT8, WeightFormat.INT4, WeightFormat.W4A8)
 """Those whose scale of an output covers all its inputs."""
+_CAREFUL = frozenset({Role.QKV, Role.DOWN})
+"""Linears whose inputs stay int16 under int8: with them in int8, the next token diverges more than with
+llama.cpp's Q8_0 rule (docs/quality.md). They are 40 % of a dense layer's work; experts are not among them."""
 _EXPERT_FORMATS = {"wint4": WeightFormat.INT4, "wint4_all": WeightFormat.INT4, "w4a8": WeightFormat.W4A8}
 
 
@@ -84,6 +87,12 @@ class Precision:
         if self.quantization == "wint4_all" and role not in (Role.EMBEDDING, Role.HEAD):
             return WeightFormat.GROUPED_INT4
         return WeightFormat.INT8
+
+
+def activation_of(role: Role, activation: ActivationType) -> ActivationType:
+    """Return how the inputs of the matrix with ``role`` are rounded under a setting."""
+    is_careful = activation is ActivationType.INT8 and role in _CAREFUL
+    return ActivationType.INT16 if is_careful else activation
 
 
 def check_activation_setting(activation: ActivationType, dtype: str, quantization: str | None) -> None:

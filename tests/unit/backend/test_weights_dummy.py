@@ -13,8 +13,10 @@ from ernie_backend.chat.tokenizer import NullTokenizer
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.service.start import start_engine
 from ernie_backend.weights.dummy import DummyWeights
+from ernie_backend.weights.precision import activation_of
 from ernie_backend.weights.roles import Role
 from ernie_kernels.formats import (
+    ActivationType,
     Bfloat16Weight,
     Float32Weight,
     GroupedInt4Weight,
@@ -83,6 +85,14 @@ def test_every_weight_is_there_in_its_format(quantization: str | None, formats: 
     router = made.linear(Role.ROUTER, 1)
     assert isinstance(router, Float32Weight)
     assert router.values.shape == (16, 80)
+
+
+def test_int8_activations_keep_int16_for_qkv_and_dense_down_matrices() -> None:
+    """docs/quality.md has the measurement; the goldens of int8 compare what a model computes with it."""
+    int8 = ActivationType.INT8
+    assert {role for role in Role if activation_of(role, int8) is not int8} == {Role.QKV, Role.DOWN}
+    assert activation_of(Role.DOWN, int8) is ActivationType.INT16
+    assert all(activation_of(Role.DOWN, each) is each for each in ActivationType if each is not int8)
 
 
 def test_random_codes_use_the_whole_range() -> None:
