@@ -106,6 +106,7 @@ def _machine(results: Results) -> str:
                 f" {facts['activation_dtype']}, products by `{instruction(facts)}`."
             )
     versions = sorted({facts["version"] for facts in found.values() if "version" in facts} - {"ernie-triton"})
+    lines.append(f"- Ours: commit {of['commit']}, Python {of['python']}.")
     lines.append(f"- Peers: {', '.join(versions) or 'none was run'}.")
     return "\n".join(lines)
 

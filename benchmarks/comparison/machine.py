@@ -72,7 +72,15 @@ def fingerprint() -> dict[str, Any]:
         "memory_gib": round(pages * page_bytes / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "commit": _commit(),
     }
+
+
+def _commit() -> str:
+    """Return the commit that is measured; empty outside a checkout."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, cwd=SOURCE.parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def load() -> float:

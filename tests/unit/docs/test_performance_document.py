@@ -36,7 +36,15 @@ def record(samples: dict[str, list[Any]], **more: Any) -> dict[str, Any]:
 
 
 def results(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    machine = {"processor": "P", "family": "6", "model": "1", "flags": ["avx2"], "cores": 2, "memory_gib": 23.0}
+    machine = {
+        "processor": "P",
+        "family": "6",
+        "model": "1",
+        "flags": ["avx2"],
+        "cores": 2,
+        "memory_gib": 23.0,
+        "commit": "c",
+    }
     return {
         "rows": {name: {"name": name, **each} for name, each in rows.items()},
         "contenders": {OURS: FACTS},
@@ -72,6 +80,15 @@ def test_latencies_are_compared_with_the_better_peer() -> None:
     better = {**REPORT, "first_p50_ms": 2800.0, "between_max_ms": 1000.0, "tokens_per_s": 100.0}
     rows = {"http 32": record({OUR_SERVER: [REPORT], VLLM_SERVER: [better]})}
     assert [goal[3] for goal in goals(results(rows))] == ["reached", "reached", "missed"]
+
+
+def test_prompt_lookup_has_a_target_where_it_copies_and_one_where_it_does_not() -> None:
+    line = "{:12} plain    80.0 tok/s   lookup   160.0   ratio {} (0.90 to 2.10)   accepted 5 of 6"
+    rows = {"lookup": record({}, output=[line.format("summary", 1.7), line.format("misleading", 1.0), "peaks"])}
+    assert [(goal[1], goal[3]) for goal in goals(results(rows))] == [
+        ("summary: 1.70 (0.90 to 2.10) x plain greedy", "missed"),
+        ("misleading: 1.00 (0.90 to 2.10) x plain greedy", "reached"),
+    ]
 
 
 def test_what_was_not_run_is_said_with_its_reason() -> None:
