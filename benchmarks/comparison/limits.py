@@ -10,8 +10,8 @@ from model_shapes import SHAPE, SHAPE_21B
 CONTEXT = 64
 """Tokens of a decoding sequence, about."""
 
-INT4_BYTES = 0.5 + 4 / 64
-"""Of a weight of ``wint4_all``: its code, and its share of a scale for 64."""
+INT4_BYTES = 0.5 + 2 / 64
+"""Of a weight of ``wint4_all``: its code, and its share of a bfloat16 scale for 64."""
 
 Sizes = dict[str, float]
 
