@@ -138,6 +138,7 @@ WeightView PackedLinear::view(int64_t first, int64_t count) const {
     const int64_t panels = (outputs + panel - 1) / panel;
     part.data = static_cast<const std::byte*>(part.data) + first * (bytes / panels);
     if (part.scales) part.scales += first * panel;
+    if (part.group_scales) part.group_scales += first * groups_of(inputs) * panel;
     part.outputs = std::min(count * panel, outputs - first * panel);
     return part;
 }

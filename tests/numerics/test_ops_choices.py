@@ -21,7 +21,16 @@ from ernie_kernels.sampling import (
     choose_tokens,
     sampling_batch,
 )
-from numerics.ops_cases import ISAS, bits, plain_batch, random_floats, with_fields
+from numerics.ops_cases import (
+    ISAS,
+    WEIGHT_TYPES,
+    bits,
+    cpu_ops,
+    make_weight,
+    plain_batch,
+    random_floats,
+    with_fields,
+)
 
 VOCAB, COLUMNS, ROWS, WIDTH = 90, 96, 12, 16
 FILTERS = (
@@ -98,6 +107,23 @@ def test_greedy_tokens_are_the_first_of_the_largest_logits(isa: str, threads: in
         np.testing.assert_array_equal(bits(found.logits), bits(np.delete(logits, places, axis=0)))
         expected = choose_tokens(logits[places][:, :vocab_size], choices.sampling)
         assert found.tokens.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("name", "activation"), WEIGHT_TYPES)
+def test_greedy_tokens_are_the_same_with_heads_of_every_format(
+    isa: str, name: str, activation: ActivationType
+) -> None:
+    """Slices of a head have their own weights and scales."""
+    ops, hidden, width = cpu_ops(isa), random_floats(6, ROWS, 150), 150
+    head = ops.pack_linear(make_weight(random_floats(7, SLICED, width), name), activation)
+    batch = plain_batch(ROWS)
+    logits = ops.lm_head(hidden, head, ops.upload(batch)).logits
+    how = sampling_batch([(GREEDY, 0.0)] * ROWS)
+    choices = TokenChoices(np.arange(ROWS, dtype=np.int32), how, SLICED)
+    found = ops.lm_head(hidden, head, ops.upload(replace(batch, choices=choices)))
+    assert found.tokens.tolist() == logits.argmax(axis=1).tolist()
+    assert found.tokens.max() >= 2 * 256
 
 
 @pytest.mark.parametrize(
