@@ -101,8 +101,7 @@ inline void linear_tiles(const LinearTask& task, int64_t panel, int64_t half, in
 // A share is a run of panels, which stay in the second cache for all rows. Two tiles of rows meet all of them
 // in turn, so that a row of results is written in one run: in other orders its pages are looked up again and
 // again.
-inline void amx_linear(const LinearTask& task, int part, int parts) {
-    if (!task.rounded.items) return linear<Avx512VnniDots, Avx512Bf16Pairs, Avx512VnniQuads>(task, part, parts);
+inline void amx_bfloat16_linear(const LinearTask& task, int part, int parts) {
     constexpr int64_t kRows = 2 * kTileRows;
     const TileRegisters tiles;
     const Range range = share((task.weight.outputs + kPanel<Avx512> - 1) / kPanel<Avx512>, part, parts);

@@ -17,12 +17,13 @@ struct Variant {
 };
 
 #if defined(__x86_64__) && defined(__linux__)
-// Whether the processor has AMX for bfloat16, and Linux lets this process use its registers: it must be asked.
+// Whether the processor has AMX for bfloat16 and int8, and Linux lets this process use its registers: it must
+// be asked.
 bool has_tiles() {
-    constexpr unsigned kTiles = 1 << 24, kBfloat16 = 1 << 22;  // CPUID leaf 7, EDX
+    constexpr unsigned kNeeded = 1 << 24 | 1 << 22 | 1 << 25;  // CPUID leaf 7, EDX: tiles, bfloat16, int8
     constexpr long kRequestPermission = 0x1023, kTileData = 18;
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx & kTiles) || !(edx & kBfloat16)) return false;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & kNeeded) != kNeeded) return false;
     static const bool is_permitted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
     return is_permitted;
 }

@@ -60,14 +60,14 @@ static constexpr int64_t quad_nibble(int64_t lane, int64_t k) { return lane * kS
 
 // Quantized rows: codes [rows][stride], zero behind the last input; scales and sums [rows][groups]. Codes are
 // int8 for weights in quads, then with the sum of each group, else int16. The stride is a multiple of
-// inputs_together.
+// inputs_together. Memory behind int8 codes can be read, up to a multiple of kRowsTogether rows.
 struct QuantizedRows {
     void* codes;  // null: the rows are not quantized
     float* scales;
     int32_t* sums;  // null: the codes are int16
     int64_t stride;
     int64_t groups;
-    int64_t group;  // inputs per scale, a multiple of inputs_together
+    int64_t group;  // inputs per scale, a multiple of kDepth
 };
 
 // Rows rounded to bfloat16: [rows][stride], stride a multiple of kDepth, zero behind the last input; an item is

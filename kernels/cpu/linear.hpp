@@ -27,9 +27,9 @@ inline constexpr int kPanel = kRegisters<V> * V::kLanes;
 // Activations of a block: they stay in the second cache for all panels.
 inline constexpr int64_t kRowBlockBytes = 256 << 10;
 
-template <typename V>
-void store_outputs(const V* values, const float* scales, const float* bias, float* y, int64_t count) {
-    for (int i = 0; i < kRegisters<V>; ++i) {
+template <typename V, int kCount>
+void store_outputs(const V (&values)[kCount], const float* scales, const float* bias, float* y, int64_t count) {
+    for (int i = 0; i < kCount; ++i) {
         const int64_t first = i * V::kLanes, left = count - first;
         if (left <= 0) return;
         V value = scales ? V::mul(values[i], V::load(scales + first)) : values[i];

@@ -62,9 +62,9 @@ PackedLinear Ops::pack(WeightKind kind, Activation activation, int64_t outputs, 
     if (scales.of_groups && activation == Activation::Int8 && (group > kScaleGroup || kScaleGroup % group))
         throw std::invalid_argument("activation group " + std::to_string(group) + " must divide the " +
                                     std::to_string(kScaleGroup) + " inputs of a scale of the weight");
-    if (group < kQuadDepth || group % kQuadDepth || group > kLargestGroup)
+    if (group < kDepth || group % kDepth || group > kLargestGroup)
         throw std::invalid_argument("activation group " + std::to_string(group) + " must be a multiple of " +
-                                    std::to_string(kQuadDepth) + " up to " + std::to_string(kLargestGroup));
+                                    std::to_string(kDepth) + " up to " + std::to_string(kLargestGroup));
     if (activation == Activation::Bfloat16 && kind != WeightKind::Bfloat16)
         throw std::invalid_argument("activation bfloat16 goes with bfloat16 weights only");
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -165,15 +165,16 @@ QuantizedRows Ops::quantize_once(Matrix x, const PackedLinear& weight) {
 // Fills products_: inputs are rounded, all products into one scratch vector each for codes, scales and bfloat16
 // items.
 void Ops::prepare(const std::vector<Product>& products) {
-    int64_t codes = 0, scales = 0, items = 0;
+    int64_t codes = 0, behind = 0, scales = 0, items = 0;
     // Sizes before pointers: growing a vector moves it.
     for (const Product& product : products) {
         const QuantizedRows q = quantized_shape(*product.weight);
         codes += product.rows * q.stride * code_bytes(*product.weight);
+        behind = std::max(behind, kRowsTogether * q.stride);
         scales += product.rows * q.groups;
         items += (product.rows + kRowsTogether) * rounded_stride(*product.weight);
     }
-    std::byte* next_codes = aligned(grow(codes_, codes + kLine));
+    std::byte* next_codes = aligned(grow(codes_, codes + behind + kLine));
     float* next_scales = grow(scales_, scales);
     int32_t* next_sums = grow(sums_, scales);
     std::byte* next_items = grow(rounded_, items * kLargestItem);

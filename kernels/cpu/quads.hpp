@@ -139,7 +139,7 @@ struct Avx512Quads {
 #if defined(__AVX512VNNI__)
 struct Avx512VnniQuads : Avx512Quads {
     using Weights = __m512i;
-    static constexpr int kInputs = 4, kRows = 4;
+    static constexpr int kInputs = 4, kRows = 6;
     static constexpr bool kHasInt8 = true;
 
     static Weights load_int8(const int8_t* p) { return _mm512_loadu_si512(p); }

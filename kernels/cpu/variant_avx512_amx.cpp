@@ -1,7 +1,8 @@
-// AVX-512 with VNNI and BF16, and AMX for bfloat16: every processor with AMX has them.
+// AVX-512 with VNNI and BF16, and AMX for bfloat16 and int8: every processor with AMX has them.
 #define ERNIE_VARIANT avx512_amx
 
 #include "amx_attention.hpp"
+#include "amx_quads.hpp"
 #include "variant.hpp"
 
 namespace ernie {

@@ -18,7 +18,7 @@ data it was calibrated with; inputs are cut to +-127 codes. Inputs can be rotate
 (``ernie_kernels.hadamard``): then the absmax is that of the rotated inputs, and codes and scales of the weight
 are those of the matrix that undoes it. It ignores the activation type.
 
-Other quantized activations have one scale per token and group of ``ACTIVATION_GROUP`` inputs (the last may be
+Other quantized activations have one scale per token and group of inputs (``ACTIVATION_GROUPS``; the last may be
 shorter): scale = float32 absmax / levels, code = round half to even of x / scale, clipped to +-levels; a zero
 group has scale 0 and codes 0. int8 has 127 levels; int16 has 127 * 128, so that a code is high * 128 + low with
 both halves in int8, for hardware that multiplies int8 only.
@@ -39,11 +39,12 @@ from numpy.typing import NDArray
 
 from ernie_kernels.hadamard import fold_rotation, rotate_blocks
 
-ACTIVATION_GROUP = 128
-"""Inputs that share one activation scale."""
+ACTIVATION_GROUPS = {"int8": 32, "int16": 128}
+"""Inputs that share one activation scale, of each quantized ``ActivationType``, by its value. With int8 more of
+them lose accuracy where channels have outliers, fewer cost speed; with int16 any number is as good."""
 
 WEIGHT_GROUP = 64
-"""Inputs that share one scale of a ``GroupedInt4Weight``; divides or is divided by ``ACTIVATION_GROUP``."""
+"""Inputs that share one scale of a ``GroupedInt4Weight``; divides or is divided by ``ACTIVATION_GROUPS``."""
 
 ACTIVATION_LEVELS = {"int8": 127, "int16": 127 * 128}
 """Largest code of each quantized ``ActivationType``, by its value."""
@@ -278,24 +279,25 @@ def round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return bfloat16_to_float32(float32_to_bfloat16(values))
 
 
-def activation_group(weight: QuantizedWeight, activation: ActivationType) -> int:
-    """Return how many inputs of a product with ``weight`` share an activation scale.
-
-    int8 codes meet weights in groups by at most a group at a time, as their sums are taken back group by group.
-    """
-    is_short = activation is ActivationType.INT8 and isinstance(weight, GroupedInt4Weight)
-    return min(ACTIVATION_GROUP, WEIGHT_GROUP) if is_short else ACTIVATION_GROUP
+def activation_group(activation: ActivationType) -> int:
+    """Return how many inputs of a row share an activation scale; types without scales have any number."""
+    return ACTIVATION_GROUPS.get(activation.value, max(ACTIVATION_GROUPS.values()))
 
 
-def activation_groups(width: int, group: int = ACTIVATION_GROUP) -> list[slice]:
-    """Return the columns of each activation group of a row of ``width`` inputs, in order."""
+def activation_groups(width: int, group: int) -> list[slice]:
+    """Return the columns of each group of ``group`` inputs of a row of ``width``, in order."""
     return [slice(start, min(start + group, width)) for start in range(0, width, group)]
 
 
 def quantize_activations(
-    x: NDArray[np.float32], activation: ActivationType, group: int = ACTIVATION_GROUP
+    x: NDArray[np.float32], activation: ActivationType, group: int | None = None
 ) -> QuantizedActivations:
     """Return ``x`` float32 ``[T, K]`` as int8 or int16 codes with one scale per token and group.
+
+    Args:
+        x: the numbers.
+        activation: the type of the codes.
+        group: inputs that share a scale; None: as ``ACTIVATION_GROUPS`` says.
 
     Raises:
         ValueError: ``activation`` has no codes.
@@ -303,7 +305,7 @@ def quantize_activations(
     if activation.value not in ACTIVATION_LEVELS:
         raise ValueError(f"activation {activation.value} has no codes; use int8 or int16")
     levels = np.float32(ACTIVATION_LEVELS[activation.value])
-    groups = activation_groups(x.shape[1], group)
+    groups = activation_groups(x.shape[1], group or activation_group(activation))
     codes = np.zeros(x.shape, np.int32)
     scales = np.zeros((x.shape[0], len(groups)), np.float32)
     for index, columns in enumerate(groups):

@@ -25,7 +25,7 @@ Positions = NDArray[np.int32] | None
 """``[3, T]``; None: of a text."""
 
 LEVELS = {"int8": 127, "int16": 127 * 128}
-GROUP = 128
+GROUPS = {"int8": 32, "int16": 128}
 
 
 def read_weights(directory: Path) -> dict[str, Floats]:
@@ -132,7 +132,8 @@ class Oracle:
         if activation == "bfloat16":
             x = _rounded_to_bfloat16(x)
         elif activation is not None:
-            parts = np.split(x, range(GROUP, x.shape[1], GROUP), axis=1)
+            group = GROUPS[activation]
+            parts = np.split(x, range(group, x.shape[1], group), axis=1)
             x = np.concatenate([_rounded(part, LEVELS[activation]) for part in parts], axis=1)
         product: Floats = x @ self.weights[name].T
         return product

@@ -137,7 +137,7 @@ def cpu_misfits() -> dict[str, tuple[Callable[[], object], str]]:
         ),
         "activation group": (
             lambda: _cpu.Ops(1, "").pack_int8(codes, np.ones(2, np.float32), "int16", 2048),
-            "activation group 2048 must be a multiple of 64 up to 1024",
+            "activation group 2048 must be a multiple of 32 up to 1024",
         ),
         "cache size": (lambda: ops.allocate_cache(CacheSpec(0, 4, 1, 8, "float32")), "num_blocks 0 must be"),
         "cache dtype": (lambda: ops.allocate_cache(CacheSpec(1, 4, 1, 8, "int4")), "dtype 'int4' must be"),

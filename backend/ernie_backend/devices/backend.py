@@ -3,7 +3,7 @@
     ops         how they are made, alone or joined to other ranks; only the chosen backend is imported
     step        its default number of tokens
     memory      the device that a plan assumes
-    activation  how it can round activations; the output head's format
+    activation  how it can round activations, and does by default; the output head's format
     device      how to detect that this machine has one
     sampling    what samples tokens from logits
 
@@ -62,7 +62,8 @@ class Backend:
         planned_device: returns what memory is planned for, from the bytes that the hosts have free, and those
             of one card; None: as many as a card has.
         step_tokens: returns the default of ``max_num_batched_tokens``, from ``max_num_seqs``.
-        activations: how it can round the inputs of products, the default first.
+        activations: how it can round the inputs of products.
+        default_activation: returns how it does unless the user chooses, from the quantization.
         has_int8_head: whether quantization includes the output head.
         has_grouped_int4: whether it computes int4 weights with a scale for each group of inputs (wint4_all).
         token_sampler: returns what samples tokens from logits on the host, from the ops.
@@ -81,6 +82,7 @@ class Backend:
     planned_device: Callable[[int, int | None], Device]
     step_tokens: Callable[[int], int]
     activations: tuple[ActivationType, ...]
+    default_activation: Callable[[str | None], ActivationType]
     token_sampler: Callable[[Ops], TokenSampler]
     has_int8_head: bool = True
     has_grouped_int4: bool = True
@@ -233,8 +235,17 @@ _CPU_ACTIVATIONS = (
     ActivationType.FLOAT32,
     ActivationType.BFLOAT16,
 )
-"""int16 is the fastest whose logits keep a cosine of 0.999 to those of float32 activations: int8 falls to
-0.985 on single tokens of the dense golden, see ``ernie_kernels.reference.linear``."""
+_FAST_INT8 = ("avx512-vnni", "avx512-bf16", "avx512-amx")
+
+
+def _cpu_activation(quantization: str | None) -> ActivationType:
+    """Return int8 for quantized weights where the processor multiplies it faster, else the careful int16.
+
+    docs/quantization.md has what it costs in accuracy, docs/performance.md what it gains.
+    """
+    is_fast = quantization is not None and _cpu_instruction_set() in _FAST_INT8
+    return ActivationType.INT8 if is_fast else ActivationType.INT16
+
 
 CPU = Backend(
     name="cpu",
@@ -242,6 +253,7 @@ CPU = Backend(
     planned_device=lambda host_bytes, _: cpu(host_bytes),
     step_tokens=_cpu_step_tokens,
     activations=_CPU_ACTIVATIONS,
+    default_activation=_cpu_activation,
     token_sampler=_samples_itself,
     instruction_set=_cpu_instruction_set,
 )
@@ -251,6 +263,7 @@ REFERENCE = Backend(
     planned_device=lambda host_bytes, _: cpu(host_bytes),
     step_tokens=_cpu_step_tokens,
     activations=_CPU_ACTIVATIONS,
+    default_activation=lambda _: ActivationType.INT16,
     token_sampler=_samples_itself,
 )
 XPU = Backend(
@@ -259,6 +272,7 @@ XPU = Backend(
     planned_device=_xpu_device,
     step_tokens=lambda _: CARD_STEP_TOKENS,
     activations=(ActivationType.BFLOAT16,),
+    default_activation=lambda _: ActivationType.BFLOAT16,
     has_int8_head=False,
     has_grouped_int4=False,
     token_sampler=_cpu_sampler,

@@ -164,6 +164,8 @@ def _log_choices(settings: EngineSettings, input_processor: InputProcessor) -> N
     answers = input_processor.format
     parsers = (answers.reasoning_parser or "none", answers.tool_call_parser or "none")
     logger.info("start: parsers: %s for thinking, %s for tool calls", *parsers)
+    if settings.loading.quantization is not None:
+        logger.info("start: activations: %s", settings.loading.activation_dtype.value)
     speculation = settings.scheduler.speculative_config
     if speculation is not None:
         logger.info("start: speculation: %s", json.dumps(speculation.known))

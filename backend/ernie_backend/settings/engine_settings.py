@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.devices.backend import AUTO, CARD_STEP_TOKENS, CPU, DEVICES
+from ernie_backend.devices.backend import AUTO, CARD_STEP_TOKENS, DEVICES
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.settings.kinds import (
     Choice,
@@ -63,7 +63,7 @@ class LoadSettings:
 
     Attributes:
         quantization: None: not at all. A checkpoint that is quantized keeps its format.
-        activation_dtype: how Linears see their inputs, where it fits their weights.
+        activation_dtype: how Linears see their inputs, where it fits their weights; the reader resolves auto.
         max_model_len: the length of the rotary table, too.
         weight_cache: None: quantized weights are not kept.
         has_int8_head: whether quantization includes the output head; the device decides.
@@ -76,11 +76,17 @@ class LoadSettings:
         "weight format: wint8, wint4 (of experts), wint4_all (of all layers, on CPUs) or w4a8; a format that "
         "config.json declares takes precedence",
     )
-    activation_dtype: ActivationType = setting(
-        CPU.activations[0],
-        Choice(tuple(each.value for each in ActivationType)),
-        "how activations are rounded before a layer: bfloat16 for bfloat16 weights, int16 and int8 for "
-        "quantized ones; other weights see float32; an XPU has bfloat16 only, for all weights",
+    activation_dtype: ActivationType = field(
+        default=ActivationType.INT16,
+        metadata={
+            "setting": Setting(
+                AUTO,
+                Choice((AUTO, *(each.value for each in ActivationType))),
+                "how activations are rounded before a layer: bfloat16 for bfloat16 weights, int16 and int8 for "
+                "quantized ones; other weights see float32; auto is int8 on CPUs that multiply it faster "
+                "(AVX-512 VNNI), else int16; an XPU has bfloat16 only, for all weights",
+            )
+        },
     )
     max_model_len: int = setting(2048, Integer(2), "maximum number of tokens of prompt and answer together")
     load_choices: str = setting(

@@ -12,7 +12,7 @@ from typing import Any
 
 from ernie_backend.config.architectures import ARCHITECTURES
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.devices.backend import find_backend
+from ernie_backend.devices.backend import AUTO, find_backend
 from ernie_backend.errors import StartError
 from ernie_backend.settings.engine_settings import SETTINGS, EngineSettings
 from ernie_backend.weights.precision import OF_EXPERTS, check_activation_setting
@@ -80,7 +80,8 @@ def _model_values(
         unused = [name for name in vars(settings.media) if name in given]
         notices += [f"{name} has no effect: {config.architecture} reads only text" for name in unused]
     activation = _activation(given, settings, quantization)
-    if quantization is None and "activation_dtype" in given and activation.value in ACTIVATION_LEVELS:
+    is_chosen = given.get("activation_dtype", AUTO) != AUTO
+    if quantization is None and is_chosen and activation.value in ACTIVATION_LEVELS:
         notices.append(f"activation_dtype {activation.value} is for quantized weights; these see float32")
     return {**values, "activation_dtype": activation}
 
@@ -88,10 +89,8 @@ def _model_values(
 def _activation(given: Mapping[str, Any], settings: EngineSettings, quantization: str | None) -> ActivationType:
     """Return how activations are rounded: as the user chose, else as the device does by default."""
     backend, _ = find_backend(settings.device)
-    if "activation_dtype" not in given:
-        activation = backend.activations[0]
-    else:
-        activation = ActivationType(settings.loading.activation_dtype)
+    requested = given.get("activation_dtype", AUTO)
+    activation = backend.default_activation(quantization) if requested == AUTO else ActivationType(requested)
     if activation not in backend.activations:
         possible = ", ".join(each.value for each in backend.activations)
         raise StartError(

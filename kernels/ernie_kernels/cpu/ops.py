@@ -114,7 +114,7 @@ class CpuOps(CpuPatchOps):
                 weight.input_scale,
                 weight.rotation,
             )
-        scales, group = np.ascontiguousarray(weight.scales), activation_group(weight, activation)
+        scales, group = np.ascontiguousarray(weight.scales), activation_group(activation)
         if isinstance(weight, GroupedInt4Weight):
             packed, bits = np.ascontiguousarray(weight.packed), float32_to_bfloat16(scales)
             return self._ops.pack_grouped_int4(packed, weight.inputs, bits, activation.value, group)

@@ -48,7 +48,7 @@ def quantized_linear(
     x: NDArray[np.float32], weight: QuantizedWeight, activation: ActivationType
 ) -> NDArray[np.float32]:
     """Return x @ W.T with exact integer sums of inputs that share all scales, accumulated in float32."""
-    group = activation_group(weight, activation)
+    group = activation_group(activation)
     quantized = quantize_activations(x, activation, group)
     codes = weight_codes(weight)
     is_grouped = isinstance(weight, GroupedInt4Weight)

@@ -11,6 +11,7 @@ import pytest
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.config.quantization_config import QuantizationConfig
+from ernie_backend.devices import backend as backends
 from ernie_backend.devices.backend import BACKENDS, CPU, REFERENCE, XPU, Backend, find_backend
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.errors import StartError
@@ -38,6 +39,23 @@ def test_defaults() -> None:
     assert (expected.scheduler.max_num_seqs, expected.loading.max_model_len) == (8, 2048)
     assert expected.cache.block_size == 64
     assert expected.loading.activation_dtype is ActivationType.INT16
+
+
+@pytest.mark.parametrize(
+    ("instruction_set", "expected"),
+    [("avx2", "int16"), ("avx512", "int16"), ("avx512-vnni", "int8"), ("avx512-amx", "int8")],
+)
+def test_quantized_weights_meet_int8_where_it_is_fast(
+    monkeypatch: pytest.MonkeyPatch, instruction_set: str, expected: str
+) -> None:
+    monkeypatch.setattr(backends, "_cpu_instruction_set", lambda: instruction_set)
+    for auto in ("", "auto"):
+        settings = _read(quantization="wint8", activation_dtype=auto)
+        assert settings.loading.activation_dtype.value == expected
+        assert settings.notices == ()
+        assert _read(activation_dtype=auto).loading.activation_dtype is ActivationType.INT16
+    chosen = _read(quantization="wint8", activation_dtype="int16")
+    assert chosen.loading.activation_dtype is ActivationType.INT16
 
 
 def test_where_quantized_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_every_arithmetic_has_numbers_of_its_own() -> None:
         {},
         {"dtype": "float32"},
         {"kv_cache_dtype": "int8"},
-        {"quantization": "wint8"},
+        {"quantization": "wint8", "activation_dtype": "int16"},
         {"quantization": "wint8", "activation_dtype": "float32"},
         {"quantization": "wint8", "activation_dtype": "int8"},
         {"load_choices": "dummy"},

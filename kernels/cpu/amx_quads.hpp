@@ -1,0 +1,121 @@
+// Products of int8 codes that have one scale for all inputs (w4a8) and weights in quads (quads.hpp) in the tile
+// registers of AMX, for more than a few rows: integer sums are exact and the float steps those of quad_tile, so
+// the bits are the same. With a scale for every 32 inputs tiles are no faster than vpdpbusd: they are stored
+// and added up too often.
+#pragma once
+
+#include <vector>
+
+#include "amx.hpp"
+
+namespace ernie::ERNIE_VARIANT {
+
+inline constexpr int64_t kLeastTileRows = 12;  // fewer are faster without tiles
+inline constexpr int64_t kTileBytes = 64;      // of a row of a tile
+inline constexpr int64_t kQuadRowBytes = 4 * kPanel<Avx512>;
+inline constexpr int64_t kTileSums = kTileRows * Avx512::kLanes;
+
+// Tiles 0 to 3 += `inputs` codes at x times bytes at w: kRowTiles tiles of rows times the others of outputs.
+template <int kRowTiles>
+void multiply_quads(const int8_t* x, int64_t stride, const int8_t* w, int64_t inputs) {
+    for (int64_t k = 0; k < inputs; k += kTileBytes, x += kTileBytes, w += kTileRows * kQuadRowBytes) {
+        _tile_loadd(4, x, size_t(stride));
+        _tile_loadd(6, w, kQuadRowBytes);
+        _tile_dpbsud(0, 4, 6);
+        _tile_loadd(7, w + kTileBytes, kQuadRowBytes);
+        _tile_dpbsud(1, 4, 7);
+        if constexpr (kRowTiles == 2) {
+            _tile_loadd(5, x + kTileRows * stride, size_t(stride));
+            _tile_dpbsud(2, 5, 6);
+            _tile_dpbsud(3, 5, 7);
+        } else {
+            _tile_loadd(6, w + 2 * kTileBytes, kQuadRowBytes);
+            _tile_dpbsud(2, 4, 6);
+            _tile_loadd(7, w + 3 * kTileBytes, kQuadRowBytes);
+            _tile_dpbsud(3, 4, 7);
+        }
+    }
+}
+
+// `rows` rows, in one or two tiles, times the outputs from `output` on, in the other tiles; their bytes are at
+// w.
+template <int kRowTiles>
+void quad_block(const LinearTask& task, const int8_t* w, int64_t output, int64_t row, int64_t rows) {
+    constexpr int kOutputTiles = 4 / kRowTiles;
+    const QuantizedRows& q = task.quantized;
+    zero_tiles();
+    multiply_quads<kRowTiles>(static_cast<const int8_t*>(q.codes) + row * q.stride, q.stride, w, q.stride);
+    alignas(64) int32_t sums[4 * kTileSums];
+    _tile_stored(0, sums, kTileBytes);
+    _tile_stored(1, sums + kTileSums, kTileBytes);
+    _tile_stored(2, sums + 2 * kTileSums, kTileBytes);
+    _tile_stored(3, sums + 3 * kTileSums, kTileBytes);
+    const int32_t offset = task.weight.kind == WeightKind::Int8 ? kByteOffset : kNibbleOffset;
+    const float* bias = task.bias ? task.bias + output : nullptr;
+    for (int64_t r = 0; r < rows; ++r) {
+        const __m512i excess = _mm512_set1_epi32(offset * q.sums[row + r]);
+        const Avx512 scale = Avx512::set(q.scales[row + r]);
+        const int32_t* tile = sums + r / kTileRows * kOutputTiles * kTileSums + r % kTileRows * Avx512::kLanes;
+        Avx512 values[kOutputTiles];
+        for (int i = 0; i < kOutputTiles; ++i) {
+            const __m512i exact = _mm512_sub_epi32(_mm512_load_si512(tile + i * kTileSums), excess);
+            values[i] = Avx512::fma(Avx512VnniQuads::to_float(exact), scale, Avx512::zero());
+        }
+        store_outputs(values, task.weight.scales + output, bias,
+                      task.y + (row + r) * task.weight.outputs + output, task.weight.outputs - output);
+    }
+}
+
+// At most two tiles of rows times a panel.
+inline void quad_rows(const LinearTask& task, const int8_t* w, int64_t output, int64_t row, int64_t rows) {
+    if (rows <= kTileRows) return quad_block<1>(task, w, output, row, rows);
+    constexpr int64_t kHalf = 2 * Avx512::kLanes;
+    quad_block<2>(task, w, output, row, rows);
+    if (output + kHalf < task.weight.outputs) quad_block<2>(task, w + 4 * kHalf, output + kHalf, row, rows);
+}
+
+struct alignas(64) TileRow {
+    int8_t bytes[kTileBytes];
+};
+
+// The bytes [K / 4][panel][4] of a panel of int4 words, in memory of this thread until the next call.
+inline const int8_t* widened_panel(const int8_t* words, int64_t depth) {
+    constexpr int64_t kTogether = kRegisters<Avx512>;
+    thread_local std::vector<TileRow> widened;
+    const int64_t rows = depth / 4 * kTogether;
+    if (int64_t(widened.size()) < rows) widened.resize(size_t(rows));
+    for (int64_t row = 0; row < rows; row += 2 * kTogether)
+        for (int64_t i = row; i < row + kTogether; ++i, words += kTileBytes) {
+            _mm512_store_si512(widened[size_t(i)].bytes, Avx512VnniQuads::load_int4(words, 0));
+            _mm512_store_si512(widened[size_t(i + kTogether)].bytes, Avx512VnniQuads::load_int4(words, 1));
+        }
+    return widened[0].bytes;
+}
+
+// A share is a run of panels, as in amx_bfloat16_linear. Int4 ones are widened once for more rows.
+inline void amx_quad_linear(const LinearTask& task, int part, int parts) {
+    constexpr int64_t kRows = 2 * kTileRows;
+    const bool is_int4 = task.weight.kind == WeightKind::Int4;
+    const int64_t block = is_int4 ? 4 * kRows : kRows, depth = task.quantized.stride;
+    const int64_t panel_bytes = depth * kPanel<Avx512> / (is_int4 ? 2 : 1);
+    const TileRegisters tiles;
+    const Range range = share((task.weight.outputs + kPanel<Avx512> - 1) / kPanel<Avx512>, part, parts);
+    for (int64_t start = 0; start < task.rows; start += block) {
+        const int64_t end = start + block < task.rows ? start + block : task.rows;
+        for (int64_t panel = range.begin; panel < range.end; ++panel) {
+            const int8_t* w = static_cast<const int8_t*>(task.weight.data) + panel * panel_bytes;
+            if (is_int4) w = widened_panel(w, depth);
+            for (int64_t row = start; row < end; row += kRows)
+                quad_rows(task, w, panel * kPanel<Avx512>, row, row + kRows < end ? kRows : end - row);
+        }
+    }
+}
+
+inline void amx_linear(const LinearTask& task, int part, int parts) {
+    if (task.rounded.items) return amx_bfloat16_linear(task, part, parts);
+    const bool has_one_scale = task.weight.in_quads && task.quantized.groups == 1 && !task.weight.group_scales;
+    if (has_one_scale && task.rows >= kLeastTileRows) return amx_quad_linear(task, part, parts);
+    linear<Avx512VnniDots, Avx512Bf16Pairs, Avx512VnniQuads>(task, part, parts);
+}
+
+}  // namespace ernie::ERNIE_VARIANT
