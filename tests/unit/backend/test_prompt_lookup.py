@@ -51,7 +51,7 @@ def test_proposals_are_those_of_the_definition(
 
 def test_wrong_guesses_pause_the_lookup_twice_as_long_each_time() -> None:
     sequence = make_sequence("r", (1, 2) * 3, 200)
-    lookup = PromptLookup(sequence, SpeculativeConfig("ngram"))
+    lookup = PromptLookup(sequence, SpeculativeConfig("ngram", prompt_lookup_max=4))
     proposed = []
     for index in range(150):
         drafts = lookup.propose()
@@ -128,7 +128,7 @@ def test_the_answer_is_that_without_guesses_and_counts_them(temperature: float) 
         ('{"method": "mtp", "model": "/m", "num_speculative_tokens": 1}', "mtp.*not supported yet"),
         ('{"method": "medusa"}', "method"),
         ('{"method": "ngram", "num_speculative_tokens": 0}', "num_speculative_tokens"),
-        ('{"method": "ngram", "prompt_lookup_min": 5}', "prompt_lookup_min 5 above"),
+        ('{"method": "ngram", "prompt_lookup_min": 7}', "prompt_lookup_min 7 above"),
         ('{"num_speculative_tokens": 3}', "no method"),
         ('{"tokens": 1}', "unknown key 'tokens'"),
         ("ngram", "JSON"),
