@@ -35,6 +35,8 @@ WRITE ?=
 VISION ?=
 PAGES ?=
 TEST ?= tests
+# How many tests run at once; those that start servers run one after another in any case.
+WORKERS ?= 2
 UNIT_TESTS ?= tests/unit
 
 BIN := $(VENV)/bin
@@ -56,6 +58,7 @@ TRAIN_NEEDS := torch transformers safetensors sentencepiece jinja2 rich numpy py
 TRAIN_REQUIREMENTS = $(foreach name,$(TRAIN_NEEDS),$(or \
     $(shell grep -oEm1 '"$(name)[<>=][^"]*"' pyproject.toml),$(error pyproject.toml asks for no $(name))))
 TRAIN := PYTHONPATH=tools:backend:backend/stub $(TRAIN_VENV)/bin/python -m
+PARALLEL := -n $(WORKERS) --dist loadgroup
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 help:
@@ -87,10 +90,10 @@ demo: setup
 	@exec $(BIN)/ernie-triton demo --port $(PORT) $(if $(MODEL),--model "$(MODEL)") $(if $(filter-out 0,$(ONCE)),--once)
 
 test: setup perf_analyzer
-	@$(BIN)/pytest --durations=20 $(TEST)
+	@$(BIN)/pytest $(PARALLEL) --durations=20 $(TEST)
 
 test-full: setup perf_analyzer sanitize
-	@$(BIN)/pytest --durations=20 -m "" $(TEST)
+	@$(BIN)/pytest $(PARALLEL) --durations=20 -m "" $(TEST)
 
 # The sanitizers' library must come first in the process, and the C++ library with it, so that it can catch throws.
 # --capture=sys leaves them the standard error that they write a fault to before they end the process.

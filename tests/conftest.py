@@ -5,6 +5,9 @@ Its examples are the same in every run, so that a change fails by what it change
 Of the kernels' instruction sets the normal tier runs the scalar one, AVX2, the lowered one and the best that
 the processor has; those between AVX2 and the best run in the full tier.
 
+With several workers (``-n 2 --dist loadgroup``) one of them runs all tests that start servers, one after
+another, while the others take the files of the unit and numerics tests.
+
 And signals as a terminal sets them, here and in every process that a test starts: ``nohup`` ignores SIGHUP, and
 a shell without job control SIGINT of what runs in its background.
 """
@@ -15,6 +18,9 @@ import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+ALONE_IN_A_FILE = {"unit", "numerics"}
+"""Folders of tests that share nothing with other files: no port, no server."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,6 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Choose what runs in which tier, and on which worker."""
+    leave_out_instruction_sets(items)
+    for item in items:
+        is_alone = not ALONE_IN_A_FILE.isdisjoint(item.path.parts)
+        item.add_marker(pytest.mark.xdist_group(item.path.name if is_alone else "servers"))
+
+
+def leave_out_instruction_sets(items: list[pytest.Item]) -> None:
     """Leave the instruction sets between AVX2 and the best one to the full tier."""
     from ernie_kernels.cpu import instruction_sets  # here: make sanitize chooses the library first
 
