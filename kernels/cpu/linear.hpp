@@ -130,14 +130,21 @@ const uint16_t* group_scales(const WeightView& weight, int64_t panel, int64_t k)
     return weight.group_scales + (panel * groups_of(weight.inputs) + k / kScaleGroup) * kPanel<V>;
 }
 
-// Adds integer sums times the scale of each row, and of each output where the group has such scales.
+// Adds integer sums times the scale of each row, and of each output where the group has such scales. Inlined by
+// order: a call would take the sums out of their registers for every group.
 template <typename D, int kRows, typename V = typename D::Float>
-void add_group(const typename D::Sums (&sums)[kRows][kRegisters<V>], const float* scales, int64_t stride,
-               const uint16_t* of_outputs, V (&totals)[kRows][kRegisters<V>]) {
-    for (int r = 0; r < kRows; ++r) {
+[[gnu::always_inline]] inline void add_group(const typename D::Sums (&sums)[kRows][kRegisters<V>],
+                                             const float* scales, int64_t stride, const uint16_t* of_outputs,
+                                             V (&totals)[kRows][kRegisters<V>]) {
+    for (int r = 0; r < kRows && !of_outputs; ++r) {
+        const V scale = V::set(scales[r * stride]);
+        for (int i = 0; i < kRegisters<V>; ++i)
+            totals[r][i] = V::fma(D::to_float(sums[r][i]), scale, totals[r][i]);
+    }
+    for (int r = 0; r < kRows && of_outputs; ++r) {
         const V scale = V::set(scales[r * stride]);
         for (int i = 0; i < kRegisters<V>; ++i) {
-            const V factor = of_outputs ? V::mul(V::load(of_outputs + i * V::kLanes), scale) : scale;
+            const V factor = V::mul(V::load(of_outputs + i * V::kLanes), scale);
             totals[r][i] = V::fma(D::to_float(sums[r][i]), factor, totals[r][i]);
         }
     }
