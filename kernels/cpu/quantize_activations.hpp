@@ -14,10 +14,14 @@ void store_codes(const float* x, int64_t count, float scale, float levels, Code*
     const V divisor = V::set(scale), most = V::set(levels), least = V::set(-levels);
     for (int64_t k = 0; k < count; k += V::kLanes) {
         const V rounded = V::round(V::div(load_partial<V>(x + k, count - k), divisor));
+        const V cut = V::min(V::max(rounded, least), most);  // a NaN becomes -levels
+        if (count - k >= V::kLanes) {
+            D::store_codes(cut, codes + k);
+            continue;
+        }
         Code block[V::kLanes];
-        D::store_codes(V::min(V::max(rounded, least), most), block);  // a NaN becomes -levels
-        const int64_t items = count - k < V::kLanes ? count - k : V::kLanes;
-        std::memcpy(codes + k, block, size_t(items) * sizeof(Code));
+        D::store_codes(cut, block);
+        std::memcpy(codes + k, block, size_t(count - k) * sizeof(Code));
     }
 }
 
