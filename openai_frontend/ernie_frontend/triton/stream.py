@@ -24,7 +24,7 @@ _MAX_UNREAD = 16
 _MAX_SEPARATE = 64
 """Delivered outputs are joined beyond this number: each takes more memory than its text."""
 _LATE_S = 5.0
-"""How much later than the end of its call a request's last output may come past Triton."""
+"""How long an output that comes past Triton is waited for after the end of the request's call."""
 
 
 class Call(Protocol):
@@ -94,12 +94,15 @@ class TritonStream:
         return join_outputs(outputs)
 
     async def _is_late(self) -> bool:
-        """Wait for an output that may come after the end of the call; return whether it has come."""
-        if self._is_delivered and not self._delivered:
-            self._is_delivered = False  # it is waited for once
+        """Wait for what may come after the end of the call; return whether there is an output or a failure."""
+        if self._is_delivered:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._unread.get(), _LATE_S)
-        return bool(self._delivered)
+                await asyncio.wait_for(self._delivery_or_failure(), _LATE_S)
+        return bool(self._delivered) or self._failure is not None
+
+    async def _delivery_or_failure(self) -> None:
+        while not self._delivered and self._failure is None:
+            await self._unread.get()  # also empty wake-ups, such as that of the end of the call
 
     def deliver(self, output: Output) -> None:
         """Add an output that came past Triton."""
@@ -113,6 +116,7 @@ class TritonStream:
         """Cancel the call, which Triton no longer works on, and raise ``error`` in the consumer."""
         self._failure = error
         self._call.cancel()
+        self._wake()  # if the call has ended before
 
     def give_up(self, error: ErnieError) -> None:
         """Raise ``error`` in the consumer; the call goes on until ``end``."""

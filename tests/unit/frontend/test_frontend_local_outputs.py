@@ -82,18 +82,56 @@ def test_outputs_past_triton(triton_loop: EventLoopThread, triton: FakeTriton, s
         assert answer[-1].finish_reason == "stop"
 
 
+class Call:
+    """A call of Triton that has no responses, and ends when it is cancelled."""
+
+    def __init__(self) -> None:
+        self._end = asyncio.Event()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._until_cancelled()
+
+    async def _until_cancelled(self) -> AsyncIterator[Any]:
+        await self._end.wait()
+        return
+        yield None
+
+    def cancel(self) -> bool:
+        self._end.set()
+        return True
+
+
+async def ended_stream() -> TritonStream:
+    """Return a stream whose call has ended just now: nobody has been notified yet."""
+    call = Call()
+    stream = TritonStream(call, is_delivered=True)
+    call.cancel()
+    while not stream.is_over:
+        await asyncio.sleep(0)
+    return stream
+
+
+async def test_outputs_may_come_one_by_one_after_the_end_of_the_call() -> None:
+    stream, texts = await ended_stream(), list[str]()
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.01, stream.deliver, Output("r", "Bei"))
+    async for output in stream:
+        assert isinstance(output, Output)
+        texts.append(output.text)
+        if output.is_last:
+            break
+        loop.call_later(0.01, stream.deliver, Output("r", "jing", finish_reason="stop"))
+    assert texts == ["Bei", "jing"]
+
+
+async def test_a_failure_ends_the_wait_for_a_last_output() -> None:
+    stream = await ended_stream()
+    asyncio.get_running_loop().call_later(0.01, stream.fail, EngineCrashed("died"))
+    with pytest.raises(EngineCrashed, match="died"):
+        await anext(stream)
+
+
 async def test_what_a_slow_consumer_leaves_is_joined() -> None:
-    class Call:
-        def __aiter__(self) -> AsyncIterator[Any]:
-            return self._never()
-
-        async def _never(self) -> AsyncIterator[Any]:
-            await asyncio.Event().wait()
-            yield None
-
-        def cancel(self) -> bool:
-            return True
-
     stream = TritonStream(Call(), is_delivered=True)
     for number in range(1000):
         stream.deliver(Output("r", f"{number},", (number,), num_output_tokens=1))
@@ -102,7 +140,7 @@ async def test_what_a_slow_consumer_leaves_is_joined() -> None:
     assert isinstance(output, Output)
     assert (output.token_ids, output.num_output_tokens) == (tuple(range(1000)), 1000)
     assert output.text == "".join(f"{number}," for number in range(1000))
-    stream._reader.cancel()
+    await stream.end(0)
 
 
 def test_a_last_output_may_come_after_the_end_of_the_call(
