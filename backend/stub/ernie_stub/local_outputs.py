@@ -10,7 +10,6 @@ The address is abstract, so no file is left behind, and is refused to processes 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import secrets
 import socket
@@ -21,10 +20,11 @@ from collections.abc import Callable
 from ernie_wire.channel import Channel
 from ernie_wire.messages import CODEC, Connected, Message, Output, Outputs
 
-MAX_UNSENT_BYTES = 64 << 20
+MAX_STALL_S = 30
+"""A frontend that reads nothing for this long while outputs wait for it loses its connection. Their size says
+less: the log probabilities of one long prompt may have hundreds of megabytes."""
 _CREDENTIALS = struct.Struct("iII")  # unix(7): pid, user, group
-
-logger = logging.getLogger(__name__)
+_TIMEVAL = struct.Struct("ll")  # seconds, microseconds
 
 
 class LocalFrontend:
@@ -41,6 +41,7 @@ class LocalFrontend:
         self._outputs: list[Output] = []  # guarded
         self._is_open = True
         self._on_lost = on_lost
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(MAX_STALL_S, 0))
         self._channel: Channel[Message] = Channel(sock, CODEC, "a frontend", has_writer=True)
 
     def open(self) -> None:
@@ -56,14 +57,11 @@ class LocalFrontend:
             return self._is_open
 
     def flush(self) -> None:
-        """Send what was added; a frontend that does not read it loses the connection."""
+        """Send what was added, without waiting for the frontend."""
         with self._lock:  # also during the send, which keeps the order and does not wait
             outputs, self._outputs = self._outputs, []
             if outputs:
                 self._channel.send(Outputs(tuple(outputs)))
-        if self._channel.num_unsent_bytes > MAX_UNSENT_BYTES:
-            logger.warning("a frontend does not read its outputs and is disconnected")
-            self.close()
 
     def close(self) -> None:
         """End the connection."""

@@ -54,16 +54,10 @@ class Channel(Generic[M]):
         self._sending = threading.Lock()
         self._outbox: queue.SimpleQueue[M | bytes | None] = queue.SimpleQueue()
         self._num_queued = 0  # of the outbox, until the writer has sent it
-        self._num_unsent_bytes = 0  # of these
         self._writer: threading.Thread | None = None
         self._fault: Exception | None = None
         if has_writer:
             self._writer = self._started(self._write_queued, "writer")
-
-    @property
-    def num_unsent_bytes(self) -> int:
-        """How much the writer has still to send."""
-        return self._num_unsent_bytes
 
     def send(self, message: M) -> None:
         """Send or queue a message; if the peer is gone it is lost, which the reading side reports.
@@ -153,7 +147,6 @@ class Channel(Generic[M]):
             pass
         if item:
             self._num_queued += 1
-            self._num_unsent_bytes += len(item) if isinstance(item, bytes) else 0
             self._outbox.put(item)
 
     def _send_now(self, frame: bytes) -> int:
@@ -189,7 +182,6 @@ class Channel(Generic[M]):
                     self._write(item)
                 with self._sending:
                     self._num_queued -= 1
-                    self._num_unsent_bytes -= len(item) if isinstance(item, bytes) else 0
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             self._give_up(error)

@@ -150,11 +150,22 @@ def test_without_its_connection_a_request_is_answered_through_triton(stub: Stub)
 def test_a_frontend_that_does_not_read_is_disconnected(
     stub: Stub, connect: Callable[[], Channel[Message]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_outputs, "MAX_UNSENT_BYTES", 1000)
+    monkeypatch.setattr(local_outputs, "MAX_STALL_S", 1)
     _, engine_id = stub.submit("a", connected(connect()))
     stub.in_flight.deliver([Output(engine_id, "x" * 10_000_000)])
     assert stub.lost.wait(WAIT_S)
     assert not stub.in_flight.holds("a")
+
+
+def test_a_large_output_hurts_no_other_request(stub: Stub, connect: Callable[[], Channel[Message]]) -> None:
+    frontend = connect()
+    connection_id = connected(frontend)
+    (_, large), (_, small) = (stub.submit(name, connection_id) for name in ("large", "small"))
+    output = Output(large, "x", prompt_bytes=(b"x" * (65 << 20),))
+    stub.in_flight.deliver([output])
+    stub.in_flight.deliver([Output(small, "y")])
+    assert frontend.receive() == Outputs((output.renamed("large"),))
+    assert frontend.receive() == Outputs((Output("small", "y"),))
 
 
 def test_another_user_is_refused(

@@ -66,10 +66,8 @@ def test_a_peer_that_does_not_read_holds_nobody_up_and_gets_all_in_order(pair: P
     messages = [StartFailed(f"{number}" + "x" * 100_000) for number in range(20)]
     for message in messages:
         ours.send(message)
-    assert ours.num_unsent_bytes > 1_000_000
     assert [peer.receive() for _ in messages] == messages
     ours.flush()
-    assert ours.num_unsent_bytes == 0
 
 
 def test_flush_ends_after_what_is_queued(pair: Pair) -> None:
