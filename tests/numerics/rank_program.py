@@ -2,13 +2,15 @@
 
     python -m numerics.rank_program FAMILY LAYOUT RANK SIZE MASTER EP
 
-Rank 0 prints the greedy tokens after the goldens' prompts as JSON; the others compute the same steps.
+Every rank prints, as JSON, the greedy tokens after the goldens' prompts, then random ones for the last step,
+and what the definition chooses of its logits there.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,11 +25,13 @@ from ernie_kernels.communicator import ProcessGroupConfig
 from ernie_kernels.formats import ActivationType
 from ernie_kernels.paddle import PaddleOps
 from ernie_kernels.paddle.process_group import join_device_group
-from ernie_kernels.sampling import GREEDY, TokenChoices, sampling_batch
+from ernie_kernels.sampling import GREEDY, SamplingFilters, TokenChoices, choose_tokens, sampling_batch
 from numerics.golden import checkpoint, golden_rows
 
 BLOCK_SIZE = 8
 MAX_POSITIONS = 64
+FILTERS = (SamplingFilters(), SamplingFilters(1.5, top_k=9, top_p=0.9), SamplingFilters(3.0, min_p=0.01))
+NUM_DRAWS = 9
 
 
 def main(family: str, layout: str, rank: int, size: int, master: str, is_expert_parallel: bool) -> None:
@@ -54,13 +58,19 @@ def main(family: str, layout: str, rank: int, size: int, master: str, is_expert_
             ScheduledChunk("", piece, start, table, num_sampled=1)
             for piece, start, table in zip(pieces, starts, tables, strict=True)
         )
-        tokens = runner.run(SchedulePlan(chunks), choices).tokens.tolist()
+        plan = SchedulePlan(chunks)
+        tokens = runner.run(plan, choices).tokens.tolist()
         starts = [start + len(piece) for start, piece in zip(starts, pieces, strict=True)]
         pieces = [(token,) for token in tokens]
         for answer, token in zip(answers, tokens, strict=True):
             answer.append(token)
-    if rank == 0:
-        sys.stdout.write(json.dumps(answers))
+    logits = runner.run(plan).logits[:, : config.vocab_size]
+    random, expected = [], []
+    for draw in range(NUM_DRAWS):
+        sampling = sampling_batch((FILTERS[draw % len(FILTERS)], (draw + 0.5) / NUM_DRAWS) for _ in rows)
+        random.append(runner.run(plan, replace(choices, sampling=sampling)).tokens.tolist())
+        expected.append(choose_tokens(logits, sampling).tolist())
+    sys.stdout.write(json.dumps([answers, random, expected]))
 
 
 if __name__ == "__main__":

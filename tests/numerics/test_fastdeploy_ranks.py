@@ -23,7 +23,7 @@ from support.free_ports import free_port
 def test_two_ranks_answer_as_the_reference(family: str, quantization: str) -> None:
     master = f"127.0.0.1:{free_port()}"
     arguments = [[family, quantization, str(rank), "2", master] for rank in range(2)]
-    printed = run_ranks(arguments, "numerics.fastdeploy_rank_program")
+    printed, _ = run_ranks(arguments, "numerics.fastdeploy_rank_program")
     found = np.array(json.loads(printed), np.float32)
     reference = FastDeployReference()
     model = load(checkpoint(family), reference, "bfloat16", quantization)

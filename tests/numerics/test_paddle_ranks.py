@@ -40,16 +40,21 @@ DEADLINE_S = 600.0
 def test_ranks_give_the_tokens_of_the_goldens(
     family: str, layout: str, size: int, is_expert_parallel: bool
 ) -> None:
+    """And random ones, chosen on the device, by the definition; all ranks choose the same."""
     master = f"127.0.0.1:{free_port()}"
     arguments = [
         [family, layout, str(rank), str(size), master, str(is_expert_parallel)] for rank in range(size)
     ]
-    printed = run_ranks(arguments)
-    assert json.loads(printed) == [row.greedy for row in golden_rows(family)]
+    first, *others = run_ranks(arguments)
+    greedy, random, expected = json.loads(first)
+    assert greedy == [row.greedy for row in golden_rows(family)]
+    assert random == expected
+    assert len({tuple(draw) for draw in random}) > 1, "nothing is random"
+    assert others == [first] * (size - 1)
 
 
-def run_ranks(arguments: list[list[str]], module: str = "numerics.rank_program") -> str:
-    """Run a program with each list of arguments; returns what the first prints, fails if one does."""
+def run_ranks(arguments: list[list[str]], module: str = "numerics.rank_program") -> list[str]:
+    """Run a program with each list of arguments; returns what they print, fails if one does."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-m", module]
     ranks = [
@@ -66,7 +71,7 @@ def run_ranks(arguments: list[list[str]], module: str = "numerics.rank_program")
         finally:
             for rank in ranks:
                 rank.kill()
-    return said[0].result()[0]
+    return [each.result()[0] for each in said]
 
 
 def test_a_failed_rank_is_told_at_once_with_what_it_said() -> None:
