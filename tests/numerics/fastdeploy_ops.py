@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, MlpWeights
 from ernie_kernels.communicator import Communicator
-from ernie_kernels.fastdeploy import attention
+from ernie_kernels.fastdeploy import library as vendor
 from ernie_kernels.fastdeploy.library import Library, Lineage
 from ernie_kernels.fastdeploy.ops import FastDeployOps
 from ernie_kernels.formats import round_to_bfloat16
@@ -44,7 +44,7 @@ def fastdeploy_ops(
     Blocks are small, so that short prompts have several; with ``block_sizes`` they are those of the kernels.
     """
     with (
-        patch.object(attention, "BLOCK_SIZES", block_sizes),
+        patch.object(vendor, "BLOCK_SIZES", block_sizes),
         bfloat16_kernels(is_logged=is_logged),
         known_places(),
         patch.object(Place, "select", lambda _: PLACE),

@@ -68,6 +68,8 @@ class Backend:
         has_grouped_int4: whether it computes int4 weights with a scale for each group of inputs (wint4_all).
         token_sampler: returns what samples tokens from logits on the host, from the ops.
         instruction_set: returns the one in use, where it is the machine's; None: the same everywhere.
+        why_no_cache: returns why it lacks a KV cache of a block size and type, with or without static scales;
+            None: it has one.
         vendor_device: returns the card as it is with its maker's kernels, which this backend lacks, from its
             bytes; None: there are none.
         nodes: pattern of the device files in /dev of a card; None: it needs none.
@@ -87,6 +89,7 @@ class Backend:
     has_int8_head: bool = True
     has_grouped_int4: bool = True
     instruction_set: Callable[[], str] | None = None
+    why_no_cache: Callable[[int, str, bool], str | None] = lambda *_: None
     vendor_device: Callable[[int | None], Device] | None = None
     nodes: str | None = None
     variable: str | None = None
@@ -191,13 +194,29 @@ def _check_xpu(ranks: int) -> HostReport:
 
 
 def _xpu_free_bytes(ops: Ops) -> int | None:
+    """Ask xpu-smi, as before the weights were loaded; Paddle where xpu-smi does not say.
+
+    Paddle 3.3 takes the card's number among the visible ones, and the library that it asks (xpuml, by which
+    FastDeploy asks for the machine's own numbers) need not know ``XPU_VISIBLE_DEVICES``: Paddle may answer for
+    another card. So it is only asked where both numbers are the same.
+    """
     from ernie_kernels.paddle import PaddleOps
 
-    return cast(PaddleOps, ops).free_bytes()
+    paddle_ops, host = cast(PaddleOps, ops), read_xpu_host()
+    place = paddle_ops.card
+    free = host.card_free_bytes(place)
+    is_renumbered = host.chosen[place : place + 1] != (place,)
+    return free if free is not None or is_renumbered else paddle_ops.free_bytes()
 
 
 def _xpu_device(_: int, card_bytes: int | None) -> Device:
     return composed_p800(card_bytes) if fastdeploy_file() is None else p800(card_bytes)
+
+
+def _why_no_xpu_cache(block_size: int, dtype: str, has_scales: bool) -> str | None:
+    from ernie_kernels.fastdeploy.library import why_no_cache
+
+    return None if fastdeploy_file() is None else why_no_cache(block_size, dtype, has_scales=has_scales)
 
 
 def _host_communicator(group: ProcessGroupConfig) -> Communicator[Any]:
@@ -276,6 +295,7 @@ XPU = Backend(
     has_int8_head=False,
     has_grouped_int4=False,
     token_sampler=_cpu_sampler,
+    why_no_cache=_why_no_xpu_cache,
     vendor_device=p800,
     nodes="xpu[0-9]*",
     variable=VISIBLE_DEVICES,

@@ -36,6 +36,7 @@ def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineS
     settings = settings.replaced(**_derived_defaults(given, settings))
     block = expert_block(config.quantization_config, settings.loading.quantization)
     check_split(config, settings.parallel.shard(config), block)
+    _check_cache(settings, config)
     return settings.replaced(notices=tuple(notices))
 
 
@@ -84,6 +85,16 @@ def _model_values(
     if quantization is None and is_chosen and activation.value in ACTIVATION_LEVELS:
         notices.append(f"activation_dtype {activation.value} is for quantized weights; these see float32")
     return {**values, "activation_dtype": activation}
+
+
+def _check_cache(settings: EngineSettings, config: ModelConfig) -> None:
+    """Check that the device has such a KV cache: before weights are loaded, which take minutes."""
+    backend, _ = find_backend(settings.device)
+    stored = config.quantization_config
+    has_scales = stored is not None and stored.has_cache_scales
+    reason = backend.why_no_cache(settings.cache.block_size, settings.cache_dtype, has_scales)
+    if reason is not None:
+        raise StartError(reason)
 
 
 def _activation(given: Mapping[str, Any], settings: EngineSettings, quantization: str | None) -> ActivationType:

@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import CacheSpec, UnsupportedError
 from ernie_kernels.cache_format import check_cache_spec
-from ernie_kernels.fastdeploy.library import Library
+from ernie_kernels.fastdeploy.library import Library, why_no_cache
 from ernie_kernels.fastdeploy.rotary import BlockRotary, style_arguments
 from ernie_kernels.fastdeploy.upload import FastDeployStep
 from ernie_kernels.formats import float32_to_bfloat16
 from ernie_kernels.paddle.place import Place, Tensor, paddle
 
-BLOCK_SIZES = frozenset({64})
-"""Tokens of a block with which the kernels were read to be tested: FastDeploy's default for XPUs."""
 _LEVELS = np.float32(127)
 
 
@@ -45,18 +43,9 @@ class BlockCache:
             ValueError: the dtype is unknown, or the scales do not fit.
         """
         check_cache_spec(spec)
-        if spec.block_size not in BLOCK_SIZES:
-            raise UnsupportedError(
-                f"FastDeploy's kernels take blocks of {', '.join(map(str, BLOCK_SIZES))} tokens; block_size is "
-                f"{spec.block_size}; leave it out, or use ERNIE_XPU_OPS=composed, the slow fallback"
-            )
-        if spec.dtype == "float32":
-            raise UnsupportedError("FastDeploy's kernels have no float32 cache; use --dtype bfloat16")
-        if spec.dtype == "int8" and spec.scales is None:
-            raise UnsupportedError(
-                "FastDeploy's kernels have an int8 cache with static scales only; leave kv_cache_dtype out, or "
-                "make a checkpoint with scales by ernie-triton quantize --kv-cache c8"
-            )
+        reason = why_no_cache(spec.block_size, spec.dtype, has_scales=spec.scales is not None)
+        if reason is not None:
+            raise UnsupportedError(reason)
         shape = (spec.num_blocks, spec.num_kv_heads, spec.block_size, spec.head_dim)
         return cls(
             spec,

@@ -45,6 +45,11 @@ class PaddleOps:
         self._communicator: Communicator[Tensor] = communicator or SingleRank()
         self._norm_weights: dict[int, tuple[Tensor, Tensor]] = {}
 
+    @property
+    def card(self) -> int:
+        """The place's number among the visible cards; 0 on Paddle's CPU place."""
+        return int(self._place.name.partition(":")[2] or 0)
+
     def free_bytes(self) -> int | None:
         """Return the place's free memory, see ``Place``."""
         return self._place.free_bytes()

@@ -348,6 +348,22 @@ def test_the_first_port_counts_and_an_empty_one_is_any(value: str, port: int) ->
     assert _read(engine_worker_queue_port=value).parallel.engine_worker_queue_port == port
 
 
+def test_caches_that_fastdeploy_lacks_are_refused_before_weights_are_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not where ops are composed, nor on other devices."""
+    file: Path | None = Path("ops.so")
+    monkeypatch.setattr("ernie_backend.devices.backend.fastdeploy_file", lambda: file)
+    assert _read(device="xpu").cache.block_size == 64
+    with pytest.raises(StartError, match=r"blocks of 64 tokens; block_size is 16; leave it out, or .*composed"):
+        _read(device="xpu", block_size="16")
+    with pytest.raises(StartError, match=r"static scales only; leave kv_cache_dtype out, or .*--kv-cache c8"):
+        _read(device="xpu", kv_cache_dtype="int8")
+    assert _read(device="cpu", block_size="16", kv_cache_dtype="int8").cache_dtype == "int8"
+    file = None
+    assert _read(device="xpu", block_size="16", kv_cache_dtype="int8").cache.block_size == 16
+
+
 def test_an_xpu_computes_in_bfloat16() -> None:
     for quantization in ("", "wint8"):
         loading = _read(device="xpu", quantization=quantization).loading
