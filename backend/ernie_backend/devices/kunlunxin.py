@@ -98,9 +98,14 @@ class XpuHost:
 
     def free_bytes(self, num_ranks: int) -> int | None:
         """Return the least free memory among the cards that ``num_ranks`` ranks take; None: unknown."""
-        taken = [(self.cards or {}).get(each) for each in self.chosen[:num_ranks]]
-        free = [card.total_bytes - card.used_bytes for card in taken if card is not None]
-        return min(free) if free and len(free) == len(taken) else None
+        free = [self.card_free_bytes(place) for place in range(len(self.chosen[:num_ranks]))]
+        known = [each for each in free if each is not None]
+        return min(known) if known and len(known) == len(free) else None
+
+    def card_free_bytes(self, place: int) -> int | None:
+        """Return the free memory of the card that this program sees as ``place``; None: unknown."""
+        card = (self.cards or {}).get(self.chosen[place]) if place < len(self.chosen) else None
+        return None if card is None else card.total_bytes - card.used_bytes
 
 
 def read_xpu_host(

@@ -169,17 +169,21 @@ class Worker:
 
 
 def largest_step(settings: EngineSettings) -> tuple[SchedulePlan, int]:
-    """Return a step of as many tokens and sequences as there may be, and how many blocks it takes.
+    """Return the step that takes the most memory, and how many blocks it takes.
 
-    One sequence has a prompt, all others a token; they share blocks, since what they store is never read.
+    It has as many tokens and sequences as there may be, all at the end of the longest contexts: one the rest of
+    a prompt, the others a token. They share blocks, again and again, since what is stored does not matter.
     """
     limits, size = settings.scheduler, settings.cache.block_size
     sequences = min(limits.max_num_seqs, limits.max_num_batched_tokens)
     prompt = min(limits.max_num_batched_tokens - sequences + 1, settings.loading.max_model_len)
-    blocks = tuple(range(-(-prompt // size)))
-    lengths = [prompt, *[1] * (sequences - 1)]
-    chunks = [ScheduledChunk("profile", (0,) * length, 0, blocks, num_sampled=1) for length in lengths]
-    return SchedulePlan(tuple(chunks)), len(blocks)
+    num_blocks, length = -(-prompt // size), settings.loading.max_model_len
+    table = tuple(block % num_blocks for block in range(settings.blocks_per_request))
+    chunks = [
+        ScheduledChunk("profile", (0,) * count, length - count, table, num_sampled=1)
+        for count in (prompt, *[1] * (sequences - 1))
+    ]
+    return SchedulePlan(tuple(chunks)), num_blocks
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ernie_backend.config.model_config import ModelConfig
 from ernie_backend.devices.backend import CPU, REFERENCE, XPU, find_backend
 from ernie_backend.devices.device import p800
-from ernie_backend.devices.kunlunxin import UNCHECKED, XpuHost, check_xpu_host, problems, read_xpu_host
+from ernie_backend.devices.kunlunxin import UNCHECKED, Card, XpuHost, check_xpu_host, problems, read_xpu_host
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.layout import read_layout
 from ernie_backend.parallel.worker import Worker
@@ -70,6 +72,29 @@ def test_free_memory_is_that_of_the_fullest_card_taken(tmp_path: Path) -> None:
     assert XpuHost(num_nodes=1, cards={}).free_bytes(1) is None
 
 
+@pytest.mark.parametrize(
+    ("visible", "shown", "expected"),
+    [
+        (None, 8, 94),
+        ("4,6", 8, 90),  # the machine's number of the second card is 6
+        ("4,6", 0, None),  # Paddle may answer for card 1
+        (None, 0, 1),
+        ("0,1", 0, 1),
+    ],
+)
+def test_after_loading_the_same_card_is_asked_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, shown: int, expected: int | None
+) -> None:
+    """By the number that the machine has for it, which Paddle need not know."""
+    host = machine(tmp_path)
+    cards = {each: Card({1: 2, 6: 6}.get(each, 0) * GIB, 96 * GIB) for each in range(shown)}
+    monkeypatch.setattr(
+        "ernie_backend.devices.backend.read_xpu_host", lambda: replace(host, visible=visible, cards=cards)
+    )
+    ops: Any = SimpleNamespace(card=1, free_bytes=lambda: GIB)
+    assert XPU.card_free_bytes(ops) == (None if expected is None else expected * GIB)
+
+
 def test_cards_without_room_refuse_the_start_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +144,8 @@ def test_a_profile_step_decides_what_is_left_for_the_cache(
         return
     (step,) = steps
     assert [len(chunk.token_ids) for chunk in step.chunks] == [38, 1, 1]
+    assert [chunk.start for chunk in step.chunks] == [10, 47, 47]
+    assert {chunk.block_table for chunk in step.chunks} == {(0, 1, 2)}
     assert seen == [plan.budget - (plan.memory - (free_mib << 20)) - plan.media]
 
 
