@@ -67,7 +67,9 @@ class PageFinder {
   private:
     static constexpr int64_t kLine = 64 / sizeof(T);
 
+    // Values of slots that no row sees are 0, as weights of 0 multiply them (bfloat16_attention.hpp).
     Page<T> gather(int64_t position, int64_t count, int64_t place) {
+        if (count < kPage) std::memset(values_ + place * size_, 0, size_t(size_) * sizeof(T));
         for (int64_t lane = 0; lane < count; ++lane)
             gather_slot(locate_slot(task_, unit_.sequence, position + lane, unit_.kv_head), place, lane);
         Page<T> page{keys_ + place * size_, values_ + place * size_, nullptr, nullptr};

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from ernie_kernels.api import CacheSpec, RotarySpec
 from ernie_kernels.cache_format import through_cache
+from ernie_kernels.cpu import CpuOps
+from ernie_kernels.formats import ActivationType, Float32Weight
 from ernie_kernels.reference import ReferenceOps
+from ernie_kernels.sampling import GREEDY, TokenChoices, sampling_batch
 from numerics.backends import ROUNDING_ISAS
 from numerics.ops_cases import (
     CACHE_KINDS,
@@ -22,6 +25,7 @@ from numerics.ops_cases import (
     cache_spec,
     cpu_ops,
     make_batch,
+    plain_batch,
     random_floats,
     shuffled_tables,
     with_fields,
@@ -106,6 +110,19 @@ def test_chunks_blocks_and_threads_do_not_change_a_bit(isa: str, kind: str) -> N
         for chunks in ([150], [1] * 20 + [130], [64, 64, 22], [7] * 21 + [3]):
             part = run_steps(cpu_ops(isa, 1 + block_size % 3), qkv, chunks, block_size, kind, 2, spec)
             np.testing.assert_array_equal(bits(part), bits(whole))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_what_an_earlier_op_left_in_scratch_memory_changes_no_bit(isa: str) -> None:
+    """Slots behind a short sequence are not gathered from small blocks: here the memory for them holds NaN."""
+    used, fresh, spec = CpuOps(1, isa), CpuOps(1, isa), RotarySpec(24, 200, 10000.0)
+    head = used.pack_linear(Float32Weight(np.full((256, 8), np.nan, np.float32)), ActivationType.FLOAT32)
+    everything = TokenChoices(np.arange(512, dtype=np.int32), sampling_batch([(GREEDY, 0.0)] * 512), 256)
+    step = used.upload(with_fields(plain_batch(512), choices=everything))
+    used.lm_head(np.ones((512, 8), np.float32), head, step)
+    qkv = random_floats(5, 5, (6 + 2 * 2) * 24)
+    found, expected = (run_steps(ops, qkv, [5], 7, "bfloat16", 2, spec) for ops in (used, fresh))
+    np.testing.assert_array_equal(bits(found), bits(expected))
 
 
 @pytest.mark.parametrize("isa", ISAS)
