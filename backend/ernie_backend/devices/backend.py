@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ernie_backend.devices.device import Device, composed_p800, cpu, p800
 from ernie_backend.devices.host import usable_cores
@@ -28,6 +28,9 @@ from ernie_kernels.api import Ops
 from ernie_kernels.communicator import Communicator, ProcessGroupConfig
 from ernie_kernels.formats import ActivationType
 from ernie_kernels.sampling import TokenSampler
+
+if TYPE_CHECKING:
+    from ernie_kernels.cpu import CpuOps
 
 logger = logging.getLogger(__name__)
 
@@ -135,10 +138,14 @@ def find_backend(
     return CPU, None
 
 
-def _cpu_ops(threads: int, group: ProcessGroupConfig | None) -> Ops:
-    from ernie_kernels.cpu import CpuOps
+def _cpu_ops(threads: int, group: ProcessGroupConfig | None) -> CpuOps:
+    from ernie_kernels.cpu.ops import ISA_VARIABLE, CpuOps
 
-    return CpuOps(threads, communicator=None if group is None else _host_communicator(group))
+    communicator = None if group is None else _host_communicator(group)
+    try:
+        return CpuOps(threads, communicator=communicator)
+    except ValueError as error:
+        raise StartError(f"{ISA_VARIABLE} cannot be used: {error}") from error
 
 
 def _reference_ops(_: int, group: ProcessGroupConfig | None) -> Ops:
@@ -238,9 +245,7 @@ def _cpu_sampler(_: Ops) -> TokenSampler:
 
 
 def _cpu_instruction_set() -> str:
-    from ernie_kernels.cpu import CpuOps
-
-    return CpuOps(1).instruction_set
+    return _cpu_ops(1, None).instruction_set
 
 
 def _cpu_step_tokens(max_num_seqs: int) -> int:

@@ -56,11 +56,13 @@ def launch_group(
     for rank, sock in accept_ranks(layout, on_wait).items():
         channels[rank] = RankChannel(f"rank {rank} of {layout.hosts[rank // layout.ranks_per_host]}", sock)
     digest, kernels = config_digest(settings.model), find_backend(settings.device)[0].kernels
+    # What auto is on this machine, so that ranks on other processors round alike.
+    shared = {**parameters, "activation_dtype": settings.loading.activation_dtype.value}
     master = _free_master(layout)
     heartbeats = HeartbeatSource()
     group = RankGroup([channels[rank] for rank in sorted(channels)], observer, heartbeats)
     for rank, channel in channels.items():
-        channel.send(Join(rank, master, dict(parameters), digest, kernels))
+        channel.send(Join(rank, master, shared, digest, kernels))
     return group, layout.process_group(0, master, heartbeats.collectives, group.barrier)
 
 

@@ -58,6 +58,13 @@ def test_quantized_weights_meet_int8_where_it_is_fast(
     assert chosen.loading.activation_dtype is ActivationType.INT16
 
 
+@pytest.mark.parametrize("quantization", ["", "wint8"])
+def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch, quantization: str) -> None:
+    monkeypatch.setenv("ERNIE_CPU_ISA", "sse9")
+    with pytest.raises(StartError, match=r"^ERNIE_CPU_ISA .*'sse9' .*scalar"):
+        backends.CPU.create_ops(1) if not quantization else _read(quantization=quantization)
+
+
 def test_where_quantized_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     assert _read(weight_cache="").loading.weight_cache == Path("/caches/ernie-triton/weights")
