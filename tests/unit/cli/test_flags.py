@@ -31,6 +31,7 @@ FASTDEPLOY = (ROOT / "tests/data/fastdeploy/flags.txt").read_text().split()
 VARIABLE_NAMES = (ROOT / "tests/data/fastdeploy/variables.txt").read_text().split()
 KEYS = str(ROOT / "tests/data/fastdeploy/variables.txt")  # any file with a word a line
 SAMPLES = {
+    "--activation-dtype": "float32",
     "--engine-worker-queue-port": "8189",
     "--chat-template": '{{ "a" }}\n{{ 1 }}',
     "--gpu-memory-utilization": "0.5",
