@@ -139,7 +139,7 @@ def find_backend(
 
 
 def _cpu_ops(threads: int, group: ProcessGroupConfig | None) -> CpuOps:
-    from ernie_kernels.cpu.ops import ISA_VARIABLE, CpuOps
+    from ernie_kernels.cpu import ISA_VARIABLE, CpuOps
 
     communicator = None if group is None else _host_communicator(group)
     try:
