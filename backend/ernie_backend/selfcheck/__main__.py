@@ -15,7 +15,8 @@ from ernie_backend.selfcheck.ops import check_ops
 from ernie_backend.selfcheck.probes import check_probes
 from ernie_backend.selfcheck.rates import measure_rates
 
-_TOLERANCES = {"cpu": 2e-3, "reference": 1e-5}
+_TOLERANCES = {"cpu": 4e-3, "reference": 1e-5}
+"""CPUs with bfloat16 dots round queries, keys and values of the attention to 8 bits."""
 _CARD_TOLERANCE = 3e-2
 """Of bfloat16 activations: 8 bits of mantissa through a few layers."""
 
