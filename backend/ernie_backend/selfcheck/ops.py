@@ -31,6 +31,8 @@ from ernie_kernels.sampling import GREEDY, SamplingFilters, TokenChoices, sampli
 _TOKENS, _WIDTH, _INNER, _EXPERTS = 24, 128, 256, 8
 _PROMPT, _HEADS, _KV_HEADS, _HEAD_DIM, _BLOCK = 100, 8, 2, 64, 64
 _QKV = (_HEADS + 2 * _KV_HEADS) * _HEAD_DIM
+_VOCAB = 103_424
+"""Of ERNIE-4.5."""
 _INPUT_ABSMAX = 1.0
 """Of the inputs of W4A8 experts: about the largest here, so that one code more or less is little."""
 _FORMATS: dict[str, Callable[[Floats], LinearWeight]] = {
@@ -167,17 +169,27 @@ def _patches(bench: Bench) -> Floats:
     return bench.output(ops.attend_patches(cache, 0, _TOKENS))
 
 
-def _choice(bench: Bench) -> Floats:
-    """Return tokens: greedy ones, and those of filters that leave one."""
-    single = SamplingFilters(1.0, top_k=1), SamplingFilters(0.5, top_p=1e-6), SamplingFilters(2.0, min_p=1.0)
-    sampling = sampling_batch([(filters, 0.5) for filters in (GREEDY, *single) * (_TOKENS // 4)])
-    choices = TokenChoices(np.arange(_TOKENS, dtype=np.int32), sampling, _WIDTH - 8)
-    values = _floats(1, _TOKENS, _WIDTH)
-    values[np.arange(_TOKENS), np.arange(_TOKENS) * 5] = 8
-    values[:, -4] = 16  # padding of the vocabulary
-    unit = bench.ops.pack_linear(Float32Weight(np.eye(_WIDTH, dtype=np.float32)), ActivationType.FLOAT32)
-    step = bench.ops.upload(replace(_batch(0, _TOKENS), choices=choices))
-    return bench.ops.lm_head(bench.input(values), unit, step).tokens.astype(np.float32)[:, None]
+def _choice(given: Bench) -> Floats:
+    """Choose by every filter in a whole vocabulary, of logits exact in bfloat16: columns of the head."""
+    filters = (
+        GREEDY,
+        SamplingFilters(0.3, top_p=0.8),
+        SamplingFilters(1.0, top_k=1000),
+        SamplingFilters(0.5, min_p=0.01, top_k=50, top_p=0.9),
+    )
+    rows, width = len(filters), 32
+    bench = Bench.of(given.ops, rows, width)
+    values = _floats(2, _VOCAB, width, scale=2.0)
+    values[-4:] = 16  # padding, which would win
+    head = bench.ops.pack_linear(_FORMATS["bf16"](values), ActivationType.FLOAT32)
+    sampling = sampling_batch((each, 0.5) for each in filters)
+    choices = TokenChoices(np.arange(rows, dtype=np.int32), sampling, _VOCAB - 8)
+    step = bench.ops.upload(replace(_batch(0, rows), choices=choices))
+    hidden = bench.input(np.eye(rows, width, dtype=np.float32))
+    tokens = bench.ops.lm_head(hidden, head, step).tokens
+    # A row for each token: a neighbor is as wrong as any other.
+    one_hot: Floats = (tokens[:, None] == np.arange(_VOCAB)).astype(np.float32)
+    return one_hot
 
 
 def _moe(name: str) -> Callable[[Bench], Floats]:
@@ -254,7 +266,10 @@ _PROGRAMS: dict[str, tuple[Callable[[Bench], Floats], str]] = {
     "norm, add_norm": (_norm, "RMSNorm is wrong"),
     **{f"linear {name}": (_linear(name), means) for name, means in _MEANINGS.items() if name != "w4a8"},
     "mlp": (_mlp, "silu, or the order of gate and up, is wrong"),
-    "choice of tokens": (_choice, "tokens chosen on the device are not those of their logits"),
+    "choice of tokens": (
+        _choice,
+        "tokens chosen on the device are not those of their logits: topk of 1,024, or cumsum, of 103,424",
+    ),
     "rows of media": (_rows, "rows are gathered from wrong places"),
     "layer_norm": (_layer_norm, "LayerNorm of vision towers is wrong"),
     "gelu_mlp": (_gelu_mlp, "gelu, or a bias, of vision towers is wrong"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ from ernie_backend.selfcheck.report import Check
 from ernie_backend.settings.engine_settings import LoadSettings
 from ernie_backend.weights.dummy import DummyWeights
 from ernie_kernels.api import Batch, CacheSpec, LayerCache, Ops, RotarySpec
-from ernie_kernels.formats import ActivationType, Bfloat16Weight
-from ernie_kernels.sampling import HeadOutput
+from ernie_kernels.formats import ActivationType, Bfloat16Weight, float32_to_bfloat16
+from ernie_kernels.sampling import HeadOutput, SamplingFilters, TokenChoices, sampling_batch
 
 _ROWS, _WIDTH = 512, 2048
 _HEADS, _KV_HEADS, _HEAD_DIM, _BLOCK = 16, 4, 128, 64
 _SMALL_POOL, _LARGE_POOL = 16, 1024
 _WARM_UP, _REPEATS = 2, 5
 _LARGEST_POOL_RATIO = 4.0
+_SAMPLED, _VOCAB, _NARROW = 16, 103_424, 64
 _LONG = 256 * _BLOCK
 _AXES = (1, 2) * 22 + (0,) * 20
 """Those of ERNIE-4.5-VL."""
@@ -72,7 +74,34 @@ def measure_rates(ops: Ops) -> Iterator[Check]:
         f"{_LARGEST_POOL_RATIO:g} ({short * 1e3:.2f} and {long * 1e3:.2f} ms)",
         means="a model that sees copies all rotary tables in every step (scatter is not in place here)",
     )
+    chosen, copied = (_head_seconds(ops, is_chosen=each) for each in (True, False))
+    yield Check(
+        "rate, choice of tokens",
+        passed=True,
+        found=f"{chosen * 1e3:.2f} ms for {_SAMPLED} rows of {_VOCAB} with top_p; {copied * 1e3:.2f} ms if "
+        "their logits come to the host instead, where they are not yet sampled",
+        means="",
+    )
     yield from _token_rates(ops)
+
+
+def _head_seconds(ops: Ops, *, is_chosen: bool) -> float:
+    """Return the seconds of an output head, with tokens chosen by top_p on the device or with their logits."""
+    random = np.random.default_rng(1)
+    table, head = (
+        ops.pack_linear(
+            Bfloat16Weight(float32_to_bfloat16(random.standard_normal((rows, _NARROW)).astype(np.float32))),
+            ActivationType.BFLOAT16,
+        )
+        for rows in (_SAMPLED, _VOCAB)
+    )
+    batch = _batch(_SAMPLED, -(-_SAMPLED // _BLOCK), num_logits=_SAMPLED)
+    if is_chosen:
+        sampling = sampling_batch([(SamplingFilters(0.8, top_p=0.8), 0.5)] * _SAMPLED)
+        batch = replace(batch, choices=TokenChoices(batch.logit_rows, sampling, _VOCAB))
+    step = ops.upload(batch)
+    hidden = ops.embed(table, step)
+    return _median_seconds(partial(ops.lm_head, hidden, head, step))
 
 
 def _product_seconds(ops: Ops) -> float:

@@ -16,6 +16,7 @@ from ernie_backend.selfcheck.report import compared
 from ernie_kernels.api import Ops
 from ernie_kernels.formats import ActivationType, Int4Weight, Int8Weight, LinearWeight, W4A8Weight
 from ernie_kernels.reference import ReferenceOps
+from ernie_kernels.sampling import HeadOutput
 
 EXACT = 1e-5
 Change = Callable[[LinearWeight], LinearWeight]
@@ -40,6 +41,14 @@ class WrongHeads(ReferenceOps):
         keys = qkv[:, -2 * width : -width].reshape(len(qkv), -1, cache.spec.head_dim)[:, ::-1]
         swapped = np.concatenate([qkv[:, : -2 * width], keys.reshape(len(qkv), -1), qkv[:, -width:]], axis=1)
         return super().attention(swapped, rotary, cache, batch)
+
+
+class NextTokens(ReferenceOps):
+    """The reference, which chooses the token behind the right one."""
+
+    def lm_head(self, hidden: Any, head: Any, batch: Any) -> HeadOutput:
+        found = super().lm_head(hidden, head, batch)
+        return found._replace(tokens=found.tokens + 1)
 
 
 class Failing(ReferenceOps):
@@ -143,11 +152,18 @@ def test_tables_of_another_sequence_are_found() -> None:
     assert failures(OneTable()) == {"attention, media of VL", "attention, media of PaddleOCR-VL"}
 
 
+def test_tokens_beside_the_right_ones_are_found() -> None:
+    """Whatever error of numbers is allowed, as on a card."""
+    failed = {check.name for check in check_ops(NextTokens(), 0.03) if not check.passed}
+    assert failed == {"choice of tokens"}
+
+
 def test_rates_are_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"hidden_size": 64, "intermediate_size": 64, "vocab_size": 64, "num_hidden_layers": 1}
     monkeypatch.setattr(rates, "_MODEL", {**rates._MODEL, **small})
     monkeypatch.setattr(rates, "_WIDTH", 64)
     monkeypatch.setattr(rates, "_ROWS", 64)
+    monkeypatch.setattr(rates, "_VOCAB", 64)
     monkeypatch.setattr(rates, "_LARGE_POOL", 32)
     measured = [check for check in rates.measure_rates(ReferenceOps()) if check.rate]
     assert [check.name for check in measured] == [

@@ -17,7 +17,12 @@ def test_every_line_has_its_meaning() -> None:
     lines = [*ops._PROGRAMS, *probes._PROBES, *(f"model {family} bf16" for family in models.FAMILIES)]
     lines += [f"rate, {name}" for name in ("bf16 product", "tokens of 1 request", "tokens of 16 requests")]
     lines += [f"rate, one token with {what}" for what in ("a larger cache", "longer rotary tables")]
-    lines += ["CPU fallbacks", "XPU_PADDLE_FC_FLOAT", "rate, bf16 product, XPU_PADDLE_FC_FLOAT=1"]
+    lines += [
+        "rate, choice of tokens",
+        "CPU fallbacks",
+        "XPU_PADDLE_FC_FLOAT",
+        "rate, bf16 product, XPU_PADDLE_FC_FLOAT=1",
+    ]
     assert [line for line in lines if not any(re.fullmatch(each, line) for each in patterns)] == []
     unused = [each for each in patterns if not any(re.fullmatch(each, line) for line in lines)]
     assert unused == []
