@@ -174,6 +174,28 @@ def test_rates_are_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(f"{check.rate:.0f} " in check.found for check in measured)
 
 
+def test_every_other_op_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a tenth, on a card, whose tolerance is the widest."""
+    lines = {
+        "norm": {"norm, add_norm"},
+        "mlp": {"mlp"},
+        "moe": {f"moe {name}" for name in ("bf16", "wint8", "wint4", "w4a8")},
+        "layer_norm": {"layer_norm"},
+        "gelu_mlp": {"gelu_mlp"},
+        "put_rows": {"rows of media"},
+        "attend_patches": {"attention of patches"},
+    }
+
+    def too_large(op: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments: op(*arguments) * np.float32(1.1)
+
+    wrong = ReferenceOps()
+    for op in lines:
+        monkeypatch.setattr(wrong, op, too_large(getattr(wrong, op)))
+    failed = {check.name for check in check_ops(wrong, 0.03) if not check.passed}
+    assert failed == set().union(*lines.values())
+
+
 def test_wrong_heads_are_found() -> None:
     assert {"attention, float32 cache", "attention, int8 cache"} <= failures(WrongHeads())
 
