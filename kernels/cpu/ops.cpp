@@ -33,6 +33,12 @@ QuantizedRows quantized_shape(const PackedLinear& weight) {
     return {nullptr, nullptr, nullptr, stride, (weight.inputs + weight.group - 1) / weight.group, weight.group};
 }
 
+// Whether an integer sum can end where one of its scales does: that of the activations or of the weight.
+bool fits_scale_group(Activation activation, int64_t group) {
+    if (activation == Activation::Int8) return kScaleGroup % group == 0;
+    return activation != Activation::Int16 || kScaleGroup % group == 0 || group % kScaleGroup == 0;
+}
+
 int64_t code_bytes(const PackedLinear& weight) { return weight.in_quads ? sizeof(int8_t) : sizeof(int16_t); }
 
 constexpr int64_t kLine = 64;            // of the caches
@@ -59,12 +65,13 @@ Ops::Ops(int threads, const std::string& instruction_set)
 
 PackedLinear Ops::pack(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t group,
                        const void* source, const WeightScales& scales) {
-    if (scales.of_groups && activation == Activation::Int8 && (group > kScaleGroup || kScaleGroup % group))
-        throw std::invalid_argument("activation group " + std::to_string(group) + " must divide the " +
-                                    std::to_string(kScaleGroup) + " inputs of a scale of the weight");
     if (group < kDepth || group % kDepth || group > kLargestGroup)
         throw std::invalid_argument("activation group " + std::to_string(group) + " must be a multiple of " +
                                     std::to_string(kDepth) + " up to " + std::to_string(kLargestGroup));
+    if (scales.of_groups && !fits_scale_group(activation, group))
+        throw std::invalid_argument("activation group " + std::to_string(group) + " must divide the " +
+                                    std::to_string(kScaleGroup) + " inputs of a scale of the weight" +
+                                    (activation == Activation::Int16 ? ", or be a multiple of them" : ""));
     if (activation == Activation::Bfloat16 && kind != WeightKind::Bfloat16)
         throw std::invalid_argument("activation bfloat16 goes with bfloat16 weights only");
     const std::lock_guard<std::mutex> lock(mutex_);

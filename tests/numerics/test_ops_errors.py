@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, CacheSpec, RotarySpec
 from ernie_kernels.cpu import CpuOps, _cpu, instruction_sets
-from ernie_kernels.formats import ActivationType, Float32Weight, Int4Weight, Int8Weight
+from ernie_kernels.formats import (
+    ActivationType,
+    Float32Weight,
+    Int4Weight,
+    Int8Weight,
+    float32_to_bfloat16,
+    quantize_grouped_int4,
+)
 from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import plain_batch, random_floats, with_fields
 
@@ -93,6 +100,8 @@ def cpu_misfits() -> dict[str, tuple[Callable[[], object], str]]:
     odd = ops.pack_linear(Float32Weight(random_floats(2, 6, 8)), FLOAT32)
     batch = ops.upload(plain_batch(4))
     codes = np.zeros((2, 3), np.int8)
+    grouped = quantize_grouped_int4(random_floats(4, 2, 6))
+    scale_bits = float32_to_bfloat16(grouped.scales)
     return {
         "linear width": (lambda: ops.linear(x[:, :4].copy(), weight), "columns is 4, expected 8"),
         "linear dtype": (lambda: ops.linear(x.astype(np.float64), weight), "x has 2 dimensions and items 'd'"),
@@ -138,6 +147,14 @@ def cpu_misfits() -> dict[str, tuple[Callable[[], object], str]]:
         "activation group": (
             lambda: _cpu.Ops(1, "").pack_int8(codes, np.ones(2, np.float32), "int16", 2048),
             "activation group 2048 must be a multiple of 32 up to 1024",
+        ),
+        "no activation group": (
+            lambda: _cpu.Ops(1, "").pack_grouped_int4(grouped.packed, 6, scale_bits, "int8", 0),
+            "activation group 0 must be a multiple of 32",
+        ),
+        "activation group across scales": (
+            lambda: _cpu.Ops(1, "").pack_grouped_int4(grouped.packed, 6, scale_bits, "int16", 96),
+            "activation group 96 must divide the 64 inputs of a scale of the weight, or be a multiple",
         ),
         "cache size": (lambda: ops.allocate_cache(CacheSpec(0, 4, 1, 8, "float32")), "num_blocks 0 must be"),
         "cache dtype": (lambda: ops.allocate_cache(CacheSpec(1, 4, 1, 8, "int4")), "dtype 'int4' must be"),
