@@ -118,6 +118,9 @@ class Worker:
 
         Of what is free afterwards, nothing but media and the KV cache is taken. The step's own small cache
         stays counted: Paddle keeps it.
+
+        Raises:
+            StartError: the card has no memory for that step.
         """
         if self.card_free_bytes() is None:
             return plan.fixed
@@ -127,8 +130,16 @@ class Worker:
             sampling_batch([(SamplingFilters(top_p=0.8), 0.5)] * len(step.chunks)),
             self.model.config.vocab_size,
         )
-        runner = self.create_runner(replace(self.block_spec(settings), num_blocks=num_blocks))
-        runner.run(step, choices)
+        try:
+            self.create_runner(replace(self.block_spec(settings), num_blocks=num_blocks)).run(step, choices)
+        except MemoryError as error:  # so Paddle reports that a card is full
+            limits = settings.scheduler
+            raise StartError(
+                f"beside the weights, the card has no memory for a step of max_num_batched_tokens "
+                f"{limits.max_num_batched_tokens} and max_num_seqs {limits.max_num_seqs} with max_model_len "
+                f"{settings.loading.max_model_len}; lower them, or share the model between more cards by "
+                "tensor_parallel_size"
+            ) from error
         free = self.card_free_bytes()
         if free is None:
             return plan.fixed

@@ -149,6 +149,24 @@ def test_a_profile_step_decides_what_is_left_for_the_cache(
     assert seen == [plan.budget - (plan.memory - (free_mib << 20)) - plan.media]
 
 
+def test_a_profile_step_that_does_not_fit_is_one_line_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> HeadOutput:
+        raise MemoryError("(ResourceExhausted) Out of memory error on XPU 0.")
+
+    monkeypatch.setattr(ModelRunner, "run", full)
+    backend = replace(
+        REFERENCE, planned_device=lambda _, card_bytes: p800(card_bytes), card_free_bytes=lambda _: GIB
+    )
+    settings = EngineSettings(DENSE).replaced(
+        max_model_len=48, dtype="bfloat16", max_num_seqs=3, max_num_batched_tokens=40
+    )
+    config = ModelConfig.from_directory(DENSE)
+    plan = engine_plan(settings, config, backend, 0, 4 * GIB)
+    worker = Worker.load(settings, config, backend, read_layout(settings.parallel))
+    with pytest.raises(StartError, match=r"max_num_batched_tokens 40 and max_num_seqs 3 .*lower them, or "):
+        worker.affordable_blocks(settings, plan, 0)
+
+
 @pytest.mark.parametrize(
     ("query", "problem"),
     [
