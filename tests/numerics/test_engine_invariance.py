@@ -142,7 +142,7 @@ class House:
 OF_QUANTIZED = (ActivationType.FLOAT32, ActivationType.INT8, ActivationType.INT16)
 MODELS = [
     *(("dense", "wint8", cache_dtype, each) for cache_dtype in ("bfloat16", "int8") for each in OF_QUANTIZED),
-    *(("moe", "wint4", "bfloat16", each) for each in OF_QUANTIZED),
+    *(("moe", "wint4_all", "bfloat16", each) for each in OF_QUANTIZED),
     *(("dense", None, cache_dtype, ActivationType.BFLOAT16) for cache_dtype in ("bfloat16", "int8")),
 ]
 

@@ -137,7 +137,7 @@ class CheckpointWeights(ModelWeights):
         self._checkpoint.close()
 
     def linear(self, role: Role, layer: int = 0, expert: int = 0) -> LinearWeight:
-        """Return the rank's part of the ``[N, K]`` matrix of ``role``, in new memory."""
+        """Return the rank's part of the ``[N, K]`` matrix of ``role``, in new memory or mapped."""
         key = WeightKey(role, layer, expert)
         fmt = self._format(role)
         part = self._part(key)
