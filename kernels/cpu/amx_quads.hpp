@@ -1,7 +1,7 @@
-// Products of int8 codes that have one scale for all inputs (w4a8) and weights in quads (quads.hpp) in the tile
-// registers of AMX, for more than a few rows: integer sums are exact and the float steps those of quad_tile, so
-// the bits are the same. With a scale for every 32 inputs tiles are no faster than vpdpbusd: they are stored
-// and added up too often.
+// Products of codes and weights in quads (quads.hpp) in the tile registers of AMX, for more than a few rows:
+// integer sums are exact and the float steps those of quad_tile, so the bits are the same. The codes are int8
+// ones with one scale for all inputs (w4a8), or the halves of int16 ones. With a scale for every 32 inputs
+// (int8) tiles are no faster than vpdpbusd: they are stored and added up too often.
 #pragma once
 
 #include <vector>
@@ -10,8 +10,9 @@
 
 namespace ernie::ERNIE_VARIANT {
 
-inline constexpr int64_t kLeastTileRows = 12;  // fewer are faster without tiles
-inline constexpr int64_t kTileBytes = 64;      // of a row of a tile
+inline constexpr int64_t kLeastTileRows = 12;   // fewer are faster without tiles
+inline constexpr int64_t kLeastHalvedRows = 8;  // the same of rows of two halves
+inline constexpr int64_t kTileBytes = 64;       // of a row of a tile
 inline constexpr int64_t kQuadRowBytes = 4 * kPanel<Avx512>;
 inline constexpr int64_t kTileSums = kTileRows * Avx512::kLanes;
 
@@ -74,6 +75,51 @@ inline void quad_rows(const LinearTask& task, const int8_t* w, int64_t output, i
     if (output + kHalf < task.weight.outputs) quad_block<2>(task, w + 4 * kHalf, output + kHalf, row, rows);
 }
 
+// Two tiles of halves, 16 rows, times two tiles of outputs, whose bytes are at w. Totals [16][2] of a group are
+// added up in memory of this thread.
+inline void halved_block(const LinearTask& task, const int8_t* w, int64_t output, int64_t row, int64_t rows) {
+    constexpr int kOutputTiles = 2;
+    const QuantizedRows& q = task.quantized;
+    const int32_t offset = task.weight.kind == WeightKind::Int8 ? kByteOffset : kNibbleOffset;
+    const int8_t* x = static_cast<const int8_t*>(q.codes) + 2 * row * q.stride;
+    Avx512 totals[kTileRows][kOutputTiles];
+    for (auto& of_row : totals)
+        for (Avx512& total : of_row) total = Avx512::zero();
+    alignas(64) int32_t sums[4 * kTileSums];
+    for (int64_t g = 0; g < q.groups; ++g) {
+        const int64_t start = g * q.group, left = q.stride - start;
+        zero_tiles();
+        multiply_quads<2>(x + start, q.stride, w + start * kPanel<Avx512>, left < q.group ? left : q.group);
+        _tile_stored(0, sums, kTileBytes);
+        _tile_stored(1, sums + kTileSums, kTileBytes);
+        _tile_stored(2, sums + 2 * kTileSums, kTileBytes);
+        _tile_stored(3, sums + 3 * kTileSums, kTileBytes);
+        for (int64_t r = 0; r < rows; ++r) {
+            const int64_t place = (row + r) * q.groups + g;
+            const __m512i excess = _mm512_set1_epi32(offset * q.sums[place]);
+            const Avx512 scale = Avx512::set(q.scales[place]);
+            const int32_t* high = sums + r / 8 * kOutputTiles * kTileSums + r % 8 * 2 * Avx512::kLanes;
+            for (int i = 0; i < kOutputTiles; ++i, high += kTileSums) {
+                const __m512i both =
+                    Avx512VnniQuads::join(_mm512_load_si512(high), _mm512_load_si512(high + Avx512::kLanes));
+                totals[r][i] =
+                    Avx512::fma(Avx512VnniQuads::to_float(_mm512_sub_epi32(both, excess)), scale, totals[r][i]);
+            }
+        }
+    }
+    const float* bias = task.bias ? task.bias + output : nullptr;
+    for (int64_t r = 0; r < rows; ++r)
+        store_outputs(totals[r], task.weight.scales + output, bias,
+                      task.y + (row + r) * task.weight.outputs + output, task.weight.outputs - output);
+}
+
+// At most 16 rows of halves times a panel.
+inline void halved_rows(const LinearTask& task, const int8_t* w, int64_t output, int64_t row, int64_t rows) {
+    constexpr int64_t kHalf = 2 * Avx512::kLanes;
+    halved_block(task, w, output, row, rows);
+    if (output + kHalf < task.weight.outputs) halved_block(task, w + 4 * kHalf, output + kHalf, row, rows);
+}
+
 struct alignas(64) TileRow {
     int8_t bytes[kTileBytes];
 };
@@ -93,8 +139,8 @@ inline const int8_t* widened_panel(const int8_t* words, int64_t depth) {
 }
 
 // A share is a run of panels, as in amx_bfloat16_linear. Int4 ones are widened once for more rows.
-inline void amx_quad_linear(const LinearTask& task, int part, int parts) {
-    constexpr int64_t kRows = 2 * kTileRows;
+template <int64_t kRows, void (*multiply_rows)(const LinearTask&, const int8_t*, int64_t, int64_t, int64_t)>
+void amx_quad_linear(const LinearTask& task, int part, int parts) {
     const bool is_int4 = task.weight.kind == WeightKind::Int4;
     const int64_t block = is_int4 ? 4 * kRows : kRows, depth = task.quantized.stride;
     const int64_t panel_bytes = depth * kPanel<Avx512> / (is_int4 ? 2 : 1);
@@ -106,15 +152,20 @@ inline void amx_quad_linear(const LinearTask& task, int part, int parts) {
             const int8_t* w = static_cast<const int8_t*>(task.weight.data) + panel * panel_bytes;
             if (is_int4) w = widened_panel(w, depth);
             for (int64_t row = start; row < end; row += kRows)
-                quad_rows(task, w, panel * kPanel<Avx512>, row, row + kRows < end ? kRows : end - row);
+                multiply_rows(task, w, panel * kPanel<Avx512>, row, row + kRows < end ? kRows : end - row);
         }
     }
 }
 
 inline void amx_linear(const LinearTask& task, int part, int parts) {
     if (task.rounded.items) return amx_bfloat16_linear(task, part, parts);
-    const bool has_one_scale = task.weight.in_quads && task.quantized.groups == 1 && !task.weight.group_scales;
-    if (has_one_scale && task.rows >= kLeastTileRows) return amx_quad_linear(task, part, parts);
+    const QuantizedRows& q = task.quantized;
+    if (task.weight.in_quads && !task.weight.group_scales) {
+        if (q.halves == 2 && q.group % kTileBytes == 0 && task.rows >= kLeastHalvedRows)
+            return amx_quad_linear<kTileRows, halved_rows>(task, part, parts);
+        if (q.halves == 1 && q.groups == 1 && task.rows >= kLeastTileRows)
+            return amx_quad_linear<2 * kTileRows, quad_rows>(task, part, parts);
+    }
     linear<Avx512VnniDots, Avx512Bf16Pairs, Avx512VnniQuads>(task, part, parts);
 }
 

@@ -18,13 +18,16 @@ inline constexpr int64_t kDepth = 32;       // bfloat16 ones: a tile of AMX
 inline constexpr int64_t kQuadDepth = 64;   // and quantized ones in quads: a tile of AMX
 inline constexpr int64_t kScaleGroup = 64;  // inputs of a group that has scales of its own
 inline constexpr int32_t kByteOffset = 128, kNibbleOffset = 8;
+// Inputs that share an activation scale. The integer sums of a group stay below 2 ** 31: 1024 * 127 * 127 *
+// 128, or 1024 * 255 * 127 with an offset. With both, they wrap around on their way there.
+inline constexpr int64_t kLargestGroup = 1024;
 
 // Panels of `panel` outputs:
 //   Float32:         [panels][K][panel]
 //   Bfloat16, Int8:  [panels][K / 2][panel][2], inputs in pairs
 //   Int4:            [panels][K / kStep][panel], words of eight codes + 8: inputs 0 2 4 6 1 3 5 7 from the
 //                    lowest nibble, so that a shift and a mask leave a pair in the two halves of a word
-// or, where int8 codes meet them, in quads:
+// or, where codes of one byte or of two meet them, in quads:
 //   Int8:            [panels][K / 4][panel][4], codes + 128
 //   Int4:            [panels][K / kStep][panel], words of eight codes + 8: inputs 0 4 1 5 2 6 3 7 from the
 //                    lowest nibble, so that a shift and a mask leave a quad in the four bytes of a word
@@ -58,16 +61,18 @@ static constexpr int64_t quad_offset(int64_t panel, int64_t lane, int64_t k) {
 static constexpr int64_t pair_nibble(int64_t lane, int64_t k) { return lane * kStep + k / 2 + k % 2 * 4; }
 static constexpr int64_t quad_nibble(int64_t lane, int64_t k) { return lane * kStep + k % 4 * 2 + k / 4; }
 
-// Quantized rows: codes [rows][stride], zero behind the last input; scales and sums [rows][groups]. Codes are
-// int8 for weights in quads, then with the sum of each group, else int16. The stride is a multiple of
-// inputs_together. Memory behind int8 codes can be read, up to a multiple of kRowsTogether rows.
+// Quantized rows: codes [rows][stride], zero behind the last input; scales and sums [rows][groups]. For weights
+// in quads codes are bytes [rows][halves][stride], with the sum of each group; an int16 code has two halves,
+// high * 128 + low. For others codes are int16. The stride is a multiple of inputs_together. Memory behind
+// bytes can be read, up to a multiple of kRowsTogether.
 struct QuantizedRows {
     void* codes;  // null: the rows are not quantized
     float* scales;
-    int32_t* sums;  // null: the codes are int16
+    int32_t* sums;  // null: the weights are in pairs
     int64_t stride;
     int64_t groups;
     int64_t group;  // inputs per scale, a multiple of kDepth
+    int64_t halves;
 };
 
 // Rows rounded to bfloat16: [rows][stride], stride a multiple of kDepth, zero behind the last input; an item is
@@ -200,8 +205,9 @@ struct MaskTask {
 
 struct Kernels {
     const char* name;
-    int64_t panel;           // outputs per panel
-    bool has_int8_in_quads;  // whether int8 weights are, where int8 codes meet them; int4 ones always
+    int64_t panel;            // outputs per panel
+    bool has_int8_in_quads;   // whether int8 weights are, where int8 codes meet them; int4 ones always
+    bool has_int16_in_quads;  // whether all quantized weights are, where int16 codes meet them
     void (*linear)(const LinearTask&, int part, int parts);
     void (*quantize)(const QuantizeTask&, int part, int parts);
     void (*round)(const RoundTask&, int part, int parts);

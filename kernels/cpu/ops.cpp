@@ -15,8 +15,6 @@ constexpr int64_t kChunkBytes = 64 << 10;  // weights that a thread takes at a t
 // So many rows are read again for every chunk: fewer chunks, whose weights stay in the second cache.
 constexpr int64_t kManyRows = 256, kManyRowsChunkBytes = 512 << 10;
 constexpr float kInt8Levels = 127, kInt16Levels = 127 * 128;
-// Integer sums of a group stay below 2 ** 31: 1024 * 127 * 127 * 128, or 1024 * 255 * 127 with an offset.
-constexpr int64_t kLargestGroup = 1024;
 constexpr int64_t kMostStaticInputs = 1 << 20;  // and those of a whole row: 2 ** 20 * 15 * 127
 
 int checked_threads(int threads) {
@@ -30,7 +28,14 @@ QuantizedRows quantized_shape(const PackedLinear& weight) {
     if (weight.activation == Activation::Float32 || weight.activation == Activation::Bfloat16) return {};
     const int64_t together = inputs_together(weight.kind, weight.in_quads);
     const int64_t stride = (weight.inputs + together - 1) / together * together;
-    return {nullptr, nullptr, nullptr, stride, (weight.inputs + weight.group - 1) / weight.group, weight.group};
+    const int64_t groups = (weight.inputs + weight.group - 1) / weight.group;
+    return {nullptr,
+            nullptr,
+            nullptr,
+            stride,
+            groups,
+            weight.group,
+            weight.activation == Activation::Int16 ? 2 : 1};
 }
 
 // Whether an integer sum can end where one of its scales does: that of the activations or of the weight.
@@ -39,7 +44,9 @@ bool fits_scale_group(Activation activation, int64_t group) {
     return activation != Activation::Int16 || kScaleGroup % group == 0 || group % kScaleGroup == 0;
 }
 
-int64_t code_bytes(const PackedLinear& weight) { return weight.in_quads ? sizeof(int8_t) : sizeof(int16_t); }
+int64_t code_bytes(const PackedLinear& weight) {
+    return weight.in_quads && weight.activation != Activation::Int16 ? sizeof(int8_t) : sizeof(int16_t);
+}
 
 constexpr int64_t kLine = 64;            // of the caches
 constexpr int64_t kGatheredAtOnce = 16;  // bytes copied in the time of a multiply-add

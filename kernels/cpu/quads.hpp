@@ -5,12 +5,14 @@
 //
 //   kInputs              inputs of a load: 4, or 8 where two quads are added up in int16 first
 //   kHasInt8             whether int8 weights are in quads; elsewhere pairs are as fast (integer_dot.hpp)
+//   kHasHalves           whether int16 codes meet quads, as two halves, whose sums `join` adds up
 //   kRows                rows of a tile
 //   set(a)               a in every lane
 //   load_int8(p)         quads from bytes [lane][4]
 //   load_int4(p, quad)   quad 0 or 1 of words [lane]: byte i has input i in its low half, input 4 + i above
 //   broadcast(x)         kInputs activation codes in every lane
 //   dot(sum, w, x)       the sum with the products of kInputs inputs
+//   join(high, low)      high * 128 + low
 //
 // No sum overflows: ops.cpp bounds the inputs of a group (kLargestGroup, kMostStaticInputs).
 #pragma once
@@ -34,7 +36,7 @@ struct PortableQuads {
     };
     using Weights = std::array<uint8_t, 16>;
     static constexpr int kInputs = 4, kRows = 2;
-    static constexpr bool kHasInt8 = true;
+    static constexpr bool kHasInt8 = true, kHasHalves = false;
 
     static Sums set(int32_t a) { return {{a, a, a, a}}; }
     static Weights load_int8(const int8_t* p) {
@@ -64,7 +66,7 @@ struct Avx2Quads {
         __m256i first, second;
     };
     static constexpr int kInputs = 8, kRows = 4;
-    static constexpr bool kHasInt8 = false;
+    static constexpr bool kHasInt8 = false, kHasHalves = false;
 
     static Sums set(int32_t a) { return _mm256_set1_epi32(a); }
     static Weights load_int4(const int8_t* p, int) {
@@ -87,7 +89,7 @@ struct Avx2Quads {
 struct Avx2ByteQuads : Avx2Quads {
     using Weights = __m256i;
     static constexpr int kInputs = 4, kRows = 6;
-    static constexpr bool kHasInt8 = true;
+    static constexpr bool kHasInt8 = true, kHasHalves = true;
 
     static Weights load_int8(const int8_t* p) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -96,6 +98,7 @@ struct Avx2ByteQuads : Avx2Quads {
         return _mm256_and_si256(_mm256_srli_epi32(load_int8(p), 4 * quad), _mm256_set1_epi8(15));
     }
     static Weights broadcast(const int8_t* x) { return _mm256_set1_epi32(quad_at(x)); }
+    static Sums join(Sums high, Sums low) { return _mm256_add_epi32(_mm256_slli_epi32(high, 7), low); }
     static Sums dot(Sums sum, Weights w, Weights x) {
         const __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)),
                                                _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
@@ -113,7 +116,7 @@ struct Avx512Quads {
         __m512i first, second;
     };
     static constexpr int kInputs = 8, kRows = 4;
-    static constexpr bool kHasInt8 = false;
+    static constexpr bool kHasInt8 = false, kHasHalves = false;
 
     static Sums set(int32_t a) { return _mm512_set1_epi32(a); }
     static Weights load_int4(const int8_t* p, int) {
@@ -136,7 +139,7 @@ struct Avx512Quads {
 struct Avx512VnniQuads : Avx512Quads {
     using Weights = __m512i;
     static constexpr int kInputs = 4, kRows = 6;
-    static constexpr bool kHasInt8 = true;
+    static constexpr bool kHasInt8 = true, kHasHalves = true;
 
     static Weights load_int8(const int8_t* p) { return _mm512_loadu_si512(p); }
     static Weights load_int4(const int8_t* p, int quad) {
@@ -144,6 +147,7 @@ struct Avx512VnniQuads : Avx512Quads {
                                 _mm512_set1_epi8(15));
     }
     static Weights broadcast(const int8_t* x) { return _mm512_set1_epi32(quad_at(x)); }
+    static Sums join(Sums high, Sums low) { return _mm512_add_epi32(_mm512_slli_epi32(high, 7), low); }
     static Sums dot(Sums sum, Weights w, Weights x) { return in_register(_mm512_dpbusd_epi32(sum, w, x)); }
 };
 #endif
@@ -159,7 +163,7 @@ struct LoweredQuads {
         typename Half::Weights a, b;
     };
     static constexpr int kInputs = Half::kInputs, kRows = 4;
-    static constexpr bool kHasInt8 = Half::kHasInt8;
+    static constexpr bool kHasInt8 = Half::kHasInt8, kHasHalves = Half::kHasHalves;
 
     static Sums set(int32_t a) { return {Half::set(a), Half::set(a)}; }
     static Weights load_int8(const int8_t* p) { return {Half::load_int8(p), Half::load_int8(p + 4 * kHalf)}; }
@@ -167,6 +171,7 @@ struct LoweredQuads {
         return {Half::load_int4(p, quad), Half::load_int4(p + 4 * kHalf, quad)};
     }
     static Weights broadcast(const int8_t* x) { return {Half::broadcast(x), Half::broadcast(x)}; }
+    static Sums join(Sums high, Sums low) { return {Half::join(high.a, low.a), Half::join(high.b, low.b)}; }
     static Sums dot(Sums sum, Weights w, Weights x) {
         return {Half::dot(sum.a, w.a, x.a), Half::dot(sum.b, w.b, x.b)};
     }

@@ -42,7 +42,8 @@ void quantize_group(const float* x, int64_t count, float levels, float* scale, C
     store_codes<D>(x, count, *scale, levels, codes);
 }
 
-inline int32_t sum_of(const int8_t* codes, int64_t count) {
+template <typename Code>
+int32_t sum_of(const Code* codes, int64_t count) {
     int32_t sum = 0;
     for (int64_t k = 0; k < count; ++k) sum += codes[k];
     return sum;
@@ -62,11 +63,33 @@ void quantize_row(const QuantizeTask& task, int64_t row) {
     for (int64_t k = task.width; k < q.stride; ++k) codes[k] = 0;
 }
 
+// int16 codes as two rows of bytes: 127 * 128 = 127 * 128 + 0, -1 = -1 * 128 + 127.
+template <typename D>
+void quantize_halves(const QuantizeTask& task, int64_t row) {
+    const QuantizedRows& q = task.quantized;
+    int8_t* high = static_cast<int8_t*>(q.codes) + 2 * row * q.stride;
+    int8_t* low = high + q.stride;
+    int16_t codes[kLargestGroup];
+    for (int64_t g = 0; g < q.groups; ++g) {
+        const int64_t start = g * q.group, place = row * q.groups + g;
+        const int64_t count = task.width - start < q.group ? task.width - start : q.group;
+        quantize_group<D>(task.x + row * task.width + start, count, task.levels, q.scales + place, codes);
+        for (int64_t k = 0; k < count; ++k) {
+            high[start + k] = int8_t(codes[k] >> 7);
+            low[start + k] = int8_t(codes[k] & 127);
+        }
+        q.sums[place] = sum_of(codes, count);
+    }
+    for (int64_t k = task.width; k < q.stride; ++k) high[k] = low[k] = 0;
+}
+
 template <typename D>
 void quantize(const QuantizeTask& task, int part, int parts) {
     const Range range = share(task.rows, part, parts);
-    for (int64_t row = range.begin; row < range.end; ++row)
-        task.quantized.sums ? quantize_row<D, int8_t>(task, row) : quantize_row<D, int16_t>(task, row);
+    const auto quantize_one = !task.quantized.sums         ? quantize_row<D, int16_t>
+                              : task.quantized.halves == 2 ? quantize_halves<D>
+                                                           : quantize_row<D, int8_t>;
+    for (int64_t row = range.begin; row < range.end; ++row) quantize_one(task, row);
 }
 
 // The fast Walsh-Hadamard transform of `count` numbers, a power of two: sums and differences only.

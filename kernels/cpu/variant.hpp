@@ -29,6 +29,7 @@ constexpr Kernels make_kernels(const char* name) {
     return {.name = name,
             .panel = kPanel<V>,
             .has_int8_in_quads = Q::kHasInt8,
+            .has_int16_in_quads = Q::kHasHalves,
             .linear = linear<D, P, Q>,
             .quantize = quantize<D>,
             .round = round_rows<P>,

@@ -98,7 +98,12 @@ void pack_codes(const PackedLinear& packed, const uint8_t* from, uint8_t* to, in
     pack(from, to, lanes, packed.inputs, packed.panel);
 }
 
-bool is_in_quads(const Kernels& kernels, WeightKind kind, Activation activation) {
+// int16 codes meet weights with scales of groups in pairs: these groups are smaller than those of the codes, of
+// which alone quads have sums.
+bool is_in_quads(const Kernels& kernels, WeightKind kind, Activation activation, bool has_groups) {
+    if (activation == Activation::Int16)
+        return kernels.has_int16_in_quads && !has_groups &&
+               (kind == WeightKind::Int4 || kind == WeightKind::Int8);
     if (activation != Activation::Int8 && activation != Activation::StaticInt8) return false;
     return kind == WeightKind::Int4 || (kind == WeightKind::Int8 && kernels.has_int8_in_quads);
 }
@@ -146,7 +151,7 @@ WeightView PackedLinear::view(int64_t first, int64_t count) const {
 PackedLinear pack_linear(const Kernels& kernels, WeightKind kind, Activation activation, int64_t outputs,
                          int64_t inputs, int64_t group, const void* source, const WeightScales& scales,
                          ThreadPool& pool) {
-    const bool in_quads = is_in_quads(kernels, kind, activation);
+    const bool in_quads = is_in_quads(kernels, kind, activation, scales.of_groups != nullptr);
     const int64_t padded = round_up(outputs, kernels.panel);
     const int64_t bytes = padded * round_up(inputs, inputs_together(kind, in_quads)) * bits_of(kind) / 8;
     PackedLinear packed{kind,  activation, in_quads, outputs, inputs, kernels.panel,

@@ -259,7 +259,8 @@ _CPU_ACTIVATIONS = (
     ActivationType.FLOAT32,
     ActivationType.BFLOAT16,
 )
-_FAST_INT8 = ("avx512-vnni", "avx512-bf16", "avx512-amx")
+_FAST_INT8 = ("avx512-vnni", "avx512-bf16")
+_TILES = "avx512-amx"
 
 
 def _cpu_activation(quantization: str | None) -> ActivationType:
@@ -267,7 +268,11 @@ def _cpu_activation(quantization: str | None) -> ActivationType:
 
     docs/quantization.md has what it costs in accuracy, docs/performance.md what it gains.
     """
-    is_fast = quantization is not None and _cpu_instruction_set() in _FAST_INT8
+    if quantization is None:
+        return ActivationType.INT16
+    instruction_set = _cpu_instruction_set()
+    # Tiles make int16 the faster one, except for weights with scales of groups, which are not made in them.
+    is_fast = quantization == "wint4_all" if instruction_set == _TILES else instruction_set in _FAST_INT8
     return ActivationType.INT8 if is_fast else ActivationType.INT16
 
 

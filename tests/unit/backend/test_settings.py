@@ -42,15 +42,21 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("instruction_set", "expected"),
-    [("avx2", "int16"), ("avx512", "int16"), ("avx512-vnni", "int8"), ("avx512-amx", "int8")],
+    ("instruction_set", "quantization", "expected"),
+    [
+        ("avx2", "wint8", "int16"),
+        ("avx512", "wint8", "int16"),
+        ("avx512-vnni", "wint8", "int8"),
+        ("avx512-amx", "wint8", "int16"),
+        ("avx512-amx", "wint4_all", "int8"),
+    ],
 )
 def test_quantized_weights_meet_int8_where_it_is_fast(
-    monkeypatch: pytest.MonkeyPatch, instruction_set: str, expected: str
+    monkeypatch: pytest.MonkeyPatch, instruction_set: str, quantization: str, expected: str
 ) -> None:
     monkeypatch.setattr(backends, "_cpu_instruction_set", lambda: instruction_set)
     for auto in ("", "auto"):
-        settings = _read(quantization="wint8", activation_dtype=auto)
+        settings = _read(quantization=quantization, activation_dtype=auto)
         assert settings.loading.activation_dtype.value == expected
         assert settings.notices == ()
         assert _read(activation_dtype=auto).loading.activation_dtype is ActivationType.INT16
