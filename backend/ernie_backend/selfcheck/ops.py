@@ -175,7 +175,7 @@ def _choice(given: Bench) -> Floats:
         GREEDY,
         SamplingFilters(0.3, top_p=0.8),
         SamplingFilters(1.0, top_k=1000),
-        SamplingFilters(0.5, min_p=0.01, top_k=50, top_p=0.9),
+        SamplingFilters(0.5, 0.01, 50, 0.9),
     )
     rows, width = len(filters), 32
     bench = Bench.of(given.ops, rows, width)
