@@ -182,13 +182,15 @@ class Channel(Generic[M]):
                     self._write(item)
                 with self._sending:
                     self._num_queued -= 1
-            self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             self._give_up(error)
         except Exception as error:  # without its writer this end would seem alive, but send nothing
             logger.exception("a message to %s cannot be sent", self._peer)
             self._fault = error
             self.break_off()
+        else:
+            with contextlib.suppress(OSError):  # the peer has gone, and the reader has closed it
+                self._socket.shutdown(socket.SHUT_WR)
 
     def _give_up(self, error: Exception) -> None:
         logger.info("%s takes no more messages: %s", self._peer, error)
