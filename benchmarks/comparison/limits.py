@@ -74,7 +74,7 @@ def instruction(facts: dict[str, Any]) -> str:
     if activation == "int8":
         return "tdpbssd" if tiles else "vpdpbusd zmm" if vnni else "vpmaddubsw ymm"
     if activation == "int16":
-        return "vpdpwssd zmm" if vnni else "vpmaddwd ymm"
+        return "tdpbssd twice" if tiles else "vpdpbusd zmm twice" if vnni else "vpmaddwd ymm"
     if activation == "bfloat16" and level in ("avx512-bf16", "avx512-amx"):
         return "tdpbf16ps" if tiles else "vdpbf16ps zmm"
     return "vfmadd231ps zmm" if wide else "vfmadd231ps ymm"
