@@ -165,7 +165,7 @@ def _reasons(results: Results, chosen: Sequence[Row]) -> list[str]:
     for row in chosen:
         reasons.update(results["rows"].get(row.name, {"not_run": {}})["not_run"])
     lines = [f"Not measured yet: {', '.join(missing)}."] if missing else []
-    return [*lines, *(f"Not run: {name}: {reason}." for name, reason in sorted(reasons.items()))]
+    return [*lines, *(f"Not run: {name}: {reason.rstrip('.')}." for name, reason in sorted(reasons.items()))]
 
 
 def _servers(results: Results) -> str:
@@ -175,7 +175,7 @@ def _servers(results: Results) -> str:
         for name in row.contenders:
             samples = record["samples"].get(name)
             if not samples:
-                lines.append([str(row.size), name, "not run", "", "", "", ""])
+                lines.append([str(row.size), name, "not run", *[""] * 5])
                 continue
             columns = {key: [each[key] for each in samples] for key in samples[0]}
             first = [_range(columns[f"first_{rank}_ms"], ",.0f") for rank in ("p50", "p99")]
@@ -214,7 +214,7 @@ def _output(results: Results, name: str) -> str:
     record = results["rows"].get(name)
     if record is None or not record.get("output"):
         reason = "not measured yet" if record is None else "; ".join(record["not_run"].values())
-        return f"Not run: {reason}."
+        return f"Not run: {reason.rstrip('.')}."
     return "\n".join(["```", *record["output"], "```"])
 
 
