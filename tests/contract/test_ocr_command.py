@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -51,8 +52,9 @@ class Api:
                 self.send_response(status)
                 for name, text in {**headers, "Content-Length": str(len(content))}.items():
                     self.send_header(name, text)
-                self.end_headers()
-                self.wfile.write(content)
+                with contextlib.suppress(ConnectionError):  # the command may have been interrupted
+                    self.end_headers()
+                    self.wfile.write(content)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
