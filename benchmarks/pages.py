@@ -22,6 +22,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from model_shapes import SHAPE
+
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "model_repository" / "ernie-tiny" / "weights"
 PLACEHOLDER, START, END = 100295, 101305, 101306
@@ -33,23 +35,10 @@ CONFIG: dict[str, Any] = {
     "vision_end_token_id": END,
     "tie_word_embeddings": False,
     "text_config": {
+        **{name: value for name, value in SHAPE.items() if name not in ("architectures", "rope_theta")},
         "model_type": "paddleocr_vl_text",
-        "vocab_size": 103424,
-        "hidden_size": 1024,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 18,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "head_dim": 128,
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-5,
         "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0, "mrope_section": [16, 24, 24]},
         "tie_word_embeddings": False,
-        "use_bias": False,
-        "hidden_act": "silu",
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
     },
     "vision_config": {
         "model_type": "paddleocr_vl_vision",
