@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "amx.hpp"
+#include "quad_linear.hpp"
 
 namespace ernie::ERNIE_VARIANT {
 
@@ -15,6 +16,14 @@ inline constexpr int64_t kLeastHalvedRows = 8;  // the same of rows of two halve
 inline constexpr int64_t kTileBytes = 64;       // of a row of a tile
 inline constexpr int64_t kQuadRowBytes = 4 * kPanel<Avx512>;
 inline constexpr int64_t kTileSums = kTileRows * Avx512::kLanes;
+
+// Tiles 0 to 3 to [4][16][16].
+inline void store_sums(int32_t* sums) {
+    _tile_stored(0, sums, kTileBytes);
+    _tile_stored(1, sums + kTileSums, kTileBytes);
+    _tile_stored(2, sums + 2 * kTileSums, kTileBytes);
+    _tile_stored(3, sums + 3 * kTileSums, kTileBytes);
+}
 
 // Tiles 0 to 3 += `inputs` codes at x times bytes at w: kRowTiles tiles of rows times the others of outputs.
 template <int kRowTiles>
@@ -47,11 +56,8 @@ void quad_block(const LinearTask& task, const int8_t* w, int64_t output, int64_t
     zero_tiles();
     multiply_quads<kRowTiles>(static_cast<const int8_t*>(q.codes) + row * q.stride, q.stride, w, q.stride);
     alignas(64) int32_t sums[4 * kTileSums];
-    _tile_stored(0, sums, kTileBytes);
-    _tile_stored(1, sums + kTileSums, kTileBytes);
-    _tile_stored(2, sums + 2 * kTileSums, kTileBytes);
-    _tile_stored(3, sums + 3 * kTileSums, kTileBytes);
-    const int32_t offset = task.weight.kind == WeightKind::Int8 ? kByteOffset : kNibbleOffset;
+    store_sums(sums);
+    const int32_t offset = offset_of(task.weight.kind == WeightKind::Int8 ? 8 : 4);
     const float* bias = task.bias ? task.bias + output : nullptr;
     for (int64_t r = 0; r < rows; ++r) {
         const __m512i excess = _mm512_set1_epi32(offset * q.sums[row + r]);
@@ -80,7 +86,7 @@ inline void quad_rows(const LinearTask& task, const int8_t* w, int64_t output, i
 inline void halved_block(const LinearTask& task, const int8_t* w, int64_t output, int64_t row, int64_t rows) {
     constexpr int kOutputTiles = 2;
     const QuantizedRows& q = task.quantized;
-    const int32_t offset = task.weight.kind == WeightKind::Int8 ? kByteOffset : kNibbleOffset;
+    const int32_t offset = offset_of(task.weight.kind == WeightKind::Int8 ? 8 : 4);
     const int8_t* x = static_cast<const int8_t*>(q.codes) + 2 * row * q.stride;
     Avx512 totals[kTileRows][kOutputTiles];
     for (auto& of_row : totals)
@@ -90,10 +96,7 @@ inline void halved_block(const LinearTask& task, const int8_t* w, int64_t output
         const int64_t start = g * q.group, left = q.stride - start;
         zero_tiles();
         multiply_quads<2>(x + start, q.stride, w + start * kPanel<Avx512>, left < q.group ? left : q.group);
-        _tile_stored(0, sums, kTileBytes);
-        _tile_stored(1, sums + kTileSums, kTileBytes);
-        _tile_stored(2, sums + 2 * kTileSums, kTileBytes);
-        _tile_stored(3, sums + 3 * kTileSums, kTileBytes);
+        store_sums(sums);
         for (int64_t r = 0; r < rows; ++r) {
             const int64_t place = (row + r) * q.groups + g;
             const __m512i excess = _mm512_set1_epi32(offset * q.sums[place]);
