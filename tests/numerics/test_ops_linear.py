@@ -135,7 +135,7 @@ def test_many_rows_and_panels_are_the_rows_alone(isa: str) -> None:
     for name, activation in WEIGHT_TYPES:
         packed = ops.pack_linear(make_weight(random_floats(12, 200, 2600), name), activation)
         whole = ops.linear(x, packed)
-        for row in (0, 5, 47, 48, 49, 69):
+        for row in range(len(x)):  # tiles have 2 to 32 rows, by type and instruction set
             np.testing.assert_array_equal(bits(ops.linear(x[row : row + 1], packed)[0]), bits(whole[row]))
 
 
