@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import Batch, MlpWeights
 from ernie_kernels.communicator import Communicator
-from ernie_kernels.fastdeploy import library as vendor
+from ernie_kernels.fastdeploy import limits as vendor
 from ernie_kernels.fastdeploy.library import Library, Lineage
 from ernie_kernels.fastdeploy.ops import FastDeployOps
 from ernie_kernels.formats import round_to_bfloat16

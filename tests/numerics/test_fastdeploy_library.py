@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ernie_backend.devices.backend import XPU, fastdeploy_file
+from ernie_backend.devices.backend import XPU
+from ernie_backend.devices.xpu_ops import fastdeploy_file
 from ernie_backend.errors import StartError
 from ernie_kernels.fastdeploy.library import (
     FOLDER,

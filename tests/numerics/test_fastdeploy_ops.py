@@ -26,7 +26,8 @@ from ernie_backend.selfcheck.probes import check_probes
 from ernie_backend.settings.engine_settings import SchedulerLimits
 from ernie_kernels.api import CacheScales, CacheSpec, ExpertBank, MlpWeights, RotarySpec, UnsupportedError
 from ernie_kernels.fastdeploy import moe
-from ernie_kernels.fastdeploy.library import BLOCK_SIZES, Lineage
+from ernie_kernels.fastdeploy.library import Lineage
+from ernie_kernels.fastdeploy.limits import BLOCK_SIZES
 from ernie_kernels.fastdeploy.ops import FastDeployOps
 from ernie_kernels.fastdeploy.step import describe_step
 from ernie_kernels.formats import (

@@ -13,34 +13,32 @@ which one it is.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from ernie_backend.devices import xpu_ops
 from ernie_backend.devices.device import Device, composed_p800, cpu, p800
 from ernie_backend.devices.host import usable_cores
 from ernie_backend.devices.kunlunxin import VISIBLE_DEVICES, check_xpu_host, read_xpu_host
 from ernie_backend.errors import StartError
 from ernie_kernels.api import Ops
 from ernie_kernels.communicator import Communicator, ProcessGroupConfig
+from ernie_kernels.fastdeploy.limits import why_refused
 from ernie_kernels.formats import ActivationType
+from ernie_kernels.needs import Needs
 from ernie_kernels.sampling import TokenSampler
 
 if TYPE_CHECKING:
     from ernie_kernels.cpu import CpuOps
-
-logger = logging.getLogger(__name__)
 
 CPU_PROMPT_TOKENS = 256
 """Prompt tokens of a step on a CPU: the fewest that cost little speed, since running streams wait for each step
 (docs/performance.md has the measurement)."""
 CARD_STEP_TOKENS = 2048
 AUTO = "auto"
-XPU_OPS = "ERNIE_XPU_OPS"
-"""Environment variable that chooses between FastDeploy's ops and composed ones."""
 
 
 class HostReport(NamedTuple):
@@ -71,10 +69,9 @@ class Backend:
         has_grouped_int4: whether it computes int4 weights with a scale for each group of inputs (wint4_all).
         token_sampler: returns what samples tokens from logits on the host, from the ops.
         instruction_set: returns the one in use, where it is the machine's; None: the same everywhere.
-        why_no_cache: returns why it lacks a KV cache of a block size and type, with or without static scales;
-            None: it has one.
-        vendor_device: returns the card as it is with its maker's kernels, which this backend lacks, from its
-            bytes; None: there are none.
+        why_refused: returns what its ops lack of a service's needs, with the way out; None: nothing.
+        fallback_device: returns the card with the ops that are used where the better ones are not installed,
+            from its bytes; None: there are no others.
         nodes: pattern of the device files in /dev of a card; None: it needs none.
         variable: environment variable by which a user chooses cards.
         check_host: returns what this machine says as the host of so many ranks; StartError: it cannot be.
@@ -92,8 +89,8 @@ class Backend:
     has_int8_head: bool = True
     has_grouped_int4: bool = True
     instruction_set: Callable[[], str] | None = None
-    why_no_cache: Callable[[int, str, bool], str | None] = lambda *_: None
-    vendor_device: Callable[[int | None], Device] | None = None
+    why_refused: Callable[[Needs], str | None] = lambda _: None
+    fallback_device: Callable[[int | None], Device] | None = None
     nodes: str | None = None
     variable: str | None = None
     check_host: Callable[[int], HostReport] = lambda _: HostReport()
@@ -138,6 +135,17 @@ def find_backend(
     return CPU, None
 
 
+def planned_xpu(environment: Mapping[str, str] = os.environ, device_nodes: Path = Path("/dev")) -> Backend:
+    """Return the XPU that a plan is for: this machine's, or, if it has none, one with FastDeploy's ops.
+
+    Raises:
+        StartError: the user's choice of ops is none.
+    """
+    has_cards = any(device_nodes.glob(str(XPU.nodes)))
+    is_elsewhere = not has_cards and xpu_ops.chosen_ops(environment) != xpu_ops.COMPOSED
+    return _FASTDEPLOY_XPU if is_elsewhere else XPU
+
+
 def _cpu_ops(threads: int, group: ProcessGroupConfig | None) -> CpuOps:
     from ernie_kernels.cpu import ISA_VARIABLE, CpuOps
 
@@ -154,76 +162,9 @@ def _reference_ops(_: int, group: ProcessGroupConfig | None) -> Ops:
     return ReferenceOps(None if group is None else _host_communicator(group))
 
 
-def fastdeploy_file(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Return the file of FastDeploy's ops if they are installed and wanted; None: ops are composed.
-
-    Raises:
-        StartError: ``ERNIE_XPU_OPS`` has no such value, or wants ops that are not there.
-    """
-    from ernie_kernels.fastdeploy.library import find_library
-
-    choice = environment.get(XPU_OPS) or AUTO
-    if choice not in (AUTO, "fastdeploy", "composed"):
-        raise StartError(f"{XPU_OPS} is {choice!r}; choose auto, fastdeploy or composed")
-    file = None if choice == "composed" else find_library()
-    if file is None and choice == "fastdeploy":
-        raise StartError(
-            f"{XPU_OPS} is fastdeploy, and FastDeploy's XPU ops are not installed in this Python; install "
-            "fastdeploy-xpu, or choose composed, the slow fallback"
-        )
-    return file
-
-
-def _xpu_ops(_: int, group: ProcessGroupConfig | None) -> Ops:
-    from ernie_kernels.paddle import PaddleOps
-    from ernie_kernels.paddle.process_group import join_device_group
-
-    place = "xpu:0" if group is None else f"xpu:{group.card}"
-    file = fastdeploy_file()
-    if file is None:
-        logger.warning(
-            "notice: ops are composed of Paddle's, the slow fallback, since FastDeploy's XPU ops are not "
-            "installed in this Python, or %s says so",
-            XPU_OPS,
-        )
-        return PaddleOps(place, None if group is None else join_device_group(group, place))
-    from ernie_kernels.fastdeploy.library import load_library
-    from ernie_kernels.fastdeploy.ops import FastDeployOps
-
-    library = load_library(file)
-    logger.info("start: FastDeploy's ops of version %s, from %s", library.lineage.value, file)
-    return FastDeployOps(place, library, None if group is None else join_device_group(group, place))
-
-
 def _check_xpu(ranks: int) -> HostReport:
     host = read_xpu_host()
     return HostReport(check_xpu_host(host, ranks), host.free_bytes(ranks))
-
-
-def _xpu_free_bytes(ops: Ops) -> int | None:
-    """Ask xpu-smi, as before the weights were loaded; Paddle where xpu-smi does not say.
-
-    Paddle 3.3 takes the card's number among the visible ones, and the library that it asks (xpuml, by which
-    FastDeploy asks for the machine's own numbers) need not know ``XPU_VISIBLE_DEVICES``: Paddle may answer for
-    another card. So it is only asked where both numbers are the same.
-    """
-    from ernie_kernels.paddle import PaddleOps
-
-    paddle_ops, host = cast(PaddleOps, ops), read_xpu_host()
-    place = paddle_ops.card
-    free = host.card_free_bytes(place)
-    is_renumbered = host.chosen[place : place + 1] != (place,)
-    return free if free is not None or is_renumbered else paddle_ops.free_bytes()
-
-
-def _xpu_device(_: int, card_bytes: int | None) -> Device:
-    return composed_p800(card_bytes) if fastdeploy_file() is None else p800(card_bytes)
-
-
-def _why_no_xpu_cache(block_size: int, dtype: str, has_scales: bool) -> str | None:
-    from ernie_kernels.fastdeploy.library import why_no_cache
-
-    return None if fastdeploy_file() is None else why_no_cache(block_size, dtype, has_scales=has_scales)
 
 
 def _host_communicator(group: ProcessGroupConfig) -> Communicator[Any]:
@@ -297,22 +238,24 @@ REFERENCE = Backend(
 )
 XPU = Backend(
     name="xpu",
-    make_ops=_xpu_ops,
-    planned_device=_xpu_device,
+    make_ops=xpu_ops.make_ops,
+    planned_device=xpu_ops.planned_device,
     step_tokens=lambda _: CARD_STEP_TOKENS,
     activations=(ActivationType.BFLOAT16,),
     default_activation=lambda _: ActivationType.BFLOAT16,
     has_int8_head=False,
     has_grouped_int4=False,
     token_sampler=_cpu_sampler,
-    why_no_cache=_why_no_xpu_cache,
-    vendor_device=p800,
+    why_refused=xpu_ops.why_refused,
+    fallback_device=composed_p800,
     nodes="xpu[0-9]*",
     variable=VISIBLE_DEVICES,
     check_host=_check_xpu,
     free_bytes=lambda ranks: read_xpu_host().free_bytes(ranks),
-    card_free_bytes=_xpu_free_bytes,
+    card_free_bytes=xpu_ops.card_free_bytes,
 )
+_FASTDEPLOY_XPU = replace(XPU, planned_device=lambda _, card: p800(card), why_refused=why_refused)
+"""An XPU of a machine where FastDeploy's ops are installed, as docs/xpu.md sets it up."""
 BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in (CPU, XPU, REFERENCE)}
 DEVICES = (AUTO, *BACKENDS)
 """The values of ``--device``."""

@@ -12,31 +12,41 @@ from typing import Any
 
 from ernie_backend.config.architectures import ARCHITECTURES
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.devices.backend import AUTO, find_backend
+from ernie_backend.devices.backend import AUTO, Backend, find_backend
 from ernie_backend.errors import StartError
 from ernie_backend.settings.engine_settings import SETTINGS, EngineSettings
 from ernie_backend.weights.precision import OF_EXPERTS, check_activation_setting
 from ernie_backend.weights.sharding import check_split, expert_block
 from ernie_kernels.formats import ACTIVATION_LEVELS, ActivationType
+from ernie_kernels.needs import Needs
 
 
-def read_settings(parameters: Mapping[str, str], config: ModelConfig) -> EngineSettings:
+def read_settings(
+    parameters: Mapping[str, str], config: ModelConfig, backend: Backend | None = None
+) -> EngineSettings:
     """Return the settings in an entry's parameters; absent or empty ones take their defaults.
 
     Parameters that are not the engine's are the stub's or the frontend's, and are left alone.
 
+    Args:
+        parameters: the entry's.
+        config: the model's.
+        backend: what computes; None: what the parameter ``device`` names on this machine.
+
     Raises:
-        StartError: a value is outside its limits; names the parameter, the value and the limit.
+        StartError: a value is outside its limits, or the backend lacks what it needs; names the parameter, the
+            value and the limit.
     """
     directory = model_directory(parameters)
     given = _given(parameters)
     notices: list[str] = []
     settings = EngineSettings(directory, served_model_name=directory.name).replaced(**given)
-    settings = settings.replaced(**_model_values(given, settings, config, notices))
-    settings = settings.replaced(**_derived_defaults(given, settings))
+    backend = backend or find_backend(settings.device)[0]
+    settings = settings.replaced(**_model_values(given, settings, config, backend, notices))
+    settings = settings.replaced(**_derived_defaults(given, settings, backend))
     block = expert_block(config.quantization_config, settings.loading.quantization)
     check_split(config, settings.parallel.shard(config), block)
-    _check_cache(settings, config)
+    _check_kernels(settings, config, backend)
     return settings.replaced(notices=tuple(notices))
 
 
@@ -61,14 +71,17 @@ def _given(parameters: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _model_values(
-    given: Mapping[str, Any], settings: EngineSettings, config: ModelConfig, notices: list[str]
+    given: Mapping[str, Any],
+    settings: EngineSettings,
+    config: ModelConfig,
+    backend: Backend,
+    notices: list[str],
 ) -> dict[str, Any]:
     """Return the settings on which the model has a say."""
     stored, limit = config.quantization_config, config.max_position_embeddings
     length, quantization = settings.loading.max_model_len, _quantization(settings, config, notices)
     if "max_model_len" in given and length > limit:
         notices.append(f"max_model_len {length} is lowered to the model's max_position_embeddings {limit}")
-    backend, _ = find_backend(settings.device)
     if quantization == "wint4_all" and not backend.has_grouped_int4:
         raise StartError(
             f"quantization wint4_all is for CPUs; device {backend.name} has no kernel for int4 in groups of "
@@ -80,26 +93,33 @@ def _model_values(
     if ARCHITECTURES[config.architecture].tower is None:
         unused = [name for name in vars(settings.media) if name in given]
         notices += [f"{name} has no effect: {config.architecture} reads only text" for name in unused]
-    activation = _activation(given, settings, quantization)
+    activation = _activation(given, settings, quantization, backend)
     is_chosen = given.get("activation_dtype", AUTO) != AUTO
     if quantization is None and is_chosen and activation.value in ACTIVATION_LEVELS:
         notices.append(f"activation_dtype {activation.value} is for quantized weights; these see float32")
     return {**values, "activation_dtype": activation}
 
 
-def _check_cache(settings: EngineSettings, config: ModelConfig) -> None:
-    """Check that the device has such a KV cache: before weights are loaded, which take minutes."""
-    backend, _ = find_backend(settings.device)
-    stored = config.quantization_config
-    has_scales = stored is not None and stored.has_cache_scales
-    reason = backend.why_no_cache(settings.cache.block_size, settings.cache_dtype, has_scales)
+def _check_kernels(settings: EngineSettings, config: ModelConfig, backend: Backend) -> None:
+    """Check that the kernels take such a service: before weights are loaded, which takes minutes."""
+    stored, shard = config.quantization_config, settings.parallel.shard(config)
+    reason = backend.why_refused(
+        Needs(
+            block_size=settings.cache.block_size,
+            cache_dtype=settings.cache_dtype,
+            has_cache_scales=stored is not None and stored.has_cache_scales,
+            is_interleaved=ARCHITECTURES[config.architecture].is_interleaved,
+            spreads_experts=shard.is_expert_parallel and shard.size > 1,
+        )
+    )
     if reason is not None:
         raise StartError(reason)
 
 
-def _activation(given: Mapping[str, Any], settings: EngineSettings, quantization: str | None) -> ActivationType:
+def _activation(
+    given: Mapping[str, Any], settings: EngineSettings, quantization: str | None, backend: Backend
+) -> ActivationType:
     """Return how activations are rounded: as the user chose, else as the device does by default."""
-    backend, _ = find_backend(settings.device)
     requested = given.get("activation_dtype", AUTO)
     activation = backend.default_activation(quantization) if requested == AUTO else ActivationType(requested)
     if activation not in backend.activations:
@@ -138,9 +158,8 @@ def _quantization(settings: EngineSettings, config: ModelConfig, notices: list[s
     return requested
 
 
-def _derived_defaults(given: Mapping[str, Any], settings: EngineSettings) -> dict[str, Any]:
+def _derived_defaults(given: Mapping[str, Any], settings: EngineSettings, backend: Backend) -> dict[str, Any]:
     """Return the settings that follow from others, from the device or from the environment."""
-    backend, _ = find_backend(settings.device)
     values: dict[str, Any] = {"has_int8_head": backend.has_int8_head}
     limits = settings.scheduler
     if "max_num_batched_tokens" not in given:

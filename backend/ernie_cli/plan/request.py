@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ernie_backend.config.fields import ConfigFields
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.devices.backend import AUTO, BACKENDS, XPU, Backend, find_backend
+from ernie_backend.devices.backend import AUTO, BACKENDS, XPU, Backend, find_backend, planned_xpu
 from ernie_backend.devices.device import GIB, Device
 from ernie_backend.devices.host import available_bytes
 from ernie_backend.parallel.layout import read_machines
@@ -37,7 +37,7 @@ class PlanRequest:
         shape: its sizes.
         settings: of the service.
         device: on which it runs.
-        composed: the same device with this project's own ops, if ``device`` has other kernels.
+        composed: the same device with the ops of the slow fallback, if ``device`` has better ones.
         assumed: the sizes that could not be confirmed.
         notices: how the settings were changed, and what they lack.
         serve_flags: of a row, those of the ``serve`` that it stands for, with values; of others none.
@@ -81,9 +81,7 @@ def plan_request(given: Mapping[str, str]) -> PlanRequest:
     if model.directory is not None:
         shape = read_shape(model.directory, is_dummy=settings.loading.is_dummy)
     memory = int(float(given["--device-memory"]) * GIB) if "--device-memory" in given else None
-    device, composed = _device(backend, memory, settings), None
-    if backend.vendor_device is not None and model.directory is None:
-        device, composed = backend.vendor_device(memory), device
+    device, composed = _devices(backend, memory, settings)
     return PlanRequest(
         model.name,
         shape,
@@ -135,8 +133,10 @@ def _backend(given: Mapping[str, str], *, is_found: bool) -> Backend:
     """Return the backend; ``auto`` for a directory is the one found here."""
     requested = given.get("--device", AUTO)
     if requested == AUTO:
-        return find_backend(AUTO)[0] if is_found else XPU
-    return XPU if requested == P800 else BACKENDS[requested]
+        backend = find_backend(AUTO)[0] if is_found else XPU
+    else:
+        backend = XPU if requested == P800 else BACKENDS[requested]
+    return planned_xpu() if backend is XPU else backend
 
 
 def _settings(given: Mapping[str, str], config: ModelConfig, model: _Model, backend: Backend) -> EngineSettings:
@@ -147,16 +147,21 @@ def _settings(given: Mapping[str, str], config: ModelConfig, model: _Model, back
     }
     if model.directory is None:  # no checkpoint that could lack something
         parameters["load_choices"] = "dummy"
-    return read_settings(parameters, config)
+    return read_settings(parameters, config, backend)
 
 
-def _device(backend: Backend, memory: int | None, settings: EngineSettings) -> Device:
-    """Return the device as the engine knows it; ranks on CPUs have the memory of all machines."""
+def _devices(backend: Backend, memory: int | None, settings: EngineSettings) -> tuple[Device, Device | None]:
+    """Return the device as the engine knows it, and with the ops of the slow fallback, if it has better ones.
+
+    Ranks on CPUs have the memory of all machines.
+    """
     host = available_bytes() if memory is None else memory
     machines, _ = read_machines(settings.parallel)
     if memory is None:  # of the cards in this machine, if there are any
         memory = backend.free_bytes(settings.parallel.tensor_parallel_size)
-    return backend.planned_device(host * max(1, len(machines)), memory)
+    device = backend.planned_device(host * max(1, len(machines)), memory)
+    fallback = None if backend.fallback_device is None else backend.fallback_device(memory)
+    return device, None if fallback == device else fallback
 
 
 def _notices(settings: EngineSettings, shape: ModelShape) -> tuple[str, ...]:

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from ernie_kernels.api import CacheSpec, UnsupportedError
 from ernie_kernels.cache_format import check_cache_spec
-from ernie_kernels.fastdeploy.library import Library, why_no_cache
+from ernie_kernels.fastdeploy.library import Library
+from ernie_kernels.fastdeploy.limits import why_refused
 from ernie_kernels.fastdeploy.rotary import BlockRotary, style_arguments
 from ernie_kernels.fastdeploy.upload import FastDeployStep
 from ernie_kernels.formats import float32_to_bfloat16
+from ernie_kernels.needs import Needs
 from ernie_kernels.paddle.place import Place, Tensor, paddle
 
 _LEVELS = np.float32(127)
@@ -35,15 +37,15 @@ class BlockCache:
     scales: dict[str, Tensor | None]
 
     @classmethod
-    def allocate(cls, spec: CacheSpec, place: Place) -> BlockCache:
-        """Allocate zeros.
+    def allocate(cls, spec: CacheSpec, place: Place, *, is_interleaved: bool) -> BlockCache:
+        """Allocate zeros for keys of which rotary pairs are (2i, 2i + 1), or (i, i + head_dim / 2).
 
         Raises:
             UnsupportedError: FastDeploy's kernels have no such cache.
             ValueError: the dtype is unknown, or the scales do not fit.
         """
         check_cache_spec(spec)
-        reason = why_no_cache(spec.block_size, spec.dtype, has_scales=spec.scales is not None)
+        reason = why_refused(Needs(spec.block_size, spec.dtype, spec.scales is not None, is_interleaved))
         if reason is not None:
             raise UnsupportedError(reason)
         shape = (spec.num_blocks, spec.num_kv_heads, spec.block_size, spec.head_dim)

@@ -24,8 +24,6 @@ from typing import Any
 Op = Callable[..., Any]
 
 FOLDER = "model_executor/ops/xpu"
-BLOCK_SIZES = frozenset({64})
-"""Tokens of a block with which the kernels were read to be tested: FastDeploy's default for XPUs."""
 FILES = ("fastdeploy_ops.py", "fastdeploy_ops_pd_.so")
 """The loader that Paddle writes beside an extension, and the extension; the first that is there is taken."""
 _MODULE = "fastdeploy_ops"
@@ -133,29 +131,6 @@ class Library:
                 raise RuntimeError(_unknown(name, argument_names(op, name) ^ _ARGUMENTS[name]))
             ops[name] = op
         return cls(**ops, lineage=_lineage(argument_names(ops["block_attn"], "block_attn")))
-
-
-def why_no_cache(block_size: int, dtype: str, *, has_scales: bool) -> str | None:
-    """Return why FastDeploy's kernels have no such KV cache, and what to use instead; None: they have it.
-
-    Args:
-        block_size: tokens of a block.
-        dtype: of keys and values.
-        has_scales: whether the checkpoint has static scales for int8.
-    """
-    if block_size not in BLOCK_SIZES:
-        return (
-            f"FastDeploy's kernels take blocks of {', '.join(map(str, BLOCK_SIZES))} tokens; block_size is "
-            f"{block_size}; leave it out, or use ERNIE_XPU_OPS=composed, the slow fallback"
-        )
-    if dtype == "float32":
-        return "FastDeploy's kernels have no float32 cache; use --dtype bfloat16"
-    if dtype == "int8" and not has_scales:
-        return (
-            "FastDeploy's kernels have an int8 cache with static scales only; leave kv_cache_dtype out, or "
-            "make a checkpoint with scales by ernie-triton quantize --kv-cache c8"
-        )
-    return None
 
 
 def find_library(package: str = "fastdeploy") -> Path | None:

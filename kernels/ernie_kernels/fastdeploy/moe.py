@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ernie_kernels.api import ExpertBank, UnsupportedError
 from ernie_kernels.fastdeploy.attention import first
 from ernie_kernels.fastdeploy.library import Library, Lineage
+from ernie_kernels.fastdeploy.limits import SPREAD_EXPERTS
 from ernie_kernels.formats import (
     Bfloat16Weight,
     Int4Weight,
@@ -156,10 +157,7 @@ class FastDeployBank:
         """
         router, count = bank.router, len(bank.router.gate)
         if check_router(router, bank.local_experts) != range(count):
-            raise UnsupportedError(
-                "FastDeploy's kernels take all experts of a layer; leave --enable-expert-parallel out, so that "
-                "--tensor-parallel-size gives each card a part of every expert"
-            )
+            raise UnsupportedError(SPREAD_EXPERTS)
         gate_up, down = HostStack(count), HostStack(count)
         number = 0
         for number, expert in enumerate(bank.experts, 1):

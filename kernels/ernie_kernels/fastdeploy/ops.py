@@ -20,7 +20,6 @@ from ernie_kernels.api import (
     Moe,
     Rotary,
     RotarySpec,
-    UnsupportedError,
 )
 from ernie_kernels.batch_checks import check_axes, check_batch
 from ernie_kernels.communicator import Communicator
@@ -95,13 +94,10 @@ class FastDeployOps(PaddleOps):
         """Allocate the KV cache of one layer."""
         if self._is_attention_composed:
             return super().allocate_cache(spec)
-        if spec.dtype == "int8" and self._rotary is not None and not self._rotary.interleaved:
-            raise UnsupportedError(
-                "FastDeploy's kernels have no int8 cache for rotary pairs (i, i + head_dim / 2); use "
-                "--kv-cache-dtype bfloat16, or ERNIE_XPU_OPS=composed, the slow fallback"
-            )
+        is_interleaved = self._rotary is None or self._rotary.interleaved
+        cache = BlockCache.allocate(spec, self._place, is_interleaved=is_interleaved)
         self._cache = spec
-        return BlockCache.allocate(spec, self._place)
+        return cache
 
     def upload(self, batch: Batch) -> DeviceStep:
         """Bring a step's index arrays to the place, in one copy."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_kernels.fastdeploy import library as vendor
+from ernie_kernels.fastdeploy import limits as vendor
 from ernie_kernels.fastdeploy.library import Lineage
 from ernie_kernels.formats import round_to_bfloat16
 from fakes.fastdeploy.places import check

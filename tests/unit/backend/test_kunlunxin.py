@@ -89,7 +89,7 @@ def test_after_loading_the_same_card_is_asked_as_before(
     host = machine(tmp_path)
     cards = {each: Card({1: 2, 6: 6}.get(each, 0) * GIB, 96 * GIB) for each in range(shown)}
     monkeypatch.setattr(
-        "ernie_backend.devices.backend.read_xpu_host", lambda: replace(host, visible=visible, cards=cards)
+        "ernie_backend.devices.xpu_ops.read_xpu_host", lambda: replace(host, visible=visible, cards=cards)
     )
     ops: Any = SimpleNamespace(card=1, free_bytes=lambda: GIB)
     assert XPU.card_free_bytes(ops) == (None if expected is None else expected * GIB)

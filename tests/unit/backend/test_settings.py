@@ -21,7 +21,7 @@ from ernie_backend.settings.reader import read_settings
 from ernie_backend.settings.speculative_config import SpeculativeConfig
 from ernie_kernels.cpu import instruction_sets
 from ernie_kernels.formats import ActivationType
-from support.paths import DENSE
+from support.paths import DATA, DENSE
 
 CONFIG = replace(ModelConfig.from_directory(DENSE), max_position_embeddings=131072)
 
@@ -361,20 +361,29 @@ def test_the_first_port_counts_and_an_empty_one_is_any(value: str, port: int) ->
     assert _read(engine_worker_queue_port=value).parallel.engine_worker_queue_port == port
 
 
-def test_caches_that_fastdeploy_lacks_are_refused_before_weights_are_loaded(
+def test_what_fastdeploy_lacks_is_refused_before_weights_are_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not where ops are composed, nor on other devices."""
     file: Path | None = Path("ops.so")
-    monkeypatch.setattr("ernie_backend.devices.backend.fastdeploy_file", lambda: file)
+    monkeypatch.setattr("ernie_backend.devices.xpu_ops.fastdeploy_file", lambda: file)
     assert _read(device="xpu").cache.block_size == 64
     with pytest.raises(StartError, match=r"blocks of 64 tokens; block_size is 16; leave it out, or .*composed"):
         _read(device="xpu", block_size="16")
     with pytest.raises(StartError, match=r"static scales only; leave kv_cache_dtype out, or .*--kv-cache c8"):
         _read(device="xpu", kv_cache_dtype="int8")
+    experts, ocr = (ModelConfig.from_directory(DATA / name) for name in ("moe", "paddleocr_vl"))
+    spread = {"model": "/m/x", "device": "xpu", "tensor_parallel_size": "2", "enable_expert_parallel": "true"}
+    with pytest.raises(StartError, match=r"all experts of a layer; leave --enable-expert-parallel out"):
+        read_settings(spread, experts)
+    read_settings({**spread, "tensor_parallel_size": "1"}, experts)
+    read_settings(spread, CONFIG)  # a dense model, where it means nothing
+    with pytest.raises(StartError, match=r"no int8 cache for this model's rotary pairs .*leave kv_cache_dtype"):
+        read_settings({"model": "/m/x", "device": "xpu", "kv_cache_dtype": "int8"}, ocr)
     assert _read(device="cpu", block_size="16", kv_cache_dtype="int8").cache_dtype == "int8"
     file = None
     assert _read(device="xpu", block_size="16", kv_cache_dtype="int8").cache.block_size == 16
+    assert read_settings(spread, experts).parallel.enable_expert_parallel
 
 
 def test_an_xpu_computes_in_bfloat16() -> None:

@@ -171,13 +171,13 @@ def test_a_directory_is_planned_for_what_is_found_here(run_plan: RunPlan) -> Non
 
 def test_flags_win_over_those_of_a_row(run_plan: RunPlan) -> None:
     status, shown = run_plan(
-        "--model", "ernie-4.5-300b-a47b-wint4-32k-tp4", "-tp", "8", "--kv_cache_dtype=int8", "--json"
+        "--model", "ernie-4.5-300b-a47b-wint4-32k-tp4", "-tp", "8", "--max_num_seqs=4", "--json"
     )
     plan = json.loads(shown)
     assert status == 0
     assert plan["settings"]["tensor_parallel_size"] == plan["devices"] == 8
     assert plan["settings"]["quantization"] == "wint4"
-    assert plan["kv_cache_per_token"] == 54 * 2 * (128 + 4)
+    assert plan["settings"]["max_num_seqs"] == 4
 
 
 @pytest.mark.parametrize(
@@ -194,6 +194,9 @@ def test_flags_win_over_those_of_a_row(run_plan: RunPlan) -> None:
         (f"--model {DENSE} --device-memory 1e308", "--device-memory"),
         (f"--model {DENSE} --maxlen 3", "--max-model-len"),
         (f"--model {EXPERTS} --quantization w4a8", "scales"),
+        (f"--model {EXPERTS} --device xpu --block-size 16", "block_size is 16; leave it out"),
+        (f"--model {NAMES[0]} --enable-expert-parallel", "leave --enable-expert-parallel out"),
+        (f"--model {NAMES[0]} --kv-cache-dtype int8", "static scales only"),
         (f'--model {VL_424B} {MEDIA} \'{{"image_max_pixels": "x"}}\'', "'x'"),
         (f"--model {VL_424B} {MEDIA} '{{\"image_max_pixels\": true}}'", "True"),
     ],
@@ -248,7 +251,8 @@ def test_sentences_are_wrapped_at_the_width_of_the_terminal() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_row_comes_with_its_command(name: str, run_plan: RunPlan) -> None:
+def test_a_row_comes_with_its_command(name: str, run_plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERNIE_XPU_OPS", "composed")  # which take --enable-expert-parallel
     switches = ["--enable-expert-parallel", "--no-enable-prefix-caching"]
     shown = run_plan(name, "--max-num-seqs", "2", *switches, "--device", "xpu", "--api-key", "secret-1")[1]
     text = shown[shown.index("  ernie-triton serve ") :]
@@ -315,4 +319,18 @@ def test_what_the_composed_ops_need_is_told(run_plan: RunPlan) -> None:
     plan = json.loads(run_plan("--model", name, "--json")[1])
     codes = 0.99 * plan["weights"]["routed experts"]  # the rest are scales, which take no more
     assert plan["composed_ops"]["needed"] > plan["needed"] + codes
-    assert "With ops composed" not in run_plan("--model", str(DENSE), "--device", "p800")[1]
+    assert "With ops composed" in run_plan("--model", str(DENSE), "--device", "p800")[1]
+    assert "With ops composed" not in run_plan("--model", str(DENSE), "--device", "cpu")[1]
+
+
+def test_composed_ops_take_what_those_of_fastdeploy_lack(
+    run_plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERNIE_XPU_OPS", "composed")
+    flags = ("-tp", "2", "--enable-expert-parallel", "--kv-cache-dtype", "int8", "--block-size", "16", "--json")
+    status, shown = run_plan("--model", "ERNIE-4.5-21B-A3B", *flags)
+    plan = json.loads(shown)
+    assert status == 0
+    assert "slow fallback" in plan["device"]
+    assert plan["composed_ops"] is None
+    assert plan["kv_cache_per_token"] == 28 * 2 * 2 * (128 + 4)

@@ -10,17 +10,20 @@ from pathlib import Path
 import pytest
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.devices.backend import BACKENDS
+from ernie_backend.devices.backend import BACKENDS, XPU, planned_xpu
 from ernie_backend.devices.backend import DEVICES as SERVE_DEVICES
 from ernie_backend.devices.device import GIB, p800
+from ernie_backend.errors import StartError
 from ernie_backend.planning.engine_plan import engine_plan
 from ernie_backend.planning.memory_plan import plan_memory
+from ernie_cli.errors import CommandError
 from ernie_cli.flags.parameters import engine_parameters
 from ernie_cli.flags.parser import parsed_flags
 from ernie_cli.flags.plan import DEVICES, PLAN_GROUPS
 from ernie_cli.plan.request import plan_request
 from ernie_cli.presets.rows import ROWS
 from ernie_cli.serve.printed_config import engine_settings
+from ernie_kernels.needs import Needs
 from support.paths import DATA, DENSE
 
 VL_424B = "ernie-4.5-vl-424b-a47b-wint8-32k-tp8"
@@ -39,7 +42,7 @@ def test_larger_pictures_take_more() -> None:
     assert larger - usual == (12845056 - 6177 * 28 * 28) // 14**2 * (3 * 14**2 + 7 * 1280) * 2
 
 
-@pytest.mark.parametrize("kind", ["cpu", "xpu"])
+@pytest.mark.parametrize("kind", ["cpu", "xpu composed", "xpu fastdeploy"])
 @pytest.mark.parametrize(
     "flags",
     [
@@ -55,14 +58,42 @@ def test_larger_pictures_take_more() -> None:
 def test_plan_and_engine_plan_a_directory_alike(
     monkeypatch: pytest.MonkeyPatch, name: str, flags: str, kind: str
 ) -> None:
-    monkeypatch.setattr("ernie_cli.plan.request.find_backend", lambda asked: (BACKENDS[kind], None))
+    """A machine that has the device; what the engine refuses there, ``plan`` refuses in its words."""
+    device, _, ops = kind.partition(" ")
+    monkeypatch.setattr(
+        "ernie_backend.devices.xpu_ops.fastdeploy_file", {"fastdeploy": Path}.get(ops, lambda: None)
+    )
+    monkeypatch.setattr("ernie_cli.plan.request.find_backend", lambda asked: (BACKENDS[device], None))
+    monkeypatch.setattr("ernie_cli.plan.request.planned_xpu", lambda: XPU)
     monkeypatch.setattr("ernie_cli.plan.request.available_bytes", lambda: GIB)
     given = parsed_flags(shlex.split(flags), PLAN_GROUPS)
-    settings = engine_settings(DATA / name, {**engine_parameters(given), "device": kind})
+    try:
+        settings = engine_settings(DATA / name, {**engine_parameters(given), "device": device})
+    except CommandError as error:
+        assert ops == "fastdeploy"
+        with pytest.raises(StartError, match=f"^{re.escape(error.message)}$"):
+            plan_request({**given, "--model": str(DATA / name)})
+        return
     request = plan_request({**given, "--model": str(DATA / name)})
     planned = plan_memory(request.shape, request.settings, request.device)
-    assert planned == engine_plan(settings, ModelConfig.from_directory(DATA / name), BACKENDS[kind], GIB)
+    assert planned == engine_plan(settings, ModelConfig.from_directory(DATA / name), BACKENDS[device], GIB)
     assert request.notices == settings.notices
+
+
+@pytest.mark.parametrize(
+    ("cards", "ops", "device"),
+    [(0, "auto", "P800"), (0, "composed", "composed"), (2, "auto", "composed"), (2, "composed", "composed")],
+)
+def test_a_machine_without_cards_plans_for_one_with_fastdeploys_ops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cards: int, ops: str, device: str
+) -> None:
+    """One with cards plans for itself; FastDeploy is not installed here."""
+    for card in range(cards):
+        (tmp_path / f"xpu{card}").touch()
+    monkeypatch.setenv("ERNIE_XPU_OPS", ops)
+    planned = planned_xpu(device_nodes=tmp_path)
+    assert device in planned.planned_device(0, None).name
+    assert (planned.why_refused(Needs(16, "bfloat16")) is None) == (device == "composed")
 
 
 def test_a_step_has_the_tokens_of_the_device() -> None:

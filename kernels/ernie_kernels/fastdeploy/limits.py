@@ -1,0 +1,38 @@
+"""What FastDeploy's kernels for XPUs do not take, with the way out: one rule for plan, start and ops."""
+
+from __future__ import annotations
+
+from ernie_kernels.needs import Needs
+
+BLOCK_SIZES = frozenset({64})
+"""Tokens of a block with which the kernels were read to be tested: FastDeploy's default for XPUs."""
+SPREAD_EXPERTS = (
+    "FastDeploy's kernels take all experts of a layer; leave --enable-expert-parallel out, so that "
+    "--tensor-parallel-size gives each card a part of every expert"
+)
+"""Why a rank cannot have some of the experts only."""
+
+
+def why_refused(needs: Needs) -> str | None:
+    """Return what the kernels lack of ``needs``, and what to use instead; None: nothing."""
+    if needs.spreads_experts:
+        return SPREAD_EXPERTS
+    if needs.block_size not in BLOCK_SIZES:
+        return (
+            f"FastDeploy's kernels take blocks of {', '.join(map(str, BLOCK_SIZES))} tokens; block_size is "
+            f"{needs.block_size}; leave it out, or use ERNIE_XPU_OPS=composed, the slow fallback"
+        )
+    if needs.cache_dtype == "float32":
+        return "FastDeploy's kernels have no float32 cache; use --dtype bfloat16"
+    if needs.cache_dtype == "int8" and not needs.is_interleaved:
+        return (
+            "FastDeploy's kernels have no int8 cache for this model's rotary pairs (i, i + head_dim / 2); "
+            "leave kv_cache_dtype out, or, if the checkpoint has scales for it, use ERNIE_XPU_OPS=composed, "
+            "the slow fallback"
+        )
+    if needs.cache_dtype == "int8" and not needs.has_cache_scales:
+        return (
+            "FastDeploy's kernels have an int8 cache with static scales only; leave kv_cache_dtype out, or "
+            "make a checkpoint with scales by ernie-triton quantize --kv-cache c8"
+        )
+    return None
