@@ -3,14 +3,18 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <new>
 
 namespace ernie {
 namespace {
 
-constexpr size_t kCacheLine = 64, kHugePage = size_t(2) << 20;
+constexpr size_t kCacheLine = 64, kHugePage = size_t(2) << 20, kChunk = size_t(64) << 20;
+
+size_t round_up(size_t bytes, size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
 
 // Makes the whole pages at `memory`, which begins one, read as zeros: the kernel takes them away and gives
 // zeroed ones at the next touch. Returns how many bytes they have; 0 where it does not do that.
@@ -25,17 +29,32 @@ size_t drop_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) 
 
 }  // namespace
 
-void FreeDeleter::operator()(void* memory) const { std::free(memory); }
-
 Memory allocate_zeroed(size_t bytes) {
     const bool is_large = bytes >= kHugePage;
-    // Not a multiple of huge pages: what a matrix of an expert would be rounded up by adds up to gigabytes.
-    const size_t rounded = (bytes + kCacheLine) / kCacheLine * kCacheLine;
+    const size_t rounded = round_up(bytes + 1, kCacheLine);
     void* memory = nullptr;
     if (posix_memalign(&memory, is_large ? kHugePage : kCacheLine, rounded) != 0) throw std::bad_alloc();
     const size_t zeroed = is_large ? drop_pages(memory, rounded) : 0;
     std::memset(static_cast<char*>(memory) + zeroed, 0, rounded - zeroed);
-    return Memory(memory);
+    return Memory(memory, std::free);
+}
+
+Memory allocate_in_chunk(size_t bytes) {
+    static std::mutex mutex;
+    static std::weak_ptr<void> last;  // the chunk with room, while one of its allocations lives
+    static size_t used = 0, size = 0;
+    const std::lock_guard<std::mutex> lock(mutex);
+    const size_t rounded = round_up(bytes + 1, kCacheLine);
+    Memory chunk = last.lock();
+    if (!chunk || size - used < rounded) {
+        size = std::max(kChunk, round_up(rounded, kHugePage));
+        chunk = allocate_zeroed(size);
+        last = chunk;
+        used = 0;
+    }
+    const Memory memory(chunk, static_cast<char*>(chunk.get()) + used);
+    used += rounded;
+    return memory;
 }
 
 }  // namespace ernie

@@ -1,5 +1,5 @@
-// Zeroed memory aligned for SIMD; large allocations ask for huge pages and become resident as they are touched,
-// each page on the NUMA node of the thread that touches it first.
+// Zeroed memory aligned for SIMD. It becomes resident as it is touched, each page on the NUMA node of the thread
+// that touches it first.
 #pragma once
 
 #include <cstddef>
@@ -7,13 +7,14 @@
 
 namespace ernie {
 
-struct FreeDeleter {
-    void operator()(void* memory) const;
-};
+using Memory = std::shared_ptr<void>;
 
-using Memory = std::unique_ptr<void, FreeDeleter>;
-
-// Throws std::bad_alloc.
+// Large allocations ask for huge pages. Throws std::bad_alloc.
 Memory allocate_zeroed(size_t bytes);
+
+// For what lives as long as a model: allocations lie one after another in large chunks of huge pages, of which a
+// matrix alone would fill the last one in part only. A chunk is freed with the last of its allocations. Throws
+// std::bad_alloc.
+Memory allocate_in_chunk(size_t bytes);
 
 }  // namespace ernie

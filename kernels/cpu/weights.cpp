@@ -156,14 +156,14 @@ PackedLinear pack_linear(const Kernels& kernels, WeightKind kind, Activation act
     const int64_t bytes = padded * round_up(inputs, inputs_together(kind, in_quads)) * bits_of(kind) / 8;
     PackedLinear packed{kind,  activation, in_quads, outputs, inputs, kernels.panel,
                         group, bytes,      nullptr,  nullptr, nullptr};
-    packed.data = allocate_zeroed(size_t(packed.bytes));
+    packed.data = allocate_in_chunk(size_t(packed.bytes));
     if (scales.of_outputs) {
-        packed.scales = allocate_zeroed(size_t(padded) * sizeof(float));
+        packed.scales = allocate_in_chunk(size_t(padded) * sizeof(float));
         std::memcpy(packed.scales.get(), scales.of_outputs, size_t(outputs) * sizeof(float));
     }
     if (scales.of_groups) {
         const int64_t groups = groups_of(inputs), panel = kernels.panel;
-        packed.group_scales = allocate_zeroed(size_t(padded * groups) * sizeof(uint16_t));
+        packed.group_scales = allocate_in_chunk(size_t(padded * groups) * sizeof(uint16_t));
         auto* target = static_cast<uint16_t*>(packed.group_scales.get());
         for (int64_t n = 0; n < outputs; ++n)
             for (int64_t g = 0; g < groups; ++g)
