@@ -27,6 +27,19 @@ inline constexpr int kPanel = kRegisters<V> * V::kLanes;
 // Activations of a block: they stay in the second cache for all panels.
 inline constexpr int64_t kRowBlockBytes = 256 << 10;
 
+// How far ahead of their use weights are asked for: processors' own prefetching leaves a part of the bandwidth
+// (docs/performance.md).
+inline constexpr int64_t kAheadBytes = 6 << 10;
+
+// The first rows bring the weights from memory, the others find them in cache. Addresses past the end do no
+// harm.
+template <int64_t kBytes>
+void prefetch_weights(const void* w, int64_t row) {
+    if (row != 0) return;
+    for (int64_t line = 0; line < kBytes; line += 64)
+        __builtin_prefetch(static_cast<const char*>(w) + kAheadBytes + line, 0, 2);
+}
+
 template <typename V, int kCount>
 void store_outputs(const V (&values)[kCount], const float* scales, const float* bias, float* y, int64_t count) {
     for (int i = 0; i < kCount; ++i) {
@@ -94,7 +107,10 @@ void pair_tile(const LinearTask& task, const typename P::Item* x, int64_t stride
     for (auto& row_sums : sums)
         for (V& sum : row_sums) sum = V::zero();
     int64_t k = 0;
-    for (; k + 1 < depth; k += 2, w += 2 * kPanel<V>) add_pair<P, P::kSteps, kRows>(w, x + k, stride, sums);
+    for (; k + 1 < depth; k += 2, w += 2 * kPanel<V>) {
+        prefetch_weights<2 * kPanel<V> * sizeof(uint16_t)>(w, row);
+        add_pair<P, P::kSteps, kRows>(w, x + k, stride, sums);
+    }
     if (k < depth) add_pair<P, 1, kRows>(w, x + k, stride, sums);  // unrounded rows are not padded
     store_tile<V, kRows>(sums, task, panel, row);
 }
@@ -197,7 +213,9 @@ const int8_t* sum_group(const QuantizedRows& q, int64_t row, int64_t begin, int6
     const int16_t* codes = static_cast<const int16_t*>(q.codes) + row * q.stride;
     for (auto& row_sums : sums)
         for (auto& sum : row_sums) sum = D::zero();
-    for (int64_t k = begin; k < end; k += kStep, w += kStep * kPanel<V> * kBits / 8) {
+    constexpr int64_t kStepBytes = kStep * kPanel<V> * kBits / 8;
+    for (int64_t k = begin; k < end; k += kStep, w += kStepBytes) {
+        prefetch_weights<kStepBytes>(w, row);
         for (int pair = 0; pair < kStep / 2; ++pair) {
             typename D::Register weights[kRegisters<V>];
             for (int i = 0; i < kRegisters<V>; ++i) weights[i] = load_pair<D, kBits>(w, pair, i);

@@ -49,8 +49,10 @@ void quad_tile(const LinearTask& task, int64_t panel, int64_t row) {
                 for (auto& sum : halves[r * kHalves + half]) sum = Q::set(half == kHalves - 1 ? start : 0);
         }
         const int64_t end = (g + 1) * q.group < q.stride ? (g + 1) * q.group : q.stride;
-        for (int64_t k = g * q.group; k < end; k += kStep, w += kStepBytes)
+        for (int64_t k = g * q.group; k < end; k += kStep, w += kStepBytes) {
+            prefetch_weights<kStepBytes>(w, row);
             add_step<Q, kBits, kRows * kHalves>(w, x + k, q.stride, halves);
+        }
         for (int r = 0; r < kRows; ++r)
             for (int i = 0; i < kRegisters<V>; ++i) {
                 if constexpr (kHalves == 2)
