@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from ernie_backend.devices.backend import XPU
 from ernie_backend.devices.xpu_ops import fastdeploy_file
 from ernie_backend.errors import StartError
+from ernie_cli.doctor.finding import Verdict
+from ernie_cli.doctor.xpu_checks import check_operators
 from ernie_kernels.fastdeploy.library import (
     FOLDER,
     NEEDED,
@@ -20,6 +23,7 @@ from ernie_kernels.fastdeploy.library import (
     load_library,
 )
 from fakes.fastdeploy.library import BLOCK_ATTN, fastdeploy_module
+from support.paths import ROOT
 
 SOURCE = """
 from ernie_kernels.fastdeploy.library import Lineage
@@ -89,6 +93,19 @@ def test_a_library_that_does_not_load(package: Path) -> None:
         load_library(package)
     with pytest.raises(StartError, match="device xpu cannot be used: FastDeploy's XPU ops"):
         XPU.create_ops(1)
+
+
+def test_doctor_says_which_version_is_installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded by another process, which may end."""
+    monkeypatch.setenv("PYTHONPATH", f"{package.parents[3]}:{ROOT / 'tests'}")
+    finding = check_operators()
+    assert finding.verdict is Verdict.OK, finding
+    assert re.search(r"version 2\.4 and 2\.5: .*blocks of 64 tokens.*no expert parallelism", finding.found)
+    package.write_text("import no_such_paddle")
+    finding = check_operators()
+    assert finding.verdict is Verdict.FAIL
+    assert re.search("no_such_paddle.*version.txt", finding.found)
+    assert "ERNIE_XPU_OPS=composed" in finding.fix
 
 
 def test_which_ops_an_xpu_has(package: Path) -> None:

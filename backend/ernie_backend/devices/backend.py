@@ -128,7 +128,8 @@ def find_backend(
         if backend.nodes is not None and any(device_nodes.glob(backend.nodes)):
             if chosen is None or chosen.strip():
                 return backend, None
-            return CPU, f"{backend.variable} is empty: using the CPU"
+            hidden = f"which hides this machine's {backend.name.upper()}s"
+            return CPU, f"{backend.variable} is empty, {hidden}: using the CPU; unset it to use them"
         if chosen:
             missing = backend.name.upper()
             return CPU, f"{backend.variable} is set, but this machine has no {missing}: using the CPU"

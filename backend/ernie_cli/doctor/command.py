@@ -6,19 +6,20 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from ernie_backend.devices.backend import AUTO, CPU, DEVICES, XPU, find_backend
-from ernie_backend.devices.kunlunxin import UNCHECKED, read_xpu_host
+from ernie_backend.devices.kunlunxin import UNCHECKED, VISIBLE_DEVICES, read_xpu_host
 from ernie_backend.settings.kinds import Choice, Integer
 from ernie_cli.doctor.bundle import write_bundle
 from ernie_cli.doctor.finding import Finding, Verdict, warn
 from ernie_cli.doctor.host_checks import check_host
 from ernie_cli.doctor.selfcheck import check_device
-from ernie_cli.doctor.xpu_checks import check_xpu
+from ernie_cli.doctor.xpu_checks import check_operators, check_xpu
 from ernie_cli.flags.service import DEFAULT_PORT
 from ernie_frontend.arguments import Parser, checked
 from ernie_frontend.log_output import print_result
@@ -38,8 +39,8 @@ def doctor(arguments: Sequence[str]) -> int:
         OSError: the bundle cannot be written.
     """
     options = _parser().read(arguments)
-    backend, _ = find_backend(options.device)
-    checks = _checks(options, backend.name)
+    backend, notice = find_backend(options.device)
+    checks = _checks(options, backend.name, notice)
     findings = list(checks if options.json else _printed(checks))
     if options.json:
         print_result(json.dumps([each._asdict() for each in findings], indent=2))
@@ -50,13 +51,15 @@ def doctor(arguments: Sequence[str]) -> int:
     return FAILED_STATUS if failures else 0
 
 
-def _checks(options: object, device: str) -> Iterator[Finding]:
+def _checks(options: object, device: str, notice: str | None) -> Iterator[Finding]:
     get = vars(options)
+    if notice is not None:
+        yield warn("device", notice, f"unset {VISIBLE_DEVICES}, or choose with --device cpu")
     parameters = {"tensor_parallel_size": str(get["tensor_parallel_size"]), "device": device}
     yield from check_host(get["port"], get["host"], get["model"], parameters)
     has_cards = True
     if device == XPU.name:
-        for finding in check_xpu(read_xpu_host(), get["tensor_parallel_size"]):
+        for finding in chain(check_xpu(read_xpu_host(), get["tensor_parallel_size"]), [check_operators()]):
             has_cards &= finding.verdict is not Verdict.FAIL
             yield finding
     if not get["selfcheck"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 from ernie_backend.devices.kunlunxin import (
@@ -12,9 +14,13 @@ from ernie_backend.devices.kunlunxin import (
     XpuHost,
     problems,
 )
+from ernie_backend.devices.xpu_ops import COMPOSED, XPU_OPS, chosen_ops, fastdeploy_file
+from ernie_backend.errors import StartError
 from ernie_backend.planning.units import format_bytes
 from ernie_cli.doctor.finding import Finding, fail, ok, warn
 
+_OPERATORS = "XPU operators"
+_LOAD_TIMEOUT_S = 120
 _LEAST = {"driver": LEAST_DRIVER, "firmware": LEAST_FIRMWARE}
 
 
@@ -38,6 +44,35 @@ def check_xpu(host: XpuHost, num_ranks: int) -> Iterator[Finding]:
             yield ok(f"XPU {name}", value)
     if host.num_nodes and VISIBLE_DEVICES not in found:
         yield from _cards(host, has_enough="cards" not in found)
+
+
+def check_operators() -> Finding:
+    """Return which operators would compute, and what follows from that.
+
+    FastDeploy's tell their version once they are loaded, which takes a process of its own: they may end it.
+    """
+    try:
+        file, is_chosen = fastdeploy_file(), chosen_ops() == COMPOSED
+    except StartError as error:
+        return fail(_OPERATORS, error.message, f"unset {XPU_OPS} to take what is installed")
+    if file is None:
+        why = f"{XPU_OPS} is {COMPOSED}" if is_chosen else "FastDeploy's are not installed in this Python"
+        found = f"{why}: all are composed of Paddle's, the slow fallback, which takes every setting"
+        fix = f"unset {XPU_OPS}" if is_chosen else "pip install --requirement docker/requirements-xpu.txt"
+        return warn(_OPERATORS, found, f"{fix} (docs/xpu.md)")
+    command = [sys.executable, "-m", "ernie_kernels.fastdeploy", str(file)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_LOAD_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        return fail(_OPERATORS, f"{file} does not load within {_LOAD_TIMEOUT_S} s", f"{XPU_OPS}={COMPOSED}")
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"loading {file} ends with status {done.returncode}"])[-1]
+        return fail(
+            _OPERATORS, last, f"install the versions of docker/requirements-xpu.txt, or {XPU_OPS}={COMPOSED}"
+        )
+    return ok(_OPERATORS, f"FastDeploy's in {file}, version {done.stdout.strip().splitlines()[-1]}")
 
 
 def _cards(host: XpuHost, *, has_enough: bool) -> Iterator[Finding]:

@@ -76,7 +76,7 @@ def plan_request(given: Mapping[str, str]) -> PlanRequest:
     if model.row is not None:
         given = {**model.row.options, **given}
     shape = replace(shape_of(model.fields), num_parts=model.num_parts)
-    backend = _backend(given, is_found=model.directory is not None)
+    backend, notice = _backend(given, is_found=model.directory is not None)
     settings = _settings(given, shape.config, model, backend)
     if model.directory is not None:
         shape = read_shape(model.directory, is_dummy=settings.loading.is_dummy)
@@ -89,7 +89,7 @@ def plan_request(given: Mapping[str, str]) -> PlanRequest:
         device,
         composed,
         model.assumed,
-        _notices(settings, shape),
+        tuple(filter(None, (*_notices(settings, shape), notice))),
         _serve_flags(model.row, requested),
     )
 
@@ -129,14 +129,14 @@ def _nearest(name: str) -> str:
     return (f"near are {', '.join(known[each] for each in near)}; " if near else "") + "docs/plan.md lists them"
 
 
-def _backend(given: Mapping[str, str], *, is_found: bool) -> Backend:
-    """Return the backend; ``auto`` for a directory is the one found here."""
-    requested = given.get("--device", AUTO)
-    if requested == AUTO:
-        backend = find_backend(AUTO)[0] if is_found else XPU
+def _backend(given: Mapping[str, str], *, is_found: bool) -> tuple[Backend, str | None]:
+    """Return the backend, and a notice or None; ``auto`` for a directory is the one found here."""
+    requested, notice = given.get("--device", AUTO), None
+    if requested == AUTO and is_found:
+        backend, notice = find_backend(AUTO)
     else:
-        backend = XPU if requested == P800 else BACKENDS[requested]
-    return planned_xpu() if backend is XPU else backend
+        backend = XPU if requested in (AUTO, P800) else BACKENDS[requested]
+    return (planned_xpu() if backend is XPU else backend), notice
 
 
 def _settings(given: Mapping[str, str], config: ModelConfig, model: _Model, backend: Backend) -> EngineSettings:

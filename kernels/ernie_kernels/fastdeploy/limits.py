@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ernie_kernels.fastdeploy.library import Lineage
 from ernie_kernels.needs import Needs
 
 BLOCK_SIZES = frozenset({64})
@@ -11,6 +12,16 @@ SPREAD_EXPERTS = (
     "--tensor-parallel-size gives each card a part of every expert"
 )
 """Why a rank cannot have some of the experts only."""
+
+
+def summary(lineage: Lineage) -> str:
+    """Return in a line what follows from serving with the kernels of a lineage."""
+    sizes = ", ".join(map(str, BLOCK_SIZES))
+    composed = "" if lineage is Lineage.DEVELOP else "; PaddleOCR-VL's attention is composed of Paddle's"
+    return (
+        f"KV cache in blocks of {sizes} tokens, bfloat16 or int8 with static scales; no expert parallelism"
+        f"{composed}"
+    )
 
 
 def why_refused(needs: Needs) -> str | None:

@@ -1,18 +1,20 @@
 """The command ``doctor``: its report, its exit status, its bundle."""
 
 import json
+import re
 import socket
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from ernie_backend.devices.backend import CPU
 from ernie_backend.devices.kunlunxin import Card, XpuHost
 from ernie_cli.doctor.bundle import redacted, shown_environment
 from ernie_cli.doctor.command import doctor
 from ernie_cli.doctor.finding import Verdict
 from ernie_cli.doctor.selfcheck import check_device, compared_rates
-from ernie_cli.doctor.xpu_checks import check_xpu
+from ernie_cli.doctor.xpu_checks import check_operators, check_xpu
 from ernie_frontend.arguments import UsageError
 from support.free_ports import free_port
 from support.paths import REPOSITORY
@@ -117,9 +119,36 @@ def test_a_host_without_cards_reports_each_requirement_and_skips_the_self_check(
         "firmware": "warn",
         "Paddle": "fail",
         "Python": "fail",
+        "operators": "warn",
     }
     assert findings["self-check"]["verdict"] == "warn"
     assert "skipped" in findings["self-check"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "verdict", "found", "fix"),
+    [
+        ("", "warn", "not installed in this Python.*the slow fallback", "requirements-xpu.txt"),
+        ("composed", "warn", "ERNIE_XPU_OPS is composed.*the slow fallback", "unset ERNIE_XPU_OPS"),
+        ("fastdeploy", "fail", "not installed in this Python", "unset ERNIE_XPU_OPS"),
+        ("gpu", "fail", "choose auto, fastdeploy or composed", "unset ERNIE_XPU_OPS"),
+    ],
+)
+def test_which_operators_compute_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, choice: str, verdict: str, found: str, fix: str
+) -> None:
+    monkeypatch.setenv("ERNIE_XPU_OPS", choice)
+    finding = check_operators()
+    assert finding.verdict.value == verdict
+    assert re.search(found, finding.found)
+    assert fix in finding.fix
+
+
+def test_hidden_cards_are_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = "XPU_VISIBLE_DEVICES is empty"
+    monkeypatch.setattr("ernie_cli.doctor.command.find_backend", lambda _: (CPU, hidden))
+    device = report(capsys, "--port", str(free_port()))[1]["device"]
+    assert (device["verdict"], device["found"]) == ("warn", hidden)
 
 
 def test_a_wrong_choice_of_cards_hides_no_other_problem() -> None:

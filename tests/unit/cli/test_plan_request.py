@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ernie_backend.config.model_config import ModelConfig
-from ernie_backend.devices.backend import BACKENDS, XPU, planned_xpu
+from ernie_backend.devices.backend import BACKENDS, CPU, XPU, planned_xpu
 from ernie_backend.devices.backend import DEVICES as SERVE_DEVICES
 from ernie_backend.devices.device import GIB, p800
 from ernie_backend.errors import StartError
@@ -94,6 +94,11 @@ def test_a_machine_without_cards_plans_for_one_with_fastdeploys_ops(
     planned = planned_xpu(device_nodes=tmp_path)
     assert device in planned.planned_device(0, None).name
     assert (planned.why_refused(Needs(16, "bfloat16")) is None) == (device == "composed")
+
+
+def test_hidden_cards_are_a_notice_of_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ernie_cli.plan.request.find_backend", lambda _: (CPU, "hidden"))
+    assert plan_request({"--model": str(DENSE)}).notices == ("hidden",)
 
 
 def test_a_step_has_the_tokens_of_the_device() -> None:
