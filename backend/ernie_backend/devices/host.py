@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,12 @@ _HIERARCHIES = {
 """Controller in /proc/self/cgroup (version 2 names none) -> folder of all groups, and fields of ``Cgroup``."""
 _PROCESS_LIMITS = (("Max address space", "VmSize:"), ("Max data size", "VmData:"))
 """Rows of /proc/self/limits (``ulimit -v`` and ``-d``), and what of /proc/self/status counts towards each."""
+_CONTAINER_FILES = (".dockerenv", "run/.containerenv")
+"""What Docker and Podman leave in the root of a container."""
+_CONTAINER_GROUPS = re.compile(r"docker|containerd|kubepods|libpod|/lxc[/.]")
+"""In the names of a container's control groups, where they are the host's."""
+_CONTAINER_VARIABLES = ("KUBERNETES_SERVICE_HOST", "container")
+"""Set in every container of Kubernetes; by Podman and systemd-nspawn."""
 _NO_OVERCOMMIT = 2
 """The value of vm.overcommit_memory under which the kernel counts what is reserved, not what is touched."""
 
@@ -65,6 +72,15 @@ class Cgroup:
     def oom_kills(self) -> int | None:
         """How often the kernel's OOM killer killed a process in it; None: not counted."""
         return _field(self.folder / self.events_name, "oom_kill")
+
+
+def is_container(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process runs in a container, as far as its marks can tell."""
+    return (
+        any((root / name).exists() for name in _CONTAINER_FILES)
+        or any(environment.get(name) for name in _CONTAINER_VARIABLES)
+        or any(_CONTAINER_GROUPS.search(row) for row in _lines(root / "proc/self/cgroup"))
+    )
 
 
 def own_cgroups(root: Path = Path("/")) -> list[Cgroup]:

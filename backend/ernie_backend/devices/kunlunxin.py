@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from ernie_backend.devices.host import is_container
 from ernie_backend.errors import StartError
 
 VISIBLE_DEVICES = "XPU_VISIBLE_DEVICES"
@@ -68,6 +69,7 @@ class XpuHost:
         driver, firmware: versions, if xpu-smi shows them.
         paddles: the installed distributions of Paddle and their versions.
         python: version of this interpreter.
+        is_container: whether it is a container, which sees the devices that are passed into it.
     """
 
     num_nodes: int = 0
@@ -78,6 +80,7 @@ class XpuHost:
     firmware: str | None = None
     paddles: Mapping[str, str] | None = None
     python: tuple[int, int] = (3, 10)
+    is_container: bool = False
 
     @property
     def chosen(self) -> tuple[int, ...]:
@@ -134,6 +137,7 @@ def read_xpu_host(
         firmware=_version_in(query, "Firmware"),
         paddles={name: version for name in PADDLES if (version := _installed(name, installed))},
         python=sys.version_info[:2],
+        is_container=is_container(root, environment),
     )
 
 
@@ -141,7 +145,8 @@ def problems(host: XpuHost, num_ranks: int) -> Iterator[Problem]:
     """Yield the requirements that the host does not meet for ``num_ranks`` ranks; the unknown counts as met."""
     yield from _card_problems(host, num_ranks)
     if not host.has_control:
-        fix = f"pass /dev/{CONTROL_NODE} into the container, too (docker run --device /dev/{CONTROL_NODE})"
+        in_container = f"pass it into this container, too: docker run --device /dev/{CONTROL_NODE}"
+        fix = in_container if host.is_container else "it comes with the driver: install and load that"
         yield Problem("control device", f"there is no /dev/{CONTROL_NODE}", fix)
     for name, version, least in (
         ("driver", host.driver, LEAST_DRIVER),
@@ -160,10 +165,23 @@ def check_xpu_host(
     Raises:
         StartError: a requirement is not met, and the user has not set ``ERNIE_XPU_UNCHECKED``.
     """
-    found = [f"XPU {each.name}: {each.found}; {each.fix}" for each in problems(host, num_ranks)]
-    if found and environment.get(UNCHECKED) != "1":
-        raise StartError("; ".join(found) + f" ({UNCHECKED}=1 starts all the same)")
-    return tuple(found)
+    unmet = tuple(problems(host, num_ranks))
+    found = tuple(f"XPU {each.name}: {each.found}; {each.fix}" for each in unmet)
+    if unmet and environment.get(UNCHECKED) != "1":
+        raise StartError("; ".join(found) + f" ({UNCHECKED}=1 starts all the same)", layout=_layout(unmet))
+    return found
+
+
+def _layout(unmet: Sequence[Problem]) -> str:
+    """Return the problems as a person reads them: what, and the way out below it."""
+    rows = (f"  {each.name}: {each.found}\n    fix: {each.fix}" for each in unmet)
+    return "\n".join(
+        [
+            "this machine lacks what serving on XPUs needs:",
+            *rows,
+            f"ernie-triton doctor --device xpu checks the rest, too; {UNCHECKED}=1 starts all the same.",
+        ]
+    )
 
 
 def _paddle_problems(host: XpuHost) -> Iterator[Problem]:
@@ -185,7 +203,11 @@ def _paddle_problems(host: XpuHost) -> Iterator[Problem]:
 
 def _card_problems(host: XpuHost, num_ranks: int) -> Iterator[Problem]:
     if not host.num_nodes:
-        yield Problem("cards", "there is no /dev/xpu*", "pass the devices into the container, or --device cpu")
+        in_container = (
+            f"pass them into this container: docker run --device /dev/{CONTROL_NODE} --device /dev/xpu0 ..."
+        )
+        fix = in_container if host.is_container else f"install and load the driver, {LEAST_DRIVER} or later"
+        yield Problem("cards", "there is no /dev/xpu*", f"{fix}; or use --device cpu")
         return
     try:
         chosen = host.chosen

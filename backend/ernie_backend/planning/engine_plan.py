@@ -39,12 +39,29 @@ def check_fits(plan: MemoryPlan) -> None:
     """Check that a plan fits.
 
     Raises:
-        StartError: it does not; one line with need, have and the changes of settings that make it fit.
+        StartError: it does not; with need, have and the changes of settings that make it fit.
     """
     if plan.fits:
         return
-    settings = plan.settings
-    blocks = settings.cache.num_gpu_blocks_override
+    utilization = plan.settings.cache.gpu_memory_utilization
+    needed = f"{format_bytes(plan.needed)} ({_parts(plan)})"
+    had = (
+        f"{format_bytes(plan.budget)} (gpu_memory_utilization {utilization:g} of "
+        f"{format_bytes(plan.memory)}{', assumed' if plan.device.is_assumed else ''})"
+    )
+    changes = [
+        " and ".join(f"{name} {value}" for name, value in each.items()) for each in suggest_changes(plan)
+    ]
+    way_out = f"settings that fit: {'; or '.join(changes)}" if changes else NO_CHANGE_HELPS
+    ways = ["it fits with any of these:", *(f"  {each}" for each in changes)] if changes else [NO_CHANGE_HELPS]
+    raise StartError(
+        f"memory needed: {needed}; had: {had}; {way_out}",
+        layout="\n  ".join(["the model does not fit", f"memory needed: {needed}", f"had: {had}", *ways]),
+    )
+
+
+def _parts(plan: MemoryPlan) -> str:
+    blocks = plan.settings.cache.num_gpu_blocks_override
     parts = {
         "weights": sum(plan.weights.values()),
         "activations": plan.activations,
@@ -52,13 +69,4 @@ def check_fits(plan: MemoryPlan) -> None:
         "runtime": plan.runtime,
         f"{blocks} blocks of the KV cache" if blocks else "one request in the KV cache": plan.least_cache,
     }
-    changes = "; or ".join(
-        " and ".join(f"{name} {value}" for name, value in each.items()) for each in suggest_changes(plan)
-    )
-    raise StartError(
-        f"memory needed: {format_bytes(plan.needed)} "
-        f"({', '.join(f'{part} {format_bytes(size)}' for part, size in parts.items())}); had: "
-        f"{format_bytes(plan.budget)} (gpu_memory_utilization {settings.cache.gpu_memory_utilization:g} of "
-        f"{format_bytes(plan.memory)}{', assumed' if plan.device.is_assumed else ''}); "
-        + (f"settings that fit: {changes}" if changes else NO_CHANGE_HELPS)
-    )
+    return ", ".join(f"{part} {format_bytes(size)}" for part, size in parts.items())

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ernie_backend.devices.backend import CPU
-from ernie_backend.devices.host import available_bytes, own_cgroups, total_bytes, usable_cores
+from ernie_backend.devices.host import available_bytes, is_container, own_cgroups, total_bytes, usable_cores
 from ernie_backend.planning.units import format_bytes
 from ernie_cli.doctor.finding import Finding, fail, ok, warn
 from ernie_cli.errors import CommandError
@@ -80,7 +80,8 @@ def _memory() -> Finding:
 
 
 def _shared_memory(directory: Path = SHARED_MEMORY) -> Finding:
-    fix = "run the container with --shm-size 1g (Kubernetes: an emptyDir of medium Memory at /dev/shm)"
+    in_container = "run the container with --shm-size 1g (Kubernetes: an emptyDir of medium Memory at /dev/shm)"
+    fix = in_container if is_container() else f"mount -o remount,size=1g {directory}"
     if not os.access(directory, os.W_OK):
         return fail("shared memory", f"{directory} cannot be written", fix)
     usage = shutil.disk_usage(directory)

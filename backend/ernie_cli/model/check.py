@@ -45,5 +45,5 @@ def check_model(directory: Path, parameters: Mapping[str, str]) -> Layout:
             loading = settings.loading
             CheckpointWeights.open(directory, config, loading.dtype, loading.quantization).close()
     except StartError as error:
-        raise CommandError(error.message) from None
+        raise CommandError(error.message, layout=error.layout) from None
     return layout

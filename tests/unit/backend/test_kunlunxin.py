@@ -187,7 +187,43 @@ def test_what_xpu_smi_does_not_show_counts_as_met(tmp_path: Path) -> None:
 
 def test_the_control_device_is_needed(tmp_path: Path) -> None:
     (problem,) = problems(machine(tmp_path, control=False), 1)
-    assert "/dev/xpuctrl" in problem.fix
+    assert "/dev/xpuctrl" in problem.found
+
+
+@pytest.mark.parametrize(
+    ("mark", "text", "kubernetes", "expected"),
+    [
+        (".dockerenv", "", "", True),
+        ("run/.containerenv", "", "", True),
+        ("proc/self/cgroup", "0::/kubepods/besteffort/pod1/2\n", "", True),
+        ("proc/self/cgroup", "0::/\n", "10.0.0.1", True),
+        ("proc/self/cgroup", "0::/user.slice/user-1000.slice/session-1.scope\n", "", False),
+    ],
+)
+def test_a_missing_device_is_passed_into_a_container_and_comes_with_the_driver_of_a_host(
+    tmp_path: Path, mark: str, text: str, kubernetes: str, expected: bool
+) -> None:
+    (tmp_path / mark).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / mark).write_text(text)
+    host = machine(tmp_path, 0, control=False, KUBERNETES_SERVICE_HOST=kubernetes)
+    assert host.is_container == expected
+    cards, control, *_ = problems(host, 1)
+    for problem in (cards, control):
+        assert ("docker run --device /dev/xpuctrl" in problem.fix) == expected
+        assert ("driver" in problem.fix) != expected
+
+
+def test_what_a_host_lacks_is_laid_out_for_a_terminal() -> None:
+    host = XpuHost(paddles={"paddlepaddle-xpu": "3.3.0"})
+    with pytest.raises(StartError) as raised:
+        check_xpu_host(host, 1, {})
+    assert "\n" not in raised.value.message  # it goes through logs, and Triton
+    first, *rows, last = raised.value.layout.splitlines()
+    assert first.startswith("this machine lacks")
+    assert rows == [
+        line for each in problems(host, 1) for line in (f"  {each.name}: {each.found}", f"    fix: {each.fix}")
+    ]
+    assert UNCHECKED in last
 
 
 @pytest.mark.parametrize(
@@ -261,3 +297,4 @@ def test_auto_takes_the_cards_unless_none_may_be_used(
     (tmp_path / "xpuctrl").touch()
     found, notice = find_backend("auto", environment, tmp_path)
     assert (found, notice is not None) == (backend, has_notice)
+    assert ("hides this machine's XPUs" in (notice or "")) == (cards > 0 and has_notice)

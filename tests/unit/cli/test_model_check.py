@@ -22,6 +22,9 @@ def test_a_model_that_does_not_fit_is_refused_with_need_and_have(tmp_path: Path)
         check_model(tmp_path, {"device": "cpu", "load_choices": "dummy", "gpu_memory_utilization": "0.01"})
     message = str(raised.value)
     assert re.search(r"558\.\d+ GiB \(weights 557\..*gpu_memory_utilization 0\.01 of", message)
+    shown = raised.value.to_text().splitlines()
+    assert shown[0] == "ernie-triton: the model does not fit"
+    assert [line.split(":")[0] for line in shown[1:3]] == ["  memory needed", "  had"]
 
 
 def test_a_small_model_is_not(tmp_path: Path) -> None:
