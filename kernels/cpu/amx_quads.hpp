@@ -25,10 +25,15 @@ inline void store_sums(int32_t* sums) {
     _tile_stored(3, sums + 3 * kTileSums, kTileBytes);
 }
 
+// Whether a block is the first to read a panel, which it then brings from memory, other outputs too.
+inline bool brings_panel(int64_t output, int64_t row) { return row == 0 && output % kPanel<Avx512> == 0; }
+
 // Tiles 0 to 3 += `inputs` codes at x times bytes at w: kRowTiles tiles of rows times the others of outputs.
 template <int kRowTiles>
-void multiply_quads(const int8_t* x, int64_t stride, const int8_t* w, int64_t inputs) {
-    for (int64_t k = 0; k < inputs; k += kTileBytes, x += kTileBytes, w += kTileRows * kQuadRowBytes) {
+void multiply_quads(const int8_t* x, int64_t stride, const int8_t* w, int64_t inputs, bool is_in_memory) {
+    constexpr int64_t kStepBytes = kTileRows * kQuadRowBytes;
+    for (int64_t k = 0; k < inputs; k += kTileBytes, x += kTileBytes, w += kStepBytes) {
+        if (is_in_memory) prefetch_weights<kStepBytes>(w);
         _tile_loadd(4, x, size_t(stride));
         _tile_loadd(6, w, kQuadRowBytes);
         _tile_dpbsud(0, 4, 6);
@@ -54,7 +59,8 @@ void quad_block(const LinearTask& task, const int8_t* w, int64_t output, int64_t
     constexpr int kOutputTiles = 4 / kRowTiles;
     const QuantizedRows& q = task.quantized;
     zero_tiles();
-    multiply_quads<kRowTiles>(static_cast<const int8_t*>(q.codes) + row * q.stride, q.stride, w, q.stride);
+    const int8_t* x = static_cast<const int8_t*>(q.codes) + row * q.stride;
+    multiply_quads<kRowTiles>(x, q.stride, w, q.stride, brings_panel(output, row));
     alignas(64) int32_t sums[4 * kTileSums];
     store_sums(sums);
     const int32_t offset = offset_of(task.weight.kind == WeightKind::Int8 ? 8 : 4);
@@ -95,7 +101,8 @@ inline void halved_block(const LinearTask& task, const int8_t* w, int64_t output
     for (int64_t g = 0; g < q.groups; ++g) {
         const int64_t start = g * q.group, left = q.stride - start;
         zero_tiles();
-        multiply_quads<2>(x + start, q.stride, w + start * kPanel<Avx512>, left < q.group ? left : q.group);
+        multiply_quads<2>(x + start, q.stride, w + start * kPanel<Avx512>, left < q.group ? left : q.group,
+                          brings_panel(output, row));
         store_sums(sums);
         for (int64_t r = 0; r < rows; ++r) {
             const int64_t place = (row + r) * q.groups + g;

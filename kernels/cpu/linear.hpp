@@ -31,11 +31,10 @@ inline constexpr int64_t kRowBlockBytes = 256 << 10;
 // (docs/performance.md).
 inline constexpr int64_t kAheadBytes = 6 << 10;
 
-// The first rows bring the weights from memory, the others find them in cache. Addresses past the end do no
-// harm.
+// For the first rows: they bring the weights from memory, the others find them in cache. Addresses past the end
+// do no harm.
 template <int64_t kBytes>
-void prefetch_weights(const void* w, int64_t row) {
-    if (row != 0) return;
+void prefetch_weights(const void* w) {
     for (int64_t line = 0; line < kBytes; line += 64)
         __builtin_prefetch(static_cast<const char*>(w) + kAheadBytes + line, 0, 2);
 }
@@ -108,7 +107,7 @@ void pair_tile(const LinearTask& task, const typename P::Item* x, int64_t stride
         for (V& sum : row_sums) sum = V::zero();
     int64_t k = 0;
     for (; k + 1 < depth; k += 2, w += 2 * kPanel<V>) {
-        prefetch_weights<2 * kPanel<V> * sizeof(uint16_t)>(w, row);
+        if (row == 0) prefetch_weights<2 * kPanel<V> * sizeof(uint16_t)>(w);
         add_pair<P, P::kSteps, kRows>(w, x + k, stride, sums);
     }
     if (k < depth) add_pair<P, 1, kRows>(w, x + k, stride, sums);  // unrounded rows are not padded
@@ -215,7 +214,7 @@ const int8_t* sum_group(const QuantizedRows& q, int64_t row, int64_t begin, int6
         for (auto& sum : row_sums) sum = D::zero();
     constexpr int64_t kStepBytes = kStep * kPanel<V> * kBits / 8;
     for (int64_t k = begin; k < end; k += kStep, w += kStepBytes) {
-        prefetch_weights<kStepBytes>(w, row);
+        if (row == 0) prefetch_weights<kStepBytes>(w);
         for (int pair = 0; pair < kStep / 2; ++pair) {
             typename D::Register weights[kRegisters<V>];
             for (int i = 0; i < kRegisters<V>; ++i) weights[i] = load_pair<D, kBits>(w, pair, i);

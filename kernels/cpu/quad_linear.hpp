@@ -50,7 +50,7 @@ void quad_tile(const LinearTask& task, int64_t panel, int64_t row) {
         }
         const int64_t end = (g + 1) * q.group < q.stride ? (g + 1) * q.group : q.stride;
         for (int64_t k = g * q.group; k < end; k += kStep, w += kStepBytes) {
-            prefetch_weights<kStepBytes>(w, row);
+            if (row == 0) prefetch_weights<kStepBytes>(w);
             add_step<Q, kBits, kRows * kHalves>(w, x + k, q.stride, halves);
         }
         for (int r = 0; r < kRows; ++r)
