@@ -9,6 +9,8 @@ What the figures mean, all taken at the client with a monotonic clock:
                  server may put together what a slow reader has not taken), so it is divided by their number.
     output tokens/s   all output tokens, by the server's own count in ``usage``, over the time from the first
                  request sent to the last answer complete. Prompt tokens are not in it.
+Each request has a connection of its own: llama-server closes one behind every stream without saying so, and a
+request sent just then is lost.
 Percentiles are of the nearest rank: a value that was measured. Requests before ``--warm-up`` are complete are
 not counted. Prompts are random token ids, different for each request, so no prefix cache helps; ``--prompt``
 sends one text instead. ``ignore_eos`` is set, so every answer has ``--max-tokens`` tokens.
@@ -84,7 +86,7 @@ def main() -> None:
 
 async def run(workload: Workload) -> dict[str, Any]:
     """Send the workload; return the report."""
-    limits = httpx.Limits(max_connections=workload.clients, max_keepalive_connections=workload.clients)
+    limits = httpx.Limits(max_connections=workload.clients, max_keepalive_connections=0)
     async with httpx.AsyncClient(
         base_url=workload.url, timeout=TIMEOUT_S, limits=limits, trust_env=False
     ) as client:

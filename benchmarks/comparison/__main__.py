@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
-from comparison import contenders, machine, rows, servers, sessions
+from comparison import contenders, machine, processes, rows, servers, sessions
 from comparison.document import write_document
 from comparison.limits import instruction
 from ernie_backend.devices.host import usable_cores
@@ -33,7 +36,16 @@ def main() -> None:
     elif arguments.write:
         write_document(arguments.results, ROOT / "docs")
     else:
-        measure(arguments)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _interrupt)
+        try:
+            measure(arguments)
+        finally:
+            processes.end_all()
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _names() -> list[str]:

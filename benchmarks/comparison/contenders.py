@@ -8,37 +8,39 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from comparison import rows
+from comparison.processes import Family
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 PROGRAMS = BENCHMARKS / "peers"
 DECODE_PROMPT = 32
-STOP_S = 20.0
 
 
 class NotRunError(Exception):
     """A contender cannot be measured here; the message says why, and what to do."""
 
 
-class Contender(Protocol):
-    """An engine.
+Sample_co = TypeVar("Sample_co", covariant=True)
+
+
+class Contender(Protocol[Sample_co]):
+    """An engine or a server.
 
     Attributes:
-        facts: what it says of itself: ``version``, ``start_s`` and, of ours, which instructions run.
+        facts: what is known of it once it has started: ``version``, ``start_s`` and, of ours, which
+            instructions run.
         warms_up: whether its first sample of a row is slower than those that follow.
+        families: its processes; none if it has some only while it measures.
     """
 
     facts: dict[str, Any]
     warms_up: bool
+    families: tuple[Family, ...]
 
-    def measure(self, row: rows.Row) -> float:
-        """Return tokens a second, or of ``overhead`` a share."""
-        ...
-
-    def close(self) -> None:
-        """End it."""
+    def measure(self, row: rows.Row) -> Sample_co:
+        """Return a sample: of an engine tokens a second, or of ``overhead`` a share."""
         ...
 
 
@@ -59,21 +61,23 @@ class Program:
             raise NotRunError("not installed (benchmarks/peers/install.sh)")
         self._log, self.warms_up = log, True
         with log.open("w") as errors:
-            self._process = subprocess.Popen(
+            self._family = Family(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                text=True,
                 env={**os.environ, "PYTHONPATH": path},
             )
+        self._process = self._family.program
+        self.families: tuple[Family, ...] = (self._family,)
         self.facts: dict[str, Any] = self._read()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            status = self._process.wait()
+            self._family.end()
+            status = self._process.returncode
             raise NotRunError(f"ended with status {status} ({self._log.name})")
         read: dict[str, Any] = json.loads(line)
         return read
@@ -87,16 +91,6 @@ class Program:
             flush=True,
         )
         return float(self._read()["value"])
-
-    def close(self) -> None:
-        """End the program."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 class Llama:
@@ -113,6 +107,7 @@ class Llama:
                 raise NotRunError(f"{needed.name} is missing (benchmarks/peers/install.sh)")
         self._common = ["-m", str(path), "-t", str(threads)]
         self._threads, self.warms_up = str(threads), False
+        self.families: tuple[Family, ...] = ()
         self.facts: dict[str, Any] = {"version": "llama.cpp of llama-cpp-python 0.3.36"}
 
     def _last_object(self, *command: str) -> dict[str, Any]:
@@ -134,18 +129,15 @@ class Llama:
         command = [str(self._bin / "llama-bench"), *self._common, "-p", str(row.size), "-n", "0", "-r", "1"]
         return float(self._last_object(*command, "-o", "jsonl")["avg_ts"])
 
-    def close(self) -> None:
-        """Nothing stays."""
 
-
-def starters(peers: Path, threads: int, logs: Path) -> dict[str, Callable[[], Contender]]:
+def starters(peers: Path, threads: int, logs: Path) -> dict[str, Callable[[], Contender[float]]]:
     """Return what starts each contender, by its name in ``rows``."""
 
-    def ours(name: str, shape: str, quantization: str, *activation: str) -> Callable[[], Contender]:
+    def ours(name: str, shape: str, quantization: str, *activation: str) -> Callable[[], Contender[float]]:
         command = [sys.executable, str(PROGRAMS / "ours.py"), shape, str(threads), quantization, *activation]
         return lambda: Program(command, logs / f"{name}.log", str(BENCHMARKS))
 
-    def peer(name: str, program: str, *arguments: str) -> Callable[[], Contender]:
+    def peer(name: str, program: str, *arguments: str) -> Callable[[], Contender[float]]:
         command = [str(peers / name / "bin" / "python"), str(PROGRAMS / program), *arguments]
         return lambda: Program(command, logs / f"{name}.log")
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +18,9 @@ import httpx
 import load
 from comparison import rows
 from comparison.contenders import NotRunError
-from ernie_wire.processes import ProcessStat
+from comparison.processes import Family
 
-READY_S, STOP_S = 400.0, 30.0
+READY_S = 400.0
 MODEL = "default"
 VOCAB = 30000
 
@@ -49,6 +46,7 @@ class Server:
     Attributes:
         facts: ``ready_s``, from its start to the first good answer of ``/health``; ``resident_bytes`` then,
             and ``loaded_bytes`` after the last sample.
+        family: its processes.
         warms_up: False, since the load has a request to warm up.
 
     Raises:
@@ -61,37 +59,27 @@ class Server:
         self._url = f"http://127.0.0.1:{command.port}"
         begin = time.monotonic()
         with log.open("w") as output:
-            self._process = subprocess.Popen(
+            self.family = Family(
                 command.arguments,
+                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONPATH": "", **command.environment},
-                start_new_session=True,
             )
+        self.families: tuple[Family, ...] = (self.family,)
         while not self._is_ready():
-            if self._process.poll() is not None or time.monotonic() > begin + READY_S:
-                self.close()
+            if self.family.program.poll() is not None or time.monotonic() > begin + READY_S:
+                self.family.end()
                 raise NotRunError(f"did not become ready ({log.name})")
             time.sleep(0.02)
         ready_s, self.warms_up = time.monotonic() - begin, False
-        self.facts: dict[str, Any] = {"ready_s": ready_s, "resident_bytes": self._resident_bytes()}
+        self.facts: dict[str, Any] = {"ready_s": ready_s, "resident_bytes": self.family.resident_bytes()}
 
     def _is_ready(self) -> bool:
         try:
             return httpx.get(self._url + "/health", timeout=2, trust_env=False).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
-
-    def _resident_bytes(self) -> int:
-        """Return the memory of all its processes, what they share counted once."""
-        stats = [stat for stat in map(_stat, _process_ids()) if stat is not None]
-        family = {self._process.pid}
-        for _ in range(len(stats)):
-            more = {stat.pid for stat in stats if stat.parent in family} - family
-            if not more:
-                break
-            family |= more
-        return sum(_proportional_bytes(process_id) for process_id in family)
 
     def measure(self, row: rows.Row) -> dict[str, float]:
         """Return tokens a second, and milliseconds to the first token and between tokens."""
@@ -110,7 +98,7 @@ class Server:
         report = asyncio.run(load.run(workload))
         if report["failed"]:
             raise NotRunError(f"{report['failed']} requests failed: {report['errors'][0][:100]}")
-        self.facts["loaded_bytes"] = self._resident_bytes()
+        self.facts["loaded_bytes"] = self.family.resident_bytes()
         first, between = report["ttft_ms"], report["inter_token_ms"]
         return {
             "tokens_per_s": report["output_tokens_per_s"],
@@ -120,35 +108,6 @@ class Server:
             "between_p99_ms": between["p99"],
             "between_max_ms": between["p100"],
         }
-
-    def close(self) -> None:
-        """End it with all its processes."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_S)
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
-def _process_ids() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
-def _stat(process_id: int) -> ProcessStat | None:
-    try:
-        return ProcessStat.read(process_id)
-    except OSError:
-        return None
-
-
-def _proportional_bytes(process_id: int) -> int:
-    try:
-        text = Path(f"/proc/{process_id}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"^Pss: +(\d+) kB", text, re.M)
-    return 1024 * int(found[1]) if found else 0
 
 
 def free_port() -> int:

@@ -17,37 +17,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 from comparison import machine, rows, servers
-from comparison.contenders import BENCHMARKS, NotRunError
+from comparison.contenders import BENCHMARKS, Contender, NotRunError, Sample_co
 from comparison.limits import step_bytes
 from comparison.rows import Row
 
 Record = dict[str, Any]
 """What is kept of a row: when, load, bandwidth, the samples of each contender, and why one was not run."""
-
-Sample_co = TypeVar("Sample_co", covariant=True)
-
-
-class Measures(Protocol[Sample_co]):
-    """A contender or a server.
-
-    Attributes:
-        facts: what is known of it once it has started.
-        warms_up: whether its first sample of a row is slower than those that follow.
-    """
-
-    facts: dict[str, Any]
-    warms_up: bool
-
-    def measure(self, row: Row) -> Sample_co:
-        """Return a sample."""
-        ...
-
-    def close(self) -> None:
-        """End it."""
-        ...
 
 
 class Results:
@@ -64,10 +42,12 @@ class Results:
 
 
 class Line(Generic[Sample_co]):
-    """The contenders of some rows, all started, and why the others are not."""
+    """The contenders of some rows, all started and stopped until they measure, and why the others are not."""
 
-    def __init__(self, starters: Mapping[str, Callable[[], Measures[Sample_co]]], names: Iterable[str]) -> None:
-        self.running: dict[str, Measures[Sample_co]] = {}
+    def __init__(
+        self, starters: Mapping[str, Callable[[], Contender[Sample_co]]], names: Iterable[str]
+    ) -> None:
+        self.running: dict[str, Contender[Sample_co]] = {}
         self.not_run: dict[str, str] = {}
         for name in dict.fromkeys(names):
             if name not in starters:
@@ -75,32 +55,48 @@ class Line(Generic[Sample_co]):
                 continue
             _say(f"starting {name}")
             try:
-                self.running[name] = starters[name]()
+                contender = self.running[name] = starters[name]()
             except NotRunError as error:
                 self.drop(name, str(error))
+            else:
+                _pause(contender)
 
     def drop(self, name: str, reason: str) -> None:
         """Leave a contender out from here on."""
         _say(f"not run: {name}: {reason}")
         self.not_run[name] = reason
-        self.running.pop(name, None)
+        if name in self.running:
+            _end(self.running.pop(name))
 
     def measure(self, row: Row, name: str, *, warm_up: bool) -> Sample_co | None:
         """Return a sample; None: it was to warm up, or this contender is not run, or not any more."""
         contender = self.running.get(name)
         if contender is None or (warm_up and not contender.warms_up):
             return None
+        for family in contender.families:
+            family.resume()
         try:
             sample = contender.measure(row)
         except NotRunError as error:
             self.drop(name, str(error))
             return None
+        _pause(contender)
         return None if warm_up else sample
 
     def close(self) -> None:
         """End all."""
         for each in self.running.values():
-            each.close()
+            _end(each)
+
+
+def _pause(contender: Contender[Any]) -> None:
+    for family in contender.families:
+        family.pause()
+
+
+def _end(contender: Contender[Any]) -> None:
+    for family in contender.families:
+        family.end()
 
 
 def new_record() -> Record:
@@ -133,7 +129,7 @@ def take_turns(
 
 
 def one_by_one(
-    starters: Mapping[str, Callable[[], Measures[Any]]],
+    starters: Mapping[str, Callable[[], Contender[Any]]],
     chosen: Sequence[Row],
     rounds: int,
     results: Results,
@@ -178,7 +174,7 @@ def measure_start(peers: Path, threads: int, rounds: int, results: Results, logs
                 _say(f"starting our server: {name}")
                 server = servers.Server(servers.our_command(peers, threads, str(cache)), logs / "start.log")
                 record["samples"].setdefault(name, []).append(server.facts)
-                server.close()
+                server.family.end()
     except NotRunError as error:
         record["not_run"]["ernie-triton"] = str(error)
     finally:

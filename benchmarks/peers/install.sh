@@ -41,11 +41,8 @@ write() { # PROGRAM ARGUMENT...: a model of random weights
 # GCC 12 believes that ldtilecfg reads only the first bytes of the configuration, and drops the others: llama.cpp's
 # products on AMX end in a segmentation fault. An empty asm that takes the address keeps them.
 repair_amx() { # FILE
-    repaired=
-    if ! grep -q 'r"(&tc)' "$1"; then
+    grep -q 'r"(&tc)' "$1" ||
         sed -i 's/^    _tile_loadconfig(&tc);/    __asm__ volatile("" : : "r"(\&tc) : "memory");\n&/' "$1"
-        repaired=yes
-    fi
 }
 
 quantize() { # TYPE: of the 0.3B model
@@ -68,13 +65,11 @@ install_llama() {
         tar -C "$work" -xzf "$source.tar.gz"
     fi
     repair_amx "$source/vendor/llama.cpp/ggml/src/ggml-cpu/amx/mmq.cpp"
-    if [ ! -x "$work/build/bin/llama-server" ] || [ -n "$repaired" ]; then
-        cmake -G Ninja -S "$source/vendor/llama.cpp" -B "$work/build" \
-            -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF \
-            -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
-            >/dev/null
-        cmake --build "$work/build" --target llama-bench llama-batched-bench llama-quantize llama-server -j2
-    fi
+    cmake -G Ninja -S "$source/vendor/llama.cpp" -B "$work/build" \
+        -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF \
+        -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
+        >/dev/null
+    cmake --build "$work/build" --target llama-bench llama-batched-bench llama-quantize llama-server -j2
     [ -f "$work/dense-bf16.gguf" ] || write random_gguf.py 0.3b "$work/dense-bf16.gguf"
     quantize Q8_0
 }
