@@ -43,7 +43,8 @@ def why_refused(needs: Needs) -> str | None:
         )
     if needs.cache_dtype == "int8" and not needs.has_cache_scales:
         return (
-            "FastDeploy's kernels have an int8 cache with static scales only; leave kv_cache_dtype out, or "
-            "make a checkpoint with scales by ernie-triton quantize --kv-cache c8"
+            "FastDeploy's kernels have an int8 cache with static scales only; leave kv_cache_dtype out, make a "
+            "checkpoint with scales by ernie-triton quantize --kv-cache c8, or use ERNIE_XPU_OPS=composed, the "
+            "slow fallback"
         )
     return None

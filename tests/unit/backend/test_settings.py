@@ -370,7 +370,9 @@ def test_what_fastdeploy_lacks_is_refused_before_weights_are_loaded(
     assert _read(device="xpu").cache.block_size == 64
     with pytest.raises(StartError, match=r"blocks of 64 tokens; block_size is 16; leave it out, or .*composed"):
         _read(device="xpu", block_size="16")
-    with pytest.raises(StartError, match=r"static scales only; leave kv_cache_dtype out, or .*--kv-cache c8"):
+    with pytest.raises(
+        StartError, match=r"static scales only; leave kv_cache_dtype out, .*--kv-cache c8, or .*composed"
+    ):
         _read(device="xpu", kv_cache_dtype="int8")
     experts, ocr = (ModelConfig.from_directory(DATA / name) for name in ("moe", "paddleocr_vl"))
     spread = {"model": "/m/x", "device": "xpu", "tensor_parallel_size": "2", "enable_expert_parallel": "true"}

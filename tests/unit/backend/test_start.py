@@ -31,10 +31,12 @@ def started(**parameters: str) -> StartedEngine:
     )
 
 
-def answer(engine: StartedEngine, logprobs: int = 0) -> Output:
-    """Return the output of one greedy token."""
-    sampling = SamplingParameters(max_tokens=1, temperature=0.0, logprobs=logprobs)
-    request = GenerateRequest("r", input_ids=PROMPT, sampling=sampling)
+def answer(
+    engine: StartedEngine, logprobs: int | None = 0, prompt: tuple[int, ...] = PROMPT, length: int = 1
+) -> Output:
+    """Return the output of greedy tokens, one of them by default."""
+    sampling = SamplingParameters(max_tokens=length, temperature=0.0, logprobs=logprobs, ignore_eos=True)
+    request = GenerateRequest("r", input_ids=prompt, sampling=sampling, stream=False)
     assert engine.engine.submit(engine.input_processor.process(request)) is None
     outputs: tuple[Output, ...] = ()
     while engine.engine.has_work:
@@ -104,6 +106,18 @@ def test_speculation_is_logged_with_its_values(caplog: pytest.LogCaptureFixture)
     assert line.startswith(
         'start: speculation: {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup'
     )
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "int8"])
+def test_guesses_change_no_answer_whatever_the_cache_keeps(kv_cache_dtype: str) -> None:
+    """Wrong guesses stay in the cache until their places are written again."""
+    answers = [
+        answer(started(kv_cache_dtype=kv_cache_dtype, speculative_config=config), None, (5, 6, 7, 8) * 6, 96)
+        for config in ("none", '{"method": "ngram"}')
+    ]
+    assert answers[0].token_ids == answers[1].token_ids
+    assert min(answers[1].num_accepted_drafts, answers[1].num_rejected_drafts) > 0
+    assert answers[0].num_accepted_drafts == answers[0].num_rejected_drafts == 0
 
 
 def test_quantized_weights_are_kept_where_they_should_be(
