@@ -23,6 +23,8 @@ from ernie_kernels.api import Batch
 from ernie_kernels.batch_checks import check_indices
 
 Indices = NDArray[np.int32]
+Sequences = NDArray[np.intp]
+"""Numbers of sequences of the batch."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,12 @@ class StepDescriptor:
     Attributes:
         batch: the step with its rows in FastDeploy's order: tokens, positions, and whatever names rows. Its
             sequences are those that have rows, in that order too, with their rows of the block table.
-        lengths: which rows belong to whom. block_tables: int32 ``[S, B]`` of all sequences, padded with -1.
+        lengths: which rows belong to whom.
+        block_tables: int32 ``[S, B]`` of all sequences, padded with -1.
         prefix_block_tables: int32 ``[S, P]``, the blocks of those that fill in their prompt, in their order;
-        all
-            -1 if none of them has cached tokens.
+            all -1 if none of them has cached tokens.
         len_info: int32 ``[7]``: E, D, rows of the E, their most new tokens, their most tokens, P (-1 if none
-        has
-            cached tokens), most new tokens of the D.
+            has cached tokens), most new tokens of the D.
         slot_mapping_enc: int32, the cache slot of each of the E's rows.
         slot_mapping_dec: int32, the cache slot of each of the D's rows; at least S, -1 beyond.
         table_rows: int32 ``[T]``, the row of the block table of each of the step's rows.
@@ -105,58 +106,61 @@ def describe_step(
             know.
     """
     counts, cached = np.diff(batch.query_starts), batch.context_lengths
-    places = (np.arange(len(batch.token_ids)) + np.repeat(cached - batch.query_starts[:-1], counts)).astype(
-        np.int32
-    )
+    shifts = np.repeat(cached - batch.query_starts[:-1], counts)
+    places = (np.arange(len(batch.token_ids)) + shifts).astype(np.int32)
     if not has_tables and not np.array_equal(batch.positions, places):
         raise ValueError("batch.positions must be the places of the tokens in their sequences")
     _check_blocks(batch, counts + cached, block_size, num_blocks)
-    owners = np.searchsorted(batch.query_starts[:-1], batch.logit_rows, side="right") - 1
-    is_drafted = (np.bincount(owners, minlength=len(counts)) == counts) & (counts <= most_decoded)
-    is_decoder = (cached > 0) & ((counts == 1) | (is_drafted & (counts > 0)))
-    encoders = np.flatnonzero((counts > 0) & ~is_decoder)
-    decoders = np.flatnonzero(is_decoder)
-    tables, size = batch.block_tables, len(counts)
-    prefixes = cached[encoders]
-    widest = _largest(counts[encoders] + prefixes)
-    has_prefix = bool((prefixes > 0).any())
-    blocks = -(-widest // block_size) if has_prefix else -1
-    num_rows = int(counts[encoders].sum())
+    encoders, decoders = _roles(batch, counts, most_decoded)
     order = np.concatenate([encoders, decoders])
     rows = _rows(batch.query_starts, order)
+    len_info = _len_info(counts, cached, encoders, decoders, block_size)
+    tables, size = batch.block_tables, len(counts)
     return StepDescriptor(
         batch=_reordered(batch, order, rows),
-        lengths=StepLengths(
-            encoder_seq_lod=_sums(counts[encoders], size),
-            decoder_seq_lod=_sums(counts[decoders], size),
-            encoder_kv_lod=_sums(counts[encoders] + prefixes, size),
-            encoder_batch_map=_padded(encoders, size),
-            decoder_context_len=_padded((counts + cached)[decoders], size),
-            decoder_context_len_cache=_padded(cached[decoders], size),
-            decoder_batch_map=_padded(decoders, size),
-            prefix_len=_padded(prefixes, size),
-        ),
+        lengths=_lengths(counts, cached, encoders, decoders),
         block_tables=tables,
         prefix_block_tables=_prefix_tables(
-            tables[encoders], counts[encoders] + prefixes, size, blocks, block_size
+            tables[encoders], (counts + cached)[encoders], size, int(len_info[5]), block_size
         ),
-        len_info=np.array(
-            [
-                len(encoders),
-                len(decoders),
-                num_rows,
-                _largest(counts[encoders]),
-                widest,
-                blocks,
-                _largest(counts[decoders]),
-            ],
-            np.int32,
-        ),
+        len_info=len_info,
         slot_mapping_enc=_slots(encoders, counts, cached, tables, block_size),
         slot_mapping_dec=_slots(decoders, counts, cached, tables, block_size, size),
         table_rows=np.repeat(order, counts[order]).astype(np.int32),
         places=places[rows],
     )
+
+
+def _roles(batch: Batch, counts: Indices, most_decoded: int) -> tuple[Sequences, Sequences]:
+    """Return the sequences that fill in their prompt, and those that decode; those without rows are neither."""
+    owners = np.searchsorted(batch.query_starts[:-1], batch.logit_rows, side="right") - 1
+    is_drafted = (np.bincount(owners, minlength=len(counts)) == counts) & (counts <= most_decoded)
+    is_decoder = (batch.context_lengths > 0) & ((counts == 1) | (is_drafted & (counts > 0)))
+    return np.flatnonzero((counts > 0) & ~is_decoder), np.flatnonzero(is_decoder)
+
+
+def _lengths(counts: Indices, cached: Indices, encoders: Sequences, decoders: Sequences) -> StepLengths:
+    size = len(counts)
+    return StepLengths(
+        encoder_seq_lod=_sums(counts[encoders], size),
+        decoder_seq_lod=_sums(counts[decoders], size),
+        encoder_kv_lod=_sums((counts + cached)[encoders], size),
+        encoder_batch_map=_padded(encoders, size),
+        decoder_context_len=_padded((counts + cached)[decoders], size),
+        decoder_context_len_cache=_padded(cached[decoders], size),
+        decoder_batch_map=_padded(decoders, size),
+        prefix_len=_padded(cached[encoders], size),
+    )
+
+
+def _len_info(
+    counts: Indices, cached: Indices, encoders: Sequences, decoders: Sequences, block_size: int
+) -> Indices:
+    widest = _largest((counts + cached)[encoders])
+    blocks = -(-widest // block_size) if cached[encoders].any() else -1
+    num_rows, most_new = int(counts[encoders].sum()), _largest(counts[encoders])
+    of_decoders = _largest(counts[decoders])
+    return np.array([len(encoders), len(decoders), num_rows, most_new, widest, blocks, of_decoders], np.int32)
 
 
 def _check_blocks(batch: Batch, lengths: Indices, block_size: int, num_blocks: int) -> None:
@@ -170,12 +174,12 @@ def _check_blocks(batch: Batch, lengths: Indices, block_size: int, num_blocks: i
     check_indices("batch.block_tables", batch.block_tables[is_used], num_blocks)
 
 
-def _rows(starts: Indices, sequences: NDArray[np.intp]) -> NDArray[np.intp]:
+def _rows(starts: Indices, sequences: Sequences) -> NDArray[np.intp]:
     spans = [np.arange(starts[sequence], starts[sequence + 1]) for sequence in sequences]
     return np.concatenate(spans) if spans else np.zeros(0, np.intp)
 
 
-def _reordered(batch: Batch, sequences: NDArray[np.intp], rows: NDArray[np.intp]) -> Batch:
+def _reordered(batch: Batch, sequences: Sequences, rows: NDArray[np.intp]) -> Batch:
     """Return the step with only these sequences, whose rows these are; rows that are named are named anew."""
     new_row = np.argsort(rows).astype(np.int32)
     counts = np.diff(batch.query_starts)[sequences]
@@ -201,7 +205,7 @@ def _prefix_tables(tables: Indices, lengths: Indices, size: int, blocks: int, bl
 
 
 def _slots(
-    sequences: NDArray[np.intp],
+    sequences: Sequences,
     counts: Indices,
     cached: Indices,
     tables: Indices,
