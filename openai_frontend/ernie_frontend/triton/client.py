@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from ernie_frontend.settings import Settings
 from ernie_frontend.triton.call_errors import CallErrors, TritonUnreachable
-from ernie_frontend.triton.local_outputs import LocalOutputs
+from ernie_frontend.triton.local_outputs import LocalOutputs, LocalStubs
 from ernie_frontend.triton.output_streams import OutputStream
 from ernie_frontend.triton.single_flight import SingleFlight
 from ernie_frontend.triton.stream import TritonStream
@@ -74,17 +74,13 @@ class TritonClient:
         self._errors = CallErrors(url)
         self._tasks: set[asyncio.Task[Any]] = set()  # which outlive their callers
         self._generations: set[TritonStream] = set()
-        self._local: dict[str, LocalOutputs] = {}  # by model: the connection to a stub on this machine
-        self._address_of: dict[str, str] = {}  # by model
-        self._addresses: dict[str, str] = {}  # those that were not tried yet
-        self._connecting = asyncio.Lock()
+        self._local_stubs = LocalStubs(_fail_lost)
 
     async def close(self) -> None:
         """Wait for the end of cancelled generations, then close the channels."""
         while self._tasks:
             await asyncio.wait(self._tasks)
-        for local in self._local.values():
-            local.close()
+        self._local_stubs.close()
         await self._client.close()
 
     @property
@@ -105,7 +101,7 @@ class TritonClient:
         Raises:
             ErnieError: the backend's error, or the failure of the call.
         """
-        local = await self._local_outputs(model)
+        local = await self._local_stubs.connection(model)
         deliver_to = "" if local is None else local.connection_id
         inputs = generate_inputs(replace(request, return_outputs=True, deliver_to=deliver_to))
         call = self._client.stream_infer(_one(_inference(model, inputs)))
@@ -177,8 +173,8 @@ class TritonClient:
             raise other_version(model) from error
         if isinstance(read, Health | Status) and read.instance:
             self._instances[model] = read.instance
-        if isinstance(read, Status) and read.outputs_socket != self._address_of.get(model):
-            self._address_of[model] = self._addresses[model] = read.outputs_socket
+        if isinstance(read, Status):
+            self._local_stubs.note_address(model, read.outputs_socket)
         return read
 
     async def ready_models(self) -> list[str]:
@@ -193,28 +189,6 @@ class TritonClient:
             raise self._errors.unreachable(error.message(), "the repository index") from None
         self._errors.note_answer()
         return sorted({model.name for model in index.models if model.state == "READY"})
-
-    async def _local_outputs(self, model: str) -> LocalOutputs | None:
-        """Return the connection to a model's stub on this machine, or None; each address is tried once."""
-        if model in self._addresses:
-            async with self._connecting:  # the first requests of a model may come together
-                if address := self._addresses.get(model):
-                    local = LocalOutputs(functools.partial(self._lose, model))
-                    if await local.connect(address):
-                        self._local[model] = local
-                self._addresses.pop(model, None)
-        return self._local.get(model)
-
-    def _lose(self, model: str, local: LocalOutputs) -> None:
-        """Fail the generations that a stub leaves behind, if their calls do not end."""
-
-        def fail() -> None:
-            for stream in local.streams.values():
-                stream.fail(_lost(model, "died", stream))
-
-        asyncio.get_running_loop().call_later(_LOST_S, fail)
-        if self._local.get(model) is local:
-            del self._local[model], self._address_of[model]
 
     async def _outputs(self, stream: TritonStream, about: str) -> AsyncIterator[Output]:
         """Yield the outputs of a generation; raises and ``about`` as in ``_results``."""
@@ -327,6 +301,16 @@ def _lost(model: str, end: str, stream: TritonStream) -> ErnieError:
         return EngineCrashed(f"the model {model} {end} while it answered; try again")
     # The stub may have been dead before the request came.
     return ModelUnavailable(f"the model {model} {end} before it answered; try again")
+
+
+def _fail_lost(model: str, local: LocalOutputs) -> None:
+    """Fail the generations that a stub on this machine leaves behind, if their calls do not end."""
+
+    def fail() -> None:
+        for stream in local.streams.values():
+            stream.fail(_lost(model, "died", stream))
+
+    asyncio.get_running_loop().call_later(_LOST_S, fail)
 
 
 async def _one(inference: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

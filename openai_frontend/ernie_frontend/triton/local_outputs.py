@@ -1,12 +1,13 @@
-"""The connection to a stub on the same machine, which sends the outputs of a step in one message.
+"""The connections to stubs on the same machine, each of which sends the outputs of a step in one message.
 
-A request names the connection (``GenerateRequest.deliver_to``). Its call to Triton then has no responses, but
+A request names its connection (``GenerateRequest.deliver_to``). Its call to Triton then has no responses, but
 is needed all the same: it starts the request, reports why it is refused, and lasts until its end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 from collections.abc import Callable
@@ -85,3 +86,44 @@ class LocalOutputs(asyncio.Protocol):
             stream = self.streams.get(output.request_id)
             if stream is not None:
                 stream.deliver(output)
+
+
+class LocalStubs:
+    """The connections to the stubs of this machine, by model; an address is tried once.
+
+    Args:
+        on_lost: called with the model and its connection when that has ended.
+    """
+
+    def __init__(self, on_lost: Callable[[str, LocalOutputs], object]) -> None:
+        self._on_lost = on_lost
+        self._connections: dict[str, LocalOutputs] = {}
+        self._addresses: dict[str, str] = {}
+        self._untried: dict[str, str] = {}
+        self._connecting = asyncio.Lock()
+
+    def note_address(self, model: str, address: str) -> None:
+        """Keep the ``Status.outputs_socket`` of a model; a new one is tried with the next request."""
+        if address != self._addresses.get(model):
+            self._addresses[model] = self._untried[model] = address
+
+    async def connection(self, model: str) -> LocalOutputs | None:
+        """Return the connection to a model's stub, or None if it is elsewhere."""
+        if model in self._untried:
+            async with self._connecting:  # the first requests of a model may come together
+                if address := self._untried.get(model):
+                    local = LocalOutputs(functools.partial(self._lose, model))
+                    if await local.connect(address):
+                        self._connections[model] = local
+                self._untried.pop(model, None)
+        return self._connections.get(model)
+
+    def close(self) -> None:
+        """End all connections."""
+        for local in self._connections.values():
+            local.close()
+
+    def _lose(self, model: str, local: LocalOutputs) -> None:
+        self._on_lost(model, local)
+        if self._connections.get(model) is local:
+            del self._connections[model], self._addresses[model]
