@@ -21,7 +21,7 @@ START_DEADLINE_S = 120.0
 SILENCE_LIMIT_S = 30.0
 _ANSWER_LIMIT_S = 10.0  # /health takes a few seconds where Triton hangs
 _ASK_INTERVAL_S = 2.0
-_POLL_S = 0.05
+_POLL_S = 0.02
 
 
 def frontend_command(

@@ -15,9 +15,9 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ernie_backend.parallel.layout import Layout
 from ernie_backend.service.stages import Stages, process_age_s
@@ -30,14 +30,16 @@ from ernie_cli.serve import startup_table
 from ernie_cli.serve.frontend import base_url, frontend_command, wait_until_ready
 from ernie_cli.serve.oom_report import OomReport
 from ernie_cli.serve.preflight import check_system, choose_service_ports, shared_memory_notice, system_error
-from ernie_cli.serve.recovery import FrontendRecovery, TritonRecovery, recover_all
 from ernie_cli.serve.settings import ServeSettings
 from ernie_cli.serve.worker_host import keep_ranks
 from ernie_cli.triton.bundled import find_installed_server
-from ernie_cli.triton.model_control import TritonModel
 from ernie_cli.triton.process import triton_command, triton_lines, triton_url
 from ernie_cli.triton.run_directory import RunDirectory, new_run_directory, remove_abandoned, write_entry
 from ernie_frontend.log_output import LogOutput, log_to_standard_error, print_line, standard_error
+
+if TYPE_CHECKING:
+    from ernie_cli.serve.recovery import TritonRecovery
+    from ernie_cli.triton.model_control import TritonModel
 
 WhenReady = Callable[[str], Coroutine[Any, Any, bool]]
 """Called with the API's base URL once it answers; returns whether to go on serving."""
@@ -107,33 +109,34 @@ class _Service:
             parameters = {"model": str(self._model.directory), "engine_python": sys.executable}
             entry = directory.model_repository / self._entry
             write_entry(entry, {**parameters, **self._settings.engine})
-            async with Supervisor(output) as supervisor:
-                model = TritonModel(triton_url(directory, self._triton_ports), self._entry)
-                try:
-                    triton = await self._start_triton(supervisor, directory, model)
+            async with Supervisor(output) as supervisor, AsyncExitStack() as connections:
+                with self._stages.stage("tritonserver"):
+                    installed = find_installed_server()
+                    command, environment = triton_command(directory, self._triton_ports, installed)
+                    child = await supervisor.start("tritonserver", command, environment)
                     frontend = await self._start_frontend(supervisor, directory)
-                    await self._load(supervisor, triton, frontend, model)
-                    with self._stages.stage("OpenAI frontend"):
-                        await supervisor.run(wait_until_ready(self._url))
-                    supervisor.stop_notice = self._stop_notice()
-                    self._print_startup_times()
-                    if await supervisor.run(when_ready(self._url)):
-                        recoveries = recover_all(triton, FrontendRecovery(supervisor, frontend, self._url))
-                        await supervisor.run(recoveries, children_may_end=True)
-                finally:
-                    await model.close()
+                    # Triton's client takes as long to import as Triton to start.
+                    from ernie_cli.serve.recovery import FrontendRecovery, TritonRecovery, recover_all
+                    from ernie_cli.triton.model_control import TritonModel
 
-    async def _start_triton(
-        self, supervisor: Supervisor, directory: RunDirectory, model: TritonModel
-    ) -> TritonRecovery:
-        installed = find_installed_server()
-        with self._stages.stage("tritonserver"):
-            command, environment = triton_command(directory, self._triton_ports, installed)
-            child = await supervisor.start("tritonserver", command, environment)
-            version = await self._triton_version(supervisor, model, installed)
-        for line in triton_lines(version, installed, self._triton_ports, has_keys=self._settings.asks_for_keys):
+                    model = TritonModel(triton_url(directory, self._triton_ports), self._entry)
+                    connections.push_async_callback(model.close)
+                    version = await self._triton_version(supervisor, model, installed)
+                self._print_triton(version, installed)
+                triton = TritonRecovery(supervisor, directory, model, child)
+                await self._load(supervisor, triton, frontend, model)
+                with self._stages.stage("OpenAI frontend"):
+                    await supervisor.run(wait_until_ready(self._url))
+                supervisor.stop_notice = self._stop_notice()
+                self._print_startup_times()
+                if await supervisor.run(when_ready(self._url)):
+                    recoveries = recover_all(triton, FrontendRecovery(supervisor, frontend, self._url))
+                    await supervisor.run(recoveries, children_may_end=True)
+
+    def _print_triton(self, version: str, installed: Path | None) -> None:
+        has_keys = self._settings.asks_for_keys
+        for line in triton_lines(version, installed, self._triton_ports, has_keys=has_keys):
             print_line(line)
-        return TritonRecovery(supervisor, directory, model, child)
 
     async def _load(
         self, supervisor: Supervisor, triton: TritonRecovery, frontend: Child, model: TritonModel
@@ -159,7 +162,7 @@ class _Service:
             raise error.with_message(f"{error.message}; {way_out}") from None
 
     async def _start_frontend(self, supervisor: Supervisor, directory: RunDirectory) -> Child:
-        """Start the frontend before the model is loaded: the one imports while the other reads."""
+        """Start the frontend, which imports while Triton starts and the engine reads."""
         url = triton_url(directory, self._triton_ports)
         command, environment = frontend_command(self._settings, self._port, url, self._entry, directory.path)
         drain_s = self._settings.drain_s

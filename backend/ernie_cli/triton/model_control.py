@@ -35,7 +35,7 @@ LIVENESS_LIMIT_S, LIVENESS_QUESTIONS = 2.5, 2
 to answer: that takes milliseconds, or up to two seconds with all cores busy. A single question can be lost when
 this process, or the whole machine, was asleep; too short a limit would end a healthy Triton."""
 UNLOAD_LIMIT_S = 10.0
-_POLL_S = 0.1
+_POLL_S = 0.02
 # gRPC's own second would be most of the start: the first try comes before Triton listens.
 _CHANNEL_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
 
