@@ -57,6 +57,8 @@ class Server:
         if not Path(command.arguments[0]).exists():
             raise NotRunError("not installed (benchmarks/peers/install.sh)")
         self._url = f"http://127.0.0.1:{command.port}"
+        environment = {**os.environ, "PYTHONPATH": "", **command.environment}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed server has its bytecode
         begin = time.monotonic()
         with log.open("w") as output:
             self.family = Family(
@@ -64,7 +66,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": "", **command.environment},
+                env=environment,
             )
         self.families: tuple[Family, ...] = (self.family,)
         while not self._is_ready():

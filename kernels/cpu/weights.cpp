@@ -46,12 +46,21 @@ void pack_pairs(const T* source, T* target, int64_t lanes, int64_t inputs, int64
 
 // A panel of quads: target[k / 4][lane][k % 4] = source[lane][k] + 128.
 void pack_quads(const uint8_t* source, uint8_t* target, int64_t lanes, int64_t inputs, int64_t panel) {
-    for (int64_t start = 0; start < inputs; start += kPackBlock) {
-        const int64_t end = std::min(inputs, start + kPackBlock);
+    const uint32_t offsets = 0x01010101u * uint32_t(kByteOffset);
+    const int64_t whole = inputs / 4 * 4;
+    for (int64_t start = 0; start < whole; start += kPackBlock) {
+        const int64_t end = std::min(whole, start + kPackBlock);
         for (int64_t lane = 0; lane < lanes; ++lane)
-            for (int64_t k = start; k < end; ++k)
-                target[quad_offset(panel, lane, k)] = source[lane * inputs + k] ^ uint8_t(kByteOffset);
+            for (int64_t k = start; k < end; k += 4) {
+                uint32_t quad;
+                std::memcpy(&quad, source + lane * inputs + k, sizeof quad);
+                quad ^= offsets;
+                std::memcpy(target + quad_offset(panel, lane, k), &quad, sizeof quad);
+            }
     }
+    for (int64_t lane = 0; lane < lanes; ++lane)
+        for (int64_t k = whole; k < inputs; ++k)
+            target[quad_offset(panel, lane, k)] = source[lane * inputs + k] ^ uint8_t(kByteOffset);
 }
 
 // Eight nibbles of a word, even ones to the lower half: pair_nibble.

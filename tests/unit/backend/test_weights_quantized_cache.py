@@ -68,7 +68,7 @@ def test_what_was_put_is_there_at_the_next_start(tmp_path: Path, model: Path, we
     assert again.get(WeightKey(Role.DOWN, 3), WeightFormat.INT8, SHAPE) is None
 
 
-@pytest.mark.parametrize("position", [0, 5, 200, 5000, -1])
+@pytest.mark.parametrize("position", [0, 5, 200, 5000, 4096 + SHAPE[0] * SHAPE[1] - 1, -1])
 def test_a_changed_byte_is_noticed(tmp_path: Path, model: Path, weight: Int8Weight, position: int) -> None:
     cache = opened(tmp_path, model)
     cache.put(WeightKey(Role.QKV, 0), weight)
@@ -79,6 +79,15 @@ def test_a_changed_byte_is_noticed(tmp_path: Path, model: Path, weight: Int8Weig
     assert cache.get(WeightKey(Role.QKV, 0), WeightFormat.INT8, SHAPE) is None
     cache.put(WeightKey(Role.QKV, 0), weight)
     assert same(cache.get(WeightKey(Role.QKV, 0), WeightFormat.INT8, SHAPE), weight)
+
+
+def test_a_page_that_stands_elsewhere_is_noticed(tmp_path: Path, model: Path, weight: Int8Weight) -> None:
+    cache = opened(tmp_path, model)
+    cache.put(WeightKey(Role.QKV, 0), weight)
+    (path,) = files(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + content[8192:12288] + content[4096:8192] + content[12288:])
+    assert cache.get(WeightKey(Role.QKV, 0), WeightFormat.INT8, SHAPE) is None
 
 
 @pytest.mark.parametrize("size", [0, 10, 100, 5000])
