@@ -70,11 +70,12 @@ def instruction(facts: dict[str, Any]) -> str:
     """Return the instruction that multiplies in our kernels, by the name that the probe has for it."""
     level, activation = str(facts["instruction_set"]), str(facts["activation_dtype"])
     tiles, wide = level == "avx512-amx", level.startswith("avx512")
-    vnni = level in ("avx512-vnni", "avx512-bf16", "avx512-amx")
+    bytes_at_once = "vpdpbusd ymm" if level == "avx2-vnni" else "vpdpbusd zmm"
+    vnni = level in ("avx2-vnni", "avx512-vnni", "avx512-bf16", "avx512-amx")
     if activation == "int8":
-        return "tdpbssd" if tiles else "vpdpbusd zmm" if vnni else "vpmaddubsw ymm"
+        return "tdpbssd" if tiles else bytes_at_once if vnni else "vpmaddubsw ymm"
     if activation == "int16":
-        return "tdpbssd twice" if tiles else "vpdpbusd zmm twice" if vnni else "vpmaddwd ymm"
+        return "tdpbssd twice" if tiles else f"{bytes_at_once} twice" if vnni else "vpmaddwd ymm"
     if activation == "bfloat16" and level in ("avx512-bf16", "avx512-amx"):
         return "tdpbf16ps" if tiles else "vdpbf16ps zmm"
     return "vfmadd231ps zmm" if wide else "vfmadd231ps ymm"

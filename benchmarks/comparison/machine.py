@@ -24,7 +24,7 @@ MEMORY_MIB = 2048
 """Of the probe of memory; more than any cache of a processor here."""
 
 
-_OF_HALVES = ("tdpbssd", "vpdpbusd zmm")
+_OF_HALVES = ("tdpbssd", "vpdpbusd zmm", "vpdpbusd ymm")
 
 
 class Probe:

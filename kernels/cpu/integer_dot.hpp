@@ -113,6 +113,15 @@ struct Avx2Dots {
 };
 #endif
 
+#if defined(__AVXVNNI__)
+// One instruction for multiply, add pairs, accumulate; the sums are the same integers.
+struct AvxVnniDots : Avx2Dots {
+    static Sums dot(Sums sum, Register w, Register x) {
+        return in_register(_mm256_dpwssd_avx_epi32(sum, w, x));
+    }
+};
+#endif
+
 #if defined(__AVX512F__)
 struct Avx512Dots {
     using Float = Avx512;
@@ -149,7 +158,6 @@ struct Avx512Dots {
 #endif
 
 #if defined(__AVX512VNNI__)
-// One instruction for multiply, add pairs, accumulate; the sums are the same integers.
 struct Avx512VnniDots : Avx512Dots {
     static Sums dot(Sums sum, Register w, Register x) { return in_register(_mm512_dpwssd_epi32(sum, w, x)); }
 };

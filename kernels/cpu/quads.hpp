@@ -85,8 +85,8 @@ struct Avx2Quads {
     static Avx2 to_float(Sums a) { return {_mm256_cvtepi32_ps(a)}; }
 };
 
-// What vpdpbusd does, on AVX2: slow, for tests.
-struct Avx2ByteQuads : Avx2Quads {
+// A quad of bytes to a lane of 256 bits, as vpdpbusd takes them.
+struct Avx2Bytes : Avx2Quads {
     using Weights = __m256i;
     static constexpr int kInputs = 4, kRows = 6;
     static constexpr bool kHasInt8 = true, kHasHalves = true;
@@ -99,12 +99,22 @@ struct Avx2ByteQuads : Avx2Quads {
     }
     static Weights broadcast(const int8_t* x) { return _mm256_set1_epi32(quad_at(x)); }
     static Sums join(Sums high, Sums low) { return _mm256_add_epi32(_mm256_slli_epi32(high, 7), low); }
+};
+
+// What vpdpbusd does, on AVX2: slow, for tests.
+struct Avx2ByteQuads : Avx2Bytes {
     static Sums dot(Sums sum, Weights w, Weights x) {
         const __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)),
                                                _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
         const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(x, 8));
         return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
     }
+};
+#endif
+
+#if defined(__AVXVNNI__)
+struct AvxVnniQuads : Avx2Bytes {
+    static Sums dot(Sums sum, Weights w, Weights x) { return in_register(_mm256_dpbusd_avx_epi32(sum, w, x)); }
 };
 #endif
 

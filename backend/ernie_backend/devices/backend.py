@@ -201,7 +201,7 @@ _CPU_ACTIVATIONS = (
     ActivationType.FLOAT32,
     ActivationType.BFLOAT16,
 )
-_FAST_INT8 = ("avx512-vnni", "avx512-bf16")
+_FAST_INT8 = ("avx2-vnni", "avx512-vnni", "avx512-bf16")
 _TILES = "avx512-amx"
 
 

@@ -22,7 +22,7 @@ from ernie_cli.serve.preflight import check_system
 from ernie_cli.triton.bundled import find_bundled_server, find_installed_server, shared_libpython_directory
 from ernie_cli.triton.run_directory import ENOUGH_SHARED_MEMORY, SHARED_MEMORY, check_socket_path
 
-_FAST_INSTRUCTIONS = "avx512"
+_FAST_INSTRUCTIONS = ("avx2-vnni", "avx512")
 _ENOUGH_MEMORY = 4 << 30
 _ENOUGH_DESCRIPTORS = 4096
 

@@ -37,9 +37,9 @@ READ: Mapping[str, LocalizedText] = {
         "XPU 上的算子：auto（已安装 FastDeploy 时用其算子）、fastdeploy 或 composed（较慢的后备实现）",
     ),
     "ERNIE_CPU_ISA": LocalizedText(
-        "forces an instruction set of the CPU kernels: scalar, avx2, avx512, avx512-vnni, avx512-bf16, "
-        "avx512-amx",
-        "强制 CPU 算子使用某一指令集：scalar、avx2、avx512、avx512-vnni、avx512-bf16、avx512-amx",
+        "forces an instruction set of the CPU kernels: scalar, avx2, avx2-vnni, avx512, avx512-vnni, "
+        "avx512-bf16, avx512-amx",
+        "强制 CPU 算子使用某一指令集：scalar、avx2、avx2-vnni、avx512、avx512-vnni、avx512-bf16、avx512-amx",
     ),
     "PADDLE_TRAINERS": LocalizedText(
         "machines that share the model, without --ips", "未给出 --ips 时，共同承载模型的机器"

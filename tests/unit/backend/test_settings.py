@@ -46,6 +46,7 @@ def test_defaults() -> None:
     [
         ("avx2", "wint8", "int16"),
         ("avx512", "wint8", "int16"),
+        ("avx2-vnni", "wint8", "int8"),
         ("avx512-vnni", "wint8", "int8"),
         ("avx512-amx", "wint8", "int16"),
         ("avx512-amx", "wint4_all", "int8"),

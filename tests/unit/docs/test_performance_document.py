@@ -12,7 +12,7 @@ import pytest
 
 from comparison.document import parts, plots, with_parts, write_document
 from comparison.goals import goals
-from comparison.limits import limit, step_bytes
+from comparison.limits import instruction, limit, step_bytes
 from comparison.rows import ENGINE_ROWS, LLAMA, OUR_SERVER, OURS, SERVER_ROWS, VLLM, VLLM_SERVER
 from support.paths import ROOT
 
@@ -104,6 +104,22 @@ def test_a_limit_is_of_memory_for_one_sequence_and_of_arithmetic_for_many() -> N
     assert limit(one, OURS, 30.0, 800.0) == pytest.approx(30e9 / step_bytes(OURS, 1))
     assert limit(many, OURS, 30.0, 800.0) == limit(many, OURS, 60.0, 800.0)
     assert step_bytes(OURS, 1) == pytest.approx(363e6, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("instruction_set", "activation", "expected"),
+    [
+        ("avx2", "int8", "vpmaddubsw ymm"),
+        ("avx2-vnni", "int8", "vpdpbusd ymm"),
+        ("avx2-vnni", "int16", "vpdpbusd ymm twice"),
+        ("avx512-vnni", "int16", "vpdpbusd zmm twice"),
+        ("avx512-amx", "int16", "tdpbssd twice"),
+    ],
+)
+def test_the_limit_of_arithmetic_is_that_of_the_instruction_that_multiplies(
+    instruction_set: str, activation: str, expected: str
+) -> None:
+    assert instruction({"instruction_set": instruction_set, "activation_dtype": activation}) == expected
 
 
 def test_a_later_run_adds_its_rows_to_earlier_ones(tmp_path: Path) -> None:
