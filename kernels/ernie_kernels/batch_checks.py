@@ -37,7 +37,7 @@ def check_batch(batch: Batch) -> None:
     _check_length("query_starts", batch.query_starts, sequences + 1)
     _check_length("block_tables", batch.block_tables, sequences)
     starts = batch.query_starts
-    if starts[0] != 0 or starts[-1] != tokens or (np.diff(starts) < 0).any():
+    if starts[0] != 0 or starts[-1] != tokens or (starts[1:] < starts[:-1]).any():
         raise ValueError(f"batch.query_starts {starts.tolist()} must rise from 0 to {tokens}")
     if (batch.context_lengths < 0).any():
         raise ValueError(f"batch.context_lengths {batch.context_lengths.tolist()} must not be negative")

@@ -11,8 +11,9 @@ Rows of a chunk are consecutive, and chunks are laid end to end in the plan's or
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain
+from itertools import accumulate, chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,29 +25,32 @@ from ernie_kernels.api import ELSEWHERE, Batch
 def build_batch(plan: SchedulePlan) -> Batch:
     """Return the arrays of a plan with at least one chunk."""
     chunks = plan.chunks
-    lengths = np.array([len(chunk.token_ids) for chunk in chunks], np.int32)
-    starts = np.array([chunk.start for chunk in chunks], np.int32)
-    query_starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-    tables = np.full((len(chunks), max(len(chunk.block_table) for chunk in chunks)), -1, np.int32)
+    ends = list(accumulate(len(chunk.token_ids) for chunk in chunks))
+    query_starts = np.array([0, *ends], np.int32)
+    width = max(len(chunk.block_table) for chunk in chunks)
+    tables = np.full((len(chunks), width), -1, np.int32)
     for row, chunk in zip(tables, chunks, strict=True):
         row[: len(chunk.block_table)] = chunk.block_table
-    ends = query_starts[1:]
-    positions = np.arange(query_starts[-1], dtype=np.int32) + np.repeat(starts - query_starts[:-1], lengths)
-    num_logits = np.array([chunk.num_logit_rows for chunk in chunks], np.int32)
-    logit_ends = np.cumsum(num_logits, dtype=np.int32)
-    logit_rows = np.arange(logit_ends[-1], dtype=np.int32) + np.repeat(ends - logit_ends, num_logits)
+    positions = _from_ranges(range(chunk.start, chunk.start + len(chunk.token_ids)) for chunk in chunks)
+    logit_rows = _from_ranges(
+        range(end - chunk.num_logit_rows, end) for end, chunk in zip(ends, chunks, strict=True)
+    )
     has_media = any(chunk.media for chunk in chunks)
     has_vision = any(chunk.vision_types is not None for chunk in chunks)
     return Batch(
         token_ids=np.fromiter(chain.from_iterable(chunk.token_ids for chunk in chunks), np.int32),
         positions=_on_axes(positions, chunks, query_starts),
         query_starts=query_starts,
-        context_lengths=starts,
+        context_lengths=np.array([chunk.start for chunk in chunks], np.int32),
         block_tables=tables,
         logit_rows=logit_rows,
         media_rows=_media_rows(chunks, query_starts) if has_media else None,
         vision_rows=_vision_rows(chunks, query_starts) if has_vision else None,
     )
+
+
+def _from_ranges(ranges: Iterable[range]) -> NDArray[np.int32]:
+    return np.fromiter(chain.from_iterable(ranges), np.int32)
 
 
 def _on_axes(

@@ -58,7 +58,7 @@ class CpuBatch(_cpu.Batch):
     def __init__(self, batch: Batch) -> None:
         super().__init__(
             batch.token_ids,
-            np.ascontiguousarray(np.atleast_2d(batch.positions)),
+            np.ascontiguousarray(batch.positions.reshape(-1, batch.positions.shape[-1])),
             batch.query_starts,
             batch.context_lengths,
             np.ascontiguousarray(batch.block_tables),
@@ -250,6 +250,8 @@ class CpuOps(CpuPatchOps):
         is_greedy = choices.sampling["temperature"] == 0
         greedy = choices.places[is_greedy]
         logits, greedy_tokens = self._logits(hidden, head, batch, greedy, choices.vocab_size)
+        if len(greedy) == len(is_greedy):
+            return HeadOutput(logits, greedy_tokens)
         places = choices.places[~is_greedy]
         others = TokenChoices(
             places - np.searchsorted(greedy, places).astype(np.int32),
