@@ -75,11 +75,16 @@ class EngineLoop:
         outputs = self._accept(self._inbox.take(0.0 if self._engine.has_work else idle_s))
         if self._engine.has_work:
             outputs += self._engine.step()
+        if outputs and not self._engine.has_work:
+            self._send_heartbeat()  # before them: a client that has its answer finds no request running
         if outputs:
             self._send(Outputs(outputs))
         if time.monotonic() >= self._next_heartbeat:
-            self._send(self._engine.heartbeat)
-            self._next_heartbeat = time.monotonic() + HEARTBEAT_S
+            self._send_heartbeat()
+
+    def _send_heartbeat(self) -> None:
+        self._send(self._engine.heartbeat)
+        self._next_heartbeat = time.monotonic() + HEARTBEAT_S
 
     def _accept(self, arrivals: Arrivals) -> tuple[Output, ...]:
         """Cancel and submit; return the refusals."""

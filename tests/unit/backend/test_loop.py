@@ -31,7 +31,7 @@ def test_a_turn_accepts_steps_and_sends_one_message(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("ernie_backend.service.engine_loop.HEARTBEAT_S", 1000.0)
     loop, inbox, sent = _loop(TokenHashRunner(20, 2, 10))
     for name in ("a", "b", "cancelled"):
-        inbox.put(make_request(name, (1, 2), 2))
+        inbox.put(make_request(name, (1, 2), 3))
     inbox.put(make_request("big", (1,) * 50, 2))
     inbox.put(Output("refused", error="invalid_value: no"))
     inbox.put(Cancel("cancelled"))
@@ -44,6 +44,12 @@ def test_a_turn_accepts_steps_and_sends_one_message(monkeypatch: pytest.MonkeyPa
     assert (beat.running, beat.steps, beat.total_blocks) == (2, 1, 20)
     loop.turn()
     assert [type(message) for message in sent[2:]] == [Outputs], "heartbeats are rate-limited"
+    loop.turn()
+    beat, made = sent[3:]
+    assert isinstance(made, Outputs)
+    assert [output.finish_reason for output in made.outputs] == ["length", "length"]
+    assert isinstance(beat, Heartbeat)
+    assert (beat.running, beat.steps) == (0, 3), "sent before the last answers"
 
 
 def test_an_idle_turn_waits_and_sends_a_heartbeat() -> None:
