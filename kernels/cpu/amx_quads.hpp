@@ -29,24 +29,25 @@ inline void store_sums(int32_t* sums) {
 inline bool brings_panel(int64_t output, int64_t row) { return row == 0 && output % kPanel<Avx512> == 0; }
 
 // Tiles 0 to 3 += `inputs` codes at x times bytes at w: kRowTiles tiles of rows times the others of outputs.
+// The weights are loaded past the first cache, where the rows stay for all of them.
 template <int kRowTiles>
 void multiply_quads(const int8_t* x, int64_t stride, const int8_t* w, int64_t inputs, bool is_in_memory) {
     constexpr int64_t kStepBytes = kTileRows * kQuadRowBytes;
     for (int64_t k = 0; k < inputs; k += kTileBytes, x += kTileBytes, w += kStepBytes) {
         if (is_in_memory) prefetch_weights<kStepBytes>(w);
         _tile_loadd(4, x, size_t(stride));
-        _tile_loadd(6, w, kQuadRowBytes);
+        _tile_stream_loadd(6, w, kQuadRowBytes);
         _tile_dpbsud(0, 4, 6);
-        _tile_loadd(7, w + kTileBytes, kQuadRowBytes);
+        _tile_stream_loadd(7, w + kTileBytes, kQuadRowBytes);
         _tile_dpbsud(1, 4, 7);
         if constexpr (kRowTiles == 2) {
             _tile_loadd(5, x + kTileRows * stride, size_t(stride));
             _tile_dpbsud(2, 5, 6);
             _tile_dpbsud(3, 5, 7);
         } else {
-            _tile_loadd(6, w + 2 * kTileBytes, kQuadRowBytes);
+            _tile_stream_loadd(6, w + 2 * kTileBytes, kQuadRowBytes);
             _tile_dpbsud(2, 4, 6);
-            _tile_loadd(7, w + 3 * kTileBytes, kQuadRowBytes);
+            _tile_stream_loadd(7, w + 3 * kTileBytes, kQuadRowBytes);
             _tile_dpbsud(3, 4, 7);
         }
     }
@@ -79,56 +80,109 @@ void quad_block(const LinearTask& task, const int8_t* w, int64_t output, int64_t
     }
 }
 
-// At most two tiles of rows times a panel.
-inline void quad_rows(const LinearTask& task, const int8_t* w, int64_t output, int64_t row, int64_t rows) {
-    if (rows <= kTileRows) return quad_block<1>(task, w, output, row, rows);
-    constexpr int64_t kHalf = 2 * Avx512::kLanes;
-    quad_block<2>(task, w, output, row, rows);
-    if (output + kHalf < task.weight.outputs) quad_block<2>(task, w + 4 * kHalf, output + kHalf, row, rows);
-}
+// Products of codes of one byte.
+class QuadProduct {
+  public:
+    static constexpr int64_t kRows = 2 * kTileRows;
 
-// Two tiles of halves, 16 rows, times two tiles of outputs, whose bytes are at w. Totals [16][2] of a group are
-// added up in memory of this thread.
-inline void halved_block(const LinearTask& task, const int8_t* w, int64_t output, int64_t row, int64_t rows) {
-    constexpr int kOutputTiles = 2;
-    const QuantizedRows& q = task.quantized;
-    const int32_t offset = offset_of(task.weight.kind == WeightKind::Int8 ? 8 : 4);
-    const int8_t* x = static_cast<const int8_t*>(q.codes) + 2 * row * q.stride;
-    Avx512 totals[kTileRows][kOutputTiles];
-    for (auto& of_row : totals)
-        for (Avx512& total : of_row) total = Avx512::zero();
-    alignas(64) int32_t sums[4 * kTileSums];
-    for (int64_t g = 0; g < q.groups; ++g) {
-        const int64_t start = g * q.group, left = q.stride - start;
+    explicit QuadProduct(const LinearTask& task) : task_(task) {}
+
+    // At most kRows rows times a panel, whose bytes are at w.
+    void multiply(const int8_t* w, int64_t output, int64_t row, int64_t rows) {
+        if (rows <= kTileRows) return quad_block<1>(task_, w, output, row, rows);
+        constexpr int64_t kHalf = 2 * Avx512::kLanes;
+        quad_block<2>(task_, w, output, row, rows);
+        if (output + kHalf < task_.weight.outputs)
+            quad_block<2>(task_, w + 4 * kHalf, output + kHalf, row, rows);
+    }
+
+    void finish() {}
+
+  private:
+    const LinearTask& task_;
+};
+
+// Products of halves: 16 rows, two tiles, times two tiles of outputs at a time. While tiles multiply a group of
+// such a block, the sums of the group before are joined and scaled, a row between two steps: tiles and vector
+// units work side by side. So a block is complete only after the next one, or after finish().
+class HalvedProduct {
+  public:
+    static constexpr int64_t kRows = kTileRows;
+
+    explicit HalvedProduct(const LinearTask& task)
+        : task_(task), offset_(offset_of(task.weight.kind == WeightKind::Int8 ? 8 : 4)) {}
+
+    // At most kRows rows times a panel, whose bytes are at w.
+    void multiply(const int8_t* w, int64_t output, int64_t row, int64_t rows) {
+        for (int64_t first = output; first < output + kPanel<Avx512> && first < task_.weight.outputs;
+             first += kOutputs, w += 4 * kOutputs)
+            for (int64_t g = 0; g < task_.quantized.groups; ++g) multiply_group(w, {first, row, rows, g});
+    }
+
+    void finish() {
+        while (next_ < waiting_.rows) scale_row(next_++);
+    }
+
+  private:
+    static constexpr int kTiles = 2;  // of outputs
+    static constexpr int64_t kOutputs = kTiles * Avx512::kLanes;
+    struct Block {
+        int64_t output, row, rows, group;
+    };
+
+    void multiply_group(const int8_t* w, const Block& block) {
+        const QuantizedRows& q = task_.quantized;
+        const int64_t start = block.group * q.group, left = q.stride - start;
+        const int8_t* x = static_cast<const int8_t*>(q.codes) + 2 * block.row * q.stride + start;
+        w += start * kPanel<Avx512>;
+        const bool is_in_memory = brings_panel(block.output, block.row);
         zero_tiles();
-        multiply_quads<2>(x + start, q.stride, w + start * kPanel<Avx512>, left < q.group ? left : q.group,
-                          brings_panel(output, row));
-        store_sums(sums);
-        for (int64_t r = 0; r < rows; ++r) {
-            const int64_t place = (row + r) * q.groups + g;
-            const __m512i excess = _mm512_set1_epi32(offset * q.sums[place]);
-            const Avx512 scale = Avx512::set(q.scales[place]);
-            const int32_t* high = sums + r / 8 * kOutputTiles * kTileSums + r % 8 * 2 * Avx512::kLanes;
-            for (int i = 0; i < kOutputTiles; ++i, high += kTileSums) {
-                const __m512i both =
-                    Avx512VnniQuads::join(_mm512_load_si512(high), _mm512_load_si512(high + Avx512::kLanes));
-                totals[r][i] =
-                    Avx512::fma(Avx512VnniQuads::to_float(_mm512_sub_epi32(both, excess)), scale, totals[r][i]);
-            }
+        for (int64_t k = 0; k < q.group && k < left; k += kTileBytes, w += kTileRows * kQuadRowBytes) {
+            multiply_quads<2>(x + k, q.stride, w, kTileBytes, is_in_memory);
+            if (next_ < waiting_.rows) scale_row(next_++);
+        }
+        finish();
+        store_sums(sums_);
+        waiting_ = block;
+        next_ = 0;
+    }
+
+    void scale_row(int64_t r) {
+        const QuantizedRows& q = task_.quantized;
+        const int64_t place = (waiting_.row + r) * q.groups + waiting_.group;
+        const __m512i excess = _mm512_set1_epi32(offset_ * q.sums[place]);
+        const Avx512 scale = Avx512::set(q.scales[place]);
+        const int32_t* high = sums_ + r / 8 * kTiles * kTileSums + r % 8 * 2 * Avx512::kLanes;
+        for (int i = 0; i < kTiles; ++i, high += kTileSums) {
+            const __m512i both =
+                Avx512VnniQuads::join(_mm512_load_si512(high), _mm512_load_si512(high + Avx512::kLanes));
+            const Avx512 before = waiting_.group ? totals_[r][i] : Avx512::zero();
+            totals_[r][i] =
+                Avx512::fma(Avx512VnniQuads::to_float(_mm512_sub_epi32(both, excess)), scale, before);
+        }
+        if (waiting_.group == q.groups - 1) store_row(r);
+    }
+
+    void store_row(int64_t r) {
+        const WeightView& weight = task_.weight;
+        float* y = task_.y + (waiting_.row + r) * weight.outputs;
+        for (int i = 0; i < kTiles; ++i) {
+            const int64_t first = waiting_.output + i * Avx512::kLanes, left = weight.outputs - first;
+            const __mmask16 is_output = left >= Avx512::kLanes ? 0xFFFF : left > 0 ? (1 << left) - 1 : 0;
+            Avx512 value = Avx512::mul(totals_[r][i], Avx512::load(weight.scales + first));
+            if (task_.bias)
+                value.v = _mm512_add_ps(value.v, _mm512_maskz_loadu_ps(is_output, task_.bias + first));
+            _mm512_mask_storeu_ps(y + first, is_output, value.v);
         }
     }
-    const float* bias = task.bias ? task.bias + output : nullptr;
-    for (int64_t r = 0; r < rows; ++r)
-        store_outputs(totals[r], task.weight.scales + output, bias,
-                      task.y + (row + r) * task.weight.outputs + output, task.weight.outputs - output);
-}
 
-// At most 16 rows of halves times a panel.
-inline void halved_rows(const LinearTask& task, const int8_t* w, int64_t output, int64_t row, int64_t rows) {
-    constexpr int64_t kHalf = 2 * Avx512::kLanes;
-    halved_block(task, w, output, row, rows);
-    if (output + kHalf < task.weight.outputs) halved_block(task, w + 4 * kHalf, output + kHalf, row, rows);
-}
+    alignas(64) int32_t sums_[4 * kTileSums];
+    Avx512 totals_[kTileRows][kTiles];  // of the groups so far
+    const LinearTask& task_;
+    const int32_t offset_;
+    Block waiting_{};
+    int64_t next_ = 0;  // row of the waiting block to be scaled
+};
 
 struct alignas(64) TileRow {
     int8_t bytes[kTileBytes];
@@ -149,12 +203,14 @@ inline const int8_t* widened_panel(const int8_t* words, int64_t depth) {
 }
 
 // A share is a run of panels, as in amx_bfloat16_linear. Int4 ones are widened once for more rows.
-template <int64_t kRows, void (*multiply_rows)(const LinearTask&, const int8_t*, int64_t, int64_t, int64_t)>
+template <typename Product>
 void amx_quad_linear(const LinearTask& task, int part, int parts) {
+    constexpr int64_t kRows = Product::kRows;
     const bool is_int4 = task.weight.kind == WeightKind::Int4;
     const int64_t block = is_int4 ? 4 * kRows : kRows, depth = task.quantized.stride;
     const int64_t panel_bytes = depth * kPanel<Avx512> / (is_int4 ? 2 : 1);
     const TileRegisters tiles;
+    Product product(task);
     const Range range = share((task.weight.outputs + kPanel<Avx512> - 1) / kPanel<Avx512>, part, parts);
     for (int64_t start = 0; start < task.rows; start += block) {
         const int64_t end = start + block < task.rows ? start + block : task.rows;
@@ -162,9 +218,10 @@ void amx_quad_linear(const LinearTask& task, int part, int parts) {
             const int8_t* w = static_cast<const int8_t*>(task.weight.data) + panel * panel_bytes;
             if (is_int4) w = widened_panel(w, depth);
             for (int64_t row = start; row < end; row += kRows)
-                multiply_rows(task, w, panel * kPanel<Avx512>, row, row + kRows < end ? kRows : end - row);
+                product.multiply(w, panel * kPanel<Avx512>, row, row + kRows < end ? kRows : end - row);
         }
     }
+    product.finish();
 }
 
 inline void amx_linear(const LinearTask& task, int part, int parts) {
@@ -172,9 +229,9 @@ inline void amx_linear(const LinearTask& task, int part, int parts) {
     const QuantizedRows& q = task.quantized;
     if (task.weight.in_quads && !task.weight.group_scales) {
         if (q.halves == 2 && q.group % kTileBytes == 0 && task.rows >= kLeastHalvedRows)
-            return amx_quad_linear<kTileRows, halved_rows>(task, part, parts);
+            return amx_quad_linear<HalvedProduct>(task, part, parts);
         if (q.halves == 1 && q.groups == 1 && task.rows >= kLeastTileRows)
-            return amx_quad_linear<2 * kTileRows, quad_rows>(task, part, parts);
+            return amx_quad_linear<QuadProduct>(task, part, parts);
     }
     linear<Avx512VnniDots, Avx512Bf16Pairs, Avx512VnniQuads>(task, part, parts);
 }

@@ -10,6 +10,7 @@
 //   dot(sum, w, x):      sum[i] += w[2i] * x[2i] + w[2i + 1] * x[2i + 1]
 //   even(w), odd(w):     one input of each pair, as floats
 //   store_codes(x, p):   integral floats as activation codes, int16 or int8
+//   store_halves(x, high, low):  as the two bytes of int16 codes; only where that takes a few instructions
 //
 // No sum overflows: ops.cpp bounds the inputs of a group (kLargestGroup, kMostStaticInputs).
 #pragma once
@@ -153,6 +154,12 @@ struct Avx512Dots {
     }
     static void store_codes(Avx512 codes, int8_t* p) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(codes.v)));
+    }
+    static void store_halves(Avx512 codes, int8_t* high, int8_t* low) {
+        const __m512i whole = _mm512_cvtps_epi32(codes.v),
+                      rest = _mm512_and_si512(whole, _mm512_set1_epi32(127));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(_mm512_srai_epi32(whole, 7)));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(rest));
     }
 };
 #endif

@@ -25,16 +25,21 @@ void store_codes(const float* x, int64_t count, float scale, float levels, Code*
     }
 }
 
-template <typename D, typename Code>
-void quantize_group(const float* x, int64_t count, float levels, float* scale, Code* codes) {
-    using V = typename D::Float;
+// The scale of `count` numbers: NaN if one of them is NaN or infinite.
+template <typename V>
+float scale_of(const float* x, int64_t count, float levels) {
     V maximum = V::zero(), poison = V::zero();  // max() drops NaN, so what is not finite is collected apart
     for (int64_t k = 0; k < count; k += V::kLanes) {
         const V values = load_partial<V>(x + k, count - k);
         maximum = V::max(V::abs(values), maximum);
         poison = V::add(poison, V::mul(values, V::zero()));
     }
-    *scale = maximum.maximum() / levels + poison.sum();  // NaN if one of them is NaN or infinite
+    return maximum.maximum() / levels + poison.sum();
+}
+
+template <typename D, typename Code>
+void quantize_group(const float* x, int64_t count, float levels, float* scale, Code* codes) {
+    *scale = scale_of<typename D::Float>(x, count, levels);
     if (!(*scale > 0)) {
         for (int64_t k = 0; k < count; ++k) codes[k] = 0;
         return;
@@ -63,22 +68,59 @@ void quantize_row(const QuantizeTask& task, int64_t row) {
     for (int64_t k = task.width; k < q.stride; ++k) codes[k] = 0;
 }
 
-// int16 codes as two rows of bytes: 127 * 128 = 127 * 128 + 0, -1 = -1 * 128 + 127.
+// A register of int16 codes as bytes: 127 * 128 = 127 * 128 + 0, -1 = -1 * 128 + 127.
+template <typename D>
+void store_halves(typename D::Float values, int8_t* high, int8_t* low) {
+    if constexpr (requires { D::store_halves(values, high, low); }) {
+        D::store_halves(values, high, low);
+    } else {
+        int16_t codes[D::Float::kLanes];
+        D::store_codes(values, codes);
+        for (int i = 0; i < D::Float::kLanes; ++i) {
+            high[i] = int8_t(codes[i] >> 7);
+            low[i] = int8_t(codes[i] & 127);
+        }
+    }
+}
+
+// Codes of `count` numbers that are divided by `scale`, in whole registers, and their sum. Floats add them up
+// exactly: kLargestGroup * 127 * 128 is below 2 ** 24.
+template <typename D>
+int32_t halve_group(const float* x, int64_t count, float scale, float levels, int8_t* high, int8_t* low) {
+    using V = typename D::Float;
+    static_assert(kLargestGroup * 127 * 128 < 1 << 24);
+    const V divisor = V::set(scale), most = V::set(levels), least = V::set(-levels);
+    V total = V::zero();
+    for (int64_t k = 0; k < count; k += V::kLanes) {
+        const V rounded = V::round(V::div(load_partial<V>(x + k, count - k), divisor));
+        const V cut = V::min(V::max(rounded, least), most);
+        total = V::add(total, cut);
+        store_halves<D>(cut, high + k, low + k);
+    }
+    return int32_t(total.sum());
+}
+
+// int16 codes as two rows of bytes.
 template <typename D>
 void quantize_halves(const QuantizeTask& task, int64_t row) {
+    using V = typename D::Float;
+    static_assert(kDepth % V::kLanes == 0 &&
+                  kQuadDepth % V::kLanes == 0);  // registers end with groups and rows
     const QuantizedRows& q = task.quantized;
     int8_t* high = static_cast<int8_t*>(q.codes) + 2 * row * q.stride;
     int8_t* low = high + q.stride;
-    int16_t codes[kLargestGroup];
     for (int64_t g = 0; g < q.groups; ++g) {
         const int64_t start = g * q.group, place = row * q.groups + g;
         const int64_t count = task.width - start < q.group ? task.width - start : q.group;
-        quantize_group<D>(task.x + row * task.width + start, count, task.levels, q.scales + place, codes);
-        for (int64_t k = 0; k < count; ++k) {
-            high[start + k] = int8_t(codes[k] >> 7);
-            low[start + k] = int8_t(codes[k] & 127);
+        const float* x = task.x + row * task.width + start;
+        const float scale = q.scales[place] = scale_of<V>(x, count, task.levels);
+        if (scale > 0) {
+            q.sums[place] = halve_group<D>(x, count, scale, task.levels, high + start, low + start);
+            continue;
         }
-        q.sums[place] = sum_of(codes, count);
+        std::memset(high + start, 0, size_t(count));
+        std::memset(low + start, 0, size_t(count));
+        q.sums[place] = 0;
     }
     for (int64_t k = task.width; k < q.stride; ++k) high[k] = low[k] = 0;
 }

@@ -39,9 +39,10 @@ from numpy.typing import NDArray
 
 from ernie_kernels.hadamard import fold_rotation, rotate_blocks
 
-ACTIVATION_GROUPS = {"int8": 32, "int16": 128}
+ACTIVATION_GROUPS = {"int8": 32, "int16": 1024}
 """Inputs that share one activation scale, of each quantized ``ActivationType``, by its value. With int8 more of
-them lose accuracy where channels have outliers, fewer cost speed; with int16 any number is as good."""
+them lose accuracy where channels have outliers, fewer cost speed; with int16 any number up to 1024, where
+integer sums stop being exact, is as good, and fewer cost speed."""
 
 WEIGHT_GROUP = 64
 """Inputs that share one scale of a ``GroupedInt4Weight``; divides or is divided by ``ACTIVATION_GROUPS``."""

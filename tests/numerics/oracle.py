@@ -25,7 +25,7 @@ Positions = NDArray[np.int32] | None
 """``[3, T]``; None: of a text."""
 
 LEVELS = {"int8": 127, "int16": 127 * 128}
-GROUPS = {"int8": 32, "int16": 128}
+GROUPS = {"int8": 32, "int16": 1024}
 
 
 def read_weights(directory: Path) -> dict[str, Floats]:
