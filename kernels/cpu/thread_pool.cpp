@@ -1,5 +1,7 @@
 #include "thread_pool.hpp"
 
+#include <chrono>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -7,13 +9,28 @@
 namespace ernie {
 namespace {
 
-constexpr int kSpins = 2000;  // about 50 us: longer than the gap between two ops of a step
+// Longer than the gap between two ops that threads share, with one of few rows between them.
+constexpr std::chrono::microseconds kSpinTime(150);
+constexpr int kPauses = 16;  // from one look at the clock to the next
 constexpr uint64_t kCall = uint64_t(1) << 32, kOpen = uint64_t(1) << 31, kJoined = kOpen - 1;
 
 void pause() {
 #if defined(__x86_64__)
     _mm_pause();
 #endif
+}
+
+// Waits for a moment; returns whether `is_over`.
+template <typename Condition>
+bool spin_until(const Condition& is_over) {
+    const auto end = std::chrono::steady_clock::now() + kSpinTime;
+    do {
+        for (int pauses = 0; pauses < kPauses; ++pauses) {
+            if (is_over()) return true;
+            pause();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
 }
 
 }  // namespace
@@ -47,12 +64,10 @@ void ThreadPool::run(int parts, const std::function<void(int, int)>& task) {
     wake_.notify_all();
     take_parts();
     uint64_t state = state_.fetch_and(~kOpen, std::memory_order_acquire) & ~kOpen;
-    for (int spins = 0; state & kJoined; state = state_.load(std::memory_order_acquire)) {
-        if (++spins < kSpins)
-            pause();
-        else
-            state_.wait(state, std::memory_order_acquire);
-    }
+    const auto is_over = [&] { return !((state = state_.load(std::memory_order_acquire)) & kJoined); };
+    if (spin_until(is_over)) return;
+    for (; state & kJoined; state = state_.load(std::memory_order_acquire))
+        state_.wait(state, std::memory_order_acquire);
 }
 
 void ThreadPool::take_parts() {
@@ -84,10 +99,7 @@ bool ThreadPool::join(uint64_t state) {
 uint64_t ThreadPool::wait_for_call(uint64_t seen) {
     uint64_t state = 0;
     const auto is_new = [&] { return (state = state_.load(std::memory_order_acquire)) / kCall != seen; };
-    for (int spins = 0; spins < kSpins; ++spins) {
-        if (is_new()) return state;
-        pause();
-    }
+    if (spin_until(is_new)) return state;
     std::unique_lock<std::mutex> lock(mutex_);
     wake_.wait(lock, is_new);
     return state;
