@@ -12,7 +12,7 @@
 namespace ernie::ERNIE_VARIANT {
 
 inline constexpr int64_t kLeastTileRows = 12;   // fewer are faster without tiles
-inline constexpr int64_t kLeastHalvedRows = 8;  // the same of rows of two halves
+inline constexpr int64_t kLeastHalvedRows = 5;  // the same of rows of two halves
 inline constexpr int64_t kTileBytes = 64;       // of a row of a tile
 inline constexpr int64_t kQuadRowBytes = 4 * kPanel<Avx512>;
 inline constexpr int64_t kTileSums = kTileRows * Avx512::kLanes;
