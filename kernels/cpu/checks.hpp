@@ -20,10 +20,4 @@ inline void expect_below(const char* name, int64_t value, int64_t limit) {
                                 std::to_string(limit - 1));
 }
 
-template <typename T>
-T* grow(std::vector<T>& scratch, int64_t items) {
-    if (int64_t(scratch.size()) < items) scratch.resize(size_t(items));
-    return scratch.data();
-}
-
 }  // namespace ernie

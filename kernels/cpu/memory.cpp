@@ -20,7 +20,6 @@ size_t round_up(size_t bytes, size_t multiple) { return (bytes + multiple - 1) /
 // zeroed ones at the next touch. Returns how many bytes they have; 0 where it does not do that.
 size_t drop_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) {
 #if defined(__linux__)
-    madvise(memory, bytes, MADV_HUGEPAGE);
     const size_t page = size_t(sysconf(_SC_PAGESIZE)), whole = bytes / page * page;
     if (madvise(memory, whole, MADV_DONTNEED) == 0) return whole;
 #endif
@@ -29,32 +28,45 @@ size_t drop_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) 
 
 }  // namespace
 
-Memory allocate_zeroed(size_t bytes) {
+void* allocate_aligned(size_t bytes) {
     const bool is_large = bytes >= kHugePage;
-    const size_t rounded = round_up(bytes + 1, kCacheLine);
     void* memory = nullptr;
-    if (posix_memalign(&memory, is_large ? kHugePage : kCacheLine, rounded) != 0) throw std::bad_alloc();
-    const size_t zeroed = is_large ? drop_pages(memory, rounded) : 0;
-    std::memset(static_cast<char*>(memory) + zeroed, 0, rounded - zeroed);
-    return Memory(memory, std::free);
+    if (posix_memalign(&memory, is_large ? kHugePage : kCacheLine, bytes) != 0) throw std::bad_alloc();
+#if defined(__linux__)
+    if (is_large) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+    return memory;
+}
+
+Memory allocate_zeroed(size_t bytes) {
+    const size_t rounded = round_up(bytes + 1, kCacheLine);
+    Memory memory(allocate_aligned(rounded), std::free);
+    const size_t zeroed = rounded >= kHugePage ? drop_pages(memory.get(), rounded) : 0;
+    std::memset(static_cast<char*>(memory.get()) + zeroed, 0, rounded - zeroed);
+    return memory;
 }
 
 Memory allocate_in_chunk(size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+    return allocate_zeroed(bytes);  // its neighbours would hide what is read or written behind it
+#else
     static std::mutex mutex;
     static std::weak_ptr<void> last;  // the chunk with room, while one of its allocations lives
-    static size_t used = 0, size = 0;
+    static size_t used = 0;
     const std::lock_guard<std::mutex> lock(mutex);
     const size_t rounded = round_up(bytes + 1, kCacheLine);
+    if (rounded > kChunk / 8)  // alone: in a chunk much would be left over that is too small for the next one
+        return allocate_zeroed(round_up(rounded, kHugePage));
     Memory chunk = last.lock();
-    if (!chunk || size - used < rounded) {
-        size = std::max(kChunk, round_up(rounded, kHugePage));
-        chunk = allocate_zeroed(size);
+    if (!chunk || kChunk - used < rounded) {
+        chunk = allocate_zeroed(kChunk);
         last = chunk;
         used = 0;
     }
     const Memory memory(chunk, static_cast<char*>(chunk.get()) + used);
     used += rounded;
     return memory;
+#endif
 }
 
 }  // namespace ernie

@@ -3,18 +3,44 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <cstdlib>
 #include <memory>
+#include <vector>
 
 namespace ernie {
 
 using Memory = std::shared_ptr<void>;
 
-// Large allocations ask for huge pages. Throws std::bad_alloc.
+// Not zeroed; large allocations ask for huge pages. std::free releases it. Throws std::bad_alloc.
+void* allocate_aligned(size_t bytes);
+
+// The same, zeroed.
 Memory allocate_zeroed(size_t bytes);
 
-// For what lives as long as a model: allocations lie one after another in large chunks of huge pages, of which
-// a matrix alone would fill the last one in part only. A chunk is freed with the last of its allocations.
-// Throws std::bad_alloc.
+// For what lives as long as a model: all of it is in huge pages. Small allocations lie one after another in
+// chunks of them, which are freed with the last of their allocations. Throws std::bad_alloc.
 Memory allocate_in_chunk(size_t bytes);
+
+template <typename T>
+struct AlignedAllocator {
+    using value_type = T;
+    AlignedAllocator() = default;
+    template <typename U>
+    AlignedAllocator(const AlignedAllocator<U>&) {}
+    T* allocate(size_t items) { return static_cast<T*>(allocate_aligned(items * sizeof(T))); }
+    void deallocate(T* memory, size_t) { std::free(memory); }
+    bool operator==(const AlignedAllocator&) const { return true; }
+};
+
+// Memory of an op that the next one uses again.
+template <typename T>
+using Scratch = std::vector<T, AlignedAllocator<T>>;
+
+template <typename T>
+T* grow(Scratch<T>& scratch, int64_t items) {
+    if (int64_t(scratch.size()) < items) scratch.resize(size_t(items));
+    return scratch.data();
+}
 
 }  // namespace ernie

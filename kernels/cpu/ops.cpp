@@ -48,12 +48,7 @@ int64_t code_bytes(const PackedLinear& weight) {
     return weight.in_quads && weight.activation != Activation::Int16 ? sizeof(int8_t) : sizeof(int16_t);
 }
 
-constexpr int64_t kLine = 64;            // of the caches
 constexpr int64_t kGatheredAtOnce = 16;  // bytes copied in the time of a multiply-add
-
-std::byte* aligned(std::byte* memory) {
-    return memory + (kLine - int64_t(reinterpret_cast<uintptr_t>(memory) % kLine)) % kLine;
-}
 
 // Items of a row in bfloat16; none where the weight is not multiplied by such rows.
 int64_t rounded_stride(const PackedLinear& weight) {
@@ -169,7 +164,7 @@ void Ops::gather_codes(const Product& product, const QuantizedRows& rows) {
 QuantizedRows Ops::quantize_once(Matrix x, const PackedLinear& weight) {
     if (weight.activation != Activation::Int16 && weight.activation != Activation::Int8) return {};
     QuantizedRows q = quantized_shape(weight);
-    q.codes = aligned(grow(row_codes_, x.rows * q.stride * code_bytes(weight) + kLine));
+    q.codes = grow(row_codes_, x.rows * q.stride * code_bytes(weight));
     q.scales = grow(row_scales_, x.rows * q.groups);
     if (weight.in_quads) q.sums = grow(row_sums_, x.rows * q.groups);
     quantize({&weight, x.data, x.rows, nullptr}, q);
@@ -188,7 +183,7 @@ void Ops::prepare(const std::vector<Product>& products) {
         scales += product.rows * q.groups;
         items += (product.rows + kRowsTogether) * rounded_stride(*product.weight);
     }
-    std::byte* next_codes = aligned(grow(codes_, codes + behind + kLine));
+    std::byte* next_codes = grow(codes_, codes + behind);
     float* next_scales = grow(scales_, scales);
     int32_t* next_sums = grow(sums_, scales);
     std::byte* next_items = grow(rounded_, items * kLargestItem);

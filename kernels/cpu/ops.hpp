@@ -111,11 +111,11 @@ class Ops {
     const Kernels& kernels_;
     ThreadPool pool_;
     std::mutex mutex_;
-    std::vector<std::byte> codes_, rounded_, row_codes_;
-    std::vector<int32_t> sums_, row_sums_;
-    std::vector<float> scales_, row_scales_, hidden_, gate_up_, queries_, scratch_, partials_, expert_rows_,
+    Scratch<std::byte> codes_, rounded_, row_codes_;
+    Scratch<int32_t> sums_, row_sums_;
+    Scratch<float> scales_, row_scales_, hidden_, gate_up_, queries_, scratch_, partials_, expert_rows_,
         chosen_weights_, bank_rows_;
-    std::vector<int32_t> chosen_;
+    Scratch<int32_t> chosen_;
     std::vector<LinearTask> products_;
     std::vector<int> chunk_ends_;
     std::vector<PatchUnit> units_;
