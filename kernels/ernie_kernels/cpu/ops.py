@@ -58,7 +58,7 @@ class CpuBatch(_cpu.Batch):
     def __init__(self, batch: Batch) -> None:
         super().__init__(
             batch.token_ids,
-            np.ascontiguousarray(batch.positions.reshape(-1, batch.positions.shape[-1])),
+            np.ascontiguousarray(batch.positions if batch.positions.ndim == 2 else batch.positions[None]),
             batch.query_starts,
             batch.context_lengths,
             np.ascontiguousarray(batch.block_tables),
