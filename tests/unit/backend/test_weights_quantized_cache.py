@@ -81,12 +81,38 @@ def test_a_changed_byte_is_noticed(tmp_path: Path, model: Path, weight: Int8Weig
     assert same(cache.get(WeightKey(Role.QKV, 0), WeightFormat.INT8, SHAPE), weight)
 
 
-def test_a_page_that_stands_elsewhere_is_noticed(tmp_path: Path, model: Path, weight: Int8Weight) -> None:
+@pytest.mark.parametrize("length", [8, 512, 4096])
+def test_what_stands_elsewhere_is_noticed(tmp_path: Path, model: Path, weight: Int8Weight, length: int) -> None:
     cache = opened(tmp_path, model)
     cache.put(WeightKey(Role.QKV, 0), weight)
     (path,) = files(tmp_path)
     content = path.read_bytes()
-    path.write_bytes(content[:4096] + content[8192:12288] + content[4096:8192] + content[12288:])
+    first, second, rest = (
+        content[4096:][:length],
+        content[4096 + length :][:length],
+        content[4096 + 2 * length :],
+    )
+    path.write_bytes(content[:4096] + second + first + rest)
+    assert cache.get(WeightKey(Role.QKV, 0), WeightFormat.INT8, SHAPE) is None
+
+
+def test_the_highest_bit_of_two_words_is_noticed(tmp_path: Path, model: Path, weight: Int8Weight) -> None:
+    cache = opened(tmp_path, model)
+    cache.put(WeightKey(Role.QKV, 0), weight)
+    (path,) = files(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[4096 + 7] ^= 128
+    content[4096 + 15] ^= 128
+    path.write_bytes(content)
+    assert cache.get(WeightKey(Role.QKV, 0), WeightFormat.INT8, SHAPE) is None
+
+
+@pytest.mark.parametrize("header", [b"0", b"[1]", b'{"shape": 1, "checksum": 0}'])
+def test_another_header_is_damage(tmp_path: Path, model: Path, weight: Int8Weight, header: bytes) -> None:
+    cache = opened(tmp_path, model)
+    cache.put(WeightKey(Role.QKV, 0), weight)
+    (path,) = files(tmp_path)
+    path.write_bytes(header.ljust(4096) + path.read_bytes()[4096:])
     assert cache.get(WeightKey(Role.QKV, 0), WeightFormat.INT8, SHAPE) is None
 
 

@@ -84,7 +84,7 @@ class QuantizedCache:
             codes, scales = _read(content, *_stored_shapes(fmt, shape))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s is damaged and made again: %s", path, error)
             return None
         if fmt is WeightFormat.INT8:
@@ -175,11 +175,13 @@ def _read(
 
 
 def _checksum(scales: NDArray[np.float32], codes: NDArray[np.generic]) -> int:
-    """Return the CRC of the sums of each page's 64-bit words; that of all bytes takes six times as long.
+    """Return the CRC of the sums of 64-bit words over each page and over each place in a page.
 
-    A changed bit is seen in the sum of its page, a page that is lost or elsewhere in the order of sums.
+    That of all bytes takes three times as long. Each word is in two sums: a sector or page that is lost or
+    elsewhere changes one kind, changes that a sum does not show the other.
     """
     content = codes.reshape(-1).view(np.uint8)
     end = len(content) // _PAGE * _PAGE
-    sums = content[:end].view(np.uint64).reshape(-1, _PAGE // 8).sum(axis=1)
+    words = content[:end].view(np.uint64).reshape(-1, _PAGE // 8)
+    sums = np.concatenate((words.sum(axis=1), words.sum(axis=0)))
     return zlib.crc32(scales.data, zlib.crc32(content[end:].data, zlib.crc32(sums.data)))
