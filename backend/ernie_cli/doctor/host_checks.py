@@ -83,7 +83,7 @@ def _shared_memory(directory: Path = SHARED_MEMORY) -> Finding:
     in_container = "run the container with --shm-size 1g (Kubernetes: an emptyDir of medium Memory at /dev/shm)"
     fix = in_container if is_container() else f"mount -o remount,size=1g {directory}"
     if not os.access(directory, os.W_OK):
-        return fail("shared memory", f"{directory} cannot be written", fix)
+        return fail("shared memory", f"{directory} cannot be written", f"chmod 1777 {directory}, as root")
     usage = shutil.disk_usage(directory)
     found = f"{directory}: {format_bytes(usage.free)} free of {format_bytes(usage.total)}"
     if usage.free < ENOUGH_SHARED_MEMORY:

@@ -6,7 +6,7 @@ from ernie_kernels.fastdeploy.library import Lineage
 from ernie_kernels.needs import Needs
 
 BLOCK_SIZES = frozenset({64})
-"""Tokens of a block with which the kernels were read to be tested: FastDeploy's default for XPUs."""
+"""Tokens of a block: FastDeploy's default for XPUs, for which its kernels' source was read."""
 SPREAD_EXPERTS = (
     "FastDeploy's kernels take all experts of a layer; leave --enable-expert-parallel out, so that "
     "--tensor-parallel-size gives each card a part of every expert"
@@ -36,11 +36,12 @@ def why_refused(needs: Needs) -> str | None:
     if needs.cache_dtype == "float32":
         return "FastDeploy's kernels have no float32 cache; use --dtype bfloat16"
     if needs.cache_dtype == "int8" and not needs.is_interleaved:
-        return (
-            "FastDeploy's kernels have no int8 cache for this model's rotary pairs (i, i + head_dim / 2); "
-            "leave kv_cache_dtype out, or, if the checkpoint has scales for it, use ERNIE_XPU_OPS=composed, "
-            "the slow fallback"
+        way_out = (
+            "use ERNIE_XPU_OPS=composed, the slow fallback"  # scales of a checkpoint ask for the int8 cache
+            if needs.has_cache_scales
+            else "leave kv_cache_dtype out"
         )
+        return f"FastDeploy's kernels have no int8 cache for rotary pairs (i, i + head_dim / 2); {way_out}"
     if needs.cache_dtype == "int8" and not needs.has_cache_scales:
         return (
             "FastDeploy's kernels have an int8 cache with static scales only; leave kv_cache_dtype out, make a "
