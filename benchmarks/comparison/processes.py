@@ -1,7 +1,8 @@
 """Programs that the comparison starts, each with all the processes that it starts in turn.
 
 An engine that waits may still spin on a core (a worker of vLLM does), so a program is stopped while others are
-measured. None outlives the comparison, however it ends.
+measured. None outlives the comparison unless that is killed by SIGKILL: the programs then die with it, but
+what they started may stay, stopped.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _running: set[Family] = set()
 
 class Family:
     """A program and its descendants, in sessions of their own: a Ctrl-C at the terminal does not reach them.
+
+    What is in the program's process group belongs to it even when the program has ended.
 
     Args:
         command: its command line.
@@ -69,11 +72,11 @@ class Family:
             _send(member.pid, number)
 
     def _members(self) -> list[ProcessStat]:
-        """Return its processes, parents first."""
+        """Return the processes of its group and their descendants."""
         stats = [stat for stat in map(_stat, _process_ids()) if stat is not None]
-        members = [stat for stat in stats if stat.pid == self.program.pid]
+        members = [stat for stat in stats if stat.group == self.program.pid]
         for parent in members:
-            members.extend(stat for stat in stats if stat.parent == parent.pid)
+            members.extend(stat for stat in stats if stat.parent == parent.pid and stat not in members)
         return members
 
 

@@ -34,6 +34,7 @@ import subprocess
 print(subprocess.Popen(["sleep", "300"], start_new_session=True).pid, flush=True)
 input()
 """
+STARTS_ANOTHER_AND_FAILS = "sleep 300 & echo $!; exit 1"
 EVENT = b'data: {"choices": [{"text": "a"}], "usage": {"completion_tokens": 1}}\n\n'
 WORKLOAD = load.Workload("", "m", 2, 8, 1, prompt_tokens=4, vocab=64, max_tokens=1, prompt=None, seed=0)
 COMPARISON = "PYTHONPATH=benchmarks .venv/bin/python -m comparison"
@@ -127,6 +128,17 @@ def test_a_contender_is_stopped_with_all_its_processes_and_ended_while_it_is() -
     family.pause()
     family.end()
     until(lambda: not any(map(is_alive, members)))
+    family.program.communicate()
+
+
+def test_what_a_contender_left_when_it_failed_is_ended() -> None:
+    family = Family(["sh", "-c", STARTS_ANOTHER_AND_FAILS], stdout=subprocess.PIPE)
+    assert family.program.stdout is not None
+    left = int(family.program.stdout.readline())
+    until(lambda: family.program.poll() is not None)
+    assert is_alive(left)
+    family.end()
+    until(lambda: not is_alive(left))
     family.program.communicate()
 
 

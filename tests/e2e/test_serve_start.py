@@ -74,7 +74,7 @@ def test_an_engine_that_is_killed_while_it_loads_is_told_last_with_need_and_have
     serving = Serving("serve", "--model", str(DENSE), *FLAGS)
     try:
         deadline = time.monotonic() + STOP_DEADLINE_S
-        while not (engines := engine_processes(serving)):
+        while not (engines := processes(serving, "ernie_backend")):
             assert time.monotonic() < deadline, serving.output
             time.sleep(0.005)
         engines[0].kill()
@@ -89,26 +89,45 @@ def test_an_engine_that_is_killed_while_it_loads_is_told_last_with_need_and_have
 
 
 def test_a_tritonserver_that_knows_no_unix_socket_is_told_with_the_way_out(tmp_path: Path) -> None:
-    installed = tmp_path / "tritonserver"
-    installed.write_text('#!/bin/sh\necho "no address: $2 $3" >&2\nexit 1\n')
-    installed.chmod(0o755)
-    serving = Serving(
-        *("serve", "--model", str(DENSE), *FLAGS), environment={"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    )
+    serving = serve_with(tmp_path / "tritonserver", 'echo "no address: $2 $3" >&2\nexit 1')
     try:
         assert serving.wait() == 1
         assert serving.leftovers() == []
     finally:
         serving.close()
     assert serving.output[-1].startswith("ernie-triton: tritonserver ended: it exited with status 1")
-    assert re.search(f"{installed} .*--triton-grpc-port", serving.output[-1])
+    assert re.search(f"{tmp_path}/tritonserver .*--triton-grpc-port", serving.output[-1])
     assert [line.partition(": ")[0] for line in serving.output].count("no address") == 1
     assert not any(line.startswith("  | ") for line in serving.output), "it stands there already"
 
 
-def engine_processes(serving: Serving) -> list[psutil.Process]:
+def test_a_frontend_that_ends_while_triton_is_awaited_is_told_without_that_way_out(tmp_path: Path) -> None:
+    serving = serve_with(tmp_path / "tritonserver", "exec sleep 300")
     try:
-        return serving.descendants("ernie_backend")
+        deadline = time.monotonic() + STOP_DEADLINE_S
+        while not (frontends := processes(serving, "ernie_frontend")):
+            assert time.monotonic() < deadline, serving.output
+            time.sleep(0.005)
+        frontends[0].terminate()
+        assert serving.wait() == 1
+        assert serving.leftovers() == []
+    finally:
+        serving.close()
+    assert serving.output[-1].startswith("ernie-triton: the OpenAI frontend ended: it ")
+    assert "--triton-grpc-port" not in serving.output[-1]
+
+
+def serve_with(tritonserver: Path, script: str) -> Serving:
+    """Start ``serve`` with a shell script as the installed tritonserver."""
+    tritonserver.write_text(f"#!/bin/sh\n{script}\n")
+    tritonserver.chmod(0o755)
+    path = f"{tritonserver.parent}:{os.environ['PATH']}"
+    return Serving("serve", "--model", str(DENSE), *FLAGS, environment={"PATH": path})
+
+
+def processes(serving: Serving, name: str) -> list[psutil.Process]:
+    try:
+        return serving.descendants(name)
     except psutil.NoSuchProcess:
         return []
 

@@ -121,7 +121,7 @@ class _Service:
 
                     model = TritonModel(triton_url(directory, self._triton_ports), self._entry)
                     connections.push_async_callback(model.close)
-                    version = await self._triton_version(supervisor, model, installed)
+                    version = await self._triton_version(supervisor, frontend, model, installed)
                 self._print_triton(version, installed)
                 triton = TritonRecovery(supervisor, directory, model, child)
                 await self._load(supervisor, triton, frontend, model)
@@ -149,13 +149,15 @@ class _Service:
         for line in shared_memory_notice(description.modalities if description else ()):
             print_line(line)
 
-    async def _triton_version(self, supervisor: Supervisor, model: TritonModel, installed: Path | None) -> str:
+    async def _triton_version(
+        self, supervisor: Supervisor, frontend: Child, model: TritonModel, installed: Path | None
+    ) -> str:
         """Wait until Triton is live; return its version."""
         try:
             return await supervisor.run(model.wait_until_live())
         except CommandError as error:
-            if installed is None or self._triton_ports.grpc:
-                raise
+            if installed is None or self._triton_ports.grpc or frontend.status is not None:
+                raise  # Triton's socket is not the cause
             way_out = (
                 f"if {installed} cannot listen on a Unix socket, --triton-grpc-port N opens a port instead"
             )
