@@ -162,7 +162,7 @@ def test_an_int8_cache_of_pairs_of_halves_is_refused() -> None:
     with fastdeploy_ops(Lineage.DEVELOP) as ops:
         ops.pack_rotary(OCR)
         with pytest.raises(
-            UnsupportedError, match=r"no int8 cache for this model's rotary pairs .*leave kv_cache_dtype out"
+            UnsupportedError, match=r"no int8 cache for rotary pairs .*; use ERNIE_XPU_OPS=composed"
         ):
             ops.allocate_cache(spec)
         ops.pack_rotary(VL)
