@@ -86,10 +86,8 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
         hidden = ops.norm(residual, self._first_norm, epsilon)
         for layer, cache in zip(self._layers, caches, strict=True):
             attended = ops.attention(ops.linear(hidden, layer.qkv), self._rotary, cache, batch)
-            projected = ops.linear(attended, layer.output)
-            if self._has_partial_sums:
-                projected = ops.all_reduce(projected)
-            residual, hidden = ops.add_norm(residual, projected, layer.post_attention_norm, epsilon)
+            attended = self._completed(ops.linear(attended, layer.output))
+            residual, hidden = ops.add_norm(residual, attended, layer.post_attention_norm, epsilon)
             transformed = self._transform(hidden, layer.mlp, batch)
             residual, hidden = ops.add_norm(residual, transformed, layer.next_norm, epsilon)
         return ops.lm_head(hidden, self._head, batch)
@@ -97,8 +95,11 @@ class Ernie4_5ForCausalLM:  # noqa: N801 - the name the checkpoints use
     def _transform(self, hidden: Array, mlp: DenseMlp | Experts, batch: DeviceBatch) -> Array:
         if isinstance(mlp, Experts):
             return self._ops.all_reduce(self._ops.moe(hidden, mlp.moe, batch))
-        transformed = self._ops.mlp(hidden, mlp.gate_up, mlp.down)
-        return self._ops.all_reduce(transformed) if self._has_partial_sums else transformed
+        return self._completed(self._ops.mlp(hidden, mlp.gate_up, mlp.down))
+
+    def _completed(self, x: Array) -> Array:
+        """Return what the ranks' ``x`` make together, unless each has computed all of it."""
+        return self._ops.all_reduce(x) if self._has_partial_sums else x
 
 
 @dataclass(frozen=True)
