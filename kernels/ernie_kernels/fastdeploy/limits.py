@@ -7,6 +7,8 @@ from ernie_kernels.needs import Needs
 
 BLOCK_SIZES = frozenset({64})
 """Tokens of a block: FastDeploy's default for XPUs, for which its kernels' source was read."""
+_SIZES = ", ".join(map(str, BLOCK_SIZES))
+_FALLBACK = "use ERNIE_XPU_OPS=composed, the slow fallback"
 SPREAD_EXPERTS = (
     "FastDeploy's kernels take all experts of a layer; leave --enable-expert-parallel out, so that "
     "--tensor-parallel-size gives each card a part of every expert"
@@ -16,10 +18,9 @@ SPREAD_EXPERTS = (
 
 def summary(lineage: Lineage) -> str:
     """Return in a line what follows from serving with the kernels of a lineage."""
-    sizes = ", ".join(map(str, BLOCK_SIZES))
     composed = "" if lineage is Lineage.DEVELOP else "; PaddleOCR-VL's attention is composed of Paddle's"
     return (
-        f"KV cache in blocks of {sizes} tokens, bfloat16 or int8 with static scales; no expert parallelism"
+        f"KV cache in blocks of {_SIZES} tokens, bfloat16 or int8 with static scales; no expert parallelism"
         f"{composed}"
     )
 
@@ -30,22 +31,18 @@ def why_refused(needs: Needs) -> str | None:
         return SPREAD_EXPERTS
     if needs.block_size not in BLOCK_SIZES:
         return (
-            f"FastDeploy's kernels take blocks of {', '.join(map(str, BLOCK_SIZES))} tokens; block_size is "
-            f"{needs.block_size}; leave it out, or use ERNIE_XPU_OPS=composed, the slow fallback"
+            f"FastDeploy's kernels take blocks of {_SIZES} tokens; block_size is "
+            f"{needs.block_size}; leave it out, or {_FALLBACK}"
         )
     if needs.cache_dtype == "float32":
         return "FastDeploy's kernels have no float32 cache; use --dtype bfloat16"
     if needs.cache_dtype == "int8" and not needs.is_interleaved:
-        way_out = (
-            "use ERNIE_XPU_OPS=composed, the slow fallback"  # scales of a checkpoint ask for the int8 cache
-            if needs.has_cache_scales
-            else "leave kv_cache_dtype out"
-        )
+        # Scales of a checkpoint ask for the int8 cache by themselves.
+        way_out = _FALLBACK if needs.has_cache_scales else "leave kv_cache_dtype out"
         return f"FastDeploy's kernels have no int8 cache for rotary pairs (i, i + head_dim / 2); {way_out}"
     if needs.cache_dtype == "int8" and not needs.has_cache_scales:
         return (
             "FastDeploy's kernels have an int8 cache with static scales only; leave kv_cache_dtype out, make a "
-            "checkpoint with scales by ernie-triton quantize --kv-cache c8, or use ERNIE_XPU_OPS=composed, the "
-            "slow fallback"
+            f"checkpoint with scales by ernie-triton quantize --kv-cache c8, or {_FALLBACK}"
         )
     return None
