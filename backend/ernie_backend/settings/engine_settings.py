@@ -84,7 +84,7 @@ class LoadSettings:
                 Choice((AUTO, *(each.value for each in ActivationType))),
                 "how activations are rounded before a layer: bfloat16 for bfloat16 weights, int16 and int8 for "
                 "quantized ones; other weights see float32; auto is int8 on CPUs that multiply it faster "
-                "(AVX-512 VNNI without AMX), else int16; an XPU has bfloat16 only, for all weights",
+                "(VNNI without AMX), else int16; an XPU has bfloat16 only, for all weights",
             )
         },
     )
