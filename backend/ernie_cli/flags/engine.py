@@ -85,7 +85,7 @@ COMPUTATION = Group(
             "--activation-dtype",
             fastdeploy=None,
             zh="层输入（激活）的取整方式：bfloat16 用于 bfloat16 权重，int16 与 int8 用于量化权重；"
-            "其余权重使用 float32；auto 在 int8 乘法更快的 CPU（有 AVX-512 VNNI、无 AMX）上为 int8，"
+            "其余权重使用 float32；auto 在 int8 乘法更快的 CPU（有 VNNI、无 AMX）上为 int8，"
             "否则为 int16；XPU 上一律为 bfloat16",
         ),
         engine_flag(
