@@ -14,8 +14,15 @@ namespace ernie::ERNIE_VARIANT {
 inline constexpr int64_t kLeastTileRows = 12;   // fewer are faster without tiles
 inline constexpr int64_t kLeastHalvedRows = 5;  // the same of rows of two halves
 inline constexpr int64_t kTileBytes = 64;       // of a row of a tile
-inline constexpr int64_t kQuadRowBytes = 4 * kPanel<Avx512>;
 inline constexpr int64_t kTileSums = kTileRows * Avx512::kLanes;
+inline constexpr int64_t kWeightTileBytes = kTileRows * kTileBytes;  // kTileBytes inputs of a narrow panel
+
+// Quads in panels of 16 outputs, as tiles hold them. Of wider panels two tiles would meet half of the first
+// cache's sets only, and drive each other out.
+struct AmxQuads : Avx512VnniQuads {
+    static constexpr bool kIsNarrow = true;
+    static Sums add(Sums a, Sums b) { return _mm512_add_epi32(a, b); }
+};
 
 // Tiles 0 to 3 to [4][16][16].
 inline void store_sums(int32_t* sums) {
@@ -25,31 +32,35 @@ inline void store_sums(int32_t* sums) {
     _tile_stored(3, sums + 3 * kTileSums, kTileBytes);
 }
 
-// Whether a block is the first to read a panel, which it then brings from memory, other outputs too.
-inline bool brings_panel(int64_t output, int64_t row) { return row == 0 && output % kPanel<Avx512> == 0; }
+// Asks for the weights that follow in kPanels panels, which are `panel_bytes` apart and have `left` inputs
+// left.
+template <int kPanels>
+void prefetch_tiles(const int8_t* w, int64_t panel_bytes, int64_t left) {
+    constexpr int64_t kAhead = kAheadBytes / (kPanels * kWeightTileBytes);
+    w += kAhead * kWeightTileBytes;
+    if (left <= kAhead * kTileBytes) w += (kPanels - 1) * panel_bytes;  // on to the panels after these
+    for (int i = 0; i < kPanels; ++i, w += panel_bytes)
+        for (int64_t line = 0; line < kWeightTileBytes; line += kTileBytes) __builtin_prefetch(w + line, 0, 2);
+}
 
-// Tiles 0 to 3 += `inputs` codes at x times bytes at w: kRowTiles tiles of rows times the others of outputs.
-// The weights are loaded past the first cache, where the rows stay for all of them.
+// Tiles 0 to 3 += kTileBytes codes at x times bytes at w: kRowTiles tiles of rows times panels, the others. The
+// weights are loaded past the first cache, where the rows stay for all of them.
 template <int kRowTiles>
-void multiply_quads(const int8_t* x, int64_t stride, const int8_t* w, int64_t inputs, bool is_in_memory) {
-    constexpr int64_t kStepBytes = kTileRows * kQuadRowBytes;
-    for (int64_t k = 0; k < inputs; k += kTileBytes, x += kTileBytes, w += kStepBytes) {
-        if (is_in_memory) prefetch_weights<kStepBytes>(w);
-        _tile_loadd(4, x, size_t(stride));
-        _tile_stream_loadd(6, w, kQuadRowBytes);
-        _tile_dpbsud(0, 4, 6);
-        _tile_stream_loadd(7, w + kTileBytes, kQuadRowBytes);
-        _tile_dpbsud(1, 4, 7);
-        if constexpr (kRowTiles == 2) {
-            _tile_loadd(5, x + kTileRows * stride, size_t(stride));
-            _tile_dpbsud(2, 5, 6);
-            _tile_dpbsud(3, 5, 7);
-        } else {
-            _tile_stream_loadd(6, w + 2 * kTileBytes, kQuadRowBytes);
-            _tile_dpbsud(2, 4, 6);
-            _tile_stream_loadd(7, w + 3 * kTileBytes, kQuadRowBytes);
-            _tile_dpbsud(3, 4, 7);
-        }
+void multiply_quads(const int8_t* x, int64_t stride, const int8_t* w, int64_t panel_bytes) {
+    _tile_loadd(4, x, size_t(stride));
+    _tile_stream_loadd(6, w, kTileBytes);
+    _tile_dpbsud(0, 4, 6);
+    _tile_stream_loadd(7, w + panel_bytes, kTileBytes);
+    _tile_dpbsud(1, 4, 7);
+    if constexpr (kRowTiles == 2) {
+        _tile_loadd(5, x + kTileRows * stride, size_t(stride));
+        _tile_dpbsud(2, 5, 6);
+        _tile_dpbsud(3, 5, 7);
+    } else {
+        _tile_stream_loadd(6, w + 2 * panel_bytes, kTileBytes);
+        _tile_dpbsud(2, 4, 6);
+        _tile_stream_loadd(7, w + 3 * panel_bytes, kTileBytes);
+        _tile_dpbsud(3, 4, 7);
     }
 }
 
@@ -59,9 +70,13 @@ template <int kRowTiles>
 void quad_block(const LinearTask& task, const int8_t* w, int64_t output, int64_t row, int64_t rows) {
     constexpr int kOutputTiles = 4 / kRowTiles;
     const QuantizedRows& q = task.quantized;
-    zero_tiles();
+    const bool is_in_memory = row == 0 && task.weight.kind == WeightKind::Int8;
     const int8_t* x = static_cast<const int8_t*>(q.codes) + row * q.stride;
-    multiply_quads<kRowTiles>(x, q.stride, w, q.stride, brings_panel(output, row));
+    zero_tiles();
+    for (int64_t k = 0; k < q.stride; k += kTileBytes, w += kWeightTileBytes) {
+        if (is_in_memory) prefetch_tiles<kOutputTiles>(w, q.stride * Avx512::kLanes, q.stride - k);
+        multiply_quads<kRowTiles>(x + k, q.stride, w, q.stride * Avx512::kLanes);
+    }
     alignas(64) int32_t sums[4 * kTileSums];
     store_sums(sums);
     const int32_t offset = offset_of(task.weight.kind == WeightKind::Int8 ? 8 : 4);
@@ -93,7 +108,7 @@ class QuadProduct {
         constexpr int64_t kHalf = 2 * Avx512::kLanes;
         quad_block<2>(task_, w, output, row, rows);
         if (output + kHalf < task_.weight.outputs)
-            quad_block<2>(task_, w + 4 * kHalf, output + kHalf, row, rows);
+            quad_block<2>(task_, w + kHalf * task_.quantized.stride, output + kHalf, row, rows);
     }
 
     void finish() {}
@@ -115,7 +130,7 @@ class HalvedProduct {
     // At most kRows rows times a panel, whose bytes are at w.
     void multiply(const int8_t* w, int64_t output, int64_t row, int64_t rows) {
         for (int64_t first = output; first < output + kPanel<Avx512> && first < task_.weight.outputs;
-             first += kOutputs, w += 4 * kOutputs)
+             first += kOutputs, w += kOutputs * task_.quantized.stride)
             for (int64_t g = 0; g < task_.quantized.groups; ++g) multiply_group(w, {first, row, rows, g});
     }
 
@@ -134,11 +149,13 @@ class HalvedProduct {
         const QuantizedRows& q = task_.quantized;
         const int64_t start = block.group * q.group, left = q.stride - start;
         const int8_t* x = static_cast<const int8_t*>(q.codes) + 2 * block.row * q.stride + start;
-        w += start * kPanel<Avx512>;
-        const bool is_in_memory = brings_panel(block.output, block.row);
+        const int64_t panel_bytes = q.stride * Avx512::kLanes;
+        const bool is_in_memory = block.row == 0 && task_.weight.kind == WeightKind::Int8;
+        w += start * Avx512::kLanes;
         zero_tiles();
-        for (int64_t k = 0; k < q.group && k < left; k += kTileBytes, w += kTileRows * kQuadRowBytes) {
-            multiply_quads<2>(x + k, q.stride, w, kTileBytes, is_in_memory);
+        for (int64_t k = 0; k < q.group && k < left; k += kTileBytes, w += kWeightTileBytes) {
+            if (is_in_memory) prefetch_tiles<kTiles>(w, panel_bytes, left - k);
+            multiply_quads<2>(x + k, q.stride, w, panel_bytes);
             if (next_ < waiting_.rows) scale_row(next_++);
         }
         finish();
@@ -188,17 +205,16 @@ struct alignas(64) TileRow {
     int8_t bytes[kTileBytes];
 };
 
-// The bytes [K / 4][panel][4] of a panel of int4 words, in memory of this thread until the next call.
-inline const int8_t* widened_panel(const int8_t* words, int64_t depth) {
-    constexpr int64_t kTogether = kRegisters<Avx512>;
+// The bytes [4][K / 4][16][4] of a panel of int4 words, in memory of this thread until the next call.
+inline const int8_t* widened_panel(const int8_t* words, int64_t depth, bool is_in_memory) {
     thread_local std::vector<TileRow> widened;
-    const int64_t rows = depth / 4 * kTogether;
+    const int64_t rows = kRegisters<Avx512> * depth / 4;
     if (int64_t(widened.size()) < rows) widened.resize(size_t(rows));
-    for (int64_t row = 0; row < rows; row += 2 * kTogether)
-        for (int64_t i = row; i < row + kTogether; ++i, words += kTileBytes) {
-            _mm512_store_si512(widened[size_t(i)].bytes, Avx512VnniQuads::load_int4(words, 0));
-            _mm512_store_si512(widened[size_t(i + kTogether)].bytes, Avx512VnniQuads::load_int4(words, 1));
-        }
+    for (int64_t row = 0; row < rows; row += 2, words += kTileBytes) {
+        if (is_in_memory) prefetch_weights<kTileBytes>(words);
+        _mm512_store_si512(widened[size_t(row)].bytes, Avx512VnniQuads::load_int4(words, 0));
+        _mm512_store_si512(widened[size_t(row + 1)].bytes, Avx512VnniQuads::load_int4(words, 1));
+    }
     return widened[0].bytes;
 }
 
@@ -216,7 +232,7 @@ void amx_quad_linear(const LinearTask& task, int part, int parts) {
         const int64_t end = start + block < task.rows ? start + block : task.rows;
         for (int64_t panel = range.begin; panel < range.end; ++panel) {
             const int8_t* w = static_cast<const int8_t*>(task.weight.data) + panel * panel_bytes;
-            if (is_int4) w = widened_panel(w, depth);
+            if (is_int4) w = widened_panel(w, depth, start == 0);
             for (int64_t row = start; row < end; row += kRows)
                 product.multiply(w, panel * kPanel<Avx512>, row, row + kRows < end ? kRows : end - row);
         }
@@ -233,7 +249,7 @@ inline void amx_linear(const LinearTask& task, int part, int parts) {
         if (q.halves == 1 && q.groups == 1 && task.rows >= kLeastTileRows)
             return amx_quad_linear<QuadProduct>(task, part, parts);
     }
-    linear<Avx512VnniDots, Avx512Bf16Pairs, Avx512VnniQuads>(task, part, parts);
+    linear<Avx512VnniDots, Avx512Bf16Pairs, AmxQuads>(task, part, parts);
 }
 
 }  // namespace ernie::ERNIE_VARIANT

@@ -6,39 +6,39 @@
 
 namespace ernie::ERNIE_VARIANT {
 
-template <typename V>
+template <typename V, int64_t kQuads>
 float weight_at(const WeightView& weight, int64_t output, int64_t k) {
-    const int64_t panel = output / kPanel<V>, lane = output % kPanel<V>;
+    const int64_t width = weight.in_quads ? kQuads : kPanel<V>, panel = output / width, lane = output % width;
     if (weight.kind == WeightKind::Float32)
-        return static_cast<const float*>(weight.data)[(panel * weight.inputs + k) * kPanel<V> + lane];
+        return static_cast<const float*>(weight.data)[(panel * weight.inputs + k) * width + lane];
     const int64_t together = inputs_together(weight.kind, weight.in_quads);
-    const int64_t start = panel * kPanel<V> * ((weight.inputs + together - 1) / together * together);
-    const int64_t pair = start + pair_offset(kPanel<V>, lane, k);
+    const int64_t start = panel * width * ((weight.inputs + together - 1) / together * together);
+    const int64_t pair = start + pair_offset(width, lane, k);
     if (weight.kind == WeightKind::Bfloat16)
         return from_bfloat16(static_cast<const uint16_t*>(weight.data)[pair]);
     const uint8_t* bytes = static_cast<const uint8_t*>(weight.data);
     int32_t code;
     if (weight.kind == WeightKind::Int4) {
         const int64_t place = weight.in_quads ? quad_nibble(lane, k % kStep) : pair_nibble(lane, k % kStep);
-        const int64_t nibble = start + k / kStep * kStep * kPanel<V> + place;
+        const int64_t nibble = start + k / kStep * kStep * width + place;
         code = (nibble % 2 ? bytes[nibble / 2] >> 4 : bytes[nibble / 2] & 15) - kNibbleOffset;
     } else if (weight.in_quads) {
-        code = bytes[start + quad_offset(kPanel<V>, lane, k)] - kByteOffset;
+        code = bytes[start + quad_offset(width, lane, k)] - kByteOffset;
     } else {
         code = int8_t(bytes[pair]);
     }
-    const uint16_t* of_group = group_scales<V>(weight, panel, k);
-    return float(code) * (of_group ? from_bfloat16(of_group[lane]) : weight.scales[output]);
+    if (!weight.group_scales) return float(code) * weight.scales[output];
+    return float(code) * from_bfloat16(group_scales<V>(weight, output / kPanel<V>, k)[output % kPanel<V>]);
 }
 
-template <typename V>
+template <typename V, int64_t kQuads>
 void embed(const EmbedTask& task, int part, int parts) {
     const int64_t width = task.table.inputs;
     const Range range = share(task.rows, part, parts);
     for (int64_t row = range.begin; row < range.end; ++row) {
         const int32_t id = task.token_ids[row];
         for (int64_t k = 0; k < width; ++k)
-            task.y[row * width + k] = id == kElsewhere ? 0.0f : weight_at<V>(task.table, id, k);
+            task.y[row * width + k] = id == kElsewhere ? 0.0f : weight_at<V, kQuads>(task.table, id, k);
     }
 }
 

@@ -27,7 +27,7 @@ inline constexpr int64_t kLargestGroup = 1024;
 //   Bfloat16, Int8:  [panels][K / 2][panel][2], inputs in pairs
 //   Int4:            [panels][K / kStep][panel], words of eight codes + 8: inputs 0 2 4 6 1 3 5 7 from the
 //                    lowest nibble, so that a shift and a mask leave a pair in the two halves of a word
-// or, where codes of one byte or of two meet them, in quads:
+// or, where codes of one byte or of two meet them, in quads, whose panels may have fewer outputs (Kernels):
 //   Int8:            [panels][K / 4][panel][4], codes + 128
 //   Int4:            [panels][K / kStep][panel], words of eight codes + 8: inputs 0 4 1 5 2 6 3 7 from the
 //                    lowest nibble, so that a shift and a mask leave a quad in the four bytes of a word
@@ -135,8 +135,12 @@ struct NormTask {
 };
 
 struct SwigluTask {
-    const float* gate_up;  // [rows][2 * width]
-    float* y;              // [rows][width]
+    const float* gate;  // [rows][gate_stride], of which the first `width` count
+    int64_t gate_stride;
+    const float* up;  // [rows][up_stride], the same
+    int64_t up_stride;
+    float* y;  // [rows][stride], the same
+    int64_t stride;
     int64_t rows;
     int64_t width;
 };
@@ -206,6 +210,7 @@ struct MaskTask {
 struct Kernels {
     const char* name;
     int64_t panel;            // outputs per panel
+    int64_t quad_panel;       // of weights in quads: this many, a divisor of panel
     bool has_int8_in_quads;   // whether int8 weights are, where int8 codes meet them; int4 ones always
     bool has_int16_in_quads;  // whether all quantized weights are, where int16 codes meet them
     void (*linear)(const LinearTask&, int part, int parts);
@@ -213,7 +218,7 @@ struct Kernels {
     void (*round)(const RoundTask&, int part, int parts);
     void (*quantize_static)(const StaticQuantizeTask&, int part, int parts);
     void (*norm)(const NormTask&, int part, int parts);
-    void (*swiglu)(const SwigluTask&, int part, int parts);
+    void (*swiglu)(const SwigluTask&);
     void (*gelu)(const GeluTask&, int part, int parts);
     void (*embed)(const EmbedTask&, int part, int parts);
     void (*append_patches)(const PatchAppendTask&, int part, int parts);

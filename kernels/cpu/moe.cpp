@@ -135,7 +135,6 @@ void Ops::add_experts(Matrix x, const QuantizedRows& codes, const ExpertBank& ba
     const int64_t count = end - begin, hidden = x.columns, width = bank.experts[0].down->inputs;
     if (count == 0) return;
     float* rows = grow(expert_rows_, count * hidden);  // the inputs, then the outputs
-    float* both = grow(gate_up_, count * 2 * width);
     float* inner = grow(hidden_, count * width);
     const int32_t* rows_of_pairs = pairs_.rows.data() + begin;
     if (!codes.codes)
@@ -147,12 +146,11 @@ void Ops::add_experts(Matrix x, const QuantizedRows& codes, const ExpertBank& ba
                       size = pairs_.starts[size_t(e) + 1] - begin - start;
         if (size == 0) continue;  // its weights are not read
         const Mlp& expert = bank.experts[size_t(e - bank.first_expert)];
-        gate_up.push_back({expert.gate_up.get(), rows + start * hidden, size, both + start * 2 * width, nullptr,
+        gate_up.push_back({expert.gate_up.get(), rows + start * hidden, size, inner + start * width, nullptr,
                            codes.codes ? &codes : nullptr, rows_of_pairs + start});
         down.push_back({expert.down.get(), inner + start * width, size, rows + start * hidden});
     }
-    multiply(gate_up);
-    run(kernels_.swiglu, SwigluTask{both, inner, count, width}, 16 * count * width);
+    multiply_gated(gate_up);
     multiply(down);
     share_rows(x.rows, hidden * bank.experts_per_token, [&](int64_t from, int64_t to) {
         for (int64_t row = from; row < to; ++row)

@@ -1,6 +1,7 @@
 #include "ops.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <stdexcept>
 
@@ -14,6 +15,8 @@ constexpr int kMostThreads = 1024;
 constexpr int64_t kChunkBytes = 64 << 10;  // weights that a thread takes at a time
 // So many rows are read again for every chunk: fewer chunks, whose weights stay in the second cache.
 constexpr int64_t kManyRows = 256, kManyRowsChunkBytes = 512 << 10;
+// Panels of a gate that a thread takes at a time, with those of up: fewer if threads would get less than a few.
+constexpr int64_t kSlicePanels = 4, kSlicesPerThread = 4;
 constexpr float kInt8Levels = 127, kInt16Levels = 127 * 128;
 constexpr int64_t kMostStaticInputs = 1 << 20;  // and those of a whole row: 2 ** 20 * 15 * 127
 
@@ -21,6 +24,10 @@ int checked_threads(int threads) {
     if (threads >= 1 && threads <= kMostThreads) return threads;
     throw std::invalid_argument("threads " + std::to_string(threads) + " must be 1 to " +
                                 std::to_string(kMostThreads));
+}
+
+int64_t panels_of_gate(const PackedLinear& gate_up) {
+    return (gate_up.outputs / 2 + gate_up.panel - 1) / gate_up.panel;
 }
 
 // Sizes of a row of codes; all are 0 where the weight is multiplied by floats.
@@ -235,6 +242,49 @@ void Ops::multiply(const std::vector<Product>& products) {
     });
 }
 
+// Products of gate_up and their SwiGLU: y is [rows][outputs / 2]. A thread takes some outputs of the gate and
+// the same of up, of all rows: they stay in its second cache.
+void Ops::multiply_gated(const std::vector<Product>& products) {
+    prepare(products);
+    int64_t work = 0, most_rows = 0, panels = 0;
+    for (const Product& product : products) panels += panels_of_gate(*product.weight);
+    const int64_t step = std::clamp<int64_t>(panels / (kSlicesPerThread * pool_.size()), 1, kSlicePanels);
+    chunk_ends_.assign(1, 0);
+    for (const Product& product : products) {
+        work += product.rows * product.weight->inputs * product.weight->outputs;
+        most_rows = std::max(most_rows, product.rows);
+        chunk_ends_.push_back(chunk_ends_.back() + int((panels_of_gate(*product.weight) + step - 1) / step));
+    }
+    const int64_t size = (2 * step + 1) * kernels_.panel * most_rows;
+    float* slices = grow(scratch_, pool_.size() * size);
+    std::atomic<int> next_chunk{0};
+    pool_.run(work < kSmallWork ? 1 : pool_.size(), [&](int part, int) {
+        for (int chunk; (chunk = next_chunk.fetch_add(1, std::memory_order_relaxed)) < chunk_ends_.back();) {
+            const auto end = std::upper_bound(chunk_ends_.begin(), chunk_ends_.end(), chunk);
+            const size_t i = size_t(end - chunk_ends_.begin()) - 1;
+            multiply_slice(products[i], products_[i], (chunk - end[-1]) * step, step, slices + part * size);
+        }
+    });
+}
+
+// The outputs of at most `panels` panels, from `panel` on. Where those of up do not begin with a panel, one
+// more has them.
+void Ops::multiply_slice(const Product& gate_up, const LinearTask& product, int64_t panel, int64_t panels,
+                         float* scratch) {
+    const int64_t width = gate_up.weight->outputs / 2, first = panel * kernels_.panel;
+    const int64_t columns = std::min(width - first, panels * kernels_.panel);
+    LinearTask gate = product, up = product;
+    gate.weight = gate_up.weight->view(panel, panels);
+    gate.y = scratch;
+    const int64_t skipped = (width + first) % kernels_.panel;
+    up.weight = gate_up.weight->view((width + first) / kernels_.panel, panels + (skipped > 0));
+    up.y = scratch + product.rows * gate.weight.outputs;
+    kernels_.linear(gate, 0, 1);
+    kernels_.linear(up, 0, 1);
+    kernels_.swiglu({gate.y, gate.weight.outputs, up.y + skipped, up.weight.outputs, product.y + first, width,
+                     product.rows, columns});
+}
+
 void Ops::linear(Matrix x, const PackedLinear& weight, const Vector* bias, Matrix y) {
     expect("weight panel width", weight.panel, kernels_.panel);
     expect("linear input columns", x.columns, weight.inputs);
@@ -256,10 +306,8 @@ void Ops::mlp(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, M
 
 // The MLP of checked sizes; the mutex is held.
 void Ops::transform(Matrix x, const PackedLinear& gate_up, const PackedLinear& down, Matrix y) {
-    float* both = grow(gate_up_, x.rows * gate_up.outputs);
     float* hidden = grow(hidden_, x.rows * down.inputs);
-    multiply(x.data, x.rows, gate_up, both);
-    run(kernels_.swiglu, SwigluTask{both, hidden, x.rows, down.inputs}, 16 * x.rows * down.inputs);
+    multiply_gated({{&gate_up, x.data, x.rows, hidden}});
     multiply(hidden, x.rows, down, y.data);
 }
 

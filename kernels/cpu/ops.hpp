@@ -94,6 +94,9 @@ class Ops {
     void share_rows(int64_t rows, int64_t work_per_row, const Share& share);
     void multiply(const float* x, int64_t rows, const PackedLinear& weight, float* y);
     void multiply(const std::vector<Product>& products);
+    void multiply_gated(const std::vector<Product>& products);
+    void multiply_slice(const Product& gate_up, const LinearTask& product, int64_t panel, int64_t panels,
+                        float* scratch);
     void prepare(const std::vector<Product>& products);
     void choose_greedily(const PackedLinear& head, const LinearTask& product, const GreedyRows& greedy,
                          Matrix logits);
@@ -113,8 +116,8 @@ class Ops {
     std::mutex mutex_;
     Scratch<std::byte> codes_, rounded_, row_codes_;
     Scratch<int32_t> sums_, row_sums_;
-    Scratch<float> scales_, row_scales_, hidden_, gate_up_, queries_, scratch_, partials_, expert_rows_,
-        chosen_weights_, bank_rows_;
+    Scratch<float> scales_, row_scales_, hidden_, queries_, scratch_, partials_, expert_rows_, chosen_weights_,
+        bank_rows_;
     Scratch<int32_t> chosen_;
     std::vector<LinearTask> products_;
     std::vector<int> chunk_ends_;

@@ -9,6 +9,9 @@ namespace ernie::ERNIE_VARIANT {
 // What an unsigned weight has more than its code.
 constexpr int32_t offset_of(int bits) { return bits == 8 ? kByteOffset : kNibbleOffset; }
 
+template <typename Q>
+inline constexpr int64_t kQuadPanel = Q::kIsNarrow ? Q::Float::kLanes : kPanel<typename Q::Float>;
+
 // kStep inputs for all sums of a tile.
 template <typename Q, int kBits, int kRows>
 void add_step(const int8_t* w, const int8_t* x, int64_t stride,
@@ -29,14 +32,54 @@ void add_step(const int8_t* w, const int8_t* x, int64_t stride,
     }
 }
 
+// Adds the products of `inputs` inputs, from w and x on.
+template <typename Q, int kBits, int kRows>
+void add_inputs(const int8_t* w, const int8_t* x, int64_t stride, int64_t inputs, bool is_in_memory,
+                typename Q::Sums (&sums)[kRows][kRegisters<typename Q::Float>]) {
+    constexpr int64_t kStepBytes = kStep * kPanel<typename Q::Float> * kBits / 8;
+    for (int64_t k = 0; k < inputs; k += kStep, w += kStepBytes) {
+        if (is_in_memory) prefetch_weights<kStepBytes>(w);
+        add_step<Q, kBits, kRows>(w, x + k, stride, sums);
+    }
+}
+
+// The same of narrow panels, one after another, `depth` inputs each. The sums of a panel are kChains chains
+// while they grow: one alone would wait for itself.
+template <typename Q, int kBits, int kRows>
+void add_narrow(const int8_t* w, int64_t depth, const int8_t* x, int64_t stride, int64_t inputs,
+                bool is_in_memory, typename Q::Sums (&sums)[kRows][kRegisters<typename Q::Float>]) {
+    constexpr int kChains = 4;
+    constexpr int64_t kQuadBytes = 4 * kQuadPanel<Q>, kStepBytes = kChains * kQuadBytes * kBits / 8;
+    for (int i = 0; i < kRegisters<typename Q::Float>; ++i, w += depth * kQuadPanel<Q> * kBits / 8) {
+        typename Q::Sums chains[kRows][kChains];
+        for (int r = 0; r < kRows; ++r)
+            for (int c = 0; c < kChains; ++c) chains[r][c] = c ? Q::set(0) : sums[r][i];
+        const int8_t* next = w;
+        for (int64_t k = 0; k < inputs; k += 4 * kChains, next += kStepBytes) {
+            if (is_in_memory) prefetch_weights<kStepBytes>(next);
+            for (int c = 0; c < kChains; ++c) {
+                typename Q::Weights weights;
+                if constexpr (kBits == 8)
+                    weights = Q::load_int8(next + c * kQuadBytes);
+                else
+                    weights = Q::load_int4(next + c / 2 * kQuadBytes, c % 2);
+                for (int r = 0; r < kRows; ++r)
+                    chains[r][c] = Q::dot(chains[r][c], weights, Q::broadcast(x + r * stride + k + 4 * c));
+            }
+        }
+        for (int r = 0; r < kRows; ++r)
+            sums[r][i] = Q::add(Q::add(chains[r][0], chains[r][1]), Q::add(chains[r][2], chains[r][3]));
+    }
+}
+
 // Integer sums of one activation group, exact in int32, then one float multiply-add by its scales. A group of
 // weights that has scales is one or more of these groups. A row has kHalves rows of bytes.
 template <typename Q, int kBits, int kHalves, int kRows>
 void quad_tile(const LinearTask& task, int64_t panel, int64_t row) {
     using V = typename Q::Float;
-    constexpr int64_t kStepBytes = kStep * kPanel<V> * kBits / 8;
     const QuantizedRows& q = task.quantized;
-    const int8_t* w = static_cast<const int8_t*>(task.weight.data) + panel * (q.stride / kStep) * kStepBytes;
+    const int8_t* panel_codes =
+        static_cast<const int8_t*>(task.weight.data) + panel * q.stride * kPanel<V> * kBits / 8;
     const int8_t* x = static_cast<const int8_t*>(q.codes) + kHalves * row * q.stride;
     V totals[kRows][kRegisters<V>];
     for (auto& row_totals : totals)
@@ -44,15 +87,16 @@ void quad_tile(const LinearTask& task, int64_t panel, int64_t row) {
     for (int64_t g = 0; g < q.groups; ++g) {
         typename Q::Sums halves[kRows * kHalves][kRegisters<V>], sums[kRows][kRegisters<V>];
         for (int r = 0; r < kRows; ++r) {
-            const int32_t start = -offset_of(kBits) * q.sums[(row + r) * q.groups + g];
+            const int32_t first = -offset_of(kBits) * q.sums[(row + r) * q.groups + g];
             for (int half = 0; half < kHalves; ++half)
-                for (auto& sum : halves[r * kHalves + half]) sum = Q::set(half == kHalves - 1 ? start : 0);
+                for (auto& sum : halves[r * kHalves + half]) sum = Q::set(half == kHalves - 1 ? first : 0);
         }
-        const int64_t end = (g + 1) * q.group < q.stride ? (g + 1) * q.group : q.stride;
-        for (int64_t k = g * q.group; k < end; k += kStep, w += kStepBytes) {
-            if (row == 0) prefetch_weights<kStepBytes>(w);
-            add_step<Q, kBits, kRows * kHalves>(w, x + k, q.stride, halves);
-        }
+        const int64_t start = g * q.group, left = q.stride - start, inputs = left < q.group ? left : q.group;
+        const int8_t* w = panel_codes + start * kQuadPanel<Q> * kBits / 8;
+        if constexpr (Q::kIsNarrow)
+            add_narrow<Q, kBits, kRows * kHalves>(w, q.stride, x + start, q.stride, inputs, row == 0, halves);
+        else
+            add_inputs<Q, kBits, kRows * kHalves>(w, x + start, q.stride, inputs, row == 0, halves);
         for (int r = 0; r < kRows; ++r)
             for (int i = 0; i < kRegisters<V>; ++i) {
                 if constexpr (kHalves == 2)

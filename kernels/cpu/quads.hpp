@@ -7,12 +7,14 @@
 //   kHasInt8             whether int8 weights are in quads; elsewhere pairs are as fast (integer_dot.hpp)
 //   kHasHalves           whether int16 codes meet quads, as two halves, whose sums `join` adds up
 //   kRows                rows of a tile
+//   kIsNarrow            whether a panel has the outputs of one register, as a tile of AMX does
 //   set(a)               a in every lane
 //   load_int8(p)         quads from bytes [lane][4]
 //   load_int4(p, quad)   quad 0 or 1 of words [lane]: byte i has input i in its low half, input 4 + i above
 //   broadcast(x)         kInputs activation codes in every lane
 //   dot(sum, w, x)       the sum with the products of kInputs inputs
 //   join(high, low)      high * 128 + low
+//   add(a, b)            a + b, of narrow ones
 //
 // No sum overflows: ops.cpp bounds the inputs of a group (kLargestGroup, kMostStaticInputs).
 #pragma once
@@ -36,7 +38,7 @@ struct PortableQuads {
     };
     using Weights = std::array<uint8_t, 16>;
     static constexpr int kInputs = 4, kRows = 2;
-    static constexpr bool kHasInt8 = true, kHasHalves = false;
+    static constexpr bool kHasInt8 = true, kHasHalves = false, kIsNarrow = false;
 
     static Sums set(int32_t a) { return {{a, a, a, a}}; }
     static Weights load_int8(const int8_t* p) {
@@ -66,7 +68,7 @@ struct Avx2Quads {
         __m256i first, second;
     };
     static constexpr int kInputs = 8, kRows = 4;
-    static constexpr bool kHasInt8 = false, kHasHalves = false;
+    static constexpr bool kHasInt8 = false, kHasHalves = false, kIsNarrow = false;
 
     static Sums set(int32_t a) { return _mm256_set1_epi32(a); }
     static Weights load_int4(const int8_t* p, int) {
@@ -126,7 +128,7 @@ struct Avx512Quads {
         __m512i first, second;
     };
     static constexpr int kInputs = 8, kRows = 4;
-    static constexpr bool kHasInt8 = false, kHasHalves = false;
+    static constexpr bool kHasInt8 = false, kHasHalves = false, kIsNarrow = false;
 
     static Sums set(int32_t a) { return _mm512_set1_epi32(a); }
     static Weights load_int4(const int8_t* p, int) {
@@ -173,7 +175,7 @@ struct LoweredQuads {
         typename Half::Weights a, b;
     };
     static constexpr int kInputs = Half::kInputs, kRows = 4;
-    static constexpr bool kHasInt8 = Half::kHasInt8, kHasHalves = Half::kHasHalves;
+    static constexpr bool kHasInt8 = Half::kHasInt8, kHasHalves = Half::kHasHalves, kIsNarrow = false;
 
     static Sums set(int32_t a) { return {Half::set(a), Half::set(a)}; }
     static Weights load_int8(const int8_t* p) { return {Half::load_int8(p), Half::load_int8(p + 4 * kHalf)}; }

@@ -7,12 +7,10 @@
 namespace ernie::ERNIE_VARIANT {
 
 template <typename V>
-void swiglu(const SwigluTask& task, int part, int parts) {
-    const Range range = share(task.rows, part, parts);
-    for (int64_t row = range.begin; row < range.end; ++row) {
-        const float* gate = task.gate_up + row * 2 * task.width;
-        const float* up = gate + task.width;
-        float* y = task.y + row * task.width;
+void swiglu(const SwigluTask& task) {
+    for (int64_t row = 0; row < task.rows; ++row) {
+        const float *gate = task.gate + row * task.gate_stride, *up = task.up + row * task.up_stride;
+        float* y = task.y + row * task.stride;
         for (int64_t k = 0; k < task.width; k += V::kLanes) {
             const int64_t left = task.width - k;
             const V g = load_partial<V>(gate + k, left);

@@ -28,6 +28,7 @@ template <typename V, typename D, typename P, typename Q>
 constexpr Kernels make_kernels(const char* name) {
     return {.name = name,
             .panel = kPanel<V>,
+            .quad_panel = kQuadPanel<Q>,
             .has_int8_in_quads = Q::kHasInt8,
             .has_int16_in_quads = Q::kHasHalves,
             .linear = linear<D, P, Q>,
@@ -37,7 +38,7 @@ constexpr Kernels make_kernels(const char* name) {
             .norm = norm<V>,
             .swiglu = swiglu<V>,
             .gelu = gelu<V>,
-            .embed = embed<V>,
+            .embed = embed<V, kQuadPanel<Q>>,
             .append_patches = append_patches<V>,
             .attend_patches = attend_patches<V>,
             .append = append<V>,

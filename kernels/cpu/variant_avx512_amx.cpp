@@ -9,7 +9,7 @@ namespace ernie {
 
 const Kernels kAvx512AmxKernels = [] {
     using namespace avx512_amx;
-    Kernels kernels = make_kernels<Avx512, Avx512VnniDots, Avx512Bf16Pairs, Avx512VnniQuads>("avx512-amx");
+    Kernels kernels = make_kernels<Avx512, Avx512VnniDots, Avx512Bf16Pairs, AmxQuads>("avx512-amx");
     kernels.linear = amx_linear;
     kernels.round = amx_round_rows;
     kernels.attend = amx_attend;

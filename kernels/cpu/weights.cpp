@@ -100,11 +100,11 @@ void pack_int4(const uint8_t* source, uint8_t* target, int64_t lanes, int64_t in
         }
 }
 
-void pack_codes(const PackedLinear& packed, const uint8_t* from, uint8_t* to, int64_t lanes) {
+void pack_codes(const PackedLinear& packed, int64_t panel, const uint8_t* from, uint8_t* to, int64_t lanes) {
     const bool is_int8 = packed.kind == WeightKind::Int8;
     const auto pack = packed.in_quads ? (is_int8 ? pack_quads : pack_int4<nibbles_in_quads>)
                                       : (is_int8 ? pack_pairs<uint8_t> : pack_int4<nibbles_in_pairs>);
-    pack(from, to, lanes, packed.inputs, packed.panel);
+    pack(from, to, lanes, packed.inputs, panel);
 }
 
 // int16 codes meet weights with scales of groups in pairs: these groups are smaller than those of the codes, of
@@ -117,21 +117,20 @@ bool is_in_quads(const Kernels& kernels, WeightKind kind, Activation activation,
     return kind == WeightKind::Int4 || (kind == WeightKind::Int8 && kernels.has_int8_in_quads);
 }
 
-void pack_panels(const PackedLinear& packed, const void* source, int part, int parts) {
-    const int64_t panel = packed.panel, inputs = packed.inputs;
-    const int64_t panels = round_up(packed.outputs, panel) / panel;
+void pack_panels(const PackedLinear& packed, int64_t panel, const void* source, int part, int parts) {
+    const int64_t inputs = packed.inputs, panels = round_up(packed.outputs, packed.panel) / panel;
     const int64_t panel_bytes = packed.bytes / panels;
     const int64_t row_bytes = (inputs * bits_of(packed.kind) + 7) / 8;
     for (int64_t p = panels * part / parts; p < panels * (part + 1) / parts; ++p) {
         const void* from = static_cast<const char*>(source) + p * panel * row_bytes;
         void* to = static_cast<char*>(packed.data.get()) + p * panel_bytes;
-        const int64_t lanes = std::min(panel, packed.outputs - p * panel);
+        const int64_t lanes = std::max<int64_t>(0, std::min(panel, packed.outputs - p * panel));
         if (packed.kind == WeightKind::Float32)
             pack_floats(static_cast<const float*>(from), static_cast<float*>(to), lanes, inputs, panel);
         else if (packed.kind == WeightKind::Bfloat16)
             pack_pairs(static_cast<const uint16_t*>(from), static_cast<uint16_t*>(to), lanes, inputs, panel);
         else
-            pack_codes(packed, static_cast<const uint8_t*>(from), static_cast<uint8_t*>(to), lanes);
+            pack_codes(packed, panel, static_cast<const uint8_t*>(from), static_cast<uint8_t*>(to), lanes);
     }
 }
 
@@ -178,7 +177,8 @@ PackedLinear pack_linear(const Kernels& kernels, WeightKind kind, Activation act
             for (int64_t g = 0; g < groups; ++g)
                 target[(n / panel * groups + g) * panel + n % panel] = scales.of_groups[n * groups + g];
     }
-    pool.run([&](int part, int parts) { pack_panels(packed, source, part, parts); });
+    const int64_t panel = in_quads ? kernels.quad_panel : kernels.panel;
+    pool.run([&](int part, int parts) { pack_panels(packed, panel, source, part, parts); });
     return packed;
 }
 
