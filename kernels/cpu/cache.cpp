@@ -26,8 +26,8 @@ LayerCache::LayerCache(int64_t num_blocks, int64_t block_size, int64_t kv_heads,
       stride((head_dim + kPage - 1) / kPage * kPage),
       kind(kind) {
     const size_t slots = size_t((num_blocks * block_size + kPage - 1) / kPage * kPage * kv_heads);
-    keys_ = allocate_zeroed(slots * size_t(stride) * item_bytes(kind));
-    values_ = allocate_zeroed(slots * size_t(stride) * item_bytes(kind));
+    keys_ = allocate_staggered(slots * size_t(stride) * item_bytes(kind));
+    values_ = allocate_staggered(slots * size_t(stride) * item_bytes(kind));
     if (key_channels) {
         key_channels_.assign(key_channels, key_channels + kv_heads * head_dim);
         value_channels_.assign(value_channels, value_channels + kv_heads * head_dim);

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -44,6 +45,18 @@ Memory allocate_zeroed(size_t bytes) {
     const size_t zeroed = rounded >= kHugePage ? drop_pages(memory.get(), rounded) : 0;
     std::memset(static_cast<char*>(memory.get()) + zeroed, 0, rounded - zeroed);
     return memory;
+}
+
+Memory allocate_staggered(size_t bytes) {
+    if (bytes < kHugePage) return allocate_zeroed(bytes);
+    static std::atomic<uint32_t> count{0};
+    // Multiples of the golden ratio, modulo 1, are spread evenly however many there are.
+    const size_t offset = (count++ * 2654435769u >> 17) * kCacheLine;  // 15 bits of it: below 2 MiB
+    const Memory whole = allocate_zeroed(offset + bytes);
+#if defined(__linux__)
+    madvise(whole.get(), kHugePage, MADV_NOHUGEPAGE);
+#endif
+    return Memory(whole, static_cast<char*>(whole.get()) + offset);
 }
 
 Memory allocate_in_chunk(size_t bytes) {

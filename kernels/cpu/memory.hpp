@@ -18,6 +18,12 @@ void* allocate_aligned(size_t bytes);
 // The same, zeroed.
 Memory allocate_zeroed(size_t bytes);
 
+// The same, for arrays that fill up at the same pace, as the caches of a model's layers do: each begins
+// elsewhere in a huge page. Otherwise all of them would touch their next one in the same step, and making a
+// hundred megabytes resident at once can take longer than the step. Below its first whole huge page are small
+// ones, so nothing is resident that is not used.
+Memory allocate_staggered(size_t bytes);
+
 // For what lives as long as a model: all of it is in huge pages. Small allocations lie one after another in
 // chunks of them, which are freed with the last of their allocations. Throws std::bad_alloc.
 Memory allocate_in_chunk(size_t bytes);

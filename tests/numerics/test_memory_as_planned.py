@@ -173,3 +173,32 @@ def test_four_ranks_of_300b_layers(tmp_path: Path, quantization: str) -> None:
     found = measured(tmp_path, fields, quantization=quantization, tensor_parallel_size="4")
     assert "total of rank 3" in found
     check(found)
+
+
+GROWTH = """
+import numpy as np
+from ernie_backend.devices.host import resident_bytes
+from ernie_kernels.api import Batch, CacheSpec, RotarySpec
+from ernie_kernels.cpu import CpuOps
+
+ops, layers, pages = CpuOps(1), 16, 32
+rotary = ops.pack_rotary(RotarySpec(128, 16, 1e4))
+caches = [ops.allocate_cache(CacheSpec(10000, 16, 2, 128, "bfloat16")) for _ in range(layers)]
+qkv = np.zeros((16 * pages, 6 * 128), np.float32)
+growth = []
+for step in range(20):  # of 512 tokens; a huge page holds the keys of 4096
+    tables = np.arange(pages * step, pages * (step + 1), dtype=np.int32)[:, None]
+    tokens, starts = np.zeros(16 * pages, np.int32), np.arange(0, 16 * pages + 1, 16, dtype=np.int32)
+    positions, none = np.tile(np.arange(16, dtype=np.int32), pages), np.zeros(0, np.int32)
+    batch = ops.upload(Batch(tokens, positions, starts, np.zeros(pages, np.int32), tables, none))
+    before = resident_bytes()
+    for cache in caches:
+        ops.attention(qkv, rotary, cache, batch)
+    growth.append(resident_bytes() - before)
+print(max(growth[1:]))
+"""
+
+
+def test_the_layers_of_a_cache_do_not_all_begin_a_huge_page_in_the_same_step() -> None:
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 16 * HUGE_PAGE, "half of what keys and values of 16 layers would take together"

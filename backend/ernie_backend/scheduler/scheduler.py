@@ -4,7 +4,8 @@ Continuous batching in the order of rank, which is priority (lower first), then 
 
 1. every running request that is decoding gets its one token, then drafts of the tokens after it;
 2. unfinished prompts, of running requests and of waiting ones for which batch and KV cache have room, are
-   computed as far as ``max_num_batched_tokens`` goes.
+   computed as far as ``max_num_batched_tokens`` goes; beside decoding requests, as far as it would if all
+   ``max_num_seqs`` were decoding.
 
 Long prompts. A prompt that does not end within a step does not own the steps that it takes: the first such one
 gets half of what is left of a step. Prompts that pass it (of a better priority, or of the same one with fewer
@@ -154,6 +155,8 @@ class Scheduler:
         # Drafts only after every request has its one token: a guess must not displace what is certain.
         for sequence in [each for each in step.ends if each.draft_ids]:
             self._schedule_drafts(sequence, step)
+        if step.ends:
+            step.budget = min(step.budget, self._limits.prompt_tokens_beside_answers)
         prompts = [each for each in self._running if not each.is_decoding]
         partial = [each for each in prompts if self._can_go_on(each)]
         step.unfinished.update(each for each in partial if not each.needs_prompt_logits)

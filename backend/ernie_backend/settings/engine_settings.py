@@ -158,6 +158,15 @@ class SchedulerLimits:
     encoder_cache_tokens: int = 16384
     max_media_bytes: int = 1 << 30
 
+    @property
+    def prompt_tokens_beside_answers(self) -> int:
+        """Most prompt tokens of a step that running answers wait for.
+
+        What would be left if all ``max_num_seqs`` were decoding, at least half of a step: however many are, so
+        that prompts which arrive as fast as answers end do not queue.
+        """
+        return max(self.max_num_batched_tokens - self.max_num_seqs, -(-self.max_num_batched_tokens // 2))
+
 
 @dataclass(frozen=True)
 class CacheSettings:

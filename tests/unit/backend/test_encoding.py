@@ -96,7 +96,7 @@ def _expected(name: str, *items: MediaItem, max_tokens: int = 2) -> list[int]:
 
 
 def test_a_request_waits_without_blocks_for_its_picture_and_text_passes_it() -> None:
-    house = House()
+    house = House(max_num_seqs=4)
     house.ask("picture", RED)
     assert house.step() == {}
     assert (house.engine.heartbeat.running, house.engine.heartbeat.waiting) == (0, 1)

@@ -78,6 +78,7 @@ class EngineMachine(RuleBasedStateMachine):
         encoder_cache: int,
     ) -> None:
         self.budget, self.max_num_seqs = budget, max_num_seqs
+        self.most_beside_answers = max(budget - max_num_seqs, (budget + 1) // 2)
         self.capacity = num_blocks * block_size
         self.encoder = HashEncoder((UNREADABLE.digest,))
         # Beyond the cache go at most the pictures that one step of one request needs.
@@ -176,6 +177,7 @@ class EngineMachine(RuleBasedStateMachine):
     def _step(self) -> None:
         had_work, steps_before = self.engine.has_work, len(self.runner.plans)
         pieces_before = self.encoder.num_pieces
+        answering = {name for name, each in self.engine._requests.items() if each.sequence.is_decoding}
         outputs = self.engine.step()
         has_run = len(self.runner.plans) > steps_before
         expired = [output for output in outputs if output.error is not None]
@@ -189,6 +191,9 @@ class EngineMachine(RuleBasedStateMachine):
         if has_run:
             plan = self.runner.plans[-1]
             assert 1 <= plan.num_tokens <= self.budget
+            of_prompts = [len(chunk.token_ids) for chunk in plan.chunks if chunk.request_id not in answering]
+            if len(of_prompts) < len(plan.chunks):
+                assert sum(of_prompts) <= self.most_beside_answers
             assert len(plan.chunks) <= self.max_num_seqs
             assert len({chunk.request_id for chunk in plan.chunks}) == len(plan.chunks)
         for output in expired:
@@ -271,13 +276,18 @@ class Steps:
         assert self.scheduler.num_preemptions == before + 1
 
 
-def test_decoding_comes_first_and_the_prompt_takes_the_rest() -> None:
-    steps = Steps()
-    steps.add("first", (1, 2))
+@pytest.mark.parametrize(("max_num_seqs", "num_prompt"), [(2, 6), (3, 5), (8, 4)])
+def test_decoding_comes_first_and_prompts_leave_room_for_all_that_could_decode(
+    max_num_seqs: int, num_prompt: int
+) -> None:
+    steps = Steps(max_num_seqs=max_num_seqs)
+    steps.add("first", (1, 2), 3)
     assert steps.step() == [("first", 0, 2)]
-    steps.add("second", range(10, 22))
-    assert steps.step() == [("first", 2, 1), ("second", 0, 7)]
-    assert steps.step() == [("first", 3, 1), ("second", 7, 5)]
+    steps.add("second", range(10, 38))
+    assert steps.step() == [("first", 2, 1), ("second", 0, num_prompt)]
+    assert steps.step() == [("first", 3, 1), ("second", num_prompt, num_prompt)]
+    steps.scheduler.remove(steps.sequences["first"])
+    assert steps.step() == [("second", 2 * num_prompt, 8)], "nobody waits for it"
 
 
 def test_the_last_in_rank_is_preempted_and_comes_back_in_its_place() -> None:
@@ -373,12 +383,12 @@ def test_a_better_priority_takes_the_rest_of_the_step_in_which_a_place_becomes_f
 
 
 def test_a_short_prompt_shares_the_steps_of_a_long_one_which_gets_the_rest() -> None:
-    steps = Steps()
+    steps = Steps(max_num_seqs=2)
     steps.add("long", range(10, 40))
     steps.add("short", (1, 2, 3, 4, 5))
     assert steps.step() == [("long", 0, 4), ("short", 0, 4)]
     assert steps.step() == [("long", 4, 7), ("short", 4, 1)]
-    assert steps.step() == [("short", 5, 1), ("long", 11, 7)]
+    assert steps.step() == [("short", 5, 1), ("long", 11, 6)]
 
 
 def test_a_prompt_that_arrives_later_passes_too_the_shortest_first() -> None:
@@ -505,7 +515,7 @@ def test_a_long_prompt_gets_half_of_its_steps_however_many_pass() -> None:
 
 
 def test_a_prompt_whose_logits_are_wanted_takes_few_tokens_a_step_and_holds_up_nobody() -> None:
-    steps = Steps(max_num_batched_tokens=20, max_prompt_logit_rows=3)
+    steps = Steps(max_num_batched_tokens=20, max_num_seqs=4, max_prompt_logit_rows=3)
     prompt = tuple(range(10, 20))
     steps.add("before", prompt, 1)
     steps.step()
