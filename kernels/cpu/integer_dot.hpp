@@ -9,8 +9,10 @@
 //   broadcast(x):        the activation codes x[0], x[1] in every lane
 //   dot(sum, w, x):      sum[i] += w[2i] * x[2i] + w[2i + 1] * x[2i + 1]
 //   even(w), odd(w):     one input of each pair, as floats
-//   store_codes(x, p):   integral floats as activation codes, int16 or int8
-//   store_halves(x, high, low):  as the two bytes of int16 codes; only where that takes a few instructions
+//   store_codes(x, p):   floats, rounded half to even, as activation codes, int16 or int8
+//   words(a, b):         two registers of floats, rounded likewise, as int16 codes in an order of their own, and
+//   store_halves(words, high, low):  the two bytes of each in the order of a and b; only where that takes a few
+//                        instructions
 //
 // No sum overflows: ops.cpp bounds the inputs of a group (kLargestGroup, kMostStaticInputs).
 #pragma once
@@ -69,7 +71,7 @@ struct PortableDots {
     }
     template <typename Code>
     static void store_codes(Portable codes, Code* p) {
-        for (int i = 0; i < 4; ++i) p[i] = Code(codes.v[i]);
+        for (int i = 0; i < 4; ++i) p[i] = Code(__builtin_nearbyintf(codes.v[i]));
     }
 };
 
@@ -155,11 +157,17 @@ struct Avx512Dots {
     static void store_codes(Avx512 codes, int8_t* p) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(codes.v)));
     }
-    static void store_halves(Avx512 codes, int8_t* high, int8_t* low) {
-        const __m512i whole = _mm512_cvtps_epi32(codes.v),
-                      rest = _mm512_and_si512(whole, _mm512_set1_epi32(127));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(_mm512_srai_epi32(whole, 7)));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(rest));
+    static Register words(Avx512 a, Avx512 b) {
+        return _mm512_packs_epi32(_mm512_cvtps_epi32(a.v), _mm512_cvtps_epi32(b.v));
+    }
+    static void store_halves(Register words, int8_t* high, int8_t* low) {
+        // packs leaves, in each quarter, high bytes of a, of b, low ones of a, of b: four each.
+        const __m512i bytes = _mm512_packs_epi16(_mm512_srai_epi16(words, 7),
+                                                 _mm512_and_si512(words, _mm512_set1_epi16(127)));
+        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        const __m512i halves = _mm512_permutexvar_epi32(order, bytes);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), _mm512_castsi512_si256(halves));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(low), _mm512_extracti64x4_epi64(halves, 1));
     }
 };
 #endif

@@ -19,6 +19,7 @@ namespace ernie::ERNIE_VARIANT {
 
 struct Portable {
     static constexpr int kLanes = 4;
+    static constexpr bool kFusesMultiplyAdd = false;
     float v[4];
 
     static Portable zero() { return {{0, 0, 0, 0}}; }
@@ -90,6 +91,7 @@ struct Portable {
 #if defined(__AVX2__)
 struct Avx2 {
     static constexpr int kLanes = 8;
+    static constexpr bool kFusesMultiplyAdd = true;
     __m256 v;
 
     static Avx2 zero() { return {_mm256_setzero_ps()}; }
@@ -140,6 +142,7 @@ struct Avx2 {
 #if defined(__AVX512F__)
 struct Avx512 {
     static constexpr int kLanes = 16;
+    static constexpr bool kFusesMultiplyAdd = true;
     __m512 v;
 
     static Avx512 zero() { return {_mm512_setzero_ps()}; }
@@ -186,6 +189,7 @@ template <typename Half>
 struct Lowered {
     static constexpr int kHalf = Half::kLanes;
     static constexpr int kLanes = 2 * kHalf;
+    static constexpr bool kFusesMultiplyAdd = Half::kFusesMultiplyAdd;
     Half a, b;
 
     static Lowered zero() { return {Half::zero(), Half::zero()}; }
