@@ -1,5 +1,5 @@
 // RMSNorm or LayerNorm, alone or after adding to the residual stream. A row's sums run over k in rising order,
-// lane by lane.
+// lane by lane; RMSNorm's in kChains chains of registers, so that no addition waits for the last one.
 #pragma once
 
 #include "simd.hpp"
@@ -8,12 +8,16 @@ namespace ernie::ERNIE_VARIANT {
 
 template <typename V>
 void norm_row(const float* x, const NormTask& task, float* y) {
-    V squares = V::zero();
-    for (int64_t k = 0; k < task.width; k += V::kLanes) {
-        const V value = load_partial<V>(x + k, task.width - k);
-        squares = V::fma(value, value, squares);
-    }
-    const float mean = squares.sum() / float(task.width);
+    constexpr int kChains = 4;
+    V squares[kChains] = {V::zero(), V::zero(), V::zero(), V::zero()};
+    for (int64_t k = 0; k < task.width; k += kChains * V::kLanes)
+        for (int i = 0; i < kChains; ++i) {
+            const int64_t place = k + i * V::kLanes;
+            const V value = load_partial<V>(x + place, task.width - place);
+            squares[i] = V::fma(value, value, squares[i]);
+        }
+    const V total = V::add(V::add(squares[0], squares[1]), V::add(squares[2], squares[3]));
+    const float mean = total.sum() / float(task.width);
     const V factor = V::set(1.0f / __builtin_sqrtf(mean + task.epsilon));
     for (int64_t k = 0; k < task.width; k += V::kLanes) {
         const int64_t left = task.width - k;
