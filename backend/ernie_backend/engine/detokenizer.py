@@ -39,15 +39,16 @@ class Detokenizer:
     def __init__(self, tokenizer: AnswerTokens, skipped_ids: AbstractSet[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
         self._skipped_ids = skipped_ids
+        self._structural_ids = tokenizer.structural_ids
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> MarkedText:
         """Take the next token; return the characters that are complete now."""
-        if self.skips(token_id):
+        if token_id in self._skipped_ids:
             return MarkedText()
         token_bytes = self._tokenizer.token_bytes(token_id)
         text = self._decoder.decode(token_bytes)
-        if token_id not in self._tokenizer.structural_ids:
+        if token_id not in self._structural_ids:
             return MarkedText(text)
         # The mark begins after a U+FFFD, which precedes the token's text if a character was left incomplete.
         return MarkedText(text, (Mark(len(text) - len(token_bytes.decode()), len(text), token_id),))

@@ -167,6 +167,8 @@ class Engine:
         self, rows: list[SamplingRow], logits: NDArray[np.float32], chosen: NDArray[np.int64]
     ) -> list[SampledToken]:
         """Return the token of each row: the next of those ``chosen`` by the backend, or sampled here."""
+        if len(chosen) == len(rows):
+            return [SampledToken(token_id) for token_id in chosen.tolist()]
         of_backend = iter(chosen.tolist())
         of_host = iter(self._sample(logits, [row for row in rows if row.needs_host]))
         return [next(of_host) if row.needs_host else SampledToken(next(of_backend)) for row in rows]
@@ -190,14 +192,12 @@ class Engine:
         outputs, begin = list[Output](), 0
         for chunk in plan.chunks:
             if chunk.num_sampled:
-                end = begin + chunk.num_sampled
-                request, accepted = (
-                    self._requests[chunk.request_id],
-                    _accepted(chunk.draft_ids, sampled[begin:end]),
-                )
-                request.report_drafts(len(chunk.draft_ids), len(accepted) - 1)
-                output = self._append(request, accepted)
-                begin = end
+                request, tokens = self._requests[chunk.request_id], sampled[begin : begin + chunk.num_sampled]
+                begin += chunk.num_sampled
+                if chunk.num_sampled > 1:
+                    tokens = _accepted(chunk.draft_ids, tokens)
+                    request.report_drafts(chunk.num_sampled - 1, len(tokens) - 1)
+                output = self._append(request, tokens)
                 if output is not None:
                     outputs.append(output)
         return tuple(outputs)

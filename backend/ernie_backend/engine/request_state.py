@@ -136,9 +136,7 @@ class RequestState:
 
     def advance(self, tokens: Iterable[SampledToken]) -> Output | None:
         """Add sampled tokens up to one that ends the answer; return the output to send now, if any."""
-        if (
-            self.sequence.sampling.max_tokens == 0
-        ):  # the row was sampled only because every prompt's last one is
+        if self.sequence.sampling.max_tokens == 0:  # the row was sampled since every prompt's last one is
             return self.finish_without_tokens()
         for token in tokens:
             if self.finish_reason is None:
@@ -201,7 +199,7 @@ class RequestState:
         text = self._stop.push(self._detokenizer.push(token_id), may_stop=num_generated > sampling.min_tokens)
         mask = self.sequence.token_mask
         is_complete = mask is not None and mask.is_complete
-        is_full = num_generated >= sampling.max_tokens or self._is_response_full()
+        is_full = num_generated >= sampling.max_tokens or self._is_response_full(num_generated)
         is_loop = (
             self._guard is not None and self._guard.push(token_id) and num_generated >= sampling.min_tokens
         )
@@ -214,13 +212,13 @@ class RequestState:
                 self.stop_reason = STOP_REASON
         return text
 
-    def _is_response_full(self) -> bool:
+    def _is_response_full(self, num_generated: int) -> bool:
         """Whether there is no room for a further token after thinking."""
         limit, reasoning = self.sequence.sampling.response_max_tokens, self._reasoning
         if limit is None or (reasoning is not None and reasoning.is_thinking):
             return False
         num_reasoning = 0 if reasoning is None else reasoning.num_reasoning_tokens
-        return self.sequence.num_generated - num_reasoning >= limit
+        return num_generated - num_reasoning >= limit
 
     def _last_text(self, last_id: int | None = None) -> MarkedText:
         """Return all text that was held back, and that of ``last_id``, which ends the answer as part of it."""

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ernie_backend.errors import StartError
 from ernie_backend.parallel.liveness import HeartbeatSource, RankLiveness, find_hanging
@@ -200,7 +200,7 @@ class DistributedRunner:
 
     def run(self, plan: SchedulePlan, choices: TokenChoices | None = None) -> HeadOutput:
         """Compute a plan's tokens; see ``ModelRunner.run``."""
-        batch, media = replace(build_batch(plan), choices=choices), media_rows_of(plan)
+        batch, media = build_batch(plan, choices), media_rows_of(plan)
         self._group.send(Step(batch, media))
         with self._group.root_cause_first():  # a sum fails when another rank has died
             return self._runner.compute(batch, media)

@@ -95,29 +95,20 @@ class Sequence:
         tokens = self.token_ids[start:end]
         if num_drafts > 0:
             tokens += self.draft_ids[:num_drafts]
-        places = self.prompt_positions
-        spans = cut_spans(self.media, start, end) if self.media else ()
-        return ScheduledChunk(
-            request_id=self.request_id,
-            token_ids=tuple(tokens),
-            start=start,
-            block_table=block_table,
-            num_sampled=max(0, num_drafts + 1),
-            needs_all_logits=self.needs_prompt_logits,
+        num_sampled, needs_all_logits = max(0, num_drafts + 1), self.needs_prompt_logits
+        chunk = ScheduledChunk(
+            self.request_id, tuple(tokens), start, block_table, num_sampled, needs_all_logits
+        )
+        places, types = self.prompt_positions, self.vision_types
+        if not self.media and places is None and types is None:
+            return chunk
+        spans = cut_spans(self.media, start, end)
+        return chunk._replace(
             media=spans,
             positions=None if places is None else _places(places, start, end),
             digests=tuple(self.media_items[span.index].digest for span in spans),
-            vision_types=self._vision_types(start, end),
+            vision_types=None if types is None else _vision_types(types, start, end),
         )
-
-    def _vision_types(self, start: int, end: int) -> NDArray[np.bool_] | None:
-        """Return which of the tokens go to the experts of vision; None: none. Those of the answer do not."""
-        if self.vision_types is None or not self.vision_types[start:end].any():
-            return None
-        types = np.zeros(end - start, np.bool_)
-        of_prompt = self.vision_types[start:end]
-        types[: len(of_prompt)] = of_prompt
-        return types
 
     def append(self, token_id: int) -> None:
         """Add the next token of the answer."""
@@ -126,6 +117,16 @@ class Sequence:
             processor.accept(token_id)
         if self.token_mask is not None:
             self.token_mask.accept(token_id)
+
+
+def _vision_types(of_prompt: NDArray[np.bool_], start: int, end: int) -> NDArray[np.bool_] | None:
+    """Return which of the tokens go to the experts of vision; None: none. Those of the answer do not."""
+    chosen = of_prompt[start:end]
+    if not chosen.any():
+        return None
+    types = np.zeros(end - start, np.bool_)
+    types[: len(chosen)] = chosen
+    return types
 
 
 def _places(of_prompt: NDArray[np.int32], begin: int, end: int) -> NDArray[np.int32]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +46,11 @@ class ScheduledChunk(NamedTuple):
         return len(self.token_ids) if self.needs_all_logits else self.num_sampled
 
     @property
+    def is_text(self) -> bool:
+        """Whether it has no media, and its places are on one axis."""
+        return not self.media and self.positions is None and self.vision_types is None
+
+    @property
     def draft_ids(self) -> tuple[int, ...]:
         """The drafts among its tokens."""
         return self.token_ids[1 - self.num_sampled :] if self.num_sampled > 1 else ()
@@ -66,6 +70,8 @@ class SchedulePlan:
     @property
     def sampled_places(self) -> NDArray[np.int32]:
         """Places of the sampled rows among all logit rows of the step, int32 ``[S]``."""
-        ends = accumulate(chunk.num_logit_rows for chunk in self.chunks)
-        places = (range(end - chunk.num_sampled, end) for end, chunk in zip(ends, self.chunks, strict=True))
-        return np.fromiter(chain.from_iterable(places), np.int32)
+        places, end = list[int](), 0
+        for chunk in self.chunks:
+            end += chunk.num_logit_rows
+            places += range(end - chunk.num_sampled, end)
+        return np.array(places, np.int32)

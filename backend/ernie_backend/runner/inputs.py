@@ -11,46 +11,56 @@ Rows of a chunk are consecutive, and chunks are laid end to end in the plan's or
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from itertools import accumulate, chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ernie_backend.request.step_plan import ScheduledChunk, SchedulePlan
 from ernie_kernels.api import ELSEWHERE, Batch
+from ernie_kernels.sampling import TokenChoices
 
 
-def build_batch(plan: SchedulePlan) -> Batch:
-    """Return the arrays of a plan with at least one chunk."""
+def build_batch(plan: SchedulePlan, choices: TokenChoices | None = None) -> Batch:
+    """Return the arrays of a plan with at least one chunk, and the ``choices`` of its logit rows."""
     chunks = plan.chunks
-    ends = list(accumulate(len(chunk.token_ids) for chunk in chunks))
-    query_starts = np.array([0, *ends], np.int32)
+    token_ids, positions, logit_rows, query_starts = list[int](), list[int](), list[int](), [0]
+    for chunk in chunks:
+        token_ids += chunk.token_ids
+        end = len(token_ids)
+        positions += range(chunk.start, chunk.start + len(chunk.token_ids))
+        logit_rows += range(end - chunk.num_logit_rows, end)
+        query_starts.append(end)
+    batch = Batch(
+        token_ids=np.array(token_ids, np.int32),
+        positions=np.array(positions, np.int32),
+        query_starts=np.array(query_starts, np.int32),
+        context_lengths=np.array([chunk.start for chunk in chunks], np.int32),
+        block_tables=_block_tables(chunks),
+        logit_rows=np.array(logit_rows, np.int32),
+        choices=choices,
+    )
+    return batch if all(chunk.is_text for chunk in chunks) else _with_media(batch, chunks)
+
+
+def _block_tables(chunks: tuple[ScheduledChunk, ...]) -> NDArray[np.int32]:
     width = max(len(chunk.block_table) for chunk in chunks)
     tables = np.full((len(chunks), width), -1, np.int32)
     for row, chunk in zip(tables, chunks, strict=True):
         row[: len(chunk.block_table)] = chunk.block_table
-    positions = _from_ranges(range(chunk.start, chunk.start + len(chunk.token_ids)) for chunk in chunks)
-    logit_rows = _from_ranges(
-        range(end - chunk.num_logit_rows, end) for end, chunk in zip(ends, chunks, strict=True)
-    )
+    return tables
+
+
+def _with_media(batch: Batch, chunks: tuple[ScheduledChunk, ...]) -> Batch:
+    """Return the batch with what its media need."""
     has_media = any(chunk.media for chunk in chunks)
     has_vision = any(chunk.vision_types is not None for chunk in chunks)
-    return Batch(
-        token_ids=np.fromiter(chain.from_iterable(chunk.token_ids for chunk in chunks), np.int32),
-        positions=_on_axes(positions, chunks, query_starts),
-        query_starts=query_starts,
-        context_lengths=np.array([chunk.start for chunk in chunks], np.int32),
-        block_tables=tables,
-        logit_rows=logit_rows,
-        media_rows=_media_rows(chunks, query_starts) if has_media else None,
-        vision_rows=_vision_rows(chunks, query_starts) if has_vision else None,
+    return replace(
+        batch,
+        positions=_on_axes(batch.positions, chunks, batch.query_starts),
+        media_rows=_media_rows(chunks, batch.query_starts) if has_media else None,
+        vision_rows=_vision_rows(chunks, batch.query_starts) if has_vision else None,
     )
-
-
-def _from_ranges(ranges: Iterable[range]) -> NDArray[np.int32]:
-    return np.fromiter(chain.from_iterable(ranges), np.int32)
 
 
 def _on_axes(

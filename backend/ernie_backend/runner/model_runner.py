@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ernie_backend.models.base import Model
 from ernie_backend.request.step_plan import SchedulePlan
@@ -45,7 +44,7 @@ class ModelRunner:
             plan: of the step, whose logit rows are ``num_logit_rows`` of each chunk, in the plan's order.
             choices: for which of them the backend chooses the next token; None: for none.
         """
-        return self.compute(replace(build_batch(plan), choices=choices), media_rows_of(plan))
+        return self.compute(build_batch(plan, choices), media_rows_of(plan))
 
     def compute(self, batch: Batch, media: Sequence[MediaRows] = ()) -> HeadOutput:
         """Compute one step; return the logits or the tokens of its logit rows.

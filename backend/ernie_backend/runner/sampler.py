@@ -16,8 +16,8 @@ right.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +40,7 @@ from ernie_kernels.sampling import (
 from ernie_wire.errors import ErnieError, InvalidValue
 
 Logits = NDArray[np.float32]
+_GREEDY_ROW = sampling_batch([(GREEDY, 0.0)])
 
 
 class SampledToken(NamedTuple):
@@ -73,26 +74,29 @@ class Sampler:
             rows: those to be sampled.
             places: of each of them among the logits of the step.
         """
-        chosen = [index for index, row in enumerate(rows) if not row.needs_host]
+        chosen = [row for row in rows if not row.needs_host]
         if not chosen:
             return None
-        return TokenChoices(places[chosen], _batch([rows[index] for index in chosen]), self._vocab_size)
+        if len(chosen) < len(rows):
+            places = places[[not row.needs_host for row in rows]]
+        return TokenChoices(places, _batch(chosen), self._vocab_size)
 
-    @contextmanager
-    def filling_masks(self, rows: list[SamplingRow]) -> Iterator[None]:
+    def filling_masks(self, rows: list[SamplingRow]) -> AbstractContextManager[None]:
         """Fill the token masks of rows on another thread while the body runs, and wait for them after it.
 
         Args:
             rows: those to be sampled; the rows of one sequence follow each other, each after one draft more.
         """
         if all(row.sequence.token_mask is None for row in rows):
-            yield
-            return
-        filling = self._mask_thread.submit(fill_masks, rows, self._vocab_size)
+            return nullcontext()
+        return self._filling(self._mask_thread.submit(fill_masks, rows, self._vocab_size))
+
+    @contextmanager
+    def _filling(self, masks: Future[None]) -> Iterator[None]:
         try:
             yield
         finally:
-            filling.result()
+            masks.result()
 
     def sample(self, logits: Logits, rows: list[SamplingRow]) -> list[SampledToken]:
         """Choose a token for each row.
@@ -193,11 +197,13 @@ def _nothing_left(row: SamplingRow, logits: Logits) -> ErnieError | None:
 
 
 def _batch(rows: list[SamplingRow]) -> SamplingBatch:
-    samplings = ((row.sequence.sampling, row.sequence.num_generated + len(row.draft_ids)) for row in rows)
-    return sampling_batch(
-        (GREEDY, 0.0) if sampling.is_greedy else (sampling.filters, uniform(sampling.seed, index))
-        for sampling, index in samplings
-    )
+    batch: SamplingBatch = np.repeat(_GREEDY_ROW, len(rows))
+    for place, row in enumerate(rows):
+        sampling = row.sequence.sampling
+        if not sampling.is_greedy:
+            index = row.sequence.num_generated + len(row.draft_ids)
+            batch[place] = (*sampling.filters, uniform(sampling.seed, index))
+    return batch
 
 
 def _filtered(logits: Logits, row: SamplingRow) -> Logits:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -42,7 +43,7 @@ class SamplingRow:
     mask: NDArray[np.uint32] | None = None
     error: ErnieError | None = None
 
-    @property
+    @cached_property
     def needs_host(self) -> bool:
         """Whether more than temperature and filters decides about its token, or more than a token is needed."""
         sequence, sampling = self.sequence, self.sequence.sampling

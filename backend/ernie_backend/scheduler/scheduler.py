@@ -157,8 +157,7 @@ class Scheduler:
             self._schedule_drafts(sequence, step)
         if step.ends:
             step.budget = min(step.budget, self._limits.prompt_tokens_beside_answers)
-        prompts = [each for each in self._running if not each.is_decoding]
-        partial = [each for each in prompts if self._can_go_on(each)]
+        partial = [each for each in self._running if not each.is_decoding and self._can_go_on(each)]
         step.unfinished.update(each for each in partial if not each.needs_prompt_logits)
         for sequence in self._prompts_by_rank(partial, step):
             num_left = sequence.num_tokens - sequence.num_computed_tokens
@@ -354,9 +353,9 @@ class Scheduler:
     def _schedule_decoding(self, sequence: Sequence, step: _Step) -> None:
         """Add the newest token of a request to the plan, if there is a block for it."""
         if self._grow_or_preempt(sequence, step):
-            step.ends[sequence] = sequence.num_tokens
+            end = step.ends[sequence] = sequence.num_tokens
             step.budget -= 1
-            self._blocks.mark_scheduled(sequence, sequence.num_tokens - 1, sequence.num_tokens)
+            self._blocks.mark_scheduled(sequence, end - 1, end)
 
     def _schedule_drafts(self, sequence: Sequence, step: _Step) -> None:
         """Add drafts of a decoding request to the plan, as far as budget, answer and free blocks go."""
