@@ -1,6 +1,7 @@
 // The Python module `_cpu`: borrows NumPy buffers, releases the GIL, calls Ops.
 #include "bindings.hpp"
 
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -185,6 +186,12 @@ PackedLinear pack_w4a8(Ops& ops, nb::handle packed, int64_t inputs, nb::handle s
                          rotation);
 }
 
+nb::ndarray<nb::numpy, float, nb::ndim<2>> empty(Ops& ops, size_t rows, size_t columns) {
+    auto memory = std::make_unique<Memory>(ops.results().take(rows * columns * sizeof(float)));
+    const nb::capsule owner(memory.get(), [](void* held) noexcept { delete static_cast<Memory*>(held); });
+    return {memory.release()->get(), {rows, columns}, owner};
+}
+
 void embed(Ops& ops, const PackedLinear& table, const Batch& batch, nb::handle result) {
     const Buffer y("result", result, 'f', 2, true);
     const nb::gil_scoped_release release;
@@ -305,6 +312,7 @@ NB_MODULE(_cpu, module) {
         .def("pack_grouped_int4", &pack_grouped_int4, "packed"_a, "inputs"_a, "scales"_a, "activation"_a,
              "group"_a)
         .def("pack_w4a8", &pack_w4a8, "packed"_a, "inputs"_a, "scales"_a, "input_scale"_a, "rotation"_a)
+        .def("empty", &empty, "rows"_a, "columns"_a)
         .def("embed", &embed, "table"_a, "batch"_a, "result"_a)
         .def("norm", &norm, "x"_a, "weight"_a, "epsilon"_a, "result"_a)
         .def("add_norm", &add_norm, "x"_a, "delta"_a, "weight"_a, "epsilon"_a, "residual"_a, "result"_a)

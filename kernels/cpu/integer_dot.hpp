@@ -10,8 +10,9 @@
 //   dot(sum, w, x):      sum[i] += w[2i] * x[2i] + w[2i + 1] * x[2i + 1]
 //   even(w), odd(w):     one input of each pair, as floats
 //   store_codes(x, p):   floats, rounded half to even, as activation codes, int16 or int8
-//   words(a, b):         two registers of floats, rounded likewise, as int16 codes in an order of their own, and
-//   store_halves(words, high, low):  the two bytes of each in the order of a and b; only where that takes a few
+//   words(a, b):         two registers of floats, rounded likewise, as int16 codes in an order of their own,
+//   and store_halves(words, high, low):  the two bytes of each in the order of a and b; only where that takes a
+//   few
 //                        instructions
 //
 // No sum overflows: ops.cpp bounds the inputs of a group (kLargestGroup, kMostStaticInputs).
@@ -162,8 +163,8 @@ struct Avx512Dots {
     }
     static void store_halves(Register words, int8_t* high, int8_t* low) {
         // packs leaves, in each quarter, high bytes of a, of b, low ones of a, of b: four each.
-        const __m512i bytes = _mm512_packs_epi16(_mm512_srai_epi16(words, 7),
-                                                 _mm512_and_si512(words, _mm512_set1_epi16(127)));
+        const __m512i bytes =
+            _mm512_packs_epi16(_mm512_srai_epi16(words, 7), _mm512_and_si512(words, _mm512_set1_epi16(127)));
         const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         const __m512i halves = _mm512_permutexvar_epi32(order, bytes);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), _mm512_castsi512_si256(halves));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -80,6 +81,23 @@ Memory allocate_in_chunk(size_t bytes) {
     used += rounded;
     return memory;
 #endif
+}
+
+Memory MemoryPool::take(size_t bytes) {
+    const size_t size = std::max(std::bit_ceil(bytes), kHugePage);
+    Memory block;
+    {
+        const std::lock_guard<std::mutex> lock(blocks_->mutex);
+        if (std::vector<Memory>& free = blocks_->free[size]; !free.empty()) {
+            block = std::move(free.back());
+            free.pop_back();
+        }
+    }
+    if (!block) block = {allocate_aligned(size), std::free};
+    return {block.get(), [blocks = blocks_, size, block](void*) {
+                const std::lock_guard<std::mutex> lock(blocks->mutex);
+                blocks->free[size].push_back(block);
+            }};
 }
 
 }  // namespace ernie

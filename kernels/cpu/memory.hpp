@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 namespace ernie {
@@ -27,6 +29,21 @@ Memory allocate_staggered(size_t bytes);
 // For what lives as long as a model: all of it is in huge pages. Small allocations lie one after another in
 // chunks of them, which are freed with the last of their allocations. Throws std::bad_alloc.
 Memory allocate_in_chunk(size_t bytes);
+
+// Huge pages that are used again: what was taken comes back with the last reference to it, and is freed with
+// the pool and all that was taken.
+class MemoryPool {
+  public:
+    // Not zeroed. Throws std::bad_alloc.
+    Memory take(size_t bytes);
+
+  private:
+    struct Blocks {
+        std::mutex mutex;
+        std::map<size_t, std::vector<Memory>> free;  // by bytes, powers of two
+    };
+    std::shared_ptr<Blocks> blocks_ = std::make_shared<Blocks>();
+};
 
 template <typename T>
 struct AlignedAllocator {

@@ -63,6 +63,7 @@ class Ops {
 
     const char* instruction_set() const { return kernels_.name; }
     int64_t panel() const { return kernels_.panel; }
+    MemoryPool& results() { return results_; }
 
     PackedLinear pack(WeightKind kind, Activation activation, int64_t outputs, int64_t inputs, int64_t group,
                       const void* source, const WeightScales& scales);
@@ -114,6 +115,7 @@ class Ops {
     const Kernels& kernels_;
     ThreadPool pool_;
     std::mutex mutex_;
+    MemoryPool results_;
     Scratch<std::byte> codes_, rounded_, row_codes_;
     Scratch<int32_t> sums_, row_sums_;
     Scratch<float> scales_, row_scales_, hidden_, queries_, scratch_, partials_, expert_rows_, chosen_weights_,

@@ -19,15 +19,14 @@ class Divided {
     V scale_, most_, least_;
 };
 
-// The same of finite numbers of at most levels * scale, in a third of the time: the product with the reciprocal,
-// corrected once by what is left of x (Markstein). Rounded to a code it is the quotient's, of all x and scales:
-// it errs by less than 2 ** -22 units in the last place, and no quotient of two floats is so close to where the
-// float next to a code and a half begins.
+// The same of finite numbers of at most levels * scale, in a third of the time: the product with the
+// reciprocal, corrected once by what is left of x (Markstein). Rounded to a code it is the quotient's, of all x
+// and scales: it errs by less than 2 ** -22 units in the last place, and no quotient of two floats is so close
+// to where the float next to a code and a half begins.
 template <typename V>
 class Reciprocal {
   public:
-    explicit Reciprocal(float scale)
-        : scale_(V::set(-scale)), reciprocal_(V::set(1.0f / scale)) {}
+    explicit Reciprocal(float scale) : scale_(V::set(-scale)), reciprocal_(V::set(1.0f / scale)) {}
     V operator()(V x) const {
         const V quotient = V::mul(x, reciprocal_);
         return V::fma(V::fma(quotient, scale_, x), reciprocal_, quotient);

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_kernels.api import ELSEWHERE
-from ernie_kernels.formats import ActivationType, Int4Weight, Int8Weight, pack_int4
+from ernie_kernels.formats import (
+    ACTIVATION_LEVELS,
+    ActivationType,
+    Int4Weight,
+    Int8Weight,
+    pack_int4,
+    quantize_activations,
+)
 from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import (
     ISAS,
@@ -193,3 +200,21 @@ def test_silu_of_huge_gates(isa: str) -> None:
     x = np.array([[-1000.0], [1000.0], [0.0], [-80.0]], np.float32)
     got = ops.mlp(x, pack(gate_up, ActivationType.FLOAT32), pack(down, ActivationType.FLOAT32))
     np.testing.assert_allclose(got[:, 0], [0, 1e6, 0, 0], rtol=1e-6, atol=1e-20)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("activation", [ActivationType.INT16, ActivationType.INT8])
+def test_inputs_beside_the_middle_of_two_codes_get_the_codes_of_a_division(
+    isa: str, activation: ActivationType
+) -> None:
+    width, levels, generator = 32, ACTIVATION_LEVELS[activation.value], np.random.default_rng(5)
+    scales = generator.uniform(1, 2, (4096, 1)) * 2.0 ** generator.integers(-130, 90, (4096, 1))
+    middles = (generator.integers(-levels, levels, (4096, width)) + 0.5) * scales
+    x = middles.astype(np.float32)
+    x = np.nextafter(x, x * generator.choice([0.5, 1, 2], x.shape).astype(np.float32))
+    x[:, :1] = scales * levels
+    expected = quantize_activations(x, activation)
+    identity = Int8Weight(np.eye(width, dtype=np.int8), np.ones(width, np.float32))
+    ops = cpu_ops(isa)
+    got = ops.linear(x, ops.pack_linear(identity, activation))
+    np.testing.assert_array_equal(got, expected.codes.astype(np.float32) * expected.scales)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ernie_kernels.cpu import CpuOps
 from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import ISAS, bits, cpu_ops, random_floats
 
@@ -41,3 +42,19 @@ def test_a_row_is_the_same_bits_in_any_batch_and_thread_count(isa: str) -> None:
     for row in range(13):
         alone = cpu_ops(isa, 1 + row % 3).norm(x[row : row + 1], weight, 1e-5)
         np.testing.assert_array_equal(bits(alone), bits(whole[row : row + 1]))
+
+
+def test_a_large_result_is_written_again_only_when_nobody_holds_a_view_of_it() -> None:
+    ops = CpuOps(2)
+    x, weight = random_floats(1, 512, 1024), np.ones(1024, np.float32)
+    expected = REFERENCE.norm(x, weight, 1e-5)
+    first = ops.norm(x, weight, 1e-5)
+    held, place = first[100:], first.ctypes.data
+    del first
+    assert ops.norm(-x, weight, 1e-5).ctypes.data != place
+    np.testing.assert_allclose(held, expected[100:], rtol=3e-6)
+    del held
+    assert place in {result.ctypes.data for result in [ops.norm(x, weight, 1e-5) for _ in range(2)]}
+    last = ops.norm(x, weight, 1e-5)
+    del ops
+    np.testing.assert_allclose(last, expected, rtol=3e-6)

@@ -190,50 +190,50 @@ class CpuOps(CpuPatchOps):
 
     def embed(self, table: _cpu.PackedLinear, batch: _cpu.Batch) -> Floats:
         """Return the table's rows of the token ids."""
-        result = np.empty((batch.tokens, table.inputs), np.float32)
+        result = self._empty(batch.tokens, table.inputs)
         self._ops.embed(table, batch, result)
         return result
 
     def norm(self, x: Floats, weight: Floats, epsilon: float) -> Floats:
         """RMSNorm."""
-        result = np.empty_like(x)
+        result = self._empty(*x.shape)
         self._ops.norm(x, weight, epsilon, result)
         return result
 
     def add_norm(self, x: Floats, delta: Floats, weight: Floats, epsilon: float) -> tuple[Floats, Floats]:
         """Return x + delta and its RMSNorm."""
-        residual, result = np.empty_like(x), np.empty_like(x)
+        residual, result = self._empty(*x.shape), self._empty(*x.shape)
         self._ops.add_norm(x, delta, weight, epsilon, residual, result)
         return residual, result
 
     def linear(self, x: Floats, weight: _cpu.PackedLinear, bias: Floats | None = None) -> Floats:
         """Return x @ W.T + bias."""
-        result = np.empty((len(x), weight.outputs), np.float32)
+        result = self._empty(len(x), weight.outputs)
         self._ops.linear(x, weight, bias, result)
         return result
 
     def mlp(self, x: Floats, gate_up: _cpu.PackedLinear, down: _cpu.PackedLinear) -> Floats:
         """Return down(silu(gate(x)) * up(x))."""
-        result = np.empty((len(x), down.outputs), np.float32)
+        result = self._empty(len(x), down.outputs)
         self._ops.mlp(x, gate_up, down, result)
         return result
 
     def put_rows(self, x: Floats, media: Floats, batch: _cpu.Batch) -> Floats:
         """Return x with the rows of media."""
-        result = np.empty_like(x)
+        result = self._empty(*x.shape)
         self._ops.put_rows(x, media, batch, result)
         return result
 
     def moe(self, x: Floats, layer: _cpu.MoeLayer, batch: _cpu.Batch) -> Floats:
         """Return shared(x) plus the weighted sum of each row's experts."""
-        result = np.empty_like(x)
+        result = self._empty(*x.shape)
         self._ops.moe(x, layer, batch, result)
         return result
 
     def attention(self, qkv: Floats, rotary: _cpu.Rotary, cache: _cpu.LayerCache, batch: _cpu.Batch) -> Floats:
         """Rotate, append, attend."""
         width = max(0, qkv.shape[1] - 2 * cache.num_kv_heads * cache.head_dim)
-        result = np.empty((len(qkv), width), np.float32)
+        result = self._empty(len(qkv), width)
         self._ops.attention(qkv, rotary, cache, batch, result)
         return result
 

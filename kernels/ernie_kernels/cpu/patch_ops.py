@@ -15,6 +15,8 @@ from ernie_kernels.cpu import _cpu
 from ernie_kernels.patches import PatchCacheSpec, PatchGrid, axial_rotary_table, position_samples
 
 Floats = NDArray[np.float32]
+_LARGE = 1 << 18
+"""Items of a result that is worth huge pages: 1 MB."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class CpuPatchOps:
     """What ``CpuOps`` does for vision towers."""
 
     _ops: _cpu.Ops
+
+    def _empty(self, rows: int, columns: int) -> Floats:
+        """Return a result float32 ``[rows, columns]`` to fill; a large one in memory of earlier ones."""
+        if rows * columns < _LARGE:
+            return np.empty((rows, columns), np.float32)
+        return self._ops.empty(rows, columns)
 
     def upload_rows(self, values: Floats) -> Floats:
         """Return the matrix as contiguous float32."""
@@ -49,7 +57,7 @@ class CpuPatchOps:
 
     def layer_norm(self, x: Floats, weight: Floats, bias: Floats, epsilon: float) -> Floats:
         """LayerNorm."""
-        result = np.empty_like(x)
+        result = self._empty(*x.shape)
         self._ops.layer_norm(x, weight, bias, epsilon, result)
         return result
 
@@ -57,7 +65,7 @@ class CpuPatchOps:
         self, x: Floats, delta: Floats, weight: Floats, bias: Floats, epsilon: float
     ) -> tuple[Floats, Floats]:
         """Return x + delta and its LayerNorm."""
-        residual, result = np.empty_like(x), np.empty_like(x)
+        residual, result = self._empty(*x.shape), self._empty(*x.shape)
         self._ops.add_layer_norm(x, delta, weight, bias, epsilon, residual, result)
         return residual, result
 
@@ -71,7 +79,7 @@ class CpuPatchOps:
         gelu: Gelu,
     ) -> Floats:
         """Return down(gelu(up(x) + up_bias)) + down_bias."""
-        result = np.empty((len(x), down.outputs), np.float32)
+        result = self._empty(len(x), down.outputs)
         self._ops.gelu_mlp(x, up, up_bias, down, down_bias, gelu, result)
         return result
 
@@ -99,6 +107,6 @@ class CpuPatchOps:
 
     def attend_patches(self, cache: _cpu.PatchCache, begin: int, end: int) -> Floats:
         """Return the attention of patches ``begin`` to ``end`` - 1."""
-        result = np.empty((max(0, end - begin), cache.num_heads * cache.head_dim), np.float32)
+        result = self._empty(max(0, end - begin), cache.num_heads * cache.head_dim)
         self._ops.attend_patches(cache, begin, result)
         return result
