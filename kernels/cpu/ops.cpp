@@ -14,7 +14,7 @@ namespace {
 constexpr int kMostThreads = 1024;
 constexpr int64_t kChunkBytes = 64 << 10;  // weights that a thread takes at a time
 // So many rows are read again for every chunk: fewer chunks, whose weights stay in the second cache.
-constexpr int64_t kManyRows = 256, kManyRowsChunkBytes = 512 << 10;
+constexpr int64_t kManyRows = 256, kManyRowsChunkBytes = 256 << 10;
 // Panels of a gate that a thread takes at a time, with those of up: fewer if threads would get less than a few.
 constexpr int64_t kSlicePanels = 4, kSlicesPerThread = 4;
 constexpr float kInt8Levels = 127, kInt16Levels = 127 * 128;
