@@ -57,12 +57,14 @@ void multiply_tiles(const uint16_t* x, int64_t x_stride, const uint16_t* w0, con
     }
 }
 
-// Tiles 0 to 3 from or to [32][stride] floats, 32 columns.
-inline void store_tiles(float* out, int64_t stride) {
+// Tiles 0 to 3 to [32][stride] floats, 32 columns, or with one tile of rows to [16][stride], 64 columns.
+template <int kRowTiles = 2>
+void store_tiles(float* out, int64_t stride) {
+    float* third = out + (kRowTiles == 2 ? kTileRows * stride : 2 * kTileRows);
     _tile_stored(0, out, size_t(4 * stride));
     _tile_stored(1, out + kTileRows, size_t(4 * stride));
-    _tile_stored(2, out + kTileRows * stride, size_t(4 * stride));
-    _tile_stored(3, out + kTileRows * stride + kTileRows, size_t(4 * stride));
+    _tile_stored(2, third, size_t(4 * stride));
+    _tile_stored(3, third + kTileRows, size_t(4 * stride));
 }
 
 inline void zero_tiles() {
@@ -72,23 +74,41 @@ inline void zero_tiles() {
     _tile_zero(3);
 }
 
-// Two tiles of rows times one half of a panel; writes `rows` rows of y with their bias.
-inline void linear_tiles(const LinearTask& task, int64_t panel, int64_t half, int64_t row, int64_t rows) {
-    constexpr int64_t kWidth = 2 * kTileRows;
+// Tiles 0 to 3 += a row tile at x times four tiles of weights, one tile deep.
+inline void multiply_panel(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t w_stride) {
+    constexpr int64_t kNext = 2 * kTileRows;
+    const size_t bytes = size_t(2 * w_stride);
+    _tile_loadd(4, x, size_t(2 * x_stride));
+    _tile_loadd(5, w, bytes);
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_loadd(6, w + kNext, bytes);
+    _tile_dpbf16ps(1, 4, 6);
+    _tile_loadd(7, w + 2 * kNext, bytes);
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_loadd(5, w + 3 * kNext, bytes);
+    _tile_dpbf16ps(3, 4, 5);
+}
+
+// Up to kRowTiles tiles of rows times a panel, or a half of it where they are two; writes `rows` rows of y with
+// their bias.
+template <int kRowTiles>
+void linear_tiles(const LinearTask& task, int64_t panel, int64_t first, int64_t row, int64_t rows) {
+    constexpr int64_t kWidth = kPanel<Avx512> / kRowTiles, w_stride = 2 * kPanel<Avx512>;
     const int64_t depth = task.rounded.stride, outputs = task.weight.outputs;
-    const int64_t first = panel * kPanel<Avx512> + half * kWidth;
-    if (first >= outputs) return;
     const uint16_t* x = static_cast<const uint16_t*>(task.rounded.items) + row * depth;
     const uint16_t* w = static_cast<const uint16_t*>(task.weight.data) + panel * kPanel<Avx512> * depth;
-    w += half * 2 * kWidth;
-    const int64_t w_stride = 2 * kPanel<Avx512>, w_step = kTileRows * w_stride;
+    const bool is_in_memory = row == 0 && first % kPanel<Avx512> == 0;  // it brings the other half, too
+    w += 2 * (first % kPanel<Avx512>);
     zero_tiles();
-    if (rows > kTileRows)
-        multiply_tiles<true, true>(x, depth, w, w + kWidth, w_stride, w_step, depth / kTileInputs);
-    else
-        multiply_tiles<false, true>(x, depth, w, w + kWidth, w_stride, w_step, depth / kTileInputs);
-    alignas(64) float sums[2 * kTileRows * kWidth];
-    store_tiles(sums, kWidth);
+    for (int64_t k = 0; k < depth; k += kTileInputs, w += kTileRows * w_stride) {
+        if (is_in_memory) prefetch_weights<2 * kTileInputs * kPanel<Avx512>>(w);
+        if constexpr (kRowTiles == 2)
+            multiply_tiles<true, true>(x + k, depth, w, w + kWidth, w_stride, 0, 1);
+        else
+            multiply_panel(x + k, depth, w, w_stride);
+    }
+    alignas(64) float sums[kRowTiles * kTileRows * kWidth];
+    store_tiles<kRowTiles>(sums, kWidth);
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t i = 0; i < kWidth && first + i < outputs; i += Avx512::kLanes) {
             const int64_t left = outputs - first - i;
@@ -102,13 +122,20 @@ inline void linear_tiles(const LinearTask& task, int64_t panel, int64_t half, in
 // in turn, so that a row of results is written in one run: in other orders its pages are looked up again and
 // again.
 inline void amx_bfloat16_linear(const LinearTask& task, int part, int parts) {
-    constexpr int64_t kRows = 2 * kTileRows;
+    constexpr int64_t kRows = 2 * kTileRows, kHalf = kPanel<Avx512> / 2;
     const TileRegisters tiles;
     const Range range = share((task.weight.outputs + kPanel<Avx512> - 1) / kPanel<Avx512>, part, parts);
     for (int64_t row = 0; row < task.rows; row += kRows) {
         const int64_t count = row + kRows < task.rows ? kRows : task.rows - row;
-        for (int64_t panel = range.begin; panel < range.end; ++panel)
-            for (int64_t half = 0; half < 2; ++half) linear_tiles(task, panel, half, row, count);
+        for (int64_t panel = range.begin; panel < range.end; ++panel) {
+            const int64_t first = panel * kPanel<Avx512>;
+            if (count <= kTileRows) {
+                linear_tiles<1>(task, panel, first, row, count);
+                continue;
+            }
+            linear_tiles<2>(task, panel, first, row, count);
+            if (first + kHalf < task.weight.outputs) linear_tiles<2>(task, panel, first + kHalf, row, count);
+        }
     }
 }
 
