@@ -10,10 +10,9 @@
 //   dot(sum, w, x):      sum[i] += w[2i] * x[2i] + w[2i + 1] * x[2i + 1]
 //   even(w), odd(w):     one input of each pair, as floats
 //   store_codes(x, p):   floats, rounded half to even, as activation codes, int16 or int8
-//   words(a, b):         two registers of floats, rounded likewise, as int16 codes in an order of their own,
-//   and store_halves(words, high, low):  the two bytes of each in the order of a and b; only where that takes a
-//   few
-//                        instructions
+//   words(a, b):         two registers of floats, rounded likewise, as int16 codes in an order of their own
+//   store_halves(words, high, low):  the two bytes of each, in the order of a and b
+// The last two exist only where they take a few instructions.
 //
 // No sum overflows: ops.cpp bounds the inputs of a group (kLargestGroup, kMostStaticInputs).
 #pragma once

@@ -1,6 +1,6 @@
 // The table of compute kernels that each instruction set fills, and the plain arguments that they take.
-// Every kernel computes its share `part` of `parts` of one op; no share depends on another of the same
-// call. Kernels trust their arguments: ops.cpp checks them.
+// A kernel that takes `part` and `parts` computes that share of one op; no share depends on another of the same
+// call. Kernels trust their arguments: Ops checks them.
 #pragma once
 
 #include <cstddef>

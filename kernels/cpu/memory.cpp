@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -84,19 +83,25 @@ Memory allocate_in_chunk(size_t bytes) {
 }
 
 Memory MemoryPool::take(size_t bytes) {
-    const size_t size = std::max(std::bit_ceil(bytes), kHugePage);
+    size_t size = round_up(bytes + 1, kHugePage);
     Memory block;
     {
         const std::lock_guard<std::mutex> lock(blocks_->mutex);
-        if (std::vector<Memory>& free = blocks_->free[size]; !free.empty()) {
-            block = std::move(free.back());
-            free.pop_back();
+        if (const auto found = blocks_->free.lower_bound(size); found == blocks_->free.end()) {
+            blocks_->free.clear();
+        } else {
+            size = found->first;
+            block = std::move(found->second);
+            blocks_->free.erase(found);
         }
     }
     if (!block) block = {allocate_aligned(size), std::free};
     return {block.get(), [blocks = blocks_, size, block](void*) {
                 const std::lock_guard<std::mutex> lock(blocks->mutex);
-                blocks->free[size].push_back(block);
+                try {
+                    blocks->free.emplace(size, block);
+                } catch (const std::bad_alloc&) {  // then it is freed
+                }
             }};
 }
 

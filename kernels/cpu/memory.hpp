@@ -30,8 +30,9 @@ Memory allocate_staggered(size_t bytes);
 // chunks of them, which are freed with the last of their allocations. Throws std::bad_alloc.
 Memory allocate_in_chunk(size_t bytes);
 
-// Huge pages that are used again: what was taken comes back with the last reference to it, and is freed with
-// the pool and all that was taken.
+// Huge pages that are used again: what was taken comes back with the last reference to it. The smallest free
+// block that is large enough is taken; if none is, all free ones are freed first, so that steps of many sizes
+// keep no more than the largest needs. The rest is freed with the pool and all that was taken.
 class MemoryPool {
   public:
     // Not zeroed. Throws std::bad_alloc.
@@ -40,7 +41,7 @@ class MemoryPool {
   private:
     struct Blocks {
         std::mutex mutex;
-        std::map<size_t, std::vector<Memory>> free;  // by bytes, powers of two
+        std::multimap<size_t, Memory> free;  // by bytes
     };
     std::shared_ptr<Blocks> blocks_ = std::make_shared<Blocks>();
 };

@@ -13,6 +13,7 @@ constexpr int64_t kChunkBytes = 64 << 10;  // weights that a thread takes at a t
 constexpr int64_t kManyRows = 256, kManyRowsChunkBytes = 256 << 10;
 // Panels of a gate that a thread takes at a time, with those of up: fewer if threads would get less than a few.
 constexpr int64_t kSlicePanels = 4, kSlicesPerThread = 4;
+constexpr int64_t kSliceRows = 512;      // more would not stay in the second cache
 constexpr int64_t kGatheredAtOnce = 16;  // bytes copied in the time of a multiply-add
 constexpr float kInt8Levels = 127, kInt16Levels = 127 * 128;
 
@@ -156,8 +157,19 @@ void Ops::multiply(const std::vector<Product>& products) {
 }
 
 // Products of gate_up and their SwiGLU: y is [rows][outputs / 2]. A thread takes some outputs of the gate and
-// the same of up, of all rows: they stay in its second cache.
-void Ops::multiply_gated(const std::vector<Product>& products) {
+// the same of up, of up to kSliceRows rows: they stay in its second cache.
+void Ops::multiply_gated(const std::vector<Product>& of_all_rows) {
+    std::vector<Product> products;
+    for (const Product& product : of_all_rows) {
+        const int64_t inputs = product.weight->inputs, width = product.weight->outputs / 2, rows = product.rows;
+        const int64_t blocks = (rows + kSliceRows - 1) / kSliceRows;
+        for (int64_t i = 0; i < blocks; ++i) {
+            const int64_t begin = rows * i / blocks, end = rows * (i + 1) / blocks;
+            products.push_back({product.weight, product.x + begin * inputs, end - begin,
+                                product.y + begin * width, nullptr, product.codes,
+                                product.codes ? product.code_rows + begin : nullptr});
+        }
+    }
     prepare(products);
     int64_t work = 0, most_rows = 0, panels = 0;
     for (const Product& product : products) panels += panels_of_gate(*product.weight);

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ernie_backend.devices.host import resident_bytes
 from ernie_kernels.cpu import CpuOps
 from ernie_kernels.reference import ReferenceOps
 from numerics.ops_cases import ISAS, bits, cpu_ops, random_floats
@@ -58,3 +59,13 @@ def test_a_large_result_is_written_again_only_when_nobody_holds_a_view_of_it() -
     last = ops.norm(x, weight, 1e-5)
     del ops
     np.testing.assert_allclose(last, expected, rtol=3e-6)
+
+
+def test_results_of_other_sizes_are_written_where_larger_ones_were() -> None:
+    ops = CpuOps(2)
+    x, weight = np.ones((8192, 1024), np.float32), np.ones(1024, np.float32)
+    ops.norm(x, weight, 1e-5)
+    before = resident_bytes()
+    for rows in (4096, 2048, 1024, 8192):
+        ops.norm(x[:rows], weight, 1e-5)
+    assert resident_bytes() - before < 8 << 20

@@ -162,8 +162,8 @@ class SchedulerLimits:
     def prompt_tokens_beside_answers(self) -> int:
         """Most prompt tokens of a step that running answers wait for.
 
-        What would be left if all ``max_num_seqs`` were decoding, at least half of a step: however many are, so
-        that prompts which arrive as fast as answers end do not queue.
+        What would be left if all ``max_num_seqs`` were decoding, or half of a step if that is more: the same
+        while few are, so that prompts which arrive as fast as answers end do not queue.
         """
         return max(self.max_num_batched_tokens - self.max_num_seqs, -(-self.max_num_batched_tokens // 2))
 

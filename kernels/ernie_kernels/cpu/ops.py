@@ -196,13 +196,13 @@ class CpuOps(CpuPatchOps):
 
     def norm(self, x: Floats, weight: Floats, epsilon: float) -> Floats:
         """RMSNorm."""
-        result = self._empty(*x.shape)
+        result = self._empty(len(x), x.shape[-1])
         self._ops.norm(x, weight, epsilon, result)
         return result
 
     def add_norm(self, x: Floats, delta: Floats, weight: Floats, epsilon: float) -> tuple[Floats, Floats]:
         """Return x + delta and its RMSNorm."""
-        residual, result = self._empty(*x.shape), self._empty(*x.shape)
+        residual, result = self._empty(len(x), x.shape[-1]), self._empty(len(x), x.shape[-1])
         self._ops.add_norm(x, delta, weight, epsilon, residual, result)
         return residual, result
 
@@ -220,13 +220,13 @@ class CpuOps(CpuPatchOps):
 
     def put_rows(self, x: Floats, media: Floats, batch: _cpu.Batch) -> Floats:
         """Return x with the rows of media."""
-        result = self._empty(*x.shape)
+        result = self._empty(len(x), x.shape[-1])
         self._ops.put_rows(x, media, batch, result)
         return result
 
     def moe(self, x: Floats, layer: _cpu.MoeLayer, batch: _cpu.Batch) -> Floats:
         """Return shared(x) plus the weighted sum of each row's experts."""
-        result = self._empty(*x.shape)
+        result = self._empty(len(x), x.shape[-1])
         self._ops.moe(x, layer, batch, result)
         return result
 

@@ -47,8 +47,8 @@ class CpuPatchOps:
         return x[begin:end]
 
     def concatenate(self, parts: Sequence[Floats]) -> Floats:
-        """Return the rows of all parts."""
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        """Return the rows of all parts, in memory of their own: towers end so, and their outputs are kept."""
+        return np.concatenate(parts)
 
     def merge_rows(self, x: Floats, indices: NDArray[np.int32]) -> Floats:
         """Return rows made of several."""
@@ -57,7 +57,7 @@ class CpuPatchOps:
 
     def layer_norm(self, x: Floats, weight: Floats, bias: Floats, epsilon: float) -> Floats:
         """LayerNorm."""
-        result = self._empty(*x.shape)
+        result = self._empty(len(x), x.shape[-1])
         self._ops.layer_norm(x, weight, bias, epsilon, result)
         return result
 
@@ -65,7 +65,7 @@ class CpuPatchOps:
         self, x: Floats, delta: Floats, weight: Floats, bias: Floats, epsilon: float
     ) -> tuple[Floats, Floats]:
         """Return x + delta and its LayerNorm."""
-        residual, result = self._empty(*x.shape), self._empty(*x.shape)
+        residual, result = self._empty(len(x), x.shape[-1]), self._empty(len(x), x.shape[-1])
         self._ops.add_layer_norm(x, delta, weight, bias, epsilon, residual, result)
         return residual, result
 
