@@ -243,6 +243,7 @@ void amx_quad_linear(const LinearTask& task, int part, int parts) {
 inline void amx_linear(const LinearTask& task, int part, int parts) {
     if (task.rounded.items) return amx_bfloat16_linear(task, part, parts);
     const QuantizedRows& q = task.quantized;
+    if (task.weight.in_quads && !task.weight.is_narrow) return quad_linear<Avx512VnniQuads>(task, part, parts);
     if (task.weight.in_quads && !task.weight.group_scales) {
         if (q.halves == 2 && q.group % kTileBytes == 0 && task.rows >= kLeastHalvedRows)
             return amx_quad_linear<HalvedProduct>(task, part, parts);

@@ -6,9 +6,10 @@
 
 namespace ernie::ERNIE_VARIANT {
 
-template <typename V, int64_t kQuads>
+template <typename V>
 float weight_at(const WeightView& weight, int64_t output, int64_t k) {
-    const int64_t width = weight.in_quads ? kQuads : kPanel<V>, panel = output / width, lane = output % width;
+    const int64_t width = weight.is_narrow ? V::kLanes : kPanel<V>, panel = output / width,
+                  lane = output % width;
     if (weight.kind == WeightKind::Float32)
         return static_cast<const float*>(weight.data)[(panel * weight.inputs + k) * width + lane];
     const int64_t together = inputs_together(weight.kind, weight.in_quads);
@@ -31,14 +32,14 @@ float weight_at(const WeightView& weight, int64_t output, int64_t k) {
     return float(code) * from_bfloat16(group_scales<V>(weight, output / kPanel<V>, k)[output % kPanel<V>]);
 }
 
-template <typename V, int64_t kQuads>
+template <typename V>
 void embed(const EmbedTask& task, int part, int parts) {
     const int64_t width = task.table.inputs;
     const Range range = share(task.rows, part, parts);
     for (int64_t row = range.begin; row < range.end; ++row) {
         const int32_t id = task.token_ids[row];
         for (int64_t k = 0; k < width; ++k)
-            task.y[row * width + k] = id == kElsewhere ? 0.0f : weight_at<V, kQuads>(task.table, id, k);
+            task.y[row * width + k] = id == kElsewhere ? 0.0f : weight_at<V>(task.table, id, k);
     }
 }
 

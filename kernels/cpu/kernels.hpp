@@ -35,6 +35,7 @@ inline constexpr int64_t kLargestGroup = 1024;
 struct WeightView {
     WeightKind kind;
     bool in_quads;
+    bool is_narrow;  // in panels of quad_panel outputs
     int64_t outputs;
     int64_t inputs;
     const void* data;
@@ -209,8 +210,9 @@ struct MaskTask {
 
 struct Kernels {
     const char* name;
-    int64_t panel;            // outputs per panel
-    int64_t quad_panel;       // of weights in quads: this many, a divisor of panel
+    int64_t panel;  // outputs per panel
+    int64_t
+        quad_panel;  // of weights in quads, unless int8 codes with many scales meet them: a divisor of panel
     bool has_int8_in_quads;   // whether int8 weights are, where int8 codes meet them; int4 ones always
     bool has_int16_in_quads;  // whether all quantized weights are, where int16 codes meet them
     void (*linear)(const LinearTask&, int part, int parts);

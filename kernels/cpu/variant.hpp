@@ -38,7 +38,7 @@ constexpr Kernels make_kernels(const char* name) {
             .norm = norm<V>,
             .swiglu = swiglu<V>,
             .gelu = gelu<V>,
-            .embed = embed<V, kQuadPanel<Q>>,
+            .embed = embed<V>,
             .append_patches = append_patches<V>,
             .attend_patches = attend_patches<V>,
             .append = append<V>,

@@ -139,6 +139,7 @@ void pack_panels(const PackedLinear& packed, int64_t panel, const void* source, 
 WeightView PackedLinear::view() const {
     return {kind,
             in_quads,
+            is_narrow,
             outputs,
             inputs,
             data.get(),
@@ -162,8 +163,10 @@ PackedLinear pack_linear(const Kernels& kernels, WeightKind kind, Activation act
     const bool in_quads = is_in_quads(kernels, kind, activation, scales.of_groups != nullptr);
     const int64_t padded = round_up(outputs, kernels.panel);
     const int64_t bytes = padded * round_up(inputs, inputs_together(kind, in_quads)) * bits_of(kind) / 8;
-    PackedLinear packed{kind,  activation, in_quads, outputs, inputs, kernels.panel,
-                        group, bytes,      nullptr,  nullptr, nullptr};
+    // Tiles do not pay with a scale for every few inputs, nor do narrow panels without tiles.
+    const bool is_narrow = in_quads && kernels.quad_panel < kernels.panel && activation != Activation::Int8;
+    PackedLinear packed{kind,          activation, in_quads, is_narrow, outputs, inputs,
+                        kernels.panel, group,      bytes,    nullptr,   nullptr, nullptr};
     packed.data = allocate_in_chunk(size_t(packed.bytes));
     if (scales.of_outputs) {
         packed.scales = allocate_in_chunk(size_t(padded) * sizeof(float));
@@ -177,7 +180,7 @@ PackedLinear pack_linear(const Kernels& kernels, WeightKind kind, Activation act
             for (int64_t g = 0; g < groups; ++g)
                 target[(n / panel * groups + g) * panel + n % panel] = scales.of_groups[n * groups + g];
     }
-    const int64_t panel = in_quads ? kernels.quad_panel : kernels.panel;
+    const int64_t panel = is_narrow ? kernels.quad_panel : kernels.panel;
     pool.run([&](int part, int parts) { pack_panels(packed, panel, source, part, parts); });
     return packed;
 }

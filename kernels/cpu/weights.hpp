@@ -16,6 +16,7 @@ struct PackedLinear {
     WeightKind kind;
     Activation activation;
     bool in_quads;
+    bool is_narrow;
     int64_t outputs;
     int64_t inputs;
     int64_t panel;
