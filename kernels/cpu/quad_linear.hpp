@@ -32,10 +32,11 @@ void add_step(const int8_t* w, const int8_t* x, int64_t stride,
     }
 }
 
-// Adds the products of `inputs` inputs, from w and x on.
+// Adds the products of `inputs` inputs, from w and x on. Inlined by order, as add_group is.
 template <typename Q, int kBits, int kRows>
-void add_inputs(const int8_t* w, const int8_t* x, int64_t stride, int64_t inputs, bool is_in_memory,
-                typename Q::Sums (&sums)[kRows][kRegisters<typename Q::Float>]) {
+[[gnu::always_inline]] inline void add_inputs(const int8_t* w, const int8_t* x, int64_t stride, int64_t inputs,
+                                              bool is_in_memory,
+                                              typename Q::Sums (&sums)[kRows][kRegisters<typename Q::Float>]) {
     constexpr int64_t kStepBytes = kStep * kPanel<typename Q::Float> * kBits / 8;
     for (int64_t k = 0; k < inputs; k += kStep, w += kStepBytes) {
         if (is_in_memory) prefetch_weights<kStepBytes>(w);
