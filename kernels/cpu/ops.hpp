@@ -95,6 +95,7 @@ class Ops {
     void share_rows(int64_t rows, int64_t work_per_row, const Share& share);
     void multiply(const float* x, int64_t rows, const PackedLinear& weight, float* y);
     void multiply(const std::vector<Product>& products);
+    size_t product_of(int chunk) const;
     void multiply_gated(const std::vector<Product>& of_all_rows);
     void multiply_slice(const Product& gate_up, const LinearTask& product, int64_t panel, int64_t panels,
                         float* scratch);

@@ -151,9 +151,14 @@ void Ops::multiply(const std::vector<Product>& products) {
         return;
     }
     pool_.run(chunk_ends_.back(), [&](int chunk, int) {
-        const auto end = std::upper_bound(chunk_ends_.begin(), chunk_ends_.end(), chunk);
-        kernels_.linear(products_[size_t(end - chunk_ends_.begin()) - 1], chunk - end[-1], end[0] - end[-1]);
+        const size_t i = product_of(chunk);
+        kernels_.linear(products_[i], chunk - chunk_ends_[i], chunk_ends_[i + 1] - chunk_ends_[i]);
     });
+}
+
+// The number of the product that a chunk belongs to.
+size_t Ops::product_of(int chunk) const {
+    return size_t(std::upper_bound(chunk_ends_.begin(), chunk_ends_.end(), chunk) - chunk_ends_.begin()) - 1;
 }
 
 // Products of gate_up and their SwiGLU: y is [rows][outputs / 2]. A thread takes some outputs of the gate and
@@ -185,9 +190,9 @@ void Ops::multiply_gated(const std::vector<Product>& of_all_rows) {
     std::atomic<int> next_chunk{0};
     pool_.run(work < kSmallWork ? 1 : pool_.size(), [&](int part, int) {
         for (int chunk; (chunk = next_chunk.fetch_add(1, std::memory_order_relaxed)) < chunk_ends_.back();) {
-            const auto end = std::upper_bound(chunk_ends_.begin(), chunk_ends_.end(), chunk);
-            const size_t i = size_t(end - chunk_ends_.begin()) - 1;
-            multiply_slice(products[i], products_[i], (chunk - end[-1]) * step, step, slices + part * size);
+            const size_t i = product_of(chunk);
+            const int64_t panel = (chunk - chunk_ends_[i]) * step;
+            multiply_slice(products[i], products_[i], panel, step, slices + part * size);
         }
     });
 }
